@@ -15,6 +15,7 @@ from tessera.cli.fleet import read_fleet
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.resources.api_resources import PODS
@@ -132,6 +133,33 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
+
+
+async def test_top_counts_what_waits_at_gateways() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    queued = replace(fleet, demand={TEAM_CHAT: GatewayDemand(queued=61)})
+    (unread,) = service_rows(queued.snapshot, None, {}, None)
+    assert unread.waiting_requests == 61
+    pods = {Ref("team-a", f"chat-{index}"): PodReading(waiting=1) for index in range(2)}
+    read = replace(queued, readings=Readings(at=NOW, pods=pods))
+    (row,) = service_rows(read.snapshot, None, {}, None)
+    assert row.waiting_requests == 63
+
+
+async def test_explain_takes_arrivals_from_where_the_operator_does() -> None:
+    spec = {"scaling": {"policy": "Capacity", "minReplicas": 2}}
+    _, api = await a_served_cluster(**spec)
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    pods = {
+        Ref("team-a", f"chat-{index}"): PodReading(waiting=0, running=1, activity=0.5)
+        for index in range(2)
+    }
+    read = replace(fleet, readings=Readings(at=NOW, pods=pods, finish_rates={TEAM_CHAT: 0.2}))
+    assert "requests/s estimated from the engines" in explanation(read, TEAM_CHAT, "text").text
+    demand = {TEAM_CHAT: GatewayDemand(in_flight=2, arrivals_per_second=0.25)}
+    text = explanation(replace(read, demand=demand), TEAM_CHAT, "text").text
+    assert "0.25 requests/s at the gateway" in text
 
 
 async def test_top_counts_devices_of_unmanaged_pods_as_used_and_names_the_pods() -> None:

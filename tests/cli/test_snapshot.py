@@ -17,6 +17,7 @@ from tessera.cli.main import main
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.snapshot.trim import trim_object
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
@@ -53,7 +54,8 @@ def with_readings(fleet: FleetInputs, waiting: float) -> FleetInputs:
 @pytest.mark.parametrize("name", ["fleet.json", "fleet.json.gz"])
 async def test_what_is_read_is_what_was_saved(tmp_path: Path, name: str) -> None:
     _, fleet = await a_fleet()
-    for inputs in (fleet, with_readings(fleet, 80)):
+    demand = {TEAM_CHAT: GatewayDemand(queued=3, arrivals_per_second=0.5)}
+    for inputs in (fleet, replace(with_readings(fleet, 80), demand=demand)):
         save(str(tmp_path / name), serialize(inputs))
         restored, version = read(str(tmp_path / name))
         assert version == "0.1.0"

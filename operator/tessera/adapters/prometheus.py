@@ -15,6 +15,7 @@ from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
 from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus_demand import DEMAND_BOUNDS, demand_of, demand_query
 from tessera.adapters.prometheus_latency import LATENCY_BOUNDS, latencies_of, latency_query
 from tessera.adapters.prometheus_queries import SERVICE, split_by_query, union_query
 from tessera.adapters.prometheus_rows import (
@@ -31,6 +32,7 @@ from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.budget.periods import MAX_PERIOD
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
     EngineReading,
@@ -309,6 +311,11 @@ class PrometheusMetrics:
         """Return the output tokens per second of every service in the last minute."""
         rows = self._bounded(await self._query(TOKENS), _TOKEN_BOUNDS)
         return _values_by_service(rows)
+
+    async def gateway_demand(self) -> Mapping[Ref, GatewayDemand] | None:
+        """Return the requests at gateways; None while the operator has no reports of them."""
+        query = demand_query(self._gateway_target)
+        return demand_of(await self._query_union(query, DEMAND_BOUNDS))
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""

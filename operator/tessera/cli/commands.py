@@ -118,6 +118,8 @@ TOP = Command(
     "services by cost, pools by free devices; requests that run at a gateway",
     "Shows the services, the most expensive first, and the pools with their free devices. "
     "Queue, activity and measured tokens need Prometheus; predicted tokens are marked with ~. "
+    "WAITING counts requests at engines and at gateways; SLO-NOW is of the last five minutes, "
+    "while SLO of `kubectl get tsvc` may be five minutes older. "
     "`tessera top requests` shows the requests that wait or run at one gateway pod, the oldest "
     "first and at most 500, with the tokens that their streams have so far, and never a prompt. "
     "It needs the same right as tessera usage.",

@@ -1,6 +1,7 @@
 """The input of a plan: objects of the cluster, and readings if a Prometheus is given."""
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,10 +17,11 @@ from tessera.cli.errors import DeniedError
 from tessera.cli.installation import installed_classes
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.autoscale import rebuild_history
-from tessera.domain.scaling.state import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.service.replica_count import history_from_status, reported_policy
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
@@ -43,6 +45,8 @@ class FleetInputs:
     read_errors: tuple[str, ...] = ()
     """What could not be read, and why: a plan without it would be wrong."""
     readings: Readings | None = None
+    demand: Mapping[Ref, GatewayDemand] | None = None
+    """The requests at gateways, where the operator has their reports."""
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     """The autoscaler's windows, as far as Prometheus has them."""
     classes: ServiceClasses = BUILT_IN_CLASSES
@@ -61,7 +65,8 @@ class FleetInputs:
                 observed for observed in cluster_objects if not wire.is_unneeded(kind, observed)
             )
             store.replace(kind, ObjectList(tuple(needed)))
-        return observe(store, Observations(readings=self.readings), self.at)
+        observed = observe(store, Observations(readings=self.readings), self.at)
+        return replace(observed, demand=self.demand)
 
     def plan(self, snapshot: Snapshot) -> Plan:
         """Return the plan of this version, which knows the classes of the installation alone."""
@@ -127,18 +132,19 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
         if service.spec is not None and service.status.variant is not None
     }
     windows = [policy.longest_window for policy in policies.values()]
-    try:
-        history = (
-            await metrics.load_history(max(windows)) if windows and readings.problem is None else {}
-        )
-    except MetricsError:
-        history = {}
+    history: Mapping[Ref, tuple[ServiceLoad, ...]] = {}
+    demand = None
+    if windows and readings.problem is None:
+        with contextlib.suppress(MetricsError):
+            history = await metrics.load_history(max(windows))
+        with contextlib.suppress(MetricsError):
+            demand = await metrics.gateway_demand()
     scaling_history = {
         ref: rebuild_history(policy, history[ref], history_from_status(services[ref].status))
         for ref, policy in policies.items()
         if ref in history
     }
-    return replace(fleet, readings=readings, scaling_history=scaling_history)
+    return replace(fleet, readings=readings, demand=demand, scaling_history=scaling_history)
 
 
 def open_prometheus(url: str) -> PrometheusMetrics:

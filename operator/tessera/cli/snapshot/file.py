@@ -16,6 +16,7 @@ from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs
 from tessera.cli.snapshot.trim import mask_secrets
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory
 
@@ -40,6 +41,7 @@ class SnapshotFile(BaseModel):
     read_errors: tuple[str, ...] = ()
     readings: Mapping[str, Any] | None = None
     """All fields of `Readings`; mappings as pairs, since JSON keys are strings."""
+    demand: tuple[tuple[Ref, GatewayDemand], ...] | None = None
     scaling_history: tuple[tuple[Ref, ScalingHistory], ...] = ()
     classes: ServiceClasses = BUILT_IN_CLASSES
 
@@ -57,6 +59,7 @@ def serialize(fleet: FleetInputs) -> str:
         objects={plural: tuple(bodies) for plural, bodies in sorted(fleet.objects.items())},
         read_errors=fleet.read_errors,
         readings=None if fleet.readings is None else _dump_readings(fleet.readings),
+        demand=None if fleet.demand is None else tuple(sorted(fleet.demand.items())),
         scaling_history=tuple(sorted(fleet.scaling_history.items())),
         classes=fleet.classes,
     )
@@ -153,6 +156,7 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         },
         read_errors=document.read_errors,
         readings=None if document.readings is None else _parse_readings(document.readings),
+        demand=None if document.demand is None else dict(document.demand),
         scaling_history=dict(document.scaling_history),
         classes=document.classes,
     )

@@ -56,7 +56,7 @@ async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
 
 
 _HEADERS = (
-    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "SLO", "WAITING"),
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "SLO-NOW", "WAITING"),
     *("ACTIVITY", "$/MTOK", "INSTANCE", "REASON"),
 )
 

@@ -34,13 +34,15 @@ class TopRow:
     predicted_tokens_per_second: float | None
     """Output tokens per second of all ready replicas at full load."""
     waiting_requests: float | None
+    """At engines and gateways."""
     activity: float | None
     itl_ms: float | None
     """Measured ITL."""
     predicted_itl_ms: float | None
     """Predicted ITL at the measured load."""
     slo: str | None
-    """Attained share of the objective that is missed most, such as `97.2 %`."""
+    """Attained share of the objective that is missed most, such as `97.2 %`, of the last five
+    minutes; that of the status may be older."""
     per_million: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
     instance: str
@@ -70,7 +72,8 @@ def _build_row(
     speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
     measurement = service_plan.measured_slo(snapshot.readings) if service_plan is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
-    load = load_of(pods, snapshot.readings, status.replicas, snapshot.at)
+    demand = snapshot.demand_of(service.ref)
+    load = load_of(pods, snapshot.readings, status.replicas, snapshot.at, demand)
     cost, scaling = status.cost, status.scaling
     per_million = cost.per_million_tokens if cost else None
     if (
@@ -90,7 +93,8 @@ def _build_row(
         predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
         if status.variant
         else None,
-        waiting_requests=load.waiting,
+        # What waits at gateways is known, also without a replica.
+        waiting_requests=load.known_waiting if load.queued else load.waiting,
         activity=load.activity,
         itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,

@@ -92,7 +92,8 @@ def _numbers(
     if assessment is not None:
         return _capacity_numbers(policy, load, assessment, replicas)
     missing = "no metrics of some replicas" if _has_readings(snapshot) else "unknown"
-    waiting = missing if load.waiting is None else f"{load.waiting:.0f} in all replicas"
+    places = "in all replicas" if load.queued is None else "in all replicas and at gateways"
+    waiting = missing if load.waiting is None else f"{load.waiting:.0f} {places}"
     running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
     return (
