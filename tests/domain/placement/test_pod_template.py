@@ -39,6 +39,12 @@ def problems(**template: Any) -> list[tuple[str, str]]:
             "spec.podTemplate.env[1]: remove HF_TOKEN; it is set by spec.model.tokenSecretRef",
         ),
         (
+            {"env": [{"name": "VLLM_API_KEY", "value": "secret"}]},
+            "ReservedPodTemplateField",
+            "spec.podTemplate.env[0]: remove VLLM_API_KEY; it is set by no field: the gateway "
+            "checks keys, see docs/tasks/keys.md",
+        ),
+        (
             {"labels": {"my key": "a"}},
             "InvalidPodTemplate",
             "spec.podTemplate.labels: 'my key' is not a valid key",

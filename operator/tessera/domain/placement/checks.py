@@ -19,7 +19,7 @@ _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositi
 
 # Flags by their vLLM destination, and the field or component that sets them.
 RESERVED = {
-    "api_key": "no field: Tessera does not authenticate requests",
+    "api_key": "no field: the gateway checks keys, see docs/tasks/keys.md",
     "api_server_count": "Tessera: draining needs one API server per pod",
     "data_parallel_size": "spec.scaling",
     "disable_log_stats": "Tessera: the autoscaler reads these metrics",

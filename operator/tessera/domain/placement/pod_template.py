@@ -30,7 +30,7 @@ ENVIRONMENT = {
     "HUGGING_FACE_HUB_TOKEN": "spec.model.tokenSecretRef",
     "NVIDIA_VISIBLE_DEVICES": "the device plugin",
     "USER": "Tessera",
-    "VLLM_API_KEY": "no field: Tessera does not authenticate requests",
+    "VLLM_API_KEY": "no field: the gateway checks keys, see docs/tasks/keys.md",
     "VLLM_CACHE_ROOT": "Tessera",
     "VLLM_HOST_IP": "Tessera",
     "VLLM_NO_USAGE_STATS": "Tessera",
