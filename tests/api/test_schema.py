@@ -228,3 +228,22 @@ def test_a_path_that_is_refused_says_what_is_allowed_in_words(path: str) -> None
     assert re.search(pattern, "jobs/2026-11/questions.jsonl")
     with pytest.raises(ValidationError, match="must be a path on the claim, such as jobs/"):
         BatchInferenceSpec(claim_name="c", input=path, output="o.jsonl")
+
+
+@pytest.mark.parametrize("uri", ["s3://models/llama", "gs://models/llama", "meta-llama/Llama", ""])
+def test_an_address_of_a_model_that_is_refused_says_which_are_allowed_in_words(uri: str) -> None:
+    properties = schema(INFERENCE_SERVICE)["properties"]["spec"]["properties"]["model"][
+        "properties"
+    ]
+    for field, example in (
+        (properties["uri"], "hf://acme/llama"),
+        (properties["adapters"]["items"]["properties"]["uri"], "hf://acme/sql"),
+    ):
+        (rule,) = field["x-kubernetes-validations"]
+        assert "pattern" not in field, "its message would come before the rule is evaluated"
+        assert f"such as {example}; for s3:// or gs:// " in rule["message"]
+        pattern = rule["rule"].removeprefix("self.matches('").removesuffix("')")
+        assert not re.search(pattern, uri)
+        assert re.search(pattern, example)
+    with pytest.raises(ValidationError, match="must be hf://organization/name, pvc://claim/path"):
+        InferenceServiceSpec.model_validate({"model": {"uri": uri}})

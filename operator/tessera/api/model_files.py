@@ -4,18 +4,32 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import DnsLabel, DnsSubdomain, Wire
+from tessera.api.meta import DnsLabel, DnsSubdomain, Wire, matching
 
 _HUB = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*"
 _IMAGE = r"oci://[a-z0-9][a-zA-Z0-9.:_/@-]*"
+_OTHERS = "for s3:// or gs:// mount the bucket as a claim, or copy the files to one"
 
 # `hf://org/name`, `pvc://claim/path`, or `oci://registry/repository:tag`.
 ModelUri = Annotated[
-    str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM}|{_IMAGE})$", max_length=512)
+    str,
+    StringConstraints(max_length=512),
+    matching(
+        rf"^({_HUB}|{_CLAIM}|{_IMAGE})$",
+        "must be hf://organization/name, pvc://claim/path or oci://registry/repository:tag, such "
+        f"as hf://acme/llama; {_OTHERS}",
+    ),
 ]
 # `hf://org/name`, or `pvc://claim/path`.
-AdapterUri = Annotated[str, StringConstraints(pattern=rf"^({_HUB}|{_CLAIM})$", max_length=512)]
+AdapterUri = Annotated[
+    str,
+    StringConstraints(max_length=512),
+    matching(
+        rf"^({_HUB}|{_CLAIM})$",
+        f"must be hf://organization/name or pvc://claim/path, such as hf://acme/sql; {_OTHERS}",
+    ),
+]
 
 
 class Adapter(Wire):
