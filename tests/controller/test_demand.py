@@ -104,8 +104,11 @@ def test_a_gateway_that_went_silent_is_forgotten_and_their_number_is_bounded() -
     assert receiving.receive("one-more") is HTTPStatus.TOO_MANY_REQUESTS
     assert receiving.rejected == {RejectedDemand.TOO_MANY_GATEWAYS: 1}
     assert receiving.receive("gateway-7") is NO_CONTENT
+    assert receiving.receiver.count_gateways() == 64
     receiving.seconds = 6
+    assert receiving.receiver.count_gateways() == 0
     assert receiving.receive("one-more") is NO_CONTENT
+    assert receiving.receiver.count_gateways() == 1
     assert receiving.observations.gateway_reports.keys() == {"one-more"}
 
 

@@ -1,11 +1,16 @@
 """The series of a gateway: right figures, and no more of them than its bound."""
 
+from datetime import timedelta
 from typing import Any
 
+from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway import metrics
 from tessera.gateway.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
+from tests.builders import NOW
 from tests.gateway.store.builders import SECOND, a_record
+
+_KEY_ENDS = "key_expiration_timestamp_seconds"
 
 
 def value(gateway: GatewayMetrics, name: str, **labels: str) -> float | None:
@@ -141,6 +146,30 @@ def test_services_without_requests_lose_their_series() -> None:
     assert value(gateway, "requests_queued", service="team-a/chat") is None
     assert value(gateway, "requests_overdue", service="team-a/chat") is None
     assert value(gateway, "oldest_request_seconds", service="team-b/chat") == 2.5
+
+
+def test_keys_that_end_within_two_weeks_have_a_series_unless_a_rotation_replaced_them() -> None:
+    gateway, soon = GatewayMetrics(), NOW + timedelta(days=3)
+    ends = {
+        "ci": soon,
+        "app": None,
+        "app.0123abcd": soon,
+        "next": NOW + timedelta(days=15),
+        "old": NOW - timedelta(days=1),
+    }
+
+    gateway.set_keys(
+        [
+            ApiKey(name=name, digest=name, tenant="team-a", expires=expires)
+            for name, expires in ends.items()
+        ],
+        NOW,
+    )
+
+    series = {name: value(gateway, _KEY_ENDS, tenant="team-a", key=name) for name in ends}
+    assert series == dict.fromkeys(ends) | {"ci": soon.timestamp()}
+    gateway.set_keys([], NOW)
+    assert value(gateway, _KEY_ENDS, tenant="team-a", key="ci") is None
 
 
 def test_the_page_has_the_store_from_the_start() -> None:

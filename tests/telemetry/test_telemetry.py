@@ -121,3 +121,12 @@ def test_a_process_that_loses_the_leadership_says_so_without_a_cycle() -> None:
     assert "\ntessera_leader 1.0\n" in telemetry.exposition().decode()
     leaders.clear()
     assert "\ntessera_leader 0.0\n" in telemetry.exposition().decode()
+
+
+def test_gateways_are_counted_where_there_should_be_some() -> None:
+    telemetry, gateways = Telemetry(), ["gateway-0"]
+    assert "\ntessera_gateways{" not in telemetry.exposition().decode()
+    telemetry.watch_gateways("tessera-gateway", lambda: len(gateways))
+    assert '\ntessera_gateways{account="tessera-gateway"} 1.0\n' in telemetry.exposition().decode()
+    gateways.clear()
+    assert '\ntessera_gateways{account="tessera-gateway"} 0.0\n' in telemetry.exposition().decode()

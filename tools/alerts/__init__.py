@@ -4,12 +4,14 @@ from alerts.alert import Alert
 from alerts.gateway import GATEWAY
 from alerts.layouts import LAYOUTS
 from alerts.operator import OPERATOR
+from alerts.services import SERVICES
 from alerts.slo import SLO
 from alerts.speed import SPEED
 
 # By the group of the PrometheusRule.
 GROUPS: dict[str, tuple[Alert, ...]] = {
     "tessera.operator.alerts": OPERATOR,
+    "tessera.services.alerts": SERVICES,
     "tessera.layouts.alerts": LAYOUTS,
     "tessera.speed.alerts": SPEED,
     "tessera.slo.alerts": SLO,

@@ -26,7 +26,92 @@ _REJECTED = (
 
 _LOG = "kubectl -n tessera-system logs deploy/tessera-gateway"
 
+_OPERATOR = 'job="tessera-system/tessera-operator",namespace="tessera-system",pod="operator-%s"'
+_REPORTING = f'tessera_gateways{{{_OPERATOR},account="tessera-gateway"}}'
+_LEADING = f"tessera_leader{{{_OPERATOR}}}"
+_ENDS = f'tessera_gateway_key_expiration_timestamp_seconds{{{_POD},tenant="team-a",key="ci"}}'
+_DAY = 86_400
+
 GATEWAY = (
+    Alert(
+        name="NoGateway",
+        expr="""
+            max by (job) (tessera_gateways) == 0
+              and on (job) max by (job) (tessera_leader) == 1
+        """,
+        minutes=2,
+        severity="critical",
+        summary="No gateway pod reports to {{ $labels.job }}.",
+        description="For 2 minutes the operator has heard of no gateway: probably no pod of it "
+        "runs, and every request of its clients fails.",
+        cause="""
+            `gateway.enabled` of the chart is true, and no pod of the gateway runs: its image cannot
+            be pulled, its claim cannot be mounted, its Secret is missing, or no node takes it. Or
+            its pods serve and cannot reach port 8443 of the operator; then
+            [GatewayDemandNotReported](#gatewaydemandnotreported) fires as well.
+        """,
+        look=f"""
+            kubectl -n tessera-system get pods -l app.kubernetes.io/name=tessera-gateway
+            kubectl -n tessera-system describe deploy,pods -l app.kubernetes.io/name=tessera-gateway
+            {_LOG} --previous
+        """,
+        act="""
+            Repair what the events of the pods name. An update stops the only pod of a gateway with
+            SQLite first: a database of its own avoids that ([Database](gateway.md#database)).
+        """,
+        fires=Firing(
+            series={
+                _REPORTING % "0": "2x20 0x160",
+                _REPORTING % "1": always(0),
+                _LEADING % "0": always(1),
+                _LEADING % "1": always(0),
+            },
+            labels={"job": "tessera-system/tessera-operator"},
+            after=23,
+        ),
+        silent={
+            "a gateway that reports to the leader": {
+                _REPORTING % "0": always(0),
+                _REPORTING % "1": always(1),
+                _LEADING % "0": always(0),
+                _LEADING % "1": always(1),
+            },
+            "a chart without a gateway": {_LEADING % "0": always(1)},
+            "no operator that leads": {
+                _REPORTING % "0": always(0),
+                _LEADING % "0": always(0),
+            },
+        },
+    ),
+    Alert(
+        name="KeyExpiresSoon",
+        expr=f"""
+            min by (tenant, key) (tessera_gateway_key_expiration_timestamp_seconds) - time()
+              < {7 * _DAY} > 0
+        """,
+        minutes=60,
+        severity="warning",
+        summary="Key {{ $labels.key }} of tenant {{ $labels.tenant }} expires soon.",
+        description="It ends in {{ $value | humanizeDuration }}. Requests with it get 401 then.",
+        cause="""
+            The key was created with `--expires`, or its record has `expires`. The old key of a
+            rotation raises no alert: its end is meant.
+        """,
+        look="kubectl tessera key list",
+        act="""
+            Rotate it (`kubectl tessera key rotate`), and give the new key to its clients; a key of
+            a repository is [rotated there](keys.md#create-rotate-revoke).
+        """,
+        fires=Firing(
+            series={_ENDS % "0": always(3 * _DAY), _ENDS % "1": always(3 * _DAY)},
+            labels={"tenant": "team-a", "key": "ci"},
+            value="2d 21h 30m 0s",
+        ),
+        silent={
+            "a key that ends in two weeks": {_ENDS % "0": always(14 * _DAY)},
+            "a key that has ended": {_ENDS % "0": always(0)},
+        },
+    ),
     Alert(
         name="GatewayErrors",
         expr="""

@@ -17,7 +17,12 @@ from tessera.api.gateway_demand import (
 )
 from tessera.api.ref import Ref
 from tessera.controller.https_server import HttpsHandler, HttpsServer
-from tessera.domain.observed.demand import MAX_REPORT_AGE, GatewayDemand, GatewayReport
+from tessera.domain.observed.demand import (
+    MAX_REPORT_AGE,
+    GatewayDemand,
+    GatewayReport,
+    current_reports,
+)
 from tessera.ports import Clock, RejectedDemand
 from tessera.reconcile.observe import Observations
 
@@ -54,6 +59,10 @@ class DemandReceiver:
         if fault != self._logged_fault:
             self._logged_fault = fault
             log.warning("demand: %s: %s", reason, fault)
+
+    def count_gateways(self) -> int:
+        """Return how many gateways report; also other threads may ask."""
+        return len(current_reports(self._observations.gateway_reports.values(), self._clock()))
 
     def receive(self, report: DemandReport, row_faults: Sequence[str] = ()) -> HTTPStatus:
         """Keep a report, called in the event loop; `row_faults` are those of invalid rows.

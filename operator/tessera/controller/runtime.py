@@ -122,6 +122,8 @@ class Runtime:
             self.elector.is_leader,
             self.telemetry.record_rejected_demand,
         )
+        if settings.gateway_account is not None:
+            self.telemetry.watch_gateways(settings.gateway_account, self.demand.count_gateways)
         self._events = EventRecorder(
             cluster,
             instance=settings.pod_name,

@@ -1,11 +1,13 @@
 """The metrics of one gateway: its requests, as their usage records tell, and its store."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
 
+from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import StreamLatency, UsageRecord
 from tessera.gateway.latency_metrics import TargetHistogram, TargetHistograms
 from tessera.gateway.store.writer import RecordOutcome
@@ -14,6 +16,7 @@ from tessera.gateway.store.writer import RecordOutcome
 MAX_PAIRS = 500
 OTHER = "(other)"
 _NS = 1e9
+_KEY_END_NOTICE = timedelta(days=14)
 _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
@@ -143,6 +146,12 @@ class GatewayMetrics:
             "For how long no operator has taken the reports of waiting requests; 0 while one does.",
             registry=self.registry,
         )
+        self._key_ends = Gauge(
+            "tessera_gateway_key_expiration_timestamp_seconds",
+            "Expiry of a key that ends within two weeks, without those that a rotation replaced.",
+            ("tenant", "key"),
+            registry=self.registry,
+        )
         self._pairs: dict[tuple[str, str], _PairSeries] = {}
 
     def observe(self, records: Iterable[UsageRecord]) -> None:
@@ -174,6 +183,22 @@ class GatewayMetrics:
             self._queued.labels(service).set(load.queued)
             self._overdue.labels(service).set(load.overdue)
             self._oldest.labels(service).set(load.oldest_seconds)
+
+    def set_keys(self, keys: Collection[ApiKey], at: datetime) -> None:
+        """Set the expiry of the keys that end soon, the next ones first; others have no series."""
+        self._key_ends.clear()
+        ending = [
+            (key.expires, key.tenant, key.name)
+            for key in keys
+            if key.expires is not None and at < key.expires < at + _KEY_END_NOTICE
+        ]
+        if not ending:
+            return
+        names = {(key.tenant, key.name) for key in keys}
+        for expires, tenant, name in sorted(ending)[:MAX_PAIRS]:
+            # The former digest of a key has the name that `tessera key rotate` gave it.
+            if (tenant, name.rpartition(".")[0]) not in names:
+                self._key_ends.labels(tenant, name).set(expires.timestamp())
 
     def set_store_failing(self, operation: str, seconds: float) -> None:
         """Set for how long an operation of the store has failed."""

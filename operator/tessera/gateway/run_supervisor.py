@@ -113,7 +113,7 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         tasks = [
             asyncio.create_task(run_forever("watch", watch.run)),
             asyncio.create_task(run_forever("usage", recording.run)),
-            asyncio.create_task(run_forever("audit", partial(_audit, supervisor))),
+            asyncio.create_task(run_forever("audit", partial(_audit, supervisor, metrics))),
             asyncio.create_task(supervisor.run(link)),
         ]
         if settings.operator_host is not None:
@@ -138,11 +138,12 @@ def _verifier(settings: GatewaySettings, cluster: KubeCluster) -> TokenVerifier:
     return TokenVerifier(review, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
 
 
-async def _audit(supervisor: Supervisor) -> None:
+async def _audit(supervisor: Supervisor, metrics: GatewayMetrics) -> None:
     audit = KeyAudit(sys.stdout.buffer, now())
     while True:
         if supervisor.directory is not None:
             audit.check(supervisor.directory.keys, now())
+            metrics.set_keys(supervisor.directory.keys.values(), now())
         await asyncio.sleep(_AUDIT_SECONDS)
 
 

@@ -72,6 +72,13 @@ class Telemetry:
         self._leader = Gauge(
             "tessera_leader", "1 while this process is the leader.", registry=self.registry
         )
+        self._gateways = Gauge(
+            "tessera_gateways",
+            "Gateway pods that reported their requests to this process within 5 seconds; only the "
+            "leader gets reports. `account` is the ServiceAccount that may.",
+            ("account",),
+            registry=self.registry,
+        )
         self._clock_error = Gauge(
             "tessera_clock_error_seconds",
             "How far the clock of the node is ahead of the time that the operator uses; 0 while "
@@ -244,6 +251,10 @@ class Telemetry:
     def watch_leader(self, is_leader: Callable[[], bool]) -> None:
         """Ask at each scrape whether this process leads, also while no cycle runs."""
         self._leader.set_function(is_leader)
+
+    def watch_gateways(self, account: str, count: Callable[[], int]) -> None:
+        """Ask at each scrape how many gateways report; without this there is no series."""
+        self._gateways.labels(account).set_function(count)
 
     def record_clock_error(self, error: timedelta) -> None:
         self._clock_error.set(error.total_seconds())

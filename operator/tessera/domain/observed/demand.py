@@ -81,11 +81,16 @@ class GatewayReport:
         return {ref: tuple(each) for ref, each in counts.items()}
 
 
+def current_reports(reports: Iterable[GatewayReport], at: datetime) -> list[GatewayReport]:
+    """Return the reports of gateways that are not silent."""
+    return [report for report in reports if abs(at - report.at) <= MAX_REPORT_AGE]
+
+
 def fleet_demand(
     reports: Iterable[GatewayReport], at: datetime
 ) -> Mapping[Ref, GatewayDemand] | None:
     """Return the sum of the reports by service; None while no gateway reports."""
-    current = [report for report in reports if abs(at - report.at) <= MAX_REPORT_AGE]
+    current = current_reports(reports, at)
     if not current:
         return None
     total: dict[Ref, GatewayDemand] = {}
