@@ -405,8 +405,16 @@ def test_a_gateway_is_restricted_and_stops_slowly() -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
-    assert gateway["lifecycle"]["preStop"]["sleep"]["seconds"] < 20
     assert pod["terminationGracePeriodSeconds"] == 80
+
+
+def test_only_a_gateway_that_others_replace_waits_for_load_balancers_before_it_drains() -> None:
+    (alone,) = gateway_pod(render(*GATEWAY))["containers"]
+    assert "lifecycle" not in alone
+    assert {"name": "TESSERA_ANNOUNCE_SECONDS", "value": "0"} in alone["env"]
+    (one_of_two,) = gateway_pod(render(*POSTGRESQL))["containers"]
+    assert 0 < one_of_two["lifecycle"]["preStop"]["sleep"]["seconds"] < 20
+    assert "TESSERA_ANNOUNCE_SECONDS" not in {each["name"] for each in one_of_two["env"]}
 
 
 def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:

@@ -1,6 +1,8 @@
 """The processes of a gateway, played by shells."""
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +74,13 @@ async def test_a_worker_that_does_not_end_is_killed(tmp_path: Path) -> None:
     async with asyncio.timeout(WAIT_SECONDS):
         await processes.task
     assert processes.lines()[-1] == "end supervisor"
+
+
+def test_the_first_process_and_workers_start_without_what_the_supervisor_alone_needs() -> None:
+    """Requests are refused until they have started: these packages took half of that time."""
+    code = (
+        "import sys, tessera.gateway.main, tessera.gateway.run_worker; "
+        "print(*{'alembic', 'kubernetes', 'opentelemetry', 'sqlalchemy'} & sys.modules.keys())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == ""

@@ -2,8 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-
-from tessera.adapters.prometheus_rows import QueryRow
+from typing import Any
 
 # The metric label that a PodMonitor derives from the pod label `tessera.dev/service`.
 SERVICE = "tessera_dev_service"
@@ -20,9 +19,11 @@ def union_query(queries: Mapping[str, str]) -> str:
     )
 
 
-def split_by_query(rows: Iterable[QueryRow]) -> Mapping[str, list[QueryRow]]:
+def split_by_query(
+    rows: Iterable[Mapping[str, Any]],
+) -> Mapping[str, list[Mapping[str, Any]]]:
     """Return the rows of each query; a query without a result is absent."""
-    rows_by_query: dict[str, list[QueryRow]] = defaultdict(list)
+    rows_by_query: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
     for row in rows:
         rows_by_query[row["metric"].get(_QUERY_LABEL, "")].append(row)
     return rows_by_query
