@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -70,7 +70,15 @@ def _change_input(
     """Write over the same file, as `cp` does."""
     path = fleet.batch.namespace.claim_folder / f"{fleet.batch.name}.in.jsonl"
     rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    checked = path.with_suffix(".checked")
+    if not checked.exists():
+        checked.write_text("".join(rows), encoding="utf-8")
     path.write_text("".join(change(rows)), encoding="utf-8")
+
+
+def _restore_input(fleet: BatchFleet, _pod: str) -> None:
+    path = fleet.batch.namespace.claim_folder / f"{fleet.batch.name}.in.jsonl"
+    path.write_text(path.with_suffix(".checked").read_text(encoding="utf-8"), encoding="utf-8")
 
 
 def _prepend(rows: list[str]) -> list[str]:
@@ -81,7 +89,6 @@ def _cut(rows: list[str]) -> list[str]:
     return rows[: len(rows) // 2]
 
 
-_FAILED: Collection[str] = ("failed",)
 BATCH_FAULTS: tuple[Fault[BatchFleet], ...] = (
     *(
         Fault(
@@ -113,13 +120,15 @@ BATCH_FAULTS: tuple[Fault[BatchFleet], ...] = (
         name="input-prepended",
         targets=_working,
         begin=partial(_change_input, change=_prepend),
-        permits=_FAILED,
+        end=_restore_input,
+        seconds=(6, 6),
     ),
     Fault(
         name="input-cut",
         targets=_working,
         begin=partial(_change_input, change=_cut),
-        permits=_FAILED,
+        end=_restore_input,
+        seconds=(6, 6),
     ),
 )
 BY_NAME: Mapping[str, Fault[BatchFleet]] = {fault.name: fault for fault in BATCH_FAULTS}

@@ -64,11 +64,23 @@ def _replace_with_a_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
+@pytest.mark.parametrize("change", [_put_rows_in_front, _cut_at_half])
+def test_rows_that_are_not_those_of_the_check_end_the_attempt_at_once(
+    harness: RunnerHarness, change: Callable[[Path], object]
+) -> None:
+    runner = _start_answering(harness)
+    change(harness.claim.input)
+    runner_exit = runner.wait_for_exit()
+    assert (runner_exit.code, runner_exit.report["state"]) == (3, "inputChanged")
+    assert runner_exit.report["completed"] < ROWS - 1
+    assert not harness.claim.output.exists(), "a changed input is published"
+    assert not harness.claim.errors.exists()
+    assert "Traceback" not in runner_exit.log_text
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        _put_rows_in_front,
-        _cut_at_half,
         _append_rows,
         _edit_an_answered_row,
         _replace_with_a_longer_file,
@@ -76,19 +88,15 @@ def _replace_with_a_fifo(path: Path) -> None:
         Path.unlink,
     ],
 )
-def test_a_change_while_rows_are_answered_ends_the_attempt_and_publishes_nothing(
+def test_answers_of_the_checked_rows_are_published_with_the_news_of_a_change(
     harness: RunnerHarness, change: Callable[[Path], object]
 ) -> None:
     runner = _start_answering(harness)
     change(harness.claim.input)
     runner_exit = runner.wait_for_exit()
-    assert not harness.claim.output.exists(), "a changed input is published"
-    assert not harness.claim.errors.exists()
-    message = runner_exit.report["message"]
-    if change is Path.unlink:
-        assert (runner_exit.code, "it does not exist" in message) == (1, True), message
-    else:
-        assert (runner_exit.code, "changed after its check" in message) == (3, True), message
+    assert (runner_exit.code, runner_exit.report["inputChanged"]) == (0, True)
+    ids = [answer["custom_id"] for answer in harness.claim.answers()]
+    assert ids == [f"row-{number}" for number in range(1, ROWS)]
     assert "Traceback" not in runner_exit.log_text
 
 

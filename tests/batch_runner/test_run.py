@@ -207,7 +207,7 @@ def test_an_input_that_changed_is_refused_before_a_row_is_paid(harness: RunnerHa
     harness.start_engine()
     harness.claim.write([a_row(1), a_row(3)])
     runner_exit = harness.start(1).wait_for_exit()
-    assert (runner_exit.code, runner_exit.report["state"]) == (3, "failed")
+    assert (runner_exit.code, runner_exit.report["state"]) == (3, "inputChanged")
     assert "changed after its check" in runner_exit.report["message"]
     assert harness.sent_row_ids() == []
 

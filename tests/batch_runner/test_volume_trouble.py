@@ -42,20 +42,6 @@ def test_paths_that_fail_in_the_middle_of_work_end_the_attempt_but_not_the_batch
     assert len(harness.sent_row_ids()) < ROWS + 2 * 16, "rows were paid again"
 
 
-def test_an_unmounted_work_folder_is_trouble_that_may_pass(harness: RunnerHarness) -> None:
-    harness.write_checked_input(a_row(1))
-    aside = harness.claim.folder / "aside"
-    harness.claim.work.parent.rename(aside)
-    runner_exit = harness.start(1).wait_for_exit()
-    assert (runner_exit.code, "the input was not checked" in runner_exit.report["message"]) == (
-        1,
-        True,
-    )
-    aside.rename(harness.claim.work.parent)
-    harness.start_engine()
-    assert harness.start(1).wait_for_exit().code == 0
-
-
 def _remove_folder(folder: Path) -> None:
     folder.rmdir()
 

@@ -12,7 +12,6 @@ from tests.fault_sequences.batch_fleet import NIGHT, BatchFleet, Row
 from tests.fault_sequences.fake_engine import EngineMode
 from tests.fault_sequences.language import Fault
 
-_FAILED = ("failed",)
 _GONE = ("",)
 
 
@@ -40,6 +39,13 @@ def _change_input(
     fleet: BatchFleet, _target: str, *, change: Callable[[list[Row]], list[Row]], in_place: bool
 ) -> None:
     fleet.write_input(change(fleet.versions[-1]), in_place=in_place)
+
+
+def _restore_input(fleet: BatchFleet, _target: str, *, in_place: bool) -> None:
+    # The volume may refuse its own clients meanwhile.
+    error, fleet.volume.error = fleet.volume.error, 0
+    fleet.write_input(fleet.versions[0], in_place=in_place)
+    fleet.volume.error = error
 
 
 def _prepend(rows: list[Row]) -> list[Row]:
@@ -183,9 +189,10 @@ def _remove_finalizer(fleet: BatchFleet, _target: str) -> None:
 
 
 def _input_fault(name: str, change: Callable[[list[Row]], list[Row]]) -> Fault[BatchFleet]:
-    """Return a change of the input while rows are answered, over the same file."""
+    """Return a change of the input while rows are answered, over the same file, taken back."""
     begin = partial(_change_input, change=change, in_place=True)
-    return Fault(name=name, targets=_working, begin=begin, permits=_FAILED)
+    end = partial(_restore_input, in_place=True)
+    return Fault(name=name, targets=_working, begin=begin, end=end)
 
 
 BATCH_FAULTS: tuple[Fault[BatchFleet], ...] = (
@@ -197,7 +204,7 @@ BATCH_FAULTS: tuple[Fault[BatchFleet], ...] = (
         name="input-replaced",
         targets=_working,
         begin=partial(_change_input, change=_prepend, in_place=False),
-        permits=_FAILED,
+        end=partial(_restore_input, in_place=False),
     ),
     *(
         Fault(

@@ -279,6 +279,10 @@ class AttemptStatus(_BatchStatusBase):
     failing_since: datetime | None = None
     """When the first of these attempts failed."""
 
+    input_changed: bool = False
+    """The input is not the one that was checked. Until an attempt without a GPU finds that it is
+    again, no row is sent."""
+
     consecutive_interruptions: int = 0
     """Consecutive attempts, up to the latest finished one, that lost their node before a new
     finished row."""

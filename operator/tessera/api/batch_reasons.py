@@ -128,6 +128,11 @@ class BatchRunning(StatusReason):
         "Suitable hardware exists, but the scheduler finds no free capacity.",
     )
     BACKING_OFF = "BackingOff", "The last attempt failed; the next one starts after a backoff."
+    INPUT_CHANGED = (
+        "InputChanged",
+        "The input is not the file that was checked. An attempt without a GPU compares it every 5 "
+        "minutes at most, and the batch goes on once it is.",
+    )
     SUSPENDED = "Suspended", "`spec.suspend` is true."
     TERMINATING = (
         "Terminating",
@@ -157,8 +162,8 @@ class BatchComplete(StatusReason):
     INVALID_INPUT = "InvalidInput", "The validation found errors in the input or on the claim."
     USER_ACTION_REQUIRED = (
         "UserActionRequired",
-        "An attempt found a problem that only the user can fix: a changed input, or a file in the "
-        "way of the results before the first row was sent.",
+        "An attempt found a problem that only the user can fix: a deleted work folder, or a file "
+        "in the way of the results before the first row was sent.",
     )
     ROWS_REFUSED = (
         "RowsRefused",

@@ -6,14 +6,19 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeAlias
 
-from tessera.batch_runner.errors import RefusedError, storage_error
+from tessera.api.text import counted
+from tessera.batch_runner.errors import InputChangedError, storage_error
 from tessera.batch_runner.files import open_regular
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.ledger import Ledger
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.scan import read_lines
+
+_CHUNK_BYTES = 2**20
+
+FileState: TypeAlias = tuple[int, ...]
 
 
 class PendingRow(NamedTuple):
@@ -24,31 +29,35 @@ class PendingRow(NamedTuple):
     content: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class CheckedInput:
-    """An input that had the checksum of its check when it was verified."""
+    """An input that had the checksum of its check when it was verified.
+
+    It is held open: another file under its name changes none of its rows.
+    """
 
     path: Path
     manifest: InputManifest
+    file: BinaryIO
     row_hashes: "array[int]"
     """The hash of each row, in eight bytes; Python salts it per process."""
-    file_state: tuple[int, ...]
+    file_state: FileState
+    """Inode, size and times when its content was last the checked one."""
 
-    def open(self) -> BinaryIO:
-        """Open the input for `pending_rows`."""
-        return _open(self.path)
+    def close(self) -> None:
+        self.file.close()
 
-    def pending_rows(self, file: BinaryIO, ledger: Ledger) -> Iterator[PendingRow]:
+    def pending_rows(self, ledger: Ledger) -> Iterator[PendingRow]:
         """Yield rows that have no answer when they are reached; completed shards are not read.
 
-        Raises RefusedError at a row that is not the one of the check.
+        Raises InputChangedError at a row that is not the one of the check.
         """
         for number, shard in enumerate(self.manifest.shards):
             row_numbers = range(shard.first_row, shard.first_row + shard.rows)
             if all(map(ledger.is_answered, row_numbers)):
                 continue
-            file.seek(shard.offset)
-            lines = read_lines(file, len)
+            self.file.seek(shard.offset)
+            lines = read_lines(self.file, len)
             for row in row_numbers:
                 line = next(lines, None)
                 if (
@@ -56,52 +65,106 @@ class CheckedInput:
                     or line.content is None
                     or hash(line.content) != self.row_hashes[row]
                 ):
-                    raise _changed_error(self.path)
+                    raise _changed_error(self.path, self.manifest, _size(self.file))
                 if not ledger.is_answered(row):
                     yield PendingRow(number, row, line.content)
 
     def verify_unchanged(self, heartbeat: WorkHeartbeat) -> None:
-        """Raise RefusedError if the input was edited, extended or replaced since `verify`."""
+        """Raise InputChangedError if the file that is held open was edited since its check."""
         try:
-            with self.open() as file:
-                unchanged = _file_state(file) == self.file_state
+            state = _file_state(self.file)
+            if state == self.file_state:
+                return
+            size, sha256 = _checksum(self.file, heartbeat)
         except OSError as error:
             raise storage_error(error, self.path, "read") from error
-        if not unchanged:
-            verify(self.path, self.manifest, heartbeat)
+        if (size, sha256) != (self.manifest.bytes, self.manifest.sha256):
+            raise _changed_error(self.path, self.manifest, size)
+        self.file_state = state
+
+    def is_replaced(self) -> bool:
+        """Return whether the name is that of another file by now, or of none."""
+        try:
+            state = self.path.stat()
+        except OSError:
+            return True
+        return (state.st_dev, state.st_ino) != self.file_state[:2]
 
 
 def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> CheckedInput:
-    """Return the input; RefusedError unless it has the size and the checksum of its check."""
+    """Return the open input; InputChangedError unless it has the checksum of its check."""
     digest, row_hashes = hashlib.sha256(), array("q")
     try:
-        with _open(path) as file:
-            file_state = _file_state(file)
-            for line in read_lines(file, digest.update):
-                heartbeat.beat("%s of %s rows verified", line.number, manifest.rows)
-                if line.number <= manifest.rows:
-                    row_hashes.append(hash(line.content))
-            unchanged = (file.tell(), digest.hexdigest()) == (manifest.bytes, manifest.sha256)
+        file = open_regular(path)
+    except FileNotFoundError as error:
+        raise _changed_error(path, manifest, None) from error
     except OSError as error:
         raise storage_error(error, path, "read") from error
-    if not unchanged:
-        raise _changed_error(path)
-    return CheckedInput(path=path, manifest=manifest, row_hashes=row_hashes, file_state=file_state)
+    if file is None:
+        raise _changed_error(path, manifest, None)
+    try:
+        file_state = _file_state(file)
+        for line in read_lines(file, digest.update):
+            heartbeat.beat("%s of %s rows verified", line.number, manifest.rows)
+            if line.number <= manifest.rows:
+                row_hashes.append(hash(line.content))
+        if (file.tell(), digest.hexdigest()) != (manifest.bytes, manifest.sha256):
+            raise _changed_error(path, manifest, file.tell())
+    except OSError as error:
+        file.close()
+        raise storage_error(error, path, "read") from error
+    except BaseException:
+        file.close()
+        raise
+    return CheckedInput(
+        path=path, manifest=manifest, file=file, row_hashes=row_hashes, file_state=file_state
+    )
 
 
-def _open(path: Path) -> BinaryIO:
-    if (file := open_regular(path)) is None:
-        raise _changed_error(path)
-    return file
+def is_as_checked(
+    path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat, known: FileState | None
+) -> bool:
+    """Return whether the input is the one of the check; `known` is its state when it was."""
+    try:
+        if (file := open_regular(path)) is None:
+            return False
+        with file:
+            return _file_state(file) == known or (
+                _checksum(file, heartbeat) == (manifest.bytes, manifest.sha256)
+            )
+    except OSError:
+        return False
 
 
-def _file_state(file: BinaryIO) -> tuple[int, ...]:
+def _file_state(file: BinaryIO) -> FileState:
     state = os.fstat(file.fileno())
     return state.st_dev, state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def _changed_error(path: Path) -> RefusedError:
-    return RefusedError(
-        f"{path} changed after its check, so answers could belong to other rows and nothing is "
-        "published. Create another BatchInference for the new file"
+def _size(file: BinaryIO) -> int:
+    return os.fstat(file.fileno()).st_size
+
+
+def _checksum(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
+    """Return size and SHA-256 of an open file, whose position does not move."""
+    digest, offset = hashlib.sha256(), 0
+    while chunk := os.pread(file.fileno(), _CHUNK_BYTES, offset):
+        heartbeat.beat("%s bytes of the input compared", offset)
+        digest.update(chunk)
+        offset += len(chunk)
+    return offset, digest.hexdigest()
+
+
+def _changed_error(path: Path, manifest: InputManifest, size: int | None) -> InputChangedError:
+    checked = counted(manifest.bytes, "byte")
+    if size is None:
+        change = f"it had {checked}, and is no file any more"
+    elif size != manifest.bytes:
+        change = f"it has {counted(size, 'byte')}, and had {manifest.bytes}"
+    else:
+        change = f"it has other content in {checked}"
+    return InputChangedError(
+        f"{path} changed after its check: {change}. Put the checked file back (SHA-256 "
+        f"{manifest.sha256}) and the batch goes on, or create another BatchInference for the new "
+        "file"
     )

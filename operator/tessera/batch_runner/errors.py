@@ -4,7 +4,13 @@ import errno
 from pathlib import Path
 from typing import ClassVar
 
-from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE, ROWS_MISSING, ROWS_REFUSED
+from tessera.domain.observed.runner_reports import (
+    INPUT_CHANGED,
+    REFUSED_EXIT_CODE,
+    ROWS_MISSING,
+    ROWS_REFUSED,
+    WORK_MISSING,
+)
 
 
 class BatchError(Exception):
@@ -28,6 +34,18 @@ class RowsRefusedError(RefusedError):
     """The engine refused the first rows, and answered none."""
 
     state = ROWS_REFUSED
+
+
+class InputChangedError(RefusedError):
+    """The input is not the one of the check; rows without an answer wait until it is again."""
+
+    state = INPUT_CHANGED
+
+
+class WorkMissingError(RefusedError):
+    """The work folder was deleted, and with it all answers."""
+
+    state = WORK_MISSING
 
 
 class TransientError(BatchError):

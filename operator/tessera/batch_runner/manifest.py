@@ -1,12 +1,18 @@
 """The manifest of a valid input, which the check writes and every attempt reads."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
+from tessera.batch_runner.errors import (
+    RefusedError,
+    TransientError,
+    WorkMissingError,
+    storage_error,
+)
 from tessera.batch_runner.files import replace_file
 
 SHARD_ROWS = 1000
@@ -68,16 +74,30 @@ def save(work: Path, manifest: InputManifest) -> None:
 
 
 def load(work: Path) -> InputManifest:
-    """Return the manifest of the work folder; a BatchError without a valid one."""
+    """Return the manifest of the work folder; a BatchError without a valid one.
+
+    WorkMissingError means that the folder of this batch alone is gone.
+    """
     path = manifest_path(work)
     try:
         return InputManifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        # The folder may be back for the next attempt, as after an unmounted export.
-        message = f"{path} is missing: the input was not checked, or the work folder was deleted"
-        raise TransientError(f"{message}; restore it, or recreate the BatchInference") from error
+        # An export that is not mounted is an empty folder, and may be back for the next attempt.
+        if not os.path.lexists(work.parent) and not _has_files(work.parent.parent):
+            raise TransientError(f"{path} is missing, as is all else on the volume") from error
+        raise WorkMissingError(
+            f"{path} is missing: the work folder was deleted, and with it the answers of finished "
+            "rows. Create another BatchInference"
+        ) from error
     except OSError as error:
         raise storage_error(error, path, "read") from error
     except ValidationError as error:
         message = f"{path} is not a manifest of this version; recreate the BatchInference"
         raise RefusedError(message) from error
+
+
+def _has_files(folder: Path) -> bool:
+    try:
+        return any(folder.iterdir())
+    except OSError:
+        return False

@@ -48,6 +48,7 @@ class Progress:
         self.in_flight = 0
         self.counts: Callable[[], BatchCounts] = BatchCounts
         self.engine_away: Callable[[], bool] = bool
+        self.input_changed = False
 
     def record_movement(self) -> None:
         """Note that a row or a byte moved."""
@@ -73,6 +74,7 @@ class Progress:
             "done": counts.done,
             "failed": counts.failed,
             "inFlight": self.in_flight,
+            "inputChanged": self.input_changed,
             **_usage_counts(counts),
         }
 
@@ -86,6 +88,7 @@ class Progress:
             "rows": self.rows,
             "completed": counts.completed,
             "failed": counts.failed,
+            "inputChanged": self.input_changed,
             **_usage_counts(counts),
             "message": message,
         }

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -10,7 +11,7 @@ from typing import Protocol
 from tessera.api.text import counted
 from tessera.batch_runner import checked_input, manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
-from tessera.batch_runner.checked_input import CheckedInput
+from tessera.batch_runner.checked_input import CheckedInput, FileState
 from tessera.batch_runner.engine import (
     ENGINE_TIMEOUT_SECONDS,
     ROW_TIMEOUT_SECONDS,
@@ -25,11 +26,12 @@ from tessera.batch_runner.errors import (
     StoppedError,
     StorageRefusedError,
     TransientError,
+    WorkMissingError,
     storage_error,
 )
 from tessera.batch_runner.files import unique_name
 from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, WorkHeartbeat
-from tessera.batch_runner.ledger import Ledger, replay
+from tessera.batch_runner.ledger import BatchCounts, Ledger, replay
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.parts import Journal
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
@@ -117,6 +119,8 @@ class RunOptions:
     """The attempt ends when no row and no byte moved for so long."""
     fence_seconds: float = 60.0
     """Interval of fence checks while rows are sent."""
+    input_seconds: float = 60.0
+    """Interval of looks at the input while rows are sent."""
     fence_timeout: FenceTimeout = FENCE_TIMEOUT
 
 
@@ -141,13 +145,27 @@ class AttemptRunner:
             )
             await run_until_first(self._answer_and_publish(), *background_tasks)
         except BatchError as error:
-            log.log(logging.ERROR if error.code else logging.INFO, "%s", error)
-            self._write_report(error.state, str(error))
+            cause = await asyncio.to_thread(self._cause, error)
+            log.log(logging.ERROR if cause.code else logging.INFO, "%s", cause)
+            self._write_report(cause.state, str(cause))
             # The check could use these paths, so the volume has trouble that may pass.
-            refused_by_volume = isinstance(error, StorageRefusedError)
-            return TransientError.code if refused_by_volume else error.code
+            refused_by_volume = isinstance(cause, StorageRefusedError)
+            return TransientError.code if refused_by_volume else cause.code
         self._write_report("completed", f"the results are in {self._options.output}")
         return 0
+
+    def _cause(self, error: BatchError) -> BatchError:
+        """Return the error, or that the work folder is gone, which is why the volume refused."""
+        if isinstance(error, StorageRefusedError):
+            try:
+                manifest.load(self._options.work)
+            except WorkMissingError as missing:
+                error = missing
+            except BatchError:
+                return error
+        if isinstance(error, WorkMissingError):
+            self._progress.counts = BatchCounts
+        return error
 
     async def _watch_stop(self) -> None:
         await self._stop.wait()
@@ -212,23 +230,30 @@ class AttemptRunner:
         """Answer the remaining rows, assemble the results and return the record that counts."""
         options, progress = self._options, self._progress
         heartbeat = WorkHeartbeat(time.monotonic, self._stop.is_set, progress.record_movement)
-        progress.state = "verifying"
-        checked = await asyncio.to_thread(
-            checked_input.verify, options.input, input_manifest, heartbeat
-        )
         progress.state = "replaying"
         ledger = await asyncio.to_thread(_replay_parts, options.work, input_manifest, heartbeat)
         progress.counts = ledger.counts
-        progress.state = "running"
+        progress.state = "verifying"
+        known: FileState | None = None
         if missing := input_manifest.rows - ledger.counts().done:
-            if options.engine is None:
-                raise RowsMissingError(
-                    f"the volume lost the answers of {counted(missing, 'row')} of "
-                    f"{input_manifest.rows}; the next attempt sends them again"
+            with closing(
+                await asyncio.to_thread(
+                    checked_input.verify, options.input, input_manifest, heartbeat
                 )
-            await self._send_rows(checked, ledger, options.engine)
+            ) as checked:
+                if options.engine is None:
+                    raise RowsMissingError(
+                        f"{counted(missing, 'row')} of {input_manifest.rows} have no answer on the "
+                        "volume; the next attempt sends them"
+                    )
+                progress.state = "running"
+                await self._send_rows(checked, ledger, options.engine, heartbeat)
+                known = checked.file_state
         progress.state = "assembling"
-        await asyncio.to_thread(checked.verify_unchanged, heartbeat)
+        # Each answer is of a row of the checked input, whatever is under its name by now.
+        progress.input_changed = not await asyncio.to_thread(
+            checked_input.is_as_checked, options.input, input_manifest, heartbeat, known
+        )
         record = await asyncio.to_thread(
             _assemble_record, options, input_manifest, ledger, heartbeat
         )
@@ -236,7 +261,9 @@ class AttemptRunner:
         await wait_until_current(self._fence, options.attempt, options.fence_timeout)
         return await asyncio.to_thread(publish.commit_record, options.work, record)
 
-    async def _send_rows(self, checked: CheckedInput, ledger: Ledger, base: str) -> None:
+    async def _send_rows(
+        self, checked: CheckedInput, ledger: Ledger, base: str, heartbeat: WorkHeartbeat
+    ) -> None:
         options = self._options
         journal = Journal(options.work, options.attempt, options.stall_seconds)
         url = checked.manifest.url
@@ -249,10 +276,13 @@ class AttemptRunner:
         self._progress.engine_away = lambda: engine.away
         sender = RowSender(checked, ledger, self._progress, journal, engine, options.send_options)
         try:
-            with checked.open() as file:
-                await run_until_first(
-                    sender.run(file), engine.watch(), journal.run(), self._watch_steps(engine)
-                )
+            await run_until_first(
+                sender.run(),
+                engine.watch(),
+                journal.run(),
+                self._watch_steps(engine),
+                self._watch_input(checked, heartbeat),
+            )
             await journal.sync()
         except OSError as error:
             raise storage_error(error, options.input, "read") from error
@@ -262,6 +292,13 @@ class AttemptRunner:
         finally:
             journal.close()
             await engine.close()
+
+    async def _watch_input(self, checked: CheckedInput, heartbeat: WorkHeartbeat) -> None:
+        """End an attempt that would pay for rows of an edited input; a replaced one is noted."""
+        while True:
+            await asyncio.sleep(self._options.input_seconds)
+            await asyncio.to_thread(checked.verify_unchanged, heartbeat)
+            self._progress.input_changed = await asyncio.to_thread(checked.is_replaced)
 
     async def _watch_steps(self, engine: EngineClient) -> None:
         """Take a step of the engine as a movement: a long answer moves nothing else."""

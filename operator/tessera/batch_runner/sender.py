@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from tessera.api.text import counted
 from tessera.batch_runner import parts, results, retry, rows
@@ -99,14 +99,14 @@ class RowSender:
         # Rows that this attempt paid for and that got no answer.
         self._paid_unanswered: set[int] = set()
 
-    async def run(self, file: BinaryIO) -> None:
+    async def run(self) -> None:
         """Send rows until each has an answer or an error.
 
         Rows that were in flight each time the engine terminated are left to the next round.
         """
         widths = retry.rounds(self._options.concurrency)
         for number, width in enumerate(widths, start=1):
-            queue = self._input.pending_rows(file, self._ledger)
+            queue = self._input.pending_rows(self._ledger)
             last = number == len(widths)
             await run_all(self._send_queue(queue, alone=last) for _ in range(width))
             self._record_unproven()

@@ -441,12 +441,12 @@ def test_a_report_that_names_another_attempt_completes_nothing() -> None:
     assert plan_batch(on_attempt(pods=(pod,))).state == "in_progress"
 
 
-def test_an_input_that_changed_ends_the_batch_and_says_where_its_rows_are() -> None:
-    report = a_report(completed=400, outputTokens=1, message="/claim/x changed")
+def test_a_file_in_the_way_ends_the_batch_and_says_where_its_rows_are() -> None:
+    report = a_report(completed=400, outputTokens=1, message="/claim/x exists")
     plan = plan_batch(on_attempt(pod={"exit_code": 3, "report": report}))
     assert state_and_reasons(plan) == ("failed", "Finished", "UserActionRequired")
     for part in (
-        "/claim/x changed",
+        "/claim/x exists",
         "400 of 1000",
         ".tessera/uid-night",
     ):

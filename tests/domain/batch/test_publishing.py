@@ -84,11 +84,9 @@ def test_rows_that_the_volume_lost_are_answered_by_an_attempt_with_an_engine() -
     situation = _publishing(plan_and_carry_out(_unpublished()), 2)
     report = a_report(2, "rowsMissing", completed=ROWS - 8, message="lost the answers of 8 rows")
     pod = a_batch_pod(2, node=None, exit_code=1, ended=situation.at, report=report)
-    situation = plan_and_carry_out(later(situation, 5, pods=(pod,)))
-    progress = situation.batch.status.progress
-    assert progress is not None
-    assert progress.done == ROWS - 8
-    plan = plan_batch(later(situation, 900))
+    plan = plan_batch(later(situation, 5, pods=(pod,)))
+    assert plan.progress is not None
+    assert plan.progress.done == ROWS - 8
     assert plan.create is not None
     assert plan.create.attempt == 3
     assert plan.create.choice is not None

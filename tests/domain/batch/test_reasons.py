@@ -249,6 +249,17 @@ CASES = [
         says=("attempt 1 on spot-1g-10gb", "exit code 1: engine is away", "12:00:10Z"),
     ),
     BatchCase(
+        reason=BatchRunning.INPUT_CHANGED,
+        situation=on_attempt(
+            pod={
+                "exit_code": 3,
+                "report": a_report(state="inputChanged", message="it has 9 bytes, and had 7"),
+            }
+        ),
+        field="spec.input",
+        says=("attempt 1 ended: exit code 3: it has 9 bytes", "12:00:10Z without a GPU"),
+    ),
+    BatchCase(
         reason=BatchRunning.SUSPENDED,
         situation=on_attempt(batch=batch(suspend=True)),
         field="spec.suspend",

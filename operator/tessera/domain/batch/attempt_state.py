@@ -14,10 +14,12 @@ from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, BatchPod, ProgressSample
 from tessera.domain.observed.runner_reports import (
+    INPUT_CHANGED,
     REFUSED_EXIT_CODE,
     ROWS_MISSING,
     ROWS_REFUSED,
     STALL_SECONDS,
+    WORK_MISSING,
     RunReport,
     run_report,
 )
@@ -80,7 +82,16 @@ class AttemptState:
 
 @dataclass(frozen=True, slots=True)
 class _AttemptEnd:
-    kind: Literal["interrupted", "failed", "job_missing", "refused", "rowsRefused"]
+    kind: Literal[
+        "interrupted",
+        "failed",
+        "job_missing",
+        "refused",
+        "rowsRefused",
+        "rowsMissing",
+        "inputChanged",
+        "workMissing",
+    ]
     """`interrupted`: by its node or an eviction; `job_missing`: its Job was
     deleted, or the API server refused to create it."""
     message: str
@@ -95,13 +106,16 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     completed = [report for _, report in _run_reports(situation) if report.state == "completed"]
     if completed:
         answered = completed[0].completed > 0
+        message = _completion_message(situation, progress)
+        if completed[0].input_changed:
+            message += "; spec.input changed since its check, and all rows are those of the check"
         reason = BatchComplete.COMPLETED if answered else BatchComplete.ALL_ROWS_FAILED
         return AttemptState(
             attempt=attempt
             if attempt.finished_at
             else end_attempt(attempt, progress, now, "completed"),
             progress=progress,
-            completion=StatusVerdict(reason, _completion_message(situation, progress)),
+            completion=StatusVerdict(reason, message),
         )
     if attempt.finished_at is not None:
         return AttemptState(attempt=attempt, progress=progress)
@@ -251,22 +265,28 @@ def _ended_state(
         "interrupted" if end.kind == "interrupted" else "failed"
     )
     ended_attempt = end_attempt(attempt, progress, now, end.message, cause=cause)
+    if end.kind == INPUT_CHANGED:
+        ended_attempt = ended_attempt.model_copy(update={"input_changed": True})
+    elif end.kind == ROWS_MISSING:
+        # Without a GPU it found the input as it was checked, or rows that the volume lost.
+        update = {"consecutive_failures": 0, "failing_since": None, "input_changed": False}
+        ended_attempt = ended_attempt.model_copy(update={**update, "retry_at": now})
     state = AttemptState(attempt=ended_attempt, progress=progress)
-    progress_text = (
-        f"{progress.done} of {counted(progress.rows, 'row')} done, "
-        f"{retained_rows_message(situation)}"
-    )
-    if end.kind in ("refused", ROWS_REFUSED):
+    progress_text = f"{progress.done} of {counted(progress.rows, 'row')} done"
+    if end.kind != WORK_MISSING:
+        progress_text += f", {retained_rows_message(situation)}"
+    if end.kind in ("refused", ROWS_REFUSED, WORK_MISSING):
         message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
         reason = BatchComplete.USER_ACTION_REQUIRED
         if end.kind == ROWS_REFUSED:
             reason = BatchComplete.ROWS_REFUSED
         completion = StatusVerdict(reason, f"{message}; {progress_text}")
         return replace(state, completion=completion)
-    # Publishing costs no GPU, so it is tried until the deadline; and a missing Job used none.
+    # What costs no GPU is tried until the deadline; and a missing Job used none.
     if (
         progress.done < progress.rows
         and end.kind != "job_missing"
+        and not ended_attempt.input_changed
         and ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):
@@ -338,13 +358,17 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
     code = "no exit code" if pod.exit_code is None else f"exit code {pod.exit_code}"
     text = report.message if report is not None else pod.report.strip() or pod.container_message
     message = f"{code}: {text[-_MAX_MESSAGE_LENGTH:]}".strip(": ")
+    state = "" if report is None else report.state
     if pod.exit_code == REFUSED_EXIT_CODE:
-        rows_refused = report is not None and report.state == ROWS_REFUSED
-        return _AttemptEnd(ROWS_REFUSED if rows_refused else "refused", message)
+        if state in (ROWS_REFUSED, INPUT_CHANGED, WORK_MISSING):
+            return _AttemptEnd(state, message)
+        return _AttemptEnd("refused", message)
     if disruption is not None:
         return _AttemptEnd("interrupted", disruption)
-    if report is not None and report.state == "stopped":
+    if state == "stopped":
         return _AttemptEnd("interrupted", message)
+    if state == ROWS_MISSING:
+        return _AttemptEnd(state, message)
     return _AttemptEnd("failed", message)
 
 
@@ -384,14 +408,16 @@ def _latest_progress(situation: Situation, now: datetime) -> ProgressStatus | No
     if known is None:
         return None
     for _, report in _run_reports(situation):
-        counts = report.model_dump(exclude={"phase", "attempt", "state", "rows", "message"})
-        if report.state == ROWS_MISSING:
+        counts = report.model_dump(
+            exclude={"phase", "attempt", "state", "rows", "input_changed", "message"}
+        )
+        if report.state in (ROWS_MISSING, WORK_MISSING):
             known = known.model_copy(update={**counts, "at": now})
         known = _furthest(known, counts, now)
     sample = _current_sample(situation)
     if sample is not None:
         progress = sample.progress
-        counts = progress.model_dump(exclude={"attempt", "state", "rows", "done"})
+        counts = progress.model_dump(exclude={"attempt", "state", "rows", "done", "input_changed"})
         done = progress.done
         counts["completed"] = max(0, done - progress.failed)
         due = (

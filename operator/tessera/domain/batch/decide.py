@@ -173,6 +173,10 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
         or not timedelta() < retry_at - context.now <= MAX_BACKOFF
     ):
         return None
+    if attempt.input_changed:
+        text = f"spec.input: attempt {attempt.number} ended: {attempt.termination_message}"
+        text += f"; the next one compares the file at {retry_at:%H:%M:%SZ} without a GPU"
+        return StatusVerdict(BatchRunning.INPUT_CHANGED, text)
     return StatusVerdict(
         BatchRunning.BACKING_OFF,
         f"status.attempt: attempt {attempt.number} on {attempt.variant or 'no GPU'} ended: "
@@ -217,12 +221,20 @@ def _propose_attempt(
     # After an interruption the other capacity class may be used at once.
     if backoff is not None and attempt is not None and not attempt.consecutive_interruptions:
         return BatchProposal(plan=idle_plan(context, backoff))
-    if attempt is not None and context.attempt_state.alive and context.attempt_state.publishing:
+    if (
+        attempt is not None
+        and context.attempt_state.alive
+        and (context.attempt_state.publishing or not attempt.has_engine)
+    ):
         verdict = _stuck_verdict(context, attempt) or _publishing_verdict(
             context, attempt, progress
         )
         return BatchProposal(plan=continue_plan(context, verdict))
-    if attempt is not None and not context.attempt_state.alive and progress.done >= progress.rows:
+    if (
+        attempt is not None
+        and not context.attempt_state.alive
+        and (progress.done >= progress.rows or attempt.input_changed)
+    ):
         if backoff is not None:
             return BatchProposal(plan=idle_plan(context, backoff))
         return BatchProposal(plan=_publishing_plan(context, source, attempt, progress))
@@ -251,7 +263,7 @@ def _publishing_plan(
     previous: AttemptStatus,
     progress: ProgressStatus,
 ) -> BatchPlan:
-    """Return the plan that starts an attempt without a GPU: all rows are done."""
+    """Return the plan that starts an attempt without a GPU: no row may be sent."""
     attempt = _next_attempt(context, previous.tier, pool="", variant="", replacement="")
     verdict = _publishing_verdict(context, attempt, progress)
     request = BatchJobRequest(
@@ -267,6 +279,10 @@ def _publishing_verdict(
     context: BatchContext, attempt: AttemptStatus, progress: ProgressStatus
 ) -> StatusVerdict[BatchRunning]:
     rows = counted(progress.rows, "row")
+    if progress.done < progress.rows:
+        text = f"spec.input: attempt {attempt.number} compares the file with the one that was "
+        text += f"checked, without a GPU ({progress.done} of {rows} done)"
+        return StatusVerdict(BatchRunning.INPUT_CHANGED, text + _history(attempt))
     text = f"status.attempt: attempt {attempt.number} publishes all results ({rows})"
     if attempt.has_engine:
         return StatusVerdict(_running_reason(context, attempt), text)
@@ -465,6 +481,7 @@ def _next_attempt(
         done_before=0 if progress is None else progress.done,
         consecutive_failures=0 if previous is None else previous.consecutive_failures,
         failing_since=None if previous is None else previous.failing_since,
+        input_changed=previous is not None and previous.input_changed,
         consecutive_interruptions=0 if previous is None else previous.consecutive_interruptions,
         unavailable_pools=() if previous is None else previous.unavailable_pools,
     )
@@ -511,6 +528,9 @@ def _attempt_verdict(
     if not context.attempt_state.started:
         return _starting_verdict(attempt, decision)
     message = f"attempt {attempt.number} on {attempt.variant}: {decision.message}"
+    sample = context.situation.progress_sample
+    if sample is not None and sample.progress.input_changed:
+        message += "; spec.input is another file since its check, whose rows are answered"
     return StatusVerdict(decision.reason, message)
 
 

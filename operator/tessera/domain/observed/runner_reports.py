@@ -16,6 +16,10 @@ REFUSED_EXIT_CODE = 3
 ROWS_REFUSED: Literal["rowsRefused"] = "rowsRefused"
 # State of an attempt without an engine that found rows without an answer.
 ROWS_MISSING: Literal["rowsMissing"] = "rowsMissing"
+# State of an attempt with rows to send whose input is not the one of the check.
+INPUT_CHANGED: Literal["inputChanged"] = "inputChanged"
+# State of an attempt whose work folder was deleted, and with it all answers.
+WORK_MISSING: Literal["workMissing"] = "workMissing"
 
 # The number with which the check of an input answers instead of that of an attempt.
 CHECK_NUMBER = 0
@@ -40,6 +44,7 @@ def _parse_int(digits: str) -> int:
 
 
 Count = Annotated[int, BeforeValidator(_clamp)]
+Flag = Annotated[bool, BeforeValidator(lambda value: value is True)]
 Text = Annotated[
     str, BeforeValidator(lambda value: value[:_MAX_TEXT_LENGTH] if isinstance(value, str) else "")
 ]
@@ -76,7 +81,16 @@ class RunReport(_RunnerReport):
 
     phase: Literal["run"]
     attempt: Count
-    state: Literal["completed", "stopped", "fenced", "failed", "rowsRefused", "rowsMissing"]
+    state: Literal[
+        "completed",
+        "stopped",
+        "fenced",
+        "failed",
+        "rowsRefused",
+        "rowsMissing",
+        "inputChanged",
+        "workMissing",
+    ]
     rows: Count = 0
     completed: Count = 0
     failed: Count = 0
@@ -84,6 +98,8 @@ class RunReport(_RunnerReport):
     resent_tokens: Count = 0
     prompt_tokens: Count = 0
     output_tokens: Count = 0
+    input_changed: Flag = False
+    """The input is another file by now; all answers are of the one that was checked."""
     message: Text = ""
 
 
@@ -101,6 +117,8 @@ class RunnerProgress(_RunnerReport):
     resent_tokens: Count = 0
     prompt_tokens: Count = 0
     output_tokens: Count = 0
+    input_changed: Flag = False
+    """The input is another file by now; the attempt holds the checked one open."""
 
 
 ReportT = TypeVar("ReportT", bound=BaseModel)
