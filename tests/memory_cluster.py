@@ -157,6 +157,7 @@ class MemoryCluster:
         if key not in self.objects:
             raise NotFoundError(f"deployment {deployment} not found")
         self.objects[key]["spec"]["replicas"] = replicas
+        self._owners[key]["spec", "replicas"] = FIELD_MANAGER
         self._changed(key)
         return self.seen(key)
 
@@ -228,19 +229,22 @@ class MemoryCluster:
         return wire.parse_object(self._kinds[key.plural], self.wire_body(key))
 
     def wire_body(self, key: ObjectKey) -> dict[str, Any]:
-        """Return an object as the API server sends it, with the fields that Tessera owns."""
-        body = self.objects[key]
-        fields = sorted(
-            ".".join(path) for path, owner in self._owners[key].items() if owner == FIELD_MANAGER
-        )
-        if not fields:
+        """Return an object as the API server sends it, with the fields that each manager owns."""
+        body, owners = self.objects[key], self._owners[key]
+        if FIELD_MANAGER not in owners.values():
             return body
-        entry = {
-            "manager": FIELD_MANAGER,
-            "operation": "Apply",
-            "fieldsV1": {f"f:{name}": {} for name in fields},
-        }
-        return body | {"metadata": body["metadata"] | {"managedFields": [entry]}}
+        trees: dict[str, dict[str, Any]] = {}
+        for path, owner in sorted(owners.items()):
+            tree = trees.setdefault(owner, {})
+            for step in path:
+                tree = tree.setdefault(f"f:{step}", {})
+        entries = []
+        for owner, tree in sorted(trees.items()):
+            manager, _, subresource = owner.partition("/")
+            entry = {"manager": manager, "subresource": subresource, "fieldsV1": tree}
+            operation = "Apply" if manager == FIELD_MANAGER else "Update"
+            entries.append({"operation": operation, **entry})
+        return body | {"metadata": body["metadata"] | {"managedFields": entries}}
 
     def _set(self, key: ObjectKey, body: Mapping[str, Any], manager: str) -> None:
         new = key not in self.objects

@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import hashlib
 import json
 import logging
 import re
@@ -18,6 +17,7 @@ from typing import Any, TypeVar
 from kubernetes.utils import parse_quantity
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tessera.adapters.managed_fields import foreign_fields, owned_fields_digest
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
@@ -370,6 +370,8 @@ def parse_workload(body: JsonObject) -> Workload:
         service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
         variant=labels.get(names.VARIANT_LABEL, ""),
         replicas=spec.get("replicas", 0),
+        generation=meta.get("generation", 0),
+        foreign_fields=foreign_fields(body),
         rollout_complete=observed and updated,
         replica_failure=_replica_failure(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
@@ -383,22 +385,6 @@ def parse_service_endpoint(body: JsonObject) -> ServiceEndpoint:
     address = body.get("spec", {}).get("clusterIP")
     service = Ref(meta["namespace"], meta.get("labels", {}).get(names.SERVICE_LABEL, ""))
     return ServiceEndpoint(service, address if address != "None" else None)
-
-
-def owned_fields_digest(body: JsonObject) -> str | None:
-    """Return a digest of the fields that Tessera owns by apply; None if it owns none.
-
-    A field that another manager changes or removes leaves the set. Equal digests mean that
-    everything applied is still in place, however the server normalizes the values.
-    """
-    for entry in body["metadata"].get("managedFields", ()):
-        is_own_apply = (
-            entry.get("manager") == names.FIELD_MANAGER and entry.get("operation") == "Apply"
-        )
-        if is_own_apply and not entry.get("subresource"):
-            text = json.dumps(entry.get("fieldsV1", {}), sort_keys=True)
-            return hashlib.sha256(text.encode()).hexdigest()[:16]
-    return None
 
 
 def _service_spec(

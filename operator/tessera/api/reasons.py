@@ -218,6 +218,11 @@ class Progressing(StatusReason):
         "The API server rejects the pods; the message says which component did so, and why.",
     )
     APPLY_FAILED = "ApplyFailed", "The API server rejected an object of the service."
+    FIELD_MANAGER_CONFLICT = (
+        "FieldManagerConflict",
+        "Somebody else writes the Deployment of the service: its replicas, which Tessera sets "
+        "back, or a field that Tessera does not set. The message names the manager and the field.",
+    )
     TERMINATING = (
         "Terminating",
         "The service is being deleted, and its replicas are drained.",

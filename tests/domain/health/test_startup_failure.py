@@ -120,6 +120,7 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.NOT_PLACED,
         Progressing.APPLY_FAILED,
         Progressing.ENGINE_STALLED,
+        Progressing.FIELD_MANAGER_CONFLICT,
         Progressing.MODEL_FETCH_FAILED,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised

@@ -191,6 +191,15 @@ class Pod:
         return self.ready_since is not None and not self.terminating
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class ForeignField:
+    """A field that somebody else set on an object of Tessera, and Tessera does not own."""
+
+    manager: str
+    """The name in `metadata.managedFields`."""
+    path: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """The Deployment of one variant."""
@@ -207,6 +216,10 @@ class Workload:
     """A rollout of it starts the new before it stops the old."""
     owner_uid: str | None = None
     """The uid of the InferenceService that owns it; None once it was orphaned."""
+    generation: int = 0
+    """It changes with each write of the spec."""
+    foreign_fields: tuple[ForeignField, ...] = ()
+    """Fields of the spec that others set, by manager."""
 
 
 @dataclass(frozen=True, slots=True)

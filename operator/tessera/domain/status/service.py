@@ -275,9 +275,25 @@ def _progressing_verdict(
             f"{counted(len(service_plan.drain.draining), 'replica')} draining, {desired} desired",
         )
     if complete and service_plan.pinned_revision.query is None:
-        message = f"{counted(desired, 'replica')} ready, with the newest template"
-        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, message)
+        return _complete_verdict(service_plan)
     return _in_progress_verdict(service_plan, service_plan.choice)
+
+
+def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
+    """Return that all replicas run as planned, or what others added to their Deployment."""
+    summary = f"{counted(service_plan.scale.replicas, 'replica')} ready"
+    workload = service_plan.workload
+    foreign = workload.foreign_fields if workload is not None else ()
+    if workload is None or not foreign:
+        return StatusVerdict(Progressing.ROLLOUT_COMPLETE, f"{summary}, with the newest template")
+    fields = ", ".join(f"{field.path} (set by {field.manager})" for field in foreign)
+    ref = workload.ref
+    return StatusVerdict(
+        Progressing.FIELD_MANAGER_CONFLICT,
+        f"{summary}, but Deployment/{ref.name} has {fields}, which Tessera does not set and does "
+        f"not remove. Remove it with kubectl -n {ref.namespace} edit deployment/{ref.name}, or set "
+        f"it in spec.podTemplate of InferenceService/{workload.service.name}.",
+    )
 
 
 def _in_progress_verdict(
