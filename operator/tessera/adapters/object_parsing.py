@@ -430,7 +430,7 @@ def _validate_lenient(model: type[ModelT], wire: JsonObject) -> ModelT:
 
 def _format_error(fault: Any) -> str:
     path = ".".join(str(part) for part in ("spec", *fault["loc"]))
-    return f"{path}: {fault['msg']}"
+    return f"{path}: {fault['msg'].removeprefix('Value error, ')}"
 
 
 def _ref(meta: JsonObject) -> Ref:
