@@ -226,6 +226,12 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         "tessera explain chat -n team-a",
         lambda operator, _: _status(operator, "Placed", "NoHardware"),
     ),
+    "a name of another service": (
+        "service team-a/chat",
+        FindingState.WARNING,
+        "tessera explain chat -n team-a",
+        lambda operator, _: _status(operator, "Accepted", "NameConflict", "True"),
+    ),
     "crashing pod": (
         "pods",
         FindingState.PROBLEM,

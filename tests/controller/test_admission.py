@@ -47,8 +47,35 @@ def a_store(*pools: str) -> Store:
     return store
 
 
+def put_plan_input(store: Store, kind: ApiResource, namespace: str, item: Any) -> None:
+    name = item.name if isinstance(item, Budget) else item.ref.name
+    key = ObjectKey(kind.plural, namespace, name)
+    store.put(kind, ClusterObject(key=key, plan_input=item))
+
+
 def test_a_good_manifest_passes_in_silence() -> None:
     assert review_service(a_body(), a_store()) == ([], [])
+
+
+def test_a_name_of_another_service_is_a_warning_for_both() -> None:
+    store = a_store()
+    put_plan_input(store, TENANT_BUDGETS, "", a_budget())
+    older = a_service("older", a_spec(access={"aliases": ["default"]}), created=NOW)
+    put_plan_input(store, INFERENCE_SERVICES, "team-a", older)
+    body = a_body(access={"aliases": ["one", "default"]})
+    refusals, warnings = review_service(body, store, gateways=True)
+    assert (refusals, warnings) == (
+        [],
+        [
+            "spec.access.aliases[1]: default is also a name of InferenceService/team-a/older, "
+            "which is older and gets the requests of TenantBudget/team-a at the gateway; remove "
+            "it from one of the two"
+        ],
+    )
+    body["metadata"]["creationTimestamp"] = f"{NOW - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+    (warning,) = review_service(body, store, gateways=True)[1]
+    assert "InferenceService/team-a/older, which is newer and does not get the requests" in warning
+    assert review_service(body, store) == ([], []), "without a gateway nobody uses names"
 
 
 def test_several_faults_are_reported_at_once() -> None:

@@ -50,6 +50,12 @@ class Accepted(StatusReason):
         "HorizontalPodAutoscaler for `spec.scaling.mode` `HPA`.",
         True,
     )
+    NAME_CONFLICT = (
+        "NameConflict",
+        "The spec is valid, but an older service has one of its names, and gets the requests for "
+        "it at the gateway.",
+        True,
+    )
     UNTESTED_ENGINE_VERSION = (
         "UntestedEngineVersion",
         "The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: "

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.api.reasons import WithinBudget
+from tessera.api.reasons import Accepted, WithinBudget
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
@@ -77,6 +77,11 @@ class FleetInputs:
                 service.status.tenant is not None
                 and service.status.tenant.reason == WithinBudget.BUDGET_REQUIRED
                 for service in snapshot.services
+            ),
+            gateways=any(
+                condition.reason == Accepted.NAME_CONFLICT
+                for service in snapshot.services
+                for condition in service.status.conditions
             ),
             builder_version=newest_version(),
         )

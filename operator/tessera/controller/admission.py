@@ -10,16 +10,18 @@ import kopf
 from tessera.adapters import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, Discovered
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
+from tessera.domain.gateway.name_conflicts import find_name_conflicts, loses, takes
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.observed.snapshot import Budget, Pool, Snapshot
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
@@ -38,7 +40,11 @@ Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], lis
 
 
 def review_service(
-    body: Mapping[str, Any], store: Store, classes: ServiceClasses = BUILT_IN_CLASSES
+    body: Mapping[str, Any],
+    store: Store,
+    classes: ServiceClasses = BUILT_IN_CLASSES,
+    *,
+    gateways: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
@@ -63,8 +69,22 @@ def review_service(
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (verdict := engine_verdict(service.spec)).reason is not Accepted.VALID:
         warnings.append(verdict.message)
+    if gateways:
+        warnings += _name_warnings(service, service.spec, store)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
+
+
+def _name_warnings(
+    service: ObservedService, spec: InferenceServiceSpec, store: Store
+) -> Sequence[str]:
+    """Return warnings for names that another service has as well."""
+    existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
+    others = [other for other in existing if other.ref != service.ref]
+    claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
+    tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
+    conflicts = find_name_conflicts([*others, service], tenants)
+    return [*loses(service.ref, spec, conflicts), *takes(service.ref, spec, conflicts)]
 
 
 def review_budget(
@@ -239,12 +259,16 @@ def batch_validator(store: Store, clock: Clock, namespaces: Sequence[str] = ()) 
 
 
 def service_validator(
-    store: Store, namespaces: Sequence[str] = (), classes: ServiceClasses = BUILT_IN_CLASSES
+    store: Store,
+    namespaces: Sequence[str] = (),
+    classes: ServiceClasses = BUILT_IN_CLASSES,
+    *,
+    gateways: bool = False,
 ) -> Any:
     """Return the handler that kopf calls for InferenceServices."""
 
     def review(body: Mapping[str, Any], _: object) -> tuple[list[str], list[str]]:
-        return review_service(body, store, classes)
+        return review_service(body, store, classes, gateways=gateways)
 
     return _validator(_only_watched(namespaces, review))
 

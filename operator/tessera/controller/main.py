@@ -213,8 +213,12 @@ def _register_admission(
 ) -> None:
     # Only with a server: kopf ends a process that has webhook handlers and no server.
     store, namespaces = runtime.store, settings.watch_namespaces
+    gateways = settings.gateway_account is not None
     for kind, handler in (
-        (INFERENCE_SERVICES, service_validator(store, namespaces, settings.classes)),
+        (
+            INFERENCE_SERVICES,
+            service_validator(store, namespaces, settings.classes, gateways=gateways),
+        ),
         (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
         (TENANT_BUDGETS, budget_validator(store)),
         (ACCELERATOR_POOLS, pool_validator(store, now)),

@@ -74,6 +74,7 @@ class Runtime:
             stall_timeout=timedelta(seconds=settings.stall_seconds),
             require_budget=settings.require_budget,
             autoscalers=settings.hpa_enabled,
+            gateways=settings.gateway_account is not None,
             builder_version=newest_version(),
             platform=settings.platform,
         )

@@ -24,6 +24,8 @@ class Config:
     """Whether a namespace without a budget gets nothing new."""
     autoscalers: bool = False
     """Whether HorizontalPodAutoscalers may be written, for services of mode HPA."""
+    gateways: bool = False
+    """Whether the installation runs gateways, where services have names of their own choice."""
     builder_version: int = 1
     """The newest version of the rules by which manifests are built."""
     platform: Platform = field(default_factory=Platform)

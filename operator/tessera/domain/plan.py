@@ -25,6 +25,7 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import MeteringInputs, metering_inputs
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
+from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, loses
 from tessera.domain.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
@@ -41,7 +42,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Readings, Ref, Snapshot
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -197,6 +198,7 @@ class _ServiceContext:
 
     newest_template: PodTemplateVersion
     autoscalers: bool
+    name_conflicts: NameConflicts
     snapshot: Snapshot
     decisions: _FleetDecisions
     watch: EngineWatch
@@ -242,7 +244,9 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     decisions = _FleetDecisions(
         proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
     )
-    planned = _plan_services(config, snapshot, memory, decisions)
+    tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
+    conflicts = find_name_conflicts(snapshot.services, tenants) if config.gateways else {}
+    planned = _plan_services(config, snapshot, memory, decisions, conflicts)
     service_plans = _service_plans({ref: service.service_plan for ref, service in planned.items()})
     inspections = [service.inspection for service in planned.values()]
     return Plan(
@@ -315,12 +319,17 @@ def _newest_template(config: Config) -> PodTemplateVersion:
 
 
 def _plan_services(
-    config: Config, snapshot: Snapshot, memory: PlanMemory, decisions: _FleetDecisions
+    config: Config,
+    snapshot: Snapshot,
+    memory: PlanMemory,
+    decisions: _FleetDecisions,
+    name_conflicts: NameConflicts,
 ) -> Mapping[Ref, _PlannedService]:
     readings = snapshot.readings
     context = _ServiceContext(
         newest_template=_newest_template(config),
         autoscalers=config.autoscalers,
+        name_conflicts=name_conflicts,
         snapshot=snapshot,
         decisions=decisions,
         watch=EngineWatch(
@@ -356,6 +365,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         context.newest_template,
         has_surge_capacity(proposal, grant, decisions.allocated),
         context.autoscalers,
+        _name_conflicts(context, proposal.service),
     )
     service_plan = plan_service(ref, inputs, snapshot=snapshot)
     inspection = _NO_INSPECTION
@@ -367,6 +377,12 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
     if measurements != _NO_MEASUREMENTS or inspection.stall is not NO_STALL:
         service_plan = with_observations(ref, service_plan, inspection.stall, measurements)
     return _PlannedService(service_plan, inspection)
+
+
+def _name_conflicts(context: _ServiceContext, service: ObservedService) -> tuple[str, ...]:
+    if service.ref not in context.name_conflicts or service.spec is None:
+        return ()
+    return tuple(loses(service.ref, service.spec, context.name_conflicts))
 
 
 plan_one_service = Step(

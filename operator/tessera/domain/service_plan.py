@@ -144,6 +144,8 @@ class ServicePlanInputs(NamedTuple):
     """Its pool has devices beyond the desired replicas."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
+    name_conflicts: tuple[str, ...] = ()
+    """What is wrong with names that an older service has as well."""
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
@@ -156,7 +158,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         scale = cap_to_grant(scale, grant, snapshot.at)
     base_plan = ServicePlan(
         service=service,
-        accepted=_accepted(inputs),
+        accepted=_with_name_conflicts(_accepted(inputs), inputs.name_conflicts),
         placement=proposal.placement,
         scale=scale,
         schedule=proposal.schedule,
@@ -249,6 +251,15 @@ def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
         "spec.scaling.mode: the chart's value hpa.enabled is false, so no HorizontalPodAutoscaler "
         "is written; set it to true, or spec.scaling.mode to External",
     )
+
+
+def _with_name_conflicts(
+    accepted: StatusVerdict[Accepted], conflicts: tuple[str, ...]
+) -> StatusVerdict[Accepted]:
+    if not conflicts or not accepted.reason.is_true:
+        return accepted
+    others = () if accepted.reason is Accepted.VALID else (accepted.message,)
+    return StatusVerdict(Accepted.NAME_CONFLICT, "; ".join((*conflicts, *others)))
 
 
 def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:

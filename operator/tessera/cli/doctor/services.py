@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from tessera.adapters import object_parsing as wire
 from tessera.api.inference_service import SloStatus
-from tessera.api.reasons import PlacementReason, Progressing, Ready, SLOMet
+from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, SLOMet
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
@@ -74,6 +74,12 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
             yield Finding(
                 name, state, f"{condition_type} {condition.reason}: {condition.message}", fix
             )
+    accepted = conditions.get("Accepted")
+    if accepted is not None and accepted.reason == Accepted.NAME_CONFLICT:
+        message = f"Accepted {accepted.reason}: {accepted.message}"
+        yield Finding(name, FindingState.WARNING, message, fix)
+    else:
+        yield None
     if not conditions:
         yield Finding(name, FindingState.PROBLEM, "not reconciled by any operator", "see operator")
     elif service.status.observed_generation < service.generation:

@@ -57,6 +57,8 @@ def _accepted(service_plan: ServicePlan) -> Decision:
     would_change = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason in (Accepted.FLAGS_UNCHECKED, Accepted.UNTESTED_ENGINE_VERSION):
         would_change = ("with a known spec.engine.version the flags would be checked",)
+    if verdict.reason is Accepted.NAME_CONFLICT:
+        would_change = ("with names of its own it would get the requests for all of them",)
     return Decision(
         topic="accepted",
         reason=verdict.reason,

@@ -2,8 +2,8 @@
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
@@ -85,14 +85,35 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimits) -
                 tenant_by_namespace.get(service.ref.namespace),
                 pools,
             )
-            for service in sorted(
-                observed.services, key=lambda service: (service.created, service.ref)
-            )
-            if service.spec is not None and not service.deleting
+            for service in oldest_first(observed.services)
         ),
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
+    )
+
+
+def oldest_first(services: Iterable[ObservedService]) -> list[ObservedService]:
+    """Return the services that are offered in the order of their age, which decides on names."""
+    offered = [each for each in services if each.spec is not None and not each.deleting]
+    return sorted(offered, key=lambda service: (service.created, service.ref))
+
+
+@reused_per_object
+def offered_names(_: str, service: ObservedService, tenant: str | None) -> OfferedModel:
+    """Return the model of one service, by its UID, as far as its names and users go."""
+    spec = service.spec
+    assert spec is not None  # noqa: S101
+    access = spec.access
+    names = dict.fromkeys((spec.model.served_name or service.ref.name, *access.aliases))
+    return OfferedModel(
+        service=service.ref,
+        uid=service.uid,
+        names=tuple(names),
+        adapters=tuple(adapter.name for adapter in spec.model.adapters),
+        tenant=tenant,
+        tenants=frozenset(access.tenants),
+        public=access.public,
     )
 
 
@@ -163,17 +184,9 @@ def _model(
     """Return the model of one service, by its UID."""
     spec, variant = service.spec, service.status.variant
     assert spec is not None  # noqa: S101
-    access = spec.access
-    names = dict.fromkeys((spec.model.served_name or service.ref.name, *access.aliases))
-    return OfferedModel(
-        service=service.ref,
-        uid=service.uid,
+    return replace(
+        offered_names(service.uid, service, tenant),
         created=int(service.created.timestamp()),
-        names=tuple(names),
-        adapters=tuple(adapter.name for adapter in spec.model.adapters),
-        tenant=tenant,
-        tenants=frozenset(access.tenants),
-        public=access.public,
         service_class=spec.service_class,
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
         itl_seconds=spec.slo.itl_p95.total_seconds(),
@@ -184,7 +197,7 @@ def _model(
         ),
         stopped=spec.fixed_replicas == 0,
         may_sleep=spec.fixed_replicas is None and spec.scaling.may_sleep_at_times,
-        limits=rate_limits(access.rate_limits),
+        limits=rate_limits(spec.access.rate_limits),
     )
 
 

@@ -82,6 +82,7 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
 def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     yield from _failure("Accepted", old.conditions, new.conditions)
     yield from _recovery("Accepted", old.conditions, new.conditions)
+    yield from _name_conflict(old.conditions, new.conditions)
     yield from _failure("Placed", old.conditions, new.conditions)
     yield from _placed(old, new)
     yield from _scaled(old, new)
@@ -152,6 +153,17 @@ def _recovery(condition_type: str, old: Conditions, new: Conditions) -> Iterator
         return
     if current is not None and current.status == "True":
         yield EventNote(action=condition_type, reason=current.reason, message=current.message)
+
+
+def _name_conflict(old: Conditions, new: Conditions) -> Iterator[EventNote]:
+    """Yield the Event of a service whose requests an older one begins to get."""
+    previous, current = _find("Accepted", old), _find("Accepted", new)
+    if current is None or current.reason != Accepted.NAME_CONFLICT:
+        return
+    if previous is None or previous.reason != current.reason:
+        yield EventNote(
+            action="Accepted", reason=current.reason, message=current.message, is_warning=True
+        )
 
 
 def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:

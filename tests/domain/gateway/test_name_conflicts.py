@@ -1,0 +1,111 @@
+"""Services with one name: who gets the requests, and what the other one's status says."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.api.ref import Ref
+from tessera.domain.config import Config
+from tessera.domain.gateway.access import tenant_models
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import RateLimits
+from tessera.domain.gateway.name_conflicts import NameConflict, find_name_conflicts
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.status.events import event_notes
+from tessera.domain.status.service import service_status
+from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, plan_of
+
+TENANTS = {name: (name,) for name in ("team-a", "team-b", "team-c")}
+
+
+def named(
+    age_days: int, ref: str, spec: dict[str, Any] | None = None, **access: Any
+) -> ObservedService:
+    """Build a service with the alias `default`."""
+    namespace, _, name = ref.partition("/")
+    access = {"aliases": ["default"], **access}
+    return a_service(
+        name,
+        a_spec(access=access, **(spec or {})),
+        ref=Ref(namespace, name),
+        uid=f"uid-{ref}",
+        created=NOW - timedelta(days=age_days),
+    )
+
+
+OWN = named(2, "team-a/chat")
+CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, ...]]]] = {
+    "of one tenant the newer": ([named(1, "team-a/new"), OWN], {"team-a/new": ("team-a",)}),
+    "of two tenants none": ([named(1, "team-b/new"), OWN], {}),
+    "shared: the newer, of tenants without their own": (
+        [named(2, "team-a/old", public=True), named(1, "team-b/new", public=True)],
+        {"team-b/new": ("team-c",)},
+    ),
+    "a tenant's own is its choice": (
+        [named(3, "team-b/shared", tenants=["team-a"]), named(1, "team-a/new")],
+        {},
+    ),
+    "without a tenant nobody sends requests": (
+        [named(2, "nobody/old"), named(1, "nobody/new")],
+        {},
+    ),
+    "a deleted one gets none": ([replace(OWN, deleting=True), named(1, "team-a/new")], {}),
+}
+
+
+@pytest.mark.parametrize(("services", "expected"), CASES.values(), ids=CASES)
+def test_the_service_that_does_not_get_the_requests_has_a_conflict(
+    services: Sequence[ObservedService], expected: dict[str, tuple[str, ...]]
+) -> None:
+    found_conflicts = find_name_conflicts(services, TENANTS)
+    assert {
+        str(ref): conflict.tenants
+        for ref, conflicts in found_conflicts.items()
+        for conflict in conflicts
+    } == expected
+    budgets = tuple(a_budget(name) for name in TENANTS)
+    directory = build_directory(
+        GatewayObservations(services=services, budgets=budgets), RateLimits()
+    )
+    for conflicts in found_conflicts.values():
+        for conflict in conflicts:
+            for tenant in conflict.tenants:
+                receiver = tenant_models(directory, tenant)[conflict.name]
+                assert receiver.service == conflict.receiver
+
+
+def test_adapters_and_served_names_conflict_too() -> None:
+    adapter = {"model": {"adapters": [{"name": "legal", "uri": "hf://a/b"}]}}
+    older = named(2, "team-a/old", adapter, aliases=["new"])
+    newer = named(1, "team-a/new", adapter, aliases=[])
+    assert find_name_conflicts([older, newer], TENANTS) == {
+        newer.ref: (
+            NameConflict(name="new", receiver=older.ref, tenants=("team-a",)),
+            NameConflict(name="legal", receiver=older.ref, tenants=("team-a",)),
+        )
+    }
+
+
+def test_the_status_of_the_newer_service_does_not_say_that_all_is_well() -> None:
+    newer = named(1, "team-a/new")
+    snapshot = a_snapshot(OWN, newer, budgets=(a_budget(),))
+    plan = plan_of(snapshot, Config(gateways=True))
+    statuses = {
+        ref.name: service_status(snapshot, service_plan, None, None)
+        for ref, service_plan in plan.service_plans.items()
+    }
+    accepted = {
+        name: next(each for each in status.conditions if each.type == "Accepted")
+        for name, status in statuses.items()
+    }
+    assert {name: condition.reason for name, condition in accepted.items()} == {
+        "chat": "Valid",
+        "new": "NameConflict",
+    }
+    assert "InferenceService/team-a/chat, which is older" in accepted["new"].message
+    notes = [note for note in event_notes(newer.status, statuses["new"]) if note.is_warning]
+    assert [note.reason for note in notes if note.action == "Accepted"] == ["NameConflict"]
+    assert plan_of(snapshot).service_plans[newer.ref].accepted.reason == "Valid"
