@@ -59,7 +59,7 @@ async def a_gateway(world: World) -> AsyncIterator[Directories]:
     connection = await connect(str(world.kubeconfig))
     fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE,))
     changed, fakes, directories = asyncio.Event(), Gateway(), Directories()
-    watch = FleetWatch(fleet, own, changed.set)
+    watch = FleetWatch(fleet, own, changed.set, lambda _: None)
     supervisor = Supervisor(
         SupervisorParts(
             name="gw",

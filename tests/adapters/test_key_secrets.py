@@ -40,24 +40,36 @@ def test_records_are_read_by_the_names_of_their_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    "record",
+    ("record", "fault"),
     [
-        b"tsk-this-is-a-key-by-mistake",
-        b'{"sha256": "tsk-this-is-a-key-by-mistake"}',
-        b'{"sha256": "' + DIGEST.upper().encode() + b'"}',
-        b'{"sha256": "' + DIGEST.encode() + b'", "model": ["a misspelled scope"]}',
-        b"\xff\xfe",
-        b"[" * 100_000,
+        (b"tsk-this-is-a-key-by-mistake", "no JSON"),
+        (b'{"sha256": "tsk-this-is-a-key-by-mistake"}', "field sha256"),
+        (b'{"tsk-this-is-a-key-by-mistake": ""}', "field sha256"),
+        (
+            b'{"sha256": "' + DIGEST.encode() + b'", "tsk-this-is-a-key-by-mistake": ""}',
+            "unknown field",
+        ),
+        (b'{"sha256": "' + DIGEST.upper().encode() + b'"}', "field sha256"),
+        (
+            b'{"sha256": "' + DIGEST.encode() + b'", "model": ["a misspelled scope"]}',
+            "unknown field model",
+        ),
+        (
+            b'{"sha256": "' + DIGEST.encode() + b'", "rateLimits": {"requests": {"perHour": 1}}}',
+            "unknown field rateLimits.requests.perHour",
+        ),
+        (b"\xff\xfe", "no JSON"),
+        (b"[" * 100_000, "no JSON"),
     ],
 )
 def test_a_record_that_cannot_be_read_is_no_key_and_is_not_logged(
-    record: bytes, caplog: pytest.LogCaptureFixture
+    record: bytes, fault: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     good = json.dumps({"sha256": DIGEST}).encode()
     keys = parse_object(KEY_SECRETS, a_secret({"bad": record, "good": good})).plan_input
     assert isinstance(keys, TenantKeys)
-    assert (list(keys.records), keys.malformed) == (["good"], ("bad",))
+    assert (list(keys.records), keys.malformed) == (["good"], {"bad": fault})
     assert not caplog.text
 
 

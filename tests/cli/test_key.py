@@ -21,13 +21,34 @@ from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import ApiKey, RateLimit, RateLimits
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.resources.api_resources import KEY_SECRETS
+from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS, TENANT_BUDGETS
 from tests.builders import NOW, a_budget
 
 NAMESPACE = "tessera-system"
 SECRETS = KEY_SECRETS.path(NAMESPACE)
 KEY = re.compile(r"^tsk-[A-Za-z0-9_-]{43}$", re.MULTILINE)
 DIGEST = "ab" * 32
+
+
+def a_body(kind: str, name: str, spec: dict[str, Any], **meta: str) -> dict[str, Any]:
+    created = {"uid": name, "resourceVersion": "1", "creationTimestamp": "2026-11-01T00:00:00Z"}
+    return {
+        "apiVersion": "tessera.dev/v1alpha1",
+        "kind": kind,
+        "metadata": {"name": name, "generation": 1, **created, **meta},
+        "spec": spec,
+    }
+
+
+A_BUDGET = a_body(
+    "TenantBudget",
+    "team-a",
+    {
+        "owner": "ann",
+        "tenant": {"namespaces": ["team-a"]},
+        "limits": [{"window": "Month", "amount": "1"}],
+    },
+)
 
 
 class SecretsApi:
@@ -37,6 +58,7 @@ class SecretsApi:
         self.secrets: dict[str, dict[str, Any]] = {}
         self.version = 1
         self.denied = False
+        self.services: list[dict[str, Any]] | None = []
 
     async def request(
         self,
@@ -51,8 +73,12 @@ class SecretsApi:
             exists = path.rpartition("/")[2] in ("team-a", "team-b")
             return (200, {}) if exists else (404, {"message": "not found"})
         if method == "GET":
-            assert path == SECRETS
-            return 200, {"items": list(self.secrets.values()), "metadata": {}}
+            objects = {
+                SECRETS: list(self.secrets.values()),
+                INFERENCE_SERVICES.path(None): self.services,
+                TENANT_BUDGETS.path(None): [A_BUDGET],
+            }[path]
+            return (403, {}) if objects is None else (200, {"items": objects, "metadata": {}})
         if self.denied:
             return 403, {"message": "forbidden"}
         written: dict[str, Any] = json.loads(json.dumps(body))
@@ -133,6 +159,53 @@ async def test_keys_of_one_tenant_share_a_secret_and_get_names() -> None:
     assert len(keys) == 3
     assert sorted(api.secrets) == ["tessera-keys-team-a", "tessera-keys-team-b"]
     assert {key.digest for key in api.keys().values()} == {digest_of(key) for key in keys}
+
+
+async def test_a_key_for_a_model_that_the_tenant_cannot_use_is_made_with_a_warning() -> None:
+    api = SecretsApi()
+    model = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct", "servedName": "assistant-8b"}
+    spec = {"model": model, "access": {"aliases": ["default"]}}
+    other = {"model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}}
+    api.services = [
+        a_body("InferenceService", "assistant", spec, namespace="team-a"),
+        a_body("InferenceService", "other", other, namespace="team-b"),
+    ]
+
+    text = await create_key(api, "ci --tenant team-a --models assistant,default,other")
+
+    assert (
+        "\nwarning: tenant team-a may use no model assistant, other now; "
+        "its models: assistant-8b, default\n" in text
+    )
+    assert KEY.search(text)
+    assert "warning" not in await create_key(api, "ok --tenant team-a --models assistant-8b")
+    assert "warning" not in await create_key(api, "all --tenant team-a")
+    api.services = None
+    assert "warning" not in await create_key(api, "denied --tenant team-a --models assistant")
+
+
+async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> None:
+    api = SecretsApi()
+    await create_key(api, "ci --tenant team-a")
+    record = json.dumps({"sha256": DIGEST, "model": ["llama"]}).encode()
+    data = api.secrets["tessera-keys-team-a"]["data"]
+    data["app"] = base64.b64encode(record).decode()
+
+    text = (await list_keys(Reader(api), KEY_LIST.parse(words("")), NOW)).text
+    body = json.loads((await list_keys(Reader(api), KEY_LIST.parse(words("--json")), NOW)).text)
+
+    assert text.splitlines()[-1] == (
+        "record app of tenant team-a in Secret/tessera-keys-team-a is no key: unknown field model"
+    )
+    assert [row["name"] for row in body["keys"]] == ["ci"]
+    assert body["unreadable"] == [
+        {
+            "tenant": "team-a",
+            "name": "app",
+            "secret": "tessera-keys-team-a",
+            "fault": "unknown field model",
+        }
+    ]
 
 
 async def test_a_given_digest_is_stored_without_a_key() -> None:

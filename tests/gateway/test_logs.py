@@ -8,9 +8,11 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.api.ref import Ref
 from tessera.domain.gateway.audit import KeyChange, KeyEvent
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase
+from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.gateway.logs import KeyAudit, access_lines, audit_lines
 from tests.gateway.store.builders import a_record
 
@@ -105,3 +107,24 @@ def test_the_audit_begins_with_what_is_there_and_says_what_changes() -> None:
 
     events = [json.loads(line)["event"] for line in stream.getvalue().splitlines()]
     assert events == ["KeyExpired", "KeyRevoked"]
+
+
+def test_a_record_that_is_no_key_is_one_line_with_its_field() -> None:
+    stream = io.BytesIO()
+    secret = TenantKeys(
+        secret=Ref("tessera-system", "keys"),
+        tenant="team-a",
+        malformed={"app": "unknown field model"},
+    )
+
+    KeyAudit(stream, MOMENT).report_unreadable(secret, MOMENT)
+
+    assert json.loads(stream.getvalue()) == {
+        "log": "audit",
+        "time": "2026-11-22T06:00:00Z",
+        "event": "KeyUnreadable",
+        "tenant": "team-a",
+        "key": "app",
+        "secret": "tessera-system/keys",
+        "fault": "unknown field model",
+    }

@@ -59,6 +59,8 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
 _KEY_NAME = TypeAdapter[str](KeyName)
+# As fields are named, and shorter than any key.
+_KEY_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}", re.ASCII)
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 # Far from the ends of the calendar, so that any span may be added to a time.
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
@@ -297,20 +299,32 @@ def parse_pod(body: JsonObject) -> Pod | None:
 def parse_tenant_keys(body: JsonObject) -> TenantKeys | None:
     """Parse a Secret with keys; None for one of another type.
 
-    A record that cannot be read is left out by its name alone, since it may hold a key by mistake.
+    Of a record that cannot be read only its name and a field are known, since it may hold a key by
+    mistake.
     """
     meta = body["metadata"]
     tenant = meta.get("labels", {}).get(TENANT_LABEL, "")
     if body.get("type") != KEYS_TYPE or not tenant:
         return None
-    records, malformed = {}, []
+    records, malformed = {}, {}
     for name, encoded in sorted((body.get("data") or {}).items()):
         try:
             _KEY_NAME.validate_python(name)
             records[name] = KeyRecord.model_validate_json(base64.b64decode(encoded, validate=True))
-        except ValueError:
-            malformed.append(name)
-    return TenantKeys(secret=_ref(meta), tenant=tenant, records=records, malformed=tuple(malformed))
+        except ValueError as error:
+            malformed[name] = _key_fault(error)
+    return TenantKeys(secret=_ref(meta), tenant=tenant, records=records, malformed=malformed)
+
+
+def _key_fault(error: ValueError) -> str:
+    """Say what is wrong with the record of a key, without anything that could be one."""
+    fault = error.errors()[0] if isinstance(error, ValidationError) else None
+    if fault is None or fault["type"] == "json_invalid":
+        return "no JSON"
+    path = ".".join(map(str, fault["loc"]))
+    if _KEY_FIELD.fullmatch(path) is None:
+        return "no name of a key" if not path else "unknown field"
+    return f"unknown field {path}" if fault["type"] == "extra_forbidden" else f"field {path}"
 
 
 def is_unneeded(kind: api_resources.ApiResource, observed: ClusterObject) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 from tessera.domain.gateway.audit import KeyEvent, key_events
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.observed.tenant_keys import TenantKeys
 
 _ENCODE = msgspec.json.Encoder().encode
 # Clients choose the id and the model of a request.
@@ -42,6 +43,20 @@ class KeyAudit:
             self._stream.write(audit_lines(events, now))
             self._stream.flush()
         self._keys, self._checked_at = keys, now
+
+    def report_unreadable(self, secret: TenantKeys, now: datetime) -> None:
+        """Write a line for each record of a Secret that is no key, with the field at fault."""
+        for name, fault in sorted(secret.malformed.items()):
+            fields = {
+                "time": now,
+                "event": "KeyUnreadable",
+                "tenant": secret.tenant,
+                "key": name,
+                "secret": str(secret.secret),
+                "fault": fault,
+            }
+            self._stream.write(_line("audit", fields))
+        self._stream.flush()
 
 
 def access_lines(records: Iterable[UsageRecord]) -> bytes:

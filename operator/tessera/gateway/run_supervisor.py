@@ -85,7 +85,10 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         )
         stack.push_async_callback(recording.close)
         changed = asyncio.Event()
-        watch = FleetWatch(fleet, keys, changed.set)
+        audit = KeyAudit(sys.stdout.buffer, now())
+        watch = FleetWatch(
+            fleet, keys, changed.set, lambda secret: audit.report_unreadable(secret, now())
+        )
         parts = SupervisorParts(
             name=f"{settings.pod_name}/{uuid.uuid4().hex[:8]}",
             observe=watch.observations,
@@ -113,7 +116,7 @@ async def run(settings: GatewaySettings, link: Path, host: str) -> None:
         tasks = [
             asyncio.create_task(run_forever("watch", watch.run)),
             asyncio.create_task(run_forever("usage", recording.run)),
-            asyncio.create_task(run_forever("audit", partial(_audit, supervisor, metrics))),
+            asyncio.create_task(run_forever("audit", partial(_audit, audit, supervisor, metrics))),
             asyncio.create_task(supervisor.run(link)),
         ]
         if settings.operator_host is not None:
@@ -138,8 +141,7 @@ def _verifier(settings: GatewaySettings, cluster: KubeCluster) -> TokenVerifier:
     return TokenVerifier(review, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
 
 
-async def _audit(supervisor: Supervisor, metrics: GatewayMetrics) -> None:
-    audit = KeyAudit(sys.stdout.buffer, now())
+async def _audit(audit: KeyAudit, supervisor: Supervisor, metrics: GatewayMetrics) -> None:
     while True:
         if supervisor.directory is not None:
             audit.check(supervisor.directory.keys, now())

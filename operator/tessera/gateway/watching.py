@@ -2,9 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import cast
 
+from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -30,12 +31,21 @@ _KEYS = (KEY_SECRETS,)
 class FleetWatch:
     """Observes the cluster; while it cannot, the last observations stay."""
 
-    def __init__(self, fleet: Cluster, keys: Cluster, changed: Callable[[], None]) -> None:
-        """Call `changed` after each change; `keys` sees the namespace of the Secrets of keys."""
+    def __init__(
+        self,
+        fleet: Cluster,
+        keys: Cluster,
+        changed: Callable[[], None],
+        report: Callable[[TenantKeys], None],
+    ) -> None:
+        """Call `changed` after each change; `keys` sees the namespace of the Secrets of keys.
+
+        `report` hears of a Secret whose records that cannot be read are others than before.
+        """
         self._fleet, self._keys = fleet, keys
-        self._changed = changed
+        self._changed, self._report = changed, report
         self._store = Store((*_FLEET, *_KEYS))
-        self._malformed: dict[str, tuple[str, ...]] = {}
+        self._malformed: Mapping[Ref, Mapping[str, str]] = {}
 
     def observations(self) -> GatewayObservations | None:
         """Return what is observed; None until everything was listed."""
@@ -73,8 +83,7 @@ class FleetWatch:
         await reflector.run()
 
     def _report_malformed(self, keys: tuple[TenantKeys, ...]) -> None:
-        malformed = {str(secret.secret): secret.malformed for secret in keys if secret.malformed}
-        for secret, names in malformed.items():
-            if self._malformed.get(secret) != names:
-                log.error("secret %s: keys that cannot be read: %s", secret, ", ".join(names))
-        self._malformed = malformed
+        for secret in keys:
+            if secret.malformed and self._malformed.get(secret.secret) != secret.malformed:
+                self._report(secret)
+        self._malformed = {secret.secret: secret.malformed for secret in keys}

@@ -4,17 +4,24 @@ import asyncio
 import hashlib
 import json
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
 
 from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.clock import now
+from tessera.adapters.object_parsing import parse_object
 from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
 from tessera.cli.cluster import Reader, open_reader
-from tessera.cli.errors import CommandError
+from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.key.key_secrets import KeySecrets, describe_error, gateway_namespace, parse_moment
 from tessera.cli.output import Output
+from tessera.domain.gateway.access import tenant_models
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import RateLimits
+from tessera.domain.observed.snapshot import Budget, ObservedService
+from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
 
 _KEY_BYTES = 32
@@ -67,7 +74,33 @@ async def create(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
                 "tessera key rotate"
             )
     await stored.add(arguments.tenant, name, record)
-    return key_output(arguments, name, record, key)
+    note = await _models_note(reader, arguments.tenant, record.models)
+    return key_output(arguments, name, record, key, note)
+
+
+async def _models_note(reader: Reader, tenant: str, models: Sequence[str]) -> str:
+    """Say which models of a key the tenant may not use now; nothing where that cannot be read."""
+    if not models:
+        return ""
+    try:
+        parsed = [
+            parse_object(kind, body).plan_input
+            for kind in (INFERENCE_SERVICES, TENANT_BUDGETS)
+            for body in await reader.list_objects(kind)
+        ]
+    except DeniedError:
+        return ""
+    observed = GatewayObservations(
+        services=[each for each in parsed if isinstance(each, ObservedService)],
+        budgets=[each for each in parsed if isinstance(each, Budget)],
+    )
+    names = tenant_models(build_directory(observed, RateLimits()), tenant)
+    if not (unknown := [name for name in models if name not in names]):
+        return ""
+    return (
+        f"\nwarning: tenant {tenant} may use no model {', '.join(unknown)} now; its models: "
+        f"{', '.join(sorted(names)) or 'none'}"
+    )
 
 
 def key_output(

@@ -34,6 +34,16 @@ class StoredKey:
     secret: str
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadableKey:
+    """A record that is no key, and the field at fault."""
+
+    tenant: str
+    name: str
+    secret: str
+    fault: str
+
+
 class KeySecrets:
     """The keys of all tenants in the namespace of the gateway."""
 
@@ -44,17 +54,30 @@ class KeySecrets:
 
     async def keys(self, tenant: str | None = None) -> list[StoredKey]:
         """Return the keys of one tenant or of all, in the order of their names."""
-        keys = []
+        keys = [
+            StoredKey(secret.tenant, name, record, secret.secret.name)
+            for secret in await self._secrets(tenant)
+            for name, record in secret.records.items()
+        ]
+        return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
+
+    async def unreadable_keys(self, tenant: str | None = None) -> list[UnreadableKey]:
+        """Return the records that are no keys, in the order of their names."""
+        keys = [
+            UnreadableKey(secret.tenant, name, secret.secret.name, fault)
+            for secret in await self._secrets(tenant)
+            for name, fault in secret.malformed.items()
+        ]
+        return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
+
+    async def _secrets(self, tenant: str | None) -> list[TenantKeys]:
+        secrets = []
         for body in await self._reader.list_objects(KEY_SECRETS, self._namespace):
             stored = wire.parse_object(KEY_SECRETS, body).plan_input
             if isinstance(stored, TenantKeys) and tenant in (None, stored.tenant):
-                name = stored.secret.name
-                self._versions[name] = body["metadata"]["resourceVersion"]
-                keys += [
-                    StoredKey(stored.tenant, key, record, name)
-                    for key, record in stored.records.items()
-                ]
-        return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
+                self._versions[stored.secret.name] = body["metadata"]["resourceVersion"]
+                secrets.append(stored)
+        return secrets
 
     async def key(self, tenant: str, name: str) -> StoredKey:
         """Return one key; CommandError when it does not exist."""

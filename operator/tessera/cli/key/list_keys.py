@@ -26,8 +26,10 @@ async def _run(arguments: SimpleNamespace) -> Output:
 
 
 async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
-    """Return one row for each key."""
-    keys = await KeySecrets(reader, gateway_namespace(arguments)).keys(arguments.tenant)
+    """Return one row for each key, and a line for each record that is none."""
+    stored = KeySecrets(reader, gateway_namespace(arguments))
+    keys = await stored.keys(arguments.tenant)
+    unreadable = await stored.unreadable_keys(arguments.tenant)
     if arguments.output == "json":
         rows = [
             {
@@ -38,10 +40,18 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
             }
             for key in keys
         ]
-        return Output(json.dumps({"keys": rows}, indent=2) + "\n")
-    if not keys:
+        faults = [
+            {"tenant": key.tenant, "name": key.name, "secret": key.secret, "fault": key.fault}
+            for key in unreadable
+        ]
+        return Output(json.dumps({"keys": rows, "unreadable": faults}, indent=2) + "\n")
+    if not keys and not unreadable:
         return Output("no keys; create one with tessera key create --tenant NAME\n")
-    lines = table(_HEADS, [_row(key, at) for key in keys])
+    lines = list(table(_HEADS, [_row(key, at) for key in keys])) if keys else []
+    lines += [
+        f"record {key.name} of tenant {key.tenant} in Secret/{key.secret} is no key: {key.fault}"
+        for key in unreadable
+    ]
     return Output("\n".join(lines) + "\n")
 
 

@@ -15,5 +15,5 @@ class TenantKeys:
     tenant: str
     records: Mapping[str, KeyRecord] = field(default_factory=dict)
     """By the name of the key."""
-    malformed: tuple[str, ...] = ()
-    """Names of records that cannot be read: these keys are not valid."""
+    malformed: Mapping[str, str] = field(default_factory=dict)
+    """Why a record cannot be read, by its name: these keys are not valid."""
