@@ -13,6 +13,7 @@ from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.gateway.name_conflicts import NameConflict, find_name_conflicts
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.status.events import event_notes
 from tessera.domain.status.service import service_status
@@ -109,3 +110,15 @@ def test_the_status_of_the_newer_service_does_not_say_that_all_is_well() -> None
     notes = [note for note in event_notes(newer.status, statuses["new"]) if note.is_warning]
     assert [note.reason for note in notes if note.action == "Accepted"] == ["NameConflict"]
     assert plan_of(snapshot).service_plans[newer.ref].accepted.reason == "Valid"
+
+
+def test_a_cycle_with_memory_follows_names_that_change() -> None:
+    incremental, config = Incremental(), Config(gateways=True)
+    newer = named(1, "team-a/new")
+    conflicting = a_snapshot(OWN, newer, budgets=(a_budget(),))
+    renamed = replace(conflicting, services=(named(2, "team-a/chat", aliases=[]), newer))
+    reasons = [
+        plan_of(snapshot, config, incremental=incremental).service_plans[newer.ref].accepted.reason
+        for snapshot in (conflicting, conflicting, renamed, conflicting)
+    ]
+    assert reasons == ["NameConflict", "NameConflict", "Valid", "NameConflict"]

@@ -36,6 +36,7 @@ class NameConflict:
 NameConflicts = Mapping[Ref, tuple[NameConflict, ...]]
 
 
+@reused
 def find_name_conflicts(
     services: Sequence[ObservedService], tenants: Mapping[str, tuple[str, ...]]
 ) -> NameConflicts:
