@@ -874,6 +874,10 @@ class ScalingStatus(Wire):
     recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
     """Recent changes, with which a restarted operator applies the scale-up limit."""
 
+    change_at: datetime | None = None
+    """When replicas are added or removed, unless the load changes before; omitted while no
+    stabilization window runs."""
+
     schedule: ScheduleStatus | None = None
     """Bounds by `spec.scaling.schedules`, and their next change."""
 

@@ -191,6 +191,24 @@ def test_the_message_about_the_replicas_has_the_metrics_of_now() -> None:
     assert steady.message.startswith("0 waiting")
 
 
+def test_a_window_is_that_of_the_status_with_the_time_left() -> None:
+    window = ScalingStatus(
+        desired_replicas=4,
+        reason="ScaleDownStabilized",
+        message="4 replicas; 1 is enough since 11:58:00 UTC, so 3 go at 12:03:00 UTC",
+        observed_at=at(-120),
+        change_at=at(180),
+    )
+    # The history has the count alone, as for a command: to it the window begins now.
+    scaling = {"policy": "Capacity", "scaleDown": {"stabilizationWindow": "300s"}}
+    snapshot = with_load(running(4, scaling=scaling), waiting=0, activity=0)
+    (service,) = snapshot.services
+    status = service.status.model_copy(update={"scaling": window})
+    decision = decisions(replace(snapshot, services=(replace(service, status=status),)))["scaling"]
+    assert (decision.reason, decision.message) == (window.reason, window.message)
+    assert ("time left", "180s, until 12:03:00 UTC") in decision.numbers
+
+
 def test_metrics_from_the_status_say_of_when_they_are() -> None:
     added = ScalingReason.QUEUE_ABOVE_TARGET
     decision = decisions(with_reported_scaling(running(), reason=added))["scaling"]

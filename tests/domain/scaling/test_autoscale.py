@@ -84,6 +84,8 @@ def test_a_queue_raises_only_after_it_lasted_the_whole_window() -> None:
         (2, "ScaleUpStabilized")
     ] * 12
     assert (decisions[12].replicas, decisions[12].reason) == (4, "QueueAboveTarget")
+    assert {decision.change_at for decision in decisions[:12]} == {at(60)}
+    assert decisions[3].message.endswith("desired 4, added at 12:01:00 UTC if it stays so")
 
 
 def test_one_short_queue_in_the_window_lets_a_spike_pass() -> None:

@@ -4,7 +4,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingStatus
 from tessera.api.meta import format_duration
@@ -25,6 +25,7 @@ from tessera.domain.scaling.state import (
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.service_plan import ServicePlan
+from tessera.domain.status.service import WITHOUT_RATES
 
 
 def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
@@ -36,11 +37,15 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
     without_readings = not _has_readings(snapshot) and spec.fixed_replicas is None
     replicas = scale.replicas
     reason, message, since = str(scale.reason), scale.message, None
+    change_at = scale.change_at
     if status is not None and (without_readings or status.desired_replicas == replicas):
         reason = status.reason
         since = max((entry.at for entry in status.recent_changes), default=None)
-        if without_readings or reason != scale.reason:
-            message = _dated_message(status)
+        # Of a window that began before, a plan made here does not know the begin.
+        if reason in WITHOUT_RATES:
+            message, change_at = status.message, status.change_at
+        elif without_readings or reason != scale.reason:
+            message, change_at = _dated_message(status), status.change_at
     same = without_readings or reason == scale.reason
     load = _load(snapshot, service_plan)
     yield Decision(
@@ -50,6 +55,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         since=since,
         numbers=(
             *_numbers(snapshot, spec, load, service_plan),
+            *_window_numbers(change_at, snapshot.at),
             *_schedule_numbers(service_plan.schedule),
             *_recommended_numbers(scale.recommended),
         ),
@@ -130,10 +136,17 @@ def _policy_of(
     return policy_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule)
 
 
+def _window_numbers(change_at: datetime | None, at: datetime) -> Numbers:
+    if change_at is None or change_at <= at:
+        return ()
+    left = format_duration(timedelta(seconds=round((change_at - at).total_seconds())))
+    return (("time left", f"{left}, until {change_at:%H:%M:%S} UTC"),)
+
+
 def _recommended_numbers(recommended: Decided | None) -> Numbers:
     if recommended is None:
         return ()
-    replicas, reason, message = recommended
+    replicas, reason, message, _ = recommended
     return (("recommended", f"{replicas} ({reason}: {message})"),)
 
 

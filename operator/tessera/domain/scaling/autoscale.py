@@ -226,13 +226,13 @@ def _hold(
     spec = policy.spec
     clamped, message = clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
-        window = int(spec.scale_up.stabilization_window.total_seconds())
-        reason = ScalingReason.SCALE_UP_STABILIZED
-        return Decided(current, reason, f"{message}; desired {clamped}, stabilizing for {window} s")
+        lower = [each.at for each in history.up_window if each.replicas <= current]
+        change_at = max(lower, default=load.at) + spec.scale_up.stabilization_window
+        message = f"{message}; desired {clamped}, added at {change_at:%H:%M:%S} UTC if it stays so"
+        return Decided(current, ScalingReason.SCALE_UP_STABILIZED, message, change_at)
     if clamped < current:
         span = spec.scale_down.stabilization_window
-        message = fewer_enough(history.down_window, load.at, span, current)
-        return Decided(current, ScalingReason.SCALE_DOWN_STABILIZED, message)
+        return fewer_enough(history.down_window, load.at, span, current)
     if recommendation.replicas > current:
         limit = f"{policy.bounds_source}maxReplicas is {clamped}"
         desired = f"desired {recommendation.replicas}, {limit}"

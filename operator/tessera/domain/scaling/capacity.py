@@ -384,8 +384,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
         )
         return Decided(current - unneeded, ScalingReason.STARTING_REPLICA_WITHDRAWN, fewer)
     if assessment.retained < current:
-        enough = fewer_enough(history.down_window, load.at, assessment.hold, current)
-        return Decided(current, ScalingReason.SCALE_DOWN_STABILIZED, enough)
+        return fewer_enough(history.down_window, load.at, assessment.hold, current)
     return _hold(policy, load, demand, assessment, current, why)
 
 

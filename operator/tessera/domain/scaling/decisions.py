@@ -42,14 +42,16 @@ def with_recent_decisions(
 
 def changed(decided: Decided, at: datetime, current: int, history: ScalingHistory) -> ScaleDecision:
     """Return the decision, with a change of the number in its history."""
-    replicas, reason, message = decided
+    replicas, reason, message, change_at = decided
     if replicas != current:
         history = replace(
             history,
             decisions=(*history.decisions, TimestampedReplicas(at, replicas)),
             change=ScalingChange(at=at, replicas=replicas, reason=reason, message=message),
         )
-    return ScaleDecision(replicas=replicas, reason=reason, message=message, history=history)
+    return ScaleDecision(
+        replicas=replicas, reason=reason, message=message, change_at=change_at, history=history
+    )
 
 
 def is_steady(decision: ScaleDecision, at: datetime) -> bool:
@@ -75,6 +77,7 @@ def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDe
         replicas=granted_replicas,
         reason=grant.reason,
         message=message,
+        change_at=None,
         history=history,
     )
 
@@ -120,8 +123,8 @@ def push(
 
 def fewer_enough(
     window: tuple[TimestampedReplicas, ...], at: datetime, span: timedelta, current: int
-) -> str:
-    """Say how many replicas are enough, since when, and when the others go.
+) -> Decided:
+    """Keep the number, and say how many are enough, since when, and when the others go.
 
     The largest recommendation of the last minute counts, so that the sentence changes rarely.
     """
@@ -131,9 +134,12 @@ def fewer_enough(
     enough = recent_most if recent_most < current else window[-1].replicas
     since = max((each.at for each in window if each.replicas > enough), default=at)
     verb, goes = ("is", "are")[enough != 1], ("goes", "go")[current - enough != 1]
-    return (
+    return Decided(
+        current,
+        ScalingReason.SCALE_DOWN_STABILIZED,
         f"{counted(current, 'replica')}; {enough} {verb} enough since {since:%H:%M:%S} UTC, so "
-        f"{current - enough} {goes} at {since + span:%H:%M:%S} UTC"
+        f"{current - enough} {goes} at {since + span:%H:%M:%S} UTC",
+        since + span,
     )
 
 

@@ -192,6 +192,8 @@ class Decided(NamedTuple):
     replicas: int
     reason: ScalingReason
     message: str
+    change_at: datetime | None = None
+    """When a window ends, so that the number changes unless the load does before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,6 +204,8 @@ class ScaleDecision:
     reason: ScalingReason
     message: str
     history: ScalingHistory
+    change_at: datetime | None = None
+    """When the number changes unless the load does before; None while no window runs."""
     assessment: CapacityAssessment | None = None
     """Only under the policy `Capacity`."""
     recommended: Decided | None = None

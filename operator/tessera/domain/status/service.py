@@ -492,7 +492,7 @@ def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSou
 
 # Reasons whose message changes with the spec, not with the load.
 # Their messages have no measured rates, so they change only when there is something to say.
-_WITHOUT_RATES = (
+WITHOUT_RATES = (
     ScalingReason.SET_BY_USER,
     ScalingReason.SCALED_EXTERNALLY,
     ScalingReason.PAUSED,
@@ -510,7 +510,7 @@ def _scaling_status(
     if (
         previous
         and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason)
-        and (scale.reason not in _WITHOUT_RATES or previous.message == scale.message)
+        and (scale.reason not in WITHOUT_RATES or previous.message == scale.message)
     ):
         if (previous.schedule, previous.request_lengths) == (schedule, lengths):
             return previous
@@ -520,14 +520,15 @@ def _scaling_status(
         for decision in scale.history.decisions
     )
     same = previous is not None and previous.desired_replicas == scale.replicas
-    reason, message, observed_at = scale.reason, scale.message, at
+    reason, message, observed_at, change_at = scale.reason, scale.message, at, scale.change_at
     if previous and not same and (change := _unreported_change(scale, previous)):
-        reason, message, observed_at = change.reason, change.message, change.at
+        reason, message, observed_at, change_at = change.reason, change.message, change.at, None
     return ScalingStatus(
         desired_replicas=scale.replicas,
         reason=reason,
         message=message,
         observed_at=observed_at.replace(microsecond=0),
+        change_at=change_at.replace(microsecond=0) if change_at is not None else None,
         recent_changes=previous.recent_changes if previous and same else decisions[-16:],
         schedule=schedule,
         request_lengths=lengths,
