@@ -79,6 +79,18 @@ def test_the_table_has_a_column_for_every_state_with_money_and_a_sum_for_every_c
     ]
 
 
+def test_a_table_says_how_idle_replicas_would_cost_less() -> None:
+    idle = {
+        ("acme", a_line()): dollars("3"),
+        ("acme", a_line(CostState.WARM_IDLE)): dollars("7"),
+        ("", a_line(CostState.COLD_IDLE)): dollars("90"),
+    }
+    note = table(a_report(amounts=idle)).splitlines()[-1]
+    assert note.startswith("70% of the cost of services in USD is WARM IDLE: replicas without")
+    assert "scale.md#scale-to-zero" in note
+    assert "of the cost of services" not in table(a_report())
+
+
 @pytest.mark.parametrize(
     ("by", "expected"),
     [

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +19,9 @@ _FULL_DIGITS = 9
 _TABLE_DIGITS = 4
 # The data may begin so much later, or end so much earlier, than requested without a note.
 _COVERAGE_TOLERANCE = timedelta(minutes=5)
+# From this share of the cost of services on, replicas without a request have a note.
+_MIN_WARM_IDLE = 0.3
+_SERVICE_STATES = (CostState.SERVING, CostState.WARM_IDLE, CostState.LOADING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +48,10 @@ class CostRow:
     def total(self) -> int:
         """Return the nano-units of all states."""
         return sum(self.states.values())
+
+    def total_of(self, states: Iterable[CostState]) -> int:
+        """Return the nano-units of some states."""
+        return sum(self.states.get(state, 0) for state in states)
 
 
 def _by_service(_: str, line: CostLine) -> str:
@@ -112,7 +119,13 @@ def table(report: CostReport) -> str:
         for row in (*cost_rows, *totals)
     ]
     return "\n".join(
-        [*text_table([column_head(key) for key in head], body, str.rjust), "", *_notes(report), ""]
+        [
+            *text_table([column_head(key) for key in head], body, str.rjust),
+            "",
+            *_notes(report),
+            *_warm_idle_notes(totals),
+            "",
+        ]
     )
 
 
@@ -126,6 +139,20 @@ def _notes(report: CostReport) -> Iterator[str]:
         yield "No later cost data: check that the operator runs and is scraped."
     for gap_start, gap_end in statement.gaps:
         yield f"No cost data from {_timestamp(gap_start)} to {_timestamp(gap_end)} UTC."
+
+
+def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
+    """Yield how services could cost less, where much of their cost is for idle replicas."""
+    for total in totals:
+        services = total.total_of(_SERVICE_STATES)
+        idle = total.total_of((CostState.WARM_IDLE,))
+        if services and idle >= _MIN_WARM_IDLE * services:
+            yield (
+                f"{idle / services:.0%} of the cost of services in {total.currency} is "
+                f"{column_head(CostState.WARM_IDLE)}: replicas without a request. Fewer "
+                "minReplicas, or 0 behind the gateway, where a request wakes the service, cost "
+                "less: docs/tasks/scale.md#scale-to-zero"
+            )
 
 
 def _timestamp(moment: datetime) -> str:
