@@ -185,7 +185,7 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         FindingState.WARNING,
         "spec.prices",
         lambda operator, _: operator.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
-            prices=[{"from": "2026-01-01", "perGPUHour": "2"}]
+            prices=[{"from": "2025-11-01", "perGPUHour": "2"}]
         ),
     ),
     "unlabelled": (
@@ -239,6 +239,14 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         _crashes,
     ),
 }
+
+
+async def test_a_price_of_this_year_is_current() -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
+        prices=[{"from": "2026-01-01", "perGPUHour": "2"}]
+    )
+    assert (await findings_by_check(api))["pool a100"].state is FindingState.OK
 
 
 @pytest.mark.parametrize("name", BROKEN)

@@ -13,7 +13,8 @@ from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
 from tessera.domain.money import price_on
 from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES
 
-MAX_PRICE_AGE = timedelta(days=90)
+# List prices change about once a year.
+MAX_PRICE_AGE = timedelta(days=365)
 _STRATEGY_LABEL, _CAPABLE_LABEL = "nvidia.com/mig.strategy", "nvidia.com/mig.capable"
 _GPU_LABELS = {
     "nvidia.com/gpu.present": "true",
@@ -60,10 +61,9 @@ def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
     spec = view.pool.spec
     price = price_on(spec.prices, context.at.date()) if spec is not None else None
     if price is not None and context.at.date() - price.from_ > MAX_PRICE_AGE:
-        days = (context.at.date() - price.from_).days
-        fix = "confirm it by another entry of spec.prices with a newer day in `from`"
+        fix = "check it, and add an entry with a newer day in `from` to spec.prices"
         yield Finding(
-            name, FindingState.WARNING, f"{message}; the price is {counted(days, 'day')} old", fix
+            name, FindingState.WARNING, f"{message}; the price is that of {price.from_}", fix
         )
         return
     yield Finding(name, FindingState.OK, message)
