@@ -248,13 +248,13 @@ async def test_a_secret_that_is_missing_is_reported_word_for_word(
     assert 'secret "hub" not found' in condition.message
 
 
-async def test_what_the_scheduler_cannot_place_is_reported_word_for_word(
+async def test_what_the_scheduler_cannot_place_is_reported_with_what_is_missing(
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=9)
     condition = await wait_for_explained_reason(namespace, "Unschedulable", "Placed")
     assert "1 of 9 replicas unschedulable, no free 1g.10gb" in condition.message
-    assert "0/3 nodes are available: " in condition.message
+    assert "without enough free nvidia.com/mig-1g.10gb" in condition.message
 
 
 @pytest.mark.full

@@ -79,13 +79,13 @@ async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(
     assert "Choose" in condition["message"]
 
 
-async def test_more_replicas_than_slices_are_reported_with_the_message_of_the_scheduler(
+async def test_more_replicas_than_slices_are_reported_with_what_is_missing(
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=9)
     condition = await namespace.wait_for_condition("chat", "Placed", "Unschedulable", within=90)
     assert "spec.placement.pools" in condition["message"]
-    assert "nodes are available" in condition["message"]
+    assert "without enough free nvidia.com/mig-1g.10gb" in condition["message"]
 
 
 async def test_one_table_answers_the_first_questions(namespace: ScenarioNamespace) -> None:

@@ -258,14 +258,14 @@ SERVICES = [
         reason=PlacementReason.UNSCHEDULABLE,
         manifest=service_manifest("  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"),
         field="spec.placement.pools",
-        says=("1 of 2 replicas", "no free 1g.10gb", "0/1 nodes are available"),
+        says=("1 of 2 replicas", "no free 1g.10gb", "1 node without enough free"),
         pods=(
             a_pod("chat-0"),
             a_pod(
                 "chat-1",
                 ready_since=None,
                 containers_ready=False,
-                unschedulable="0/1 nodes are available: 1 Insufficient nvidia.com/mig-1g.10gb.",
+                unschedulable="1 node without enough free nvidia.com/mig-1g.10gb",
             ),
         ),
     ),

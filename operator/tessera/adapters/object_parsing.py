@@ -18,6 +18,7 @@ from kubernetes.utils import parse_quantity
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.adapters.managed_fields import foreign_fields, owned_fields_digest
+from tessera.adapters.scheduler_message import missing_on_nodes
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
@@ -285,7 +286,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
         leaving=names.LEAVING_LABEL in labels,
         max_num_seqs=_engine_limit(spec, "--max-num-seqs="),
         max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
-        unschedulable=_bounded_text(scheduled["message"])
+        unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
         if scheduled.get("status") == "False" and scheduled.get("message")
         else None,
         waiting_reason=trouble,

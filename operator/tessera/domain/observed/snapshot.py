@@ -163,7 +163,7 @@ class Pod:
     """Of its engine, by the command line, as is the next."""
     max_num_batched_tokens: int | None = None
     unschedulable: str | None = None
-    """The scheduler's sentence, while it finds no node."""
+    """What nodes lack, by the scheduler's words, while it finds none."""
     waiting_reason: str | None = None
     """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
     container_message: str = ""

@@ -248,7 +248,7 @@ def _placed_verdict(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]
         PlacementReason.UNSCHEDULABLE,
         f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
         f"unschedulable, no free {service_plan.choice.fit.hardware.name} in "
-        f"AcceleratorPool/{pool}: {stuck[0].unschedulable} Free or add such "
+        f"AcceleratorPool/{pool} ({stuck[0].unschedulable}). Free or add such "
         "hardware, lower spec.scaling.minReplicas, or name another pool.",
     )
 
