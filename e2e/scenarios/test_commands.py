@@ -200,8 +200,11 @@ async def test_layouts_are_shown_where_they_are_known_and_reported_as_missing_el
     assert "a100-reserved" in pools
     for pool in pools.values():
         assert pool["strandedPerHour"] is not None
+    (gpu,) = pools["a100-reserved"]["gpus"]
+    assert len(gpu["slices"]) == 5
     mosaic = await run_tessera(namespace.cluster, "mosaic", "a100-reserved")
     assert mosaic.code == 0, mosaic
+    assert "1 GPU in MIG mode" in mosaic.output
     plan = await run_tessera(namespace.cluster, "plan")
     assert plan.code == 1
     assert "no AcceleratorPool has spec.mig" in plan.errors

@@ -408,6 +408,20 @@ def test_replicas_without_a_node_are_explained_with_what_is_missing() -> None:
     assert decision.would_change[0] == "1 more free 1g.10gb in a100, or 1 replica fewer"
 
 
+def test_replicas_without_a_node_are_told_which_hardware_is_free() -> None:
+    snapshot = running(2)
+    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, containers_ready=False)
+    snapshot = replace(snapshot, pods=(*snapshot.pods, stuck))
+    assert "is free" not in decisions(snapshot)["placed"].message
+    free = replace(snapshot, nodes=(*snapshot.nodes, a_node(name="a100-1", whole=1)))
+    decision = decisions(free)["placed"]
+    assert "; whole GPU of AcceleratorPool/a100 is free, but a running service" in decision.message
+    assert decision.would_change[1].startswith("whole GPU of a100 at 2.0000 USD per hour is free")
+    notebook = a_pod("other", service="", node="a100-1", devices={"nvidia.com/gpu": 1})
+    taken = replace(free, pods=(*free.pods, notebook))
+    assert "is free" not in decisions(taken)["placed"].message
+
+
 def test_pools_that_are_not_named_and_would_fit_are_named() -> None:
     snapshot = with_second_pool("3.00")
     snapshot = replace(snapshot, services=(a_service(spec=a_spec(placement={"pools": ["a100"]})),))

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.cli.cluster import Json
-from tessera.domain.explain.free_capacity import free_replicas
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
+from tessera.domain.placement.free_hardware import replicas_free_now
 from tessera.domain.plan import Plan
 from tessera.domain.scaling.load import load_of
 from tessera.domain.service_plan import ServicePlan
@@ -139,7 +139,7 @@ def pools_json(snapshot: Snapshot) -> list[Json]:
                 ],
                 "devices": {
                     offer.hardware.profile or "whole": {
-                        "free": free_replicas(snapshot, view, offer),
+                        "free": replicas_free_now(snapshot, view, offer),
                         "allocatable": offer.replicas,
                     }
                     for offer in offers

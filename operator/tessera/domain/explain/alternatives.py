@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.explain.decision import Alternative
-from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
+from tessera.domain.explain.free_capacity import pool_view, required_replicas
 from tessera.domain.hardware.pools import HardwareOffer, admits
 from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.free_hardware import replicas_free_now
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
@@ -100,7 +101,7 @@ def _comparison(
     if other.variant == chosen.variant:
         return "chosen"
     offer = other.offer
-    free_count = free_replicas(snapshot, pool_view(plan, offer.pool), offer)
+    free_count = replicas_free_now(snapshot, pool_view(plan, offer.pool), offer)
     required = required_replicas(service_plan)
     chosen_nanos, other_nanos = (chosen.offer.comparison_price.nanos, offer.comparison_price.nanos)
     if other_nanos > chosen_nanos:

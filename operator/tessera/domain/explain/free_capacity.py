@@ -1,20 +1,8 @@
-"""Free capacity of a pool, and the capacity that a service requires."""
+"""The pools of a plan, and the capacity that a service requires."""
 
-from tessera.domain.hardware.pools import HardwareOffer, PoolView
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.plan import Plan
 from tessera.domain.service_plan import ServicePlan
-
-
-def free_replicas(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
-    """Return for how many replicas on an offer the ready nodes have free devices."""
-    hardware = offer.hardware
-    used_devices = sum(
-        pod.devices.get(hardware.resource, 0)
-        for pod in snapshot.pods
-        if pod.node in view.node_names and pod.ended is None
-    )
-    return max(0, offer.replicas - -(-used_devices // hardware.devices))
 
 
 def pool_view(plan: Plan, name: str) -> PoolView:

@@ -9,10 +9,11 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import alternatives, exclusion_reason, pool_exclusion
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.explain.free_capacity import free_replicas, pool_view, required_replicas
+from tessera.domain.explain.free_capacity import pool_view, required_replicas
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.free_hardware import cheapest_free, replicas_free_now
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
@@ -62,8 +63,8 @@ def _numbers(
         ),
         (
             "free capacity",
-            f"{free_replicas(snapshot, view, offer)} of {counted(offer.replicas, 'replica')} in "
-            "the pool",
+            f"{replicas_free_now(snapshot, view, offer)} of "
+            f"{counted(offer.replicas, 'replica')} in the pool",
         ),
         *_layout_reasons(view, service_plan.service.ref),
     )
@@ -102,6 +103,11 @@ def _would_change(
             f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
             f"{counted(unschedulable, 'replica')} fewer"
         )
+        if free := cheapest_free(snapshot, service_plan.service, chosen):
+            yield (
+                f"{free.offer.hardware.name} of {free.offer.pool} at {free.hourly.formatted(4)} "
+                "per hour is free, for another service: a running one stays on one kind of hardware"
+            )
     choices = sorted(
         (
             HardwareChoice(offer=candidate.offer, fit=candidate.fit)
@@ -160,7 +166,7 @@ def _changes_for(
 def _cheaper_message(
     snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, other_choice: HardwareChoice
 ) -> str:
-    free = free_replicas(snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer)
+    free = replicas_free_now(snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer)
     required = required_replicas(service_plan)
     if free < required:
         return (

@@ -43,6 +43,7 @@ from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
+from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.scaling.rollout import (
@@ -88,7 +89,7 @@ def _service_status(
     service, previous = service_plan.service, service_plan.service.status
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": service_plan.accepted,
-        "Placed": _placed_verdict(service_plan),
+        "Placed": _placed_verdict(snapshot, service_plan),
         "Progressing": _progressing_verdict(service_plan, problem),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": _update_verdict(service_plan),
@@ -239,16 +240,23 @@ def conditions(
     return tuple(updated)
 
 
-def _placed_verdict(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
+def _placed_verdict(
+    snapshot: Snapshot, service_plan: ServicePlan
+) -> StatusVerdict[PlacementReason]:
     stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
     if service_plan.choice is None or not stuck:
         return service_plan.placement.verdict
-    pool = service_plan.choice.offer.pool
+    pool, free = service_plan.choice.offer.pool, ""
+    if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
+        free = (
+            f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, but a "
+            "running service stays on one kind of hardware"
+        )
     return StatusVerdict(
         PlacementReason.UNSCHEDULABLE,
         f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
         f"unschedulable, no free {service_plan.choice.fit.hardware.name} in "
-        f"AcceleratorPool/{pool} ({stuck[0].unschedulable}). Free or add such "
+        f"AcceleratorPool/{pool} ({stuck[0].unschedulable}){free}. Free or add such "
         "hardware, lower spec.scaling.minReplicas, or name another pool.",
     )
 

@@ -1,0 +1,54 @@
+"""Hardware that is free now, for a service whose own kind of hardware is not."""
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, discover
+from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import HardwareChoice, hardware_candidates, price_order
+from tessera.domain.sizing.sizing import ReplicaFit
+
+
+def replicas_free_now(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
+    """Return for how many replicas on an offer the ready nodes have free devices."""
+    hardware = offer.hardware
+    used_devices = sum(
+        pod.devices.get(hardware.resource, 0)
+        for pod in snapshot.pods
+        if pod.node in view.node_names and pod.ended is None
+    )
+    return max(0, offer.replicas - -(-used_devices // hardware.devices))
+
+
+def cheapest_free(
+    snapshot: Snapshot, service: ObservedService, chosen: HardwareChoice
+) -> HardwareChoice | None:
+    """Return the cheapest other hardware that its spec allows, that fits it and is free now."""
+    spec = service.spec
+    shape = shape_of(spec) if spec is not None else None
+    if spec is None or shape is None:
+        return None
+    offers = [
+        offer
+        for view in discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+        if admits(view.pool.spec, service.ref.namespace)
+        for offer in view.offers
+        if _is_allowed(spec, offer)
+        and (offer.pool, offer.hardware) != (chosen.offer.pool, chosen.offer.hardware)
+        and replicas_free_now(snapshot, view, offer) > 0
+    ]
+    choices = [
+        HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+        for candidate in hardware_candidates(spec, shape, offers)
+        if isinstance(candidate.fit, ReplicaFit)
+    ]
+    return min(choices, key=price_order, default=None)
+
+
+def _is_allowed(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
+    placement = spec.placement
+    return (
+        not offer.needs_repartition
+        and offer.tier in placement.tiers
+        and (not placement.pools or offer.pool in placement.pools)
+        and (placement.isolation == "Slice" or offer.hardware.exclusive)
+    )
