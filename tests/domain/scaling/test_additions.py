@@ -101,6 +101,17 @@ def test_a_replica_that_found_no_node_is_tried_again_after_5_minutes() -> None:
     assert (tried.replicas, tried.reason) == (3, ScalingReason.QUEUE_ABOVE_TARGET)
 
 
+def test_the_message_about_a_pending_replica_stays_while_more_are_wanted() -> None:
+    pods = (*running(2), PENDING)
+    first = [observed(0, running(2), 4.0), observed(10, pods, 6.0)]
+    *_, before, after = play([*first, observed(15, pods, 60.0), observed(20, pods, 60.0)])
+    assert (before.replicas, before.reason) == (3, ScalingReason.UNSCHEDULABLE)
+    assert before.message == (
+        "3 replicas; the scheduler finds no node for 1 of them, so none is added"
+    )
+    assert after.message == before.message
+
+
 def test_a_pending_replica_stays_while_it_is_needed() -> None:
     """An autoscaler of nodes adds a node for what is pending."""
     pods = (*running(2), PENDING)

@@ -56,7 +56,9 @@ def without_useless(
     current = current_replicas(load, history)
     if decision.replicas <= current or current < max(1, policy.spec.floor):
         return decision
-    decided = _refused(decision, current, history) or _idle(current, policy, load, pods, readings)
+    decided = _refused(decision, current, history, load.at) or _idle(
+        current, policy, load, pods, readings
+    )
     if decided is None:
         return decision
     remaining = replace(
@@ -68,19 +70,31 @@ def without_useless(
     )
 
 
-def _refused(decision: ScaleDecision, current: int, history: ScalingHistory) -> Decided | None:
+def _refused(
+    decision: ScaleDecision, current: int, history: ScalingHistory, at: datetime
+) -> Decided | None:
     refused = history.refused
     if refused is None:
         return None
     replicas = max(current, min(decision.replicas, refused.replicas))
     if replicas > current:
         return Decided(replicas, decision.reason, decision.message)
+    if refused.at == at:
+        # A time in it would rewrite the status in each cycle.
+        pending = f"{current - refused.replicas} of them" if current > refused.replicas else "one"
+        return Decided(
+            current,
+            ScalingReason.UNSCHEDULABLE,
+            f"{counted(current, 'replica')}; the scheduler finds no node for {pending}, so none is "
+            "added",
+        )
+    retry_at = refused.at + RETRY_INTERVAL
     return Decided(
         current,
         ScalingReason.UNSCHEDULABLE,
         f"{counted(current, 'replica')}; at {refused.at:%H:%M:%S} UTC the scheduler found no node "
-        f"for more than {refused.replicas}, so none is added until "
-        f"{refused.at + RETRY_INTERVAL:%H:%M:%S} UTC",
+        f"for more than {refused.replicas}, so none is added until {retry_at:%H:%M:%S} UTC",
+        retry_at,
     )
 
 
