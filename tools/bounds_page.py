@@ -12,6 +12,7 @@ from tessera.batch_runner.scan import MAX_ROW_BYTES
 from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
 from tessera.controller.demand import MAX_GATEWAYS
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS
+from tessera.domain.batch.attempt_state import STALL_TIMEOUT as BATCH_STALL_TIMEOUT
 from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.config import STALL_TIMEOUT
@@ -90,8 +91,12 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("between two attempts", MAX_BACKOFF),
             ("attempts in a row without a row", MAX_FAILURES_WITHOUT_ROWS),
             (
-                "an attempt makes no progress before it is replaced",
+                "an attempt makes no progress before its runner ends it",
                 timedelta(seconds=STALL_SECONDS),
+            ),
+            (
+                "an attempt or a check makes no progress before the operator replaces it",
+                BATCH_STALL_TIMEOUT,
             ),
             (
                 "an engine is unreachable before its attempt ends",

@@ -74,18 +74,16 @@ def test_a_file_without_rows_is_refused(content: bytes) -> None:
 def test_a_second_url_is_a_fault_in_each_of_its_rows() -> None:
     other = {"url": "/v1/embeddings"}
     findings = _scan(_file([a_row(1), a_row(2, **other), a_row(3), a_row(4, **other)]))
-    assert _codes(findings) == [(2, "mixed_url"), (4, "mixed_url")]
+    assert _codes(findings) == [(2, "mixed_url")]
+    assert (findings.faults[0].lines, findings.fault_count) == ("2, 4", 2)
 
 
 @pytest.mark.parametrize("mark", [id_hash, lambda _: 7, len])
 def test_a_repeated_id_is_found_exactly_whatever_its_hash(mark: Callable[[str], int]) -> None:
     findings = _scan(_file(a_row(number) for number in (1, 2, 3, 2, 4, 1, 2)), mark)
-    assert _codes(findings) == [(line, "duplicate_custom_id") for line in (4, 6, 7)]
-    assert [fault.fault.message.split("line ")[1][0] for fault in findings.faults] == [
-        "2",
-        "1",
-        "2",
-    ]
+    assert _codes(findings) == [(line, "duplicate_custom_id") for line in (4, 6)]
+    assert findings.faults[0].lines == "4, 7"
+    assert [fault.fault.message.split("line ")[1][0] for fault in findings.faults] == ["2", "1"]
 
 
 def test_equal_hashes_of_different_ids_are_no_fault() -> None:
@@ -93,14 +91,24 @@ def test_equal_hashes_of_different_ids_are_no_fault() -> None:
 
 
 def test_all_faults_are_counted_and_the_first_ones_shown_by_line() -> None:
-    rows = ["{" if number % 3 == 0 else a_row(number // 2) for number in range(90)]
+    rows = ["{" if number % 3 == 0 else a_row(number // 2) for number in range(150)]
     findings = _scan(_file(rows))
-    ids = [number // 2 for number in range(90) if number % 3]
-    assert findings.fault_count == 30 + len(ids) - len(set(ids))
+    ids = [number // 2 for number in range(150) if number % 3]
+    assert findings.fault_count == 50 + len(ids) - len(set(ids))
     shown = [line for line, _ in _codes(findings)]
     assert len(shown) == 20
     assert shown == sorted(shown)
-    assert set(range(1, 30, 3)) <= set(shown)
+    assert findings.faults[0].lines == "1, 4, 7 and 47 more"
+
+
+def test_equal_faults_are_listed_once_with_their_lines() -> None:
+    bad = b"{\n"
+    content = bad * 48 + _file([a_row(0)]) + bad + _file([a_row(1)]) + b"[]\n" + bad
+    findings = _scan(content)
+    assert [(fault.lines or fault.line) for fault in findings.faults] == ["1-48, 50, 53", 52]
+    repeats = _scan(_file(a_row(0) for _ in range(50)))
+    assert [(fault.line, fault.lines) for fault in repeats.faults] == [(2, "2-50")]
+    assert repeats.fault_count == 49
 
 
 def test_ids_that_repeat_too_often_to_remember_are_still_counted() -> None:

@@ -119,8 +119,9 @@ class BatchRunning(StatusReason):
     )
     STALLED = (
         "Stalled",
-        "No row and no byte of the attempt or the check moves: runner, volume or engine hang. It "
-        "is replaced after 20 minutes.",
+        "No row and no byte of the attempt or the check moves: runner, volume or engine hang. The "
+        "runner of an attempt ends it after 15 minutes; what is left after 20 the operator "
+        "replaces.",
     )
     WAITING_FOR_SPOT = "WaitingForSpot", "The deadline leaves time to wait for spot capacity."
     UNSCHEDULABLE = (

@@ -71,9 +71,8 @@ def _refusal_report(findings: ScanFindings) -> dict[str, Any]:
         f"{first.fault.message}"
     )
     for line_fault in faults:
-        log.error(
-            "line %s: %s: %s", line_fault.line, line_fault.fault.code, line_fault.fault.message
-        )
+        where = f"lines {line_fault.lines}" if line_fault.lines else f"line {line_fault.line}"
+        log.error("%s: %s: %s", where, line_fault.fault.code, line_fault.fault.message)
     return _failure_report(message, findings.rows, findings.fault_count) | {
         "errors": error_list(faults)
     }
@@ -85,13 +84,14 @@ def _failure_report(message: str, rows: int, fault_count: int = 0) -> dict[str, 
 
 
 def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
-    """Return the faults in the form of OpenAI's batch errors."""
+    """Return the faults in the form of OpenAI's batch errors; one with many lines has `lines`."""
     return [
         {
             "line": line_fault.line,
             "code": line_fault.fault.code,
             "message": line_fault.fault.message,
             "param": line_fault.fault.param,
+            **({"lines": line_fault.lines} if line_fault.lines else {}),
         }
         for line_fault in faults
     ]

@@ -15,8 +15,9 @@ _CHUNK_BYTES = 2**20
 IdHasher = Callable[[str], int]
 # A file with more repeated hashes than this certainly has duplicates.
 _MAX_SUSPECTS = 10_000
-# Only the first faults are listed; all are counted.
+# Only the first different faults are listed, each with its first lines; all are counted.
 MAX_SHOWN_FAULTS = 20
+_MAX_SHOWN_RANGES = 3
 # Bytes of a line that belong to neither its body nor its custom_id.
 _ENVELOPE_BYTES = 75
 _EMPTY_LINE = RowFault(code="invalid_json", message="the line is empty; remove it")
@@ -126,10 +127,44 @@ class DuplicateFinder:
 
 
 class LineFault(NamedTuple):
-    """A fault with its line."""
+    """A fault with its first line."""
 
     line: int
     fault: RowFault
+    lines: str = ""
+    """All of its lines, such as `1-48 and 2 more`; empty for one line."""
+
+
+class FaultGroups:
+    """The first different faults with their lines, which are added in order."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._ranges: dict[RowFault, list[list[int]]] = {}
+        self._lines: dict[RowFault, int] = {}
+        self.count = 0
+        """Of all faults."""
+
+    def add(self, line: int, fault: RowFault) -> None:
+        self.count += 1
+        if fault not in self._ranges and len(self._ranges) >= self._limit:
+            return
+        ranges = self._ranges.setdefault(fault, [])
+        self._lines[fault] = self._lines.get(fault, 0) + 1
+        if ranges and ranges[-1][1] == line - 1:
+            ranges[-1][1] = line
+        elif len(ranges) < _MAX_SHOWN_RANGES:
+            ranges.append([line, line])
+
+    def listed(self) -> Iterator[LineFault]:
+        """Yield each fault, by its first line."""
+        for fault, ranges in self._ranges.items():
+            more = self._lines[fault] - sum(last - first + 1 for first, last in ranges)
+            lines = ", ".join(
+                str(first) if first == last else f"{first}-{last}" for first, last in ranges
+            )
+            lines += f" and {more} more" if more else ""
+            yield LineFault(ranges[0][0], fault, lines if self._lines[fault] > 1 else "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,8 +193,7 @@ class InputScan:
         self._url: str | None = None
         self._input_tokens = 0
         self._max_tokens_sum = 0
-        self._faults: list[LineFault] = []
-        self._fault_count = 0
+        self._faults = FaultGroups(MAX_SHOWN_FAULTS)
         self._blank: int | None = None
 
     def add(self, line: InputLine) -> None:
@@ -168,7 +202,7 @@ class InputScan:
             self._blank = self._blank or line.number
             return
         if self._blank is not None:
-            self._refuse(self._blank, _EMPTY_LINE)
+            self._faults.add(self._blank, _EMPTY_LINE)
             self._blank = None
         if self._rows % SHARD_ROWS == 0:
             self._offsets.append(line.offset)
@@ -177,7 +211,7 @@ class InputScan:
         if isinstance(parsed, BatchRow) and line.content is not None:
             self._count_row(line.number, parsed, len(line.content))
         elif isinstance(parsed, RowFault):
-            self._refuse(line.number, parsed)
+            self._faults.add(line.number, parsed)
 
     def duplicate_finder(self) -> DuplicateFinder | None:
         """Return the finder for `duplicate_fault`; None when all ids are unique."""
@@ -191,8 +225,8 @@ class InputScan:
             url=self._url or "",
             input_tokens=self._input_tokens,
             max_tokens_sum=self._max_tokens_sum,
-            faults=tuple(self._faults),
-            fault_count=self._fault_count + self._ids.surplus,
+            faults=tuple(self._faults.listed()),
+            fault_count=self._faults.count + self._ids.surplus,
         )
         if self._rows:
             return findings
@@ -205,20 +239,15 @@ class InputScan:
         self._url = self._url or row.url
         if row.url != self._url:
             message = f"url is {row.url}, but rows above have {self._url}; use one file per url"
-            self._refuse(line, RowFault(code="mixed_url", message=message, param="url"))
+            self._faults.add(line, RowFault(code="mixed_url", message=message, param="url"))
             return
         if (fault := self._served.fault(row)) is not None:
-            self._refuse(line, fault)
+            self._faults.add(line, fault)
             return
         self._input_tokens += rows.estimate_tokens(
             max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
         )
         self._max_tokens_sum += row.max_tokens or 0
-
-    def _refuse(self, line: int, fault: RowFault) -> None:
-        self._fault_count += 1
-        if len(self._faults) < MAX_SHOWN_FAULTS:
-            self._faults.append(LineFault(line, fault))
 
 
 def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | None:
@@ -235,10 +264,12 @@ def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | Non
 
 def with_faults(findings: ScanFindings, later_faults: Iterable[LineFault]) -> ScanFindings:
     """Return the findings with the faults of the second pass, sorted by line."""
-    faults, fault_count = list(findings.faults), findings.fault_count
+    groups = FaultGroups(2 * MAX_SHOWN_FAULTS)
     for line_fault in later_faults:
-        fault_count += 1
-        if len(faults) < 2 * MAX_SHOWN_FAULTS:
-            faults.append(line_fault)
-    faults.sort(key=lambda fault: fault.line)
-    return replace(findings, faults=tuple(faults[:MAX_SHOWN_FAULTS]), fault_count=fault_count)
+        groups.add(line_fault.line, line_fault.fault)
+    faults = sorted((*findings.faults, *groups.listed()), key=lambda fault: fault.line)
+    return replace(
+        findings,
+        faults=tuple(faults[:MAX_SHOWN_FAULTS]),
+        fault_count=findings.fault_count + groups.count,
+    )

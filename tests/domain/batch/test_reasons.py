@@ -348,6 +348,14 @@ CASES = [
     ),
     BatchCase(
         reason=BatchComplete.INVALID_INPUT,
+        situation=refused_check(
+            errorCount=50, errors=[{**FAULTS[0], "line": 1, "lines": "1-48 and 2 more"}]
+        ),
+        field="spec.input",
+        says=("50 of 1000 rows invalid: lines 1-48 and 2 more: not JSON; see kubectl logs",),
+    ),
+    BatchCase(
+        reason=BatchComplete.INVALID_INPUT,
         situation=refused_check(message="cannot read the input: it does not exist; create it"),
         field="spec.input",
         says=("does not exist; create it", "kubectl logs -n team-a night-check-x", "0 tokens"),
@@ -421,7 +429,11 @@ CASES = [
         reason=BatchRunning.STALLED,
         situation=on_attempt(progress_sample=a_progress_sample(5, idleSeconds=180)),
         field="status.attempt",
-        says=("no row and no byte of attempt 1", "since 11:57:00Z", "kubectl logs job/night-a1"),
+        says=(
+            "no row and no byte of attempt 1 moved since 11:57:00Z",
+            "its runner ends it after 15 min, and the operator after 20",
+            "kubectl logs job/night-a1",
+        ),
     ),
 ]
 

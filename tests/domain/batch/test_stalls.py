@@ -1,8 +1,12 @@
 """Attempts in which no row and no byte moves: named, then replaced on another node."""
 
+from datetime import timedelta
 from typing import Any
 
+from tessera.api.batch_reasons import BatchRunning
+from tessera.domain.batch.attempt_state import STALL_TIMEOUT
 from tessera.domain.batch.situation import Situation
+from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tests.batch_builders import (
     SPOT_NODE,
     a_batch_pod,
@@ -111,3 +115,9 @@ def test_only_an_attempt_that_failed_makes_the_next_one_prefer_another_node() ->
     plan = plan_batch(later(failed, MINUTE))
     assert plan.create is not None
     assert (plan.create.attempt, plan.create.avoided_node) == (2, SPOT_NODE)
+
+
+def test_the_reason_has_the_times_that_are_kept() -> None:
+    runner, operator = STALL_SECONDS // 60, STALL_TIMEOUT // timedelta(minutes=1)
+    meaning = BatchRunning.STALLED.meaning
+    assert f"after {runner} minutes; what is left after {operator} the operator" in meaning

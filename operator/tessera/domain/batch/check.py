@@ -93,7 +93,8 @@ def _refusal_verdict(
             BatchComplete.INVALID_INPUT, f"spec.input: {text[-_MAX_MESSAGE_LENGTH:]}; {log_hint}"
         )
     faults = "; ".join(
-        f"line {fault.line}: {fault.message}" for fault in report.errors[:_MAX_SHOWN_FAULTS]
+        f"{f'lines {fault.lines}' if fault.lines else f'line {fault.line}'}: {fault.message}"
+        for fault in report.errors[:_MAX_SHOWN_FAULTS]
     )
     message = f"spec.input, {spec.input}: {report.message}"
     if report.error_count:
@@ -141,7 +142,8 @@ def _running_verdict(
     if stalled is not None:
         message = (
             f"{subject}: no row of Job/{name} moved since {stalled:%H:%M:%SZ}; it is replaced "
-            f"after 20 min. See kubectl logs job/{name} and the volume"
+            f"after {STALL_TIMEOUT // timedelta(minutes=1)} min. See kubectl logs job/{name} and "
+            "the volume"
         )
         return StatusVerdict(BatchRunning.STALLED, message)
     if pod is not None and pod.unschedulable is not None:

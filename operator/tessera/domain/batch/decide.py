@@ -22,6 +22,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import (
     MAX_BACKOFF,
+    STALL_TIMEOUT,
     AttemptState,
     attempt_state,
     end_attempt,
@@ -61,6 +62,7 @@ from tessera.domain.batch.spec import BatchModelSource, accept_spec, with_settin
 from tessera.domain.batch.spot_nodes import has_spot_labels
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
+from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.steps import planner_error
 
@@ -342,7 +344,8 @@ def _stuck_verdict(
         return None
     text = (
         f"status.attempt: no row and no byte of attempt {attempt.number} moved since "
-        f"{since:%H:%M:%SZ}; it is replaced after 20 min. See kubectl logs job/{attempt.job} "
+        f"{since:%H:%M:%SZ}; its runner ends it after {STALL_SECONDS // 60} min, and the operator "
+        f"after {STALL_TIMEOUT // timedelta(minutes=1)}. See kubectl logs job/{attempt.job} "
         "--all-containers"
     )
     return StatusVerdict(BatchRunning.STALLED, text)

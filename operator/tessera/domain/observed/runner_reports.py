@@ -58,6 +58,8 @@ class InputFault(_RunnerReport):
     """One fault of the input, as in OpenAI's batch errors."""
 
     line: Count | None = None
+    lines: Text = ""
+    """All lines with this fault, such as `1-48 and 2 more`; empty for one."""
     code: Text = ""
     message: Text = ""
     param: Text | None = None
