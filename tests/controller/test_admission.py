@@ -339,7 +339,7 @@ def test_a_file_that_another_batch_writes_is_refused_at_creation_only() -> None:
     store.put(BATCH_INFERENCES, ClusterObject(key=key, plan_input=older))
     later = NOW + timedelta(seconds=1)
     refusals, _ = review_batch(a_batch_body(), store, later)
-    assert "BatchInference/evening is older" in refusals[0]
+    assert "BatchInference/evening came first" in refusals[0]
     assert review_batch(a_batch_body(), store, later, created=False) == ([], refusals)
     assert review_batch(a_batch_body(output="other.jsonl"), store, later) == ([], [])
 

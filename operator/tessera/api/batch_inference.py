@@ -228,6 +228,10 @@ class CheckStatus(_BatchStatusBase):
     input_tokens: int
     """Estimated tokens of all prompts."""
 
+    files: Annotated[tuple[str, ...], Field(max_length=2)] = ()
+    """Output and errors file on the claim, where symbolic links of folders lead: no other
+    unfinished batch may write them."""
+
     settings: BatchSettings | None = None
     """Model and settings of `spec.service` at the check: all rows are answered with these, also
     when the service has others later. None for a batch with a model of its own."""

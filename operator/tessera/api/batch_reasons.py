@@ -60,7 +60,8 @@ class BatchAccepted(StatusReason):
     )
     OUTPUT_CONFLICT = (
         "OutputConflict",
-        "An older unfinished batch of the namespace writes the same file on the same claim.",
+        "Another unfinished batch of the namespace, which came first, writes the same file on the "
+        "same claim, by its name or where a link leads.",
     )
     PLANNER_ERROR = (
         "PlannerError",

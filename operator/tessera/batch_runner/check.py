@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,10 @@ class BatchPaths:
     errors: Path
     work: Path
 
+    @property
+    def results(self) -> tuple[Path, Path]:
+        return self.output, self.errors
+
 
 def check(
     paths: BatchPaths, served: RequestTarget, heartbeat: WorkHeartbeat
@@ -60,7 +65,14 @@ def check(
         code = TransientError.code if trouble else error.code
         return code, _failure_report(str(error), rows=0)
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
-    return 0, {**valid, "inputTokens": findings.input_tokens}
+    claim = os.path.realpath(paths.work.parent.parent)
+    files = [os.path.relpath(_where_links_lead(path), claim) for path in paths.results]
+    return 0, {**valid, "inputTokens": findings.input_tokens, "files": files}
+
+
+def _where_links_lead(path: Path) -> Path:
+    """Return the path of a file that does not exist yet, without links of folders."""
+    return Path(os.path.realpath(path.parent), path.name)
 
 
 def _refusal_report(findings: ScanFindings) -> dict[str, Any]:
@@ -103,7 +115,8 @@ def _prepare_work(paths: BatchPaths, *, paid: bool) -> None:
         paths.work.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(error, paths.work, "create the work folder") from error
-    if paths.output == paths.errors or paths.output in paths.errors.parents:
+    output, errors = map(_where_links_lead, paths.results)
+    if output == errors or output in errors.parents:
         raise RefusedError(
             f"the errors file {paths.errors} and the output {paths.output} need the same name; "
             "set spec.errors to another path"

@@ -22,9 +22,15 @@ from tests.batch_builders import (
     NODES,
     POOLS,
     a_batch,
+    a_batch_pod,
     a_batch_spec,
+    a_check_report,
     a_job,
     a_progress_sample,
+    a_situation,
+    carry_out,
+    plan_and_carry_out,
+    plan_batch,
 )
 from tests.builders import NOW, at, plan_of
 
@@ -118,6 +124,43 @@ def test_of_two_batches_that_write_one_file_the_older_one_runs(
     else:
         assert (plan.accepted.reason, plan.create) == (BatchAccepted.OUTPUT_CONFLICT, None)
         assert conflict in plan.accepted.message
+
+
+def _linked(**status: Any) -> Batch:
+    """Build an older batch that writes the same file through a linked folder."""
+    spec = a_batch_spec(output="linked/answers.jsonl")
+    ref, created = Ref("team-a", "zero"), at(-60)
+    files = ["jobs/answers.jsonl", "jobs/answers.errors.jsonl"]
+    check = {"rows": 5, "url": "/v1/completions", "inputTokens": 9, "files": files}
+    fields = {"check": check, "progress": {"rows": 5, "at": NOW}, "state": "in_progress", **status}
+    status_object = BatchInferenceStatus.model_validate(fields)
+    return replace(a_batch(spec), ref=ref, uid="uid-zero", created=created, status=status_object)
+
+
+def test_of_two_batches_that_write_one_file_through_a_link_the_older_one_runs() -> None:
+    fleet = a_fleet(batches=(a_batch(), _linked()))
+    assert situation_of(fleet, Ref("team-a", "zero")).conflict is None
+    assert situation_of(fleet, NIGHT).conflict == ("jobs/answers.jsonl", Ref("team-a", "zero"))
+
+
+def test_a_batch_whose_link_leads_to_the_file_of_one_that_runs_starts_no_attempt() -> None:
+    running = BatchInferenceStatus.model_validate({"state": "in_progress", "attempt": ATTEMPT})
+    fleet = a_fleet(batches=(replace(a_batch(), status=running), _linked()))
+    assert situation_of(fleet, NIGHT).conflict is None
+    plan = plan_batch(situation_of(fleet, Ref("team-a", "zero")))
+    assert (plan.accepted.reason, plan.create) == (BatchAccepted.OUTPUT_CONFLICT, None)
+    assert plan.accepted.message.startswith("spec.output: BatchInference/night came first")
+    assert "jobs/answers.jsonl (where its link leads)" in plan.accepted.message
+
+
+def test_a_check_that_found_links_is_recorded_before_an_attempt_starts() -> None:
+    files = ["real/answers.jsonl", "real/answers.errors.jsonl"]
+    pod = a_batch_pod(None, exit_code=0, ended=NOW, report=a_check_report(files=files))
+    situation = plan_and_carry_out(a_situation(), pods=(pod,))
+    plan = plan_batch(situation)
+    assert plan.check is not None
+    assert (plan.check.files, plan.create) == (tuple(files), None)
+    assert plan_batch(carry_out(situation, plan)).create is not None
 
 
 def test_of_two_batches_of_the_same_second_the_first_by_name_runs() -> None:

@@ -198,9 +198,12 @@ class _SnapshotIndex:
                     spec = pinned_spec(spec, PinnedRevision(recorded))
                 self._services[namespace][service.ref.name] = spec
         self._writers: dict[tuple[Ref, str], Ref] = {}
-        """The earliest unfinished batch that writes a file, by claim and path."""
+        """The first unfinished batch that writes a file, by claim and path."""
         unfinished = (batch for batch in snapshot.batches if batch.unfinished)
-        for batch in sorted(unfinished, key=lambda batch: (batch.created, batch.ref)):
+        # Where links lead is known after the check: by then a younger batch may have begun.
+        for batch in sorted(
+            unfinished, key=lambda batch: (batch.status.attempt is None, batch.created, batch.ref)
+        ):
             for file in written_files(batch):
                 self._writers.setdefault(file, batch.ref)
         self._nodes = {
@@ -247,8 +250,10 @@ def _written_files(batch: Batch) -> Sequence[tuple[Ref, str]]:
     """Return the files that a batch writes, by claim and path."""
     if batch.spec is None:
         return ()
-    claim = Ref(batch.ref.namespace, batch.spec.claim_name)
-    return (claim, batch.spec.output), (claim, errors_path(batch.spec))
+    claim, check = Ref(batch.ref.namespace, batch.spec.claim_name), batch.status.check
+    resolved = () if check is None else check.files
+    paths = dict.fromkeys((batch.spec.output, errors_path(batch.spec), *resolved))
+    return tuple((claim, path) for path in paths)
 
 
 written_files = Step(_written_files, lambda *_: ())

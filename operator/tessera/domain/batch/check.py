@@ -43,7 +43,12 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
     for report in (check_report(pod.report) for pod in pods if pod.exit_code == 0):
         if report is not None and report.ok:
             message = f"spec.input: {counted(report.rows, 'row')} checked"
-            passed = CheckStatus(rows=report.rows, url=report.url, input_tokens=report.input_tokens)
+            passed = CheckStatus(
+                rows=report.rows,
+                url=report.url,
+                input_tokens=report.input_tokens,
+                files=report.files[:2],
+            )
             return InputCheck(
                 running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message), passed=passed
             )

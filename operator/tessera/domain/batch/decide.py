@@ -46,7 +46,7 @@ from tessera.domain.batch.batch_plan import (
     unchanged_plan,
 )
 from tessera.domain.batch.check import evaluate_check
-from tessera.domain.batch.names import job_name
+from tessera.domain.batch.names import errors_path, job_name
 from tessera.domain.batch.options import (
     FULL_POOL_BACKOFF,
     CapacityOption,
@@ -197,6 +197,9 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
         checked_context = replace(
             context, check=passed, attempt_state=replace(context.attempt_state, progress=progress)
         )
+        if not {*passed.files} <= {context.spec.output, errors_path(context.spec)}:
+            # The next cycle knows whether another batch writes where the links lead.
+            return BatchProposal(plan=unchanged_plan(checked_context, check.running))
         return _propose_attempt(checked_context, source, progress)
     name = job_name(context.batch.ref.name, None)
     request = BatchJobRequest(

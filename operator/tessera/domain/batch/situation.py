@@ -33,7 +33,7 @@ class Situation:
     claim: VolumeClaim | None = None
     """The PersistentVolumeClaim of the spec; None when it does not exist."""
     conflict: tuple[str, Ref] | None = None
-    """A file of this batch that an earlier unfinished batch writes, and that batch."""
+    """A file of this batch that another unfinished batch writes, and that batch."""
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
     """The InferenceServices of the namespace by name; None for an invalid spec."""
     views: tuple[PoolView, ...] = ()

@@ -198,12 +198,15 @@ def _denials(
     yield from _claim_denials(situation.claim, spec)
     if situation.conflict is not None:
         path, writer = situation.conflict
-        field = "spec.output" if path == spec.output else "spec.errors"
+        check = situation.batch.status.check
+        outputs = (spec.output, *(check.files[:1] if check is not None else ()))
+        field = "spec.output" if path in outputs else "spec.errors"
+        via = "" if path in (spec.output, names.errors_path(spec)) else " (where its link leads)"
         yield StatusVerdict(
             BatchAccepted.OUTPUT_CONFLICT,
-            f"{field}: BatchInference/{writer.name} is older, unfinished, and writes {path} on "
-            f"PersistentVolumeClaim/{spec.claim_name} too; create this batch with another path, "
-            f"or kubectl delete batchinference -n {writer.namespace} {writer.name}",
+            f"{field}: BatchInference/{writer.name} came first, is unfinished, and writes {path}"
+            f"{via} on PersistentVolumeClaim/{spec.claim_name} too; create this batch with another "
+            f"path, or kubectl delete batchinference -n {writer.namespace} {writer.name}",
         )
 
 

@@ -73,6 +73,8 @@ class CheckReport(_RunnerReport):
     rows: Count = 0
     url: Text = ""
     input_tokens: Count = 0
+    files: tuple[Text, ...] = ()
+    """The paths of the output and the errors on the claim, where symbolic links lead."""
     error_count: Count = 0
     errors: tuple[InputFault, ...] = ()
     message: Text = ""
