@@ -8,7 +8,8 @@ RUN python -m venv /opt/tessera && \
     /opt/tessera/bin/pip install --no-cache-dir --require-hashes -r operator.txt
 COPY operator/tessera /build/tessera
 RUN site="$(/opt/tessera/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" && \
-    rm -r tessera/batch_runner tessera/gateway tessera/node_agent && cp -r tessera "$site/tessera"
+    rm -r tessera/batch_runner tessera/gateway tessera/node_agent && cp -r tessera "$site/tessera" && \
+    /opt/tessera/bin/python -m compileall -q "$site/tessera"
 
 FROM ${PYTHON}
 ENV PATH=/opt/tessera/bin:$PATH \

@@ -134,3 +134,15 @@ def test_an_image_has_the_modules_that_its_process_imports(image: str, tmp_path:
     has_lab = (tmp_path / "tessera_lab").exists()
     assert has_lab == (image == "engine-sim")
     assert ("tessera_lab" in dockerfile) == has_lab
+
+
+@pytest.mark.parametrize("image", DOCKERFILES)
+def test_an_image_has_its_modules_compiled_since_its_processes_cannot_write(image: str) -> None:
+    dockerfile = DOCKERFILES[image].read_text(encoding="utf-8")
+    assert "PYTHONDONTWRITEBYTECODE=1" in dockerfile
+    copied = re.search(r'cp -r ((?:\w+ )+)"', dockerfile)
+    assert copied is not None
+    compiled = re.search(r'-m compileall -q ((?:"\$site/\w+" ?)+)', dockerfile)
+    assert compiled is not None
+    names = re.findall(r'"\$site/(\w+)"', compiled[1])
+    assert names == copied[1].split()
