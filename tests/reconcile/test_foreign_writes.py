@@ -2,15 +2,19 @@
 
 from typing import Any
 
+import pytest
+
 from tessera.api.reasons import Progressing
 from tessera.resources.api_resources import DEPLOYMENTS
 from tests.hostile.twin import Fleet
 from tests.memory_operator import CHAT, DEPLOYMENT
 
 
-async def a_running_fleet(**spec: Any) -> Fleet:
+async def a_running_fleet(budget: str | None = None, **spec: Any) -> Fleet:
     """Return a service whose two replicas are ready, on a GPU with seven slices."""
     fleet = Fleet()
+    if budget is not None:
+        fleet.add_budget("team-a", budget, "Hour")
     fleet.add_pool("a100")
     fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
     fleet.serve(**spec)
@@ -23,6 +27,11 @@ async def a_running_fleet(**spec: Any) -> Fleet:
 def progressing(fleet: Fleet) -> dict[str, Any]:
     conditions: list[dict[str, Any]] = fleet.body(CHAT)["status"]["conditions"]
     return next(condition for condition in conditions if condition["type"] == "Progressing")
+
+
+def warnings(fleet: Fleet) -> list[str]:
+    events = fleet.cluster.events.values()
+    return [event["reason"] for event in events if event["type"] == "Warning"]
 
 
 def write(fleet: Fleet, manager: str, **spec: Any) -> None:
@@ -40,9 +49,87 @@ async def test_a_field_that_somebody_adds_is_named_until_it_is_removed() -> None
     assert condition["reason"] == Progressing.FIELD_MANAGER_CONFLICT
     assert "spec.minReadySeconds (set by kubectl-edit)" in condition["message"]
     assert fleet.body(DEPLOYMENT)["spec"]["minReadySeconds"] == 5
-    events = [event for event in fleet.cluster.events.values() if event["type"] == "Warning"]
-    assert [event["reason"] for event in events] == [Progressing.FIELD_MANAGER_CONFLICT]
+    assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
     fleet.cluster.remove(DEPLOYMENT, "spec", "minReadySeconds")
     for _ in range(2):
         await fleet.cycle()
     assert progressing(fleet)["reason"] == Progressing.ROLLOUT_COMPLETE
+
+
+async def run_autoscaler(fleet: Fleet, replicas: int, seconds: int) -> int:
+    """Let a HorizontalPodAutoscaler look at the Deployment every 15 s; return its writes."""
+    writes = 0
+    for second in range(0, seconds, 5):
+        if second % 15 == 0 and fleet.body(DEPLOYMENT)["spec"]["replicas"] != replicas:
+            write(fleet, "kube-controller-manager/scale", replicas=replicas)
+            writes += 1
+        await fleet.cycle()
+    return writes
+
+
+@pytest.mark.parametrize("replicas", [4, 1])
+async def test_an_autoscaler_on_the_deployment_is_named_once_and_answered_ever_later(
+    replicas: int,
+) -> None:
+    fleet = await a_running_fleet(scaling={"minReplicas": 2, "maxReplicas": 6})
+    # At 0, 15, 30 and 45 s, and 15 s after the first wait of a minute.
+    assert await run_autoscaler(fleet, replicas, 150) <= 5
+    condition = progressing(fleet)
+    assert condition["reason"] == Progressing.FIELD_MANAGER_CONFLICT
+    assert f"kube-controller-manager set spec.replicas to {replicas}" in condition["message"]
+    assert "spec.scaling.mode External" in condition["message"]
+    assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
+
+
+async def test_a_number_of_somebody_else_ends_with_who_writes_it() -> None:
+    fleet = await a_running_fleet(scaling={"minReplicas": 2, "maxReplicas": 6})
+    await run_autoscaler(fleet, 4, 60)
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 4
+    for _ in range(15):  # the number stands for a minute, then the replicas drain
+        await fleet.cycle()
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 2
+    for _ in range(36):
+        await fleet.cycle()
+    assert progressing(fleet)["reason"] == Progressing.ROLLOUT_COMPLETE
+
+
+async def test_replicas_set_by_hand_are_set_back_at_once_and_named() -> None:
+    fleet = await a_running_fleet()
+    write(fleet, "kubectl/scale", replicas=5)
+    await fleet.cycle()
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 2
+    assert "kubectl set spec.replicas to 5" in progressing(fleet)["message"]
+    for _ in range(26):
+        await fleet.cycle()
+    assert progressing(fleet)["reason"] == Progressing.ROLLOUT_COMPLETE
+    assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
+
+
+async def test_more_than_max_replicas_never_stand() -> None:
+    fleet = await a_running_fleet(scaling={"minReplicas": 2, "maxReplicas": 3})
+    for _ in range(6):
+        write(fleet, "kube-controller-manager/scale", replicas=4)
+        await fleet.cycle()
+        assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 2
+
+
+@pytest.mark.parametrize("mode", ["Native", "External"])
+async def test_a_budget_holds_whoever_writes_the_replicas(mode: str) -> None:
+    """An autoscaler writes 6: on the service, as mode External intends, and on its Deployment."""
+    fleet = await a_running_fleet(
+        budget="0.60", replicas=2, scaling={"mode": mode, "minReplicas": 2, "maxReplicas": 6}
+    )
+    fleet.serve(replicas=6, scaling={"mode": mode, "minReplicas": 2, "maxReplicas": 6})
+    for _ in range(12):
+        await fleet.cycle()
+    granted = fleet.body(DEPLOYMENT)["spec"]["replicas"]
+    assert granted == 3
+    for _ in range(8):
+        write(fleet, "kube-controller-manager/scale", replicas=6)
+        await fleet.cycle()
+        assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == granted
+    scaling = fleet.body(CHAT)["status"]["scaling"]
+    assert (scaling["desiredReplicas"], scaling["reason"]) == (granted, "BudgetExhausted")
+    assert "TenantBudget/team-a" in scaling["message"]
+    assert progressing(fleet)["reason"] == Progressing.FIELD_MANAGER_CONFLICT
+    assert f"set it back to {granted}" in progressing(fleet)["message"]

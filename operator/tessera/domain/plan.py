@@ -53,6 +53,7 @@ from tessera.domain.repartition.cycle import (
 from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.scaling.drain import NO_DISPLACEMENT
+from tessera.domain.scaling.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices
@@ -122,6 +123,15 @@ class Plan:
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
+    def replica_conflicts(self) -> Mapping[Ref, ReplicaConflict]:
+        """Who else writes the replicas of services, for the next cycle."""
+        return {
+            ref: service_plan.replica_conflict
+            for ref, service_plan in self.service_plans.items()
+            if service_plan.replica_conflict is not None
+        }
+
+    @property
     def active_batches(self) -> Mapping[Ref, BatchPlan]:
         """Batches that have not ended, or whose pods have not."""
         return {ref: batch for ref, batch in self.batches.items() if batch.active}
@@ -154,6 +164,8 @@ class PlanMemory:
     """What earlier cycles decided or learned, and the next one needs."""
 
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
+    replica_conflicts: Mapping[Ref, ReplicaConflict] = field(default_factory=dict)
+    """Who else writes the replicas of services."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What the last cycle knew of each replica that takes requests."""
     pools: tuple[PoolView, ...] = ()
@@ -173,6 +185,7 @@ class PlanMemory:
         return replace(
             self,
             scaling_history=plan.scaling_history,
+            replica_conflicts=plan.replica_conflicts,
             engine_progress=plan.engine_progress,
             pools=plan.pools,
             meters=plan.meters,
@@ -203,6 +216,7 @@ class _ServiceContext:
     decisions: _FleetDecisions
     watch: EngineWatch
     readings: Readings | None
+    replica_conflicts: Mapping[Ref, ReplicaConflict]
 
 
 class _PlannedService(NamedTuple):
@@ -340,6 +354,7 @@ def _plan_services(
             stall_timeout=config.stall_timeout,
         ),
         readings=readings,
+        replica_conflicts=memory.replica_conflicts,
     )
     return {
         ref: plan_one_service(context, ref, proposal)
@@ -366,6 +381,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         has_surge_capacity(proposal, grant, decisions.allocated),
         context.autoscalers,
         _name_conflicts(context, proposal.service),
+        context.replica_conflicts.get(ref),
     )
     service_plan = plan_service(ref, inputs, snapshot=snapshot)
     inspection = _NO_INSPECTION

@@ -28,6 +28,7 @@ from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.scaling.balance import BALANCED
 from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
+from tessera.domain.scaling.replica_conflict import ReplicaConflict, next_conflict
 from tessera.domain.scaling.rollout import is_rolling_out, should_surge
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
@@ -70,6 +71,8 @@ class ServicePlan:
     """Existing replicas."""
     workload: Workload | None = None
     """The Deployment of the chosen variant, if it exists."""
+    replica_conflict: ReplicaConflict | None = None
+    """Somebody else who writes the replicas of this Deployment."""
     removable_deployments: tuple[Ref, ...] = ()
     """Deployments of previous variants to delete now."""
     previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
@@ -146,6 +149,8 @@ class ServicePlanInputs(NamedTuple):
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[str, ...] = ()
     """What is wrong with names that an older service has as well."""
+    replica_conflict: ReplicaConflict | None = None
+    """What the last plan knew of somebody else who writes the replicas."""
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
@@ -202,8 +207,19 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         enough_ready=sum(pod.takes_requests for pod in pods) >= scale.replicas
         and not is_rolling_out(pods),
     )
+    conflict, replicas = None, scale.replicas
+    if workload is not None:
+        # Neither a budget nor maxReplicas knows of what stands for a while.
+        may_stand = workload.replicas < replicas or (
+            grant is None and workload.replicas <= spec.scaling.max_replicas
+        )
+        conflict = next_conflict(
+            inputs.replica_conflict, workload, replicas, snapshot.at, may_stand=may_stand
+        )
+        if conflict is not None and conflict.stands(snapshot.at):
+            replicas = workload.replicas
     drain = plan_drain(
-        snapshot, workload, scale.replicas, pods, spec.drain.timeout, displacement=displacement
+        snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
     )
     drain = with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout)
     preparation = preparation and with_files(snapshot, service, preparation, pinned_revision)
@@ -217,6 +233,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         holds_rollout=workload is not None and bool(displacement.draining),
         surge=should_surge(workload, pods, snapshot.at, has_capacity=inputs.has_surge_capacity),
         is_moving=has_shortage
+        or conflict is not None
         or bool(drain.draining)
         or (preparation is not None and preparation.pending)
         or pinned_revision.query is not None
@@ -224,6 +241,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         or (workload is not None and not workload.rollout_complete)
         or is_rolling_out(pods),
         workload=workload,
+        replica_conflict=conflict,
         removable_deployments=removable,
         previous_deployments=previous.replicas,
     )

@@ -46,6 +46,7 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.scaling.replica_conflict import conflict_verdict
 from tessera.domain.scaling.rollout import (
     is_rolling_out,
     replaces_in_place,
@@ -90,7 +91,7 @@ def _service_status(
     verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": service_plan.accepted,
         "Placed": _placed_verdict(snapshot, service_plan),
-        "Progressing": _progressing_verdict(service_plan, problem),
+        "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": _update_verdict(service_plan),
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
@@ -262,7 +263,7 @@ def _placed_verdict(
 
 
 def _progressing_verdict(
-    service_plan: ServicePlan, problem: str | None
+    service_plan: ServicePlan, problem: str | None, at: datetime
 ) -> StatusVerdict[Progressing]:
     if problem is not None:
         return StatusVerdict(Progressing.APPLY_FAILED, problem)
@@ -270,10 +271,12 @@ def _progressing_verdict(
         return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
     desired, complete = service_plan.scale.replicas, _is_rollout_complete(service_plan)
+    workload, conflict = service_plan.workload, service_plan.replica_conflict
     failure = (
-        startup_failure(spec, service_plan.pods, service_plan.workload)
+        startup_failure(spec, service_plan.pods, workload)
         or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
+        or (conflict_verdict(conflict, workload, desired, at) if conflict and workload else None)
     )
     if failure is not None:
         return failure

@@ -1,0 +1,99 @@
+"""Somebody else writes the replicas of a Deployment: how long that stands, and what is said.
+
+Tessera decides the number, so each other one is set back: the first ones at once, later ones ever
+later, since every answer starts or stops engines that the next write stops or starts again.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.api.text import counted
+from tessera.domain.observed.snapshot import Workload
+
+# A conflict is over when nobody wrote for so long after the number was set back. Autoscalers write
+# every 15 to 60 s.
+CONFLICT_MEMORY = timedelta(minutes=2)
+# So many writes are set back at once; the wait for the next ones doubles.
+PROMPT_CORRECTIONS = 3
+_WAITS = tuple(timedelta(minutes=minutes) for minutes in (1, 2, 4, 8, 10))
+_REPLICAS = "spec.replicas"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaConflict:
+    """Numbers that somebody else wrote one after the other."""
+
+    manager: str
+    """Who wrote the last one."""
+    replicas: int
+    generation: int
+    """That of the Deployment with the last one."""
+    writes: int
+    """How many were set back, with the last one."""
+    correction_at: datetime
+    """When the last one was or will be set back."""
+
+    def stands(self, at: datetime) -> bool:
+        """Return whether the number of the other is left for now."""
+        return at < self.correction_at
+
+
+def next_conflict(
+    last: ReplicaConflict | None,
+    workload: Workload,
+    desired: int,
+    at: datetime,
+    *,
+    may_stand: bool,
+) -> ReplicaConflict | None:
+    """Return who writes other replicas than `desired`; None without anybody.
+
+    A number that may not stand is set back at once, however many there were before.
+    """
+    if last is not None and at >= last.correction_at + CONFLICT_MEMORY:
+        last = None
+    is_wanted = workload.replicas == desired
+    manager = next(
+        (field.manager for field in workload.foreign_fields if field.path == _REPLICAS), None
+    )
+    is_known = last is not None and last.generation == workload.generation
+    if manager is not None and not is_wanted and not is_known:
+        if last is not None and last.stands(at):
+            writes, correction_at = last.writes, last.correction_at
+        else:
+            writes = last.writes + 1 if last is not None else 1
+            correction_at = at + _wait(writes)
+        last = ReplicaConflict(
+            manager=manager,
+            replicas=workload.replicas,
+            generation=workload.generation,
+            writes=writes,
+            correction_at=correction_at,
+        )
+    if last is not None and last.stands(at) and (is_wanted or not may_stand):
+        return replace(last, correction_at=at)
+    return last
+
+
+def conflict_verdict(
+    conflict: ReplicaConflict, workload: Workload, desired: int, at: datetime
+) -> StatusVerdict[Progressing]:
+    """Return who writes the replicas, what becomes of the number, and who should be asked."""
+    service = workload.service
+    outcome = f"set it back to {desired} ({counted(conflict.writes, 'time')})"
+    if conflict.stands(at):
+        outcome = f"sets it back to {desired} at {conflict.correction_at:%Y-%m-%dT%H:%M:%SZ}"
+    return StatusVerdict(
+        Progressing.FIELD_MANAGER_CONFLICT,
+        f"Deployment/{workload.ref.name}: {conflict.manager} set {_REPLICAS} to "
+        f"{conflict.replicas}, and Tessera, which decides this number, {outcome}. Scale "
+        f"InferenceService/{service.name} instead: kubectl -n {service.namespace} scale "
+        f"tsvc/{service.name} --replicas={conflict.replicas}, or for a HorizontalPodAutoscaler "
+        "spec.scaling.mode External and this object as its scaleTargetRef.",
+    )
+
+
+def _wait(writes: int) -> timedelta:
+    repeated = writes - PROMPT_CORRECTIONS
+    return timedelta() if repeated <= 0 else _WAITS[min(repeated, len(_WAITS)) - 1]
