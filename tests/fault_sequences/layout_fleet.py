@@ -20,6 +20,7 @@ from tessera.resources.api_resources import (
     NODES,
     PODS,
     TENANT_BUDGETS,
+    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.repartition.kube import Kube
@@ -63,6 +64,21 @@ class FaultyKube(Kube):
         if self._excused and not pod.terminating:
             self.lost[pod.service] += pod.takes_requests
         super().begin_deletion(key)
+
+    @override
+    async def delete(
+        self,
+        kind: ApiResource,
+        key: ObjectKey,
+        *,
+        uid: str | None = None,
+        grace_seconds: int | None = None,
+    ) -> None:
+        """Delete; that the replica of a stalled engine is replaced is excused."""
+        if key in self.stalled and self._uid(key) == uid:
+            self.lose(key)
+        else:
+            await super().delete(kind, key, uid=uid, grace_seconds=grace_seconds)
 
     @override
     async def apply(

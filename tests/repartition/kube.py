@@ -36,6 +36,8 @@ class Kube(MemoryCluster):
         super().__init__()
         self.at: datetime = NOW
         self.rng = random.Random(seed)  # noqa: S311 - no secret
+        self.stalled = set[ObjectKey]()
+        """Replicas whose engines hold requests and make no step."""
         self._pods_created = self._addresses_given = 0
         self._parsed: dict[ObjectKey, tuple[str, Pod]] = {}
 

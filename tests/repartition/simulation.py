@@ -19,7 +19,7 @@ from tessera.domain.names import PORT
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.runner_reports import RunnerProgress
-from tessera.domain.observed.snapshot import Pod, PodReading, Readings
+from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler
 from tessera.reconcile.layout_solving import BackgroundPlanner
@@ -78,8 +78,12 @@ class AnsweringEngines:
         return None
 
     async def in_flight(self, address: str) -> int | None:
-        """Return 1 request until the replica is drained."""
-        pod = next(pod for _, pod in self.kube.pods() if f"{pod.address}:{PORT}" == address)
+        """Return 1 request until the replica is drained, which a stalled engine never is."""
+        key, pod = next(
+            (key, pod) for key, pod in self.kube.pods() if f"{pod.address}:{PORT}" == address
+        )
+        if key in self.kube.stalled:
+            return 1
         drained = pod.draining_since is not None and self.kube.at - pod.draining_since >= DRAINED
         return 0 if drained or not pod.containers_ready else 1
 
@@ -301,11 +305,18 @@ class RepartitionSimulation:
 
     def _readings(self) -> Readings:
         """Return the readings for the next cycle; the first cycle of a new operator has none."""
-        serving = [pod for _, pod in self.kube.pods() if pod.takes_requests]
-        return Readings(
-            at=self.kube.at,
-            pods={pod.ref: PodReading(waiting=0.0, running=0.5, activity=0.5) for pod in serving},
-        )
+        serving = {key: pod for key, pod in self.kube.pods() if pod.takes_requests}
+        reading = PodReading(waiting=0.0, running=0.5, activity=0.5)
+        engines = {
+            pod.ref: EngineReading(
+                steps=1.0 if key in self.kube.stalled else 1.0 + self.ticks,
+                scraped_at=self.kube.at,
+            )
+            for key, pod in serving.items()
+            if self.kube.stalled
+        }
+        pods = {pod.ref: reading for pod in serving.values()}
+        return Readings(at=self.kube.at, pods=pods, engines=engines)
 
     async def run_until_quiet(self, ticks: int = 500) -> None:
         """Step until nothing changes; fail after this number of ticks with an operator."""
