@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
+from tessera.batch_runner import parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.run import AttemptRunner, RunOptions
@@ -93,6 +94,8 @@ async def _run(
         host="127.0.0.1",
         port=free_port(),
         input_seconds=0,
+        uri="hf://acme/tiny",
+        revision=f"commit-{attempt}",
     )
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(_SECONDS):
@@ -139,6 +142,11 @@ async def test_an_edited_input_ends_the_attempt_until_it_is_back(
     code, report = await _run(claim, 4)
     assert (code, report["completed"], report["inputChanged"]) == (0, 3, False)
     assert [answer["custom_id"] for answer in claim.answers()] == ["row-1", "row-2", "row-3"]
+    for number in (1, 4):
+        header = json.loads(parts.part_path(claim.work, 0, number).read_bytes().splitlines()[0])
+        del header["crc"]
+        model = {"model": "hf://acme/tiny", "revision": f"commit-{number}"}
+        assert header == {"attempt": number, **model}
 
 
 def _replace_with_a_longer_file(path: Path) -> None:

@@ -303,6 +303,7 @@ def test_parts_are_lines_of_json_that_people_can_read(harness: RunnerHarness) ->
     harness.start_engine()
     assert harness.start(1).wait_for_exit().code == 0
     part = parts.part_path(harness.claim.work, 0, 1)
-    sent, answered = map(json.loads, part.read_text(encoding="utf-8").splitlines())
+    header, sent, answered = map(json.loads, part.read_text(encoding="utf-8").splitlines())
+    assert header["attempt"] == 1
     assert sent["sent"] == 0
     assert answered["line"]["custom_id"] == "row-1"

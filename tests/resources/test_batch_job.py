@@ -382,3 +382,20 @@ def test_shared_objects_belong_to_all_services_and_batches() -> None:
         ("BatchInference", "night"),
     ]
     assert not any(reference.get("controller") for reference in references)
+
+
+def test_a_runner_notes_the_commit_that_the_service_had_at_the_check() -> None:
+    model = {"uri": MEDIUM, "revision": "0123abcd"}
+    check = {"rows": 9, "url": "/v1/completions", "inputTokens": 9, "settings": {"model": model}}
+    situation = a_checked_situation(
+        a_batch(a_batch_spec(model=None, service="chat")),
+        services={"chat": a_spec(MEDIUM)},
+        status={"check": check},
+        nodes=(a_node("a100", {"3g.40gb": 2}), a_node("spot", {"3g.40gb": 2})),
+    )
+    plan, spec = plan_batch(situation), situation.batch.spec
+    assert plan.create is not None
+    assert spec is not None
+    job = batch_job_manifest(situation.batch, spec, plan.create, IMAGE, PodTemplateVersion())
+    (runner,) = job.body["spec"]["template"]["spec"]["containers"]
+    assert {f"--uri={MEDIUM}", "--revision=0123abcd"} <= set(runner["args"])

@@ -134,6 +134,8 @@ def _options(arguments: argparse.Namespace) -> RunOptions:
         send_options=send_options,
         host=arguments.host,
         port=arguments.port,
+        uri=arguments.uri,
+        revision=arguments.revision,
         row_seconds=arguments.row_seconds,
         patience_seconds=arguments.engine_seconds,
     )
@@ -174,6 +176,8 @@ def _parser() -> argparse.ArgumentParser:
     run_parser.add_argument(
         "--engine", type=base_url, help="base URL of the engine; omit it to publish finished rows"
     )
+    run_parser.add_argument("--uri", default="", help="model of the engine, noted in each part")
+    run_parser.add_argument("--revision", help="its branch, tag or commit")
     run_parser.add_argument("--concurrency", type=_positive_int, default=1, help="rows in flight")
     run_parser.add_argument("--retries", type=int, default=3, help="retries per row")
     run_parser.add_argument("--kubeconfig", help="replaces KUBECONFIG and the ServiceAccount")

@@ -5,6 +5,7 @@ truncate it anywhere in the file.
 """
 
 import asyncio
+import json
 import os
 import re
 import zlib
@@ -66,6 +67,12 @@ _ENTRY_PATTERN = re.compile(
 def line_id(input_id: str, row: int) -> str:
     """Return the id of a row's line in the results; it names the input and the row."""
     return f"batch_req_{input_id}{row:08x}"
+
+
+def encode_header(attempt: int, uri: str, revision: str | None) -> bytes:
+    """Return the first line of a part: which model answered its rows, for people to read."""
+    model = {"attempt": attempt, "model": uri, "revision": revision}
+    return _with_checksum(json.dumps(model, separators=(",", ":"))[1:].encode())
 
 
 def encode_sent(row: int, prompt_tokens: int, max_tokens: int | None) -> bytes:
@@ -175,8 +182,11 @@ def part_files(work: Path) -> PartFiles:
 class Journal:
     """Appends to the part files of one attempt; flushes to disk after 5 seconds or 64 answers."""
 
-    def __init__(self, work: Path, attempt: int, stall_seconds: float = STALL_SECONDS) -> None:
+    def __init__(
+        self, work: Path, attempt: int, stall_seconds: float = STALL_SECONDS, header: bytes = b""
+    ) -> None:
         self._stall_seconds = stall_seconds
+        self._header = header
         self._work = work
         self._attempt = attempt
         self._open: dict[int, int] = {}
@@ -246,6 +256,8 @@ class Journal:
             descriptor = self._open[shard] = os.open(
                 path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644
             )
+            if os.fstat(descriptor).st_size == 0:
+                write_all(descriptor, self._header)
             _terminate_line(descriptor)
         return descriptor
 

@@ -113,6 +113,9 @@ class RunOptions:
     send_options: SendOptions
     host: str
     port: int
+    uri: str = ""
+    """The model of the engine."""
+    revision: str | None = None
     row_seconds: float = ROW_TIMEOUT_SECONDS
     patience_seconds: float = ENGINE_TIMEOUT_SECONDS
     stall_seconds: float = STALL_SECONDS
@@ -265,7 +268,8 @@ class AttemptRunner:
         self, checked: CheckedInput, ledger: Ledger, base: str, heartbeat: WorkHeartbeat
     ) -> None:
         options = self._options
-        journal = Journal(options.work, options.attempt, options.stall_seconds)
+        header = parts.encode_header(options.attempt, options.uri, options.revision)
+        journal = Journal(options.work, options.attempt, options.stall_seconds, header)
         url = checked.manifest.url
         engine = EngineClient(
             base,

@@ -159,7 +159,7 @@ def _runner(
         *_model_names(spec, request.source),
         f"--attempt={request.attempt}",
         f"--batch={batch.ref}",
-        *_engine_arguments(spec, request.choice),
+        *_engine_arguments(spec, request),
     ]
     requests = {"cpu": "1", "memory": "512Mi"}
     container = _watched_container(names.RUNNER, image, arguments, requests, memory_limit="2Gi")
@@ -188,7 +188,8 @@ def _watched_container(
     return container
 
 
-def _engine_arguments(spec: BatchInferenceSpec, choice: HardwareChoice | None) -> list[str]:
+def _engine_arguments(spec: BatchInferenceSpec, request: BatchJobRequest) -> list[str]:
+    choice, model = request.choice, request.source.spec.model
     if choice is None:
         return []
     in_flight = _IN_FLIGHT_PER_SEQUENCE * choice.fit.limits.max_num_seqs
@@ -196,6 +197,8 @@ def _engine_arguments(spec: BatchInferenceSpec, choice: HardwareChoice | None) -
         f"--engine=http://$(POD_IP):{PORT}",
         f"--concurrency={in_flight}",
         f"--retries={spec.retries}",
+        f"--uri={model.uri}",
+        *([f"--revision={model.revision}"] if model.revision else []),
     ]
 
 
