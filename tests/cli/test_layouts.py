@@ -338,6 +338,7 @@ async def test_slices_beside_whole_gpus_are_drawn_on_gpus_that_are_assumed() -> 
     assert "a100-0: A100-80GB, assumed" in text
     assert [text.count(tile) for tile in ("1g chat", "1g -", "3g -")] == [2, 2, 1]
     assert "not drawn" not in text
+    assert "/ 0.00" not in text
     with pytest.raises(CommandError):
         planned(await read_inputs(api), None, "text")
 

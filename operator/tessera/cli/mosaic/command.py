@@ -277,12 +277,14 @@ def _strip(
     covered = sum(
         (share(mig_node.gpu_model, mig_slice.profile) for mig_slice in slices), Decimal(0)
     )
+    # Shares are rounded, so those of a full GPU add up to nearly 1.
+    stranded = 1 - covered if round(1 - covered, 9) else Decimal(0)
     return Strip(
         name=gpu.name,
         tiles=tuple(
             _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.gpu_model, gpu)
         ),
-        stranded_price=(1 - covered) * labels.gpu_hour_price
+        stranded_price=stranded * labels.gpu_hour_price
         if labels.gpu_hour_price is not None
         else None,
     )
