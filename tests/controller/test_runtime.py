@@ -133,3 +133,13 @@ async def test_an_elector_that_cannot_read_a_lease_leads_until_its_time_is_over(
     )
     monkeypatch.setattr(elector, "_acquire_or_renew", _Raising())
     assert await elector.try_acquire_or_renew() is False
+
+
+async def test_an_operator_with_a_gateway_says_that_none_reports_yet() -> None:
+    cluster = cast("Any", MemoryCluster())
+    cluster.server_date = None
+    for account, expected in ((None, []), ("tessera-gateway", [0.0])):
+        runtime = Runtime(Settings(gateway_account=account), cluster)
+        families = {family.name: family for family in runtime.telemetry.families()}
+        await runtime.close()
+        assert [each.value for each in families["tessera_gateways"].samples] == expected
