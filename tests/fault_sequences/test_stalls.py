@@ -24,24 +24,26 @@ async def test_a_stalled_engine_is_replaced_while_another_replica_waits_to_leave
     await fleet.run_until_quiet()
     fleet.kube.stalled.add(STALLED)
     service = fleet.kube.pod(STALLED).service
-    reason, drained_beside = None, False
+    reason, drained, returned = None, set[ObjectKey](), set[ObjectKey]()
     for tick in range(_MAX_TICKS):
         if tick == _TICKS_BEFORE_THE_CHANGE:
             scenario.change(fleet)
         await fleet.tick()
         observer.look()
-        others = [
-            pod for key, pod in fleet.kube.pods() if pod.service == service and key != STALLED
-        ]
-        serving = sum(pod.takes_requests for pod in others)
-        assert serving >= fleet.min_replicas[service] - 1, fleet.describe()
+        others = {
+            key: pod for key, pod in fleet.kube.pods() if pod.service == service and key != STALLED
+        }
+        serving = {key for key, pod in others.items() if pod.takes_requests}
+        assert len(serving) >= fleet.min_replicas[service] - 1, fleet.describe()
         if STALLED in fleet.kube.objects:
-            drained_beside |= any(pod.leaving for pod in others)
+            drained |= {key for key, pod in others.items() if pod.leaving}
         else:
             reason = reason or fleet.reason
+            returned |= drained & serving
             if not end_findings(fleet):
                 break
-    assert (reason, drained_beside) == (LayoutReady.REPARTITIONING, True)
+    assert reason == LayoutReady.REPARTITIONING
+    assert returned, "the replica that drained serves until the stalled one is replaced"
     assert fleet.reason == LayoutReady.AS_PLANNED, fleet.describe()
     assert [*observer.findings, *end_findings(fleet)] == []
     assert fleet.kube.objects[CHAT]["status"]["replacement"]["pod"] == STALLED.name
