@@ -180,7 +180,7 @@ RULES += [
     ),
     (TENANT_BUDGETS, BUDGET | {"weight": "0"}, "spec.weight must be from 0.01 to 1000"),
 ]
-BATCH = {
+BATCH: dict[str, Any] = {
     "claimName": "data",
     "input": "in.jsonl",
     "output": "out.jsonl",
@@ -215,6 +215,30 @@ RULES += [
         BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE | {"activeParameters": 101}}},
         "spec.model.shape.activeParameters",
+    ),
+    *(
+        (
+            BATCH_INFERENCES,
+            BATCH | {field: "./x"},
+            f'spec.{field}: Invalid value: "./x": must be a path on the claim, such as jobs/',
+        )
+        for field in ("input", "output", "errors")
+    ),
+    *(
+        (kind, base | {"model": base["model"] | change}, f"{field}: Invalid value: {words}")
+        for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
+        for change, field, words in (
+            (
+                {"uri": "s3://models/llama"},
+                "spec.model.uri",
+                '"s3://models/llama": must be hf://organization/name, pvc://claim/path or oci://',
+            ),
+            (
+                {"adapters": [{"name": "sql", "uri": "s3://models/sql"}]},
+                "spec.model.adapters[0].uri",
+                '"s3://models/sql": must be hf://organization/name or pvc://claim/path',
+            ),
+        )
     ),
 ]
 FIXED = [
