@@ -34,6 +34,7 @@ def test_every_row_is_answered_in_the_order_of_the_input(harness: RunnerHarness)
         **head,
         **figures,
         **tokens,
+        "inputChanged": False,
         "message": runner_exit.report["message"],
     }
 
@@ -164,7 +165,7 @@ def test_it_reports_its_progress(harness: RunnerHarness) -> None:
     figures = {"attempt": 1, "rows": 3, "done": 2, "failed": 1, "inFlight": 1, "state": "running"}
     tokens = {"resentRows": 0, "resentTokens": 0, "promptTokens": 7, "outputTokens": 11}
     assert seen.pop("idleSeconds") < 60
-    assert seen == figures | tokens
+    assert seen == figures | tokens | {"inputChanged": False}
     assert get(runner.port, "/healthz")[0] == 200
     samples = {
         (sample.name, *sample.labels.values()): sample.value
