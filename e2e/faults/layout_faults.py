@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from demo.cluster import NAMESPACE
-from faults.layout_fleet import SCENE, LayoutFleet
+from faults.layout_fleet import FLOORS, SCENE, LayoutFleet
 from tests.fault_sequences.language import Fault
 
 # Seconds that a slow device plugin takes to come and to go.
@@ -32,6 +32,15 @@ def _idle_nodes(fleet: LayoutFleet) -> Sequence[str]:
 
 def _stopped_plugins(fleet: LayoutFleet) -> Sequence[str]:
     return fleet.stopped_plugins()
+
+
+def _services(fleet: LayoutFleet) -> Sequence[str]:
+    """Return the services while a node is in work."""
+    return list(FLOORS) if fleet.nodes_in_work() else ()
+
+
+def _roll_service(fleet: LayoutFleet, name: str) -> None:
+    fleet.roll(name)
 
 
 def _slow_plugins(fleet: LayoutFleet, _target: str) -> None:
@@ -134,6 +143,14 @@ LAYOUT_FAULTS: tuple[Fault[LayoutFleet], ...] = (
         begin=_lose_gpus,
         end=_repair_gpus,
         seconds=(20, 20),
+    ),
+    Fault(name="service-rolled", targets=_services, begin=_roll_service, seconds=(0, 0)),
+    Fault(
+        name="service-rolled-again-and-again",
+        targets=_services,
+        begin=_roll_service,
+        during=_roll_service,
+        seconds=(12, 12),
     ),
     Fault(name="operator-restarts", targets=_nodes_in_work, begin=_kill_operator, seconds=(0, 0)),
 )

@@ -54,6 +54,7 @@ class LayoutFleet:
     pool: Json | None = None
     """As they were sampled last; the pool is None while it does not exist."""
     pool_spec: Json = field(default_factory=dict)
+    _edits: int = 0
 
     @property
     def namespace(self) -> str:
@@ -176,6 +177,13 @@ class LayoutFleet:
     def patch_pool(self, **spec: Any) -> None:
         self.pool_spec = {**self.pool_spec, **spec}
         self.run(self.cluster.api.patch(self.pool_path, {"spec": spec}))
+
+    def roll(self, service: str) -> None:
+        """Edit the environment of a service's engines, as CI does."""
+        self._edits += 1
+        env = [{"name": "EDIT", "value": str(self._edits)}]
+        path = INFERENCE_SERVICES.path(self.namespace, service)
+        self.run(self.cluster.api.patch(path, {"spec": {"podTemplate": {"env": env}}}))
 
     def label(self, node: str, **labels: str | None) -> None:
         body = {"metadata": {"labels": labels}}

@@ -18,6 +18,8 @@ FULL_LAYOUTS = (
     "agent-stale.operator-restarts",
     "two-budgets.other-devices",
     "gpus-lost.operator-restarts",
+    "service-rolled.operator-restarts",
+    "service-rolled-again-and-again.other-devices",
 )
 SHORT_BATCHES = ("runner-frozen.volume-read-only",)
 FULL_BATCHES = (
