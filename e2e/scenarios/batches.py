@@ -50,6 +50,7 @@ class BatchNamespace:
 
     async def submit(self, name: str, *, rows: int, tokens: int, **spec: Any) -> "Batch":
         """Write an input with answers of so many tokens, and apply a batch for it."""
+        source = {} if "service" in spec else {"model": {"uri": MODEL}, "context": CONTEXT}
         lines = (_input_row(number, tokens) for number in range(rows))
         (self.claim_folder / f"{name}.in.jsonl").write_text("".join(lines), encoding="utf-8")
         body = {
@@ -60,8 +61,7 @@ class BatchNamespace:
                 "claimName": CLAIM,
                 "input": f"{name}.in.jsonl",
                 "output": f"{name}.jsonl",
-                "model": {"uri": MODEL},
-                "context": CONTEXT,
+                **source,
                 **spec,
             },
         }

@@ -9,15 +9,19 @@ from dataclasses import replace
 
 import pytest
 
-from demo.cluster import InstalledCluster, Json
+from demo.cluster import NAMESPACE, InstalledCluster, Json, condition
+from scenarios.actions import ScenarioNamespace
 from scenarios.batches import (
+    CONTEXT,
     IN_FLIGHT,
+    MODEL,
     Batch,
     BatchNamespace,
     RowCounts,
     a_claim,
     attempt_number,
     create_shared_claim,
+    is_finished,
     write_fleet,
 )
 from scenarios.chaos import (
@@ -30,10 +34,10 @@ from scenarios.chaos import (
     wait_for_runner,
     wait_until_runner_ends,
 )
-from scenarios.kills import kill_operator
+from scenarios.kills import kill_operator, read_operator_pod
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
-from tessera.resources.api_resources import CLAIMS, JOBS, TENANT_BUDGETS
+from tessera.resources.api_resources import CLAIMS, JOBS, PODS, TENANT_BUDGETS
 from world import World, start
 from world.api import ApiError
 from world.testing import eventually
@@ -146,6 +150,70 @@ async def test_suspend_ends_the_attempt_and_goes_on_with_the_rest(
     status = await batch.wait_until_completed()
     assert batch.count_rows() == ALL_ONCE
     _assert_published_by(batch, status, attempt + 1)
+
+
+@pytest.mark.full
+async def test_finished_batches_that_became_due_while_nobody_led_are_deleted_after_a_restart(
+    namespace: BatchNamespace,
+) -> None:
+    """Their checks fail, so that they need no hardware."""
+    cluster = namespace.cluster
+    at_once = await namespace.submit("at-once", rows=0, tokens=1, ttlAfterFinished="0s")
+    await eventually(lambda: _exists(at_once), lambda exists: not exists, within=60)
+    ttl = "60s"
+    batches = [
+        await namespace.submit(f"due-{number}", rows=0, tokens=1, ttlAfterFinished=ttl)
+        for number in range(12)
+    ]
+    await asyncio.gather(*(batch.wait_for_status(is_finished) for batch in batches))
+    scale = ("kubectl", "--namespace", NAMESPACE, "scale", "deployment/tessera-operator")
+    await cluster.run(*scale, "--replicas=0")
+    await asyncio.sleep(62)
+    assert all([await _exists(batch) for batch in batches])
+    await cluster.run(*scale, "--replicas=1")
+
+    async def left() -> list[str]:
+        return [batch.name for batch in batches if await _exists(batch)]
+
+    await eventually(left, lambda names: not names, within=90)
+    operator = await read_operator_pod(cluster)
+    assert operator["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+async def _exists(batch: Batch) -> bool:
+    try:
+        await batch.get()
+    except ApiError as error:
+        if error.status == 404:
+            return False
+        raise
+    return True
+
+
+@pytest.mark.full
+async def test_a_batch_goes_on_with_the_model_that_its_service_had_when_it_began(
+    namespace: BatchNamespace,
+) -> None:
+    services = ScenarioNamespace(namespace.cluster, namespace.name)
+    await services.apply_service(model={"uri": MODEL}, context=CONTEXT, replicas=0)
+    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=TOKENS, service="chat")
+    await batch.wait_for_rows(FEW_ROWS // 3)
+    await services.apply_service(replicas=0)
+
+    async def message() -> str:
+        return str(condition(await batch.get(), "Accepted").get("message"))
+
+    said = await eventually(message, lambda text: "InferenceService/chat has another" in text)
+    namespace.cluster.say(said)
+    attempt, runner = await wait_for_runner(batch)
+    namespace.cluster.world.kill(namespace.name, runner.pod, RUNNER)
+    await batch.wait_for_rows(FEW_ROWS // 3, attempt + 1)
+    engine = batch.running_container(ENGINE, attempt + 1)
+    assert engine is not None
+    pod = await namespace.cluster.api.get(PODS.path(namespace.name, engine.pod))
+    assert MODEL.removeprefix("hf://") in str(pod["spec"])
+    await batch.wait_until_completed()
+    assert batch.count_rows() == ALL_ONCE
 
 
 async def _list_engine_pods(namespace: BatchNamespace) -> list[str]:
