@@ -6,10 +6,12 @@ from dataclasses import dataclass
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from demo.cluster import NAMESPACE, InstalledCluster, Json
+from demo.cluster import NAMESPACE, InstalledCluster, Json, install
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
 from tessera.resources.api_resources import PODS
+from tests.gateway.store.postgresql import PostgresqlServer
+from world.api import SECRETS
 from world.testing import eventually, is_ready
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
@@ -48,6 +50,27 @@ class Gateway:
         )
         assert result.code == 0, result.errors
         return {row["key"]: row for row in result.json["rows"]}
+
+
+async def install_with_database(
+    cluster: InstalledCluster, server: PostgresqlServer, pods: int, *values: str
+) -> None:
+    """Install so many pods of the gateway that share a PostgreSQL database."""
+    database = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": "database", "namespace": NAMESPACE},
+        "stringData": {"url": server.url("postgres")},
+    }
+    await cluster.api.apply(SECRETS.path(NAMESPACE, "database"), database, "kubectl")
+    await install(
+        cluster,
+        "gateway.enabled=true",
+        "gateway.database.secretName=database",
+        "gateway.autoscaling.enabled=false",
+        f"gateway.replicaCount={pods}",
+        *values,
+    )
 
 
 async def ready_pods(cluster: InstalledCluster, count: int, within: float = 120) -> list[Json]:

@@ -45,6 +45,8 @@ class Answer:
     ttft: float | None
     replica: str = ""
     """Named by the gateway."""
+    pieces: int = 0
+    """Parts with text, one for each output token."""
     failure: str = ""
 
     def is_within(self, target_seconds: float) -> bool:
@@ -162,4 +164,4 @@ async def _stream(
         error = repr(failure)
     if not error and (not is_done or pieces < request.output_tokens):
         error = f"ended after {pieces} of {request.output_tokens} tokens"
-    return Answer(second=request.second, ttft=ttft, replica=replica, failure=error)
+    return Answer(second=request.second, ttft=ttft, replica=replica, pieces=pieces, failure=error)

@@ -6,22 +6,39 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from itertools import chain
 
+import httpx
 import openai
 import pytest
 
-from scenarios.actions import ScenarioNamespace
+from demo.cluster import NAMESPACE, InstalledCluster
+from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
-from scenarios.gateway import HELLO, REPLICA, Gateway, answered, is_refused
+from scenarios.gateway import (
+    HELLO,
+    REPLICA,
+    Gateway,
+    answered,
+    create_key,
+    install_with_database,
+    is_refused,
+    ready_pods,
+)
 from scenarios.lifecycle import write_fleet
+from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.resources.api_resources import PODS
+from tests.gateway.store.postgresql import postgresql_server
 from world import World, start
 from world.testing import eventually
 
 _CONNECTIONS = 6
 # A new replica gets so much of the requests in so many seconds after it is ready.
 _CLIENTS, _MIN_SHARE, _SHARE_SECONDS = 60, 0.4, 10
+# Clients of two gateways for each place of the engine, and for how long once the engine is full.
+_CLIENTS_PER_PLACE, _OVERLOAD_SECONDS = 1.2, 12
+_KILLED_AFTER_SECONDS = 7
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +192,115 @@ async def test_without_the_gateway_a_condition_says_that_the_new_replica_stays_i
     assert pod == first["metadata"]["name"]
     assert _CLIENTS / 2 < int(fullest) <= int(total)
     assert "Send requests through the gateway" in condition["message"]
+
+
+@pytest.mark.full
+async def test_what_clients_got_is_recorded_when_the_gateway_is_killed_under_streams(
+    gateway: Gateway,
+) -> None:
+    namespace, world = gateway.namespace, gateway.namespace.cluster.world
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready(within=60)
+    await answered(gateway)
+    before = (await eventually(gateway.usage, lambda rows: "first" in rows, within=90))["first"]
+    headers = {"Authorization": f"Bearer {gateway.key}"}
+    target = Target(base=gateway.base, model="chat", headers=headers, keeps_connections=True)
+    pod = next(
+        container.pod for container in world.containers() if container.container == "gateway"
+    )
+    ended, begun = asyncio.Event(), time.monotonic()
+    async with asyncio.TaskGroup() as tasks:
+        streams = [tasks.create_task(stream_until(target, ended, 300)) for _ in range(20)]
+        await asyncio.sleep(_KILLED_AFTER_SECONDS)
+        ended.set()
+        world.kill(NAMESPACE, pod, "gateway")
+
+    async def restarts() -> int:
+        (pod,) = await ready_pods(namespace.cluster, 1)
+        return int(pod["status"]["containerStatuses"][0]["restartCount"])
+
+    await eventually(restarts, bool, within=60)
+    answers = list(chain.from_iterable(stream.result() for stream in streams))
+    whole = sum(not answer.failure for answer in answers)
+    broken = len(answers) - whole
+    delivered = sum(answer.pieces for answer in answers)
+    requests = before["requests"] + sum(answer.pieces > 0 for answer in answers)
+    after = await eventually(
+        gateway.usage,
+        lambda rows: requests <= rows.get("first", {}).get("requests", 0),
+        within=90,
+    )
+    recorded = after["first"]["outputTokens"] - before["outputTokens"]
+    namespace.cluster.say(
+        f"{whole} whole and {broken} broken streams got {delivered} tokens in "
+        f"{time.monotonic() - begun:.0f} s; {recorded} are recorded"
+    )
+    assert broken > 0
+    # At most what the unfinished ones got in their last second is lost.
+    lost = broken * delivered / len(streams) / _KILLED_AFTER_SECONDS
+    assert delivered - lost <= recorded <= delivered + lost
+
+
+@pytest.fixture
+async def gateways(
+    cluster: InstalledCluster, namespace: ScenarioNamespace
+) -> AsyncIterator[list[Gateway]]:
+    """Two pods of the gateway with one database, each with the address of its own."""
+    with postgresql_server() as server:
+        await install_with_database(cluster, server, 2)
+        pods = await ready_pods(cluster, 2)
+        async with a_budget(namespace, "100000"):
+            key = await create_key(namespace, "first")
+            addresses = [pod["status"]["podIP"] for pod in pods]
+            yield [
+                Gateway(namespace, f"http://{address}:8443/v1", address, key)
+                for address in addresses
+            ]
+
+
+async def test_two_gateways_use_every_place_of_an_engine_and_serve_the_clients_of_both(
+    gateways: list[Gateway],
+) -> None:
+    namespace = gateways[0].namespace
+    await namespace.apply_service(replicas=1)
+    await namespace.wait_until_ready(within=60)
+    (replica,) = await namespace.list_objects(PODS)
+    places = (await namespace.service_status())["variant"]["maxNumSeqs"]
+    engine = f"http://{replica['status']['podIP']}:8000/metrics"
+    targets = [
+        Target(
+            base=gateway.base,
+            model="chat",
+            headers={"Authorization": f"Bearer {gateway.key}"},
+            keeps_connections=True,
+        )
+        for gateway in gateways
+    ]
+
+    async def count_running() -> float:
+        async with httpx.AsyncClient() as http:
+            metrics = (await http.get(engine)).text
+        match = re.search(r"^vllm:num_requests_running\S* (\S+)", metrics, re.M)
+        return float(match[1]) if match else 0.0
+
+    for gateway in gateways:
+        await answered(gateway)
+    ended, clients = asyncio.Event(), round(places / 2 * _CLIENTS_PER_PLACE)
+    async with asyncio.TaskGroup() as tasks:
+        streams = [
+            [tasks.create_task(stream_until(target, ended, 200)) for _ in range(clients)]
+            for target in targets
+        ]
+        await eventually(count_running, lambda count: count >= 0.95 * places, within=60)
+        await asyncio.sleep(_OVERLOAD_SECONDS)
+        running = await eventually(count_running, lambda count: count >= 0.95 * places, within=5)
+        ended.set()
+    answers: list[list[Answer]] = [
+        list(chain.from_iterable(task.result() for task in group)) for group in streams
+    ]
+    counts = [len(group) for group in answers]
+    namespace.cluster.say(
+        f"{2 * clients} clients on {places} places: {running:.0f} ran, answers by pod {counts}"
+    )
+    assert failures(chain.from_iterable(answers)) == []
+    assert min(counts) >= 0.35 * sum(counts)

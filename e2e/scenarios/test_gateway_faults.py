@@ -13,10 +13,17 @@ import aiohttp
 import pytest
 from cryptography import x509
 
-from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref, install
+from demo.cluster import NAMESPACE, InstalledCluster, Json, Ref
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
-from scenarios.gateway import Gateway, answered, create_key, ready_pods, service_address
+from scenarios.gateway import (
+    Gateway,
+    answered,
+    create_key,
+    install_with_database,
+    ready_pods,
+    service_address,
+)
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
 from tessera.domain.names import LEAVING_LABEL
@@ -97,21 +104,7 @@ async def gateway(
     postgresql: PostgresqlServer,
 ) -> AsyncIterator[Gateway]:
     """Two pods of the gateway with one PostgreSQL database, which have a certificate."""
-    database = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "metadata": {"name": "database", "namespace": NAMESPACE},
-        "stringData": {"url": postgresql.url("postgres")},
-    }
-    await cluster.api.apply(SECRETS.path(NAMESPACE, "database"), database, "kubectl")
-    await install(
-        cluster,
-        "gateway.enabled=true",
-        "gateway.database.secretName=database",
-        "gateway.tls.secretName=gateway-tls",
-        "gateway.autoscaling.enabled=false",
-        f"gateway.replicaCount={_PODS}",
-    )
+    await install_with_database(cluster, postgresql, _PODS, "gateway.tls.secretName=gateway-tls")
     address = await service_address(cluster)
     await certificates.issue("first", address)
     pods = await ready_pods(cluster, _PODS)
