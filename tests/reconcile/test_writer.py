@@ -6,6 +6,7 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.leader_election import LEASE_DURATION, RENEW_DEADLINE
+from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.ports import ClusterError
 from tessera.reconcile.store import Store
@@ -40,6 +41,34 @@ async def test_an_object_that_replaced_the_observed_one_is_not_deleted() -> None
     cluster.put(NODE_LAYOUTS, {"metadata": {"name": "a"}})
     await writer.delete(NODE_LAYOUTS, key)
     assert key in cluster.objects
+
+
+async def test_a_refused_status_is_logged_once_until_it_is_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As by a CRD that is older than the operator: the status itself cannot tell."""
+    cluster, store = MemoryCluster(), Store(KINDS)
+    writer = Writer(cluster, store, lambda: True)
+    key = cluster.put(NODE_LAYOUTS, {"metadata": {"name": "a"}})
+    store.put(NODE_LAYOUTS, cluster.seen(key))
+    cluster.refusals[key] = "status.files: field not declared in schema"
+
+    async def write() -> list[str]:
+        return await writer.apply_status(NODE_LAYOUTS, {"name": "a"}, NodeLayoutStatus())
+
+    assert await write() == await write() == [cluster.refusals[key]]
+    assert [record.message for record in caplog.records] == [
+        "status refused: status.files: field not declared in schema"
+    ]
+    del cluster.refusals[key]
+    assert await write() == []
+    cluster.refusals[key] = "status.files: field not declared in schema"
+    await write()
+    cluster.discard(key)
+    store.drop(NODE_LAYOUTS, key)
+    writer.forget(lambda _: False)
+    await write()
+    assert len(caplog.records) == 3
 
 
 class _HangingCluster(MemoryCluster):

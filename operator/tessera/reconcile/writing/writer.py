@@ -119,6 +119,7 @@ class Writer:
         self._record_events = record_events
         self._is_superseded = is_superseded
         self._applied: dict[ObjectKey, _AppliedObject] = {}
+        self._refused_statuses: dict[ObjectKey, ApiResource] = {}
         self.requests = 0
         """Writing requests since the start of the process."""
 
@@ -149,12 +150,20 @@ class Writer:
     async def apply_status(
         self, kind: ApiResource, metadata: dict[str, Any], status: BaseModel
     ) -> list[str]:
-        """Apply a status, and record what changed in it; return what was refused."""
+        """Apply a status, and record what changed in it; return what was refused.
+
+        A status that is refused cannot tell of it, so the log does, once.
+        """
         manifest = partial_manifest(kind, metadata, status=wire_format(status))
         observed = self._store.all(kind).get(manifest.key)
         refusals = await attempt(self.apply(manifest, "status"))
-        if observed is not None and not refusals:
-            self._record_events(kind, observed, status)
+        if not refusals:
+            self._refused_statuses.pop(manifest.key, None)
+            if observed is not None:
+                self._record_events(kind, observed, status)
+        elif manifest.key not in self._refused_statuses:
+            self._refused_statuses[manifest.key] = kind
+            log.error("status refused: %s", "; ".join(refusals))
         return refusals
 
     async def apply_changed(self, manifests: Iterable[ObjectManifest]) -> tuple[list[str], bool]:
@@ -183,6 +192,9 @@ class Writer:
         """Forget what was applied to objects that no plan needs anymore."""
         for key in [key for key in self._applied if is_forgotten(key)]:
             del self._applied[key]
+        for key, kind in tuple(self._refused_statuses.items()):
+            if key not in self._store.all(kind):
+                del self._refused_statuses[key]
 
     async def delete(self, kind: ApiResource, key: ObjectKey) -> None:
         """Delete the object that was observed; one that replaced it under its name stays."""
