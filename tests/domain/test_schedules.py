@@ -1,9 +1,12 @@
 """Schedules set bounds by the wall clock, and what is wrong with them is named."""
 
+import gc
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from cronsim import CronSim
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -222,3 +225,50 @@ def test_any_text_is_read_or_named(cron: str) -> None:
     scaling = a_scaling({"cron": cron})
     if not schedule_faults(scaling):
         assert bounds_schedule(CHAT, scaling, at=utc("2026-03-02T12:00:00")).next_at is None
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("*/28 2 MON#5", "29 2 TUE"),
+        ("29 2 *", "*/28 * MON#5"),
+        ("LW * *", "* 2,4 5L"),
+        ("L * *", "* 4,6 MON#5"),
+        ("L 1,3 *", "31 * SUN"),
+        ("LW * *", "*/2 * SAT,SUN"),
+        ("1-7 * *", "* * 2#2,3#5"),
+        ("30 * *", "L 2,6 *"),
+    ],
+)
+def test_schedules_conflict_if_any_day_of_28_years_has_both(first: str, second: str) -> None:
+    begin = utc("2001-01-01")
+    expressions = [CronSim(f"0 8 {fields}", begin) for fields in (first, second)]
+    common = {
+        f"{day:%A} {day.day} {day:%B} 08:00 UTC"
+        for day in (begin + timedelta(days=index) for index in range(28 * 365 + 7))
+        if all(each.match_day(day) and day.month in each.months for each in expressions)
+    }
+    faults = schedule_faults(a_scaling({"cron": f"0 8 {first}"}, {"cron": f"0 8 {second}"}))
+    assert len(faults) == bool(common)
+    assert all(any(f" share {minute}, so" in message for minute in common) for _, message in faults)
+
+
+def test_edited_schedules_leave_nothing_in_memory() -> None:
+    def edit(number: int) -> None:
+        # All days each, in texts that no other edit has.
+        crons = (f"{index} 0 1-31,{index + 1},{number} * *" for index in range(16))
+        assert schedule_faults(a_scaling(*({"cron": cron} for cron in crons))) == ()
+
+    edit(1)
+    tracemalloc.start()
+    try:
+        edit(2)
+        gc.collect()
+        before, _ = tracemalloc.get_traced_memory()
+        edit(3)
+        edit(4)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 2 < 4096, "bytes that an edit leaves"

@@ -6,9 +6,10 @@ gap, and one that it shows twice as the first of the two.
 """
 
 import calendar
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
@@ -17,7 +18,7 @@ from cronsim.cronsim import Field
 from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
-from tessera.domain.incremental import constant, reused, tabulated
+from tessera.domain.incremental import constant, reused
 from tessera.domain.observed.snapshot import Ref
 
 _EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
@@ -142,14 +143,14 @@ def _time_of(wall: datetime, zone: ZoneInfo) -> datetime:
     return time
 
 
-@tabulated
+@reused
 def schedule_faults(scaling: Scaling) -> tuple[tuple[str, str], ...]:
     """Return what is wrong with the schedules: fields and messages."""
     return tuple(_faults(scaling))
 
 
 def _faults(scaling: Scaling) -> Iterator[tuple[str, str]]:
-    parsed: list[tuple[int, str, CronSim]] = []
+    parsed: list[tuple[int, str, _Times]] = []
     for index, schedule in enumerate(scaling.schedules):
         field, bounds = _field(index), _bounds(scaling, index)
         if zone_of(schedule.time_zone) is None:
@@ -170,24 +171,32 @@ def _faults(scaling: Scaling) -> Iterator[tuple[str, str]]:
                 "0 needs spec.scaling.idle, for example idle: {after: 10m}; set that, or at least "
                 "1",
             )
-        expression = _parse(schedule.cron)
-        if isinstance(expression, str):
-            yield f"{field}.cron", expression
+        times = _parse(schedule.cron)
+        if isinstance(times, str):
+            yield f"{field}.cron", times
             continue
         for other, time_zone, before in parsed:
             same_zone = time_zone == schedule.time_zone
-            if same_zone and (minute := _common_minute(before, expression)) is not None:
+            if same_zone and (minute := _common_minute(before, times)) is not None:
                 yield (
                     f"{field}.cron",
                     f"{schedule.cron!r} and {scaling.schedules[other].cron!r} of {_field(other)} "
                     f"share {minute} {time_zone}, so it is undecided which bounds apply; change "
                     "the times of one of them",
                 )
-        parsed.append((index, schedule.time_zone, expression))
+        parsed.append((index, schedule.time_zone, times))
 
 
-def _parse(cron: str) -> CronSim | str:
-    """Return the expression, or what is wrong with it."""
+class _Times(NamedTuple):
+    """The times of a cron expression."""
+
+    expression: CronSim
+    days: int
+    """Those of `_month_days` that it has in any month, as a bit mask."""
+
+
+def _parse(cron: str) -> _Times | str:
+    """Return the times of the expression, or what is wrong with it."""
     fields = cron.split()
     form = "write minute, hour, day of month, month and day of week, such as 0 8 * * 1-5"
     if len(fields) != 5:
@@ -200,8 +209,9 @@ def _parse(cron: str) -> CronSim | str:
         if str(error) != Field.DAY.msg() or not _is_valid(other_months):
             return f"{cron!r} is no cron expression ({str(error).lower()}): {form}"
     else:
-        if _dates(expression):
-            return expression
+        days = _bit_mask(expression.match_day(day) for day in _month_days())
+        if any(days & _days_by_month()[month] for month in expression.months):
+            return _Times(expression, days)
     return f"{cron!r} never comes, since no year has such a day; correct its days or months"
 
 
@@ -214,38 +224,48 @@ def _is_valid(fields: tuple[str, ...]) -> bool:
 
 
 @constant
-def _all_days() -> tuple[date, ...]:
-    """Return the days of one year of each kind: by its length and the weekday of its first day."""
-    years: dict[tuple[bool, int], int] = {}
-    for year in range(_EPOCH.year, _EPOCH.year + 28):
-        years.setdefault((calendar.isleap(year), date(year, 1, 1).weekday()), year)
-    return tuple(
-        date(year, 1, 1) + timedelta(days=day)
-        for (is_leap, _), year in sorted(years.items())
-        for day in range(365 + is_leap)
-    )
+def _month_days() -> tuple[date, ...]:
+    """Return a date of each kind: by its day, its weekday and the length of its month.
+
+    Whether an expression has a day depends on nothing else but the month.
+    """
+    dates = {
+        (day, date(year, month, day).weekday(), _last_day(year, month)): date(year, month, day)
+        for year in range(_EPOCH.year, _EPOCH.year + 28)
+        for month in (1, 2, 4)  # of each length
+        for day in range(1, _last_day(year, month) + 1)
+    }
+    return tuple(day for _, day in sorted(dates.items()))
 
 
-def _dates(expression: CronSim) -> frozenset[date]:
-    return _dates_of(*expression.parts[3:])
+@constant
+def _days_by_month() -> Mapping[int, int]:
+    """Return those of `_month_days` that each month may have, as bit masks."""
+    # Of a common year and a leap year.
+    lengths = {month: {_last_day(year, month) for year in (2001, 2004)} for month in range(1, 13)}
+    return {
+        month: _bit_mask(_last_day(day.year, day.month) in lengths[month] for day in _month_days())
+        for month in lengths
+    }
 
 
-@tabulated
-def _dates_of(day: str, month: str, weekday: str) -> frozenset[date]:
-    expression = CronSim(f"0 0 {day} {month} {weekday}", _EPOCH)
-    months = expression.months
-    return frozenset(
-        each for each in _all_days() if each.month in months and expression.match_day(each)
-    )
+def _last_day(year: int, month: int) -> int:
+    return calendar.monthrange(year, month)[1]
 
 
-def _common_minute(first: CronSim, second: CronSim) -> str | None:
+def _bit_mask(bits: Iterable[bool]) -> int:
+    return sum(1 << index for index, bit in enumerate(bits) if bit)
+
+
+def _common_minute(first: _Times, second: _Times) -> str | None:
     """Return a minute at which both come; None if there is none."""
-    minutes, hours = first.minutes & second.minutes, first.hours & second.hours
+    minutes = first.expression.minutes & second.expression.minutes
+    hours = first.expression.hours & second.expression.hours
     if not minutes or not hours:
         return None
-    days = _dates(first) & _dates(second)
-    if not days:
-        return None
-    day = min(days, key=lambda each: (each.month, each.day, each))
-    return f"{day:%A} {day.day} {day:%B} {min(hours):02}:{min(minutes):02}"
+    for month in sorted(first.expression.months & second.expression.months):
+        if days := first.days & second.days & _days_by_month()[month]:
+            day = next(day for index, day in enumerate(_month_days()) if days >> index & 1)
+            name = calendar.month_name[month]
+            return f"{day:%A} {day.day} {name} {min(hours):02}:{min(minutes):02}"
+    return None
