@@ -1,5 +1,7 @@
 """Objects of the API server are parsed into values."""
 
+import gc
+import tracemalloc
 from datetime import timedelta
 from typing import Any
 
@@ -109,6 +111,29 @@ def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:
     assert pod.model_job_run == ModelJobRun(
         service=Ref("team-a", "chat"), job_uid="uid-job", exit_code=3, report="no"
     )
+
+
+def test_devices_of_former_pods_are_not_retained() -> None:
+    def parse(edit: int) -> None:
+        body = replica_of(DEPLOYMENT, "chat-0")
+        body["metadata"]["uid"] = "uid-chat-0"
+        limits = {f"nvidia.com/mig-{edit}.{index}": "1" for index in range(1000)}
+        body["spec"]["containers"][0]["resources"] = {"limits": limits}
+        pod = wire.parse_pod(body)
+        assert pod is not None
+        assert len(pod.devices) == 1000
+
+    parse(0)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for edit in range(1, 5):
+            parse(edit)
+        gc.collect()
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (after - before) / 4 < 4096, "bytes for each pod that is gone"
 
 
 @pytest.mark.parametrize(

@@ -72,6 +72,8 @@ _TEMPLATE_LABEL = "pod-template-hash"
 _TERMINAL_PHASES = ("Failed", "Succeeded")
 # Of a spec as JSON; those that people write have about 1,000 characters.
 _MAX_CACHED_LENGTH = 2048
+# GPUs and profiles of a pod; those that people write have one or two.
+_MAX_SHARED_DEVICES = 16
 
 
 def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) -> ObservedService:
@@ -258,7 +260,10 @@ def parse_pod(body: JsonObject) -> Pod | None:
         service=Ref(intern(meta["namespace"]), ""),
         created=_parse_time(meta["creationTimestamp"]),
         node=intern(spec["nodeName"]) if spec.get("nodeName") else None,
-        devices=_shared_devices(tuple(sorted(devices.items()))),
+        # As with specs: the cache keeps former pods, and one may name thousands of resources.
+        devices=_shared_devices(tuple(sorted(devices.items())))
+        if len(devices) <= _MAX_SHARED_DEVICES
+        else dict(sorted(devices.items())),
         # Of a pod that names its node itself this is when the kubelet admitted it.
         bound=_transition_time(scheduled, "True"),
         ended=_end_time(body),
