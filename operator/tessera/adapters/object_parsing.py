@@ -421,7 +421,8 @@ def _parse_spec(
     return _validate(InferenceServiceSpec, "tsvc", json.loads(text), {"classes": classes})
 
 
-cached_spec = lru_cache(maxsize=4096)(_parse_spec)
+# Up to 45 KiB each.
+cached_spec = lru_cache(maxsize=2048)(_parse_spec)
 
 
 def _validate(

@@ -110,9 +110,10 @@ def constant(read: Callable[[], T]) -> Callable[[], T]:
     return functools.cache(read)
 
 
-def tabulated(function: Callable[P, T]) -> Callable[P, T]:
+def tabulated(function: Callable[P, T], *, size: int = _TABLE_SIZE) -> Callable[P, T]:
     """Mark a step of a search over small hashable values, such as the slices of a GPU.
 
-    A search asks for the same ones many times, also outside of cycles. The table is bounded.
+    A search asks for the same ones many times, also outside of cycles. The table keeps up to `size`
+    results, fewer where they are large, since texts of tenants and nodes may fill it.
     """
-    return cast(Callable[P, T], functools.lru_cache(_TABLE_SIZE)(function))
+    return cast(Callable[P, T], functools.lru_cache(size)(function))

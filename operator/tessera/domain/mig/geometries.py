@@ -79,8 +79,7 @@ def _fill_counts(
     return frozenset(possible_counts)
 
 
-@tabulated
-def possible_reshapes(
+def _possible_reshapes(
     gpu_model: GpuModel, profiles: tuple[str, ...], layout: Layout
 ) -> tuple[Reshape, ...]:
     """Return every maximal addition with every maximal part of the layout that leaves room for it.
@@ -104,6 +103,10 @@ def possible_reshapes(
         for retained_mask in masks
     )
     return (Reshape(layout, ()), *changed)
+
+
+# 128 KiB for the layout of seven slices.
+possible_reshapes = tabulated(_possible_reshapes, size=512)
 
 
 def _geometries_beside(
