@@ -35,6 +35,7 @@ from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import VANISHED_SECONDS
+from tessera.gateway.parsing import MAX_PROMPTS
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
@@ -130,6 +131,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),
+            ("prompts of a request for completions", MAX_PROMPTS),
             (
                 "a client that was refused still sends, before its connection is reset",
                 timedelta(seconds=DISCARD_SECONDS),

@@ -1,6 +1,7 @@
 """Bodies: what is read of them, and what stays as it was."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.gateway.errors import RequestError
-from tessera.gateway.parsing import body_for_engine, parse
+from tessera.gateway.parsing import MAX_PROMPTS, body_for_engine, parse
 from tessera.gateway.routes import ROUTES
 
 CHAT = ROUTES["/v1/chat/completions"].decoder
@@ -119,10 +120,53 @@ def test_deep_nesting_is_refused() -> None:
         ({"prompt": "a", "n": 2, "best_of": 4}, 4),
         ({"prompt": "a", "n": 2, "best_of": 0}, 2),
         ({"prompt": []}, 1),
+        ({"prompt": [[], [1, 2], "c, [d]", '"\\', "\n\u00e9"]}, 5),
+        ({"prompt": ["a"] * MAX_PROMPTS}, MAX_PROMPTS),
     ],
 )
 def test_every_answer_of_a_completion_counts(fields: dict[str, Any], choices: int) -> None:
     assert parse(COMPLETIONS, encoded({"model": "a", **fields})).choices == choices
+
+
+@given(st.lists(st.text() | st.lists(st.integers()), min_size=1), st.none() | st.integers(0, 2))
+def test_prompts_are_counted_however_they_are_written(
+    prompts: list[Any], indent: int | None
+) -> None:
+    for ascii_only in (True, False):
+        body = encoded({"model": "a", "prompt": prompts}, ascii_only=ascii_only, indent=indent)
+        assert parse(COMPLETIONS, body).choices == len(prompts)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        (["a"] * (MAX_PROMPTS + 1), "at most 2048 prompts"),
+        ([[1]] * (MAX_PROMPTS + 1), "at most 2048 prompts"),
+        (["a", 1], "a list of tokens"),
+        ([[[1]]], "a list of tokens"),
+    ],
+)
+def test_prompts_that_are_too_many_or_of_another_shape_are_refused(
+    prompt: list[Any], text: str
+) -> None:
+    with pytest.raises(RequestError, match=text) as caught:
+        parse(COMPLETIONS, encoded({"model": "a", "prompt": prompt}))
+    assert (caught.value.status, caught.value.param) == (400, "prompt")
+
+
+@pytest.mark.parametrize("items", [b"1," * 500_000 + b"1", b"[%b1]" % (b"1," * 500_000)])
+def test_tokens_of_a_prompt_take_no_memory_beside_the_body(items: bytes) -> None:
+    body = b'{"model":"a","prompt":[%b]}' % items
+    tracemalloc.start()
+    try:
+        fields = parse(COMPLETIONS, body)
+        choices = [fields.choices for _ in range(3)]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert choices == [1, 1, 1]
+    size = len(body)
+    assert peak < size
 
 
 def test_responses_that_would_need_the_same_replica_are_refused() -> None:

@@ -2,11 +2,13 @@
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
 from typing_extensions import override
 
+from tessera.api.text import counted
 from tessera.gateway.errors import RequestError, invalid_request
 
 # English takes about 4 bytes a token, other scripts and code less; images count far too much, so
@@ -15,6 +17,8 @@ _BYTES_PER_TOKEN = 3
 _MAX_NAME = 256
 _MAX_CHOICES = 128
 _MAX_TOKENS = 10**9
+# Of one completion, as many as OpenAI takes inputs for embeddings.
+MAX_PROMPTS = 2048
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
@@ -24,7 +28,9 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_raw_items = msgspec.json.Decoder(list[msgspec.Raw])
+_SEVERAL_PROMPTS = re.compile(rb'\[\s*(?=["\[])')
+# A text or a list of tokens, with what comes after it.
+_PROMPT = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|\[[^\[\]{}"]*+\])\s*(?:,\s*|\])', re.DOTALL)
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -132,7 +138,7 @@ class ChatFields(_UsageStreamFields, gc=False):
         return self.n or 1
 
 
-class CompletionFields(_UsageStreamFields, gc=False):
+class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
     prompt: msgspec.Raw = msgspec.Raw()
@@ -148,18 +154,10 @@ class CompletionFields(_UsageStreamFields, gc=False):
         # Without it, engines generate 16 tokens, as the API says.
         return 16 if self.max_tokens is msgspec.UNSET else self.max_tokens
 
-    @property
+    @cached_property
     @override
     def choices(self) -> int:
-        return max(self.n or 1, self.best_of or 1) * self._prompts()
-
-    def _prompts(self) -> int:
-        prompt = bytes(self.prompt)
-        if not prompt.startswith(b"["):
-            return 1
-        items = _raw_items.decode(prompt)
-        is_batch = bool(items) and bytes(items[0])[:1] in b'["'
-        return len(items) if is_batch else 1
+        return max(self.n or 1, self.best_of or 1) * _prompts(memoryview(self.prompt))
 
 
 class ResponsesFields(_GenerationFields, gc=False):
@@ -233,6 +231,30 @@ def body_for_engine(
         return _with_replaced(body, changes)
     added = msgspec.json.encode(changes)
     return b"%b,%b" % (body.rstrip(_WHITESPACE)[:-1], added[1:])
+
+
+def _prompts(prompt: memoryview) -> int:
+    """Count the prompts, without an object for each token.
+
+    Raises RequestError.
+    """
+    place = _SEVERAL_PROMPTS.match(prompt)
+    if place is None:
+        return 1
+    count = 0
+    while place.end() < len(prompt):
+        place = _PROMPT.match(prompt, place.end())
+        if place is None:
+            raise invalid_request(
+                "prompt: expected a text, a list of tokens, or a list of either", "prompt"
+            )
+        count += 1
+        if count > MAX_PROMPTS:
+            raise invalid_request(
+                f"prompt: expected at most {counted(MAX_PROMPTS, 'prompt')} in one request",
+                "prompt",
+            )
+    return count
 
 
 def _with_replaced(body: bytes, changes: Mapping[str, Any]) -> bytes:
