@@ -34,7 +34,7 @@ from tessera.domain.scaling.rollout import SURGE_TIMEOUT
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
-from tessera.gateway.engine_connection import VANISHED_SECONDS
+from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.parsing import MAX_PROMPTS
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
@@ -141,6 +141,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 "a client reads nothing of its stream before it is cut",
                 timedelta(seconds=STALLED_CLIENT_SECONDS),
             ),
+            ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
             (
                 "an engine sends nothing before its streams end with an error",
                 timedelta(seconds=ENGINE_IDLE_SECONDS),

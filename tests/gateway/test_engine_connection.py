@@ -1,6 +1,7 @@
 """Connections to engines, which may be anything: against scripted engines on real sockets."""
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -8,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from tessera.gateway.engine_connection import (
+    MAX_READ_BYTES,
     ConnectionLostError,
     EngineConnection,
     EngineSession,
@@ -80,11 +82,12 @@ async def test_a_connection_whose_response_is_not_complete_is_closed() -> None:
         assert await session.connect(address) is not connection
 
 
-async def test_a_connection_on_which_comes_what_nobody_asked_for_is_closed() -> None:
-    response = OK + b"content-length: 2\r\n\r\n[]"
+@pytest.mark.parametrize("size", [2, MAX_READ_BYTES - len(OK + b"content-length: 00000\r\n\r\n")])
+async def test_a_connection_on_which_comes_what_nobody_asked_for_is_closed(size: int) -> None:
+    response = OK + b"content-length: %d\r\n\r\n%b" % (size, b"x" * size)
     async with connected(sending(response + response)) as (session, connection, address):
         await connection.send(REQUEST)
-        assert await connection.read(100) == b"[]"
+        assert await connection.read(MAX_READ_BYTES) == b"x" * size
         session.release(connection, address)
         assert await session.connect(address) is not connection
 
@@ -169,3 +172,28 @@ async def test_a_consumer_gets_what_came_while_it_took_nothing() -> None:
         while not await connection.forward(take_a_part):
             pass
     assert b"".join(parts) == b"".join(b"%05d" % number * 1000 for number in range(200))
+
+
+async def test_others_have_their_turn_while_much_comes_at_once() -> None:
+    taken = 0
+
+    def take(data: bytes) -> bool:
+        nonlocal taken
+        taken += len(data)
+        return True
+
+    async def watch() -> None:
+        while not forwarding.done():
+            seen.append(taken)
+            await asyncio.sleep(0)
+
+    size, seen = 64 * MAX_READ_BYTES, [0]
+    async with connected(lambda call: call.begin()) as (_, connection, _):
+        await connection.send(REQUEST)
+        forwarding = asyncio.create_task(connection.forward(take))
+        await asyncio.sleep(0)
+        connection.data_received(b"%x\r\n%b\r\n0\r\n\r\n" % (size, b"x" * size))
+        await watch()
+        assert await forwarding
+    assert taken == size
+    assert max(after - before for before, after in itertools.pairwise(seen)) <= MAX_READ_BYTES

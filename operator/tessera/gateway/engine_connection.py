@@ -35,6 +35,8 @@ _SOCKET_OPTIONS = (
 _MAX_FRAMING_BYTES = 2**16
 # Of a body that nobody takes now; then the engine is held back.
 _MAX_WAITING_BYTES = 2**16
+# Handed on before others have their turn. A loop reads 256 KB at once, uvloop up to 32 times.
+MAX_READ_BYTES = 2**14
 
 # Takes a part of a body; False if it takes no more for now. It may raise InvalidStreamError.
 Consumer = Callable[[bytes], bool]
@@ -56,6 +58,7 @@ class EngineConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._consumer: Consumer | None = None
+        self._unread = memoryview(b"")
         self._begin()
 
     def _begin(self) -> None:
@@ -74,7 +77,8 @@ class EngineConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Return whether it can carry another request."""
-        return self.complete and self._reusable and self._transport is not None
+        is_at_end = self.complete and not self._unread
+        return is_at_end and self._reusable and self._transport is not None
 
     async def send(self, request: bytes) -> None:
         """Send a request, and wait for the head of its response.
@@ -94,9 +98,9 @@ class EngineConnection(asyncio.Protocol):
         """
         if self._parts and not consumer(self._take()):
             return self.complete
-        if self._paused and self._transport is not None:
+        if self._paused:
             self._paused = False
-            self._transport.resume_reading()
+            asyncio.get_running_loop().call_soon(self._read_on)
         self._consumer = consumer
         try:
             while self._consumer is not None and not self.complete:
@@ -150,6 +154,12 @@ class EngineConnection(asyncio.Protocol):
 
     @override
     def data_received(self, data: bytes) -> None:
+        if len(data) > MAX_READ_BYTES:
+            self._unread = memoryview(data)
+            if self._transport is not None:
+                self._transport.pause_reading()
+            self._read_on()
+            return
         self._received = True
         self._framing_bytes += len(data)
         try:
@@ -157,7 +167,11 @@ class EngineConnection(asyncio.Protocol):
             if self._framing_bytes > _MAX_FRAMING_BYTES:
                 self._fail(InvalidHttpError("its headers are too large"))
             elif self._consumer is None:
-                self._hold_back()
+                is_much = sum(map(len, self._parts)) > _MAX_WAITING_BYTES
+                if is_much and self._transport is not None:
+                    self._paused = True
+                    self._transport.pause_reading()
+                self._wake()
             elif self._parts and not self._consumer(self._take()):
                 self._consumer = None
                 self._wake()
@@ -193,17 +207,21 @@ class EngineConnection(asyncio.Protocol):
             # It announces the response.
             self.status = 0
 
+    def _read_on(self) -> None:
+        """Read the next part of what came at once, one in each turn of the loop, then more."""
+        if self._transport is None:
+            return
+        part, self._unread = self._unread[:MAX_READ_BYTES], self._unread[MAX_READ_BYTES:]
+        if not part:
+            self._transport.resume_reading()
+            return
+        self.data_received(bytes(part))
+        if not self._paused:
+            asyncio.get_running_loop().call_soon(self._read_on)
+
     def _take(self) -> bytes:
         parts, self._parts = self._parts, []
         return parts[0] if len(parts) == 1 else b"".join(parts)
-
-    def _hold_back(self) -> None:
-        """Bound what waits for a consumer."""
-        is_much = sum(map(len, self._parts)) > _MAX_WAITING_BYTES
-        if is_much and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-        self._wake()
 
     async def _progress(self) -> None:
         """Wait until something happens to the response."""
