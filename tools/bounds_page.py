@@ -43,6 +43,11 @@ from tessera.gateway.protocol import (
     MAX_HEADER_BYTES,
     STALLED_CLIENT_SECONDS,
 )
+from tessera.gateway.sse import (
+    MAX_BYTES_WITHOUT_TOKEN,
+    MAX_EVENT_BYTES,
+    MAX_EVENTS_WITHOUT_TOKEN,
+)
 from tessera.gateway.worker import ENGINE_IDLE_SECONDS
 from tessera.reconcile.reflector import RELIST_SECONDS
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
@@ -141,6 +146,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 "a client reads nothing of its stream before it is cut",
                 timedelta(seconds=STALLED_CLIENT_SECONDS),
             ),
+            ("events of a stream without a token", MAX_EVENTS_WITHOUT_TOKEN),
+            ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
+            ("bytes of an event", MAX_EVENT_BYTES),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
             (
                 "an engine sends nothing before its streams end with an error",

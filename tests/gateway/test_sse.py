@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.gateway.routes import ROUTES
-from tessera.gateway.sse import MAX_EVENT_BYTES, EventRelay, InvalidStreamError, StreamFormat
+from tessera.gateway.sse import (
+    MAX_BYTES_WITHOUT_TOKEN,
+    MAX_EVENT_BYTES,
+    MAX_EVENTS_WITHOUT_TOKEN,
+    EventRelay,
+    InvalidStreamError,
+    StreamFormat,
+)
 from tests.gateway.harness import DONE, END, ROLE, USAGE, a_delta, event
 
 
@@ -108,9 +115,41 @@ def test_an_event_without_an_end_is_refused() -> None:
 
 def test_a_stream_of_nothing_but_preludes_is_refused() -> None:
     relay = EventRelay(the_format(), keep_usage=False)
-    relay.feed(ROLE * (MAX_EVENT_BYTES // len(ROLE)))
+    prelude = ROLE.replace(b"chatcmpl-0", b"x" * 1000)
+    relay.feed(prelude * (MAX_EVENT_BYTES // len(prelude)))
     with pytest.raises(InvalidStreamError, match="without a token"):
-        relay.feed(ROLE)
+        relay.feed(prelude)
+
+
+@pytest.mark.parametrize(
+    "idle",
+    [b"\n\n", b":\n\n", b"\r\n\r\n", b"data:\n\n", b'data:{"choices":[],"usage":{}}\n\n'],
+)
+@pytest.mark.parametrize("begin", [b"", ROLE + a_delta()], ids=["without a token", "after one"])
+def test_events_without_a_token_have_a_bound(idle: bytes, begin: bytes) -> None:
+    relay = EventRelay(the_format(), keep_usage=False)
+    relay.feed(begin)
+    # The role is one of them, and before the first token it is held.
+    relay.feed(idle * (MAX_EVENTS_WITHOUT_TOKEN - 1))
+    with pytest.raises(InvalidStreamError, match=r"1000\d events came without a token"):
+        relay.feed(idle + idle)
+
+
+def test_bytes_without_a_token_have_a_bound() -> None:
+    relay = EventRelay(the_format(), keep_usage=False)
+    relay.feed(ROLE + a_delta())
+    comment = b":" + b" " * (MAX_EVENT_BYTES - 3) + b"\n\n"
+    for _ in range(MAX_BYTES_WITHOUT_TOKEN // MAX_EVENT_BYTES - 1):
+        assert relay.feed(comment) == comment
+    with pytest.raises(InvalidStreamError, match="bytes came without a token"):
+        relay.feed(comment + comment)
+
+
+@pytest.mark.parametrize("line", [b"\r", b"x\n", b"data:\n"])
+def test_an_event_of_very_many_lines_is_refused(line: bytes) -> None:
+    relay = EventRelay(the_format(), keep_usage=False)
+    with pytest.raises(InvalidStreamError, match="more than 1000 lines"):
+        relay.feed(line * 1001 + b"\n\n")
 
 
 def test_the_streams_of_responses_and_messages_end_with_events_of_their_own() -> None:

@@ -322,6 +322,23 @@ async def test_rule_6_a_client_that_does_not_read_holds_the_engine_back() -> Non
             await engines[0].calls[0].gone.wait()
 
 
+@pytest.mark.parametrize(("begin", "status"), [(b"", 502), (ROLE + a_delta(), 200)])
+async def test_rule_5_an_engine_that_sends_blank_lines_without_end_ends_its_stream(
+    begin: bytes, status: int
+) -> None:
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(begin + b"\n\n" * 1000)
+        while not call.gone.is_set():
+            await call.chunk(b"\n\n" * 1000)
+
+    async with serving(script) as (gateway, _):
+        answer = await gateway.post(STREAM)
+        record = await gateway.record()
+    assert (answer.status, record.reason) == (status, RequestReason.INVALID_RESPONSE)
+    assert json.loads(answer.body.rpartition(b"data: ")[2])["error"]["code"] == "invalid_response"
+
+
 async def test_rule_7_unknown_fields_tools_and_reasoning_pass_untouched() -> None:
     tool = event(
         {

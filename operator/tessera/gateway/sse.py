@@ -12,6 +12,10 @@ from tessera.gateway.usage import TokenCounts, Usage, merged
 
 # An event with log-probabilities of a batch of tokens has some hundred KiB.
 MAX_EVENT_BYTES = 4 * 2**20
+# Of a stream in all: a comment each second lasts for hours.
+MAX_EVENTS_WITHOUT_TOKEN = 10_000
+MAX_BYTES_WITHOUT_TOKEN = 64 * 2**20
+_MAX_LINES = 1000
 _BLANK_LINE = b"\n\n"
 _BLANK_LINE_CRLF = b"\r\n\r\n"
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n)", re.DOTALL)
@@ -97,6 +101,8 @@ class EventRelay:
         self._tail = bytearray()
         self._held: list[bytes] = []
         self._held_bytes = 0
+        self._idle_events = 0
+        self._idle_bytes = 0
         self.started = False
         """The first token came."""
         self.ended = False
@@ -124,7 +130,11 @@ class EventRelay:
             return b""
         block = self._complete_events(data)
         if self.started and not self._has_signal(block):
-            self.deltas += block.count(self._format.delta)
+            deltas = block.count(self._format.delta)
+            self.deltas += deltas
+            if not deltas:
+                blank_lines = block.count(_BLANK_LINE) + block.count(_BLANK_LINE_CRLF)
+                self._count_idle(blank_lines, len(block))
             return block
         return b"".join(self._relayed(_split(block)))
 
@@ -147,6 +157,21 @@ class EventRelay:
         del tail[:end]
         return block
 
+    def _count_idle(self, events: int, size: int) -> None:
+        """Bound what a stream costs that goes on without tokens."""
+        self._idle_events += events
+        self._idle_bytes += size
+        if self._idle_events > MAX_EVENTS_WITHOUT_TOKEN:
+            raise InvalidStreamError(
+                f"{counted(self._idle_events, 'event')} came without a token, the limit is "
+                f"{MAX_EVENTS_WITHOUT_TOKEN}"
+            )
+        if self._idle_bytes > MAX_BYTES_WITHOUT_TOKEN:
+            raise InvalidStreamError(
+                f"{counted(self._idle_bytes, 'byte')} came without a token, the limit is "
+                f"{MAX_BYTES_WITHOUT_TOKEN}"
+            )
+
     def _has_signal(self, block: bytes) -> bool:
         """Return whether an event may be other than a token; text cannot hold these quotes."""
         if b'"usage"' in block or b'"error"' in block or b'"abort"' in block:
@@ -160,6 +185,7 @@ class EventRelay:
         for event in events:
             if self.closed:
                 return
+            deltas = self.deltas
             if self.started and not self._has_signal(event):
                 self.deltas += event.count(self._format.delta)
                 yield event
@@ -167,6 +193,8 @@ class EventRelay:
                 yield from self._held
                 self._held.clear()
                 yield event
+            if self.deltas == deltas:
+                self._count_idle(1, len(event))
 
     def _accepts(self, event: bytes) -> bool:
         """Take note of the event, and return whether the client gets it now."""
@@ -231,7 +259,12 @@ def _split(block: bytes) -> list[bytes]:
 
 
 def _data(event: bytes) -> bytes:
-    """Return the data of an event, of several lines one after the other."""
+    """Return the data of an event, of several lines one after the other.
+
+    Raises InvalidStreamError.
+    """
+    if event.count(b"\n") + event.count(b"\r") > _MAX_LINES:
+        raise InvalidStreamError(f"an event has more than {counted(_MAX_LINES, 'line')}")
     lines = event.splitlines()
     if len(lines) == 2 and event.startswith(_FIELD):
         return lines[0][len(_FIELD) :].strip()
