@@ -174,6 +174,18 @@ async def test_a_consumer_gets_what_came_while_it_took_nothing() -> None:
     assert b"".join(parts) == b"".join(b"%05d" % number * 1000 for number in range(200))
 
 
+async def test_a_connection_that_was_held_back_to_the_end_is_not_used_again() -> None:
+    async with connected(lambda call: call.begin()) as (session, connection, address):
+        await connection.send(REQUEST)
+        connection.data_received(b"186a0\r\n" + b"x" * 10_000)
+        for _ in range(9):
+            connection.data_received(b"x" * 10_000)
+        connection.data_received(b"\r\n0\r\n\r\n")
+        assert await connection.forward(lambda _: False)
+        session.release(connection, address)
+        assert await session.connect(address) is not connection
+
+
 async def test_others_have_their_turn_while_much_comes_at_once() -> None:
     taken = 0
 

@@ -77,7 +77,7 @@ class EngineConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Return whether it can carry another request."""
-        is_at_end = self.complete and not self._unread
+        is_at_end = self.complete and not self._unread and not self._paused
         return is_at_end and self._reusable and self._transport is not None
 
     async def send(self, request: bytes) -> None:
