@@ -102,6 +102,62 @@ async def test_a_request_that_could_be_read_in_two_ways_reaches_no_engine(
     assert not engine.calls
 
 
+# As Java's client sends it with each request, and as a proxy forwards any other.
+_UPGRADES = [
+    b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAA\r\n",
+    b"Upgrade: websocket\r\nConnection: upgrade\r\nsec-websocket-version: 13\r\n",
+    b"upgrade: x\r\nconnection: keep-alive, upgrade\r\nUPGRADE: y\r\n",
+]
+_LENGTH = b"content-length: %d\r\n\r\n"
+_LAST = POST + b"connection: close\r\n" + _LENGTH % len(BODY) + BODY
+
+
+@pytest.mark.parametrize("upgrade", _UPGRADES)
+@pytest.mark.parametrize(
+    "framed",
+    [
+        _LENGTH % len(BODY) + BODY,
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    ],
+    ids=["length", "chunks"],
+)
+@pytest.mark.parametrize("parts", [1, 2, 7])
+async def test_an_offer_to_upgrade_is_ignored(
+    gateway: RunningGateway, engine: ScriptedEngine, upgrade: bytes, framed: bytes, parts: int
+) -> None:
+    request = POST + upgrade + framed
+    sent = request * 2 + _LAST
+    size = -(-len(sent) // parts)
+    response = await exchange(
+        gateway, *[sent[start : start + size] for start in range(0, len(sent), size)]
+    )
+    assert response.count(b"HTTP/1.1 200 ") == 3
+    assert [call.json["messages"] for call in engine.calls] == [CHAT["messages"]] * 3
+
+
+@pytest.mark.parametrize("upgrade", _UPGRADES)
+async def test_a_body_after_an_offer_to_upgrade_is_no_request(
+    gateway: RunningGateway, engine: ScriptedEngine, upgrade: bytes
+) -> None:
+    hidden = _LENGTH % len(_LAST) + _LAST
+    response = await exchange(
+        gateway,
+        b"POST /v1/models HTTP/1.1\r\nhost: x\r\n" + upgrade + hidden,
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    )
+    assert [each.split()[0] for each in response.split(b"HTTP/1.1")[1:]] == [b"405", b"200"]
+    assert not engine.calls
+
+
+async def test_a_tunnel_is_refused_and_what_follows_is_no_request(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    response = await exchange(gateway, b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n" + _LAST)
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert error_of(response)["code"] == "invalid_http"
+    assert not engine.calls
+
+
 async def test_headers_and_bodies_have_bounds(
     gateway: RunningGateway, engine: ScriptedEngine
 ) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
+import httptools
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -110,7 +111,13 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._discarded > self.discarded_bytes:
                 self.transport.abort()
             return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._parse(data)
+        except httptools.HttpParserError:
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("")
+            return
         if self._in_headers:
             self._wait_for_headers(len(data))
 
@@ -128,14 +135,18 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def on_headers_complete(self) -> None:
+        self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
+        if self.parser.should_upgrade():
+            return
         self._in_headers = False
         self._header_deadline.lift()
-        self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
 
     @override
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._rest_deadline.lift()
         super().on_message_complete()
 
@@ -192,6 +203,34 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
         self._refuse(error)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse what came, as if no request offered to upgrade the connection.
+
+        The parser ends a message with such an offer at its headers, and would read its body as the
+        next requests. HTTP lets a server ignore the offer: the parser gets the headers again,
+        without it, and reads the body by its length or its chunks.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("a tunnel") from None
+                (end_of_headers,) = upgrade.args
+                data = memoryview(data)[end_of_headers:]
+                self.parser.feed_data(self._head_without_upgrade())
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            version,
+            b"".join([b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]),
+        )
 
     def _wait_for_headers(self, size: int) -> None:
         """Bound headers that come in pieces, by size and time."""
