@@ -132,7 +132,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
     (
         "The gateway",
         (
-            ("bytes of the headers of a request", MAX_HEADER_BYTES),
+            ("bytes of the headers and trailers of a request", MAX_HEADER_BYTES),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),

@@ -176,6 +176,65 @@ async def test_headers_and_bodies_have_bounds(
     assert not engine.calls
 
 
+_CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+_TRAILERS = [
+    [b"a: b\r\n" * (MAX_HEADER_BYTES // 6 + 1)],
+    [b"a: b\r\n" * 1000] * 20,
+    [b"a" * 10_000] * 60,
+    [b"a: ", *[b"b" * 10_000] * 60],
+]
+_LAST_CHUNK = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+
+
+@pytest.mark.parametrize("trailers", _TRAILERS, ids=["at once", "lines", "name", "value"])
+async def test_trailers_have_the_bounds_of_headers(
+    gateway: RunningGateway, engine: ScriptedEngine, trailers: list[bytes]
+) -> None:
+    response = await exchange(gateway, POST + _CHUNKED + _LAST_CHUNK, *trailers)
+    assert response.startswith(b"HTTP/1.1 431 ")
+    assert error_of(response)["code"] == "headers_too_large"
+    assert not engine.calls
+
+
+@pytest.mark.parametrize("trailers", _TRAILERS, ids=["at once", "lines", "name", "value"])
+async def test_trailers_after_a_refusal_end_the_connection(
+    gateway: RunningGateway, trailers: list[bytes]
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        writer.write(POST.replace(b"tsk-team-a", b"tsk-unknown") + _CHUNKED)
+        assert b" 401 " in await reader.readline()
+        writer.writelines([_LAST_CHUNK, *trailers])
+        rest = await reader.read()
+    writer.close()
+    # One request has one response.
+    assert b"HTTP/1.1" not in rest
+
+
+async def test_trailers_are_no_headers(gateway: RunningGateway, engine: ScriptedEngine) -> None:
+    head = POST.replace(b"authorization: Bearer tsk-team-a", b"connection: close") + _CHUNKED
+    key = b"authorization: Bearer tsk-team-a\r\n\r\n"
+    assert b" 401 " in await exchange(gateway, head + _LAST_CHUNK + key)
+    head = POST + b"connection: close\r\nx-request-id: my-id\r\n" + _CHUNKED
+    response = await exchange(gateway, head + _LAST_CHUNK + b"x-request-id: other\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert [call.headers["x-request-id"] for call in engine.calls] == ["my-id"]
+
+
+async def test_many_chunks_are_no_trailers(gateway: RunningGateway, engine: ScriptedEngine) -> None:
+    body = json.dumps({**CHAT, "user": "x" * 90_000}).encode()
+    # Each part ends with the size of a chunk whose bytes are in the next one.
+    sizes = [1, *[9_000] * (len(body) // 9_000), len(body) % 9_000 - 1]
+    parts, start = [POST + b"connection: close\r\n" + _CHUNKED], 0
+    for size in sizes:
+        parts[-1] += b"%x\r\n" % size
+        parts.append(body[start : start + size] + b"\r\n")
+        start += size
+    response = await exchange(gateway, *parts, b"0\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert engine.calls[0].json["messages"] == CHAT["messages"]
+
+
 @pytest.fixture
 def impatient() -> Iterator[None]:
     before = GatewayProtocol.header_seconds

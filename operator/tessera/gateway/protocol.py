@@ -78,6 +78,9 @@ class GatewayProtocol(HttpToolsProtocol):
     _received_bytes = 0
     _discarded = 0
     _in_headers = False
+    # After the size of a chunk and before its bytes: the last chunk has none, but trailers.
+    _in_trailers = False
+    _chunk_began = False
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -107,10 +110,11 @@ class GatewayProtocol(HttpToolsProtocol):
     @override
     def data_received(self, data: bytes) -> None:
         if self._close_deadline.is_set:
-            self._discarded += len(data)
-            if self._discarded > self.discarded_bytes:
-                self.transport.abort()
+            self._discard(len(data))
             return
+        if self._rest_deadline.is_set:
+            self._discard(len(data))
+        self._chunk_began = False
         self._unset_keepalive_if_required()
         try:
             self._parse(data)
@@ -120,11 +124,13 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         if self._in_headers:
             self._wait_for_headers(len(data))
+        elif self._in_trailers and not self._chunk_began:
+            self._count_received(len(data))
 
     @override
     def on_message_begin(self) -> None:
         self._in_headers = True
-        self._header_bytes = self._received_bytes = 0
+        self._header_bytes = self._received_bytes = self._discarded = 0
         super().on_message_begin()
         self.scope["state"]["client"] = self
 
@@ -132,6 +138,14 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
         super().on_url(url)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:
+            super().on_header(name, value)
+        else:
+            # A trailer: it is counted, and is no header of the request.
+            self._count(len(name) + len(value) + 4)
 
     @override
     def on_headers_complete(self) -> None:
@@ -143,8 +157,19 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
 
+    def on_chunk_header(self) -> None:
+        """Hear from the parser that the size of a chunk is read."""
+        self._in_trailers = self._chunk_began = True
+        self._received_bytes = 0
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._in_trailers = False
+        super().on_body(body)
+
     @override
     def on_message_complete(self) -> None:
+        self._in_trailers = False
         if self.parser.should_upgrade():
             return
         self._rest_deadline.lift()
@@ -198,7 +223,7 @@ class GatewayProtocol(HttpToolsProtocol):
             error = RequestError(
                 431,
                 RequestReason.HEADERS_TOO_LARGE,
-                f"the headers have more than {counted(MAX_HEADER_BYTES, 'byte')}",
+                f"the headers and trailers have more than {counted(MAX_HEADER_BYTES, 'byte')}",
             )
         else:
             error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
@@ -236,6 +261,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """Bound headers that come in pieces, by size and time."""
         if not self._header_deadline.is_set:
             self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
+        self._count_received(size)
+
+    def _count_received(self, size: int) -> None:
+        """Bound a header or trailer that comes in pieces: the parser shows only whole ones."""
         self._received_bytes += size
         if self._received_bytes > MAX_HEADER_BYTES:
             self._header_bytes = self._received_bytes
@@ -257,14 +286,23 @@ class GatewayProtocol(HttpToolsProtocol):
         )
 
     def _refuse(self, error: RequestError) -> None:
+        """Answer a request that has no response, and end the connection."""
         if self.transport.is_closing() or self._close_deadline.is_set:
             return
-        body = error.body()
-        self.transport.write(
-            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (error.status, _PHRASES[error.status], len(body), body)
-        )
+        if not self._rest_deadline.is_set:
+            body = error.body()
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"connection: close\r\n\r\n%b"
+                % (error.status, _PHRASES[error.status], len(body), body)
+            )
         self._close_when_read()
+
+    def _discard(self, size: int) -> None:
+        """Bound what a client sends that has its response."""
+        self._discarded += size
+        if self._discarded > self.discarded_bytes:
+            self.transport.abort()
 
     def _close(self) -> None:
         """Close the connection after its last response."""
