@@ -158,6 +158,45 @@ async def test_a_tunnel_is_refused_and_what_follows_is_no_request(
     assert not engine.calls
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00",
+        POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\n",
+        POST + b"x-large: " + b"x" * MAX_HEADER_BYTES + b"\r\n\r\n",
+        b"CONNECT x:443 HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+    ids=["no-http", "lengths", "headers", "tunnel"],
+)
+async def test_what_is_wrong_after_a_request_changes_nothing_of_its_response(
+    gateway: RunningGateway, engine: ScriptedEngine, rest: bytes
+) -> None:
+    response = await exchange(gateway, POST + _LENGTH % len(BODY) + BODY + rest + _LAST)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert len(engine.calls) == 1
+
+
+@pytest.mark.parametrize("rest", [_LAST, _LAST[:-1], b"\x16\x03\x01", b"\r\n"])
+async def test_nothing_after_the_last_request_is_a_request(
+    gateway: RunningGateway, engine: ScriptedEngine, rest: bytes
+) -> None:
+    response = await exchange(gateway, _LAST + rest)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert len(engine.calls) == 1
+
+
+async def test_a_request_whose_chunks_break_is_answered_once(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    head = POST.replace(b"tsk-team-a", b"tsk-unknown") + b"transfer-encoding: chunked\r\n\r\n"
+    response = await exchange(gateway, head + b"zz\r\n" + _LAST)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert not engine.calls
+
+
 async def test_headers_and_bodies_have_bounds(
     gateway: RunningGateway, engine: ScriptedEngine
 ) -> None:

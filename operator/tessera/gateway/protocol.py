@@ -26,6 +26,10 @@ DISCARD_SECONDS = 30.0
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
+class _AfterLastRequestError(Exception):
+    """Bytes follow the last request of a connection."""
+
+
 class _HeadersTooLargeError(Exception):
     """The head of a request passes the bound."""
 
@@ -109,7 +113,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def data_received(self, data: bytes) -> None:
-        if self._close_deadline.is_set:
+        if self._close_deadline.is_set or self._has_last_request:
             self._discard(len(data))
             return
         if self._rest_deadline.is_set:
@@ -129,6 +133,8 @@ class GatewayProtocol(HttpToolsProtocol):
 
     @override
     def on_message_begin(self) -> None:
+        if self._has_last_request:
+            raise _AfterLastRequestError
         self._in_headers = True
         self._header_bytes = self._received_bytes = self._discarded = 0
         super().on_message_begin()
@@ -229,6 +235,11 @@ class GatewayProtocol(HttpToolsProtocol):
             error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
         self._refuse(error)
 
+    @property
+    def _has_last_request(self) -> bool:
+        """Whether a request is complete after whose response the connection ends."""
+        return self.cycle is not None and not (self.cycle.keep_alive or self.cycle.more_body)
+
     def _parse(self, data: bytes | memoryview) -> None:
         """Parse what came, as if no request offered to upgrade the connection.
 
@@ -289,6 +300,17 @@ class GatewayProtocol(HttpToolsProtocol):
         """Answer a request that has no response, and end the connection."""
         if self.transport.is_closing() or self._close_deadline.is_set:
             return
+        if self.cycle is not None and not self.cycle.response_complete:
+            if not self.cycle.more_body:
+                # The error is in what follows: a response to it would be read as that of this one.
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            # The application gives it up, and does not answer it once more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         if not self._rest_deadline.is_set:
             body = error.body()
             self.transport.write(
@@ -314,6 +336,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _close_when_read(self) -> None:
         """End the response, and discard what the client sends until it closes the connection."""
         self._header_deadline.lift()
+        self.pipeline.clear()
         self._close_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
         if self.transport.can_write_eof():
             self.transport.write_eof()
