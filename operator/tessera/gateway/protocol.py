@@ -68,7 +68,81 @@ class _Deadline:
             self._timer = None
 
 
-class GatewayProtocol(HttpToolsProtocol):
+class _Reading(HttpToolsProtocol):
+    """How requests are read: framed as HTTP says, with bounds on heads and trailers."""
+
+    _header_bytes = 0
+    _received_bytes = 0
+    _in_headers = False
+    # After the size of a chunk and before its bytes: the last chunk has none, but trailers.
+    _in_trailers = False
+    _chunk_began = False
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:
+            super().on_header(name, value)
+        else:
+            # A trailer: it is counted, and is no header of the request.
+            self._count(len(name) + len(value) + 4)
+
+    def on_chunk_header(self) -> None:
+        """Hear from the parser that the size of a chunk is read."""
+        self._in_trailers = self._chunk_began = True
+        self._received_bytes = 0
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._in_trailers = False
+        super().on_body(body)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse what came, as if no request offered to upgrade the connection.
+
+        The parser ends a message with such an offer at its headers, and would read its body as the
+        next requests. HTTP lets a server ignore the offer: the parser gets the headers again,
+        without it, and reads the body by its length or its chunks.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("a tunnel") from None
+                (end_of_headers,) = upgrade.args
+                data = memoryview(data)[end_of_headers:]
+                self.parser.feed_data(self._head_without_upgrade())
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            version,
+            b"".join([b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]),
+        )
+
+    def _count_received(self, size: int) -> None:
+        """Bound a header or trailer that comes in pieces: the parser shows only whole ones."""
+        self._received_bytes += size
+        if self._received_bytes > MAX_HEADER_BYTES:
+            self._header_bytes = self._received_bytes
+            self.send_400_response("")
+
+    def _count(self, size: int) -> None:
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES:
+            raise _HeadersTooLargeError
+
+
+class GatewayProtocol(_Reading):
     """One connection of a client."""
 
     header_seconds = HEADER_SECONDS
@@ -78,13 +152,7 @@ class GatewayProtocol(HttpToolsProtocol):
 
     on_gone: Callable[[], None] | None = None
 
-    _header_bytes = 0
-    _received_bytes = 0
     _discarded = 0
-    _in_headers = False
-    # After the size of a chunk and before its bytes: the last chunk has none, but trailers.
-    _in_trailers = False
-    _chunk_began = False
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -141,19 +209,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.scope["state"]["client"] = self
 
     @override
-    def on_url(self, url: bytes) -> None:
-        self._count(len(url))
-        super().on_url(url)
-
-    @override
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_headers:
-            super().on_header(name, value)
-        else:
-            # A trailer: it is counted, and is no header of the request.
-            self._count(len(name) + len(value) + 4)
-
-    @override
     def on_headers_complete(self) -> None:
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         if self.parser.should_upgrade():
@@ -162,16 +217,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self._header_deadline.lift()
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
-
-    def on_chunk_header(self) -> None:
-        """Hear from the parser that the size of a chunk is read."""
-        self._in_trailers = self._chunk_began = True
-        self._received_bytes = 0
-
-    @override
-    def on_body(self, body: bytes) -> None:
-        self._in_trailers = False
-        super().on_body(body)
 
     @override
     def on_message_complete(self) -> None:
@@ -240,51 +285,11 @@ class GatewayProtocol(HttpToolsProtocol):
         """Whether a request is complete after whose response the connection ends."""
         return self.cycle is not None and not (self.cycle.keep_alive or self.cycle.more_body)
 
-    def _parse(self, data: bytes | memoryview) -> None:
-        """Parse what came, as if no request offered to upgrade the connection.
-
-        The parser ends a message with such an offer at its headers, and would read its body as the
-        next requests. HTTP lets a server ignore the offer: the parser gets the headers again,
-        without it, and reads the body by its length or its chunks.
-        """
-        while True:
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserUpgrade as upgrade:
-                if self.parser.get_method() == b"CONNECT":
-                    raise httptools.HttpParserError("a tunnel") from None
-                (end_of_headers,) = upgrade.args
-                data = memoryview(data)[end_of_headers:]
-                self.parser.feed_data(self._head_without_upgrade())
-            else:
-                return
-
-    def _head_without_upgrade(self) -> bytes:
-        version = self.parser.get_http_version().encode()
-        return b"%b %b HTTP/%b\r\n%b\r\n" % (
-            self.parser.get_method(),
-            self.url,
-            version,
-            b"".join([b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]),
-        )
-
     def _wait_for_headers(self, size: int) -> None:
         """Bound headers that come in pieces, by size and time."""
         if not self._header_deadline.is_set:
             self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
         self._count_received(size)
-
-    def _count_received(self, size: int) -> None:
-        """Bound a header or trailer that comes in pieces: the parser shows only whole ones."""
-        self._received_bytes += size
-        if self._received_bytes > MAX_HEADER_BYTES:
-            self._header_bytes = self._received_bytes
-            self.send_400_response("")
-
-    def _count(self, size: int) -> None:
-        self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
-            raise _HeadersTooLargeError
 
     def _header_timeout(self) -> None:
         self._header_deadline.lift()
