@@ -19,7 +19,7 @@ def _distinct(values: Iterator[object]) -> bool:
     return len(set(listed)) == len(listed)
 
 
-# By the text of the rule; those of durations are checked by their types.
+# By the text of the rule; those of durations and addresses are checked by their types.
 PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "!has(self.model.revision) || self.model.uri.startsWith('hf://')": lambda spec: (
         spec.model.revision is None or spec.model.uri.startswith("hf://")
