@@ -7,7 +7,7 @@ from tessera.api.text import counted
 # What follows the first sentence is about preemption and claims.
 _MESSAGE = re.compile(r"0/\d+ nodes are available: (.+?)(?:\.(?: .*)?)?", re.DOTALL)
 _CLAUSE = re.compile(r"(\d+) (.+?)(?=, \d+ |$)", re.DOTALL)
-# Nodes of other pools; that the pod names others is no lack of theirs.
+# Nodes of other pools; that the pod names others says nothing of what they lack.
 _OTHER_NODES = "node(s) didn't match Pod's node affinity/selector"
 
 

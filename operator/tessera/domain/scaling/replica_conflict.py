@@ -11,8 +11,8 @@ from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Workload
 
-# A conflict is over when nobody wrote for so long after the number was set back. Autoscalers write
-# every 15 to 60 s.
+# A conflict is over when no other manager wrote for so long after the number was set back.
+# Autoscalers write every 15 to 60 s.
 CONFLICT_MEMORY = timedelta(minutes=2)
 # So many writes are set back at once; the wait for the next ones doubles.
 PROMPT_CORRECTIONS = 3
