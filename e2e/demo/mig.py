@@ -62,7 +62,7 @@ async def run(cluster: InstalledCluster, backend: Backend = "Agent") -> None:
         ready_replicas.watch_minimum_ready(cluster) as minimum,
     ):
         await until(
-            lambda: _is_scraped(cluster, results), bool, "every service was read under load", 60
+            lambda: _is_scraped(cluster, results), bool, "every service was read under load", 240
         )
         await cluster.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
         cluster.say(
@@ -80,7 +80,7 @@ async def run(cluster: InstalledCluster, backend: Backend = "Agent") -> None:
 async def _is_scraped(cluster: InstalledCluster, results: streams.Streams) -> bool:
     """Prometheus scrapes every second, and a new replica has no load at first: an earlier plan
     would be made without measurements."""
-    query = f"count(count_over_time(vllm:num_requests_running[1m]) >= {_SCRAPES})"
+    query = f"count(count_over_time(vllm:num_requests_running[2m]) >= {_SCRAPES})"
     read = await _query(cluster, query) or 0
     return results.whole >= 10 * len(SERVICES) and read >= sum(MIN_REPLICAS.values())
 
