@@ -40,6 +40,13 @@ def test_debts_are_paid_by_the_refill() -> None:
     assert borrowed(account, 31, need=1) == (1, 0)
 
 
+def test_a_debt_is_one_period_at_most() -> None:
+    account = Account(level=60, updated_at=0)
+    assert borrowed(account, 0, returned=-(10**9)) == (0, -60)
+    assert borrowed(account, 60, returned=-1) == (0, -1)
+    assert borrowed(account, 62, need=1) == (1, 0)
+
+
 @pytest.mark.parametrize(
     ("clocks", "level"),
     [

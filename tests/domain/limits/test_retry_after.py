@@ -71,6 +71,24 @@ def test_a_refusal_does_not_count_what_another_gateway_took_since() -> None:
     assert all(2160 - 6 <= _retry_after(refusal) <= 2160 for refusal in refusals)
 
 
+def test_a_refusal_says_when_a_debt_will_be_paid() -> None:
+    gateways = Gateways(a_limit(Meter.TOTAL_TOKENS, 40, _DAY))
+    admitted = gateways.take(0, tokens=10)
+    assert isinstance(admitted, Admitted)
+    gateways.workers[0].settle(admitted, input_tokens=10**9, output_tokens=0)
+    gateways.advance(_QUIET_SECONDS)
+
+    refusal = gateways.take(0, tokens=20)
+    # 40 tokens are owed and 20 needed; 6 seconds have passed.
+    assert _retry_after(refusal) == _DAY * 60 // 40 - 6
+    assert isinstance(refusal, LimitRefusal)
+    assert (refusal.remaining, refusal.tokens and refusal.tokens.remaining) == (0, 0)
+    gateways.advance(_retry_after(refusal) - 1)
+    assert isinstance(gateways.take(0, tokens=20), LimitRefusal)
+    gateways.advance(1)
+    assert isinstance(gateways.take(0, tokens=20), Admitted)
+
+
 steps = st.lists(
     st.tuples(
         st.integers(0, 1),

@@ -5,7 +5,8 @@ once. So all workers together never admit more than `amount + elapsed / period *
 account began. What a worker borrowed a moment ago it may use now: in a window of `t` seconds they
 admit at most `amount + t / period * amount` plus what they held when it began, which is at most
 the number of workers times a portion. Returns that get lost make a limit stricter for a while,
-never wider. A clock set forward fills the account, once and at most to its amount.
+never wider. What requests take beyond their reservations is owed, at most one period of it. A clock
+set forward fills the account, once and at most to its amount.
 """
 
 from dataclasses import dataclass, field
@@ -49,12 +50,12 @@ class Portion:
     """Of the limit."""
     amount: int
     left: float
-    """In the account after this portion."""
+    """In the account after this portion; negative while it owes."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """The token bucket of one limit; it starts full and refills evenly."""
+    """The token bucket of one limit; it starts full, refills evenly, and may owe one period."""
 
     level: float
     updated_at: float
@@ -67,7 +68,8 @@ class Account:
         if elapsed > 0 or elapsed < -MAX_CLOCK_SKEW_SECONDS:
             self.level += max(0.0, elapsed) * limit.amount / limit.period_seconds
             self.updated_at = now
-        self.level = min(self.level + request.returned, float(limit.amount))
+        level = self.level + request.returned
+        self.level = min(max(level, -float(limit.amount)), float(limit.amount))
         amount = 0
         if self.level >= request.need - ROUNDING:
             spare = int((self.level - request.need) * PORTION_SHARE)

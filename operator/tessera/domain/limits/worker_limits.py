@@ -127,11 +127,14 @@ class _Balance:
         return self.amount if now - self.updated_at < PORTION_SECONDS else 0
 
     def remaining(self, now: float) -> float:
-        """Return what is available here and in the account, as far as is known."""
+        """Return what is available here and in the account, as far as is known.
+
+        It is negative while the account owes.
+        """
         limit = self.limit
         refilled = self.left + (now - self.updated_at) * limit.amount / limit.period_seconds
         total = self.available(now) + self.returned + refilled
-        return max(0.0, min(float(limit.amount), total))
+        return min(float(limit.amount), total)
 
     def use(self, amount: int, now: float) -> None:
         self.amount -= amount
@@ -384,7 +387,7 @@ def _refusal(
         missing = amounts[limit.meter] - remaining
         if missing > ROUNDING and now - rate.updated_at < REFUSAL_SECONDS:
             seconds = missing * limit.period_seconds / limit.amount
-            refusals.append((seconds, limit, int(remaining)))
+            refusals.append((seconds, limit, max(0, int(remaining))))
     refusals += [
         (SLOT_RETRY_SECONDS, slots.limit, 0)
         for slots in full
@@ -412,6 +415,6 @@ def _scarcest(rates: Iterable[_Balance], meters: frozenset[Meter], now: float) -
     used_share = 1 - amount / limit.amount
     return Allowance(
         limit=limit.amount,
-        remaining=int(amount),
+        remaining=max(0, int(amount)),
         reset_seconds=used_share * limit.period_seconds,
     )
