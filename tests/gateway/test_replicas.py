@@ -84,3 +84,19 @@ def test_a_tenant_weighs_as_much_as_of_its_requests_is_here() -> None:
     shares = [replicas.tenant_share(model, tenant, 1.0) for tenant in ("team-a", "team-b")]
     assert shares == [0.25, 1.0]
     assert replicas.tenant_share(model, "team-a", 5.0) == 1.0
+
+
+def test_one_absurd_count_leaves_room_for_those_that_follow() -> None:
+    model = a_model(a_replica("127.0.0.1:1", max_num_seqs=64, max_num_batched_tokens=8192))
+    replicas = Replicas()
+    replicas.update(Directory(models=(model,)), 0.0, NOW)
+    replicas.learn(model, 10**9, 10**9)
+    work = replicas.work_seconds(model, a_request())
+    for _ in range(32):
+        states = replicas.with_room(model, 1.0)
+        assert states
+        assert replicas.send(model, a_request(), 1.0, states)
+    assert not replicas.with_room(model, 1.0)
+    untouched = Replicas()
+    untouched.update(Directory(models=(model,)), 0.0, NOW)
+    assert work == untouched.work_seconds(model, a_request())

@@ -15,6 +15,8 @@ DEFAULT_BATCHED_TOKENS = 2048
 ADAPTER_LOAD_SECONDS = 0.1
 
 _MEANS_WEIGHT = 1 / 32
+# One answer, whose engine may count what it likes, moves a mean by a tenth at most.
+_MAX_OF_MEAN = 4.0
 
 # What may wait in an engine, relative to the sequences that it runs at once.
 _EXCESS = 0.05
@@ -28,10 +30,13 @@ class RequestMeans:
     output_tokens: float = 128.0
 
     def after(self, prompt_tokens: int, output_tokens: int) -> "RequestMeans":
-        """Return the means with one more request, which weighs 1/32."""
+        """Return the means with one more request, which weighs 1/32.
+
+        Of each size it counts as four means at most.
+        """
         return RequestMeans(
-            prompt_tokens=self.prompt_tokens + (prompt_tokens - self.prompt_tokens) * _MEANS_WEIGHT,
-            output_tokens=self.output_tokens + (output_tokens - self.output_tokens) * _MEANS_WEIGHT,
+            prompt_tokens=_moved(self.prompt_tokens, prompt_tokens),
+            output_tokens=_moved(self.output_tokens, output_tokens),
         )
 
     @property
@@ -93,6 +98,10 @@ def seconds_per_token(state: ReplicaState, means: RequestMeans, now: float) -> f
         return None
     sequences = max(1, min(sum(state.load(now)), state.max_sequences))
     return step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
+
+
+def _moved(mean: float, tokens: int) -> float:
+    return max(1.0, mean + (min(tokens, _MAX_OF_MEAN * mean) - mean) * _MEANS_WEIGHT)
 
 
 def has_room(
