@@ -124,4 +124,8 @@ def _newer(known: ClusterObject | None, observed: ClusterObject) -> ClusterObjec
     """Return the newer version, with the old value's identity if both values are equal."""
     if known is None or observed.version < known.version:
         return known or observed
-    return replace(observed, plan_input=known.plan_input) if known == observed else observed
+    if known != observed:
+        return observed
+    # What is the same object is not compared again.
+    same_version = observed.version == known.version
+    return known if same_version else replace(observed, plan_input=known.plan_input)
