@@ -15,6 +15,7 @@ from tessera.adapters import certificates
 from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now, seconds_since_boot
 from tessera.adapters.engine_client import HttpEngines
+from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.hub_client import HttpHub
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.layout_solver import LayoutSolverProcess
@@ -28,7 +29,6 @@ from tessera.controller.certificates import (
     write_pair,
 )
 from tessera.controller.demand import DemandReceiver
-from tessera.controller.garbage import freeze_survivors
 from tessera.controller.metrics_reader import MetricsReader
 from tessera.domain.config import Config
 from tessera.domain.serving_certificate import CertificatePolicy

@@ -172,10 +172,11 @@ class GatewayProtocol(_Reading):
             deadline.lift()
         self.resume_writing()
         super().connection_lost(exc)
-        # Otherwise it and the connection would wait for the garbage collector.
-        del self._response_transport
-        if self.cycle is not None:
-            self.cycle.transport = self.transport
+        # Otherwise all this and the connection would wait for the garbage collector.
+        del self._response_transport, self.scope
+        cycle, self.cycle = self.cycle, None  # type: ignore[assignment] # as before the first one
+        if cycle is not None:
+            cycle.transport = self.transport
         if self.on_gone is not None:
             self.on_gone()
 
@@ -228,6 +229,8 @@ class GatewayProtocol(_Reading):
 
     @override
     def on_response_complete(self) -> None:
+        if self.cycle is None:
+            return
         answered = self.cycle.response_complete and self.cycle.more_body
         if answered and not self.transport.is_closing():
             self._rest_deadline.set(self.loop, self.discard_seconds, self.transport.abort)

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 
-from tessera.controller.garbage import freeze_survivors
+from tessera.adapters.garbage import freeze_survivors
 
 
 class _ReferenceCycle:

@@ -11,14 +11,18 @@ from collections.abc import Mapping
 _UNFREEZE_SECONDS = 3600.0
 
 
-async def freeze_survivors() -> None:
-    """Freeze what outlives a full collection; unfreeze once an hour. Runs until canceled."""
-    # Cycles among frozen objects are collected only after the hourly unfreeze.
+async def freeze_survivors(unfreeze_seconds: float | None = _UNFREEZE_SECONDS) -> None:
+    """Freeze what outlives a full collection; unfreeze once an hour. Runs until canceled.
+
+    Cycles among frozen objects are collected only after the unfreeze; with None, never: then
+    nothing ever stops the event loop for long.
+    """
     gc.callbacks.append(_freeze)
     try:
-        while True:
-            await asyncio.sleep(_UNFREEZE_SECONDS)
+        while unfreeze_seconds is not None:
+            await asyncio.sleep(unfreeze_seconds)
             gc.unfreeze()
+        await asyncio.Event().wait()
     finally:
         gc.callbacks.remove(_freeze)
         gc.unfreeze()
