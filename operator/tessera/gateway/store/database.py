@@ -63,8 +63,8 @@ class Database:
 
     async def migrate(self) -> None:
         """Bring the schema to this version's; raises StoreError."""
-        async with self.write(seconds=60.0) as connection:
-            await connection.run_sync(_migrate)
+        # It computes for tenths of a second, and requests go on meanwhile: on a loop of its own.
+        await asyncio.to_thread(asyncio.run, _migrate_alone(self._url))
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -132,6 +132,15 @@ def _begin_sqlite(connection: Connection) -> None:
     reads_only = connection.get_execution_options().get("reads_only", False)
     # A writer waits for the last one here, and not where it already read.
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+async def _migrate_alone(url: URL) -> None:
+    database = Database(url.render_as_string(hide_password=False))
+    try:
+        async with database.write(seconds=60.0) as connection:
+            await connection.run_sync(_migrate)
+    finally:
+        await database.close()
 
 
 def _migrate(connection: Connection) -> None:
