@@ -142,7 +142,7 @@ bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct client
 	@$(RUN) tools/bench_gateway_share.py
 
 .PHONY: bench-gateway
-bench-gateway: .venv/made ## Measure the CPU time of a gateway worker for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
+bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)
 
 .PHONY: bench-sim

@@ -1,4 +1,4 @@
-"""Several gateways, each with workers of its own, and direct clients before one engine."""
+"""Several gateways and direct clients before one engine."""
 
 import heapq
 from collections.abc import Callable, Sequence
@@ -9,10 +9,9 @@ from random import Random
 
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
-from tessera.domain.limits.worker_shares import worker_shares
 from tessera.domain.picking.pick import pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
-from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
+from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 from tests.builders import NOW
 from tests.gateway_builders import a_request, an_engine_replica
 from tests.gateway_simulation import SimulatedEngine, SimulatedRequest
@@ -21,20 +20,19 @@ PLACES = 44
 OBJECTIVE_SECONDS = 1.0
 QUEUE_SECONDS = 60.0
 _INPUT_TOKENS, _OUTPUT_TOKENS = 760, 205
-_EXCHANGE_SECONDS = 0.25
+_POLL_SECONDS = 0.25
 _BATCHED_TOKENS = 2048
 _DIRECT = "direct"
 
 
 @dataclass(slots=True, eq=False)
-class _Worker:
-    """A process of a gateway: what it knows of the engine, and its queue."""
+class _Gateway:
+    """What a gateway knows of the engine, and its queue."""
 
-    gateway: str
+    name: str
     state: ReplicaState
     queue: FairQueue
     waiting: dict[QueueEntry, SimulatedRequest] = field(default_factory=dict)
-    share: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -55,7 +53,7 @@ class ClientResult:
 class Gateways:
     """Clients that send their next request when the last one ended; `direct` use no gateway."""
 
-    def __init__(self, clients: Sequence[int], *, direct: int = 0, workers: int = 2) -> None:
+    def __init__(self, clients: Sequence[int], *, direct: int = 0) -> None:
         self.now = 0.0
         self._random = Random(0)  # noqa: S311
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -65,19 +63,16 @@ class Gateways:
             "chat-0", ready_since=NOW, max_num_seqs=PLACES, max_num_batched_tokens=_BATCHED_TOKENS
         )
         self._engine = SimulatedEngine(self._new_state(), places=PLACES)
-        self._owners: dict[SimulatedRequest, _Worker | None] = {}
+        self._owners: dict[SimulatedRequest, _Gateway | None] = {}
         self.results = {name: ClientResult() for name in (*map(str, range(len(clients))), _DIRECT)}
         self.busy_seconds = 0.0
         """Places times seconds in use."""
-        self._workers: dict[str, list[_Worker]] = {}
         for name, number in enumerate(map(int, clients)):
             bounds = QueueBounds(requests=10**6, requests_per_tenant=10**6)
-            self._workers[str(name)] = own = [
-                _Worker(str(name), self._new_state(), FairQueue(bounds)) for _ in range(workers)
-            ]
-            for client in range(number):
-                self._come(own[client % workers])
-            self._after(self._random.random() * _EXCHANGE_SECONDS, partial(self._exchange, own))
+            gateway = _Gateway(str(name), self._new_state(), FairQueue(bounds))
+            for _ in range(number):
+                self._come(gateway)
+            self._after(self._random.random() * _POLL_SECONDS, partial(self._poll, gateway))
         self.add_direct(direct)
 
     def add_direct(self, number: int, until: float = float("inf")) -> None:
@@ -109,10 +104,10 @@ class Gateways:
     def _after(self, seconds: float, event: Callable[[], None]) -> None:
         heapq.heappush(self._events, (self.now + seconds, next(self._order), event))
 
-    def _come(self, worker: _Worker | None, until: float = float("inf")) -> None:
-        self._after(self._random.random(), lambda: self._arrive(worker, until))
+    def _come(self, gateway: _Gateway | None, until: float = float("inf")) -> None:
+        self._after(self._random.random(), lambda: self._arrive(gateway, until))
 
-    def _arrive(self, worker: _Worker | None, until: float) -> None:
+    def _arrive(self, gateway: _Gateway | None, until: float) -> None:
         if self.now >= until:
             return
         spread = self._random.uniform(0.5, 1.5)
@@ -125,8 +120,8 @@ class Gateways:
             prompt_left=shape.input_tokens,
             output_left=output,
         )
-        self._owners[request] = worker
-        if worker is None:
+        self._owners[request] = gateway
+        if gateway is None:
             self._send(request)
             return
         entry = QueueEntry(
@@ -135,32 +130,32 @@ class Gateways:
             due=self.now + OBJECTIVE_SECONDS,
             deadline=self.now + QUEUE_SECONDS,
         )
-        worker.queue.offer(entry, self.now, replicas=0)
-        worker.waiting[entry] = request
-        self._pump(worker)
+        gateway.queue.offer(entry, self.now, replicas=0)
+        gateway.waiting[entry] = request
+        self._pump(gateway)
 
-    def _pump(self, worker: _Worker) -> None:
-        for entry in worker.queue.expire(self.now):
-            request = worker.waiting.pop(entry)
+    def _pump(self, gateway: _Gateway) -> None:
+        for entry in gateway.queue.expire(self.now):
+            request = gateway.waiting.pop(entry)
             del self._owners[request]
-            self.results[worker.gateway].refused += 1
-            self._after(5.0, partial(self._arrive, worker, float("inf")))
-        while len(worker.queue):
-            states = with_room([worker.state], self._means, self.now, worker.share)
+            self.results[gateway.name].refused += 1
+            self._after(5.0, partial(self._arrive, gateway, float("inf")))
+        while len(gateway.queue):
+            states = with_room([gateway.state], self._means, self.now)
             if not states:
                 return
             service = QueueService(
-                now=self.now, replicas=worker.share or 1.0, is_late=partial(self._is_late, worker)
+                now=self.now, replicas=1, is_late=partial(self._is_late, gateway)
             )
-            next_entry = worker.queue.pop(service)
+            next_entry = gateway.queue.pop(service)
             assert next_entry is not None
-            request = worker.waiting.pop(next_entry)
-            worker.state.sent(request.shape.input_tokens)
+            request = gateway.waiting.pop(next_entry)
+            gateway.state.sent(request.shape.input_tokens)
             self._send(request)
 
-    def _is_late(self, worker: _Worker, entry: QueueEntry) -> bool:
-        shape = worker.waiting[entry].shape
-        choice = pick(shape, [worker.state], self.now, means=self._means)
+    def _is_late(self, gateway: _Gateway, entry: QueueEntry) -> bool:
+        shape = gateway.waiting[entry].shape
+        choice = pick(shape, [gateway.state], self.now, means=self._means)
         assert choice is not None
         return self.now + (choice.predicted_ttft_seconds or 0.0) > entry.due
 
@@ -177,48 +172,31 @@ class Gateways:
 
     def _end_step(self, answered: Sequence[SimulatedRequest]) -> None:
         for request in answered:
-            worker = self._owners[request]
+            gateway = self._owners[request]
             if not request.answered:
                 request.answered = True
-                name = _DIRECT if worker is None else worker.gateway
+                name = _DIRECT if gateway is None else gateway.name
                 self.results[name].ttft.append(self.now - request.arrived_at)
-                if worker is not None:
-                    worker.state.first_token(request.shape.input_tokens)
+                if gateway is not None:
+                    gateway.state.first_token(request.shape.input_tokens)
             request.output_left -= 1
             if request.output_left > 0:
                 continue
             self._engine.running.remove(request)
             del self._owners[request]
-            if worker is not None:
-                worker.state.ended()
-                self._pump(worker)
-            self._after(0.001, partial(self._arrive, worker, float(request.tenant)))
+            if gateway is not None:
+                gateway.state.ended()
+                self._pump(gateway)
+            self._after(0.001, partial(self._arrive, gateway, float(request.tenant)))
         self._step()
 
-    def _exchange(self, workers: Sequence[_Worker]) -> None:
-        """Tell the workers of a gateway the engine's load, each other's, and their shares."""
+    def _poll(self, gateway: _Gateway) -> None:
+        """Let a gateway read the engine's load."""
         load = EngineLoad(
             running=len(self._engine.running),
             waiting=len(self._engine.waiting),
             observed_at=self.now,
         )
-        own = {id(worker): worker.state.own for worker in workers}
-        requests = {
-            id(worker): {"": own[id(worker)].requests + len(worker.queue)} for worker in workers
-        }
-        shares = worker_shares(requests, {})
-        for worker in workers:
-            others = [own[id(other)] for other in workers if other is not worker]
-            worker.state.shared(
-                SentLoad(
-                    requests=sum(sent.requests for sent in others),
-                    awaiting=sum(sent.awaiting for sent in others),
-                    prefill_tokens=sum(sent.prefill_tokens for sent in others),
-                )
-            )
-            waits = any(len(other.queue) for other in workers if other is not worker)
-            worker.share = shares[id(worker)].places if waits else None
-            worker.state.polled(load)
-        for worker in workers:
-            self._pump(worker)
-        self._after(_EXCHANGE_SECONDS, partial(self._exchange, workers))
+        gateway.state.polled(load)
+        self._pump(gateway)
+        self._after(_POLL_SECONDS, partial(self._poll, gateway))

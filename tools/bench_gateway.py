@@ -1,8 +1,9 @@
-"""What one gateway worker takes: processor for a request and a chunk, memory of many requests.
+"""What a gateway takes: processor for a request and a chunk, memory of many requests.
 
-The worker runs as in a pod, with keys, limits, picking and usage records; this process plays its
-supervisor. Engine and clients are a Go program, so that they take little. Only processor time of
-the gateway is compared, since wall time depends on what else the machine does.
+It runs as in a pod, with keys, limits, picking, polls, usage records and a store; only its
+directory comes from a file, and not from a cluster. Engine and clients are a Go program, so that
+they take little. Only processor time of the gateway is compared, since wall time depends on what
+else the machine does.
 The same is measured with vllm-router and LiteLLM before the same engine. The last line is `BENCH`
 and the figures as JSON; a peer that cannot be installed is null there.
 """
@@ -12,10 +13,10 @@ import asyncio
 import hashlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from environments import ROOT, environment, say
+from gateway_process import command, write_directory
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import (
     ApiKey,
@@ -33,19 +35,7 @@ from tessera.domain.gateway.directory import (
     RateLimits,
     TenantLimits,
 )
-from tessera.domain.limits.account import Account
 from tessera.domain.perf.step import StepTime
-from tessera.gateway.frames import (
-    Borrow,
-    KeysUpdate,
-    Portions,
-    ToSupervisor,
-    ToWorker,
-    UsageBatch,
-    UsageTaken,
-    directory_frames,
-)
-from tessera.gateway.link import LinkServer
 from world.folders import cache, make_once
 from world.slots import free_port
 
@@ -57,12 +47,6 @@ GAP_MS = 10
 STEP = StepTime(weights=6e-3, kv_token=4e-8, token=3e-5, pair=2e-10)
 PROMPT = "lorem ipsum " * 40
 LONG_PROMPT = "lorem ipsum " * 18_300
-WORKER = """
-import sys
-from pathlib import Path
-from tessera.gateway.worker import WorkerOptions, run
-run(WorkerOptions(host="127.0.0.1", port=int(sys.argv[1]), link=Path(sys.argv[2])))
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +112,7 @@ async def _measure(options: argparse.Namespace) -> None:
         for name, load in loads.items():
             engine = slow if load.slow else fast
             direct[name] = await _run(program, engine, load)
-            async with _worker(folder, engine) as (address, pid, _):
+            async with _gateway(folder, _directory(engine)) as (address, pid):
                 gateway[name] = await _cpu_of(program, address, load, pid)
         if options.memory_requests:
             slope = await _memory(folder, program, fast, bodies["json"], options.memory_requests)
@@ -212,39 +196,6 @@ def _engine(program: str, gap_ms: int) -> Iterator[str]:
             process.kill()
 
 
-class _Supervisor:
-    """Lends from accounts in memory, and counts usage records."""
-
-    def __init__(self, directory: Directory) -> None:
-        self.directory = directory
-        self.link = LinkServer(
-            self._handle, lambda: directory_frames(directory, None), lambda _: None
-        )
-        self.records = 0
-        self._accounts: dict[str, Account] = {}
-
-    def revoke(self, keys: dict[str, ApiKey]) -> None:
-        self.link.broadcast(KeysUpdate(keys))
-
-    def _handle(self, worker: int, frame: ToSupervisor) -> None:
-        match frame:
-            case UsageBatch():
-                self.records += len(frame.records)
-                answer: ToWorker = UsageTaken(frame.number)
-            case Borrow():
-                now = time.time()
-                accounts = [
-                    self._accounts.setdefault(
-                        each.limit.key, Account(level=each.limit.amount, updated_at=now)
-                    ).borrow(each, now)
-                    for each in frame.portions
-                ]
-                answer = Portions(frame.number, tuple(accounts))
-            case _:
-                return
-        self.link.send(worker, answer)
-
-
 def _directory(engine: str) -> Directory:
     replicas = tuple(
         EngineReplica(
@@ -283,23 +234,19 @@ def _directory(engine: str) -> Directory:
 
 
 @asynccontextmanager
-async def _worker(folder: Path, engine: str) -> AsyncIterator[tuple[str, int, _Supervisor]]:
-    path = folder / "link"
-    path.unlink(missing_ok=True)
-    supervisor = _Supervisor(_directory(engine))
-    serving = asyncio.create_task(supervisor.link.serve(path))
+async def _gateway(folder: Path, directory: Directory) -> AsyncIterator[tuple[str, int]]:
+    """Run a gateway; return its address and its process."""
+    write_directory(folder, directory)
     port = free_port()
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", WORKER, str(port), str(path)
+        *command(port, folder), stdout=subprocess.DEVNULL
     )
     try:
         await _answers(f"127.0.0.1:{port}", "/readyz")
-        yield f"127.0.0.1:{port}", process.pid, supervisor
+        yield f"127.0.0.1:{port}", process.pid
     finally:
         process.kill()
         await process.wait()
-        serving.cancel()
-        await asyncio.wait((serving,))
 
 
 async def _answers(address: str, path: str) -> None:
@@ -348,12 +295,14 @@ async def _cpu_of(program: str, address: str, load: Load, pid: int) -> Result:
 
 
 async def _memory(folder: Path, program: str, engine: str, body: str, requests: int) -> float:
-    """Bytes by which the worker grows with a request in the second half, with keys revoked."""
+    """Bytes by which it grows with a request in the second half, with keys revoked."""
     load = Load(body=body, connections=16, requests=requests // 2)
-    async with _worker(folder, engine) as (address, pid, supervisor):
+    directory = _directory(engine)
+    async with _gateway(folder, directory) as (address, pid):
         await _clients(program, address, load, load.requests)
-        keys = dict(supervisor.directory.keys)
-        supervisor.revoke({digest: keys[digest] for digest in sorted(keys)[REVOKED:]})
+        keys = {digest: directory.keys[digest] for digest in sorted(directory.keys)[REVOKED:]}
+        write_directory(folder, replace(directory, keys=keys))
+        os.kill(pid, signal.SIGHUP)
         # The new directory is taken meanwhile: what it needs is no growth by requests.
         await _clients(program, address, load, SETTLING_REQUESTS)
         before = _rss_bytes(pid)

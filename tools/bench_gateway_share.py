@@ -1,7 +1,7 @@
 """Measure how gateways and direct clients share one engine, by what each attains of its TTFT.
 
-Each row is a simulation of two minutes: closed-loop clients, two workers for each gateway, the
-engine's load known every 0.25 s. The objective is a first token within 1 s.
+Each row is a simulation of two minutes: closed-loop clients, the engine's load
+known every 0.25 s. The objective is a first token within 1 s.
 """
 
 import json

@@ -35,6 +35,7 @@ from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
+from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.parsing import MAX_PROMPTS
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
@@ -48,7 +49,6 @@ from tessera.gateway.sse import (
     MAX_EVENT_BYTES,
     MAX_EVENTS_WITHOUT_TOKEN,
 )
-from tessera.gateway.worker import ENGINE_IDLE_SECONDS
 from tessera.reconcile.reflector import RELIST_SECONDS
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
 

@@ -162,7 +162,7 @@ class GatewayAutoscaling(Values):
     min_replicas: Annotated[int, Field(ge=1, le=100)] = 2
     """Minimum number of pods."""
 
-    max_replicas: Annotated[int, Field(ge=1, le=100)] = 10
+    max_replicas: Annotated[int, Field(ge=1, le=100)] = 20
     """Maximum number of pods."""
 
     target_cpu_percent: Annotated[int, Field(ge=1, le=100)] = 60
@@ -208,10 +208,8 @@ class GatewayValues(Values):
     """Run the gateway."""
 
     replica_count: Annotated[int, Field(ge=1, le=100)] = 1
-    """Pods; more than 1 need a PostgreSQL database. Ignored while the gateway is autoscaled."""
-
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
-    """Processes of each pod that serve requests; each uses up to one CPU."""
+    """Pods, each of which uses up to one CPU; more than 1 need a PostgreSQL database. Ignored while
+    the gateway is autoscaled."""
 
     drain_seconds: Annotated[int, Field(ge=1, le=86_400)] = 300
     """Time that running streams have to finish before a pod ends."""

@@ -19,7 +19,7 @@ SERVICE = f"/api/v1/namespaces/{NAMESPACE}/services/tessera-gateway"
 @pytest.mark.full
 async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Release) -> None:
     small = {"requests": {"cpu": "100m", "memory": "64Mi"}}
-    await release.install(gateway={"enabled": True, "workers": 1, "resources": small})
+    await release.install(gateway={"enabled": True, "resources": small})
 
     async def available() -> int:
         status = (await release.cluster.api.get(GATEWAY)).get("status", {})

@@ -368,7 +368,7 @@ def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_t
     [
         (),
         ("--set", "gateway.tls.secretName=tls,gateway.database.secretName=database"),
-        ("--set", "watch.namespaces={a,b},gateway.workers=4,gateway.drainSeconds=60"),
+        ("--set", "watch.namespaces={a,b},gateway.drainSeconds=60"),
         ("--set", "gateway.keysNamespace=tessera-keys"),
         ("--set", "gateway.tracing.endpoint=http://otel:4318,gateway.database.retentionDays=30"),
         (

@@ -115,7 +115,7 @@ async def answered(gateway: Gateway, model: str = "chat") -> str:
 
 
 async def is_refused(gateway: Gateway) -> bool:
-    """Return whether a new connection, to any of the workers, is refused by its key."""
+    """Return whether a new connection is refused by its key."""
     async with gateway.client() as client:
         try:
             await client.models.list()

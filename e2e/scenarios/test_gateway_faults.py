@@ -341,7 +341,7 @@ async def test_a_renewed_certificate_is_used_for_new_connections_and_ends_no_str
 
 
 async def _shown_serials(gateway: Gateway, address: str) -> set[int]:
-    """Return the serial numbers that new connections see, at all pods and most likely workers."""
+    """Return the serial numbers that new connections see, at most likely all pods."""
     serials = set()
     for _ in range(_CONNECTIONS):
         _, writer = await asyncio.open_connection(address, 443, ssl=gateway.tls)
@@ -386,7 +386,7 @@ class LimitedClient:
             elif response.status == 429:
                 self.refusals.append((response.headers, answer["error"]))
             else:
-                # A worker that does not know the key yet.
+                # A pod that does not know the key yet.
                 assert response.status == 401, answer
 
 
@@ -419,7 +419,7 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
     client = LimitedClient(gateway=gateway, key=key, name=name)
     pods = [pod["status"]["podIP"] for pod in await ready_pods(namespace.cluster, _PODS)]
     began_at = time.monotonic()
-    # What one worker has borrowed and not used, the others get a second later.
+    # What one pod has borrowed and not used, the others get a second later.
     await eventually(
         lambda: client.send_to_all(pods, _CONNECTIONS), lambda count: count >= _LIMIT, within=90
     )

@@ -235,9 +235,6 @@ class GatewaySettings(BaseSettings):
     metrics_port: Annotated[int, Field(ge=1, le=65535)] = 8080
     """Port of `/metrics`."""
 
-    workers: Annotated[int, Field(ge=1, le=64)] = 2
-    """Processes that serve requests."""
-
     tls_directory: Path | None = None
     """Folder with the certificate that clients see: `tls.crt` and `tls.key`."""
 
@@ -284,6 +281,3 @@ class GatewaySettings(BaseSettings):
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`, as JSON; the same as those of the operator."""
-
-    link: Path | None = None
-    """Socket between the supervisor and the workers; the gateway sets it for its processes."""

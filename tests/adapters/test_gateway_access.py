@@ -3,9 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from tessera.adapters.access_review import token_user
 from tessera.adapters.clock import now
@@ -16,16 +13,12 @@ from tessera.cli.commands import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
-from tessera.domain.gateway.directory import Directory, RateLimits
-from tessera.gateway.frames import DirectoryUpdate, KeysUpdate, ToWorker
-from tessera.gateway.link import WorkerLink
-from tessera.gateway.polling import EnginePoller
-from tessera.gateway.supervisor import Supervisor, SupervisorParts
-from tessera.gateway.token_verifier import TokenVerifier
+from tessera.domain.gateway.directory import Directory
+from tessera.gateway.gateway import Gateway
 from tessera.gateway.watching import FleetWatch
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import SMALL
-from tests.gateway.test_supervisor import Gateway
+from tests.gateway.test_gateway import Surroundings, directory
 from world import World
 
 NAMESPACE, TENANT = "gateway-keys", "gateway-tenant"
@@ -33,59 +26,33 @@ AUDIENCE = "tessera-gateway"
 
 
 class Directories:
-    """The directories that a worker gets."""
+    """The directories of a gateway."""
 
-    def __init__(self) -> None:
-        self._latest = Directory()
-        self._changed = asyncio.Event()
-
-    def take(self, frame: ToWorker) -> None:
-        if isinstance(frame, KeysUpdate):
-            self._latest = replace(self._latest, keys=frame.keys)
-        elif isinstance(frame, DirectoryUpdate):
-            self._latest = replace(frame.directory, keys=self._latest.keys)
-        self._changed.set()
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
 
     async def wait_for(self, accept: Callable[[Directory], bool]) -> None:
         """Wait until a directory is as it should be."""
         async with asyncio.timeout(60):
-            while not accept(self._latest):
-                self._changed.clear()
-                await self._changed.wait()
+            await directory(self._gateway, accept)
 
 
 @asynccontextmanager
 async def a_gateway(world: World) -> AsyncIterator[Directories]:
     connection = await connect(str(world.kubeconfig))
     fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE,))
-    changed, fakes, directories = asyncio.Event(), Gateway(), Directories()
-    watch = FleetWatch(fleet, own, changed.set, lambda _: None)
-    supervisor = Supervisor(
-        SupervisorParts(
-            name="gw",
-            observe=watch.observations,
-            changed=changed,
-            default_limits=RateLimits(),
-            poller=EnginePoller(fakes.read_page),
-            verifier=TokenVerifier(None, {}),
-            lender=fakes,
-            record=fakes.record,
-        )
-    )
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "link"
-        link = WorkerLink(path, directories.take)
-        tasks = [
-            asyncio.create_task(run) for run in (watch.run(), supervisor.run(path), link.run())
-        ]
-        try:
-            yield directories
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await fleet.close()
-            await own.close()
+    surroundings = Surroundings()
+    watch = FleetWatch(fleet, own, surroundings.changed.set, lambda _: None)
+    gateway = surroundings.gateway(watch.observations)
+    tasks = [asyncio.create_task(run) for run in (watch.run(), gateway.run())]
+    try:
+        yield Directories(gateway)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await fleet.close()
+        await own.close()
 
 
 async def prepare(cluster: KubeCluster, namespace: str, tenant: str) -> None:

@@ -23,7 +23,6 @@ from tessera.domain.gateway.requests import Phase
 from tessera.domain.names import APP_NAME
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
-from tessera.gateway.request_listing import RequestListing
 from tessera.gateway.store.store import GatewayStore
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, PODS
@@ -81,9 +80,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
             a_record(started_at_ns=at - 10**9 * 86_400),
         ]
     )
-    listing = RequestListing(lambda _: None, lambda: 0)
     load = {"team-a/chat": ServiceRequests(in_flight=2)}
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, listing.read)
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, lambda _: ([], 0))
     async with TestServer(api.application()) as server:
         yield str(server.make_url("/"))
     await store.close()

@@ -1,4 +1,4 @@
-"""A worker of the gateway before simulated engines, each a process: what clients talk to."""
+"""A gateway before simulated engines, each a process: what clients talk to."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager

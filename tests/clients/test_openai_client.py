@@ -1,4 +1,4 @@
-"""openai's client through a worker of the gateway, before simulated and scripted engines."""
+"""openai's client through a gateway, before simulated and scripted engines."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from tests.clients.openai_scenes import HELLO, Endpoint
 from tests.clients.running import CHAT, EMBEDDINGS, offered, simulators
 from tests.clients.tool_engine import ARGUMENTS, TOOL, scripted_tools
 from tests.gateway.harness import KEY, ScriptedEngine, a_directory, a_model, a_replica, an_api_key
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = pytest.mark.anyio
 # An answer of 900 tokens takes nine seconds.
@@ -34,8 +34,8 @@ async def endpoint(tmp_path: Path) -> AsyncIterator[Endpoint]:
     )
     async with simulators(tmp_path, PACED) as (engine,):
         directory = a_directory(offered(engine, "chat"), keys=keys)
-        async with a_worker(tmp_path, directory) as worker:
-            yield Endpoint(url=worker.url, key=KEY, model="chat", engine=engine)
+        async with a_process(tmp_path, directory) as gateway:
+            yield Endpoint(url=gateway.url, key=KEY, model="chat", engine=engine)
 
 
 async def test_chats_and_completions(endpoint: Endpoint) -> None:
@@ -84,8 +84,8 @@ async def test_a_limit_raises_an_error_which_a_client_with_retries_waits_out(
 async def test_embeddings(tmp_path: Path) -> None:
     async with (
         simulators(tmp_path, EMBEDDINGS) as (engine,),
-        a_worker(tmp_path, a_directory(offered(engine, "embeddings"))) as worker,
-        openai.AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=KEY) as client,
+        a_process(tmp_path, a_directory(offered(engine, "embeddings"))) as gateway,
+        openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY) as client,
     ):
         # The client asks for base64 unless it is told otherwise.
         packed = await client.embeddings.create(model="embeddings", input=["a", "b"])
@@ -106,10 +106,10 @@ async def test_tools_and_schemas_reach_the_engine_and_their_calls_the_client(
 ) -> None:
     async with (
         ScriptedEngine(scripted_tools) as engine,
-        a_worker(
+        a_process(
             tmp_path, a_directory(a_model(a_replica(engine.address), names=("tools",)))
-        ) as worker,
-        openai.AsyncOpenAI(base_url=f"{worker.url}/v1", api_key=KEY) as client,
+        ) as gateway,
+        openai.AsyncOpenAI(base_url=f"{gateway.url}/v1", api_key=KEY) as client,
     ):
         whole = await client.chat.completions.create(
             model="tools", messages=HELLO, tools=[TOOL], tool_choice="auto"

@@ -18,7 +18,7 @@ import pytest
 from environments import environment, source
 from tests.clients.running import CHAT, EMBEDDINGS, offered, simulators
 from tests.gateway.harness import a_directory, an_api_key
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full]
 
@@ -94,8 +94,8 @@ async def test_most_of_them_pass_and_each_exception_has_a_reason(tmp_path: Path)
             offered(embeddings, *EMBEDDING_MODELS),
             keys=(an_api_key(KEY),),
         )
-        async with a_worker(tmp_path, directory) as worker:
-            cases = await run_openai_tests(worker.url, tmp_path)
+        async with a_process(tmp_path, directory) as gateway:
+            cases = await run_openai_tests(gateway.url, tmp_path)
     for group in GROUPS:
         counts = Counter(case.passed for case in cases if case.group == group)
         print(f"{group}: {counts[True]} passed, {counts[False]} failed")

@@ -18,7 +18,7 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = [pytest.mark.anyio, pytest.mark.full]
 LIMITED = "tsk-limited"
@@ -44,8 +44,8 @@ async def play_client(client: str, chat: OfferedModel, folder: Path) -> None:
             a_model(a_replica(tools.address), names=("tools",), uid="uid-tools"),
             keys=(an_api_key(), limited),
         )
-        async with a_worker(folder, directory) as worker:
-            output = await run_scene(client, python, worker.url)
+        async with a_process(folder, directory) as gateway:
+            output = await run_scene(client, python, gateway.url)
     print(output)
     assert output.splitlines()[-1] == "chat_asynchronously"
 

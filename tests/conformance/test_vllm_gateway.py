@@ -1,4 +1,4 @@
-"""Clients through a worker of the gateway before a real vLLM on the CPU."""
+"""Clients through a gateway before a real vLLM on the CPU."""
 
 import asyncio
 from pathlib import Path
@@ -12,7 +12,7 @@ from tests.clients.test_other_clients import play_client
 from tests.conformance import engines
 from tests.conformance.configurations import MODEL, PLAIN
 from tests.gateway.harness import KEY, a_directory
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = pytest.mark.vllm
 
@@ -22,9 +22,9 @@ async def test_clients_get_from_a_real_engine_what_they_get_from_a_simulated_one
 ) -> None:
     async with (
         engines.running(engines.real(venv), str(model), PLAIN, tmp_path) as engine,
-        a_worker(tmp_path, a_directory(offered(engine, MODEL))) as worker,
+        a_process(tmp_path, a_directory(offered(engine, MODEL))) as gateway,
     ):
-        endpoint = Endpoint(url=worker.url, key=KEY, model=MODEL, engine=engine)
+        endpoint = Endpoint(url=gateway.url, key=KEY, model=MODEL, engine=engine)
         await asyncio.to_thread(scenes.chat_synchronously, endpoint)
         await scenes.chat_whole_and_streamed(endpoint)
         await scenes.complete_several_prompts(endpoint)

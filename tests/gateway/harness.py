@@ -25,12 +25,13 @@ from tessera.domain.gateway.directory import (
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
-from tessera.domain.limits.worker_limits import BorrowRequest
+from tessera.domain.limits.gateway_limits import BorrowRequest
 from tessera.gateway.admission import Admission, Identifier
 from tessera.gateway.app import BodyBounds, GatewayApp
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
-from tessera.gateway.worker import GatewayServer, listen
+from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.token_verifier import TokenVerdict
 
 KEY = "tsk-team-a"
 TENANT = "team-a"
@@ -159,14 +160,18 @@ class KeyIdentifier:
         return identity
 
 
-class LocalSupervisor:
-    """Lends from accounts in memory, and notes which services are woken."""
+async def no_tokens(token: str, directory: Directory) -> TokenVerdict:
+    """Verify tokens where none is sent."""
+    raise AssertionError(token, directory)
+
+
+class LocalAccounts:
+    """Lends from accounts in memory."""
 
     def __init__(self) -> None:
         self.admission: Admission | None = None
         self.accounts: dict[str, Account] = {}
         self.slots: dict[str, SlotAccount] = {}
-        self.woken: asyncio.Queue[Ref] = asyncio.Queue()
         self.answers = True
 
     async def borrow(self, request: BorrowRequest) -> bool:
@@ -180,14 +185,11 @@ class LocalSupervisor:
             for each in request.portions
         ]
         grants = [
-            self.slots.setdefault(each.limit.key, SlotAccount()).lease("worker", each, now)
+            self.slots.setdefault(each.limit.key, SlotAccount()).lease("gateway", each, now)
             for each in request.slots
         ]
         self.admission.limits.receive(portions, grants, now)
         return True
-
-    def wake(self, service: Ref) -> None:
-        self.woken.put_nowait(service)
 
 
 @dataclass(kw_only=True)
@@ -197,7 +199,9 @@ class RunningGateway:
     app: GatewayApp
     server: GatewayServer
     admission: Admission
-    supervisor: "LocalSupervisor"
+    accounts: LocalAccounts
+    woken: asyncio.Event
+    """A request waits for a sleeping service."""
     url: str
     port: int
     records: list[UsageRecord]
@@ -286,14 +290,15 @@ async def a_gateway(
     **admission_options: Any,
 ) -> AsyncIterator[RunningGateway]:
     """Run a gateway on a socket of its own."""
-    supervisor = LocalSupervisor()
+    accounts, woken = LocalAccounts(), asyncio.Event()
     admission = Admission(
         identifier or KeyIdentifier(),
-        supervisor,
+        accounts.borrow,
+        woken.set,
         bounds=queue_bounds or QueueBounds(),
         **admission_options,
     )
-    supervisor.admission = admission
+    accounts.admission = admission
     admission.update(directory)
     records: list[UsageRecord] = []
     recorded = asyncio.Event()
@@ -326,7 +331,8 @@ async def a_gateway(
             app=app,
             server=server,
             admission=admission,
-            supervisor=supervisor,
+            accounts=accounts,
+            woken=woken,
             url=f"http://127.0.0.1:{port}",
             port=port,
             records=records,

@@ -7,7 +7,7 @@ import pytest
 
 from tests.clients.running import CHAT, offered, simulators
 from tests.gateway.harness import KEY, a_directory
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = pytest.mark.anyio
 
@@ -36,13 +36,13 @@ async def test_an_absurd_value_is_a_400_that_no_client_takes_for_a_failure(tmp_p
     wrong = []
     async with (
         simulators(tmp_path, CHAT) as (engine,),
-        a_worker(tmp_path, a_directory(offered(engine, "chat"))) as worker,
+        a_process(tmp_path, a_directory(offered(engine, "chat"))) as gateway,
         aiohttp.ClientSession(headers={"authorization": f"Bearer {KEY}"}) as client,
     ):
         for path, prompt, field, values in _FIELDS:
             for value in values:
                 body = f'{{"model": "chat", {prompt}, "{field}": {value}}}'
-                async with client.post(worker.url + path, data=body) as response:
+                async with client.post(gateway.url + path, data=body) as response:
                     answer = await response.json()
                 error = answer.get("error", {})
                 if response.status != 400 or not {"message", "type", "param", "code"} <= set(error):

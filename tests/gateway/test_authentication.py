@@ -10,7 +10,7 @@ from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.gateway.authentication import Authenticator
 from tessera.gateway.errors import RequestError
-from tessera.gateway.frames import TokenQuery, TokenVerdict
+from tessera.gateway.token_verifier import TokenVerdict
 from tests.builders import NOW
 
 KEY = "tsk-" + "a" * 43
@@ -29,16 +29,16 @@ class Verifier:
 
     def __init__(self, **verdict: object) -> None:
         self.verdict = verdict
-        self.questions: list[TokenQuery] = []
+        self.tokens: list[str] = []
         self.seconds = 0.0
         self.authenticator = Authenticator(
-            self._ask, clock=lambda: NOW, monotonic=lambda: self.seconds
+            self._verify, clock=lambda: NOW, monotonic=lambda: self.seconds
         )
 
-    def _ask(self, query: TokenQuery) -> None:
-        self.questions.append(query)
-        verdict = TokenVerdict(query.number, **self.verdict)  # type: ignore[arg-type]  # a table
-        asyncio.get_running_loop().call_soon(self.authenticator.receive, verdict)
+    async def _verify(self, token: str, directory: Directory) -> TokenVerdict:
+        assert not directory.keys
+        self.tokens.append(token)
+        return TokenVerdict(**self.verdict)  # type: ignore[arg-type]  # a table
 
     async def identify(self, credential: str) -> Identity | tuple[int, str]:
         headers = {b"authorization": f"Bearer {credential}".encode()}
@@ -89,10 +89,10 @@ async def test_a_token_is_verified_once_while_its_verdict_lasts() -> None:
     assert list(both) == [OWNER, OWNER]
     verifier.seconds = 59
     assert await verifier.identify(TOKEN) == OWNER
-    assert [query.token for query in verifier.questions] == [TOKEN]
+    assert verifier.tokens == [TOKEN]
     verifier.seconds = 60
     assert await verifier.identify(TOKEN) == OWNER
-    assert len(verifier.questions) == 2
+    assert len(verifier.tokens) == 2
 
 
 async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> None:
@@ -101,10 +101,10 @@ async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> N
     verifier.verdict = {"reason": AccessReason.INVALID_TOKEN}
     for number in range(11_000):
         assert await verifier.identify(f"a.b.{number}") == (401, "InvalidToken")
-    questions = len(verifier.questions)
+    verified = len(verifier.tokens)
     assert await verifier.identify("a.b.10999") == (401, "InvalidToken")
     assert await verifier.identify(TOKEN) == OWNER
-    assert len(verifier.questions) == questions
+    assert len(verifier.tokens) == verified
 
 
 async def test_without_a_verdict_requests_are_told_to_retry_and_the_next_one_asks_again() -> None:

@@ -11,8 +11,8 @@ from cryptography import x509
 from tessera.gateway.admission import Admission
 from tessera.gateway.app import GatewayApp
 from tessera.gateway.engine_connection import EngineSession
-from tessera.gateway.worker import GatewayServer
-from tests.gateway.harness import KeyIdentifier, LocalSupervisor
+from tessera.gateway.server import GatewayServer
+from tests.gateway.harness import KeyIdentifier, LocalAccounts
 from world.keys import Authority, Pair
 from world.testing import eventually
 
@@ -43,7 +43,9 @@ async def test_a_renewed_certificate_is_used_and_a_wrong_one_is_not(
     trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
     write(tmp_path, first, first)
     engines = EngineSession(1)
-    app = GatewayApp(Admission(KeyIdentifier(), LocalSupervisor()), engines, lambda _: None)
+    app = GatewayApp(
+        Admission(KeyIdentifier(), LocalAccounts().borrow, lambda: None), engines, lambda _: None
+    )
     server = GatewayServer(app, announce_seconds=0, drain_seconds=1, tls_directory=tmp_path)
     server.config.load()
     listener = await asyncio.start_server(lambda *_: None, ADDRESS, 0, ssl=server.config.ssl)

@@ -1,4 +1,4 @@
-"""The journal of a worker: what it holds, when it shrinks, and what is read after a kill."""
+"""The journal of a gateway: what it holds, when it shrinks, and what is read after a kill."""
 
 from pathlib import Path
 
@@ -25,14 +25,14 @@ def ids(records: tuple[UsageRecord, ...]) -> list[str]:
     return [record.record_id for record in records]
 
 
-def test_a_living_worker_is_left_alone_and_a_dead_one_leaves_what_was_not_taken(
+def test_a_living_process_is_left_alone_and_a_dead_one_leaves_what_was_not_stored(
     tmp_path: Path,
 ) -> None:
     journal = UsageJournal(tmp_path)
     for begun in (a_begun("a"), a_begun("b"), a_begun("c")):
-        journal.add(begun)
+        journal.add(begun, 0)
     journal.note_running([a_begun("a"), a_begun("b", output_tokens=7)], 1)
-    journal.add(a_record(record_id="a"))
+    journal.add(a_record(record_id="a"), 1)
     assert abandoned_journals(tmp_path) == []
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
@@ -44,8 +44,8 @@ def test_a_living_worker_is_left_alone_and_a_dead_one_leaves_what_was_not_taken(
 
 def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path)
-    for name in ("a", "b"):
-        journal.add(a_record(record_id=name))
+    for number, name in enumerate(("a", "b"), 1):
+        journal.add(a_record(record_id=name), number)
     kill(journal)
     (path,) = tmp_path.glob("*.ended")
     path.write_bytes(path.read_bytes()[:-3])
@@ -53,24 +53,20 @@ def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
     assert ids(left.ended) == ["a"]
 
 
-def test_what_the_supervisor_has_goes_though_there_is_always_more(tmp_path: Path) -> None:
+def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path, segment_bytes=1000)
-    for batch in range(1, 101):
-        for number in range(3):
-            journal.add(a_record(record_id=f"{batch}-{number}"))
-        journal.sent(batch)
-        journal.note_running([], max(1, batch - 2))
+    for number in range(1, 301):
+        journal.add(a_record(record_id=str(number)), number)
+        journal.note_running([], max(1, number - 8))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
-    assert set(ids(left.ended)) >= {
-        f"{batch}-{number}" for batch in (98, 99, 100) for number in range(3)
-    }
+    assert set(ids(left.ended)) >= {str(number) for number in range(292, 301)}
 
 
-def test_a_worker_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
+def test_a_gateway_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path)
-    journal.add(a_record(record_id="a"))
+    journal.add(a_record(record_id="a"), 1)
     journal.note_running([a_begun("b")], 1)
     journal.note_running([], None)
     journal.close()

@@ -17,7 +17,7 @@ from gateway_openapi import document
 from tessera.gateway.routes import OWN_ROUTES, ROUTES
 from tests.clients.running import CHAT, offered, simulators
 from tests.gateway.harness import KEY, a_directory
-from tests.gateway.test_worker import a_worker
+from tests.gateway.test_gateway_process import a_process
 
 pytestmark = pytest.mark.anyio
 CHECKS = [
@@ -37,12 +37,12 @@ async def test_whatever_is_sent_gets_an_answer_that_is_described(
     assert len(operations) == len(ROUTES) + len(OWN_ROUTES)
     async with (
         simulators(tmp_path, CHAT) as (engine,),
-        a_worker(tmp_path, a_directory(offered(engine, "chat"))) as worker,
+        a_process(tmp_path, a_directory(offered(engine, "chat"))) as gateway,
     ):
         for operation in operations:
             # Without a body nothing can be wrong with a request.
             if mode is GenerationMode.POSITIVE or operation.body:
-                await asyncio.to_thread(try_operation, operation, mode, worker.url)
+                await asyncio.to_thread(try_operation, operation, mode, gateway.url)
 
 
 def try_operation(operation: Any, mode: GenerationMode, url: str) -> None:

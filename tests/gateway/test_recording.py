@@ -1,4 +1,4 @@
-"""Records in the supervisor: counted, logged, stored, and deleted when they are old."""
+"""Records of requests: counted, logged, stored, and deleted when they are old."""
 
 import asyncio
 import io
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from tessera.domain.gateway.requests import Phase
-from tessera.gateway.journal import JOURNALS, UsageJournal
+from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.logs import AccessLog
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.recording import Recording
-from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.database import Database, StoreError
+from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 
 RETENTION = timedelta(days=90)
@@ -43,7 +44,8 @@ async def test_a_refused_request_is_counted_and_logged_but_not_stored(tmp_path: 
     await opened.store.migrate()
     refused = a_record(phase=Phase.REFUSED, status=429, reason="TooManyTokens", ttft_ns=None)
 
-    opened.take([a_record(), refused])
+    for record in (a_record(), refused):
+        opened.add(record)
     await opened.writer.flush()
 
     lines = [json.loads(line) for line in access_log.getvalue().splitlines()]
@@ -58,7 +60,8 @@ async def test_a_gateway_starts_while_its_database_is_away_and_loses_nothing(
     tmp_path: Path,
 ) -> None:
     async with recording(tmp_path, AWAY) as away:
-        away.take([a_record(), a_record()])
+        away.add(a_record())
+        away.add(a_record())
 
     async with recording(tmp_path, AWAY) as restarted:
         assert restarted.writer.waiting == 2
@@ -87,22 +90,33 @@ async def test_records_older_than_the_retention_are_deleted(tmp_path: Path) -> N
         assert await opened.store.count() == 1
 
 
-async def test_what_a_killed_worker_left_is_stored_once(tmp_path: Path) -> None:
+async def test_what_a_killed_gateway_left_is_stored_once(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path / JOURNALS)
-    taken, lost, cut = a_record(), a_record(), a_record(reason="GatewayKilled")
-    for record in (taken, lost):
-        journal.add(record)
+    stored, lost, cut = a_record(), a_record(), a_record(reason="GatewayKilled")
+    for number, record in enumerate((stored, lost), 1):
+        journal.add(record, number)
     journal.note_running([cut], 1)
     opened = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
     await opened.store.migrate()
-    opened.take([taken])
+    opened.add(stored)
     await opened.recover()
     await opened.writer.flush()
-    assert await opened.store.count() == 1, "the worker lives"
+    assert await opened.store.count() == 1, "the other gateway lives"
     journal._file.close()
     for _ in range(2):
         await opened.recover()
         await opened.writer.flush()
     assert await opened.store.count() == 3
-    assert list((tmp_path / JOURNALS).iterdir()) == []
     await opened.close()
+    assert list((tmp_path / JOURNALS).iterdir()) == []
+
+
+async def test_what_the_store_does_not_take_stays_in_the_journal(tmp_path: Path) -> None:
+    away, metrics = GatewayStore(Database(AWAY)), GatewayMetrics()
+    opened = Recording(away, None, metrics, retention=RETENTION, journals=tmp_path)
+    opened.add(a_record(record_id="a"))
+    await opened.close()
+    assert opened._journal is not None
+    opened._journal._file.close()
+    (left,) = abandoned_journals(tmp_path)
+    assert [record.record_id for record in left.ended] == ["a"]

@@ -1,6 +1,7 @@
 """Refused requests have a record too, of what is known of them, and no tokens."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -11,15 +12,17 @@ from tessera.domain.gateway.requests import Phase
 from tessera.gateway.admission import Admission
 from tessera.gateway.authentication import Authenticator
 from tessera.gateway.errors import RequestError
-from tessera.gateway.usage_outbox import UsageOutbox
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.recording import Recording
 from tests.gateway.harness import (
     CHAT,
     TENANT,
-    LocalSupervisor,
+    LocalAccounts,
     a_directory,
     a_gateway,
     a_model,
     an_api_key,
+    no_tokens,
 )
 from tests.gateway.store.builders import a_record
 
@@ -52,10 +55,9 @@ async def test_a_refused_request_is_recorded_with_its_sender_where_that_is_known
 async def test_a_key_that_is_no_longer_valid_is_named(expires: datetime | None) -> None:
     key = an_api_key(name="nightly", team="search", expires=expires)
     directory = a_directory(a_model(), keys=(key,))
-    identifier = Authenticator(lambda _: None)
+    identifier = Authenticator(no_tokens)
     async with a_gateway(directory, identifier=identifier) as gateway:
         if expires is None:
-            gateway.admission.update_keys({})
             gateway.admission.update(Directory(models=(a_model(),)))
         answer = await gateway.post(CHAT)
         record = await gateway.record()
@@ -73,24 +75,26 @@ async def test_a_key_that_is_no_longer_valid_is_named(expires: datetime | None) 
 
 async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid() -> None:
     keys = {key.digest: key for key in (an_api_key(f"tsk-{n}", name=f"k{n}") for n in range(3))}
-    admission = Admission(Authenticator(lambda _: None), LocalSupervisor())
+    admission = Admission(Authenticator(no_tokens), LocalAccounts().borrow, lambda: None)
     headers = {b"x-api-key": b"tsk-1"}
-    admission.update_keys(keys)
-    admission.update_keys({})
+    admission.update(Directory(keys=keys))
+    admission.update(Directory())
     with pytest.raises(RequestError) as refusal:
         await admission.identify(headers)
     assert refusal.value.sender == Identity(tenant=TENANT, key="k1")
-    admission.update_keys(keys)
+    admission.update(Directory(keys=keys))
     assert (await admission.identify(headers)).key == "k1"
 
 
-async def test_what_cannot_be_recorded_is_not_granted() -> None:
-    outbox = UsageOutbox(lambda _: None)
-    while outbox.has_room:
-        outbox.add(a_record())
+async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
+    recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    while recording.has_room:
+        recording.add(a_record())
     async with a_gateway(a_directory(a_model())) as gateway:
-        gateway.app.can_record = lambda: outbox.has_room
+        gateway.app.can_record = lambda: recording.has_room
         answer = await gateway.post(CHAT)
+    await recording.close()
+    assert recording.has_room
 
     assert (answer.status, answer.headers["retry-after"]) == (503, "5")
     assert gateway.records[0].reason == RequestReason.USAGE_NOT_RECORDED

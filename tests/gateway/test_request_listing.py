@@ -12,10 +12,8 @@ from tessera.cli.cluster import Reader
 from tessera.cli.gateway_port import get
 from tessera.cli.top.requests import report_lines
 from tessera.domain.gateway.requests import RunningPhase, RunningRequest
-from tessera.gateway.frames import ListRequests, RequestList, ToWorker
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.request_listing import MAX_LISTED, RequestListing
 from tests.cli.test_usage import NAMESPACE, TokenApi, review
 from tests.gateway.harness import (
     COMPLETION,
@@ -100,7 +98,7 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
                 lambda: running(gateway), lambda listed: len(listed) == 3, within=WAIT_SECONDS
             )
             night_request = send("held", model="night")
-            await gateway.supervisor.woken.get()
+            await gateway.woken.wait()
             requests, total = gateway.app.running(10)
             awaiting = gateway.app.awaiting()
             oldest, _ = gateway.app.running(2)
@@ -130,47 +128,23 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
     assert b"secret" not in msgspec.json.encode(requests)
 
 
-def answering(*answers: list[RunningRequest], silent: int = 0) -> RequestListing:
-    """Return the listing of workers that have these requests, and of some that say nothing."""
-
-    def broadcast(frame: ToWorker) -> None:
-        assert isinstance(frame, ListRequests)
-        for requests in answers:
-            listing.receive(RequestList(frame.number, requests[: frame.limit], len(requests)))
-
-    listing = RequestListing(broadcast, lambda: len(answers) + silent)
-    return listing
-
-
-async def test_the_oldest_requests_of_all_workers_are_listed_and_the_others_counted() -> None:
-    first = [a_request(float(age)) for age in range(MAX_LISTED + 10)]
-    running = await answering(first, [a_request(1000.5), a_request(0.5)]).read()
-    assert (len(running.requests), running.total, running.silent_workers) == (500, 512, 0)
-    assert running.requests[0].age_seconds == 1000.5
-
-
-async def test_a_worker_that_does_not_answer_is_counted_and_its_late_answer_ignored() -> None:
-    listing = answering([a_request()], silent=1)
-    running = await listing.read()
-    assert (len(running.requests), running.silent_workers) == (1, 1)
-    listing.receive(RequestList(0, [a_request()], 1))
-
-
 PRINTED = """
 SERVICE      TENANT  KEY  MODEL  PHASE   AGE   TOKENS  REPLICA  REQUEST
 team-a/chat  team-a  ci   chat   Decode  2h    8       chat-1   request-7200
 team-a/chat  team-a  -    chat   Held    119m  -       -        request-7199
 Note: these are of the oldest 500 of 502 requests
-Note: 1 worker of the gateway did not answer in time
 """
 
 
 async def test_only_a_reader_gets_the_list_and_the_command_prints_it() -> None:
     waiting = {"key": None, "phase": RunningPhase.HELD, "replica": None, "output_tokens": 0}
-    many = [a_request(float(age)) for age in range(MAX_LISTED)]
-    listing = answering([a_request(7200.0), a_request(7199.0, **waiting)], many, silent=1)
+    many = [a_request(7200.0), a_request(7199.0, **waiting), *map(a_request, range(500))]
     store: Any = None
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, listing.read)
+
+    def running(limit: int) -> tuple[list[RunningRequest], int]:
+        return many[:limit], len(many)
+
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, running)
     async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("/requests"))
         async with session.get(url) as refused:

@@ -7,13 +7,11 @@ import pytest
 
 from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
-from tessera.gateway.frames import TokenQuery, TokenVerdict
-from tessera.gateway.token_verifier import TokenVerifier
+from tessera.gateway.token_verifier import TokenVerdict, TokenVerifier
 from tessera.ports import ClusterError
 
 DIRECTORY = Directory(tenants={"team-a": TenantLimits(name="team-a", namespaces=("team-a",))})
 TOKEN = jwt.encode({"iss": "https://kubernetes.default.svc"}, "x" * 32, algorithm="HS256")
-QUERY = TokenQuery(7, TOKEN)
 
 
 class ApiServer:
@@ -32,8 +30,8 @@ class ApiServer:
 
 async def test_a_service_account_is_identified_for_a_minute() -> None:
     identity = Identity(tenant="team-a", user="system:serviceaccount:team-a:ci")
-    verdict = await TokenVerifier(ApiServer().review, {}).answer(QUERY, DIRECTORY)
-    assert verdict == TokenVerdict(7, identity, seconds=60)
+    verdict = await TokenVerifier(ApiServer().review, {}).verify(TOKEN, DIRECTORY)
+    assert verdict == TokenVerdict(identity=identity, seconds=60)
 
 
 @pytest.mark.parametrize(
@@ -45,18 +43,18 @@ async def test_a_service_account_is_identified_for_a_minute() -> None:
     ],
 )
 async def test_others_are_refused(user: str | None, reason: AccessReason) -> None:
-    verdict = await TokenVerifier(ApiServer(user).review, {}).answer(QUERY, DIRECTORY)
-    assert verdict == TokenVerdict(7, reason=reason)
+    verdict = await TokenVerifier(ApiServer(user).review, {}).verify(TOKEN, DIRECTORY)
+    assert verdict == TokenVerdict(reason=reason)
 
 
 async def test_what_is_no_token_is_not_reviewed() -> None:
     server = ApiServer()
-    verdict = await TokenVerifier(server.review, {}).answer(TokenQuery(7, "a.b.c"), DIRECTORY)
+    verdict = await TokenVerifier(server.review, {}).verify("a.b.c", DIRECTORY)
     assert (verdict.reason, server.asked) == (AccessReason.INVALID_TOKEN, 0)
 
 
 async def test_without_reviews_no_service_account_is_accepted() -> None:
-    verdict = await TokenVerifier(None, {}).answer(QUERY, DIRECTORY)
+    verdict = await TokenVerifier(None, {}).verify(TOKEN, DIRECTORY)
     assert verdict.reason is AccessReason.INVALID_TOKEN
 
 
@@ -64,7 +62,7 @@ async def test_a_flood_of_tokens_reaches_the_api_server_four_at_a_time() -> None
     server = ApiServer()
     server.open.clear()
     verifier = TokenVerifier(server.review, {})
-    flood = [asyncio.create_task(verifier.answer(QUERY, DIRECTORY)) for _ in range(100)]
+    flood = [asyncio.create_task(verifier.verify(TOKEN, DIRECTORY)) for _ in range(100)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     refused = [task.result().reason for task in flood if task.done()]
@@ -78,5 +76,5 @@ async def test_a_silent_api_server_is_not_a_refusal() -> None:
     async def review(_: str) -> str | None:
         raise ClusterError("no response")
 
-    verdict = await TokenVerifier(review, {}).answer(QUERY, DIRECTORY)
+    verdict = await TokenVerifier(review, {}).verify(TOKEN, DIRECTORY)
     assert verdict.reason is AccessReason.TOKENS_NOT_VERIFIED

@@ -133,7 +133,7 @@ async def test_a_collector_gets_a_streamed_request_below_the_span_of_its_client(
             a_gateway(a_directory(a_model(may_sleep=True))) as gateway,
         ):
             request = asyncio.create_task(gateway.post(body, traceparent=PARENT))
-            await gateway.supervisor.woken.get()
+            await gateway.woken.wait()
             awake = a_model(a_replica(engine.address), may_sleep=True)
             gateway.admission.update(a_directory(awake))
             assert (await request).body.endswith(DONE)

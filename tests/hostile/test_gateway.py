@@ -38,6 +38,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     an_api_key,
+    no_tokens,
 )
 from tests.hostile.score import SCORE
 from world.testing import eventually
@@ -70,7 +71,7 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
     async with ScriptedEngine(script) as engine, AsyncExitStack() as stack:
         model = a_model(a_replica(engine.address))
         gateway = await stack.enter_async_context(
-            a_gateway(a_directory(model, keys=keys), identifier=Authenticator(lambda _: None))
+            a_gateway(a_directory(model, keys=keys), identifier=Authenticator(no_tokens))
         )
         thief = await stack.enter_async_context(
             aiohttp.ClientSession(

@@ -3,9 +3,8 @@
 import asyncio
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -18,18 +17,18 @@ from tessera.domain.gateway.access import (
     tenant_models,
     visible_models,
 )
-from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueReason, QueueRefusal
-from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
-from tessera.domain.limits.worker_limits import (
+from tessera.domain.limits.gateway_limits import (
     Admitted,
     Allowance,
     BorrowRequest,
+    GatewayLimits,
     LimitRefusal,
-    WorkerLimits,
 )
+from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.errors import RequestError
 from tessera.gateway.queues import ModelQueues, QueueTimeoutError
 from tessera.gateway.replicas import Replicas, SentRequest
@@ -52,18 +51,6 @@ class Identifier(Protocol):
 
         Raises RequestError with status 401 or 503.
         """
-        ...
-
-
-class SupervisorClient(Protocol):
-    """What a worker asks of its supervisor."""
-
-    async def borrow(self, request: BorrowRequest) -> bool:
-        """Exchange portions of limits with the accounts; False if the answer did not come."""
-        ...
-
-    def wake(self, service: Ref) -> None:
-        """Have a sleeping service started."""
         ...
 
 
@@ -122,37 +109,35 @@ class Ticket:
 
 @dataclass(slots=True)
 class DemandCount:
-    """Requests of one service in this worker."""
+    """Requests of one service."""
 
     arrived: int = 0
+    """Since the gateway began."""
     in_flight: int = 0
     work_ns: int = 0
     """Predicted work of those in flight: sums of whole numbers return to 0."""
-    tenants: Counter[str] = field(default_factory=Counter)
-    """Of those that wait or are in flight."""
-
-    def left(self, tenant: str) -> None:
-        """Count the end of a request."""
-        if self.tenants[tenant] > 1:
-            self.tenants[tenant] -= 1
-        else:
-            del self.tenants[tenant]
 
 
 class Admission:
-    """Admits requests in one worker."""
+    """Admits requests, or says why not."""
 
     def __init__(
         self,
         identifier: Identifier,
-        supervisor: SupervisorClient,
+        borrow: Callable[[BorrowRequest], Awaitable[bool]],
+        wake: Callable[[], None],
         *,
         bounds: QueueBounds = _BOUNDS,
         times: QueueTimes = _TIMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take `borrow`, which exchanges portions of limits with the accounts.
+
+        It returns False if the answer did not come. `wake` hears of requests for services that
+        sleep.
+        """
         self._identifier = identifier
-        self._supervisor = supervisor
+        self._borrow, self._wake = borrow, wake
         self._times = times
         self._clock = clock
         self._directory = Directory()
@@ -161,7 +146,7 @@ class Admission:
         self._models: dict[str, ModelsByName] = {}
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
         self.replicas = Replicas()
-        self.limits = WorkerLimits()
+        self.limits = GatewayLimits()
         self.queues = ModelQueues(self.replicas, bounds, clock)
         self.replicas.freed = self.queues.freed
         self.demand: dict[Ref, DemandCount] = {}
@@ -177,11 +162,6 @@ class Admission:
         services = {model.service for model in directory.models}
         self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
         self.queues.pump()
-
-    def update_keys(self, keys: Mapping[str, ApiKey]) -> None:
-        """Judge by these keys from now on."""
-        self._directory = _with_revoked_keys(replace(self._directory, keys=keys), self._directory)
-        self._applicable = {}
 
     async def identify(self, headers: Headers) -> Identity:
         """Return who sends a request with these headers.
@@ -223,14 +203,12 @@ class Admission:
             demand=demand,
         )
         demand.arrived += 1
-        demand.tenants[identity.tenant] += 1
         try:
             queue = self.queues.of(model)
             ticket.sent = queue.send_now(shape, self._clock())
             if ticket.sent is None:
                 ticket.sent = await self._wait(identity, ticket, size_bytes)
         except BaseException:
-            demand.left(identity.tenant)
             self.limits.settle(admitted, input_tokens=0, output_tokens=0)
             raise
         demand.in_flight += 1
@@ -251,7 +229,6 @@ class Admission:
         self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
         ticket.demand.in_flight -= 1
         ticket.demand.work_ns -= ticket.work_ns
-        ticket.demand.left(ticket.tenant)
 
     async def _within_limits(
         self, identity: Identity, model: OfferedModel, shape: RequestShape
@@ -263,7 +240,7 @@ class Admission:
                 return answer
             if isinstance(answer, LimitRefusal):
                 raise _limit_error(answer)
-            if not await self._supervisor.borrow(answer):
+            if not await self._borrow(answer):
                 break
         raise RequestError(
             503,
@@ -281,8 +258,7 @@ class Admission:
         seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
-            weight=(tenant.weight if tenant else 1.0)
-            * self.replicas.tenant_share(model, identity.tenant, now),
+            weight=tenant.weight if tenant else 1.0,
             service_class=model.service_class,
             work_seconds=ticket.work_seconds,
             size_bytes=size_bytes,
@@ -294,7 +270,7 @@ class Admission:
         if isinstance(future, QueueRefusal):
             raise _queue_error(model, future)
         if not is_ready:
-            self._supervisor.wake(model.service)
+            self._wake()
         try:
             sent = await future
         except asyncio.CancelledError:

@@ -1,4 +1,4 @@
-"""The ASGI application of one worker: reads requests, and answers what needs no engine."""
+"""The ASGI application: reads requests, and answers what needs no engine."""
 
 import asyncio
 import heapq
@@ -41,7 +41,7 @@ _BOUNDS = BodyBounds()
 
 
 class GatewayApp:
-    """Serves the requests of one worker."""
+    """Serves requests."""
 
     def __init__(
         self,

@@ -3,9 +3,8 @@
 import asyncio
 import hashlib
 import hmac
-import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,7 +12,7 @@ from tessera.adapters.clock import now as utc_now
 from tessera.domain.gateway.access import AccessReason, key_identity
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.gateway.errors import RequestError
-from tessera.gateway.frames import TokenQuery, TokenVerdict
+from tessera.gateway.token_verifier import TokenVerdict
 
 # No credential is longer; the tokens of some issuers list hundreds of groups.
 _MAX_CREDENTIAL_BYTES = 16 * 1024
@@ -33,26 +32,23 @@ _MESSAGES = {
 
 
 class Authenticator:
-    """Identifies senders in one worker.
+    """Identifies senders.
 
-    Keys are looked up in the directory. Tokens are verified by the supervisor, once a minute each.
+    Keys are looked up in the directory. Tokens are verified, once a minute each.
     """
 
     def __init__(
         self,
-        ask: Callable[[TokenQuery], None],
+        verify: Callable[[str, Directory], Awaitable[TokenVerdict]],
         *,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Send questions about tokens by `ask`; the answers come to `receive`."""
-        self._ask = ask
+        self._verify_token = verify
         self._clock = clock
-        self._monotonic = monotonic
         self._verdicts = _VerdictCache(monotonic)
-        self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[TokenVerdict]] = {}
-        self._by_token: dict[bytes, asyncio.Future[TokenVerdict]] = {}
+        self._waiting: dict[bytes, asyncio.Task[TokenVerdict]] = {}
+        """By the hash of the token."""
 
     async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
         """Return the sender.
@@ -67,7 +63,7 @@ class Authenticator:
         # table leaks nothing; the comparison itself takes constant time.
         key = directory.keys.get(digest.hex())
         if key is None and credential.count(b".") == 2:
-            return await self._identify_token(credential, digest)
+            return await self._identify_token(credential, digest, directory)
         if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
             key = None
         identity = key_identity(key, self._clock())
@@ -75,16 +71,15 @@ class Authenticator:
             raise _refusal(identity, key or directory.revoked_keys.get(digest.hex()))
         return identity
 
-    def receive(self, verdict: TokenVerdict) -> None:
-        """Take the answer to a question."""
-        waiting = self._waiting.get(verdict.number)
-        if waiting is not None and not waiting.done():
-            waiting.set_result(verdict)
-
-    async def _identify_token(self, token: bytes, digest: bytes) -> Identity:
+    async def _identify_token(self, token: bytes, digest: bytes, directory: Directory) -> Identity:
         verdict = self._verdicts.get(digest)
         if verdict is None:
-            waiting = self._by_token.get(digest) or self._verify(token, digest)
+            waiting = self._waiting.get(digest)
+            if waiting is None:
+                if len(self._waiting) >= _MAX_WAITING:
+                    raise _refusal(AccessReason.TOKENS_NOT_VERIFIED)
+                verifying = self._verify(token, digest, directory)
+                waiting = self._waiting[digest] = asyncio.create_task(verifying)
             # A client that goes away cancels its own request, not the others with this token.
             await asyncio.wait((waiting,))
             verdict = waiting.result()
@@ -92,23 +87,17 @@ class Authenticator:
             raise _refusal(verdict.reason or AccessReason.INVALID_TOKEN)
         return verdict.identity
 
-    def _verify(self, token: bytes, digest: bytes) -> asyncio.Future[TokenVerdict]:
-        """Ask the supervisor; the answer comes to all requests with this token."""
-        if len(self._waiting) >= _MAX_WAITING:
-            raise _refusal(AccessReason.TOKENS_NOT_VERIFIED)
-        number, loop = next(self._numbers), asyncio.get_running_loop()
-        waiting = self._waiting[number] = self._by_token[digest] = loop.create_future()
-        no_answer = TokenVerdict(number, reason=AccessReason.TOKENS_NOT_VERIFIED)
-        timeout = loop.call_later(_VERIFY_SECONDS, self.receive, no_answer)
-
-        def settle(answer: asyncio.Future[TokenVerdict]) -> None:
-            timeout.cancel()
-            del self._waiting[number], self._by_token[digest]
-            self._verdicts.put(digest, answer.result())
-
-        waiting.add_done_callback(settle)
-        self._ask(TokenQuery(number, token.decode("latin-1")))
-        return waiting
+    async def _verify(self, token: bytes, digest: bytes, directory: Directory) -> TokenVerdict:
+        """Return the verdict for all requests with this token."""
+        try:
+            async with asyncio.timeout(_VERIFY_SECONDS):
+                verdict = await self._verify_token(token.decode("latin-1"), directory)
+        except TimeoutError:
+            verdict = TokenVerdict(reason=AccessReason.TOKENS_NOT_VERIFIED)
+        finally:
+            del self._waiting[digest]
+        self._verdicts.put(digest, verdict)
+        return verdict
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,8 +45,8 @@ _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 # Of one request at engines: the first and two others.
 _MAX_ATTEMPTS = 3
 _CLIENT_GONE_STATUS = 499
-# Unique among all workers and restarts.
-_WORKER_ID = uuid.uuid4().hex[:16]
+# Unique among all gateways and restarts.
+_PROCESS_ID = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
 
 
@@ -359,7 +359,7 @@ def refused_record(
 
 
 def _record_id() -> str:
-    return f"{_WORKER_ID}-{next(_numbers)}"
+    return f"{_PROCESS_ID}-{next(_numbers)}"
 
 
 def _engine_headers(inbound: Inbound) -> bytes:

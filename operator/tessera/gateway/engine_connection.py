@@ -241,7 +241,7 @@ class EngineConnection(asyncio.Protocol):
 
 
 class EngineSession:
-    """The connections of one worker to all engines."""
+    """The connections of a gateway to all engines."""
 
     def __init__(self, idle_seconds: float) -> None:
         """Give up requests whose engine sends nothing for so long."""

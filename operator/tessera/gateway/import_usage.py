@@ -1,6 +1,6 @@
 """`python -m tessera.gateway.import_usage FILE`: adds the usage records of another SQLite store.
 
-The file is only read, so it may be on a read-only volume; what killed workers left beside it is
+The file is only read, so it may be on a read-only volume; what a killed process left beside it is
 added too. Records go to the database of `TESSERA_DATABASE_URL`, or to the gateway's own file.
 """
 

@@ -1,7 +1,7 @@
 """The port of a gateway pod for the platform: metrics, usage, and requests that run."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from http import HTTPStatus
@@ -11,15 +11,16 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
 from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
-from tessera.gateway.request_listing import RunningRequests
 from tessera.gateway.store.database import StoreError
 from tessera.ports import ClusterError
 
 # Sums over months take seconds and one connection of the store.
 _MAX_QUERIES = 2
+MAX_LISTED = 500
 _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -49,12 +50,13 @@ class InternalApi:
         review: Callable[[str], Awaitable[str | None]],
         namespace: str,
         load: Callable[[], Mapping[str, ServiceRequests]],
-        running: Callable[[], Awaitable[RunningRequests]],
+        running: Callable[[int], tuple[Sequence[RunningRequest], int]],
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        how many requests each service has; `running` returns the requests themselves.
+        how many requests each service has; `running` returns the oldest of them, at most so many,
+        and how many there are.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
         self._running = running
@@ -71,9 +73,9 @@ class InternalApi:
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
         self._metrics.set_load(self._load())
-        return web.Response(
-            body=self._metrics.page(), headers={"Content-Type": CONTENT_TYPE_LATEST}
-        )
+        # Streams go on meanwhile.
+        page = await asyncio.to_thread(self._metrics.page)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _answer(
         self, read: Callable[[Mapping[str, str]], Awaitable[Any]], request: web.Request
@@ -100,7 +102,7 @@ class InternalApi:
             raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
 
     async def _requests(self, _: Mapping[str, str]) -> dict[str, Any]:
-        running = await self._running()
+        requests, total = self._running(MAX_LISTED)
         return {
             "requests": [
                 {
@@ -114,10 +116,9 @@ class InternalApi:
                     "ageSeconds": round(each.age_seconds, 3),
                     "outputTokens": each.output_tokens,
                 }
-                for each in running.requests
+                for each in requests
             ],
-            "total": running.total,
-            "silentWorkers": running.silent_workers,
+            "total": total,
         }
 
     async def _authorize(self, authorization: str) -> None:

@@ -1,9 +1,9 @@
-"""What a worker would take with it if it were killed: usage records that its supervisor lacks.
+"""What a gateway would take with it if it were killed: usage records that are not stored yet.
 
 A request is appended when an engine gets it and when it has ended, and once a second those that run
-are written as they are then. A file is locked as long as its worker lives; the supervisor records
-what dead ones left. So every request that an engine got is recorded, with its tokens of up to a
-second before the end of a process, also when the whole container is killed, as long as its volume
+are written as they are then. A file is locked as long as its process lives; the next process
+records what a dead one left. So every request that an engine got is recorded, with its tokens of up
+to a second before the end of the process, also when the container is killed, as long as its volume
 stays.
 """
 
@@ -30,12 +30,12 @@ _decoder = msgspec.msgpack.Decoder(UsageRecord)
 class _Segment(NamedTuple):
     path: Path
     file: BinaryIO
-    batch: int
-    """The last batch that has records of it."""
+    number: int
+    """Of the last record that it has."""
 
 
 class UsageJournal:
-    """The files of one worker; every method raises OSError."""
+    """The files of one process; every method raises OSError."""
 
     def __init__(self, folder: Path, *, segment_bytes: int = _SEGMENT_BYTES) -> None:
         """Create the files in a folder, which is made."""
@@ -48,44 +48,43 @@ class UsageJournal:
         self._running_path = folder / f"{self._name}{_RUNNING}"
         self._had_running = False
 
-    def add(self, record: UsageRecord) -> None:
-        """Keep a record of a request that began, or one that ended until its batch is taken."""
+    def add(self, record: UsageRecord, number: int) -> None:
+        """Keep a record of a request that began, or one that ended until it is stored.
+
+        `number` is that of the last record of a request that ended.
+        """
         frame = _frame(record)
         self._file.write(frame)
         self._size += len(frame)
+        if self._size >= self._segment_bytes:
+            self._segments.append(_Segment(self._path, self._file, number))
+            self._path, self._file = self._create()
+            self._size = 0
 
-    def sent(self, batch: int) -> None:
-        """Learn that the records until now are in batches up to this one."""
-        if self._size < self._segment_bytes:
-            return
-        self._segments.append(_Segment(self._path, self._file, batch))
-        self._path, self._file = self._create()
-        self._size = 0
-
-    def _drop(self, oldest_batch: int | None) -> None:
-        """Drop the records of all batches before the oldest one that is left, or of all."""
-        while self._segments and (oldest_batch is None or self._segments[0].batch < oldest_batch):
+    def _drop(self, oldest: int | None) -> None:
+        """Drop the records before the oldest one that is not stored, or all."""
+        while self._segments and (oldest is None or self._segments[0].number < oldest):
             segment = self._segments.popleft()
             segment.path.unlink(missing_ok=True)
             segment.file.close()
-        if oldest_batch is None and self._size:
+        if oldest is None and self._size:
             self._file.truncate(0)
             self._size = 0
 
-    def note_running(self, records: Sequence[UsageRecord], oldest_batch: int | None) -> None:
-        """Replace the records of the requests that run, then drop what the supervisor has.
+    def note_running(self, records: Sequence[UsageRecord], oldest: int | None) -> None:
+        """Replace the records of the requests that run, then drop what is stored.
 
-        `oldest_batch` is the first one that it lacks; None: it has all records.
+        `oldest` is the number of the first record that is not; None: all are.
         """
         if records or self._had_running:
             self._had_running = bool(records)
             temporary = self._running_path.with_suffix(".new")
             temporary.write_bytes(b"".join(map(_frame, records)))
             temporary.replace(self._running_path)
-        self._drop(oldest_batch)
+        self._drop(oldest)
 
     def close(self) -> None:
-        """Delete the files: the supervisor has everything."""
+        """Delete the files: everything is stored."""
         self._drop(None)
         for path in (self._running_path, self._path):
             path.unlink(missing_ok=True)
@@ -102,7 +101,7 @@ class UsageJournal:
 
 
 class AbandonedJournal(NamedTuple):
-    """What a dead worker left."""
+    """What a dead process left."""
 
     paths: tuple[Path, ...]
     ended: tuple[UsageRecord, ...]
@@ -116,7 +115,7 @@ class AbandonedJournal(NamedTuple):
 
 
 def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
-    """Return what the workers left whose processes ended without closing their journals."""
+    """Return what processes left that ended without closing their journals."""
     files: dict[str, list[Path]] = {}
     for path in sorted(folder.glob(f"*{_ENDED}")):
         files.setdefault(path.stem.partition("-")[0], []).append(path)

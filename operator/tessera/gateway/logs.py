@@ -1,8 +1,10 @@
 """The access log and the audit log: one line of JSON each, without prompts, answers and keys."""
 
+import asyncio
+import threading
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import msgspec
 
@@ -15,24 +17,61 @@ _ENCODE = msgspec.json.Encoder().encode
 # Clients choose the id and the model of a request.
 _MAX_TEXT_LENGTH = 256
 _NS_PER_MS = 1_000_000
+_WRITE_SECONDS = 0.1
+# About 15,000 lines.
+_MAX_WAITING_BYTES = 8 * 2**20
+
+
+class LineStream(Protocol):
+    """Where lines are written."""
+
+    def write(self, lines: bytes, /) -> object:
+        """Take whole lines."""
+
+
+class BackgroundStream:
+    """Writes lines in a thread: who reads a log slowly, or not at all, holds up no request."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self._waiting = stream, bytearray()
+        self._lock = threading.Lock()
+
+    def write(self, lines: bytes) -> None:
+        """Take lines, from any thread; they are lost where too many wait."""
+        with self._lock:
+            if len(self._waiting) + len(lines) <= _MAX_WAITING_BYTES:
+                self._waiting += lines
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        while True:
+            if self._waiting:
+                await asyncio.to_thread(self.flush)
+            await asyncio.sleep(_WRITE_SECONDS)
+
+    def flush(self) -> None:
+        """Write what waits."""
+        with self._lock:
+            lines, self._waiting = self._waiting, bytearray()
+        self._stream.write(lines)
+        self._stream.flush()
 
 
 class AccessLog:
     """Writes a line for each request."""
 
-    def __init__(self, stream: BinaryIO) -> None:
+    def __init__(self, stream: LineStream) -> None:
         self._stream = stream
 
     def write(self, records: Iterable[UsageRecord]) -> None:
         """Write the lines of requests that ended."""
         self._stream.write(access_lines(records))
-        self._stream.flush()
 
 
 class KeyAudit:
     """Writes a line when a key appears, changes, expires or is revoked."""
 
-    def __init__(self, stream: BinaryIO, now: datetime) -> None:
+    def __init__(self, stream: LineStream, now: datetime) -> None:
         self._stream, self._checked_at = stream, now
         self._keys: Mapping[str, ApiKey] | None = None
 
@@ -41,7 +80,6 @@ class KeyAudit:
         before = keys if self._keys is None else self._keys
         if events := key_events(before, keys, self._checked_at, now):
             self._stream.write(audit_lines(events, now))
-            self._stream.flush()
         self._keys, self._checked_at = keys, now
 
     def report_unreadable(self, secret: TenantKeys, now: datetime) -> None:
@@ -56,7 +94,6 @@ class KeyAudit:
                 "fault": fault,
             }
             self._stream.write(_line("audit", fields))
-        self._stream.flush()
 
 
 def access_lines(records: Iterable[UsageRecord]) -> bytes:

@@ -1,23 +1,65 @@
-"""`tessera-gateway`: one URL for all models, in a supervisor and several workers."""
+"""`tessera-gateway`: one URL for all models."""
 
 import argparse
 import asyncio
+import contextlib
+import gc
 import logging
-import os
 import signal
+import socket
 import sys
-import tempfile
-from pathlib import Path
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
+from functools import partial
+from typing import TypeAlias
 
+import uvloop
+from aiohttp import web
 from pydantic import ValidationError
 
-from tessera.gateway.processes import GatewayCommands, keep_running, python_module
+from tessera.adapters.access_review import token_user
+from tessera.adapters.clock import now
+from tessera.adapters.connection import connect
+from tessera.adapters.engine_pages import EnginePages
+from tessera.adapters.garbage import freeze_survivors
+from tessera.adapters.kube import KubeCluster
+from tessera.adapters.oidc_tokens import OidcTokens
+from tessera.adapters.operator_pods import operator_addresses
+from tessera.adapters.run_forever import run_forever
+from tessera.domain.gateway.build import rate_limits
+from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.names import USAGE_READER
+from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
+from tessera.gateway.authentication import Authenticator
+from tessera.gateway.demand import DemandReporter, OperatorAccess
+from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.gateway import Gateway, GatewayParts
+from tessera.gateway.internal_api import InternalApi
+from tessera.gateway.logs import AccessLog, BackgroundStream, KeyAudit
+from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.polling import EnginePoller
+from tessera.gateway.recording import Recording, RecordObserver
+from tessera.gateway.server import GatewayServer, listen
+from tessera.gateway.store.database import StoreError
+from tessera.gateway.token_verifier import TokenVerifier
+from tessera.gateway.tracing import request_tracer
+from tessera.gateway.watching import FleetWatch
+from tessera.ports import ClusterError
 from tessera.settings import GatewaySettings
 
 log = logging.getLogger("tessera")
 
-# Beyond the time of its streams, for a worker to end by itself.
-_EXIT_SECONDS = 10.0
+Part: TypeAlias = Callable[[], Awaitable[None]]
+Parts: TypeAlias = Mapping[str, Part]
+
+# An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
+ENGINE_IDLE_SECONDS = 300.0
+_AUDIT_SECONDS = 1.0
+# Objects between two collections of the youngest (Python's default is 700), and how many of those
+# are between two of the next generation, and of those between two full ones. A request leaves few
+# cycles, and looking for them often took 5 % of the time.
+_GC_THRESHOLDS = (10_000, 10, 2)
 
 
 def main() -> None:
@@ -26,7 +68,10 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address of all ports")
     arguments = parser.parse_args()
     settings = read_settings()
-    asyncio.run(run(settings, arguments.host))
+    try:
+        uvloop.run(run(settings, arguments.host))
+    except (ClusterError, StoreError, OSError) as error:
+        sys.exit(f"tessera-gateway: {error}")
 
 
 def read_settings() -> GatewaySettings:
@@ -44,20 +89,158 @@ def read_settings() -> GatewaySettings:
 
 
 async def run(settings: GatewaySettings, host: str) -> None:
-    """Run the processes until SIGTERM or SIGINT; then drain them."""
+    """Serve until SIGTERM or SIGINT; then end the streams, and write the records that are left."""
+    stop = stop_event()
+    async with contextlib.AsyncExitStack() as stack:
+        connection = await connect(settings.kubeconfig)
+        fleet = KubeCluster(connection, settings.watch_namespaces, classes=settings.classes)
+        stack.push_async_callback(fleet.close)
+        own = KubeCluster(connection, (settings.namespace,))
+        stack.push_async_callback(own.close)
+        keys = KubeCluster(connection, (settings.keys_namespace or settings.namespace,))
+        stack.push_async_callback(keys.close)
+        pages = EnginePages(MAX_PAGE_BYTES)
+        stack.push_async_callback(pages.close)
+        engines = EngineSession(ENGINE_IDLE_SECONDS)
+        stack.push_async_callback(engines.close)
+        metrics, url = GatewayMetrics(), settings.database_url
+        output = BackgroundStream(sys.stdout.buffer)
+        stack.callback(output.flush)
+        observers: list[RecordObserver] = [AccessLog(output).write]
+        if settings.trace_endpoint is not None:
+            tracer = request_tracer(settings.trace_endpoint, settings.pod_name)
+            stack.push_async_callback(asyncio.to_thread, tracer.close)
+            observers.append(tracer.trace)
+        recording = await Recording.open(
+            url.get_secret_value() if url is not None else None,
+            settings.state_directory,
+            metrics,
+            observers=observers,
+            retention=timedelta(days=settings.retention_days),
+        )
+        stack.push_async_callback(recording.close)
+        await recording.recover()
+        changed = asyncio.Event()
+        audit = KeyAudit(output, now())
+        watch = FleetWatch(
+            fleet, keys, changed.set, lambda secret: audit.report_unreadable(secret, now())
+        )
+        gateway = Gateway(
+            GatewayParts(
+                name=f"{settings.pod_name}/{uuid.uuid4().hex[:8]}",
+                observe=watch.observations,
+                changed=changed,
+                default_limits=rate_limits(settings.default_rate_limits),
+                poller=EnginePoller(pages.read),
+                identifier=Authenticator(_verifier(settings, own).verify),
+                lender=recording.lender,
+                recorder=recording,
+                engines=engines,
+            )
+        )
+        internal = InternalApi(
+            metrics,
+            recording.store,
+            partial(token_user, own, audience=USAGE_READER),
+            settings.namespace,
+            gateway.load,
+            gateway.app.running,
+        )
+        await _serve_internal(internal, host, settings.metrics_port, stack)
+        server = GatewayServer(
+            gateway.app,
+            announce_seconds=settings.announce_seconds,
+            drain_seconds=settings.drain_seconds,
+            tls_directory=settings.tls_directory,
+        )
+        parts: dict[str, Part] = {
+            "watch": watch.run,
+            "usage": recording.run,
+            "log": output.run,
+            "audit": partial(_audit, audit, gateway, metrics),
+            "gateway": gateway.run,
+        }
+        if settings.tls_directory is not None:
+            parts["certificate"] = partial(server.renew_certificate, settings.tls_directory)
+        if settings.operator_host is not None:
+            reporter = _reporter(settings, settings.operator_host, own, gateway)
+            metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
+            parts["demand"] = reporter.run
+            parts["wakes"] = partial(_report_wakes, gateway, reporter)
+        await serve(server, listen(host, settings.port), parts, stop)
+
+
+def stop_event() -> asyncio.Event:
+    """Return what SIGTERM and SIGINT set."""
     stop = asyncio.Event()
     for stop_signal in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(stop_signal, stop.set)
-    commands = GatewayCommands(
-        supervisor=python_module("tessera.gateway.run_supervisor", "--host", host),
-        worker=python_module("tessera.gateway.run_worker", "--host", host),
-        workers=settings.workers,
-    )
-    drain_seconds = settings.announce_seconds + settings.drain_seconds + _EXIT_SECONDS
-    # The path of a socket has at most 107 bytes, which other folders may exceed.
-    with tempfile.TemporaryDirectory(prefix="tessera-", dir="/tmp") as folder:
-        environment = {**os.environ, "TESSERA_LINK": str(Path(folder) / "link")}
-        await keep_running(commands, environment, stop, drain_seconds)
+    return stop
+
+
+async def serve(
+    server: GatewayServer, listener: socket.socket, parts: Parts, stop: asyncio.Event
+) -> None:
+    """Run the parts, and serve until `stop`; then drain."""
+    gc.set_threshold(*_GC_THRESHOLDS)
+    # The objects of a cluster stay long, and neither they nor connections leave cycles.
+    parts = {**parts, "garbage": partial(freeze_survivors, None)}
+    tasks = [asyncio.create_task(run_forever(name, part)) for name, part in parts.items()]
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    # A server that ends by itself ends the process, which is started again.
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if not serving.done():
+        await server.drain()
+    await serving
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _serve_internal(
+    api: InternalApi, host: str, port: int, stack: contextlib.AsyncExitStack
+) -> None:
+    runner = web.AppRunner(api.application(), access_log=None)
+    stack.push_async_callback(runner.cleanup)
+    await runner.setup()
+    await web.TCPSite(runner, host, port).start()
+
+
+def _verifier(settings: GatewaySettings, cluster: KubeCluster) -> TokenVerifier:
+    review = None
+    if settings.token_audience is not None:
+        review = partial(token_user, cluster, audience=settings.token_audience)
+    return TokenVerifier(review, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
+
+
+async def _audit(audit: KeyAudit, gateway: Gateway, metrics: GatewayMetrics) -> None:
+    while True:
+        if gateway.directory is not None:
+            # 100,000 keys take a tenth of a second.
+            await asyncio.to_thread(_check_keys, audit, metrics, gateway.directory.keys)
+        await asyncio.sleep(_AUDIT_SECONDS)
+
+
+def _check_keys(audit: KeyAudit, metrics: GatewayMetrics, keys: Mapping[str, ApiKey]) -> None:
+    audit.check(keys, now())
+    metrics.set_keys(keys.values(), now())
+
+
+def _reporter(
+    settings: GatewaySettings, host: str, cluster: KubeCluster, gateway: Gateway
+) -> DemandReporter:
+    find = partial(operator_addresses, cluster, settings.namespace)
+    access = OperatorAccess(find=find, host=host, folder=settings.operator_directory)
+    return DemandReporter(access, settings.pod_name, gateway.take_demand)
+
+
+async def _report_wakes(gateway: Gateway, reporter: DemandReporter) -> None:
+    while True:
+        await gateway.waking.wait()
+        gateway.waking.clear()
+        reporter.report_soon()
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ class ServiceRequests:
 
 
 class GatewayMetrics:
-    """All series of a gateway pod; its supervisor keeps them for all workers."""
+    """All series of a gateway."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

@@ -1,4 +1,4 @@
-"""Polls the engines of services that have traffic, once for all workers of a gateway."""
+"""Polls the engines of services that have traffic."""
 
 import asyncio
 import time

@@ -1,4 +1,4 @@
-"""Requests that wait in one worker until a replica has room, by model."""
+"""Requests that wait in the gateway until a replica has room, by model."""
 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
@@ -72,7 +72,7 @@ class ModelQueue:
             _, future = self._waiting.pop(entry)
             if not future.done():
                 future.set_exception(QueueTimeoutError)
-        replicas = self._replicas.own_count(self.model, now)
+        replicas = self._replicas.ready_count(self.model)
         while self._waiting and (states := self._with_room(now)):
             is_late = partial(self._is_late, now, states)
             service = QueueService(now=now, replicas=replicas, is_late=is_late)

@@ -1,18 +1,16 @@
-"""What becomes of usage records in the supervisor: series, log, spans, and rows of the store."""
+"""What becomes of usage records: series, log, spans, and rows of the store."""
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from tessera.adapters.run_forever import run_forever
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import Phase, UsageRecord
-from tessera.gateway.journal import JOURNALS, AbandonedJournal, abandoned_journals
+from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.lender import Lender
@@ -26,14 +24,15 @@ RecordObserver: TypeAlias = Callable[[Sequence[UsageRecord]], None]
 
 _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
-_RECOVERY_SECONDS = 1.0
+# Seconds of a busy gateway; the records of requests that run then still have room.
+_MAX_UNWRITTEN_RECORDS = 5_000
 _PRUNE_SECONDS = 3600.0
 _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1
 
 
 class Recording:
-    """Takes the records of all workers; its store may be away when the gateway starts."""
+    """Takes the records of requests; its store may be away when the gateway starts."""
 
     def __init__(  # noqa: PLR0913 - what one process writes with
         self,
@@ -43,6 +42,7 @@ class Recording:
         *,
         observers: Sequence[RecordObserver] = (),
         retention: timedelta,
+        is_migrated: bool = False,
         spooled: int = 0,
         journals: Path | None = None,
     ) -> None:
@@ -50,10 +50,10 @@ class Recording:
         self.lender = Lender(store)
         """Lends limits, also while the store fails."""
         self.writer = UsageWriter(store, spool, spooled=spooled, count=metrics.count_records)
-        self._spool, self._metrics = spool, metrics
+        self._spool, self._metrics, self._is_migrated = spool, metrics, is_migrated
         self._journals = journals
-        self._recovering = set[tuple[Path, ...]]()
-        """Files of journals whose records are not written yet."""
+        self._journal = _open_journal(journals) if journals is not None else None
+        self._added = self._written = 0
         self._observers = (metrics.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
 
@@ -72,10 +72,11 @@ class Recording:
         Raises StoreError for a URL or a folder that cannot be used, and not for a database that
         does not answer.
         """
-        store = GatewayStore(Database(url or own_file(folder)))
+        store, is_migrated = GatewayStore(Database(url or own_file(folder))), True
         try:
             await store.migrate()
         except StoreError as error:
+            is_migrated = False
             log.error("the gateway starts without its store: %s", error)
         spool = await GatewayStore.open(f"sqlite:///{folder}/spool.db") if url else None
         return cls(
@@ -84,61 +85,78 @@ class Recording:
             metrics,
             observers=observers,
             retention=retention,
+            is_migrated=is_migrated,
             spooled=await spool.count() if spool else 0,
             journals=folder / JOURNALS,
         )
 
-    def take(
-        self, records: Sequence[UsageRecord], written: Callable[[], None] | None = None
-    ) -> None:
-        """Show records of requests that ended to all observers; store them, then call `written`.
+    @property
+    def has_room(self) -> bool:
+        """Return whether new requests may begin: what is not recorded is not granted."""
+        return self._added - self._written < _MAX_UNWRITTEN_RECORDS
+
+    def add(self, record: UsageRecord) -> None:
+        """Show the record of a request that ended to all observers, and store it.
 
         Refused requests used nothing, and a client repeats them as often as it likes: they are not
         stored.
         """
         for observe in self._observers:
-            observe(records)
-        stored = [record for record in records if record.phase is not Phase.REFUSED]
-        self.writer.add(stored, written)
+            observe((record,))
+        if record.phase is Phase.REFUSED:
+            return
+        self._added += 1
+        self._note(lambda journal: journal.add(record, self._added))
+        self.writer.add((record,), self._count_written)
+
+    def note_begun(self, record: UsageRecord) -> None:
+        """Keep that an engine got a request, in case this process is killed."""
+        self._note(lambda journal: journal.add(record, self._added))
+
+    def note_running(self, records: Sequence[UsageRecord]) -> None:
+        """Keep what the requests that run used so far; what is stored is dropped."""
+        oldest = self._written + 1 if self._written < self._added else None
+        self._note(lambda journal: journal.note_running(records, oldest))
 
     async def run(self) -> None:
         """Write, and delete what is old, until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.writer.run())
-            group.create_task(run_forever("journals", self._recover_forever))
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
 
     async def recover(self) -> None:
-        """Store what killed workers left; a record that is stored already stays as it is."""
+        """Store what a killed process left; a record that is stored already stays as it is."""
         if self._journals is None:
             return
         for journal in await asyncio.to_thread(abandoned_journals, self._journals):
-            if journal.paths in self._recovering:
-                continue
-            self._recovering.add(journal.paths)
             log.error(
-                "a worker was killed: %s and %s that it had not handed over are recorded",
+                "the gateway was killed: %s and %s that were not stored are recorded",
                 counted(len(journal.ended), "request"),
                 counted(len(journal.running), "unfinished request"),
             )
-            written = partial(self._recovered, journal)
-            self.writer.add((*journal.ended, *journal.running), written)
-
-    def _recovered(self, journal: AbandonedJournal) -> None:
-        journal.delete()
-        self._recovering.discard(journal.paths)
-
-    async def _recover_forever(self) -> None:
-        while True:
-            await self.recover()
-            await asyncio.sleep(_RECOVERY_SECONDS)
+            self.writer.add((*journal.ended, *journal.running), journal.delete)
 
     async def close(self) -> None:
         """Write the rest, and close the store."""
         await self.writer.flush()
+        if self._written == self._added:
+            self._note(UsageJournal.close)
         for store in filter(None, (self.store, self._spool)):
             await store.close()
+
+    def _count_written(self) -> None:
+        self._written += 1
+
+    def _note(self, write: Callable[[UsageJournal], None]) -> None:
+        """Write into the journal; without a volume that takes it, requests go on."""
+        if self._journal is None:
+            return
+        try:
+            write(self._journal)
+        except OSError as error:
+            self._journal = None
+            log.error("usage is lost if this process is killed: its journal failed: %s", error)
 
     async def prune(self, now_ns: int) -> None:
         """Delete the records that are older than the retention; raises StoreError."""
@@ -152,7 +170,9 @@ class Recording:
         """Migrate the store as soon as it answers, and prune it every hour."""
         while True:
             try:
-                await self.store.migrate()
+                if not self._is_migrated:
+                    await self.store.migrate()
+                    self._is_migrated = True
                 await self.prune(time.time_ns())
             except StoreError as error:
                 log.error("store: %s", error)
@@ -170,3 +190,11 @@ class Recording:
             ):
                 self._metrics.set_store_failing(operation, 0.0 if since is None else now - since)
             await asyncio.sleep(_GAUGE_SECONDS)
+
+
+def _open_journal(folder: Path) -> UsageJournal | None:
+    try:
+        return UsageJournal(folder)
+    except OSError as error:
+        log.error("usage is lost if this process is killed: no journal: %s", error)
+        return None

@@ -1,4 +1,4 @@
-"""Load and health of all replicas, as one worker knows them."""
+"""Load and health of all replicas, as the gateway knows them."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,14 +7,11 @@ from datetime import datetime
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.limits.worker_shares import WorkerShare
 from tessera.domain.picking.pick import Choice, pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
-from tessera.domain.picking.replica_state import EngineLoad, ReplicaState, SentLoad
+from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 
 _DEFAULT_MEANS = RequestMeans()
-# Shares come four times a second; without a supervisor they end.
-_MAX_SHARE_AGE_SECONDS = 2.0
 # Stands for the replica that a sleeping service will have.
 _UNKNOWN_REPLICA = EngineReplica(pod=Ref("", ""), uid="", address="", ready_since=None)
 
@@ -53,8 +50,6 @@ class Replicas:
         self._states: dict[str, ReplicaState] = {}
         self._by_service: dict[str, list[ReplicaState]] = {}
         self._means: dict[str, RequestMeans] = {}
-        self._shares: Mapping[Ref, WorkerShare] = {}
-        self._shared_at = float("-inf")
         self._turn = 0
         self.freed: Callable[[str], None] = lambda _: None
         """Called with a service's UID when one of its replicas has more room."""
@@ -82,19 +77,6 @@ class Replicas:
             if uid in self._states:
                 self._states[uid].polled(load)
 
-    def shared(
-        self, loads: Mapping[str, SentLoad], shares: Mapping[Ref, WorkerShare], now: float
-    ) -> None:
-        """Take what other workers have in flight, by the UIDs of pods, and this worker's shares."""
-        self._shares, self._shared_at = shares, now
-        for uid, load in loads.items():
-            if uid in self._states:
-                self._states[uid].shared(load)
-
-    def own_loads(self) -> dict[str, SentLoad]:
-        """Return what this worker has in flight, by the UIDs of pods."""
-        return {uid: state.own for uid, state in self._states.items() if state.own.requests}
-
     def send(
         self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
     ) -> SentRequest | None:
@@ -118,19 +100,9 @@ class Replicas:
             for state in self.untried(model, tried)
         )
 
-    def own_count(self, model: OfferedModel, now: float) -> float:
-        """Return how many replicas can take requests, of its share while those of others wait."""
-        share = self._share(model, now)
-        return self.ready_count(model) * (share.places if share is not None else 1.0)
-
     def with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
-        """Return the replicas that would start one more request soon.
-
-        While requests of other workers wait, each has this worker's share of its room.
-        """
-        share = self._share(model, now)
-        places = share.places if share is not None else None
-        return with_room(self.states(model), self.means(model), now, places)
+        """Return the replicas that would start one more request soon."""
+        return with_room(self.states(model), self.means(model), now)
 
     def untried(self, model: OfferedModel, tried: Collection[str] = ()) -> list[ReplicaState]:
         """Return the replicas that a request was not sent to yet, by the UIDs of pods."""
@@ -155,11 +127,6 @@ class Replicas:
         replica = states[0].replica if states else _UNKNOWN_REPLICA
         return work_seconds(replica, shape, self.means(model))
 
-    def tenant_share(self, model: OfferedModel, tenant: str, now: float) -> float:
-        """Return which share of a tenant's requests is in this worker, as far as is known."""
-        share = self._share(model, now)
-        return share.tenants.get(tenant, 1.0) if share is not None else 1.0
-
     def states(self, model: OfferedModel) -> list[ReplicaState]:
         """Return the replicas of a model."""
         return self._by_service.get(model.uid, [])
@@ -171,9 +138,3 @@ class Replicas:
     def learn(self, model: OfferedModel, prompt_tokens: int, output_tokens: int) -> None:
         """Take the counted sizes of a request into the means."""
         self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
-
-    def _share(self, model: OfferedModel, now: float) -> WorkerShare | None:
-        """Return this worker's share of a model while requests of others wait for it."""
-        if self._shares and now - self._shared_at < _MAX_SHARE_AGE_SECONDS:
-            return self._shares.get(model.service)
-        return None

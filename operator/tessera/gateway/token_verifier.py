@@ -1,8 +1,9 @@
-"""Verifies tokens for all workers of a gateway."""
+"""Verifies tokens of ServiceAccounts and of OIDC issuers."""
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 from tessera.adapters.oidc_tokens import (
     InvalidTokenError,
@@ -13,7 +14,6 @@ from tessera.adapters.oidc_tokens import (
 from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
-from tessera.gateway.frames import TokenQuery, TokenVerdict
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
@@ -23,6 +23,16 @@ VERDICT_SECONDS = 60.0
 # Strangers can make a gateway review tokens, so the API server gets few at a time.
 _MAX_REVIEWS = 4
 _MAX_WAITING = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenVerdict:
+    """Whose token it is, or why it is refused."""
+
+    identity: Identity | None = None
+    reason: AccessReason | None = None
+    seconds: float = 0.0
+    """How long the verdict may be remembered."""
 
 
 class TokenVerifier:
@@ -43,19 +53,19 @@ class TokenVerifier:
         self._waiting = 0
         self._last_problem = ""
 
-    async def answer(self, query: TokenQuery, directory: Directory) -> TokenVerdict:
+    async def verify(self, token: str, directory: Directory) -> TokenVerdict:
         """Return whose token it is, or why it is refused."""
         try:
-            identity = await self._identify(query.token, directory)
+            identity = await self._identify(token, directory)
         except InvalidTokenError:
             identity = AccessReason.INVALID_TOKEN
         except (ClusterError, IssuerError) as error:
             self._report(str(error))
             identity = AccessReason.TOKENS_NOT_VERIFIED
         if isinstance(identity, AccessReason):
-            return TokenVerdict(query.number, reason=identity)
+            return TokenVerdict(reason=identity)
         self._last_problem = ""
-        return TokenVerdict(query.number, identity, seconds=VERDICT_SECONDS)
+        return TokenVerdict(identity=identity, seconds=VERDICT_SECONDS)
 
     async def _identify(self, token: str, directory: Directory) -> Identity | AccessReason:
         issuer = unverified_issuer(token)

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import Account, SlotAccount
-from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
-from tessera.domain.limits.worker_limits import (
+from tessera.domain.limits.gateway_limits import (
     Admitted,
     BorrowRequest,
+    GatewayLimits,
     LimitRefusal,
-    WorkerLimits,
 )
+from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
 
 def a_limit(meter: Meter, amount: int, period_seconds: int = 60) -> ScopedLimit:
@@ -45,7 +45,7 @@ class Accounts:
 
     def exchange(
         self,
-        worker: WorkerLimits,
+        worker: GatewayLimits,
         request: BorrowRequest,
         now: float,
         *,
@@ -74,7 +74,7 @@ class Accounts:
 
     def take(
         self,
-        worker: WorkerLimits,
+        worker: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,
@@ -89,7 +89,7 @@ class Accounts:
 
     def admit(
         self,
-        worker: WorkerLimits,
+        worker: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,
@@ -101,7 +101,7 @@ class Accounts:
 
     def refuse(
         self,
-        worker: WorkerLimits,
+        worker: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.limits.account import SlotAccount, SlotGrant
+from tessera.domain.limits.gateway_limits import Admitted, BorrowRequest, GatewayLimits
 from tessera.domain.limits.scopes import Meter
-from tessera.domain.limits.worker_limits import Admitted, BorrowRequest, WorkerLimits
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of, slots_limit
 from tests.gateway_builders import a_request
 
@@ -23,7 +23,7 @@ WORKERS = 4
 class Member:
     """A worker and what it must have: what it got, less what it used and gave back."""
 
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
     in_hand: float = 0.0
 
 
@@ -85,7 +85,7 @@ events = st.tuples(
 
 
 @given(st.lists(events, max_size=60))
-def test_workers_together_use_no_more_than_the_limit_and_what_they_held(
+def test_gateways_together_use_no_more_than_the_limit_and_what_they_held(
     schedule: list[tuple[str, int, float, float, int, str]],
 ) -> None:
     fleet = Fleet()
@@ -116,7 +116,7 @@ class SlotWorker:
 
     name: str
     account: SlotAccount
-    limits: WorkerLimits = field(default_factory=WorkerLimits)
+    limits: GatewayLimits = field(default_factory=GatewayLimits)
     open_requests: list[Admitted] = field(default_factory=list)
     questions: deque[BorrowRequest] = field(default_factory=deque)
     answers: deque[list[SlotGrant]] = field(default_factory=deque)

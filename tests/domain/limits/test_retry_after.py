@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.limits.account import PORTION_SHARE
-from tessera.domain.limits.scopes import Meter, ScopedLimit
-from tessera.domain.limits.worker_limits import (
+from tessera.domain.limits.gateway_limits import (
     REFUSAL_SECONDS,
     Admitted,
+    GatewayLimits,
     LimitRefusal,
-    WorkerLimits,
 )
+from tessera.domain.limits.scopes import Meter, ScopedLimit
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of
 from tests.gateway_builders import a_request
 
@@ -29,8 +29,8 @@ class Gateways:
 
     limit: ScopedLimit
     accounts: Accounts = field(default_factory=Accounts)
-    workers: tuple[WorkerLimits, WorkerLimits] = field(
-        default_factory=lambda: (WorkerLimits(), WorkerLimits())
+    workers: tuple[GatewayLimits, GatewayLimits] = field(
+        default_factory=lambda: (GatewayLimits(), GatewayLimits())
     )
     now: float = 0.0
     used: int = 0

@@ -27,8 +27,8 @@ def test_direct_clients_that_wait_in_the_engine_leave_a_gateway_half_of_it() -> 
     assert len(fleet.results["0"].ttft) > 100
 
 
-def test_three_gateways_with_a_process_each_attain_what_one_does() -> None:
-    alone, three = Gateways((57,), workers=1), Gateways((19, 19, 19), workers=1)
+def test_three_gateways_attain_what_one_does() -> None:
+    alone, three = Gateways((57,)), Gateways((19, 19, 19))
     for fleet in (alone, three):
         fleet.run(100.0)
     assert three.attained > alone.attained - 0.02

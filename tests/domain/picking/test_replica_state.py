@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.picking.health import HEALTHY
-from tessera.domain.picking.replica_state import ReplicaState, SentLoad
+from tessera.domain.picking.replica_state import ReplicaState
 from tests.builders import NOW
 from tests.gateway_builders import a_replica_state, an_engine_load, an_engine_replica
 
@@ -36,15 +36,6 @@ def test_an_engine_that_reports_less_than_was_sent_has_no_negative_load() -> Non
     assert state.load(now=0.0) == (5, 5)
 
 
-def test_requests_of_other_workers_count_until_their_next_report() -> None:
-    state = a_replica_state(awaiting=1)
-    state.shared(SentLoad(requests=4, awaiting=2, prefill_tokens=900))
-    assert (state.load(now=0.0), state.prefill_tokens) == ((2, 3), 512 + 900)
-    assert state.own == SentLoad(requests=1, awaiting=1, prefill_tokens=512)
-    state.shared(SentLoad())
-    assert (state.load(now=0.0), state.prefill_tokens) == ((0, 1), 512)
-
-
 @given(st.lists(st.tuples(st.integers(1, 9000), st.booleans())))
 def test_a_state_without_requests_counts_nothing(requests: list[tuple[int, bool]]) -> None:
     state = a_replica_state()
@@ -54,7 +45,7 @@ def test_a_state_without_requests_counts_nothing(requests: list[tuple[int, bool]
         if is_answered:
             state.first_token(tokens)
         state.ended(None if is_answered else tokens)
-    assert state.own == SentLoad()
+    assert (state.requests, state.awaiting, state.prefill_tokens) == (0, 0, 0)
 
 
 def test_the_cache_limits_sequences_as_the_running_ones_use_it() -> None:

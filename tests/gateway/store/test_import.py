@@ -59,14 +59,14 @@ async def test_a_file_is_read_in_batches_and_completely(old_file: Path) -> None:
     assert [record for batch in batches for record in batch] == RECORDS
 
 
-async def test_what_was_not_merged_and_what_a_killed_worker_left_is_imported(
+async def test_what_was_not_merged_and_what_a_killed_gateway_left_is_imported(
     tmp_path: Path,
 ) -> None:
     # Its gateway was killed: the file has a log beside it, and a journal that nobody locks.
     killed = await GatewayStore.open(own_file(tmp_path))
     await killed.record([a_record()])
     journal = UsageJournal(tmp_path / JOURNALS)
-    journal.add(a_record())
+    journal.add(a_record(), 1)
     assert [len(batch) for batch in read_records(tmp_path / "store.db")] == [1]
     journal._file.close()  # as the end of its process does
 

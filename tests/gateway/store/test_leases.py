@@ -1,4 +1,4 @@
-"""Limits are lent to many workers at once, and never above what an account holds."""
+"""Limits are lent to many gateways at once, and never above what an account holds."""
 
 import asyncio
 
@@ -8,7 +8,7 @@ from sqlalchemy import text
 from tessera.domain.limits.account import PortionRequest, SlotRequest
 from tessera.domain.limits.scopes import Meter, ScopedLimit, ScopeKind
 from tessera.gateway.store.database import Database
-from tessera.gateway.store.leases import WorkerBorrowing
+from tessera.gateway.store.leases import Borrowing
 from tessera.gateway.store.store import GatewayStore
 
 DAY = 86_400
@@ -28,10 +28,10 @@ def a_limit(amount: int, name: str = "team-a", meter: Meter = Meter.TOTAL_TOKENS
 
 
 def a_portion(
-    limit: ScopedLimit, need: int, worker: str = "worker", returned: int = 0
-) -> WorkerBorrowing:
+    limit: ScopedLimit, need: int, gateway: str = "gateway", returned: int = 0
+) -> Borrowing:
     request = PortionRequest(limit=limit, need=need, want=need, returned=returned)
-    return WorkerBorrowing(worker=worker, portions=(request,))
+    return Borrowing(gateway=gateway, portions=(request,))
 
 
 async def open_stores(url: str) -> list[GatewayStore]:
@@ -41,7 +41,7 @@ async def open_stores(url: str) -> list[GatewayStore]:
     return [await GatewayStore.open(url) for _ in range(3)]
 
 
-async def amount(store: GatewayStore, borrowing: WorkerBorrowing) -> int:
+async def amount(store: GatewayStore, borrowing: Borrowing) -> int:
     (lease,) = await store.borrow([borrowing])
     (portion,) = lease.portions
     return portion.amount
@@ -55,7 +55,7 @@ async def test_what_is_borrowed_is_gone_until_it_is_returned(store: GatewayStore
     assert await amount(store, a_portion(limit, 80, returned=60)) == 80
 
 
-async def test_workers_of_several_gateways_never_get_more_than_the_limit(store_url: str) -> None:
+async def test_several_gateways_never_get_more_than_the_limit(store_url: str) -> None:
     limits = [a_limit(100, name) for name in ("team-a", "team-b", "team-c")]
     stores = await open_stores(store_url)
 
@@ -65,7 +65,7 @@ async def test_workers_of_several_gateways_never_get_more_than_the_limit(store_u
         total = 0
         for _ in range(10):
             lent = await stores[number].borrow(
-                [a_portion(limit, 7, f"worker-{number}") for limit in order]
+                [a_portion(limit, 7, f"gateway-{number}") for limit in order]
             )
             total += sum(portion.amount for lease in lent for portion in lease.portions)
         return total
@@ -78,33 +78,33 @@ async def test_workers_of_several_gateways_never_get_more_than_the_limit(store_u
         await store.close()
 
 
-async def test_slots_of_all_workers_together_stay_within_the_limit(store_url: str) -> None:
+async def test_slots_of_all_gateways_together_stay_within_the_limit(store_url: str) -> None:
     limit = a_limit(10, meter=Meter.CONCURRENT_REQUESTS)
     stores = await open_stores(store_url)
 
-    async def worker(number: int) -> int:
+    async def gateway(number: int) -> int:
         request = SlotRequest(limit=limit, in_use=0, want=6)
         (lease,) = await stores[number].borrow(
-            [WorkerBorrowing(worker=f"worker-{number}", slots=(request,))]
+            [Borrowing(gateway=f"gateway-{number}", slots=(request,))]
         )
         return lease.slots[0].slots
 
-    assert sorted(await asyncio.gather(*map(worker, range(3)))) == [0, 4, 6]
+    assert sorted(await asyncio.gather(*map(gateway, range(3)))) == [0, 4, 6]
     # Asked again by one that holds slots, they are renewed and not added.
-    renewed = [await worker(number) for number in range(3)]
+    renewed = [await gateway(number) for number in range(3)]
     assert sorted(renewed) == [0, 4, 6]
     for store in stores:
         await store.close()
 
 
-async def test_several_workers_of_a_gateway_are_served_in_one_transaction(
+async def test_borrowings_of_one_moment_are_served_in_one_transaction(
     store: GatewayStore,
 ) -> None:
     limit = a_limit(10)
 
     lent = await store.borrow([a_portion(limit, 6, "first"), a_portion(limit, 6, "second")])
 
-    assert [(lease.worker, lease.portions[0].amount) for lease in lent] == [
+    assert [(lease.gateway, lease.portions[0].amount) for lease in lent] == [
         ("first", 6),
         ("second", 0),
     ]

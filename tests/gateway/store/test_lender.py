@@ -7,7 +7,7 @@ import pytest
 from tessera.domain.limits.account import Account, Portion, PortionRequest, SlotGrant, SlotRequest
 from tessera.domain.limits.scopes import Meter, ScopedLimit, ScopeKind
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.store.leases import Lease, WorkerBorrowing
+from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.store.lender import BRIDGE_SECONDS, Lender
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.postgresql import PostgresqlServer
@@ -34,11 +34,11 @@ class MemoryAccounts:
         if self.is_down:
             raise StoreError("connection refused")
 
-    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
         await self.check()
         return tuple(
             Lease(
-                worker=borrowing.worker,
+                gateway=borrowing.gateway,
                 portions=tuple(
                     self.account.borrow(request, self.clock.seconds)
                     for request in borrowing.portions
@@ -75,12 +75,12 @@ def lender(store: MemoryAccounts, clock: Clock) -> Lender:
 
 async def borrow(lender: Lender, amount: int, returned: int = 0) -> Portion:
     request = PortionRequest(limit=LIMIT, need=amount, want=amount, returned=returned)
-    (lease,) = await lender.borrow([WorkerBorrowing(worker="worker", portions=(request,))])
+    (lease,) = await lender.borrow([Borrowing(gateway="gateway", portions=(request,))])
     return lease.portions[0]
 
 
 async def lent(lender: Lender, clock: Clock, seconds: int, amount: int) -> int:
-    """Return what a worker gets that asks for an amount every second."""
+    """Return what a gateway gets that asks for an amount every second."""
     total = 0
     for _ in range(seconds):
         clock.seconds += 1
@@ -103,7 +103,7 @@ async def test_a_failing_store_is_bridged_for_a_minute_at_the_rate_of_before(
     assert await lent(lender, clock, 60, amount=5) == 0
 
 
-async def test_a_greedy_worker_gets_at_most_twice_what_it_got_in_the_minute_before(
+async def test_a_greedy_gateway_gets_at_most_twice_what_it_got_in_the_minute_before(
     lender: Lender, store: MemoryAccounts, clock: Clock
 ) -> None:
     before = await lent(lender, clock, 59, amount=5)
@@ -134,12 +134,12 @@ async def test_what_was_lent_without_the_store_is_booked_when_it_answers(
     assert store.account.level == 600 - 400 - (300 + 50 - 100)
 
 
-async def test_workers_keep_the_slots_that_they_had_and_get_no_more(
+async def test_gateways_keep_the_slots_that_they_had_and_get_no_more(
     lender: Lender, store: MemoryAccounts, clock: Clock
 ) -> None:
     async def slots(in_use: int, want: int) -> int:
         request = SlotRequest(limit=LIMIT, in_use=in_use, want=want)
-        (lease,) = await lender.borrow([WorkerBorrowing(worker="worker", slots=(request,))])
+        (lease,) = await lender.borrow([Borrowing(gateway="gateway", slots=(request,))])
         return lease.slots[0].slots
 
     assert await slots(in_use=0, want=4) == 4

@@ -33,11 +33,9 @@ def report_lines(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -
         yield from table(_HEADERS, [_cells(row) for row in rows])
     else:
         yield "no requests"
-    listed, total, silent = len(answer["requests"]), answer["total"], answer["silentWorkers"]
+    listed, total = len(answer["requests"]), answer["total"]
     if listed < total:
         yield f"Note: these are of the oldest {listed} of {counted(total, 'request')}"
-    if silent:
-        yield f"Note: {counted(silent, 'worker')} of the gateway did not answer in time"
 
 
 def _cells(row: Mapping[str, Any]) -> list[str]:

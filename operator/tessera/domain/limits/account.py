@@ -1,10 +1,10 @@
-"""The shared state of limits: what all gateway workers together may still use.
+"""The shared state of limits: what all gateways together may still use.
 
-Workers borrow from an account before they admit a request, and what they borrow is subtracted at
-once. So all workers together never admit more than `amount + elapsed / period * amount` since the
-account began. What a worker borrowed a moment ago it may use now: in a window of `t` seconds they
+Gateways borrow from an account before they admit a request, and what they borrow is subtracted at
+once. So all gateways together never admit more than `amount + elapsed / period * amount` since the
+account began. What a gateway borrowed a moment ago it may use now: in a window of `t` seconds they
 admit at most `amount + t / period * amount` plus what they held when it began, which is at most
-the number of workers times a portion. Returns that get lost make a limit stricter for a while,
+the number of gateways times a portion. Returns that get lost make a limit stricter for a while,
 never wider. What requests take beyond their reservations is owed, at most one period of it. A clock
 set forward fills the account, once and at most to its amount.
 """
@@ -16,19 +16,19 @@ from tessera.domain.limits.scopes import ScopedLimit
 # Clocks of gateways on several machines differ; further back, the clock was set.
 MAX_CLOCK_SKEW_SECONDS = 5.0
 
-# A worker gets what its request needs, and of the rest at most this share to use the next second.
+# A gateway gets what its request needs, and of the rest at most this share to use the next second.
 PORTION_SHARE = 1 / 8
 
 # Of a level: who waits as long as a refusal says must not be short by the rounding of seconds.
 ROUNDING = 1e-6
 
-# A worker that does not renew its slots for so long is dead.
+# A gateway that does not renew its slots for so long is dead.
 SLOT_LEASE_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PortionRequest:
-    """What a worker wants of one limit."""
+    """What a gateway wants of one limit."""
 
     limit: ScopedLimit
     need: int = 0
@@ -41,9 +41,9 @@ class PortionRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Portion:
-    """A part of a limit that one worker may use for one second.
+    """A part of a limit that one gateway may use for one second.
 
-    It is whole: a worker has no use for the fraction of a request, which others would lack.
+    It is whole: a gateway has no use for the fraction of a request, which others would lack.
     """
 
     key: str
@@ -80,7 +80,7 @@ class Account:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotRequest:
-    """What a worker wants of a limit of concurrent requests."""
+    """What a gateway wants of a limit of concurrent requests."""
 
     limit: ScopedLimit
     in_use: int
@@ -90,7 +90,7 @@ class SlotRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlotGrant:
-    """How many requests a worker may have at once, until it renews within `SLOT_LEASE_SECONDS`."""
+    """How many requests a gateway may have at once, until it renews within `SLOT_LEASE_SECONDS`."""
 
     key: str
     slots: int
@@ -98,25 +98,25 @@ class SlotGrant:
 
 @dataclass(slots=True, kw_only=True)
 class SlotAccount:
-    """Concurrent requests of one limit, by worker.
+    """Concurrent requests of one limit, by gateway.
 
-    The workers together never have more slots than the limit, unless one could not renew for
+    The gateways together never have more slots than the limit, unless one could not renew for
     `SLOT_LEASE_SECONDS` and its slots went to others: then by at most the slots that it uses.
     """
 
     leases: dict[str, tuple[int, float]] = field(default_factory=dict)
-    """Slots of each worker, and when they lapse."""
+    """Slots of each gateway, and when they lapse."""
 
-    def lease(self, worker: str, request: SlotRequest, now: float) -> SlotGrant:
-        """Renew the slots of a worker; never below those in use."""
+    def lease(self, gateway: str, request: SlotRequest, now: float) -> SlotGrant:
+        """Renew the slots of a gateway; never below those in use."""
         self.leases = {
             name: (slots, lapses)
             for name, (slots, lapses) in self.leases.items()
             # A lease that lapses later than a full one is of a clock that was set back.
-            if name != worker and now < lapses <= now + SLOT_LEASE_SECONDS + MAX_CLOCK_SKEW_SECONDS
+            if name != gateway and now < lapses <= now + SLOT_LEASE_SECONDS + MAX_CLOCK_SKEW_SECONDS
         }
         free = request.limit.amount - sum(slots for slots, _ in self.leases.values())
         slots = max(request.in_use, min(request.want, free), 0)
         if slots:
-            self.leases[worker] = (slots, now + SLOT_LEASE_SECONDS)
+            self.leases[gateway] = (slots, now + SLOT_LEASE_SECONDS)
         return SlotGrant(key=request.limit.key, slots=slots)

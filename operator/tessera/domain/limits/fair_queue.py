@@ -76,8 +76,7 @@ class QueueService:
     """What serves a queue at one moment."""
 
     now: float
-    replicas: float
-    """A worker that shares them with others has a part of them."""
+    replicas: int
     is_late: Callable[[QueueEntry], bool] = lambda _: False
     """Whether an entry would get its first token too late if it were sent now."""
 

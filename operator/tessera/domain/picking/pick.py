@@ -87,14 +87,14 @@ def pick(
 
 
 def with_room(
-    states: Sequence[ReplicaState], means: RequestMeans, now: float, share: float | None = None
+    states: Sequence[ReplicaState], means: RequestMeans, now: float
 ) -> list[ReplicaState]:
     """Return the replicas, ejected ones apart, that would start one more request soon.
 
-    A request that waits is picked a replica among these alone; `share` as in `has_room`.
+    A request that waits is picked a replica among these alone.
     """
     admissible = (states[index] for index in _admissible(states, now))
-    return [state for state in admissible if has_room(state, means, now, share)]
+    return [state for state in admissible if has_room(state, means, now)]
 
 
 def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:

@@ -104,16 +104,13 @@ def _moved(mean: float, tokens: int) -> float:
     return max(1.0, mean + (min(tokens, _MAX_OF_MEAN * mean) - mean) * _MEANS_WEIGHT)
 
 
-def has_room(
-    state: ReplicaState, means: RequestMeans, now: float, share: float | None = None
-) -> bool:
+def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     """Return whether a replica would start one more request soon.
 
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
     the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
-    of its sequences. What other gateways and direct clients use of it is theirs; a worker with a
-    `share` has that part of the rest for itself: what other workers have sent is known too late to
-    fill an engine by it. Where direct clients wait in the engine, half of it is the gateway's.
+    of its sequences. What other gateways and direct clients use of it is theirs. Where direct
+    clients wait in the engine, half of it is the gateway's.
     """
     running, queued = state.load(now)
     foreign = running + queued - state.requests
@@ -123,11 +120,7 @@ def has_room(
     if foreign_queued > 2 * _EXCESS * state.max_sequences + 1:
         # No gateway lets so much wait in an engine: direct clients do, who leave no room.
         room, prompts = max(room, sequence_room / 2), max(prompts, prompt_room / 2)
-    if share is None:
-        return state.prefill_tokens < prompts and state.requests < room
-    own = state.requests - state.others.requests
-    own_tokens = state.prefill_tokens - state.others.prefill_tokens
-    return own_tokens < share * prompts and own < share * room
+    return state.prefill_tokens < prompts and state.requests < room
 
 
 def _sequence_room(state: ReplicaState) -> float:

@@ -1,4 +1,4 @@
-"""What one gateway worker knows of a replica; it changes with every request and every poll."""
+"""What one gateway knows of a replica; it changes with every request and every poll."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,33 +25,23 @@ class EngineLoad:
     """Monotonic clock of the machine, in seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentLoad:
-    """Requests that gateway workers sent to a replica and that have not ended."""
-
-    requests: int = 0
-    awaiting: int = 0
-    """Those of them without a first token."""
-    prefill_tokens: int = 0
-    """Prompt tokens of those without a first token."""
-
-
 @dataclass(slots=True, kw_only=True)
 class ReplicaState:
-    """Load and health of one replica; the worker keeps one per pod UID.
+    """Load and health of one replica; the gateway keeps one per pod UID.
 
-    The load of an engine is what it reported, plus what gateway workers sent and minus what ended
-    since. So the counts are of all workers of this pod: its own at once, others' as last reported.
+    The load of an engine is what it reported, plus what the gateway sent and minus what ended
+    since.
     """
 
     replica: EngineReplica
     ready_at: float | None
     """Monotonic seconds; None while it is not ready."""
     requests: int = 0
+    """Sent and not ended."""
     awaiting: int = 0
+    """Those of them without a first token."""
     prefill_tokens: int = 0
-    others: SentLoad = SentLoad()
-    """Share of other workers in the three counts above."""
+    """Prompt tokens of those without a first token."""
     engine: EngineLoad | None = None
     foreign_running: int = 0
     """Requests of other gateways and direct clients, at the last poll."""
@@ -76,15 +66,6 @@ class ReplicaState:
             self.ready_at = now - max(0.0, (utc_now - replica.ready_since).total_seconds())
         self.replica = replica
         self._limit_sequences()
-
-    @property
-    def own(self) -> SentLoad:
-        """Return this worker's share, for the report to the others."""
-        return SentLoad(
-            requests=self.requests - self.others.requests,
-            awaiting=self.awaiting - self.others.awaiting,
-            prefill_tokens=self.prefill_tokens - self.others.prefill_tokens,
-        )
 
     def load(self, now: float) -> tuple[int, int]:
         """Return the requests that run and those that wait for their first token."""
@@ -130,13 +111,6 @@ class ReplicaState:
         total = engine.running + engine.waiting
         self.foreign_running = max(0, total - self.requests - self.foreign_waiting)
         self._limit_sequences()
-
-    def shared(self, others: SentLoad) -> None:
-        """Take the sum of what the other workers have in flight."""
-        self.requests += others.requests - self.others.requests
-        self.awaiting += others.awaiting - self.others.awaiting
-        self.prefill_tokens += others.prefill_tokens - self.others.prefill_tokens
-        self.others = others
 
     def _limit_sequences(self) -> None:
         limit = float(self.replica.max_num_seqs or "inf")

@@ -1,4 +1,4 @@
-"""Workers borrow portions of limits: one transaction for all limits that they use."""
+"""Gateways borrow portions of limits: one transaction for all limits that they use."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ _SQLITE_CLOCK = (func.julianday("now") - 2440587.5) * 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerBorrowing:
-    """What one worker wants of several limits."""
+class Borrowing:
+    """What one gateway wants of several limits."""
 
-    worker: str
+    gateway: str
     """Unique over all gateways."""
     portions: tuple[PortionRequest, ...] = ()
     slots: tuple[SlotRequest, ...] = ()
@@ -40,16 +40,16 @@ class WorkerBorrowing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """What one worker got of some of the limits."""
+    """What one gateway got of some of the limits."""
 
-    worker: str
+    gateway: str
     portions: tuple[Portion, ...] = ()
     slots: tuple[SlotGrant, ...] = ()
 
 
-def batches(borrowings: Sequence[WorkerBorrowing]) -> Iterator[list[WorkerBorrowing]]:
+def batches(borrowings: Sequence[Borrowing]) -> Iterator[list[Borrowing]]:
     """Divide borrowings, and large ones into parts, for transactions of at most MAX_LIMITS."""
-    batch: list[WorkerBorrowing] = []
+    batch: list[Borrowing] = []
     size = 0
     for part in (part for borrowing in borrowings for part in _parts(borrowing)):
         part_size = len(part.portions) + len(part.slots)
@@ -62,17 +62,17 @@ def batches(borrowings: Sequence[WorkerBorrowing]) -> Iterator[list[WorkerBorrow
         yield batch
 
 
-def _parts(borrowing: WorkerBorrowing) -> Iterator[WorkerBorrowing]:
+def _parts(borrowing: Borrowing) -> Iterator[Borrowing]:
     for start in range(0, len(borrowing.portions), MAX_LIMITS):
         portions = borrowing.portions[start : start + MAX_LIMITS]
-        yield WorkerBorrowing(worker=borrowing.worker, portions=portions)
+        yield Borrowing(gateway=borrowing.gateway, portions=portions)
     for start in range(0, len(borrowing.slots), MAX_LIMITS):
         slots = borrowing.slots[start : start + MAX_LIMITS]
-        yield WorkerBorrowing(worker=borrowing.worker, slots=slots)
+        yield Borrowing(gateway=borrowing.gateway, slots=slots)
 
 
 async def borrow(
-    connection: AsyncConnection, borrowings: Sequence[WorkerBorrowing]
+    connection: AsyncConnection, borrowings: Sequence[Borrowing]
 ) -> tuple[Lease, ...] | None:
     """Serve all requests in the transaction of the connection; None while an account is missing.
 
@@ -89,17 +89,17 @@ async def borrow(
         key: Account(level=row.level, updated_at=row.updated_at) for key, row in accounts.items()
     }
     slots = {
-        key: SlotAccount(leases={worker: (n, at) for worker, (n, at) in row.leases.items()})
+        key: SlotAccount(leases={gateway: (n, at) for gateway, (n, at) in row.leases.items()})
         for key, row in accounts.items()
     }
     leases = tuple(
         Lease(
-            worker=borrowing.worker,
+            gateway=borrowing.gateway,
             portions=tuple(
                 buckets[request.limit.key].borrow(request, now) for request in borrowing.portions
             ),
             slots=tuple(
-                slots[request.limit.key].lease(borrowing.worker, request, now)
+                slots[request.limit.key].lease(borrowing.gateway, request, now)
                 for request in borrowing.slots
             ),
         )
@@ -120,7 +120,7 @@ async def borrow(
     return leases
 
 
-async def open_accounts(connection: AsyncConnection, borrowings: Sequence[WorkerBorrowing]) -> None:
+async def open_accounts(connection: AsyncConnection, borrowings: Sequence[Borrowing]) -> None:
     """Add full accounts of the limits that have none."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     now = await clock(connection)
@@ -146,7 +146,7 @@ async def clock(connection: AsyncConnection) -> float:
     return float((await connection.execute(select(expression))).scalar_one())
 
 
-def limits_of(borrowings: Sequence[WorkerBorrowing]) -> dict[str, ScopedLimit]:
+def limits_of(borrowings: Sequence[Borrowing]) -> dict[str, ScopedLimit]:
     """Return all limits of the requests by key."""
     portions = {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.portions}
     return portions | {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.slots}

@@ -1,4 +1,4 @@
-"""Lends portions of limits to workers, and bridges a store that fails for a minute."""
+"""Lends portions of limits to gateways, and bridges a store that fails for a minute."""
 
 import asyncio
 import logging
@@ -16,7 +16,7 @@ from tessera.domain.limits.account import (
 )
 from tessera.domain.limits.scopes import ScopedLimit
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.store.leases import Lease, WorkerBorrowing
+from tessera.gateway.store.leases import Borrowing, Lease
 
 log = logging.getLogger("tessera.gateway")
 
@@ -28,8 +28,8 @@ _LENDER = "lender"
 class LeaseStore(Protocol):
     """Where limits have their accounts."""
 
-    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
-        """Lend portions of limits to workers; raises StoreError."""
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
+        """Lend portions of limits to gateways; raises StoreError."""
 
     async def check(self) -> None:
         """Raise StoreError while the store does not answer."""
@@ -72,7 +72,7 @@ class _Bridge:
 
 @dataclass(frozen=True, slots=True)
 class _LastGrant:
-    """Slots of one worker, and the monotonic seconds of its grant."""
+    """Slots of one gateway, and the monotonic seconds of its grant."""
 
     slots: int
     at: float
@@ -92,13 +92,13 @@ class Lender:
         self._store, self._monotonic = store, monotonic
         self._bridges: dict[str, _Bridge] = {}
         self._slots: dict[tuple[str, str], _LastGrant] = {}
-        """By worker and limit."""
+        """By gateway and limit."""
         self._forgot_at = monotonic()
         self._probe: asyncio.Task[None] | None = None
         self.failing_since: float | None = None
         """Monotonic seconds; None while the store lends."""
 
-    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
         """Return what the store lends, or without it what the gateway may lend itself.
 
         Raises nothing.
@@ -117,11 +117,11 @@ class Lender:
         now = self._monotonic()
         return tuple(self._bridge(borrowing, now) for borrowing in borrowings)
 
-    def _bridge(self, borrowing: WorkerBorrowing, now: float) -> Lease:
+    def _bridge(self, borrowing: Borrowing, now: float) -> Lease:
         since = now if self.failing_since is None else self.failing_since
         is_over = now - since >= BRIDGE_SECONDS
         return Lease(
-            worker=borrowing.worker,
+            gateway=borrowing.gateway,
             portions=tuple(
                 Portion(key=request.limit.key, amount=0, left=0.0)
                 if is_over or (bridge := self._bridges.get(request.limit.key)) is None
@@ -129,17 +129,17 @@ class Lender:
                 for request in borrowing.portions
             ),
             slots=tuple(
-                self._bridge_slots(borrowing.worker, request, is_over)
+                self._bridge_slots(borrowing.gateway, request, is_over)
                 for request in borrowing.slots
             ),
         )
 
-    def _bridge_slots(self, worker: str, request: SlotRequest, is_over: bool) -> SlotGrant:
-        last = None if is_over else self._slots.get((worker, request.limit.key))
+    def _bridge_slots(self, gateway: str, request: SlotRequest, is_over: bool) -> SlotGrant:
+        last = None if is_over else self._slots.get((gateway, request.limit.key))
         slots = 0 if last is None else min(request.want, last.slots)
         return SlotGrant(key=request.limit.key, slots=max(request.in_use, slots))
 
-    def _remember(self, borrowings: Sequence[WorkerBorrowing], leases: Sequence[Lease]) -> None:
+    def _remember(self, borrowings: Sequence[Borrowing], leases: Sequence[Lease]) -> None:
         now = self._monotonic()
         limits = {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.portions}
         for lease in leases:
@@ -149,7 +149,7 @@ class Lender:
                 )
                 bridge.add(portion.amount, now)
             for grant in lease.slots:
-                self._slots[lease.worker, grant.key] = _LastGrant(grant.slots, now)
+                self._slots[lease.gateway, grant.key] = _LastGrant(grant.slots, now)
         if now - self._forgot_at >= BRIDGE_SECONDS:
             self._forgot_at = oldest = now
             oldest -= 2 * BRIDGE_SECONDS
@@ -168,9 +168,7 @@ class Lender:
             )
             try:
                 await self._store.check()
-                await self._store.borrow(
-                    [WorkerBorrowing(worker=_LENDER, portions=tuple(requests))]
-                )
+                await self._store.borrow([Borrowing(gateway=_LENDER, portions=tuple(requests))])
             except StoreError:
                 await asyncio.sleep(_PROBE_SECONDS)
                 continue

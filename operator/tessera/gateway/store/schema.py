@@ -48,7 +48,7 @@ USAGE_RECORDS = Table(
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )
 
-# One row for each limit that was used lately: a token bucket, or the leases of its slots by worker.
+# One row for each limit that was used lately: a token bucket, or leases of its slots by gateway.
 LIMIT_ACCOUNTS = Table(
     "limit_accounts",
     METADATA,

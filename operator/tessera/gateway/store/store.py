@@ -11,7 +11,7 @@ from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.gateway.store import leases
 from tessera.gateway.store.database import Database
-from tessera.gateway.store.leases import Lease, WorkerBorrowing
+from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.store.schema import USAGE_RECORDS
 
 # Clients choose some texts and engines some numbers: longer and larger ones are cut, since one
@@ -77,8 +77,8 @@ class GatewayStore:
         insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         return insert(USAGE_RECORDS).on_conflict_do_nothing()
 
-    async def borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...]:
-        """Lend portions of limits to workers; after a StoreError it is unknown whether it did.
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
+        """Lend portions of limits to gateways; after a StoreError it is unknown whether it did.
 
         Do not repeat requests then: what they return would be returned twice.
         """
@@ -90,7 +90,7 @@ class GatewayStore:
             lent += part
         return tuple(lent)
 
-    async def _borrow(self, borrowings: Sequence[WorkerBorrowing]) -> tuple[Lease, ...] | None:
+    async def _borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...] | None:
         async with self._database.write(seconds=2.0) as connection:
             return await leases.borrow(connection, borrowings)
 

@@ -56,8 +56,8 @@ class UsageWriter:
     """Takes records without waiting; one task writes them.
 
     Where the store fails, records go to the spool, and from there into the store when it answers
-    again. Without a spool, or when it fails or is full, they stay in memory, and the workers, which
-    get no word that their records are written, refuse new requests.
+    again. Without a spool, or when it fails or is full, they stay in memory, and no new
+    request is admitted.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Limits in one gateway worker: it admits requests from the portions that it borrowed."""
+"""Limits in one gateway: it admits requests from the portions that it borrowed."""
 
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit
 # A portion is used within a second.
 PORTION_SECONDS = 1.0
 
-# Other workers take and return at any moment, so a refusal is for what an account said just now.
+# Other gateways take and return at any moment, so a refusal is for what an account said just now.
 REFUSAL_SECONDS = 0.2
 
 # When a concurrent request ends is unknown; clients wait at least this long.
@@ -99,7 +99,7 @@ class LimitRefusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BorrowRequest:
-    """What a worker asks of the accounts; to be sent, since it has what the worker returns."""
+    """What a gateway asks of the accounts; to be sent, since it has what the gateway returns."""
 
     portions: tuple[PortionRequest, ...] = ()
     slots: tuple[SlotRequest, ...] = ()
@@ -107,7 +107,7 @@ class BorrowRequest:
 
 @dataclass(slots=True, kw_only=True)
 class _Balance:
-    """What the worker borrowed of one rate."""
+    """What the gateway borrowed of one rate."""
 
     limit: ScopedLimit
     amount: int = 0
@@ -164,7 +164,7 @@ class _Balance:
 
 @dataclass(slots=True, kw_only=True)
 class _Slots:
-    """The worker's slots of one limit of concurrent requests."""
+    """The gateway's slots of one limit of concurrent requests."""
 
     limit: ScopedLimit
     in_use: int = 0
@@ -218,8 +218,8 @@ class _Slots:
 
 
 @dataclass(slots=True)
-class WorkerLimits:
-    """Decides in one worker, without waiting, which requests are within their limits.
+class GatewayLimits:
+    """Decides in one gateway, without waiting, which requests are within their limits.
 
     All `now` are of one monotonic clock. The caller sends the accounts what `renewal` returns
     twice per second and a `BorrowRequest` of `take` at once, and gives the answers to `receive`.

@@ -1,53 +1,24 @@
-"""One process of the gateway that serves requests."""
+"""The server of the public API."""
 
 import asyncio
 import contextlib
-import gc
 import logging
-import signal
 import socket
 import ssl
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import uvicorn
-import uvloop
 from typing_extensions import override
 
-from tessera.adapters.run_forever import run_forever
 from tessera.gateway.app import GatewayApp
-from tessera.gateway.engine_connection import EngineSession
-from tessera.gateway.journal import UsageJournal
 from tessera.gateway.protocol import GatewayProtocol
-from tessera.gateway.worker_link import SupervisedWorker
 
 log = logging.getLogger("tessera")
 
 _KEEP_ALIVE_SECONDS = 75
 _BACKLOG = 2048
-# An engine that sends nothing for so long has stalled: its replica is replaced after 120 s.
-ENGINE_IDLE_SECONDS = 300.0
 _CERTIFICATE_SECONDS = 10.0
-# Objects between two collections of the youngest; Python's default is 700.
-_GC_THRESHOLD = 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """How one worker serves."""
-
-    host: str
-    port: int
-    link: Path
-    """Socket of the supervisor."""
-    tls_directory: Path | None = None
-    """Folder with `tls.crt` and `tls.key`; HTTP without it."""
-    journals: Path | None = None
-    """Folder for what would be lost if the worker were killed; without it that is lost."""
-    announce_seconds: float = 5
-    drain_seconds: float = 300
 
 
 class GatewayServer(uvicorn.Server):
@@ -124,61 +95,11 @@ class GatewayServer(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that several processes may bind; the kernel spreads connections."""
+    """Return a socket for connections of clients."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     listener.bind((host, port))
     listener.listen(_BACKLOG)
     listener.setblocking(False)
     return listener
-
-
-def run(options: WorkerOptions) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
-    uvloop.run(_serve(options))
-
-
-async def _serve(options: WorkerOptions) -> None:
-    worker = SupervisedWorker(options.link, _open_journal(options.journals))
-    engines = EngineSession(ENGINE_IDLE_SECONDS)
-    app = GatewayApp(worker.admission, engines, worker.usage.add)
-    app.can_record = lambda: worker.usage.has_room
-    # A request leaves few cycles, and looking for them often took 5 % of the time.
-    gc.set_threshold(_GC_THRESHOLD)
-    worker.running, worker.awaiting = app.running, app.awaiting
-    worker.partial_records = app.partial_records
-    app.note_begun = worker.usage.note_begun
-    server = GatewayServer(
-        app,
-        announce_seconds=options.announce_seconds,
-        drain_seconds=options.drain_seconds,
-        tls_directory=options.tls_directory,
-    )
-    draining: list[asyncio.Task[None]] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(
-            number, lambda: draining.append(asyncio.create_task(server.drain()))
-        )
-    background = [asyncio.create_task(worker.run())]
-    if options.tls_directory is not None:
-        renew = partial(server.renew_certificate, options.tls_directory)
-        background.append(asyncio.create_task(run_forever("certificate", renew)))
-    await server.serve(sockets=[listen(options.host, options.port)])
-    await worker.flush()
-    for task in background:
-        task.cancel()
-    await asyncio.wait(background)
-    worker.usage.close()
-    await engines.close()
-
-
-def _open_journal(folder: Path | None) -> UsageJournal | None:
-    if folder is None:
-        return None
-    try:
-        return UsageJournal(folder)
-    except OSError as error:
-        log.error("usage is lost if this process is killed: no journal: %s", error)
-        return None

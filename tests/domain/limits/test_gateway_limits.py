@@ -5,14 +5,14 @@ from math import ceil
 import pytest
 
 from tessera.domain.limits.account import PortionRequest
-from tessera.domain.limits.scopes import ApplicableLimits, Meter
-from tessera.domain.limits.worker_limits import (
+from tessera.domain.limits.gateway_limits import (
     Admitted,
     Allowance,
     BorrowRequest,
+    GatewayLimits,
     LimitReason,
-    WorkerLimits,
 )
+from tessera.domain.limits.scopes import ApplicableLimits, Meter
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of, slots_limit
 from tests.gateway_builders import a_request
 
@@ -20,13 +20,13 @@ PER_MINUTE = limits_of(a_limit(Meter.REQUESTS, 60))
 
 
 def test_without_limits_nothing_is_borrowed() -> None:
-    answer = WorkerLimits().take(limits_of(), a_request(), 0.0)
+    answer = GatewayLimits().take(limits_of(), a_request(), 0.0)
     assert isinstance(answer, Admitted)
     assert (answer.requests, answer.tokens) == (None, None)
 
 
 def test_a_rate_admits_its_amount_and_then_says_when_the_next_fits() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     for _ in range(60):
         accounts.admit(worker, PER_MINUTE, a_request(), 0.0)
     refusal = accounts.refuse(worker, PER_MINUTE, a_request(), 0.0)
@@ -40,7 +40,7 @@ def test_a_rate_admits_its_amount_and_then_says_when_the_next_fits() -> None:
 
 
 def test_two_workers_share_a_rate() -> None:
-    accounts, workers = Accounts(), (WorkerLimits(), WorkerLimits())
+    accounts, workers = Accounts(), (GatewayLimits(), GatewayLimits())
     answers = [
         accounts.take(workers[index % 2], PER_MINUTE, a_request(), index / 1000)
         for index in range(200)
@@ -49,7 +49,7 @@ def test_two_workers_share_a_rate() -> None:
 
 
 def test_the_account_of_an_exhausted_limit_is_asked_five_times_a_second() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     for _ in range(61):
         accounts.take(worker, PER_MINUTE, a_request(), 0.0)
     exchanges = accounts.exchanges
@@ -59,7 +59,7 @@ def test_the_account_of_an_exhausted_limit_is_asked_five_times_a_second() -> Non
 
 
 def test_a_busy_worker_borrows_for_a_second_and_not_for_a_request() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 600_000), a_limit(Meter.TOTAL_TOKENS, 10**9))
     for index in range(10_000):
         now = index / 1000
@@ -73,7 +73,7 @@ def test_a_busy_worker_borrows_for_a_second_and_not_for_a_request() -> None:
 
 
 def test_a_portion_is_used_for_one_second_and_then_given_back() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 6000))
     accounts.exchange(worker, worker.renewal(0.0), 0.0)
     for index in range(20):
@@ -86,7 +86,7 @@ def test_a_portion_is_used_for_one_second_and_then_given_back() -> None:
 
 
 def test_what_is_no_longer_expected_is_given_back_once() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 6000))
     worker.renewal(0.0)
     for index in range(20):
@@ -101,7 +101,7 @@ def test_what_is_no_longer_expected_is_given_back_once() -> None:
 
 
 def test_a_request_is_admitted_within_all_limits_or_takes_of_none() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 60), a_limit(Meter.TOTAL_TOKENS, 1000))
     accounts.admit(worker, limits, a_request(400, 400), 0.0)
     refusal = accounts.refuse(worker, limits, a_request(400, 400), 0.0)
@@ -114,7 +114,7 @@ def test_a_request_is_admitted_within_all_limits_or_takes_of_none() -> None:
 
 
 def test_the_limit_that_takes_longest_refuses() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 1, 1), a_limit(Meter.REQUESTS, 1, 86_400))
     accounts.admit(worker, limits, a_request(), 0.0)
     refusal = accounts.refuse(worker, limits, a_request(), 0.5)
@@ -122,7 +122,7 @@ def test_the_limit_that_takes_longest_refuses() -> None:
 
 
 def test_unused_tokens_are_available_to_the_next_request() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.TOTAL_TOKENS, 1000))
     for index in range(10):
         admitted = accounts.admit(worker, limits, a_request(100, 400), index / 100)
@@ -131,7 +131,7 @@ def test_unused_tokens_are_available_to_the_next_request() -> None:
 
 
 def test_settling_twice_returns_once() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.TOTAL_TOKENS, 1000), slots_limit(2))
     admitted = accounts.admit(worker, limits, a_request(400, 400), 0.0)
     for _ in range(5):
@@ -143,7 +143,7 @@ def test_settling_twice_returns_once() -> None:
 
 
 def test_more_than_was_reserved_is_owed() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.INPUT_TOKENS, 600))
     admitted = accounts.admit(worker, limits, a_request(600), 0.0)
     worker.settle(admitted, input_tokens=900, output_tokens=5)
@@ -153,7 +153,7 @@ def test_more_than_was_reserved_is_owed() -> None:
 
 
 def test_concurrent_requests_are_counted_over_workers() -> None:
-    accounts, workers = Accounts(), {"a": WorkerLimits(), "b": WorkerLimits()}
+    accounts, workers = Accounts(), {"a": GatewayLimits(), "b": GatewayLimits()}
     limits = limits_of(slots_limit(3))
     admitted = [
         accounts.admit(workers[name], limits, a_request(), 0.0, name) for name in ("a", "a", "b")
@@ -169,7 +169,7 @@ def test_concurrent_requests_are_counted_over_workers() -> None:
 
 
 def test_requests_that_ask_for_a_slot_at_once_all_get_one() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(slots_limit(40), a_limit(Meter.REQUESTS, 6000))
     asked = [worker.take(limits, a_request(), 0.0) for _ in range(50)]
     for question in asked:
@@ -180,7 +180,7 @@ def test_requests_that_ask_for_a_slot_at_once_all_get_one() -> None:
 
 
 def test_slots_that_are_given_back_are_not_used_before_the_answer() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(slots_limit(40))
     admitted = accounts.admit(worker, limits, a_request(), 0.0)
     worker.settle(admitted, input_tokens=1, output_tokens=1)
@@ -191,7 +191,7 @@ def test_slots_that_are_given_back_are_not_used_before_the_answer() -> None:
 
 
 def test_a_lease_counts_from_its_question() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(slots_limit(40))
     question = worker.take(limits, a_request(), 0.0)
     assert isinstance(question, BorrowRequest)
@@ -200,7 +200,7 @@ def test_a_lease_counts_from_its_question() -> None:
 
 
 def test_a_burst_borrows_ahead_of_itself() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 60_000))
     for _ in range(1000):
         accounts.admit(worker, limits, a_request(), 0.0)
@@ -208,7 +208,7 @@ def test_a_burst_borrows_ahead_of_itself() -> None:
 
 
 def test_a_worker_that_cannot_renew_admits_nothing_more() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(slots_limit(3), a_limit(Meter.REQUESTS, 60))
     accounts.admit(worker, limits, a_request(), 0.0)
     answer = worker.take(limits, a_request(), 4.0)
@@ -231,7 +231,7 @@ def test_a_worker_that_cannot_renew_admits_nothing_more() -> None:
 def test_an_answer_is_reduced_to_what_one_request_may_have(
     limits: ApplicableLimits, allowed: int
 ) -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     assert accounts.admit(worker, limits, a_request(100, 500), 0.0).max_output_tokens == allowed
 
 
@@ -247,25 +247,25 @@ def test_an_answer_is_reduced_to_what_one_request_may_have(
 def test_a_request_that_never_fits_has_no_retry(
     limits: ApplicableLimits, reason: LimitReason
 ) -> None:
-    refusal = Accounts().refuse(WorkerLimits(), limits, a_request(100, 500), 0.0)
+    refusal = Accounts().refuse(GatewayLimits(), limits, a_request(100, 500), 0.0)
     assert (refusal.reason, refusal.retry_after_seconds) == (reason, None)
 
 
 def test_requests_without_an_answer_need_no_output() -> None:
     limits = limits_of(a_limit(Meter.TOTAL_TOKENS, 100), max_context_tokens=100)
-    admitted = Accounts().admit(WorkerLimits(), limits, a_request(100, 0), 0.0)
+    admitted = Accounts().admit(GatewayLimits(), limits, a_request(100, 0), 0.0)
     assert admitted.max_output_tokens == 0
 
 
 def test_the_scarcest_limit_of_tokens_is_named() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.INPUT_TOKENS, 10_000), a_limit(Meter.TOTAL_TOKENS, 1000))
     admitted = accounts.admit(worker, limits, a_request(100, 400), 0.0)
     assert admitted.tokens == Allowance(limit=1000, remaining=500, reset_seconds=30.0)
 
 
 def test_a_limit_that_nobody_uses_is_returned_and_forgotten() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     limits = limits_of(a_limit(Meter.REQUESTS, 600), slots_limit(9))
     for _ in range(50):
         admitted = accounts.admit(worker, limits, a_request(), 0.0)
@@ -275,11 +275,11 @@ def test_a_limit_that_nobody_uses_is_returned_and_forgotten() -> None:
     nothing = PortionRequest(limit=limits.limits[0])
     assert accounts.rates["Tenant/team-a/Requests/60"].borrow(nothing, 5.0).left == 600
     assert accounts.slots["Tenant/team-a/ConcurrentRequests/0"].leases == {}
-    assert worker == WorkerLimits(_renewed_at=19.5)
+    assert worker == GatewayLimits(_renewed_at=19.5)
 
 
 def test_a_larger_limit_applies_to_the_next_portion() -> None:
-    accounts, worker = Accounts(), WorkerLimits()
+    accounts, worker = Accounts(), GatewayLimits()
     for _ in range(60):
         accounts.admit(worker, PER_MINUTE, a_request(), 0.0)
     raised = limits_of(a_limit(Meter.REQUESTS, 6000))
@@ -288,7 +288,7 @@ def test_a_larger_limit_applies_to_the_next_portion() -> None:
 
 
 def test_answers_for_forgotten_limits_are_ignored() -> None:
-    worker, accounts = WorkerLimits(), Accounts()
+    worker, accounts = GatewayLimits(), Accounts()
     request = PortionRequest(limit=a_limit(Meter.REQUESTS, 60), need=1)
     accounts.exchange(worker, BorrowRequest(portions=(request,)), 0.0)
-    assert worker == WorkerLimits()
+    assert worker == GatewayLimits()

@@ -1,0 +1,233 @@
+"""What a gateway does beside its API: the directory, loads of engines, limits and demand."""
+
+import asyncio
+import gc
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+from tessera.adapters.run_forever import run_forever
+from tessera.api.ref import Ref
+from tessera.domain.gateway.build import GatewayObservations, build_directory
+from tessera.domain.gateway.directory import Directory, RateLimits
+from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
+from tessera.domain.incremental import Incremental
+from tessera.domain.limits.gateway_limits import BorrowRequest
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.gateway.admission import Admission, Identifier
+from tessera.gateway.app import GatewayApp
+from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.metrics import ServiceRequests
+from tessera.gateway.polling import POLL_SECONDS, EnginePoller
+from tessera.gateway.store.leases import Borrowing, Lease
+
+# Directories are built at most four times a second.
+_MIN_INTERVAL_SECONDS = 0.25
+# Requests for portions of one moment share a transaction.
+_GATHER_SECONDS = 0.01
+_BORROW_SECONDS = 10.0
+# Portions are renewed with every second poll; streams that wait are looked for with every fourth.
+_POLLS_PER_RENEWAL, _POLLS_PER_NOTE = 2, 4
+
+
+class LimitLender(Protocol):
+    """Lends from the limits that all gateways share."""
+
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> Sequence[Lease]:
+        """Return what the gateway gets."""
+
+
+class Recorder(Protocol):
+    """Takes usage records."""
+
+    @property
+    def has_room(self) -> bool:
+        """Return whether new requests may begin."""
+
+    def add(self, record: UsageRecord) -> None:
+        """Take the record of a request that ended."""
+
+    def note_begun(self, record: UsageRecord) -> None:
+        """Keep that an engine got a request, in case this process is killed."""
+
+    def note_running(self, records: Sequence[UsageRecord]) -> None:
+        """Keep what the requests that run used so far."""
+
+
+@dataclass(slots=True, kw_only=True)
+class GatewayParts:
+    """What a gateway works with."""
+
+    name: str
+    """Unique over all gateways and their restarts."""
+    observe: Callable[[], GatewayObservations | None]
+    """Returns what is observed; None until everything is known."""
+    changed: asyncio.Event
+    """Set when that changed."""
+    default_limits: RateLimits
+    poller: EnginePoller
+    identifier: Identifier
+    lender: LimitLender
+    recorder: Recorder
+    engines: EngineSession
+
+
+class Gateway:
+    """Keeps admission up to date with the cluster, the engines and the limits of all gateways."""
+
+    def __init__(self, parts: GatewayParts) -> None:
+        self._parts = parts
+        self.admission = Admission(parts.identifier, self.borrow, self._wake)
+        self.app = GatewayApp(self.admission, parts.engines, parts.recorder.add)
+        self.app.can_record = lambda: parts.recorder.has_room
+        self.app.note_begun = parts.recorder.note_begun
+        self.directory: Directory | None = None
+        """What requests are judged by; None before the first."""
+        self.waking = asyncio.Event()
+        """Set when a request waits for a service without a replica."""
+        self._incremental = Incremental()
+        self._arrived_at_report: Mapping[Ref, int] = {}
+        self._arrived_at_poll: Mapping[Ref, int] = {}
+        self._awaited: Mapping[Ref, AwaitedStreams] = {}
+        self._borrows: list[tuple[BorrowRequest, asyncio.Future[None]]] = []
+        self._borrowing = asyncio.Event()
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(run_forever("directory", self._build_directories))
+            group.create_task(run_forever("loads", self._poll_engines))
+            group.create_task(run_forever("limits", self._lend))
+
+    async def borrow(self, request: BorrowRequest) -> bool:
+        """Exchange portions of limits with the accounts; False if the answer did not come."""
+        answered = self._ask(request)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_BORROW_SECONDS):
+                await answered
+                return True
+        return False
+
+    def load(self) -> Mapping[str, ServiceRequests]:
+        """Return the requests of each service that had any."""
+        queued = self._queued()
+        loads = {}
+        for service, count in self.admission.demand.items():
+            awaited = self._awaited.get(service, AwaitedStreams())
+            loads[str(service)] = ServiceRequests(
+                in_flight=count.in_flight,
+                queued=queued.get(service, (0, 0.0))[0],
+                overdue=awaited.overdue,
+                oldest_seconds=awaited.oldest_seconds,
+            )
+        return loads
+
+    def take_demand(self) -> Mapping[Ref, GatewayDemand]:
+        """Return the requests of each service, with those that arrived since the last time."""
+        queued, before = self._queued(), self._arrived_at_report
+        demand = {}
+        for service, count in self.admission.demand.items():
+            waiting, work_seconds = queued.get(service, (0, 0.0))
+            demand[service] = GatewayDemand(
+                # A service that was created again begins at 0.
+                arrived=max(0, count.arrived - before.get(service, 0)),
+                queued=waiting,
+                in_flight=count.in_flight,
+                predicted_seconds=count.work_ns / 1e9 + work_seconds,
+            )
+        self._arrived_at_report = self._arrived()
+        return demand
+
+    def _queued(self) -> Mapping[Ref, tuple[int, float]]:
+        """Return the requests that wait, and their predicted work, by service."""
+        return {
+            queue.model.service: (len(queue), queue.work_seconds)
+            for queue in self.admission.queues
+            if len(queue)
+        }
+
+    def _arrived(self) -> Mapping[Ref, int]:
+        return {service: count.arrived for service, count in self.admission.demand.items()}
+
+    def _wake(self) -> None:
+        self.waking.set()
+
+    async def _build_directories(self) -> None:
+        while True:
+            await self._parts.changed.wait()
+            self._parts.changed.clear()
+            observed = self._parts.observe()
+            if observed is not None:
+                # Streams go on meanwhile.
+                directory = await asyncio.to_thread(
+                    self._incremental.run, build_directory, observed, self._parts.default_limits
+                )
+                if self.directory is None:
+                    # What stays for long is collected before the first request, and then frozen.
+                    gc.collect()
+                self.publish(directory)
+            await asyncio.sleep(_MIN_INTERVAL_SECONDS)
+
+    def publish(self, directory: Directory) -> None:
+        """Judge requests by this directory from now on."""
+        if directory != self.directory:
+            self.directory = directory
+            self._parts.poller.update(directory)
+            self.admission.update(directory)
+
+    async def _poll_engines(self) -> None:
+        poller, recorder = self._parts.poller, self._parts.recorder
+        for number in itertools.count():
+            poller.saw_traffic(self._busy_services())
+            poller.poll()
+            self.admission.replicas.polled(poller.take())
+            self.admission.queues.pump()
+            if number % _POLLS_PER_NOTE == 0:
+                self._awaited = self.app.awaiting()
+                recorder.note_running(self.app.partial_records())
+            if number % _POLLS_PER_RENEWAL == 0:
+                renewal = self.admission.limits.renewal(time.monotonic())
+                if renewal.portions or renewal.slots:
+                    self._ask(renewal)
+            await asyncio.sleep(POLL_SECONDS)
+
+    def _busy_services(self) -> Iterable[Ref]:
+        """Return the services with requests now, or with some that came since the last time."""
+        before, self._arrived_at_poll = self._arrived_at_poll, self._arrived()
+        queued = self._queued()
+        return [
+            service
+            for service, count in self.admission.demand.items()
+            if count.in_flight or service in queued or count.arrived != before.get(service, 0)
+        ]
+
+    def _ask(self, request: BorrowRequest) -> asyncio.Future[None]:
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._borrows.append((request, answered))
+        self._borrowing.set()
+        return answered
+
+    async def _lend(self) -> None:
+        while True:
+            await self._borrowing.wait()
+            await asyncio.sleep(_GATHER_SECONDS)
+            self._borrowing.clear()
+            borrows, self._borrows = self._borrows, []
+            await self._lend_to(borrows)
+
+    async def _lend_to(self, borrows: Sequence[tuple[BorrowRequest, asyncio.Future[None]]]) -> None:
+        # In the order in which they were asked, which is that of the answers.
+        borrowing = Borrowing(
+            gateway=self._parts.name,
+            portions=tuple(portion for request, _ in borrows for portion in request.portions),
+            slots=tuple(slots for request, _ in borrows for slots in request.slots),
+        )
+        leases, limits = await self._parts.lender.borrow([borrowing]), self.admission.limits
+        for lease in leases:
+            limits.receive(lease.portions, lease.slots, time.monotonic())
+        for _, answered in borrows:
+            if not answered.done():
+                answered.set_result(None)

@@ -1,0 +1,205 @@
+"""A gateway beside its API, with in-memory parts."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tessera.api.key_record import KeyRecord
+from tessera.api.ref import Ref
+from tessera.domain.gateway.build import GatewayObservations
+from tessera.domain.gateway.directory import Directory, RateLimits
+from tessera.domain.gateway.requests import RequestShape, UsageRecord
+from tessera.domain.limits.account import Portion, PortionRequest
+from tessera.domain.limits.gateway_limits import Admitted, BorrowRequest
+from tessera.domain.limits.scopes import Meter
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.gateway import gateway as gateway_module
+from tessera.gateway.admission import DemandCount, Ticket
+from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.gateway import Gateway, GatewayParts
+from tessera.gateway.polling import EnginePoller
+from tessera.gateway.store.leases import Borrowing, Lease
+from tests.builders import a_budget, a_pod, a_service
+from tests.domain.limits.accounts import a_limit
+from tests.gateway.harness import KeyIdentifier, a_model
+
+CHAT = Ref("team-a", "chat")
+LIMIT = a_limit(Meter.REQUESTS, 60)
+
+
+class Surroundings:
+    """What a gateway works with, in memory."""
+
+    has_room = True
+
+    def __init__(self) -> None:
+        self.observed: GatewayObservations | None = None
+        self.borrowings: list[Sequence[Borrowing]] = []
+        self.lends = asyncio.Event()
+        self.lends.set()
+        self.running: list[Sequence[UsageRecord]] = []
+        self.changed = asyncio.Event()
+
+    def gateway(self, observe: Callable[[], GatewayObservations | None] | None = None) -> Gateway:
+        return Gateway(
+            GatewayParts(
+                name="gw",
+                observe=observe or (lambda: self.observed),
+                changed=self.changed,
+                default_limits=RateLimits(),
+                poller=EnginePoller(self.read_page),
+                identifier=KeyIdentifier(),
+                lender=self,
+                recorder=self,
+                engines=EngineSession(1),
+            )
+        )
+
+    def add(self, record: UsageRecord) -> None:
+        raise AssertionError(record)
+
+    def note_begun(self, record: UsageRecord) -> None:
+        raise AssertionError(record)
+
+    def note_running(self, records: Sequence[UsageRecord]) -> None:
+        self.running.append(records)
+
+    async def read_page(self, address: str) -> bytes | None:
+        assert address == "127.10.0.5:8000"
+        return b"vllm:num_requests_running 5\nvllm:num_requests_waiting 0\n"
+
+    async def borrow(self, borrowings: Sequence[Borrowing]) -> Sequence[Lease]:
+        self.borrowings.append(borrowings)
+        await self.lends.wait()
+        return [
+            Lease(
+                gateway=borrowing.gateway,
+                portions=tuple(
+                    Portion(key=request.limit.key, amount=request.need, left=1.0)
+                    for request in borrowing.portions
+                ),
+            )
+            for borrowing in borrowings
+        ]
+
+    def observe(self, **fields: Any) -> None:
+        parts = {"services": (a_service(),), "pods": (a_pod(),), "budgets": (a_budget(),), **fields}
+        self.observed = GatewayObservations(**parts)
+        self.changed.set()
+
+
+@asynccontextmanager
+async def running(surroundings: Surroundings) -> AsyncIterator[Gateway]:
+    gateway = surroundings.gateway()
+    task = asyncio.create_task(gateway.run())
+    try:
+        async with asyncio.timeout(60):
+            yield gateway
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+
+
+async def directory(gateway: Gateway, accept: Callable[[Directory], bool] = bool) -> Directory:
+    """Wait for a directory of the gateway."""
+    while gateway.directory is None or not accept(gateway.directory):  # noqa: ASYNC110 - nobody tells it
+        await asyncio.sleep(0.01)
+    return gateway.directory
+
+
+async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_next() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings) as gateway:
+        surroundings.changed.set()
+        await asyncio.sleep(0)
+        assert not gateway.admission.has_directory
+        surroundings.observe()
+        first = await directory(gateway)
+        assert [model.service for model in first.models] == [CHAT]
+        assert gateway.admission.has_directory
+        record = KeyRecord.model_validate({"sha256": "ab" * 32})
+        keys = TenantKeys(secret=Ref("gw", "s"), tenant="team-a", records={"ci": record})
+        surroundings.observe(keys=(keys,))
+        second = await directory(gateway, lambda directory: bool(directory.keys))
+        assert list(second.keys) == ["ab" * 32]
+        assert second.models == first.models
+
+
+async def test_engines_of_services_with_requests_are_polled() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings) as gateway:
+        surroundings.observe()
+        model, *_ = (await directory(gateway)).models
+        [state] = gateway.admission.replicas.states(model)
+        assert state.engine is None
+        gateway.admission.demand[CHAT] = DemandCount(arrived=1)
+        while state.engine is None:  # noqa: ASYNC110 - nobody tells it
+            await asyncio.sleep(0.01)
+        assert state.engine.running == 5
+        assert surroundings.running
+
+
+async def test_requests_of_one_moment_borrow_together() -> None:
+    surroundings = Surroundings()
+    async with running(surroundings) as gateway:
+        asked = [
+            BorrowRequest(portions=(PortionRequest(limit=LIMIT, need=need),)) for need in (1, 2, 3)
+        ]
+        assert await asyncio.gather(*map(gateway.borrow, asked)) == [True] * 3
+    ((borrowing,),) = surroundings.borrowings
+    assert (borrowing.gateway, [each.need for each in borrowing.portions]) == ("gw", [1, 2, 3])
+
+
+async def test_an_answer_that_does_not_come_refuses_the_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway_module, "_BORROW_SECONDS", 0.05)
+    surroundings = Surroundings()
+    surroundings.lends.clear()
+    async with running(surroundings) as gateway:
+        assert not await gateway.borrow(BorrowRequest())
+        surroundings.lends.set()
+        assert await gateway.borrow(BorrowRequest())
+
+
+async def test_arrivals_are_reported_once() -> None:
+    gateway = Surroundings().gateway()
+    count = gateway.admission.demand[CHAT] = DemandCount(arrived=3, in_flight=4)
+    assert gateway.take_demand() == {CHAT: GatewayDemand(arrived=3, in_flight=4)}
+    count.arrived = 5
+    assert gateway.take_demand() == {CHAT: GatewayDemand(arrived=2, in_flight=4)}
+    gateway.admission.demand[CHAT] = DemandCount(arrived=1)
+    assert gateway.take_demand() == {CHAT: GatewayDemand()}
+    assert gateway.load()["team-a/chat"].in_flight == 0
+
+
+def test_the_demand_of_a_service_never_falls_below_zero() -> None:
+    admission, model = Surroundings().gateway().admission, a_model()
+    demand = admission.demand[model.service] = DemandCount()
+
+    def a_ticket(work: float, demand: DemandCount) -> Ticket:
+        ticket = Ticket(
+            tenant="team-a",
+            model=model,
+            shape=RequestShape(model="chat", input_tokens=1, max_output_tokens=1),
+            admitted=Admitted(
+                limits=(), input_tokens=1, max_output_tokens=1, requests=None, tokens=None
+            ),
+            work_seconds=work,
+            demand=demand,
+        )
+        demand.in_flight += 1
+        demand.work_ns += ticket.work_ns
+        return ticket
+
+    tickets = [a_ticket(work, demand) for work in (0.1, 0.2, 0.3, 0.7)]
+    # The last one is of a service of this name that was deleted.
+    for ticket in (*(tickets[i] for i in (0, 2, 3, 1)), a_ticket(0.5, DemandCount())):
+        admission.finish(ticket, input_tokens=1, output_tokens=1)
+        assert demand.in_flight >= 0
+        assert demand.work_ns >= 0
+    assert (demand.in_flight, demand.work_ns) == (0, 0)
