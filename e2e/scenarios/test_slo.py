@@ -18,7 +18,7 @@ from world import World, start
 # edges of the engines' buckets, and far enough above the steps for the delays of a busy machine.
 _SECONDS_PER_STEP = {"fast": 0.1, "between": 0.52, "slow": 0.9}
 _SLO = {"ttftP95": "10s", "itlP95": "740ms"}
-_REQUESTS_PER_SECOND, _SECONDS = 3.0, 75
+_REQUESTS_PER_SECOND, _SECONDS = 2.0, 75
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gat
     headers = {"Authorization": f"Bearer {gateway.key}"}
     targets.append(Target(base=gateway.base, model="counted", headers=headers))
     trace = poisson_trace(
-        lambda _: _REQUESTS_PER_SECOND, _SECONDS, prompt_tokens=50, output_tokens=20, seed=1
+        lambda _: _REQUESTS_PER_SECOND, _SECONDS, prompt_tokens=50, output_tokens=8, seed=1
     )
     async with asyncio.TaskGroup() as load:
         for target in targets:
