@@ -1,7 +1,9 @@
 """Lines of the access log and of the audit log."""
 
+import asyncio
 import io
 import json
+import os
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 
@@ -13,7 +15,7 @@ from tessera.domain.gateway.audit import KeyChange, KeyEvent
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.gateway.logs import KeyAudit, access_lines, audit_lines
+from tessera.gateway.logs import BackgroundStream, KeyAudit, access_lines, audit_lines
 from tests.gateway.store.builders import a_record
 
 MOMENT = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -128,3 +130,22 @@ def test_a_record_that_is_no_key_is_one_line_with_its_field() -> None:
         "secret": "tessera-system/keys",
         "fault": "unknown field model",
     }
+
+
+async def test_who_does_not_read_the_log_holds_up_nothing() -> None:
+    reader, writer = os.pipe()
+    line = b"x" * 2**20
+    with os.fdopen(reader, "rb") as source:
+        with os.fdopen(writer, "wb") as pipe:
+            lines = BackgroundStream(pipe)
+            task = asyncio.create_task(lines.run())
+            for _ in range(20):
+                lines.write(line)
+                await asyncio.sleep(0)
+            # What there was room for comes when somebody reads again.
+            reading = asyncio.create_task(asyncio.to_thread(source.read))
+            await asyncio.to_thread(lines.flush)
+            task.cancel()
+            await asyncio.wait((task,))
+        content = await reading
+    assert 8 * len(line) <= len(content) <= 11 * len(line)

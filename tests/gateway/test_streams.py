@@ -6,6 +6,7 @@ unknown here, 8 heartbeats, 9 refusals before the first byte.
 """
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.perf.step import StepTime
 from tessera.gateway.app import BodyBounds
+from tessera.gateway.protocol import GatewayProtocol
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -493,3 +495,29 @@ async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_c
     assert (record.phase, record.estimated) == (Phase.ABORTED, True)
     assert record.output_tokens == most_tokens
     assert record.input_tokens > 0
+
+
+async def test_a_connection_that_ended_leaves_nothing_to_the_garbage_collector() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.stream(ROLE, a_delta(), END, USAGE, DONE)
+
+    def connections() -> int:
+        return sum(isinstance(each, GatewayProtocol) for each in gc.get_objects())
+
+    async def left() -> int:
+        return connections() - before
+
+    async with (
+        ScriptedEngine(script) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+    ):
+        gc.collect()
+        gc.disable()
+        try:
+            before = connections()
+            for _ in range(3):
+                answer = await gateway.post(STREAM, connection="close")
+                assert answer.status == 200
+            await eventually(left, lambda count: count == 0)
+        finally:
+            gc.enable()
