@@ -418,6 +418,7 @@ async def test_shared_objects_go_when_the_last_batch_of_a_namespace_is_over(
     await operator.reconcile()
     assert {"serviceaccounts", "rolebindings", "networkpolicies"} <= operator.kinds()
     operator.body(batch)["status"]["state"] = "completed"
+    operator.cluster.touch(batch)
     await operator.reconcile()
     assert not {"serviceaccounts", "rolebindings", "networkpolicies"} & operator.kinds()
     operator.cluster.applied.clear()
@@ -431,6 +432,7 @@ async def test_a_refused_job_is_explained_by_the_next_cycle(operator: MemoryOper
     body = operator.body(batch)
     check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
     body["status"] |= {"check": check, "progress": {"rows": 10, "at": "2026-11-20T12:00:00Z"}}
+    operator.cluster.touch(batch)
     refused = ObjectKey("jobs", "team-a", "night-a1")
     operator.cluster.refusals[refused] = "exceeded quota: small"
     await operator.reconcile()
