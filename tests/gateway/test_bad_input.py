@@ -26,6 +26,14 @@ pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 30
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
 BODY = json.dumps(CHAT).encode()
+_WHOLE = b"content-length: %d\r\n\r\n" % len(BODY) + BODY
+_CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
+_LAST_CHUNK = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+_CHUNKS = _LAST_CHUNK + b"\r\n"
+
+
+def _with(version: bytes) -> bytes:
+    return POST.replace(b"HTTP/1.1", version)
 
 
 @pytest.fixture
@@ -91,6 +99,19 @@ def error_of(response: bytes) -> Any:
         b"POST /v1/chat/completions HTTP/9.9\r\nhost: x\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00",
         b"GET http:// HTTP/1.1\r\n\r\n",
+        # Encodings that nobody decodes here, or that HTTP/1.0 does not have.
+        POST + b"transfer-encoding: gzip, chunked\r\n\r\n" + _CHUNKS,
+        POST + b"transfer-encoding: gzip\r\ntransfer-encoding: chunked\r\n\r\n" + _CHUNKS,
+        POST + b"transfer-encoding: ,chunked\r\n\r\n" + _CHUNKS,
+        _with(b"HTTP/1.0") + _CHUNKED + _CHUNKS,
+        # Versions that are none, and hosts and targets that others would read differently.
+        _with(b"HTTP/2.0") + _WHOLE,
+        _with(b"HTTP/0.9") + _WHOLE,
+        POST.replace(b" HTTP/1.1", b"") + _WHOLE,
+        POST.replace(b"host: x\r\n", b"") + _WHOLE,
+        POST + b"host: y\r\n" + _WHOLE,
+        POST.replace(b"/v1", b"ftp://x/v1") + _WHOLE,
+        POST.replace(b"completions", b"completions#/../x") + _WHOLE,
     ],
 )
 async def test_a_request_that_could_be_read_in_two_ways_reaches_no_engine(
@@ -187,6 +208,60 @@ async def test_nothing_after_the_last_request_is_a_request(
     assert len(engine.calls) == 1
 
 
+_UNKNOWN = POST.replace(b"tsk-team-a", b"tsk-unknown")
+
+
+@pytest.mark.parametrize("head", [_UNKNOWN, _UNKNOWN + b"expect: 100-continue\r\n"])
+async def test_a_response_before_the_end_of_its_request_is_the_last(
+    gateway: RunningGateway, engine: ScriptedEngine, head: bytes
+) -> None:
+    """Who sent that request may leave its body out, and send another request instead."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        writer.write(head + _LENGTH % len(BODY))
+        refusal = await reader.readuntil(b"\r\n\r\n")
+        writer.write(POST + _LENGTH % len(BODY) + BODY)
+        rest = await reader.read()
+    writer.close()
+    assert refusal.startswith(b"HTTP/1.1 401 ")
+    assert b"\r\nconnection: close\r\n" in refusal
+    assert b"HTTP/1.1" not in rest
+    assert not engine.calls
+
+
+async def test_a_trailer_that_closes_the_connection_closes_it(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    request = POST + _CHUNKED + _LAST_CHUNK + b"connection: close\r\n\r\n"
+    response = await exchange(gateway, request + _LAST)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert b"\r\nconnection: close\r\n" in response
+    assert len(engine.calls) == 1
+
+
+async def test_a_client_of_http_1_0_gets_one_response(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    head = _with(b"HTTP/1.0") + b"connection: keep-alive\r\nexpect: 100-continue\r\n"
+    response = await exchange(gateway, head + _WHOLE, _LAST)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert len(engine.calls) == 1
+
+
+async def test_blank_lines_keep_no_connection(gateway: RunningGateway) -> None:
+    gateway.server.config.timeout_keep_alive = 1
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        reading = asyncio.create_task(reader.read())
+        while not reading.done():
+            writer.write(b"\r\n")
+            await asyncio.wait((reading,), timeout=0.1)
+    writer.close()
+    assert reading.result().count(b"HTTP/1.1 200 ") == 1
+
+
 async def test_a_request_whose_chunks_break_is_answered_once(
     gateway: RunningGateway, engine: ScriptedEngine
 ) -> None:
@@ -215,14 +290,12 @@ async def test_headers_and_bodies_have_bounds(
     assert not engine.calls
 
 
-_CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _TRAILERS = [
     [b"a: b\r\n" * (MAX_HEADER_BYTES // 6 + 1)],
     [b"a: b\r\n" * 1000] * 20,
     [b"a" * 10_000] * 60,
     [b"a: ", *[b"b" * 10_000] * 60],
 ]
-_LAST_CHUNK = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
 
 
 @pytest.mark.parametrize("trailers", _TRAILERS, ids=["at once", "lines", "name", "value"])

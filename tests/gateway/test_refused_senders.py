@@ -109,20 +109,3 @@ async def _send_chunks_for_ever(writer: asyncio.StreamWriter) -> None:
         writer.write(b"1\r\nx\r\n")
         await writer.drain()
         await asyncio.sleep(0.01)
-
-
-async def test_a_refused_client_whose_body_ends_keeps_its_connection(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(GatewayProtocol, "discard_seconds", 0.2)
-    async with a_gateway(a_directory(a_model())) as gateway, asyncio.timeout(_SECONDS):
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-        for _ in range(2):
-            writer.write(_UNKNOWN_KEY)
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.split()[1] == b"401"
-            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
-            await reader.readexactly(length)
-            writer.write(b"1\r\nx\r\n0\r\n\r\n")
-            await asyncio.sleep(0.3)
-        writer.close()

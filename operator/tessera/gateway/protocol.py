@@ -1,6 +1,7 @@
 """HTTP/1.1 as uvicorn speaks it, with bounds on headers and on clients that do not read."""
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -23,11 +24,17 @@ LINGER_SECONDS = 1
 # connection that is closed with unread bytes is reset, and the client then loses the response.
 DISCARDED_BYTES = 64 * 2**20
 DISCARD_SECONDS = 30.0
+# A path, of this server or with the name of one; `*` is that of OPTIONS.
+_TARGET = re.compile(rb'(?:https?://[^/?#]+)?/[!"$-~]*|\*')
 _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
 
 class _AfterLastRequestError(Exception):
     """Bytes follow the last request of a connection."""
+
+
+class _UnclearFramingError(Exception):
+    """The head of a request is none of HTTP/1.1 or 1.0, or others may read it differently."""
 
 
 class _HeadersTooLargeError(Exception):
@@ -129,6 +136,23 @@ class _Reading(HttpToolsProtocol):
             b"".join([b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]),
         )
 
+    def _check_head(self) -> None:
+        """Refuse what the parser lets pass, and a proxy may read differently."""
+        version = self.parser.get_http_version()
+        if version == "1.0":
+            # Such a client takes a first response for the only one.
+            self.expect_100_continue = False
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
+                raise _UnclearFramingError
+        if version not in ("1.1", "1.0") or hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise _UnclearFramingError
+        if not _TARGET.fullmatch(self.url) and self.parser.get_method() != b"CONNECT":
+            raise _UnclearFramingError
+
     def _count_received(self, size: int) -> None:
         """Bound a header or trailer that comes in pieces: the parser shows only whole ones."""
         self._received_bytes += size
@@ -157,9 +181,8 @@ class GatewayProtocol(_Reading):
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
         self._header_deadline, self._read_deadline = _Deadline(), _Deadline()
-        # For the rest of a request that has its response: on a kept connection, and on a closing
-        # one, whose client was refused.
-        self._rest_deadline, self._close_deadline = _Deadline(), _Deadline()
+        # For the rest of a request that has its response.
+        self._close_deadline = _Deadline()
         super().connection_made(transport)
         self._response_transport = _ResponseTransport(
             transport.write, transport.is_closing, self._close
@@ -168,8 +191,8 @@ class GatewayProtocol(_Reading):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        for deadline in (self._header_deadline, self._rest_deadline, self._close_deadline):
-            deadline.lift()
+        self._header_deadline.lift()
+        self._close_deadline.lift()
         self.resume_writing()
         super().connection_lost(exc)
         # Otherwise all this and the connection would wait for the garbage collector.
@@ -185,10 +208,7 @@ class GatewayProtocol(_Reading):
         if self._close_deadline.is_set or self._has_last_request:
             self._discard(len(data))
             return
-        if self._rest_deadline.is_set:
-            self._discard(len(data))
         self._chunk_began = False
-        self._unset_keepalive_if_required()
         try:
             self._parse(data)
         except httptools.HttpParserError:
@@ -204,37 +224,39 @@ class GatewayProtocol(_Reading):
     def on_message_begin(self) -> None:
         if self._has_last_request:
             raise _AfterLastRequestError
+        # Blank lines before a request keep no connection.
+        self._unset_keepalive_if_required()
         self._in_headers = True
-        self._header_bytes = self._received_bytes = self._discarded = 0
+        self._header_bytes = self._received_bytes = 0
         super().on_message_begin()
         self.scope["state"]["client"] = self
 
     @override
     def on_headers_complete(self) -> None:
         self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
+        self._check_head()
         if self.parser.should_upgrade():
             return
         self._in_headers = False
         self._header_deadline.lift()
+        self._unset_keepalive_if_required()
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
+        # A response before the end of the request is the last one: whoever sent it may leave out
+        # the rest, or think of the next request as that rest.
+        self.cycle.keep_alive = False
 
     @override
     def on_message_complete(self) -> None:
         self._in_trailers = False
         if self.parser.should_upgrade():
             return
-        self._rest_deadline.lift()
+        if not self.cycle.response_started:
+            # The parser also takes `connection: close` of a trailer for that of the request.
+            self.cycle.keep_alive = (
+                self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+            )
         super().on_message_complete()
-
-    @override
-    def on_response_complete(self) -> None:
-        if self.cycle is None:
-            return
-        answered = self.cycle.response_complete and self.cycle.more_body
-        if answered and not self.transport.is_closing():
-            self._rest_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
-        super().on_response_complete()
 
     def write_chunk(self, data: bytes) -> bool:
         """Send a part of the body; True if the client reads too slowly for more."""
@@ -319,13 +341,11 @@ class GatewayProtocol(_Reading):
             # The application gives it up, and does not answer it once more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        if not self._rest_deadline.is_set:
-            body = error.body()
-            self.transport.write(
-                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                b"connection: close\r\n\r\n%b"
-                % (error.status, _PHRASES[error.status], len(body), body)
-            )
+        body = error.body()
+        self.transport.write(
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n%b" % (error.status, _PHRASES[error.status], len(body), body)
+        )
         self._close_when_read()
 
     def _discard(self, size: int) -> None:
