@@ -36,7 +36,7 @@ from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
-from tessera.gateway.parsing import MAX_PROMPTS
+from tessera.gateway.prompt_size import MAX_TEXTS
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
@@ -136,7 +136,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),
-            ("prompts of a request for completions", MAX_PROMPTS),
+            ("prompts, inputs or documents of a request", MAX_TEXTS),
             (
                 "a client that was refused still sends, before its connection is reset",
                 timedelta(seconds=DISCARD_SECONDS),

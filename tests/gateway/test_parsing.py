@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.gateway.errors import RequestError
-from tessera.gateway.parsing import MAX_PROMPTS, body_for_engine, parse
+from tessera.gateway.parsing import body_for_engine, parse
+from tessera.gateway.prompt_size import MAX_TEXTS
 from tessera.gateway.routes import ROUTES
 
 CHAT = ROUTES["/v1/chat/completions"].decoder
@@ -65,6 +66,7 @@ def test_an_engine_gets_all_fields_as_sent_but_those_that_have_to_differ(
 def test_any_body_is_read_or_refused(body: bytes) -> None:
     try:
         parsed = parse(COMPLETIONS, body)
+        parsed.prompt_size(body)
     except RequestError as error:
         status, model = error.status, None
     else:
@@ -121,7 +123,7 @@ def test_deep_nesting_is_refused() -> None:
         ({"prompt": "a", "n": 2, "best_of": 0}, 2),
         ({"prompt": []}, 1),
         ({"prompt": [[], [1, 2], "c, [d]", '"\\', "\n\u00e9"]}, 5),
-        ({"prompt": ["a"] * MAX_PROMPTS}, MAX_PROMPTS),
+        ({"prompt": ["a"] * MAX_TEXTS}, MAX_TEXTS),
     ],
 )
 def test_every_answer_of_a_completion_counts(fields: dict[str, Any], choices: int) -> None:
@@ -140,8 +142,8 @@ def test_prompts_are_counted_however_they_are_written(
 @pytest.mark.parametrize(
     ("prompt", "text"),
     [
-        (["a"] * (MAX_PROMPTS + 1), "at most 2048 prompts"),
-        ([[1]] * (MAX_PROMPTS + 1), "at most 2048 prompts"),
+        (["a"] * (MAX_TEXTS + 1), "at most 2048 texts"),
+        ([[1]] * (MAX_TEXTS + 1), "at most 2048 texts"),
         (["a", 1], "a list of tokens"),
         ([[[1]]], "a list of tokens"),
     ],
@@ -150,7 +152,7 @@ def test_prompts_that_are_too_many_or_of_another_shape_are_refused(
     prompt: list[Any], text: str
 ) -> None:
     with pytest.raises(RequestError, match=text) as caught:
-        parse(COMPLETIONS, encoded({"model": "a", "prompt": prompt}))
+        _ = parse(COMPLETIONS, encoded({"model": "a", "prompt": prompt})).choices
     assert (caught.value.status, caught.value.param) == (400, "prompt")
 
 

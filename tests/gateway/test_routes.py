@@ -17,6 +17,8 @@ from tests.gateway.harness import (
 )
 
 pytestmark = pytest.mark.anyio
+# What any of the routes requires.
+BODY = {"model": MODEL, "query": "a", "documents": ["b"], "text_1": "a", "text_2": "b"}
 
 
 def test_the_page_of_routes_is_current() -> None:
@@ -38,7 +40,7 @@ async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_
             foreign = await gateway.post({"model": "foreign"}, path)
             assert (path, foreign.status) == (path, 404)
             assert not engine.calls
-            answer = await gateway.post({"model": MODEL}, path)
+            answer = await gateway.post(BODY, path)
             assert (path, answer.status) == (path, 200)
             assert engine.calls.pop().path == path
             assert gateway.records[-1].route == path

@@ -26,6 +26,7 @@ from tessera.domain.limits.gateway_limits import (
     Allowance,
     BorrowRequest,
     GatewayLimits,
+    LimitReason,
     LimitRefusal,
 )
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
@@ -322,6 +323,13 @@ def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tup
 
 def _limit_error(refusal: LimitRefusal) -> RequestError:
     exceeded = refusal.exceeded
+    if refusal.reason is LimitReason.TOO_MANY_CHOICES:
+        return RequestError(
+            400,
+            refusal.reason,
+            f"The request: limit {counted(refusal.limit, 'output token')}, needed {refusal.needed} "
+            "for a token of each choice. Ask for fewer choices or prompts at a time.",
+        )
     if exceeded is None:
         limit = f"The request: limit {counted(refusal.limit, 'token')} of prompt and answer"
     else:

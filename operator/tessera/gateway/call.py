@@ -25,9 +25,9 @@ from tessera.gateway.errors import RequestError
 from tessera.gateway.parsing import (
     RequestFields,
     body_for_engine,
-    estimated_input_tokens,
     parse,
 )
+from tessera.gateway.prompt_size import PromptSize
 from tessera.gateway.relay import (
     Delivery,
     EngineError,
@@ -172,7 +172,8 @@ class Call:
         self._model = model
         if fields.streams:
             self._response.start_heartbeats(heartbeat_seconds)
-        shape = _shape(fields, inbound.body, model)
+        size = fields.prompt_size(inbound.body)
+        shape = _shape(fields, size, model)
         ticket = self._ticket = await self._admission.admit(
             inbound.identity, model, shape, len(inbound.body)
         )
@@ -185,7 +186,7 @@ class Call:
                 inbound.body,
                 fields,
                 fields.model if shape.adapter else model.names[0],
-                None if most is None else max(1, most // fields.choices),
+                None if most is None else most // fields.choices,
             ),
             query=inbound.query,
             headers=_engine_headers(inbound),
@@ -372,16 +373,18 @@ def _engine_headers(inbound: Inbound) -> bytes:
     return lines
 
 
-def _shape(fields: RequestFields, body: bytes, model: OfferedModel) -> RequestShape:
+def _shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> RequestShape:
     context = model.max_model_len
-    input_tokens = estimated_input_tokens(body, context)
+    input_tokens = size.estimate(context)
     asked = fields.output_tokens
     if context is not None:
-        asked = max(context - input_tokens, 1) if asked is None else min(asked, context)
+        rest = max(context - input_tokens // size.texts, 1)
+        asked = rest if asked is None else min(asked, context)
     return RequestShape(
         model=fields.model,
         input_tokens=input_tokens,
         max_output_tokens=(asked or 0) * fields.choices,
+        choices=fields.choices,
         stream=fields.streams,
         adapter=fields.model if fields.model in model.adapters else None,
     )

@@ -1,24 +1,19 @@
 """Reads what the gateway needs of a body, and changes a body without touching the rest of it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any
 
 import msgspec
 from typing_extensions import override
 
-from tessera.api.text import counted
 from tessera.gateway.errors import RequestError, invalid_request
+from tessera.gateway.prompt_size import PromptSize, of_conversation, of_pairs, of_texts
 
-# English takes about 4 bytes a token, other scripts and code less; images count far too much, so
-# the estimate is capped by the model's context.
-_BYTES_PER_TOKEN = 3
 _MAX_NAME = 256
 _MAX_CHOICES = 128
 _MAX_TOKENS = 10**9
-# Of one completion, as many as OpenAI takes inputs for embeddings.
-MAX_PROMPTS = 2048
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
@@ -28,9 +23,7 @@ _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 
 _raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_SEVERAL_PROMPTS = re.compile(rb'\[\s*(?=["\[])')
-# A text or a list of tokens, with what comes after it.
-_PROMPT = re.compile(rb'(?:"(?:[^"\\]++|\\.)*+"|\[[^\[\]{}"]*+\])\s*(?:,\s*|\])', re.DOTALL)
+_NONE = msgspec.Raw()
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -57,6 +50,13 @@ class RequestFields(msgspec.Struct, gc=False):
     def choices(self) -> int:
         """Return how many answers are generated."""
         return 1
+
+    def prompt_size(self, body: bytes) -> PromptSize:
+        """Return what the engine has to read of this body.
+
+        Raises RequestError.
+        """
+        return of_conversation(body)
 
     def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
         """Return the fields that have to differ for the engine."""
@@ -141,7 +141,8 @@ class ChatFields(_UsageStreamFields, gc=False):
 class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
-    prompt: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = _NONE
+    prompt_embeds: msgspec.Raw = _NONE
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)] | msgspec.UnsetType | None = (
         msgspec.UNSET
     )
@@ -154,10 +155,68 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
         # Without it, engines generate 16 tokens, as the API says.
         return 16 if self.max_tokens is msgspec.UNSET else self.max_tokens
 
-    @cached_property
+    @property
     @override
     def choices(self) -> int:
-        return max(self.n or 1, self.best_of or 1) * _prompts(memoryview(self.prompt))
+        return max(self.n or 1, self.best_of or 1) * self._prompts.texts
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> PromptSize:
+        prompts = of_texts(memoryview(self.prompt), "prompt")
+        if not memoryview(self.prompt_embeds):
+            return prompts
+        embeds = of_texts(memoryview(self.prompt_embeds), "prompt_embeds")
+        return PromptSize(prompts.texts + embeds.texts, prompts.size_bytes + embeds.size_bytes)
+
+
+class EmbeddingFields(RequestFields, gc=False):
+    """`/v1/embeddings` and `/pooling`, which also take a conversation."""
+
+    input: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        if not memoryview(self.input):
+            return of_conversation(body)
+        return of_texts(memoryview(self.input), "input", structured=True)
+
+
+class RerankFields(RequestFields, gc=False):
+    """`/rerank`."""
+
+    query: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return _pairs(self, _RERANK_PAIRS)
+
+
+class ScoreFields(RequestFields, gc=False):
+    """`/score`, whose two sides have several names each."""
+
+    text_1: msgspec.Raw = _NONE
+    queries: msgspec.Raw = _NONE
+    data_1: msgspec.Raw = _NONE
+    text_2: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+    items: msgspec.Raw = _NONE
+    data_2: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return _pairs(self, _SCORE_PAIRS)
+
+
+_RERANK_PAIRS = (("query",), ("documents",))
+_SCORE_PAIRS = (
+    ("text_1", "queries", "data_1"),
+    ("text_2", "documents", "items", "data_2"),
+)
 
 
 class ResponsesFields(_GenerationFields, gc=False):
@@ -196,8 +255,6 @@ def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestF
     """
     try:
         parsed = decoder.decode(body)
-        # Counting the prompts reads them.
-        _ = parsed.choices
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -207,12 +264,6 @@ def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestF
     if isinstance(parsed, ResponsesFields):
         _check_stateless(parsed)
     return parsed
-
-
-def estimated_input_tokens(body: bytes, max_model_len: int | None) -> int:
-    """Return about how many tokens a body has, rather more than fewer."""
-    estimate = len(body) // _BYTES_PER_TOKEN + 1
-    return estimate if max_model_len is None else min(estimate, max_model_len)
 
 
 def body_for_engine(
@@ -233,28 +284,19 @@ def body_for_engine(
     return b"%b,%b" % (body.rstrip(_WHITESPACE)[:-1], added[1:])
 
 
-def _prompts(prompt: memoryview) -> int:
-    """Count the prompts, without an object for each token.
-
-    Raises RequestError.
-    """
-    place = _SEVERAL_PROMPTS.match(prompt)
-    if place is None:
-        return 1
-    count = 0
-    while place.end() < len(prompt):
-        place = _PROMPT.match(prompt, place.end())
-        if place is None:
-            raise invalid_request(
-                "prompt: expected a text, a list of tokens, or a list of either", "prompt"
+def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) -> PromptSize:
+    """Return the size of what has two sides; of several names for one, the largest counts."""
+    sizes = []
+    for names in sides:
+        given = [name for name in names if memoryview(getattr(fields, name))]
+        if not given:
+            raise invalid_request(f"{names[0]}: is required", names[0])
+        sizes.append(
+            max(
+                of_texts(memoryview(getattr(fields, name)), name, structured=True) for name in given
             )
-        count += 1
-        if count > MAX_PROMPTS:
-            raise invalid_request(
-                f"prompt: expected at most {counted(MAX_PROMPTS, 'prompt')} in one request",
-                "prompt",
-            )
-    return count
+        )
+    return of_pairs(*sizes)
 
 
 def _with_replaced(body: bytes, changes: Mapping[str, Any]) -> bytes:

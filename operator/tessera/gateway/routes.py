@@ -60,15 +60,15 @@ ROUTES: Mapping[str, Route] = {
         _route("/v1/responses", parsing.ResponsesFields, stream=_RESPONSES_STREAM),
         _route("/v1/messages", parsing.MessagesFields, stream=_MESSAGES_STREAM),
         _route("/v1/messages/count_tokens"),
-        _route("/v1/embeddings"),
+        _route("/v1/embeddings", parsing.EmbeddingFields),
         _route("/tokenize"),
         _route("/detokenize"),
-        _route("/pooling"),
-        _route("/rerank"),
-        _route("/v1/rerank"),
-        _route("/v2/rerank"),
-        _route("/score"),
-        _route("/v1/score"),
+        _route("/pooling", parsing.EmbeddingFields),
+        _route("/rerank", parsing.RerankFields),
+        _route("/v1/rerank", parsing.RerankFields),
+        _route("/v2/rerank", parsing.RerankFields),
+        _route("/score", parsing.ScoreFields),
+        _route("/v1/score", parsing.ScoreFields),
     )
 }
 

@@ -25,7 +25,9 @@ class RequestShape:
     input_tokens: int
     """Upper estimate from the bytes of the body, before the engine counts."""
     max_output_tokens: int
-    """What the engine may generate at most, of all `n` choices together."""
+    """What the engine may generate at most, of all choices together."""
+    choices: int = 1
+    """Answers; each has a token at least."""
     stream: bool = False
     adapter: str | None = None
 

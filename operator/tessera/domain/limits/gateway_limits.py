@@ -42,6 +42,8 @@ class LimitReason(StrEnum):
     """The prompt leaves no room for an answer within `max_context_tokens`."""
     REQUEST_TOO_LARGE = "RequestTooLarge"
     """It needs more than the whole limit, so it never fits."""
+    TOO_MANY_CHOICES = "TooManyChoices"
+    """It asks for more answers than `max_output_tokens` has tokens."""
 
 
 _EXCEEDED = {
@@ -347,9 +349,16 @@ def _amounts(input_tokens: int, output_tokens: int) -> Mapping[Meter, int]:
 def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitRefusal:
     """Return the longest answer that the limits of one request allow."""
     longest = request.max_output_tokens
+    least = min(request.choices, longest)
     if limits.max_output_tokens is not None:
         longest = min(longest, limits.max_output_tokens)
-    least = min(1, longest)
+        if longest < least:
+            return LimitRefusal(
+                reason=LimitReason.TOO_MANY_CHOICES,
+                limit=limits.max_output_tokens,
+                needed=least,
+                retry_after_seconds=None,
+            )
     context = limits.max_context_tokens
     if context is not None:
         longest = min(longest, context - request.input_tokens)
