@@ -27,7 +27,7 @@ from tessera.gateway.parsing import (
     body_for_engine,
     parse,
 )
-from tessera.gateway.prompt_size import PromptSize
+from tessera.gateway.prompt_size import LARGEST_CONTEXT, PromptSize
 from tessera.gateway.relay import (
     Delivery,
     EngineError,
@@ -87,6 +87,7 @@ class Call:
         self._response = response
         self._record = record
         self._fields: RequestFields | None = None
+        self._size: PromptSize | None = None
         self._model: OfferedModel | None = None
         self._ticket: Ticket | None = None
         self._delivery = Delivery()
@@ -172,7 +173,7 @@ class Call:
         self._model = model
         if fields.streams:
             self._response.start_heartbeats(heartbeat_seconds)
-        size = fields.prompt_size(inbound.body)
+        size = self._size = fields.prompt_size(inbound.body)
         shape = _shape(fields, size, model)
         ticket = self._ticket = await self._admission.admit(
             inbound.identity, model, shape, len(inbound.body)
@@ -229,15 +230,33 @@ class Call:
 
     def _settle(self, phase: Phase, reason: str) -> None:
         model, ticket = self._model, self._ticket
-        counts = self._delivery.counts
-        estimated = counts is None and ticket is not None
-        if counts is None:
-            counts = self._delivered(phase)
-        elif phase is Phase.COMPLETED and model is not None:
-            self._admission.replicas.learn(model, counts.input, counts.output)
+        reported = self._delivery.counts
+        if reported is None or ticket is None:
+            counts, estimated = self._delivered(phase), ticket is not None
+        else:
+            counts = reported.at_most(*self._most(ticket))
+            estimated = counts is not reported
+            if phase is Phase.COMPLETED and model is not None and not estimated:
+                self._admission.replicas.learn(model, counts.input, counts.output)
         if ticket is not None:
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
         self._record(self._usage(phase, reason, counts, estimated=estimated))
+
+    def _most(self, ticket: Ticket) -> tuple[int, int]:
+        """Return the most tokens that the request can have of input and of output.
+
+        Counts are settled against the limits of its sender, who need not own the engine.
+        """
+        fields, size, context = self._fields, self._size, ticket.model.max_model_len
+        assert fields is not None and size is not None  # noqa: PT018, S101 - it is admitted
+        if fields.output_tokens is None and context is None:
+            most_output = LARGEST_CONTEXT * fields.choices
+        elif self._inbound.route.generates:
+            # Engines make a token even of `max_tokens: 0`.
+            most_output = max(ticket.admitted.max_output_tokens, fields.choices)
+        else:
+            most_output = 0
+        return size.bound(context), most_output
 
     def partial_record(self) -> UsageRecord | None:
         """Return its record as if the gateway were killed now; None before an engine has it."""

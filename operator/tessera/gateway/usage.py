@@ -17,6 +17,18 @@ class TokenCounts:
     output: int = 0
     reasoning: int = 0
 
+    def at_most(self, most_input: int, most_output: int) -> "TokenCounts":
+        """Return what of these counts is possible: the same object, if all of it is."""
+        input_tokens, output = min(self.input, most_input), min(self.output, most_output)
+        possible = TokenCounts(
+            input=input_tokens,
+            # Of `/v1/messages` they may stand beside the input.
+            cached=min(self.cached, most_input),
+            output=output,
+            reasoning=min(self.reasoning, output),
+        )
+        return self if possible == self else possible
+
 
 class _Details(msgspec.Struct, gc=False):
     cached_tokens: _Tokens | None = None
