@@ -13,6 +13,7 @@ from tests.gateway.harness import (
     CHAT,
     COMPLETION,
     KEY,
+    EngineCall,
     RunningGateway,
     ScriptedEngine,
     a_directory,
@@ -270,6 +271,45 @@ async def test_a_request_whose_chunks_break_is_answered_once(
     assert response.count(b"HTTP/1.1 ") == 1
     assert response.startswith(b"HTTP/1.1 400 ")
     assert not engine.calls
+
+
+async def test_a_request_before_one_that_breaks_is_given_up(
+    gateway: RunningGateway, engine: ScriptedEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def script(call: EngineCall) -> None:
+        begun.set()
+        await cut.wait()
+        await call.whole(COMPLETION)
+
+    begun, cut = asyncio.Event(), asyncio.Event()
+    engine.script = script
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        writer.write(POST + _WHOLE)
+        await begun.wait()
+        writer.write(POST + _CHUNKED + b"zz\r\n")
+        assert await reader.read() == b""
+        cut.set()
+        await gateway.record()
+    writer.close()
+    assert "ASGI" not in caplog.text
+
+
+async def test_no_body_answers_a_head_request_whose_chunks_break(gateway: RunningGateway) -> None:
+    head = POST.replace(b"POST", b"HEAD").replace(b"tsk-team-a", b"tsk-unknown") + _CHUNKED
+    response = await exchange(gateway, head + b"zz\r\n")
+    assert response.startswith(b"HTTP/1.1 400 ")
+    assert response.endswith(b"\r\n\r\n")
+
+
+async def test_an_offer_to_upgrade_with_the_end_of_the_connection_is_answered_once(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    upgrade = b"upgrade: h2c\r\nconnection: upgrade, close\r\n"
+    response = await exchange(gateway, POST + upgrade + _WHOLE + _LAST)
+    assert response.count(b"HTTP/1.1 ") == 1
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert len(engine.calls) == 1
 
 
 async def test_headers_and_bodies_have_bounds(

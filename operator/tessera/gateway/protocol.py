@@ -8,7 +8,8 @@ from typing import cast
 
 import httptools
 from typing_extensions import override
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
@@ -123,7 +124,10 @@ class _Reading(HttpToolsProtocol):
                     raise httptools.HttpParserError("a tunnel") from None
                 (end_of_headers,) = upgrade.args
                 data = memoryview(data)[end_of_headers:]
-                self.parser.feed_data(self._head_without_upgrade())
+                head = self._head_without_upgrade()
+                # One that has seen `connection: close` reads nothing more.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(head)
             else:
                 return
 
@@ -177,6 +181,7 @@ class GatewayProtocol(_Reading):
     on_gone: Callable[[], None] | None = None
 
     _discarded = 0
+    _running: RequestResponseCycle | None = None
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -185,7 +190,7 @@ class GatewayProtocol(_Reading):
         self._close_deadline = _Deadline()
         super().connection_made(transport)
         self._response_transport = _ResponseTransport(
-            transport.write, transport.is_closing, self._close
+            self._write, transport.is_closing, self._close
         )
         self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
 
@@ -197,16 +202,22 @@ class GatewayProtocol(_Reading):
         super().connection_lost(exc)
         # Otherwise all this and the connection would wait for the garbage collector.
         del self._response_transport, self.scope
+        running, self._running = self._running, None
         cycle, self.cycle = self.cycle, None  # type: ignore[assignment] # as before the first one
-        if cycle is not None:
-            cycle.transport = self.transport
+        if running is not None and cycle is not None:
+            # Others may wait behind it, of which uvicorn tells the last.
+            running.disconnected = not running.response_complete
+            running.message_event.set()
+            running.transport = cycle.transport = self.transport
         if self.on_gone is not None:
             self.on_gone()
 
     @override
     def data_received(self, data: bytes) -> None:
         if self._close_deadline.is_set or self._has_last_request:
-            self._discard(len(data))
+            self._discarded += len(data)
+            if self._discarded > self.discarded_bytes:
+                self.transport.abort()
             return
         self._chunk_began = False
         try:
@@ -219,6 +230,11 @@ class GatewayProtocol(_Reading):
             self._wait_for_headers(len(data))
         elif self._in_trailers and not self._chunk_began:
             self._count_received(len(data))
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     @override
     def on_message_begin(self) -> None:
@@ -260,7 +276,7 @@ class GatewayProtocol(_Reading):
 
     def write_chunk(self, data: bytes) -> bool:
         """Send a part of the body; True if the client reads too slowly for more."""
-        self.transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
         return self.flow.write_paused
 
     async def drained(self) -> None:
@@ -330,6 +346,7 @@ class GatewayProtocol(_Reading):
         """Answer a request that has no response, and end the connection."""
         if self.transport.is_closing() or self._close_deadline.is_set:
             return
+        answers_head = False
         if self.cycle is not None and not self.cycle.response_complete:
             if not self.cycle.more_body:
                 # The error is in what follows: a response to it would be read as that of this one.
@@ -341,18 +358,19 @@ class GatewayProtocol(_Reading):
             # The application gives it up, and does not answer it once more.
             self.cycle.disconnected = True
             self.cycle.message_event.set()
+            answers_head = self.cycle.scope["method"] == "HEAD"
         body = error.body()
-        self.transport.write(
+        head = (
             b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-            b"connection: close\r\n\r\n%b" % (error.status, _PHRASES[error.status], len(body), body)
+            b"connection: close\r\n\r\n" % (error.status, _PHRASES[error.status], len(body))
         )
+        self.transport.write(head if answers_head else head + body)
         self._close_when_read()
 
-    def _discard(self, size: int) -> None:
-        """Bound what a client sends that has its response."""
-        self._discarded += size
-        if self._discarded > self.discarded_bytes:
-            self.transport.abort()
+    def _write(self, data: bytes) -> None:
+        # A response may go on between the end of its connection and the word of it.
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def _close(self) -> None:
         """Close the connection after its last response."""
