@@ -6,7 +6,8 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
@@ -18,7 +19,7 @@ from tessera.domain.gateway.requests import (
     StreamLatency,
     UsageRecord,
 )
-from tessera.domain.picking.prediction import seconds_per_token
+from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.admission import Admission, Ticket
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
@@ -229,18 +230,27 @@ class Call:
         return self._ticket.headers if self._ticket else []
 
     def _settle(self, phase: Phase, reason: str) -> None:
-        model, ticket = self._model, self._ticket
+        ticket = self._ticket
         reported = self._delivery.counts
         if reported is None or ticket is None:
             counts, estimated = self._delivered(phase), ticket is not None
         else:
             counts = reported.at_most(*self._most(ticket))
             estimated = counts is not reported
-            if phase is Phase.COMPLETED and model is not None and not estimated:
-                self._admission.replicas.learn(model, counts.input, counts.output)
+            if phase is Phase.COMPLETED:
+                self._learn(counts, estimated=estimated)
+            elif (output := self._delivered(phase).output) > counts.output:
+                # `/v1/messages` reports before the answer what it has then.
+                counts, estimated = replace(counts, output=output), True
         if ticket is not None:
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
         self._record(self._usage(phase, reason, counts, estimated=estimated))
+
+    def _learn(self, counts: TokenCounts, *, estimated: bool) -> None:
+        if self._model is not None and self._size is not None and not estimated:
+            self._admission.replicas.learn(
+                self._model, counts.input, counts.output, self._size.text_bytes
+            )
 
     def _most(self, ticket: Ticket) -> tuple[int, int]:
         """Return the most tokens that the request can have of input and of output.
@@ -267,24 +277,43 @@ class Call:
         return self._usage(Phase.ABORTED, reason, counts, estimated=True)
 
     def _delivered(self, phase: Phase) -> TokenCounts:
-        """Return what a request used whose engine reported nothing: a token for each event.
+        """Return what a request used whose engine reported nothing.
 
-        Of an answer that nobody waited for to its end, what the engine may have computed in that
-        time is estimated: it reports that only with the answer.
+        A client that leaves pays the prompt that an engine got, the tokens that it was sent, and
+        those that its engine makes until it hears of it: not all that it may have asked for.
         """
-        ticket, fields, model = self._ticket, self._fields, self._model
-        if ticket is None or fields is None or model is None:
+        ticket, fields, size, model = self._ticket, self._fields, self._size, self._model
+        if ticket is None or fields is None or size is None or model is None:
             return TokenCounts()
-        output = self._delivery.deltas
-        if phase is Phase.ABORTED and not fields.streams and ticket.sent is not None:
-            waited = (time.monotonic_ns() - self._inbound.started_ns - ticket.queue_ns) / 1e9
-            state, means = ticket.sent.choice.state, self._admission.replicas.means(model)
-            pace = seconds_per_token(state, means, time.monotonic()) or model.itl_seconds
-            computed = int(waited / pace) * fields.choices
-            output = min(computed, ticket.admitted.max_output_tokens or computed)
-        if not output:
+        output = self._delivery.tokens
+        means = self._admission.replicas.means(model)
+        if phase is Phase.ABORTED and self._delivery.sent_ns is not None:
+            output = min(
+                output + self._unread(ticket, means) * fields.choices, self._most(ticket)[1]
+            )
+        elif not output:
             return TokenCounts()
-        return TokenCounts(input=ticket.shape.input_tokens, output=output)
+        input_tokens = ticket.shape.input_tokens
+        if size.text_bytes is not None:
+            input_tokens = min(input_tokens, ceil(size.text_bytes * means.tokens_per_byte))
+        return TokenCounts(input=input_tokens, output=output)
+
+    def _unread(self, ticket: Ticket, means: RequestMeans) -> int:
+        """Return the tokens of a choice that its engine made and nobody read."""
+        delivery, sent = self._delivery, ticket.sent
+        now = time.monotonic()
+        if sent is None or delivery.sent_ns is None:
+            return 0
+        if delivery.first_token_ns is not None:
+            began = delivery.read_ns / 1e9
+        elif ticket.shape.stream:
+            return 0
+        else:
+            # An answer that is no stream shows nothing before its end.
+            began = delivery.sent_ns / 1e9 + (sent.choice.predicted_ttft_seconds or 0.0)
+        pace = seconds_per_token(sent.choice.state, means, now) or ticket.model.itl_seconds
+        # The token under way is made as well.
+        return int((now - began) / pace) + 1 if now >= began else 0
 
     def _usage(
         self, phase: Phase, reason: str, counts: TokenCounts, *, estimated: bool

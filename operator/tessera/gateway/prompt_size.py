@@ -8,7 +8,7 @@ from tessera.gateway.errors import invalid_request
 
 # As many as OpenAI takes inputs for embeddings.
 MAX_TEXTS = 2048
-# English takes about 4 bytes a token, other scripts and code less.
+# Most languages take 4 to 6 bytes a token, code less.
 _BYTES_PER_TOKEN = 3
 # Instructions and special tokens of a chat template, which is not in the body.
 _TEMPLATE_TOKENS = 1024
@@ -67,6 +67,11 @@ class PromptSize(NamedTuple):
         """Return about how many tokens it has, rather more than fewer."""
         tokens = self.size_bytes // _BYTES_PER_TOKEN + self.texts + self.media_tokens
         return tokens if context is None else min(tokens, self.texts * context)
+
+    @property
+    def text_bytes(self) -> int | None:
+        """Return its bytes where it is text alone."""
+        return None if self.media_tokens else self.size_bytes
 
     def bound(self, context: int | None) -> int:
         """Return how many tokens it has at most."""

@@ -88,6 +88,10 @@ class Delivery:
 
     counts: TokenCounts | None = None
     """As the engine reported them."""
+    sent_ns: int | None = None
+    """When the request went to its last engine, on the monotonic clock."""
+    read_ns: int = 0
+    """When the last tokens of a stream came."""
     first_token_ns: int | None = None
     """On the monotonic clock."""
     itl_target_ns: int = 0
@@ -107,6 +111,11 @@ class Delivery:
     def deltas(self) -> int:
         """Return how many events with tokens were sent to the client so far."""
         return self.events.deltas if self.events else 0
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens these had."""
+        return self.events.tokens if self.events else 0
 
 
 class EngineRelay:
@@ -142,6 +151,7 @@ class EngineRelay:
         except OSError as error:
             raise _unreachable(replica, error) from error
         try:
+            self._delivery.sent_ns = time.monotonic_ns()
             await connection.send(self._request.for_engine(address))
             if connection.status != 200:
                 await self._refuse(connection, replica)
@@ -209,13 +219,13 @@ class EngineRelay:
                 # Tokens that come together have no gap between them.
                 delivery.gaps += events.deltas - deltas
                 delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
-                token_ns = now_ns
+                token_ns = delivery.read_ns = now_ns
             return not (block and response.write_now(block)) and not events.closed
 
         try:
             ended = await connection.forward(hold)
             if first and first[-1]:
-                delivery.first_token_ns = time.monotonic_ns()
+                delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
                 delivery.gaps += max(0, events.deltas - 1)
                 first_token()
                 await response.begin_stream(headers)

@@ -135,6 +135,13 @@ class Replicas:
         """Return the mean sizes of the model's recent requests."""
         return self._means.get(model.uid, _DEFAULT_MEANS)
 
-    def learn(self, model: OfferedModel, prompt_tokens: int, output_tokens: int) -> None:
+    def learn(
+        self,
+        model: OfferedModel,
+        prompt_tokens: int,
+        output_tokens: int,
+        prompt_bytes: int | None = None,
+    ) -> None:
         """Take the counted sizes of a request into the means."""
-        self._means[model.uid] = self.means(model).after(prompt_tokens, output_tokens)
+        means = self.means(model)
+        self._means[model.uid] = means.after(prompt_tokens, output_tokens, prompt_bytes)

@@ -8,16 +8,22 @@ import msgspec
 from tessera.gateway import parsing
 from tessera.gateway.sse import StreamFormat
 
-_OPENAI_STREAM = StreamFormat(ends=(b"[DONE]",), delta=b'"choices"')
+_OPENAI_STREAM = StreamFormat(
+    ends=(b"[DONE]",),
+    delta=b'"choices"',
+    texts=(b'"content":', b'"text":', b'"reasoning_content":', b'"reasoning":', b'"arguments":'),
+)
 _RESPONSES_STREAM = StreamFormat(
     ends=(b"event: response.completed\n", b"event: response.incomplete\n"),
     delta=b".delta\n",
+    texts=(b'"delta":',),
     preludes=(b"event: response.created\n", b"event: response.in_progress\n"),
     failures=(b"event: response.failed\n", b"event: error\n"),
 )
 _MESSAGES_STREAM = StreamFormat(
     ends=(b"event: message_stop\n",),
     delta=b"event: content_block_delta\n",
+    texts=(b'"text":', b'"thinking":', b'"partial_json":'),
     preludes=(
         b"event: message_start\n",
         b"event: content_block_start\n",

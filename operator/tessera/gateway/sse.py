@@ -19,6 +19,9 @@ _MAX_LINES = 1000
 _BLANK_LINE = b"\n\n"
 _BLANK_LINE_CRLF = b"\r\n\r\n"
 _EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n)", re.DOTALL)
+# Of generated text, a token stands for about so many.
+_BYTES_PER_TOKEN = 4
+_SPACE, _QUOTE, _BACKSLASH = b' "\\'
 _FIELD = b"data:"
 _DONE = b"[DONE]"
 
@@ -35,6 +38,8 @@ class StreamFormat:
     """The data of its last event, or the line with that event's name."""
     delta: bytes
     """Occurs once in every event with generated tokens."""
+    texts: tuple[bytes, ...]
+    """Names of the fields that hold generated text, up to their colons."""
     preludes: tuple[bytes, ...] = ()
     """Lines with the names of events that come before the first token."""
     failures: tuple[bytes, ...] = ()
@@ -115,11 +120,19 @@ class EventRelay:
         """As the engine reported them."""
         self.deltas = 0
         """Events with generated tokens that were returned."""
+        self._text_bytes = 0
+        self._text_name = stream_format.texts[0]
+        """Of the field that held the last text."""
 
     @property
     def closed(self) -> bool:
         """Return whether nothing more is to be relayed."""
         return self.ended or self.aborted or self.error is not None
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens were returned: an event may have several of them."""
+        return max(self.deltas, self._text_bytes // _BYTES_PER_TOKEN)
 
     def feed(self, data: bytes) -> bytes:
         """Return the bytes for the client, which may be none.
@@ -130,9 +143,7 @@ class EventRelay:
             return b""
         block = self._complete_events(data)
         if self.started and not self._has_signal(block):
-            deltas = block.count(self._format.delta)
-            self.deltas += deltas
-            if not deltas:
+            if not self._count(block):
                 blank_lines = block.count(_BLANK_LINE) + block.count(_BLANK_LINE_CRLF)
                 self._count_idle(blank_lines, len(block))
             return block
@@ -156,6 +167,20 @@ class EventRelay:
         block = bytes(tail[:end])
         del tail[:end]
         return block
+
+    def _count(self, block: bytes) -> int:
+        """Count what was generated, without a parser; return the events that have any."""
+        deltas = block.count(self._format.delta)
+        self.deltas += deltas
+        size = _text_bytes(block, self._text_name)
+        if size is None:
+            for name in self._format.texts:
+                size = _text_bytes(block, name)
+                if size is not None:
+                    self._text_name = name
+                    break
+        self._text_bytes += size or 0
+        return deltas
 
     def _count_idle(self, events: int, size: int) -> None:
         """Bound what a stream costs that goes on without tokens."""
@@ -187,7 +212,7 @@ class EventRelay:
                 return
             deltas = self.deltas
             if self.started and not self._has_signal(event):
-                self.deltas += event.count(self._format.delta)
+                self._count(event)
                 yield event
             elif self._accepts(event):
                 yield from self._held
@@ -219,7 +244,7 @@ class EventRelay:
             return False
         self.started = True
         if not parsed.is_usage_alone:
-            self.deltas += event.count(self._format.delta)
+            self._count(event)
         return True
 
     def _parsed(self, data: bytes) -> "_Event | None":
@@ -249,6 +274,33 @@ def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:
     """Return where the last event ends; 0 without one."""
     place = tail.rfind(delimiter, searched)
     return 0 if place < 0 else place + len(delimiter)
+
+
+def _text_bytes(block: bytes, name: bytes) -> int | None:
+    """Return the bytes of all texts with this name; None without any.
+
+    Quotes of a text are escaped, so that none can hold the name.
+    """
+    size = None
+    place = block.find(name)
+    while place >= 0:
+        start = place + len(name)
+        if block[start] == _SPACE:
+            start += 1
+        end = start
+        if block[start] == _QUOTE:
+            start += 1
+            end = block.find(_QUOTE, start)
+            while block[end - 1] == _BACKSLASH and end >= 0:
+                end = block.find(_QUOTE, end + 1)
+            if end < 0:
+                break
+            size = (size or 0) + end - start
+            if block.find(_BACKSLASH, start, end) >= 0:
+                # An escape of six bytes is a character of two or three.
+                size -= 3 * block.count(b"\\u", start, end)
+        place = block.find(name, end)
+    return size
 
 
 def _split(block: bytes) -> list[bytes]:

@@ -17,6 +17,9 @@ ADAPTER_LOAD_SECONDS = 0.1
 _MEANS_WEIGHT = 1 / 32
 # One answer, whose engine may count what it likes, moves a mean by a tenth at most.
 _MAX_OF_MEAN = 4.0
+# Of a prompt: dense code has 3 bytes a token, and long words of few languages have 8.
+MOST_TOKENS_PER_BYTE = 1 / 3
+_LEAST_TOKENS_PER_BYTE = 1 / 8
 
 # What may wait in an engine, relative to the sequences that it runs at once.
 _EXCESS = 0.05
@@ -28,15 +31,25 @@ class RequestMeans:
 
     prompt_tokens: float = 512.0
     output_tokens: float = 128.0
+    tokens_per_byte: float = MOST_TOKENS_PER_BYTE
+    """Of prompts in the text of their requests."""
 
-    def after(self, prompt_tokens: int, output_tokens: int) -> "RequestMeans":
+    def after(
+        self, prompt_tokens: int, output_tokens: int, prompt_bytes: int | None = None
+    ) -> "RequestMeans":
         """Return the means with one more request, which weighs 1/32.
 
-        Of each size it counts as four means at most.
+        Of each size it counts as four means at most. `prompt_bytes` is None where a prompt is not
+        text alone.
         """
+        per_byte = self.tokens_per_byte
+        if prompt_bytes:
+            sample = max(_LEAST_TOKENS_PER_BYTE, prompt_tokens / prompt_bytes)
+            per_byte += (min(sample, MOST_TOKENS_PER_BYTE) - per_byte) * _MEANS_WEIGHT
         return RequestMeans(
             prompt_tokens=_moved(self.prompt_tokens, prompt_tokens),
             output_tokens=_moved(self.output_tokens, output_tokens),
+            tokens_per_byte=per_byte,
         )
 
     @property
