@@ -33,11 +33,14 @@ class Recording:
     """Requests that the application got, without their bodies and offers to upgrade."""
     calls: list[Request] = field(default_factory=list)
     """Requests that the engine got."""
+    ended: set[int] = field(default_factory=set)
+    """Connections of the gateway that are no more."""
 
     def clear(self) -> None:
         self.bytes_read.clear()
         self.heads.clear()
         self.calls.clear()
+        self.ended.clear()
 
 
 class _Engine(asyncio.Protocol):
@@ -183,9 +186,20 @@ def _recorded(app: Callable[..., Awaitable[None]], recording: Recording) -> Any:
 def _tapped(protocol: type[GatewayProtocol], recording: Recording) -> type[GatewayProtocol]:
     class Tapped(protocol):  # type: ignore[misc, valid-type] # a class is a value here
         @override
+        def connection_made(self, transport: asyncio.Transport) -> None:
+            super().connection_made(transport)
+            # None if the other end was gone at once.
+            self.peer_port = self.client[1] if self.client else 0
+
+        @override
         def data_received(self, data: bytes) -> None:
-            recording.bytes_read[self.client[1]] += data
+            recording.bytes_read[self.peer_port] += data
             super().data_received(data)
+
+        @override
+        def connection_lost(self, exc: Exception | None) -> None:
+            recording.ended.add(self.peer_port)
+            super().connection_lost(exc)
 
     return Tapped
 
@@ -236,9 +250,9 @@ class Client:
                 await self._wire.changed.wait()
         return self._wire.received
 
-    def forget(self) -> None:
-        """Let what came count no more."""
-        self._wire.received = b""
+    @property
+    def received(self) -> bytes:
+        return self._wire.received
 
     def finish(self) -> None:
         """Send the end of the connection."""

@@ -120,14 +120,25 @@ def read_responses(received: bytes, methods: Iterable[bytes]) -> list[Response]:
         headers, at = _response_headers(received, line.end())
         if status < 200:
             continue
-        size = int(headers[b"content-length"])
         if next(expected, b"") == b"HEAD":
-            size = 0
-        if at + size > len(received):
-            raise ValueError(f"half a response: {received[-80:]!r}")
-        responses.append(Response(status, headers, received[at : at + size]))
-        at += size
+            responses.append(Response(status, headers, b""))
+            continue
+        body, at = _response_body(received, at, headers)
+        responses.append(Response(status, headers, body))
     return responses
+
+
+def _response_body(received: bytes, at: int, headers: dict[bytes, bytes]) -> tuple[bytes, int]:
+    try:
+        if headers.get(b"transfer-encoding") == b"chunked":
+            body, at = _chunks(received, at)
+            return body, _fields(received, at)[1]
+        size = int(headers[b"content-length"])
+    except (_InvalidError, _PartialError, KeyError):
+        raise ValueError(f"no body: {received[at : at + 80]!r}") from None
+    if at + size > len(received):
+        raise ValueError(f"half a response: {received[-80:]!r}")
+    return received[at : at + size], at + size
 
 
 def _response_headers(received: bytes, at: int) -> tuple[dict[bytes, bytes], int]:
