@@ -1,4 +1,4 @@
-"""The shared accounts of limits, in memory, and workers that borrow from them."""
+"""The shared accounts of limits, in memory, and gateways that borrow from them."""
 
 from dataclasses import dataclass, field
 
@@ -41,11 +41,11 @@ class Accounts:
     exchanges: int = 0
     lent: float = 0.0
     clock_offset: float = 0.0
-    """Of the accounts' clock to that of the workers."""
+    """Of the accounts' clock to that of the gateways."""
 
     def exchange(
         self,
-        worker: GatewayLimits,
+        gateway: GatewayLimits,
         request: BorrowRequest,
         now: float,
         *,
@@ -67,46 +67,46 @@ class Accounts:
         ]
         if answer_is_lost:
             return 0.0
-        worker.receive(portions, grants, now)
+        gateway.receive(portions, grants, now)
         lent = sum(portion.amount for portion in portions)
         self.lent += lent
         return lent
 
     def take(
         self,
-        worker: GatewayLimits,
+        gateway: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,
         name: str = "a",
     ) -> Admitted | LimitRefusal:
         for _ in range(3):
-            answer = worker.take(limits, request, now)
+            answer = gateway.take(limits, request, now)
             if not isinstance(answer, BorrowRequest):
                 return answer
-            self.exchange(worker, answer, now, name=name)
+            self.exchange(gateway, answer, now, name=name)
         raise AssertionError(answer)
 
     def admit(
         self,
-        worker: GatewayLimits,
+        gateway: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,
         name: str = "a",
     ) -> Admitted:
-        answer = self.take(worker, limits, request, now, name)
+        answer = self.take(gateway, limits, request, now, name)
         assert isinstance(answer, Admitted), answer
         return answer
 
     def refuse(
         self,
-        worker: GatewayLimits,
+        gateway: GatewayLimits,
         limits: ApplicableLimits,
         request: RequestShape,
         now: float,
         name: str = "a",
     ) -> LimitRefusal:
-        answer = self.take(worker, limits, request, now, name)
+        answer = self.take(gateway, limits, request, now, name)
         assert isinstance(answer, LimitRefusal), answer
         return answer

@@ -1,4 +1,4 @@
-"""What an account lends, and how clocks and lost workers change it."""
+"""What an account lends, and how clocks and lost gateways change it."""
 
 import pytest
 
@@ -73,13 +73,13 @@ def test_a_lower_limit_applies_at_once() -> None:
     assert account.level == 10
 
 
-def leased(account: SlotAccount, worker: str, in_use: int, want: int, now: float = 0.0) -> int:
+def leased(account: SlotAccount, gateway: str, in_use: int, want: int, now: float = 0.0) -> int:
     return account.lease(
-        worker, SlotRequest(limit=slots_limit(8), in_use=in_use, want=want), now
+        gateway, SlotRequest(limit=slots_limit(8), in_use=in_use, want=want), now
     ).slots
 
 
-def test_slots_of_all_workers_stay_within_the_limit() -> None:
+def test_slots_of_all_gateways_stay_within_the_limit() -> None:
     account = SlotAccount()
     assert leased(account, "a", 0, 5) == 5
     assert leased(account, "b", 0, 5) == 3
@@ -87,7 +87,7 @@ def test_slots_of_all_workers_stay_within_the_limit() -> None:
     assert leased(account, "b", 3, 5) == 5
 
 
-def test_slots_of_a_dead_worker_are_free_after_three_seconds() -> None:
+def test_slots_of_a_dead_gateway_are_free_after_three_seconds() -> None:
     account = SlotAccount()
     leased(account, "a", 0, 8)
     assert leased(account, "b", 0, 8, now=2.9) == 0

@@ -1,4 +1,4 @@
-"""No schedule of workers, clocks and losses admits more than a limit and what was borrowed."""
+"""No schedule of gateways, clocks and losses admits more than a limit and what was borrowed."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,12 +16,12 @@ from tests.gateway_builders import a_request
 TOKENS = a_limit(Meter.TOTAL_TOKENS, 600, period_seconds=60)
 LIMITS = limits_of(TOKENS)
 SLOTS = limits_of(slots_limit(5))
-WORKERS = 4
+GATEWAYS = 4
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """A worker and what it must have: what it got, less what it used and gave back."""
+    """A gateway and what it must have: what it got, less what it used and gave back."""
 
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     in_hand: float = 0.0
@@ -29,16 +29,16 @@ class Member:
 
 @dataclass(slots=True)
 class Fleet:
-    """Workers, what they admitted, and what the accounts' clock added to the limit."""
+    """Gateways, what they admitted, and what the accounts' clock added to the limit."""
 
     accounts: Accounts = field(default_factory=Accounts)
-    members: list[Member] = field(default_factory=lambda: [Member() for _ in range(WORKERS)])
+    members: list[Member] = field(default_factory=lambda: [Member() for _ in range(GATEWAYS)])
     open_requests: list[tuple[Member, Admitted]] = field(default_factory=list)
     now: float = 0.0
     refilled: float = 0.0
     used: float = 0.0
     history: list[tuple[float, float, float]] = field(default_factory=list)
-    """What was refilled, used, and what workers had in hand, at each moment."""
+    """What was refilled, used, and what gateways had in hand, at each moment."""
 
     def advance(self, seconds: float, clock_jump: float) -> None:
         self.now += seconds
@@ -76,7 +76,7 @@ class Fleet:
 
 events = st.tuples(
     st.sampled_from(["take", "take", "take", "settle", "renew", "renew", "crash"]),
-    st.integers(0, WORKERS - 1),
+    st.integers(0, GATEWAYS - 1),
     st.sampled_from([0.0, 0.0, 0.01, 0.1, 0.3, 2.0, 30.0]),
     st.sampled_from([0.0] * 9 + [-4.0, 4.0, -3600.0, 3600.0]),
     st.sampled_from([1, 10, 100, 600]),
@@ -111,8 +111,8 @@ def test_gateways_together_use_no_more_than_the_limit_and_what_they_held(
 
 
 @dataclass(slots=True)
-class SlotWorker:
-    """A worker with its requests, its questions on their way, and the answers to them."""
+class SlotGateway:
+    """A gateway with its requests, its questions on their way, and the answers to them."""
 
     name: str
     account: SlotAccount
@@ -140,25 +140,25 @@ class SlotWorker:
 
 slot_events = st.tuples(
     st.sampled_from(["take", "take", "take", "settle", "ask", "ask", "answer", "answer", "crash"]),
-    st.integers(0, WORKERS - 1),
+    st.integers(0, GATEWAYS - 1),
     st.sampled_from([0.0, 0.01, 0.1]),
 )
 
 
 @given(st.lists(slot_events, max_size=150))
-def test_workers_never_have_more_concurrent_requests_than_the_limit(
+def test_gateways_never_have_more_concurrent_requests_than_the_limit(
     schedule: list[tuple[str, int, float]],
 ) -> None:
     account, names, now, next_renewal = SlotAccount(), count(), 0.0, 0.5
-    workers = [SlotWorker(f"worker-{next(names)}", account) for _ in range(WORKERS)]
+    gateways = [SlotGateway(f"gateway-{next(names)}", account) for _ in range(GATEWAYS)]
     for action, index, seconds in schedule:
         now += seconds
         if now >= next_renewal:
             next_renewal += 0.5
-            for worker in workers:
-                worker.questions.append(worker.limits.renewal(now))
+            for gateway in gateways:
+                gateway.questions.append(gateway.limits.renewal(now))
         if action == "crash":
-            workers[index] = SlotWorker(f"worker-{next(names)}", account)
+            gateways[index] = SlotGateway(f"gateway-{next(names)}", account)
         else:
-            workers[index].act(action, now)
-        assert sum(len(each.open_requests) for each in workers) <= 5
+            gateways[index].act(action, now)
+        assert sum(len(each.open_requests) for each in gateways) <= 5

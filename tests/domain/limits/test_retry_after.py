@@ -19,17 +19,17 @@ from tests.gateway_builders import a_request
 
 _RENEWAL_SECONDS = 0.5
 _DAY = 86_400
-# Then workers neither hold nor expect anything.
+# Then gateways neither hold nor expect anything.
 _QUIET_SECONDS = 6.0
 
 
 @dataclass(slots=True)
 class Gateways:
-    """Two gateways with one worker each, and their store."""
+    """Two gateways and their store."""
 
     limit: ScopedLimit
     accounts: Accounts = field(default_factory=Accounts)
-    workers: tuple[GatewayLimits, GatewayLimits] = field(
+    members: tuple[GatewayLimits, GatewayLimits] = field(
         default_factory=lambda: (GatewayLimits(), GatewayLimits())
     )
     now: float = 0.0
@@ -37,22 +37,22 @@ class Gateways:
     _next_renewal: float = 0.0
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, with the renewals of the workers."""
+        """Let time pass, with the renewals of the gateways."""
         end = self.now + seconds
         while self._next_renewal <= end:
             self.now = self._next_renewal
             self._next_renewal += _RENEWAL_SECONDS
-            for worker in self.workers:
-                request = worker.renewal(self.now)
+            for gateway in self.members:
+                request = gateway.renewal(self.now)
                 if request.portions:
-                    self.accounts.exchange(worker, request, self.now)
+                    self.accounts.exchange(gateway, request, self.now)
         self.now = end
 
     def take(self, index: int, tokens: int) -> Admitted | LimitRefusal:
         """Send a request whose tokens are all of its prompt."""
         request = a_request(tokens, 0)
         answer = self.accounts.take(
-            self.workers[index], limits_of(self.limit), request, self.now, str(index)
+            self.members[index], limits_of(self.limit), request, self.now, str(index)
         )
         if isinstance(answer, Admitted):
             self.used += 1 if self.limit.meter is Meter.REQUESTS else tokens
@@ -75,7 +75,7 @@ def test_a_refusal_says_when_a_debt_will_be_paid() -> None:
     gateways = Gateways(a_limit(Meter.TOTAL_TOKENS, 40, _DAY))
     admitted = gateways.take(0, tokens=10)
     assert isinstance(admitted, Admitted)
-    gateways.workers[0].settle(admitted, input_tokens=10**9, output_tokens=0)
+    gateways.members[0].settle(admitted, input_tokens=10**9, output_tokens=0)
     gateways.advance(_QUIET_SECONDS)
 
     refusal = gateways.take(0, tokens=20)
