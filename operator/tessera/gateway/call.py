@@ -299,7 +299,7 @@ class Call:
         return TokenCounts(input=input_tokens, output=output)
 
     def _unread(self, ticket: Ticket, means: RequestMeans) -> int:
-        """Return the tokens of a choice that its engine made and nobody read."""
+        """Return the tokens of a choice that its engine made and the gateway did not read."""
         delivery, sent = self._delivery, ticket.sent
         now = time.monotonic()
         if sent is None or delivery.sent_ns is None:

@@ -80,14 +80,14 @@ class Gateway:
 
     def __init__(self, parts: GatewayParts) -> None:
         self._parts = parts
-        self.admission = Admission(parts.identifier, self.borrow, self._wake)
+        self.waking = asyncio.Event()
+        """Set when a request waits for a service without a replica."""
+        self.admission = Admission(parts.identifier, self.borrow, self.waking.set)
         self.app = GatewayApp(self.admission, parts.engines, parts.recorder.add)
         self.app.can_record = lambda: parts.recorder.has_room
         self.app.note_begun = parts.recorder.note_begun
         self.directory: Directory | None = None
         """What requests are judged by; None before the first."""
-        self.waking = asyncio.Event()
-        """Set when a request waits for a service without a replica."""
         self._incremental = Incremental()
         self._arrived_at_report: Mapping[Ref, int] = {}
         self._arrived_at_poll: Mapping[Ref, int] = {}
@@ -151,9 +151,6 @@ class Gateway:
 
     def _arrived(self) -> Mapping[Ref, int]:
         return {service: count.arrived for service, count in self.admission.demand.items()}
-
-    def _wake(self) -> None:
-        self.waking.set()
 
     async def _build_directories(self) -> None:
         while True:

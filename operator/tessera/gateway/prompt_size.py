@@ -18,7 +18,7 @@ LARGEST_CONTEXT = 2**20
 # its longest video; Qwen2-Audio takes 25 for a second, so these are 20 minutes.
 _IMAGE_TOKENS = 4096
 _CLIP_TOKENS = 32_768
-# What an engine may count beyond these: Qwen2.5-VL 16,384 of an image, unless it is told otherwise.
+# What an engine may count beyond these: Qwen2.5-VL 16,384 of an image by default.
 _MEDIA_EXCESS = 4
 
 _PART_BYTES = 2**16

@@ -258,8 +258,8 @@ class GatewayProtocol(_Reading):
         self._unset_keepalive_if_required()
         super().on_headers_complete()
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
-        # A response before the end of the request is the last one: whoever sent it may leave out
-        # the rest, or think of the next request as that rest.
+        # A response before the end of the request is the last one: its client may leave out the
+        # rest, or a proxy may send the next request as that rest.
         self.cycle.keep_alive = False
 
     @override

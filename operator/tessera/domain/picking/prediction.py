@@ -113,16 +113,12 @@ def seconds_per_token(state: ReplicaState, means: RequestMeans, now: float) -> f
     return step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
 
 
-def _moved(mean: float, tokens: int) -> float:
-    return max(1.0, mean + (min(tokens, _MAX_OF_MEAN * mean) - mean) * _MEANS_WEIGHT)
-
-
 def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     """Return whether a replica would start one more request soon.
 
     Others wait in the gateway's queue, since that of an engine is not fair. Just enough waits in
     the engine to keep it busy: two steps of prompts, or two prompts where these are longer, and 5 %
-    of its sequences. What other gateways and direct clients use of it is theirs. Where direct
+    of its sequences. Room that other gateways and direct clients use does not count. Where direct
     clients wait in the engine, half of it is the gateway's.
     """
     running, queued = state.load(now)
@@ -163,3 +159,7 @@ def work_seconds(
     decode_step = step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
     full_step = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk)
     return own_tokens * full_step / chunk + output_tokens * decode_step / sequences
+
+
+def _moved(mean: float, tokens: int) -> float:
+    return max(1.0, mean + (min(tokens, _MAX_OF_MEAN * mean) - mean) * _MEANS_WEIGHT)

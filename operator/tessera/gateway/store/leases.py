@@ -21,7 +21,7 @@ from tessera.gateway.store.schema import LIMIT_ACCOUNTS
 # Of one transaction: statements have room for 32,000 parameters, and others wait for its limits.
 MAX_LIMITS = 1000
 
-# Twice the longest period of a limit. An account in debt by more than its amount is forgiven then.
+# Twice the longest period of a limit: then an account is full again that owed as much as it may.
 _IDLE_SECONDS = 2 * 86_400.0
 
 _POSTGRESQL_CLOCK = extract("epoch", func.clock_timestamp())
