@@ -116,6 +116,7 @@ class ScriptedEngine:
         return f"{host}:{port}"
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        call = None
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
@@ -123,6 +124,9 @@ class ScriptedEngine:
                     name.lower(): value
                     for name, _, value in (line.partition(": ") for line in head[1:] if line)
                 }
+                if head[0].startswith("GET "):
+                    # Somebody asks for an engine that had this port before: gateways only post.
+                    break
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 call = EngineCall(
                     path=head[0].split()[1], headers=headers, body=body, writer=writer
@@ -137,8 +141,8 @@ class ScriptedEngine:
         except (asyncio.IncompleteReadError, ConnectionError):
             pass
         finally:
-            if self.calls:
-                self.calls[-1].gone.set()
+            if call is not None:
+                call.gone.set()
             writer.close()
 
 
