@@ -7,18 +7,19 @@ from collections.abc import Iterator
 
 import pytest
 
-from demo.cluster import Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.gateway import Gateway, answered
 from scenarios.lifecycle import write_fleet
 from scenarios.replay import Target, poisson_trace, replay
 from world import World, start
+from world.testing import eventually
 
 # Seconds of a step, which are about the gap between two tokens. The objective lies between two
 # edges of the engines' buckets, and far enough above the steps for the delays of a busy machine.
 _SECONDS_PER_STEP = {"fast": 0.1, "between": 0.52, "slow": 0.9}
 _SLO = {"ttftP95": "10s", "itlP95": "740ms"}
-_REQUESTS_PER_SECOND, _SECONDS = 2.0, 75
+# The load ends when all is said; a busy machine may take until its end.
+_REQUESTS_PER_SECOND, _SECONDS = 2.0, 240
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +48,15 @@ async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gat
         lambda _: _REQUESTS_PER_SECOND, _SECONDS, prompt_tokens=50, output_tokens=8, seed=1
     )
     async with asyncio.TaskGroup() as load:
-        for target in targets:
-            load.create_task(replay(target, trace))
+        clients = [load.create_task(replay(target, trace)) for target in targets]
         fast = await namespace.wait_for_condition("fast", "SLOMet", "Met", within=_SECONDS)
         slow = await namespace.wait_for_condition("slow", "SLOMet", "Missed", within=_SECONDS)
         wide = await namespace.wait_for_condition(
             "between", "SLOMet", "BucketTooWide", within=_SECONDS
         )
         counted = await namespace.wait_for_condition("counted", "SLOMet", "Met", within=_SECONDS)
+        for client in clients:
+            client.cancel()
     for condition in (fast, slow, wide, counted):
         namespace.cluster.say(condition["message"])
     assert [condition["status"] for condition in (fast, slow, wide, counted)] == [
@@ -63,21 +65,26 @@ async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gat
         "Unknown",
         "True",
     ]
-    assert "ITL within 740ms: 0.0 % of" in slow["message"]
+    # A step that a busy machine delays is followed by a shorter gap.
+    assert re.search(r"ITL within 740ms: (between )?\d\.\d % ", slow["message"])
     assert re.search(r"ITL within 740ms: between \d\d?.\d % and \d+.\d % of", wide["message"])
     assert "at the gateway" in counted["message"]
 
+    # A table and a status that are read one after the other may differ by an update.
+    shares, _ = await eventually(lambda: _attained(namespace), lambda seen: seen[0] == seen[1])
+    assert float(shares["slow"].removeprefix("~").removesuffix(" %")) < 10
+    assert shares["between"].startswith("~")
+    assert "~" not in shares["counted"]
+
+
+async def _attained(namespace: ScenarioNamespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Return what the table of kubectl says of each service, and what its status does."""
     table = await namespace.cluster.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
-    namespace.cluster.say(table)
     heads, *rows = (line.split() for line in table.splitlines())
     assert heads[-2:] == ["SLO", "AGE"]
-    shares = {row[0]: row[-3:-1] for row in rows}
-    for name, share in shares.items():
-        status: Json = (await namespace.service_status(name))["slo"]
-        assert " ".join(share) == status["attained"]
-    assert shares["slow"] == ["0.0", "%"]
-    assert shares["between"][0].startswith("~")
-    assert "~" not in shares["counted"][0]
+    shown = {row[0]: " ".join(row[-3:-1]) for row in rows}
+    statuses = {name: await namespace.service_status(name) for name in shown}
+    return shown, {name: status["slo"]["attained"] for name, status in statuses.items()}
 
 
 async def _serve(namespace: ScenarioNamespace, name: str, step_seconds: float) -> None:
