@@ -40,7 +40,6 @@ NAMESPACES = {
     "batch": (batch.NAMESPACE,),
     "gateway": (),
 }
-MIG_FLEET = Path(__file__).parent / "mig.yaml"
 
 
 def main() -> int:
@@ -70,7 +69,7 @@ def main() -> int:
         name = "world" if options.keep else None
         vllm = engine.engine_environment() if options.engine == "vllm" else None
         with worlds.start(
-            fleet=MIG_FLEET if options.demo == MIG else FLEET,
+            fleet=mig.WHOLE.nodes if options.demo == MIG else FLEET,
             name=name,
             keep=options.keep,
             progress=say,
@@ -116,7 +115,12 @@ async def run_demo(
 
 
 async def run_mig(
-    world: worlds.World, say: Say, backend: mig.Backend, *, require_budget: bool = False
+    world: worlds.World,
+    say: Say,
+    backend: mig.Backend,
+    fleet: mig.Fleet = mig.WHOLE,
+    *,
+    require_budget: bool = False,
 ) -> None:
     """Run the demo whose GPUs are repartitioned."""
     async with connect(world.kubeconfig) as api:
@@ -125,7 +129,7 @@ async def run_mig(
         await mig.install(cluster, backend, require_budget=require_budget)
         if require_budget:
             await fund(cluster, "demo-mig", mig.NAMESPACE)
-        await _run_step(cluster, MIG, functools.partial(mig.run, backend=backend))
+        await _run_step(cluster, MIG, functools.partial(mig.run, backend=backend, fleet=fleet))
 
 
 async def _run_steps(cluster: InstalledCluster, demo: str) -> None:

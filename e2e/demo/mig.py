@@ -1,10 +1,13 @@
 """`make demo-mig`: GPUs with an unsuitable layout are repartitioned under running streams.
 
-Twelve services have a whole GPU per replica, on slices that fill one. The pool then plans its own
+Services have a whole GPU per replica, on slices that fill one. The pool then plans its own
 layouts; no service falls below its minReplicas, and no stream breaks.
 """
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import httpx
@@ -23,18 +26,44 @@ _PRICE = "3.40"
 _TOKENS = 120
 _SCRAPES = 20
 _MODELS = {
-    "tiny": ("meta-llama/Llama-3.2-1B-Instruct", 4),
-    "small": ("meta-llama/Llama-3.2-3B-Instruct", 3),
-    "middle": ("meta-llama/Llama-3.1-8B-Instruct", 3),
-    "large": ("Qwen/Qwen2.5-14B-Instruct", 2),
+    "tiny": "meta-llama/Llama-3.2-1B-Instruct",
+    "small": "meta-llama/Llama-3.2-3B-Instruct",
+    "middle": "meta-llama/Llama-3.1-8B-Instruct",
+    "large": "Qwen/Qwen2.5-14B-Instruct",
 }
-SERVICES = {
-    f"{name}-{number}": model
-    for name, (model, count) in _MODELS.items()
-    for number in range(1, count + 1)
-}
-# 29 of 32 GPUs are in use, so that some replicas have to leave before others get their slices.
-MIN_REPLICAS = {name: 3 if name.startswith(("small", "large")) else 2 for name in SERVICES}
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """Nodes, and the replicas that services on them have at least, by size and number.
+
+    All but a few GPUs are in use, so that some replicas have to leave before others get slices.
+    """
+
+    nodes: Path
+    min_replicas: Mapping[str, int]
+
+    @property
+    def replicas(self) -> int:
+        return sum(self.min_replicas.values())
+
+
+def _min_replicas(**by_size: tuple[int, int]) -> dict[str, int]:
+    """Return the replicas of each service, from how many there are of a size and its replicas."""
+    return {
+        f"{size}-{number}": replicas
+        for size, (count, replicas) in by_size.items()
+        for number in range(1, count + 1)
+    }
+
+
+_HERE = Path(__file__).parent
+WHOLE = Fleet(
+    _HERE / "mig.yaml", _min_replicas(tiny=(4, 2), small=(3, 3), middle=(3, 2), large=(2, 3))
+)
+SMALL = Fleet(
+    _HERE / "mig-small.yaml", _min_replicas(tiny=(1, 2), small=(1, 2), middle=(1, 2), large=(1, 1))
+)
 
 
 async def install(
@@ -52,46 +81,53 @@ async def install(
     )
 
 
-async def run(cluster: InstalledCluster, backend: Backend = "Agent") -> None:
+async def run(cluster: InstalledCluster, backend: Backend, fleet: Fleet) -> None:
     """Bring the fleet to its planned layout, and check streams and replicas meanwhile."""
-    await _begin(cluster)
+    await _begin(cluster, fleet)
     cluster.say("\n" + await _mosaic(cluster))
-    bases = {name: await cluster.address(Ref(NAMESPACE, name)) for name in SERVICES}
+    bases = {name: await cluster.address(Ref(NAMESPACE, name)) for name in fleet.min_replicas}
     async with (
         streams.streaming(bases, tokens=_TOKENS) as results,
         ready_replicas.watch_minimum_ready(cluster) as minimum,
     ):
         await until(
-            lambda: _is_scraped(cluster, results), bool, "every service was read under load", 240
+            lambda: _is_scraped(cluster, results, fleet),
+            bool,
+            "every service was read under load",
+            240,
         )
         await cluster.api.patch(_POOL, {"spec": {"mig": {"mode": "Auto", "backend": backend}}})
         cluster.say(
             f"the pool plans its layouts; {backend} partitions, {len(bases)} clients stream"
         )
-        await _follow_repartition(cluster)
-    _check_results(cluster, results, minimum)
+        await _follow_repartition(cluster, fleet)
+    _check_results(cluster, results, minimum, fleet)
     await until(
-        lambda: _used_slices(cluster), _are_replicas, "Prometheus knows the slices in use", 30
+        lambda: _used_slices(cluster),
+        lambda seen: _are_replicas(seen, fleet),
+        "Prometheus knows the slices in use",
+        30,
     )
     cluster.say("\n" + await _mosaic(cluster))
     cluster.say("\n" + await cluster.run("kubectl", "get", "acceleratorpools"))
 
 
-async def _is_scraped(cluster: InstalledCluster, results: streams.Streams) -> bool:
+async def _is_scraped(cluster: InstalledCluster, results: streams.Streams, fleet: Fleet) -> bool:
     """Prometheus scrapes every second, and a new replica has no load at first: an earlier plan
     would be made without measurements."""
     query = f"count(count_over_time(vllm:num_requests_running[2m]) >= {_SCRAPES})"
     read = await _query(cluster, query) or 0
-    return results.whole >= 10 * len(SERVICES) and read >= sum(MIN_REPLICAS.values())
+    return results.whole >= 10 * len(fleet.min_replicas) and read >= fleet.replicas
 
 
-async def _begin(cluster: InstalledCluster) -> None:
+async def _begin(cluster: InstalledCluster, fleet: Fleet) -> None:
     await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
     await _apply(cluster, "acceleratorpools", _pool())
-    for name, model in SERVICES.items():
-        await _apply(cluster, f"namespaces/{NAMESPACE}/inferenceservices", _service(name, model))
+    for name, replicas in fleet.min_replicas.items():
+        manifest = _service(name, _MODELS[name.partition("-")[0]], replicas)
+        await _apply(cluster, f"namespaces/{NAMESPACE}/inferenceservices", manifest)
     cluster.say(
-        f"{len(SERVICES)} services, {sum(MIN_REPLICAS.values())} replicas, each on a GPU of its own"
+        f"{len(fleet.min_replicas)} services, {fleet.replicas} replicas, each on a GPU of its own"
     )
     await all_ready(cluster, 180)
 
@@ -114,7 +150,7 @@ def _pool() -> Json:
     }
 
 
-def _service(name: str, model: str) -> Json:
+def _service(name: str, model: str, min_replicas: int) -> Json:
     return {
         "apiVersion": "tessera.dev/v1alpha1",
         "kind": "InferenceService",
@@ -125,13 +161,13 @@ def _service(name: str, model: str) -> Json:
             "slo": {"ttftP95": "5s", "itlP95": "200ms"},
             "context": {"maxModelLen": 4096},
             "placement": {"pools": [POOL], "mig": "Auto"},
-            "scaling": {"minReplicas": MIN_REPLICAS[name], "maxReplicas": 4},
+            "scaling": {"minReplicas": min_replicas, "maxReplicas": 4},
             "drain": {"timeout": "30s"},
         },
     }
 
 
-async def _follow_repartition(cluster: InstalledCluster) -> None:
+async def _follow_repartition(cluster: InstalledCluster, fleet: Fleet) -> None:
     """Report every step once, until the layout and the slices of all services are as planned."""
     reported: set[str] = set()
 
@@ -144,7 +180,7 @@ async def _follow_repartition(cluster: InstalledCluster) -> None:
                 cluster.say(line)
         return await _progress(cluster, status)
 
-    await until(pool, _is_done, "the pool is laid out as planned", 1200)
+    await until(pool, lambda seen: _is_done(seen, fleet), "the pool is laid out as planned", 1200)
 
 
 def _lines(status: Json) -> list[str]:
@@ -201,7 +237,7 @@ async def _progress(cluster: InstalledCluster, status: Json) -> Json:
     }
 
 
-def _is_done(progress: Json) -> bool:
+def _is_done(progress: Json, fleet: Fleet) -> bool:
     """Return whether a plan that saves GPUs is done; one made too early saves none.
 
     At the start each replica has a GPU of its own, whatever a later plan begins with.
@@ -209,7 +245,7 @@ def _is_done(progress: Json) -> bool:
     gpus = progress["gpus"]
     return bool(
         gpus is not None
-        and gpus < sum(MIN_REPLICAS.values())
+        and gpus < fleet.replicas
         and not progress["units"]
         and progress["condition"].get("reason") == "AsPlanned"
         and not progress["services"]
@@ -237,12 +273,15 @@ async def _query(cluster: InstalledCluster, query: str) -> float | None:
     return float(result[0]["value"][1]) if result else None
 
 
-def _are_replicas(slices: Json) -> bool:
-    return bool(slices["used"] == slices["replicas"] >= sum(MIN_REPLICAS.values()))
+def _are_replicas(slices: Json, fleet: Fleet) -> bool:
+    return bool(slices["used"] == slices["replicas"] >= fleet.replicas)
 
 
 def _check_results(
-    cluster: InstalledCluster, results: streams.Streams, minimum: ready_replicas.MinimumReady
+    cluster: InstalledCluster,
+    results: streams.Streams,
+    minimum: ready_replicas.MinimumReady,
+    fleet: Fleet,
 ) -> None:
     cluster.say(
         f"{results.whole} streams of {_TOKENS} tokens, {len(results.broken)} broken; "
@@ -252,7 +291,9 @@ def _check_results(
     if results.broken:
         raise StepError(f"{len(results.broken)} streams broke, first: {results.broken[0]}")
     below = {
-        name: n for name in SERVICES if (n := minimum.replicas.get(name, 0)) < MIN_REPLICAS[name]
+        name: n
+        for name, least in fleet.min_replicas.items()
+        if (n := minimum.replicas.get(name, 0)) < least
     }
     if below:
         raise StepError(f"services below their minReplicas: {json.dumps(below)}")
