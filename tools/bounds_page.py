@@ -22,6 +22,7 @@ from tessera.domain.mig_backends.gpu_clients import STOP_TIMEOUT
 from tessera.domain.observed.demand import MAX_REPORT_AGE
 from tessera.domain.observed.node_layout import MAX_HEARTBEAT_AGE
 from tessera.domain.observed.runner_reports import STALL_SECONDS
+from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
 from tessera.domain.repartition.evictions import BLOCKED_PERIOD
 from tessera.domain.repartition.rollout import (
     MAX_ATTEMPTS,
@@ -36,6 +37,7 @@ from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
+from tessera.gateway.polling import PAGE_SECONDS
 from tessera.gateway.prompt_size import MAX_TEXTS
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
@@ -150,6 +152,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
+            ("bytes of an engine's metrics page that are read", MAX_PAGE_BYTES),
+            ("an engine's metrics page", timedelta(seconds=PAGE_SECONDS)),
             (
                 "an engine sends nothing before its streams end with an error",
                 timedelta(seconds=ENGINE_IDLE_SECONDS),

@@ -12,21 +12,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import msgspec
 import uvloop
 
-from tessera.adapters.engine_pages import EnginePages
 from tessera.domain.gateway.directory import Directory, RateLimits
-from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
 from tessera.gateway.authentication import Authenticator
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.logs import AccessLog, BackgroundStream
 from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
 from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.polling import EnginePoller
+from tessera.gateway.polling import EnginePoller, read_page
 from tessera.gateway.recording import Recording
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.token_verifier import TokenVerifier
@@ -45,8 +44,7 @@ def command(port: int, folder: Path, *options: float) -> Sequence[str]:
 async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: float) -> None:
     stop = stop_event()
     async with contextlib.AsyncExitStack() as stack:
-        pages, engines = EnginePages(MAX_PAGE_BYTES), EngineSession(ENGINE_IDLE_SECONDS)
-        stack.push_async_callback(pages.close)
+        engines = EngineSession(ENGINE_IDLE_SECONDS)
         stack.push_async_callback(engines.close)
         output = BackgroundStream(sys.stdout.buffer)
         recording = await Recording.open(
@@ -64,7 +62,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
                 observe=lambda: None,
                 changed=asyncio.Event(),
                 default_limits=RateLimits(),
-                poller=EnginePoller(pages.read),
+                poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(TokenVerifier(None, {}).verify),
                 lender=recording.lender,
                 recorder=recording,

@@ -94,8 +94,8 @@ Script = Callable[[EngineCall], Awaitable[None]]
 class ScriptedEngine:
     """An HTTP server that does what its script says, one connection at a time."""
 
-    def __init__(self, script: Script) -> None:
-        self.script = script
+    def __init__(self, script: Script, method: str = "POST") -> None:
+        self.script, self._method = script, method
         self.calls: list[EngineCall] = []
         self._server: asyncio.Server | None = None
 
@@ -124,8 +124,8 @@ class ScriptedEngine:
                     name.lower(): value
                     for name, _, value in (line.partition(": ") for line in head[1:] if line)
                 }
-                if head[0].startswith("GET "):
-                    # Somebody asks for an engine that had this port before: gateways only post.
+                if not head[0].startswith(f"{self._method} "):
+                    # Somebody asks for an engine that had this port before.
                     break
                 body = await reader.readexactly(int(headers.get("content-length", "0")))
                 call = EngineCall(

@@ -1,12 +1,23 @@
-"""Which engines are polled, and when."""
+"""Which engines are polled, when, and what of their pages is read."""
 
 import asyncio
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
-from tessera.gateway.polling import EnginePoller
+from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
+from tessera.gateway.engine_connection import MAX_READ_BYTES, EngineSession
+from tessera.gateway.polling import EnginePoller, read_page
 from tests.builders import NOW
+from tests.gateway.harness import EngineCall, ScriptedEngine
 
+HEAD = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 PAGE = b"vllm:num_requests_running 1\nvllm:num_requests_waiting 2\n"
 
 
@@ -104,3 +115,71 @@ async def test_starting_and_silent_engines_have_no_load() -> None:
     engines.poller.saw_traffic([model.service for model in models])
     assert await engines.poll() == ["silent-chat-0"]
     assert engines.poller.take() == {}
+
+
+@asynccontextmanager
+async def an_engine(parts: Iterable[bytes]) -> AsyncIterator[tuple[EngineSession, ScriptedEngine]]:
+    """Run an engine that answers with these bytes, and then says nothing more."""
+
+    async def script(call: EngineCall) -> None:
+        for part in parts:
+            await call.send(part)
+        await call.gone.wait()
+
+    session = EngineSession(idle_seconds=60)
+    async with ScriptedEngine(script, "GET") as engine:
+        try:
+            yield session, engine
+        finally:
+            await session.close()
+
+
+async def test_a_page_is_read_on_the_connection_of_the_last_one() -> None:
+    session = EngineSession(idle_seconds=60)
+    async with ScriptedEngine(lambda call: call.whole(PAGE), "GET") as engine:
+        assert [await read_page(session, engine.address) for _ in range(3)] == [PAGE] * 3
+        assert [call.path for call in engine.calls] == ["/metrics"] * 3
+        assert len({id(call.writer) for call in engine.calls}) == 1
+        await session.close()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        pytest.param([CHUNKED, *itertools.repeat(b"1\r\n\n\r\n" * 10_000, 200)], id="small chunks"),
+        pytest.param(
+            [CHUNKED, *itertools.repeat(b"a000\r\n" + b"\n" * 0xA000 + b"\r\n", 200)], id="lines"
+        ),
+        pytest.param([CHUNKED + b"1;", *itertools.repeat(b"a" * 50_000, 200)], id="extensions"),
+        pytest.param([HEAD, *itertools.repeat(b"a: b\r\n" * 10_000, 200)], id="headers"),
+        pytest.param(itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000, 200), id="100"),
+    ],
+)
+async def test_a_page_without_end_is_left_after_its_bound(parts: Iterable[bytes]) -> None:
+    async with an_engine(parts) as (session, engine), asyncio.timeout(60):
+        page = await read_page(session, engine.address, seconds=30)
+        (call,) = engine.calls
+        await call.gone.wait()
+    assert len(page or b"") < MAX_PAGE_BYTES + MAX_READ_BYTES
+
+
+async def test_a_page_of_small_chunks_costs_little() -> None:
+    chunks = [CHUNKED, *itertools.repeat(b"1\r\n\n\r\n" * 1000, 300)]
+    async with an_engine(chunks) as (session, engine):
+        start = time.process_time()
+        assert await read_page(session, engine.address) is not None
+        assert time.process_time() - start < 0.2
+
+
+async def test_a_page_that_does_not_come_in_time_is_none() -> None:
+    async with an_engine([CHUNKED, b"5\r\nvllm:"]) as (session, engine), asyncio.timeout(60):
+        assert await read_page(session, engine.address, seconds=0.1) is None
+        await engine.calls[0].gone.wait()
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 404 X\r\n", b"SMTP\r\n"])
+async def test_what_is_no_page_is_none(head: bytes) -> None:
+    async with an_engine([head + b"Content-Length: 1\r\n\r\n1"]) as (session, engine):
+        address = engine.address
+        assert await read_page(session, address) is None
+    assert await read_page(session, address) is None

@@ -69,6 +69,8 @@ class EngineConnection(asyncio.Protocol):
         """The whole response came."""
         self.used_at = time.monotonic()
         """When its last part came, about."""
+        self.received_bytes = 0
+        """Of the response as it was sent: its head, and its body with the framing."""
         self._received = self._reusable = self._has_length = self._paused = False
         self._error: Exception | None = None
         self._parts: list[bytes] = []
@@ -161,6 +163,7 @@ class EngineConnection(asyncio.Protocol):
             self._read_on()
             return
         self._received = True
+        self.received_bytes += len(data)
         self._framing_bytes += len(data)
         try:
             self._parser.feed_data(data)

@@ -21,7 +21,6 @@ from pydantic import ValidationError
 from tessera.adapters.access_review import token_user
 from tessera.adapters.clock import now
 from tessera.adapters.connection import connect
-from tessera.adapters.engine_pages import EnginePages
 from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.kube import KubeCluster
 from tessera.adapters.oidc_tokens import OidcTokens
@@ -30,7 +29,6 @@ from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.build import rate_limits
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import USAGE_READER
-from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
 from tessera.gateway.authentication import Authenticator
 from tessera.gateway.demand import DemandReporter, OperatorAccess
 from tessera.gateway.engine_connection import EngineSession
@@ -38,7 +36,7 @@ from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.logs import AccessLog, BackgroundStream, KeyAudit
 from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.polling import EnginePoller
+from tessera.gateway.polling import EnginePoller, read_page
 from tessera.gateway.recording import Recording, RecordObserver
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.store.database import StoreError
@@ -99,8 +97,6 @@ async def run(settings: GatewaySettings, host: str) -> None:
         stack.push_async_callback(own.close)
         keys = KubeCluster(connection, (settings.keys_namespace or settings.namespace,))
         stack.push_async_callback(keys.close)
-        pages = EnginePages(MAX_PAGE_BYTES)
-        stack.push_async_callback(pages.close)
         engines = EngineSession(ENGINE_IDLE_SECONDS)
         stack.push_async_callback(engines.close)
         metrics, url = GatewayMetrics(), settings.database_url
@@ -131,7 +127,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 observe=watch.observations,
                 changed=changed,
                 default_limits=rate_limits(settings.default_rate_limits),
-                poller=EnginePoller(pages.read),
+                poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(_verifier(settings, own).verify),
                 lender=recording.lender,
                 recorder=recording,

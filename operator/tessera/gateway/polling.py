@@ -5,17 +5,20 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, EngineReplica
-from tessera.domain.picking.engine_page import engine_load
+from tessera.domain.picking.engine_page import MAX_PAGE_BYTES, engine_load
 from tessera.domain.picking.replica_state import EngineLoad
+from tessera.gateway.engine_connection import ConnectionLostError, EngineSession, InvalidHttpError
 
 POLL_SECONDS = 0.25
 # A service without requests for so long is not polled.
 _ACTIVE_SECONDS = 60.0
 # Engines of one namespace that hang cannot keep those of others from being polled.
 _MAX_POLLS, _MAX_POLLS_OF_NAMESPACE = 256, 32
+PAGE_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -98,3 +101,29 @@ class EnginePoller:
         load = engine_load(page, self._monotonic()) if page is not None else None
         if load is not None:
             self._loads[replica.uid] = load
+
+
+async def read_page(
+    engines: EngineSession, address: str, seconds: float = PAGE_SECONDS
+) -> bytes | None:
+    """Return an engine's metrics page, or the beginning of a long one; None without one in time."""
+    page = bytearray()
+    try:
+        async with asyncio.timeout(seconds):
+            connection = await engines.connect(address)
+            try:
+                await connection.send(f"GET /metrics HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+                if connection.status != HTTPStatus.OK:
+                    return None
+
+                def collect(part: bytes) -> bool:
+                    page.extend(part)
+                    # As sent: a page may come in chunks of one byte, which cost more than the page.
+                    return connection.received_bytes < MAX_PAGE_BYTES
+
+                await connection.forward(collect)
+            finally:
+                engines.release(connection, address)
+    except (OSError, ConnectionLostError, InvalidHttpError):
+        return None
+    return bytes(page)
