@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.domain.gateway.directory import RateLimit, RateLimits
 from tessera.gateway.errors import RequestError
 from tessera.gateway.parsing import parse
-from tessera.gateway.prompt_size import MAX_TEXTS, PromptSize
+from tessera.gateway.prompt_size import MAX_TEXTS, PromptSize, of_conversation
 from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     COMPLETION,
@@ -175,3 +175,14 @@ async def test_a_limit_counts_the_query_of_each_document() -> None:
 
 def test_the_most_texts_are_taken() -> None:
     assert estimate("/v1/embeddings", None, input=["a"] * MAX_TEXTS) >= MAX_TEXTS
+
+
+@pytest.mark.parametrize("text", ["word", "größer", "поезд", "夜班火车", "रात की गाड़ी"])
+def test_escapes_count_as_their_characters(text: str) -> None:
+    plain, escaped = (
+        of_conversation(json.dumps(text * 1000, ensure_ascii=escaped).encode())
+        for escaped in (False, True)
+    )
+    assert plain.text_bytes is not None
+    assert escaped.text_bytes == pytest.approx(plain.text_bytes, rel=0.01)
+    assert escaped.estimate(None) >= plain.estimate(None)

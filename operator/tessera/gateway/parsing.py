@@ -170,7 +170,8 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
         if not memoryview(self.prompt_embeds):
             return prompts
         embeds = of_texts(memoryview(self.prompt_embeds), "prompt_embeds")
-        return PromptSize(prompts.texts + embeds.texts, prompts.size_bytes + embeds.size_bytes)
+        texts, size_bytes = prompts.texts + embeds.texts, prompts.size_bytes + embeds.size_bytes
+        return prompts._replace(texts=texts, size_bytes=size_bytes)
 
 
 class EmbeddingFields(RequestFields, gc=False):

@@ -62,6 +62,8 @@ class PromptSize(NamedTuple):
     size_bytes: int
     """Of all texts together; a token that is given by its number has those that stand for one."""
     media_tokens: int = 0
+    escape_bytes: int = 0
+    """About what escapes as `\\u0416` take more than their characters."""
 
     def estimate(self, context: int | None) -> int:
         """Return about how many tokens it has, rather more than fewer."""
@@ -70,8 +72,8 @@ class PromptSize(NamedTuple):
 
     @property
     def text_bytes(self) -> int | None:
-        """Return its bytes where it is text alone."""
-        return None if self.media_tokens else self.size_bytes
+        """Return its bytes in UTF-8 where it is text alone."""
+        return None if self.media_tokens else self.size_bytes - self.escape_bytes
 
     def bound(self, context: int | None) -> int:
         """Return how many tokens it has at most."""
@@ -81,7 +83,7 @@ class PromptSize(NamedTuple):
 
 def of_conversation(body: bytes) -> PromptSize:
     """Return the size of a body that is one text, with images and clips."""
-    return PromptSize(1, len(body), _media_tokens(body))
+    return PromptSize(1, len(body), _media_tokens(body), _escape_bytes(memoryview(body)))
 
 
 def of_texts(value: memoryview, field: str, *, structured: bool = False) -> PromptSize:
@@ -101,18 +103,19 @@ def of_texts(value: memoryview, field: str, *, structured: bool = False) -> Prom
         raise invalid_request(
             f"{field}: expected at most {counted(MAX_TEXTS, 'text')} in one request", field
         )
-    return PromptSize(texts, size_bytes, media_tokens)
+    return PromptSize(texts, size_bytes, media_tokens, _escape_bytes(value))
 
 
 def of_pairs(queries: PromptSize, documents: PromptSize) -> PromptSize:
     """Return the size of all pairs: one query with each document, or as many of both."""
     pairs = max(queries.texts, documents.texts)
-    size_bytes = media_tokens = 0
+    size_bytes = media_tokens = escape_bytes = 0
     for side in (queries, documents):
         times = pairs if side.texts == 1 else 1
         size_bytes += side.size_bytes * times
         media_tokens += side.media_tokens * times
-    return PromptSize(pairs, size_bytes, media_tokens)
+        escape_bytes += side.escape_bytes * times
+    return PromptSize(pairs, size_bytes, media_tokens, escape_bytes)
 
 
 def _count(value: memoryview, field: str, item: re.Pattern[bytes]) -> int:
@@ -138,6 +141,17 @@ def _occurrences(value: memoryview, byte: bytes) -> int:
     """Count a byte, without a copy of the whole value."""
     parts = range(0, len(value), _PART_BYTES)
     return sum(bytes(value[start : start + _PART_BYTES]).count(byte) for start in parts)
+
+
+def _escape_bytes(value: memoryview) -> int:
+    """Return what escapes take more than their characters, as its beginning has them."""
+    beginning = bytes(value[:_PART_BYTES])
+    escapes = beginning.count(b"\\u")
+    if not escapes:
+        return 0
+    # One of six bytes is a character of two bytes below U+0800, and of three from there on.
+    of_two = sum(beginning.count(b"\\u0%d" % digit) for digit in range(8))
+    return (3 * escapes + of_two) * len(value) // len(beginning)
 
 
 def _media_tokens(body: bytes) -> int:
