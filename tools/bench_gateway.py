@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
 from gateway_process import command, write_directory
 from tessera.api.ref import Ref
@@ -120,7 +121,7 @@ async def _measure(options: argparse.Namespace) -> None:
         if not options.without_peers:
             for name, peer in PEERS.items():
                 peers[name] = await _measure_peer(program, {False: fast, True: slow}, loads, peer)
-    _print(gateway, direct, peers, slope, options)
+    _print(gateway, direct, peers, slope, await charged_vs_computed(), options)
 
 
 def _print(
@@ -128,6 +129,7 @@ def _print(
     direct: dict[str, float],
     peers: dict[str, dict[str, Result]],
     slope: float | None,
+    left_early: float,
     options: argparse.Namespace,
 ) -> None:
     print(f"{'CPU ms':8} {'gateway':>10} {'vllm-router':>12} {'LiteLLM':>10} {'added p99 ms':>14}")
@@ -147,6 +149,7 @@ def _print(
         "vs_litellm": _ratio(gateway, peers.get("litellm"), "stream"),
         "added_p99_ms": round(gateway["slow"].p99_ms - direct["slow"], 1),
         "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
+        "left_early_charged_vs_computed": left_early,
         "memory_requests": options.memory_requests,
         "load_average": os.getloadavg()[0],
     }

