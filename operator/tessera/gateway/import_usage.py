@@ -25,7 +25,6 @@ from tessera.gateway.store.schema import USAGE_RECORDS
 from tessera.gateway.store.store import GatewayStore, own_file
 
 BATCH_RECORDS = 500
-_COLUMNS = ", ".join(f'"{column.name}"' for column in USAGE_RECORDS.columns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +78,8 @@ def read_records(path: Path) -> Iterator[list[UsageRecord]]:
     try:
         with closing(sqlite3.connect(uri, uri=True)) as connection:
             connection.row_factory = sqlite3.Row
-            rows = connection.execute(f"SELECT {_COLUMNS} FROM {USAGE_RECORDS.name}")  # noqa: S608 - our names
+            # A file of an earlier version has fewer columns.
+            rows = connection.execute(f"SELECT * FROM {USAGE_RECORDS.name}")  # noqa: S608 - our name
             while batch := rows.fetchmany(BATCH_RECORDS):
                 yield [_record(row) for row in batch]
     except (sqlite3.Error, msgspec.ValidationError) as error:

@@ -59,6 +59,14 @@ async def test_a_file_is_read_in_batches_and_completely(old_file: Path) -> None:
     assert [record for batch in batches for record in batch] == RECORDS
 
 
+async def test_a_file_from_before_sums_is_read(old_file: Path) -> None:
+    with sqlite3.connect(old_file) as connection:
+        connection.execute("ALTER TABLE usage_records DROP COLUMN requests")
+    connection.close()
+
+    assert [record for batch in read_records(old_file) for record in batch] == RECORDS
+
+
 async def test_what_was_not_merged_and_what_a_killed_gateway_left_is_imported(
     tmp_path: Path,
 ) -> None:

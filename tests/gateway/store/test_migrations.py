@@ -8,6 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, text
 
+from tessera.domain.usage.report import UsageQuery
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.schema import METADATA
 from tessera.gateway.store.store import GatewayStore
@@ -25,6 +26,22 @@ async def test_the_revisions_make_the_tables_of_the_schema(store_url: str) -> No
     async with database.read() as connection:
         assert await connection.run_sync(differences) == []
     await database.close()
+
+
+async def test_records_of_a_former_version_count_one_request(store_url: str) -> None:
+    database = Database(store_url)
+    await database.migrate()
+    store = GatewayStore(database)
+    await store.record([a_record(), a_record()])
+    async with database.write() as connection:
+        await connection.execute(text("ALTER TABLE usage_records DROP COLUMN requests"))
+        await connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
+
+    await store.migrate()
+
+    (row,) = (await store.usage(UsageQuery(by=(), since_ns=0, until_ns=2**63 - 1))).rows
+    await store.close()
+    assert row.requests == 2
 
 
 async def test_gateways_that_start_together_migrate_once(postgresql: PostgresqlServer) -> None:

@@ -68,6 +68,22 @@ async def test_a_row_counts_how_requests_ended(store: GatewayStore) -> None:
     )
 
 
+async def test_a_sum_counts_all_its_requests_and_tokens(store: GatewayStore) -> None:
+    await store.record(
+        [
+            a_record(requests=5000, output_tokens=3 * 10**12),
+            a_record(requests=30, phase=Phase.ABORTED, estimated=True),
+            a_record(requests=7, phase=Phase.FAILED),
+            a_record(),
+        ]
+    )
+
+    row = await total(store)
+
+    assert (row.requests, row.aborted, row.failed, row.estimated) == (5038, 30, 7, 30)
+    assert row.output_tokens == 3 * 10**12 + 60
+
+
 async def test_a_record_that_is_stored_again_counts_once(store: GatewayStore) -> None:
     records = [a_record(), a_record()]
 

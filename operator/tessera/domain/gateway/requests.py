@@ -46,7 +46,10 @@ class StreamLatency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UsageRecord:
-    """What one request used (S025): one row of the store, without prompt or answer."""
+    """What one request used, or several together: one row of the store.
+
+    It has neither prompts nor answers.
+    """
 
     record_id: str
     """Made by the gateway and never used again: a record that is stored twice counts once."""
@@ -92,6 +95,8 @@ class UsageRecord:
     """Of the connection: a proxy's where there is one; it is logged and not stored."""
     latency: StreamLatency | None = None
     """Of a stream alone: the first token of another answer comes with its last."""
+    requests: int = 1
+    """Of a sum: the requests that it counts, which began later than `started_at_ns`."""
 
 
 class AwaitedStreams(NamedTuple):

@@ -44,6 +44,7 @@ USAGE_RECORDS = Table(
     Column("total_ns", BigInteger, nullable=False),
     Column("tags", Text, nullable=False),
     Column("price_version", Text),
+    Column("requests", BigInteger, nullable=False, server_default="1"),
     Index("usage_records_by_time", "started_at_ns"),
     Index("usage_records_by_tenant", "tenant", "started_at_ns"),
 )

@@ -15,11 +15,12 @@ from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.store.schema import USAGE_RECORDS
 
 # Clients choose some texts and engines some numbers: longer and larger ones are cut, since one
-# refused row would hold up all others.
+# refused row would hold up all others. Numbers are those of one request.
 _MAX_TEXT_LENGTH = 512
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
+_TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _MAX_TIME = 2**63 - 1
 
 
@@ -116,7 +117,7 @@ class GatewayStore:
         return UsageReport(tuple(usage_rows[: query.limit]), is_truncated, oldest_ns)
 
     async def count(self) -> int:
-        """Return the number of records."""
+        """Return the number of records, each of one request or of several."""
         async with self._database.read() as connection:
             return await connection.scalar(select(func.count()).select_from(USAGE_RECORDS)) or 0
 
@@ -156,10 +157,10 @@ class GatewayStore:
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
-    return {name: _bounded(name, getattr(record, name)) for name in _FIELDS}
+    return {name: _bounded(name, getattr(record, name), record.requests) for name in _FIELDS}
 
 
-def _bounded(name: str, value: str | int | None) -> str | int | None:
+def _bounded(name: str, value: str | int | None, requests: int) -> str | int | None:
     if value is None:
         return None
     if isinstance(value, str):
@@ -170,21 +171,21 @@ def _bounded(name: str, value: str | int | None) -> str | int | None:
         return text.encode("utf-8", "replace").decode()
     if 0 <= value <= _MAX_INTEGER:
         return value
-    return max(0, min(value, _MAX_TIME if name in _TIMES else _MAX_INTEGER))
+    most = _MAX_INTEGER * requests if name in _TOKENS else _MAX_INTEGER
+    return max(0, min(value, _MAX_TIME if name in _TIMES else most))
 
 
 def _sums() -> list[Any]:
     columns = USAGE_RECORDS.c
-    tokens = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
     phases = {"failed": Phase.FAILED, "aborted": Phase.ABORTED}
     return [
-        func.count().label("requests"),
+        func.sum(columns.requests).label("requests"),
         *(
-            func.sum(case((columns.phase == phase, 1), else_=0)).label(name)
+            func.sum(case((columns.phase == phase, columns.requests), else_=0)).label(name)
             for name, phase in phases.items()
         ),
-        func.sum(case((columns.estimated, 1), else_=0)).label("estimated"),
-        *(func.sum(columns[name]).label(name) for name in tokens),
+        func.sum(case((columns.estimated, columns.requests), else_=0)).label("estimated"),
+        *(func.sum(columns[name]).label(name) for name in _TOKENS),
     ]
 
 
