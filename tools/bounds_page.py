@@ -46,6 +46,7 @@ from tessera.gateway.protocol import (
     MAX_HEADER_BYTES,
     STALLED_CLIENT_SECONDS,
 )
+from tessera.gateway.recording import MAX_TENANT_ROWS, SUM_SECONDS
 from tessera.gateway.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -152,6 +153,10 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
+            (
+                f"usage records of a tenant in {SUM_SECONDS} s, before they are added up",
+                MAX_TENANT_ROWS,
+            ),
             ("bytes of an engine's metrics page that are read", MAX_PAGE_BYTES),
             ("an engine's metrics page", timedelta(seconds=PAGE_SECONDS)),
             (

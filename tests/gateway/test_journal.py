@@ -30,9 +30,9 @@ def test_a_living_process_is_left_alone_and_a_dead_one_leaves_what_was_not_store
 ) -> None:
     journal = UsageJournal(tmp_path)
     for begun in (a_begun("a"), a_begun("b"), a_begun("c")):
-        journal.add(begun, 0)
+        journal.add([begun], 0)
     journal.note_running([a_begun("a"), a_begun("b", output_tokens=7)], 1)
-    journal.add(a_record(record_id="a"), 1)
+    journal.add([a_record(record_id="a")], 1)
     assert abandoned_journals(tmp_path) == []
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
@@ -45,7 +45,7 @@ def test_a_living_process_is_left_alone_and_a_dead_one_leaves_what_was_not_store
 def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path)
     for number, name in enumerate(("a", "b"), 1):
-        journal.add(a_record(record_id=name), number)
+        journal.add([a_record(record_id=name)], number)
     kill(journal)
     (path,) = tmp_path.glob("*.ended")
     path.write_bytes(path.read_bytes()[:-3])
@@ -56,7 +56,7 @@ def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
 def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path, segment_bytes=1000)
     for number in range(1, 301):
-        journal.add(a_record(record_id=str(number)), number)
+        journal.add([a_record(record_id=str(number))], number)
         journal.note_running([], max(1, number - 8))
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
     kill(journal)
@@ -66,7 +66,7 @@ def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None
 
 def test_a_gateway_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
     journal = UsageJournal(tmp_path)
-    journal.add(a_record(record_id="a"), 1)
+    journal.add([a_record(record_id="a")], 1)
     journal.note_running([a_begun("b")], 1)
     journal.note_running([], None)
     journal.close()

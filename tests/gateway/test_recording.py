@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
 from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.logs import AccessLog
 from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.recording import Recording
+from tessera.gateway.recording import MAX_TENANT_ROWS, SUM_SECONDS, Recording
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.builders import SECOND, START_NS, a_record
@@ -94,7 +95,7 @@ async def test_what_a_killed_gateway_left_is_stored_once(tmp_path: Path) -> None
     journal = UsageJournal(tmp_path / JOURNALS)
     stored, lost, cut = a_record(), a_record(), a_record(reason="GatewayKilled")
     for number, record in enumerate((stored, lost), 1):
-        journal.add(record, number)
+        journal.add([record], number)
     journal.note_running([cut], 1)
     opened = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
     await opened.store.migrate()
@@ -120,3 +121,82 @@ async def test_what_the_store_does_not_take_stays_in_the_journal(tmp_path: Path)
     opened._journal._file.close()
     (left,) = abandoned_journals(tmp_path)
     assert [record.record_id for record in left.ended] == ["a"]
+
+
+async def usage_by_tenant(store: GatewayStore) -> dict[str | None, UsageRow]:
+    query = UsageQuery(by=(UsageDimension.TENANT,), since_ns=0, until_ns=2**63 - 1)
+    return {row.group[0]: row for row in (await store.usage(query)).rows}
+
+
+def a_flood(count: int) -> list[UsageRecord]:
+    """Return records of one tenant that differ in all that a client chooses."""
+    start_ns = START_NS // (SUM_SECONDS * SECOND) * SUM_SECONDS * SECOND
+    return [
+        a_record(tenant="flood", request_id=f"{n}", tags=f"n={n}", started_at_ns=start_ns + n)
+        for n in range(count)
+    ]
+
+
+async def test_a_tenant_with_very_many_requests_takes_few_rows_and_is_counted_exactly(
+    tmp_path: Path,
+) -> None:
+    metrics = GatewayMetrics()
+    opened = await Recording.open(None, tmp_path, metrics, retention=RETENTION)
+    for record in a_flood(10 * MAX_TENANT_ROWS):
+        opened.add(record)
+    opened.add(a_record(request_id="mine"))
+    opened.end_period()
+    await opened.writer.flush()
+
+    assert await opened.store.count() == MAX_TENANT_ROWS + 2
+    tenants = await usage_by_tenant(opened.store)
+    flood, other = tenants["flood"], tenants["team-a"]
+    assert (flood.requests, flood.input_tokens) == (10 * MAX_TENANT_ROWS, 1000 * MAX_TENANT_ROWS)
+    assert other.requests == 1
+    labels = {"outcome": "Summed"}
+    summed = metrics.registry.get_sample_value("tessera_gateway_usage_records_total", labels)
+    assert summed == 9 * MAX_TENANT_ROWS
+    # Rows of their own again.
+    opened.add(a_flood(1)[0])
+    await opened.close()
+
+
+@pytest.mark.parametrize("noted", ["before", "between", "after", "stored", "never"])
+async def test_a_killed_gateway_loses_and_repeats_nothing_of_a_sum(
+    tmp_path: Path, noted: str
+) -> None:
+    killed = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    records = a_flood(MAX_TENANT_ROWS + 100)
+    for record in records[:MAX_TENANT_ROWS]:
+        killed.add(record)
+    await killed.writer.flush()
+    running = [
+        a_record(record_id=record.record_id, tenant="flood", reason="GatewayKilled")
+        for record in records[MAX_TENANT_ROWS:]
+    ]
+    for record in running:
+        killed.note_begun(record)
+    if noted == "before":
+        killed.note_running(running)
+    for record in records[MAX_TENANT_ROWS:-30]:
+        killed.add(record)
+    if noted == "between":
+        killed.note_running(running[-30:])
+    for record in records[-30:-1]:
+        killed.add(record)
+    if noted == "after":
+        killed.note_running(running[-1:])
+    if noted == "stored":
+        killed.end_period()
+        await killed.writer.flush()
+    assert killed._journal is not None
+    killed._journal._file.close()  # as the end of its process does
+    await killed.store.close()
+
+    restarted = await Recording.open(None, tmp_path, GatewayMetrics(), retention=RETENTION)
+    await restarted.recover()
+    await restarted.writer.flush()
+    row = (await usage_by_tenant(restarted.store))["flood"]
+    assert (row.requests, row.input_tokens) == (len(records), 100 * len(records))
+    assert await restarted.store.count() == MAX_TENANT_ROWS + 2, "a sum, and the one that ran"
+    await restarted.close()

@@ -48,14 +48,15 @@ class UsageJournal:
         self._running_path = folder / f"{self._name}{_RUNNING}"
         self._had_running = False
 
-    def add(self, record: UsageRecord, number: int) -> None:
-        """Keep a record of a request that began, or one that ended until it is stored.
+    def add(self, records: Sequence[UsageRecord], number: int) -> None:
+        """Keep records of requests that began, or of those that ended until they are stored.
 
-        `number` is that of the last record of a request that ended.
+        A record of 0 requests says that its request became part of a sum, which comes with it:
+        one write keeps both. `number` is that of the last record on its way to the store.
         """
-        frame = _frame(record)
-        self._file.write(frame)
-        self._size += len(frame)
+        frames = b"".join(map(_frame, records))
+        self._file.write(frames)
+        self._size += len(frames)
         if self._size >= self._segment_bytes:
             self._segments.append(_Segment(self._path, self._file, number))
             self._path, self._file = self._create()
@@ -72,7 +73,7 @@ class UsageJournal:
             self._size = 0
 
     def note_running(self, records: Sequence[UsageRecord], oldest: int | None) -> None:
-        """Replace the records of the requests that run, then drop what is stored.
+        """Replace the records of requests that run and of sums that grow, then drop what is stored.
 
         `oldest` is the number of the first record that is not; None: all are.
         """
@@ -130,6 +131,7 @@ def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
             last[record.record_id] = record
         for record in _only(began, running=False):
             last[record.record_id] = record
+        last = {record_id: record for record_id, record in last.items() if record.requests}
         journals.append(
             AbandonedJournal(
                 (*paths, running_path),

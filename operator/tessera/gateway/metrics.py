@@ -120,8 +120,8 @@ class GatewayMetrics:
         )
         self._records = Counter(
             "tessera_gateway_usage_records",
-            "Usage records by `outcome`: Stored, Spooled in the pod while the store fails, or "
-            "Lost.",
+            "Usage records by `outcome`: Stored, Spooled in the pod while the store fails, Summed "
+            "since their tenant has very many, or Lost.",
             ("outcome",),
             registry=self.registry,
         )

@@ -3,19 +3,22 @@
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TypeAlias
 
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.lender import Lender
 from tessera.gateway.store.store import GatewayStore, own_file
-from tessera.gateway.store.writer import UsageWriter
+from tessera.gateway.store.writer import RecordOutcome, UsageWriter
 
 log = logging.getLogger("tessera.gateway")
 
@@ -26,6 +29,10 @@ _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
 # Seconds of a busy gateway; the records of requests that run then still have room.
 _MAX_UNWRITTEN_RECORDS = 5_000
+# Of one tenant in each period: 20 requests a second, so that nobody fills the store by many small
+# ones. Those that follow are added up, and become rows at the end of the period.
+MAX_TENANT_ROWS = 1200
+SUM_SECONDS = 60
 _PRUNE_SECONDS = 3600.0
 _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1
@@ -54,6 +61,9 @@ class Recording:
         self._journals = journals
         self._journal = _open_journal(journals) if journals is not None else None
         self._added = self._written = 0
+        self._rows = Counter[str]()
+        """By tenant, in this period."""
+        self._sums = _empty_sums()
         self._observers = (metrics.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
 
@@ -99,24 +109,40 @@ class Recording:
         """Show the record of a request that ended to all observers, and store it.
 
         Refused requests used nothing, and a client repeats them as often as it likes: they are not
-        stored.
+        stored. Of a tenant with more than MAX_TENANT_ROWS the sums of the others are.
         """
         for observe in self._observers:
             observe((record,))
         if record.phase is Phase.REFUSED:
             return
+        self._rows[record.tenant] += 1
+        if self._rows[record.tenant] <= MAX_TENANT_ROWS:
+            self._write(record)
+            return
+        self._metrics.count_records(RecordOutcome.SUMMED, 1)
+        total = self._sums.add(record)
+        self._note(lambda journal: journal.add((replace(record, requests=0), total), self._added))
+
+    def end_period(self) -> None:
+        """Store the sums, and begin new ones."""
+        sums, self._sums = self._sums, _empty_sums()
+        self._rows.clear()
+        for total in sums:
+            self._write(total)
+
+    def _write(self, record: UsageRecord) -> None:
         self._added += 1
-        self._note(lambda journal: journal.add(record, self._added))
+        self._note(lambda journal: journal.add((record,), self._added))
         self.writer.add((record,), self._count_written)
 
     def note_begun(self, record: UsageRecord) -> None:
         """Keep that an engine got a request, in case this process is killed."""
-        self._note(lambda journal: journal.add(record, self._added))
+        self._note(lambda journal: journal.add((record,), self._added))
 
     def note_running(self, records: Sequence[UsageRecord]) -> None:
         """Keep what the requests that run used so far; what is stored is dropped."""
         oldest = self._written + 1 if self._written < self._added else None
-        self._note(lambda journal: journal.note_running(records, oldest))
+        self._note(lambda journal: journal.note_running((*records, *self._sums), oldest))
 
     async def run(self) -> None:
         """Write, and delete what is old, until it is cancelled."""
@@ -124,6 +150,7 @@ class Recording:
             group.create_task(self.writer.run())
             group.create_task(self._maintain())
             group.create_task(self._set_gauges())
+            group.create_task(self._end_periods())
 
     async def recover(self) -> None:
         """Store what a killed process left; a record that is stored already stays as it is."""
@@ -139,6 +166,7 @@ class Recording:
 
     async def close(self) -> None:
         """Write the rest, and close the store."""
+        self.end_period()
         await self.writer.flush()
         if self._written == self._added:
             self._note(UsageJournal.close)
@@ -180,6 +208,11 @@ class Recording:
             else:
                 await asyncio.sleep(_PRUNE_SECONDS)
 
+    async def _end_periods(self) -> None:
+        while True:
+            await asyncio.sleep(SUM_SECONDS)
+            self.end_period()
+
     async def _set_gauges(self) -> None:
         while True:
             now = time.monotonic()
@@ -190,6 +223,10 @@ class Recording:
             ):
                 self._metrics.set_store_failing(operation, 0.0 if since is None else now - since)
             await asyncio.sleep(_GAUGE_SECONDS)
+
+
+def _empty_sums() -> UsageSums:
+    return UsageSums(SUM_SECONDS * 10**9)
 
 
 def _open_journal(folder: Path) -> UsageJournal | None:

@@ -74,7 +74,7 @@ async def test_what_was_not_merged_and_what_a_killed_gateway_left_is_imported(
     killed = await GatewayStore.open(own_file(tmp_path))
     await killed.record([a_record()])
     journal = UsageJournal(tmp_path / JOURNALS)
-    journal.add(a_record(), 1)
+    journal.add([a_record()], 1)
     assert [len(batch) for batch in read_records(tmp_path / "store.db")] == [1]
     journal._file.close()  # as the end of its process does
 

@@ -31,6 +31,8 @@ class RecordOutcome(StrEnum):
     STORED = "Stored"
     SPOOLED = "Spooled"
     """In the pod's own file, until the store takes it."""
+    SUMMED = "Summed"
+    """Added to a sum, since its tenant has very many."""
     LOST = "Lost"
     """The store did not take it, and the pod has no room left for it."""
 
