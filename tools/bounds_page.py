@@ -46,12 +46,13 @@ from tessera.gateway.protocol import (
     MAX_HEADER_BYTES,
     STALLED_CLIENT_SECONDS,
 )
-from tessera.gateway.recording import MAX_TENANT_ROWS, SUM_SECONDS
+from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
 from tessera.gateway.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
     MAX_EVENTS_WITHOUT_TOKEN,
 )
+from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.reconcile.reflector import RELIST_SECONDS
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
 
@@ -153,6 +154,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
+            ("usage records in a database", MAX_STORE_ROWS),
+            ("usage records in a file, on a volume of 1 GiB", file_rows(2**30)),
+            ("usage records in a pod while its database is away", MAX_SPOOLED),
             (
                 f"usage records of a tenant in {SUM_SECONDS} s, before they are added up",
                 MAX_TENANT_ROWS,

@@ -15,9 +15,15 @@ from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
 from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.logs import AccessLog
 from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.recording import MAX_TENANT_ROWS, SUM_SECONDS, Recording
+from tessera.gateway.recording import (
+    MAX_FILE_ROWS,
+    MAX_TENANT_ROWS,
+    SUM_SECONDS,
+    Recording,
+    file_rows,
+)
 from tessera.gateway.store.database import Database, StoreError
-from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 
 RETENTION = timedelta(days=90)
@@ -89,6 +95,55 @@ async def test_records_older_than_the_retention_are_deleted(tmp_path: Path) -> N
         await opened.prune(START_NS + 91 * day_ns)
 
         assert await opened.store.count() == 1
+
+
+async def bounded(folder: Path, max_rows: int) -> Recording:
+    store = await GatewayStore.open(own_file(folder))
+    return Recording(store, None, GatewayMetrics(), retention=RETENTION, max_rows=max_rows)
+
+
+async def test_the_tenant_who_holds_most_makes_room_and_is_counted_exactly(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = await bounded(tmp_path, 3000)
+    minute_ns = 60 * SECOND
+    flood = [
+        a_record(tenant="flood", started_at_ns=START_NS + n * minute_ns) for n in range(10_000)
+    ]
+    await opened.store.record([a_record(started_at_ns=START_NS - n) for n in range(50)] + flood)
+
+    await opened.prune(START_NS)
+
+    rows = await opened.store.rows_by_tenant()
+    assert rows["team-a"] == 50
+    assert 1000 < rows["flood"] <= 2950
+    tenants = await usage_by_tenant(opened.store)
+    assert (tenants["flood"].requests, tenants["flood"].output_tokens) == (10_000, 200_000)
+    assert caplog.text == ""
+    await opened.close()
+
+
+async def test_oldest_rows_that_no_sum_makes_fewer_are_deleted_with_an_error(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = await bounded(tmp_path, 1000)
+    await opened.store.record([a_record()])
+    await opened.store.record(
+        [a_record(tenant="flood", user=str(n), started_at_ns=START_NS + n) for n in range(2500)]
+    )
+
+    await opened.prune(START_NS)
+
+    assert await opened.store.rows_by_tenant() == {"team-a": 1, "flood": 500}
+    left = (await opened.store.oldest(2))[1]
+    assert left.user == "2000"
+    assert "the oldest 1000 usage records of tenant flood were deleted" in caplog.text
+    await opened.close()
+
+
+def test_a_file_leaves_a_quarter_of_its_volume_free() -> None:
+    assert file_rows(2**30) == MAX_FILE_ROWS
+    assert file_rows(100 * 2**20) * ROW_BYTES == pytest.approx(75 * 2**20, rel=1e-3)
 
 
 async def test_what_a_killed_gateway_left_is_stored_once(tmp_path: Path) -> None:

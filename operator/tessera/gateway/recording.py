@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from tessera.gateway.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.metrics import GatewayMetrics
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.lender import Lender
-from tessera.gateway.store.store import GatewayStore, own_file
+from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.store.writer import RecordOutcome, UsageWriter
 
 log = logging.getLogger("tessera.gateway")
@@ -33,7 +34,9 @@ _MAX_UNWRITTEN_RECORDS = 5_000
 # ones. Those that follow are added up, and become rows at the end of the period.
 MAX_TENANT_ROWS = 1200
 SUM_SECONDS = 60
-_PRUNE_SECONDS = 3600.0
+# Of a database about 4 GB, of a file 170 MB; with the longest texts five times as much.
+MAX_STORE_ROWS, MAX_FILE_ROWS = 10_000_000, 500_000
+_PRUNE_SECONDS = 300.0
 _PRUNED_RECORDS = 1000
 _PRUNE_PAUSE_SECONDS = 0.1
 
@@ -49,6 +52,7 @@ class Recording:
         *,
         observers: Sequence[RecordObserver] = (),
         retention: timedelta,
+        max_rows: int = MAX_STORE_ROWS,
         is_migrated: bool = False,
         spooled: int = 0,
         journals: Path | None = None,
@@ -66,6 +70,7 @@ class Recording:
         self._sums = _empty_sums()
         self._observers = (metrics.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
+        self._max_rows = max_rows
 
     @classmethod
     async def open(
@@ -95,6 +100,7 @@ class Recording:
             metrics,
             observers=observers,
             retention=retention,
+            max_rows=MAX_STORE_ROWS if url else file_rows(shutil.disk_usage(folder).total),
             is_migrated=is_migrated,
             spooled=await spool.count() if spool else 0,
             journals=folder / JOURNALS,
@@ -187,15 +193,32 @@ class Recording:
             log.error("usage is lost if this process is killed: its journal failed: %s", error)
 
     async def prune(self, now_ns: int) -> None:
-        """Delete the records that are older than the retention; raises StoreError."""
+        """Delete the records that are older than the retention, then make room; raises StoreError.
+
+        Where there are too many rows, those of the tenant with the most become sums.
+        """
         while True:
             if not await self.store.prune(now_ns - self._retention_ns, _PRUNED_RECORDS):
-                return
+                break
             # Others write in between.
+            await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
+        rows = Counter(await self.store.rows_by_tenant())
+        while rows.total() > self._max_rows:
+            ((tenant, _),) = rows.most_common(1)
+            freed = await self.store.make_room(tenant, _PRUNED_RECORDS)
+            if not freed.rows:
+                return
+            if freed.are_lost:
+                log.error(
+                    "the store is full: the oldest %s of tenant %s were deleted",
+                    counted(freed.rows, "usage record"),
+                    tenant,
+                )
+            rows[tenant] -= freed.rows
             await asyncio.sleep(_PRUNE_PAUSE_SECONDS)
 
     async def _maintain(self) -> None:
-        """Migrate the store as soon as it answers, and prune it every hour."""
+        """Migrate the store as soon as it answers, and prune it every few minutes."""
         while True:
             try:
                 if not self._is_migrated:
@@ -223,6 +246,11 @@ class Recording:
             ):
                 self._metrics.set_store_failing(operation, 0.0 if since is None else now - since)
             await asyncio.sleep(_GAUGE_SECONDS)
+
+
+def file_rows(volume_bytes: int) -> int:
+    """Return how many rows leave room on the volume of a file, for its log and the journal too."""
+    return min(MAX_FILE_ROWS, volume_bytes * 3 // 4 // ROW_BYTES)
 
 
 def _empty_sums() -> UsageSums:

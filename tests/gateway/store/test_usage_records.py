@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.gateway.store.database import Database, StoreError
-from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.store.store import ROW_BYTES, FreedRows, GatewayStore
+from tessera.gateway.store.writer import MAX_SPOOLED
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.store.postgresql import PostgresqlServer
 
@@ -140,6 +141,46 @@ async def test_old_records_are_deleted_a_chunk_at_a_time_the_oldest_first(
     assert (await total(store)).requests == 1
 
 
+async def test_a_tenant_makes_room_by_sums_of_its_oldest_records(store: GatewayStore) -> None:
+    day = 86_400 * SECOND
+    start = START_NS // day * day
+    await store.record(
+        [
+            *(a_record(started_at_ns=start + n, model="llama") for n in range(5)),
+            *(a_record(started_at_ns=start + day + n, model="qwen") for n in range(5)),
+            a_record(tenant="team-b", started_at_ns=start),
+        ]
+    )
+    before = await usage(store, UsageDimension.TENANT, UsageDimension.MODEL)
+
+    assert await store.make_room("team-a", limit=7) == FreedRows(5)
+
+    assert await store.rows_by_tenant() == {"team-a": 5, "team-b": 1}
+    assert await usage(store, UsageDimension.TENANT, UsageDimension.MODEL) == before
+    assert (await total(store, until_ns=start + day, tenant="team-a")).requests == 5
+    # The sums are the oldest rows, and stay as long as others can be added up.
+    assert await store.make_room("team-a", limit=7) == FreedRows(2)
+    assert await usage(store, UsageDimension.TENANT, UsageDimension.MODEL) == before
+    assert await store.make_room("team-a", limit=2) == FreedRows(2, are_lost=True)
+    assert (await total(store, tenant="team-a")).requests == 3
+    assert await store.make_room("team-c") == FreedRows(0, are_lost=True)
+
+
+async def test_gateways_that_make_room_at_the_same_time_count_nothing_twice(
+    store_url: str,
+) -> None:
+    stores = [await GatewayStore.open(store_url) for _ in range(3)]
+    await stores[0].record([a_record(started_at_ns=START_NS + n) for n in range(900)])
+
+    freed = await asyncio.gather(*(store.make_room("team-a", 300) for store in stores))
+
+    assert all(not each.are_lost for each in freed)
+    assert (await total(stores[0])).requests == 900
+    assert await stores[0].count() == 900 - sum(each.rows for each in freed) < 900
+    for store in stores:
+        await store.close()
+
+
 async def test_writers_at_the_same_time_lose_nothing(store_url: str) -> None:
     stores = [await GatewayStore.open(store_url) for _ in range(3)]
     common = [a_record() for _ in range(20)]
@@ -173,6 +214,27 @@ async def test_no_text_of_a_client_and_no_number_of_an_engine_is_refused(
     await store.record([record])
 
     assert (await total(store)).output_tokens >= 0
+
+
+async def test_a_row_of_the_longest_texts_fits_its_bytes(tmp_path: Path) -> None:
+    # What clients choose, and names of objects and accounts.
+    lengths = {"request_id": 128, "tags": 256, "model": 128, "user": 150, "service": 127}
+    lengths |= dict.fromkeys(("key", "team", "tenant", "variant", "replica"), 63)
+    lengths |= {"record_id": 32, "price_version": 80}
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    for batch in range(8):
+        texts = [
+            {
+                name: f"{batch * 500 + n:032x}"[:length].ljust(length, "x")
+                for name, length in lengths.items()
+            }
+            for n in range(500)
+        ]
+        await store.record([a_record(**each) for each in texts])
+    await store.close()
+
+    assert 1000 < (tmp_path / "store.db").stat().st_size / 4000 < ROW_BYTES
+    assert MAX_SPOOLED * ROW_BYTES < 2**30, "the chart's volume of the spool"
 
 
 async def test_the_store_says_when_it_cannot_be_reached_and_hides_the_password() -> None:

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import case, delete, func, select
+from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
+from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import leases
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.leases import Borrowing, Lease
@@ -22,6 +23,20 @@ _FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _MAX_TIME = 2**63 - 1
+_DAY_NS = 86_400 * 10**9
+# Of a file, with indexes and the longest texts that clients and names of objects can have; 330 are
+# usual.
+ROW_BYTES = 1600
+# Gateways make room one at a time.
+_ROOM_LOCK = 0x7E55E7B
+
+
+class FreedRows(NamedTuple):
+    """What making room did."""
+
+    rows: int
+    are_lost: bool = False
+    """They were deleted, and no sum counts their requests."""
 
 
 def own_file(folder: Path) -> str:
@@ -126,7 +141,7 @@ class GatewayStore:
         statement = select(USAGE_RECORDS).order_by(USAGE_RECORDS.c.started_at_ns).limit(limit)
         async with self._database.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
-        return [UsageRecord(**{**row, "phase": Phase(row["phase"])}) for row in rows]
+        return [_record(row) for row in rows]
 
     async def forget(self, records: Sequence[UsageRecord]) -> None:
         """Delete records."""
@@ -154,6 +169,42 @@ class GatewayStore:
                 delete(USAGE_RECORDS).where(columns.record_id.in_(oldest))
             )
         return result.rowcount
+
+    async def rows_by_tenant(self) -> dict[str, int]:
+        """Return how many rows each tenant has."""
+        tenant = USAGE_RECORDS.c.tenant
+        async with self._database.read() as connection:
+            rows = await connection.execute(select(tenant, func.count()).group_by(tenant))
+            return {row[0]: row[1] for row in rows}
+
+    async def make_room(self, tenant: str, limit: int = 1000) -> FreedRows:
+        """Replace a tenant's oldest records by their sums of a day, at most `limit` of them.
+
+        Where that would free less than half of them, its `limit` oldest rows are deleted instead.
+        """
+        columns = USAGE_RECORDS.c
+        oldest = select(USAGE_RECORDS).where(columns.tenant == tenant)
+        oldest = oldest.order_by(columns.started_at_ns).limit(limit)
+        async with self._database.write() as connection:
+            if not self._database.is_sqlite and not await connection.scalar(
+                select(func.pg_try_advisory_xact_lock(_ROOM_LOCK))
+            ):
+                return FreedRows(0)
+            single = (await connection.execute(oldest.where(columns.requests == 1))).mappings()
+            ids, sums = list[str](), UsageSums(_DAY_NS)
+            for row in single:
+                ids.append(row["record_id"])
+                sums.add(_record(row))
+            if are_lost := 2 * len(sums) >= len(ids):
+                ids = list(await connection.scalars(oldest.with_only_columns(columns.record_id)))
+            await connection.execute(delete(USAGE_RECORDS).where(columns.record_id.in_(ids)))
+            if not are_lost:
+                await connection.execute(self._insert(), [_row(total) for total in sums])
+        return FreedRows(len(ids) if are_lost else len(ids) - len(sums), are_lost)
+
+
+def _record(row: RowMapping) -> UsageRecord:
+    return UsageRecord(**{**row, "phase": Phase(row["phase"])})
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
