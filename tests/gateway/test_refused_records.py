@@ -34,6 +34,12 @@ from tests.gateway.store.builders import a_record
         (CHAT, "/v1/unknown", {}, (404, "")),
         (CHAT | {"model": "gpt-9"}, "/v1/chat/completions", {}, (404, TENANT)),
         (b"{", "/v1/chat/completions", {}, (400, TENANT)),
+        (
+            {"model": "chat", "prompt": "hi", "prompt_embeds": [{}], "stream": True},
+            "/v1/completions",
+            {},
+            (400, TENANT),
+        ),
     ],
 )
 async def test_a_refused_request_is_recorded_with_its_sender_where_that_is_known(

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -48,8 +48,11 @@ def anyio_backend() -> tuple[str, dict[str, bool]]:
 
 
 @pytest.fixture(autouse=True)
-def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.CRITICAL)
+def _no_defect(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """What raises in the gateway has a line of the server."""
+    caplog.set_level(logging.ERROR)
+    yield
+    assert not caplog.get_records("call")
 
 
 class Played:

@@ -356,7 +356,8 @@ class Call:
 
     def _latency(self) -> StreamLatency | None:
         fields, model, delivery = self._fields, self._model, self._delivery
-        if fields is None or model is None or not fields.streams:
+        # Without its size a request has prompts that cannot be counted.
+        if fields is None or model is None or self._size is None or not fields.streams:
             return None
         # Tokens of several choices come between each other.
         is_single = fields.choices == 1
