@@ -31,7 +31,7 @@ from tessera.domain.limits.gateway_limits import (
 )
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.errors import RequestError
-from tessera.gateway.queues import ModelQueues, QueueTimeoutError
+from tessera.gateway.queues import DisplacedError, ModelQueues, QueueTimeoutError
 from tessera.gateway.replicas import Replicas, SentRequest
 
 _MAX_NAME_IN_MESSAGE = 100
@@ -171,6 +171,11 @@ class Admission:
         """
         return await self._identifier.identify(headers, self._directory)
 
+    def weight_of(self, identity: Identity) -> float:
+        """Return the weight of the sender's tenant where tenants share."""
+        tenant = self._directory.tenants.get(identity.tenant)
+        return tenant.weight if tenant else 1.0
+
     def visible_models(self, identity: Identity) -> ModelsByName:
         """Return the models that the sender may use, by every name that they have."""
         return visible_models(self._models_of(identity.tenant), identity)
@@ -186,9 +191,7 @@ class Admission:
             raise _unknown_model(name, model, visible_models(models, identity))
         return model
 
-    async def admit(
-        self, identity: Identity, model: OfferedModel, shape: RequestShape, size_bytes: int
-    ) -> Ticket:
+    async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
         """Return a ticket with a replica, perhaps after a wait.
 
         Raises RequestError with status 400, 429 or 503.
@@ -208,7 +211,7 @@ class Admission:
             queue = self.queues.of(model)
             ticket.sent = queue.send_now(shape, self._clock())
             if ticket.sent is None:
-                ticket.sent = await self._wait(identity, ticket, size_bytes)
+                ticket.sent = await self._wait(identity, ticket)
         except BaseException:
             self.limits.settle(admitted, input_tokens=0, output_tokens=0)
             raise
@@ -250,19 +253,17 @@ class Admission:
             headers=((b"retry-after", b"1"),),
         )
 
-    async def _wait(self, identity: Identity, ticket: Ticket, size_bytes: int) -> SentRequest:
+    async def _wait(self, identity: Identity, ticket: Ticket) -> SentRequest:
         model, now = ticket.model, self._clock()
         is_ready = self.replicas.ready_count(model) > 0
         if not is_ready and not model.may_sleep:
             raise _no_replica(model)
-        tenant = self._directory.tenants.get(identity.tenant)
         seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
-            weight=tenant.weight if tenant else 1.0,
+            weight=self.weight_of(identity),
             service_class=model.service_class,
             work_seconds=ticket.work_seconds,
-            size_bytes=size_bytes,
             due=now + model.ttft_seconds,
             deadline=now + seconds,
         )
@@ -279,6 +280,8 @@ class Admission:
                 future.result().end()
             queue.leave(entry)
             raise
+        except DisplacedError as error:
+            raise _queue_error(model, error.refusal) from None
         except QueueTimeoutError:
             raise _waited_too_long(model, seconds) from None
         ticket.queue_ns = int((self._clock() - now) * 1e9)

@@ -176,9 +176,7 @@ class Call:
             self._response.start_heartbeats(heartbeat_seconds)
         size = self._size = fields.prompt_size(inbound.body)
         shape = _shape(fields, size, model)
-        ticket = self._ticket = await self._admission.admit(
-            inbound.identity, model, shape, len(inbound.body)
-        )
+        ticket = self._ticket = await self._admission.admit(inbound.identity, model, shape)
         self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
         most = ticket.max_output_tokens
         request = UpstreamRequest(

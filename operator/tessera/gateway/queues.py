@@ -21,6 +21,14 @@ class QueueTimeoutError(Exception):
     """A request waited until its deadline."""
 
 
+class DisplacedError(Exception):
+    """A request left the full queue, since its tenant has most waiting."""
+
+    def __init__(self, refusal: QueueRefusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
 class ModelQueue:
     """The queue of one model; `pump` is called when a place becomes free."""
 
@@ -28,7 +36,7 @@ class ModelQueue:
         self.model = model
         """As the last directory has it."""
         self._replicas = replicas
-        self._queue = FairQueue(bounds)
+        self._queue = FairQueue(bounds, self._displace)
         self._waiting: dict[QueueEntry, tuple[RequestShape, asyncio.Future[SentRequest]]] = {}
 
     def __len__(self) -> int:
@@ -87,6 +95,11 @@ class ModelQueue:
                 future.set_exception(QueueTimeoutError)
             else:
                 future.set_result(sent)
+
+    def _displace(self, entry: QueueEntry, refusal: QueueRefusal) -> None:
+        _, future = self._waiting.pop(entry)
+        if not future.done():
+            future.set_exception(DisplacedError(refusal))
 
     def _with_room(self, now: float) -> list[ReplicaState]:
         return self._replicas.with_room(self.model, now)

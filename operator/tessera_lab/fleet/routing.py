@@ -22,7 +22,7 @@ from tessera_lab.fleet.trace import Trace
 
 _SECONDS = round(ARRIVALS_SPAN.total_seconds())
 # No request is refused; the gateway's default for the time until one is urgent.
-_BOUNDS = QueueBounds(requests=2**63, requests_per_tenant=2**63, size_bytes=2**63)
+_BOUNDS = QueueBounds(requests=2**63, requests_per_tenant=2**63)
 _QUEUE_SECONDS = 60.0
 
 

@@ -15,6 +15,7 @@ from tessera.domain.limits.fair_queue import (
     QueueBounds,
     QueueEntry,
     QueueReason,
+    QueueRefusal,
     QueueService,
 )
 from tests.gateway_simulation import ClosedLoop
@@ -95,16 +96,15 @@ def test_work_of_two_waiting_tenants_differs_by_one_request_of_each(
 def test_every_request_leaves_the_queue_exactly_once(
     requests: list[tuple[str, float]], data: st.DataObject
 ) -> None:
-    entries = [an_entry(tenant, work, size_bytes=7) for tenant, work in requests]
+    entries = [an_entry(tenant, work) for tenant, work in requests]
     queue = a_queue(*entries)
     cancelled = data.draw(st.lists(st.sampled_from(entries), unique_by=id))
     assert all(queue.cancel(entry) for entry in cancelled)
     assert not any(queue.cancel(entry) for entry in cancelled)
     assert len(queue) == len(entries) - len(cancelled)
-    assert queue.size_bytes == 7 * len(queue)
     served = order(queue)
     assert sorted(map(id, [*served, *cancelled])) == sorted(map(id, entries))
-    assert (len(queue), queue.size_bytes, queue.work_seconds) == (0, 0, 0)
+    assert (len(queue), queue.work_seconds) == (0, 0)
 
 
 def test_a_cancelled_request_is_not_charged() -> None:
@@ -159,28 +159,42 @@ def test_a_class_that_waits_again_has_no_passes_from_before() -> None:
     [
         ({"requests": 4}, QueueReason.QUEUE_FULL, 1.0),
         ({"requests_per_tenant": 3}, QueueReason.TENANT_QUEUE_FULL, 4 / 3),
-        ({"size_bytes": 499}, QueueReason.QUEUE_BYTES_EXCEEDED, 1.0),
     ],
 )
 def test_a_full_queue_says_when_the_next_place_is_free(
     bounds: dict[str, int], reason: QueueReason, retry_after: float
 ) -> None:
-    entries = [an_entry("a", 2, size_bytes=100) for _ in range(3)]
-    queue = a_queue(*entries, an_entry("b", 2, size_bytes=100), **bounds)
-    refusal = queue.offer(an_entry("a", 2, size_bytes=100), 0.0, replicas=2)
+    queue = a_queue(*[an_entry("a", 2) for _ in range(3)], an_entry("b", 2), **bounds)
+    refusal = queue.offer(an_entry("a", 2), 0.0, replicas=2)
     assert refusal is not None
     assert (refusal.reason, refusal.predicted_wait_seconds) == (reason, 4.0)
     assert refusal.retry_after_seconds == pytest.approx(retry_after)
-    asleep = queue.offer(an_entry("a", size_bytes=100), 0.0, replicas=0)
+    asleep = queue.offer(an_entry("a"), 0.0, replicas=0)
     assert asleep is not None
     assert asleep.retry_after_seconds == UNKNOWN_RETRY_SECONDS
     assert len(queue) == 4
 
 
-def test_a_body_larger_than_the_queue_is_refused_by_an_empty_one() -> None:
-    refusal = a_queue(size_bytes=10).offer(an_entry(size_bytes=11), 0.0, replicas=1)
-    assert refusal is not None
-    assert refusal.reason is QueueReason.QUEUE_BYTES_EXCEEDED
+def test_a_full_queue_makes_room_by_the_newest_of_the_tenant_with_most_by_weight() -> None:
+    displaced: list[tuple[QueueEntry, QueueRefusal]] = []
+    queue = FairQueue(QueueBounds(requests=9), lambda *args: displaced.append(args))
+    heavy = [an_entry("heavy", weight=4) for _ in range(5)]
+    most = [an_entry("most", 2, service_class=each) for each in ("Interactive", "Batch")]
+    most += [an_entry("most", 2), an_entry("most", 2)]
+    for entry in (*heavy, *most):
+        assert queue.offer(entry, 0.0, replicas=1) is None
+    # Its batch goes first, then the newest of the others.
+    for gone in (most[1], most[3]):
+        assert queue.offer(an_entry("few"), 0.0, replicas=1) is None
+        assert displaced[-1][0] is gone
+        assert len(queue) == 9
+    refusal = displaced[0][1]
+    assert (refusal.reason, refusal.retry_after_seconds) == (QueueReason.QUEUE_FULL, 13 / 9)
+    # Who has as many as anybody is refused himself.
+    late = queue.offer(an_entry("few"), 0.0, replicas=1)
+    assert late is not None
+    assert late.reason is QueueReason.QUEUE_FULL
+    assert len(displaced) == 2
 
 
 def test_a_request_that_would_be_late_is_refused_at_once() -> None:
@@ -260,13 +274,13 @@ def test_of_two_tenants_each_has_half_of_the_time_for_its_late_requests() -> Non
 
 
 def test_a_late_request_can_be_cancelled_and_expires() -> None:
-    entries = [an_entry(due=1.0, deadline=5.0, size_bytes=7) for _ in range(4)]
+    entries = [an_entry(due=1.0, deadline=5.0) for _ in range(4)]
     queue = a_queue(*entries)
     assert queue.pop(at(1.0)) is entries[0]
     assert queue.cancel(entries[2])
     assert not queue.cancel(entries[2])
     assert queue.expire(5.5) == [entries[1], entries[3]]
-    assert (len(queue), queue.size_bytes, queue.work_seconds) == (0, 0, 0)
+    assert (len(queue), queue.work_seconds) == (0, 0)
 
 
 @given(

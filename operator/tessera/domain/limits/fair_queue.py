@@ -7,7 +7,7 @@ only its excess. It is sent before its deadline nevertheless.
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -29,8 +29,6 @@ class QueueReason(StrEnum):
     """Why a request may not wait."""
 
     QUEUE_FULL = "QueueFull"
-    QUEUE_BYTES_EXCEEDED = "QueueBytesExceeded"
-    """The bodies of waiting requests would take too much memory."""
     TENANT_QUEUE_FULL = "TenantQueueFull"
     DEADLINE_UNREACHABLE = "DeadlineUnreachable"
     """It would wait longer than its deadline allows, so it is refused at once."""
@@ -42,7 +40,6 @@ class QueueBounds:
 
     requests: int = 1000
     requests_per_tenant: int = 250
-    size_bytes: int = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +61,6 @@ class QueueEntry:
     service_class: ServiceClass = "Interactive"
     work_seconds: float
     """Predicted seconds of a replica; fairness is counted in it."""
-    size_bytes: int = 0
     due: float = float("inf")
     """Until then its first token is in time; monotonic seconds."""
     deadline: float = float("inf")
@@ -207,6 +203,16 @@ class _ClassQueue:
     def entries(self) -> list[QueueEntry]:
         return [entry for flow in self._flows.values() for entry in (*flow.late, *flow.entries)]
 
+    def shares(self) -> Iterator[tuple[str, float]]:
+        """Yield how many requests each tenant has waiting for its weight."""
+        for tenant, flow in self._flows.items():
+            yield tenant, len(flow) / flow.weight
+
+    def newest(self, tenant: str) -> QueueEntry:
+        """Return the last entry of a tenant that has some."""
+        flow = self._flows[tenant]
+        return next(reversed(flow.entries or flow.late))
+
     def _waiting_weight(self) -> float:
         return sum(flow.weight for flow in self._flows.values() if len(flow))
 
@@ -228,10 +234,15 @@ class FairQueue:
     other classes, a waiting class gets the next. So of 18 entries one is of each waiting class.
     """
 
-    def __init__(self, bounds: QueueBounds) -> None:
+    def __init__(
+        self,
+        bounds: QueueBounds,
+        displace: Callable[[QueueEntry, QueueRefusal], None] = lambda *_: None,
+    ) -> None:
+        """Take `displace`, which is called with an entry that had to leave a full queue."""
         self._bounds = bounds
+        self._displace = displace
         self._classes = {service_class: _ClassQueue() for service_class in _CLASSES}
-        self.size_bytes = 0
 
     def __len__(self) -> int:
         return sum(queue.count for queue in self._classes.values())
@@ -251,23 +262,22 @@ class FairQueue:
         """
         wait = self._work_before(entry) / replicas if replicas else None
         late = 0.0 if wait is None else now + wait + ttft_seconds - entry.deadline
-        if (reason := self._full(entry)) is not None:
-            # A place is free when the next entry goes: of all, or of this tenant.
-            if wait is None:
-                retry_after = UNKNOWN_RETRY_SECONDS
-            elif reason is QueueReason.TENANT_QUEUE_FULL:
-                retry_after = wait / self._waiting(entry.tenant)
-            else:
-                retry_after = self.work_seconds / replicas / max(1, len(self))
-        elif late > 0:
-            reason, retry_after = QueueReason.DEADLINE_UNREACHABLE, late
-        else:
-            self._classes[entry.service_class].add(entry)
-            self.size_bytes += entry.size_bytes
-            return None
-        return QueueRefusal(
-            reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after
-        )
+        # A place is free when the next entry goes: of this tenant, or of all.
+        if (waiting := self._waiting(entry.tenant)) >= self._bounds.requests_per_tenant:
+            retry_after = UNKNOWN_RETRY_SECONDS if wait is None else wait / waiting
+            return _refusal(QueueReason.TENANT_QUEUE_FULL, wait, retry_after)
+        if late > 0:
+            return _refusal(QueueReason.DEADLINE_UNREACHABLE, wait, late)
+        if len(self) >= self._bounds.requests:
+            work = self.work_seconds / replicas if replicas else None
+            retry_after = UNKNOWN_RETRY_SECONDS if work is None else work / max(1, len(self))
+            displaced = self._displaced_by(entry)
+            if displaced is None:
+                return _refusal(QueueReason.QUEUE_FULL, wait, retry_after)
+            self.cancel(displaced)
+            self._displace(displaced, _refusal(QueueReason.QUEUE_FULL, work, retry_after))
+        self._classes[entry.service_class].add(entry)
+        return None
 
     def pop(self, service: QueueService) -> QueueEntry | None:
         """Take the entry that is served next; None if nothing waits."""
@@ -278,16 +288,11 @@ class FairQueue:
         chosen = most_passed if most_passed.passes >= MAX_PASSES else waiting[0]
         for queue in self._classes.values():
             queue.passes = queue.passes + 1 if queue.count and queue is not chosen else 0
-        entry = chosen.pop(service)
-        self.size_bytes -= entry.size_bytes
-        return entry
+        return chosen.pop(service)
 
     def cancel(self, entry: QueueEntry) -> bool:
         """Remove an entry whose client went away; False if it does not wait."""
-        removed = self._classes[entry.service_class].remove(entry)
-        if removed:
-            self.size_bytes -= entry.size_bytes
-        return removed
+        return self._classes[entry.service_class].remove(entry)
 
     def expire(self, now: float) -> list[QueueEntry]:
         """Remove and return the entries whose deadline has passed."""
@@ -306,14 +311,25 @@ class FairQueue:
         work = sum(self._classes[service_class].work_seconds for service_class in higher)
         return work + self._classes[entry.service_class].work_before(entry)
 
-    def _full(self, entry: QueueEntry) -> QueueReason | None:
-        if len(self) >= self._bounds.requests:
-            return QueueReason.QUEUE_FULL
-        if self._waiting(entry.tenant) >= self._bounds.requests_per_tenant:
-            return QueueReason.TENANT_QUEUE_FULL
-        if self.size_bytes + entry.size_bytes > self._bounds.size_bytes:
-            return QueueReason.QUEUE_BYTES_EXCEEDED
-        return None
+    def _displaced_by(self, entry: QueueEntry) -> QueueEntry | None:
+        """Return which entry leaves a full queue for a new one.
+
+        It is the newest of the tenant that has most waiting by its weight; None if that is the
+        tenant of the new one.
+        """
+        shares: dict[str, float] = {}
+        for queue in self._classes.values():
+            for tenant, share in queue.shares():
+                shares[tenant] = shares.get(tenant, 0.0) + share
+        most = max(shares, key=shares.__getitem__, default=entry.tenant)
+        if shares.get(most, 0.0) <= shares.get(entry.tenant, 0.0) + 1 / entry.weight:
+            return None
+        lowest = next(each for each in reversed(_CLASSES) if self._classes[each].waiting(most))
+        return self._classes[lowest].newest(most)
 
     def _waiting(self, tenant: str) -> int:
         return sum(queue.waiting(tenant) for queue in self._classes.values())
+
+
+def _refusal(reason: QueueReason, wait: float | None, retry_after: float) -> QueueRefusal:
+    return QueueRefusal(reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after)
