@@ -37,6 +37,7 @@ from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
+from tessera.gateway.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.polling import PAGE_SECONDS
 from tessera.gateway.prompt_size import MAX_TEXTS
 from tessera.gateway.protocol import (
@@ -47,6 +48,7 @@ from tessera.gateway.protocol import (
     STALLED_CLIENT_SECONDS,
 )
 from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
+from tessera.gateway.relay import MAX_RESPONSE_BYTES
 from tessera.gateway.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -139,6 +141,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of the headers and trailers of a request", MAX_HEADER_BYTES),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("bytes of the body of a request", _BODY.max_bytes),
+            ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
+            ("bytes of these that one tenant holds", Memory().tenant_limit),
+            ("bytes of an answer that is no stream", MAX_RESPONSE_BYTES),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),
             ("prompts, inputs or documents of a request", MAX_TEXTS),
             (

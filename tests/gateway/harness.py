@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import io
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -30,6 +31,7 @@ from tessera.gateway.admission import Admission, Identifier
 from tessera.gateway.app import BodyBounds, GatewayApp
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
+from tessera.gateway.memory import Memory
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.token_verifier import TokenVerdict
 
@@ -218,7 +220,9 @@ class RunningGateway:
         """Send a request, and read the whole response."""
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         async with self.client.post(
-            self.url + path, data=data, headers={"content-type": "application/json", **headers}
+            self.url + path,
+            data=io.BytesIO(data),
+            headers={"content-type": "application/json", **headers},
         ) as response:
             return Answer(
                 status=response.status, headers=response.headers, body=await response.read()
@@ -289,6 +293,7 @@ async def a_gateway(
     drain_seconds: float = 5,
     announce_seconds: float = 0,
     queue_bounds: QueueBounds | None = None,
+    memory: Memory | None = None,
     tls_directory: Path | None = None,
     identifier: Identifier | None = None,
     **admission_options: Any,
@@ -312,7 +317,7 @@ async def a_gateway(
         recorded.set()
 
     engines = EngineSession(idle_seconds)
-    app = GatewayApp(admission, engines, record, bounds or BodyBounds())
+    app = GatewayApp(admission, engines, record, bounds or BodyBounds(), memory)
     server = GatewayServer(
         app,
         announce_seconds=announce_seconds,

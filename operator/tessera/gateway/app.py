@@ -19,6 +19,7 @@ from tessera.gateway.admission import Admission
 from tessera.gateway.call import Call, Inbound, refused_record
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
+from tessera.gateway.memory import Holding, Memory
 from tessera.gateway.responses import ClientConnection, ClientResponse, Message, Receive, Send
 from tessera.gateway.routes import ROUTES
 
@@ -49,11 +50,13 @@ class GatewayApp:
         engines: EngineSession,
         record: Callable[[UsageRecord], None],
         bounds: BodyBounds = _BOUNDS,
+        memory: Memory | None = None,
     ) -> None:
         self._admission = admission
         self._engines = engines
         self._record = record
         self._bounds = bounds
+        self.memory = memory or Memory()
         self._calls: set[Call] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
@@ -117,6 +120,8 @@ class GatewayApp:
         path: str = scope["path"]
         if scope["method"] != "POST":
             raise _wrong_method(path, "POST")
+        # Nothing is read for a client that does not read the response before.
+        await response.drained()
         identity = await self._admission.identify(headers)
         if not self.can_record():
             raise RequestError(
@@ -125,22 +130,48 @@ class GatewayApp:
                 "The gateway cannot record usage now: its database does not answer. Try again.",
                 headers=((b"retry-after", b"5"),),
             )
+        task, client = asyncio.current_task(), response.client
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+
+        def end() -> None:
+            # What waits for a client that does not read has to go too.
+            if client.reads_slowly:
+                client.abort()
+            else:
+                task.cancel()
+
+        holding = self.memory.open(identity, self._admission.weight_of(identity), end)
+        try:
+            inbound = Inbound(
+                route=ROUTES[path],
+                holding=holding,
+                query=scope["query_string"],
+                headers=headers,
+                identity=identity,
+                request_id=request_id,
+                client_address=_client_address(scope),
+                tags=_tags(headers),
+                started_ns=started_ns,
+                started_at_ns=started_at_ns,
+            )
+            await self._call(inbound, receive, response)
+        except asyncio.CancelledError:
+            if not holding.exceeded:
+                raise
+            # Its body was not complete.
+            task.uncancel()
+            raise holding.error() from None
+        finally:
+            holding.close()
+
+    async def _call(self, inbound: Inbound, receive: Receive, response: ClientResponse) -> None:
+        """Read the body, and do what it asks for."""
         body_from_ns = time.monotonic_ns()
-        body = await self._body(headers, receive)
+        inbound.body = await self._body(inbound, receive)
         # How slowly a client sends its body is no time of the service.
         sending_ns = time.monotonic_ns() - body_from_ns
-        inbound = Inbound(
-            route=ROUTES[path],
-            body=body,
-            query=scope["query_string"],
-            headers=headers,
-            identity=identity,
-            request_id=request_id,
-            client_address=_client_address(scope),
-            tags=_tags(headers),
-            started_ns=started_ns + sending_ns,
-            started_at_ns=started_at_ns + sending_ns,
-        )
+        inbound.started_ns += sending_ns
+        inbound.started_at_ns += sending_ns
         call = Call(
             inbound, self._admission, self._engines, response, self._record, self.note_begun
         )
@@ -150,11 +181,12 @@ class GatewayApp:
         finally:
             self._calls.remove(call)
 
-    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    async def _body(self, inbound: Inbound, receive: Receive) -> bytes:
         """Read the whole body.
 
         Raises RequestError where it is too large, too slow, or encoded.
         """
+        headers, holding = inbound.headers, inbound.holding
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise RequestError(
                 415, RequestReason.UNSUPPORTED_ENCODING, "Content-Encoding: only identity is taken."
@@ -162,18 +194,19 @@ class GatewayApp:
         limit = self._bounds.max_bytes
         if int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
-        message = await _next_part(receive)
+        message = await _next_part(receive, holding)
         first: bytes = message["body"]
-        size = len(first)
-        if not message["more_body"] and size <= limit:
+        if not message["more_body"] and len(first) <= limit:
             return first
         parts = [first]
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                while message["more_body"] and size <= limit:
-                    message = await _next_part(receive)
+                while message["more_body"] and holding.size <= limit:
+                    message = await _next_part(receive, holding)
                     parts.append(message["body"])
-                    size += len(message["body"])
+            if holding.size > limit:
+                raise _too_large(limit)
+            return b"".join(parts)
         except TimeoutError:
             raise RequestError(
                 408,
@@ -181,9 +214,9 @@ class GatewayApp:
                 f"The body took more than {self._bounds.seconds:g} s.",
                 headers=((b"connection", b"close"),),
             ) from None
-        if size > limit:
-            raise _too_large(limit)
-        return b"".join(parts)
+        finally:
+            # The traceback of an error would keep them.
+            parts.clear()
 
     async def _answer(
         self, method: str, path: str, headers: Mapping[bytes, bytes], response: ClientResponse
@@ -219,10 +252,12 @@ class GatewayApp:
         return msgspec.json.encode({"object": "list", "data": data})
 
 
-async def _next_part(receive: Receive) -> Message:
+async def _next_part(receive: Receive, holding: Holding) -> Message:
     message = await receive()
     if message["type"] == "http.disconnect":
         raise RequestError(499, RequestReason.CLIENT_GONE, "The client went away.")
+    if not holding.take(len(message["body"])):
+        raise holding.error()
     return message
 
 

@@ -23,6 +23,7 @@ from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.admission import Admission, Ticket
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
+from tessera.gateway.memory import Holding
 from tessera.gateway.parsing import (
     RequestFields,
     body_for_engine,
@@ -51,12 +52,14 @@ _PROCESS_ID = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Inbound:
     """A request as it came, and who sent it."""
 
     route: Route
-    body: bytes
+    holding: Holding
+    body: bytes = b""
+    """Empty before it came, and once an engine gets it."""
     query: bytes
     headers: Mapping[bytes, bytes]
     identity: Identity
@@ -83,6 +86,7 @@ class Call:
     ) -> None:
         self._note_begun = note_begun
         self._inbound = inbound
+        self._holding = inbound.holding
         self._admission = admission
         self._engines = engines
         self._response = response
@@ -104,22 +108,25 @@ class Call:
         try:
             await self._answer(heartbeat_seconds)
         except RequestError as error:
-            phase, reason = Phase.REFUSED, error.reason
-            await self._response.fail(error)
+            phase, reason = self._phase_of_refusal, error.reason
+            await self._fail(error)
         except EngineError as error:
             phase, reason = Phase.FAILED, error.error.reason
-            await self._response.fail(error.error)
+            await self._fail(error.error)
         except EngineRefusalError as error:
             phase, reason = Phase.FAILED, RequestReason.ENGINE_REFUSED
             await self._response.send_whole(error.status, error.body, self._headers())
         except asyncio.CancelledError:
             task.uncancel()
-            # Clients that have read the end of a stream close at once.
-            if not (self._client_gone and self._delivery.is_complete):
+            if self._holding.exceeded:
+                phase, reason = self._phase_of_refusal, RequestReason.HELD_BYTES_EXCEEDED
+                await self._fail(self._holding.error())
+            elif not self._client_gone:
+                phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
+                await self._fail(_draining())
+            elif not self._delivery.is_complete:
+                # Clients that have read the end of a stream close at once.
                 phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
-            if not self._client_gone:
-                reason = RequestReason.GATEWAY_DRAINING
-                await self._response.fail(_draining())
         finally:
             self._response.client.on_gone = None
             self._response.stop_heartbeats()
@@ -162,6 +169,20 @@ class Call:
             output_tokens=self._delivery.deltas,
         )
 
+    @property
+    def _phase_of_refusal(self) -> Phase:
+        """Return how a request ends that is refused: what an engine did until then is paid."""
+        return Phase.REFUSED if self._delivery.sent_ns is None else Phase.ABORTED
+
+    async def _fail(self, error: RequestError) -> None:
+        """Send an error, unless the client does not even read what it has."""
+        client = self._response.client
+        client.on_gone = None
+        if self._holding.exceeded and client.reads_slowly:
+            client.abort()
+        else:
+            await self._response.fail(error)
+
     def _leave(self, task: asyncio.Task[None]) -> None:
         """Cancel the request, since its client is gone."""
         self._client_gone = True
@@ -193,7 +214,9 @@ class Call:
         )
         if (record := self.partial_record()) is not None:
             self._note_begun(record)
-        relay = EngineRelay(self._engines, request, self._response, self._delivery)
+        inbound.body = b""
+        fields.forget_texts()
+        relay = EngineRelay(self._engines, request, self._response, self._delivery, self._holding)
         await self._attempts(relay, ticket)
 
     async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
@@ -300,7 +323,7 @@ class Call:
         """Return the tokens of a choice that its engine made and the gateway did not read."""
         delivery, sent = self._delivery, ticket.sent
         now = time.monotonic()
-        if sent is None or delivery.sent_ns is None:
+        if sent is None or delivery.sent_ns is None or delivery.answered:
             return 0
         if delivery.first_token_ns is not None:
             began = delivery.read_ns / 1e9

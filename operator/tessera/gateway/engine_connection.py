@@ -111,19 +111,24 @@ class EngineConnection(asyncio.Protocol):
             self._consumer = None
         return self.complete and not self._parts
 
-    async def read(self, limit: int) -> bytes | None:
-        """Return the rest of the body; None where it has more bytes than the limit."""
+    async def read(self, limit: int, take: Callable[[int], bool] = lambda _: True) -> bytes | None:
+        """Return the rest of the body; None where it has more bytes than the limit.
+
+        `take` is asked for room for each part, and ends the body too.
+        """
         parts: list[bytes] = []
-        size = 0
+        size, fits = 0, True
 
         def collect(data: bytes) -> bool:
-            nonlocal size
-            parts.append(data)
+            nonlocal size, fits
             size += len(data)
-            return size <= limit
+            fits = size <= limit and take(len(data))
+            if fits:
+                parts.append(data)
+            return fits
 
         await self.forward(collect)
-        return b"".join(parts) if size <= limit else None
+        return b"".join(parts) if fits else None
 
     def check(self, now: float, idle_seconds: float) -> None:
         """Give the request up if nothing came for so long."""

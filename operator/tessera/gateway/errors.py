@@ -33,7 +33,7 @@ class RequestError(Exception):
         self.code = code
         self.headers = tuple(headers)
         self.sender: Identity | None = None
-        """Of a request whose key is known, but no longer valid."""
+        """Of a request that is refused before its model is known; None where he is not known."""
 
     def body(self) -> bytes:
         """Return the JSON body."""

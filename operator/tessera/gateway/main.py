@@ -134,6 +134,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 engines=engines,
             )
         )
+        metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
         internal = InternalApi(
             metrics,
             recording.store,

@@ -106,6 +106,11 @@ class GatewayMetrics:
             ("service",),
             registry=self.registry,
         )
+        self.held_bytes = Gauge(
+            "tessera_gateway_held_bytes",
+            "Bytes of bodies and answers that all requests hold in the gateway's memory.",
+            registry=self.registry,
+        )
         self._overdue = Gauge(
             "tessera_gateway_requests_overdue",
             "Streams that wait for their first token longer than spec.slo.ttftP95.",

@@ -63,6 +63,12 @@ class RequestFields(msgspec.Struct, gc=False):
         del max_output_tokens
         return {}
 
+    def forget_texts(self) -> None:
+        """Keep nothing of the body, whose size is known then."""
+        for name in self.__struct_fields__:
+            if isinstance(getattr(self, name), msgspec.Raw):
+                setattr(self, name, _NONE)
+
     def has(self, name: str) -> bool:
         """Return whether the client sent this field."""
         return getattr(self, name) is not msgspec.UNSET

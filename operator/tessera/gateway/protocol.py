@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import httptools
 from typing_extensions import override
@@ -170,11 +170,54 @@ class _Reading(HttpToolsProtocol):
             raise _HeadersTooLargeError
 
 
-class GatewayProtocol(_Reading):
+class _Writing(_Reading):
+    """How responses are written: no faster than the client reads them."""
+
+    stalled_client_seconds = STALLED_CLIENT_SECONDS
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._read_deadline = _Deadline()
+
+    @property
+    def reads_slowly(self) -> bool:
+        """Whether so much waits for the client that nothing more should be sent."""
+        return self.flow.write_paused
+
+    def write_chunk(self, data: bytes) -> int:
+        """Send a part of the body; return the bytes that wait for a client that reads slowly."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        return self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+
+    def abort(self) -> None:
+        """Close the connection, and drop what waits for the client."""
+        self.transport.abort()
+
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_deadline.set(self.loop, self.stalled_client_seconds, self.transport.abort)
+
+    @override
+    def resume_writing(self) -> None:
+        self._read_deadline.lift()
+        super().resume_writing()
+
+    def _write(self, data: bytes) -> None:
+        # A response may go on between the end of its connection and the word of it.
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+
+class GatewayProtocol(_Writing):
     """One connection of a client."""
 
     header_seconds = HEADER_SECONDS
-    stalled_client_seconds = STALLED_CLIENT_SECONDS
     discarded_bytes = DISCARDED_BYTES
     discard_seconds = DISCARD_SECONDS
 
@@ -185,7 +228,7 @@ class GatewayProtocol(_Reading):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
-        self._header_deadline, self._read_deadline = _Deadline(), _Deadline()
+        self._header_deadline = _Deadline()
         # For the rest of a request that has its response.
         self._close_deadline = _Deadline()
         super().connection_made(transport)
@@ -274,16 +317,6 @@ class GatewayProtocol(_Reading):
             )
         super().on_message_complete()
 
-    def write_chunk(self, data: bytes) -> bool:
-        """Send a part of the body; True if the client reads too slowly for more."""
-        self._write(b"%x\r\n%b\r\n" % (len(data), data))
-        return self.flow.write_paused
-
-    async def drained(self) -> None:
-        """Wait while the client reads too slowly."""
-        if self.flow.write_paused:
-            await self.flow.drain()
-
     @override
     def shutdown(self) -> None:
         """Close the connection a moment after its last response.
@@ -297,16 +330,6 @@ class GatewayProtocol(_Reading):
             self.timeout_keep_alive_task = self.loop.call_later(
                 LINGER_SECONDS, self.timeout_keep_alive_handler
             )
-
-    @override
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._read_deadline.set(self.loop, self.stalled_client_seconds, self.transport.abort)
-
-    @override
-    def resume_writing(self) -> None:
-        self._read_deadline.lift()
-        super().resume_writing()
 
     @override
     def send_400_response(self, msg: str) -> None:
@@ -366,11 +389,6 @@ class GatewayProtocol(_Reading):
         )
         self.transport.write(head if answers_head else head + body)
         self._close_when_read()
-
-    def _write(self, data: bytes) -> None:
-        # A response may go on between the end of its connection and the word of it.
-        if not self.transport.is_closing():
-            self.transport.write(data)
 
     def _close(self) -> None:
         """Close the connection after its last response."""

@@ -18,6 +18,7 @@ from tessera.gateway.engine_connection import (
     InvalidHttpError,
 )
 from tessera.gateway.errors import RequestError
+from tessera.gateway.memory import Holding
 from tessera.gateway.parsing import RequestFields
 from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
@@ -25,7 +26,7 @@ from tessera.gateway.sse import EventRelay, InvalidStreamError
 from tessera.gateway.usage import TokenCounts, Usage
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
-_MAX_RESPONSE_BYTES = 64 * 2**20
+MAX_RESPONSE_BYTES = 32 * 2**20
 _MAX_ERROR_BYTES = 2**16
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
@@ -57,13 +58,14 @@ class EngineError(Exception):
         return self.error.status >= 500 and self.error.reason != RequestReason.ENGINE_BUSY
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class UpstreamRequest:
     """What is sent to an engine."""
 
     route: Route
     fields: RequestFields
     body: bytes
+    """Empty once a stream began, since no other engine gets it then."""
     query: bytes
     headers: bytes
     """Lines with their ends."""
@@ -99,6 +101,8 @@ class Delivery:
     gaps: int = 0
     """Tokens after the first."""
     late_gaps: int = 0
+    answered: bool = False
+    """The engine ended its answer."""
     events: EventRelay | None = None
     """Those of the last stream."""
 
@@ -127,11 +131,15 @@ class EngineRelay:
         request: UpstreamRequest,
         response: ClientResponse,
         delivery: Delivery,
+        holding: Holding,
     ) -> None:
         self._session = session
         self._request = request
         self._response = response
         self._delivery = delivery
+        self._holding = holding
+        # Among those that the request holds.
+        self._answer_bytes = 0
 
     async def attempt(
         self,
@@ -145,6 +153,8 @@ class EngineRelay:
 
         Raises EngineError: a retry is possible only while nothing of the answer was sent.
         """
+        # What another replica sent is lost.
+        self._hold(0)
         address = replica.address
         try:
             connection = await self._session.connect(address)
@@ -175,10 +185,14 @@ class EngineRelay:
         replica: EngineReplica,
         headers: Sequence[tuple[bytes, bytes]],
     ) -> None:
-        body = await connection.read(_MAX_RESPONSE_BYTES)
+        body = await connection.read(
+            MAX_RESPONSE_BYTES, lambda size: self._hold(self._answer_bytes + size)
+        )
+        if self._holding.exceeded:
+            raise self._holding.error()
         if body is None:
             raise _invalid(
-                replica, f"its response has more than {counted(_MAX_RESPONSE_BYTES, 'byte')}"
+                replica, f"its response has more than {counted(MAX_RESPONSE_BYTES, 'byte')}"
             )
         try:
             summary = _whole_decoder.decode(body)
@@ -187,6 +201,7 @@ class EngineRelay:
         if summary.aborted(body):
             raise _drained(replica)
         self._delivery.first_token_ns = time.monotonic_ns()
+        self._delivery.answered = True
         if summary.usage is not None:
             self._delivery.counts = summary.usage.counts()
         await self._response.send_whole(200, body, headers)
@@ -208,7 +223,8 @@ class EngineRelay:
 
         def hold(data: bytes) -> bool:
             first.append(events.feed(data))
-            return not (first[-1] or events.closed)
+            fits = self._hold(events.waiting_bytes)
+            return fits and not (first[-1] or events.closed)
 
         def relay(data: bytes) -> bool:
             nonlocal token_ns
@@ -220,7 +236,9 @@ class EngineRelay:
                 delivery.gaps += events.deltas - deltas
                 delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
                 token_ns = delivery.read_ns = now_ns
-            return not (block and response.write_now(block)) and not events.closed
+            unread = response.write_now(block) if block else 0
+            fits = self._hold(unread + events.waiting_bytes)
+            return fits and not unread and not events.closed
 
         try:
             ended = await connection.forward(hold)
@@ -229,21 +247,38 @@ class EngineRelay:
                 delivery.gaps += max(0, events.deltas - 1)
                 first_token()
                 await response.begin_stream(headers)
-                await response.write(first[-1])
-            while not ended and not events.closed:
+                self._forget_request()
+                self._hold(response.write_now(first[-1]) + events.waiting_bytes)
+            while not (ended or events.closed or self._holding.exceeded):
+                await response.drained()
+                self._hold(events.waiting_bytes)
                 # The time in which the client reads nothing is no gap of the engine.
                 token_ns = time.monotonic_ns()
                 ended = await connection.forward(relay)
-                await response.drained()
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
             delivery.counts = events.counts
+        if self._holding.exceeded:
+            raise self._holding.error()
         if not (events.ended and events.started):
             raise _incomplete(events, replica)
         await response.end_stream()
         if not connection.complete:
             await _skip_trailer(connection)
+
+    def _hold(self, size: int) -> bool:
+        """Hold so many bytes of the answer; False where they have no room."""
+        more = size - self._answer_bytes
+        self._answer_bytes = size
+        if more > 0:
+            return self._holding.take(more)
+        self._holding.free(-more)
+        return True
+
+    def _forget_request(self) -> None:
+        self._holding.free(self._holding.size - self._answer_bytes)
+        self._request.body = b""
 
     async def _refuse(self, connection: EngineConnection, replica: EngineReplica) -> None:
         """Raise the error of a response that is not a success, or relay it."""

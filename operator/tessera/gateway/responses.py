@@ -26,8 +26,17 @@ class ClientConnection(Protocol):
     on_gone: Callable[[], None] | None
     """Called when the client goes away."""
 
-    def write_chunk(self, data: bytes) -> bool:
-        """Send a part of the body; True if the client reads too slowly for more."""
+    @property
+    def reads_slowly(self) -> bool:
+        """Whether so much waits for the client that nothing more should be sent."""
+        ...
+
+    def write_chunk(self, data: bytes) -> int:
+        """Send a part of the body; return the bytes that wait for a client that reads slowly."""
+        ...
+
+    def abort(self) -> None:
+        """Close the connection, and drop what waits for the client."""
         ...
 
     async def drained(self) -> None:
@@ -64,7 +73,9 @@ class ClientResponse:
             *headers,
         ]
         await self._send({"type": "http.response.start", "status": status, "headers": head})
-        await self._send({"type": "http.response.body", "body": body})
+        await self.write(body)
+        # It waits until the client has read a large body, which counts as held until then.
+        await self.end_stream()
 
     async def begin_stream(self, headers: Headers = ()) -> None:
         """Send the head of a stream, unless heartbeats did."""
@@ -76,8 +87,11 @@ class ClientResponse:
         """Send a part of the stream."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
-    def write_now(self, data: bytes) -> bool:
-        """Send a part of a stream that has begun; True if `drained` should be awaited."""
+    def write_now(self, data: bytes) -> int:
+        """Send a part of a stream that has begun; await `drained` unless it returns 0.
+
+        It returns the bytes that wait for the client.
+        """
         return self.client.write_chunk(data)
 
     async def drained(self) -> None:

@@ -134,6 +134,11 @@ class EventRelay:
         """Return about how many tokens were returned: an event may have several of them."""
         return max(self.deltas, self._text_bytes // _BYTES_PER_TOKEN)
 
+    @property
+    def waiting_bytes(self) -> int:
+        """Return the bytes that wait for the end of their event, or for the first token."""
+        return len(self._tail) + self._held_bytes
+
     def feed(self, data: bytes) -> bytes:
         """Return the bytes for the client, which may be none.
 
@@ -217,6 +222,7 @@ class EventRelay:
             elif self._accepts(event):
                 yield from self._held
                 self._held.clear()
+                self._held_bytes = 0
                 yield event
             if self.deltas == deltas:
                 self._count_idle(1, len(event))

@@ -184,9 +184,9 @@ def test_a_full_queue_makes_room_by_the_newest_of_the_tenant_with_most_by_weight
     for entry in (*heavy, *most):
         assert queue.offer(entry, 0.0, replicas=1) is None
     # Its batch goes first, then the newest of the others.
-    for gone in (most[1], most[3]):
+    for newest in (most[1], most[3]):
         assert queue.offer(an_entry("few"), 0.0, replicas=1) is None
-        assert displaced[-1][0] is gone
+        assert displaced[-1][0] is newest
         assert len(queue) == 9
     refusal = displaced[0][1]
     assert (refusal.reason, refusal.retry_after_seconds) == (QueueReason.QUEUE_FULL, 13 / 9)

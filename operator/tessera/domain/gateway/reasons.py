@@ -14,6 +14,7 @@ class RequestReason(StrEnum):
     UNSUPPORTED_ENCODING = "UnsupportedEncoding"
     BODY_TOO_LARGE = "BodyTooLarge"
     BODY_TIMEOUT = "BodyTimeout"
+    HELD_BYTES_EXCEEDED = "HeldBytesExceeded"
     HEADERS_TOO_LARGE = "HeadersTooLarge"
     HEADERS_TIMEOUT = "HeadersTimeout"
     MODEL_NOT_FOUND = "ModelNotFound"

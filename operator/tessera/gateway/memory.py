@@ -1,0 +1,122 @@
+"""The bytes that requests hold in this process: bodies, and answers that wait for their clients.
+
+Tenants share one budget. Bytes are taken before they are kept. Where there is no room for them, the
+tenant that holds most by its weight gives way: the largest request of its key that holds most ends.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import Identity
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.errors import RequestError
+
+MAX_HELD_BYTES = 96 * 2**20
+
+
+class _TenantHoldings:
+    """What the requests of one tenant hold."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.weight = 1.0
+        self.holdings: dict[Holding, None] = {}
+
+    def largest(self) -> "Holding":
+        """Return the largest of the key that holds most; of equal ones, the newest."""
+        senders: dict[tuple[str | None, str | None], list[Holding]] = defaultdict(list)
+        for holding in reversed(self.holdings):
+            identity = holding.identity
+            senders[identity.key, identity.user].append(holding)
+        most = max(senders.values(), key=lambda holdings: sum(each.size for each in holdings))
+        return max(most, key=lambda holding: holding.size)
+
+
+class Holding:
+    """The bytes that one request holds."""
+
+    def __init__(
+        self,
+        memory: "Memory",
+        tenant: _TenantHoldings,
+        identity: Identity,
+        end: Callable[[], None],
+    ) -> None:
+        self._memory, self._tenant, self._end = memory, tenant, end
+        self.identity = identity
+        self.size = 0
+        self.exceeded = False
+        """The request has to end, and holds nothing more."""
+
+    def take(self, size: int) -> bool:
+        """Hold so many bytes more; False where this request itself has to give way."""
+        if self.exceeded:
+            return False
+        self._add(size)
+        while (tenant := self._memory.without_room(self._tenant)) is not None:
+            holding = tenant.largest()
+            holding.exceeded = True
+            holding._add(-holding.size)
+            if holding is self:
+                return False
+            holding._end()
+        return True
+
+    def free(self, size: int) -> None:
+        """Hold so many bytes less."""
+        if not self.exceeded:
+            self._add(-size)
+
+    def close(self) -> None:
+        """Hold nothing, since the request ended."""
+        self._add(-self.size)
+        del self._tenant.holdings[self]
+
+    def error(self) -> RequestError:
+        """Return the error of a request that gave way."""
+        memory = self._memory
+        error = RequestError(
+            429,
+            RequestReason.HELD_BYTES_EXCEEDED,
+            f"Requests hold too much memory of the gateway: limit {counted(memory.limit, 'byte')}, "
+            f"{memory.tenant_limit} of one tenant, and this request was the largest of its key; "
+            "retry in 1 s with smaller requests or fewer at a time.",
+            headers=((b"retry-after", b"1"),),
+        )
+        error.sender = self.identity
+        return error
+
+    def _add(self, size: int) -> None:
+        self.size += size
+        self._tenant.size += size
+        self._memory.size += size
+
+
+class Memory:
+    """The bytes of all requests of this process, and who holds them."""
+
+    def __init__(self, limit: int = MAX_HELD_BYTES) -> None:
+        self.limit = limit
+        self.tenant_limit = limit // 2
+        self.size = 0
+        self._tenants: dict[str, _TenantHoldings] = {}
+
+    def open(self, identity: Identity, weight: float, end: Callable[[], None]) -> Holding:
+        """Return what a request holds, nothing yet; `end` is called when it has to give way."""
+        tenant = self._tenants.get(identity.tenant)
+        if tenant is None:
+            self._tenants = {name: each for name, each in self._tenants.items() if each.holdings}
+            tenant = self._tenants[identity.tenant] = _TenantHoldings()
+        tenant.weight = weight
+        holding = Holding(self, tenant, identity, end)
+        tenant.holdings[holding] = None
+        return holding
+
+    def without_room(self, tenant: _TenantHoldings) -> _TenantHoldings | None:
+        """Return the tenant that has to give way after this one took bytes; None if all fit."""
+        if tenant.size > self.tenant_limit:
+            return tenant
+        if self.size <= self.limit:
+            return None
+        return max(self._tenants.values(), key=lambda each: each.size / each.weight)
