@@ -92,6 +92,27 @@ async def test_a_connection_on_which_comes_what_nobody_asked_for_is_closed(size:
         assert await session.connect(address) is not connection
 
 
+async def test_the_end_of_a_body_that_comes_with_what_is_no_response_is_handed_on() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.send(OK + b"content-length: 6\r\n\r\nabc")
+        await taken.wait()
+        await call.send(b"def" + OK + b"content-length: 6\r\n\r\nforged")
+
+    def take(data: bytes) -> bool:
+        parts.append(data)
+        taken.set()
+        return True
+
+    parts: list[bytes] = []
+    taken = asyncio.Event()
+    async with connected(script) as (session, connection, address):
+        await connection.send(REQUEST)
+        assert await connection.forward(take)
+        assert parts == [b"abc", b"def"]
+        session.release(connection, address)
+        assert not connection.reusable
+
+
 async def test_a_response_that_is_only_announced_is_waited_for() -> None:
     continued = b"HTTP/1.1 100 Continue\r\n\r\n"
     async with connected(sending(continued, OK + b"content-length: 2\r\n\r\n[]")) as (

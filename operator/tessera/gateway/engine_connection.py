@@ -107,6 +107,9 @@ class EngineConnection(asyncio.Protocol):
         try:
             while self._consumer is not None and not self.complete:
                 await self._progress()
+            # Its last part may have come with what is no response.
+            if self._consumer is not None and self._parts:
+                consumer(self._take())
         finally:
             self._consumer = None
         return self.complete and not self._parts
