@@ -107,6 +107,21 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize(
+    "rest", [b'"stream_options": {"\xed\xa0\x80": 1}', b'"stream_options": {}, "\xed\xa0\x80": 1']
+)
+def test_names_that_are_no_text_are_refused(rest: bytes) -> None:
+    body = b'{"model": "chat", "messages": [], "stream": true, %b}' % rest
+    parsed = parse(CHAT, body)
+    with pytest.raises(RequestError, match="no valid JSON"):
+        body_for_engine(body, parsed, "chat", None)
+
+
+def test_values_that_the_gateway_does_not_read_stay_as_sent() -> None:
+    body = b'{"model": "chat", "stream": true, "stream_options": {"other": "\xed\xa0\x80"}}'
+    assert b'"other":"\xed\xa0\x80"' in body_for_engine(body, parse(CHAT, body), "chat", None)
+
+
 def test_deep_nesting_is_refused() -> None:
     with pytest.raises(RequestError, match="nested too deep"):
         parse(CHAT, b'{"model":"a","messages":' + b"[" * 10**6)

@@ -22,7 +22,7 @@ _WHITESPACE = b" \t\r\n"
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 
-_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _NONE = msgspec.Raw()
 
 
@@ -307,11 +307,15 @@ def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) ->
 
 
 def _with_replaced(body: bytes, changes: Mapping[str, Any]) -> bytes:
-    fields: dict[str, Any] = {**_raw_fields.decode(body)}
-    options = fields.get("stream_options")
-    if "stream_options" in changes and options is not None:
-        given = msgspec.json.decode(options)
-        changes = {**changes, "stream_options": {**(given or {}), **changes["stream_options"]}}
+    try:
+        fields: dict[str, Any] = {**(_raw_fields.decode(body) or {})}
+        options = fields.get("stream_options")
+        if "stream_options" in changes and options is not None:
+            given = _raw_fields.decode(options) or {}
+            changes = {**changes, "stream_options": {**given, **changes["stream_options"]}}
+    except UnicodeDecodeError as error:
+        # The fields that the gateway reads were valid.
+        raise invalid_request(f"the body is no valid JSON: {error}", code="invalid_json") from None
     return msgspec.json.encode({**fields, **changes})
 
 
