@@ -1,5 +1,6 @@
 """Refused requests have a record too, of what is known of them, and no tokens."""
 
+import itertools
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -94,8 +95,10 @@ async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid(
 
 async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
     recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    # Of one tenant they would become sums.
+    numbers = itertools.count()
     while recording.has_room:
-        recording.add(a_record())
+        recording.add(a_record(tenant=f"team-{next(numbers)}"))
     async with a_gateway(a_directory(a_model())) as gateway:
         gateway.app.can_record = lambda: recording.has_room
         answer = await gateway.post(CHAT)
