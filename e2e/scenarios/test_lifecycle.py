@@ -119,8 +119,8 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
         kill()
         return str((await explain(namespace))["rollout"]["reason"])
 
-    condition = await eventually(kill_and_read, lambda each: each.reason == "OOMKilled", within=60)
-    await eventually(kill_and_explain, lambda reason: reason == "OOMKilled", within=60)
+    condition = await eventually(kill_and_read, lambda each: each.reason == "OOMKilled", within=180)
+    await eventually(kill_and_explain, lambda reason: reason == "OOMKilled", within=180)
     assert condition.message.startswith(f"{name}: exit code 137")
     await wait_for_printed_reason(namespace, "RolloutComplete", within=60)
 
