@@ -45,6 +45,7 @@ from tessera.gateway.protocol import (
     DISCARDED_BYTES,
     HEADER_SECONDS,
     MAX_HEADER_BYTES,
+    STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
 from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
@@ -152,7 +153,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ),
             ("bytes that it still sends", DISCARDED_BYTES),
             (
-                "a client reads nothing of its stream before it is cut",
+                f"a client for which more waits reads fewer than {STALLED_CLIENT_BYTES:,} bytes "
+                "before it is cut",
                 timedelta(seconds=STALLED_CLIENT_SECONDS),
             ),
             ("events of a stream without a token", MAX_EVENTS_WITHOUT_TOKEN),

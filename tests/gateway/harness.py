@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -209,6 +210,7 @@ class RunningGateway:
     woken: asyncio.Event
     """A request waits for a sleeping service."""
     url: str
+    listener: socket.socket
     port: int
     records: list[UsageRecord]
     recorded: asyncio.Event
@@ -343,6 +345,7 @@ async def a_gateway(
             accounts=accounts,
             woken=woken,
             url=f"http://127.0.0.1:{port}",
+            listener=listener,
             port=port,
             records=records,
             recorded=recorded,

@@ -16,6 +16,7 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.memory import Holding, Memory
+from tessera.gateway.protocol import GatewayProtocol
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -117,7 +118,11 @@ async def answer_at_once(call: EngineCall) -> None:
 
 
 async def begin(gateway: RunningGateway, body: bytes, length: int | None = None) -> socket.socket:
-    """Send a request of team-a, of which perhaps more should follow, and read nothing."""
+    """Send a request of team-a, of which perhaps more should follow, and read nothing.
+
+    The sockets of client and gateway keep few bytes of an answer.
+    """
+    gateway.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
     client = socket.socket()
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
     client.setblocking(False)
@@ -125,7 +130,8 @@ async def begin(gateway: RunningGateway, body: bytes, length: int | None = None)
     await loop.sock_connect(client, ("127.0.0.1", gateway.port))
     head = (
         b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
-        b"content-length: %d\r\n\r\n" % (len(body) if length is None else length)
+        b"connection: close\r\ncontent-length: %d\r\n\r\n"
+        % (len(body) if length is None else length)
     )
     await loop.sock_sendall(client, head + body)
     return client
@@ -242,6 +248,29 @@ async def test_a_stream_holds_its_body_until_it_begins_and_what_is_not_read() ->
         more.set()
         answer = await request
     assert (answer.status, len(answer.events)) == (200, 5)
+
+
+@pytest.mark.parametrize(("reads", "ended"), [(True, False), (False, True)])
+async def test_a_client_is_cut_if_it_reads_nothing_and_not_if_it_reads_slowly(
+    monkeypatch: pytest.MonkeyPatch, reads: bool, ended: bool
+) -> None:
+    monkeypatch.setattr(GatewayProtocol, "stalled_client_seconds", 0.3)
+    monkeypatch.setattr(GatewayProtocol, "stalled_client_bytes", 1000)
+
+    async def script(call: EngineCall) -> None:
+        await call.whole({**COMPLETION, "padding": "x" * MIB})
+
+    async with serving(script, 16 * MIB) as gateway:
+        client = await begin(gateway, json.dumps(CHAT).encode())
+        loop, size = asyncio.get_running_loop(), 0
+        began = loop.time()
+        while reads and (part := await loop.sock_recv(client, 2**16)):
+            size += len(part)
+            await asyncio.sleep(0.005)
+        record = await gateway.record()
+        client.close()
+    assert (record.phase is Phase.ABORTED) is ended
+    assert not reads or (size > MIB and loop.time() - began > 0.6)
 
 
 async def test_a_full_queue_refuses_the_newest_of_who_has_most_waiting() -> None:

@@ -16,9 +16,11 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.errors import RequestError, invalid_request
 
 MAX_HEADER_BYTES = 64 * 2**10
-# From the first byte of a request to its last header, and for a client to read what waits for it.
+# From the first byte of a request to its last header.
 HEADER_SECONDS = 10.0
+# A client for which more waits reads so many bytes in so long.
 STALLED_CLIENT_SECONDS = 60.0
+STALLED_CLIENT_BYTES = 2**16
 # From the last response of a connection that is drained to its end.
 LINGER_SECONDS = 1
 # A client that is refused may still send its request: it is read, and not looked at, since a
@@ -174,10 +176,12 @@ class _Writing(_Reading):
     """How responses are written: no faster than the client reads them."""
 
     stalled_client_seconds = STALLED_CLIENT_SECONDS
+    stalled_client_bytes = STALLED_CLIENT_BYTES
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._read_deadline = _Deadline()
+        self._written_bytes = self._read_bytes = 0
 
     @property
     def reads_slowly(self) -> bool:
@@ -201,16 +205,26 @@ class _Writing(_Reading):
     @override
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._read_deadline.set(self.loop, self.stalled_client_seconds, self.transport.abort)
+        self._read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        self._read_deadline.set(self.loop, self.stalled_client_seconds, self._check_reading)
 
     @override
     def resume_writing(self) -> None:
         self._read_deadline.lift()
         super().resume_writing()
 
+    def _check_reading(self) -> None:
+        read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        if read_bytes < self._read_bytes + self.stalled_client_bytes:
+            self.transport.abort()
+        else:
+            self._read_bytes = read_bytes
+            self._read_deadline.set(self.loop, self.stalled_client_seconds, self._check_reading)
+
     def _write(self, data: bytes) -> None:
         # A response may go on between the end of its connection and the word of it.
         if not self.transport.is_closing():
+            self._written_bytes += len(data)
             self.transport.write(data)
 
 
