@@ -49,7 +49,7 @@ from tessera.gateway.protocol import (
     STALLED_CLIENT_SECONDS,
 )
 from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
-from tessera.gateway.relay import MAX_RESPONSE_BYTES
+from tessera.gateway.relay import MAX_RESPONSE_BYTES, MAX_UNREAD_BYTES
 from tessera.gateway.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -157,6 +157,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
                 "before it is cut",
                 timedelta(seconds=STALLED_CLIENT_SECONDS),
             ),
+            ("bytes that wait for the client of a stream", MAX_UNREAD_BYTES),
             ("events of a stream without a token", MAX_EVENTS_WITHOUT_TOKEN),
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),

@@ -25,6 +25,7 @@ from tests.gateway.harness import (
     ROLE,
     STREAM,
     TENANT,
+    USAGE,
     Answer,
     EngineCall,
     RunningGateway,
@@ -248,6 +249,45 @@ async def test_a_stream_holds_its_body_until_it_begins_and_what_is_not_read() ->
         more.set()
         answer = await request
     assert (answer.status, len(answer.events)) == (200, 5)
+
+
+async def read_all(client: socket.socket) -> bytes:
+    loop, parts = asyncio.get_running_loop(), []
+    with client:
+        while part := await loop.sock_recv(client, 2**16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+UNREAD = 10 * (a_delta("x" * 50_000),)
+
+
+async def test_an_engine_is_free_once_it_answered_whoever_reads_it() -> None:
+    def answers(user: str) -> tuple[bytes, ...]:
+        return UNREAD if user == "silent" else (a_delta(),)
+
+    async def script(call: EngineCall) -> None:
+        if call.json.get("stream"):
+            await call.stream(ROLE, *answers(call.json["user"]), END, USAGE, DONE)
+        else:
+            await call.whole({**COMPLETION, "padding": "x" * MIB})
+
+    async with serving(script, 16 * MIB, max_num_seqs=1) as gateway:
+        silent = json.dumps({**STREAM, "user": "silent"}).encode()
+        clients = [await begin(gateway, body) for body in 2 * (silent, json.dumps(CHAT).encode())]
+        await eventually(partial(held_bytes, gateway), lambda size: size > 2.5 * MIB)
+        assert await at_engines(gateway) == 0
+        async with asyncio.timeout(10):
+            answer = await gateway.post({**STREAM, "user": "other"}, **OTHER)
+        assert answer.events[-1] == DONE
+        # Nothing is lost for those who read late.
+        streams = [await read_all(client) for client in clients[::2]]
+        for client in clients[1::2]:
+            client.close()
+    assert [stream.count(b"x" * 50_000) for stream in streams] == [len(UNREAD)] * 2
+    assert all(stream.endswith(DONE + b"\r\n0\r\n\r\n") for stream in streams)
+    ends = sorted((record.reason, record.output_tokens) for record in gateway.records)
+    assert ends == [("ClientGone", 3)] * 2 + [("OnlyReplica", 3)] * 3
 
 
 @pytest.mark.parametrize(("reads", "ended"), [(True, False), (False, True)])

@@ -98,6 +98,9 @@ class Call:
         self._delivery = Delivery()
         self._record_id = _record_id()
         self._client_gone = False
+        # What it used, once no engine works for it.
+        self._counts: TokenCounts | None = None
+        self._estimated = False
 
     async def run(self, heartbeat_seconds: float) -> None:
         """Answer the request; whatever happens, it is recorded."""
@@ -216,7 +219,14 @@ class Call:
             self._note_begun(record)
         inbound.body = b""
         fields.forget_texts()
-        relay = EngineRelay(self._engines, request, self._response, self._delivery, self._holding)
+        relay = EngineRelay(
+            self._engines,
+            request,
+            self._response,
+            self._delivery,
+            self._holding,
+            lambda: self._end_work(Phase.COMPLETED),
+        )
         await self._attempts(relay, ticket)
 
     async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
@@ -251,6 +261,13 @@ class Call:
         return self._ticket.headers if self._ticket else []
 
     def _settle(self, phase: Phase, reason: str) -> None:
+        counts = self._end_work(phase)
+        self._record(self._usage(phase, reason, counts, estimated=self._estimated))
+
+    def _end_work(self, phase: Phase) -> TokenCounts:
+        """Settle what was used and free its place, once: a client may go on reading after that."""
+        if self._counts is not None:
+            return self._counts
         ticket = self._ticket
         reported = self._delivery.counts
         if reported is None or ticket is None:
@@ -265,7 +282,8 @@ class Call:
                 counts, estimated = replace(counts, output=output), True
         if ticket is not None:
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
-        self._record(self._usage(phase, reason, counts, estimated=estimated))
+        self._counts, self._estimated = counts, estimated
+        return counts
 
     def _learn(self, counts: TokenCounts, *, estimated: bool) -> None:
         if self._model is not None and self._size is not None and not estimated:

@@ -28,6 +28,8 @@ from tessera.gateway.usage import TokenCounts, Usage
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
 MAX_RESPONSE_BYTES = 32 * 2**20
 _MAX_ERROR_BYTES = 2**16
+# Of a stream that its client reads slowly; then the engine is held back.
+MAX_UNREAD_BYTES = 2**20
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
 _MAX_ENGINE_MESSAGE = 500
@@ -132,12 +134,18 @@ class EngineRelay:
         response: ClientResponse,
         delivery: Delivery,
         holding: Holding,
+        answered: Callable[[], object],
     ) -> None:
+        """Take `answered`, which is called when an engine ended its answer.
+
+        The client may read it for long after.
+        """
         self._session = session
         self._request = request
         self._response = response
         self._delivery = delivery
         self._holding = holding
+        self._answered = answered
         # Among those that the request holds.
         self._answer_bytes = 0
 
@@ -201,9 +209,10 @@ class EngineRelay:
         if summary.aborted(body):
             raise _drained(replica)
         self._delivery.first_token_ns = time.monotonic_ns()
-        self._delivery.answered = True
         if summary.usage is not None:
             self._delivery.counts = summary.usage.counts()
+        self._delivery.answered = True
+        self._answered()
         await self._response.send_whole(200, body, headers)
 
     async def _relay_stream(
@@ -215,11 +224,36 @@ class EngineRelay:
     ) -> None:
         stream = self._request.route.stream
         assert stream is not None  # noqa: S101 - only such routes have bodies that stream
-        delivery, response = self._delivery, self._response
+        delivery = self._delivery
         events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
         delivery.events = events
+        try:
+            await self._pass_on(connection, events, headers, first_token)
+        except InvalidStreamError as error:
+            raise _invalid(replica, str(error)) from error
+        finally:
+            delivery.counts = events.counts
+        if self._holding.exceeded:
+            raise self._holding.error()
+        if not (events.ended and events.started):
+            raise _incomplete(events, replica)
+        delivery.answered = True
+        self._answered()
+        await self._response.end_stream()
+        if not connection.complete:
+            await _skip_trailer(connection)
+
+    async def _pass_on(
+        self,
+        connection: EngineConnection,
+        events: EventRelay,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        """Read the events of an engine, and send them to the client, to their end or a failure."""
+        delivery, response = self._delivery, self._response
         first: list[bytes] = []
-        token_ns = 0
+        token_ns = unread = 0
 
         def hold(data: bytes) -> bool:
             first.append(events.feed(data))
@@ -227,7 +261,7 @@ class EngineRelay:
             return fits and not (first[-1] or events.closed)
 
         def relay(data: bytes) -> bool:
-            nonlocal token_ns
+            nonlocal token_ns, unread
             deltas = events.deltas
             block = events.feed(data)
             if events.deltas > deltas:
@@ -238,34 +272,24 @@ class EngineRelay:
                 token_ns = delivery.read_ns = now_ns
             unread = response.write_now(block) if block else 0
             fits = self._hold(unread + events.waiting_bytes)
-            return fits and not unread and not events.closed
+            return fits and unread <= MAX_UNREAD_BYTES and not events.closed
 
-        try:
-            ended = await connection.forward(hold)
-            if first and first[-1]:
-                delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
-                delivery.gaps += max(0, events.deltas - 1)
-                first_token()
-                await response.begin_stream(headers)
-                self._forget_request()
-                self._hold(response.write_now(first[-1]) + events.waiting_bytes)
-            while not (ended or events.closed or self._holding.exceeded):
+        ended = await connection.forward(hold)
+        if first and first[-1]:
+            delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
+            delivery.gaps += max(0, events.deltas - 1)
+            first_token()
+            await response.begin_stream(headers)
+            self._forget_request()
+            unread = response.write_now(first[-1])
+            self._hold(unread + events.waiting_bytes)
+        while not (ended or events.closed or self._holding.exceeded):
+            if unread > MAX_UNREAD_BYTES:
                 await response.drained()
                 self._hold(events.waiting_bytes)
-                # The time in which the client reads nothing is no gap of the engine.
-                token_ns = time.monotonic_ns()
-                ended = await connection.forward(relay)
-        except InvalidStreamError as error:
-            raise _invalid(replica, str(error)) from error
-        finally:
-            delivery.counts = events.counts
-        if self._holding.exceeded:
-            raise self._holding.error()
-        if not (events.ended and events.started):
-            raise _incomplete(events, replica)
-        await response.end_stream()
-        if not connection.complete:
-            await _skip_trailer(connection)
+            # The time in which the client reads nothing is no gap of the engine.
+            token_ns = time.monotonic_ns()
+            ended = await connection.forward(relay)
 
     def _hold(self, size: int) -> bool:
         """Hold so many bytes of the answer; False where they have no room."""
