@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
+from tables import TABLES, most_kibibytes, results
 from tessera.adapters.prometheus_rows import MAX_ROWS
 from tessera.adapters.prometheus_session import MAX_ANSWER_BYTES
 from tessera.api.gateway_demand import MAX_REPORT_BYTES
@@ -190,7 +191,26 @@ def page() -> str:
     for title, rows in _SECTIONS:
         lines += ["", f"## {title}", "", "| what | at most |", "| --- | --- |"]
         lines += [f"| {what} | {_text(bound)} |" for what, bound in rows]
+    lines += _table_lines()
     return "\n".join(lines) + "\n"
+
+
+def _table_lines() -> Sequence[str]:
+    total = sum(map(most_kibibytes, TABLES))
+    return [
+        "",
+        "## Results that are kept",
+        "",
+        "Functions that keep their results by what they were asked; those that were asked for",
+        f"longest ago are dropped. Full of the largest they take {total / 1024:,.0f} MiB together.",
+        "",
+        "| function | asked by | results | KiB of the largest |",
+        "| --- | --- | --- | --- |",
+        *(
+            f"| `{name}` | {entry.keys} | {results(name):,} | {entry.kibibytes} |"
+            for name, entry in TABLES.items()
+        ),
+    ]
 
 
 def _text(bound: object) -> str:

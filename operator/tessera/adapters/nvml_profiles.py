@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from ctypes import byref, c_uint
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 from tessera.domain.mig.gpu_models import GpuInstanceProfile, GpuModel, find_gpu_model
@@ -42,7 +42,7 @@ def error_name(nvml: Any, error: Exception) -> str:
     return _error_names(nvml).get(getattr(error, "value", 0), "UNKNOWN")
 
 
-@cache
+@lru_cache(maxsize=1)
 def _error_names(nvml: Any) -> Mapping[int, str]:
     code_by_name = {name: code for name, code in vars(nvml).items() if name.startswith(_ERROR)}
     return {code: name.removeprefix(_ERROR) for name, code in code_by_name.items()}
@@ -98,7 +98,7 @@ def _iterate_profiles(
         )
 
 
-@cache
+@lru_cache(maxsize=1)
 def _profile_constants(nvml: Any) -> list[tuple[str, int]]:
     ids = ((name, value) for name, value in vars(nvml).items() if name.startswith(_PREFIX))
     constants = [(name.removeprefix(_PREFIX), value) for name, value in ids if "SLICE" in name]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_TABLE_SIZE = 16_384
+_TABLE_SIZE = 8192
 
 
 @dataclass(slots=True)
@@ -114,6 +114,7 @@ def tabulated(function: Callable[P, T], *, size: int = _TABLE_SIZE) -> Callable[
     """Mark a step of a search over small hashable values, such as the slices of a GPU.
 
     A search asks for the same ones many times, also outside of cycles. The table keeps up to `size`
-    results, fewer where they are large, since texts of tenants and nodes may fill it.
+    results, fewer where they are large, since texts of tenants and nodes may fill it: all together
+    fit into the operator's memory (`tools/tables.py`).
     """
     return cast(Callable[P, T], functools.lru_cache(size)(function))

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 
 from tessera.domain.incremental import tabulated
 from tessera.domain.mig.geometries import maximal_fillings
@@ -10,7 +11,8 @@ from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Geometry, Layout, geometry
 
 
-@tabulated
+# 16 KiB for 16 GPUs of seven slices.
+@partial(tabulated, size=2048)
 def layouts_for_counts(
     gpu_model: GpuModel, counts: Geometry, gpus: int, preferred: tuple[Layout, ...] = ()
 ) -> tuple[Layout, ...] | None:

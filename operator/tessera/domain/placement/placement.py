@@ -33,8 +33,8 @@ CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
 # Every cycle sizes the same again, and a batch once per tier.
-_tabulated_size = tabulated(size)
-_tabulated_objectives = tabulated(attainable_objectives)
+_tabulated_size = tabulated(size, size=16_384)
+_tabulated_objectives = tabulated(attainable_objectives, size=4096)
 
 
 class SliceAssignment(NamedTuple):

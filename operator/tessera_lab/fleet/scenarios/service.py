@@ -1,8 +1,7 @@
 """The service that every scenario runs, on one kind of GPU."""
 
-from functools import lru_cache
-
 from tessera.api.tenant_budget import TenantBudgetSpec
+from tessera.domain.incremental import constant
 from tessera.domain.observed.snapshot import Budget, Ref
 from tessera_lab.fleet.model import FleetModel
 from tessera_lab.fleet.policies.product import FleetObjects, WholeGpuPool
@@ -26,7 +25,7 @@ def fleet_objects(price: str = PRICE, hourly_limit: str | None = None) -> FleetO
     return pool.objects(Ref(_NAMESPACE, "chat"), _SPEC, budgets)
 
 
-@lru_cache(maxsize=1)
+@constant
 def sized() -> FleetModel:
     """Return the fleet that the product sizes from the manifests."""
     objects = fleet_objects()
