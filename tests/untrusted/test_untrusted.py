@@ -58,21 +58,24 @@ def _no_defect(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 class Played:
     """A gateway between a hostile and a quiet tenant."""
 
-    def __init__(self, gateway: RunningGateway, hostile: str, quiet: str) -> None:
+    def __init__(
+        self, gateway: RunningGateway, hostile: ScriptedEngine, quiet: ScriptedEngine
+    ) -> None:
         self.gateway = gateway
         self._hostile, self._quiet = hostile, quiet
         self._half = 0
 
     def renew(self, number: int) -> None:
-        """Give the hostile model a replica that has never failed."""
-        self.gateway.records.clear()
+        """Give the hostile model a replica that has never failed, and forget what was."""
+        for seen in (self.gateway.records, self._hostile.calls, self._quiet.calls):
+            seen.clear()
         other = a_model(
-            a_replica(self._quiet, "quiet-1"),
+            a_replica(self._quiet.address, "quiet-1"),
             names=(OTHER_MODEL,),
             uid="uid-quiet",
             tenant="team-b",
         )
-        hostile = a_model(a_replica(self._hostile, f"chat-{number}"), max_model_len=8192)
+        hostile = a_model(a_replica(self._hostile.address, f"chat-{number}"), max_model_len=8192)
         keys = (an_api_key(), an_api_key(OTHER_KEY, name="other", tenant="team-b"))
         self.gateway.admission.update(a_directory(hostile, other, keys=keys))
 
@@ -128,7 +131,7 @@ async def playing(hostile: Callable[[EngineCall], Any]) -> AsyncIterator[Played]
         ScriptedEngine(answer) as quiet_engine,
         a_gateway(a_directory()) as gateway,
     ):
-        played = Played(gateway, hostile_engine.address, quiet_engine.address)
+        played = Played(gateway, hostile_engine, quiet_engine)
         yield played
 
 
