@@ -16,6 +16,7 @@ from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.gateway.logs import BackgroundStream, KeyAudit, access_lines, audit_lines
+from tessera.gateway.metrics import GatewayMetrics
 from tests.gateway.store.builders import a_record
 
 MOMENT = datetime(2026, 11, 22, 6, tzinfo=UTC)
@@ -134,10 +135,11 @@ def test_a_record_that_is_no_key_is_one_line_with_its_field() -> None:
 
 async def test_who_does_not_read_the_log_holds_up_nothing() -> None:
     reader, writer = os.pipe()
-    line = b"x" * 2**20
+    line = b"x" * (2**20 - 1) + b"\n"
     with os.fdopen(reader, "rb") as source:
         with os.fdopen(writer, "wb") as pipe:
-            lines = BackgroundStream(pipe)
+            metrics = GatewayMetrics()
+            lines = BackgroundStream(pipe, metrics.log_lines_lost.inc)
             task = asyncio.create_task(lines.run())
             for _ in range(20):
                 lines.write(line)
@@ -149,3 +151,5 @@ async def test_who_does_not_read_the_log_holds_up_nothing() -> None:
             await asyncio.wait((task,))
         content = await reading
     assert 8 * len(line) <= len(content) <= 11 * len(line)
+    lost = metrics.registry.get_sample_value("tessera_gateway_log_lines_lost_total")
+    assert lost == 20 - len(content) / len(line)

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Protocol
 
@@ -32,8 +32,14 @@ class LineStream(Protocol):
 class BackgroundStream:
     """Writes lines in a thread: who reads a log slowly, or not at all, holds up no request."""
 
-    def __init__(self, stream: BinaryIO) -> None:
-        self._stream, self._waiting = stream, bytearray()
+    def __init__(
+        self,
+        stream: BinaryIO,
+        count_lost: Callable[[int], None] = lambda lines: None,  # noqa: ARG005
+    ) -> None:
+        """Take the stream; `count_lost` hears how many lines are lost, from any thread."""
+        self._stream, self._count_lost = stream, count_lost
+        self._waiting = bytearray()
         self._lock = threading.Lock()
 
     def write(self, lines: bytes) -> None:
@@ -41,6 +47,8 @@ class BackgroundStream:
         with self._lock:
             if len(self._waiting) + len(lines) <= _MAX_WAITING_BYTES:
                 self._waiting += lines
+                return
+        self._count_lost(lines.count(b"\n"))
 
     async def run(self) -> None:
         """Write until cancelled."""

@@ -100,7 +100,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         engines = EngineSession(ENGINE_IDLE_SECONDS)
         stack.push_async_callback(engines.close)
         metrics, url = GatewayMetrics(), settings.database_url
-        output = BackgroundStream(sys.stdout.buffer)
+        output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
         observers: list[RecordObserver] = [AccessLog(output).write]
         if settings.trace_endpoint is not None:

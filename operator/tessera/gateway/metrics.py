@@ -146,6 +146,12 @@ class GatewayMetrics:
         )
         for operation in ("record", "borrow"):
             self._store_failing.labels(operation)
+        self.log_lines_lost = Counter(
+            "tessera_gateway_log_lines_lost",
+            "Lines of the access log and the audit log that are lost, since nobody read the output "
+            "and too many waited.",
+            registry=self.registry,
+        )
         self.demand_failing = Gauge(
             "tessera_gateway_demand_failing_seconds",
             "For how long no operator has taken the reports of waiting requests; 0 while one does.",
