@@ -341,7 +341,7 @@ class Call:
         """Return the tokens of a choice that its engine made and the gateway did not read."""
         delivery, sent = self._delivery, ticket.sent
         now = time.monotonic()
-        if sent is None or delivery.sent_ns is None or delivery.answered:
+        if sent is None or delivery.sent_ns is None or self._counts is not None:
             return 0
         if delivery.first_token_ns is not None:
             began = delivery.read_ns / 1e9

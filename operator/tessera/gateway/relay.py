@@ -103,8 +103,6 @@ class Delivery:
     gaps: int = 0
     """Tokens after the first."""
     late_gaps: int = 0
-    answered: bool = False
-    """The engine ended its answer."""
     events: EventRelay | None = None
     """Those of the last stream."""
 
@@ -211,7 +209,6 @@ class EngineRelay:
         self._delivery.first_token_ns = time.monotonic_ns()
         if summary.usage is not None:
             self._delivery.counts = summary.usage.counts()
-        self._delivery.answered = True
         self._answered()
         await self._response.send_whole(200, body, headers)
 
@@ -237,7 +234,6 @@ class EngineRelay:
             raise self._holding.error()
         if not (events.ended and events.started):
             raise _incomplete(events, replica)
-        delivery.answered = True
         self._answered()
         await self._response.end_stream()
         if not connection.complete:
