@@ -54,11 +54,13 @@ def _value(random: Random) -> Any:
     )
 
 
-def _cut(random: Random, body: bytes) -> bytes:
+def cut(random: Random, body: bytes) -> bytes:
+    """Leave out the end."""
     return body[: random.randrange(len(body) + 1)]
 
 
-def _flip(random: Random, body: bytes) -> bytes:
+def flip(random: Random, body: bytes) -> bytes:
+    """Put a few other bytes in place of one."""
     place = random.randrange(len(body) + 1)
     return body[:place] + random.randbytes(random.randint(1, 4)) + body[place + 1 :]
 
@@ -91,5 +93,5 @@ def _follow(_: Random, body: bytes) -> bytes:
 
 
 _DAMAGES: tuple[Callable[[Random, bytes], bytes], ...] = (
-    *(_cut, _flip, _repeat, _hide, _nest, _mark, _follow),
+    *(cut, flip, _repeat, _hide, _nest, _mark, _follow),
 )

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from tests.untrusted.bodies import cut, flip
+
 _NUMBERS: tuple[Any, ...] = (0, -1, 1, 7, 2**31, 2**63, 10**30, 1.5, "7", None, True, [], {})
 _TYPES = (b"application/json", b"text/event-stream", b"text/event-stream; charset=x", b"", b"\xff")
 _STATUSES = (200, 200, 200, 200, 201, 100, 101, 204, 301, 304, 400, 401, 404, 429, 500, 503, 999)
@@ -91,20 +93,11 @@ def _event(random: Random) -> bytes:
     return json.dumps(value).encode()
 
 
-def _cut(random: Random, body: bytes) -> bytes:
-    return body[: random.randrange(len(body) + 1)]
-
-
-def _flip(random: Random, body: bytes) -> bytes:
-    place = random.randrange(len(body) + 1)
-    return body[:place] + random.randbytes(random.randint(1, 4)) + body[place + 1 :]
-
-
 def _nest(_: Random, body: bytes) -> bytes:
     return body.replace(b"[", b"[" * _DEPTH, 1)
 
 
-_DAMAGES: tuple[Callable[[Random, bytes], bytes], ...] = (_cut, _flip, _nest)
+_DAMAGES: tuple[Callable[[Random, bytes], bytes], ...] = (cut, flip, _nest)
 
 
 def _chunked(random: Random, body: bytes) -> bytes:

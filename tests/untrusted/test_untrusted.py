@@ -14,6 +14,7 @@ import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.picking.engine_page import engine_load
+from tessera.gateway.errors import RequestError
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -34,7 +35,7 @@ SHORT, FULL, BETWEEN = 400, 100_000, 10
 COUNTS = pytest.mark.parametrize("count", [SHORT, pytest.param(FULL, marks=pytest.mark.full)])
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "quiet"
 NAMED = {
-    "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in reason)[1:]
+    json.loads(RequestError(500, reason, "").body())["error"]["code"]
     for reason in RequestReason
     if reason is not RequestReason.INTERNAL_ERROR
 }
