@@ -36,6 +36,7 @@ from tessera.domain.scaling.rollout import SURGE_TIMEOUT
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
+from tessera.gateway.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.memory import MAX_HELD_BYTES, Memory
@@ -142,6 +143,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
         (
             ("bytes of the headers and trailers of a request", MAX_HEADER_BYTES),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
+            ("connections of clients, or half of the descriptors without 256", MAX_CONNECTIONS),
+            ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),

@@ -30,6 +30,7 @@ from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.domain.limits.gateway_limits import BorrowRequest
 from tessera.gateway.admission import Admission, Identifier
 from tessera.gateway.app import BodyBounds, GatewayApp
+from tessera.gateway.connections import Connections
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.errors import RequestError
 from tessera.gateway.memory import Memory
@@ -296,6 +297,7 @@ async def a_gateway(
     announce_seconds: float = 0,
     queue_bounds: QueueBounds | None = None,
     memory: Memory | None = None,
+    clients: Connections | None = None,
     tls_directory: Path | None = None,
     identifier: Identifier | None = None,
     **admission_options: Any,
@@ -324,6 +326,7 @@ async def a_gateway(
         app,
         announce_seconds=announce_seconds,
         drain_seconds=drain_seconds,
+        clients=clients,
         tls_directory=tls_directory,
     )
     listener = listen("127.0.0.1", 0)

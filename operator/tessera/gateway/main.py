@@ -30,6 +30,7 @@ from tessera.domain.gateway.build import rate_limits
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import USAGE_READER
 from tessera.gateway.authentication import Authenticator
+from tessera.gateway.connections import Connections, raise_descriptor_limit
 from tessera.gateway.demand import DemandReporter, OperatorAccess
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.gateway import Gateway, GatewayParts
@@ -134,6 +135,8 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 engines=engines,
             )
         )
+        clients = Connections(raise_descriptor_limit(), metrics.count_connection_end)
+        metrics.connections.set_function(lambda: len(clients))
         metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
         internal = InternalApi(
             metrics,
@@ -148,6 +151,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             gateway.app,
             announce_seconds=settings.announce_seconds,
             drain_seconds=settings.drain_seconds,
+            clients=clients,
             tls_directory=settings.tls_directory,
         )
         parts: dict[str, Part] = {

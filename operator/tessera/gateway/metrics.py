@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import StreamLatency, UsageRecord
+from tessera.gateway.connections import ConnectionEnd
 from tessera.gateway.latency_metrics import TargetHistogram, TargetHistograms
 from tessera.gateway.store.writer import RecordOutcome
 
@@ -111,6 +112,20 @@ class GatewayMetrics:
             "Bytes of bodies and answers that all requests hold in the gateway's memory.",
             registry=self.registry,
         )
+        self.connections = Gauge(
+            "tessera_gateway_connections",
+            "Connections of clients.",
+            registry=self.registry,
+        )
+        self._connection_ends = Counter(
+            "tessera_gateway_connections_ended",
+            "Connections of clients that were too many, by `outcome`: Evicted while they waited "
+            "for a request, or Refused at once.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for end in ConnectionEnd:
+            self._connection_ends.labels(end)
         self._overdue = Gauge(
             "tessera_gateway_requests_overdue",
             "Streams that wait for their first token longer than spec.slo.ttftP95.",
@@ -184,6 +199,10 @@ class GatewayMetrics:
     def count_records(self, outcome: RecordOutcome, count: int) -> None:
         """Count usage records on their way to the store."""
         self._records.labels(outcome).inc(count)
+
+    def count_connection_end(self, end: ConnectionEnd) -> None:
+        """Count a connection that was too many."""
+        self._connection_ends.labels(end).inc()
 
     def set_load(self, loads: Mapping[str, ServiceRequests]) -> None:
         """Set the requests of each service; services without any lose their series."""

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.connections import GatewayServerState
 from tessera.gateway.errors import RequestError, invalid_request
 
 MAX_HEADER_BYTES = 64 * 2**10
@@ -242,10 +243,13 @@ class GatewayProtocol(_Writing):
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        self._clients = cast("GatewayServerState", self.server_state).clients
         self._header_deadline = _Deadline()
         # For the rest of a request that has its response.
         self._close_deadline = _Deadline()
         super().connection_made(transport)
+        # None if the other end was gone at once.
+        self._clients.add(self, self.client[0] if self.client else "")
         self._response_transport = _ResponseTransport(
             self._write, transport.is_closing, self._close
         )
@@ -253,6 +257,7 @@ class GatewayProtocol(_Writing):
 
     @override
     def connection_lost(self, exc: Exception | None) -> None:
+        self._clients.remove(self)
         self._header_deadline.lift()
         self._close_deadline.lift()
         self.resume_writing()
@@ -329,7 +334,14 @@ class GatewayProtocol(_Writing):
             self.cycle.keep_alive = (
                 self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
             )
+        self._clients.begin(self)
         super().on_message_complete()
+
+    @override
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.cycle.response_complete or self.cycle.more_body:
+            self._clients.wait(self)
 
     @override
     def shutdown(self) -> None:

@@ -12,6 +12,7 @@ import uvicorn
 from typing_extensions import override
 
 from tessera.gateway.app import GatewayApp
+from tessera.gateway.connections import Connections, GatewayServerState
 from tessera.gateway.protocol import GatewayProtocol
 
 log = logging.getLogger("tessera")
@@ -34,6 +35,7 @@ class GatewayServer(uvicorn.Server):
         *,
         announce_seconds: float,
         drain_seconds: float,
+        clients: Connections | None = None,
         tls_directory: Path | None = None,
     ) -> None:
         certificate = tls_directory / "tls.crt" if tls_directory else None
@@ -57,6 +59,7 @@ class GatewayServer(uvicorn.Server):
                 ssl_keyfile=key,
             )
         )
+        self.server_state = GatewayServerState(Connections() if clients is None else clients)
         self._gateway = app
         self._announce_seconds = announce_seconds
 

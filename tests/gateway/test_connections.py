@@ -1,0 +1,180 @@
+"""Connections of clients have a bound, and those that wait make room for others."""
+
+import asyncio
+import resource
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from operator import eq
+
+import pytest
+
+from tessera.gateway.connections import (
+    MAX_CONNECTIONS,
+    ConnectionEnd,
+    Connections,
+    raise_descriptor_limit,
+)
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from world.testing import eventually
+
+pytestmark = pytest.mark.anyio
+WAIT_SECONDS = 60
+LIMIT = 8
+HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+@dataclass(eq=False)
+class Peer:
+    """A connection in name only."""
+
+    connections: Connections
+    address: str
+    ended: bool = False
+
+    def abort(self) -> None:
+        self.ended = True
+
+    @classmethod
+    def connect(cls, connections: Connections, address: str) -> "Peer":
+        peer = cls(connections, address)
+        connections.add(peer, address)
+        return peer
+
+
+@dataclass
+class Ends:
+    """The ends of connections that were too many."""
+
+    ends: list[ConnectionEnd] = field(default_factory=list)
+
+    def connections(self, limit: int) -> Connections:
+        return Connections(limit, self.ends.append)
+
+
+def test_the_longest_waiting_connection_of_the_address_with_most_makes_room() -> None:
+    ends = Ends()
+    connections = ends.connections(6)
+    few = [Peer.connect(connections, "few") for _ in range(2)]
+    many = [Peer.connect(connections, "many") for _ in range(4)]
+    connections.begin(many[0])
+    connections.begin(many[1])
+    connections.wait(many[1])
+    new = [Peer.connect(connections, "new") for _ in range(2)]
+    assert [peer.ended for peer in (*few, *many, *new)] == [False] * 3 + [False, True, True] + [
+        False
+    ] * 2
+    assert (len(connections), ends.ends) == (6, [ConnectionEnd.EVICTED] * 2)
+
+
+def test_who_has_most_connections_and_none_that_waits_gets_no_more() -> None:
+    ends = Ends()
+    connections = ends.connections(4)
+    idle = Peer.connect(connections, "idle")
+    for _ in range(3):
+        connections.begin(Peer.connect(connections, "busy"))
+    new = Peer.connect(connections, "busy")
+    assert (new.ended, idle.ended) == (True, False)
+    connections.begin(idle)
+    other = Peer.connect(connections, "other")
+    assert other.ended
+    assert (len(connections), ends.ends) == (4, [ConnectionEnd.REFUSED] * 2)
+
+
+def test_a_connection_that_ended_counts_no_more() -> None:
+    connections = Ends().connections(2)
+    for _ in range(5):
+        peer = Peer.connect(connections, "a")
+        connections.begin(peer)
+        connections.remove(peer)
+        # Its response may end after it.
+        connections.wait(peer)
+        connections.begin(peer)
+        connections.remove(peer)
+    assert len(connections) == 0
+    assert not Peer.connect(connections, "a").ended
+
+
+def test_the_limit_of_descriptors_is_raised() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (1024, before[1]))
+        clients = raise_descriptor_limit()
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert (soft, hard) == (min(65_536, before[1]), before[1])
+        assert clients == min(MAX_CONNECTIONS, (soft - 256) // 2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@asynccontextmanager
+async def serving(release: asyncio.Event, ends: Ends) -> AsyncIterator[RunningGateway]:
+    """Run a gateway for few connections, before an engine that answers after the release."""
+
+    async def script(call: EngineCall) -> None:
+        await release.wait()
+        await call.whole(COMPLETION)
+
+    async with ScriptedEngine(script) as engine, asyncio.timeout(WAIT_SECONDS):
+        directory = a_directory(a_model(a_replica(engine.address)))
+        async with a_gateway(directory, clients=ends.connections(LIMIT)) as gateway:
+            yield gateway
+
+
+async def connect(gateway: RunningGateway, data: bytes) -> Client:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    writer.write(data)
+    return reader, writer
+
+
+async def at_engines(gateway: RunningGateway) -> int:
+    return sum(demand.in_flight for demand in gateway.admission.demand.values())
+
+
+async def evictions(ends: Ends) -> int:
+    return len(ends.ends)
+
+
+async def until_closed(client: Client) -> None:
+    with suppress(ConnectionError):
+        await client[0].read()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"POST /v1/chat",
+        HEAD + b"content-length: 1000\r\n\r\n{",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n",
+    ],
+    ids=["silent", "head", "body", "kept"],
+)
+async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> None:
+    release, ends = asyncio.Event(), Ends()
+    async with serving(release, ends) as gateway:
+        request = asyncio.create_task(gateway.post(CHAT))
+        await eventually(partial(at_engines, gateway), partial(eq, 1))
+        idle = [await connect(gateway, data) for _ in range(3 * LIMIT)]
+        await eventually(partial(evictions, ends), partial(eq, 2 * LIMIT + 1))
+        # New ones are served, and the one with a request stays.
+        new = await connect(gateway, HEAD + b"content-length: 2\r\n\r\n{}")
+        assert (await new[0].readline()).startswith(b"HTTP/1.1 400 ")
+        release.set()
+        assert (await request).status == 200
+        await until_closed(idle[0])
+        for _, writer in (*idle, new):
+            writer.close()
+    assert set(ends.ends) == {ConnectionEnd.EVICTED}
