@@ -83,6 +83,15 @@ def test_the_longest_waiting_connection_of_the_address_with_most_makes_room() ->
     assert (len(connections), ends.ends) == (6, [ConnectionEnd.EVICTED] * 2)
 
 
+def test_a_host_of_many_ipv6_addresses_counts_once() -> None:
+    ends = Ends()
+    connections = ends.connections(6)
+    honest = [Peer.connect(connections, "2001:db8:0:1::7") for _ in range(2)]
+    many = [Peer.connect(connections, f"2001:db8:0:2::{n}") for n in range(6)]
+    assert [peer.ended for peer in (*honest, *many)] == [False] * 2 + [True] * 2 + [False] * 4
+    assert not Peer.connect(connections, "fe80::1%eth0").ended
+
+
 def test_who_has_most_connections_and_none_that_waits_gets_no_more() -> None:
     ends = Ends()
     connections = ends.connections(4)

@@ -5,6 +5,7 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
+from ipaddress import ip_network
 from typing import Protocol
 
 from uvicorn.server import ServerState
@@ -53,6 +54,7 @@ class Connections:
 
     def add(self, connection: OpenConnection, address: str) -> None:
         """Take a new connection, which waits for its first request."""
+        address = _owner(address)
         self._addresses[connection] = address
         self._by_address[address] += 1
         self.wait(connection)
@@ -100,6 +102,13 @@ class Connections:
         self.remove(connection)
         connection.abort()
         self._note_end(end)
+
+
+def _owner(address: str) -> str:
+    """Return what one host has for sure: an IPv4 address, or a /64 of IPv6."""
+    if ":" not in address:
+        return address
+    return str(ip_network((address.partition("%")[0], 64), strict=False))
 
 
 class GatewayServerState(ServerState):
