@@ -145,6 +145,10 @@ bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct client
 bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)
 
+.PHONY: bench-hostile
+bench-hostile: .venv/made ## Measure what a bystander notices of sixteen attacks on a gateway, and the gateway's memory meanwhile (about 4 minutes).
+	@$(RUN) tools/bench_hostile.py $(OPTIONS)
+
 .PHONY: bench-sim
 bench-sim: .venv/made ## Measure memory and speed of the simulator.
 	@$(RUN) -m tessera_lab.sim.self_benchmark

@@ -20,6 +20,7 @@ import uvloop
 
 from tessera.domain.gateway.directory import Directory, RateLimits
 from tessera.gateway.authentication import Authenticator
+from tessera.gateway.connections import Connections, raise_descriptor_limit
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.logs import AccessLog, BackgroundStream
@@ -77,7 +78,10 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         read_directory()
         asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_directory)
         server = GatewayServer(
-            gateway.app, announce_seconds=announce_seconds, drain_seconds=drain_seconds
+            gateway.app,
+            announce_seconds=announce_seconds,
+            drain_seconds=drain_seconds,
+            clients=Connections(raise_descriptor_limit()),
         )
         parts = {"usage": recording.run, "log": output.run, "gateway": gateway.run}
         await serve(server, listen("127.0.0.1", port), parts, stop)

@@ -1,0 +1,422 @@
+"""What a bystander notices of hostile clients and engines, and what the gateway takes meanwhile.
+
+A gateway as in a pod, with few descriptors, serves two tenants. One attacks, from a process of its
+own with its own engine. The other sends small requests one after another, on a connection that is
+kept and on new ones. For each attack: the peak of the gateway's memory, how long the bystander
+waits, and how many of its answers differ. Wall time depends on what else the machine does; the
+processor time that the gateway spends while the bystander waits hardly does.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from secrets import token_hex
+
+import aiohttp
+
+from bench_gateway import _answers, _cpu_seconds
+from gateway_process import command, write_directory
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import TenantLimits
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    KEY,
+    STREAM,
+    EngineCall,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_model,
+    a_replica,
+    an_api_key,
+)
+from world.slots import free_port
+
+SECONDS = 8.0
+PAUSE_SECONDS = 0.02
+BEGIN_SECONDS = 2
+DESCRIPTORS = 1024
+MIB = 2**20
+OTHER_KEY, OTHER_MODEL = "tsk-team-b", "other"
+Attack = Callable[[int], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What was seen of one attack."""
+
+    p99_ms: float
+    p99_cpu_ms: float
+    """Processor time of the gateway while the bystander waits."""
+    answers: int
+    differences: int
+    peak_mib: float
+    cpu_share: float
+
+
+def main() -> None:
+    """Play all attacks, or with `--attack` one against a running gateway, without end."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=ATTACKS, help="play this attack alone")
+    parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.attack:
+        name, port, engine_port = options.attack
+        asyncio.run(_attack(name, int(port), int(engine_port)))
+    else:
+        asyncio.run(_measure([options.only] if options.only else list(ATTACKS)))
+
+
+async def _measure(names: list[str]) -> None:
+    columns = ("peak MiB", "p99 ms", "p99 CPU ms", "core", "answers", "different")
+    print(f"{'attack':22}" + "".join(f"{column:>12}" for column in columns))
+    scenes = {}
+    for name in ("quiet", *names):
+        scenes[name] = scene = await _play(name)
+        print(
+            f"{name:22}{scene.peak_mib:12.0f}{scene.p99_ms:12.1f}{scene.p99_cpu_ms:12.1f}"
+            f"{scene.cpu_share:12.2f}{scene.answers:12}{scene.differences:12}",
+            flush=True,
+        )
+    quiet = scenes.pop("quiet")
+    figures = {
+        "hostile_scenes": len(scenes),
+        "hostile_peak_mib": round(max(each.peak_mib for each in scenes.values())),
+        "hostile_added_p99_ms": round(
+            max(each.p99_ms for each in scenes.values()) - quiet.p99_ms, 1
+        ),
+        "hostile_added_p99_cpu_ms": round(
+            max(each.p99_cpu_ms for each in scenes.values()) - quiet.p99_cpu_ms, 1
+        ),
+        "differences": sum(each.differences for each in scenes.values()),
+        "load_average": os.getloadavg()[0],
+    }
+    print(f"BENCH {json.dumps(figures)}")
+
+
+async def _play(name: str) -> Scene:
+    engine_port = free_port()
+    async with ScriptedEngine(_answer) as own:
+        own_model = a_model(
+            a_replica(own.address, "other-1", pod=Ref("team-b", "other-1")),
+            service=Ref("team-b", OTHER_MODEL), uid="uid-other", names=(OTHER_MODEL,),
+            tenant="team-b",
+        )  # fmt: skip
+        its_model = a_model(a_replica(f"127.0.0.1:{engine_port}", max_num_seqs=64))
+        keys = (an_api_key(), an_api_key(OTHER_KEY, name="other", tenant="team-b"))
+        tenants = {
+            each: TenantLimits(name=each, namespaces=(each,)) for each in ("team-a", "team-b")
+        }
+        directory = a_directory(own_model, its_model, keys=keys, tenants=tenants)
+        with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+            write_directory(Path(folder), directory)
+            async with _gateway(Path(folder)) as (port, pid), _attacker(name, port, engine_port):
+                before, started = _cpu_seconds(pid), time.monotonic()
+                times, cpu_times, differences = await _bystander(port, pid)
+                return Scene(
+                    p99_ms=_p99(times) * 1e3,
+                    p99_cpu_ms=_p99(cpu_times) * 1e3,
+                    answers=len(times),
+                    differences=differences,
+                    peak_mib=_peak_bytes(pid) / MIB,
+                    cpu_share=(_cpu_seconds(pid) - before) / (time.monotonic() - started),
+                )
+
+
+async def _answer(call: EngineCall) -> None:
+    await call.whole(COMPLETION)
+
+
+@asynccontextmanager
+async def _gateway(folder: Path) -> AsyncIterator[tuple[int, int]]:
+    port = free_port()
+    process = await asyncio.create_subprocess_exec(
+        *command(port, folder),
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS)),
+    )
+    try:
+        await _answers(f"127.0.0.1:{port}", "/readyz")
+        yield port, process.pid
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def _attacker(name: str, port: int, engine_port: int) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, __file__, "--attack", name, str(port), str(engine_port)),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        if process.stdout:
+            # It has begun.
+            await process.stdout.readline()
+        yield
+        if process.returncode is not None:
+            sys.exit(f"{name}: the attack ended by itself")
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _bystander(port: int, pid: int) -> tuple[list[float], list[float], int]:
+    """Ask for a while; return how long each answer took, of the clock and of the gateway's
+    processor, and how many differ.
+    """
+    times: list[float] = []
+    cpu_times: list[float] = []
+    differences = 0
+    until = time.monotonic() + SECONDS
+    async with aiohttp.ClientSession(headers={"authorization": f"Bearer {OTHER_KEY}"}) as client:
+        while (started := time.monotonic()) < until:
+            before = _cpu_seconds(pid)
+            # The next one takes a new connection.
+            headers = {"connection": "close"} if len(times) % 10 == 0 else {}
+            try:
+                async with client.post(
+                    f"http://127.0.0.1:{port}/v1/chat/completions",
+                    json={**CHAT, "model": OTHER_MODEL},
+                    headers=headers,
+                    timeout=aiohttp.ClientTimeout(60),
+                ) as response:
+                    differences += response.status != 200 or await response.json() != COMPLETION
+            except (aiohttp.ClientError, TimeoutError):
+                differences += 1
+            times.append(time.monotonic() - started)
+            cpu_times.append(_cpu_seconds(pid) - before)
+            await asyncio.sleep(PAUSE_SECONDS)
+    return times, cpu_times, differences
+
+
+def _p99(values: list[float]) -> float:
+    return sorted(values)[int(len(values) * 0.99)]
+
+
+def _peak_bytes(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
+# From here on: the process of the attacker.
+
+
+async def _attack(name: str, port: int, engine_port: int) -> None:
+    script, clients, attack = ATTACKS.get(name, (_silent, 0, _wait))
+    server = await asyncio.start_server(
+        lambda reader, writer: _engine(reader, writer, script), "127.0.0.1", engine_port
+    )
+    async with server, asyncio.TaskGroup() as group:
+        for _ in range(clients):
+            group.create_task(_again(attack, port))
+        await asyncio.sleep(BEGIN_SECONDS)
+        print("begun", flush=True)
+        await asyncio.Event().wait()
+
+
+async def _again(attack: Attack, port: int) -> None:
+    while True:
+        with suppress(OSError, asyncio.IncompleteReadError, TimeoutError):
+            await attack(port)
+        await asyncio.sleep(0.01)
+
+
+async def _engine(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, script: "Script"
+) -> None:
+    with suppress(OSError, asyncio.IncompleteReadError):
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            for line in head.lower().split(b"\r\n"):
+                if line.startswith(b"content-length:"):
+                    await reader.readexactly(int(line.partition(b":")[2]))
+            await script(head, writer)
+    writer.close()
+
+
+Script = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+
+async def _send(writer: asyncio.StreamWriter, data: bytes) -> None:
+    writer.write(data)
+    await writer.drain()
+
+
+async def _whole(writer: asyncio.StreamWriter, body: bytes) -> None:
+    await _send(
+        writer,
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+        % (len(body), body),
+    )
+
+
+async def _silent(_head: bytes, _writer: asyncio.StreamWriter) -> None:
+    await asyncio.Event().wait()
+
+
+def _without_end(data: bytes) -> Script:
+    async def script(head: bytes, writer: asyncio.StreamWriter) -> None:
+        if head.startswith(b"GET"):
+            await _whole(writer, b"")
+            return
+        await _send(
+            writer,
+            b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n",
+        )
+        while True:
+            await _send(writer, data)
+
+    return script
+
+
+def _answering(body: bytes) -> Script:
+    async def script(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await _whole(writer, b"" if head.startswith(b"GET") else body)
+
+    return script
+
+
+async def _pages(head: bytes, writer: asyncio.StreamWriter) -> None:
+    """Show a page that is long, and almost what the gateway looks for, again and again."""
+    await _whole(
+        writer, b"vllm:num_requests_running{" * (MIB // 26) if b"/metrics" in head else b"{}"
+    )
+
+
+async def _wait(_port: int) -> None:
+    await asyncio.Event().wait()
+
+
+def _head(length: int | None, *lines: bytes, key: bytes = KEY.encode()) -> bytes:
+    framing = b"transfer-encoding: chunked" if length is None else b"content-length: %d" % length
+    return b"\r\n".join(
+        (b"POST /v1/chat/completions HTTP/1.1", b"host: x", b"authorization: Bearer " + key,
+         b"content-type: application/json", framing, *lines, b"", b"")
+    )  # fmt: skip
+
+
+@asynccontextmanager
+async def _connection(
+    port: int,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield reader, writer
+    finally:
+        writer.transport.abort()
+
+
+def _posting(body: object, *, reads: bool = True) -> Attack:
+    """Return the attack that sends a body, and reads all of the answer or nothing."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+    async def attack(port: int) -> None:
+        async with _connection(port) as (reader, writer):
+            await _send(writer, _head(len(data), b"connection: close") + data)
+            if not reads:
+                await asyncio.Event().wait()
+            while await reader.read(2**16):
+                pass
+
+    return attack
+
+
+def _unfinished(size: int) -> Attack:
+    """Return the attack that sends all of a body but its last byte, and waits."""
+    part = b" " * 2**16
+
+    async def attack(port: int) -> None:
+        async with _connection(port) as (reader, writer):
+            await _send(writer, _head(size + 1))
+            for _ in range(size // len(part)):
+                await _send(writer, part)
+            await reader.read()
+
+    return attack
+
+
+async def _trailers(port: int) -> None:
+    async with _connection(port) as (_, writer):
+        await _send(writer, _head(None) + b"2\r\n{}\r\n0\r\n")
+        for number in count():
+            await _send(writer, b"x-%d: %b\r\n" % (number, b"y" * 2**14))
+
+
+async def _extensions(port: int) -> None:
+    async with _connection(port) as (_, writer):
+        await _send(writer, _head(None))
+        while True:
+            await _send(writer, b"1;" + b"x" * 2**14 + b"\r\n{\r\n")
+
+
+async def _upgrades(port: int) -> None:
+    async with _connection(port) as (reader, writer):
+        offer = _head(2 * MIB, b"connection: upgrade", b"upgrade: websocket")
+        await _send(
+            writer, offer + b"\r\n" * MIB + b"GET /v1/models HTTP/1.1\r\nhost: x\r\n\r\n" * 99
+        )
+        await reader.read(1)
+
+
+async def _idle(port: int) -> None:
+    async with _connection(port) as (reader, _):
+        await reader.read()
+
+
+async def _leave(port: int) -> None:
+    async with _connection(port) as (_, writer):
+        data = json.dumps(
+            {**STREAM, "messages": [{"role": "user", "content": "x " * 9999}]}
+        ).encode()
+        await _send(writer, _head(len(data)) + data)
+        await asyncio.sleep(0.01)
+
+
+async def _unknown_keys(port: int) -> None:
+    async with _connection(port) as (reader, writer):
+        for _ in range(100):
+            await _send(writer, _head(2, key=token_hex(16).encode()) + b"{}")
+            await reader.readuntil(b"\r\n\r\n")
+
+
+_LARGE = {**CHAT, "user": "x" * (8 * MIB)}
+_MANY_ONES = b'{"model":"chat","prompt":[' + b"1," * (15 * MIB) + b"1]}"
+_FORGED = {**COMPLETION, "usage": {"prompt_tokens": 10**9, "completion_tokens": 10**9}}
+
+# By name: what the attacker's engine does, how many clients he has, and what each does.
+ATTACKS: dict[str, tuple[Script, int, Attack]] = {
+    "trailers": (_silent, 2, _trailers),
+    "chunk extensions": (_silent, 2, _extensions),
+    "offers to upgrade": (_silent, 4, _upgrades),
+    "blank lines": (_without_end(b"\n\n" * 2**13), 4, _posting(STREAM)),
+    "comments": (_without_end(b":\n\n" * 2**13), 4, _posting(STREAM)),
+    "fast tokens": (_without_end(a_delta() * 64), 4, _posting(STREAM)),
+    "unread answers": (_without_end(a_delta("x" * 2**14)), 60, _posting(STREAM, reads=False)),
+    "large whole answers": (_answering(b" " * (60 * MIB)), 8, _posting(CHAT)),
+    "lists of tokens": (_silent, 2, _posting(_MANY_ONES)),
+    "unfinished bodies": (_silent, 40, _unfinished(30 * MIB)),
+    "waiting bodies": (_silent, 80, _posting(_LARGE)),
+    "idle connections": (_silent, 1200, _idle),
+    "pages": (_pages, 1, _wait),
+    "forged usage": (_answering(json.dumps(_FORGED).encode()), 4, _posting(CHAT)),
+    "early leavers": (_without_end(a_delta()), 8, _leave),
+    "unknown keys": (_silent, 4, _unknown_keys),
+}
+
+
+if __name__ == "__main__":
+    main()
