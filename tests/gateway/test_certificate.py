@@ -47,7 +47,8 @@ async def test_a_renewed_certificate_is_used_and_a_wrong_one_is_not(
         Admission(KeyIdentifier(), LocalAccounts().borrow, lambda: None), engines, lambda _: None
     )
     server = GatewayServer(app, announce_seconds=0, drain_seconds=1, tls_directory=tmp_path)
-    listener = await asyncio.start_server(lambda *_: None, ADDRESS, 0, ssl=server.tls)
+    server.config.load()
+    listener = await asyncio.start_server(lambda *_: None, ADDRESS, 0, ssl=server.config.ssl)
     port = listener.sockets[0].getsockname()[1]
     renewing = asyncio.create_task(server.renew_certificate(tmp_path, every_seconds=0.01))
 

@@ -2,14 +2,11 @@
 
 import asyncio
 import resource
-import shutil
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from operator import eq
-from pathlib import Path
 
 import pytest
 
@@ -30,7 +27,6 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from world.keys import Authority
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
@@ -133,9 +129,7 @@ def test_the_limit_of_descriptors_is_raised() -> None:
 
 
 @asynccontextmanager
-async def serving(
-    release: asyncio.Event, ends: Ends, tls_directory: Path | None = None
-) -> AsyncIterator[RunningGateway]:
+async def serving(release: asyncio.Event, ends: Ends) -> AsyncIterator[RunningGateway]:
     """Run a gateway for few connections, before an engine that answers after the release."""
 
     async def script(call: EngineCall) -> None:
@@ -144,9 +138,7 @@ async def serving(
 
     async with ScriptedEngine(script) as engine, asyncio.timeout(WAIT_SECONDS):
         directory = a_directory(a_model(a_replica(engine.address)))
-        async with a_gateway(
-            directory, clients=ends.connections(LIMIT), tls_directory=tls_directory
-        ) as gateway:
+        async with a_gateway(directory, clients=ends.connections(LIMIT)) as gateway:
             yield gateway
 
 
@@ -195,45 +187,3 @@ async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> Non
         for _, writer in (*idle, new):
             writer.close()
     assert set(ends.ends) == {ConnectionEnd.EVICTED}
-
-
-@pytest.mark.parametrize(
-    "data", [b"", b"\x16\x03\x01\x02\x00\x01\x00\x01"], ids=["silent", "hello"]
-)
-async def test_handshakes_that_never_end_keep_nobody_out(data: bytes, tmp_path: Path) -> None:
-    pair = (authority := Authority(tmp_path / "keys")).server("gateway", "127.0.0.1")
-    shutil.copy(pair.key, tmp_path / "tls.key")
-    shutil.copy(pair.certificate, tmp_path / "tls.crt")
-    trusted = ssl.create_default_context(cafile=str(authority.own.certificate))
-    ends = Ends()
-    async with serving(asyncio.Event(), ends, tmp_path) as gateway:
-        idle = [await connect(gateway, data) for _ in range(3 * LIMIT)]
-        await eventually(partial(evictions, ends), partial(eq, 2 * LIMIT))
-        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port, ssl=trusted)
-        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        assert (await reader.read()).endswith(b'{"status":"ok"}')
-        await until_closed(idle[0])
-        for _, each in (*idle, (reader, writer)):
-            each.close()
-    assert set(ends.ends) == {ConnectionEnd.EVICTED}
-
-
-async def test_a_failed_handshake_counts_no_more(tmp_path: Path) -> None:
-    pair = Authority(tmp_path / "keys").server("gateway", "127.0.0.1")
-    shutil.copy(pair.key, tmp_path / "tls.key")
-    shutil.copy(pair.certificate, tmp_path / "tls.crt")
-    clients = Ends().connections(LIMIT)
-
-    async def count() -> int:
-        return len(clients)
-
-    async with a_gateway(
-        a_directory(a_model()), clients=clients, tls_directory=tmp_path
-    ) as gateway:
-        wrong = await connect(gateway, b"GET / HTTP/1.1\r\n\r\n")
-        left = await connect(gateway, b"")
-        await eventually(count, partial(eq, 1))
-        left[1].close()
-        await eventually(count, partial(eq, 0))
-        await until_closed(wrong)
-        wrong[1].close()

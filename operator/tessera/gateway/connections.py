@@ -1,7 +1,6 @@
 """The connections of clients: where there are too many, one that waits for a request makes room."""
 
 import resource
-import ssl
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
@@ -114,10 +113,9 @@ def _owner(address: str) -> str:
 class GatewayServerState(ServerState):
     """What the connections of a server share."""
 
-    def __init__(self, clients: Connections, tls: ssl.SSLContext | None) -> None:
+    def __init__(self, clients: Connections) -> None:
         super().__init__()
         self.clients = clients
-        self.tls = tls
 
 
 def raise_descriptor_limit() -> int:

@@ -13,7 +13,6 @@ from typing_extensions import override
 
 from tessera.gateway.app import GatewayApp
 from tessera.gateway.connections import Connections, GatewayServerState
-from tessera.gateway.handshake import TlsProtocol
 from tessera.gateway.protocol import GatewayProtocol
 
 log = logging.getLogger("tessera")
@@ -39,11 +38,12 @@ class GatewayServer(uvicorn.Server):
         clients: Connections | None = None,
         tls_directory: Path | None = None,
     ) -> None:
-        self.tls = _tls_context(tls_directory) if tls_directory else None
+        certificate = tls_directory / "tls.crt" if tls_directory else None
+        key = tls_directory / "tls.key" if tls_directory else None
         super().__init__(
             uvicorn.Config(
                 app,
-                http=TlsProtocol if self.tls else GatewayProtocol,
+                http=GatewayProtocol,
                 loop="none",
                 ws="none",
                 lifespan="off",
@@ -55,10 +55,11 @@ class GatewayServer(uvicorn.Server):
                 backlog=_BACKLOG,
                 timeout_keep_alive=_KEEP_ALIVE_SECONDS,
                 timeout_graceful_shutdown=int(drain_seconds),
+                ssl_certfile=certificate,
+                ssl_keyfile=key,
             )
         )
-        clients = Connections() if clients is None else clients
-        self.server_state = GatewayServerState(clients, self.tls)
+        self.server_state = GatewayServerState(Connections() if clients is None else clients)
         self._gateway = app
         self._announce_seconds = announce_seconds
 
@@ -81,25 +82,19 @@ class GatewayServer(uvicorn.Server):
 
         One that cannot be used is logged, and the last one stays.
         """
-        certificate = directory / "tls.crt"
+        certificate, key = directory / "tls.crt", directory / "tls.key"
         used = certificate.stat().st_mtime_ns
         while True:
             await asyncio.sleep(every_seconds)
             try:
                 changed = certificate.stat().st_mtime_ns
-                if changed != used and self.tls is not None:
+                if changed != used and self.config.ssl is not None:
                     # A key that does not fit would spoil a context that serves.
-                    _tls_context(directory)
-                    self.tls.load_cert_chain(certificate, directory / "tls.key")
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+                    self.config.ssl.load_cert_chain(certificate, key)
                     used = changed
             except OSError as error:
                 log.error("the certificate in %s cannot be used: %s", directory, error)
-
-
-def _tls_context(directory: Path) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(directory / "tls.crt", directory / "tls.key")
-    return context
 
 
 def listen(host: str, port: int) -> socket.socket:
