@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.gateway.app import BodyBounds
-from tessera.gateway.protocol import MAX_HEADER_BYTES, GatewayProtocol
+from tessera.gateway.protocol import MAX_HEADER_BYTES, MAX_WAITING_REQUESTS, GatewayProtocol
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -206,6 +206,17 @@ async def test_nothing_after_the_last_request_is_a_request(
     response = await exchange(gateway, _LAST + rest)
     assert response.count(b"HTTP/1.1 ") == 1
     assert response.startswith(b"HTTP/1.1 200 ")
+    assert len(engine.calls) == 1
+
+
+async def test_no_more_than_a_few_requests_wait_behind_another(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    request = b"GET /healthz HTTP/1.1\r\nhost:\r\n\r\n"
+    sent = POST + _WHOLE + request * 10_000
+    responses = (await exchange(gateway, sent)).split(b"HTTP/1.1 200 ")[1:]
+    assert len(responses) == 1 + MAX_WAITING_REQUESTS
+    assert [b"connection: close" in each for each in responses[-2:]] == [False, True]
     assert len(engine.calls) == 1
 
 

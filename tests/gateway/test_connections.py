@@ -2,6 +2,7 @@
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -16,9 +17,11 @@ from tessera.gateway.connections import (
     Connections,
     raise_descriptor_limit,
 )
+from tessera.gateway.protocol import GatewayProtocol
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
+    MODEL,
     EngineCall,
     RunningGateway,
     ScriptedEngine,
@@ -129,7 +132,9 @@ def test_the_limit_of_descriptors_is_raised() -> None:
 
 
 @asynccontextmanager
-async def serving(release: asyncio.Event, ends: Ends) -> AsyncIterator[RunningGateway]:
+async def serving(
+    release: asyncio.Event, ends: Ends, names: tuple[str, ...] = (MODEL,)
+) -> AsyncIterator[RunningGateway]:
     """Run a gateway for few connections, before an engine that answers after the release."""
 
     async def script(call: EngineCall) -> None:
@@ -137,7 +142,7 @@ async def serving(release: asyncio.Event, ends: Ends) -> AsyncIterator[RunningGa
         await call.whole(COMPLETION)
 
     async with ScriptedEngine(script) as engine, asyncio.timeout(WAIT_SECONDS):
-        directory = a_directory(a_model(a_replica(engine.address)))
+        directory = a_directory(a_model(a_replica(engine.address), names=names))
         async with a_gateway(directory, clients=ends.connections(LIMIT)) as gateway:
             yield gateway
 
@@ -187,3 +192,39 @@ async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> Non
         for _, writer in (*idle, new):
             writer.close()
     assert set(ends.ends) == {ConnectionEnd.EVICTED}
+
+
+async def slow_readers(gateway: RunningGateway) -> int:
+    connections = gateway.server.server_state.connections
+    return sum(isinstance(each, GatewayProtocol) and each.reads_slowly for each in connections)
+
+
+@pytest.mark.parametrize(
+    ("models", "end"), [(600, ConnectionEnd.EVICTED), (3000, ConnectionEnd.REFUSED)]
+)
+async def test_who_asks_for_more_than_he_reads_keeps_nobody_out(
+    models: int, end: ConnectionEnd
+) -> None:
+    """Who is slow to read one large response keeps his place."""
+    ends = Ends()
+    names = tuple(f"model-{number}" for number in range(models))
+    async with serving(asyncio.Event(), ends, names) as gateway:
+        gateway.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+        loop, silent = asyncio.get_running_loop(), []
+        asked = HEAD.replace(b"POST /v1/chat/completions", b"GET /v1/models") + b"\r\n"
+        for _ in range(LIMIT):
+            client = socket.socket()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+            client.setblocking(False)
+            await loop.sock_connect(client, ("127.0.0.1", gateway.port))
+            await loop.sock_sendall(client, asked * 4)
+            silent.append(client)
+        await eventually(partial(slow_readers, gateway), partial(eq, LIMIT))
+        new = await connect(gateway, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        with suppress(ConnectionError):
+            response = await new[0].readline()
+            assert response == (b"HTTP/1.1 200 OK\r\n" if end is ConnectionEnd.EVICTED else b"")
+        assert ends.ends == [end]
+        new[1].close()
+        for client in silent:
+            client.close()

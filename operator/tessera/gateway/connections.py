@@ -1,4 +1,4 @@
-"""The connections of clients: where there are too many, one that waits for a request makes room."""
+"""The connections of clients: of too many, one that waits for its client makes room."""
 
 import resource
 from collections import Counter
@@ -34,7 +34,7 @@ class OpenConnection(Protocol):
 
 
 class Connections:
-    """All connections of clients, and which of them wait for a whole request."""
+    """All connections of clients, and which of them wait: for a whole request, or to be read."""
 
     def __init__(
         self,
@@ -61,13 +61,13 @@ class Connections:
             self._make_room(connection, address)
 
     def wait(self, connection: OpenConnection) -> None:
-        """Note that a connection waits for its next request from now on."""
+        """Note that a connection waits for its client, from now on unless it did before."""
         address = self._addresses.get(connection)
         if address is not None:
             self._waiting.setdefault(address, {})[connection] = None
 
     def begin(self, connection: OpenConnection) -> None:
-        """Note that the request of a connection is complete."""
+        """Note that a connection waits no more for its client."""
         address = self._addresses.get(connection)
         waiting = self._waiting.get(address) if address is not None else None
         if address is not None and waiting is not None:

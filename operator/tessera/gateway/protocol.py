@@ -17,6 +17,8 @@ from tessera.gateway.connections import GatewayServerState
 from tessera.gateway.errors import RequestError, invalid_request
 
 MAX_HEADER_BYTES = 64 * 2**10
+# Of one connection, behind the request that is answered.
+MAX_WAITING_REQUESTS = 8
 # From the first byte of a request to its last header.
 HEADER_SECONDS = 10.0
 # A client for which more waits reads so many bytes in so long.
@@ -34,7 +36,7 @@ _PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header 
 
 
 class _AfterLastRequestError(Exception):
-    """Bytes follow the last request of a connection."""
+    """Bytes follow the last request of a connection, or more requests than may wait."""
 
 
 class _UnclearFramingError(Exception):
@@ -240,6 +242,7 @@ class GatewayProtocol(_Writing):
 
     _discarded = 0
     _running: RequestResponseCycle | None = None
+    _written_before = 0
 
     @override
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
@@ -286,6 +289,7 @@ class GatewayProtocol(_Writing):
             self._parse(data)
         except httptools.HttpParserError:
             self.logger.warning("Invalid HTTP request received.")
+            self._discarded = len(data)
             self.send_400_response("")
             return
         if self._in_headers:
@@ -295,12 +299,12 @@ class GatewayProtocol(_Writing):
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
+        self._running, self._written_before = cycle, self._written_bytes
         super()._start_asgi_task(cycle, app)
 
     @override
     def on_message_begin(self) -> None:
-        if self._has_last_request:
+        if self._has_last_request or len(self.pipeline) >= MAX_WAITING_REQUESTS:
             raise _AfterLastRequestError
         # Blank lines before a request keep no connection.
         self._unset_keepalive_if_required()
@@ -334,14 +338,23 @@ class GatewayProtocol(_Writing):
             self.cycle.keep_alive = (
                 self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
             )
-        self._clients.begin(self)
         super().on_message_complete()
+        self._note_waiting()
 
     @override
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.cycle.response_complete or self.cycle.more_body:
-            self._clients.wait(self)
+        self._note_waiting()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_waiting()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._note_waiting()
 
     @override
     def shutdown(self) -> None:
@@ -374,6 +387,22 @@ class GatewayProtocol(_Writing):
     def _has_last_request(self) -> bool:
         """Whether a request is complete after whose response the connection ends."""
         return self.cycle is not None and not (self.cycle.keep_alive or self.cycle.more_body)
+
+    def _note_waiting(self) -> None:
+        """Tell whether the connection waits for its client: to send a request, or to read.
+
+        Who is slow to read one large response does not wait; who has not even read those before
+        it asks for more than it reads.
+        """
+        running = self._running
+        is_busy = running is not None and not (running.response_complete or running.more_body)
+        written = self._written_bytes - self._written_before
+        if is_busy and not (
+            self.flow.write_paused and self.transport.get_write_buffer_size() > written
+        ):
+            self._clients.begin(self)
+        else:
+            self._clients.wait(self)
 
     def _wait_for_headers(self, size: int) -> None:
         """Bound headers that come in pieces, by size and time."""
@@ -418,7 +447,7 @@ class GatewayProtocol(_Writing):
 
     def _close(self) -> None:
         """Close the connection after its last response."""
-        if self.cycle.more_body:
+        if self.cycle.more_body or self._discarded:
             self._close_when_read()
         else:
             self.transport.close()
