@@ -251,6 +251,40 @@ async def test_a_stream_holds_its_body_until_it_begins_and_what_is_not_read() ->
     assert (answer.status, len(answer.events)) == (200, 5)
 
 
+async def test_a_body_that_its_engine_does_not_read_is_held() -> None:
+    loop, accepted = asyncio.get_running_loop(), list[socket.socket]()
+
+    async def send_a_token_at_once() -> None:
+        engine, _ = await loop.sock_accept(listener)
+        accepted.append(engine)
+        await loop.sock_recv(engine, 100)
+        token = ROLE + a_delta()
+        head = b"HTTP/1.1 200 X\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked"
+        await loop.sock_sendall(engine, b"%b\r\n\r\n%x\r\n%b\r\n" % (head, len(token), token))
+
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        listener.setblocking(False)
+        directory = a_directory(a_model(a_replica(f"127.0.0.1:{listener.getsockname()[1]}")))
+        async with a_gateway(directory, memory=Memory(64 * MIB)) as gateway:
+            engine = asyncio.create_task(send_a_token_at_once())
+            client = await begin(gateway, json.dumps({**STREAM, **large(16 * MIB)}).encode())
+            assert b"200 OK" in await loop.sock_recv(client, 2**12)
+            await engine
+            assert await held_bytes(gateway) > 16 * MIB
+            # All of it is held until its last part is in the buffers of sockets.
+            read = 0
+            while read < 16 * MIB:
+                assert await held_bytes(gateway) > 16 * MIB or read > 8 * MIB
+                read += len(await loop.sock_recv(accepted[0], 2**20))
+            await eventually(partial(held_bytes, gateway), lambda size: size == 0)
+            client.close()
+            await gateway.record()
+        accepted[0].close()
+
+
 async def read_all(client: socket.socket) -> bytes:
     loop, parts = asyncio.get_running_loop(), []
     with client:

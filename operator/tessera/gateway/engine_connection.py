@@ -50,12 +50,55 @@ class InvalidHttpError(Exception):
     """The engine sent something that is not HTTP."""
 
 
-class EngineConnection(asyncio.Protocol):
+class _Sending(asyncio.Protocol):
+    """How requests are sent: what an engine does not read stays here."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._is_sending = False
+        self._sent: Callable[[], None] | None = None
+
+    def when_sent(self, sent: Callable[[], None]) -> None:
+        """Call back once the engine took the request; at once if it did."""
+        if self._is_sending:
+            self._sent = sent
+        else:
+            sent()
+
+    def close(self) -> None:
+        """Close it, which ends its request at the engine."""
+        transport, self._transport = self._transport, None
+        self._sent = None
+        if transport is not None:
+            transport.abort()
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one
+        self._transport = transport
+        connection = transport.get_extra_info("socket")
+        for level, option, value in _SOCKET_OPTIONS:
+            connection.setsockopt(level, option, value)
+        # It says when nothing waits any more, rather than when little does.
+        transport.set_write_buffer_limits(0)
+
+    @override
+    def pause_writing(self) -> None:
+        self._is_sending = True
+
+    @override
+    def resume_writing(self) -> None:
+        self._is_sending = False
+        sent, self._sent = self._sent, None
+        if sent is not None:
+            sent()
+
+
+class EngineConnection(_Sending):
     """One connection to an engine."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._parser = httptools.HttpResponseParser(self)
-        self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._consumer: Consumer | None = None
         self._unread = memoryview(b"")
@@ -79,17 +122,18 @@ class EngineConnection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Return whether it can carry another request."""
-        is_at_end = self.complete and not self._unread and not self._paused
+        is_at_end = self.complete and not (self._unread or self._paused or self._is_sending)
         return is_at_end and self._reusable and self._transport is not None
 
-    async def send(self, request: bytes) -> None:
+    async def send(self, head: bytes, body: bytes = b"") -> None:
         """Send a request, and wait for the head of its response.
 
         This and `forward` raise ConnectionLostError, InvalidHttpError, or TimeoutError.
         """
         self._begin()
         if self._transport is not None:
-            self._transport.write(request)
+            # Without a copy of the body, of which the engine may read nothing for long.
+            self._transport.writelines((head, body))
         while not self.status:
             await self._progress()
 
@@ -140,22 +184,9 @@ class EngineConnection(asyncio.Protocol):
         elif now - self.used_at > idle_seconds:
             self._fail(TimeoutError())
 
-    def close(self) -> None:
-        """Close it, which ends its request at the engine."""
-        transport, self._transport = self._transport, None
-        if transport is not None:
-            transport.abort()
-
-    @override
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # it is one
-        self._transport = transport
-        connection = transport.get_extra_info("socket")
-        for level, option, value in _SOCKET_OPTIONS:
-            connection.setsockopt(level, option, value)
-
     @override
     def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
+        self._transport = self._sent = None
         if exc is None and self.status and not self._has_length:
             self.complete = True
             self._wake()

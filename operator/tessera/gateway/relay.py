@@ -73,16 +73,15 @@ class UpstreamRequest:
     """Lines with their ends."""
 
     def for_engine(self, address: str) -> bytes:
-        """Return the bytes of the request."""
+        """Return what one gets before the body."""
         target = self.route.path.encode()
         if self.query:
             target = b"%b?%b" % (target, self.query)
-        return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n%b" % (
+        return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
             target,
             address.encode(),
             self.headers,
             len(self.body),
-            self.body,
         )
 
 
@@ -168,7 +167,7 @@ class EngineRelay:
             raise _unreachable(replica, error) from error
         try:
             self._delivery.sent_ns = time.monotonic_ns()
-            await connection.send(self._request.for_engine(address))
+            await connection.send(self._request.for_engine(address), self._request.body)
             if connection.status != 200:
                 await self._refuse(connection, replica)
             is_stream = connection.content_type == b"text/event-stream"
@@ -276,7 +275,8 @@ class EngineRelay:
             delivery.gaps += max(0, events.deltas - 1)
             first_token()
             await response.begin_stream(headers)
-            self._forget_request()
+            self._request.body = b""
+            connection.when_sent(self._free_request)
             unread = response.write_now(first[-1])
             self._hold(unread + events.waiting_bytes)
         while not (ended or events.closed or self._holding.exceeded):
@@ -296,9 +296,8 @@ class EngineRelay:
         self._holding.free(-more)
         return True
 
-    def _forget_request(self) -> None:
+    def _free_request(self) -> None:
         self._holding.free(self._holding.size - self._answer_bytes)
-        self._request.body = b""
 
     async def _refuse(self, connection: EngineConnection, replica: EngineReplica) -> None:
         """Raise the error of a response that is not a success, or relay it."""
