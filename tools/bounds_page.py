@@ -47,6 +47,7 @@ from tessera.gateway.protocol import (
     DISCARDED_BYTES,
     HEADER_SECONDS,
     MAX_HEADER_BYTES,
+    MAX_HEADERS,
     MAX_WAITING_REQUESTS,
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
@@ -143,6 +144,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
         "The gateway",
         (
             ("bytes of the headers and trailers of a request", MAX_HEADER_BYTES),
+            ("headers and trailers of a request", MAX_HEADERS),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("requests of a connection that wait behind another", MAX_WAITING_REQUESTS),
             ("connections of clients, or half of the descriptors without 256", MAX_CONNECTIONS),

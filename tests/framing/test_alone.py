@@ -3,6 +3,7 @@
 import contextlib
 import logging
 from functools import partial
+from typing import cast
 
 import httptools
 import pytest
@@ -52,12 +53,17 @@ class _EndsAtUpgrades(GatewayProtocol):
         HttpToolsProtocol.on_headers_complete(self)
 
 
+Headers = list[tuple[bytes, bytes]]
+
+
 class _TakesTrailers(GatewayProtocol):
     """Takes trailers for headers."""
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
-        HttpToolsProtocol.on_header(self, name, value)
+        if not self._in_headers:
+            cast("Headers", self.cycle.scope["headers"]).append((name.lower(), value))
+        super().on_header(name, value)
 
 
 class _TakesAnyHead(GatewayProtocol):

@@ -1,14 +1,24 @@
 """What a client may do wrong, on raw sockets: each gets an error in OpenAI's shape, or is cut."""
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from itertools import chain
+from operator import eq
+from secrets import token_hex
 from typing import Any
 
 import pytest
 
 from tessera.gateway.app import BodyBounds
-from tessera.gateway.protocol import MAX_HEADER_BYTES, MAX_WAITING_REQUESTS, GatewayProtocol
+from tessera.gateway.protocol import (
+    MAX_HEADER_BYTES,
+    MAX_HEADERS,
+    MAX_WAITING_REQUESTS,
+    GatewayProtocol,
+)
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -22,6 +32,7 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
+from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 30
@@ -329,8 +340,13 @@ async def test_headers_and_bodies_have_bounds(
     close = b"connection: close\r\n"
     large = POST + b"x-large: " + b"x" * MAX_HEADER_BYTES + b"\r\n\r\n"
     assert b" 431 " in await exchange(gateway, large)
-    many = POST + b"x: y\r\n" * (MAX_HEADER_BYTES // 6 + 1) + b"\r\n"
-    assert b" 431 " in await exchange(gateway, many)
+    # Three have other names.
+    many = POST + close + b"x: y\r\n" * (MAX_HEADERS - 4)
+    assert b" 200 " in await exchange(gateway, many + _WHOLE)
+    assert b" 431 " in await exchange(gateway, many + b"x: y\r\n" + _WHOLE)
+    assert b" 431 " in await exchange(gateway, many + _CHUNKED + _LAST_CHUNK + b"x: y\r\n\r\n")
+    assert len(engine.calls) == 1
+    engine.calls.clear()
     declared = POST + close + b"content-length: 100001\r\n\r\n"
     assert error_of(await exchange(gateway, declared))["code"] == "body_too_large"
     chunk = b"c350\r\n" + b"x" * 50_000 + b"\r\n"
@@ -372,6 +388,23 @@ async def test_trailers_after_a_refusal_end_the_connection(
     writer.close()
     # One request has one response.
     assert b"HTTP/1.1" not in rest
+
+
+async def test_an_idle_connection_keeps_nothing_of_its_last_request(
+    gateway: RunningGateway,
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        value = token_hex().encode()
+        writer.write(POST + b"x-kept: " + value + b"\r\n" + _WHOLE)
+        assert b" 200 " in await reader.readline()
+        await eventually(partial(_headers_kept, value), partial(eq, 0))
+    writer.close()
+
+
+async def _headers_kept(value: bytes) -> int:
+    lists = [each for each in gc.get_objects() if type(each) is list]
+    return sum(type(each) is tuple and each[1:] == (value,) for each in chain(*lists))
 
 
 async def test_trailers_are_no_headers(gateway: RunningGateway, engine: ScriptedEngine) -> None:

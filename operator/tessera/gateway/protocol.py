@@ -17,6 +17,8 @@ from tessera.gateway.connections import GatewayServerState
 from tessera.gateway.errors import RequestError, invalid_request
 
 MAX_HEADER_BYTES = 64 * 2**10
+# With trailers; each takes 130 bytes of memory beside its own.
+MAX_HEADERS = 256
 # Of one connection, behind the request that is answered.
 MAX_WAITING_REQUESTS = 8
 # From the first byte of a request to its last header.
@@ -44,7 +46,7 @@ class _UnclearFramingError(Exception):
 
 
 class _HeadersTooLargeError(Exception):
-    """The head of a request passes the bound."""
+    """The headers and trailers of a request pass a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class _Reading(HttpToolsProtocol):
     """How requests are read: framed as HTTP says, with bounds on heads and trailers."""
 
     _header_bytes = 0
+    _header_count = 0
     _received_bytes = 0
     _in_headers = False
     # After the size of a chunk and before its bytes: the last chunk has none, but trailers.
@@ -98,11 +101,11 @@ class _Reading(HttpToolsProtocol):
 
     @override
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
+        self._count(len(name) + len(value) + 4)
+        # A trailer is no header of the request.
         if self._in_headers:
             super().on_header(name, value)
-        else:
-            # A trailer: it is counted, and is no header of the request.
-            self._count(len(name) + len(value) + 4)
 
     def on_chunk_header(self) -> None:
         """Hear from the parser that the size of a chunk is read."""
@@ -171,8 +174,12 @@ class _Reading(HttpToolsProtocol):
 
     def _count(self, size: int) -> None:
         self._header_bytes += size
-        if self._header_bytes > MAX_HEADER_BYTES:
+        if self._has_large_headers:
             raise _HeadersTooLargeError
+
+    @property
+    def _has_large_headers(self) -> bool:
+        return self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS
 
 
 class _Writing(_Reading):
@@ -309,13 +316,12 @@ class GatewayProtocol(_Writing):
         # Blank lines before a request keep no connection.
         self._unset_keepalive_if_required()
         self._in_headers = True
-        self._header_bytes = self._received_bytes = 0
+        self._header_bytes = self._header_count = self._received_bytes = 0
         super().on_message_begin()
         self.scope["state"]["client"] = self
 
     @override
     def on_headers_complete(self) -> None:
-        self._count(sum([len(name) + len(value) + 4 for name, value in self.headers]))
         self._check_head()
         if self.parser.should_upgrade():
             return
@@ -323,6 +329,9 @@ class GatewayProtocol(_Writing):
         self._header_deadline.lift()
         self._unset_keepalive_if_required()
         super().on_headers_complete()
+        # The request has them.
+        self.headers, self.url = [], b""
+        self.scope = None  # type: ignore[assignment] # as before the first request
         self.cycle.transport = cast("asyncio.Transport", self._response_transport)
         # A response before the end of the request is the last one: its client may leave out the
         # rest, or a proxy may send the next request as that rest.
@@ -343,6 +352,9 @@ class GatewayProtocol(_Writing):
 
     @override
     def on_response_complete(self) -> None:
+        if self._running is not None:
+            # A connection that waits for a request keeps nothing of the last one.
+            self._running.scope, self._running.body = {}, bytearray()  # type: ignore[typeddict-item]
         super().on_response_complete()
         self._note_waiting()
 
@@ -373,11 +385,12 @@ class GatewayProtocol(_Writing):
     @override
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, or not within the bounds, and close the connection."""
-        if self._header_bytes > MAX_HEADER_BYTES:
+        if self._has_large_headers:
             error = RequestError(
                 431,
                 RequestReason.HEADERS_TOO_LARGE,
-                f"the headers and trailers have more than {counted(MAX_HEADER_BYTES, 'byte')}",
+                f"the headers and trailers have more than {counted(MAX_HEADER_BYTES, 'byte')}"
+                f" or {counted(MAX_HEADERS, 'line')}",
             )
         else:
             error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
