@@ -449,6 +449,40 @@ async def test_slow_clients_are_given_up(gateway: RunningGateway) -> None:
     assert error_of(slow_body)["code"] == "body_timeout"
 
 
+@pytest.mark.parametrize("body_seconds", [0.2])
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"content-length: 50\r\n\r\n",
+        _CHUNKED,
+        _CHUNKED + b"5",
+        _CHUNKED + b"5;" + b"x" * 50_000,
+        b"expect: 100-continue\r\ncontent-length: 50\r\n\r\n",
+    ],
+    ids=["length", "chunks", "size", "extension", "expect"],
+)
+async def test_a_body_that_never_begins_is_given_up(gateway: RunningGateway, sent: bytes) -> None:
+    response = await exchange(gateway, POST + sent)
+    response = response.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 408 ")
+    assert error_of(response)["code"] == "body_timeout"
+
+
+async def test_a_key_that_is_revoked_while_its_body_comes_is_refused(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    async with asyncio.timeout(WAIT_SECONDS):
+        writer.write(POST + b"expect: 100-continue\r\nconnection: close\r\n" + _LENGTH % len(BODY))
+        assert b" 100 " in await reader.readuntil(b"\r\n\r\n")
+        others = (an_api_key("tsk-other"),)
+        gateway.admission.update(a_directory(a_model(a_replica(engine.address)), keys=others))
+        writer.write(BODY)
+        assert b" 401 " in await reader.read()
+    writer.close()
+    assert not engine.calls
+
+
 async def test_headers_from_outside_do_not_pass(
     gateway: RunningGateway, engine: ScriptedEngine
 ) -> None:

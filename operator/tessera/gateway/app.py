@@ -168,6 +168,8 @@ class GatewayApp:
         """Read the body, and do what it asks for."""
         body_from_ns = time.monotonic_ns()
         inbound.body = await self._body(inbound, receive)
+        # While it came, a key may have been revoked.
+        inbound.identity = await self._admission.identify(inbound.headers)
         # How slowly a client sends its body is no time of the service.
         sending_ns = time.monotonic_ns() - body_from_ns
         inbound.started_ns += sending_ns
@@ -194,16 +196,14 @@ class GatewayApp:
         limit = self._bounds.max_bytes
         if int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
-        message = await _next_part(receive, holding)
-        first: bytes = message["body"]
-        if not message["more_body"] and len(first) <= limit:
-            return first
-        parts = [first]
+        parts: list[bytes] = []
         try:
             async with asyncio.timeout(self._bounds.seconds):
-                while message["more_body"] and holding.size <= limit:
+                more = True
+                while more and holding.size <= limit:
                     message = await _next_part(receive, holding)
                     parts.append(message["body"])
+                    more = message["more_body"]
             if holding.size > limit:
                 raise _too_large(limit)
             return b"".join(parts)
