@@ -38,10 +38,11 @@ from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
 from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
+from tessera.gateway.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.polling import PAGE_SECONDS
-from tessera.gateway.prompt_size import MAX_TEXTS
+from tessera.gateway.prompt_size import MAX_MEDIA
 from tessera.gateway.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
@@ -155,6 +156,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of an answer that is no stream", MAX_RESPONSE_BYTES),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),
             ("prompts, inputs or documents of a request", MAX_TEXTS),
+            ("images and clips of a request, or of its documents", MAX_MEDIA),
+            ("commas and quotation marks of a body", MAX_MARKS),
+            ("fields of a body in which the gateway changes one", MAX_FIELDS),
             (
                 "a client that was refused still sends, before its connection is reset",
                 timedelta(seconds=DISCARD_SECONDS),

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.gateway.errors import RequestError
+from tessera.gateway.json_values import MAX_TEXTS
 from tessera.gateway.parsing import body_for_engine, parse
-from tessera.gateway.prompt_size import MAX_TEXTS
 from tessera.gateway.routes import ROUTES
 
 CHAT = ROUTES["/v1/chat/completions"].decoder
@@ -119,7 +119,7 @@ def test_names_that_are_no_text_are_refused(rest: bytes) -> None:
 
 def test_values_that_the_gateway_does_not_read_stay_as_sent() -> None:
     body = b'{"model": "chat", "stream": true, "stream_options": {"other": "\xed\xa0\x80"}}'
-    assert b'"other":"\xed\xa0\x80"' in body_for_engine(body, parse(CHAT, body), "chat", None)
+    assert b'"other": "\xed\xa0\x80"' in body_for_engine(body, parse(CHAT, body), "chat", None)
 
 
 def test_deep_nesting_is_refused() -> None:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from tessera.domain.gateway.directory import RateLimit, RateLimits
 from tessera.gateway.errors import RequestError
+from tessera.gateway.json_values import MAX_TEXTS
 from tessera.gateway.parsing import parse
-from tessera.gateway.prompt_size import MAX_TEXTS, PromptSize, of_conversation
+from tessera.gateway.prompt_size import PromptSize, of_conversation
 from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     COMPLETION,

@@ -1,7 +1,7 @@
 """Reads what the gateway needs of a body, and changes a body without touching the rest of it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Annotated, Any
 
@@ -9,6 +9,7 @@ import msgspec
 from typing_extensions import override
 
 from tessera.gateway.errors import RequestError, invalid_request
+from tessera.gateway.json_values import check_marks, decode, with_fields
 from tessera.gateway.prompt_size import PromptSize, of_conversation, of_pairs, of_texts
 
 _MAX_NAME = 256
@@ -18,11 +19,9 @@ _MAX_TOKENS = 10**9
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
 _Choices = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CHOICES)]
-_WHITESPACE = b" \t\r\n"
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 
-_raw_fields = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _NONE = msgspec.Raw()
 
 
@@ -260,14 +259,11 @@ def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestF
 
     Raises RequestError, which names the field.
     """
+    check_marks(body)
     try:
-        parsed = decoder.decode(body)
+        parsed = decode(decoder, body)
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise invalid_request(f"the body is no valid JSON: {error}", code="invalid_json") from None
-    except RecursionError:
-        raise invalid_request("the body is nested too deep", code="invalid_json") from None
     if isinstance(parsed, ResponsesFields):
         _check_stateless(parsed)
     return parsed
@@ -286,9 +282,8 @@ def body_for_engine(
     if not changes:
         return body
     if any(parsed.has(name) for name in changes):
-        return _with_replaced(body, changes)
-    added = msgspec.json.encode(changes)
-    return b"%b,%b" % (body.rstrip(_WHITESPACE)[:-1], added[1:])
+        return with_fields(body, changes)
+    return b"".join((memoryview(body)[: body.rindex(b"}")], b",", msgspec.json.encode(changes)[1:]))
 
 
 def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) -> PromptSize:
@@ -304,19 +299,6 @@ def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) ->
             )
         )
     return of_pairs(*sizes)
-
-
-def _with_replaced(body: bytes, changes: Mapping[str, Any]) -> bytes:
-    try:
-        fields: dict[str, Any] = {**(_raw_fields.decode(body) or {})}
-        options = fields.get("stream_options")
-        if "stream_options" in changes and options is not None:
-            given = _raw_fields.decode(options) or {}
-            changes = {**changes, "stream_options": {**given, **changes["stream_options"]}}
-    except UnicodeDecodeError as error:
-        # The fields that the gateway reads were valid.
-        raise invalid_request(f"the body is no valid JSON: {error}", code="invalid_json") from None
-    return msgspec.json.encode({**fields, **changes})
 
 
 def _check_stateless(body: ResponsesFields) -> None:

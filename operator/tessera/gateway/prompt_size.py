@@ -1,13 +1,15 @@
 """How many tokens a request may give an engine to read, counted without an object per list item."""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from tessera.api.text import counted
 from tessera.gateway.errors import invalid_request
+from tessera.gateway.json_values import MAX_TEXTS, first_items
 
-# As many as OpenAI takes inputs for embeddings.
-MAX_TEXTS = 2048
+# Images and clips of one request.
+MAX_MEDIA = 2048
 # Most languages take 4 to 6 bytes a token, code less.
 _BYTES_PER_TOKEN = 3
 # Instructions and special tokens of a chat template, which is not in the body.
@@ -22,23 +24,29 @@ _CLIP_TOKENS = 32_768
 _MEDIA_EXCESS = 4
 
 _PART_BYTES = 2**16
-_MEDIA = re.compile(rb'"(?:image|video|audio|input_)')
-_IMAGES = re.compile(rb'"image_(?:url|embeds|pil)"\s*:|:\s*"image"')
-_CLIPS = re.compile(rb'"(?:(?:audio|video)_(?:url|embeds)|input_audio)"\s*:')
-# Letters and `_` that need no escape, but may hide the name of a field.
-_ESCAPE = re.compile(rb"\\u00([4-7][0-9a-fA-F])")
+_MEDIA_TOKENS = {
+    b"image_url": _IMAGE_TOKENS,
+    b"image_embeds": _IMAGE_TOKENS,
+    b"image_pil": _IMAGE_TOKENS,
+    b"audio_url": _CLIP_TOKENS,
+    b"audio_embeds": _CLIP_TOKENS,
+    b"video_url": _CLIP_TOKENS,
+    b"video_embeds": _CLIP_TOKENS,
+    b"input_audio": _CLIP_TOKENS,
+}
+_MEDIA = re.compile(
+    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio)"'
+)
+# Letters and `_` need no escape, but may hide a name: of one, all from the first such escape on.
+_ESCAPED_LETTER = rb"\\u00(5[fF]|6[1-9a-fA-F]|7[0-9aA])"
+_HIDDEN = re.compile(rb'%b(?:[a-z_]|%b){0,16}+"?' % (_ESCAPED_LETTER, _ESCAPED_LETTER))
+_ESCAPE = re.compile(_ESCAPED_LETTER)
+_LONGEST_NAME = max(map(len, _MEDIA_TOKENS))
+# Around a name that are looked through for a colon.
+_MAX_SPACES = 64
 
-_TEXT = rb'"(?:[^"\\]++|\\.)*+"'
-_TOKENS = rb'\[[^\[\]{}"]*+\]'
-_VALUE = _TEXT
-for _ in range(4):
-    _VALUE = rb'(?:%b|\{(?:[^{}\[\]"]++|%b)*+\}|\[(?:[^{}\[\]"]++|%b)*+\])' % (
-        _TEXT,
-        _VALUE,
-        _VALUE,
-    )
-_ITEM = re.compile(_VALUE + rb"\s*(?:,\s*|\])", re.DOTALL)
-_FLAT_ITEM = re.compile(rb"(?:%b|%b)\s*(?:,\s*|\])" % (_TEXT, _TOKENS), re.DOTALL)
+_ITEM = re.compile(rb'["{]|\[[^\[\]{}"]*+\]\Z')
+_FLAT_ITEM = re.compile(rb'"|\[[^\[\]{}"]*+\]\Z')
 _SEVERAL = re.compile(rb'\[\s*(?=["\[{])')
 _TOKEN_IDS = re.compile(rb"\[[\s\[\]0-9,-]*+")
 
@@ -123,18 +131,14 @@ def _count(value: memoryview, field: str, item: re.Pattern[bytes]) -> int:
     if bytes(value[:1]) == b"{":
         # The parts of one object may be scored one by one.
         return _occurrences(value, b"{")
-    place = _SEVERAL.match(value)
-    if place is None:
+    if _SEVERAL.match(value) is None:
         return 1
-    texts = 0
-    while place.end() < len(value) and texts <= MAX_TEXTS:
-        place = item.match(value, place.end())
-        if place is None:
-            raise invalid_request(
-                f"{field}: expected a text, a list of tokens, or a list of either", field
-            )
-        texts += 1
-    return texts
+    texts = first_items(value)
+    if not all(map(item.match, texts)):
+        raise invalid_request(
+            f"{field}: expected a text, a list of tokens, or a list of either", field
+        )
+    return len(texts)
 
 
 def _occurrences(value: memoryview, byte: bytes) -> int:
@@ -155,10 +159,35 @@ def _escape_bytes(value: memoryview) -> int:
 
 
 def _media_tokens(body: bytes) -> int:
+    """Return the tokens of images and clips.
+
+    Raises RequestError.
+    """
+    tokens = 0
+    for number, (start, end) in enumerate(_media_names(body)):
+        # The type of a part may have the name of one of its fields.
+        if number == 2 * MAX_MEDIA:
+            raise invalid_request(
+                f"the body: expected at most {MAX_MEDIA} images and clips, and letters as they are "
+                "instead of escapes like `\\u0061`"
+            )
+        name = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), body[start + 1 : end - 1])
+        before = body[max(start - _MAX_SPACES, 0) : start].rstrip()[-1:]
+        after = body[end : end + _MAX_SPACES].lstrip()[:1]
+        # Among spaces alone there may be a colon farther away.
+        if after in b":":
+            tokens += _MEDIA_TOKENS.get(name, 0)
+        elif name == b"image" and before in b":":
+            tokens += _IMAGE_TOKENS
+    return tokens
+
+
+def _media_names(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the places of all texts that may be names of images and clips."""
+    for name in _MEDIA.finditer(body):
+        yield name.span()
     # Most bodies have no backslash at all, which is found a hundred times faster.
     if b"\\" in body and b"\\u00" in body:
-        body = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), body)
-    if _MEDIA.search(body) is None:
-        return 0
-    images, clips = len(_IMAGES.findall(body)), len(_CLIPS.findall(body))
-    return images * _IMAGE_TOKENS + clips * _CLIP_TOKENS
+        for rest in _HIDDEN.finditer(body):
+            first = max(rest.start() - _LONGEST_NAME, 0)
+            yield max(body.rfind(b'"', first, rest.start()), first), rest.end()

@@ -1,0 +1,138 @@
+"""JSON that is read without an object for each of its values, however many it has."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.gateway.errors import RequestError, invalid_request
+
+# As many as OpenAI takes inputs for embeddings.
+MAX_TEXTS = 2048
+# Of an object in which one is replaced.
+MAX_FIELDS = 4096
+# Commas and quotation marks of a body, which has about as many values at most. A prompt of a
+# million tokens, given by their numbers, has a million.
+MAX_MARKS = 2**23
+
+_T = TypeVar("_T")
+# An array is decoded as one: msgspec skips what is beyond its fields.
+_Items = msgspec.defstruct(
+    "_Items",
+    [(f"item_{number}", msgspec.Raw, None) for number in range(MAX_TEXTS + 1)],
+    array_like=True,
+    gc=False,
+)
+_items = msgspec.json.Decoder(_Items)
+_value = msgspec.json.Decoder(msgspec.Raw)
+_name = msgspec.json.Decoder(str)
+# The beginning of an object, perhaps of an empty one.
+_OBJECT = re.compile(rb"\s*+\{(\s*+\})?")
+_SIMPLE = re.compile(rb'\s*+(?:"[^"\\]*+"|[\w.+-]++)\s*+')
+_TRAILING = re.compile(r"trailing characters \(byte (\d+)\)")
+# Of the fields that the gateway changes, if all letters were escapes.
+_MAX_NAME_BYTES = 256
+_Parts = list[bytes | memoryview]
+
+
+def decode(decoder: msgspec.json.Decoder[_T], text: bytes | memoryview) -> _T:
+    """Decode a text.
+
+    Raises RequestError where it is no JSON, and msgspec.ValidationError where it is other JSON.
+    """
+    try:
+        return decoder.decode(text)
+    except msgspec.ValidationError:
+        raise
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid_request(f"the body is no valid JSON: {error}", code="invalid_json") from None
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def check_marks(body: bytes) -> None:
+    """Refuse a body of so many values that reading it takes long.
+
+    Raises RequestError.
+    """
+    if len(body) > MAX_MARKS and body.count(b",") + body.count(b'"') > MAX_MARKS:
+        raise invalid_request(
+            f"the body has more than {MAX_MARKS} commas and quotation marks; send fewer values"
+        )
+
+
+def first_items(array: memoryview) -> list[msgspec.Raw]:
+    """Return the items of an array, at most one more than `MAX_TEXTS`."""
+    return [item for item in msgspec.structs.astuple(decode(_items, array)) if item is not None]
+
+
+def with_fields(text: bytes, changes: Mapping[str, Any]) -> bytes:
+    """Return a valid object with other values of some fields, and the rest byte by byte as it is.
+
+    A value that is an object itself keeps its other fields.
+
+    Raises RequestError.
+    """
+    return b"".join(_with_fields(memoryview(text), changes))
+
+
+def _with_fields(text: memoryview, changes: Mapping[str, Any]) -> _Parts:
+    parts: _Parts = [b"{"]
+    merged: dict[str, _Parts] = {}
+    for name, field, value in _fields(text):
+        change = changes.get(name)
+        if change is None:
+            parts += (field, b",")
+        elif isinstance(change, Mapping) and _OBJECT.match(value):
+            merged[name] = _with_fields(value, change)
+        else:
+            # Of fields with one name, the last counts.
+            merged.pop(name, None)
+    for name, change in changes.items():
+        parts += (b'"%b":' % name.encode(), *merged.get(name, [msgspec.json.encode(change)]), b",")
+    parts[-1] = b"}"
+    return parts
+
+
+def _fields(text: memoryview) -> Iterator[tuple[str, memoryview, memoryview]]:
+    """Yield the name of each field of a valid object, all its bytes, and those of its value."""
+    place = _OBJECT.match(text)
+    if place is None or place[1]:
+        return
+    start = place.end()
+    for _ in range(MAX_FIELDS):
+        colon = _end_of_value(text, start)
+        end = _end_of_value(text, colon + 1)
+        name = bytes(text[start:colon]).strip()
+        yield (
+            decode(_name, name) if len(name) <= _MAX_NAME_BYTES else "",
+            text[start:end],
+            text[colon + 1 : end],
+        )
+        if text[end] == ord("}"):
+            return
+        start = end + 1
+    raise invalid_request(f"the body: expected at most {counted(MAX_FIELDS, 'field')}")
+
+
+def _end_of_value(text: memoryview, start: int) -> int:
+    """Return the place of what follows a value of a valid object."""
+    simple = _SIMPLE.match(text, start)
+    if simple is not None:
+        return simple.end()
+    try:
+        _value.decode(text[start:])
+    except msgspec.DecodeError as error:
+        # The decoder reads the value without an object, and says how many bytes it has read then.
+        trailing = _TRAILING.search(str(error))
+        if trailing is not None:
+            return start + int(trailing[1]) - 1
+    except RecursionError:
+        raise _too_deep() from None
+    raise invalid_request("the body is no valid JSON", code="invalid_json")
+
+
+def _too_deep() -> RequestError:
+    return invalid_request("the body is nested too deep", code="invalid_json")
