@@ -40,6 +40,11 @@ test: .venv/made lint lint-images docs ## Set up everything and run the tests of
 	@# Tests that share a world run in one worker: see conftest.py.
 	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play)
 
+.PHONY: test-world
+test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test` runs few of them.
+	@$(RUN) -m world build
+	@$(BIN)/pytest -q --record-world e2e/world_tests
+
 .PHONY: check
 check: lint ## Run lint and the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"

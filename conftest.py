@@ -8,7 +8,8 @@ What waits for `--full` (mark `full`) follows these rules; everything else is in
    periods, silent watches, dead nodes, the soak. The decisions behind them have tests with the time
    as an argument.
 3. Task pages of the documentation; the short run types the tutorial.
-4. Edges of the simulated world itself, which no other test comes to.
+4. Edges of the simulated world itself, which no other test comes to. Most other tests of that world
+   wait too while it is as it was when they last passed (`make test-world`).
 
 The short run always starts a world, serves a model, kills a batch, repartitions GPUs and types a
 page.
@@ -27,6 +28,7 @@ pytest_plugins = [
     "tests.durations",
     "tests.hostile.score",
     "tests.second_play",
+    "tests.unchanged_world",
 ]
 
 # Without this, the thread of grpc.aio ends with the last channel or server: perhaps in the garbage

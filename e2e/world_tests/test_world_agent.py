@@ -90,6 +90,7 @@ async def label_device_plugin(api: Api, label: str, gpus: str) -> Json:
     )
 
 
+@pytest.mark.smoke
 async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:

@@ -136,6 +136,7 @@ async def test_the_end_is_hook_then_term_then_the_rest_of_the_grace(
     assert termination_message(pod) == "hook\nterm\n"
 
 
+@pytest.mark.smoke
 async def test_what_ignores_term_is_killed_with_all_its_children(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:

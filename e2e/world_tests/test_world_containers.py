@@ -247,6 +247,7 @@ async def test_a_deleted_claim_takes_its_volume_along(
     assert not (world.folder / "claims" / volume).exists()
 
 
+@pytest.mark.smoke
 async def test_a_service_account_may_do_what_its_role_binding_says(
     namespace: WorldNamespace,
 ) -> None:

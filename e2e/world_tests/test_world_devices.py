@@ -36,6 +36,7 @@ async def query_prometheus(world: worlds.World, query: str) -> list[dict[str, st
     return [sample["metric"] | {"value": sample["value"][1]} for sample in body["data"]["result"]]
 
 
+@pytest.mark.smoke
 async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:

@@ -174,6 +174,7 @@ async def test_two_worlds_run_side_by_side(api: Api, tmp_path: Path) -> None:
     assert network != other_network
 
 
+@pytest.mark.smoke
 def test_a_world_name_is_used_once(world: worlds.World) -> None:
     with (
         pytest.raises(WorldError, match="runs already"),

@@ -179,6 +179,7 @@ async def test_a_slice_in_use_is_not_destroyed(
     assert is_ready(await namespace.read_pod("engine"))
 
 
+@pytest.mark.smoke
 async def test_a_slice_is_free_once_its_pod_is_gone(
     partitioner: Partitioner, namespace: WorldNamespace
 ) -> None:

@@ -45,6 +45,7 @@ async def create_three_pods(namespace: WorldNamespace, *arguments: str) -> list[
     )
 
 
+@pytest.mark.smoke
 async def test_connections_go_round_all_ready_pods(namespace: WorldNamespace) -> None:
     pods = await create_three_pods(namespace)
     service = await namespace.create(a_service("web"))

@@ -71,6 +71,7 @@ async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(namespace: Worl
     assert {pod["spec"]["nodeName"] for pod in pods} == {"a100", "control", "victim"}
 
 
+@pytest.mark.smoke
 async def test_a_job_is_complete_when_its_pods_have_succeeded(namespace: WorldNamespace) -> None:
     spec = {"restartPolicy": "Never"}
     job = a_workload("Job", "sums", a_container("true"), completions=2, template=spec)
