@@ -37,7 +37,7 @@ grpc.aio.init_grpc_aio()
 
 
 # Without a deadline for a single case, since machines are shared.
-hypothesis.settings.register_profile("short", deadline=None)
+hypothesis.settings.register_profile("push", deadline=None, max_examples=25)
 hypothesis.settings.register_profile("full", deadline=None, max_examples=500)
 
 
@@ -48,8 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Properties are tried on five times as many random cases with `--full`."""
-    hypothesis.settings.load_profile("full" if config.getoption("--full") else "short")
+    """Properties are tried on 20 times as many random cases with `--full`."""
+    hypothesis.settings.load_profile("full" if config.getoption("--full") else "push")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -8,15 +8,19 @@ from hypothesis import settings
 
 
 def examples(short: int) -> int:
-    """Return the number of cases: `short` in the short run, five times as many with `--full`."""
-    return short * settings().max_examples // 100
+    """Return the number of cases where a property has `short` beside 100 of others.
+
+    On a push it is a quarter of that, with `--full` five times as many.
+    """
+    return max(5, short * settings().max_examples // 100)
 
 
 def applies(least: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Fail a property that held in fewer random cases than `least`.
 
-    Decorate above `given`. A case that the property skips by `hypothesis.assume` does not count:
-    Hypothesis passes a property as soon as one case applies.
+    `least` is of those that it has beside 100 of others. Decorate above `given`. A case that the
+    property skips by `hypothesis.assume` does not count: Hypothesis passes a property as soon as
+    one case applies.
     """
 
     def decorate(test: Callable[..., None]) -> Callable[..., None]:
@@ -36,7 +40,8 @@ def applies(least: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
             nonlocal cases
             cases = 0
             test(*arguments, **named)
-            assert cases >= least, f"it applied to {cases} random cases, {least} are wanted"
+            wanted = least * settings().max_examples // 100
+            assert cases >= wanted, f"it applied to {cases} random cases, {wanted} are wanted"
 
         return checked
 

@@ -24,6 +24,7 @@ from tests.contract.geometry_backends import (
     a_layout,
 )
 from tests.mig_oracles import enumerate_layouts
+from tests.properties import examples
 from tests.simulated_mig_nodes import BackendRun, SimulatedMigNode
 
 LAYOUTS = enumerate_layouts(gpu_models()["A100-80GB"], PROFILES)
@@ -147,7 +148,7 @@ def test_wherever_the_operator_dies_the_next_one_completes_the_unit(
 
 
 @pytest.mark.parametrize("name", BACKENDS)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(st.sampled_from(LAYOUTS), min_size=4, max_size=4))
 def test_every_layout_is_reached_from_every_other(name: str, layouts: Sequence[Layout]) -> None:
     backend, node = a_backend_and_node(name, *layouts[:2])

@@ -30,6 +30,7 @@ from tests.builders import (
     readings_of,
 )
 from tests.layout_builders import a_mig_service, a_planned_pool, with_status
+from tests.properties import examples
 
 NODES = ("a100-0", "a100-1", "a100-2")
 NAMES = ("chat", "code")
@@ -302,7 +303,7 @@ def _solved(decision: Plan, step: PoolStep) -> LayoutSolution | None:
     )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(st.sampled_from(("Agent", "MigManager")), st.lists(steps, min_size=4, max_size=25))
 def test_with_layouts_an_incremental_plan_equals_a_plain_one(
     backend: str, sequence: list[PoolStep]

@@ -28,6 +28,7 @@ from tests.builders import (
     readings_of,
 )
 from tests.domain.random_fleets import nodes, services
+from tests.properties import examples
 
 FLEET = {
     "pools": (a_pool("a100", "1.60"), a_pool("h100", "2.50")),
@@ -186,7 +187,7 @@ def test_a_rollout_surges_only_where_there_is_room() -> None:
 
 
 @given(observed_services=services, hardware=nodes, order=st.randoms(use_true_random=False))
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_the_order_of_input_does_not_matter(
     observed_services: list[ObservedService], hardware: tuple[Node, ...], order: Random
 ) -> None:
@@ -201,7 +202,7 @@ def test_the_order_of_input_does_not_matter(
 
 
 @given(observed_services=services, hardware=nodes)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_planning_again_on_the_planned_state_changes_nothing(
     observed_services: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:
@@ -247,7 +248,7 @@ def _with_plan_applied(snapshot: Snapshot, decided: Plan) -> Snapshot:
 
 
 @given(observed_services=services, hardware=nodes)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 def test_where_a_rollout_may_surge_all_min_replicas_have_a_slice_and_one_is_left(
     observed_services: list[ObservedService], hardware: tuple[Node, ...]
 ) -> None:

@@ -51,6 +51,7 @@ from tests.builders import (
     plan_of,
 )
 from tests.layout_builders import a_planned_pool
+from tests.properties import examples
 
 EVIL, GOOD = "evil", "team-a"
 CONFIG = Config(mig_backends=frozenset({"MigManager"}))
@@ -258,7 +259,7 @@ RESOURCES = ("gpu", "mig-1g.10gb", "mig-7g.80gb", "mig-9g.1gb", "mig-")
         st.sampled_from(RESOURCES), st.integers(0, 20) | st.just(10**18), max_size=4
     ),
 )
-@settings(max_examples=60, deadline=timedelta(seconds=2))
+@settings(max_examples=examples(60), deadline=timedelta(seconds=2))
 def test_whatever_one_node_says_of_itself_changes_nothing_for_other_pools(
     labels: dict[str, str], allocatable: dict[str, int]
 ) -> None:

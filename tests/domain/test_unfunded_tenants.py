@@ -25,6 +25,7 @@ from tests.builders import (
 )
 from tests.domain.random_fleets import nodes, services
 from tests.layout_builders import a_mig_service, a_planned_pool, an_empty_node, kubernetes_node
+from tests.properties import examples
 
 BROKE = a_budget("evil", amount="0.00")
 unfunded: st.SearchStrategy[dict[str, dict[str, Any]]] = st.dictionaries(
@@ -61,7 +62,7 @@ def with_evil(snapshot: Snapshot, *evil: ObservedService) -> Snapshot:
 
 @pytest.mark.parametrize("budget", [(), (a_budget(amount="3.00", window="Hour"),)])
 @given(observed_services=services, hardware=nodes, wishes=unfunded)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_an_unfunded_tenant_changes_no_placement_and_no_price(
     budget: tuple[Any, ...],
     observed_services: list[ObservedService],
@@ -84,7 +85,7 @@ def test_an_unfunded_tenant_changes_no_placement_and_no_price(
     gpus=st.integers(1, 3),
     wishes=unfunded,
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 def test_an_unfunded_tenant_changes_no_slice(
     wanted: dict[str, int], gpus: int, wishes: dict[str, dict[str, Any]]
 ) -> None:

@@ -28,6 +28,7 @@ from tests.batch_builders import (
     plan_and_carry_out,
 )
 from tests.builders import NOW
+from tests.properties import examples
 
 HOUR = 3600
 
@@ -137,7 +138,7 @@ class BatchSimulation:
             assert not wanted
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.lists(EVENTS, max_size=40))
 def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
     events: list[str],
@@ -149,7 +150,7 @@ def test_whatever_happens_numbers_never_repeat_and_one_attempt_runs_at_most(
         simulation.turn()
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.lists(EVENTS, max_size=30))
 def test_a_batch_that_is_over_stays_so(events: list[str]) -> None:
     simulation = BatchSimulation()

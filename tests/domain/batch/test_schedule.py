@@ -17,6 +17,7 @@ from tessera.domain.batch.schedule import (
     choose_capacity,
 )
 from tests.builders import NOW, at
+from tests.properties import examples
 
 DAY = timedelta(days=1).total_seconds()
 
@@ -207,7 +208,7 @@ class BatchOnSpot:
         return self.time - (self.done - self.rows) / self.rate
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     rows=st.integers(1, 3000),
     rate=st.floats(0.5, 50),

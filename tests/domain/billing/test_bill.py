@@ -23,6 +23,7 @@ from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.money import price_on
 from tessera.domain.observed.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
 from tests.builders import A100, H100, NOW, a_node, a_pod, a_pool, at, dollars, readings_of
+from tests.properties import examples
 
 HOUR = timedelta(hours=1)
 MIG = "nvidia.com/mig-"
@@ -496,7 +497,7 @@ def play(fleet: RandomFleet, cycles: Iterable[datetime]) -> tuple[Bill, Mapping[
     return bill, costs
 
 
-@settings(max_examples=15)
+@settings(max_examples=examples(15))
 @given(st.integers(0, 10**9))
 def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311
@@ -510,7 +511,7 @@ def test_the_bill_of_a_random_day_of_fifty_services_sums_exactly(seed: int) -> N
     assert {cost_line.state for cost_line in bill.lines} == set(CostState)
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10**9), st.integers(1, 60))
 @example(4972, 54)  # a line is charged again in the cycle in which it would end
 @example(3273, 46)  # the stranded cost would end in the cycle in which another line ends
@@ -531,7 +532,7 @@ def test_any_random_fleet_sums_exactly_in_every_cycle(seed: int, cycles: int) ->
         begin = moment
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.integers(0, 10**9))
 def test_the_order_of_what_is_seen_is_irrelevant(seed: int) -> None:
     rng = random.Random(seed)  # noqa: S311
@@ -573,7 +574,7 @@ pod_times_lists = st.lists(
 )
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(pod_times_lists, st.sets(st.integers(1, 199_999_999), max_size=30), st.integers(1, 10**10))
 def test_more_cycles_move_no_line_by_more_than_the_stated_rounding(
     pod_times: list[list[int]], cycles: set[int], nanos: int

@@ -19,6 +19,7 @@ from tessera.domain.billing.statement import (
     charge_periods,
 )
 from tests.builders import at
+from tests.properties import examples
 
 LINES = tuple(
     CostLine(currency="USD", pool="a100", profile=profile, state=CostState.COLD_IDLE)
@@ -166,7 +167,7 @@ def test_a_loser_that_is_scraped_last_does_not_shorten_the_bill() -> None:
     assert statement.amounts == exact_amounts(statement)
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.integers(0, 10**9), st.integers(0, 2000), st.booleans())
 def test_any_course_of_restarts_is_exact_for_the_time_it_names(
     seed: int, begin: int, remembers: bool

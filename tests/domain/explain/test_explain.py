@@ -41,6 +41,7 @@ from tests.builders import (
 from tests.cli.partitioned_cluster import a_plan
 from tests.domain.random_fleets import nodes, services
 from tests.domain.refused_services import SERVICES, RefusalCase
+from tests.properties import examples
 
 CHAT = Ref("team-a", "chat")
 SLICE = {"nvidia.com/mig-1g.10gb": 1}
@@ -504,7 +505,7 @@ def test_further_conditions_are_shown_as_they_are() -> None:
     replicas=st.integers(0, 4),
     waiting=st.integers(0, 200),
 )
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 def test_every_service_of_any_fleet_is_explained_and_its_choice_is_among_the_hardware(
     observed_services: list[ObservedService],
     hardware: tuple[Node, ...],

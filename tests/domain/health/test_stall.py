@@ -46,7 +46,7 @@ from tests.builders import (
     compute_service_plan,
     plan_of,
 )
-from tests.properties import applies
+from tests.properties import applies, examples
 
 FROZEN = EngineProgress(steps=900.0, since=at(-150), busy_since=at(-140))
 PAIR = (a_pod("chat-0"), a_pod("chat-1"))
@@ -332,7 +332,7 @@ readings = st.lists(
 
 
 @applies(30)
-@settings(max_examples=50, suppress_health_check=[HealthCheck.filter_too_much])
+@settings(max_examples=examples(50), suppress_health_check=[HealthCheck.filter_too_much])
 @given(seen=readings)
 def test_a_replaced_engine_had_requests_and_took_no_step_for_the_whole_timeout(
     seen: Sequence[tuple[int, int | None, int]],

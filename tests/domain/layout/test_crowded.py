@@ -25,6 +25,7 @@ from tests.layout_builders import (
     adopt_plan,
     layout_problem_of,
 )
+from tests.properties import examples
 
 LABELS_ONLY = replace(MANAGER, knows_pods=False)
 HALVES = ("3g.40gb@0", "3g.40gb@4")
@@ -96,7 +97,7 @@ def test_replicas_beyond_the_floor_make_room() -> None:
     assert crowded_gpus(a_problem([HALVES] * 2, MANAGER, 4, downtime=True), grows=True) == set()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(
     st.lists(st.sampled_from([HALVES, WHOLE]), min_size=2, max_size=4),
     st.sampled_from([MANAGER, LABELS_ONLY]),

@@ -10,6 +10,7 @@ from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import replicas_by_service
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, a_gpu, a_service
+from tests.properties import examples
 
 SLOTS = 7
 SLICE = InstanceType(A100.name, "1g.10gb")
@@ -58,7 +59,7 @@ def replicas_of(services: list[ServiceDemand], gpus: int) -> dict[str, int]:
     return {service.name: placed.get(service.name, Counter())[SLICE] for service in services}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(wishes, st.integers(1, 3))
 def test_no_tenant_gets_more_than_its_share_while_another_lacks_its_own(
     wishes: list[Wish], gpus: int
@@ -79,7 +80,7 @@ def test_no_tenant_gets_more_than_its_share_while_another_lacks_its_own(
         assert all((given_to[other] - 1) / WEIGHTS[other] <= own for other in given_to)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(wishes, st.integers(1, 3))
 def test_replicas_that_run_go_before_new_ones(wishes: list[Wish], gpus: int) -> None:
     services = services_of(wishes)

@@ -25,6 +25,7 @@ from tessera.domain.mig.integer_program import IntegerProgram
 from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.mix import cheapest_mix, feasible_mix, gpu_geometries
 from tests.mig_builders import A100, ONE, a_service
+from tests.properties import examples
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", WHOLE_GPU)
 H200 = gpu_models()["H200-141GB"]
@@ -81,7 +82,7 @@ def fewest_gpus(services: Sequence[ServiceDemand], most: int) -> int | None:
     return None
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(small)
 def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
     mix = cheapest_mix(services, ONE)
@@ -92,7 +93,7 @@ def test_no_combination_of_geometries_needs_fewer_gpus(services: list[ServiceDem
         assert fewest_gpus(services, 2) is None
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 40), st.integers(0, 10_000), st.sampled_from([0.02, 0.2, 1.0]))
 def test_no_simpler_planner_needs_fewer_gpus(count: int, seed: int, scale: float) -> None:
     services = fleet(count, seed, [A100], scale)
@@ -102,7 +103,7 @@ def test_no_simpler_planner_needs_fewer_gpus(count: int, seed: int, scale: float
     } == {}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.integers(1, 40), st.integers(0, 10_000), st.randoms(use_true_random=False))
 def test_plans_are_legal_serve_everybody_and_do_not_depend_on_order(
     count: int, seed: int, random: object

@@ -25,7 +25,7 @@ from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
 from tests.mig_oracles import distinct_geometries, enumerate_layouts
-from tests.properties import applies
+from tests.properties import applies, examples
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", WHOLE_GPU)
 SPEEDS = {"1g.10gb": 1.0, "2g.20gb": 2.0, "3g.40gb": 3.0, "4g.40gb": 4.0, WHOLE_GPU: 8.0}
@@ -159,7 +159,7 @@ def can_serve(wanted: Sequence[ServiceDemand], supply: Counter[InstanceType]) ->
 
 
 @applies(60)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(services, changed, st.integers(0, 3**12))
 def test_no_replica_moves_where_that_is_possible_at_the_same_cost(
     demands: list[ServiceDemand], factors: list[float], pattern: int
@@ -175,7 +175,7 @@ def test_no_replica_moves_where_that_is_possible_at_the_same_cost(
     assert is_possible_without_moves(existing, active, best) == (not plan.changes.moves)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(1, 14), st.integers(0, 10_000), st.sampled_from([0.02, 0.3]), changed)
 def test_a_new_plan_is_legal_serves_everybody_and_planned_again_changes_nothing(
     count: int, seed: int, scale: float, factors: list[float]

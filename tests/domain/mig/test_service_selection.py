@@ -21,6 +21,7 @@ from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
+from tests.properties import examples
 
 PROFILES = ("1g.10gb", "2g.20gb", "3g.40gb", "7g.80gb")
 
@@ -78,7 +79,7 @@ def a_single_type_service(
     return replace(a_service(name, demand, speeds, floor), single_type=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(alike)
 def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]) -> None:
     mix = cheapest_mix(services, ONE)
@@ -88,7 +89,7 @@ def test_no_other_choice_of_kinds_needs_fewer_gpus(services: list[ServiceDemand]
     assert mix.cost == best if best is not None else mix.cost > 3
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(alike, alike, st.sampled_from([0.5, 2.0, 6.0]), st.booleans())
 def test_plans_of_one_type_are_legal_serve_everybody_and_are_not_repeated(
     before: list[ServiceDemand], wanted: list[ServiceDemand], worth: float, sibling_safe: bool

@@ -16,7 +16,7 @@ from tests.domain.repartition.pool_simulation import PoolSimulation, SimNode, pl
 from tests.domain.repartition.random_pools import BACKENDS, RandomPool, a_random_pool
 from tests.properties import applies, examples
 
-QUICK = settings(max_examples=8, deadline=None)
+QUICK = settings(max_examples=examples(32), deadline=None)
 kinds = st.sampled_from(sorted(BACKENDS))
 seeds = st.integers(0, 99_999)
 
@@ -120,7 +120,7 @@ def _all_keep_minimum(simulation: PoolSimulation, drained_node: SimNode, leaving
     return True
 
 
-@applies(6)
+@applies(24)
 @QUICK
 @given(kinds, seeds, st.booleans())
 def test_every_pool_ends_as_planned_or_truly_lacks_surge_capacity(
@@ -143,7 +143,7 @@ def assert_ended(kind: str, seed: int, *, room: bool) -> None:
         assert startable_units(simulation) == []
 
 
-@applies(6)
+@applies(24)
 @QUICK
 @given(kinds, seeds, st.integers(0, 40))
 def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
@@ -164,7 +164,7 @@ def test_at_any_moment_the_order_of_what_is_seen_does_not_matter(
     ) == advance_rollout(inputs)
 
 
-@applies(6)
+@applies(24)
 @QUICK
 @given(kinds, seeds)
 def test_an_operator_that_sees_everything_late_breaks_no_invariant(kind: str, seed: int) -> None:
@@ -178,7 +178,7 @@ def test_an_operator_that_sees_everything_late_breaks_no_invariant(kind: str, se
         simulation.tick()
 
 
-@applies(6)
+@applies(24)
 @QUICK
 @given(kinds, seeds, st.integers(0, 200))
 def test_plans_that_change_on_the_way_break_no_invariant(kind: str, seed: int, cycles: int) -> None:

@@ -24,6 +24,7 @@ from tests.builders import (
     a_workload,
     plan_of,
 )
+from tests.properties import examples
 
 DEVICES = 14
 NODES = tuple(a_node(slices={"1g.10gb": 7}, name=f"a100-{index}") for index in range(2))
@@ -110,7 +111,7 @@ def test_namespaces_without_a_budget_are_one_tenant() -> None:
     wanted=st.fixed_dictionaries({name: st.integers(0, 30) for name in WEIGHTS}),
     at_work=st.fixed_dictionaries({name: st.integers(0, 4) for name in WEIGHTS}),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_no_tenant_gets_more_than_its_share_while_another_lacks_its_own(
     wanted: dict[str, int], at_work: dict[str, int]
 ) -> None:

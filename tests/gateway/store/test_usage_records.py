@@ -16,6 +16,7 @@ from tessera.gateway.store.store import ROW_BYTES, FreedRows, GatewayStore
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tests.gateway.store.builders import SECOND, START_NS, a_record
 from tests.gateway.store.postgresql import PostgresqlServer
+from tests.properties import examples
 
 EVERYTHING = UsageQuery(by=(), since_ns=0, until_ns=2**63 - 1)
 
@@ -202,7 +203,9 @@ integers = st.integers(-(2**80), 2**80)
 
 @given(text=texts, integer=integers)
 @settings(
-    max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=examples(25),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 async def test_no_text_of_a_client_and_no_number_of_an_engine_is_refused(
     store: GatewayStore, text: str, integer: int

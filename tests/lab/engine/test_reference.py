@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineLimits, EngineRequest, SchedulingPolicy
+from tests.properties import examples
 
 SPEED = StepTime(weights=5e-3, kv_token=1e-6, token=1e-5)
 
@@ -240,7 +241,7 @@ limits = st.builds(
 )
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(limits, events)
 def test_the_engine_does_in_every_step_what_counting_one_by_one_gives(
     bounds: EngineLimits, event_list: list[tuple[int, int, int, int, int] | int | str]

@@ -17,6 +17,7 @@ from tessera_lab.engine.requests import (
     RejectionReason,
     SchedulingPolicy,
 )
+from tests.properties import examples
 
 SPEED = StepTime(weights=5.0123e-3, kv_token=1.0471e-6, token=1.0933e-5)
 # With every term, on both sides of the corner.
@@ -126,7 +127,7 @@ class SteppedTimeline:
         assert self.engine.submit(request) is None
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(limits, st.sampled_from([SPEED, FULL]), arrivals)
 def test_skipping_equal_steps_gives_what_doing_them_one_by_one_gives(
     bounds: EngineLimits, speed: StepTime, arrival_list: list[Arrival]
