@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import sys
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -143,6 +145,47 @@ def test_bytes_without_a_token_have_a_bound() -> None:
         assert relay.feed(comment) == comment
     with pytest.raises(InvalidStreamError, match="bytes came without a token"):
         relay.feed(comment + comment)
+
+
+def repeated(before: bytes, unit: bytes, after: bytes) -> bytes:
+    """Return an event of nearly the largest size."""
+    return before + unit * ((MAX_EVENT_BYTES - 200) // len(unit)) + after + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    "large",
+    [
+        repeated(b'data: {"choices":[', b"{},", b"{}]}"),
+        repeated(b'data: {"choices":[{"delta":{"content":[', b"[],", b"1]}}]}"),
+        repeated(b'data: {"choices":[', b"{},", b'{}],"usage":null}'),
+        repeated(b'data: {"choices":[{"delta":{"content":[', b"[],", b'1]}}],"usage":null}'),
+        repeated(b'data: {"choices":[{', b'"content":"",', b'"a":1}]}'),
+        repeated(b'data: {"choices":[{"text":"', b'\\"', b'"}]}'),
+    ],
+    ids=["choices", "lists", "choices and usage", "lists and usage", "texts", "escapes"],
+)
+@pytest.mark.parametrize("begin", [b"", ROLE + a_delta()], ids=["first", "later"])
+def test_a_large_event_costs_about_what_its_bytes_do(begin: bytes, large: bytes) -> None:
+    calls = 0
+
+    def count(*called: object) -> None:
+        nonlocal calls
+        calls += called[1] == "c_call"
+
+    relay = EventRelay(the_format(), keep_usage=True)
+    relay.feed(begin)
+    relay.feed(large[:-1])
+    tracemalloc.start()
+    sys.setprofile(count)
+    try:
+        relay.feed(large[-1:])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        sys.setprofile(None)
+        tracemalloc.stop()
+    # Its copies, and nothing for each of its parts.
+    assert peak < 8 * len(large)
+    assert calls < 10_000
 
 
 @pytest.mark.parametrize("line", [b"\r", b"x\n", b"data:\n"])

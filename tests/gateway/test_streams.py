@@ -8,6 +8,7 @@ unknown here, 8 heartbeats, 9 refusals before the first byte.
 import asyncio
 import gc
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -236,6 +237,20 @@ async def test_rule_4_an_aborted_whole_answer_is_asked_of_another_replica() -> N
     ):
         answer = await gateway.post(CHAT)
     assert json.loads(answer.body) == COMPLETION
+
+
+async def test_a_whole_answer_costs_about_what_its_bytes_do() -> None:
+    choices = b'{"choices":[' + b"{}," * 2**21
+    answer = choices + b'{}],"x":"abort"}'
+    async with serving(lambda call: call.whole(answer)) as (gateway, _):
+        tracemalloc.start()
+        try:
+            assert (await gateway.post(CHAT)).body == answer
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    # Its copies at the engine, the gateway and the client.
+    assert peak < 10 * len(answer)
 
 
 async def test_rule_4_a_request_that_kills_engines_kills_two_at_most() -> None:

@@ -22,7 +22,7 @@ from tessera.gateway.memory import Holding
 from tessera.gateway.parsing import RequestFields
 from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
-from tessera.gateway.sse import EventRelay, InvalidStreamError
+from tessera.gateway.sse import EventRelay, InvalidStreamError, is_aborted
 from tessera.gateway.usage import TokenCounts, Usage
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
@@ -203,7 +203,7 @@ class EngineRelay:
             summary = _whole_decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid(replica, str(error)) from error
-        if summary.aborted(body):
+        if is_aborted(body):
             raise _drained(replica)
         self._delivery.first_token_ns = time.monotonic_ns()
         if summary.usage is not None:
@@ -340,26 +340,8 @@ class _ErrorBody(msgspec.Struct, gc=False):
     error: _ErrorObject
 
 
-class _Finish(msgspec.Struct, gc=False):
-    finish_reason: str | None = None
-
-
-class _Choices(msgspec.Struct, gc=False):
-    choices: list[_Finish] = []
-
-
 class _Whole(msgspec.Struct, gc=False):
     usage: Usage | None = None
-
-    def aborted(self, body: bytes) -> bool:
-        """Return whether the engine gave up a choice; the body is read for it only if need be."""
-        if b'"abort"' not in body:
-            return False
-        try:
-            choices = msgspec.json.decode(body, type=_Choices).choices
-        except msgspec.DecodeError:
-            return False
-        return any(choice.finish_reason == "abort" for choice in choices)
 
 
 _error_decoder = msgspec.json.Decoder(_ErrorBody)

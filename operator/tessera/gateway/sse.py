@@ -1,6 +1,5 @@
 """Relays server-sent events of an engine: byte by byte, save what the client did not ask for."""
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,10 +17,15 @@ MAX_BYTES_WITHOUT_TOKEN = 64 * 2**20
 _MAX_LINES = 1000
 _BLANK_LINE = b"\n\n"
 _BLANK_LINE_CRLF = b"\r\n\r\n"
-_EVENT = re.compile(rb".*?(?:\r\n\r\n|\n\n)", re.DOTALL)
+# Choices of more bytes than those of a role have tokens.
+_MAX_PRELUDE_BYTES = 4096
 # Of generated text, a token stands for about so many.
 _BYTES_PER_TOKEN = 4
-_SPACE, _QUOTE, _BACKSLASH = b' "\\'
+# That are counted of what comes at once: those of 16 KiB, or of an event with many choices.
+_MAX_TEXTS = 1000
+_SPACE, _QUOTE = b' "'
+# As engines write it. In a text, the quotes are escaped.
+_ABORTED = (b'"finish_reason":"abort"', b'"finish_reason": "abort"')
 _FIELD = b"data:"
 _DONE = b"[DONE]"
 
@@ -46,6 +50,9 @@ class StreamFormat:
     """Lines with the names of events that report a failure."""
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Choice(msgspec.Struct, gc=False):
     finish_reason: str | None = None
     text: str | None = None
@@ -64,11 +71,13 @@ class _Inner(msgspec.Struct, gc=False):
 
 
 class _Event(msgspec.Struct, gc=False):
-    choices: list[_Choice] | None = None
+    """What an event says; of its choices, which may be very many, no object is made."""
+
+    choices: msgspec.Raw = _NULL
     usage: Usage | None = None
     message: _Inner | None = None
     response: _Inner | None = None
-    error: msgspec.Raw = msgspec.Raw(b"null")
+    error: msgspec.Raw = _NULL
 
     @property
     def has_error(self) -> bool:
@@ -76,7 +85,7 @@ class _Event(msgspec.Struct, gc=False):
 
     @property
     def is_usage_alone(self) -> bool:
-        return self.choices == [] and self.usage is not None
+        return self.usage is not None and bytes(self.choices) == b"[]"
 
     @property
     def counts(self) -> TokenCounts | None:
@@ -84,12 +93,9 @@ class _Event(msgspec.Struct, gc=False):
         usage = self.usage or (inner.usage if inner else None)
         return None if usage is None else usage.counts()
 
-    @property
-    def aborted(self) -> bool:
-        return any(choice.finish_reason == "abort" for choice in self.choices or ())
-
 
 _decoder = msgspec.json.Decoder(_Event)
+_choices_decoder = msgspec.json.Decoder(list[_Choice])
 
 
 class EventRelay:
@@ -177,6 +183,9 @@ class EventRelay:
         """Count what was generated, without a parser; return the events that have any."""
         deltas = block.count(self._format.delta)
         self.deltas += deltas
+        if b"\\" in block:
+            # Backslashes first: after one of them, a quote ends its text.
+            block = block.replace(b"\\\\", b"x").replace(b'\\"', b"x")
         size = _text_bytes(block, self._text_name)
         if size is None:
             for name in self._format.texts:
@@ -240,7 +249,7 @@ class EventRelay:
         if parsed.has_error or event.startswith(self._format.failures):
             self.error = event
             return False
-        if parsed.aborted:
+        if is_aborted(data):
             self.aborted = True
             return False
         if parsed.is_usage_alone and not self._keep_usage:
@@ -265,9 +274,15 @@ class EventRelay:
             raise InvalidStreamError(f"the first event is no valid JSON: {error}") from None
 
     def _is_prelude(self, event: bytes, parsed: "_Event") -> bool:
-        if parsed.choices is not None:
-            return all(choice.is_empty for choice in parsed.choices)
-        return event.startswith(self._format.preludes)
+        choices = bytes(parsed.choices)
+        if choices == b"null":
+            return event.startswith(self._format.preludes)
+        if len(choices) > _MAX_PRELUDE_BYTES:
+            return False
+        try:
+            return all(choice.is_empty for choice in _choices_decoder.decode(choices))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            return False
 
     def _hold(self, event: bytes) -> None:
         self._held.append(event)
@@ -282,38 +297,44 @@ def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:
     return 0 if place < 0 else place + len(delimiter)
 
 
-def _text_bytes(block: bytes, name: bytes) -> int | None:
-    """Return the bytes of all texts with this name; None without any.
+def is_aborted(data: bytes) -> bool:
+    """Return whether an answer or an event says that the engine gave a choice up."""
+    return any(abort in data for abort in _ABORTED)
 
-    Quotes of a text are escaped, so that none can hold the name.
-    """
+
+def _text_bytes(block: bytes, name: bytes) -> int | None:
+    """Return the bytes of all texts with this name, in which no quotes are; None without any."""
     size = None
     place = block.find(name)
-    while place >= 0:
+    for _ in range(_MAX_TEXTS):
+        if place < 0:
+            break
         start = place + len(name)
         if block[start] == _SPACE:
             start += 1
         end = start
         if block[start] == _QUOTE:
             start += 1
-            end = block.find(_QUOTE, start)
-            while block[end - 1] == _BACKSLASH and end >= 0:
-                end = block.find(_QUOTE, end + 1)
+            end = block.find(b'"', start)
             if end < 0:
                 break
-            size = (size or 0) + end - start
-            if block.find(_BACKSLASH, start, end) >= 0:
-                # An escape of six bytes is a character of two or three.
-                size -= 3 * block.count(b"\\u", start, end)
+            # An escape of six bytes is a character of two or three.
+            size = (size or 0) + end - start - 3 * block.count(b"\\u", start, end)
         place = block.find(name, end)
     return size
 
 
 def _split(block: bytes) -> list[bytes]:
     """Return the events with their ends."""
+    events = _cut(block, _BLANK_LINE)
     if b"\r" in block:
-        return [match[0] for match in _EVENT.finditer(block)]
-    return [event + _BLANK_LINE for event in block.split(_BLANK_LINE)[:-1]]
+        return [part for event in events for part in _cut(event, _BLANK_LINE_CRLF)]
+    return events
+
+
+def _cut(block: bytes, end: bytes) -> list[bytes]:
+    *parts, rest = block.split(end)
+    return [part + end for part in parts] + [rest] * bool(rest)
 
 
 def _data(event: bytes) -> bytes:
