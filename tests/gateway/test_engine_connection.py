@@ -230,3 +230,11 @@ async def test_others_have_their_turn_while_much_comes_at_once() -> None:
         assert await forwarding
     assert taken == size
     assert max(after - before for before, after in itertools.pairwise(seen)) <= MAX_READ_BYTES
+
+
+async def test_parts_that_take_long_take_a_fifth_of_the_time_of_a_namespace() -> None:
+    session = EngineSession(idle_seconds=WAIT_SECONDS)
+    rests = [session.rest_seconds("team-a", 1.0) for _ in range(3)]
+    # Streams that rest at the same time go on one after another.
+    assert rests == pytest.approx([4, 8, 12], abs=0.1)
+    assert session.rest_seconds("team-b", 0.01) == pytest.approx(0.04, abs=0.01)

@@ -22,7 +22,9 @@ from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.perf.step import StepTime
+from tessera.gateway import relay
 from tessera.gateway.app import BodyBounds
+from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.protocol import GatewayProtocol
 from tests.gateway.harness import (
     CHAT,
@@ -251,6 +253,25 @@ async def test_a_whole_answer_costs_about_what_its_bytes_do() -> None:
             tracemalloc.stop()
     # Its copies at the engine, the gateway and the client.
     assert peak < 10 * len(answer)
+
+
+async def test_a_stream_whose_parts_take_long_rests_and_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "_SLOW_SECONDS", 0.0)
+    rests = list[float]()
+    rest_seconds = EngineSession.rest_seconds
+
+    def note(session: EngineSession, namespace: str, seconds: float) -> float:
+        rests.append(rest_seconds(session, namespace, seconds))
+        return rests[-1]
+
+    monkeypatch.setattr(EngineSession, "rest_seconds", note)
+    events = [ROLE, *[a_delta("x" * 50_000)] * 40, END]
+    async with serving(streaming(*events, USAGE, DONE)) as (gateway, _):
+        answer = await gateway.post(STREAM)
+    assert answer.body == b"".join(events) + DONE
+    assert len(rests) >= 40
 
 
 async def test_rule_4_a_request_that_kills_engines_kills_two_at_most() -> None:

@@ -38,6 +38,9 @@ _MAX_WAITING_BYTES = 2**16
 # Handed on before others have their turn. A loop reads 256 KB at once, uvloop up to 32 times.
 MAX_READ_BYTES = 2**14
 
+# Of the time that a part of a stream took.
+_REST_FACTOR = 4
+
 # Takes a part of a body; False if it takes no more for now. It may raise InvalidStreamError.
 Consumer = Callable[[bytes], bool]
 
@@ -291,6 +294,18 @@ class EngineSession:
         self._busy: set[EngineConnection] = set()
         self._idle: dict[str, list[EngineConnection]] = defaultdict(list)
         self._checking: asyncio.Task[None] | None = None
+        # By namespace, on the monotonic clock.
+        self._rests_until: dict[str, float] = {}
+
+    def rest_seconds(self, namespace: str, slow_seconds: float) -> float:
+        """Return how long a stream rests of which a part took so long.
+
+        Such parts from all engines of a namespace take a fifth of the time together.
+        """
+        now = time.monotonic()
+        until = max(self._rests_until.get(namespace, now), now) + slow_seconds * _REST_FACTOR
+        self._rests_until[namespace] = until
+        return until - now
 
     async def connect(self, address: str) -> EngineConnection:
         """Return a connection to `host:port`; `release` takes it back.

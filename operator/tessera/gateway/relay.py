@@ -30,6 +30,10 @@ MAX_RESPONSE_BYTES = 32 * 2**20
 _MAX_ERROR_BYTES = 2**16
 # Of a stream that its client reads slowly; then the engine is held back.
 MAX_UNREAD_BYTES = 2**20
+# A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
+# whatever else took the time.
+_SLOW_SECONDS = 0.002
+_MAX_QUICK_BYTES = 4096
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
 _MAX_ENGINE_MESSAGE = 500
@@ -145,6 +149,8 @@ class EngineRelay:
         self._answered = answered
         # Among those that the request holds.
         self._answer_bytes = 0
+        self._namespace = ""
+        self._rest_seconds = 0.0
 
     async def attempt(
         self,
@@ -160,7 +166,7 @@ class EngineRelay:
         """
         # What another replica sent is lost.
         self._hold(0)
-        address = replica.address
+        address, self._namespace = replica.address, replica.pod.namespace
         try:
             connection = await self._session.connect(address)
         except OSError as error:
@@ -247,18 +253,12 @@ class EngineRelay:
     ) -> None:
         """Read the events of an engine, and send them to the client, to their end or a failure."""
         delivery, response = self._delivery, self._response
-        first: list[bytes] = []
         token_ns = unread = 0
-
-        def hold(data: bytes) -> bool:
-            first.append(events.feed(data))
-            fits = self._hold(events.waiting_bytes)
-            return fits and not (first[-1] or events.closed)
 
         def relay(data: bytes) -> bool:
             nonlocal token_ns, unread
             deltas = events.deltas
-            block = events.feed(data)
+            block = self._feed(events, data)
             if events.deltas > deltas:
                 now_ns = time.monotonic_ns()
                 # Tokens that come together have no gap between them.
@@ -267,25 +267,62 @@ class EngineRelay:
                 token_ns = delivery.read_ns = now_ns
             unread = response.write_now(block) if block else 0
             fits = self._hold(unread + events.waiting_bytes)
-            return fits and unread <= MAX_UNREAD_BYTES and not events.closed
+            return fits and unread <= MAX_UNREAD_BYTES and not (self._rest_seconds or events.closed)
 
-        ended = await connection.forward(hold)
-        if first and first[-1]:
+        block, ended = await self._first_block(connection, events)
+        if block:
             delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
             delivery.gaps += max(0, events.deltas - 1)
             first_token()
             await response.begin_stream(headers)
             self._request.body = b""
             connection.when_sent(self._free_request)
-            unread = response.write_now(first[-1])
+            unread = response.write_now(block)
             self._hold(unread + events.waiting_bytes)
         while not (ended or events.closed or self._holding.exceeded):
             if unread > MAX_UNREAD_BYTES:
                 await response.drained()
                 self._hold(events.waiting_bytes)
-            # The time in which the client reads nothing is no gap of the engine.
+            await self._rest()
+            # The time in which nothing is read is no gap of the engine.
             token_ns = time.monotonic_ns()
             ended = await connection.forward(relay)
+
+    async def _first_block(
+        self, connection: EngineConnection, events: EventRelay
+    ) -> tuple[bytes, bool]:
+        """Return what goes to the client with the first token, and whether the response ended.
+
+        Nothing does if there is none.
+        """
+        block, ended = b"", False
+
+        def hold(data: bytes) -> bool:
+            nonlocal block
+            block = self._feed(events, data)
+            fits = self._hold(events.waiting_bytes)
+            return fits and not (block or self._rest_seconds or events.closed)
+
+        while not (block or ended or events.closed or self._holding.exceeded):
+            await self._rest()
+            ended = await connection.forward(hold)
+        return block, ended
+
+    def _feed(self, events: EventRelay, data: bytes) -> bytes:
+        """Return what goes to the client; a part that takes long makes the stream rest."""
+        if self._answer_bytes + len(data) <= _MAX_QUICK_BYTES:
+            return events.feed(data)
+        began = time.monotonic()
+        block = events.feed(data)
+        seconds = time.monotonic() - began
+        if seconds > _SLOW_SECONDS:
+            self._rest_seconds = self._session.rest_seconds(self._namespace, seconds)
+        return block
+
+    async def _rest(self) -> None:
+        if self._rest_seconds:
+            seconds, self._rest_seconds = self._rest_seconds, 0.0
+            await asyncio.sleep(seconds)
 
     def _hold(self, size: int) -> bool:
         """Hold so many bytes of the answer; False where they have no room."""
