@@ -91,6 +91,14 @@ def test_a_host_of_many_ipv6_addresses_counts_once() -> None:
     assert not Peer.connect(connections, "fe80::1%eth0").ended
 
 
+@pytest.mark.parametrize("prefix", ["::ffff:", "64:ff9b::"])
+def test_an_ipv4_address_within_ipv6_counts_as_itself(prefix: str) -> None:
+    connections = Ends().connections(6)
+    honest = [Peer.connect(connections, address) for address in (f"{prefix}10.0.0.1", "10.0.0.1")]
+    many = [Peer.connect(connections, f"{prefix}10.0.0.2") for _ in range(6)]
+    assert [peer.ended for peer in (*honest, *many)] == [False] * 2 + [True] * 2 + [False] * 4
+
+
 def test_who_has_most_connections_and_none_that_waits_gets_no_more() -> None:
     ends = Ends()
     connections = ends.connections(4)

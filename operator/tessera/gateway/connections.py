@@ -4,7 +4,7 @@ import resource
 from collections import Counter
 from collections.abc import Callable
 from enum import StrEnum
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_network
 from typing import Protocol
 
 from uvicorn.server import ServerState
@@ -12,6 +12,8 @@ from uvicorn.server import ServerState
 # Each takes 7 to 15 KB, and another descriptor while an engine answers it.
 MAX_CONNECTIONS = 10_000
 MAX_DESCRIPTORS = 65_536
+# Addresses of IPv4 as a socket for both shows them, and as NAT64 does.
+_EMBEDDED_IPV4 = (IPv6Network("::ffff:0:0/96"), IPv6Network("64:ff9b::/96"))
 # For the API server, the operator, the database and pages of engines.
 _OWN_DESCRIPTORS = 256
 
@@ -107,7 +109,10 @@ def _owner(address: str) -> str:
     """Return what one host has for sure: an IPv4 address, or a /64 of IPv6."""
     if ":" not in address:
         return address
-    return str(ip_network((address.partition("%")[0], 64), strict=False))
+    host = IPv6Address(address.partition("%")[0])
+    if any(host in network for network in _EMBEDDED_IPV4):
+        return str(IPv4Address(host.packed[-4:]))
+    return str(ip_network((host, 64), strict=False))
 
 
 class GatewayServerState(ServerState):
