@@ -144,7 +144,11 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
     (
         "The gateway",
         (
-            ("bytes of the headers and trailers of a request", MAX_HEADER_BYTES),
+            (
+                "bytes of the headers, trailers, chunk sizes and extensions of a request, "
+                "beside an eighth of its body",
+                MAX_HEADER_BYTES,
+            ),
             ("headers and trailers of a request", MAX_HEADERS),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("requests of a connection that wait behind another", MAX_WAITING_REQUESTS),

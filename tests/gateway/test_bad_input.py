@@ -431,6 +431,55 @@ async def test_many_chunks_are_no_trailers(gateway: RunningGateway, engine: Scri
     assert engine.calls[0].json["messages"] == CHAT["messages"]
 
 
+async def test_many_small_chunks_are_a_body(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    body = json.dumps({**CHAT, "user": "x" * 90_000}).encode()
+    padded = body.ljust(-(-len(body) // 48) * 48)
+    chunks = [b"30\r\n%b\r\n" % padded[at : at + 48] for at in range(0, len(padded), 48)]
+    head = POST + b"connection: close\r\n" + _CHUNKED
+    response = await exchange(gateway, head, b"".join(chunks), b"0\r\n\r\n")
+    assert response.startswith(b"HTTP/1.1 200 ")
+    assert engine.calls[0].json["messages"] == CHAT["messages"]
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [b"1;" + b"x" * 2**14 + b"\r\n{\r\n"] * 5,
+        [b"5;", *[b"x" * 2**14] * 5],
+        [b"1\r\n{\r\n" * 15_000],
+        [b"1\r\n{\r\n" * 10] * 1500,
+    ],
+    ids=["extensions", "extension", "at once", "chunks"],
+)
+async def test_chunks_have_no_more_beside_the_body_than_headers_may_have(
+    gateway: RunningGateway, engine: ScriptedEngine, chunks: list[bytes]
+) -> None:
+    response = await exchange(gateway, POST + _CHUNKED, *chunks)
+    assert response.startswith(b"HTTP/1.1 431 ")
+    assert error_of(response)["code"] == "headers_too_large"
+    assert not engine.calls
+
+
+async def test_the_start_of_a_head_after_a_large_body_is_no_large_header(
+    gateway: RunningGateway, engine: ScriptedEngine
+) -> None:
+    body = json.dumps({**CHAT, "user": "x" * 90_000}).encode()
+    reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+    connections = gateway.server.server_state.connections
+    async with asyncio.timeout(WAIT_SECONDS):
+        while not connections:  # noqa: ASYNC110 - it says so by nothing else
+            await asyncio.sleep(0)
+        (connection,) = connections
+        # At once, as a read of 256 KiB has it.
+        connection.data_received(POST + _LENGTH % len(body) + body + _LAST[:20])
+        connection.data_received(_LAST[20:])
+        response = await reader.read()
+    writer.close()
+    assert response.count(b"HTTP/1.1 200 ") == len(engine.calls) == 2
+
+
 @pytest.fixture
 def impatient() -> Iterator[None]:
     before = GatewayProtocol.header_seconds

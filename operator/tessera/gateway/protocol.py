@@ -16,9 +16,12 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.connections import GatewayServerState
 from tessera.gateway.errors import RequestError, invalid_request
 
+# Also of chunk sizes and extensions, beside an eighth of the body.
 MAX_HEADER_BYTES = 64 * 2**10
 # With trailers; each takes 130 bytes of memory beside its own.
 MAX_HEADERS = 256
+# The size of a chunk, and two ends of lines.
+_MIN_CHUNK_BYTES = 5
 # Of one connection, behind the request that is answered.
 MAX_WAITING_REQUESTS = 8
 # From the first byte of a request to its last header.
@@ -46,7 +49,7 @@ class _UnclearFramingError(Exception):
 
 
 class _HeadersTooLargeError(Exception):
-    """The headers and trailers of a request pass a bound."""
+    """What a request has beside its body passes a bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,15 +87,16 @@ class _Deadline:
 
 
 class _Reading(HttpToolsProtocol):
-    """How requests are read: framed as HTTP says, with bounds on heads and trailers."""
+    """How requests are read: framed as HTTP says, with bounds on all that is no body."""
 
+    # Of the request that is read, as the parser shows them: only whole lines.
     _header_bytes = 0
     _header_count = 0
-    _received_bytes = 0
+    # Of this request: lines without an end, and extensions of chunks.
+    _unseen_bytes = 0
+    # What the parser showed of the bytes that came at once.
+    _seen_bytes = 0
     _in_headers = False
-    # After the size of a chunk and before its bytes: the last chunk has none, but trailers.
-    _in_trailers = False
-    _chunk_began = False
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -109,12 +113,12 @@ class _Reading(HttpToolsProtocol):
 
     def on_chunk_header(self) -> None:
         """Hear from the parser that the size of a chunk is read."""
-        self._in_trailers = self._chunk_began = True
-        self._received_bytes = 0
+        self._count(_MIN_CHUNK_BYTES)
 
     @override
     def on_body(self, body: bytes) -> None:
-        self._in_trailers = False
+        self._seen_bytes += len(body)
+        self._header_bytes -= len(body) // 8
         super().on_body(body)
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -165,21 +169,11 @@ class _Reading(HttpToolsProtocol):
         if not _TARGET.fullmatch(self.url) and self.parser.get_method() != b"CONNECT":
             raise _UnclearFramingError
 
-    def _count_received(self, size: int) -> None:
-        """Bound a header or trailer that comes in pieces: the parser shows only whole ones."""
-        self._received_bytes += size
-        if self._received_bytes > MAX_HEADER_BYTES:
-            self._header_bytes = self._received_bytes
-            self.send_400_response("")
-
     def _count(self, size: int) -> None:
+        self._seen_bytes += size
         self._header_bytes += size
-        if self._has_large_headers:
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
             raise _HeadersTooLargeError
-
-    @property
-    def _has_large_headers(self) -> bool:
-        return self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS
 
 
 class _Writing(_Reading):
@@ -290,19 +284,24 @@ class GatewayProtocol(_Writing):
             self._discarded += len(data)
             if self._discarded > self.discarded_bytes:
                 self.transport.abort()
+            elif not self.transport.is_closing():
+                # The event loop reads 8 MiB of one connection before others have their turn.
+                self.transport.pause_reading()
+                self.loop.call_soon(self._read_on)
             return
-        self._chunk_began = False
+        self._seen_bytes = 0
         try:
             self._parse(data)
-        except httptools.HttpParserError:
+            self._unseen_bytes += len(data) - self._seen_bytes
+            self._check_unseen()
+        except (httptools.HttpParserError, _HeadersTooLargeError) as error:
             self.logger.warning("Invalid HTTP request received.")
             self._discarded = len(data)
-            self.send_400_response("")
+            is_large = _HeadersTooLargeError in (type(error), type(error.__context__))
+            self._refuse(_headers_too_large() if is_large else _invalid_http())
             return
-        if self._in_headers:
-            self._wait_for_headers(len(data))
-        elif self._in_trailers and not self._chunk_began:
-            self._count_received(len(data))
+        if self._in_headers and not self._header_deadline.is_set:
+            self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
 
     @override
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
@@ -316,7 +315,7 @@ class GatewayProtocol(_Writing):
         # Blank lines before a request keep no connection.
         self._unset_keepalive_if_required()
         self._in_headers = True
-        self._header_bytes = self._header_count = self._received_bytes = 0
+        self._header_bytes = self._header_count = self._unseen_bytes = 0
         super().on_message_begin()
         self.scope["state"]["client"] = self
 
@@ -339,7 +338,6 @@ class GatewayProtocol(_Writing):
 
     @override
     def on_message_complete(self) -> None:
-        self._in_trailers = False
         if self.parser.should_upgrade():
             return
         if not self.cycle.response_started:
@@ -382,20 +380,6 @@ class GatewayProtocol(_Writing):
                 LINGER_SECONDS, self.timeout_keep_alive_handler
             )
 
-    @override
-    def send_400_response(self, msg: str) -> None:
-        """Answer what is not HTTP, or not within the bounds, and close the connection."""
-        if self._has_large_headers:
-            error = RequestError(
-                431,
-                RequestReason.HEADERS_TOO_LARGE,
-                f"the headers and trailers have more than {counted(MAX_HEADER_BYTES, 'byte')}"
-                f" or {counted(MAX_HEADERS, 'line')}",
-            )
-        else:
-            error = invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
-        self._refuse(error)
-
     @property
     def _has_last_request(self) -> bool:
         """Whether a request is complete after whose response the connection ends."""
@@ -417,11 +401,15 @@ class GatewayProtocol(_Writing):
         else:
             self._clients.wait(self)
 
-    def _wait_for_headers(self, size: int) -> None:
-        """Bound headers that come in pieces, by size and time."""
-        if not self._header_deadline.is_set:
-            self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
-        self._count_received(size)
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _check_unseen(self) -> None:
+        """Bound what comes in pieces, of which the parser shows nothing yet, or never does."""
+        is_partial = self._in_headers or (self.cycle is not None and self.cycle.more_body)
+        if is_partial and self._header_bytes + self._unseen_bytes > MAX_HEADER_BYTES:
+            raise _HeadersTooLargeError
 
     def _header_timeout(self) -> None:
         self._header_deadline.lift()
@@ -473,3 +461,16 @@ class GatewayProtocol(_Writing):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
+
+
+def _headers_too_large() -> RequestError:
+    return RequestError(
+        431,
+        RequestReason.HEADERS_TOO_LARGE,
+        "the headers, trailers and extensions of chunks have more than "
+        f"{counted(MAX_HEADER_BYTES, 'byte')} or {counted(MAX_HEADERS, 'line')}",
+    )
+
+
+def _invalid_http() -> RequestError:
+    return invalid_request("the request is no valid HTTP/1.1", code="invalid_http")
