@@ -25,7 +25,7 @@ Objects = dict[tuple[str, str], dict[str, Any]]
 def render(*arguments: str) -> Objects:
     helm = binaries.ensure(print) / "helm"
     process = subprocess.run([str(helm), *RELEASE, *arguments], check=True, capture_output=True)
-    bodies = [body for body in yaml.safe_load_all(process.stdout) if body]
+    bodies = [body for body in yaml.load_all(process.stdout, Loader=yaml.CSafeLoader) if body]
     objects = {(body["kind"], _name(body)): body for body in bodies}
     assert len(objects) == len(bodies)
     return objects
