@@ -118,6 +118,7 @@ def error_of(response: bytes) -> Any:
         _with(b"HTTP/1.0") + _CHUNKED + _CHUNKS,
         # Versions that are none, and hosts and targets that others would read differently.
         _with(b"HTTP/2.0") + _WHOLE,
+        b"PRI * HTTP/2.0\r\n\r\n",
         _with(b"HTTP/0.9") + _WHOLE,
         POST.replace(b" HTTP/1.1", b"") + _WHOLE,
         POST.replace(b"host: x\r\n", b"") + _WHOLE,

@@ -101,6 +101,9 @@ class _Reading(HttpToolsProtocol):
     @override
     def on_url(self, url: bytes) -> None:
         self._count(len(url))
+        if self.parser.get_method() == b"PRI":
+            # The parser would wait for the rest of the preface of HTTP/2.
+            raise _UnclearFramingError
         super().on_url(url)
 
     @override
