@@ -207,6 +207,7 @@ async def test_rule_3_a_client_that_goes_away_before_a_whole_answer_ends_it_too(
     "refusal",
     [
         lambda call: call.whole({"error": {"message": "busy", "code": 503}}, status=503),
+        lambda call: call.whole({"error": "overloaded"}, status=429),
         lambda call: call.whole(
             {"error": {"message": "cannot schedule new futures after shutdown"}}, status=500
         ),
@@ -215,7 +216,7 @@ async def test_rule_3_a_client_that_goes_away_before_a_whole_answer_ends_it_too(
         streaming(event({"choices": [{"index": 0, "delta": {}, "finish_reason": "abort"}]}), DONE),
         streaming(ROLE, event({"error": {"message": "EngineDeadError", "code": 500}}), DONE),
     ],
-    ids=["busy", "after shutdown", "no event", "empty", "aborted", "engine dead"],
+    ids=["busy", "overloaded", "after shutdown", "no event", "empty", "aborted", "engine dead"],
 )
 async def test_rule_4_another_replica_answers_where_the_first_gave_no_token(
     refusal: Script,
@@ -439,6 +440,39 @@ async def test_rule_8_a_failure_after_comments_is_an_event() -> None:
     assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "stream_broken"
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, {"error": {"message": "too\nlong", "type": "BadRequestError"}}, "engine_refused"),
+        (413, {"error": {"message": None}}, "engine_refused"),
+        (404, {"detail": "Not Found"}, "engine_refused"),
+        (401, {"error": {"message": "who?"}}, "engine_failed"),
+        (200, COMPLETION, "invalid_response"),
+    ],
+)
+async def test_rule_8_a_refusal_after_comments_is_an_event(
+    status: int, body: object, code: str
+) -> None:
+    async def script(call: EngineCall) -> None:
+        await release.wait()
+        await call.whole(json.dumps(body, indent=1).encode(), status=status)
+
+    release = asyncio.Event()
+    bounds = BodyBounds(heartbeat_seconds=0.02)
+    async with (
+        serving(script, bounds=bounds) as (gateway, _),
+        gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
+    ):
+        await response.content.readuntil(b"\n\n")
+        release.set()
+        rest = (await response.content.read()).replace(b": waiting\n\n", b"")
+        record = await gateway.record()
+    assert rest.endswith(b"\n\n")
+    error = json.loads(rest.removeprefix(b"data: "))["error"]
+    assert (set(error), error["code"]) == ({"message", "type", "param", "code"}, code)
+    assert (record.phase, record.status, record.output_tokens) == (Phase.FAILED, 200, 0)
+
+
 async def test_rule_9_a_full_engine_answers_503_with_retry_after() -> None:
     busy = {"error": {"message": "The engine is currently busy", "code": 503}}
     async with serving(lambda call: call.whole(busy, status=503)) as (gateway, _):
@@ -477,6 +511,28 @@ async def test_rubbish_of_an_engine_becomes_an_error_in_the_known_shape(
         answer = await gateway.post(STREAM)
     assert answer.status in (502, 404)
     assert answer.error["code"] == code
+
+
+@pytest.mark.parametrize("code", [401, 403, 407, 429, 431, 499, 600, -1, 10**30, True, "401", None])
+async def test_an_engine_cannot_speak_for_the_gateway(code: object) -> None:
+    error = event(
+        {"error": {"message": "key refused", "type": "authentication_error", "code": code}}
+    )
+    async with serving(streaming(ROLE, error)) as (gateway, _):
+        answer = await gateway.post(STREAM)
+        record = await gateway.record()
+    assert (answer.status, answer.error["code"]) == (502, "engine_failed")
+    assert answer.error["type"] == "server_error"
+    assert (record.phase, record.reason) == (Phase.FAILED, RequestReason.ENGINE_FAILED)
+
+
+@pytest.mark.parametrize("code", [400, 500])
+async def test_the_text_of_an_engines_error_is_cut(code: int) -> None:
+    error = event({"error": {"message": "x" * 2**20, "code": code}})
+    async with serving(streaming(ROLE, error)) as (gateway, _):
+        answer = await gateway.post(STREAM)
+    assert answer.error["code"] == ("engine_refused" if code == 400 else "engine_failed")
+    assert len(answer.body) < 5000
 
 
 async def test_the_engines_own_refusal_passes_as_it_is() -> None:

@@ -33,7 +33,6 @@ from tessera.gateway.prompt_size import LARGEST_CONTEXT, PromptSize
 from tessera.gateway.relay import (
     Delivery,
     EngineError,
-    EngineRefusalError,
     EngineRelay,
     Retry,
     UpstreamRequest,
@@ -116,9 +115,6 @@ class Call:
         except EngineError as error:
             phase, reason = Phase.FAILED, error.error.reason
             await self._fail(error.error)
-        except EngineRefusalError as error:
-            phase, reason = Phase.FAILED, RequestReason.ENGINE_REFUSED
-            await self._response.send_whole(error.status, error.body, self._headers())
         except asyncio.CancelledError:
             task.uncancel()
             if self._holding.exceeded:
@@ -256,9 +252,6 @@ class Call:
             else:
                 state.succeeded()
                 return
-
-    def _headers(self) -> list[tuple[bytes, bytes]]:
-        return self._ticket.headers if self._ticket else []
 
     def _settle(self, phase: Phase, reason: str) -> None:
         counts = self._end_work(phase)

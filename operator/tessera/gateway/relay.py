@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 import msgspec
+from typing_extensions import override
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
@@ -37,6 +38,9 @@ _MAX_QUICK_BYTES = 4096
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
 _MAX_ENGINE_MESSAGE = 500
+_MAX_REFUSAL = 4096
+# What they say is between the client and the gateway.
+_STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
 _AFTER_SHUTDOWN = b"after shutdown"
 
 
@@ -175,12 +179,13 @@ class EngineRelay:
             self._delivery.sent_ns = time.monotonic_ns()
             await connection.send(self._request.for_engine(address), self._request.body)
             if connection.status != 200:
-                await self._refuse(connection, replica)
-            is_stream = connection.content_type == b"text/event-stream"
-            if is_stream and self._request.fields.streams:
+                await self._refuse(connection, replica, headers)
+            if not self._request.fields.streams:
+                await self._relay_whole(connection, replica, headers)
+            elif connection.content_type == b"text/event-stream":
                 await self._relay_stream(connection, replica, headers, first_token)
             else:
-                await self._relay_whole(connection, replica, headers)
+                raise _invalid(replica, "it is no stream of events, which was asked for")
         except TimeoutError as error:
             raise _timeout(replica) from error
         except InvalidHttpError as error:
@@ -336,36 +341,49 @@ class EngineRelay:
     def _free_request(self) -> None:
         self._holding.free(self._holding.size - self._answer_bytes)
 
-    async def _refuse(self, connection: EngineConnection, replica: EngineReplica) -> None:
-        """Raise the error of a response that is not a success, or relay it."""
+    async def _refuse(
+        self,
+        connection: EngineConnection,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Raise the error of a response that is not a success."""
         body = await connection.read(_MAX_ERROR_BYTES) or b""
         status = connection.status
-        if status == 503:
+        if status in (429, 503):
             text = "All replicas of the model have full queues; retry in 1 second."
             raise _error(RequestReason.ENGINE_BUSY, text, Retry.SAFE, status=503)
         if status >= 500 and _AFTER_SHUTDOWN in body:
             raise _drained(replica)
         error = _engine_error(body)
-        if status in (401, 403) or not 400 <= status < 500:
-            text = error.message if error and error.message else ""
-            text = (
-                f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}".rstrip()
-            )
-            raise _error(RequestReason.ENGINE_FAILED, text)
+        text = (error.message if error else None) or ""
+        if not _is_refusal(status):
+            text = f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}"
+            raise _error(RequestReason.ENGINE_FAILED, text.rstrip())
         if error is None:
             path = self._request.route.path
             text = f"The engine of this model refused POST {path} with status {status}."
             raise _error(RequestReason.ENGINE_REFUSED, text, status=status)
-        raise EngineRefusalError(status, body)
+        raise EngineError(_EngineRefusalError(status, text, body, headers))
 
 
-class EngineRefusalError(Exception):
+class _EngineRefusalError(RequestError):
     """The engine refused the request in its own words, which the client gets as they are."""
 
-    def __init__(self, status: int, body: bytes) -> None:
-        super().__init__(status)
-        self.status = status
-        self.body = body
+    def __init__(
+        self, status: int, message: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        super().__init__(status, RequestReason.ENGINE_REFUSED, message, headers=headers)
+        self._body = body
+
+    @override
+    def body(self) -> bytes:
+        return self._body
+
+    @override
+    def event(self) -> bytes:
+        # The engine's own may have several lines.
+        return RequestError(self.status, self.reason, self.message).event()
 
 
 class _ErrorObject(msgspec.Struct, gc=False):
@@ -392,6 +410,11 @@ def _engine_error(body: bytes) -> _ErrorObject | None:
         return None
 
 
+def _is_refusal(status: int) -> bool:
+    """Return whether an engine says by this status that the request is at fault."""
+    return 400 <= status < 500 and status not in _STATUSES_OF_GATEWAY
+
+
 async def _skip_trailer(connection: EngineConnection) -> None:
     """Read to the end, so that the connection can be used again."""
     try:
@@ -416,8 +439,8 @@ def _reported(event: bytes, replica: EngineReplica) -> EngineError:
     error = _engine_error(event.partition(b"data:")[2])
     text = (error.message if error else None) or "no message"
     status = error.code if error and isinstance(error.code, int) else 500
-    if 400 <= status < 500:
-        return _error(RequestReason.ENGINE_REFUSED, text, status=status)
+    if _is_refusal(status):
+        return _error(RequestReason.ENGINE_REFUSED, text[:_MAX_REFUSAL], status=status)
     text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
     return _error(RequestReason.ENGINE_FAILED, text, Retry.ONCE)
 
