@@ -535,6 +535,28 @@ async def test_the_text_of_an_engines_error_is_cut(code: int) -> None:
     assert len(answer.body) < 5000
 
 
+@pytest.mark.parametrize("field", ["finish_reason", "content"])
+async def test_a_whole_answer_that_is_no_utf_8_is_invalid(field: str) -> None:
+    body = b'{"choices":[{"%b":"\xff"}],"other":"abort"}' % field.encode()
+    async with serving(lambda call: call.whole(body)) as (gateway, _):
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+    assert (answer.status, answer.error["code"]) == (502, "invalid_response")
+    assert (record.phase, record.status) == (Phase.FAILED, 502)
+
+
+async def test_a_defect_of_the_gateway_is_recorded_as_a_failure() -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    async with serving(lambda call: call.whole(COMPLETION)) as (gateway, _):
+        gateway.app.note_begun = fail
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+    assert answer.status == record.status == 500
+    assert (record.phase, record.reason) == (Phase.FAILED, RequestReason.INTERNAL_ERROR)
+
+
 async def test_the_engines_own_refusal_passes_as_it_is() -> None:
     refusal = {
         "error": {"message": "too long", "type": "BadRequestError", "param": "x", "code": 400}

@@ -45,7 +45,8 @@ _FORWARDED = (b"traceparent", b"tracestate")
 _PRINTABLE = re.compile(rb"[\x20-\x7e]*")
 # Of one request at engines: the first and two others.
 _MAX_ATTEMPTS = 3
-_CLIENT_GONE_STATUS = 499
+# Of a client that is gone, and of a defect of the gateway.
+_CLIENT_GONE, _DEFECT = 499, 500
 # Unique among all gateways and restarts.
 _PROCESS_ID = uuid.uuid4().hex[:16]
 _numbers = itertools.count()
@@ -106,9 +107,10 @@ class Call:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._response.client.on_gone = lambda: self._leave(task)
-        phase, reason = Phase.COMPLETED, ""
+        phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
         try:
             await self._answer(heartbeat_seconds)
+            phase, reason = Phase.COMPLETED, ""
         except RequestError as error:
             phase, reason = self._phase_of_refusal, error.reason
             await self._fail(error)
@@ -123,8 +125,10 @@ class Call:
             elif not self._client_gone:
                 phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
                 await self._fail(_draining())
-            elif not self._delivery.is_complete:
+            elif self._delivery.is_complete:
                 # Clients that have read the end of a stream close at once.
+                phase, reason = Phase.COMPLETED, ""
+            else:
                 phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
         finally:
             self._response.client.on_gone = None
@@ -369,7 +373,7 @@ class Call:
             price_version=choice.replica.price_version if choice else None,
             route=inbound.route.path,
             phase=phase,
-            status=self._response.status or _CLIENT_GONE_STATUS,
+            status=self._response.status or (_DEFECT if phase is Phase.FAILED else _CLIENT_GONE),
             reason=reason or (choice.reason if choice else ""),
             stream=fields is not None and fields.streams,
             input_tokens=counts.input,

@@ -1,6 +1,7 @@
 """One request at the engines: what is sent, what comes back, when another replica is tried."""
 
 import asyncio
+import codecs
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from tessera.gateway.usage import TokenCounts, Usage
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
 MAX_RESPONSE_BYTES = 32 * 2**20
 _MAX_ERROR_BYTES = 2**16
+# Of it at once, since text takes up to four times as much.
+_DECODED_BYTES = 2**20
 # Of a stream that its client reads slowly; then the engine is held back.
 MAX_UNREAD_BYTES = 2**20
 # A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
@@ -211,6 +214,7 @@ class EngineRelay:
                 replica, f"its response has more than {counted(MAX_RESPONSE_BYTES, 'byte')}"
             )
         try:
+            _check_encoding(body)
             summary = _whole_decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid(replica, str(error)) from error
@@ -413,6 +417,15 @@ def _engine_error(body: bytes) -> _ErrorObject | None:
 def _is_refusal(status: int) -> bool:
     """Return whether an engine says by this status that the request is at fault."""
     return 400 <= status < 500 and status not in _STATUSES_OF_GATEWAY
+
+
+def _check_encoding(body: bytes) -> None:
+    """Raise UnicodeDecodeError unless the body is UTF-8: a decoder of JSON skips most texts."""
+    if not body.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for place in range(0, len(body), _DECODED_BYTES):
+            decoder.decode(body[place : place + _DECODED_BYTES])
+        decoder.decode(b"", final=True)
 
 
 async def _skip_trailer(connection: EngineConnection) -> None:
