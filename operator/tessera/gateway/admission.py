@@ -188,7 +188,8 @@ class Admission:
         models = self._models_of(identity.tenant)
         model = resolve_model(models, identity, name)
         if isinstance(model, UnknownModel):
-            raise _unknown_model(name, model, visible_models(models, identity))
+            offered = () if model.nearest else tuple(visible_models(models, identity))
+            raise _unknown_model(name, model.nearest, offered)
         return model
 
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
@@ -396,11 +397,11 @@ def _waited_too_long(model: OfferedModel, seconds: float) -> RequestError:
     )
 
 
-def _unknown_model(name: str, unknown: UnknownModel, visible: ModelsByName) -> RequestError:
-    if unknown.nearest:
-        hint = f"did you mean {' or '.join(f'`{each}`' for each in unknown.nearest)}?"
-    elif visible:
-        hint = f"this key may use {', '.join(list(visible)[:_MAX_OFFERED])}."
+def _unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> RequestError:
+    if nearest:
+        hint = f"did you mean {' or '.join(f'`{each}`' for each in nearest)}?"
+    elif offered:
+        hint = f"this key may use {', '.join(offered[:_MAX_OFFERED])}."
     else:
         hint = "this key may use no model."
     return RequestError(
