@@ -115,4 +115,4 @@ async def test_an_embedding_has_no_output() -> None:
     async with reporting(FORGED) as gateway:
         await gateway.post({"model": "chat", "input": ["a", "b"]}, "/v1/embeddings")
         record = await gateway.record()
-    assert (record.input_tokens, record.output_tokens) == (2 * 1024 + 10, 0)
+    assert (record.input_tokens, record.output_tokens) == (2 * 1024 + 38, 0)

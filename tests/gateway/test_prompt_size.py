@@ -51,9 +51,9 @@ def a_chat(*parts: Any) -> list[Any]:
         ("/v1/completions", {"prompt": ["a" * 60_000, "b", "c"]}, 20_006),
         ("/v1/completions", {"prompt": list(range(100))}, 101),
         ("/v1/completions", {"prompt": [[1, 2], [3], [4, 5]]}, 8),
-        ("/v1/embeddings", {"input": ["x" * 3000] * 100}, 100 * 1001 + 233),
+        ("/v1/embeddings", {"input": ["x" * 3000] * 100}, 100 * 1001 + 241),
         ("/v1/embeddings", {"input": ["x" * 30_000] * 10}, 10 * CONTEXT),
-        ("/pooling", {"input": [[7] * 300] * 4}, 4 * 300 + 4),
+        ("/pooling", {"input": [[7] * 300] * 4}, 4 * 300 + 12),
         ("/v1/rerank", {"query": QUERY, "documents": ["d"] * 1000}, 1000 * 2000 + 3333),
         ("/rerank", {"query": "q" * 90_000, "documents": ["d"] * 1000}, 1000 * CONTEXT),
         ("/v2/rerank", {"query": "q", "documents": [{"text": "d, {e}"}] * 10}, 86),
@@ -65,6 +65,24 @@ def a_chat(*parts: Any) -> list[Any]:
 )
 def test_every_text_of_a_request_counts(path: str, fields: dict[str, Any], expected: int) -> None:
     assert estimate(path, **fields) == pytest.approx(expected, rel=0.005)
+
+
+@pytest.mark.parametrize("path", ["/v1/embeddings", "/pooling"])
+@pytest.mark.parametrize("given", ["x", ["x"], [1, 2], [], None, {"a": "x"}])
+@pytest.mark.parametrize("other", ["messages", "data"])
+def test_a_conversation_beside_inputs_counts(path: str, given: Any, other: str) -> None:
+    both = {"input": given, other: a_chat({"type": "text", "text": "word " * 3000}, IMAGE)}
+    assert 5000 + 4096 <= estimate(path, None, **both) < 5100 + 4096
+    assert estimate(path, **both) == CONTEXT
+
+
+def test_what_is_read_with_each_text_counts_with_each() -> None:
+    for path, fields, texts in (
+        ("/v1/rerank", {"query": "q", "documents": ["d"] * 50, "instruction": "i" * 298}, 50),
+        ("/score", {"text_1": "q", "text_2": ["d"] * 50, "instruction": "i" * 298}, 50),
+        ("/v1/completions", {"prompt": ["p"] * 50, "suffix": "s" * 298}, 50),
+    ):
+        assert texts * 100 <= estimate(path, None, **fields) < texts * 105
 
 
 @pytest.mark.parametrize(

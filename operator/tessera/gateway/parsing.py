@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from tessera.gateway.errors import RequestError, invalid_request
 from tessera.gateway.json_values import check_marks, decode, with_fields
-from tessera.gateway.prompt_size import PromptSize, of_conversation, of_pairs, of_texts
+from tessera.gateway.prompt_size import PromptSize, of_conversation, of_inputs, of_pairs, of_texts
 
 _MAX_NAME = 256
 _MAX_CHOICES = 128
@@ -147,6 +147,7 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
     prompt: msgspec.Raw = _NONE
+    suffix: msgspec.Raw = _NONE
     prompt_embeds: msgspec.Raw = _NONE
     max_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)] | msgspec.UnsetType | None = (
         msgspec.UNSET
@@ -172,10 +173,11 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     @cached_property
     def _prompts(self) -> PromptSize:
         prompts = of_texts(memoryview(self.prompt), "prompt")
-        if not memoryview(self.prompt_embeds):
-            return prompts
-        embeds = of_texts(memoryview(self.prompt_embeds), "prompt_embeds")
-        texts, size_bytes = prompts.texts + embeds.texts, prompts.size_bytes + embeds.size_bytes
+        texts = prompts.texts
+        size_bytes = prompts.size_bytes + texts * len(memoryview(self.suffix))
+        if memoryview(self.prompt_embeds):
+            embeds = of_texts(memoryview(self.prompt_embeds), "prompt_embeds")
+            texts, size_bytes = texts + embeds.texts, size_bytes + embeds.size_bytes
         return prompts._replace(texts=texts, size_bytes=size_bytes)
 
 
@@ -186,14 +188,13 @@ class EmbeddingFields(RequestFields, gc=False):
 
     @override
     def prompt_size(self, body: bytes) -> PromptSize:
-        if not memoryview(self.input):
-            return of_conversation(body)
-        return of_texts(memoryview(self.input), "input", structured=True)
+        return of_inputs(memoryview(self.input), "input", body)
 
 
 class RerankFields(RequestFields, gc=False):
     """`/rerank`."""
 
+    instruction: msgspec.Raw = _NONE
     query: msgspec.Raw = _NONE
     documents: msgspec.Raw = _NONE
 
@@ -205,6 +206,7 @@ class RerankFields(RequestFields, gc=False):
 class ScoreFields(RequestFields, gc=False):
     """`/score`, whose two sides have several names each."""
 
+    instruction: msgspec.Raw = _NONE
     text_1: msgspec.Raw = _NONE
     queries: msgspec.Raw = _NONE
     data_1: msgspec.Raw = _NONE
@@ -286,7 +288,9 @@ def body_for_engine(
     return b"".join((memoryview(body)[: body.rindex(b"}")], b",", msgspec.json.encode(changes)[1:]))
 
 
-def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) -> PromptSize:
+def _pairs(
+    fields: RerankFields | ScoreFields, sides: tuple[Sequence[str], Sequence[str]]
+) -> PromptSize:
     """Return the size of what has two sides; of several names for one, the largest counts."""
     sizes = []
     for names in sides:
@@ -298,7 +302,8 @@ def _pairs(fields: RequestFields, sides: tuple[Sequence[str], Sequence[str]]) ->
                 of_texts(memoryview(getattr(fields, name)), name, structured=True) for name in given
             )
         )
-    return of_pairs(*sizes)
+    queries, documents = sizes
+    return of_pairs(queries, documents, len(memoryview(fields.instruction)))
 
 
 def _check_stateless(body: ResponsesFields) -> None:

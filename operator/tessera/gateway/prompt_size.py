@@ -61,8 +61,9 @@ class PromptSize(NamedTuple):
     - chat, messages, responses, tokenize: the body is one text;
     - completions: each prompt is a text. `n`, `best_of` and beams multiply answers alone: an engine
       counts a prompt once;
-    - embeddings, pooling: each input is a text;
-    - rerank, score: each pair is a text, since cross-encoders read the query once per document;
+    - embeddings, pooling: each input is a text, and the rest of the body counts as well;
+    - rerank, score: each pair is a text, since cross-encoders read the query, and perhaps an
+      instruction, once per document;
     - each image counts 4,096 tokens, each clip 32,768.
     """
 
@@ -94,6 +95,19 @@ def of_conversation(body: bytes) -> PromptSize:
     return PromptSize(1, len(body), _media_tokens(body), _escape_bytes(memoryview(body)))
 
 
+def of_inputs(value: memoryview, field: str, body: bytes) -> PromptSize:
+    """Return the size of a body with texts, lists of tokens or objects in a field.
+
+    What else is in it counts too, since an engine may read a conversation beside them instead.
+
+    Raises RequestError.
+    """
+    texts, size_bytes = _texts(value, field, _ITEM)
+    return of_conversation(body)._replace(
+        texts=texts, size_bytes=size_bytes + len(body) - len(value)
+    )
+
+
 def of_texts(value: memoryview, field: str, *, structured: bool = False) -> PromptSize:
     """Return the size of a field: a text, a list of tokens, or a list of either.
 
@@ -101,23 +115,17 @@ def of_texts(value: memoryview, field: str, *, structured: bool = False) -> Prom
 
     Raises RequestError.
     """
-    size_bytes, media_tokens = len(value), 0
-    if _TOKEN_IDS.fullmatch(value) is not None:
-        size_bytes = _BYTES_PER_TOKEN * (_occurrences(value, b",") + 1)
-    elif structured:
-        media_tokens = _media_tokens(bytes(value))
-    texts = _count(value, field, _ITEM if structured else _FLAT_ITEM)
-    if texts > MAX_TEXTS:
-        raise invalid_request(
-            f"{field}: expected at most {counted(MAX_TEXTS, 'text')} in one request", field
-        )
+    texts, size_bytes = _texts(value, field, _ITEM if structured else _FLAT_ITEM)
+    media_tokens = _media_tokens(bytes(value)) if structured else 0
     return PromptSize(texts, size_bytes, media_tokens, _escape_bytes(value))
 
 
-def of_pairs(queries: PromptSize, documents: PromptSize) -> PromptSize:
-    """Return the size of all pairs: one query with each document, or as many of both."""
+def of_pairs(queries: PromptSize, documents: PromptSize, instruction_bytes: int) -> PromptSize:
+    """Return the size of all pairs, each with the instruction: one query with each document, or as
+    many of both.
+    """
     pairs = max(queries.texts, documents.texts)
-    size_bytes = media_tokens = escape_bytes = 0
+    size_bytes, media_tokens, escape_bytes = pairs * instruction_bytes, 0, 0
     for side in (queries, documents):
         times = pairs if side.texts == 1 else 1
         size_bytes += side.size_bytes * times
@@ -126,19 +134,27 @@ def of_pairs(queries: PromptSize, documents: PromptSize) -> PromptSize:
     return PromptSize(pairs, size_bytes, media_tokens, escape_bytes)
 
 
-def _count(value: memoryview, field: str, item: re.Pattern[bytes]) -> int:
-    """Return how many texts there are, or a number above `MAX_TEXTS`."""
+def _texts(value: memoryview, field: str, item: re.Pattern[bytes]) -> tuple[int, int]:
+    """Return how many texts there are, and their bytes."""
+    size_bytes = len(value)
+    if _TOKEN_IDS.fullmatch(value) is not None:
+        size_bytes = _BYTES_PER_TOKEN * (_occurrences(value, b",") + 1)
+    texts = 1
     if bytes(value[:1]) == b"{":
         # The parts of one object may be scored one by one.
-        return _occurrences(value, b"{")
-    if _SEVERAL.match(value) is None:
-        return 1
-    texts = first_items(value)
-    if not all(map(item.match, texts)):
+        texts = _occurrences(value, b"{")
+    elif _SEVERAL.match(value) is not None:
+        items = first_items(value)
+        if not all(map(item.match, items)):
+            raise invalid_request(
+                f"{field}: expected a text, a list of tokens, or a list of either", field
+            )
+        texts = len(items)
+    if texts > MAX_TEXTS:
         raise invalid_request(
-            f"{field}: expected a text, a list of tokens, or a list of either", field
+            f"{field}: expected at most {counted(MAX_TEXTS, 'text')} in one request", field
         )
-    return len(texts)
+    return texts, size_bytes
 
 
 def _occurrences(value: memoryview, byte: bytes) -> int:
