@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.protocol import (
     MAX_HEADER_BYTES,
@@ -624,3 +625,22 @@ async def test_no_error_shows_a_traceback(gateway: RunningGateway) -> None:
         assert set(answer.error) == {"message", "type", "param", "code"}
         assert b"Traceback" not in answer.body
         assert KEY.encode() not in answer.body
+
+
+async def held_bytes(gateway: RunningGateway) -> int:
+    return gateway.app.memory.size
+
+
+async def test_a_body_that_outlasts_the_gateway_is_told_so(engine: ScriptedEngine) -> None:
+    directory = a_directory(a_model(a_replica(engine.address)))
+    async with a_gateway(directory, drain_seconds=1) as gateway:
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(POST + b"content-length: 9\r\n\r\n{")
+        await eventually(partial(held_bytes, gateway), partial(eq, 1))
+        await gateway.server.drain()
+        response = await reader.read()
+        writer.close()
+        record = await gateway.record()
+    assert response.startswith(b"HTTP/1.1 503 ")
+    assert error_of(response)["code"] == "gateway_draining"
+    assert record.reason == RequestReason.GATEWAY_DRAINING

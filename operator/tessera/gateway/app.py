@@ -18,7 +18,7 @@ from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, Usag
 from tessera.gateway.admission import Admission
 from tessera.gateway.call import Call, Inbound, refused_record
 from tessera.gateway.engine_connection import EngineSession
-from tessera.gateway.errors import RequestError
+from tessera.gateway.errors import RequestError, draining
 from tessera.gateway.memory import Holding, Memory
 from tessera.gateway.responses import ClientConnection, ClientResponse, Message, Receive, Send
 from tessera.gateway.routes import ROUTES
@@ -156,11 +156,9 @@ class GatewayApp:
             )
             await self._call(inbound, receive, response)
         except asyncio.CancelledError:
-            if not holding.exceeded:
-                raise
             # Its body was not complete.
             task.uncancel()
-            raise holding.error() from None
+            raise (holding.error() if holding.exceeded else draining()) from None
         finally:
             holding.close()
 

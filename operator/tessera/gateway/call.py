@@ -22,7 +22,7 @@ from tessera.domain.gateway.requests import (
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.admission import Admission, Ticket
 from tessera.gateway.engine_connection import EngineSession
-from tessera.gateway.errors import RequestError
+from tessera.gateway.errors import RequestError, draining
 from tessera.gateway.memory import Holding
 from tessera.gateway.parsing import (
     RequestFields,
@@ -124,7 +124,7 @@ class Call:
                 await self._fail(self._holding.error())
             elif not self._client_gone:
                 phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
-                await self._fail(_draining())
+                await self._fail(draining())
             elif self._delivery.is_complete:
                 # Clients that have read the end of a stream close at once.
                 phase, reason = Phase.COMPLETED, ""
@@ -477,12 +477,3 @@ def _shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> Requ
 
 def _may_retry(retry: Retry, before: Retry) -> bool:
     return retry is Retry.SAFE or (retry is Retry.ONCE and before is not Retry.ONCE)
-
-
-def _draining() -> RequestError:
-    return RequestError(
-        503,
-        RequestReason.GATEWAY_DRAINING,
-        "The gateway terminates before the answer was complete.",
-        headers=((b"retry-after", b"1"),),
-    )

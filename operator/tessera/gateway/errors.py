@@ -57,6 +57,16 @@ def invalid_request(
     return RequestError(400, RequestReason.INVALID_REQUEST, message, param=param, code=code)
 
 
+def draining() -> RequestError:
+    """Return the error of a request that lasts longer than the gateway."""
+    return RequestError(
+        503,
+        RequestReason.GATEWAY_DRAINING,
+        "The gateway terminates before the answer was complete.",
+        headers=((b"retry-after", b"1"),),
+    )
+
+
 def _snake_case(reason: str) -> str:
     return "".join(
         f"_{letter.lower()}" if letter.isupper() else letter for letter in reason
