@@ -310,7 +310,7 @@ async def test_an_engine_is_free_once_it_answered_whoever_reads_it() -> None:
         silent = json.dumps({**STREAM, "user": "silent"}).encode()
         clients = [await begin(gateway, body) for body in 2 * (silent, json.dumps(CHAT).encode())]
         await eventually(partial(held_bytes, gateway), lambda size: size > 2.5 * MIB)
-        assert await at_engines(gateway) == 0
+        await eventually(partial(at_engines, gateway), partial(eq, 0))
         async with asyncio.timeout(10):
             answer = await gateway.post({**STREAM, "user": "other"}, **OTHER)
         assert answer.events[-1] == DONE
