@@ -35,10 +35,13 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: test
-test: .venv/made lint lint-images docs ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
+test: .venv/made ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
 	@$(RUN) -m world build
-	@# Tests that share a world run in one worker: see conftest.py.
-	@$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play)
+	@# Checks without tests run beside them. Tests that share a world run in one worker: see conftest.py.
+	@mkdir -p .bench; \
+	$(MAKE) --no-print-directory lint lint-images docs >.bench/checks.log 2>&1 & \
+	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play); \
+	tests=$$?; wait $$!; checks=$$?; cat .bench/checks.log; exit $$((tests ? tests : checks))
 
 .PHONY: test-world
 test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test` runs few of them.
