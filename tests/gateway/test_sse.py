@@ -15,6 +15,7 @@ from tessera.gateway.sse import (
     MAX_EVENT_BYTES,
     MAX_EVENTS_WITHOUT_TOKEN,
     EventRelay,
+    EventTooLargeError,
     InvalidStreamError,
     StreamFormat,
 )
@@ -111,7 +112,7 @@ def test_an_event_without_an_end_is_refused() -> None:
     relay = EventRelay(the_format(), keep_usage=False)
     relay.feed(ROLE + a_delta())
     relay.feed(b"x" * MAX_EVENT_BYTES)
-    with pytest.raises(InvalidStreamError, match="an event has more than"):
+    with pytest.raises(EventTooLargeError, match="an event has more than"):
         relay.feed(b"x")
 
 

@@ -10,7 +10,7 @@ import gc
 import json
 import tracemalloc
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from operator import eq
 from typing import Any
@@ -26,6 +26,8 @@ from tessera.gateway import relay
 from tessera.gateway.app import BodyBounds
 from tessera.gateway.engine_connection import EngineSession
 from tessera.gateway.protocol import GatewayProtocol
+from tessera.gateway.relay import MAX_RESPONSE_BYTES
+from tessera.gateway.sse import MAX_EVENT_BYTES
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -43,12 +45,14 @@ from tests.gateway.harness import (
     a_gateway,
     a_model,
     a_replica,
+    an_api_key,
     event,
 )
 from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
+MIB = 2**20
 
 
 @asynccontextmanager
@@ -296,6 +300,51 @@ async def test_rule_4_nothing_is_repeated_after_the_first_byte() -> None:
         answer = await gateway.post(STREAM)
     assert sum(len(engine.calls) for engine in engines) == 1
     assert b"stream_broken" in answer.body
+
+
+async def send_large_event(call: EngineCall) -> None:
+    await call.begin()
+    await call.chunk(ROLE)
+    with suppress(ConnectionError):
+        await call.chunk(a_delta("x" * (MAX_EVENT_BYTES + MIB)))
+    await call.gone.wait()
+
+
+async def send_large_body(call: EngineCall) -> None:
+    await call.begin("application/json")
+    with suppress(ConnectionError):
+        for _ in range(MAX_RESPONSE_BYTES // MIB + 1):
+            await call.chunk(b" " * MIB)
+    await call.gone.wait()
+
+
+@pytest.mark.parametrize(
+    ("body", "failure", "code"),
+    [
+        (STREAM, send_large_event, "response_too_large"),
+        (CHAT, send_large_body, "response_too_large"),
+        (CHAT, lambda call: call.whole({"error": {"message": "?"}}, status=500), "engine_failed"),
+        (STREAM, lambda call: call.whole(b"?"), "invalid_response"),
+    ],
+    ids=["large event", "large body", "500", "no stream"],
+)
+async def test_no_tenant_ejects_replicas_of_others_by_his_requests(
+    body: dict[str, object], failure: Script, code: str
+) -> None:
+    async def script(call: EngineCall) -> None:
+        await (failure(call) if "user" in call.json else call.whole(COMPLETION))
+
+    keys = (an_api_key(), an_api_key("tsk-b", name="b", tenant="team-b"))
+    async with ScriptedEngine(script) as first, ScriptedEngine(script) as second:
+        replicas = [a_replica(first.address, "chat-1"), a_replica(second.address, "chat-2")]
+        directory = a_directory(a_model(*replicas, public=True), keys=keys)
+        async with a_gateway(directory) as gateway:
+            for _ in range(6):
+                answer = await gateway.post({**body, "user": "poison"})
+                assert (answer.status, answer.error["code"]) == (502, code)
+            answers = [await gateway.post(CHAT, authorization="Bearer tsk-b") for _ in range(4)]
+    names = {answer.headers["x-tessera-replica"] for answer in answers}
+    assert names == {"chat-1", "chat-2"}
 
 
 @pytest.mark.parametrize("ending", ["cut", "end", "abort", "error", "rubbish"])

@@ -242,7 +242,7 @@ class Call:
                 await relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
                 if error.is_of_replica:
-                    state.failed(time.monotonic())
+                    state.failed(time.monotonic(), suspect=self._suspect(error, ticket.model))
                 if not (
                     self._delivery.first_token_ns is None
                     and _may_retry(error.retry, retried)
@@ -256,6 +256,11 @@ class Call:
             else:
                 state.succeeded()
                 return
+
+    def _suspect(self, error: EngineError, model: OfferedModel) -> str | None:
+        """Return the tenant whose request may have caused the failure, where others are there."""
+        is_shared = model.public or model.tenants
+        return self._inbound.identity.tenant if is_shared and error.may_be_of_request else None
 
     def _settle(self, phase: Phase, reason: str) -> None:
         counts = self._end_work(phase)

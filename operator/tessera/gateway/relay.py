@@ -24,7 +24,7 @@ from tessera.gateway.memory import Holding
 from tessera.gateway.parsing import RequestFields
 from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
-from tessera.gateway.sse import EventRelay, InvalidStreamError, is_aborted
+from tessera.gateway.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.usage import TokenCounts, Usage
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
@@ -45,6 +45,10 @@ _MAX_REFUSAL = 4096
 # What they say is between the client and the gateway.
 _STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
 _AFTER_SHUTDOWN = b"after shutdown"
+
+
+_NO_FAILURES = frozenset({RequestReason.ENGINE_BUSY, RequestReason.RESPONSE_TOO_LARGE})
+_FAILURES_OF_REPLICA = frozenset({RequestReason.ENGINE_UNREACHABLE, RequestReason.ENGINE_DRAINING})
 
 
 class Retry(Enum):
@@ -68,7 +72,12 @@ class EngineError(Exception):
     @property
     def is_of_replica(self) -> bool:
         """Return whether another request would likely fail there too."""
-        return self.error.status >= 500 and self.error.reason != RequestReason.ENGINE_BUSY
+        return self.error.status >= 500 and self.error.reason not in _NO_FAILURES
+
+    @property
+    def may_be_of_request(self) -> bool:
+        """Return whether the request may have caused it."""
+        return self.error.reason not in _FAILURES_OF_REPLICA
 
 
 @dataclass(slots=True, kw_only=True)
@@ -210,9 +219,7 @@ class EngineRelay:
         if self._holding.exceeded:
             raise self._holding.error()
         if body is None:
-            raise _invalid(
-                replica, f"its response has more than {counted(MAX_RESPONSE_BYTES, 'byte')}"
-            )
+            raise _too_large(f"it has more than {counted(MAX_RESPONSE_BYTES, 'byte')}")
         try:
             _check_encoding(body)
             summary = _whole_decoder.decode(body)
@@ -240,6 +247,8 @@ class EngineRelay:
         delivery.events = events
         try:
             await self._pass_on(connection, events, headers, first_token)
+        except EventTooLargeError as error:
+            raise _too_large(str(error)) from error
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
@@ -472,6 +481,11 @@ def _invalid(replica: EngineReplica, detail: str) -> EngineError:
     detail = detail[:_MAX_ENGINE_MESSAGE]
     text = f"The replica {replica.pod.name} sent an invalid response: {detail}."
     return _error(RequestReason.INVALID_RESPONSE, text)
+
+
+def _too_large(detail: str) -> EngineError:
+    text = f"The answer is too large for the gateway: {detail}. Ask for less at a time."
+    return _error(RequestReason.RESPONSE_TOO_LARGE, text)
 
 
 def _lost(replica: EngineReplica, detail: str) -> EngineError:

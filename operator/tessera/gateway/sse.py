@@ -34,6 +34,10 @@ class InvalidStreamError(Exception):
     """What the engine sent is no stream of events."""
 
 
+class EventTooLargeError(InvalidStreamError):
+    """An event has more bytes than the gateway keeps."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFormat:
     """How the stream of a route begins, continues and ends."""
@@ -171,7 +175,7 @@ class EventRelay:
         end = max(_end(tail, _BLANK_LINE, searched), _end(tail, _BLANK_LINE_CRLF, searched))
         if not end:
             if len(tail) > MAX_EVENT_BYTES:
-                raise InvalidStreamError(
+                raise EventTooLargeError(
                     f"an event has more than {counted(MAX_EVENT_BYTES, 'byte')}"
                 )
             return b""
@@ -288,7 +292,7 @@ class EventRelay:
         self._held.append(event)
         self._held_bytes += len(event)
         if self._held_bytes > MAX_EVENT_BYTES:
-            raise InvalidStreamError(f"{counted(MAX_EVENT_BYTES, 'byte')} came without a token")
+            raise EventTooLargeError(f"{counted(MAX_EVENT_BYTES, 'byte')} came without a token")
 
 
 def _end(tail: bytearray, delimiter: bytes, searched: int) -> int:

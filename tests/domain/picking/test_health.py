@@ -32,6 +32,21 @@ def test_failures_of_requests_from_before_an_ejection_do_not_prolong_it() -> Non
     assert failed(ejected, *[4.9] * 1000) == ejected
 
 
+def test_requests_of_one_tenant_alone_eject_nothing() -> None:
+    def suspected(*tenants: str | None) -> ReplicaHealth:
+        health = HEALTHY
+        for tenant in tenants:
+            health = after_failure(health, 10.0, suspect=tenant)
+        return health
+
+    assert suspected(*["a"] * 1000).ejected_until == 0
+    assert suspected("a", "a", "b", "b", "b", "a", "a").ejected_until == 0
+    assert suspected("a", "b", "a", "b").ejected_until == 15
+    # Without a connection, it is the replica's.
+    assert suspected("a", None, None, "a").ejected_until == 0
+    assert suspected("a", None, None, None).ejected_until == 15
+
+
 def test_thousands_of_failures_are_counted() -> None:
     assert after_failure(ReplicaHealth(failures=5000), 0.0).ejected_until == 300
 

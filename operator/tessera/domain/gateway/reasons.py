@@ -32,5 +32,6 @@ class RequestReason(StrEnum):
     ENGINE_FAILED = "EngineFailed"
     ENGINE_TIMEOUT = "EngineTimeout"
     INVALID_RESPONSE = "InvalidResponse"
+    RESPONSE_TOO_LARGE = "ResponseTooLarge"
     STREAM_BROKEN = "StreamBroken"
     INTERNAL_ERROR = "InternalError"

@@ -96,9 +96,12 @@ class ReplicaState:
         if unanswered_prefill_tokens is not None:
             self.first_token(unanswered_prefill_tokens)
 
-    def failed(self, now: float) -> None:
-        """Count a failure of the replica; its request ends by `ended` as well."""
-        self.health = after_failure(self.health, now)
+    def failed(self, now: float, *, suspect: str | None = None) -> None:
+        """Count a failure of the replica; its request ends by `ended` as well.
+
+        The suspect is the tenant whose request may have caused it.
+        """
+        self.health = after_failure(self.health, now, suspect=suspect)
 
     def succeeded(self) -> None:
         """Forget all failures."""
