@@ -185,6 +185,23 @@ async def test_the_engine_works_on_until_it_hears_of_it() -> None:
     assert record.output_tokens >= 2 * 100
 
 
+@pytest.mark.parametrize("choices", [1, 64])
+async def test_hidden_tokens_are_those_of_the_time_since_the_prompt_was_read(
+    choices: int,
+) -> None:
+    pace = StepTime(weights=0.001, kv_token=0, token=0)
+    arrived = asyncio.Event()
+
+    async def pause() -> None:
+        await asyncio.sleep(0.2)
+
+    async with serving(sending(arrived, ROLE, wait=pause), step_time=pace) as gateway:
+        body = {**CHAT, "stream": True, "n": choices, "max_tokens": 4000}
+        await leave(gateway, {**body, "include_reasoning": False}, arrived)
+        (record,) = gateway.records
+    assert 100 * choices <= record.output_tokens <= 4000 * choices
+
+
 async def test_prompts_cost_what_the_model_makes_of_their_bytes() -> None:
     body = {**CHAT, "max_tokens": 5}
     prompt_tokens = 6_020

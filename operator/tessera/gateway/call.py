@@ -347,6 +347,9 @@ class Call:
             return 0
         if delivery.first_token_ns is not None:
             began = delivery.read_ns / 1e9
+        elif delivery.prefilled_ns is not None:
+            # The tokens of its reasoning may be hidden.
+            began = delivery.prefilled_ns / 1e9
         elif ticket.shape.stream:
             return 0
         else:

@@ -113,6 +113,8 @@ class Delivery:
     """As the engine reported them."""
     sent_ns: int | None = None
     """When the request went to its last engine, on the monotonic clock."""
+    prefilled_ns: int | None = None
+    """When that engine began to decode, if it said so before its first token."""
     read_ns: int = 0
     """When the last tokens of a stream came."""
     first_token_ns: int | None = None
@@ -188,7 +190,7 @@ class EngineRelay:
         except OSError as error:
             raise _unreachable(replica, error) from error
         try:
-            self._delivery.sent_ns = time.monotonic_ns()
+            self._delivery.sent_ns, self._delivery.prefilled_ns = time.monotonic_ns(), None
             await connection.send(self._request.for_engine(address), self._request.body)
             if connection.status != 200:
                 await self._refuse(connection, replica, headers)
@@ -318,6 +320,8 @@ class EngineRelay:
         def hold(data: bytes) -> bool:
             nonlocal block
             block = self._feed(events, data)
+            if events.prefilled and self._delivery.prefilled_ns is None:
+                self._delivery.prefilled_ns = time.monotonic_ns()
             fits = self._hold(events.waiting_bytes)
             return fits and not (block or self._rest_seconds or events.closed)
 

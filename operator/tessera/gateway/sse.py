@@ -120,6 +120,8 @@ class EventRelay:
         self._idle_bytes = 0
         self.started = False
         """The first token came."""
+        self.prefilled = False
+        """An event with a choice came, perhaps without a token that is shown."""
         self.ended = False
         """The stream ended as it should."""
         self.error: bytes | None = None
@@ -259,6 +261,7 @@ class EventRelay:
         if parsed.is_usage_alone and not self._keep_usage:
             return False
         if not self.started and self._is_prelude(event, parsed):
+            self.prefilled = self.prefilled or bytes(parsed.choices) not in (b"null", b"[]")
             self._hold(event)
             return False
         self.started = True
