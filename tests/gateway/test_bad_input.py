@@ -10,6 +10,7 @@ from operator import eq
 from secrets import token_hex
 from typing import Any
 
+import msgspec
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
@@ -39,6 +40,7 @@ pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 30
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer tsk-team-a\r\n"
 BODY = json.dumps(CHAT).encode()
+TRACE_PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 _WHOLE = b"content-length: %d\r\n\r\n" % len(BODY) + BODY
 _CHUNKED = b"transfer-encoding: chunked\r\n\r\n"
 _LAST_CHUNK = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
@@ -547,7 +549,7 @@ async def test_headers_from_outside_do_not_pass(
         "te": "trailers",
         "proxy-authorization": "Basic eA==",
         "x-request-id": "my-id",
-        "traceparent": "00-1-2-01",
+        "traceparent": TRACE_PARENT,
     }
     answer = await gateway.post(CHAT, **forged)
     assert set(engine.calls[0].headers) == {
@@ -560,6 +562,37 @@ async def test_headers_from_outside_do_not_pass(
     assert engine.calls[0].headers["x-request-id"] == "my-id"
     assert answer.headers["x-request-id"] == "my-id"
     assert (await gateway.record()).request_id == "my-id"
+
+
+@pytest.mark.parametrize(
+    ("parent", "state", "passed"),
+    [
+        (TRACE_PARENT, "a=1,b=2", {"traceparent": TRACE_PARENT, "tracestate": "a=1,b=2"}),
+        (TRACE_PARENT, "x" * 513, {"traceparent": TRACE_PARENT}),
+        (TRACE_PARENT + "-00", "a=1", {}),
+        (TRACE_PARENT.upper(), "a=1", {}),
+        ("0" * 60_000, "a=1", {}),
+    ],
+)
+async def test_a_trace_passes_in_its_form_alone(
+    gateway: RunningGateway, engine: ScriptedEngine, parent: str, state: str, passed: dict[str, str]
+) -> None:
+    await gateway.post(CHAT, traceparent=parent, tracestate=state)
+    headers = engine.calls[0].headers
+    assert {name: headers[name] for name in headers if name.startswith("trace")} == passed
+    assert (await gateway.record()).trace_parent == passed.get("traceparent", "")
+
+
+async def test_no_text_of_a_client_makes_a_record_large(gateway: RunningGateway) -> None:
+    long = {"traceparent": "0" * 20_000, "x-request-id": "x" * 5000, "user-agent": "x" * 5000}
+    await gateway.post(CHAT, **long)
+    await gateway.post({**CHAT, "model": "x" * 10_000}, **long)
+    await gateway.post({**CHAT, "model": "é" * 256}, **long)
+    await gateway.post(CHAT, f"/v1/{'x' * 30_000}", **long)
+    await gateway.post(CHAT, **{"x-tessera-tags": "x" * 256})
+    sizes = [len(msgspec.msgpack.encode(record)) for record in gateway.records]
+    assert len(sizes) == 5
+    assert max(sizes) < 2048
 
 
 @pytest.mark.parametrize("request_id", ["a b", "x" * 129, "<script>", ""])

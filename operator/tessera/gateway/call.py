@@ -41,8 +41,10 @@ from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
 from tessera.gateway.usage import TokenCounts
 
-_FORWARDED = (b"traceparent", b"tracestate")
-_PRINTABLE = re.compile(rb"[\x20-\x7e]*")
+# As W3C has it; anything else begins a new trace.
+_TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
+_MAX_ROUTE = 256
 # Of one request at engines: the first and two others.
 _MAX_ATTEMPTS = 3
 # Of a client that is gone, and of a defect of the gateway.
@@ -70,6 +72,12 @@ class Inbound:
     """Monotonic."""
     started_at_ns: int
     """Unix time."""
+
+    @property
+    def trace_parent(self) -> bytes:
+        """Return the span of which the request is a child; empty without any."""
+        given = self.headers.get(b"traceparent", b"")
+        return given if _TRACE_PARENT.fullmatch(given) else b""
 
 
 class Call:
@@ -393,7 +401,7 @@ class Call:
             ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
             total_ns=time.monotonic_ns() - inbound.started_ns,
             tags=inbound.tags,
-            trace_parent=inbound.headers.get(b"traceparent", b"").decode("latin-1"),
+            trace_parent=inbound.trace_parent.decode(),
             client_address=inbound.client_address,
             latency=self._latency(),
         )
@@ -435,7 +443,7 @@ def refused_record(
         model="",
         variant=None,
         replica=None,
-        route=route,
+        route=route[:_MAX_ROUTE],
         phase=Phase.REFUSED,
         status=error.status,
         reason=error.reason,
@@ -459,10 +467,11 @@ def _record_id() -> str:
 def _engine_headers(inbound: Inbound) -> bytes:
     """Return all headers that an engine gets; nothing else of the client's passes."""
     lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % inbound.request_id.encode()
-    for name in _FORWARDED:
-        value = inbound.headers.get(name)
-        if value is not None and _PRINTABLE.fullmatch(value):
-            lines += b"%b: %b\r\n" % (name, value)
+    if parent := inbound.trace_parent:
+        lines += b"traceparent: %b\r\n" % parent
+        state = inbound.headers.get(b"tracestate", b"")
+        if _TRACE_STATE.fullmatch(state):
+            lines += b"tracestate: %b\r\n" % state
     return lines
 
 
