@@ -6,6 +6,8 @@ BIN := .venv/bin
 RUN := PYTHONPATH=operator:e2e:tools:. $(BIN)/python
 ENGINE ?= sim
 .DEFAULT_GOAL := help
+# Workers would all rewrite the same assertions again, half a minute of processor each.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
 help: ## List the targets.
@@ -37,9 +39,11 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 .PHONY: test
 test: .venv/made ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
 	@$(RUN) -m world build
-	@# Checks without tests run beside them. Tests that share a world run in one worker: see conftest.py.
+	@# Checks without tests run beside them; one process rewrites assertions for all workers.
+	@# Tests that share a world run in one worker: see conftest.py.
 	@mkdir -p .bench; \
 	$(MAKE) --no-print-directory lint lint-images docs >.bench/checks.log 2>&1 & \
+	$(BIN)/pytest -q -p no:xdist --collect-only e2e tests >/dev/null; \
 	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play); \
 	tests=$$?; wait $$!; checks=$$?; cat .bench/checks.log; exit $$((tests ? tests : checks))
 
