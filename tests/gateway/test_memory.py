@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -10,6 +11,8 @@ from operator import eq
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tessera.domain.gateway.directory import Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
@@ -89,6 +92,44 @@ def test_the_largest_request_is_refused_itself_and_holds_nothing_more() -> None:
     large.free(30)
     assert (requests.ended, requests.memory.size) == ([], 20)
     for holding in (large, small):
+        holding.close()
+    assert requests.memory.size == 0
+
+
+def test_thousands_of_requests_give_way_without_a_look_at_each_for_each() -> None:
+    requests, calls = Requests(2 * 5000 * 100), 0
+    for tenant in ("a", "b"):
+        for number in range(5000):
+            assert requests.open(f"{tenant}{number}", tenant).take(100)
+
+    def count(*called: object) -> None:
+        nonlocal calls
+        calls += called[1] in ("call", "c_call")
+
+    new = requests.open("new", "c")
+    sys.setprofile(count)
+    try:
+        for _ in range(100):
+            assert new.take(1000)
+    finally:
+        sys.setprofile(None)
+    assert len(requests.ended) == 1000
+    assert calls < 100 * 1000
+    assert requests.memory.size == requests.memory.limit
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 40)), max_size=60))
+def test_what_is_held_is_the_sum_of_all_and_fits(changes: list[tuple[int, int]]) -> None:
+    requests = Requests(200)
+    holdings = [requests.open(str(n), "ab"[n % 2], "xy"[n // 4]) for n in range(6)]
+    for number, size in changes:
+        holding = holdings[number]
+        if size < 0:
+            holding.free(min(-size, holding.size))
+        else:
+            assert holding.take(size) is not holding.exceeded
+        assert requests.memory.size == sum(each.size for each in holdings) <= 200
+    for holding in holdings:
         holding.close()
     assert requests.memory.size == 0
 

@@ -1,11 +1,15 @@
 """The bytes that requests hold in this process: bodies, and answers that wait for their clients.
 
 Tenants share one budget. Bytes are taken before they are kept. Where there is no room for them, the
-tenant that holds most by its weight gives way: the largest request of its key that holds most ends.
+tenant that holds most by its weight gives way: the largest request of its key that holds most ends,
+or of very many one that has half of its size at least.
 """
 
 from collections import defaultdict
 from collections.abc import Callable
+from itertools import islice
+from operator import attrgetter
+from typing import TypeAlias
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import Identity
@@ -13,6 +17,35 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.errors import RequestError
 
 MAX_HELD_BYTES = 96 * 2**20
+# Of about the same size, among which the largest is looked for.
+_MAX_COMPARED = 100
+
+_Sender: TypeAlias = tuple[str | None, str | None]
+
+
+class _SenderHoldings:
+    """What the requests of one key or user hold, by the bits of their sizes: the last to grow last.
+
+    So the largest is found without a look at each of thousands.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._by_bits: defaultdict[int, dict[Holding, None]] = defaultdict(dict)
+
+    def add(self, holding: "Holding", bits: int) -> None:
+        self._by_bits[bits][holding] = None
+
+    def remove(self, holding: "Holding", bits: int) -> bool:
+        """Return whether nothing is left."""
+        del self._by_bits[bits][holding]
+        if not self._by_bits[bits]:
+            del self._by_bits[bits]
+        return not self._by_bits
+
+    def largest(self) -> "Holding":
+        largest = self._by_bits[max(self._by_bits)]
+        return max(islice(reversed(largest), _MAX_COMPARED), key=attrgetter("size"))
 
 
 class _TenantHoldings:
@@ -21,16 +54,11 @@ class _TenantHoldings:
     def __init__(self) -> None:
         self.size = 0
         self.weight = 1.0
-        self.holdings: dict[Holding, None] = {}
+        self.senders: defaultdict[_Sender, _SenderHoldings] = defaultdict(_SenderHoldings)
 
     def largest(self) -> "Holding":
-        """Return the largest of the key that holds most; of equal ones, the newest."""
-        senders: dict[tuple[str | None, str | None], list[Holding]] = defaultdict(list)
-        for holding in reversed(self.holdings):
-            identity = holding.identity
-            senders[identity.key, identity.user].append(holding)
-        most = max(senders.values(), key=lambda holdings: sum(each.size for each in holdings))
-        return max(most, key=lambda holding: holding.size)
+        """Return the largest of the key that holds most; of equal ones, the last to grow."""
+        return max(self.senders.values(), key=attrgetter("size")).largest()
 
 
 class Holding:
@@ -45,7 +73,9 @@ class Holding:
     ) -> None:
         self._memory, self._tenant, self._end = memory, tenant, end
         self.identity = identity
-        self.size = 0
+        self.size = self._bits = 0
+        self._sender = tenant.senders[identity.key, identity.user]
+        self._sender.add(self, 0)
         self.exceeded = False
         """The request has to end, and holds nothing more."""
 
@@ -71,7 +101,8 @@ class Holding:
     def close(self) -> None:
         """Hold nothing, since the request ended."""
         self._add(-self.size)
-        del self._tenant.holdings[self]
+        if self._sender.remove(self, 0):
+            del self._tenant.senders[self.identity.key, self.identity.user]
 
     def error(self) -> RequestError:
         """Return the error of a request that gave way."""
@@ -89,8 +120,14 @@ class Holding:
 
     def _add(self, size: int) -> None:
         self.size += size
+        self._sender.size += size
         self._tenant.size += size
         self._memory.size += size
+        bits = self.size.bit_length()
+        if bits != self._bits:
+            self._sender.add(self, bits)
+            self._sender.remove(self, self._bits)
+            self._bits = bits
 
 
 class Memory:
@@ -106,12 +143,10 @@ class Memory:
         """Return what a request holds, nothing yet; `end` is called when it has to give way."""
         tenant = self._tenants.get(identity.tenant)
         if tenant is None:
-            self._tenants = {name: each for name, each in self._tenants.items() if each.holdings}
+            self._tenants = {name: each for name, each in self._tenants.items() if each.senders}
             tenant = self._tenants[identity.tenant] = _TenantHoldings()
         tenant.weight = weight
-        holding = Holding(self, tenant, identity, end)
-        tenant.holdings[holding] = None
-        return holding
+        return Holding(self, tenant, identity, end)
 
     def without_room(self, tenant: _TenantHoldings) -> _TenantHoldings | None:
         """Return the tenant that has to give way after this one took bytes; None if all fit."""
