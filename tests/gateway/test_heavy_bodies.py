@@ -1,5 +1,6 @@
 """Bodies of many small values cost little more than the same bytes as text."""
 
+import asyncio
 import json
 import time
 import tracemalloc
@@ -7,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.gateway.directory import RateLimit, RateLimits
 from tessera.gateway.errors import RequestError
 from tessera.gateway.json_values import MAX_FIELDS, MAX_MARKS
 from tessera.gateway.parsing import body_for_engine, parse
 from tessera.gateway.prompt_size import MAX_MEDIA
 from tessera.gateway.routes import ROUTES
+from tests.gateway.harness import KEY, a_directory, a_gateway, a_model
+from world.testing import eventually
 
 MIB = 2**20
 CHAT, EMBEDDINGS, RERANK = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"
@@ -140,3 +144,36 @@ def test_a_changed_field_is_found_wherever_it_is(body: bytes) -> None:
     assert json.loads(sent) == expected
     assert sent.count(b'"served"') == sent.count(b'"model":"served"') == 1
     assert b"-1" not in sent
+
+
+@pytest.mark.anyio
+async def test_large_bodies_that_end_together_leave_turns_to_others() -> None:
+    path, body = a_body("escapes of inputs", 4 * MIB)
+    began = time.thread_time()
+    parse(ROUTES[path].decoder, body).prompt_size(body)
+    body_seconds = time.thread_time() - began
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
+    head %= (path.encode(), KEY.encode(), len(body))
+    # It is refused after its size is known.
+    limits = RateLimits(input_tokens=RateLimit(per_day=1000))
+    async with a_gateway(a_directory(a_model(limits=limits))) as gateway:
+        clients = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(8)]
+
+        async def held_bytes() -> int:
+            return gateway.app.memory.size
+
+        for _, writer in clients:
+            writer.write(head + body[:-1])
+        await eventually(held_bytes, lambda size: size == 8 * (len(body) - 1), within=30)
+        for _, writer in clients:
+            writer.write(body[-1:])
+        answers = asyncio.gather(*(reader.readline() for reader, _ in clients))
+        longest, turn_began = 0.0, time.thread_time()
+        while not answers.done():
+            await asyncio.sleep(0)
+            now = time.thread_time()
+            longest, turn_began = max(longest, now - turn_began), now
+        assert set(await answers) == {b"HTTP/1.1 400 Bad Request\r\n"}
+        for _, writer in clients:
+            writer.close()
+    assert longest < 3 * body_seconds

@@ -22,6 +22,7 @@ from tessera.gateway.errors import RequestError, draining
 from tessera.gateway.memory import Holding, Memory
 from tessera.gateway.responses import ClientConnection, ClientResponse, Message, Receive, Send
 from tessera.gateway.routes import ROUTES
+from tessera.gateway.turns import Turns
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
@@ -57,6 +58,7 @@ class GatewayApp:
         self._record = record
         self._bounds = bounds
         self.memory = memory or Memory()
+        self._turns, self._reading_turns = Turns(), Turns()
         self._calls: set[Call] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
@@ -145,6 +147,7 @@ class GatewayApp:
             inbound = Inbound(
                 route=ROUTES[path],
                 holding=holding,
+                turns=self._turns,
                 query=scope["query_string"],
                 headers=headers,
                 identity=identity,
@@ -202,9 +205,11 @@ class GatewayApp:
                     message = await _next_part(receive, holding)
                     parts.append(message["body"])
                     more = message["more_body"]
+                    # The next part comes in the same turn of the loop as those of many others.
+                    await self._reading_turns.take(holding.size, lambda: None)
             if holding.size > limit:
                 raise _too_large(limit)
-            return b"".join(parts)
+            return await inbound.turns.take(holding.size, lambda: b"".join(parts))
         except TimeoutError:
             raise RequestError(
                 408,

@@ -39,6 +39,7 @@ from tessera.gateway.relay import (
 )
 from tessera.gateway.responses import ClientResponse
 from tessera.gateway.routes import Route
+from tessera.gateway.turns import Turns
 from tessera.gateway.usage import TokenCounts
 
 # As W3C has it; anything else begins a new trace.
@@ -60,6 +61,8 @@ class Inbound:
 
     route: Route
     holding: Holding
+    turns: Turns
+    """Those of all large bodies."""
     body: bytes = b""
     """Empty before it came, and once an engine gets it."""
     query: bytes
@@ -200,25 +203,28 @@ class Call:
         task.cancel()
 
     async def _answer(self, heartbeat_seconds: float) -> None:
-        inbound = self._inbound
-        fields = self._fields = parse(inbound.route.decoder, inbound.body)
+        inbound, body_bytes = self._inbound, len(self._inbound.body)
+        turns = inbound.turns
+        fields = self._fields = await turns.take(
+            body_bytes, lambda: parse(inbound.route.decoder, inbound.body)
+        )
         model = self._admission.find_model(inbound.identity, fields.model)
         self._model = model
         if fields.streams:
             self._response.start_heartbeats(heartbeat_seconds)
-        size = self._size = fields.prompt_size(inbound.body)
+        size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
         shape = _shape(fields, size, model)
         ticket = self._ticket = await self._admission.admit(inbound.identity, model, shape)
         self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
         most = ticket.max_output_tokens
+        served_name = fields.model if shape.adapter else model.names[0]
+        most_of_choice = None if most is None else most // fields.choices
         request = UpstreamRequest(
             route=inbound.route,
             fields=fields,
-            body=body_for_engine(
-                inbound.body,
-                fields,
-                fields.model if shape.adapter else model.names[0],
-                None if most is None else most // fields.choices,
+            body=await turns.take(
+                body_bytes,
+                lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice),
             ),
             query=inbound.query,
             headers=_engine_headers(inbound),
