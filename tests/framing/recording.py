@@ -110,7 +110,8 @@ def is_for_engine(request: Request) -> bool:
     if dict(request.headers).get(b"authorization") != AUTHORIZATION:
         return False
     try:
-        body = json.loads(request.body)
+        # Text of fields that the gateway does not read is its engine's to refuse.
+        body = json.loads(request.body.decode(errors="replace"))
     except ValueError:
         return False
     return isinstance(body, dict) and body.get("model") == CHAT["model"]

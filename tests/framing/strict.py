@@ -16,11 +16,13 @@ _BLANK = re.compile(rb"[\r\n]*")
 _FIRST_LINE = re.compile(rb"([A-Z][A-Z-]*) +([!-~]+) +HTTP/(1\.[01])\r\n")
 _TARGET = re.compile(rb'(?:https?://[a-z0-9.:-]+)?(/[!"$-~]*)|\*')
 _FIELD = re.compile(rb"(" + _TOKEN + rb"):[ \t]*([\t -~\x80-\xff]*?)[ \t]*\r\n")
+_FIELD_BEGUN = re.compile(rb"(?:" + _TOKEN + rb"(?::[\t -~\x80-\xff]*)?)?\r?")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _CHUNK = re.compile(
     rb"(0*[0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb")?)?)*\r\n"
 )
+_CHUNK_BEGUN = re.compile(rb"[0-9A-Fa-f]*(?:[ \t]*;.*|\r)?", re.DOTALL)
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [\t -~]*\r\n")
 _ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS = frozenset((b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"))
@@ -197,7 +199,7 @@ def _fields(sent: bytes, at: int) -> tuple[Headers, int]:
     """Return the lines up to a blank one, and the end of that."""
     fields = []
     while sent[at : at + 2] != b"\r\n":
-        field = _match(_FIELD, sent, at)
+        field = _match(_FIELD, sent, at, _FIELD_BEGUN)
         fields.append((field[1].lower(), field[2]))
         at = field.end()
     return tuple(fields), at + 2
@@ -207,7 +209,7 @@ def _chunks(sent: bytes, at: int) -> tuple[bytes, int]:
     """Return the bytes of all chunks, and the end of the size of the last."""
     parts: list[bytes] = []
     while True:
-        line = _match(_CHUNK, sent, at)
+        line = _match(_CHUNK, sent, at, _CHUNK_BEGUN)
         size, at = int(line[1], 16), line.end()
         if size == 0:
             return b"".join(parts), at
@@ -221,11 +223,15 @@ def _chunks(sent: bytes, at: int) -> tuple[bytes, int]:
         at += 2
 
 
-def _match(pattern: re.Pattern[bytes], sent: bytes, at: int) -> re.Match[bytes]:
-    """Match a line, which is partial as long as its end has not come."""
+def _match(
+    pattern: re.Pattern[bytes], sent: bytes, at: int, begun: re.Pattern[bytes] | None = None
+) -> re.Match[bytes]:
+    """Match a line, which is partial as long as its end has not come, and as `begun` allows."""
     matched = pattern.match(sent, at)
     if matched is None:
-        raise _InvalidError if b"\n" in sent[at:] else _PartialError
+        rest = sent[at:]
+        impossible = begun is not None and not begun.fullmatch(rest)
+        raise _InvalidError if b"\n" in rest or impossible else _PartialError
     return matched
 
 
