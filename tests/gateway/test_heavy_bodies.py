@@ -134,7 +134,9 @@ def test_what_is_too_much_is_refused_with_its_bound(body: bytes, text: str) -> N
         b'{"model":"a","stream":true,"stream_options": { } ,"stream_options":{ "x":{"y":"}"} } }',
     ],
 )
-def test_a_changed_field_is_found_wherever_it_is(body: bytes) -> None:
+@pytest.mark.parametrize("padding", [b"", b" " * 2**15])
+def test_a_changed_field_is_found_wherever_it_is(body: bytes, padding: bytes) -> None:
+    body = padding + body.replace(b",", b",%b" % padding)
     expected = json.loads(body) | {"model": "served"}
     if "priority" in expected:
         expected["priority"] = 0

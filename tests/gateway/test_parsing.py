@@ -42,10 +42,17 @@ def encoded(fields: Any, *, ascii_only: bool = True, indent: int | None = None) 
     return json.dumps(fields, ensure_ascii=ascii_only, indent=indent).encode()
 
 
-@given(FIELDS, st.none() | st.integers(1, 1000), st.booleans(), st.none() | st.just(2))
+@given(
+    FIELDS,
+    st.none() | st.integers(1, 1000),
+    st.booleans(),
+    st.none() | st.just(2),
+    st.sampled_from([0, 2**15]),
+)
 def test_an_engine_gets_all_fields_as_sent_but_those_that_have_to_differ(
-    fields: dict[str, Any], most: int | None, ascii_only: bool, indent: int | None
+    fields: dict[str, Any], most: int | None, ascii_only: bool, indent: int | None, padding: int
 ) -> None:
+    fields = {**fields, "padding": "x" * padding}
     body = encoded(fields, ascii_only=ascii_only, indent=indent)
     parsed = parse(CHAT, body)
     sent = json.loads(body_for_engine(body, parsed, "served", most))
@@ -107,19 +114,20 @@ def test_what_is_no_json_object_is_refused(body: bytes) -> None:
     assert caught.value.status == 400
 
 
+@pytest.mark.parametrize("padding", [b"", b" " * 2**15])
 @pytest.mark.parametrize(
     "rest", [b'"stream_options": {"\xed\xa0\x80": 1}', b'"stream_options": {}, "\xed\xa0\x80": 1']
 )
-def test_names_that_are_no_text_are_refused(rest: bytes) -> None:
-    body = b'{"model": "chat", "messages": [], "stream": true, %b}' % rest
+def test_names_that_are_no_text_are_refused(rest: bytes, padding: bytes) -> None:
+    body = b'{"model": "chat", "messages": [], "stream": true, %b%b}' % (padding, rest)
     parsed = parse(CHAT, body)
     with pytest.raises(RequestError, match="no valid JSON"):
         body_for_engine(body, parsed, "chat", None)
 
 
 def test_values_that_the_gateway_does_not_read_stay_as_sent() -> None:
-    body = b'{"model": "chat", "stream": true, "stream_options": {"other": "\xed\xa0\x80"}}'
-    assert b'"other": "\xed\xa0\x80"' in body_for_engine(body, parse(CHAT, body), "chat", None)
+    body = b'{"model": "chat", "stream": true, "stream_options": {"other":"\xed\xa0\x80"}}'
+    assert b'"other":"\xed\xa0\x80"' in body_for_engine(body, parse(CHAT, body), "chat", None)
 
 
 def test_deep_nesting_is_refused() -> None:
