@@ -54,7 +54,12 @@ from tessera.gateway.protocol import (
     STALLED_CLIENT_SECONDS,
 )
 from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
-from tessera.gateway.relay import MAX_RESPONSE_BYTES, MAX_UNREAD_BYTES
+from tessera.gateway.relay import (
+    MAX_REFUSAL_LENGTH,
+    MAX_RESPONSE_BYTES,
+    MAX_UNREAD_BYTES,
+    SLOW_PART_SECONDS,
+)
 from tessera.gateway.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -178,6 +183,12 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
+            (
+                "milliseconds that a part of a stream takes, before the stream rests for four "
+                "times as long",
+                round(SLOW_PART_SECONDS * 1000),
+            ),
+            ("characters of a refusal that an engine sends in a stream", MAX_REFUSAL_LENGTH),
             ("usage records in a database", MAX_STORE_ROWS),
             ("usage records in a file, on a volume of 1 GiB", file_rows(2**30)),
             ("usage records in a pod while its database is away", MAX_SPOOLED),

@@ -263,7 +263,7 @@ async def test_a_whole_answer_costs_about_what_its_bytes_do() -> None:
 async def test_a_stream_whose_parts_take_long_rests_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(relay, "SLOW_PART_SECONDS", 0.0)
     rests = list[float]()
     rest_seconds = EngineSession.rest_seconds
 

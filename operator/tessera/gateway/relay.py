@@ -36,12 +36,12 @@ _DECODED_BYTES = 2**20
 MAX_UNREAD_BYTES = 2**20
 # A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
 # whatever else took the time.
-_SLOW_SECONDS = 0.002
+SLOW_PART_SECONDS = 0.002
 _MAX_QUICK_BYTES = 4096
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
 _MAX_ENGINE_MESSAGE = 500
-_MAX_REFUSAL = 4096
+MAX_REFUSAL_LENGTH = 4096
 # What they say is between the client and the gateway.
 _STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
 _AFTER_SHUTDOWN = b"after shutdown"
@@ -337,7 +337,7 @@ class EngineRelay:
         began = time.monotonic()
         block = events.feed(data)
         seconds = time.monotonic() - began
-        if seconds > _SLOW_SECONDS:
+        if seconds > SLOW_PART_SECONDS:
             self._rest_seconds = self._session.rest_seconds(self._namespace, seconds)
         return block
 
@@ -466,7 +466,7 @@ def _reported(event: bytes, replica: EngineReplica) -> EngineError:
     text = (error.message if error else None) or "no message"
     status = error.code if error and isinstance(error.code, int) else 500
     if _is_refusal(status):
-        return _error(RequestReason.ENGINE_REFUSED, text[:_MAX_REFUSAL], status=status)
+        return _error(RequestReason.ENGINE_REFUSED, text[:MAX_REFUSAL_LENGTH], status=status)
     text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
     return _error(RequestReason.ENGINE_FAILED, text, Retry.ONCE)
 
