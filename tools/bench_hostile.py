@@ -394,7 +394,8 @@ async def _unknown_keys(port: int) -> None:
 
 
 _LARGE = {**CHAT, "user": "x" * (8 * MIB)}
-_MANY_ONES = b'{"model":"chat","prompt":[' + b"1," * (15 * MIB) + b"1]}"
+_MANY_ONES = b'{"model":"chat","prompt":[' + b"1," * (7 * MIB) + b"1]}"
+_ESCAPES = b'{"model":"chat","messages":"' + b"\\u0041" * (5 * MIB) + b'"}'
 _FORGED = {**COMPLETION, "usage": {"prompt_tokens": 10**9, "completion_tokens": 10**9}}
 
 # By name: what the attacker's engine does, how many clients he has, and what each does.
@@ -408,6 +409,7 @@ ATTACKS: dict[str, tuple[Script, int, Attack]] = {
     "unread answers": (_without_end(a_delta("x" * 2**14)), 60, _posting(STREAM, reads=False)),
     "large whole answers": (_answering(b" " * (60 * MIB)), 8, _posting(CHAT)),
     "lists of tokens": (_silent, 2, _posting(_MANY_ONES)),
+    "escapes": (_silent, 4, _posting(_ESCAPES)),
     "unfinished bodies": (_silent, 40, _unfinished(30 * MIB)),
     "waiting bodies": (_silent, 80, _posting(_LARGE)),
     "idle connections": (_silent, 1200, _idle),
