@@ -20,7 +20,7 @@ _FIELD_BEGUN = re.compile(rb"(?:" + _TOKEN + rb"(?::[\t -~\x80-\xff]*)?)?\r?")
 _LENGTH = re.compile(rb"[0-9]{1,19}")
 _QUOTED = rb'"(?:[\t !#-\[\]-~\x80-\xff]|\\[\t -~\x80-\xff])*"'
 _CHUNK = re.compile(
-    rb"(0*[0-9A-Fa-f]{1,15})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb")?)?)*\r\n"
+    rb"(0*[0-9A-Fa-f]{1,16})(?:;" + _TOKEN + rb"(?:=(?:" + _TOKEN + rb"|" + _QUOTED + rb")?)?)*\r\n"
 )
 _CHUNK_BEGUN = re.compile(rb"[0-9A-Fa-f]*(?:[ \t]*;.*|\r)?", re.DOTALL)
 _STATUS_LINE = re.compile(rb"HTTP/1\.1 ([1-5][0-9][0-9]) [\t -~]*\r\n")
