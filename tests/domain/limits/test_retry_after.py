@@ -116,8 +116,10 @@ def test_a_request_fits_when_it_was_told_to_come_again_and_not_earlier(
     gateways.advance(pause)
     while isinstance(refusal := gateways.take(0, tokens), Admitted):
         pass
-    # The other gateway still has its portion, or borrows one more; when it is quiet, it has none.
-    tolerance = 0.0 if pause == _QUIET_SECONDS else PORTION_SHARE * limit.period_seconds
+    # The other gateway still has its portion and a part of a token, or borrows one more; when it is
+    # quiet, it has none.
+    portion = PORTION_SHARE * limit.period_seconds + limit.period_seconds / limit.amount
+    tolerance = 0.0 if pause == _QUIET_SECONDS else portion
 
     seconds = _retry_after(refusal)
     early = max(0.0, seconds - tolerance - 1.01)
