@@ -18,6 +18,7 @@ from tessera.gateway.routes import OWN_ROUTES, ROUTES
 from tests.clients.running import CHAT, offered, simulators
 from tests.gateway.harness import KEY, a_directory
 from tests.gateway.test_gateway_process import a_process
+from tests.properties import examples
 
 pytestmark = pytest.mark.anyio
 CHECKS = [
@@ -48,7 +49,7 @@ async def test_whatever_is_sent_gets_an_answer_that_is_described(
 def try_operation(operation: Any, mode: GenerationMode, url: str) -> None:
     """Send requests, half of which name a model that there is; fail at the first wrong answer."""
 
-    @settings(suppress_health_check=list(HealthCheck), max_examples=settings().max_examples // 10)
+    @settings(suppress_health_check=list(HealthCheck), max_examples=examples(10))
     @given(case=operation.as_strategy(generation_mode=mode), known=st.booleans())
     def attempt(case: Any, known: bool) -> None:
         if known and isinstance(case.body, dict):
