@@ -38,22 +38,24 @@ def rule_file() -> dict[str, Any]:
 
 def rules_of(alert: str) -> dict[str, Any]:
     """Return the rules with only this alert, and what it reads: others take most of the time."""
-    rules = {
-        rule.get("record") or rule["alert"]: rule["expr"]
-        for group in rule_file()["groups"]
-        for rule in group["rules"]
-    }
+    groups = rule_file()["groups"]
+    rules = {rule_name(rule): rule["expr"] for group in groups for rule in group["rules"]}
     used, reached = {alert}, [alert]
     while reached:
         expr = rules[reached.pop()]
         read = {name for name in rules.keys() - used if re.search(rf"\b{re.escape(name)}\b", expr)}
         used |= read
         reached += read
-    groups = [
-        {**group, "rules": [r for r in group["rules"] if (r.get("record") or r["alert"]) in used]}
-        for group in rule_file()["groups"]
+    kept = [
+        {**group, "rules": [rule for rule in group["rules"] if rule_name(rule) in used]}
+        for group in groups
     ]
-    return {"groups": [group for group in groups if group["rules"]]}
+    return {"groups": [group for group in kept if group["rules"]]}
+
+
+def rule_name(rule: dict[str, Any]) -> str:
+    name: str = rule.get("record") or rule["alert"]
+    return name
 
 
 def promtool(folder: Path, *tests: dict[str, Any], alert: str | None = None) -> None:

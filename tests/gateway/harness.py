@@ -256,6 +256,13 @@ class Answer:
         return [each + b"\n\n" for each in self.body.split(b"\n\n")[:-1]]
 
 
+async def held_bytes(gateway: RunningGateway) -> int:
+    """Return what all requests hold, which is within the budget."""
+    memory = gateway.app.memory
+    assert memory.size <= memory.limit
+    return memory.size
+
+
 def a_replica(address: str, name: str = "chat-1", **changes: Any) -> EngineReplica:
     values = {
         "pod": Ref("team-a", name),

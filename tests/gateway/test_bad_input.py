@@ -33,6 +33,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     an_api_key,
+    held_bytes,
 )
 from world.testing import eventually
 
@@ -658,10 +659,6 @@ async def test_no_error_shows_a_traceback(gateway: RunningGateway) -> None:
         assert set(answer.error) == {"message", "type", "param", "code"}
         assert b"Traceback" not in answer.body
         assert KEY.encode() not in answer.body
-
-
-async def held_bytes(gateway: RunningGateway) -> int:
-    return gateway.app.memory.size
 
 
 async def test_a_body_that_outlasts_the_gateway_is_told_so(engine: ScriptedEngine) -> None:

@@ -40,6 +40,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     an_api_key,
+    held_bytes,
 )
 from world.testing import eventually
 
@@ -147,12 +148,6 @@ async def serving(script: Script, limit: int, **options: Any) -> AsyncIterator[R
             await eventually(
                 partial(held_bytes, gateway), lambda size: size == 0, within=WAIT_SECONDS
             )
-
-
-async def held_bytes(gateway: RunningGateway) -> int:
-    size = gateway.app.memory.size
-    assert size <= gateway.app.memory.limit
-    return size
 
 
 async def answer_at_once(call: EngineCall) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import gc
 import json
 import tracemalloc
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from operator import eq
@@ -20,7 +20,7 @@ import pytest
 
 from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.gateway import relay
 from tessera.gateway.app import BodyBounds
@@ -471,21 +471,29 @@ async def test_rule_8_comments_keep_a_waiting_stream_alive() -> None:
     assert rest.replace(b": waiting\n\n", b"") == ROLE + a_delta() + END + DONE
 
 
-async def test_rule_8_a_failure_after_comments_is_an_event() -> None:
-    async def script(call: EngineCall) -> None:
-        await call.begin()
-        await release.wait()
-        call.cut()
-
+async def after_comments(
+    script: Callable[[EngineCall, asyncio.Event], Awaitable[None]],
+) -> tuple[bytes, UsageRecord]:
+    """Return what a client gets once comments came and the engine is released, and the record."""
     release = asyncio.Event()
     bounds = BodyBounds(heartbeat_seconds=0.02)
     async with (
-        serving(script, bounds=bounds) as (gateway, _),
+        serving(lambda call: script(call, release), bounds=bounds) as (gateway, _),
         gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
     ):
         await response.content.readuntil(b"\n\n")
         release.set()
         rest = (await response.content.read()).replace(b": waiting\n\n", b"")
+        return rest, await gateway.record()
+
+
+async def test_rule_8_a_failure_after_comments_is_an_event() -> None:
+    async def script(call: EngineCall, release: asyncio.Event) -> None:
+        await call.begin()
+        await release.wait()
+        call.cut()
+
+    rest, _ = await after_comments(script)
     assert json.loads(rest.removeprefix(b"data: "))["error"]["code"] == "stream_broken"
 
 
@@ -502,20 +510,11 @@ async def test_rule_8_a_failure_after_comments_is_an_event() -> None:
 async def test_rule_8_a_refusal_after_comments_is_an_event(
     status: int, body: object, code: str
 ) -> None:
-    async def script(call: EngineCall) -> None:
+    async def script(call: EngineCall, release: asyncio.Event) -> None:
         await release.wait()
         await call.whole(json.dumps(body, indent=1).encode(), status=status)
 
-    release = asyncio.Event()
-    bounds = BodyBounds(heartbeat_seconds=0.02)
-    async with (
-        serving(script, bounds=bounds) as (gateway, _),
-        gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
-    ):
-        await response.content.readuntil(b"\n\n")
-        release.set()
-        rest = (await response.content.read()).replace(b": waiting\n\n", b"")
-        record = await gateway.record()
+    rest, record = await after_comments(script)
     assert rest.endswith(b"\n\n")
     error = json.loads(rest.removeprefix(b"data: "))["error"]
     assert (set(error), error["code"]) == ({"message", "type", "param", "code"}, code)
