@@ -245,14 +245,14 @@ async def _gateway(folder: Path, directory: Directory) -> AsyncIterator[tuple[st
         *command(port, folder), stdout=subprocess.DEVNULL
     )
     try:
-        await _answers(f"127.0.0.1:{port}", "/readyz")
+        await answers(f"127.0.0.1:{port}", "/readyz")
         yield f"127.0.0.1:{port}", process.pid
     finally:
         process.kill()
         await process.wait()
 
 
-async def _answers(address: str, path: str) -> None:
+async def answers(address: str, path: str) -> None:
     """Wait until a server answers 200."""
     host, _, port = address.partition(":")
     async with asyncio.timeout(180):
@@ -285,15 +285,15 @@ async def _clients(program: str, address: str, load: Load, requests: int) -> dic
 
 async def _run(program: str, address: str, load: Load) -> float:
     """The 99th percentile without a gateway."""
-    await _answers(address, "/health")
+    await answers(address, "/health")
     return (await _clients(program, address, load, load.requests))["p99_ms"]
 
 
 async def _cpu_of(program: str, address: str, load: Load, pid: int) -> Result:
     await _clients(program, address, load, min(300, load.requests))
-    before = _cpu_seconds(pid)
+    before = cpu_seconds(pid)
     figures = await _clients(program, address, load, load.requests)
-    cpu_ms = (_cpu_seconds(pid) - before) / load.requests * 1e3
+    cpu_ms = (cpu_seconds(pid) - before) / load.requests * 1e3
     return Result(cpu_ms=cpu_ms, p99_ms=figures["p99_ms"])
 
 
@@ -308,9 +308,9 @@ async def _memory(folder: Path, program: str, engine: str, body: str, requests: 
         os.kill(pid, signal.SIGHUP)
         # The new directory is taken meanwhile: what it needs is no growth by requests.
         await _clients(program, address, load, SETTLING_REQUESTS)
-        before = _rss_bytes(pid)
+        before = memory_bytes(pid, "VmRSS")
         await _clients(program, address, load, load.requests)
-        return (_rss_bytes(pid) - before) / load.requests
+        return (memory_bytes(pid, "VmRSS") - before) / load.requests
 
 
 async def _measure_peer(
@@ -333,7 +333,7 @@ async def _measure_peer(
             env=os.environ | PEER_ENVIRONMENT,
         )
         try:
-            await _answers(f"127.0.0.1:{port}", peer.ready)
+            await answers(f"127.0.0.1:{port}", peer.ready)
             results[name] = await _cpu_of(program, f"127.0.0.1:{port}", fewer, process.pid)
         finally:
             process.kill()
@@ -375,7 +375,7 @@ PEERS = {
 }
 
 
-def _cpu_seconds(pid: int) -> float:
+def cpu_seconds(pid: int) -> float:
     """Processor time of all threads that are there."""
     return (
         sum(
@@ -386,9 +386,10 @@ def _cpu_seconds(pid: int) -> float:
     )
 
 
-def _rss_bytes(pid: int) -> int:
+def memory_bytes(pid: int, field: str) -> int:
+    """Memory as a field of a process's status has it, such as `VmRSS` or `VmHWM`, its peak."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from secrets import token_hex
 
 import aiohttp
 
-from bench_gateway import _answers, _cpu_seconds
+from bench_gateway import answers, cpu_seconds, memory_bytes
 from gateway_process import command, write_directory
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
@@ -122,15 +122,15 @@ async def _play(name: str) -> Scene:
         with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
             write_directory(Path(folder), directory)
             async with _gateway(Path(folder)) as (port, pid), _attacker(name, port, engine_port):
-                before, started = _cpu_seconds(pid), time.monotonic()
+                before, started = cpu_seconds(pid), time.monotonic()
                 times, cpu_times, differences = await _bystander(port, pid)
                 return Scene(
                     p99_ms=_p99(times) * 1e3,
                     p99_cpu_ms=_p99(cpu_times) * 1e3,
                     answers=len(times),
                     differences=differences,
-                    peak_mib=_peak_bytes(pid) / MIB,
-                    cpu_share=(_cpu_seconds(pid) - before) / (time.monotonic() - started),
+                    peak_mib=memory_bytes(pid, "VmHWM") / MIB,
+                    cpu_share=(cpu_seconds(pid) - before) / (time.monotonic() - started),
                 )
 
 
@@ -148,7 +148,7 @@ async def _gateway(folder: Path) -> AsyncIterator[tuple[int, int]]:
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS)),
     )
     try:
-        await _answers(f"127.0.0.1:{port}", "/readyz")
+        await answers(f"127.0.0.1:{port}", "/readyz")
         yield port, process.pid
     finally:
         process.kill()
@@ -184,7 +184,7 @@ async def _bystander(port: int, pid: int) -> tuple[list[float], list[float], int
     until = time.monotonic() + SECONDS
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {OTHER_KEY}"}) as client:
         while (started := time.monotonic()) < until:
-            before = _cpu_seconds(pid)
+            before = cpu_seconds(pid)
             # The next one takes a new connection.
             headers = {"connection": "close"} if len(times) % 10 == 0 else {}
             try:
@@ -198,18 +198,13 @@ async def _bystander(port: int, pid: int) -> tuple[list[float], list[float], int
             except (aiohttp.ClientError, TimeoutError):
                 differences += 1
             times.append(time.monotonic() - started)
-            cpu_times.append(_cpu_seconds(pid) - before)
+            cpu_times.append(cpu_seconds(pid) - before)
             await asyncio.sleep(PAUSE_SECONDS)
     return times, cpu_times, differences
 
 
 def _p99(values: list[float]) -> float:
     return sorted(values)[int(len(values) * 0.99)]
-
-
-def _peak_bytes(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
 
 
 # From here on: the process of the attacker.
