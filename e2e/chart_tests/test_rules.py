@@ -46,11 +46,11 @@ def rules_of(alert: str) -> dict[str, Any]:
         read = {name for name in rules.keys() - used if re.search(rf"\b{re.escape(name)}\b", expr)}
         used |= read
         reached += read
-    kept = [
+    groups = [
         {**group, "rules": [rule for rule in group["rules"] if rule_name(rule) in used]}
         for group in groups
     ]
-    return {"groups": [group for group in kept if group["rules"]]}
+    return {"groups": [group for group in groups if group["rules"]]}
 
 
 def rule_name(rule: dict[str, Any]) -> str:
