@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from tessera.api.mig import MigStatus
@@ -129,12 +130,17 @@ def layout_problem_of(
 
 
 def adopt_plan(
-    snapshot: Snapshot, mig_nodes: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+    snapshot: Snapshot,
+    mig_nodes: Sequence[MigNode],
+    can: Capabilities = AGENT,
+    pool: str = "a100",
+    *,
+    at: datetime = NOW,
 ) -> PlanAdoption:
     """Adopt the plan of a pool whose problem is solved at once."""
     view = next(view for view in views_of(snapshot) if view.pool.name == pool)
     problem = layout_problem_of(snapshot, mig_nodes, can, pool)
-    return adopt(view, solve(problem), problem, mig_nodes, can, NOW)
+    return adopt(view, solve(problem), problem, mig_nodes, can, at)
 
 
 def with_status(snapshot: Snapshot, status: MigStatus) -> Snapshot:

@@ -180,7 +180,7 @@ async def _follow_repartition(cluster: InstalledCluster, fleet: Fleet) -> None:
                 cluster.say(line)
         return await _progress(cluster, status)
 
-    await until(pool, lambda seen: _is_done(seen, fleet), "the pool is laid out as planned", 1200)
+    await until(pool, lambda seen: _is_done(seen, fleet), "the pool is laid out as planned", 900)
 
 
 def _lines(status: Json) -> list[str]:
@@ -234,6 +234,11 @@ async def _progress(cluster: InstalledCluster, status: Json) -> Json:
         "gpus": target.get("gpusAfter"),
         "units": mig.get("units", []),
         "services": await _misplaced_services(cluster, status),
+        "plans": {
+            which: {key: mig[which].get(key) for key in ("at", "gpusBefore", "gpusAfter")}
+            for which in ("target", "proposed")
+            if mig.get(which)
+        },
     }
 
 

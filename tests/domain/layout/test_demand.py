@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
 
 import pytest
@@ -229,6 +230,24 @@ def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None
         a_fleet(a_mig_service("chat"), a_mig_service("new"), mig_nodes=grounds), status
     )
     assert adopt_plan(with_more, grounds).status.target != first.target
+
+
+def test_solutions_that_all_save_are_adopted_though_each_differs_from_the_one_before() -> None:
+    grounds = [an_empty_node(4)]
+
+    def chats(replicas: int, status: MigStatus, minutes: int) -> MigStatus:
+        fleet = a_fleet(a_mig_service("chat", replicas=replicas), mig_nodes=grounds)
+        at = NOW + timedelta(minutes=minutes)
+        return adopt_plan(with_status(fleet, status), grounds, at=at).status
+
+    first = chats(28, MigStatus(), 0)
+    status = first
+    for minutes, replicas in enumerate((14, 21, 7, 14, 21)):
+        status = chats(replicas, status, minutes)
+        assert status.target == first.target
+    assert chats(28, status, 5).proposed is None
+    last = chats(7, status, 5)
+    assert (last.target and last.target.gpus_after, last.proposed) == (1, None)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from tessera.domain.mig_backends.format import format_slice
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.node_layout import APPROVAL
 
-# A plan that only saves cost replaces a sufficient one after it was the solution for this long.
+# A plan that only saves cost replaces a sufficient one after solutions saved for this long.
 STABILIZATION_WINDOW = timedelta(minutes=5)
 
 
@@ -128,7 +128,7 @@ def _adopt_layout(
         )
     sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
     proposed = status.proposed
-    if proposed is not None and proposed.name != plan.name:
+    if proposed is not None and not _goes_on(proposed, plan, target, mig):
         proposed = None
     # A rollout under way is finished first, unless its plan leaves demand unmet.
     if sufficient and status.units:
@@ -161,6 +161,19 @@ def _adopt_layout(
         f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
     )
     return PlanAdoption(status=status.model_copy(update={"proposed": dated_plan}), verdict=verdict)
+
+
+def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig) -> bool:
+    """Return whether a proposal's time counts for the plan: both are one plan, or both save.
+
+    Under a demand that fluctuates, each solution may differ from the one before, and yet each of
+    them saves. An approval is of one plan.
+    """
+    if proposed.name == plan.name:
+        return True
+    if target is None or mig.mode == "Propose":
+        return False
+    return max(proposed.per_hour_after, plan.per_hour_after) < target.per_hour_after
 
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
