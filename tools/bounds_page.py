@@ -31,8 +31,8 @@ from tessera.domain.repartition.rollout import (
     PLACEMENT_TIMEOUT,
     REPLACEMENT_TIMEOUT,
 )
+from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.scaling.load import MAX_READING_AGE
-from tessera.domain.scaling.rollout import SURGE_TIMEOUT
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.app import BodyBounds

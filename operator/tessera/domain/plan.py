@@ -52,8 +52,8 @@ from tessera.domain.repartition.cycle import (
 )
 from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
-from tessera.domain.scaling.drain import NO_DISPLACEMENT
-from tessera.domain.scaling.replica_conflict import ReplicaConflict
+from tessera.domain.rollout.drain import NO_DISPLACEMENT
+from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices

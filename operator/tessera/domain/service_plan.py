@@ -25,11 +25,11 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import previous_variants
-from tessera.domain.scaling.balance import BALANCED
+from tessera.domain.rollout.balance import BALANCED
+from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain, with_leaving
+from tessera.domain.rollout.replica_conflict import ReplicaConflict, next_conflict
+from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
-from tessera.domain.scaling.drain import Displacement, DrainPlan, plan_drain, with_leaving
-from tessera.domain.scaling.replica_conflict import ReplicaConflict, next_conflict
-from tessera.domain.scaling.rollout import is_rolling_out, should_surge
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant

@@ -24,7 +24,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.plan import Plan
-from tessera.domain.scaling.drain import DrainPlan
+from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
 from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub

@@ -5,7 +5,7 @@ from typing import Any
 
 from tessera.domain.names import COST_ANNOTATION, DRAINING, LEAVING_LABEL, SERVING_GATE
 from tessera.domain.observed.snapshot import Pod
-from tessera.domain.scaling.drain import DRAINED_DELETION_COST
+from tessera.domain.rollout.drain import DRAINED_DELETION_COST
 from tessera.resources.api_resources import PODS
 from tessera.resources.manifest import ObjectManifest, partial_manifest
 

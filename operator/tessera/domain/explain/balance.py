@@ -7,7 +7,7 @@ from tessera.api.reasons import LoadBalanced
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.scaling.balance import (
+from tessera.domain.rollout.balance import (
     FULL_SHARE,
     IDLE_SHARE,
     UNBALANCED_FULL_SHARE,

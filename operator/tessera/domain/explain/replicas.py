@@ -9,7 +9,7 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.health.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.observed.snapshot import Pod, Snapshot
-from tessera.domain.scaling.drain import PROPAGATION_DELAY
+from tessera.domain.rollout.drain import PROPAGATION_DELAY
 from tessera.domain.service_plan import ServicePlan
 
 _READY_CHANGES: dict[str, str] = {

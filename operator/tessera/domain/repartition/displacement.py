@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Pod, Workload
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.scaling.drain import DRAINED_DELETION_COST, NO_DISPLACEMENT, Displacement
-from tessera.domain.scaling.rollout import is_rolling_out
+from tessera.domain.rollout.drain import DRAINED_DELETION_COST, NO_DISPLACEMENT, Displacement
+from tessera.domain.rollout.strategy import is_rolling_out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

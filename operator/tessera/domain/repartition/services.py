@@ -15,8 +15,8 @@ from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot, Workload
 from tessera.domain.repartition.actions import PoolService, Replica
-from tessera.domain.scaling.drain import is_drained
-from tessera.domain.scaling.rollout import is_rolling_out, surge_timed_out
+from tessera.domain.rollout.drain import is_drained
+from tessera.domain.rollout.strategy import is_rolling_out, surge_timed_out
 from tessera.domain.service.proposal import Proposal, min_replicas_of
 from tessera.domain.steps import Step
 

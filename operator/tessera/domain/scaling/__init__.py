@@ -1,1 +1,1 @@
-"""Scaling: load, the replica count it asks for, and how replicas are drained and rolled out."""
+"""Scaling: the load of a service, and the replica count it asks for."""

@@ -8,7 +8,7 @@ from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Pod, PodReading, Ref
-from tessera.domain.scaling.balance import FULL_SHARE, IDLE_SHARE, balance_of
+from tessera.domain.rollout.balance import FULL_SHARE, IDLE_SHARE, balance_of
 from tessera.domain.scaling.decisions import changed, current_replicas
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.state import (

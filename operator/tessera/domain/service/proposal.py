@@ -37,7 +37,7 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
-from tessera.domain.scaling.balance import assess_balance, next_balance_due, reported_balance
+from tessera.domain.rollout.balance import assess_balance, next_balance_due, reported_balance
 from tessera.domain.scaling.decisions import is_steady
 from tessera.domain.scaling.load import (
     next_reading_due,

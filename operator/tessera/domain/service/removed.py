@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import Drain
 from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
-from tessera.domain.scaling.drain import DrainPlan, plan_drain
+from tessera.domain.rollout.drain import DrainPlan, plan_drain
 from tessera.domain.steps import Step
 
 _DEFAULT_TIMEOUT = Drain().timeout

@@ -46,8 +46,8 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.scaling.replica_conflict import conflict_verdict
-from tessera.domain.scaling.rollout import (
+from tessera.domain.rollout.replica_conflict import conflict_verdict
+from tessera.domain.rollout.strategy import (
     is_rolling_out,
     replaces_in_place,
     rollout_progress,

@@ -9,7 +9,7 @@ from tessera.api.meta import Condition
 from tessera.api.reasons import LoadBalanced
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref, Snapshot
-from tessera.domain.scaling.balance import SETTLING_TIME, assess_balance
+from tessera.domain.rollout.balance import SETTLING_TIME, assess_balance
 from tessera.domain.status.events import event_notes
 from tessera.domain.status.service import service_status
 from tests.builders import (

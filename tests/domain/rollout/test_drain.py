@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.observed.snapshot import InFlight, Pod, PodReading, Readings, Ref
-from tessera.domain.scaling.drain import DRAINED_DELETION_COST, Displacement, DrainPlan, plan_drain
+from tessera.domain.rollout.drain import DRAINED_DELETION_COST, Displacement, DrainPlan, plan_drain
 from tests.builders import NOW, a_pod, a_snapshot, a_workload, at
 
 LIMIT = timedelta(seconds=60)

@@ -5,7 +5,7 @@ from datetime import timedelta
 import pytest
 
 from tessera.domain.observed.snapshot import ForeignField, Workload
-from tessera.domain.scaling.replica_conflict import (
+from tessera.domain.rollout.replica_conflict import (
     CONFLICT_MEMORY,
     ReplicaConflict,
     conflict_verdict,
