@@ -21,7 +21,7 @@ PLANTED = {
         "domain/observed/batches.py",
         "import tessera.domain.money",
     ),
-    "The core is pure": ("domain/scaling/autoscale.py", "import time"),
+    "The core is pure": ("domain/scaling/policies/queue_and_activity.py", "import time"),
     "kopf stays in controller": ("reconcile/loop.py", "import kopf"),
     "The Kubernetes client stays in adapters, its models in resources": (
         "reconcile/store.py",

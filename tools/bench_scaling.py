@@ -23,8 +23,12 @@ from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.autoscale import scale
-from tessera.domain.scaling.capacity import scale_by_capacity
+from tessera.domain.scaling.policies.capacity.policy import scale_by_capacity
+from tessera.domain.scaling.policies.capacity.variant_capacity import (
+    VariantCapacity,
+    variant_capacity,
+)
+from tessera.domain.scaling.policies.queue_and_activity import scale
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
@@ -32,7 +36,6 @@ from tessera.domain.scaling.state import (
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size

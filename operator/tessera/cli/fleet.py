@@ -20,7 +20,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.plan import Plan, PlanMemory, plan
-from tessera.domain.scaling.autoscale import rebuild_history
+from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.service.replica_count import history_from_status, reported_policy
 from tessera.domain.slo.measurement import fleet_edges

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tessera.adapters.prometheus import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
-from tessera.domain.scaling.autoscale import rebuild_history
+from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
 from tessera.domain.service.replica_count import history_from_status, reported_policy
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text

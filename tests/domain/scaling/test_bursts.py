@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.domain.scaling.bursts import replicas_for_bursts
+from tessera.domain.scaling.policies.capacity.bursts import replicas_for_bursts
 
 SECOND = timedelta(seconds=1)
 

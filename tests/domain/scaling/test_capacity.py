@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
-from tessera.domain.scaling.capacity import replicas_for, scale_by_capacity
-from tessera.domain.scaling.pace import TtftShares
+from tessera.domain.scaling.policies.capacity.pace import TtftShares
+from tessera.domain.scaling.policies.capacity.policy import replicas_for, scale_by_capacity
+from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
@@ -22,7 +23,6 @@ from tessera.domain.scaling.state import (
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.variant_capacity import VariantCapacity
 from tests.builders import at
 
 CAPACITY = VariantCapacity(

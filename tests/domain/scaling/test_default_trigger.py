@@ -14,11 +14,14 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.placement.checks import max_model_len
-from tessera.domain.scaling.autoscale import recommended_replicas
-from tessera.domain.scaling.capacity import replicas_for
-from tessera.domain.scaling.growth import Growth
+from tessera.domain.scaling.policies.capacity.growth import Growth
+from tessera.domain.scaling.policies.capacity.policy import replicas_for
+from tessera.domain.scaling.policies.capacity.variant_capacity import (
+    VariantCapacity,
+    variant_capacity,
+)
+from tessera.domain.scaling.policies.queue_and_activity import recommended_replicas
 from tessera.domain.scaling.state import ScalingPolicy, ServiceLoad
-from tessera.domain.scaling.variant_capacity import VariantCapacity, variant_capacity
 from tessera.domain.service.replica_count import policy_of
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.domain.scaling.growth import Growth, next_growth
+from tessera.domain.scaling.policies.capacity.growth import Growth, next_growth
 from tests.builders import at
 
 LEAD = timedelta(seconds=120)

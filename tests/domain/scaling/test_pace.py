@@ -12,7 +12,7 @@ from tessera.domain.observed.latency import (
     LatencyHistogram,
     ServiceLatency,
 )
-from tessera.domain.scaling.pace import (
+from tessera.domain.scaling.policies.capacity.pace import (
     LEAST,
     MOST,
     Pace,

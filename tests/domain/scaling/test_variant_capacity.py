@@ -23,15 +23,15 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.plan import PlanMemory
-from tessera.domain.scaling.growth import Growth
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
-from tessera.domain.scaling.state import ServiceLoad
-from tessera.domain.scaling.variant_capacity import (
+from tessera.domain.scaling.policies.capacity.growth import Growth
+from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     lengths_of_last_minute,
     queue_target,
     variant_capacity,
 )
+from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera.domain.status.service import service_status
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline

@@ -13,8 +13,8 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.scaling.autoscale import recommended_replicas
 from tessera.domain.scaling.load import load_of
+from tessera.domain.scaling.policies.queue_and_activity import recommended_replicas
 from tessera.domain.scaling.state import (
     HEADROOM,
     CapacityAssessment,

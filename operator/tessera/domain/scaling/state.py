@@ -7,9 +7,9 @@ from typing import NamedTuple
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.observed.snapshot import TokenRates
-from tessera.domain.scaling.bursts import Burst
-from tessera.domain.scaling.growth import Growth
-from tessera.domain.scaling.pace import Pace, TtftShares
+from tessera.domain.scaling.policies.capacity.bursts import Burst
+from tessera.domain.scaling.policies.capacity.growth import Growth
+from tessera.domain.scaling.policies.capacity.pace import Pace, TtftShares
 
 # Share of `maxNumSeqs` that requests may fill on the remaining replicas. A replica with twice its
 # share of the connections then runs all of its requests. Steps slow down as they fill: where a full

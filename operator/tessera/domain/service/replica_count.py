@@ -22,12 +22,18 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.scaling import autoscale
 from tessera.domain.scaling.additions import with_refusal, without_useless
-from tessera.domain.scaling.capacity import scale_by_capacity
 from tessera.domain.scaling.decisions import current_replicas
 from tessera.domain.scaling.load import load_of, start_up_lead, usable_readings
-from tessera.domain.scaling.pace import ttft_shares
+from tessera.domain.scaling.policies import queue_and_activity
+from tessera.domain.scaling.policies.capacity.pace import ttft_shares
+from tessera.domain.scaling.policies.capacity.policy import scale_by_capacity
+from tessera.domain.scaling.policies.capacity.variant_capacity import (
+    VariantCapacity,
+    lengths_of_last_minute,
+    queue_target,
+    variant_capacity,
+)
 from tessera.domain.scaling.state import (
     Decided,
     ScaleDecision,
@@ -35,12 +41,6 @@ from tessera.domain.scaling.state import (
     ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
-)
-from tessera.domain.scaling.variant_capacity import (
-    VariantCapacity,
-    lengths_of_last_minute,
-    queue_target,
-    variant_capacity,
 )
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
@@ -94,7 +94,7 @@ def _policy_scale(
         return scale_by_capacity(policy, capacity, load, history)
     if history.demand is not None:
         history = replace(history, demand=None)
-    return autoscale.scale(policy, load, history)
+    return queue_and_activity.scale(policy, load, history)
 
 
 def _speed_reading(snapshot: Snapshot, ref: Ref, choice: HardwareChoice) -> SpeedReading:

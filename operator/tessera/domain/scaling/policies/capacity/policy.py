@@ -16,12 +16,6 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
-from tessera.domain.scaling.bursts import (
-    needed_again,
-    next_bursts,
-    replicas_for_bursts,
-    round_up,
-)
 from tessera.domain.scaling.decisions import (
     changed,
     clamp,
@@ -32,9 +26,16 @@ from tessera.domain.scaling.decisions import (
     push,
     with_recent_decisions,
 )
-from tessera.domain.scaling.growth import next_growth
 from tessera.domain.scaling.idle import decide_idle
-from tessera.domain.scaling.pace import Pace, next_pace
+from tessera.domain.scaling.policies.capacity.bursts import (
+    needed_again,
+    next_bursts,
+    replicas_for_bursts,
+    round_up,
+)
+from tessera.domain.scaling.policies.capacity.growth import next_growth
+from tessera.domain.scaling.policies.capacity.pace import Pace, next_pace
+from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import (
     MAX_READING_GAP,
     CapacityAssessment,
@@ -46,7 +47,6 @@ from tessera.domain.scaling.state import (
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.scaling.variant_capacity import VariantCapacity
 from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 
 # The rate of arrivals is estimated over this span.

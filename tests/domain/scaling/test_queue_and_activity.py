@@ -11,8 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
-from tessera.domain.scaling.autoscale import rebuild_history, recommended_replicas, scale
 from tessera.domain.scaling.decisions import desired_replicas
+from tessera.domain.scaling.policies.queue_and_activity import (
+    rebuild_history,
+    recommended_replicas,
+    scale,
+)
 from tessera.domain.scaling.state import (
     HEADROOM,
     ScaleDecision,

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.autoscale import TOLERANCE
+from tessera.domain.scaling.policies.queue_and_activity import TOLERANCE
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.sizing.scheduler_limits import (
     Demand,

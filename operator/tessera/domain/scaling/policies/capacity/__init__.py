@@ -1,0 +1,1 @@
+"""The policy `Capacity`: as many replicas as carry the arrivals within the SLO."""
