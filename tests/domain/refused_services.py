@@ -103,6 +103,15 @@ SERVICES = [
         says=("--max-model-len", "spec.context.maxModelLen"),
     ),
     RefusalCase(
+        reason=Accepted.RESERVED_FLAG,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
+            "  engine: {extraArgs: ['-sc.method', ngram, '--kv_cache_dtype=fp8']}"
+        ),
+        field="spec.engine.extraArgs",
+        says=("--speculative-config", "--kv-cache-dtype", "computed for another engine"),
+    ),
+    RefusalCase(
         reason=Accepted.INVALID_FLAG,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-logprobs=x']}"

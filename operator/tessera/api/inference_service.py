@@ -460,7 +460,8 @@ class EngineOptions(Wire):
         Field(max_length=64),
     ] = ()
     """Additional flags of `vllm serve`. Flags that Tessera sets are rejected with the field that
-    sets them."""
+    sets them, and so are flags that change memory or speed, such as `--kv-cache-dtype` and
+    `--speculative-config`."""
 
 
 class Drain(Wire):

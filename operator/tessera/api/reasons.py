@@ -41,7 +41,7 @@ class Accepted(StatusReason):
     FLAGS_UNCHECKED = (
         "FlagsUnchecked",
         "The spec is valid, but Tessera has no flag table for this engine version, so "
-        "`spec.engine.extraArgs` is not validated.",
+        "of `spec.engine.extraArgs` only flags reserved by Tessera are recognized.",
         True,
     )
     HPA_DISABLED = (
@@ -86,7 +86,11 @@ class Accepted(StatusReason):
         "AdapterNameConflict",
         "An adapter in `spec.model.adapters` has the same name as the model.",
     )
-    RESERVED_FLAG = "ReservedFlag", "`spec.engine.extraArgs` contains a flag that Tessera sets."
+    RESERVED_FLAG = (
+        "ReservedFlag",
+        "`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or "
+        "speed and has no field.",
+    )
     INVALID_FLAG = (
         "InvalidFlag",
         "`spec.engine.extraArgs` contains a flag or a value that this engine version rejects.",

@@ -189,7 +189,7 @@ def _denials(
             "create the batch under a shorter name",
         )
     unknown = checks.unknown_model_denial(source.spec)
-    for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
+    for denial in (*((unknown,) if unknown else ()), *checks.check_engine(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)

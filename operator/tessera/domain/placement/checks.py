@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -15,6 +15,7 @@ from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.vllm import flags as vllm_flags
 
+_EXTRA_ARGS = "spec.engine.extraArgs"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
 
 # Flags by their vLLM destination, and the field or component that sets them.
@@ -46,6 +47,33 @@ RESERVED = {
     "tensor_parallel_size": "Tessera: a replica gets as many GPUs of one node as the model needs",
 }
 
+# Flags by their vLLM destination that change what sizing, capacity and price assume of an engine,
+# and what they change.
+UNCOUNTED = {
+    "config": "sets flags that only the engine reads",
+    "cpu_offload_gb": "keeps weights in CPU memory",
+    "decode_context_parallel_size": "splits the KV cache",
+    "enable_expert_parallel": "places experts in another way",
+    "enable_sleep_mode": "changes how GPU memory is allocated",
+    "kv_cache_dtype": "changes the size of the KV cache",
+    "kv_cache_memory_bytes": "changes the size of the KV cache",
+    "kv_offloading_size": "keeps KV cache in CPU memory",
+    "kv_transfer_config": "moves KV cache out of the GPU",
+    "nnodes": "spreads a replica over nodes",
+    "num_gpu_blocks_override": "changes the size of the KV cache",
+    "offload_group_size": "keeps weights in CPU memory",
+    "prefill_context_parallel_size": "splits the KV cache",
+    "quantization_config": "changes the size of the weights",
+    "spec_method": "adds speculative decoding",
+    "spec_model": "adds speculative decoding",
+    "speculative_config": "adds speculative decoding",
+}
+# Batches serve these too: they need neither a probe of completions nor scaling.
+POOLING = {
+    "convert": "changes what the model returns",
+    "runner": "changes what the model returns",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denial:
@@ -68,7 +96,12 @@ Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
-    """Return all denials of a spec, given the existing pools."""
+    """Return all denials of a service's spec, given the existing pools."""
+    return (*check_engine(spec, pools), *_uncounted_flags(spec, POOLING))
+
+
+def check_engine(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
+    """Return the denials of a spec that hold for batches as well."""
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
@@ -138,22 +171,45 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for name in _extra_flags(spec):
+        if name in RESERVED:
+            yield _reserved_flag(
+                f"remove {_option(name)}; it is set by {RESERVED[name]} "
+                f"(1 of {len(RESERVED)} reserved flags)"
+            )
+    yield from _uncounted_flags(spec, UNCOUNTED)
     table = vllm_flags.version_facts(spec.engine.version)
     if table is None:
         return
-    field = "spec.engine.extraArgs"
-    for name in vllm_flags.parse(spec.engine.extra_args, table):
-        if name in RESERVED:
-            flag = f"--{name.replace('_', '-')}"
-            yield Denial(
-                reason=Accepted.RESERVED_FLAG,
-                field=field,
-                message=f"remove {flag}; it is set by {RESERVED[name]} "
-                f"(1 of {len(RESERVED)} reserved flags)",
-            )
     for problem in vllm_flags.check(spec.engine.extra_args, table):
         message = f"{problem.message} (vLLM {spec.engine.version})"
-        yield Denial(reason=Accepted.INVALID_FLAG, field=field, message=message)
+        yield Denial(reason=Accepted.INVALID_FLAG, field=_EXTRA_ARGS, message=message)
+
+
+def _uncounted_flags(spec: InferenceServiceSpec, effects: Mapping[str, str]) -> Iterator[Denial]:
+    for name in _extra_flags(spec):
+        if name in effects:
+            yield _reserved_flag(
+                f"remove {_option(name)}, which {effects[name]}: no field sets it yet, so memory, "
+                "capacity and price would be computed for another engine (1 of "
+                f"{len(UNCOUNTED) + len(POOLING)} such flags)"
+            )
+
+
+def _extra_flags(spec: InferenceServiceSpec) -> Iterable[str]:
+    """Return the destinations of the flags, by the newest table if the version has none."""
+    table = vllm_flags.version_facts(spec.engine.version)
+    if table is None:
+        table = vllm_flags.version_facts(vllm_flags.known_versions()[-1])
+    return () if table is None else vllm_flags.parse(spec.engine.extra_args, table)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _reserved_flag(message: str) -> Denial:
+    return Denial(reason=Accepted.RESERVED_FLAG, field=_EXTRA_ARGS, message=message)
 
 
 def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
