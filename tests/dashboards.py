@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tessera.domain.vllm.facts import known_versions, version_facts
-from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.telemetry.telemetry import Telemetry
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"

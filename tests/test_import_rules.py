@@ -17,6 +17,10 @@ PLANTED = {
         "domain/hardware/pools.py",
         "import tessera.domain.plan",
     ),
+    "A request passes the rooms of the gateway in one direction": (
+        "gateway/http/sse.py",
+        "import tessera.gateway.requests.routes",
+    ),
     "Observations know the API types alone": (
         "domain/observed/batches.py",
         "import tessera.domain.money",
@@ -34,7 +38,7 @@ PLANTED = {
     "The GPU driver is asked in one adapter": ("node_agent/reconcile.py", "import pynvml"),
     "The kubelet is asked in one adapter": ("node_agent/reconcile.py", "import grpc"),
     "Certificates are made in one adapter": ("controller/certificates.py", "import cryptography"),
-    "The database is asked in one package": ("gateway/usage.py", "import sqlalchemy"),
+    "The database is asked in one package": ("gateway/http/token_counts.py", "import sqlalchemy"),
     "The product does without the lab": ("domain/money.py", "import tessera_lab.engine"),
     "The lab's data flows one way": (
         "../tessera_lab/load/responses.py",

@@ -35,15 +35,13 @@ from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
-from tessera.gateway.app import BodyBounds
-from tessera.gateway.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
-from tessera.gateway.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
-from tessera.gateway.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
-from tessera.gateway.main import ENGINE_IDLE_SECONDS
-from tessera.gateway.memory import MAX_HELD_BYTES, Memory
-from tessera.gateway.polling import PAGE_SECONDS
-from tessera.gateway.prompt_size import MAX_MEDIA
-from tessera.gateway.protocol import (
+from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
+from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
+from tessera.gateway.bodies.prompt_size import MAX_MEDIA
+from tessera.gateway.fleet.polling import PAGE_SECONDS
+from tessera.gateway.http.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
+from tessera.gateway.http.engine_connection import MAX_READ_BYTES, VANISHED_SECONDS
+from tessera.gateway.http.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
     HEADER_SECONDS,
@@ -53,19 +51,21 @@ from tessera.gateway.protocol import (
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
-from tessera.gateway.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
-from tessera.gateway.relay import (
+from tessera.gateway.http.sse import (
+    MAX_BYTES_WITHOUT_TOKEN,
+    MAX_EVENT_BYTES,
+    MAX_EVENTS_WITHOUT_TOKEN,
+)
+from tessera.gateway.main import ENGINE_IDLE_SECONDS
+from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.requests.relay import (
     MAX_REFUSAL_LENGTH,
     MAX_RESPONSE_BYTES,
     MAX_UNREAD_BYTES,
     SLOW_PART_SECONDS,
 )
-from tessera.gateway.sse import (
-    MAX_BYTES_WITHOUT_TOKEN,
-    MAX_EVENT_BYTES,
-    MAX_EVENTS_WITHOUT_TOKEN,
-)
 from tessera.gateway.store.writer import MAX_SPOOLED
+from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
 from tessera.reconcile.reflector import RELIST_SECONDS
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE
 

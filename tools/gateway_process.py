@@ -19,17 +19,17 @@ import msgspec
 import uvloop
 
 from tessera.domain.gateway.directory import Directory, RateLimits
-from tessera.gateway.authentication import Authenticator
-from tessera.gateway.connections import Connections, raise_descriptor_limit
-from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.fleet.polling import EnginePoller, read_page
 from tessera.gateway.gateway import Gateway, GatewayParts
-from tessera.gateway.logs import AccessLog, BackgroundStream
+from tessera.gateway.http.connections import Connections, raise_descriptor_limit
+from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
-from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.polling import EnginePoller, read_page
-from tessera.gateway.recording import Recording
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
-from tessera.gateway.token_verifier import TokenVerifier
+from tessera.gateway.usage.logs import AccessLog, BackgroundStream
+from tessera.gateway.usage.metrics import GatewayMetrics
+from tessera.gateway.usage.recording import Recording
 
 
 def write_directory(folder: Path, directory: Directory) -> None:

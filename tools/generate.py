@@ -28,7 +28,7 @@ from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
 from tessera.api.schema import crd, structural
 from tessera.batch_runner.progress import Progress, metrics_registry
-from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.resources.api_resources import (
     AUTOSCALING,
     CONFIG_MAPS,

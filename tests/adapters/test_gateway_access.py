@@ -14,8 +14,8 @@ from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.directory import Directory
+from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway
-from tessera.gateway.watching import FleetWatch
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import SMALL
 from tests.gateway.test_gateway import Surroundings, directory

@@ -22,8 +22,8 @@ from tessera.cli.usage.import_job import import_job
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.names import APP_NAME
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
 from tessera.gateway.store.store import GatewayStore
+from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import CLAIMS, DEPLOYMENTS, PODS
 from tests.gateway.store.builders import a_record

@@ -27,8 +27,8 @@ from tessera.api.ref import Ref
 from tessera.controller.certificates import certificate_files, server_context, write_pair
 from tessera.controller.demand import DemandReceiver, DemandServer, serve_demand
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.gateway import demand as gateway_demand
-from tessera.gateway.demand import DemandReporter, OperatorAccess
+from tessera.gateway.fleet import demand as gateway_demand
+from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.ports import RejectedDemand
 from tessera.reconcile.observe import Observations
 from tests.adapters.small_server import connected_cluster

@@ -71,7 +71,8 @@ def test_a_step_that_no_import_leads_to_is_caught() -> None:
     assert jumps(strayed) == ["domain/money.py"]
 
 
-def test_every_package_of_the_domain_is_named() -> None:
-    packages = {path.parent.name for path in (PRODUCT / "domain").glob("*/__init__.py")}
-    table = PAGE.partition("## The packages of `domain`")[2].partition("\n## ")[0]
+@pytest.mark.parametrize("layer", ["domain", "gateway"])
+def test_every_package_of_a_large_layer_is_named(layer: str) -> None:
+    packages = {path.parent.name for path in (PRODUCT / layer).glob("*/__init__.py")}
+    table = PAGE.partition(f"## The packages of `{layer}`")[2].partition("\n## ")[0]
     assert packages - {"data"} == set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from typing_extensions import override
 
-from tessera.gateway.protocol import GatewayProtocol
+from tessera.gateway.http.protocol import GatewayProtocol
 from tests.framing.strict import Request, Response, read, read_responses
 from tests.gateway.harness import CHAT, COMPLETION, KEY, a_directory, a_gateway, a_model, a_replica
 

@@ -10,7 +10,7 @@ import pytest
 from typing_extensions import override
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from tessera.gateway.protocol import GatewayProtocol
+from tessera.gateway.http.protocol import GatewayProtocol
 from tests.framing.play import fuzz, play_alone, shrink
 from tests.framing.recording import a_recorded_gateway
 

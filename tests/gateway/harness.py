@@ -28,14 +28,14 @@ from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.domain.limits.gateway_limits import BorrowRequest
-from tessera.gateway.admission import Admission, Identifier
-from tessera.gateway.app import BodyBounds, GatewayApp
-from tessera.gateway.connections import Connections
-from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.errors import RequestError
-from tessera.gateway.memory import Memory
+from tessera.gateway.http.connections import Connections
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.requests.admission import Admission, Identifier
+from tessera.gateway.requests.app import BodyBounds, GatewayApp
+from tessera.gateway.requests.token_verifier import TokenVerdict
 from tessera.gateway.server import GatewayServer, listen
-from tessera.gateway.token_verifier import TokenVerdict
 
 KEY = "tsk-team-a"
 TENANT = "team-a"

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from tessera.gateway.admission import Admission
-from tessera.gateway.app import GatewayApp
-from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.requests.admission import Admission
+from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.server import GatewayServer
 from tests.gateway.harness import KeyIdentifier, LocalAccounts
 from world.keys import Authority, Pair

@@ -18,10 +18,10 @@ from tessera.domain.limits.scopes import Meter
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.gateway import gateway as gateway_module
-from tessera.gateway.admission import DemandCount, Ticket
-from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.fleet.polling import EnginePoller
 from tessera.gateway.gateway import Gateway, GatewayParts
-from tessera.gateway.polling import EnginePoller
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.requests.admission import DemandCount, Ticket
 from tessera.gateway.store.leases import Borrowing, Lease
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit

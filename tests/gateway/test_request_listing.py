@@ -13,7 +13,7 @@ from tessera.cli.gateway_port import get
 from tessera.cli.top.requests import report_lines
 from tessera.domain.gateway.requests import RunningPhase, RunningRequest
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.metrics import GatewayMetrics
+from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.cli.test_usage import NAMESPACE, TokenApi, review
 from tests.gateway.harness import (
     COMPLETION,

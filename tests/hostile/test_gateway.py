@@ -17,9 +17,9 @@ import pytest
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
-from tessera.gateway.authentication import Authenticator
-from tessera.gateway.logs import access_lines
-from tessera.gateway.relay import UpstreamRequest
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.relay import UpstreamRequest
+from tessera.gateway.usage.logs import access_lines
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,

@@ -17,12 +17,12 @@ from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
 from tessera.domain.incremental import Incremental
 from tessera.domain.limits.gateway_limits import BorrowRequest
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.gateway.admission import Admission, Identifier
-from tessera.gateway.app import GatewayApp
-from tessera.gateway.engine_connection import EngineSession
-from tessera.gateway.metrics import ServiceRequests
-from tessera.gateway.polling import POLL_SECONDS, EnginePoller
+from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.requests.admission import Admission, Identifier
+from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.store.leases import Borrowing, Lease
+from tessera.gateway.usage.metrics import ServiceRequests
 
 # Directories are built at most four times a second.
 _MIN_INTERVAL_SECONDS = 0.25

@@ -18,11 +18,11 @@ import msgspec
 
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import UsageRecord
-from tessera.gateway.journal import JOURNALS, abandoned_journals
 from tessera.gateway.main import read_settings
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.schema import USAGE_RECORDS
 from tessera.gateway.store.store import GatewayStore, own_file
+from tessera.gateway.usage.journal import JOURNALS, abandoned_journals
 
 BATCH_RECORDS = 500
 

@@ -14,8 +14,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
-from tessera.gateway.metrics import GatewayMetrics, ServiceRequests
 from tessera.gateway.store.database import StoreError
+from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
 from tessera.ports import ClusterError
 
 # Sums over months take seconds and one connection of the store.

@@ -29,21 +29,21 @@ from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.build import rate_limits
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import USAGE_READER
-from tessera.gateway.authentication import Authenticator
-from tessera.gateway.connections import Connections, raise_descriptor_limit
-from tessera.gateway.demand import DemandReporter, OperatorAccess
-from tessera.gateway.engine_connection import EngineSession
+from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
+from tessera.gateway.fleet.polling import EnginePoller, read_page
+from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
+from tessera.gateway.http.connections import Connections, raise_descriptor_limit
+from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.logs import AccessLog, BackgroundStream, KeyAudit
-from tessera.gateway.metrics import GatewayMetrics
-from tessera.gateway.polling import EnginePoller, read_page
-from tessera.gateway.recording import Recording, RecordObserver
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.token_verifier import TokenVerifier
-from tessera.gateway.tracing import request_tracer
-from tessera.gateway.watching import FleetWatch
+from tessera.gateway.usage.logs import AccessLog, BackgroundStream, KeyAudit
+from tessera.gateway.usage.metrics import GatewayMetrics
+from tessera.gateway.usage.recording import Recording, RecordObserver
+from tessera.gateway.usage.tracing import request_tracer
 from tessera.ports import ClusterError
 from tessera.settings import GatewaySettings
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import uvicorn
 from typing_extensions import override
 
-from tessera.gateway.app import GatewayApp
-from tessera.gateway.connections import Connections, GatewayServerState
-from tessera.gateway.protocol import GatewayProtocol
+from tessera.gateway.http.connections import Connections, GatewayServerState
+from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.requests.app import GatewayApp
 
 log = logging.getLogger("tessera")
 

@@ -11,9 +11,9 @@ from tessera.domain.gateway.requests import Phase
 from tessera.domain.usage.report import UsageDimension, UsageQuery
 from tessera.gateway import import_usage as module
 from tessera.gateway.import_usage import BATCH_RECORDS, Imported, import_usage, read_records
-from tessera.gateway.journal import JOURNALS, UsageJournal
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore, own_file
+from tessera.gateway.usage.journal import JOURNALS, UsageJournal
 from tests.gateway.store.builders import a_record
 
 QUERY = UsageQuery(by=(UsageDimension.PHASE,), since_ns=0, until_ns=2**63 - 1)

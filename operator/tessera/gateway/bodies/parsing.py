@@ -1,0 +1,336 @@
+"""Reads what the gateway needs of a body, and changes a body without touching the rest of it."""
+
+import re
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Annotated, Any
+
+import msgspec
+from typing_extensions import override
+
+from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
+from tessera.gateway.bodies.prompt_size import (
+    PromptSize,
+    of_conversation,
+    of_inputs,
+    of_pairs,
+    of_texts,
+)
+from tessera.gateway.errors import RequestError, invalid_request
+
+_MAX_NAME = 256
+_MAX_CHOICES = 128
+_MAX_TOKENS = 10**9
+
+_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
+_Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
+_Choices = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CHOICES)]
+_PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(.*)`")
+
+_NONE = msgspec.Raw()
+
+
+class RequestFields(msgspec.Struct, gc=False):
+    """What every route needs; fields that are not named here are not read at all."""
+
+    model: _Name
+
+    @property
+    def streams(self) -> bool:
+        """Return whether the answer comes as a stream."""
+        return False
+
+    @property
+    def usage_asked(self) -> bool:
+        """Return whether the client itself asked for usage in the stream."""
+        return True
+
+    @property
+    def output_tokens(self) -> int | None:
+        """Return the most tokens of one choice that the client asks for; None without a limit."""
+        return 0
+
+    @property
+    def choices(self) -> int:
+        """Return how many answers are generated."""
+        return 1
+
+    def prompt_size(self, body: bytes) -> PromptSize:
+        """Return what the engine has to read of this body.
+
+        Raises RequestError.
+        """
+        return of_conversation(body)
+
+    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
+        """Return the fields that have to differ for the engine."""
+        del max_output_tokens
+        return {}
+
+    def forget_texts(self) -> None:
+        """Keep nothing of the body, whose size is known then."""
+        for name in self.__struct_fields__:
+            if isinstance(getattr(self, name), msgspec.Raw):
+                setattr(self, name, _NONE)
+
+    def has(self, name: str) -> bool:
+        """Return whether the client sent this field."""
+        return getattr(self, name) is not msgspec.UNSET
+
+
+class _StreamOptions(msgspec.Struct, gc=False):
+    include_usage: bool | None = None
+
+
+class _GenerationFields(RequestFields, gc=False):
+    stream: bool | msgspec.UnsetType | None = msgspec.UNSET
+    priority: int | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    @override
+    def streams(self) -> bool:
+        return self.stream is True
+
+    @override
+    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        # Engines run low numbers first, so that a negative one would pass all others.
+        if isinstance(self.priority, int) and self.priority < 0:
+            changes["priority"] = 0
+        asked = self.output_tokens
+        if max_output_tokens is not None and (asked is None or asked > max_output_tokens):
+            changes[self.output_field] = max_output_tokens
+        return changes
+
+    @property
+    def output_field(self) -> str:
+        """Return the field that limits the generated tokens."""
+        return "max_tokens"
+
+
+class _UsageStreamFields(_GenerationFields, gc=False):
+    stream_options: _StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
+
+    @property
+    @override
+    def usage_asked(self) -> bool:
+        options = self.stream_options
+        return isinstance(options, _StreamOptions) and options.include_usage is True
+
+    @override
+    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
+        changes = super().changes(max_output_tokens)
+        if self.stream and not self.usage_asked:
+            changes["stream_options"] = {"include_usage": True}
+        return changes
+
+
+class ChatFields(_UsageStreamFields, gc=False):
+    """`/v1/chat/completions`."""
+
+    max_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    max_completion_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    n: _Choices | None = None
+
+    @property
+    @override
+    def output_tokens(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens or None
+
+    @property
+    @override
+    def output_field(self) -> str:
+        return "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
+
+    @property
+    @override
+    def choices(self) -> int:
+        return self.n or 1
+
+
+class CompletionFields(_UsageStreamFields, gc=True, dict=True):
+    """`/v1/completions`."""
+
+    prompt: msgspec.Raw = _NONE
+    suffix: msgspec.Raw = _NONE
+    prompt_embeds: msgspec.Raw = _NONE
+    max_tokens: Annotated[int, msgspec.Meta(ge=0, le=_MAX_TOKENS)] | msgspec.UnsetType | None = (
+        msgspec.UNSET
+    )
+    n: _Choices | None = None
+    best_of: Annotated[int, msgspec.Meta(ge=0, le=_MAX_CHOICES)] | None = None
+
+    @property
+    @override
+    def output_tokens(self) -> int | None:
+        # Without it, engines generate 16 tokens, as the API says.
+        return 16 if self.max_tokens is msgspec.UNSET else self.max_tokens
+
+    @property
+    @override
+    def choices(self) -> int:
+        return max(self.n or 1, self.best_of or 1) * self._prompts.texts
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> PromptSize:
+        prompts = of_texts(memoryview(self.prompt), "prompt")
+        texts = prompts.texts
+        size_bytes = prompts.size_bytes + texts * len(memoryview(self.suffix))
+        if memoryview(self.prompt_embeds):
+            embeds = of_texts(memoryview(self.prompt_embeds), "prompt_embeds")
+            texts, size_bytes = texts + embeds.texts, size_bytes + embeds.size_bytes
+        return prompts._replace(texts=texts, size_bytes=size_bytes)
+
+
+class EmbeddingFields(RequestFields, gc=False):
+    """`/v1/embeddings` and `/pooling`, which also take a conversation."""
+
+    input: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return of_inputs(memoryview(self.input), "input", body)
+
+
+class RerankFields(RequestFields, gc=False):
+    """`/rerank`."""
+
+    instruction: msgspec.Raw = _NONE
+    query: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return _pairs(self, _RERANK_PAIRS)
+
+
+class ScoreFields(RequestFields, gc=False):
+    """`/score`, whose two sides have several names each."""
+
+    instruction: msgspec.Raw = _NONE
+    text_1: msgspec.Raw = _NONE
+    queries: msgspec.Raw = _NONE
+    data_1: msgspec.Raw = _NONE
+    text_2: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+    items: msgspec.Raw = _NONE
+    data_2: msgspec.Raw = _NONE
+
+    @override
+    def prompt_size(self, body: bytes) -> PromptSize:
+        return _pairs(self, _SCORE_PAIRS)
+
+
+_RERANK_PAIRS = (("query",), ("documents",))
+_SCORE_PAIRS = (
+    ("text_1", "queries", "data_1"),
+    ("text_2", "documents", "items", "data_2"),
+)
+
+
+class ResponsesFields(_GenerationFields, gc=False):
+    """`/v1/responses`."""
+
+    max_output_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
+    background: bool | None = None
+    previous_response_id: str | None = None
+
+    @property
+    @override
+    def output_tokens(self) -> int | None:
+        return self.max_output_tokens or None
+
+    @property
+    @override
+    def output_field(self) -> str:
+        return "max_output_tokens"
+
+
+class MessagesFields(_GenerationFields, gc=False):
+    """`/v1/messages`."""
+
+    max_tokens: _Count | msgspec.UnsetType = msgspec.UNSET
+
+    @property
+    @override
+    def output_tokens(self) -> int | None:
+        return self.max_tokens or None
+
+
+def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestFields:
+    """Read the fields of a body.
+
+    Raises RequestError, which names the field.
+    """
+    check_marks(body)
+    try:
+        parsed = decode(decoder, body)
+    except msgspec.ValidationError as error:
+        raise _wrong_field(str(error)) from None
+    if isinstance(parsed, ResponsesFields):
+        _check_stateless(parsed)
+    return parsed
+
+
+def body_for_engine(
+    body: bytes, parsed: RequestFields, served_name: str, max_output_tokens: int | None
+) -> bytes:
+    """Return the body with the fields that have to differ, every other value byte by byte as sent.
+
+    The engine knows the model by `served_name`.
+    """
+    changes = parsed.changes(max_output_tokens)
+    if parsed.model != served_name:
+        changes["model"] = served_name
+    if not changes:
+        return body
+    if any(parsed.has(name) for name in changes):
+        return with_fields(body, changes)
+    return b"".join((memoryview(body)[: body.rindex(b"}")], b",", msgspec.json.encode(changes)[1:]))
+
+
+def _pairs(
+    fields: RerankFields | ScoreFields, sides: tuple[Sequence[str], Sequence[str]]
+) -> PromptSize:
+    """Return the size of what has two sides; of several names for one, the largest counts."""
+    sizes = []
+    for names in sides:
+        given = [name for name in names if memoryview(getattr(fields, name))]
+        if not given:
+            raise invalid_request(f"{names[0]}: is required", names[0])
+        sizes.append(
+            max(
+                of_texts(memoryview(getattr(fields, name)), name, structured=True) for name in given
+            )
+        )
+    queries, documents = sizes
+    return of_pairs(queries, documents, len(memoryview(fields.instruction)))
+
+
+def _check_stateless(body: ResponsesFields) -> None:
+    """Refuse what a later request could only get from the same replica."""
+    if body.background:
+        raise invalid_request(
+            "background: responses are not stored, so true is not supported", "background"
+        )
+    if body.previous_response_id is not None:
+        raise invalid_request(
+            "previous_response_id: responses are not stored; send the whole input instead",
+            "previous_response_id",
+        )
+
+
+def _wrong_field(text: str) -> RequestError:
+    """Say what msgspec says, with the field in front."""
+    missing = _MISSING.search(text)
+    if missing:
+        return invalid_request(f"{missing[1]}: is required", missing[1])
+    place = _PLACE.match(text)
+    what, path = (place["what"], place["path"]) if place else (text, None)
+    what = what.replace("`", "")
+    return invalid_request(f"{path}: {what}" if path else f"the body: {what}", path)

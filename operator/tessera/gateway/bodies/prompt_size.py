@@ -1,0 +1,209 @@
+"""How many tokens a request may give an engine to read, counted without an object per list item."""
+
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tessera.api.text import counted
+from tessera.gateway.bodies.json_values import MAX_TEXTS, first_items
+from tessera.gateway.errors import invalid_request
+
+# Images and clips of one request.
+MAX_MEDIA = 2048
+# Most languages take 4 to 6 bytes a token, code less.
+_BYTES_PER_TOKEN = 3
+# Instructions and special tokens of a chat template, which is not in the body.
+_TEMPLATE_TOKENS = 1024
+# Of models that offer no larger one, where that of a model is not known.
+LARGEST_CONTEXT = 2**20
+# Pixtral takes 4,096 tokens for its largest image and InternVL 3,328. Qwen2.5-VL takes 24,576 for
+# its longest video; Qwen2-Audio takes 25 for a second, so these are 20 minutes.
+_IMAGE_TOKENS = 4096
+_CLIP_TOKENS = 32_768
+# What an engine may count beyond these: Qwen2.5-VL 16,384 of an image by default.
+_MEDIA_EXCESS = 4
+
+_PART_BYTES = 2**16
+_MEDIA_TOKENS = {
+    b"image_url": _IMAGE_TOKENS,
+    b"image_embeds": _IMAGE_TOKENS,
+    b"image_pil": _IMAGE_TOKENS,
+    b"audio_url": _CLIP_TOKENS,
+    b"audio_embeds": _CLIP_TOKENS,
+    b"video_url": _CLIP_TOKENS,
+    b"video_embeds": _CLIP_TOKENS,
+    b"input_audio": _CLIP_TOKENS,
+}
+_MEDIA = re.compile(
+    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio)"'
+)
+# Letters and `_` need no escape, but may hide a name: of one, all from the first such escape on.
+_ESCAPED_LETTER = rb"\\u00(5[fF]|6[1-9a-fA-F]|7[0-9aA])"
+_HIDDEN = re.compile(rb'%b(?:[a-z_]|%b){0,16}+"?' % (_ESCAPED_LETTER, _ESCAPED_LETTER))
+_ESCAPE = re.compile(_ESCAPED_LETTER)
+_LONGEST_NAME = max(map(len, _MEDIA_TOKENS))
+# Around a name that are looked through for a colon.
+_MAX_SPACES = 64
+
+_ITEM = re.compile(rb'["{]|\[[^\[\]{}"]*+\]\Z')
+_FLAT_ITEM = re.compile(rb'"|\[[^\[\]{}"]*+\]\Z')
+_SEVERAL = re.compile(rb'\[\s*(?=["\[{])')
+_TOKEN_IDS = re.compile(rb"\[[\s\[\]0-9,-]*+")
+
+
+class PromptSize(NamedTuple):
+    """What an engine has to read for one request.
+
+    A tokenizer makes at most one token of a byte, and reads no text that is longer than the
+    model's context. The estimate, which is reserved and which the queue is fair by, takes
+    3 bytes a token; usage beyond the bound is no engine's to claim.
+
+    - chat, messages, responses, tokenize: the body is one text;
+    - completions: each prompt is a text. `n`, `best_of` and beams multiply answers alone: an engine
+      counts a prompt once;
+    - embeddings, pooling: each input is a text, and the rest of the body counts as well;
+    - rerank, score: each pair is a text, since cross-encoders read the query, and perhaps an
+      instruction, once per document;
+    - each image counts 4,096 tokens, each clip 32,768.
+    """
+
+    texts: int
+    size_bytes: int
+    """Of all texts together; a token that is given by its number has those that stand for one."""
+    media_tokens: int = 0
+    escape_bytes: int = 0
+    """About what escapes as `\\u0416` take more than their characters."""
+
+    def estimate(self, context: int | None) -> int:
+        """Return about how many tokens it has, rather more than fewer."""
+        tokens = self.size_bytes // _BYTES_PER_TOKEN + self.texts + self.media_tokens
+        return tokens if context is None else min(tokens, self.texts * context)
+
+    @property
+    def text_bytes(self) -> int | None:
+        """Return its bytes in UTF-8 where it is text alone."""
+        return None if self.media_tokens else self.size_bytes - self.escape_bytes
+
+    def bound(self, context: int | None) -> int:
+        """Return how many tokens it has at most."""
+        tokens = self.size_bytes + self.texts * _TEMPLATE_TOKENS + _MEDIA_EXCESS * self.media_tokens
+        return min(tokens, self.texts * (context or LARGEST_CONTEXT))
+
+
+def of_conversation(body: bytes) -> PromptSize:
+    """Return the size of a body that is one text, with images and clips."""
+    return PromptSize(1, len(body), _media_tokens(body), _escape_bytes(memoryview(body)))
+
+
+def of_inputs(value: memoryview, field: str, body: bytes) -> PromptSize:
+    """Return the size of a body with texts, lists of tokens or objects in a field.
+
+    What else is in it counts too, since an engine may read a conversation beside them instead.
+
+    Raises RequestError.
+    """
+    texts, size_bytes = _texts(value, field, _ITEM)
+    return of_conversation(body)._replace(
+        texts=texts, size_bytes=size_bytes + len(body) - len(value)
+    )
+
+
+def of_texts(value: memoryview, field: str, *, structured: bool = False) -> PromptSize:
+    """Return the size of a field: a text, a list of tokens, or a list of either.
+
+    Where it may be `structured`, it may have objects instead of texts.
+
+    Raises RequestError.
+    """
+    texts, size_bytes = _texts(value, field, _ITEM if structured else _FLAT_ITEM)
+    media_tokens = _media_tokens(bytes(value)) if structured else 0
+    return PromptSize(texts, size_bytes, media_tokens, _escape_bytes(value))
+
+
+def of_pairs(queries: PromptSize, documents: PromptSize, instruction_bytes: int) -> PromptSize:
+    """Return the size of all pairs, each with the instruction: one query with each document, or as
+    many of both.
+    """
+    pairs = max(queries.texts, documents.texts)
+    size_bytes, media_tokens, escape_bytes = pairs * instruction_bytes, 0, 0
+    for side in (queries, documents):
+        times = pairs if side.texts == 1 else 1
+        size_bytes += side.size_bytes * times
+        media_tokens += side.media_tokens * times
+        escape_bytes += side.escape_bytes * times
+    return PromptSize(pairs, size_bytes, media_tokens, escape_bytes)
+
+
+def _texts(value: memoryview, field: str, item: re.Pattern[bytes]) -> tuple[int, int]:
+    """Return how many texts there are, and their bytes."""
+    size_bytes = len(value)
+    if _TOKEN_IDS.fullmatch(value) is not None:
+        size_bytes = _BYTES_PER_TOKEN * (_occurrences(value, b",") + 1)
+    texts = 1
+    if bytes(value[:1]) == b"{":
+        # The parts of one object may be scored one by one.
+        texts = _occurrences(value, b"{")
+    elif _SEVERAL.match(value) is not None:
+        items = first_items(value)
+        if not all(map(item.match, items)):
+            raise invalid_request(
+                f"{field}: expected a text, a list of tokens, or a list of either", field
+            )
+        texts = len(items)
+    if texts > MAX_TEXTS:
+        raise invalid_request(
+            f"{field}: expected at most {counted(MAX_TEXTS, 'text')} in one request", field
+        )
+    return texts, size_bytes
+
+
+def _occurrences(value: memoryview, byte: bytes) -> int:
+    """Count a byte, without a copy of the whole value."""
+    parts = range(0, len(value), _PART_BYTES)
+    return sum(bytes(value[start : start + _PART_BYTES]).count(byte) for start in parts)
+
+
+def _escape_bytes(value: memoryview) -> int:
+    """Return what escapes take more than their characters, as its beginning has them."""
+    beginning = bytes(value[:_PART_BYTES])
+    escapes = beginning.count(b"\\u")
+    if not escapes:
+        return 0
+    # One of six bytes is a character of two bytes below U+0800, and of three from there on.
+    of_two = sum(beginning.count(b"\\u0%d" % digit) for digit in range(8))
+    return (3 * escapes + of_two) * len(value) // len(beginning)
+
+
+def _media_tokens(body: bytes) -> int:
+    """Return the tokens of images and clips.
+
+    Raises RequestError.
+    """
+    tokens = 0
+    for number, (start, end) in enumerate(_media_names(body)):
+        # The type of a part may have the name of one of its fields.
+        if number == 2 * MAX_MEDIA:
+            raise invalid_request(
+                f"the body: expected at most {MAX_MEDIA} images and clips, and letters as they are "
+                "instead of escapes like `\\u0061`"
+            )
+        name = _ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), body[start + 1 : end - 1])
+        before = body[max(start - _MAX_SPACES, 0) : start].rstrip()[-1:]
+        after = body[end : end + _MAX_SPACES].lstrip()[:1]
+        # Among spaces alone there may be a colon farther away.
+        if after in b":":
+            tokens += _MEDIA_TOKENS.get(name, 0)
+        elif name == b"image" and before in b":":
+            tokens += _IMAGE_TOKENS
+    return tokens
+
+
+def _media_names(body: bytes) -> Iterator[tuple[int, int]]:
+    """Yield the places of all texts that may be names of images and clips."""
+    for name in _MEDIA.finditer(body):
+        yield name.span()
+    # Most bodies have no backslash at all, which is found a hundred times faster.
+    if b"\\" in body and b"\\u00" in body:
+        for rest in _HIDDEN.finditer(body):
+            first = max(rest.start() - _LONGEST_NAME, 0)
+            yield max(body.rfind(b'"', first, rest.start()), first), rest.end()

@@ -1,0 +1,1 @@
+"""The models and engines that a gateway knows, and what it tells the operator."""

@@ -1,0 +1,1 @@
+"""HTTP with clients and with engines."""

@@ -1,0 +1,479 @@
+"""HTTP/1.1 as uvicorn speaks it, with bounds on headers and on clients that do not read."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+
+import httptools
+from typing_extensions import override
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from tessera.api.text import counted
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.errors import RequestError, invalid_request
+from tessera.gateway.http.connections import GatewayServerState
+
+# Also of chunk sizes and extensions, beside an eighth of the body.
+MAX_HEADER_BYTES = 64 * 2**10
+# With trailers; each takes 130 bytes of memory beside its own.
+MAX_HEADERS = 256
+# The size of a chunk, and two ends of lines.
+_MIN_CHUNK_BYTES = 5
+# Of one connection, behind the request that is answered.
+MAX_WAITING_REQUESTS = 8
+# From the first byte of a request to its last header.
+HEADER_SECONDS = 10.0
+# A client for which more waits reads so many bytes in so long.
+STALLED_CLIENT_SECONDS = 60.0
+STALLED_CLIENT_BYTES = 2**16
+# From the last response of a connection that is drained to its end.
+LINGER_SECONDS = 1
+# A client that is refused may still send its request: it is read, and not looked at, since a
+# connection that is closed with unread bytes is reset, and the client then loses the response.
+DISCARDED_BYTES = 64 * 2**20
+DISCARD_SECONDS = 30.0
+# A path, of this server or with the name of one; `*` is that of OPTIONS.
+_TARGET = re.compile(rb'(?:https?://[^/?#]+)?/[!"$-~]*|\*')
+_PHRASES = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
+
+
+class _AfterLastRequestError(Exception):
+    """Bytes follow the last request of a connection, or more requests than may wait."""
+
+
+class _UnclearFramingError(Exception):
+    """The head of a request is none of HTTP/1.1 or 1.0, or others may read it differently."""
+
+
+class _HeadersTooLargeError(Exception):
+    """What a request has beside its body passes a bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ResponseTransport:
+    """What uvicorn uses of the transport while it responds."""
+
+    write: Callable[[bytes], None]
+    is_closing: Callable[[], bool]
+    close: Callable[[], None]
+
+
+class _Deadline:
+    """A callback that comes once its time is over, unless it is lifted."""
+
+    __slots__ = ("_timer",)
+
+    def __init__(self) -> None:
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_set(self) -> bool:
+        return self._timer is not None
+
+    def set(
+        self, loop: asyncio.AbstractEventLoop, seconds: float, late: Callable[[], None]
+    ) -> None:
+        """Call back in so many seconds."""
+        self._timer = loop.call_later(seconds, late)
+
+    def lift(self) -> None:
+        """Call back no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+class _Reading(HttpToolsProtocol):
+    """How requests are read: framed as HTTP says, with bounds on all that is no body."""
+
+    # Of the request that is read, as the parser shows them: only whole lines.
+    _header_bytes = 0
+    _header_count = 0
+    # Of this request: lines without an end, and extensions of chunks.
+    _unseen_bytes = 0
+    # What the parser showed of the bytes that came at once.
+    _seen_bytes = 0
+    _in_headers = False
+
+    @override
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        if self.parser.get_method() == b"PRI":
+            # The parser would wait for the rest of the preface of HTTP/2.
+            raise _UnclearFramingError
+        super().on_url(url)
+
+    @override
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_count += 1
+        self._count(len(name) + len(value) + 4)
+        # A trailer is no header of the request.
+        if self._in_headers:
+            super().on_header(name, value)
+
+    def on_chunk_header(self) -> None:
+        """Hear from the parser that the size of a chunk is read."""
+        self._count(_MIN_CHUNK_BYTES)
+
+    @override
+    def on_body(self, body: bytes) -> None:
+        self._seen_bytes += len(body)
+        self._header_bytes -= len(body) // 8
+        super().on_body(body)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Parse what came, as if no request offered to upgrade the connection.
+
+        The parser ends a message with such an offer at its headers, and would read its body as the
+        next requests. HTTP lets a server ignore the offer: the parser gets the headers again,
+        without it, and reads the body by its length or its chunks.
+        """
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                if self.parser.get_method() == b"CONNECT":
+                    raise httptools.HttpParserError("a tunnel") from None
+                (end_of_headers,) = upgrade.args
+                data = memoryview(data)[end_of_headers:]
+                head = self._head_without_upgrade()
+                # One that has seen `connection: close` reads nothing more.
+                self.parser = httptools.HttpRequestParser(self)
+                self.parser.feed_data(head)
+            else:
+                return
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (
+            self.parser.get_method(),
+            self.url,
+            version,
+            b"".join([b"%b: %b\r\n" % each for each in self.headers if each[0] != b"upgrade"]),
+        )
+
+    def _check_head(self) -> None:
+        """Refuse what the parser lets pass, and a proxy may read differently."""
+        version = self.parser.get_http_version()
+        if version == "1.0":
+            # Such a client takes a first response for the only one.
+            self.expect_100_continue = False
+        hosts = 0
+        for name, value in self.headers:
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" and (value.lower() != b"chunked" or version != "1.1"):
+                raise _UnclearFramingError
+        if version not in ("1.1", "1.0") or hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise _UnclearFramingError
+        if not _TARGET.fullmatch(self.url) and self.parser.get_method() != b"CONNECT":
+            raise _UnclearFramingError
+
+    def _count(self, size: int) -> None:
+        self._seen_bytes += size
+        self._header_bytes += size
+        if self._header_bytes > MAX_HEADER_BYTES or self._header_count > MAX_HEADERS:
+            raise _HeadersTooLargeError
+
+
+class _Writing(_Reading):
+    """How responses are written: no faster than the client reads them."""
+
+    stalled_client_seconds = STALLED_CLIENT_SECONDS
+    stalled_client_bytes = STALLED_CLIENT_BYTES
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._read_deadline = _Deadline()
+        self._written_bytes = self._read_bytes = 0
+
+    @property
+    def reads_slowly(self) -> bool:
+        """Whether so much waits for the client that nothing more should be sent."""
+        return self.flow.write_paused
+
+    def write_chunk(self, data: bytes) -> int:
+        """Send a part of the body; return the bytes that wait for a client that reads slowly."""
+        self._write(b"%x\r\n%b\r\n" % (len(data), data))
+        return self.transport.get_write_buffer_size() if self.flow.write_paused else 0
+
+    def abort(self) -> None:
+        """Close the connection, and drop what waits for the client."""
+        self.transport.abort()
+
+    async def drained(self) -> None:
+        """Wait while the client reads too slowly."""
+        if self.flow.write_paused:
+            await self.flow.drain()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        self._read_deadline.set(self.loop, self.stalled_client_seconds, self._check_reading)
+
+    @override
+    def resume_writing(self) -> None:
+        self._read_deadline.lift()
+        super().resume_writing()
+
+    def _check_reading(self) -> None:
+        read_bytes = self._written_bytes - self.transport.get_write_buffer_size()
+        if read_bytes < self._read_bytes + self.stalled_client_bytes:
+            self.transport.abort()
+        else:
+            self._read_bytes = read_bytes
+            self._read_deadline.set(self.loop, self.stalled_client_seconds, self._check_reading)
+
+    def _write(self, data: bytes) -> None:
+        # A response may go on between the end of its connection and the word of it.
+        if not self.transport.is_closing():
+            self._written_bytes += len(data)
+            self.transport.write(data)
+
+
+class GatewayProtocol(_Writing):
+    """One connection of a client."""
+
+    header_seconds = HEADER_SECONDS
+    discarded_bytes = DISCARDED_BYTES
+    discard_seconds = DISCARD_SECONDS
+
+    on_gone: Callable[[], None] | None = None
+
+    _discarded = 0
+    _running: RequestResponseCycle | None = None
+    _written_before = 0
+
+    @override
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn's
+        self._clients = cast("GatewayServerState", self.server_state).clients
+        self._header_deadline = _Deadline()
+        # For the rest of a request that has its response.
+        self._close_deadline = _Deadline()
+        super().connection_made(transport)
+        # None if the other end was gone at once.
+        self._clients.add(self, self.client[0] if self.client else "")
+        self._response_transport = _ResponseTransport(
+            self._write, transport.is_closing, self._close
+        )
+        self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
+
+    @override
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clients.remove(self)
+        self._header_deadline.lift()
+        self._close_deadline.lift()
+        self.resume_writing()
+        super().connection_lost(exc)
+        # Otherwise all this and the connection would wait for the garbage collector.
+        del self._response_transport, self.scope
+        running, self._running = self._running, None
+        cycle, self.cycle = self.cycle, None  # type: ignore[assignment] # as before the first one
+        if running is not None and cycle is not None:
+            # Others may wait behind it, of which uvicorn tells the last.
+            running.disconnected = not running.response_complete
+            running.message_event.set()
+            running.transport = cycle.transport = self.transport
+        if self.on_gone is not None:
+            self.on_gone()
+
+    @override
+    def data_received(self, data: bytes) -> None:
+        if self._close_deadline.is_set or self._has_last_request:
+            self._discarded += len(data)
+            if self._discarded > self.discarded_bytes:
+                self.transport.abort()
+            elif not self.transport.is_closing():
+                # The event loop reads 8 MiB of one connection before others have their turn.
+                self.transport.pause_reading()
+                self.loop.call_soon(self._read_on)
+            return
+        self._seen_bytes = 0
+        try:
+            self._parse(data)
+            self._unseen_bytes += len(data) - self._seen_bytes
+            self._check_unseen()
+        except (httptools.HttpParserError, _HeadersTooLargeError) as error:
+            self.logger.warning("Invalid HTTP request received.")
+            self._discarded = len(data)
+            is_large = _HeadersTooLargeError in (type(error), type(error.__context__))
+            self._refuse(_headers_too_large() if is_large else _invalid_http())
+            return
+        if self._in_headers and not self._header_deadline.is_set:
+            self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
+
+    @override
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running, self._written_before = cycle, self._written_bytes
+        super()._start_asgi_task(cycle, app)
+
+    @override
+    def on_message_begin(self) -> None:
+        if self._has_last_request or len(self.pipeline) >= MAX_WAITING_REQUESTS:
+            raise _AfterLastRequestError
+        # Blank lines before a request keep no connection.
+        self._unset_keepalive_if_required()
+        self._in_headers = True
+        self._header_bytes = self._header_count = self._unseen_bytes = 0
+        super().on_message_begin()
+        self.scope["state"]["client"] = self
+
+    @override
+    def on_headers_complete(self) -> None:
+        self._check_head()
+        if self.parser.should_upgrade():
+            return
+        self._in_headers = False
+        self._header_deadline.lift()
+        self._unset_keepalive_if_required()
+        super().on_headers_complete()
+        # The request has them.
+        self.headers, self.url = [], b""
+        self.scope = None  # type: ignore[assignment] # as before the first request
+        self.cycle.transport = cast("asyncio.Transport", self._response_transport)
+        # A response before the end of the request is the last one: its client may leave out the
+        # rest, or a proxy may send the next request as that rest.
+        self.cycle.keep_alive = False
+
+    @override
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        if not self.cycle.response_started:
+            # The parser also takes `connection: close` of a trailer for that of the request.
+            self.cycle.keep_alive = (
+                self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
+            )
+        super().on_message_complete()
+        self._note_waiting()
+
+    @override
+    def on_response_complete(self) -> None:
+        if self._running is not None:
+            # A connection that waits for a request keeps nothing of the last one.
+            self._running.scope, self._running.body = {}, bytearray()  # type: ignore[typeddict-item]
+        super().on_response_complete()
+        self._note_waiting()
+
+    @override
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._note_waiting()
+
+    @override
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._note_waiting()
+
+    @override
+    def shutdown(self) -> None:
+        """Close the connection a moment after its last response.
+
+        A client that does not know of the end may send one more request at once: it is answered,
+        with `connection: close`.
+        """
+        self.timeout_keep_alive = LINGER_SECONDS
+        if self.cycle is None or self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                LINGER_SECONDS, self.timeout_keep_alive_handler
+            )
+
+    @property
+    def _has_last_request(self) -> bool:
+        """Whether a request is complete after whose response the connection ends."""
+        return self.cycle is not None and not (self.cycle.keep_alive or self.cycle.more_body)
+
+    def _note_waiting(self) -> None:
+        """Tell whether the connection waits for its client: to send a request, or to read.
+
+        Who is slow to read one large response does not wait; who has not even read those before
+        it asks for more than it reads.
+        """
+        running = self._running
+        is_busy = running is not None and not (running.response_complete or running.more_body)
+        written = self._written_bytes - self._written_before
+        if is_busy and not (
+            self.flow.write_paused and self.transport.get_write_buffer_size() > written
+        ):
+            self._clients.begin(self)
+        else:
+            self._clients.wait(self)
+
+    def _read_on(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def _check_unseen(self) -> None:
+        """Bound what comes in pieces, of which the parser shows nothing yet, or never does."""
+        is_partial = self._in_headers or (self.cycle is not None and self.cycle.more_body)
+        if is_partial and self._header_bytes + self._unseen_bytes > MAX_HEADER_BYTES:
+            raise _HeadersTooLargeError
+
+    def _header_timeout(self) -> None:
+        self._header_deadline.lift()
+        self._refuse(
+            RequestError(
+                408,
+                RequestReason.HEADERS_TIMEOUT,
+                f"the headers took more than {self.header_seconds:g} s",
+            )
+        )
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answer a request that has no response, and end the connection."""
+        if self.transport.is_closing() or self._close_deadline.is_set:
+            return
+        answers_head = False
+        if self.cycle is not None and not self.cycle.response_complete:
+            if not self.cycle.more_body:
+                # The error is in what follows: a response to it would be read as that of this one.
+                self.cycle.keep_alive = False
+                return
+            if self.pipeline or self.cycle.response_started:
+                self.transport.abort()
+                return
+            # The application gives it up, and does not answer it once more.
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+            answers_head = self.cycle.scope["method"] == "HEAD"
+        body = error.body()
+        head = (
+            b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+            b"connection: close\r\n\r\n" % (error.status, _PHRASES[error.status], len(body))
+        )
+        self.transport.write(head if answers_head else head + body)
+        self._close_when_read()
+
+    def _close(self) -> None:
+        """Close the connection after its last response."""
+        if self.cycle.more_body or self._discarded:
+            self._close_when_read()
+        else:
+            self.transport.close()
+
+    def _close_when_read(self) -> None:
+        """End the response, and discard what the client sends until it closes the connection."""
+        self._header_deadline.lift()
+        self.pipeline.clear()
+        self._close_deadline.set(self.loop, self.discard_seconds, self.transport.abort)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self.flow.resume_reading()
+
+
+def _headers_too_large() -> RequestError:
+    return RequestError(
+        431,
+        RequestReason.HEADERS_TOO_LARGE,
+        "the headers, trailers and extensions of chunks have more than "
+        f"{counted(MAX_HEADER_BYTES, 'byte')} or {counted(MAX_HEADERS, 'line')}",
+    )
+
+
+def _invalid_http() -> RequestError:
+    return invalid_request("the request is no valid HTTP/1.1", code="invalid_http")

@@ -1,0 +1,1 @@
+"""A request from its sender to its answer."""

@@ -1,0 +1,414 @@
+"""Who may use which model now, and on which replica: decided from the last Directory."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from tessera.adapters.clock import now as utc_now
+from tessera.api.ref import Ref
+from tessera.api.text import counted
+from tessera.domain.gateway.access import (
+    ModelsByName,
+    UnknownModel,
+    resolve_model,
+    tenant_models,
+    visible_models,
+)
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueReason, QueueRefusal
+from tessera.domain.limits.gateway_limits import (
+    Admitted,
+    Allowance,
+    BorrowRequest,
+    GatewayLimits,
+    LimitReason,
+    LimitRefusal,
+)
+from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.gateway.errors import RequestError
+from tessera.gateway.fleet.replicas import Replicas, SentRequest
+from tessera.gateway.requests.queues import DisplacedError, ModelQueues, QueueTimeoutError
+
+_MAX_NAME_IN_MESSAGE = 100
+_MAX_OFFERED = 20
+_MAX_CACHED_LIMITS = 10_000
+_MAX_REVOKED_KEYS = 10_000
+# Of one request, with the limits that others take in between.
+_MAX_BORROWINGS = 8
+
+Headers = Mapping[bytes, bytes]
+
+
+class Identifier(Protocol):
+    """Says who sends a request."""
+
+    async def identify(self, headers: Headers, directory: Directory) -> Identity:
+        """Return the sender.
+
+        Raises RequestError with status 401 or 503.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueTimes:
+    """Seconds that a request may wait for a replica."""
+
+    ready_seconds: float = 60
+    waking_seconds: float = 900
+
+
+_BOUNDS, _TIMES = QueueBounds(), QueueTimes()
+
+
+@dataclass(slots=True, kw_only=True)
+class Ticket:
+    """An admitted request, from its place in the queue to its end."""
+
+    tenant: str
+    model: OfferedModel
+    shape: RequestShape
+    admitted: Admitted
+    work_seconds: float
+    demand: "DemandCount"
+    """Where it is counted, also if its service was recreated meanwhile."""
+    queue_ns: int = 0
+    sent: SentRequest | None = None
+    """Where it is, or was last."""
+
+    @property
+    def work_ns(self) -> int:
+        """Return the predicted nanoseconds of a replica that it takes."""
+        return round(self.work_seconds * 1e9)
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Return what is left of the tokens that the client asked for; None for all of them."""
+        reduced = self.admitted.max_output_tokens
+        return reduced if reduced < self.shape.max_output_tokens else None
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Return what the client learns about its request."""
+        headers = [
+            (b"x-tessera-service", str(self.model.service).encode()),
+            (b"x-tessera-queue-ms", b"%d" % (self.queue_ns // 1_000_000)),
+        ]
+        if self.sent is not None:
+            choice = self.sent.choice
+            headers.append((b"x-tessera-replica", choice.replica.pod.name.encode()))
+            headers.append((b"x-tessera-reason", choice.reason.encode()))
+        headers += _allowance_headers(b"requests", self.admitted.requests)
+        headers += _allowance_headers(b"tokens", self.admitted.tokens)
+        return headers
+
+
+@dataclass(slots=True)
+class DemandCount:
+    """Requests of one service."""
+
+    arrived: int = 0
+    """Since the gateway began."""
+    in_flight: int = 0
+    work_ns: int = 0
+    """Predicted work of those in flight: sums of whole numbers return to 0."""
+
+
+class Admission:
+    """Admits requests, or says why not."""
+
+    def __init__(
+        self,
+        identifier: Identifier,
+        borrow: Callable[[BorrowRequest], Awaitable[bool]],
+        wake: Callable[[], None],
+        *,
+        bounds: QueueBounds = _BOUNDS,
+        times: QueueTimes = _TIMES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Take `borrow`, which exchanges portions of limits with the accounts.
+
+        It returns False if the answer did not come. `wake` hears of requests for services that
+        sleep.
+        """
+        self._identifier = identifier
+        self._borrow, self._wake = borrow, wake
+        self._times = times
+        self._clock = clock
+        self._directory = Directory()
+        self.has_directory = False
+        # By tenant, and by sender and service.
+        self._models: dict[str, ModelsByName] = {}
+        self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
+        self.replicas = Replicas()
+        self.limits = GatewayLimits()
+        self.queues = ModelQueues(self.replicas, bounds, clock)
+        self.replicas.freed = self.queues.freed
+        self.demand: dict[Ref, DemandCount] = {}
+
+    def update(self, directory: Directory) -> None:
+        """Judge by this directory from now on."""
+        self.has_directory = True
+        self._directory = _with_revoked_keys(directory, self._directory)
+        self._models, self._applicable = {}, {}
+        self.replicas.update(directory, self._clock(), utc_now())
+        for model in directory.models:
+            self.queues.renew(model)
+        services = {model.service for model in directory.models}
+        self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
+        self.queues.pump()
+
+    async def identify(self, headers: Headers) -> Identity:
+        """Return who sends a request with these headers.
+
+        Raises RequestError with status 401 or 503.
+        """
+        return await self._identifier.identify(headers, self._directory)
+
+    def weight_of(self, identity: Identity) -> float:
+        """Return the weight of the sender's tenant where tenants share."""
+        tenant = self._directory.tenants.get(identity.tenant)
+        return tenant.weight if tenant else 1.0
+
+    def visible_models(self, identity: Identity) -> ModelsByName:
+        """Return the models that the sender may use, by every name that they have."""
+        return visible_models(self._models_of(identity.tenant), identity)
+
+    def find_model(self, identity: Identity, name: str) -> OfferedModel:
+        """Return the model of this name.
+
+        Raises RequestError with similar names that the sender may use.
+        """
+        models = self._models_of(identity.tenant)
+        model = resolve_model(models, identity, name)
+        if isinstance(model, UnknownModel):
+            offered = () if model.nearest else tuple(visible_models(models, identity))
+            raise _unknown_model(name, model.nearest, offered)
+        return model
+
+    async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
+        """Return a ticket with a replica, perhaps after a wait.
+
+        Raises RequestError with status 400, 429 or 503.
+        """
+        admitted = await self._within_limits(identity, model, shape)
+        demand = self.demand.setdefault(model.service, DemandCount())
+        ticket = Ticket(
+            tenant=identity.tenant,
+            model=model,
+            shape=shape,
+            admitted=admitted,
+            work_seconds=self.replicas.work_seconds(model, shape),
+            demand=demand,
+        )
+        demand.arrived += 1
+        try:
+            queue = self.queues.of(model)
+            ticket.sent = queue.send_now(shape, self._clock())
+            if ticket.sent is None:
+                ticket.sent = await self._wait(identity, ticket)
+        except BaseException:
+            self.limits.settle(admitted, input_tokens=0, output_tokens=0)
+            raise
+        demand.in_flight += 1
+        demand.work_ns += ticket.work_ns
+        return ticket
+
+    def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
+        """Send the request to a replica that was not tried; False if there is none."""
+        states = self.replicas.untried(ticket.model, tried)
+        sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
+        ticket.sent = sent or ticket.sent
+        return sent is not None
+
+    def finish(self, ticket: Ticket, *, input_tokens: int, output_tokens: int) -> None:
+        """End the request with the tokens that it took."""
+        if ticket.sent is not None:
+            ticket.sent.end()
+        self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
+        ticket.demand.in_flight -= 1
+        ticket.demand.work_ns -= ticket.work_ns
+
+    async def _within_limits(
+        self, identity: Identity, model: OfferedModel, shape: RequestShape
+    ) -> Admitted:
+        limits = self._limits_of(identity, model)
+        for _ in range(_MAX_BORROWINGS):
+            answer = self.limits.take(limits, shape, self._clock())
+            if isinstance(answer, Admitted):
+                return answer
+            if isinstance(answer, LimitRefusal):
+                raise _limit_error(answer)
+            if not await self._borrow(answer):
+                break
+        raise RequestError(
+            503,
+            RequestReason.LIMITS_UNAVAILABLE,
+            "The limits of this key cannot be checked now; retry in 1 second.",
+            headers=((b"retry-after", b"1"),),
+        )
+
+    async def _wait(self, identity: Identity, ticket: Ticket) -> SentRequest:
+        model, now = ticket.model, self._clock()
+        is_ready = self.replicas.ready_count(model) > 0
+        if not is_ready and not model.may_sleep:
+            raise _no_replica(model)
+        seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
+        entry = QueueEntry(
+            tenant=identity.tenant,
+            weight=self.weight_of(identity),
+            service_class=model.service_class,
+            work_seconds=ticket.work_seconds,
+            due=now + model.ttft_seconds,
+            deadline=now + seconds,
+        )
+        queue = self.queues.of(model)
+        future = queue.offer(entry, ticket.shape, now)
+        if isinstance(future, QueueRefusal):
+            raise _queue_error(model, future)
+        if not is_ready:
+            self._wake()
+        try:
+            sent = await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().end()
+            queue.leave(entry)
+            raise
+        except DisplacedError as error:
+            raise _queue_error(model, error.refusal) from None
+        except QueueTimeoutError:
+            raise _waited_too_long(model, seconds) from None
+        ticket.queue_ns = int((self._clock() - now) * 1e9)
+        return sent
+
+    def _models_of(self, tenant: str) -> ModelsByName:
+        models = self._models.get(tenant)
+        if models is None:
+            models = self._models[tenant] = tenant_models(self._directory, tenant)
+        return models
+
+    def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
+        # Most keys have no limits of their own: those of their tenants are the same.
+        own_key = None if identity.limits is None else identity.key
+        key = (identity.tenant, identity.team, own_key, model.uid)
+        limits = self._applicable.get(key)
+        if limits is None:
+            if len(self._applicable) >= _MAX_CACHED_LIMITS:
+                self._applicable.clear()
+            limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
+        return limits
+
+
+def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:
+    """Remember the names of the keys that the directory before had."""
+    if directory.keys is last.keys:
+        return replace(directory, revoked_keys=last.revoked_keys)
+    known = {**last.revoked_keys, **last.keys}
+    revoked = [(digest, key) for digest, key in known.items() if digest not in directory.keys]
+    return replace(directory, revoked_keys=dict(revoked[-_MAX_REVOKED_KEYS:]))
+
+
+def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tuple[bytes, bytes]]:
+    if allowance is None:
+        return ()
+    return (
+        (b"x-ratelimit-limit-" + what, b"%d" % allowance.limit),
+        (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
+        (b"x-ratelimit-reset-" + what, b"%.3fs" % allowance.reset_seconds),
+    )
+
+
+def _limit_error(refusal: LimitRefusal) -> RequestError:
+    exceeded = refusal.exceeded
+    if refusal.reason is LimitReason.TOO_MANY_CHOICES:
+        return RequestError(
+            400,
+            refusal.reason,
+            f"The request: limit {counted(refusal.limit, 'output token')}, needed {refusal.needed} "
+            "for a token of each choice. Ask for fewer choices or prompts at a time.",
+        )
+    if exceeded is None:
+        limit = f"The request: limit {counted(refusal.limit, 'token')} of prompt and answer"
+    else:
+        limit = f"{exceeded.scope}/{exceeded.name}: limit {exceeded.phrase}"
+    needed = f", needed {refusal.needed}" if refusal.needed > 1 else ""
+    if refusal.retry_after_seconds is None:
+        return RequestError(
+            400,
+            refusal.reason,
+            f"{limit}{needed}. It never fits: shorten the prompt, or ask for a higher limit.",
+        )
+    seconds = max(1, math.ceil(refusal.retry_after_seconds))
+    return RequestError(
+        429,
+        refusal.reason,
+        f"{limit}, remaining {refusal.remaining}{needed}; retry in {seconds} s.",
+        code="rate_limit_exceeded",
+        headers=(
+            (b"retry-after", b"%d" % seconds),
+            *_allowance_headers(b"requests", refusal.requests),
+            *_allowance_headers(b"tokens", refusal.tokens),
+        ),
+    )
+
+
+def _queue_error(model: OfferedModel, refusal: QueueRefusal) -> RequestError:
+    seconds = max(1, math.ceil(refusal.retry_after_seconds))
+    is_own = refusal.reason is QueueReason.TENANT_QUEUE_FULL
+    return RequestError(
+        429 if is_own else 503,
+        refusal.reason,
+        f"The queue of InferenceService/{model.service} is full; retry in {seconds} s."
+        if refusal.reason is not QueueReason.DEADLINE_UNREACHABLE
+        else f"InferenceService/{model.service} would answer too late; retry in {seconds} s.",
+        headers=((b"retry-after", b"%d" % seconds),),
+    )
+
+
+def _no_replica(model: OfferedModel) -> RequestError:
+    if model.stopped:
+        return RequestError(
+            503,
+            RequestReason.SERVICE_STOPPED,
+            f"InferenceService/{model.service} is stopped: spec.replicas is 0. It answers again "
+            "once spec.replicas is raised or removed.",
+        )
+    return RequestError(
+        503,
+        RequestReason.NO_READY_REPLICA,
+        f"InferenceService/{model.service} has no ready replica; retry in 5 s.",
+        headers=((b"retry-after", b"5"),),
+    )
+
+
+def _waited_too_long(model: OfferedModel, seconds: float) -> RequestError:
+    return RequestError(
+        503,
+        RequestReason.QUEUE_TIMEOUT,
+        f"No replica of InferenceService/{model.service} had room for {seconds:g} s; retry in 5 s.",
+        headers=((b"retry-after", b"5"),),
+    )
+
+
+def _unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> RequestError:
+    if nearest:
+        hint = f"did you mean {' or '.join(f'`{each}`' for each in nearest)}?"
+    elif offered:
+        hint = f"this key may use {', '.join(offered[:_MAX_OFFERED])}."
+    else:
+        hint = "this key may use no model."
+    return RequestError(
+        404,
+        RequestReason.MODEL_NOT_FOUND,
+        f"The model `{name[:_MAX_NAME_IN_MESSAGE]}` does not exist or this key may not use it;"
+        f" {hint}",
+        param="model",
+        code="model_not_found",
+    )

@@ -1,0 +1,309 @@
+"""The ASGI application: reads requests, and answers what needs no engine."""
+
+import asyncio
+import heapq
+import os
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from tessera.api.ref import Ref
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
+from tessera.gateway.bodies.memory import Holding, Memory
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.errors import RequestError, draining
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.http.responses import ClientConnection, ClientResponse, Message, Receive, Send
+from tessera.gateway.requests.admission import Admission
+from tessera.gateway.requests.call import Call, Inbound, refused_record
+from tessera.gateway.requests.routes import ROUTES
+
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
+_MODELS = "/v1/models"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyBounds:
+    """Bounds of one request."""
+
+    max_bytes: int = 32 * 2**20
+    seconds: float = 60
+    heartbeat_seconds: float = 10
+    """Between two comments in a stream that waits for its first token."""
+
+
+_BOUNDS = BodyBounds()
+
+
+class GatewayApp:
+    """Serves requests."""
+
+    def __init__(
+        self,
+        admission: Admission,
+        engines: EngineSession,
+        record: Callable[[UsageRecord], None],
+        bounds: BodyBounds = _BOUNDS,
+        memory: Memory | None = None,
+    ) -> None:
+        self._admission = admission
+        self._engines = engines
+        self._record = record
+        self._bounds = bounds
+        self.memory = memory or Memory()
+        self._turns, self._reading_turns = Turns(), Turns()
+        self._calls: set[Call] = set()
+        self.draining = False
+        """`/readyz` answers 503, and every response closes its connection."""
+        self.can_record: Callable[[], bool] = lambda: True
+        """Whether there is room for the record of a new request."""
+        self.note_begun: Callable[[UsageRecord], None] = lambda _: None
+        """Takes the record of a request that an engine gets now, as if it ended at once."""
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        request_id = _request_id(headers)
+        client: ClientConnection = scope["state"]["client"]
+        response = ClientResponse(send, client, request_id, close=self.draining)
+        try:
+            if scope["path"] in ROUTES:
+                await self._relay(scope, headers, request_id, receive, response)
+            else:
+                await self._answer(scope["method"], scope["path"], headers, response)
+        except RequestError as error:
+            total_ns = time.monotonic_ns() - started_ns
+            path, address = scope["path"], _client_address(scope)
+            self._record(refused_record(request_id, path, address, error, started_at_ns, total_ns))
+            await response.fail(error)
+
+    def running(self, limit: int) -> tuple[list[RunningRequest], int]:
+        """Return the oldest requests that run, and how many do."""
+        now_ns = time.monotonic_ns()
+        oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
+        return [call.running(now_ns) for call in oldest], len(self._calls)
+
+    def partial_records(self) -> Sequence[UsageRecord]:
+        """Return what the requests that an engine has used so far, as if they ended now."""
+        records = (call.partial_record() for call in self._calls)
+        return [record for record in records if record is not None]
+
+    def awaiting(self) -> Mapping[Ref, AwaitedStreams]:
+        """Return the streams without a token, by service."""
+        now_ns = time.monotonic_ns()
+        services: dict[Ref, AwaitedStreams] = {}
+        for call in self._calls:
+            model = call.awaited_model
+            if model is not None:
+                age = (now_ns - call.started_ns) / 1e9
+                overdue, oldest = services.get(model.service, AwaitedStreams())
+                services[model.service] = AwaitedStreams(
+                    overdue + (age > model.ttft_seconds), max(oldest, age)
+                )
+        return services
+
+    async def _relay(
+        self,
+        scope: Message,
+        headers: Mapping[bytes, bytes],
+        request_id: str,
+        receive: Receive,
+        response: ClientResponse,
+    ) -> None:
+        """Relay a request to an engine: the only way to a model, and only after admission."""
+        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        path: str = scope["path"]
+        if scope["method"] != "POST":
+            raise _wrong_method(path, "POST")
+        # Nothing is read for a client that does not read the response before.
+        await response.drained()
+        identity = await self._admission.identify(headers)
+        if not self.can_record():
+            raise RequestError(
+                503,
+                RequestReason.USAGE_NOT_RECORDED,
+                "The gateway cannot record usage now: its database does not answer. Try again.",
+                headers=((b"retry-after", b"5"),),
+            )
+        task, client = asyncio.current_task(), response.client
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+
+        def end() -> None:
+            # What waits for a client that does not read has to go too.
+            if client.reads_slowly:
+                client.abort()
+            else:
+                task.cancel()
+
+        holding = self.memory.open(identity, self._admission.weight_of(identity), end)
+        try:
+            inbound = Inbound(
+                route=ROUTES[path],
+                holding=holding,
+                turns=self._turns,
+                query=scope["query_string"],
+                headers=headers,
+                identity=identity,
+                request_id=request_id,
+                client_address=_client_address(scope),
+                tags=_tags(headers),
+                started_ns=started_ns,
+                started_at_ns=started_at_ns,
+            )
+            await self._call(inbound, receive, response)
+        except asyncio.CancelledError:
+            # Its body was not complete.
+            task.uncancel()
+            raise (holding.error() if holding.exceeded else draining()) from None
+        finally:
+            holding.close()
+
+    async def _call(self, inbound: Inbound, receive: Receive, response: ClientResponse) -> None:
+        """Read the body, and do what it asks for."""
+        body_from_ns = time.monotonic_ns()
+        inbound.body = await self._body(inbound, receive)
+        # While it came, a key may have been revoked.
+        inbound.identity = await self._admission.identify(inbound.headers)
+        # How slowly a client sends its body is no time of the service.
+        sending_ns = time.monotonic_ns() - body_from_ns
+        inbound.started_ns += sending_ns
+        inbound.started_at_ns += sending_ns
+        call = Call(
+            inbound, self._admission, self._engines, response, self._record, self.note_begun
+        )
+        self._calls.add(call)
+        try:
+            await call.run(self._bounds.heartbeat_seconds)
+        finally:
+            self._calls.remove(call)
+
+    async def _body(self, inbound: Inbound, receive: Receive) -> bytes:
+        """Read the whole body.
+
+        Raises RequestError where it is too large, too slow, or encoded.
+        """
+        headers, holding = inbound.headers, inbound.holding
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(
+                415, RequestReason.UNSUPPORTED_ENCODING, "Content-Encoding: only identity is taken."
+            )
+        limit = self._bounds.max_bytes
+        if int(headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self._bounds.seconds):
+                more = True
+                while more and holding.size <= limit:
+                    message = await _next_part(receive, holding)
+                    parts.append(message["body"])
+                    more = message["more_body"]
+                    # The next part comes in the same turn of the loop as those of many others.
+                    await self._reading_turns.take(holding.size, lambda: None)
+            if holding.size > limit:
+                raise _too_large(limit)
+            return await inbound.turns.take(holding.size, lambda: b"".join(parts))
+        except TimeoutError:
+            raise RequestError(
+                408,
+                RequestReason.BODY_TIMEOUT,
+                f"The body took more than {self._bounds.seconds:g} s.",
+                headers=((b"connection", b"close"),),
+            ) from None
+        finally:
+            # The traceback of an error would keep them.
+            parts.clear()
+
+    async def _answer(
+        self, method: str, path: str, headers: Mapping[bytes, bytes], response: ClientResponse
+    ) -> None:
+        """Answer what reaches no engine."""
+        is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
+        if not is_models and path not in ("/healthz", "/readyz"):
+            raise RequestError(
+                404,
+                RequestReason.UNKNOWN_ROUTE,
+                f"Unknown request URL: {method} {path[:200]}.",
+                code="unknown_url",
+            )
+        if method not in ("GET", "HEAD"):
+            raise _wrong_method(path, "GET, HEAD")
+        if is_models:
+            identity = await self._admission.identify(headers)
+            body = self._models(identity, path.removeprefix(_MODELS).removeprefix("/"))
+            await response.send_whole(200, body)
+        elif path == "/readyz" and self.draining:
+            await response.send_whole(503, b'{"status":"draining"}')
+        elif path == "/readyz" and not self._admission.has_directory:
+            await response.send_whole(503, b'{"status":"starting"}')
+        else:
+            await response.send_whole(200, b'{"status":"ok"}')
+
+    def _models(self, identity: Identity, name: str) -> bytes:
+        if name:
+            model = self._admission.find_model(identity, name)
+            return msgspec.json.encode(_model_object(name, model))
+        visible = self._admission.visible_models(identity)
+        data = [_model_object(each, model) for each, model in visible.items()]
+        return msgspec.json.encode({"object": "list", "data": data})
+
+
+async def _next_part(receive: Receive, holding: Holding) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise RequestError(499, RequestReason.CLIENT_GONE, "The client went away.")
+    if not holding.take(len(message["body"])):
+        raise holding.error()
+    return message
+
+
+def _client_address(scope: Message) -> str:
+    client = scope["client"]
+    return client[0] if client else ""
+
+
+def _request_id(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-request-id")
+    if given is not None and _REQUEST_ID.fullmatch(given):
+        return given.decode()
+    return os.urandom(16).hex()
+
+
+def _tags(headers: Mapping[bytes, bytes]) -> str:
+    given = headers.get(b"x-tessera-tags", b"")
+    if not _TAGS.fullmatch(given):
+        raise RequestError(
+            400,
+            RequestReason.INVALID_REQUEST,
+            "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most.",
+        )
+    return given.decode()
+
+
+def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
+    return {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(
+        413,
+        RequestReason.BODY_TOO_LARGE,
+        f"The body has more than {counted(limit, 'byte')}.",
+        headers=((b"connection", b"close"),),
+    )
+
+
+def _wrong_method(path: str, allowed: str) -> RequestError:
+    return RequestError(
+        405,
+        RequestReason.METHOD_NOT_ALLOWED,
+        f"{path}: only {allowed} is taken.",
+        headers=((b"allow", allowed.encode()),),
+    )

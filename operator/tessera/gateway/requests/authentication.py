@@ -1,0 +1,158 @@
+"""Who sends a request: the holder of a key, of a ServiceAccount's token, or of an OIDC token."""
+
+import asyncio
+import hashlib
+import hmac
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from tessera.adapters.clock import now as utc_now
+from tessera.domain.gateway.access import AccessReason, key_identity
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity
+from tessera.gateway.errors import RequestError
+from tessera.gateway.requests.token_verifier import TokenVerdict
+
+# No credential is longer; the tokens of some issuers list hundreds of groups.
+_MAX_CREDENTIAL_BYTES = 16 * 1024
+_MAX_VERDICTS = 10_000
+_REFUSAL_SECONDS = 10.0
+_VERIFY_SECONDS = 6.0
+_MAX_WAITING = 256
+
+_MESSAGES = {
+    AccessReason.MISSING_KEY: "Send an API key in the header `Authorization: Bearer <key>`.",
+    AccessReason.INVALID_KEY: "The API key is unknown or was revoked.",
+    AccessReason.EXPIRED_KEY: "The API key has expired: ask for a new one.",
+    AccessReason.INVALID_TOKEN: "The token has expired, or is not meant for this gateway.",
+    AccessReason.UNKNOWN_TENANT: "The token is valid, but no tenant has its namespace or name.",
+    AccessReason.TOKENS_NOT_VERIFIED: "Tokens cannot be verified now; retry in 5 seconds.",
+}
+
+
+class Authenticator:
+    """Identifies senders.
+
+    Keys are looked up in the directory. Tokens are verified, once a minute each.
+    """
+
+    def __init__(
+        self,
+        verify: Callable[[str, Directory], Awaitable[TokenVerdict]],
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._verify_token = verify
+        self._clock = clock
+        self._verdicts = _VerdictCache(monotonic)
+        self._waiting: dict[bytes, asyncio.Task[TokenVerdict]] = {}
+        """By the hash of the token."""
+
+    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
+        """Return the sender.
+
+        Raises RequestError with status 401, or 503 while tokens cannot be verified.
+        """
+        credential = _credential(headers)
+        if credential is None:
+            raise _refusal(AccessReason.MISSING_KEY)
+        digest = hashlib.sha256(credential).digest()
+        # The digest of 256 random bits tells nothing of other digests, so finding it by a hash
+        # table leaks nothing; the comparison itself takes constant time.
+        key = directory.keys.get(digest.hex())
+        if key is None and credential.count(b".") == 2:
+            return await self._identify_token(credential, digest, directory)
+        if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
+            key = None
+        identity = key_identity(key, self._clock())
+        if isinstance(identity, AccessReason):
+            raise _refusal(identity, key or directory.revoked_keys.get(digest.hex()))
+        return identity
+
+    async def _identify_token(self, token: bytes, digest: bytes, directory: Directory) -> Identity:
+        verdict = self._verdicts.get(digest)
+        if verdict is None:
+            waiting = self._waiting.get(digest)
+            if waiting is None:
+                if len(self._waiting) >= _MAX_WAITING:
+                    raise _refusal(AccessReason.TOKENS_NOT_VERIFIED)
+                verifying = self._verify(token, digest, directory)
+                waiting = self._waiting[digest] = asyncio.create_task(verifying)
+            # A client that goes away cancels its own request, not the others with this token.
+            await asyncio.wait((waiting,))
+            verdict = waiting.result()
+        if verdict.identity is None:
+            raise _refusal(verdict.reason or AccessReason.INVALID_TOKEN)
+        return verdict.identity
+
+    async def _verify(self, token: bytes, digest: bytes, directory: Directory) -> TokenVerdict:
+        """Return the verdict for all requests with this token."""
+        try:
+            async with asyncio.timeout(_VERIFY_SECONDS):
+                verdict = await self._verify_token(token.decode("latin-1"), directory)
+        except TimeoutError:
+            verdict = TokenVerdict(reason=AccessReason.TOKENS_NOT_VERIFIED)
+        finally:
+            del self._waiting[digest]
+        self._verdicts.put(digest, verdict)
+        return verdict
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    verdict: TokenVerdict
+    until: float
+
+
+class _VerdictCache:
+    """Verdicts by the hash of the token; refusals never displace those who are known."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._accepted: dict[bytes, _Remembered] = {}
+        self._refused: dict[bytes, _Remembered] = {}
+
+    def get(self, digest: bytes) -> TokenVerdict | None:
+        remembered = self._accepted.get(digest) or self._refused.get(digest)
+        if remembered is None or self._monotonic() >= remembered.until:
+            return None
+        return remembered.verdict
+
+    def put(self, digest: bytes, verdict: TokenVerdict) -> None:
+        if verdict.reason is AccessReason.TOKENS_NOT_VERIFIED:
+            return
+        accepted = verdict.identity is not None
+        verdicts = self._accepted if accepted else self._refused
+        seconds = verdict.seconds if accepted else _REFUSAL_SECONDS
+        self._accepted.pop(digest, None)
+        self._refused.pop(digest, None)
+        verdicts[digest] = _Remembered(verdict, self._monotonic() + seconds)
+        if len(verdicts) > _MAX_VERDICTS:
+            del verdicts[next(iter(verdicts))]
+
+
+def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
+    """Return the key or token of `Authorization`, or of `x-api-key` as clients of messages."""
+    scheme, _, credential = headers.get(b"authorization", b"").partition(b" ")
+    if scheme.lower() != b"bearer":
+        credential = headers.get(b"x-api-key", b"")
+    credential = credential.strip()
+    return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None
+
+
+def _refusal(reason: AccessReason, key: ApiKey | None = None) -> RequestError:
+    if reason is AccessReason.TOKENS_NOT_VERIFIED:
+        retry = ((b"retry-after", b"5"),)
+        return RequestError(503, reason, _MESSAGES[reason], headers=retry)
+    error = RequestError(
+        401,
+        reason,
+        _MESSAGES[reason],
+        code="invalid_api_key",
+        headers=((b"www-authenticate", b"Bearer"),),
+    )
+    if key is not None:
+        error.sender = Identity(tenant=key.tenant, team=key.team, key=key.name)
+    return error

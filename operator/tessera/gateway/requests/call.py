@@ -1,0 +1,502 @@
+"""One request on its way: admitted, sent to an engine, perhaps to another one, and recorded."""
+
+import asyncio
+import itertools
+import re
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from math import ceil
+
+from tessera.domain.gateway.directory import Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import (
+    Phase,
+    RequestShape,
+    RunningPhase,
+    RunningRequest,
+    StreamLatency,
+    UsageRecord,
+)
+from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.bodies.parsing import (
+    RequestFields,
+    body_for_engine,
+    parse,
+)
+from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.errors import RequestError, draining
+from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.http.responses import ClientResponse
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.requests.admission import Admission, Ticket
+from tessera.gateway.requests.relay import (
+    Delivery,
+    EngineError,
+    EngineRelay,
+    Retry,
+    UpstreamRequest,
+)
+from tessera.gateway.requests.routes import Route
+
+# As W3C has it; anything else begins a new trace.
+_TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACE_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
+_MAX_ROUTE = 256
+# Of one request at engines: the first and two others.
+_MAX_ATTEMPTS = 3
+# Of a client that is gone, and of a defect of the gateway.
+_CLIENT_GONE, _DEFECT = 499, 500
+# Unique among all gateways and restarts.
+_PROCESS_ID = uuid.uuid4().hex[:16]
+_numbers = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True)
+class Inbound:
+    """A request as it came, and who sent it."""
+
+    route: Route
+    holding: Holding
+    turns: Turns
+    """Those of all large bodies."""
+    body: bytes = b""
+    """Empty before it came, and once an engine gets it."""
+    query: bytes
+    headers: Mapping[bytes, bytes]
+    identity: Identity
+    request_id: str
+    client_address: str
+    tags: str
+    started_ns: int
+    """Monotonic."""
+    started_at_ns: int
+    """Unix time."""
+
+    @property
+    def trace_parent(self) -> bytes:
+        """Return the span of which the request is a child; empty without any."""
+        given = self.headers.get(b"traceparent", b"")
+        return given if _TRACE_PARENT.fullmatch(given) else b""
+
+
+class Call:
+    """One request from its admission to its record."""
+
+    def __init__(
+        self,
+        inbound: Inbound,
+        admission: Admission,
+        engines: EngineSession,
+        response: ClientResponse,
+        record: Callable[[UsageRecord], None],
+        note_begun: Callable[[UsageRecord], None],
+    ) -> None:
+        self._note_begun = note_begun
+        self._inbound = inbound
+        self._holding = inbound.holding
+        self._admission = admission
+        self._engines = engines
+        self._response = response
+        self._record = record
+        self._fields: RequestFields | None = None
+        self._size: PromptSize | None = None
+        self._model: OfferedModel | None = None
+        self._ticket: Ticket | None = None
+        self._delivery = Delivery()
+        self._record_id = _record_id()
+        self._client_gone = False
+        # What it used, once no engine works for it.
+        self._counts: TokenCounts | None = None
+        self._estimated = False
+
+    async def run(self, heartbeat_seconds: float) -> None:
+        """Answer the request; whatever happens, it is recorded."""
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        self._response.client.on_gone = lambda: self._leave(task)
+        phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
+        try:
+            await self._answer(heartbeat_seconds)
+            phase, reason = Phase.COMPLETED, ""
+        except RequestError as error:
+            phase, reason = self._phase_of_refusal, error.reason
+            await self._fail(error)
+        except EngineError as error:
+            phase, reason = Phase.FAILED, error.error.reason
+            await self._fail(error.error)
+        except asyncio.CancelledError:
+            task.uncancel()
+            if self._holding.exceeded:
+                phase, reason = self._phase_of_refusal, RequestReason.HELD_BYTES_EXCEEDED
+                await self._fail(self._holding.error())
+            elif not self._client_gone:
+                phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
+                await self._fail(draining())
+            elif self._delivery.is_complete:
+                # Clients that have read the end of a stream close at once.
+                phase, reason = Phase.COMPLETED, ""
+            else:
+                phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
+        finally:
+            self._response.client.on_gone = None
+            self._response.stop_heartbeats()
+            self._settle(phase, reason)
+
+    @property
+    def started_ns(self) -> int:
+        """Return when it came, on the monotonic clock."""
+        return self._inbound.started_ns
+
+    @property
+    def awaited_model(self) -> OfferedModel | None:
+        """Return the model of a stream that waits for its first token; None for any other."""
+        if self._fields is None or not self._fields.streams:
+            return None
+        return self._model if self._delivery.first_token_ns is None else None
+
+    def running(self, now_ns: int) -> RunningRequest:
+        """Return where it is now."""
+        inbound, model, ticket = self._inbound, self._model, self._ticket
+        fields = self._fields
+        if ticket is not None and fields is not None and fields.streams:
+            decodes = self._delivery.first_token_ns is not None
+            phase = RunningPhase.DECODE if decodes else RunningPhase.PREFILL
+        elif ticket is not None:
+            phase = RunningPhase.RUNNING
+        elif model is not None and not self._admission.replicas.ready_count(model):
+            phase = RunningPhase.HELD
+        else:
+            phase = RunningPhase.QUEUED
+        return RunningRequest(
+            request_id=inbound.request_id,
+            tenant=inbound.identity.tenant,
+            key=inbound.identity.key,
+            service=str(model.service) if model else "",
+            model=fields.model if fields else "",
+            replica=ticket.sent.choice.replica.pod.name if ticket and ticket.sent else None,
+            phase=phase,
+            age_seconds=(now_ns - inbound.started_ns) / 1e9,
+            output_tokens=self._delivery.deltas,
+        )
+
+    @property
+    def _phase_of_refusal(self) -> Phase:
+        """Return how a request ends that is refused: what an engine did until then is paid."""
+        return Phase.REFUSED if self._delivery.sent_ns is None else Phase.ABORTED
+
+    async def _fail(self, error: RequestError) -> None:
+        """Send an error, unless the client does not even read what it has."""
+        client = self._response.client
+        client.on_gone = None
+        if self._holding.exceeded and client.reads_slowly:
+            client.abort()
+        else:
+            await self._response.fail(error)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Cancel the request, since its client is gone."""
+        self._client_gone = True
+        task.cancel()
+
+    async def _answer(self, heartbeat_seconds: float) -> None:
+        inbound, body_bytes = self._inbound, len(self._inbound.body)
+        turns = inbound.turns
+        fields = self._fields = await turns.take(
+            body_bytes, lambda: parse(inbound.route.decoder, inbound.body)
+        )
+        model = self._admission.find_model(inbound.identity, fields.model)
+        self._model = model
+        if fields.streams:
+            self._response.start_heartbeats(heartbeat_seconds)
+        size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
+        shape = _shape(fields, size, model)
+        ticket = self._ticket = await self._admission.admit(inbound.identity, model, shape)
+        self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
+        most = ticket.max_output_tokens
+        served_name = fields.model if shape.adapter else model.names[0]
+        most_of_choice = None if most is None else most // fields.choices
+        request = UpstreamRequest(
+            route=inbound.route,
+            fields=fields,
+            body=await turns.take(
+                body_bytes,
+                lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice),
+            ),
+            query=inbound.query,
+            headers=_engine_headers(inbound),
+        )
+        if (record := self.partial_record()) is not None:
+            self._note_begun(record)
+        inbound.body = b""
+        fields.forget_texts()
+        relay = EngineRelay(
+            self._engines,
+            request,
+            self._response,
+            self._delivery,
+            self._holding,
+            lambda: self._end_work(Phase.COMPLETED),
+        )
+        await self._attempts(relay, ticket)
+
+    async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
+        """Relay an answer, from another replica where the first gave none."""
+        tried: list[str] = []
+        retried = Retry.SAFE
+        while True:
+            sent = ticket.sent
+            assert sent is not None  # noqa: S101 - an admitted request has a replica
+            state = sent.choice.state
+            tried.append(state.replica.uid)
+            try:
+                await relay.attempt(state.replica, ticket.headers, sent.first_token)
+            except EngineError as error:
+                if error.is_of_replica:
+                    state.failed(time.monotonic(), suspect=self._suspect(error, ticket.model))
+                if not (
+                    self._delivery.first_token_ns is None
+                    and _may_retry(error.retry, retried)
+                    and len(tried) < _MAX_ATTEMPTS
+                ):
+                    raise
+                retried = error.retry
+                sent.end()
+                if not self._admission.send_again(ticket, tried):
+                    raise
+            else:
+                state.succeeded()
+                return
+
+    def _suspect(self, error: EngineError, model: OfferedModel) -> str | None:
+        """Return the tenant whose request may have caused the failure, where others are there."""
+        is_shared = model.public or model.tenants
+        return self._inbound.identity.tenant if is_shared and error.may_be_of_request else None
+
+    def _settle(self, phase: Phase, reason: str) -> None:
+        counts = self._end_work(phase)
+        self._record(self._usage(phase, reason, counts, estimated=self._estimated))
+
+    def _end_work(self, phase: Phase) -> TokenCounts:
+        """Settle what was used and free its place, once: a client may go on reading after that."""
+        if self._counts is not None:
+            return self._counts
+        ticket = self._ticket
+        reported = self._delivery.counts
+        if reported is None or ticket is None:
+            counts, estimated = self._delivered(phase), ticket is not None
+        else:
+            counts = reported.at_most(*self._most(ticket))
+            estimated = counts is not reported
+            if phase is Phase.COMPLETED:
+                self._learn(counts, estimated=estimated)
+            elif (output := self._delivered(phase).output) > counts.output:
+                # `/v1/messages` reports before the answer what it has then.
+                counts, estimated = replace(counts, output=output), True
+        if ticket is not None:
+            self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
+        self._counts, self._estimated = counts, estimated
+        return counts
+
+    def _learn(self, counts: TokenCounts, *, estimated: bool) -> None:
+        if self._model is not None and self._size is not None and not estimated:
+            self._admission.replicas.learn(
+                self._model, counts.input, counts.output, self._size.text_bytes
+            )
+
+    def _most(self, ticket: Ticket) -> tuple[int, int]:
+        """Return the most tokens that the request can have of input and of output.
+
+        Counts are settled against the limits of its sender, who need not own the engine.
+        """
+        fields, size, context = self._fields, self._size, ticket.model.max_model_len
+        assert fields is not None and size is not None  # noqa: PT018, S101 - it is admitted
+        if fields.output_tokens is None and context is None:
+            most_output = LARGEST_CONTEXT * fields.choices
+        elif self._inbound.route.generates:
+            # Engines make a token even of `max_tokens: 0`.
+            most_output = max(ticket.admitted.max_output_tokens, fields.choices)
+        else:
+            most_output = 0
+        return size.bound(context), most_output
+
+    def partial_record(self) -> UsageRecord | None:
+        """Return its record as if the gateway were killed now; None before an engine has it."""
+        if self._ticket is None or self._ticket.sent is None:
+            return None
+        counts = self._delivered(Phase.ABORTED)
+        reason = RequestReason.GATEWAY_KILLED
+        return self._usage(Phase.ABORTED, reason, counts, estimated=True)
+
+    def _delivered(self, phase: Phase) -> TokenCounts:
+        """Return what a request used whose engine reported nothing.
+
+        A client that leaves pays the prompt that an engine got, the tokens that it was sent, and
+        those that its engine makes until it hears of it: not all that it may have asked for.
+        """
+        ticket, fields, size, model = self._ticket, self._fields, self._size, self._model
+        if ticket is None or fields is None or size is None or model is None:
+            return TokenCounts()
+        output = self._delivery.tokens
+        means = self._admission.replicas.means(model)
+        if phase is Phase.ABORTED and self._delivery.sent_ns is not None:
+            output = min(
+                output + self._unread(ticket, means) * fields.choices, self._most(ticket)[1]
+            )
+        elif not output:
+            return TokenCounts()
+        input_tokens = ticket.shape.input_tokens
+        if size.text_bytes is not None:
+            input_tokens = min(input_tokens, ceil(size.text_bytes * means.tokens_per_byte))
+        return TokenCounts(input=input_tokens, output=output)
+
+    def _unread(self, ticket: Ticket, means: RequestMeans) -> int:
+        """Return the tokens of a choice that its engine made and the gateway did not read."""
+        delivery, sent = self._delivery, ticket.sent
+        now = time.monotonic()
+        if sent is None or delivery.sent_ns is None or self._counts is not None:
+            return 0
+        if delivery.first_token_ns is not None:
+            began = delivery.read_ns / 1e9
+        elif delivery.prefilled_ns is not None:
+            # The tokens of its reasoning may be hidden.
+            began = delivery.prefilled_ns / 1e9
+        elif ticket.shape.stream:
+            return 0
+        else:
+            # An answer that is no stream shows nothing before its end.
+            began = delivery.sent_ns / 1e9 + (sent.choice.predicted_ttft_seconds or 0.0)
+        pace = seconds_per_token(sent.choice.state, means, now) or ticket.model.itl_seconds
+        # The token under way is made as well.
+        return int((now - began) / pace) + 1 if now >= began else 0
+
+    def _usage(
+        self, phase: Phase, reason: str, counts: TokenCounts, *, estimated: bool
+    ) -> UsageRecord:
+        fields, model, ticket, inbound = self._fields, self._model, self._ticket, self._inbound
+        choice = ticket.sent.choice if ticket and ticket.sent else None
+        first_token_ns = self._delivery.first_token_ns
+        identity = inbound.identity
+        return UsageRecord(
+            record_id=self._record_id,
+            request_id=inbound.request_id,
+            started_at_ns=inbound.started_at_ns,
+            tenant=identity.tenant,
+            team=identity.team,
+            user=identity.user,
+            key=identity.key,
+            service=str(model.service) if model else "",
+            model=fields.model if fields else "",
+            variant=choice.replica.variant if choice else None,
+            replica=choice.replica.pod.name if choice else None,
+            price_version=choice.replica.price_version if choice else None,
+            route=inbound.route.path,
+            phase=phase,
+            status=self._response.status or (_DEFECT if phase is Phase.FAILED else _CLIENT_GONE),
+            reason=reason or (choice.reason if choice else ""),
+            stream=fields is not None and fields.streams,
+            input_tokens=counts.input,
+            cached_tokens=counts.cached,
+            output_tokens=counts.output,
+            reasoning_tokens=counts.reasoning,
+            estimated=estimated,
+            queue_ns=ticket.queue_ns if ticket else 0,
+            ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
+            total_ns=time.monotonic_ns() - inbound.started_ns,
+            tags=inbound.tags,
+            trace_parent=inbound.trace_parent.decode(),
+            client_address=inbound.client_address,
+            latency=self._latency(),
+        )
+
+    def _latency(self) -> StreamLatency | None:
+        fields, model, delivery = self._fields, self._model, self._delivery
+        # Without its size a request has prompts that cannot be counted.
+        if fields is None or model is None or self._size is None or not fields.streams:
+            return None
+        # Tokens of several choices come between each other.
+        is_single = fields.choices == 1
+        return StreamLatency(
+            ttft_target_ns=round(model.ttft_seconds * 1e9),
+            itl_target_ns=round(model.itl_seconds * 1e9),
+            gaps=delivery.gaps if is_single else 0,
+            late_gaps=delivery.late_gaps if is_single else 0,
+        )
+
+
+def refused_record(
+    request_id: str,
+    route: str,
+    client_address: str,
+    error: RequestError,
+    started_at_ns: int,
+    total_ns: int,
+) -> UsageRecord:
+    """Return the record of a request that was refused before its model was known."""
+    sender = error.sender
+    return UsageRecord(
+        record_id=_record_id(),
+        request_id=request_id,
+        started_at_ns=started_at_ns,
+        tenant=sender.tenant if sender else "",
+        team=sender.team if sender else None,
+        user=None,
+        key=sender.key if sender else None,
+        service="",
+        model="",
+        variant=None,
+        replica=None,
+        route=route[:_MAX_ROUTE],
+        phase=Phase.REFUSED,
+        status=error.status,
+        reason=error.reason,
+        stream=False,
+        input_tokens=0,
+        cached_tokens=0,
+        output_tokens=0,
+        reasoning_tokens=0,
+        estimated=False,
+        queue_ns=0,
+        ttft_ns=None,
+        total_ns=total_ns,
+        client_address=client_address,
+    )
+
+
+def _record_id() -> str:
+    return f"{_PROCESS_ID}-{next(_numbers)}"
+
+
+def _engine_headers(inbound: Inbound) -> bytes:
+    """Return all headers that an engine gets; nothing else of the client's passes."""
+    lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % inbound.request_id.encode()
+    if parent := inbound.trace_parent:
+        lines += b"traceparent: %b\r\n" % parent
+        state = inbound.headers.get(b"tracestate", b"")
+        if _TRACE_STATE.fullmatch(state):
+            lines += b"tracestate: %b\r\n" % state
+    return lines
+
+
+def _shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> RequestShape:
+    context = model.max_model_len
+    input_tokens = size.estimate(context)
+    asked = fields.output_tokens
+    if context is not None:
+        rest = max(context - input_tokens // size.texts, 1)
+        asked = rest if asked is None else min(asked, context)
+    return RequestShape(
+        model=fields.model,
+        input_tokens=input_tokens,
+        max_output_tokens=(asked or 0) * fields.choices,
+        choices=fields.choices,
+        stream=fields.streams,
+        adapter=fields.model if fields.model in model.adapters else None,
+    )
+
+
+def _may_retry(retry: Retry, before: Retry) -> bool:
+    return retry is Retry.SAFE or (retry is Retry.ONCE and before is not Retry.ONCE)

@@ -1,0 +1,147 @@
+"""Requests that wait in the gateway until a replica has room, by model."""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.fair_queue import (
+    FairQueue,
+    QueueBounds,
+    QueueEntry,
+    QueueRefusal,
+    QueueService,
+)
+from tessera.domain.picking.replica_state import ReplicaState
+from tessera.gateway.fleet.replicas import Replicas, SentRequest
+
+
+class QueueTimeoutError(Exception):
+    """A request waited until its deadline."""
+
+
+class DisplacedError(Exception):
+    """A request left the full queue, since its tenant has most waiting."""
+
+    def __init__(self, refusal: QueueRefusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+class ModelQueue:
+    """The queue of one model; `pump` is called when a place becomes free."""
+
+    def __init__(self, model: OfferedModel, replicas: Replicas, bounds: QueueBounds) -> None:
+        self.model = model
+        """As the last directory has it."""
+        self._replicas = replicas
+        self._queue = FairQueue(bounds, self._displace)
+        self._waiting: dict[QueueEntry, tuple[RequestShape, asyncio.Future[SentRequest]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+    @property
+    def work_seconds(self) -> float:
+        """Return the predicted work of all that waits."""
+        return self._queue.work_seconds
+
+    def send_now(self, shape: RequestShape, now: float) -> SentRequest | None:
+        """Send a request to a replica with room, unless others wait; None if it has to wait."""
+        if len(self._queue):
+            return None
+        return self._replicas.send(self.model, shape, now, self._with_room(now))
+
+    def offer(
+        self, entry: QueueEntry, shape: RequestShape, now: float
+    ) -> "asyncio.Future[SentRequest] | QueueRefusal":
+        """Return where the request will be sent, or why it may not wait."""
+        ready = self._replicas.ready_count(self.model)
+        refusal = self._queue.offer(entry, now, replicas=ready)
+        if refusal is not None:
+            return refusal
+        future: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
+        self._waiting[entry] = shape, future
+        return future
+
+    def leave(self, entry: QueueEntry) -> None:
+        """Take a request out of the queue whose client went away."""
+        self._queue.cancel(entry)
+        waiting = self._waiting.pop(entry, None)
+        if waiting is not None:
+            waiting[1].cancel()
+
+    def pump(self, now: float) -> None:
+        """Send what waits, as far as there is room, and end what waited too long."""
+        if not self._waiting:
+            return
+        for entry in self._queue.expire(now):
+            _, future = self._waiting.pop(entry)
+            if not future.done():
+                future.set_exception(QueueTimeoutError)
+        replicas = self._replicas.ready_count(self.model)
+        while self._waiting and (states := self._with_room(now)):
+            is_late = partial(self._is_late, now, states)
+            service = QueueService(now=now, replicas=replicas, is_late=is_late)
+            next_entry = self._queue.pop(service)
+            if next_entry is None:
+                return
+            shape, future = self._waiting.pop(next_entry)
+            if future.done():
+                continue
+            sent = self._replicas.send(self.model, shape, now, states)
+            if sent is None:
+                future.set_exception(QueueTimeoutError)
+            else:
+                future.set_result(sent)
+
+    def _displace(self, entry: QueueEntry, refusal: QueueRefusal) -> None:
+        _, future = self._waiting.pop(entry)
+        if not future.done():
+            future.set_exception(DisplacedError(refusal))
+
+    def _with_room(self, now: float) -> list[ReplicaState]:
+        return self._replicas.with_room(self.model, now)
+
+    def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
+        shape, _ = self._waiting[entry]
+        return now + self._replicas.predicted_ttft(self.model, shape, now, states) > entry.due
+
+
+class ModelQueues:
+    """The queues of all models, made when the first request waits."""
+
+    def __init__(self, replicas: Replicas, bounds: QueueBounds, clock: Callable[[], float]) -> None:
+        self._replicas = replicas
+        self._bounds = bounds
+        self._clock = clock
+        self._queues: dict[str, ModelQueue] = {}
+
+    def of(self, model: OfferedModel) -> ModelQueue:
+        """Return the queue of a model."""
+        queue = self._queues.get(model.uid)
+        if queue is None:
+            queue = self._queues[model.uid] = ModelQueue(model, self._replicas, self._bounds)
+        return queue
+
+    def renew(self, model: OfferedModel) -> None:
+        """Take the model of a new directory."""
+        if model.uid in self._queues:
+            self._queues[model.uid].model = model
+
+    def freed(self, service_uid: str) -> None:
+        """Send what waits for the model, since a request of it moved on."""
+        queue = self._queues.get(service_uid)
+        if queue is not None and len(queue):
+            queue.pump(self._clock())
+
+    def pump(self) -> None:
+        """Send whatever can be sent, and forget empty queues."""
+        now = self._clock()
+        for queue in self._queues.values():
+            queue.pump(now)
+        self._queues = {uid: queue for uid, queue in self._queues.items() if len(queue)}
+
+    def __iter__(self) -> Iterator[ModelQueue]:
+        return iter(self._queues.values())

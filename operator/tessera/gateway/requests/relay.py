@@ -1,0 +1,509 @@
+"""One request at the engines: what is sent, what comes back, when another replica is tried."""
+
+import asyncio
+import codecs
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+import msgspec
+from typing_extensions import override
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.bodies.parsing import RequestFields
+from tessera.gateway.errors import RequestError
+from tessera.gateway.http.engine_connection import (
+    ConnectionLostError,
+    EngineConnection,
+    EngineSession,
+    InvalidHttpError,
+)
+from tessera.gateway.http.responses import ClientResponse
+from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
+from tessera.gateway.http.token_counts import TokenCounts, Usage
+from tessera.gateway.requests.routes import Route
+
+# Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
+MAX_RESPONSE_BYTES = 32 * 2**20
+_MAX_ERROR_BYTES = 2**16
+# Of it at once, since text takes up to four times as much.
+_DECODED_BYTES = 2**20
+# Of a stream that its client reads slowly; then the engine is held back.
+MAX_UNREAD_BYTES = 2**20
+# A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
+# whatever else took the time.
+SLOW_PART_SECONDS = 0.002
+_MAX_QUICK_BYTES = 4096
+# From the last event to the end of the engine's response; then its connection is closed.
+_TRAILER_SECONDS = 1.0
+_MAX_ENGINE_MESSAGE = 500
+MAX_REFUSAL_LENGTH = 4096
+# What they say is between the client and the gateway.
+_STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
+_AFTER_SHUTDOWN = b"after shutdown"
+
+
+_NO_FAILURES = frozenset({RequestReason.ENGINE_BUSY, RequestReason.RESPONSE_TOO_LARGE})
+_FAILURES_OF_REPLICA = frozenset({RequestReason.ENGINE_UNREACHABLE, RequestReason.ENGINE_DRAINING})
+
+
+class Retry(Enum):
+    """Whether another replica may be tried after a failure."""
+
+    NEVER = auto()
+    ONCE = auto()
+    """The engine's work is lost, perhaps because of the request itself."""
+    SAFE = auto()
+    """The engine did no work for it, or terminates anyway."""
+
+
+class EngineError(Exception):
+    """An engine did not answer as it should."""
+
+    def __init__(self, error: RequestError, retry: Retry = Retry.NEVER) -> None:
+        super().__init__(error.message)
+        self.error = error
+        self.retry = retry
+
+    @property
+    def is_of_replica(self) -> bool:
+        """Return whether another request would likely fail there too."""
+        return self.error.status >= 500 and self.error.reason not in _NO_FAILURES
+
+    @property
+    def may_be_of_request(self) -> bool:
+        """Return whether the request may have caused it."""
+        return self.error.reason not in _FAILURES_OF_REPLICA
+
+
+@dataclass(slots=True, kw_only=True)
+class UpstreamRequest:
+    """What is sent to an engine."""
+
+    route: Route
+    fields: RequestFields
+    body: bytes
+    """Empty once a stream began, since no other engine gets it then."""
+    query: bytes
+    headers: bytes
+    """Lines with their ends."""
+
+    def for_engine(self, address: str) -> bytes:
+        """Return what one gets before the body."""
+        target = self.route.path.encode()
+        if self.query:
+            target = b"%b?%b" % (target, self.query)
+        return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
+            target,
+            address.encode(),
+            self.headers,
+            len(self.body),
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """What the client got so far of an engine's answer."""
+
+    counts: TokenCounts | None = None
+    """As the engine reported them."""
+    sent_ns: int | None = None
+    """When the request went to its last engine, on the monotonic clock."""
+    prefilled_ns: int | None = None
+    """When that engine began to decode, if it said so before its first token."""
+    read_ns: int = 0
+    """When the last tokens of a stream came."""
+    first_token_ns: int | None = None
+    """On the monotonic clock."""
+    itl_target_ns: int = 0
+    """Of the gaps between two tokens; later ones are late."""
+    gaps: int = 0
+    """Tokens after the first."""
+    late_gaps: int = 0
+    events: EventRelay | None = None
+    """Those of the last stream."""
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole stream was passed on, to its end."""
+        return self.events is not None and self.events.ended and self.events.started
+
+    @property
+    def deltas(self) -> int:
+        """Return how many events with tokens were sent to the client so far."""
+        return self.events.deltas if self.events else 0
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens these had."""
+        return self.events.tokens if self.events else 0
+
+
+class EngineRelay:
+    """Relays one engine's answer to one client."""
+
+    def __init__(
+        self,
+        session: EngineSession,
+        request: UpstreamRequest,
+        response: ClientResponse,
+        delivery: Delivery,
+        holding: Holding,
+        answered: Callable[[], object],
+    ) -> None:
+        """Take `answered`, which is called when an engine ended its answer.
+
+        The client may read it for long after.
+        """
+        self._session = session
+        self._request = request
+        self._response = response
+        self._delivery = delivery
+        self._holding = holding
+        self._answered = answered
+        # Among those that the request holds.
+        self._answer_bytes = 0
+        self._namespace = ""
+        self._rest_seconds = 0.0
+
+    async def attempt(
+        self,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        """Send the request to one replica, and its answer to the client.
+
+        `first_token` is called when the first is there.
+
+        Raises EngineError: a retry is possible only while nothing of the answer was sent.
+        """
+        # What another replica sent is lost.
+        self._hold(0)
+        address, self._namespace = replica.address, replica.pod.namespace
+        try:
+            connection = await self._session.connect(address)
+        except OSError as error:
+            raise _unreachable(replica, error) from error
+        try:
+            self._delivery.sent_ns, self._delivery.prefilled_ns = time.monotonic_ns(), None
+            await connection.send(self._request.for_engine(address), self._request.body)
+            if connection.status != 200:
+                await self._refuse(connection, replica, headers)
+            if not self._request.fields.streams:
+                await self._relay_whole(connection, replica, headers)
+            elif connection.content_type == b"text/event-stream":
+                await self._relay_stream(connection, replica, headers, first_token)
+            else:
+                raise _invalid(replica, "it is no stream of events, which was asked for")
+        except TimeoutError as error:
+            raise _timeout(replica) from error
+        except InvalidHttpError as error:
+            raise _invalid(replica, str(error)) from error
+        except ConnectionLostError as error:
+            raise _lost(replica, str(error)) from error
+        finally:
+            self._session.release(connection, address)
+
+    async def _relay_whole(
+        self,
+        connection: EngineConnection,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        body = await connection.read(
+            MAX_RESPONSE_BYTES, lambda size: self._hold(self._answer_bytes + size)
+        )
+        if self._holding.exceeded:
+            raise self._holding.error()
+        if body is None:
+            raise _too_large(f"it has more than {counted(MAX_RESPONSE_BYTES, 'byte')}")
+        try:
+            _check_encoding(body)
+            summary = _whole_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise _invalid(replica, str(error)) from error
+        if is_aborted(body):
+            raise _drained(replica)
+        self._delivery.first_token_ns = time.monotonic_ns()
+        if summary.usage is not None:
+            self._delivery.counts = summary.usage.counts()
+        self._answered()
+        await self._response.send_whole(200, body, headers)
+
+    async def _relay_stream(
+        self,
+        connection: EngineConnection,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        stream = self._request.route.stream
+        assert stream is not None  # noqa: S101 - only such routes have bodies that stream
+        delivery = self._delivery
+        events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
+        delivery.events = events
+        try:
+            await self._pass_on(connection, events, headers, first_token)
+        except EventTooLargeError as error:
+            raise _too_large(str(error)) from error
+        except InvalidStreamError as error:
+            raise _invalid(replica, str(error)) from error
+        finally:
+            delivery.counts = events.counts
+        if self._holding.exceeded:
+            raise self._holding.error()
+        if not (events.ended and events.started):
+            raise _incomplete(events, replica)
+        self._answered()
+        await self._response.end_stream()
+        if not connection.complete:
+            await _skip_trailer(connection)
+
+    async def _pass_on(
+        self,
+        connection: EngineConnection,
+        events: EventRelay,
+        headers: Sequence[tuple[bytes, bytes]],
+        first_token: Callable[[], None],
+    ) -> None:
+        """Read the events of an engine, and send them to the client, to their end or a failure."""
+        delivery, response = self._delivery, self._response
+        token_ns = unread = 0
+
+        def relay(data: bytes) -> bool:
+            nonlocal token_ns, unread
+            deltas = events.deltas
+            block = self._feed(events, data)
+            if events.deltas > deltas:
+                now_ns = time.monotonic_ns()
+                # Tokens that come together have no gap between them.
+                delivery.gaps += events.deltas - deltas
+                delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
+                token_ns = delivery.read_ns = now_ns
+            unread = response.write_now(block) if block else 0
+            fits = self._hold(unread + events.waiting_bytes)
+            return fits and unread <= MAX_UNREAD_BYTES and not (self._rest_seconds or events.closed)
+
+        block, ended = await self._first_block(connection, events)
+        if block:
+            delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
+            delivery.gaps += max(0, events.deltas - 1)
+            first_token()
+            await response.begin_stream(headers)
+            self._request.body = b""
+            connection.when_sent(self._free_request)
+            unread = response.write_now(block)
+            self._hold(unread + events.waiting_bytes)
+        while not (ended or events.closed or self._holding.exceeded):
+            if unread > MAX_UNREAD_BYTES:
+                await response.drained()
+                self._hold(events.waiting_bytes)
+            await self._rest()
+            # The time in which nothing is read is no gap of the engine.
+            token_ns = time.monotonic_ns()
+            ended = await connection.forward(relay)
+
+    async def _first_block(
+        self, connection: EngineConnection, events: EventRelay
+    ) -> tuple[bytes, bool]:
+        """Return what goes to the client with the first token, and whether the response ended.
+
+        Nothing does if there is none.
+        """
+        block, ended = b"", False
+
+        def hold(data: bytes) -> bool:
+            nonlocal block
+            block = self._feed(events, data)
+            if events.prefilled and self._delivery.prefilled_ns is None:
+                self._delivery.prefilled_ns = time.monotonic_ns()
+            fits = self._hold(events.waiting_bytes)
+            return fits and not (block or self._rest_seconds or events.closed)
+
+        while not (block or ended or events.closed or self._holding.exceeded):
+            await self._rest()
+            ended = await connection.forward(hold)
+        return block, ended
+
+    def _feed(self, events: EventRelay, data: bytes) -> bytes:
+        """Return what goes to the client; a part that takes long makes the stream rest."""
+        if self._answer_bytes + len(data) <= _MAX_QUICK_BYTES:
+            return events.feed(data)
+        began = time.monotonic()
+        block = events.feed(data)
+        seconds = time.monotonic() - began
+        if seconds > SLOW_PART_SECONDS:
+            self._rest_seconds = self._session.rest_seconds(self._namespace, seconds)
+        return block
+
+    async def _rest(self) -> None:
+        if self._rest_seconds:
+            seconds, self._rest_seconds = self._rest_seconds, 0.0
+            await asyncio.sleep(seconds)
+
+    def _hold(self, size: int) -> bool:
+        """Hold so many bytes of the answer; False where they have no room."""
+        more = size - self._answer_bytes
+        self._answer_bytes = size
+        if more > 0:
+            return self._holding.take(more)
+        self._holding.free(-more)
+        return True
+
+    def _free_request(self) -> None:
+        self._holding.free(self._holding.size - self._answer_bytes)
+
+    async def _refuse(
+        self,
+        connection: EngineConnection,
+        replica: EngineReplica,
+        headers: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Raise the error of a response that is not a success."""
+        body = await connection.read(_MAX_ERROR_BYTES) or b""
+        status = connection.status
+        if status in (429, 503):
+            text = "All replicas of the model have full queues; retry in 1 second."
+            raise _error(RequestReason.ENGINE_BUSY, text, Retry.SAFE, status=503)
+        if status >= 500 and _AFTER_SHUTDOWN in body:
+            raise _drained(replica)
+        error = _engine_error(body)
+        text = (error.message if error else None) or ""
+        if not _is_refusal(status):
+            text = f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}"
+            raise _error(RequestReason.ENGINE_FAILED, text.rstrip())
+        if error is None:
+            path = self._request.route.path
+            text = f"The engine of this model refused POST {path} with status {status}."
+            raise _error(RequestReason.ENGINE_REFUSED, text, status=status)
+        raise EngineError(_EngineRefusalError(status, text, body, headers))
+
+
+class _EngineRefusalError(RequestError):
+    """The engine refused the request in its own words, which the client gets as they are."""
+
+    def __init__(
+        self, status: int, message: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
+    ) -> None:
+        super().__init__(status, RequestReason.ENGINE_REFUSED, message, headers=headers)
+        self._body = body
+
+    @override
+    def body(self) -> bytes:
+        return self._body
+
+    @override
+    def event(self) -> bytes:
+        # The engine's own may have several lines.
+        return RequestError(self.status, self.reason, self.message).event()
+
+
+class _ErrorObject(msgspec.Struct, gc=False):
+    message: str | None = None
+    code: int | str | None = None
+
+
+class _ErrorBody(msgspec.Struct, gc=False):
+    error: _ErrorObject
+
+
+class _Whole(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+
+
+_error_decoder = msgspec.json.Decoder(_ErrorBody)
+_whole_decoder = msgspec.json.Decoder(_Whole)
+
+
+def _engine_error(body: bytes) -> _ErrorObject | None:
+    try:
+        return _error_decoder.decode(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _is_refusal(status: int) -> bool:
+    """Return whether an engine says by this status that the request is at fault."""
+    return 400 <= status < 500 and status not in _STATUSES_OF_GATEWAY
+
+
+def _check_encoding(body: bytes) -> None:
+    """Raise UnicodeDecodeError unless the body is UTF-8: a decoder of JSON skips most texts."""
+    if not body.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for place in range(0, len(body), _DECODED_BYTES):
+            decoder.decode(body[place : place + _DECODED_BYTES])
+        decoder.decode(b"", final=True)
+
+
+async def _skip_trailer(connection: EngineConnection) -> None:
+    """Read to the end, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_TRAILER_SECONDS):
+            await connection.forward(lambda _: True)
+    except (TimeoutError, ConnectionLostError, InvalidHttpError):
+        return
+
+
+def _incomplete(events: EventRelay, replica: EngineReplica) -> EngineError:
+    """Return the error of a stream that did not end as it should."""
+    if events.error is not None:
+        return _reported(events.error, replica)
+    if events.started and not events.aborted:
+        return _lost(replica, "the stream ended without its last event")
+    # An engine that terminates answers queued requests with an empty stream.
+    return _drained(replica)
+
+
+def _reported(event: bytes, replica: EngineReplica) -> EngineError:
+    """Return the error that the engine sent as an event."""
+    error = _engine_error(event.partition(b"data:")[2])
+    text = (error.message if error else None) or "no message"
+    status = error.code if error and isinstance(error.code, int) else 500
+    if _is_refusal(status):
+        return _error(RequestReason.ENGINE_REFUSED, text[:MAX_REFUSAL_LENGTH], status=status)
+    text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
+    return _error(RequestReason.ENGINE_FAILED, text, Retry.ONCE)
+
+
+def _unreachable(replica: EngineReplica, error: Exception) -> EngineError:
+    text = f"The replica {replica.pod.name} cannot be reached: {type(error).__name__}."
+    return _error(RequestReason.ENGINE_UNREACHABLE, text, Retry.SAFE)
+
+
+def _timeout(replica: EngineReplica) -> EngineError:
+    text = f"The replica {replica.pod.name} sent nothing for too long."
+    return _error(RequestReason.ENGINE_TIMEOUT, text, status=504)
+
+
+def _invalid(replica: EngineReplica, detail: str) -> EngineError:
+    detail = detail[:_MAX_ENGINE_MESSAGE]
+    text = f"The replica {replica.pod.name} sent an invalid response: {detail}."
+    return _error(RequestReason.INVALID_RESPONSE, text)
+
+
+def _too_large(detail: str) -> EngineError:
+    text = f"The answer is too large for the gateway: {detail}. Ask for less at a time."
+    return _error(RequestReason.RESPONSE_TOO_LARGE, text)
+
+
+def _lost(replica: EngineReplica, detail: str) -> EngineError:
+    text = f"The replica {replica.pod.name} broke off its answer: {detail}."
+    return _error(RequestReason.STREAM_BROKEN, text, Retry.ONCE)
+
+
+def _drained(replica: EngineReplica) -> EngineError:
+    text = f"The replica {replica.pod.name} terminates and gave the request up."
+    return _error(RequestReason.ENGINE_DRAINING, text, Retry.SAFE, status=503)
+
+
+def _error(
+    reason: RequestReason, message: str, retry: Retry = Retry.NEVER, *, status: int = 502
+) -> EngineError:
+    headers = ((b"retry-after", b"1"),) if status == 503 else ()
+    return EngineError(RequestError(status, reason, message, headers=headers), retry)

@@ -1,0 +1,82 @@
+"""The routes of the gateway that reach an engine; everything else answers by itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from tessera.gateway.bodies import parsing
+from tessera.gateway.http.sse import StreamFormat
+
+_OPENAI_STREAM = StreamFormat(
+    ends=(b"[DONE]",),
+    delta=b'"choices"',
+    texts=(b'"content":', b'"text":', b'"reasoning_content":', b'"reasoning":', b'"arguments":'),
+)
+_RESPONSES_STREAM = StreamFormat(
+    ends=(b"event: response.completed\n", b"event: response.incomplete\n"),
+    delta=b".delta\n",
+    texts=(b'"delta":',),
+    preludes=(b"event: response.created\n", b"event: response.in_progress\n"),
+    failures=(b"event: response.failed\n", b"event: error\n"),
+)
+_MESSAGES_STREAM = StreamFormat(
+    ends=(b"event: message_stop\n",),
+    delta=b"event: content_block_delta\n",
+    texts=(b'"text":', b'"thinking":', b'"partial_json":'),
+    preludes=(
+        b"event: message_start\n",
+        b"event: content_block_start\n",
+        b"event: ping\n",
+    ),
+    failures=(b"event: error\n",),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One path on which requests are relayed to an engine, always by POST."""
+
+    path: str
+    decoder: msgspec.json.Decoder[parsing.RequestFields]
+    generates: bool = False
+    """It generates tokens, rather than reading the prompt alone."""
+    stream: StreamFormat | None = None
+
+
+def _route(
+    path: str,
+    body: type[parsing.RequestFields] = parsing.RequestFields,
+    *,
+    stream: StreamFormat | None = None,
+) -> Route:
+    return Route(
+        path=path,
+        decoder=msgspec.json.Decoder(body),
+        generates=stream is not None,
+        stream=stream,
+    )
+
+
+ROUTES: Mapping[str, Route] = {
+    route.path: route
+    for route in (
+        _route("/v1/chat/completions", parsing.ChatFields, stream=_OPENAI_STREAM),
+        _route("/v1/completions", parsing.CompletionFields, stream=_OPENAI_STREAM),
+        _route("/v1/responses", parsing.ResponsesFields, stream=_RESPONSES_STREAM),
+        _route("/v1/messages", parsing.MessagesFields, stream=_MESSAGES_STREAM),
+        _route("/v1/messages/count_tokens"),
+        _route("/v1/embeddings", parsing.EmbeddingFields),
+        _route("/tokenize"),
+        _route("/detokenize"),
+        _route("/pooling", parsing.EmbeddingFields),
+        _route("/rerank", parsing.RerankFields),
+        _route("/v1/rerank", parsing.RerankFields),
+        _route("/v2/rerank", parsing.RerankFields),
+        _route("/score", parsing.ScoreFields),
+        _route("/v1/score", parsing.ScoreFields),
+    )
+}
+
+# Answered by the gateway itself.
+OWN_ROUTES = ("GET /healthz", "GET /readyz", "GET /v1/models", "GET /v1/models/{model}")

@@ -1,0 +1,283 @@
+"""The metrics of one gateway: its requests, as their usage records tell, and its store."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import Metric
+
+from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.requests import StreamLatency, UsageRecord
+from tessera.gateway.http.connections import ConnectionEnd
+from tessera.gateway.store.writer import RecordOutcome
+from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
+
+# Pairs of tenant and service with series of their own; the names of both are those of objects.
+MAX_PAIRS = 500
+OTHER = "(other)"
+_NS = 1e9
+_KEY_END_NOTICE = timedelta(days=14)
+_TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
+_TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
+_QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+_PAIR = ("tenant", "service")
+
+
+@dataclass(frozen=True, slots=True)
+class _PairSeries:
+    """The series of one tenant and service that every request moves."""
+
+    names: tuple[str, str]
+    ttft: TargetHistogram
+    itl: TargetHistogram
+    tpot: Histogram
+    queue: Histogram
+    tokens: Mapping[str, Counter]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceRequests:
+    """The requests of one service at a gateway."""
+
+    in_flight: int = 0
+    """At engines."""
+    queued: int = 0
+    overdue: int = 0
+    """Streams that wait for their first token longer than their target."""
+    oldest_seconds: float = 0.0
+    """Age of the oldest stream without a token."""
+
+
+class GatewayMetrics:
+    """All series of a gateway."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "tessera_gateway_requests",
+            "Requests that ended, by HTTP status and reason.",
+            (*_PAIR, "code", "reason"),
+            registry=self.registry,
+        )
+        self._ttft = TargetHistograms(
+            "tessera_gateway_time_to_first_token_seconds",
+            "Time from the arrival of a stream's request to its first token, with the gateway's "
+            "queue; one bucket ends at spec.slo.ttftP95. A stream that ended without a token "
+            "counts if it waited longer.",
+            _PAIR,
+            _TTFT_BUCKETS,
+        )
+        self.registry.register(self._ttft)
+        self._itl = TargetHistograms(
+            "tessera_gateway_inter_token_latency_seconds",
+            "Time between two tokens of a stream; one bucket ends at spec.slo.itlP95.",
+            _PAIR,
+        )
+        self.registry.register(self._itl)
+        self._tpot = Histogram(
+            "tessera_gateway_time_per_output_token_seconds",
+            "Mean time between two tokens of a stream.",
+            _PAIR,
+            buckets=_TPOT_BUCKETS,
+            registry=self.registry,
+        )
+        self._queue = Histogram(
+            "tessera_gateway_queue_duration_seconds",
+            "Time that a request waited in the gateway before it was sent to an engine.",
+            _PAIR,
+            buckets=_QUEUE_BUCKETS,
+            registry=self.registry,
+        )
+        self._tokens = Counter(
+            "tessera_gateway_tokens",
+            "Tokens by `kind`: input, cached (part of input), output, reasoning (part of output).",
+            (*_PAIR, "kind"),
+            registry=self.registry,
+        )
+        self._in_flight = Gauge(
+            "tessera_gateway_requests_in_flight",
+            "Requests at engines.",
+            ("service",),
+            registry=self.registry,
+        )
+        self._queued = Gauge(
+            "tessera_gateway_requests_queued",
+            "Requests that wait in the gateway.",
+            ("service",),
+            registry=self.registry,
+        )
+        self.held_bytes = Gauge(
+            "tessera_gateway_held_bytes",
+            "Bytes of bodies and answers that all requests hold in the gateway's memory.",
+            registry=self.registry,
+        )
+        self.connections = Gauge(
+            "tessera_gateway_connections",
+            "Connections of clients.",
+            registry=self.registry,
+        )
+        self._connection_ends = Counter(
+            "tessera_gateway_connections_ended",
+            "Connections of clients that were too many, by `outcome`: Evicted while they waited "
+            "for a request, or Refused at once.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for end in ConnectionEnd:
+            self._connection_ends.labels(end)
+        self._overdue = Gauge(
+            "tessera_gateway_requests_overdue",
+            "Streams that wait for their first token longer than spec.slo.ttftP95.",
+            ("service",),
+            registry=self.registry,
+        )
+        self._oldest = Gauge(
+            "tessera_gateway_oldest_request_seconds",
+            "For how long the oldest stream without a token has waited.",
+            ("service",),
+            registry=self.registry,
+        )
+        self._records = Counter(
+            "tessera_gateway_usage_records",
+            "Usage records by `outcome`: Stored, Spooled in the pod while the store fails, Summed "
+            "since their tenant has very many, or Lost.",
+            ("outcome",),
+            registry=self.registry,
+        )
+        for outcome in RecordOutcome:
+            self._records.labels(outcome)
+        self.records_waiting = Gauge(
+            "tessera_gateway_usage_records_waiting",
+            "Usage records that are not in the store.",
+            registry=self.registry,
+        )
+        self._store_failing = Gauge(
+            "tessera_gateway_store_failing_seconds",
+            "For how long the store has failed, by `operation`: record or borrow; 0 while it does "
+            "not.",
+            ("operation",),
+            registry=self.registry,
+        )
+        for operation in ("record", "borrow"):
+            self._store_failing.labels(operation)
+        self.log_lines_lost = Counter(
+            "tessera_gateway_log_lines_lost",
+            "Lines of the access log and the audit log that are lost, since nobody read the output "
+            "and too many waited.",
+            registry=self.registry,
+        )
+        self.demand_failing = Gauge(
+            "tessera_gateway_demand_failing_seconds",
+            "For how long no operator has taken the reports of waiting requests; 0 while one does.",
+            registry=self.registry,
+        )
+        self._key_ends = Gauge(
+            "tessera_gateway_key_expiration_timestamp_seconds",
+            "Expiry of a key that ends within two weeks, without those that a rotation replaced.",
+            ("tenant", "key"),
+            registry=self.registry,
+        )
+        self._pairs: dict[tuple[str, str], _PairSeries] = {}
+
+    def observe(self, records: Iterable[UsageRecord]) -> None:
+        """Count requests that ended."""
+        for record in records:
+            self._observe(record)
+
+    def _observe(self, record: UsageRecord) -> None:
+        pair = self._pair(record.tenant, record.service)
+        self._requests.labels(*pair.names, record.status, record.reason).inc()
+        pair.queue.observe(record.queue_ns / _NS)
+        if record.latency is not None:
+            _observe_stream(pair, record, record.latency)
+        pair.tokens["input"].inc(record.input_tokens)
+        pair.tokens["cached"].inc(record.cached_tokens)
+        pair.tokens["output"].inc(record.output_tokens)
+        pair.tokens["reasoning"].inc(record.reasoning_tokens)
+
+    def count_records(self, outcome: RecordOutcome, count: int) -> None:
+        """Count usage records on their way to the store."""
+        self._records.labels(outcome).inc(count)
+
+    def count_connection_end(self, end: ConnectionEnd) -> None:
+        """Count a connection that was too many."""
+        self._connection_ends.labels(end).inc()
+
+    def set_load(self, loads: Mapping[str, ServiceRequests]) -> None:
+        """Set the requests of each service; services without any lose their series."""
+        for gauge in (self._in_flight, self._queued, self._overdue, self._oldest):
+            gauge.clear()
+        for service, load in loads.items():
+            self._in_flight.labels(service).set(load.in_flight)
+            self._queued.labels(service).set(load.queued)
+            self._overdue.labels(service).set(load.overdue)
+            self._oldest.labels(service).set(load.oldest_seconds)
+
+    def set_keys(self, keys: Collection[ApiKey], at: datetime) -> None:
+        """Set the expiry of the keys that end soon, the next ones first; others have no series."""
+        self._key_ends.clear()
+        ending = [
+            (key.expires, key.tenant, key.name)
+            for key in keys
+            if key.expires is not None and at < key.expires < at + _KEY_END_NOTICE
+        ]
+        if not ending:
+            return
+        names = {(key.tenant, key.name) for key in keys}
+        for expires, tenant, name in sorted(ending)[:MAX_PAIRS]:
+            # The former digest of a key has the name that `tessera key rotate` gave it.
+            if (tenant, name.rpartition(".")[0]) not in names:
+                self._key_ends.labels(tenant, name).set(expires.timestamp())
+
+    def set_store_failing(self, operation: str, seconds: float) -> None:
+        """Set for how long an operation of the store has failed."""
+        self._store_failing.labels(operation).set(seconds)
+
+    def families(self) -> Iterable[Metric]:
+        """Return all metrics."""
+        return self.registry.collect()
+
+    def page(self) -> bytes:
+        """Return the text that Prometheus reads."""
+        return generate_latest(self.registry)
+
+    def _pair(self, tenant: str, service: str) -> _PairSeries:
+        if (pair := self._pairs.get((tenant, service))) is not None:
+            return pair
+        names = (tenant, service) if len(self._pairs) < MAX_PAIRS else (OTHER, OTHER)
+        pair = _PairSeries(
+            names=names,
+            ttft=self._ttft.labels(*names),
+            itl=self._itl.labels(*names),
+            tpot=self._tpot.labels(*names),
+            queue=self._queue.labels(*names),
+            tokens=dict(self._token_series(names)),
+        )
+        if names != (OTHER, OTHER):
+            self._pairs[tenant, service] = pair
+        return pair
+
+    def _token_series(self, names: tuple[str, str]) -> Iterator[tuple[str, Counter]]:
+        for kind in ("input", "cached", "output", "reasoning"):
+            yield kind, self._tokens.labels(*names, kind)
+
+
+def _observe_stream(pair: _PairSeries, record: UsageRecord, latency: StreamLatency) -> None:
+    """Count the times of a stream, beside others of the same targets."""
+    started_at_ns, ttft_ns = record.started_at_ns, record.ttft_ns
+    # What many services share can have no target.
+    is_own = pair.names != (OTHER, OTHER)
+    follows = not is_own or pair.ttft.follow(latency.ttft_target_ns / _NS, started_at_ns)
+    if ttft_ns is None:
+        if follows and record.total_ns > latency.ttft_target_ns:
+            pair.ttft.observe(record.total_ns / _NS)
+        return
+    if follows:
+        pair.ttft.observe(ttft_ns / _NS)
+    decode_ns = max(0, record.total_ns - ttft_ns)
+    if record.output_tokens > 1:
+        pair.tpot.observe(decode_ns / (record.output_tokens - 1) / _NS)
+    if latency.gaps and is_own and pair.itl.follow(latency.itl_target_ns / _NS, started_at_ns):
+        within = latency.gaps - latency.late_gaps
+        pair.itl.add(within, latency.late_gaps, decode_ns / _NS)

@@ -1,0 +1,123 @@
+"""Who sends a request."""
+
+import asyncio
+import hashlib
+from datetime import datetime, timedelta
+
+import pytest
+
+from tessera.domain.gateway.access import AccessReason
+from tessera.domain.gateway.directory import ApiKey, Directory, Identity
+from tessera.gateway.errors import RequestError
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_verifier import TokenVerdict
+from tests.builders import NOW
+
+KEY = "tsk-" + "a" * 43
+DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
+TOKEN = "eyJh.eyJz.c2ln"  # noqa: S105 - no token of anybody
+OWNER = Identity(tenant="team-a", user="system:serviceaccount:team-a:ci")
+
+
+def a_directory(expires: datetime | None = None) -> Directory:
+    key = ApiKey(name="ci", digest=DIGEST, tenant="team-a", expires=expires)
+    return Directory(keys={DIGEST: key})
+
+
+class Verifier:
+    """Answers the questions of an authenticator."""
+
+    def __init__(self, **verdict: object) -> None:
+        self.verdict = verdict
+        self.tokens: list[str] = []
+        self.seconds = 0.0
+        self.authenticator = Authenticator(
+            self._verify, clock=lambda: NOW, monotonic=lambda: self.seconds
+        )
+
+    async def _verify(self, token: str, directory: Directory) -> TokenVerdict:
+        assert not directory.keys
+        self.tokens.append(token)
+        return TokenVerdict(**self.verdict)  # type: ignore[arg-type]  # a table
+
+    async def identify(self, credential: str) -> Identity | tuple[int, str]:
+        headers = {b"authorization": f"Bearer {credential}".encode()}
+        try:
+            return await self.authenticator.identify(headers, Directory())
+        except RequestError as error:
+            return error.status, error.reason
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ({}, AccessReason.MISSING_KEY),
+        ({b"authorization": b"Basic " + KEY.encode()}, AccessReason.MISSING_KEY),
+        ({b"authorization": b"Bearer "}, AccessReason.MISSING_KEY),
+        ({b"authorization": b"Bearer " + b"x" * 20_000}, AccessReason.MISSING_KEY),
+        ({b"authorization": b"Bearer " + KEY[:-1].encode()}, AccessReason.INVALID_KEY),
+        ({b"authorization": f"Bearer {DIGEST}".encode()}, AccessReason.INVALID_KEY),
+        ({b"authorization": "Bearer ключ".encode()}, AccessReason.INVALID_KEY),
+    ],
+)
+async def test_requests_without_a_known_key_are_refused(
+    headers: dict[bytes, bytes], reason: AccessReason
+) -> None:
+    with pytest.raises(RequestError) as refusal:
+        await Verifier().authenticator.identify(headers, a_directory())
+    assert (refusal.value.status, refusal.value.reason) == (401, reason)
+    assert KEY[:-1] not in refusal.value.message
+
+
+@pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
+async def test_a_key_identifies_its_tenant(header: bytes) -> None:
+    value = KEY if header == b"x-api-key" else f"bearer {KEY}"
+    identity = await Verifier().authenticator.identify({header: value.encode()}, a_directory())
+    assert identity == Identity(tenant="team-a", key="ci")
+
+
+async def test_an_expired_key_is_refused_at_its_time() -> None:
+    headers, authenticator = {b"x-api-key": KEY.encode()}, Verifier().authenticator
+    assert await authenticator.identify(headers, a_directory(NOW + timedelta(seconds=1)))
+    with pytest.raises(RequestError, match="expired"):
+        await authenticator.identify(headers, a_directory(NOW))
+
+
+async def test_a_token_is_verified_once_while_its_verdict_lasts() -> None:
+    verifier = Verifier(identity=OWNER, seconds=60.0)
+    both = await asyncio.gather(verifier.identify(TOKEN), verifier.identify(TOKEN))
+    assert list(both) == [OWNER, OWNER]
+    verifier.seconds = 59
+    assert await verifier.identify(TOKEN) == OWNER
+    assert verifier.tokens == [TOKEN]
+    verifier.seconds = 60
+    assert await verifier.identify(TOKEN) == OWNER
+    assert len(verifier.tokens) == 2
+
+
+async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> None:
+    verifier = Verifier(identity=OWNER, seconds=60.0)
+    await verifier.identify(TOKEN)
+    verifier.verdict = {"reason": AccessReason.INVALID_TOKEN}
+    for number in range(11_000):
+        assert await verifier.identify(f"a.b.{number}") == (401, "InvalidToken")
+    verified = len(verifier.tokens)
+    assert await verifier.identify("a.b.10999") == (401, "InvalidToken")
+    assert await verifier.identify(TOKEN) == OWNER
+    assert len(verifier.tokens) == verified
+
+
+async def test_without_a_verdict_requests_are_told_to_retry_and_the_next_one_asks_again() -> None:
+    verifier = Verifier(reason=AccessReason.TOKENS_NOT_VERIFIED)
+    assert await verifier.identify(TOKEN) == (503, "TokensNotVerified")
+    verifier.verdict = {"identity": OWNER, "seconds": 60.0}
+    assert await verifier.identify(TOKEN) == OWNER
+
+
+async def test_a_client_that_goes_away_does_not_cancel_the_others() -> None:
+    verifier = Verifier(identity=OWNER, seconds=60.0)
+    first = asyncio.create_task(verifier.identify(TOKEN))
+    second = asyncio.create_task(verifier.identify(TOKEN))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == OWNER

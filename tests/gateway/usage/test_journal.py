@@ -1,0 +1,73 @@
+"""The journal of a gateway: what it holds, when it shrinks, and what is read after a kill."""
+
+from pathlib import Path
+
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.usage.journal import UsageJournal, abandoned_journals
+from tests.gateway.store.builders import a_record
+
+
+def a_begun(name: str, output_tokens: int = 0) -> UsageRecord:
+    """Return the record of a request that runs."""
+    reason = RequestReason.GATEWAY_KILLED
+    return a_record(record_id=name, reason=reason, output_tokens=output_tokens)
+
+
+def kill(journal: UsageJournal) -> None:
+    """Drop the locks, as the end of a process does."""
+    for segment in journal._segments:
+        segment.file.close()
+    journal._file.close()
+
+
+def ids(records: tuple[UsageRecord, ...]) -> list[str]:
+    return [record.record_id for record in records]
+
+
+def test_a_living_process_is_left_alone_and_a_dead_one_leaves_what_was_not_stored(
+    tmp_path: Path,
+) -> None:
+    journal = UsageJournal(tmp_path)
+    for begun in (a_begun("a"), a_begun("b"), a_begun("c")):
+        journal.add([begun], 0)
+    journal.note_running([a_begun("a"), a_begun("b", output_tokens=7)], 1)
+    journal.add([a_record(record_id="a")], 1)
+    assert abandoned_journals(tmp_path) == []
+    kill(journal)
+    (left,) = abandoned_journals(tmp_path)
+    assert (ids(left.ended), ids(left.running)) == (["a"], ["b", "c"])
+    assert [record.output_tokens for record in left.running] == [7, 0]
+    left.delete()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path)
+    for number, name in enumerate(("a", "b"), 1):
+        journal.add([a_record(record_id=name)], number)
+    kill(journal)
+    (path,) = tmp_path.glob("*.ended")
+    path.write_bytes(path.read_bytes()[:-3])
+    (left,) = abandoned_journals(tmp_path)
+    assert ids(left.ended) == ["a"]
+
+
+def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path, segment_bytes=1000)
+    for number in range(1, 301):
+        journal.add([a_record(record_id=str(number))], number)
+        journal.note_running([], max(1, number - 8))
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
+    kill(journal)
+    (left,) = abandoned_journals(tmp_path)
+    assert set(ids(left.ended)) >= {str(number) for number in range(292, 301)}
+
+
+def test_a_gateway_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:
+    journal = UsageJournal(tmp_path)
+    journal.add([a_record(record_id="a")], 1)
+    journal.note_running([a_begun("b")], 1)
+    journal.note_running([], None)
+    journal.close()
+    assert list(tmp_path.iterdir()) == []

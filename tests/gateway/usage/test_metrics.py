@@ -1,0 +1,180 @@
+"""The series of a gateway: right figures, and no more of them than its bound."""
+
+from datetime import timedelta
+from typing import Any
+
+from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
+from tessera.gateway.usage import metrics
+from tessera.gateway.usage.metrics import MAX_PAIRS, OTHER, GatewayMetrics, ServiceRequests
+from tests.builders import NOW
+from tests.gateway.store.builders import SECOND, a_record
+
+_KEY_ENDS = "key_expiration_timestamp_seconds"
+
+
+def value(gateway: GatewayMetrics, name: str, **labels: str) -> float | None:
+    return gateway.registry.get_sample_value(f"tessera_gateway_{name}", labels)
+
+
+PAIR = {"tenant": "team-a", "service": "team-a/chat"}
+
+
+def a_stream(*, started: int = 0, itl_ms: int = 33, **changes: Any) -> UsageRecord:
+    fields = {name: changes.pop(name) for name in ("gaps", "late_gaps") if name in changes}
+    latency = StreamLatency(ttft_target_ns=SECOND, itl_target_ns=itl_ms * 1_000_000, **fields)
+    return a_record(started_at_ns=started, latency=latency, **changes)
+
+
+def test_a_request_is_counted_with_its_times_and_tokens() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe(
+        [
+            a_stream(
+                queue_ns=SECOND // 4,
+                ttft_ns=SECOND,
+                total_ns=3 * SECOND,
+                output_tokens=5,
+                input_tokens=7,
+                cached_tokens=3,
+            )
+        ]
+    )
+
+    assert value(gateway, "requests_total", **PAIR, code="200", reason="LeastLoaded") == 1
+    assert value(gateway, "queue_duration_seconds_sum", **PAIR) == 0.25
+    assert value(gateway, "time_to_first_token_seconds_sum", **PAIR) == 1
+    assert value(gateway, "time_per_output_token_seconds_sum", **PAIR) == 0.5
+    tokens = [
+        value(gateway, "tokens_total", **PAIR, kind=kind) for kind in ("input", "cached", "output")
+    ]
+    assert tokens == [7, 3, 5]
+
+
+def test_a_request_without_a_token_has_no_time_to_one() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe(
+        [
+            a_stream(phase=Phase.FAILED, ttft_ns=None, output_tokens=0),
+            a_stream(output_tokens=1),
+        ]
+    )
+
+    assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 1
+    assert value(gateway, "time_per_output_token_seconds_count", **PAIR) == 0
+
+
+def test_streams_are_counted_at_the_targets_of_their_service() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe(
+        [
+            a_stream(gaps=90, late_gaps=10, ttft_ns=SECOND, total_ns=3 * SECOND),
+            a_stream(gaps=10, late_gaps=0, ttft_ns=SECOND + 1, total_ns=2 * SECOND),
+        ]
+    )
+
+    assert value(gateway, "time_to_first_token_seconds_bucket", **PAIR, le="1.0") == 1
+    assert value(gateway, "time_to_first_token_seconds_bucket", **PAIR, le="1.5") == 2
+    assert value(gateway, "inter_token_latency_seconds_bucket", **PAIR, le="0.033") == 90
+    assert value(gateway, "inter_token_latency_seconds_count", **PAIR) == 100
+
+
+def test_another_target_begins_the_histogram_again_and_later_records_of_the_last_are_left_out() -> (
+    None
+):
+    gateway = GatewayMetrics()
+    gateway.observe(
+        [
+            a_stream(started=1, itl_ms=33, gaps=50),
+            a_stream(started=5, itl_ms=50, gaps=7),
+            a_stream(started=4, itl_ms=33, gaps=50),
+        ]
+    )
+
+    assert value(gateway, "inter_token_latency_seconds_bucket", **PAIR, le="0.033") is None
+    assert value(gateway, "inter_token_latency_seconds_bucket", **PAIR, le="0.05") == 7
+
+
+def test_a_stream_that_ends_without_a_token_counts_once_it_waited_too_long() -> None:
+    gateway = GatewayMetrics()
+    lost: dict[str, Any] = {"phase": Phase.ABORTED, "ttft_ns": None, "output_tokens": 0}
+    gateway.observe([a_stream(total_ns=SECOND // 2, **lost), a_stream(total_ns=9 * SECOND, **lost)])
+
+    assert value(gateway, "time_to_first_token_seconds_bucket", **PAIR, le="1.0") == 0
+    assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 1
+
+
+def test_an_answer_that_is_no_stream_has_no_time_to_its_first_token() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe([a_record(stream=False, latency=None)])
+
+    assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 0
+    assert value(gateway, "time_per_output_token_seconds_count", **PAIR) == 0
+
+
+def test_pairs_above_the_bound_share_one_series() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe(a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS + 2))
+    gateway.observe([a_record(tenant="team-0")])
+
+    first = {"tenant": "team-0", "service": "team-a/chat"}
+    other = {"tenant": OTHER, "service": OTHER}
+    assert value(gateway, "queue_duration_seconds_count", **first) == 2
+    assert value(gateway, "queue_duration_seconds_count", **other) == 2
+
+
+def test_what_pairs_share_follows_no_target() -> None:
+    gateway = GatewayMetrics()
+    gateway.observe(a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS))
+    gateway.observe(
+        a_stream(started=number, itl_ms=number, gaps=9, tenant=f"late-{number}", ttft_ns=SECOND)
+        for number in range(1, 4)
+    )
+
+    other = {"tenant": OTHER, "service": OTHER}
+    assert value(gateway, "time_to_first_token_seconds_count", **other) == 3
+    assert value(gateway, "inter_token_latency_seconds_count", **other) == 0
+
+
+def test_services_without_requests_lose_their_series() -> None:
+    gateway = GatewayMetrics()
+    gateway.set_load({"team-a/chat": ServiceRequests(in_flight=2, queued=1, overdue=1)})
+    gateway.set_load({"team-b/chat": ServiceRequests(in_flight=5, oldest_seconds=2.5)})
+
+    assert value(gateway, "requests_in_flight", service="team-a/chat") is None
+    assert value(gateway, "requests_in_flight", service="team-b/chat") == 5
+    assert value(gateway, "requests_queued", service="team-a/chat") is None
+    assert value(gateway, "requests_overdue", service="team-a/chat") is None
+    assert value(gateway, "oldest_request_seconds", service="team-b/chat") == 2.5
+
+
+def test_keys_that_end_within_two_weeks_have_a_series_unless_a_rotation_replaced_them() -> None:
+    gateway, soon = GatewayMetrics(), NOW + timedelta(days=3)
+    ends = {
+        "ci": soon,
+        "app": None,
+        "app.0123abcd": soon,
+        "next": NOW + timedelta(days=15),
+        "old": NOW - timedelta(days=1),
+    }
+
+    gateway.set_keys(
+        [
+            ApiKey(name=name, digest=name, tenant="team-a", expires=expires)
+            for name, expires in ends.items()
+        ],
+        NOW,
+    )
+
+    series = {name: value(gateway, _KEY_ENDS, tenant="team-a", key=name) for name in ends}
+    assert series == dict.fromkeys(ends) | {"ci": soon.timestamp()}
+    gateway.set_keys([], NOW)
+    assert value(gateway, _KEY_ENDS, tenant="team-a", key="ci") is None
+
+
+def test_the_page_has_the_store_from_the_start() -> None:
+    page = GatewayMetrics().page().decode()
+
+    assert 'tessera_gateway_usage_records_total{outcome="Lost"} 0.0' in page
+    assert 'tessera_gateway_store_failing_seconds{operation="borrow"} 0.0' in page
+    assert metrics.OTHER not in page

@@ -1,0 +1,109 @@
+"""Refused requests have a record too, of what is known of them, and no tokens."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tessera.domain.gateway.access import AccessReason
+from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import Phase
+from tessera.gateway.errors import RequestError
+from tessera.gateway.requests.admission import Admission
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.usage.metrics import GatewayMetrics
+from tessera.gateway.usage.recording import Recording
+from tests.gateway.harness import (
+    CHAT,
+    TENANT,
+    LocalAccounts,
+    a_directory,
+    a_gateway,
+    a_model,
+    an_api_key,
+    no_tokens,
+)
+from tests.gateway.store.builders import a_record
+
+
+@pytest.mark.parametrize(
+    ("body", "path", "headers", "expected"),
+    [
+        (CHAT, "/v1/chat/completions", {"authorization": "Bearer x"}, (401, "")),
+        (CHAT, "/v1/unknown", {}, (404, "")),
+        (CHAT | {"model": "gpt-9"}, "/v1/chat/completions", {}, (404, TENANT)),
+        (b"{", "/v1/chat/completions", {}, (400, TENANT)),
+        (
+            {"model": "chat", "prompt": "hi", "prompt_embeds": [{}], "stream": True},
+            "/v1/completions",
+            {},
+            (400, TENANT),
+        ),
+    ],
+)
+async def test_a_refused_request_is_recorded_with_its_sender_where_that_is_known(
+    body: object, path: str, headers: dict[str, str], expected: tuple[int, str]
+) -> None:
+    async with a_gateway(a_directory(a_model())) as gateway:
+        answer = await gateway.post(body, path, **headers)
+        record = await gateway.record()
+
+    assert answer.status == record.status
+    assert (record.status, record.tenant) == expected
+    assert record.phase is Phase.REFUSED
+    assert record.reason in {*RequestReason, *AccessReason}
+    assert record.request_id == answer.headers["x-request-id"]
+    assert (record.input_tokens, record.output_tokens, record.estimated) == (0, 0, False)
+
+
+@pytest.mark.parametrize("expires", [None, datetime(2020, 1, 1, tzinfo=UTC)])
+async def test_a_key_that_is_no_longer_valid_is_named(expires: datetime | None) -> None:
+    key = an_api_key(name="nightly", team="search", expires=expires)
+    directory = a_directory(a_model(), keys=(key,))
+    identifier = Authenticator(no_tokens)
+    async with a_gateway(directory, identifier=identifier) as gateway:
+        if expires is None:
+            gateway.admission.update(Directory(models=(a_model(),)))
+        answer = await gateway.post(CHAT)
+        record = await gateway.record()
+
+    assert answer.status == 401
+    reason = AccessReason.INVALID_KEY if expires is None else AccessReason.EXPIRED_KEY
+    assert (record.reason, record.tenant, record.team, record.key) == (
+        reason,
+        TENANT,
+        "search",
+        "nightly",
+    )
+    assert b"nightly" not in answer.body
+
+
+async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid() -> None:
+    keys = {key.digest: key for key in (an_api_key(f"tsk-{n}", name=f"k{n}") for n in range(3))}
+    admission = Admission(Authenticator(no_tokens), LocalAccounts().borrow, lambda: None)
+    headers = {b"x-api-key": b"tsk-1"}
+    admission.update(Directory(keys=keys))
+    admission.update(Directory())
+    with pytest.raises(RequestError) as refusal:
+        await admission.identify(headers)
+    assert refusal.value.sender == Identity(tenant=TENANT, key="k1")
+    admission.update(Directory(keys=keys))
+    assert (await admission.identify(headers)).key == "k1"
+
+
+async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:
+    recording = await Recording.open(None, tmp_path, GatewayMetrics(), retention=timedelta(days=1))
+    # Of one tenant they would become sums.
+    numbers = itertools.count()
+    while recording.has_room:
+        recording.add(a_record(tenant=f"team-{next(numbers)}"))
+    async with a_gateway(a_directory(a_model())) as gateway:
+        gateway.app.can_record = lambda: recording.has_room
+        answer = await gateway.post(CHAT)
+    await recording.close()
+    assert recording.has_room
+
+    assert (answer.status, answer.headers["retry-after"]) == (503, "5")
+    assert gateway.records[0].reason == RequestReason.USAGE_NOT_RECORDED
