@@ -27,8 +27,8 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     Workload,
 )
-from tessera.domain.plan import Plan, PlanMemory, plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.service_plan import ServicePlan
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"

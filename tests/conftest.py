@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 import world as worlds
-from tessera.adapters import kube
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube import client as kube
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.api.schema import KINDS, crd
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
 from world.testing import eventually

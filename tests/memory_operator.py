@@ -12,7 +12,7 @@ from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.ports import Engines, ModelHub
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.cycle import FleetReconciler, ReconcileOutcome

@@ -15,7 +15,7 @@ PLANTED = {
     "Data flows one way": ("domain/money.py", "import tessera.resources.api_resources"),
     "Decisions build on each other in one direction": (
         "domain/hardware/pools.py",
-        "import tessera.domain.plan",
+        "import tessera.domain.planning.plan",
     ),
     "A request passes the rooms of the gateway in one direction": (
         "gateway/http/sse.py",

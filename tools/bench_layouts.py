@@ -29,7 +29,7 @@ from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Snapshot
-from tessera.domain.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tests.builders import (
     A100,
     a_node,

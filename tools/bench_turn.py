@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from tessera.adapters.object_parsing import parse_object
+from tessera.adapters.kube.object_parsing import parse_object
 from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_reports import FetchProgress

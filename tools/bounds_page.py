@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from tables import TABLES, most_kibibytes, results
-from tessera.adapters.prometheus_rows import MAX_ROWS
-from tessera.adapters.prometheus_session import MAX_ANSWER_BYTES
+from tessera.adapters.prometheus.rows import MAX_ROWS
+from tessera.adapters.prometheus.session import MAX_ANSWER_BYTES
 from tessera.api.gateway_demand import MAX_REPORT_BYTES
 from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS

@@ -30,10 +30,10 @@ class Table:
 
 
 TABLES: Mapping[str, Table] = {
-    "tessera.adapters.nvml_profiles._error_names": Table("the driver's library", 16),
-    "tessera.adapters.nvml_profiles._profile_constants": Table("the driver's library", 16),
-    "tessera.adapters.object_parsing._shared_devices": Table("up to 16 resources, counts", 4),
-    "tessera.adapters.object_parsing.cached_spec": Table("JSON of up to 2 KiB, classes", 47),
+    "tessera.adapters.nvml.profiles._error_names": Table("the driver's library", 16),
+    "tessera.adapters.nvml.profiles._profile_constants": Table("the driver's library", 16),
+    "tessera.adapters.kube.object_parsing._shared_devices": Table("up to 16 resources, counts", 4),
+    "tessera.adapters.kube.object_parsing.cached_spec": Table("JSON of up to 2 KiB, classes", 47),
     "tessera.domain.hardware.pools.profile_of": Table("product, resource", 2),
     "tessera.domain.hardware.pools.weight_of": Table("product, resource", 1),
     "tessera.domain.mig.geometries._fill_counts": Table("GPU model, profiles, slices taken", 9),

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from bench.fleet import REPLICAS, Size, at_steady_rate, each, pool, service
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.domain.config import Config
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import PlanMemory, plan
+from tessera.domain.planning.plan import PlanMemory, plan
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from tessera.resources.children import namespace_owners, service_manifests
 from tessera.resources.manifest import ObjectManifest

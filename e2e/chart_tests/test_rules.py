@@ -15,8 +15,8 @@ from alerts.alert import Alert, Series, always, growing
 from alerts.slo import STUCK
 from alerts.speed import ACTIVITY, BUSY, EXPORTED, OTHER, PEAK, POD, SERVICE
 from demo.cluster import CHART, ROOT
-from tessera.adapters.prometheus_access import PrometheusAccess
-from tessera.adapters.prometheus_latency import latency_query
+from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.adapters.prometheus.latency import latency_query
 from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
 

@@ -12,8 +12,8 @@ from typing import Any, cast
 from aiohttp import web
 
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.adapters.prometheus_speeds import SPEEDS
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.speeds import SPEEDS
 from tessera.domain.observed.snapshot import PodReading, Ref
 from tessera.ports import MetricsError
 from world import binaries

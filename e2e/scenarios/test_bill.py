@@ -17,7 +17,7 @@ from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.domain.money import price_on
 from world.testing import eventually

@@ -13,7 +13,7 @@ from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engine_client import HttpEngines
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref, TokenRates
 from tessera.resources.api_resources import PODS
 from world.api import SERVICE_ACCOUNTS

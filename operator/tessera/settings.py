@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform

@@ -7,8 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from tessera.adapters.connection import Connection
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import Connection
 
 RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # From the request's text to the bytes that are sent, and the bytes that follow without end.

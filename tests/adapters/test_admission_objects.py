@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from tessera.adapters import certificates
-from tessera.adapters.admission_objects import AdmissionObjects
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.admission_objects import AdmissionObjects
+from tessera.adapters.kube.client import KubeCluster
 from tessera.domain.serving_certificate import CertificateSecret
 from tessera.ports import ClusterError
 from tests.builders import NOW

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from tessera.adapters.attempt_fence import KubeFence
+from tessera.adapters.kube.attempt_fence import KubeFence
 from tessera.ports import NotFoundError
 from tests.adapters.small_server import connected_cluster
 

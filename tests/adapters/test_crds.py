@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.schema import KINDS, crd
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,

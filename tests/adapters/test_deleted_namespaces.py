@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.ports import NotFoundError
 from tessera.resources.api_resources import SERVICE_ACCOUNTS
 from tessera.resources.manifest import ObjectManifest

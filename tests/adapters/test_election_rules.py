@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.adapters.leader_election import (
+from tessera.adapters.kube.leader_election import (
     LEASE_DURATION,
     RENEW_DEADLINE,
     ObservedLease,

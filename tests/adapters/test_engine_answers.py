@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tessera.adapters.engine_client import EngineTimeouts, HttpEngines, parse_count
 from tessera.adapters.hub_client import parse_commit
-from tessera.adapters.object_parsing import parse_object
+from tessera.adapters.kube.object_parsing import parse_object
 from tessera.domain.observed.model_reports import (
     FetchProgress,
     FetchReport,

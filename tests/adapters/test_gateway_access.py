@@ -4,10 +4,10 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-from tessera.adapters.access_review import token_user
 from tessera.adapters.clock import now
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.access_review import token_user
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create

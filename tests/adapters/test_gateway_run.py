@@ -11,7 +11,7 @@ import aiohttp
 from aiohttp import web
 
 from tessera.adapters.clock import now
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import KEY_CREATE, KEY_REVOKE
 from tessera.cli.key.create import create

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.object_parsing import parse_object
+from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.key_record import KeyRecord
 from tessera.api.ref import Ref
 from tessera.domain.observed.tenant_keys import TenantKeys

@@ -9,9 +9,9 @@ import pytest
 from typing_extensions import override
 
 from tessera.adapters.clock import now
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
-from tessera.adapters.leader_election import LEASE_DURATION, RENEW_DEADLINE, LeaderElector
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
+from tessera.adapters.kube.leader_election import LEASE_DURATION, RENEW_DEADLINE, LeaderElector
 from tessera.ports import ClusterError
 from world import World
 

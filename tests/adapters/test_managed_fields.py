@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.managed_fields import foreign_fields
+from tessera.adapters.kube.managed_fields import foreign_fields
 
 ENV: dict[str, Any] = {".": {}, "f:name": {}, "f:value": {}}
 OWN = {

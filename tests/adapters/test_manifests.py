@@ -2,13 +2,13 @@
 
 import pytest
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import children
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest

@@ -1,7 +1,7 @@
 """A cluster that is restricted to named namespaces lists nothing else."""
 
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DAEMON_SETS,

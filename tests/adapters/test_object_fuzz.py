@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.adapters.object_parsing import is_plan_input, parse_object
+from tessera.adapters.kube.object_parsing import is_plan_input, parse_object
 from tessera.domain.names import COST_ANNOTATION, SERVICE_LABEL, SERVING_GATE, VARIANT_LABEL
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.resources.api_resources import KINDS, NODES, PODS

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.observed.batches import BatchJob

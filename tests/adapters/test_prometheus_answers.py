@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from tessera.adapters.prometheus import engines_of, loads_of, pods_of
-from tessera.adapters.prometheus_queries import SERVICE
-from tessera.adapters.prometheus_rows import well_formed_rows
+from tessera.adapters.prometheus.metrics import engines_of, loads_of, pods_of
+from tessera.adapters.prometheus.queries import SERVICE
+from tessera.adapters.prometheus.rows import well_formed_rows
 from tessera.domain.observed.snapshot import EngineReading, PodReading, Ref
 from tessera.domain.scaling.state import ServiceLoad
 from tests.builders import NOW, at

@@ -4,8 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tessera.adapters.prometheus_demand import DEMAND_BOUNDS, demand_of, demand_query
-from tessera.adapters.prometheus_rows import QueryRow
+from tessera.adapters.prometheus.demand import DEMAND_BOUNDS, demand_of, demand_query
+from tessera.adapters.prometheus.rows import QueryRow
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Ref
 

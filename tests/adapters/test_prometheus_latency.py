@@ -5,10 +5,10 @@ from typing import Any
 
 from typing_extensions import override
 
-from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.adapters.prometheus_latency import latencies_of, latency_query
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT
-from tessera.adapters.prometheus_rows import QueryRow
+from tessera.adapters.prometheus.latency import latencies_of, latency_query
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT
+from tessera.adapters.prometheus.rows import QueryRow
 from tessera.domain.observed.latency import (
     EngineLatency,
     GatewayLatency,

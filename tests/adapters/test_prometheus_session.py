@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.billing.statement import ScrapeRef
 from tessera.ports import MetricsError
 from tests.adapters.small_server import OK, Response, raw_server

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT
-from tessera.adapters.prometheus_speeds import speeds_of
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT
+from tessera.adapters.prometheus.speeds import speeds_of
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 
 CHAT = Ref("team-a", "chat")

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.budget.meter import SpendRecord, WindowSpend
 from tests.builders import NOW
 

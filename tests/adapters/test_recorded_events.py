@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
 from tessera.domain.observed.snapshot import Budget

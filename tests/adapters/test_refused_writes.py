@@ -5,7 +5,7 @@ from contextlib import suppress
 import pytest
 from aiohttp import web
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.ports import ClusterError, NotFoundError
 from tessera.resources.api_resources import JOBS, SERVICES, ApiResource

@@ -2,8 +2,8 @@
 
 import pytest
 
-from tessera.adapters.object_parsing import parse_pod
-from tessera.adapters.scheduler_message import missing_on_nodes
+from tessera.adapters.kube.object_parsing import parse_pod
+from tessera.adapters.kube.scheduler_message import missing_on_nodes
 from tests.cli.memory_api import a_pod_body
 
 MESSAGE = (

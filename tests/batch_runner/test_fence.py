@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.attempt_fence import KubeFence, kube_fence
+from tessera.adapters.kube.attempt_fence import KubeFence, kube_fence
 from tessera.batch_runner.errors import FencedError
 from tessera.batch_runner.run import (
     AttemptRunner,

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.adapters.object_parsing import parse_budget
+from tessera.adapters.kube.object_parsing import parse_budget
 from tessera.cli.budget.command import override, parse_override
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters.object_parsing import parse_object
+from tessera.adapters.kube.object_parsing import parse_object
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.errors import CommandError, DeniedError

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import SNAPSHOT_PLAN
 from tessera.cli.errors import CommandError

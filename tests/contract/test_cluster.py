@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.ref import Ref
 from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from tessera.adapters import certificates
 from tessera.adapters.clock import now
-from tessera.adapters.operator_pods import operator_addresses
+from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
 from tessera.api.ref import Ref
 from tessera.controller.certificates import certificate_files, server_context, write_pair

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from typing_extensions import override
 
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref

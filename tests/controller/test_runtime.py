@@ -7,8 +7,8 @@ from typing import Any, cast
 import pytest
 
 from tessera.adapters import run_forever as run_forever_module
-from tessera.adapters.kube import KubeCluster
-from tessera.adapters.leader_election import LeaderElector
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.leader_election import LeaderElector
 from tessera.adapters.run_forever import run_forever
 from tessera.controller.runtime import Runtime
 from tessera.reconcile import reflector as reflector_module

@@ -10,7 +10,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.controller.token_access import TokenAccess, gateway_access, metrics_access
 from tests.adapters.small_server import connected_cluster
 

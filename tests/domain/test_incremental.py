@@ -22,9 +22,9 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.state import ScalingHistory
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_job
 from tests.builders import (

@@ -17,7 +17,7 @@ from tessera.domain.layout.problem import LayoutSolution, PoolLayout
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import InFlight, Node, Pod, Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tests.builders import (
     A100,
     NO_MEMORY,

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.observed.snapshot import Node, ObservedService, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tests.builders import (
     H100,
     LARGE,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.reasons import Accepted, Discovered, LayoutReady, PlacementReason, PoolAccepted
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.status.service import pool_status, service_status

@@ -30,10 +30,10 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
-from tessera.domain.plan import STEPS, Plan, PlanMemory, plan_one_service
+from tessera.domain.planning.plan import STEPS, Plan, PlanMemory, plan_one_service
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.cycle import pool_actions, repartition
 from tessera.domain.service.proposal import Proposal
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
 from tests.batch_builders import a_batch
 from tests.builders import (

@@ -9,7 +9,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from tessera.domain.incremental import Incremental
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tests.builders import NO_MEMORY
 from tests.domain.test_steps import EVIL, cycles, good_part, owner_of
 

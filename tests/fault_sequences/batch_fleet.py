@@ -18,8 +18,8 @@ from kubernetes import client
 from typing_extensions import override
 
 from fakevolume.faulty_volume import FaultyVolume
-from tessera.adapters.attempt_fence import KubeFence
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.attempt_fence import KubeFence
+from tessera.adapters.kube.client import KubeCluster
 from tessera.batch_runner import main as runner_main
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.progress import Progress, write_report

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 
 from tessera.adapters.clock import now
-from tessera.adapters.connection import connect
+from tessera.adapters.kube.connection import connect
 from tessera.controller.main import operate
 from tessera.settings import Settings
 from world.folders import SCRAPE_TOKEN

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from tessera.adapters.prometheus import PrometheusMetrics
-from tessera.adapters.prometheus_access import PrometheusAccess
-from tessera.adapters.prometheus_latency import latency_query
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT
-from tessera.adapters.prometheus_rows import QueryRow, well_formed_rows
-from tessera.adapters.prometheus_speeds import SPEEDS
+from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.adapters.prometheus.latency import latency_query
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT
+from tessera.adapters.prometheus.rows import QueryRow, well_formed_rows
+from tessera.adapters.prometheus.speeds import SPEEDS
 from tessera.domain.observed.snapshot import Readings
 from tessera.domain.slo.measurement import LatencyEdges
 from tessera.reconcile.observe import RestoredHistory

@@ -10,7 +10,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import STEPS
+from tessera.domain.planning.plan import STEPS
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.steps import Step
 from tessera.reconcile.apply import Applier

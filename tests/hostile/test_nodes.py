@@ -4,7 +4,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.adapters.object_parsing import cached_spec
+from tessera.adapters.kube.object_parsing import cached_spec
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from tests.builders import SMALL
 from tests.hostile.score import SCORE

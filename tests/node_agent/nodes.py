@@ -8,7 +8,7 @@ from types import ModuleType
 
 from fakegpu.gpu_driver import GpuDriver, ProfilePlacement
 from fakegpu.nvml import nvml
-from tessera.adapters.nvml import NvmlGpus
+from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.observed.node_layout import ObservedNodeLayout

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from world import binaries
 
 ROOT = Path(__file__).parents[2]

@@ -16,8 +16,8 @@ import world as worlds
 from fakegpu import remote
 from fakegpu.gpu_driver import GpuDriver
 from fakegpu.pod_resources import DeviceGrant, serve_pod_resources
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.adapters.node_layout_client import KubeOwnLayout
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.ports import ClusterError

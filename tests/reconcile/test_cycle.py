@@ -16,7 +16,7 @@ from tessera.domain.health.stall import EngineProgress
 from tessera.domain.model.names import model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, InFlight, Readings, Ref
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.reconcile import loop
 from tessera.reconcile.loop import Backlog, Rest, Wakes, rest_after, run_loop
 from tessera.reconcile.writing import write_queue

@@ -18,7 +18,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.reconcile.observe import ProbeAnswers
 from tessera.reconcile.prober import Prober
 from tests.batch_builders import NIGHT, on_attempt, plan_batch

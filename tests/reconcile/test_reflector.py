@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.domain.observed.snapshot import Node
 from tessera.ports import ObjectList
 from tessera.reconcile.observe import Observations

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from typing_extensions import override
 
-from tessera.adapters.leader_election import LEASE_DURATION, RENEW_DEADLINE
+from tessera.adapters.kube.leader_election import LEASE_DURATION, RENEW_DEADLINE
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.ports import ClusterError

@@ -9,7 +9,7 @@ from typing import Any
 
 from typing_extensions import override
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.domain.names import SERVING_GATE
 from tessera.domain.observed.snapshot import Pod

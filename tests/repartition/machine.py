@@ -10,8 +10,8 @@ from typing_extensions import override
 
 from fakegpu.gpu_driver import GpuDriver, Moment, ProfilePlacement
 from fakegpu.nvml import nvml
-from tessera.adapters import object_parsing as wire
-from tessera.adapters.nvml import NvmlGpus
+from tessera.adapters.kube import object_parsing as wire
+from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.resources import children
 from tessera.resources.manifest import ObjectManifest
 from tests.builders import (

@@ -8,7 +8,7 @@ import pytest
 
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.service_work import obsolete_objects

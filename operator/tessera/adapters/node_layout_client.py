@@ -3,8 +3,8 @@
 from http import HTTPStatus
 from typing import Any
 
-from tessera.adapters import object_parsing as wire
-from tessera.adapters.kube import KubeCluster, raise_for_status
+from tessera.adapters.kube import object_parsing as wire
+from tessera.adapters.kube.client import KubeCluster, raise_for_status
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.ports import NotFoundError

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tessera.adapters.attempt_fence import kube_fence
+from tessera.adapters.kube.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.heartbeat import WorkHeartbeat

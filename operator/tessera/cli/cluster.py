@@ -8,8 +8,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.api.meta import GROUP
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.ports import ClusterError

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from types import SimpleNamespace
 
-from tessera.adapters import object_parsing as wire
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.kube import object_parsing as wire
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.api.reasons import Accepted, WithinBudget
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
@@ -19,7 +19,7 @@ from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
-from tessera.domain.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.service.replica_count import history_from_status, reported_policy

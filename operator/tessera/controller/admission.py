@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import kopf
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 from http import HTTPStatus
 
 from tessera.adapters import certificates
-from tessera.adapters.admission_objects import AdmissionObjects
-from tessera.adapters.kube import KubeCluster
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.kube.admission_objects import AdmissionObjects
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.api.text import counted
 from tessera.controller.runtime import LEASE
 from tessera.ports import Clock, ClusterError

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from tessera.adapters.clock import now
-from tessera.adapters.connection import Connection, connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import Connection, connect
 from tessera.api.meta import GROUP, VERSION
 from tessera.controller.admission import (
     batch_validator,

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
 from tessera.domain.service.replica_count import history_from_status, reported_policy

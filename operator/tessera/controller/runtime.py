@@ -12,15 +12,15 @@ from functools import partial
 from pathlib import Path
 
 from tessera.adapters import certificates
-from tessera.adapters.admission_objects import AdmissionObjects
 from tessera.adapters.clock import now, seconds_since_boot
 from tessera.adapters.engine_client import HttpEngines
 from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.hub_client import HttpHub
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.admission_objects import AdmissionObjects
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.leader_election import LeaderElector
 from tessera.adapters.layout_solver import LayoutSolverProcess
-from tessera.adapters.leader_election import LeaderElector
-from tessera.adapters.prometheus import PrometheusMetrics
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.run_forever import run_forever
 from tessera.controller.certificates import (
     CertificateRotator,

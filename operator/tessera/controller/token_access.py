@@ -9,8 +9,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import CancelledError
 from http import HTTPStatus
 
-from tessera.adapters.access_review import review_access, token_user
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.access_review import review_access, token_user
+from tessera.adapters.kube.client import KubeCluster
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.ports import ClusterError
 

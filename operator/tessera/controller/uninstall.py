@@ -9,8 +9,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from tessera.adapters.kube import KubeCluster
-from tessera.adapters.leader_election import RENEW_DEADLINE, LeaderElector
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.leader_election import RENEW_DEADLINE, LeaderElector
 from tessera.controller.runtime import LEASE
 from tessera.domain.mig_backends.gpu_clients import STOPPED_LABEL, start_device_plugin
 from tessera.domain.observed.node_layout import TAINT

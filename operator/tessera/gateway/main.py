@@ -18,13 +18,13 @@ import uvloop
 from aiohttp import web
 from pydantic import ValidationError
 
-from tessera.adapters.access_review import token_user
 from tessera.adapters.clock import now
-from tessera.adapters.connection import connect
 from tessera.adapters.garbage import freeze_survivors
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.access_review import token_user
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
+from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.adapters.oidc_tokens import OidcTokens
-from tessera.adapters.operator_pods import operator_addresses
 from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.build import rate_limits
 from tessera.domain.gateway.directory import ApiKey

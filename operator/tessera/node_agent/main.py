@@ -13,11 +13,11 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from tessera.adapters.clock import now
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.adapters.locks import FileLocks
 from tessera.adapters.node_layout_client import KubeOwnLayout
-from tessera.adapters.nvml import NvmlGpus
+from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.adapters.pod_resources import KubeletPods
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import ClusterError, OwnLayout

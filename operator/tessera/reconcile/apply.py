@@ -10,7 +10,7 @@ from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.batches import BatchApplier

@@ -11,7 +11,7 @@ from tessera.domain.budget.metering import merge_records
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.ports import Clock
 from tessera.reconcile.apply import Applier
 from tessera.reconcile.layout_solving import BackgroundPlanner

@@ -23,9 +23,9 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DrainPlan
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.steps import Step
 from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub
 from tessera.reconcile.observe import ProbeAnswers

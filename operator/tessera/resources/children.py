@@ -8,7 +8,7 @@ from tessera.api.ref import Ref
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.incremental import reused
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of

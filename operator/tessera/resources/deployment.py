@@ -6,7 +6,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain import names
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults

@@ -20,7 +20,7 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS

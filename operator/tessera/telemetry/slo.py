@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.observed.snapshot import Readings, Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.slo.measurement import (
     Objective,
     ObjectiveMeasurement,

@@ -8,7 +8,7 @@ from typing_extensions import override
 
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import Readings, Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.speed.service_speed import ServiceSpeed
 from tessera.domain.steps import Step
 

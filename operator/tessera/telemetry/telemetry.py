@@ -20,7 +20,7 @@ from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.money import NANO
 from tessera.domain.names import RECOMMENDED_REPLICAS
 from tessera.domain.observed.snapshot import Pod, Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.ports import EventOutcome, RejectedDemand, RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState

@@ -14,7 +14,7 @@ from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import service_status
 from tests.builders import (

@@ -22,7 +22,7 @@ from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, GrantReq
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Budget, Pod, Pool, Ref
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.budget import budget_status
 from tests.builders import (
     NOW,

@@ -30,7 +30,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.sizing.sizing import ReplicaFit
 from tests.builders import (
     MEDIUM,

@@ -12,7 +12,7 @@ from tessera.domain.config import Config
 from tessera.domain.layout.solution import solve
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import InFlight, Snapshot
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import LayoutMemory
 from tessera.domain.repartition.evictions import BlockedEviction

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
     a_node,

@@ -6,7 +6,7 @@ from typing import Any
 
 from tessera.api.reasons import ScalingReason
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref, Snapshot
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.state import ScaleDecision
 from tests.builders import (
     a_pod,

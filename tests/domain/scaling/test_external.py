@@ -9,7 +9,7 @@ from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.service.proposal import guaranteed_replicas, min_replicas_of
 from tessera.domain.status.service import service_status

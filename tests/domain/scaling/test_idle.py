@@ -18,7 +18,7 @@ from tessera.domain.observed.demand import (
     fleet_demand,
 )
 from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.policies.queue_and_activity import scale
 from tessera.domain.scaling.state import (
     ScaleDecision,

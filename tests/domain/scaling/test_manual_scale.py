@@ -10,7 +10,7 @@ from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.observed.snapshot import ProbeResult, Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.status.service import service_status
 from tests.builders import (

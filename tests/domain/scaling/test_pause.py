@@ -8,7 +8,7 @@ import pytest
 from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tests.builders import (
     a_pod,
     a_service,

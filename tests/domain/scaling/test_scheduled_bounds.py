@@ -12,7 +12,7 @@ from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import Plan, PlanMemory
+from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.domain.service.proposal import guaranteed_replicas, min_replicas_of
 from tessera.domain.status.service import service_status
 from tests.builders import (

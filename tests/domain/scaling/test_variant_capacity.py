@@ -22,7 +22,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
 from tessera.domain.scaling.policies.capacity.growth import Growth
 from tessera.domain.scaling.policies.capacity.variant_capacity import (

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tessera.api.reasons import ScalingReason
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.domain.scaling.state import ScaleDecision
 from tests.builders import (
     H100,

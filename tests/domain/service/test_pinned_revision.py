@@ -14,7 +14,7 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,

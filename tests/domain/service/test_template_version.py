@@ -17,7 +17,7 @@ from tessera.api.template_version import (
 )
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService, Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,

@@ -17,7 +17,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.plan import PlanMemory
+from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.service import conditions, pool_status, service_status
 from tests.builders import (
     NOW,

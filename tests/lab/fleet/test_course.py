@@ -20,7 +20,7 @@ from bench.recorded_course import RecordedCourse, read_course
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Pod, Snapshot
-from tessera.domain.plan import PlanMemory, plan
+from tessera.domain.planning.plan import PlanMemory, plan
 from tessera.resources.defaults import newest_version
 from tessera_lab.fleet.model import Router, StartUp
 from tessera_lab.fleet.observation import EngineSample, Observation, ReplicaStatus, Totals

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.prometheus import LIVENESS_METRIC
-from tessera.adapters.prometheus_access import PrometheusAccess
-from tessera.adapters.prometheus_queries import SERVICE
+from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.adapters.prometheus.metrics import LIVENESS_METRIC
+from tessera.adapters.prometheus.queries import SERVICE
 from tessera.api.text import counted
 from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
 from tessera.cli.errors import CommandError

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.mig import Mig
 from tessera.api.reasons import LayoutReady
 from tessera.api.text import counted

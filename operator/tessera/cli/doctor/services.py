@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.inference_service import SloStatus
 from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, SLOMet
 from tessera.api.ref import Ref

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.clock import now
-from tessera.adapters.object_parsing import parse_object
+from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
 from tessera.cli.cluster import Reader, open_reader
 from tessera.cli.errors import CommandError, DeniedError

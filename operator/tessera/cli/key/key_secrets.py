@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from pydantic import ValidationError
 
-from tessera.adapters import object_parsing as wire
+from tessera.adapters.kube import object_parsing as wire
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyRecord
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError

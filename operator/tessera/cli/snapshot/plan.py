@@ -12,7 +12,7 @@ from tessera.cli.output import Output
 from tessera.cli.snapshot.file import read, tessera_version
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.domain.status.service import service_status
 
 

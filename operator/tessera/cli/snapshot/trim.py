@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.adapters.managed_fields import owned_fields_digest
+from tessera.adapters.kube.managed_fields import owned_fields_digest
 from tessera.api.meta import GROUP
 from tessera.cli.cluster import Json
 from tessera.domain.names import COST_ANNOTATION, FIELD_MANAGER

@@ -10,9 +10,9 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.free_hardware import replicas_free_now
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.load import load_of
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.slo.condition import attained_text
 
 UNKNOWN_CELL = "-"

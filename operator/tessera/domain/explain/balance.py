@@ -7,6 +7,7 @@ from tessera.api.reasons import LoadBalanced
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.balance import (
     FULL_SHARE,
     IDLE_SHARE,
@@ -15,7 +16,6 @@ from tessera.domain.rollout.balance import (
     balance_of,
 )
 from tessera.domain.scaling.load import usable_readings
-from tessera.domain.service_plan import ServicePlan
 
 
 def explain_balance(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:

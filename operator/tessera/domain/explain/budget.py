@@ -10,9 +10,9 @@ from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, Bu
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.proposal import guaranteed_replicas
-from tessera.domain.service_plan import ServicePlan
 
 
 def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) -> Decision:

@@ -16,8 +16,8 @@ from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.slo import explain_slo
 from tessera.domain.explain.speed import explain_speed
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
-from tessera.domain.plan import Plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 
 

@@ -1,8 +1,8 @@
 """The pools of a plan, and the capacity that a service requires."""
 
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.plan import Plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 
 
 def pool_view(plan: Plan, name: str) -> PoolView:

@@ -20,8 +20,8 @@ from tessera.domain.placement.placement import (
     hardware_candidates,
     price_order,
 )
-from tessera.domain.plan import Plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.sizing.sizing import ReplicaFit
 
 

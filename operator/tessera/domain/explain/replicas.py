@@ -9,8 +9,8 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.health.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import PROPAGATION_DELAY
-from tessera.domain.service_plan import ServicePlan
 
 _READY_CHANGES: dict[str, str] = {
     Ready.COMPLETION_SUCCEEDED: "a failing completion; the next probe follows "

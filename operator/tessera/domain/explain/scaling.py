@@ -13,6 +13,7 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.load import load_of
 from tessera.domain.scaling.policies.queue_and_activity import recommended_replicas
 from tessera.domain.scaling.state import (
@@ -24,7 +25,6 @@ from tessera.domain.scaling.state import (
 )
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.replica_count import policy_of
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.status.service import WITHOUT_RATES
 
 

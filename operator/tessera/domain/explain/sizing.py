@@ -9,7 +9,7 @@ from tessera.domain.money import per_million_tokens
 from tessera.domain.perf import SpeedMeasurement, footprint
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice, hardware_candidates
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.sizing.oversized import oversize_message
 from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
 from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION, ReplicaFit, size

@@ -7,7 +7,7 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.speed.condition import RECOVERY_TOLERANCE, speed_verdict
 from tessera.domain.speed.service_speed import ServiceSpeed
 

@@ -45,6 +45,7 @@ from tessera.domain.names import PORT, selector
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.rollout.replica_conflict import conflict_verdict
 from tessera.domain.rollout.strategy import (
@@ -55,7 +56,6 @@ from tessera.domain.rollout.strategy import (
 )
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 from tessera.domain.schedules import BoundsSchedule, ScheduledBounds
-from tessera.domain.service_plan import ServicePlan
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity

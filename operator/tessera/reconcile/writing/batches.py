@@ -7,7 +7,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.config import Config
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
 from tessera.reconcile.writing.service_work import TenantFunding

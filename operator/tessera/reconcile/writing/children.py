@@ -3,9 +3,9 @@
 from collections.abc import Collection, Sequence
 
 from tessera.domain.observed.snapshot import Ref, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.removed import RemovedWorkload
-from tessera.domain.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.reconcile.writing.service_work import (
     ServiceInputs,

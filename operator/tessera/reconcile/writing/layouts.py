@@ -9,7 +9,7 @@ from tessera.domain.mig_backends.gpu_clients import restart_device_plugin
 from tessera.domain.mig_backends.mig_manager import referenced_configs
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref, Snapshot
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.domain.repartition.evictions import BlockedEviction

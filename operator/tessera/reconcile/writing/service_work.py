@@ -11,8 +11,8 @@ from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.health.readiness import was_ready
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DRAINED_DELETION_COST, DrainPlan
-from tessera.domain.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.resources import pod_patches as marks
 from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS, ApiResource

@@ -10,7 +10,7 @@ from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import prepull_namespace
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.plan import Plan
+from tessera.domain.planning.plan import Plan
 from tessera.ports import ClusterObject
 from tessera.reconcile.writing.service_work import CHILD_KINDS
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt

@@ -9,7 +9,7 @@ from collections.abc import Collection
 
 from tessera.api.reasons import Progressing
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.ports import ClusterObject
 from tessera.resources.manifest import ObjectKey
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
-from tessera.domain.plan import Plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import deleting_status, service_status
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.service_work import ServiceInputs, ServiceWork, inputs_unchanged

@@ -12,7 +12,7 @@ from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 
-from tessera.adapters.prometheus_session import PrometheusSession
+from tessera.adapters.prometheus.session import PrometheusSession
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError

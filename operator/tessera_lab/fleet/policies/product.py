@@ -34,8 +34,8 @@ from tessera.domain.observed.snapshot import (
     Workload,
 )
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.plan import Plan, PlanMemory, plan
-from tessera.domain.service_plan import ServicePlan
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera_lab.fleet.model import Router
 from tessera_lab.fleet.observation import Observation, ReplicaStatus
 from tessera_lab.fleet.scraping import add

@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from http import HTTPStatus
 
-from tessera.adapters.connection import connect
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import connect
 from tessera.api.meta import API_VERSION
 from tessera.ports import ClusterError, NotFoundError
 

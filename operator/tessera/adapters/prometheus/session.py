@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import requests
 from typing_extensions import override
 
-from tessera.adapters.prometheus_access import PrometheusAccess
+from tessera.adapters.prometheus.access import PrometheusAccess
 
 MAX_ANSWER_BYTES = 32 * 2**20
 # What Prometheus begins a good answer with; any other beginning is parsed to learn its status.

@@ -5,8 +5,8 @@ The operator has the reports of gateways themselves, each second.
 
 from collections.abc import Mapping, Sequence
 
-from tessera.adapters.prometheus_queries import union_query
-from tessera.adapters.prometheus_rows import Bounds, QueryRow
+from tessera.adapters.prometheus.queries import union_query
+from tessera.adapters.prometheus.rows import Bounds, QueryRow
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Ref
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pynvml
 
-from tessera.adapters.nvml_profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
+from tessera.adapters.nvml.profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
 from tessera.api.node_layout import GpuFault, MigMode
 from tessera.api.text import counted
 from tessera.domain.mig.gpu_models import GpuModel

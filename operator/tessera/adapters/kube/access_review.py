@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
 
-from tessera.adapters.kube import KubeCluster, raise_for_status
+from tessera.adapters.kube.client import KubeCluster, raise_for_status
 
 
 async def review_access(cluster: KubeCluster, token: str, path: str) -> HTTPStatus:

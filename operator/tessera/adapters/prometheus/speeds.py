@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT, union_query
-from tessera.adapters.prometheus_rows import Bounds, QueryRow
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
+from tessera.adapters.prometheus.rows import Bounds, QueryRow
 from tessera.api.text import parse_decimal
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from tessera.adapters.kube import KubeCluster
+from tessera.adapters.kube.client import KubeCluster
 from tessera.ports import Clock, ClusterError
 
 log = logging.getLogger("tessera")

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
-from tessera.adapters.prometheus_queries import SERVICE, VARIANT, union_query
-from tessera.adapters.prometheus_rows import Bounds, QueryRow
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
+from tessera.adapters.prometheus.rows import Bounds, QueryRow
 from tessera.domain.observed.latency import (
     EngineLatency,
     GatewayLatency,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tessera.adapters.prometheus_queries import SERVICE
+from tessera.adapters.prometheus.queries import SERVICE
 
 _TOKEN = re.compile(r"[!-~]+")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]*)")

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from kubernetes.utils import parse_quantity
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from tessera.adapters.managed_fields import foreign_fields, owned_fields_digest
-from tessera.adapters.scheduler_message import missing_on_nodes
+from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_digest
+from tessera.adapters.kube.scheduler_message import missing_on_nodes
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus

@@ -14,19 +14,19 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from urllib3.exceptions import HTTPError
 from urllib3.util.retry import Retry
 
-from tessera.adapters.prometheus_access import PrometheusAccess
-from tessera.adapters.prometheus_demand import DEMAND_BOUNDS, demand_of, demand_query
-from tessera.adapters.prometheus_latency import LATENCY_BOUNDS, latencies_of, latency_query
-from tessera.adapters.prometheus_queries import SERVICE, split_by_query, union_query
-from tessera.adapters.prometheus_rows import (
+from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.adapters.prometheus.demand import DEMAND_BOUNDS, demand_of, demand_query
+from tessera.adapters.prometheus.latency import LATENCY_BOUNDS, latencies_of, latency_query
+from tessera.adapters.prometheus.queries import SERVICE, split_by_query, union_query
+from tessera.adapters.prometheus.rows import (
     MAX_TIMESTAMP,
     Bounds,
     QueryRow,
     bounded_rows,
     well_formed_rows,
 )
-from tessera.adapters.prometheus_session import PrometheusSession, start_daemon
-from tessera.adapters.prometheus_speeds import SPEED_BOUNDS, SPEEDS, speeds_of
+from tessera.adapters.prometheus.session import PrometheusSession, start_daemon
+from tessera.adapters.prometheus.speeds import SPEED_BOUNDS, SPEEDS, speeds_of
 from tessera.api.tenant_budget import WindowName
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef

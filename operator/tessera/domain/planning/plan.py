@@ -26,7 +26,6 @@ from tessera.domain.budget.metering import MeteringInputs, metering_inputs
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
 from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, loses
-from tessera.domain.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
@@ -43,6 +42,17 @@ from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import ObservedService, Readings, Ref, Snapshot
+from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
+from tessera.domain.planning.service_plan import (
+    Measurements,
+    ServicePlan,
+    ServicePlanInputs,
+    has_surge_capacity,
+    measurements_of,
+    plan_service,
+    set_aside_plan,
+    with_observations,
+)
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -73,16 +83,6 @@ from tessera.domain.service.proposal import (
 from tessera.domain.service.proposals import propose_all
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
-from tessera.domain.service_plan import (
-    Measurements,
-    ServicePlan,
-    ServicePlanInputs,
-    has_surge_capacity,
-    measurements_of,
-    plan_service,
-    set_aside_plan,
-    with_observations,
-)
 from tessera.domain.speed.measurements import measured_speed
 from tessera.domain.steps import Step
 

@@ -6,7 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from tessera.adapters import certificates
-from tessera.adapters.kube import KubeCluster, raise_for_status
+from tessera.adapters.kube.client import KubeCluster, raise_for_status
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.serving_certificate import CertificateSecret, KeyPair
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tessera.adapters.kube import KubeCluster, raise_for_status
+from tessera.adapters.kube.client import KubeCluster, raise_for_status
 from tessera.resources.api_resources import PODS
 
 _SELECTOR = "app.kubernetes.io/name=tessera-operator"

@@ -23,9 +23,9 @@ from kubernetes.aio.client import ApiClient
 from kubernetes.aio.client.rest import RESTResponse
 from pydantic_core import from_json
 
-from tessera.adapters import object_parsing as wire
-from tessera.adapters.connection import Connection
-from tessera.adapters.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
+from tessera.adapters.kube import object_parsing as wire
+from tessera.adapters.kube.connection import Connection
+from tessera.adapters.kube.disruption_budgets import HAS_SEVERAL, refusal, several_budgets
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.names import FIELD_MANAGER

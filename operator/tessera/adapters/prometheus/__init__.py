@@ -1,0 +1,1 @@
+"""Prometheus: what is asked of it, and its answers as readings."""
