@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -19,6 +20,10 @@ def a_problem() -> LayoutProblem:
     return layout_problem_of(a_fleet(a_mig_service("chat"), mig_nodes=grounds), grounds)
 
 
+def _stdout_of(pid: int | None) -> Path:
+    return Path(f"/proc/{pid}/fd/1").readlink()
+
+
 async def test_the_worker_answers_as_the_planner_does_and_is_reused() -> None:
     solver, problem = LayoutSolverProcess(), a_problem()
     try:
@@ -26,6 +31,8 @@ async def test_the_worker_answers_as_the_planner_does_and_is_reused() -> None:
         worker = solver.worker_pid
         assert await solver.solve(problem) == solve(problem)
         assert solver.worker_pid == worker
+        # What the solver prints is no line of the operator's log.
+        assert _stdout_of(worker) == Path(os.devnull)
     finally:
         solver.close()
 

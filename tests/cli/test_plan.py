@@ -1,12 +1,14 @@
 """`tessera plan`: its files, its output, its page."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import highspy
 import pytest
 
 from docs_tests.blocks import Command, File
@@ -136,6 +138,20 @@ def test_the_picture_is_xml_with_both_layouts_and_names_that_need_escaping(
     assert {"3g.40gb a&b @0", "3g.40gb chat @0", "free"} <= set(titles)
     with pytest.raises(CommandError, match="cannot be written"):
         files.plan("--svg", str(files.folder))
+
+
+def test_a_solver_that_announces_itself_leaves_the_output_alone(
+    files: PlanFiles, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class TalkativeHighs(highspy.Highs):
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call] # the package types it by half
+            os.write(1, b"Running HiGHS 1.16.0\n")
+
+    monkeypatch.setattr(highspy, "Highs", TalkativeHighs)
+    assert files.fields()["unmet"] == []
+    os.write(1, b"the next line\n")
+    assert capfd.readouterr().out == "the next line\n"
 
 
 def test_a_service_that_fits_nowhere_is_named_with_the_code_3_and_the_rest_is_planned(

@@ -95,6 +95,8 @@ def _serve_requests(pipe: Connection) -> None:
     # Ctrl+C in a terminal goes to the whole process group; the operator ends the worker itself.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.nice(_NICENESS)
+    # HiGHS 1.16 prints a banner before it takes options; the operator's output is its log.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     while True:
         try:
             problem = pipe.recv()

@@ -2,7 +2,9 @@
 
 import difflib
 import json
+import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 from tessera.api.text import counted
@@ -40,12 +42,13 @@ def run(arguments: SimpleNamespace) -> Output:
     current_gpus = read_layout(arguments.current, gpu_model) if arguments.current else ()
     try:
         moves_per_gpu = arguments.moves_per_gpu
-        plan = plan_layouts(
-            wanted,
-            [GpuOffer(gpu_model=gpu_model, price=1)],
-            current_gpus,
-            moves_per_gpu=moves_per_gpu,
-        )
+        with _silent_stdout():
+            plan = plan_layouts(
+                wanted,
+                [GpuOffer(gpu_model=gpu_model, price=1)],
+                current_gpus,
+                moves_per_gpu=moves_per_gpu,
+            )
     except SolverMissingError:
         raise CommandError(
             "the solver is not installed; install it with: pip install 'tessera[cli]'"
@@ -60,6 +63,19 @@ def run(arguments: SimpleNamespace) -> Output:
     return Output(
         "\n".join((*lines, *(_change_lines(plan, steps) if current_gpus else ()))) + "\n", code
     )
+
+
+@contextmanager
+def _silent_stdout() -> Iterator[None]:
+    """Discard what native code prints: HiGHS 1.16 prints a banner before it takes options."""
+    stdout, null = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    try:
+        yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
+        os.close(null)
 
 
 def _gpu_model(name: str) -> GpuModel:
