@@ -1,5 +1,6 @@
 """The cases of the comparison: a trace, its model and hardware, and which part is scored."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -72,7 +73,8 @@ class Case:
         # Of 8 GPUs each, and one to spare.
         nodes = MAX_REPLICAS // 8 + 1
         pool = WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes)
-        return pool.objects(Ref("lab", self.name), spec)
+        # A case may have a name that no object can have.
+        return pool.objects(Ref("lab", "service"), spec)
 
     def fleet(self, start_up: str, reserved: int) -> FleetModel:
         """Return the fleet that the product sizes from the manifests."""
@@ -192,9 +194,23 @@ def find_cases(traces: Path, chosen: str | None) -> list[str]:
 
 
 def _unknown_cases(traces: Path) -> Iterator[Case]:
-    for path in sorted(path for suffix in _SUFFIXES for path in traces.glob(f"*{suffix}")):
-        trace = read_trace(str(path))
+    """Return a case for each file; a name that several files share is followed by what differs.
+
+    Raises TraceError for a file without requests that the hardware can serve.
+    """
+    paths = sorted(path for suffix in _SUFFIXES for path in traces.glob(f"*{suffix}"))
+    whole = [read_trace(str(path)) for path in paths]
+    names = Counter(trace.name for trace in whole)
+    for path, trace in zip(paths, whole, strict=True):
+        name = trace.name if names[trace.name] == 1 else path.name
+        case = Case(name=name, file=path.name)
+        played = trace.fitting(case.max_model_len)
+        if not len(played):
+            raise TraceError(
+                f"{path}: 0 of {len(trace)} requests have at most {case.max_model_len} tokens"
+            )
         prompt, answer = (
-            round(sum(tokens) / len(trace)) for tokens in (trace.input_tokens, trace.output_tokens)
+            max(1, round(sum(tokens) / len(played)))
+            for tokens in (played.input_tokens, played.output_tokens)
         )
-        yield Case(name=trace.name, file=path.name, typical_tokens=(max(1, prompt), answer))
+        yield replace(case, typical_tokens=(prompt, answer))

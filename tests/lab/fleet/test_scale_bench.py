@@ -1,5 +1,6 @@
 """The comparison of scaling policies: its cuts, its order, its figures, and its memory of runs."""
 
+import gzip
 from array import array
 from dataclasses import replace
 from pathlib import Path
@@ -193,6 +194,31 @@ def test_in_a_folder_of_other_traces_each_is_a_case(
     (broken / "third.csv").write_text("arrival_s,input_tokens,output_tokens\n1,-2,20\n")
     with pytest.raises(TraceError, match="third"):
         find_cases(broken, None)
+
+
+def test_a_file_is_played_whatever_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale.cases.CASES", cases := dict(CASES))
+    text = "arrival_s,input_tokens,output_tokens\n1,200,20\n2,400,40\n"
+    for name in ("a_b.csv", "Ünlü Gün.csv", "day.csv"):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    (tmp_path / "day.csv.gz").write_bytes(gzip.compress(text.encode()))
+    names = find_cases(tmp_path, None)
+    assert names == ["a_b", "day.csv", "day.csv.gz", "Ünlü Gün"]
+    assert {cases[name].objects().choice().fit.hardware.devices for name in names} == {1}
+
+
+def test_only_requests_that_the_model_takes_count_for_the_typical_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scale.cases.CASES", cases := dict(CASES))
+    text = "arrival_s,input_tokens,output_tokens\n1,200000,20\n"
+    (tmp_path / "long.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(TraceError, match="0 of 1 requests have at most 32768 tokens"):
+        find_cases(tmp_path, None)
+    (tmp_path / "long.csv").write_text(f"{text}2,200,20\n", encoding="utf-8")
+    assert [cases[name].typical_tokens for name in find_cases(tmp_path, None)] == [(200, 20)]
 
 
 def test_results_of_other_traces_are_in_another_folder(tmp_path: Path) -> None:
