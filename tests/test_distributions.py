@@ -91,7 +91,8 @@ def test_without_the_lab_its_commands_say_which_package_to_install(
         text=True,
         check=False,
     )
-    sentence = f"tessera {words[0]} needs the package tessera-lab: pip install tessera-lab\n"
+    install = "pip install '.[cli]' ./operator/tessera_lab in a checkout"
+    sentence = f"tessera {words[0]} needs the package tessera-lab: {install}\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", sentence)
 
 

@@ -109,6 +109,6 @@ def _solve_problem(problem: LayoutProblem) -> LayoutSolution | str:
     try:
         return solve(problem)
     except SolverMissingError:
-        return "the layout solver is not installed: pip install 'tessera[operator]'"
+        return "the layout solver is not installed: add highspy to the image of the operator"
     except (ArithmeticError, ValueError) as error:
         return f"planning layouts failed ({error}); please report it"

@@ -60,13 +60,17 @@ class _Group(click.Group):
         return list(self.commands)
 
 
+# No package index has it.
+_INSTALL_LAB = "pip install '.[cli]' ./operator/tessera_lab in a checkout"
+
+
 def _missing_command(name: str, summary: str) -> click.Command:
     """Return a command that only says which package it is in."""
-    sentence = f"tessera {name} needs the package tessera-lab: pip install tessera-lab"
+    sentence = f"tessera {name} needs the package tessera-lab: {_INSTALL_LAB}"
     return click.Command(
         name,
         short_help=f"{summary} (in the package tessera-lab)",
-        help="Not installed: pip install tessera-lab.",
+        help=f"Not installed: {_INSTALL_LAB}.",
         params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
         callback=lambda arguments: sys.exit(sentence),  # noqa: ARG005 - every call ends so
         add_help_option=False,

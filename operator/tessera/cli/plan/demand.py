@@ -51,7 +51,7 @@ def run(arguments: SimpleNamespace) -> Output:
             )
     except SolverMissingError:
         raise CommandError(
-            "the solver is not installed; install it with: pip install 'tessera[cli]'"
+            "the solver is not installed; install it with: pip install '.[cli]' in a checkout"
         ) from None
     steps = repartitions(current_gpus, plan.gpus) if current_gpus else []
     if arguments.svg:
