@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.batch_runner.harness import Runner, RunnerHarness, a_row
+from tests.cases import full
 
 pytestmark = pytest.mark.long
 
@@ -64,7 +65,7 @@ def _replace_with_a_fifo(path: Path) -> None:
     os.mkfifo(path)
 
 
-@pytest.mark.parametrize("change", [_put_rows_in_front, _cut_at_half])
+@pytest.mark.parametrize("change", [_put_rows_in_front, *full(_cut_at_half)])
 def test_rows_that_are_not_those_of_the_check_end_the_attempt_at_once(
     harness: RunnerHarness, change: Callable[[Path], object]
 ) -> None:
@@ -81,11 +82,9 @@ def test_rows_that_are_not_those_of_the_check_end_the_attempt_at_once(
 @pytest.mark.parametrize(
     "change",
     [
-        _append_rows,
         _edit_an_answered_row,
-        _replace_with_a_longer_file,
-        _replace_with_a_fifo,
         Path.unlink,
+        *full(_append_rows, _replace_with_a_longer_file, _replace_with_a_fifo),
     ],
 )
 def test_answers_of_the_checked_rows_are_published_with_the_news_of_a_change(

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.batch_runner import parts
 from tessera.batch_runner.publish import read_record
 from tests.batch_runner.harness import RunnerHarness, a_row, eventually, get
+from tests.cases import full
 from tests.lab.sim.running import SHAPE
 
 pytestmark = pytest.mark.long
@@ -291,10 +292,10 @@ def test_a_runner_whose_port_is_in_use_reports_it(harness: RunnerHarness) -> Non
 
 
 @pytest.mark.parametrize(
-    "options", [("--attempt", "0"), ("--batch", "nameless"), ("--concurrency", "0")]
+    "options", [["--attempt", "0"], *full(["--batch", "nameless"], ["--concurrency", "0"])]
 )
 def test_wrong_arguments_are_the_operators_fault(
-    harness: RunnerHarness, options: tuple[str, str]
+    harness: RunnerHarness, options: list[str]
 ) -> None:
     assert harness.start(1, *options).wait_for_exit().code == 2
 

@@ -8,6 +8,7 @@ import pytest
 
 from tessera.batch_runner import parts
 from tests.batch_runner.harness import RunnerHarness, a_row
+from tests.cases import full
 
 pytestmark = pytest.mark.long
 
@@ -18,7 +19,7 @@ def _leave_nothing(path: Path) -> None:
     assert not path.exists()
 
 
-@pytest.mark.parametrize("leave", [_leave_nothing, Path.touch])
+@pytest.mark.parametrize("leave", [_leave_nothing, *full(Path.touch)])
 def test_paths_that_fail_in_the_middle_of_work_end_the_attempt_but_not_the_batch(
     harness: RunnerHarness, leave: Callable[[Path], object]
 ) -> None:
@@ -60,7 +61,7 @@ def _restore(folder: Path) -> None:
     folder.mkdir()
 
 
-@pytest.mark.parametrize("obstruct", [_remove_folder, _occupy_output, _occupy_errors])
+@pytest.mark.parametrize("obstruct", [_remove_folder, *full(_occupy_output, _occupy_errors)])
 def test_paid_rows_wait_until_they_can_be_published_and_are_not_sent_again(
     harness: RunnerHarness, obstruct: Callable[[Path], None]
 ) -> None:
