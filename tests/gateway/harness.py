@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.access import AccessReason, key_identity
+from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import (
     ApiKey,
     Directory,
@@ -24,14 +24,15 @@ from tessera.domain.gateway.directory import (
     Identity,
     OfferedModel,
 )
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.limits.account import Account, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.domain.limits.gateway_limits import BorrowRequest
 from tessera.gateway.bodies.memory import Memory
-from tessera.gateway.errors import RequestError
 from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission, Identifier
 from tessera.gateway.requests.app import BodyBounds, GatewayApp
 from tessera.gateway.requests.token_verifier import TokenVerdict
@@ -163,8 +164,8 @@ class KeyIdentifier:
         key = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         api_key = directory.keys.get(hashlib.sha256(key).hexdigest())
         identity = key_identity(api_key, datetime(2026, 11, 22, tzinfo=UTC))
-        if isinstance(identity, AccessReason):
-            raise RequestError(401, identity, "The API key is unknown.", code="invalid_api_key")
+        if isinstance(identity, RequestReason):
+            raise RequestError(identity)
         return identity
 
 

@@ -12,9 +12,8 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.picking.engine_page import engine_load
-from tessera.gateway.errors import RequestError
+from tessera.gateway.refusals import REFUSALS, RequestError
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -34,11 +33,7 @@ pytestmark = pytest.mark.anyio
 SHORT, FULL, BETWEEN = 400, 100_000, 10
 COUNTS = pytest.mark.parametrize("count", [SHORT, pytest.param(FULL, marks=pytest.mark.full)])
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "quiet"
-NAMED = {
-    json.loads(RequestError(500, reason, "").body())["error"]["code"]
-    for reason in RequestReason
-    if reason is not RequestReason.INTERNAL_ERROR
-}
+NAMED = {RequestError(reason, *"???").code for reason in REFUSALS}
 # What a second half may leave behind, of an allocator that is not exact.
 GROWTH_BYTES = 16 * 2**20
 

@@ -8,7 +8,6 @@ import pytest
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
-    AccessReason,
     UnknownModel,
     key_identity,
     resolve_model,
@@ -16,6 +15,7 @@ from tessera.domain.gateway.access import (
     visible_models,
 )
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
 from tests.builders import NOW
 
 
@@ -105,5 +105,5 @@ def test_a_key_is_valid_until_it_expires() -> None:
     key = ApiKey(name="ci", digest="", tenant="team-a", team="search", expires=NOW)
     before = key_identity(key, NOW - timedelta(seconds=1))
     assert before == Identity(tenant="team-a", team="search", key="ci")
-    assert key_identity(key, NOW) is AccessReason.EXPIRED_KEY
-    assert key_identity(None, NOW) is AccessReason.INVALID_KEY
+    assert key_identity(key, NOW) is RequestReason.EXPIRED_KEY
+    assert key_identity(None, NOW) is RequestReason.INVALID_KEY

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.oidc import OidcIssuer, claims_identity, service_account_identity
+from tessera.domain.gateway.reasons import RequestReason
 
 DIRECTORY = Directory(
     tenants={
@@ -37,7 +37,7 @@ def test_a_service_account_belongs_to_the_tenant_of_its_namespace(
     user: str, tenant: str | None
 ) -> None:
     identity = service_account_identity(user, DIRECTORY)
-    expected = Identity(tenant=tenant, user=user) if tenant else AccessReason.UNKNOWN_TENANT
+    expected = Identity(tenant=tenant, user=user) if tenant else RequestReason.UNKNOWN_TENANT
     assert identity == expected
 
 
@@ -54,7 +54,7 @@ def test_claims_name_tenant_team_and_user() -> None:
 )
 def test_claims_without_exactly_one_tenant_identify_nobody(tenant: object) -> None:
     identity = claims_identity(an_issuer(), {"tenant": tenant}, DIRECTORY)
-    assert identity is AccessReason.UNKNOWN_TENANT
+    assert identity is RequestReason.UNKNOWN_TENANT
 
 
 def test_claims_that_are_no_single_text_are_left_out() -> None:

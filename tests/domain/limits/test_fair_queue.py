@@ -9,12 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.service_class import ServiceClass
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.fair_queue import (
     UNKNOWN_RETRY_SECONDS,
     FairQueue,
     QueueBounds,
     QueueEntry,
-    QueueReason,
     QueueRefusal,
     QueueService,
 )
@@ -157,12 +157,12 @@ def test_a_class_that_waits_again_has_no_passes_from_before() -> None:
 @pytest.mark.parametrize(
     ("bounds", "reason", "retry_after"),
     [
-        ({"requests": 4}, QueueReason.QUEUE_FULL, 1.0),
-        ({"requests_per_tenant": 3}, QueueReason.TENANT_QUEUE_FULL, 4 / 3),
+        ({"requests": 4}, RequestReason.QUEUE_FULL, 1.0),
+        ({"requests_per_tenant": 3}, RequestReason.TENANT_QUEUE_FULL, 4 / 3),
     ],
 )
 def test_a_full_queue_says_when_the_next_place_is_free(
-    bounds: dict[str, int], reason: QueueReason, retry_after: float
+    bounds: dict[str, int], reason: RequestReason, retry_after: float
 ) -> None:
     queue = a_queue(*[an_entry("a", 2) for _ in range(3)], an_entry("b", 2), **bounds)
     refusal = queue.offer(an_entry("a", 2), 0.0, replicas=2)
@@ -189,11 +189,11 @@ def test_a_full_queue_makes_room_by_the_newest_of_the_tenant_with_most_by_weight
         assert displaced[-1][0] is newest
         assert len(queue) == 9
     refusal = displaced[0][1]
-    assert (refusal.reason, refusal.retry_after_seconds) == (QueueReason.QUEUE_FULL, 13 / 9)
+    assert (refusal.reason, refusal.retry_after_seconds) == (RequestReason.QUEUE_FULL, 13 / 9)
     # Who has as many as anybody is refused himself.
     late = queue.offer(an_entry("few"), 0.0, replicas=1)
     assert late is not None
-    assert late.reason is QueueReason.QUEUE_FULL
+    assert late.reason is RequestReason.QUEUE_FULL
     assert len(displaced) == 2
 
 
@@ -201,7 +201,7 @@ def test_a_request_that_would_be_late_is_refused_at_once() -> None:
     queue = a_queue(*[an_entry("a", 1) for _ in range(8)])
     refusal = queue.offer(an_entry("a", deadline=103.5), 100.0, replicas=2, ttft_seconds=0.5)
     assert refusal is not None
-    assert refusal.reason is QueueReason.DEADLINE_UNREACHABLE
+    assert refusal.reason is RequestReason.DEADLINE_UNREACHABLE
     assert (refusal.predicted_wait_seconds, refusal.retry_after_seconds) == (4.0, 1.0)
     assert queue.offer(an_entry("a", deadline=104.5), 100.0, replicas=2, ttft_seconds=0.5) is None
     # Others do not wait for the work of this tenant, and while a service wakes nobody knows.

@@ -4,13 +4,13 @@ from math import ceil
 
 import pytest
 
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.account import PortionRequest
 from tessera.domain.limits.gateway_limits import (
     Admitted,
     Allowance,
     BorrowRequest,
     GatewayLimits,
-    LimitReason,
 )
 from tessera.domain.limits.scopes import ApplicableLimits, Meter
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of, slots_limit
@@ -30,7 +30,7 @@ def test_a_rate_admits_its_amount_and_then_says_when_the_next_fits() -> None:
     for _ in range(60):
         accounts.admit(gateway, PER_MINUTE, a_request(), 0.0)
     refusal = accounts.refuse(gateway, PER_MINUTE, a_request(), 0.0)
-    assert refusal.reason is LimitReason.TOO_MANY_REQUESTS
+    assert refusal.reason is RequestReason.TOO_MANY_REQUESTS
     assert refusal.exceeded is not None
     assert refusal.exceeded.phrase == "60 requests per minute"
     assert (refusal.limit, refusal.remaining, refusal.retry_after_seconds) == (60, 0, 1.0)
@@ -105,7 +105,7 @@ def test_a_request_is_admitted_within_all_limits_or_takes_of_none() -> None:
     limits = limits_of(a_limit(Meter.REQUESTS, 60), a_limit(Meter.TOTAL_TOKENS, 1000))
     accounts.admit(gateway, limits, a_request(400, 400), 0.0)
     refusal = accounts.refuse(gateway, limits, a_request(400, 400), 0.0)
-    assert refusal.reason is LimitReason.TOO_MANY_TOKENS
+    assert refusal.reason is RequestReason.TOO_MANY_TOKENS
     assert refusal.retry_after_seconds == pytest.approx(600 * 60 / 1000)
     admitted = accounts.admit(gateway, limits, a_request(10, 10), 0.0)
     assert admitted.requests is not None
@@ -160,7 +160,7 @@ def test_concurrent_requests_are_counted_over_gateways() -> None:
     ]
     for name, gateway in gateways.items():
         refusal = accounts.refuse(gateway, limits, a_request(), 0.1, name)
-        assert refusal.reason is LimitReason.TOO_MANY_CONCURRENT_REQUESTS
+        assert refusal.reason is RequestReason.TOO_MANY_CONCURRENT_REQUESTS
         assert refusal.retry_after_seconds == 1.0
     gateways["a"].settle(admitted[0], input_tokens=1, output_tokens=1)
     accounts.exchange(gateways["a"], gateways["a"].renewal(0.5), 0.5, name="a")
@@ -238,14 +238,14 @@ def test_an_answer_is_reduced_to_what_one_request_may_have(
 @pytest.mark.parametrize(
     ("limits", "reason"),
     [
-        (limits_of(max_context_tokens=100), LimitReason.CONTEXT_TOO_LONG),
-        (limits_of(a_limit(Meter.INPUT_TOKENS, 99)), LimitReason.REQUEST_TOO_LARGE),
-        (limits_of(a_limit(Meter.TOTAL_TOKENS, 100)), LimitReason.REQUEST_TOO_LARGE),
-        (limits_of(a_limit(Meter.REQUESTS, 0)), LimitReason.REQUEST_TOO_LARGE),
+        (limits_of(max_context_tokens=100), RequestReason.CONTEXT_TOO_LONG),
+        (limits_of(a_limit(Meter.INPUT_TOKENS, 99)), RequestReason.REQUEST_TOO_LARGE),
+        (limits_of(a_limit(Meter.TOTAL_TOKENS, 100)), RequestReason.REQUEST_TOO_LARGE),
+        (limits_of(a_limit(Meter.REQUESTS, 0)), RequestReason.REQUEST_TOO_LARGE),
     ],
 )
 def test_a_request_that_never_fits_has_no_retry(
-    limits: ApplicableLimits, reason: LimitReason
+    limits: ApplicableLimits, reason: RequestReason
 ) -> None:
     refusal = Accounts().refuse(GatewayLimits(), limits, a_request(100, 500), 0.0)
     assert (refusal.reason, refusal.retry_after_seconds) == (reason, None)

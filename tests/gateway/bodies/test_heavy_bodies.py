@@ -12,7 +12,7 @@ from tessera.domain.gateway.directory import RateLimit, RateLimits
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS
 from tessera.gateway.bodies.parsing import body_for_engine, parse
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
-from tessera.gateway.errors import RequestError
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import KEY, a_directory, a_gateway, a_model
 from world.testing import eventually

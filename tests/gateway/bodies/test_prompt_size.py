@@ -12,7 +12,7 @@ from tessera.domain.gateway.directory import RateLimit, RateLimits
 from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.parsing import parse
 from tessera.gateway.bodies.prompt_size import PromptSize, of_conversation
-from tessera.gateway.errors import RequestError
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import (
     COMPLETION,

@@ -6,9 +6,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
-from tessera.gateway.errors import RequestError
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.token_verifier import TokenVerdict
 from tests.builders import NOW
@@ -51,17 +51,17 @@ class Verifier:
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ({}, AccessReason.MISSING_KEY),
-        ({b"authorization": b"Basic " + KEY.encode()}, AccessReason.MISSING_KEY),
-        ({b"authorization": b"Bearer "}, AccessReason.MISSING_KEY),
-        ({b"authorization": b"Bearer " + b"x" * 20_000}, AccessReason.MISSING_KEY),
-        ({b"authorization": b"Bearer " + KEY[:-1].encode()}, AccessReason.INVALID_KEY),
-        ({b"authorization": f"Bearer {DIGEST}".encode()}, AccessReason.INVALID_KEY),
-        ({b"authorization": "Bearer ключ".encode()}, AccessReason.INVALID_KEY),
+        ({}, RequestReason.MISSING_KEY),
+        ({b"authorization": b"Basic " + KEY.encode()}, RequestReason.MISSING_KEY),
+        ({b"authorization": b"Bearer "}, RequestReason.MISSING_KEY),
+        ({b"authorization": b"Bearer " + b"x" * 20_000}, RequestReason.MISSING_KEY),
+        ({b"authorization": b"Bearer " + KEY[:-1].encode()}, RequestReason.INVALID_KEY),
+        ({b"authorization": f"Bearer {DIGEST}".encode()}, RequestReason.INVALID_KEY),
+        ({b"authorization": "Bearer ключ".encode()}, RequestReason.INVALID_KEY),
     ],
 )
 async def test_requests_without_a_known_key_are_refused(
-    headers: dict[bytes, bytes], reason: AccessReason
+    headers: dict[bytes, bytes], reason: RequestReason
 ) -> None:
     with pytest.raises(RequestError) as refusal:
         await Verifier().authenticator.identify(headers, a_directory())
@@ -98,7 +98,7 @@ async def test_a_token_is_verified_once_while_its_verdict_lasts() -> None:
 async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> None:
     verifier = Verifier(identity=OWNER, seconds=60.0)
     await verifier.identify(TOKEN)
-    verifier.verdict = {"reason": AccessReason.INVALID_TOKEN}
+    verifier.verdict = {"reason": RequestReason.INVALID_TOKEN}
     for number in range(11_000):
         assert await verifier.identify(f"a.b.{number}") == (401, "InvalidToken")
     verified = len(verifier.tokens)
@@ -108,7 +108,7 @@ async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> N
 
 
 async def test_without_a_verdict_requests_are_told_to_retry_and_the_next_one_asks_again() -> None:
-    verifier = Verifier(reason=AccessReason.TOKENS_NOT_VERIFIED)
+    verifier = Verifier(reason=RequestReason.TOKENS_NOT_VERIFIED)
     assert await verifier.identify(TOKEN) == (503, "TokensNotVerified")
     verifier.verdict = {"identity": OWNER, "seconds": 60.0}
     assert await verifier.identify(TOKEN) == OWNER

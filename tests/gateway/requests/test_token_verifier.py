@@ -5,8 +5,8 @@ import asyncio
 import jwt
 import pytest
 
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.requests.token_verifier import TokenVerdict, TokenVerifier
 from tessera.ports import ClusterError
 
@@ -37,12 +37,12 @@ async def test_a_service_account_is_identified_for_a_minute() -> None:
 @pytest.mark.parametrize(
     ("user", "reason"),
     [
-        (None, AccessReason.INVALID_TOKEN),
-        ("system:serviceaccount:team-z:ci", AccessReason.UNKNOWN_TENANT),
-        ("kubernetes-admin", AccessReason.UNKNOWN_TENANT),
+        (None, RequestReason.INVALID_TOKEN),
+        ("system:serviceaccount:team-z:ci", RequestReason.UNKNOWN_TENANT),
+        ("kubernetes-admin", RequestReason.UNKNOWN_TENANT),
     ],
 )
-async def test_others_are_refused(user: str | None, reason: AccessReason) -> None:
+async def test_others_are_refused(user: str | None, reason: RequestReason) -> None:
     verdict = await TokenVerifier(ApiServer(user).review, {}).verify(TOKEN, DIRECTORY)
     assert verdict == TokenVerdict(reason=reason)
 
@@ -50,12 +50,12 @@ async def test_others_are_refused(user: str | None, reason: AccessReason) -> Non
 async def test_what_is_no_token_is_not_reviewed() -> None:
     server = ApiServer()
     verdict = await TokenVerifier(server.review, {}).verify("a.b.c", DIRECTORY)
-    assert (verdict.reason, server.asked) == (AccessReason.INVALID_TOKEN, 0)
+    assert (verdict.reason, server.asked) == (RequestReason.INVALID_TOKEN, 0)
 
 
 async def test_without_reviews_no_service_account_is_accepted() -> None:
     verdict = await TokenVerifier(None, {}).verify(TOKEN, DIRECTORY)
-    assert verdict.reason is AccessReason.INVALID_TOKEN
+    assert verdict.reason is RequestReason.INVALID_TOKEN
 
 
 async def test_a_flood_of_tokens_reaches_the_api_server_four_at_a_time() -> None:
@@ -66,7 +66,7 @@ async def test_a_flood_of_tokens_reaches_the_api_server_four_at_a_time() -> None
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     refused = [task.result().reason for task in flood if task.done()]
-    assert (server.asked, refused) == (4, [AccessReason.TOKENS_NOT_VERIFIED] * 36)
+    assert (server.asked, refused) == (4, [RequestReason.TOKENS_NOT_VERIFIED] * 36)
     server.open.set()
     verdicts = await asyncio.gather(*flood)
     assert sum(verdict.identity is not None for verdict in verdicts) == 64
@@ -77,4 +77,4 @@ async def test_a_silent_api_server_is_not_a_refusal() -> None:
         raise ClusterError("no response")
 
     verdict = await TokenVerifier(review, {}).verify(TOKEN, DIRECTORY)
-    assert verdict.reason is AccessReason.TOKENS_NOT_VERIFIED
+    assert verdict.reason is RequestReason.TOKENS_NOT_VERIFIED

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
-from tessera.gateway.errors import RequestError
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.usage.metrics import GatewayMetrics
@@ -53,7 +52,7 @@ async def test_a_refused_request_is_recorded_with_its_sender_where_that_is_known
     assert answer.status == record.status
     assert (record.status, record.tenant) == expected
     assert record.phase is Phase.REFUSED
-    assert record.reason in {*RequestReason, *AccessReason}
+    assert record.reason in set(RequestReason)
     assert record.request_id == answer.headers["x-request-id"]
     assert (record.input_tokens, record.output_tokens, record.estimated) == (0, 0, False)
 
@@ -70,7 +69,7 @@ async def test_a_key_that_is_no_longer_valid_is_named(expires: datetime | None) 
         record = await gateway.record()
 
     assert answer.status == 401
-    reason = AccessReason.INVALID_KEY if expires is None else AccessReason.EXPIRED_KEY
+    reason = RequestReason.INVALID_KEY if expires is None else RequestReason.EXPIRED_KEY
     assert (record.reason, record.tenant, record.team, record.key) == (
         reason,
         TENANT,

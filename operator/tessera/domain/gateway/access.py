@@ -4,10 +4,10 @@ from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from operator import itemgetter
 
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
 
 # Models of one tenant, by every name that a request may give.
 ModelsByName = Mapping[str, OfferedModel]
@@ -21,22 +21,6 @@ _MAX_COMPARED_NAMES = 20
 _LEAST_SIMILARITY = 0.5
 
 
-class AccessReason(StrEnum):
-    """Why a request is not identified."""
-
-    MISSING_KEY = "MissingKey"
-    """It has no `Authorization: Bearer`, nor `x-api-key`."""
-    INVALID_KEY = "InvalidKey"
-    """Its key is unknown or revoked."""
-    EXPIRED_KEY = "ExpiredKey"
-    INVALID_TOKEN = "InvalidToken"  # noqa: S105 - no password
-    """Its token has a wrong signature, issuer or audience, or is expired."""
-    UNKNOWN_TENANT = "UnknownTenant"
-    """Its token belongs to no tenant: no TenantBudget has the namespace or name."""
-    TOKENS_NOT_VERIFIED = "TokensNotVerified"
-    """Tokens cannot be verified now, since the API server or the issuer does not answer."""
-
-
 @dataclass(frozen=True, slots=True)
 class UnknownModel:
     """A name that stands for no model that the sender may use."""
@@ -45,12 +29,12 @@ class UnknownModel:
     """Similar names that the sender may use, the most similar first."""
 
 
-def key_identity(key: ApiKey | None, now: datetime) -> Identity | AccessReason:
+def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
     """Return whose key it is, or why it is refused."""
     if key is None:
-        return AccessReason.INVALID_KEY
+        return RequestReason.INVALID_KEY
     if key.expires is not None and key.expires <= now:
-        return AccessReason.EXPIRED_KEY
+        return RequestReason.EXPIRED_KEY
     return Identity(
         tenant=key.tenant, team=key.team, key=key.name, models=key.models, limits=key.limits
     )

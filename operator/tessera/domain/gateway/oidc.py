@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 from pydantic import Field, StringConstraints, field_validator
 
 from tessera.api.meta import Wire
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.reasons import RequestReason
 
 SignatureAlgorithm = Literal[
     "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"
@@ -57,24 +57,24 @@ class OidcIssuer(Wire):
         return url
 
 
-def service_account_identity(user: str, directory: Directory) -> Identity | AccessReason:
+def service_account_identity(user: str, directory: Directory) -> Identity | RequestReason:
     """Return the identity of a ServiceAccount: that of the tenant who has its namespace."""
     account = _SERVICE_ACCOUNT.fullmatch(user)
     for tenant in directory.tenants.values():
         if account is not None and account[1] in tenant.namespaces:
             return Identity(tenant=tenant.name, user=user)
-    return AccessReason.UNKNOWN_TENANT
+    return RequestReason.UNKNOWN_TENANT
 
 
 def claims_identity(
     issuer: OidcIssuer, claims: Mapping[str, Any], directory: Directory
-) -> Identity | AccessReason:
+) -> Identity | RequestReason:
     """Return the identity that verified claims describe; they must name exactly one tenant."""
     values = _texts(claims.get(issuer.tenant_claim))
     named = {issuer.tenants.get(value, "") if issuer.tenants else value for value in values}
     tenants = named & directory.tenants.keys()
     if len(tenants) != 1:
-        return AccessReason.UNKNOWN_TENANT
+        return RequestReason.UNKNOWN_TENANT
     teams = _texts(claims.get(issuer.team_claim)) if issuer.team_claim else ()
     users = _texts(claims.get(issuer.user_claim))
     return Identity(

@@ -4,10 +4,9 @@ from enum import StrEnum
 
 
 class RequestReason(StrEnum):
-    """Closed set of what can happen to a request at the gateway besides a refusal by a limit."""
+    """Closed set of what can happen to a request at the gateway."""
 
-    COMPLETED = "Completed"
-    CLIENT_GONE = "ClientGone"
+    # What was sent.
     UNKNOWN_ROUTE = "UnknownRoute"
     METHOD_NOT_ALLOWED = "MethodNotAllowed"
     INVALID_REQUEST = "InvalidRequest"
@@ -17,14 +16,47 @@ class RequestReason(StrEnum):
     HELD_BYTES_EXCEEDED = "HeldBytesExceeded"
     HEADERS_TOO_LARGE = "HeadersTooLarge"
     HEADERS_TIMEOUT = "HeadersTimeout"
+    CLIENT_GONE = "ClientGone"
+
+    # Who sent it.
+    MISSING_KEY = "MissingKey"
+    """It has no `Authorization: Bearer`, nor `x-api-key`."""
+    INVALID_KEY = "InvalidKey"
+    """Its key is unknown or revoked."""
+    EXPIRED_KEY = "ExpiredKey"
+    INVALID_TOKEN = "InvalidToken"  # noqa: S105 - no password
+    """Its token has a wrong signature, issuer or audience, or is expired."""
+    UNKNOWN_TENANT = "UnknownTenant"
+    """Its token belongs to no tenant: no TenantBudget has the namespace or name."""
+    TOKENS_NOT_VERIFIED = "TokensNotVerified"
+    """Tokens cannot be verified now, since the API server or the issuer does not answer."""
     MODEL_NOT_FOUND = "ModelNotFound"
-    NO_READY_REPLICA = "NoReadyReplica"
-    SERVICE_STOPPED = "ServiceStopped"
+
+    # Limits.
+    TOO_MANY_REQUESTS = "TooManyRequests"
+    TOO_MANY_INPUT_TOKENS = "TooManyInputTokens"
+    TOO_MANY_OUTPUT_TOKENS = "TooManyOutputTokens"
+    TOO_MANY_TOKENS = "TooManyTokens"
+    TOO_MANY_CONCURRENT_REQUESTS = "TooManyConcurrentRequests"
+    CONTEXT_TOO_LONG = "ContextTooLong"
+    """The prompt leaves no room for an answer within `max_context_tokens`."""
+    REQUEST_TOO_LARGE = "RequestTooLarge"
+    """It needs more than the whole limit, so it never fits."""
+    TOO_MANY_CHOICES = "TooManyChoices"
+    """It asks for more answers than `max_output_tokens` has tokens."""
     LIMITS_UNAVAILABLE = "LimitsUnavailable"
     USAGE_NOT_RECORDED = "UsageNotRecorded"
+
+    # Replicas and their queue.
+    NO_READY_REPLICA = "NoReadyReplica"
+    SERVICE_STOPPED = "ServiceStopped"
+    QUEUE_FULL = "QueueFull"
+    TENANT_QUEUE_FULL = "TenantQueueFull"
+    DEADLINE_UNREACHABLE = "DeadlineUnreachable"
+    """It would wait longer than its deadline allows, so it is refused at once."""
     QUEUE_TIMEOUT = "QueueTimeout"
-    GATEWAY_DRAINING = "GatewayDraining"
-    GATEWAY_KILLED = "GatewayKilled"
+
+    # Engines.
     ENGINE_UNREACHABLE = "EngineUnreachable"
     ENGINE_BUSY = "EngineBusy"
     ENGINE_DRAINING = "EngineDraining"
@@ -34,4 +66,8 @@ class RequestReason(StrEnum):
     INVALID_RESPONSE = "InvalidResponse"
     RESPONSE_TOO_LARGE = "ResponseTooLarge"
     STREAM_BROKEN = "StreamBroken"
+
+    # The gateway itself.
+    GATEWAY_DRAINING = "GatewayDraining"
+    GATEWAY_KILLED = "GatewayKilled"
     INTERNAL_ERROR = "InternalError"

@@ -9,9 +9,9 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from tessera.api.service_class import ServiceClass
+from tessera.domain.gateway.reasons import RequestReason
 
 # After so many requests of other classes, the next is of the class that they passed over.
 MAX_PASSES = 16
@@ -23,15 +23,6 @@ UNKNOWN_RETRY_SECONDS = 5.0
 _URGENT_SHARE = 0.5
 
 _CLASSES: tuple[ServiceClass, ...] = ("Interactive", "Standard", "Batch")
-
-
-class QueueReason(StrEnum):
-    """Why a request may not wait."""
-
-    QUEUE_FULL = "QueueFull"
-    TENANT_QUEUE_FULL = "TenantQueueFull"
-    DEADLINE_UNREACHABLE = "DeadlineUnreachable"
-    """It would wait longer than its deadline allows, so it is refused at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +37,7 @@ class QueueBounds:
 class QueueRefusal:
     """A request that may not wait."""
 
-    reason: QueueReason
+    reason: RequestReason
     predicted_wait_seconds: float | None
     """None while no replica serves."""
     retry_after_seconds: float
@@ -265,17 +256,17 @@ class FairQueue:
         # A place is free when the next entry goes: of this tenant, or of all.
         if (waiting := self._waiting(entry.tenant)) >= self._bounds.requests_per_tenant:
             retry_after = UNKNOWN_RETRY_SECONDS if wait is None else wait / waiting
-            return _refusal(QueueReason.TENANT_QUEUE_FULL, wait, retry_after)
+            return _refusal(RequestReason.TENANT_QUEUE_FULL, wait, retry_after)
         if late > 0:
-            return _refusal(QueueReason.DEADLINE_UNREACHABLE, wait, late)
+            return _refusal(RequestReason.DEADLINE_UNREACHABLE, wait, late)
         if len(self) >= self._bounds.requests:
             work = self.work_seconds / replicas if replicas else None
             retry_after = UNKNOWN_RETRY_SECONDS if work is None else work / max(1, len(self))
             displaced = self._displaced_by(entry)
             if displaced is None:
-                return _refusal(QueueReason.QUEUE_FULL, wait, retry_after)
+                return _refusal(RequestReason.QUEUE_FULL, wait, retry_after)
             self.cancel(displaced)
-            self._displace(displaced, _refusal(QueueReason.QUEUE_FULL, work, retry_after))
+            self._displace(displaced, _refusal(RequestReason.QUEUE_FULL, work, retry_after))
         self._classes[entry.service_class].add(entry)
         return None
 
@@ -331,5 +322,5 @@ class FairQueue:
         return sum(queue.waiting(tenant) for queue in self._classes.values())
 
 
-def _refusal(reason: QueueReason, wait: float | None, retry_after: float) -> QueueRefusal:
+def _refusal(reason: RequestReason, wait: float | None, retry_after: float) -> QueueRefusal:
     return QueueRefusal(reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after)

@@ -3,9 +3,9 @@
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 from math import ceil
 
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import (
     ROUNDING,
@@ -30,28 +30,12 @@ SLOT_RETRY_SECONDS = 1.0
 IDLE_SECONDS = 10.0
 
 
-class LimitReason(StrEnum):
-    """Why a request is refused."""
-
-    TOO_MANY_REQUESTS = "TooManyRequests"
-    TOO_MANY_INPUT_TOKENS = "TooManyInputTokens"
-    TOO_MANY_OUTPUT_TOKENS = "TooManyOutputTokens"
-    TOO_MANY_TOKENS = "TooManyTokens"
-    TOO_MANY_CONCURRENT_REQUESTS = "TooManyConcurrentRequests"
-    CONTEXT_TOO_LONG = "ContextTooLong"
-    """The prompt leaves no room for an answer within `max_context_tokens`."""
-    REQUEST_TOO_LARGE = "RequestTooLarge"
-    """It needs more than the whole limit, so it never fits."""
-    TOO_MANY_CHOICES = "TooManyChoices"
-    """It asks for more answers than `max_output_tokens` has tokens."""
-
-
 _EXCEEDED = {
-    Meter.REQUESTS: LimitReason.TOO_MANY_REQUESTS,
-    Meter.INPUT_TOKENS: LimitReason.TOO_MANY_INPUT_TOKENS,
-    Meter.OUTPUT_TOKENS: LimitReason.TOO_MANY_OUTPUT_TOKENS,
-    Meter.TOTAL_TOKENS: LimitReason.TOO_MANY_TOKENS,
-    Meter.CONCURRENT_REQUESTS: LimitReason.TOO_MANY_CONCURRENT_REQUESTS,
+    Meter.REQUESTS: RequestReason.TOO_MANY_REQUESTS,
+    Meter.INPUT_TOKENS: RequestReason.TOO_MANY_INPUT_TOKENS,
+    Meter.OUTPUT_TOKENS: RequestReason.TOO_MANY_OUTPUT_TOKENS,
+    Meter.TOTAL_TOKENS: RequestReason.TOO_MANY_TOKENS,
+    Meter.CONCURRENT_REQUESTS: RequestReason.TOO_MANY_CONCURRENT_REQUESTS,
 }
 _REQUEST_METERS = frozenset({Meter.REQUESTS})
 _TOKEN_METERS = frozenset({Meter.INPUT_TOKENS, Meter.OUTPUT_TOKENS, Meter.TOTAL_TOKENS})
@@ -85,7 +69,7 @@ class Admitted:
 class LimitRefusal:
     """The limit that refuses a request; of several, the one that takes longest to allow it."""
 
-    reason: LimitReason
+    reason: RequestReason
     exceeded: ScopedLimit | None = None
     """None for the context of one request."""
     limit: int
@@ -354,7 +338,7 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
         longest = min(longest, limits.max_output_tokens)
         if longest < least:
             return LimitRefusal(
-                reason=LimitReason.TOO_MANY_CHOICES,
+                reason=RequestReason.TOO_MANY_CHOICES,
                 limit=limits.max_output_tokens,
                 needed=least,
                 retry_after_seconds=None,
@@ -364,7 +348,7 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
         longest = min(longest, context - request.input_tokens)
         if longest < least:
             return LimitRefusal(
-                reason=LimitReason.CONTEXT_TOO_LONG,
+                reason=RequestReason.CONTEXT_TOO_LONG,
                 limit=context,
                 needed=request.input_tokens + least,
                 retry_after_seconds=None,
@@ -377,7 +361,7 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
             longest = min(longest, limit.amount - request.input_tokens)
         if longest < least or smallest[limit.meter] > limit.amount:
             return LimitRefusal(
-                reason=LimitReason.REQUEST_TOO_LARGE,
+                reason=RequestReason.REQUEST_TOO_LARGE,
                 exceeded=limit,
                 limit=limit.amount,
                 needed=smallest[limit.meter],

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tessera.api.text import counted
-from tessera.gateway.errors import RequestError, invalid_request
+from tessera.gateway.refusals import RequestError, invalid_request
 
 # As many as OpenAI takes inputs for embeddings.
 MAX_TEXTS = 2048

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import Identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.errors import RequestError
+from tessera.gateway.refusals import RequestError
 
 MAX_HELD_BYTES = 96 * 2**20
 # Of about the same size, among which the largest is looked for.
@@ -107,14 +107,8 @@ class Holding:
     def error(self) -> RequestError:
         """Return the error of a request that gave way."""
         memory = self._memory
-        error = RequestError(
-            429,
-            RequestReason.HELD_BYTES_EXCEEDED,
-            f"Requests hold too much memory of the gateway: limit {counted(memory.limit, 'byte')}, "
-            f"{memory.tenant_limit} of one tenant, and this request was the largest of its key; "
-            "retry in 1 s with smaller requests or fewer at a time.",
-            headers=((b"retry-after", b"1"),),
-        )
+        limits = counted(memory.limit, "byte"), memory.tenant_limit
+        error = RequestError(RequestReason.HELD_BYTES_EXCEEDED, *limits)
         error.sender = self.identity
         return error
 

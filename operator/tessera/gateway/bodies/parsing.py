@@ -16,7 +16,7 @@ from tessera.gateway.bodies.prompt_size import (
     of_pairs,
     of_texts,
 )
-from tessera.gateway.errors import RequestError, invalid_request
+from tessera.gateway.refusals import RequestError, invalid_request
 
 _MAX_NAME = 256
 _MAX_CHOICES = 128

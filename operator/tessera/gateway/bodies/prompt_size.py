@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tessera.api.text import counted
 from tessera.gateway.bodies.json_values import MAX_TEXTS, first_items
-from tessera.gateway.errors import invalid_request
+from tessera.gateway.refusals import invalid_request
 
 # Images and clips of one request.
 MAX_MEDIA = 2048

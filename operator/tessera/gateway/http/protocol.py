@@ -13,8 +13,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from tessera.api.text import counted
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.errors import RequestError, invalid_request
 from tessera.gateway.http.connections import GatewayServerState
+from tessera.gateway.refusals import RequestError, invalid_request
 
 # Also of chunk sizes and extensions, beside an eighth of the body.
 MAX_HEADER_BYTES = 64 * 2**10
@@ -416,13 +416,7 @@ class GatewayProtocol(_Writing):
 
     def _header_timeout(self) -> None:
         self._header_deadline.lift()
-        self._refuse(
-            RequestError(
-                408,
-                RequestReason.HEADERS_TIMEOUT,
-                f"the headers took more than {self.header_seconds:g} s",
-            )
-        )
+        self._refuse(RequestError(RequestReason.HEADERS_TIMEOUT, f"{self.header_seconds:g}"))
 
     def _refuse(self, error: RequestError) -> None:
         """Answer a request that has no response, and end the connection."""
@@ -467,12 +461,8 @@ class GatewayProtocol(_Writing):
 
 
 def _headers_too_large() -> RequestError:
-    return RequestError(
-        431,
-        RequestReason.HEADERS_TOO_LARGE,
-        "the headers, trailers and extensions of chunks have more than "
-        f"{counted(MAX_HEADER_BYTES, 'byte')} or {counted(MAX_HEADERS, 'line')}",
-    )
+    bounds = counted(MAX_HEADER_BYTES, "byte"), counted(MAX_HEADERS, "line")
+    return RequestError(RequestReason.HEADERS_TOO_LARGE, *bounds)
 
 
 def _invalid_http() -> RequestError:

@@ -1,15 +1,13 @@
 """Who may use which model now, and on which replica: decided from the last Directory."""
 
 import asyncio
-import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
 from tessera.api.ref import Ref
-from tessera.api.text import counted
 from tessera.domain.gateway.access import (
     ModelsByName,
     UnknownModel,
@@ -20,22 +18,24 @@ from tessera.domain.gateway.access import (
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueReason, QueueRefusal
+from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueRefusal
 from tessera.domain.limits.gateway_limits import (
     Admitted,
-    Allowance,
     BorrowRequest,
     GatewayLimits,
-    LimitReason,
     LimitRefusal,
 )
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
-from tessera.gateway.errors import RequestError
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
+from tessera.gateway.refusals import (
+    RequestError,
+    allowance_headers,
+    over_limit,
+    queue_full,
+    unknown_model,
+)
 from tessera.gateway.requests.queues import DisplacedError, ModelQueues, QueueTimeoutError
 
-_MAX_NAME_IN_MESSAGE = 100
-_MAX_OFFERED = 20
 _MAX_CACHED_LIMITS = 10_000
 _MAX_REVOKED_KEYS = 10_000
 # Of one request, with the limits that others take in between.
@@ -103,9 +103,7 @@ class Ticket:
             choice = self.sent.choice
             headers.append((b"x-tessera-replica", choice.replica.pod.name.encode()))
             headers.append((b"x-tessera-reason", choice.reason.encode()))
-        headers += _allowance_headers(b"requests", self.admitted.requests)
-        headers += _allowance_headers(b"tokens", self.admitted.tokens)
-        return headers
+        return [*headers, *allowance_headers(self.admitted.requests, self.admitted.tokens)]
 
 
 @dataclass(slots=True)
@@ -189,7 +187,7 @@ class Admission:
         model = resolve_model(models, identity, name)
         if isinstance(model, UnknownModel):
             offered = () if model.nearest else tuple(visible_models(models, identity))
-            raise _unknown_model(name, model.nearest, offered)
+            raise unknown_model(name, model.nearest, offered)
         return model
 
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
@@ -244,21 +242,17 @@ class Admission:
             if isinstance(answer, Admitted):
                 return answer
             if isinstance(answer, LimitRefusal):
-                raise _limit_error(answer)
+                raise over_limit(answer)
             if not await self._borrow(answer):
                 break
-        raise RequestError(
-            503,
-            RequestReason.LIMITS_UNAVAILABLE,
-            "The limits of this key cannot be checked now; retry in 1 second.",
-            headers=((b"retry-after", b"1"),),
-        )
+        raise RequestError(RequestReason.LIMITS_UNAVAILABLE)
 
     async def _wait(self, identity: Identity, ticket: Ticket) -> SentRequest:
         model, now = ticket.model, self._clock()
         is_ready = self.replicas.ready_count(model) > 0
         if not is_ready and not model.may_sleep:
-            raise _no_replica(model)
+            stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
+            raise RequestError(stopped if model.stopped else unready, model.service)
         seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
@@ -271,7 +265,7 @@ class Admission:
         queue = self.queues.of(model)
         future = queue.offer(entry, ticket.shape, now)
         if isinstance(future, QueueRefusal):
-            raise _queue_error(model, future)
+            raise queue_full(model, future)
         if not is_ready:
             self._wake()
         try:
@@ -282,9 +276,9 @@ class Admission:
             queue.leave(entry)
             raise
         except DisplacedError as error:
-            raise _queue_error(model, error.refusal) from None
+            raise queue_full(model, error.refusal) from None
         except QueueTimeoutError:
-            raise _waited_too_long(model, seconds) from None
+            raise RequestError(RequestReason.QUEUE_TIMEOUT, model.service, f"{seconds:g}") from None
         ticket.queue_ns = int((self._clock() - now) * 1e9)
         return sent
 
@@ -313,102 +307,3 @@ def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:
     known = {**last.revoked_keys, **last.keys}
     revoked = [(digest, key) for digest, key in known.items() if digest not in directory.keys]
     return replace(directory, revoked_keys=dict(revoked[-_MAX_REVOKED_KEYS:]))
-
-
-def _allowance_headers(what: bytes, allowance: Allowance | None) -> Sequence[tuple[bytes, bytes]]:
-    if allowance is None:
-        return ()
-    return (
-        (b"x-ratelimit-limit-" + what, b"%d" % allowance.limit),
-        (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
-        (b"x-ratelimit-reset-" + what, b"%.3fs" % allowance.reset_seconds),
-    )
-
-
-def _limit_error(refusal: LimitRefusal) -> RequestError:
-    exceeded = refusal.exceeded
-    if refusal.reason is LimitReason.TOO_MANY_CHOICES:
-        return RequestError(
-            400,
-            refusal.reason,
-            f"The request: limit {counted(refusal.limit, 'output token')}, needed {refusal.needed} "
-            "for a token of each choice. Ask for fewer choices or prompts at a time.",
-        )
-    if exceeded is None:
-        limit = f"The request: limit {counted(refusal.limit, 'token')} of prompt and answer"
-    else:
-        limit = f"{exceeded.scope}/{exceeded.name}: limit {exceeded.phrase}"
-    needed = f", needed {refusal.needed}" if refusal.needed > 1 else ""
-    if refusal.retry_after_seconds is None:
-        return RequestError(
-            400,
-            refusal.reason,
-            f"{limit}{needed}. It never fits: shorten the prompt, or ask for a higher limit.",
-        )
-    seconds = max(1, math.ceil(refusal.retry_after_seconds))
-    return RequestError(
-        429,
-        refusal.reason,
-        f"{limit}, remaining {refusal.remaining}{needed}; retry in {seconds} s.",
-        code="rate_limit_exceeded",
-        headers=(
-            (b"retry-after", b"%d" % seconds),
-            *_allowance_headers(b"requests", refusal.requests),
-            *_allowance_headers(b"tokens", refusal.tokens),
-        ),
-    )
-
-
-def _queue_error(model: OfferedModel, refusal: QueueRefusal) -> RequestError:
-    seconds = max(1, math.ceil(refusal.retry_after_seconds))
-    is_own = refusal.reason is QueueReason.TENANT_QUEUE_FULL
-    return RequestError(
-        429 if is_own else 503,
-        refusal.reason,
-        f"The queue of InferenceService/{model.service} is full; retry in {seconds} s."
-        if refusal.reason is not QueueReason.DEADLINE_UNREACHABLE
-        else f"InferenceService/{model.service} would answer too late; retry in {seconds} s.",
-        headers=((b"retry-after", b"%d" % seconds),),
-    )
-
-
-def _no_replica(model: OfferedModel) -> RequestError:
-    if model.stopped:
-        return RequestError(
-            503,
-            RequestReason.SERVICE_STOPPED,
-            f"InferenceService/{model.service} is stopped: spec.replicas is 0. It answers again "
-            "once spec.replicas is raised or removed.",
-        )
-    return RequestError(
-        503,
-        RequestReason.NO_READY_REPLICA,
-        f"InferenceService/{model.service} has no ready replica; retry in 5 s.",
-        headers=((b"retry-after", b"5"),),
-    )
-
-
-def _waited_too_long(model: OfferedModel, seconds: float) -> RequestError:
-    return RequestError(
-        503,
-        RequestReason.QUEUE_TIMEOUT,
-        f"No replica of InferenceService/{model.service} had room for {seconds:g} s; retry in 5 s.",
-        headers=((b"retry-after", b"5"),),
-    )
-
-
-def _unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> RequestError:
-    if nearest:
-        hint = f"did you mean {' or '.join(f'`{each}`' for each in nearest)}?"
-    elif offered:
-        hint = f"this key may use {', '.join(offered[:_MAX_OFFERED])}."
-    else:
-        hint = "this key may use no model."
-    return RequestError(
-        404,
-        RequestReason.MODEL_NOT_FOUND,
-        f"The model `{name[:_MAX_NAME_IN_MESSAGE]}` does not exist or this key may not use it;"
-        f" {hint}",
-        param="model",
-        code="model_not_found",
-    )

@@ -17,9 +17,9 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.bodies.turns import Turns
-from tessera.gateway.errors import RequestError, draining
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientConnection, ClientResponse, Message, Receive, Send
+from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.call import Call, Inbound, refused_record
 from tessera.gateway.requests.routes import ROUTES
@@ -126,12 +126,7 @@ class GatewayApp:
         await response.drained()
         identity = await self._admission.identify(headers)
         if not self.can_record():
-            raise RequestError(
-                503,
-                RequestReason.USAGE_NOT_RECORDED,
-                "The gateway cannot record usage now: its database does not answer. Try again.",
-                headers=((b"retry-after", b"5"),),
-            )
+            raise RequestError(RequestReason.USAGE_NOT_RECORDED)
         task, client = asyncio.current_task(), response.client
         assert task is not None  # noqa: S101 - a coroutine runs in a task
 
@@ -161,7 +156,8 @@ class GatewayApp:
         except asyncio.CancelledError:
             # Its body was not complete.
             task.uncancel()
-            raise (holding.error() if holding.exceeded else draining()) from None
+            draining = RequestError(RequestReason.GATEWAY_DRAINING)
+            raise (holding.error() if holding.exceeded else draining) from None
         finally:
             holding.close()
 
@@ -191,9 +187,7 @@ class GatewayApp:
         """
         headers, holding = inbound.headers, inbound.holding
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(
-                415, RequestReason.UNSUPPORTED_ENCODING, "Content-Encoding: only identity is taken."
-            )
+            raise RequestError(RequestReason.UNSUPPORTED_ENCODING)
         limit = self._bounds.max_bytes
         if int(headers.get(b"content-length", b"0")) > limit:
             raise _too_large(limit)
@@ -211,12 +205,7 @@ class GatewayApp:
                 raise _too_large(limit)
             return await inbound.turns.take(holding.size, lambda: b"".join(parts))
         except TimeoutError:
-            raise RequestError(
-                408,
-                RequestReason.BODY_TIMEOUT,
-                f"The body took more than {self._bounds.seconds:g} s.",
-                headers=((b"connection", b"close"),),
-            ) from None
+            raise RequestError(RequestReason.BODY_TIMEOUT, f"{self._bounds.seconds:g}") from None
         finally:
             # The traceback of an error would keep them.
             parts.clear()
@@ -227,12 +216,7 @@ class GatewayApp:
         """Answer what reaches no engine."""
         is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
         if not is_models and path not in ("/healthz", "/readyz"):
-            raise RequestError(
-                404,
-                RequestReason.UNKNOWN_ROUTE,
-                f"Unknown request URL: {method} {path[:200]}.",
-                code="unknown_url",
-            )
+            raise RequestError(RequestReason.UNKNOWN_ROUTE, method, path[:200])
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
         if is_models:
@@ -258,7 +242,7 @@ class GatewayApp:
 async def _next_part(receive: Receive, holding: Holding) -> Message:
     message = await receive()
     if message["type"] == "http.disconnect":
-        raise RequestError(499, RequestReason.CLIENT_GONE, "The client went away.")
+        raise RequestError(RequestReason.CLIENT_GONE)
     if not holding.take(len(message["body"])):
         raise holding.error()
     return message
@@ -279,10 +263,8 @@ def _request_id(headers: Mapping[bytes, bytes]) -> str:
 def _tags(headers: Mapping[bytes, bytes]) -> str:
     given = headers.get(b"x-tessera-tags", b"")
     if not _TAGS.fullmatch(given):
-        raise RequestError(
-            400,
-            RequestReason.INVALID_REQUEST,
-            "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most.",
+        raise invalid_request(
+            "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most."
         )
     return given.decode()
 
@@ -292,18 +274,9 @@ def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
 
 
 def _too_large(limit: int) -> RequestError:
-    return RequestError(
-        413,
-        RequestReason.BODY_TOO_LARGE,
-        f"The body has more than {counted(limit, 'byte')}.",
-        headers=((b"connection", b"close"),),
-    )
+    return RequestError(RequestReason.BODY_TOO_LARGE, counted(limit, "byte"))
 
 
 def _wrong_method(path: str, allowed: str) -> RequestError:
-    return RequestError(
-        405,
-        RequestReason.METHOD_NOT_ALLOWED,
-        f"{path}: only {allowed} is taken.",
-        headers=((b"allow", allowed.encode()),),
-    )
+    headers = ((b"allow", allowed.encode()),)
+    return RequestError(RequestReason.METHOD_NOT_ALLOWED, path, allowed, headers=headers)

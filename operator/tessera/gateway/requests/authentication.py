@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.adapters.clock import now as utc_now
-from tessera.domain.gateway.access import AccessReason, key_identity
-from tessera.domain.gateway.directory import ApiKey, Directory, Identity
-from tessera.gateway.errors import RequestError
+from tessera.domain.gateway.access import key_identity
+from tessera.domain.gateway.directory import Directory, Identity
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.token_verifier import TokenVerdict
 
 # No credential is longer; the tokens of some issuers list hundreds of groups.
@@ -20,15 +21,6 @@ _MAX_VERDICTS = 10_000
 _REFUSAL_SECONDS = 10.0
 _VERIFY_SECONDS = 6.0
 _MAX_WAITING = 256
-
-_MESSAGES = {
-    AccessReason.MISSING_KEY: "Send an API key in the header `Authorization: Bearer <key>`.",
-    AccessReason.INVALID_KEY: "The API key is unknown or was revoked.",
-    AccessReason.EXPIRED_KEY: "The API key has expired: ask for a new one.",
-    AccessReason.INVALID_TOKEN: "The token has expired, or is not meant for this gateway.",
-    AccessReason.UNKNOWN_TENANT: "The token is valid, but no tenant has its namespace or name.",
-    AccessReason.TOKENS_NOT_VERIFIED: "Tokens cannot be verified now; retry in 5 seconds.",
-}
 
 
 class Authenticator:
@@ -57,7 +49,7 @@ class Authenticator:
         """
         credential = _credential(headers)
         if credential is None:
-            raise _refusal(AccessReason.MISSING_KEY)
+            raise RequestError(RequestReason.MISSING_KEY)
         digest = hashlib.sha256(credential).digest()
         # The digest of 256 random bits tells nothing of other digests, so finding it by a hash
         # table leaks nothing; the comparison itself takes constant time.
@@ -67,8 +59,12 @@ class Authenticator:
         if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
             key = None
         identity = key_identity(key, self._clock())
-        if isinstance(identity, AccessReason):
-            raise _refusal(identity, key or directory.revoked_keys.get(digest.hex()))
+        if isinstance(identity, RequestReason):
+            known = key or directory.revoked_keys.get(digest.hex())
+            error = RequestError(identity)
+            if known is not None:
+                error.sender = Identity(tenant=known.tenant, team=known.team, key=known.name)
+            raise error
         return identity
 
     async def _identify_token(self, token: bytes, digest: bytes, directory: Directory) -> Identity:
@@ -77,14 +73,14 @@ class Authenticator:
             waiting = self._waiting.get(digest)
             if waiting is None:
                 if len(self._waiting) >= _MAX_WAITING:
-                    raise _refusal(AccessReason.TOKENS_NOT_VERIFIED)
+                    raise RequestError(RequestReason.TOKENS_NOT_VERIFIED)
                 verifying = self._verify(token, digest, directory)
                 waiting = self._waiting[digest] = asyncio.create_task(verifying)
             # A client that goes away cancels its own request, not the others with this token.
             await asyncio.wait((waiting,))
             verdict = waiting.result()
         if verdict.identity is None:
-            raise _refusal(verdict.reason or AccessReason.INVALID_TOKEN)
+            raise RequestError(verdict.reason or RequestReason.INVALID_TOKEN)
         return verdict.identity
 
     async def _verify(self, token: bytes, digest: bytes, directory: Directory) -> TokenVerdict:
@@ -93,7 +89,7 @@ class Authenticator:
             async with asyncio.timeout(_VERIFY_SECONDS):
                 verdict = await self._verify_token(token.decode("latin-1"), directory)
         except TimeoutError:
-            verdict = TokenVerdict(reason=AccessReason.TOKENS_NOT_VERIFIED)
+            verdict = TokenVerdict(reason=RequestReason.TOKENS_NOT_VERIFIED)
         finally:
             del self._waiting[digest]
         self._verdicts.put(digest, verdict)
@@ -121,7 +117,7 @@ class _VerdictCache:
         return remembered.verdict
 
     def put(self, digest: bytes, verdict: TokenVerdict) -> None:
-        if verdict.reason is AccessReason.TOKENS_NOT_VERIFIED:
+        if verdict.reason is RequestReason.TOKENS_NOT_VERIFIED:
             return
         accepted = verdict.identity is not None
         verdicts = self._accepted if accepted else self._refused
@@ -140,19 +136,3 @@ def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
         credential = headers.get(b"x-api-key", b"")
     credential = credential.strip()
     return credential if 0 < len(credential) <= _MAX_CREDENTIAL_BYTES else None
-
-
-def _refusal(reason: AccessReason, key: ApiKey | None = None) -> RequestError:
-    if reason is AccessReason.TOKENS_NOT_VERIFIED:
-        retry = ((b"retry-after", b"5"),)
-        return RequestError(503, reason, _MESSAGES[reason], headers=retry)
-    error = RequestError(
-        401,
-        reason,
-        _MESSAGES[reason],
-        code="invalid_api_key",
-        headers=((b"www-authenticate", b"Bearer"),),
-    )
-    if key is not None:
-        error.sender = Identity(tenant=key.tenant, team=key.team, key=key.name)
-    return error

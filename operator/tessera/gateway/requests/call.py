@@ -28,10 +28,10 @@ from tessera.gateway.bodies.parsing import (
 )
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize
 from tessera.gateway.bodies.turns import Turns
-from tessera.gateway.errors import RequestError, draining
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.relay import (
     Delivery,
@@ -122,12 +122,12 @@ class Call:
         try:
             await self._answer(heartbeat_seconds)
             phase, reason = Phase.COMPLETED, ""
+        except EngineError as error:
+            phase, reason = Phase.FAILED, error.reason
+            await self._fail(error)
         except RequestError as error:
             phase, reason = self._phase_of_refusal, error.reason
             await self._fail(error)
-        except EngineError as error:
-            phase, reason = Phase.FAILED, error.error.reason
-            await self._fail(error.error)
         except asyncio.CancelledError:
             task.uncancel()
             if self._holding.exceeded:
@@ -135,7 +135,7 @@ class Call:
                 await self._fail(self._holding.error())
             elif not self._client_gone:
                 phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
-                await self._fail(draining())
+                await self._fail(RequestError(RequestReason.GATEWAY_DRAINING))
             elif self._delivery.is_complete:
                 # Clients that have read the end of a stream close at once.
                 phase, reason = Phase.COMPLETED, ""

@@ -15,7 +15,6 @@ from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.errors import RequestError
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
     EngineConnection,
@@ -25,6 +24,7 @@ from tessera.gateway.http.engine_connection import (
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.http.token_counts import TokenCounts, Usage
+from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.requests.routes import Route
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
@@ -61,23 +61,37 @@ class Retry(Enum):
     """The engine did no work for it, or terminates anyway."""
 
 
-class EngineError(Exception):
+_RETRIES = {
+    RequestReason.ENGINE_UNREACHABLE: Retry.SAFE,
+    RequestReason.ENGINE_BUSY: Retry.SAFE,
+    RequestReason.ENGINE_DRAINING: Retry.SAFE,
+    RequestReason.STREAM_BROKEN: Retry.ONCE,
+}
+
+
+class EngineError(RequestError):
     """An engine did not answer as it should."""
 
-    def __init__(self, error: RequestError, retry: Retry = Retry.NEVER) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.retry = retry
+    def __init__(
+        self,
+        reason: RequestReason,
+        *details: object,
+        status: int | None = None,
+        headers: Headers = (),
+        retry: Retry | None = None,
+    ) -> None:
+        super().__init__(reason, *details, status=status, headers=headers)
+        self.retry = retry or _RETRIES.get(reason, Retry.NEVER)
 
     @property
     def is_of_replica(self) -> bool:
         """Return whether another request would likely fail there too."""
-        return self.error.status >= 500 and self.error.reason not in _NO_FAILURES
+        return self.status >= 500 and self.reason not in _NO_FAILURES
 
     @property
     def may_be_of_request(self) -> bool:
         """Return whether the request may have caused it."""
-        return self.error.reason not in _FAILURES_OF_REPLICA
+        return self.reason not in _FAILURES_OF_REPLICA
 
 
 @dataclass(slots=True, kw_only=True)
@@ -188,7 +202,8 @@ class EngineRelay:
         try:
             connection = await self._session.connect(address)
         except OSError as error:
-            raise _unreachable(replica, error) from error
+            name = type(error).__name__
+            raise EngineError(RequestReason.ENGINE_UNREACHABLE, replica.pod.name, name) from error
         try:
             self._delivery.sent_ns, self._delivery.prefilled_ns = time.monotonic_ns(), None
             await connection.send(self._request.for_engine(address), self._request.body)
@@ -201,11 +216,11 @@ class EngineRelay:
             else:
                 raise _invalid(replica, "it is no stream of events, which was asked for")
         except TimeoutError as error:
-            raise _timeout(replica) from error
+            raise EngineError(RequestReason.ENGINE_TIMEOUT, replica.pod.name) from error
         except InvalidHttpError as error:
             raise _invalid(replica, str(error)) from error
         except ConnectionLostError as error:
-            raise _lost(replica, str(error)) from error
+            raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
         finally:
             self._session.release(connection, address)
 
@@ -221,14 +236,15 @@ class EngineRelay:
         if self._holding.exceeded:
             raise self._holding.error()
         if body is None:
-            raise _too_large(f"it has more than {counted(MAX_RESPONSE_BYTES, 'byte')}")
+            size = counted(MAX_RESPONSE_BYTES, "byte")
+            raise EngineError(RequestReason.RESPONSE_TOO_LARGE, f"it has more than {size}")
         try:
             _check_encoding(body)
             summary = _whole_decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise _invalid(replica, str(error)) from error
         if is_aborted(body):
-            raise _drained(replica)
+            raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
         self._delivery.first_token_ns = time.monotonic_ns()
         if summary.usage is not None:
             self._delivery.counts = summary.usage.counts()
@@ -250,7 +266,7 @@ class EngineRelay:
         try:
             await self._pass_on(connection, events, headers, first_token)
         except EventTooLargeError as error:
-            raise _too_large(str(error)) from error
+            raise EngineError(RequestReason.RESPONSE_TOO_LARGE, error) from error
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
@@ -368,29 +384,28 @@ class EngineRelay:
         body = await connection.read(_MAX_ERROR_BYTES) or b""
         status = connection.status
         if status in (429, 503):
-            text = "All replicas of the model have full queues; retry in 1 second."
-            raise _error(RequestReason.ENGINE_BUSY, text, Retry.SAFE, status=503)
+            raise EngineError(RequestReason.ENGINE_BUSY)
         if status >= 500 and _AFTER_SHUTDOWN in body:
-            raise _drained(replica)
+            raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
         error = _engine_error(body)
         text = (error.message if error else None) or ""
         if not _is_refusal(status):
             text = f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}"
-            raise _error(RequestReason.ENGINE_FAILED, text.rstrip())
+            raise EngineError(RequestReason.ENGINE_FAILED, text.rstrip())
         if error is None:
             path = self._request.route.path
             text = f"The engine of this model refused POST {path} with status {status}."
-            raise _error(RequestReason.ENGINE_REFUSED, text, status=status)
-        raise EngineError(_EngineRefusalError(status, text, body, headers))
+            raise EngineError(RequestReason.ENGINE_REFUSED, text, status=status)
+        raise _EngineRefusalError(status, text, body, headers)
 
 
-class _EngineRefusalError(RequestError):
+class _EngineRefusalError(EngineError):
     """The engine refused the request in its own words, which the client gets as they are."""
 
     def __init__(
         self, status: int, message: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
     ) -> None:
-        super().__init__(status, RequestReason.ENGINE_REFUSED, message, headers=headers)
+        super().__init__(RequestReason.ENGINE_REFUSED, message, status=status, headers=headers)
         self._body = body
 
     @override
@@ -400,7 +415,7 @@ class _EngineRefusalError(RequestError):
     @override
     def event(self) -> bytes:
         # The engine's own may have several lines.
-        return RequestError(self.status, self.reason, self.message).event()
+        return RequestError(self.reason, self.message, status=self.status).event()
 
 
 class _ErrorObject(msgspec.Struct, gc=False):
@@ -455,9 +470,10 @@ def _incomplete(events: EventRelay, replica: EngineReplica) -> EngineError:
     if events.error is not None:
         return _reported(events.error, replica)
     if events.started and not events.aborted:
-        return _lost(replica, "the stream ended without its last event")
+        detail = "the stream ended without its last event"
+        return EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, detail)
     # An engine that terminates answers queued requests with an empty stream.
-    return _drained(replica)
+    return EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
 
 
 def _reported(event: bytes, replica: EngineReplica) -> EngineError:
@@ -466,44 +482,12 @@ def _reported(event: bytes, replica: EngineReplica) -> EngineError:
     text = (error.message if error else None) or "no message"
     status = error.code if error and isinstance(error.code, int) else 500
     if _is_refusal(status):
-        return _error(RequestReason.ENGINE_REFUSED, text[:MAX_REFUSAL_LENGTH], status=status)
+        text = text[:MAX_REFUSAL_LENGTH]
+        return EngineError(RequestReason.ENGINE_REFUSED, text, status=status)
     text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
-    return _error(RequestReason.ENGINE_FAILED, text, Retry.ONCE)
-
-
-def _unreachable(replica: EngineReplica, error: Exception) -> EngineError:
-    text = f"The replica {replica.pod.name} cannot be reached: {type(error).__name__}."
-    return _error(RequestReason.ENGINE_UNREACHABLE, text, Retry.SAFE)
-
-
-def _timeout(replica: EngineReplica) -> EngineError:
-    text = f"The replica {replica.pod.name} sent nothing for too long."
-    return _error(RequestReason.ENGINE_TIMEOUT, text, status=504)
+    return EngineError(RequestReason.ENGINE_FAILED, text, retry=Retry.ONCE)
 
 
 def _invalid(replica: EngineReplica, detail: str) -> EngineError:
     detail = detail[:_MAX_ENGINE_MESSAGE]
-    text = f"The replica {replica.pod.name} sent an invalid response: {detail}."
-    return _error(RequestReason.INVALID_RESPONSE, text)
-
-
-def _too_large(detail: str) -> EngineError:
-    text = f"The answer is too large for the gateway: {detail}. Ask for less at a time."
-    return _error(RequestReason.RESPONSE_TOO_LARGE, text)
-
-
-def _lost(replica: EngineReplica, detail: str) -> EngineError:
-    text = f"The replica {replica.pod.name} broke off its answer: {detail}."
-    return _error(RequestReason.STREAM_BROKEN, text, Retry.ONCE)
-
-
-def _drained(replica: EngineReplica) -> EngineError:
-    text = f"The replica {replica.pod.name} terminates and gave the request up."
-    return _error(RequestReason.ENGINE_DRAINING, text, Retry.SAFE, status=503)
-
-
-def _error(
-    reason: RequestReason, message: str, retry: Retry = Retry.NEVER, *, status: int = 502
-) -> EngineError:
-    headers = ((b"retry-after", b"1"),) if status == 503 else ()
-    return EngineError(RequestError(status, reason, message, headers=headers), retry)
+    return EngineError(RequestReason.INVALID_RESPONSE, replica.pod.name, detail)

@@ -11,9 +11,9 @@ from tessera.adapters.oidc_tokens import (
     OidcTokens,
     unverified_issuer,
 )
-from tessera.domain.gateway.access import AccessReason
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
@@ -30,7 +30,7 @@ class TokenVerdict:
     """Whose token it is, or why it is refused."""
 
     identity: Identity | None = None
-    reason: AccessReason | None = None
+    reason: RequestReason | None = None
     seconds: float = 0.0
     """How long the verdict may be remembered."""
 
@@ -58,25 +58,25 @@ class TokenVerifier:
         try:
             identity = await self._identify(token, directory)
         except InvalidTokenError:
-            identity = AccessReason.INVALID_TOKEN
+            identity = RequestReason.INVALID_TOKEN
         except (ClusterError, IssuerError) as error:
             self._report(str(error))
-            identity = AccessReason.TOKENS_NOT_VERIFIED
-        if isinstance(identity, AccessReason):
+            identity = RequestReason.TOKENS_NOT_VERIFIED
+        if isinstance(identity, RequestReason):
             return TokenVerdict(reason=identity)
         self._last_problem = ""
         return TokenVerdict(identity=identity, seconds=VERDICT_SECONDS)
 
-    async def _identify(self, token: str, directory: Directory) -> Identity | AccessReason:
+    async def _identify(self, token: str, directory: Directory) -> Identity | RequestReason:
         issuer = unverified_issuer(token)
         if issuer is None:
-            return AccessReason.INVALID_TOKEN
+            return RequestReason.INVALID_TOKEN
         tokens = self._issuers.get(issuer)
         if tokens is not None:
             return claims_identity(tokens.issuer, await tokens.verify(token), directory)
         user = await self._reviewed(token)
         return (
-            AccessReason.INVALID_TOKEN
+            RequestReason.INVALID_TOKEN
             if user is None
             else service_account_identity(user, directory)
         )

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.refusals import REFUSALS
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -22,6 +24,11 @@ from tests.gateway.harness import (
 pytestmark = pytest.mark.anyio
 TOKENS_PER_MINUTE = RateLimits(total_tokens=RateLimit(per_minute=500))
 CREATED = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
+
+
+def test_every_reason_has_its_answer_but_those_that_no_client_reads() -> None:
+    unread = {RequestReason.GATEWAY_KILLED, RequestReason.INTERNAL_ERROR}
+    assert REFUSALS.keys() == set(RequestReason) - unread
 
 
 async def take_490_tokens(call: EngineCall) -> None:

@@ -1,0 +1,249 @@
+"""What a client reads whose request is refused or fails: status, code, headers and message.
+
+Errors have OpenAI's shape.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import Identity, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.limits.fair_queue import QueueRefusal
+from tessera.domain.limits.gateway_limits import Allowance, LimitRefusal
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+JSON = b"application/json"
+_INVALID, _FAILED = "invalid_request_error", "server_error"
+_TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
+_MAX_NAME_IN_MESSAGE = 100
+_MAX_OFFERED = 20
+
+
+class _Refusal(NamedTuple):
+    status: int
+    message: str = "{}"
+    """With places for details, and one for the seconds of `retry-after`."""
+    retry_seconds: float | None = None
+    """The header `retry-after`, unless the request that is refused tells better."""
+    code: str | None = None
+    """The reason in snake case by default."""
+    headers: Headers = ()
+
+
+def _unknown_sender(message: str) -> _Refusal:
+    bearer = ((b"www-authenticate", b"Bearer"),)
+    return _Refusal(401, message, code="invalid_api_key", headers=bearer)
+
+
+_LAST = ((b"connection", b"close"),)
+_OVER_LIMIT = _Refusal(
+    429, "{0}, remaining {2}{1}; retry in {retry} s.", code="rate_limit_exceeded"
+)
+_NEVER_FITS = _Refusal(400, "{0}{1}. It never fits: shorten the prompt, or ask for a higher limit.")
+_QUEUE_FULL = "The queue of InferenceService/{} is full; retry in {retry} s."
+
+REFUSALS: Mapping[RequestReason, _Refusal] = {
+    RequestReason.UNKNOWN_ROUTE: _Refusal(404, "Unknown request URL: {} {}.", code="unknown_url"),
+    RequestReason.METHOD_NOT_ALLOWED: _Refusal(405, "{}: only {} is taken."),
+    RequestReason.INVALID_REQUEST: _Refusal(400),
+    RequestReason.UNSUPPORTED_ENCODING: _Refusal(415, "Content-Encoding: only identity is taken."),
+    RequestReason.BODY_TOO_LARGE: _Refusal(413, "The body has more than {}.", headers=_LAST),
+    RequestReason.BODY_TIMEOUT: _Refusal(408, "The body took more than {} s.", headers=_LAST),
+    RequestReason.HELD_BYTES_EXCEEDED: _Refusal(
+        429,
+        "Requests hold too much memory of the gateway: limit {}, {} of one tenant, and this "
+        "request was the largest of its key; retry in {retry} s with smaller requests or fewer at "
+        "a time.",
+        retry_seconds=1,
+    ),
+    RequestReason.HEADERS_TOO_LARGE: _Refusal(
+        431, "the headers, trailers and extensions of chunks have more than {} or {}"
+    ),
+    RequestReason.HEADERS_TIMEOUT: _Refusal(408, "the headers took more than {} s"),
+    RequestReason.CLIENT_GONE: _Refusal(499, "The client went away."),
+    RequestReason.MISSING_KEY: _unknown_sender(
+        "Send an API key in the header `Authorization: Bearer <key>`."
+    ),
+    RequestReason.INVALID_KEY: _unknown_sender("The API key is unknown or was revoked."),
+    RequestReason.EXPIRED_KEY: _unknown_sender("The API key has expired: ask for a new one."),
+    RequestReason.INVALID_TOKEN: _unknown_sender(
+        "The token has expired, or is not meant for this gateway."
+    ),
+    RequestReason.UNKNOWN_TENANT: _unknown_sender(
+        "The token is valid, but no tenant has its namespace or name."
+    ),
+    RequestReason.TOKENS_NOT_VERIFIED: _Refusal(
+        503, "Tokens cannot be verified now; retry in {retry} seconds.", retry_seconds=5
+    ),
+    RequestReason.MODEL_NOT_FOUND: _Refusal(
+        404, "The model `{}` does not exist or this key may not use it; {}"
+    ),
+    RequestReason.TOO_MANY_REQUESTS: _OVER_LIMIT,
+    RequestReason.TOO_MANY_INPUT_TOKENS: _OVER_LIMIT,
+    RequestReason.TOO_MANY_OUTPUT_TOKENS: _OVER_LIMIT,
+    RequestReason.TOO_MANY_TOKENS: _OVER_LIMIT,
+    RequestReason.TOO_MANY_CONCURRENT_REQUESTS: _OVER_LIMIT,
+    RequestReason.CONTEXT_TOO_LONG: _NEVER_FITS,
+    RequestReason.REQUEST_TOO_LARGE: _NEVER_FITS,
+    RequestReason.TOO_MANY_CHOICES: _Refusal(
+        400, "{0}{1} for a token of each choice. Ask for fewer choices or prompts at a time."
+    ),
+    RequestReason.LIMITS_UNAVAILABLE: _Refusal(
+        503,
+        "The limits of this key cannot be checked now; retry in {retry} second.",
+        retry_seconds=1,
+    ),
+    RequestReason.USAGE_NOT_RECORDED: _Refusal(
+        503,
+        "The gateway cannot record usage now: its database does not answer. Try again.",
+        retry_seconds=5,
+    ),
+    RequestReason.NO_READY_REPLICA: _Refusal(
+        503, "InferenceService/{} has no ready replica; retry in {retry} s.", retry_seconds=5
+    ),
+    RequestReason.SERVICE_STOPPED: _Refusal(
+        503,
+        "InferenceService/{} is stopped: spec.replicas is 0. It answers again once spec.replicas "
+        "is raised or removed.",
+    ),
+    RequestReason.QUEUE_FULL: _Refusal(503, _QUEUE_FULL),
+    RequestReason.TENANT_QUEUE_FULL: _Refusal(429, _QUEUE_FULL),
+    RequestReason.DEADLINE_UNREACHABLE: _Refusal(
+        503, "InferenceService/{} would answer too late; retry in {retry} s."
+    ),
+    RequestReason.QUEUE_TIMEOUT: _Refusal(
+        503,
+        "No replica of InferenceService/{} had room for {} s; retry in {retry} s.",
+        retry_seconds=5,
+    ),
+    RequestReason.ENGINE_UNREACHABLE: _Refusal(502, "The replica {} cannot be reached: {}."),
+    RequestReason.ENGINE_BUSY: _Refusal(
+        503, "All replicas of the model have full queues; retry in {retry} second.", retry_seconds=1
+    ),
+    RequestReason.ENGINE_DRAINING: _Refusal(
+        503, "The replica {} terminates and gave the request up.", retry_seconds=1
+    ),
+    RequestReason.ENGINE_REFUSED: _Refusal(400),
+    RequestReason.ENGINE_FAILED: _Refusal(502),
+    RequestReason.ENGINE_TIMEOUT: _Refusal(504, "The replica {} sent nothing for too long."),
+    RequestReason.INVALID_RESPONSE: _Refusal(502, "The replica {} sent an invalid response: {}."),
+    RequestReason.RESPONSE_TOO_LARGE: _Refusal(
+        502, "The answer is too large for the gateway: {}. Ask for less at a time."
+    ),
+    RequestReason.STREAM_BROKEN: _Refusal(502, "The replica {} broke off its answer: {}."),
+    RequestReason.GATEWAY_DRAINING: _Refusal(
+        503, "The gateway terminates before the answer was complete.", retry_seconds=1
+    ),
+}
+
+
+class RequestError(Exception):
+    """A request that gets an error instead of an answer."""
+
+    def __init__(
+        self,
+        reason: RequestReason,
+        *details: object,
+        status: int | None = None,
+        param: str | None = None,
+        code: str | None = None,
+        retry_seconds: float | None = None,
+        headers: Headers = (),
+    ) -> None:
+        """Take the details of the reason's message, and what differs from its row."""
+        refusal = REFUSALS[reason]
+        seconds = refusal.retry_seconds if retry_seconds is None else retry_seconds
+        retry = None if seconds is None else max(1, math.ceil(seconds))
+        self.reason = reason
+        self.message = refusal.message.format(*details, retry=retry)
+        super().__init__(self.message)
+        self.status = status or refusal.status
+        self.param = param
+        self.code = code or refusal.code or _snake_case(reason)
+        retry_after = () if retry is None else ((b"retry-after", b"%d" % retry),)
+        self.headers = (*retry_after, *refusal.headers, *headers)
+        self.sender: Identity | None = None
+        """Of a request that is refused before its model is known; None where he is not known."""
+
+    def body(self) -> bytes:
+        """Return the JSON body."""
+        error = {
+            "message": self.message,
+            "type": _TYPES.get(self.status) or (_INVALID if self.status < 500 else _FAILED),
+            "param": self.param,
+            "code": self.code,
+        }
+        return msgspec.json.encode({"error": error})
+
+    def event(self) -> bytes:
+        """Return the error as an event of a stream that has begun."""
+        return b"data: %b\n\n" % self.body()
+
+
+def invalid_request(
+    message: str, param: str | None = None, code: str | None = None
+) -> RequestError:
+    """Return the error of a request that no engine would accept."""
+    return RequestError(RequestReason.INVALID_REQUEST, message, param=param, code=code)
+
+
+def unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> RequestError:
+    """Return the error of a name that stands for no model that the sender may use."""
+    if nearest:
+        hint = f"did you mean {' or '.join(f'`{each}`' for each in nearest)}?"
+    elif offered:
+        hint = f"this key may use {', '.join(offered[:_MAX_OFFERED])}."
+    else:
+        hint = "this key may use no model."
+    return RequestError(
+        RequestReason.MODEL_NOT_FOUND, name[:_MAX_NAME_IN_MESSAGE], hint, param="model"
+    )
+
+
+def over_limit(refusal: LimitRefusal) -> RequestError:
+    """Return the error of a request that a limit refuses."""
+    if refusal.exceeded is not None:
+        limit = f"{refusal.exceeded.scope}/{refusal.exceeded.name}: limit {refusal.exceeded.phrase}"
+    elif refusal.reason is RequestReason.TOO_MANY_CHOICES:
+        limit = f"The request: limit {counted(refusal.limit, 'output token')}"
+    else:
+        limit = f"The request: limit {counted(refusal.limit, 'token')} of prompt and answer"
+    return RequestError(
+        refusal.reason,
+        limit,
+        f", needed {refusal.needed}" if refusal.needed > 1 else "",
+        refusal.remaining,
+        retry_seconds=refusal.retry_after_seconds,
+        headers=allowance_headers(refusal.requests, refusal.tokens),
+    )
+
+
+def queue_full(model: OfferedModel, refusal: QueueRefusal) -> RequestError:
+    """Return the error of a request that may not wait."""
+    seconds = refusal.retry_after_seconds
+    return RequestError(refusal.reason, model.service, retry_seconds=seconds)
+
+
+def allowance_headers(requests: Allowance | None, tokens: Allowance | None) -> Headers:
+    """Return the scarcest limit of requests and that of tokens, for answers and refusals."""
+    return [
+        header
+        for what, allowance in ((b"requests", requests), (b"tokens", tokens))
+        if allowance is not None
+        for header in (
+            (b"x-ratelimit-limit-" + what, b"%d" % allowance.limit),
+            (b"x-ratelimit-remaining-" + what, b"%d" % allowance.remaining),
+            (b"x-ratelimit-reset-" + what, b"%.3fs" % allowance.reset_seconds),
+        )
+    ]
+
+
+def _snake_case(reason: str) -> str:
+    return "".join(
+        f"_{letter.lower()}" if letter.isupper() else letter for letter in reason
+    ).removeprefix("_")
