@@ -72,7 +72,14 @@ def test_a_step_that_no_import_leads_to_is_caught() -> None:
 
 
 @pytest.mark.parametrize("layer", ["domain", "gateway"])
-def test_every_package_of_a_large_layer_is_named(layer: str) -> None:
+def test_every_package_of_a_large_layer_is_named_once(layer: str) -> None:
     packages = {path.parent.name for path in (PRODUCT / layer).glob("*/__init__.py")}
     table = PAGE.partition(f"## The packages of `{layer}`")[2].partition("\n## ")[0]
-    assert packages - {"data"} == set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE))
+    rows = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted(packages - {"data"})
+
+
+def test_every_command_is_named() -> None:
+    packages = {path.parent.name for path in (PRODUCT / "cli").glob("*/__init__.py")}
+    [row] = re.findall(r"^\| `cli` \| `tessera (.*?):", PAGE, re.MULTILINE)
+    assert set(re.findall(r"\w+", row)) == packages
