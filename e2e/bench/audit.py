@@ -5,10 +5,13 @@ from collections import Counter
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeAlias
 
 # Leases are renewed all the time; reviews of those who read its metrics write nothing.
 _UNCOUNTED = ("leases", "tokenreviews", "subjectaccessreviews")
 OPERATOR = "system:serviceaccount:tessera-system:tessera-operator"
+# When, what, which object.
+Write: TypeAlias = tuple[datetime, str, str]
 
 
 @dataclass(slots=True)
@@ -21,8 +24,8 @@ class Audit:
     def skip(self) -> None:
         self._offset = self.path.stat().st_size
 
-    def writes(self) -> list[tuple[datetime, str, str]]:
-        """The operator's writes since the last look, those that count: when, what, which object."""
+    def writes(self) -> list[Write]:
+        """The operator's writes since the last look, those that count."""
         with self.path.open("rb") as file:
             file.seek(self._offset)
             text = file.read()
@@ -33,11 +36,11 @@ class Audit:
         ]
 
 
-def kinds(writes: list[tuple[datetime, str, str]]) -> Counter[str]:
+def kinds(writes: list[Write]) -> Counter[str]:
     return Counter(what for _, what, _ in writes)
 
 
-def _parse_write(line: bytes) -> tuple[datetime, str, str] | None:
+def _parse_write(line: bytes) -> Write | None:
     if OPERATOR.encode() not in line:
         return None
     event = json.loads(line)

@@ -12,7 +12,7 @@ from typing import Any
 
 import aiohttp
 
-from bench.audit import Audit, kinds
+from bench.audit import Audit, Write, kinds
 from bench.fleet import (
     ALONE,
     CONTROL_NODE,
@@ -63,7 +63,6 @@ class ControlPlaneBench:
         """Measure all; `bare_seconds` is what a client took that only applies the children."""
         await self._begin()
         await self._create(bare_seconds)
-        await self._settle()
         await self._quiet()
         await self._edit_alone()
         await self._edits()
@@ -117,6 +116,8 @@ class ControlPlaneBench:
             "loop_lag_p99_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.99) * 1e3,
             "loop_lag_p999_ms": quantile(lag, after, "tessera_event_loop_lag_seconds", 0.999) * 1e3,
         }
+        writes += await self._settle()
+        self.figures["requests_per_service"] = round(len(writes) / self.size.services, 2)
         self._say(f"writes: {dict(kinds(writes))}")
         cycles, cpu_seconds = (
             after[f"tessera_reconcile_{name}"] - lag.get(f"tessera_reconcile_{name}", 0.0)
@@ -125,15 +126,15 @@ class ControlPlaneBench:
         self._say(f"reconciles: {cycles:.0f}, {cpu_seconds:.1f} s of CPU")
         self._say_figures()
 
-    async def _settle(self) -> None:
-        """Wait until nothing is written for a while."""
-        quiet_since, deadline = time.monotonic(), time.monotonic() + 300
-        self.audit.skip()
+    async def _settle(self) -> list[Write]:
+        """Wait until nothing is written for a while; return what was written until then."""
+        quiet_since, deadline, writes = time.monotonic(), time.monotonic() + 300, list[Write]()
         while time.monotonic() - quiet_since < 15:
             await asyncio.sleep(1)
-            if writes := self.audit.writes():
-                quiet_since = time.monotonic()
-            assert time.monotonic() < deadline, f"still writing: {kinds(writes)}"
+            if new_writes := self.audit.writes():
+                quiet_since, writes = time.monotonic(), writes + new_writes
+            assert time.monotonic() < deadline, f"still writing: {kinds(new_writes)}"
+        return writes
 
     async def _quiet(self) -> None:
         """Nothing happens."""
