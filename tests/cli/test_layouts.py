@@ -166,7 +166,7 @@ async def test_a_plan_that_only_saves_is_shown_with_the_time_of_its_adoption(
     plans = {"target": a_plan(name="5e0d"), "proposed": a_plan()}
     fleet = await read_inputs(a_partitioned_cluster(AGENT, plans))
     text = planned(fleet, None, "text").text
-    assert "it is adopted at 2026-11-20 12:04:20 UTC" in text
+    assert "the best plan then is adopted at 2026-11-20 12:04:20 UTC" in text
     assert "approve" not in text
     [body] = json.loads(planned(fleet, None, "json").text)["pools"]
     assert (body["approvalCommand"], body["adoptionTime"]) == (None, "2026-11-20T12:04:20+00:00")

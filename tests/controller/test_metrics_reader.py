@@ -19,7 +19,7 @@ from tessera.reconcile.observe import Observations
 from tessera.reconcile.reflector import Reflector
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import KINDS, TENANT_BUDGETS
-from tessera.telemetry.telemetry import Telemetry
+from tessera.telemetry.process import ProcessMetrics
 from tests.builders import NOW, at
 from tests.memory_operator import MemoryOperator
 
@@ -131,12 +131,12 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
         {"metadata": {"name": "team-a"}, "spec": spec, "status": {"spend": SPEND}},
     )
     await Reflector(operator.cluster, store, observations, lambda _: None).list_all()
-    telemetry = Telemetry()
+    process = ProcessMetrics()
     reader = MetricsReader(
         cast(PrometheusMetrics, _Prometheus(question, FAILURES[failure])),
         store,
         observations,
-        telemetry,
+        process,
         lambda: NOW,
         answer_seconds=0.05,
     )
@@ -154,7 +154,7 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
     assert "Prometheus: no " in caplog.text
     assert "Traceback" not in caplog.text
     failures = "tessera_prometheus_query_failures_total"
-    assert telemetry.registry.get_sample_value(failures) == 1
+    assert process.registry.get_sample_value(failures) == 1
 
 
 class _Loads(_Prometheus):
@@ -177,7 +177,7 @@ async def test_another_load_than_before_wakes_a_cycle_and_the_same_one_does_not(
         cast(PrometheusMetrics, _Loads(1, 1, 2, 2)),
         Store(KINDS),
         Observations(),
-        Telemetry(),
+        ProcessMetrics(),
         lambda: NOW,
         wake=lambda: wakes.append(1),
     )

@@ -117,7 +117,7 @@ def test_which_limits_of_a_budget_hold_is_exported_with_the_reason() -> None:
 
 def test_a_process_that_loses_the_leadership_says_so_without_a_cycle() -> None:
     telemetry, leaders = Telemetry(), [True]
-    telemetry.watch_leader(lambda: bool(leaders))
+    telemetry.process.watch_leader(lambda: bool(leaders))
     assert "\ntessera_leader 1.0\n" in telemetry.exposition().decode()
     leaders.clear()
     assert "\ntessera_leader 0.0\n" in telemetry.exposition().decode()
@@ -126,7 +126,7 @@ def test_a_process_that_loses_the_leadership_says_so_without_a_cycle() -> None:
 def test_gateways_are_counted_where_there_should_be_some() -> None:
     telemetry, gateways = Telemetry(), ["gateway-0"]
     assert "\ntessera_gateways{" not in telemetry.exposition().decode()
-    telemetry.watch_gateways("tessera-gateway", lambda: len(gateways))
+    telemetry.process.watch_gateways("tessera-gateway", lambda: len(gateways))
     assert '\ntessera_gateways{account="tessera-gateway"} 1.0\n' in telemetry.exposition().decode()
     gateways.clear()
     assert '\ntessera_gateways{account="tessera-gateway"} 0.0\n' in telemetry.exposition().decode()

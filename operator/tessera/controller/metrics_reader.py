@@ -17,7 +17,7 @@ from tessera.ports import Clock, MetricsError
 from tessera.reconcile.observe import Observations
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
-from tessera.telemetry.telemetry import Telemetry
+from tessera.telemetry.process import ProcessMetrics
 
 log = logging.getLogger("tessera")
 
@@ -41,7 +41,7 @@ class MetricsReader:
         metrics: PrometheusMetrics,
         store: Store,
         observations: Observations,
-        telemetry: Telemetry,
+        process: ProcessMetrics,
         clock: Clock,
         *,
         wake: Callable[[], None] = lambda: None,
@@ -50,7 +50,7 @@ class MetricsReader:
         self._metrics = metrics
         self._store = store
         self._observations = observations
-        self._telemetry = telemetry
+        self._process = process
         self._clock = clock
         self._wake = wake
         self._answer_seconds = answer_seconds
@@ -65,7 +65,7 @@ class MetricsReader:
     async def read(self) -> None:
         """Read the load of the engines once, and wake a cycle if it is another one."""
         readings = await self._ask("readings", self._metrics.read(self._edges()))
-        self._telemetry.record_rejected(self._metrics.take_rejected())
+        self._process.record_rejected(self._metrics.take_rejected())
         if readings is None:
             readings = Readings(
                 at=self._clock(), problem="the read of Prometheus failed, see the log"
@@ -150,7 +150,7 @@ class MetricsReader:
             message = str(error)
         except Exception as error:  # noqa: BLE001 - engines export what they like
             message = error_text(error)
-        self._telemetry.record_query_failure()
+        self._process.record_query_failure()
         log.warning("Prometheus: no %s: %s", subject, message)
         return None
 

@@ -60,6 +60,31 @@ _SELF_SIGNED_LIFETIME = timedelta(days=3650)
 _MAX_RECONCILE_AGE_SECONDS = 60.0
 
 
+def _config(settings: Settings) -> Config:
+    return Config(
+        mig_backends=settings.partition_backends,
+        node_agents=settings.node_agent,
+        stall_timeout=timedelta(seconds=settings.stall_seconds),
+        require_budget=settings.require_budget,
+        autoscalers=settings.hpa_enabled,
+        gateways=settings.gateway_account is not None,
+        builder_version=newest_version(),
+        platform=settings.platform,
+    )
+
+
+def _installation(settings: Settings) -> Installation:
+    return Installation(
+        namespace=settings.namespace,
+        ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
+        batch_image=RunnerImage(
+            settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+        ),
+        batch_role=settings.batch_role,
+        mig_namespace=settings.mig_manager_namespace,
+    )
+
+
 class Runtime:
     """Everything that lives as long as the process; wiring is done here and nowhere else."""
 
@@ -68,18 +93,10 @@ class Runtime:
         self._wakes = Wakes()
         self.synced = asyncio.Event()
         """Set when every kind was listed once."""
-        config = Config(
-            mig_backends=settings.partition_backends,
-            node_agents=settings.node_agent,
-            stall_timeout=timedelta(seconds=settings.stall_seconds),
-            require_budget=settings.require_budget,
-            autoscalers=settings.hpa_enabled,
-            gateways=settings.gateway_account is not None,
-            builder_version=newest_version(),
-            platform=settings.platform,
-        )
+        config = _config(settings)
         self._observations = Observations(answers=ProbeAnswers(resolutions={}))
         self.telemetry = Telemetry()
+        process = self.telemetry.process
         kinds = (*KINDS, *AUTOSCALING) if settings.hpa_enabled else KINDS
         self.store = Store(kinds)
         self._engines = HttpEngines()
@@ -90,7 +107,7 @@ class Runtime:
                 PrometheusMetrics(url, clock, access),
                 self.store,
                 self._observations,
-                self.telemetry,
+                process,
                 clock,
                 wake=self._wakes.change,
             )
@@ -121,31 +138,25 @@ class Runtime:
             clock,
             self._wakes.change,
             self.elector.is_leader,
-            self.telemetry.record_rejected_demand,
+            process.record_rejected_demand,
         )
         if settings.gateway_account is not None:
-            self.telemetry.watch_gateways(settings.gateway_account, self.demand.count_gateways)
+            self.telemetry.process.watch_gateways(
+                settings.gateway_account, self.demand.count_gateways
+            )
         self._events = EventRecorder(
             cluster,
             instance=settings.pod_name,
             clock=clock,
             monotonic=time.monotonic,
-            count=self.telemetry.record_event,
+            count=process.record_event,
         )
-        self.telemetry.watch_leader(self.elector.is_leader)
+        process.watch_leader(self.elector.is_leader)
         applier = Applier(
             config,
             cluster,
             self.store,
-            Installation(
-                namespace=settings.namespace,
-                ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
-                batch_image=RunnerImage(
-                    settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
-                ),
-                batch_role=settings.batch_role,
-                mig_namespace=settings.mig_manager_namespace,
-            ),
+            _installation(settings),
             self.elector.is_leader,
             record_events=self._events.record,
             wake=self._wakes.change,
@@ -236,7 +247,7 @@ class Runtime:
         )
 
     def _use_certificate(self, secret: str, expires: datetime) -> None:
-        self.telemetry.record_certificate(secret, expires)
+        self.telemetry.process.record_certificate(secret, expires)
         self.tls = server_context(certificate_files(self._folder))
 
     async def _lead(self) -> None:
@@ -264,11 +275,11 @@ class Runtime:
             try:
                 await restore()
             except Exception as error:  # noqa: BLE001 - as without a history
-                self.telemetry.record_failure(error)
+                self.telemetry.process.record_failure(error)
 
     async def _keep_running(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run a part of the process forever; its errors are counted, and end no other part."""
-        await run_forever(name, run, failed=self.telemetry.count_failure)
+        await run_forever(name, run, failed=self.telemetry.process.count_failure)
 
     async def _reconcile(self) -> Rest:
         """Run one cycle, and return how long the loop idles after it.
@@ -276,18 +287,18 @@ class Runtime:
         Any error is counted, logged and retried.
         """
         started = time.monotonic()
-        self.telemetry.record_clock_error(self._clock.error)
+        self.telemetry.process.record_clock_error(self._clock.error)
         try:
             outcome = await self._fleet.reconcile()
             self._last_reconcile = time.monotonic()
-            self.telemetry.record_malformed(self.store.malformed)
+            self.telemetry.process.record_malformed(self.store.malformed)
             self.telemetry.record_reconcile(outcome, self._last_reconcile - started)
             for defect in outcome.defects:
-                self.telemetry.record_failure(defect)
+                self.telemetry.process.record_failure(defect)
         except* NotLeadingError:
             log.warning("not the leader anymore, reconcile aborted")
         except* Exception as errors:  # noqa: BLE001 - the loop must continue
-            self.telemetry.record_failure(errors)
+            self.telemetry.process.record_failure(errors)
         else:
             return rest_after(outcome.cpu_seconds, outcome.backlog)
         return Rest()
@@ -296,4 +307,4 @@ class Runtime:
         while True:
             due = time.monotonic() + _LAG_SECONDS
             await asyncio.sleep(_LAG_SECONDS)
-            self.telemetry.record_loop_lag(max(0.0, time.monotonic() - due))
+            self.telemetry.process.record_loop_lag(max(0.0, time.monotonic() - due))

@@ -1,12 +1,11 @@
 """Metrics and log lines about the outcome of reconcile cycles."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from typing_extensions import override
@@ -21,128 +20,32 @@ from tessera.domain.money import NANO
 from tessera.domain.names import RECOMMENDED_REPLICAS
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.ports import EventOutcome, RejectedDemand, RejectedSample
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.layouts import LayoutsCollector, PoolLayoutState
+from tessera.telemetry.process import ProcessMetrics
 from tessera.telemetry.slo import SloCollector
 from tessera.telemetry.speed import SpeedCollector
 
 log = logging.getLogger("tessera")
-
-_RECONCILE_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-_LAG_BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 10)
 
 
 class Telemetry:
     """The operator's own metrics, and one log line for every decision that changed."""
 
     def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+        self.process = ProcessMetrics()
+        self.registry = self.process.registry
         """All metrics except those of the services, their speeds and objectives, and the bill."""
-        self._reconcile_seconds = Histogram(
-            "tessera_reconcile_duration_seconds",
-            "Duration of reconcile cycles, without what they leave to write.",
-            buckets=_RECONCILE_BUCKETS,
-            registry=self.registry,
+        self._service_states, self._speeds = _ServiceCollector(), SpeedCollector()
+        self._slos, self._bill = SloCollector(), _BillCollector()
+        self._services, self._speed, self._slo, self._costs = (
+            _registry(collector)
+            for collector in (self._service_states, self._speeds, self._slos, self._bill)
         )
-        self._cpu = Counter(
-            "tessera_reconcile_cpu_seconds",
-            "CPU time of reconcile cycles.",
-            registry=self.registry,
-        )
-        self._errors = Counter(
-            "tessera_reconcile_errors",
-            "Cycles, writes of single objects and parts of the process that raised an exception.",
-            registry=self.registry,
-        )
-        self._writes = Counter(
-            "tessera_api_write_requests",
-            "Write requests to the API server.",
-            registry=self.registry,
-        )
-        self._events = Counter(
-            "tessera_events",
-            "Events about objects, by `outcome`: Written, Refused by the API server, or Dropped "
-            "above 10 a minute for an object.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        for outcome in EventOutcome:
-            self._events.labels(outcome)
-        self._leader = Gauge(
-            "tessera_leader", "1 while this process is the leader.", registry=self.registry
-        )
-        self._gateways = Gauge(
-            "tessera_gateways",
-            "Gateway pods that reported their requests to this process within 5 seconds; only the "
-            "leader gets reports. `account` is the ServiceAccount that may.",
-            ("account",),
-            registry=self.registry,
-        )
-        self._clock_error = Gauge(
-            "tessera_clock_error_seconds",
-            "How far the clock of the node is ahead of the time that the operator uses; 0 while "
-            "the clock is believed.",
-            registry=self.registry,
-        )
-        self._lag = Histogram(
-            "tessera_event_loop_lag_seconds",
-            "Delay with which the event loop wakes up, sampled 4 times a second.",
-            buckets=_LAG_BUCKETS,
-            registry=self.registry,
-        )
-        self._rejected = Counter(
-            "tessera_rejected_samples",
-            "Samples and rows of Prometheus that were left out, by reason.",
-            ("reason",),
-            registry=self.registry,
-        )
-        # From 0 on, so that a first increase is one.
-        for reason in RejectedSample:
-            self._rejected.labels(reason)
-        self._rejected_demand = Counter(
-            "tessera_rejected_demand",
-            "Reports of gateways, and rows of them, that were left out, by reason.",
-            ("reason",),
-            registry=self.registry,
-        )
-        for demand_reason in RejectedDemand:
-            self._rejected_demand.labels(demand_reason)
-        self._malformed = Gauge(
-            "tessera_malformed_objects",
-            "Objects that cannot be parsed and are left out, by `kind`, such as pods.",
-            ("kind",),
-            registry=self.registry,
-        )
-        self._query_failures = Counter(
-            "tessera_prometheus_query_failures",
-            "Questions to Prometheus that were not answered in time, or that raised.",
-            registry=self.registry,
-        )
-        self._certificate = Gauge(
-            "tessera_webhook_certificate_expiration_timestamp_seconds",
-            "Expiry of the webhook certificate that this process serves, by `secret`.",
-            ("secret",),
-            registry=self.registry,
-        )
-        self._service_states = _ServiceCollector()
-        self._services = CollectorRegistry()
-        self._services.register(self._service_states)
-        self._speeds = SpeedCollector()
-        self._speed = CollectorRegistry()
-        self._speed.register(self._speeds)
-        self._slos = SloCollector()
-        self._slo = CollectorRegistry()
-        self._slo.register(self._slos)
-        self._batches = _BatchCollector()
-        self.registry.register(self._batches)
-        self._budgets = _BudgetCollector()
-        self.registry.register(self._budgets)
+        self._batches, self._budgets = _BatchCollector(), _BudgetCollector()
         self._layouts = LayoutsCollector()
-        self.registry.register(self._layouts)
-        self._bill = _BillCollector()
-        self._costs = CollectorRegistry()
-        self._costs.register(self._bill)
+        for collector in (self._batches, self._budgets, self._layouts):
+            self.registry.register(collector)
         self._pages = Incremental()
         self._logged_decisions: dict[Ref, tuple[object, ...]] = {}
         self._logged_layouts: dict[str, StatusVerdict[LayoutReady]] = {}
@@ -150,9 +53,7 @@ class Telemetry:
 
     def record_reconcile(self, outcome: ReconcileOutcome, seconds: float) -> None:
         """Record the outcome of a reconcile cycle."""
-        self._reconcile_seconds.observe(seconds)
-        self._cpu.inc(outcome.cpu_seconds)
-        self._writes.inc(outcome.writes)
+        self.process.record_reconcile(seconds, outcome.cpu_seconds, outcome.writes)
         names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
         self.record_bill(outcome.bill, names)
         self._service_states.outcome = outcome
@@ -239,53 +140,6 @@ class Telemetry:
                 self._logged_layouts[name] = verdict
                 log.info("pool %s: %s: %s", name, verdict.reason, verdict.message)
 
-    def record_failure(self, error: BaseException) -> None:
-        """Record what a reconcile cycle raised, or what the write of one object did."""
-        self.count_failure()
-        log.error("reconcile failed, retrying", exc_info=error)
-
-    def count_failure(self) -> None:
-        """Count a defect that is logged elsewhere."""
-        self._errors.inc()
-
-    def watch_leader(self, is_leader: Callable[[], bool]) -> None:
-        """Ask at each scrape whether this process leads, also while no cycle runs."""
-        self._leader.set_function(is_leader)
-
-    def watch_gateways(self, account: str, count: Callable[[], int]) -> None:
-        """Ask at each scrape how many gateways report; without this there is no series."""
-        self._gateways.labels(account).set_function(count)
-
-    def record_clock_error(self, error: timedelta) -> None:
-        self._clock_error.set(error.total_seconds())
-
-    def record_rejected(self, samples: Mapping[RejectedSample, int]) -> None:
-        """Count samples of Prometheus that were left out, by reason."""
-        for reason, count in samples.items():
-            self._rejected.labels(reason).inc(count)
-
-    def record_rejected_demand(self, reason: RejectedDemand, count: int = 1) -> None:
-        """Count reports of gateways, or rows of them, that were left out."""
-        self._rejected_demand.labels(reason).inc(count)
-
-    def record_malformed(self, objects: Mapping[str, int]) -> None:
-        """Record how many objects of each kind are left out."""
-        for kind, count in objects.items():
-            self._malformed.labels(kind).set(count)
-
-    def record_event(self, outcome: EventOutcome) -> None:
-        self._events.labels(outcome).inc()
-
-    def record_query_failure(self) -> None:
-        self._query_failures.inc()
-
-    def record_loop_lag(self, seconds: float) -> None:
-        self._lag.observe(seconds)
-
-    def record_certificate(self, secret: str, ends: datetime) -> None:
-        """Record the expiry of the certificate that the webhook server presents from now on."""
-        self._certificate.labels(secret).set(ends.timestamp())
-
     def _log(self, ref: Ref, outcome: ReconcileOutcome) -> None:
         service_plan = outcome.plan.service_plans[ref]
         scale, placement = service_plan.scale, service_plan.placement.verdict
@@ -308,6 +162,12 @@ class Telemetry:
         else:
             replicas_text = counted(scale.replicas, "replica")
             log.info("%s: %s: %s", ref, replicas_text, scale.message, extra=fields)
+
+
+def _registry(collector: Collector) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return registry
 
 
 @reused_per_object

@@ -131,8 +131,8 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
     if pool.adoption_time is not None:
         units = ", after the current units are finished" if pool.status.units else ""
         yield (
-            "  The proposed plan only reduces the cost: it is adopted at "
-            f"{format_time(pool.adoption_time)} UTC if it is still the best plan then{units}."
+            "  The proposed plan only reduces the cost: the best plan then is adopted at "
+            f"{format_time(pool.adoption_time)} UTC if all plans until then save{units}."
         )
     if command := approval_command(pool):
         yield from ("  The proposed plan waits for your approval:", f"    {command}")
