@@ -1,8 +1,9 @@
 """The metrics of one gateway: its requests, as their usage records tell, and its store."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
@@ -49,16 +50,35 @@ class ServiceRequests:
     """Age of the oldest stream without a token."""
 
 
-class GatewayMetrics:
-    """All series of a gateway."""
+_LOADS: Sequence[tuple[str, str, Callable[[ServiceRequests], float]]] = (
+    ("tessera_gateway_requests_in_flight", "Requests at engines.", lambda load: load.in_flight),
+    (
+        "tessera_gateway_requests_queued",
+        "Requests that wait in the gateway.",
+        lambda load: load.queued,
+    ),
+    (
+        "tessera_gateway_requests_overdue",
+        "Streams that wait for their first token longer than spec.slo.ttftP95.",
+        lambda load: load.overdue,
+    ),
+    (
+        "tessera_gateway_oldest_request_seconds",
+        "For how long the oldest stream without a token has waited.",
+        lambda load: load.oldest_seconds,
+    ),
+)
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+
+class _RequestMetrics:
+    """The series of requests that ended, by tenant and service."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
             "tessera_gateway_requests",
             "Requests that ended, by HTTP status and reason.",
             (*_PAIR, "code", "reason"),
-            registry=self.registry,
+            registry=registry,
         )
         self._ttft = TargetHistograms(
             "tessera_gateway_time_to_first_token_seconds",
@@ -68,124 +88,37 @@ class GatewayMetrics:
             _PAIR,
             _TTFT_BUCKETS,
         )
-        self.registry.register(self._ttft)
+        registry.register(self._ttft)
         self._itl = TargetHistograms(
             "tessera_gateway_inter_token_latency_seconds",
             "Time between two tokens of a stream; one bucket ends at spec.slo.itlP95.",
             _PAIR,
         )
-        self.registry.register(self._itl)
+        registry.register(self._itl)
         self._tpot = Histogram(
             "tessera_gateway_time_per_output_token_seconds",
             "Mean time between two tokens of a stream.",
             _PAIR,
             buckets=_TPOT_BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
         self._queue = Histogram(
             "tessera_gateway_queue_duration_seconds",
             "Time that a request waited in the gateway before it was sent to an engine.",
             _PAIR,
             buckets=_QUEUE_BUCKETS,
-            registry=self.registry,
+            registry=registry,
         )
         self._tokens = Counter(
             "tessera_gateway_tokens",
             "Tokens by `kind`: input, cached (part of input), output, reasoning (part of output).",
             (*_PAIR, "kind"),
-            registry=self.registry,
-        )
-        self._in_flight = Gauge(
-            "tessera_gateway_requests_in_flight",
-            "Requests at engines.",
-            ("service",),
-            registry=self.registry,
-        )
-        self._queued = Gauge(
-            "tessera_gateway_requests_queued",
-            "Requests that wait in the gateway.",
-            ("service",),
-            registry=self.registry,
-        )
-        self.held_bytes = Gauge(
-            "tessera_gateway_held_bytes",
-            "Bytes of bodies and answers that all requests hold in the gateway's memory.",
-            registry=self.registry,
-        )
-        self.connections = Gauge(
-            "tessera_gateway_connections",
-            "Connections of clients.",
-            registry=self.registry,
-        )
-        self._connection_ends = Counter(
-            "tessera_gateway_connections_ended",
-            "Connections of clients that were too many, by `outcome`: Evicted while they waited "
-            "for a request, or Refused at once.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        for end in ConnectionEnd:
-            self._connection_ends.labels(end)
-        self._overdue = Gauge(
-            "tessera_gateway_requests_overdue",
-            "Streams that wait for their first token longer than spec.slo.ttftP95.",
-            ("service",),
-            registry=self.registry,
-        )
-        self._oldest = Gauge(
-            "tessera_gateway_oldest_request_seconds",
-            "For how long the oldest stream without a token has waited.",
-            ("service",),
-            registry=self.registry,
-        )
-        self._records = Counter(
-            "tessera_gateway_usage_records",
-            "Usage records by `outcome`: Stored, Spooled in the pod while the store fails, Summed "
-            "since their tenant has very many, or Lost.",
-            ("outcome",),
-            registry=self.registry,
-        )
-        for outcome in RecordOutcome:
-            self._records.labels(outcome)
-        self.records_waiting = Gauge(
-            "tessera_gateway_usage_records_waiting",
-            "Usage records that are not in the store.",
-            registry=self.registry,
-        )
-        self._store_failing = Gauge(
-            "tessera_gateway_store_failing_seconds",
-            "For how long the store has failed, by `operation`: record or borrow; 0 while it does "
-            "not.",
-            ("operation",),
-            registry=self.registry,
-        )
-        for operation in ("record", "borrow"):
-            self._store_failing.labels(operation)
-        self.log_lines_lost = Counter(
-            "tessera_gateway_log_lines_lost",
-            "Lines of the access log and the audit log that are lost, since nobody read the output "
-            "and too many waited.",
-            registry=self.registry,
-        )
-        self.demand_failing = Gauge(
-            "tessera_gateway_demand_failing_seconds",
-            "For how long no operator has taken the reports of waiting requests; 0 while one does.",
-            registry=self.registry,
-        )
-        self._key_ends = Gauge(
-            "tessera_gateway_key_expiration_timestamp_seconds",
-            "Expiry of a key that ends within two weeks, without those that a rotation replaced.",
-            ("tenant", "key"),
-            registry=self.registry,
+            registry=registry,
         )
         self._pairs: dict[tuple[str, str], _PairSeries] = {}
 
-    def observe(self, records: Iterable[UsageRecord]) -> None:
-        """Count requests that ended."""
-        for record in records:
-            self._observe(record)
-
-    def _observe(self, record: UsageRecord) -> None:
+    def observe(self, record: UsageRecord) -> None:
+        """Count a request that ended."""
         pair = self._pair(record.tenant, record.service)
         self._requests.labels(*pair.names, record.status, record.reason).inc()
         pair.queue.observe(record.queue_ns / _NS)
@@ -195,6 +128,85 @@ class GatewayMetrics:
         pair.tokens["cached"].inc(record.cached_tokens)
         pair.tokens["output"].inc(record.output_tokens)
         pair.tokens["reasoning"].inc(record.reasoning_tokens)
+
+    def _pair(self, tenant: str, service: str) -> _PairSeries:
+        if (pair := self._pairs.get((tenant, service))) is not None:
+            return pair
+        names = (tenant, service) if len(self._pairs) < MAX_PAIRS else (OTHER, OTHER)
+        kinds = ("input", "cached", "output", "reasoning")
+        pair = _PairSeries(
+            names=names,
+            ttft=self._ttft.labels(*names),
+            itl=self._itl.labels(*names),
+            tpot=self._tpot.labels(*names),
+            queue=self._queue.labels(*names),
+            tokens={kind: self._tokens.labels(*names, kind) for kind in kinds},
+        )
+        if names != (OTHER, OTHER):
+            self._pairs[tenant, service] = pair
+        return pair
+
+
+class GatewayMetrics:
+    """All series of a gateway; counters by a closed set begin at 0."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter = partial(Counter, registry=self.registry)
+        gauge = partial(Gauge, registry=self.registry)
+        self._requests = _RequestMetrics(self.registry)
+        self._loads = [(gauge(name, text, ("service",)), value) for name, text, value in _LOADS]
+        self.held_bytes = gauge(
+            "tessera_gateway_held_bytes",
+            "Bytes of bodies and answers that all requests hold in the gateway's memory.",
+        )
+        self.connections = gauge("tessera_gateway_connections", "Connections of clients.")
+        self._connection_ends = counter(
+            "tessera_gateway_connections_ended",
+            "Connections of clients that were too many, by `outcome`: Evicted while they waited "
+            "for a request, or Refused at once.",
+            ("outcome",),
+        )
+        self._records = counter(
+            "tessera_gateway_usage_records",
+            "Usage records by `outcome`: Stored, Spooled in the pod while the store fails, Summed "
+            "since their tenant has very many, or Lost.",
+            ("outcome",),
+        )
+        self.records_waiting = gauge(
+            "tessera_gateway_usage_records_waiting", "Usage records that are not in the store."
+        )
+        self._store_failing = gauge(
+            "tessera_gateway_store_failing_seconds",
+            "For how long the store has failed, by `operation`: record or borrow; 0 while it does "
+            "not.",
+            ("operation",),
+        )
+        self.log_lines_lost = counter(
+            "tessera_gateway_log_lines_lost",
+            "Lines of the access log and the audit log that are lost, since nobody read the output "
+            "and too many waited.",
+        )
+        self.demand_failing = gauge(
+            "tessera_gateway_demand_failing_seconds",
+            "For how long no operator has taken the reports of waiting requests; 0 while one does.",
+        )
+        self._key_ends = gauge(
+            "tessera_gateway_key_expiration_timestamp_seconds",
+            "Expiry of a key that ends within two weeks, without those that a rotation replaced.",
+            ("tenant", "key"),
+        )
+        for end in ConnectionEnd:
+            self._connection_ends.labels(end)
+        for outcome in RecordOutcome:
+            self._records.labels(outcome)
+        for operation in ("record", "borrow"):
+            self._store_failing.labels(operation)
+
+    def observe(self, records: Iterable[UsageRecord]) -> None:
+        """Count requests that ended."""
+        for record in records:
+            self._requests.observe(record)
 
     def count_records(self, outcome: RecordOutcome, count: int) -> None:
         """Count usage records on their way to the store."""
@@ -206,13 +218,10 @@ class GatewayMetrics:
 
     def set_load(self, loads: Mapping[str, ServiceRequests]) -> None:
         """Set the requests of each service; services without any lose their series."""
-        for gauge in (self._in_flight, self._queued, self._overdue, self._oldest):
-            gauge.clear()
-        for service, load in loads.items():
-            self._in_flight.labels(service).set(load.in_flight)
-            self._queued.labels(service).set(load.queued)
-            self._overdue.labels(service).set(load.overdue)
-            self._oldest.labels(service).set(load.oldest_seconds)
+        for series, value in self._loads:
+            series.clear()
+            for service, load in loads.items():
+                series.labels(service).set(value(load))
 
     def set_keys(self, keys: Collection[ApiKey], at: datetime) -> None:
         """Set the expiry of the keys that end soon, the next ones first; others have no series."""
@@ -241,26 +250,6 @@ class GatewayMetrics:
     def page(self) -> bytes:
         """Return the text that Prometheus reads."""
         return generate_latest(self.registry)
-
-    def _pair(self, tenant: str, service: str) -> _PairSeries:
-        if (pair := self._pairs.get((tenant, service))) is not None:
-            return pair
-        names = (tenant, service) if len(self._pairs) < MAX_PAIRS else (OTHER, OTHER)
-        pair = _PairSeries(
-            names=names,
-            ttft=self._ttft.labels(*names),
-            itl=self._itl.labels(*names),
-            tpot=self._tpot.labels(*names),
-            queue=self._queue.labels(*names),
-            tokens=dict(self._token_series(names)),
-        )
-        if names != (OTHER, OTHER):
-            self._pairs[tenant, service] = pair
-        return pair
-
-    def _token_series(self, names: tuple[str, str]) -> Iterator[tuple[str, Counter]]:
-        for kind in ("input", "cached", "output", "reasoning"):
-            yield kind, self._tokens.labels(*names, kind)
 
 
 def _observe_stream(pair: _PairSeries, record: UsageRecord, latency: StreamLatency) -> None:
