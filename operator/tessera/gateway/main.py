@@ -93,30 +93,15 @@ async def run(settings: GatewaySettings, host: str) -> None:
     async with contextlib.AsyncExitStack() as stack:
         connection = await connect(settings.kubeconfig)
         fleet = KubeCluster(connection, settings.watch_namespaces, classes=settings.classes)
-        stack.push_async_callback(fleet.close)
         own = KubeCluster(connection, (settings.namespace,))
-        stack.push_async_callback(own.close)
         keys = KubeCluster(connection, (settings.keys_namespace or settings.namespace,))
-        stack.push_async_callback(keys.close)
         engines = EngineSession(ENGINE_IDLE_SECONDS)
-        stack.push_async_callback(engines.close)
-        metrics, url = GatewayMetrics(), settings.database_url
+        for opened in (fleet, own, keys, engines):
+            stack.push_async_callback(opened.close)
+        metrics = GatewayMetrics()
         output = BackgroundStream(sys.stdout.buffer, metrics.log_lines_lost.inc)
         stack.callback(output.flush)
-        observers: list[RecordObserver] = [AccessLog(output).write]
-        if settings.trace_endpoint is not None:
-            tracer = request_tracer(settings.trace_endpoint, settings.pod_name)
-            stack.push_async_callback(asyncio.to_thread, tracer.close)
-            observers.append(tracer.trace)
-        recording = await Recording.open(
-            url.get_secret_value() if url is not None else None,
-            settings.state_directory,
-            metrics,
-            observers=observers,
-            retention=timedelta(days=settings.retention_days),
-        )
-        stack.push_async_callback(recording.close)
-        await recording.recover()
+        recording = await _recording(settings, metrics, output, stack)
         changed = asyncio.Event()
         audit = KeyAudit(output, now())
         watch = FleetWatch(
@@ -135,9 +120,6 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 engines=engines,
             )
         )
-        clients = Connections(raise_descriptor_limit(), metrics.count_connection_end)
-        metrics.connections.set_function(lambda: len(clients))
-        metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
         internal = InternalApi(
             metrics,
             recording.store,
@@ -147,13 +129,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             gateway.app.running,
         )
         await _serve_internal(internal, host, settings.metrics_port, stack)
-        server = GatewayServer(
-            gateway.app,
-            announce_seconds=settings.announce_seconds,
-            drain_seconds=settings.drain_seconds,
-            clients=clients,
-            tls_directory=settings.tls_directory,
-        )
+        server = _server(settings, gateway, metrics)
         parts: dict[str, Part] = {
             "watch": watch.run,
             "usage": recording.run,
@@ -198,6 +174,44 @@ async def serve(
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _recording(
+    settings: GatewaySettings,
+    metrics: GatewayMetrics,
+    output: BackgroundStream,
+    stack: contextlib.AsyncExitStack,
+) -> Recording:
+    """Open the store and what else takes records, with those that a dead process left."""
+    observers: list[RecordObserver] = [AccessLog(output).write]
+    if settings.trace_endpoint is not None:
+        tracer = request_tracer(settings.trace_endpoint, settings.pod_name)
+        stack.push_async_callback(asyncio.to_thread, tracer.close)
+        observers.append(tracer.trace)
+    url = settings.database_url
+    recording = await Recording.open(
+        url.get_secret_value() if url is not None else None,
+        settings.state_directory,
+        metrics,
+        observers=observers,
+        retention=timedelta(days=settings.retention_days),
+    )
+    stack.push_async_callback(recording.close)
+    await recording.recover()
+    return recording
+
+
+def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics) -> GatewayServer:
+    clients = Connections(raise_descriptor_limit(), metrics.count_connection_end)
+    metrics.connections.set_function(lambda: len(clients))
+    metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
+    return GatewayServer(
+        gateway.app,
+        announce_seconds=settings.announce_seconds,
+        drain_seconds=settings.drain_seconds,
+        clients=clients,
+        tls_directory=settings.tls_directory,
+    )
 
 
 async def _serve_internal(
