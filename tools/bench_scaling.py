@@ -28,15 +28,14 @@ from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     variant_capacity,
 )
-from tessera.domain.scaling.policies.queue_and_activity import scale
+from tessera.domain.scaling.policies.queue_and_activity import decide as decide_by_queue
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
-from tessera.domain.service.replica_count import policy_of
+from tessera.domain.scaling.target import ScaleTarget, target_of
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
@@ -277,10 +276,10 @@ def simulate() -> dict[str, Any]:
     fit = replica_fit(spec, shape)
     capacity = _capacity(spec, shape, fit)
     policies: dict[str, Decide] = {
-        "capacity": _by_capacity(policy_of(spec, fit.limits, fit.max_model_len), capacity),
-        "estimated": _by_capacity(policy_of(spec, fit.limits, fit.max_model_len), capacity),
+        "capacity": _by_capacity(target_of(spec, fit.limits, fit.max_model_len), capacity),
+        "estimated": _by_capacity(target_of(spec, fit.limits, fit.max_model_len), capacity),
         "queue": _by_queue(
-            policy_of(service_spec("QueueAndActivity"), fit.limits, fit.max_model_len)
+            target_of(service_spec("QueueAndActivity"), fit.limits, fit.max_model_len)
         ),
     }
     ttft = spec.slo.ttft_p95.total_seconds()
@@ -326,12 +325,12 @@ def _capacity(spec: InferenceServiceSpec, shape: ModelShape, fit: ReplicaFit) ->
     )
 
 
-def _by_capacity(policy: ScalingPolicy, capacity: VariantCapacity) -> Decide:
-    return lambda load, history: scale_by_capacity(policy, capacity, load, history)
+def _by_capacity(target: ScaleTarget, capacity: VariantCapacity) -> Decide:
+    return lambda load, history: scale_by_capacity(target, capacity, load, history)
 
 
-def _by_queue(policy: ScalingPolicy) -> Decide:
-    return lambda load, history: scale(policy, load, history)
+def _by_queue(target: ScaleTarget) -> Decide:
+    return lambda load, history: decide_by_queue(target, load, history)
 
 
 def _figures(name: str, outcome: Outcome) -> dict[str, Any]:
@@ -349,7 +348,7 @@ def time_decisions() -> dict[str, Any]:
     spec = service_spec("Capacity")
     shape = catalog.models()[MODEL]
     fit = replica_fit(spec, shape)
-    policy = policy_of(spec, fit.limits, fit.max_model_len)
+    target = target_of(spec, fit.limits, fit.max_model_len)
     histories = [ScalingHistory() for _ in range(SERVICES)]
     milliseconds, totals = list[float](), list[float]()
     for cycle in range(30):
@@ -369,7 +368,7 @@ def time_decisions() -> dict[str, Any]:
                 lead=timedelta(seconds=LEAD),
             )
             histories[service] = scale_by_capacity(
-                policy, capacity, load, histories[service]
+                target, capacity, load, histories[service]
             ).history
             milliseconds.append((time.process_time() - started) * 1e3)
         totals.append((time.process_time() - began) * 1e3)

@@ -20,9 +20,10 @@ from tessera.domain.config import Config
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
-from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
+from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
-from tessera.domain.service.replica_count import history_from_status, reported_policy
+from tessera.domain.scaling.target import reported_target
+from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
 from tessera.reconcile.observe import Observations, observe
@@ -131,12 +132,12 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     services = {service.ref: service for service in fleet.snapshot.services}
     edges = fleet_edges(service.spec for service in services.values() if service.spec is not None)
     readings = await metrics.read(edges)
-    policies = {
-        ref: reported_policy(service.spec, service.status.variant)
+    targets = {
+        ref: reported_target(service.spec, service.status.variant)
         for ref, service in services.items()
         if service.spec is not None and service.status.variant is not None
     }
-    windows = [policy.longest_window for policy in policies.values()]
+    windows = [target.longest_window for target in targets.values()]
     history: Mapping[Ref, tuple[ServiceLoad, ...]] = {}
     demand = None
     if windows and readings.problem is None:
@@ -145,8 +146,8 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
         with contextlib.suppress(MetricsError):
             demand = await metrics.gateway_demand()
     scaling_history = {
-        ref: rebuild_history(policy, history[ref], history_from_status(services[ref].status))
-        for ref, policy in policies.items()
+        ref: restore_history(target, history[ref], history_from_status(services[ref].status))
+        for ref, target in targets.items()
         if ref in history
     }
     return replace(fleet, readings=readings, demand=demand, scaling_history=scaling_history)

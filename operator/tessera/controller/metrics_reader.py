@@ -9,8 +9,9 @@ from typing import TypeVar
 
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
-from tessera.domain.scaling.policies.queue_and_activity import rebuild_history
-from tessera.domain.service.replica_count import history_from_status, reported_policy
+from tessera.domain.scaling.policies.by_name import restore_history
+from tessera.domain.scaling.target import reported_target
+from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
@@ -30,7 +31,7 @@ _MIN_REST_SECONDS, _REST_RATIO, _MAX_REST_SECONDS = 2.0, 20.0, 5.0
 # which must come before it counts as dead.
 _ANSWER_SECONDS = 10.0
 
-_rebuild_history = Step(rebuild_history, lambda _error, _policy, _readings, history: history)
+_restore_history = Step(restore_history, lambda _error, _target, _readings, history: history)
 
 
 class MetricsReader:
@@ -87,9 +88,9 @@ class MetricsReader:
 
     async def restore_scaling(self) -> None:
         """Rebuild the stabilization windows from the load history of the last leader."""
-        policies = {
+        targets = {
             observed.plan_input.ref: (
-                reported_policy(spec, variant),
+                reported_target(spec, variant),
                 history_from_status(observed.plan_input.status),
             )
             for observed in self._store.all(INFERENCE_SERVICES).values()
@@ -97,17 +98,17 @@ class MetricsReader:
             and (spec := observed.plan_input.spec)
             and (variant := observed.plan_input.status.variant)
         }
-        if not policies:
+        if not targets:
             return
-        span = max(policy.longest_window for policy, _ in policies.values())
+        span = max(target.longest_window for target, _ in targets.values())
         past = await self._ask(
             "load history, so stabilization windows start empty", self._metrics.load_history(span)
         )
         if past is None:
             return
         rebuilt = {
-            ref: _rebuild_history(policy, past.get(ref, ()), history)
-            for ref, (policy, history) in policies.items()
+            ref: _restore_history(target, past.get(ref, ()), history)
+            for ref, (target, history) in targets.items()
         }
         self._observations.history = replace(self._observations.history, scaling=rebuilt)
 

@@ -13,16 +13,21 @@ from hypothesis import strategies as st
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
-from tessera.domain.scaling.policies.capacity.pace import TtftShares
-from tessera.domain.scaling.policies.capacity.policy import replicas_for, scale_by_capacity
+from tessera.domain.scaling.policies.capacity.demand import DemandHistory
+from tessera.domain.scaling.policies.capacity.policy import (
+    CapacityAssessment,
+    replicas_for,
+    scale_by_capacity,
+)
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
+    TtftShares,
 )
+from tessera.domain.scaling.target import ScaleTarget
 from tests.builders import at
 
 CAPACITY = VariantCapacity(
@@ -37,9 +42,9 @@ CAPACITY = VariantCapacity(
 )
 
 
-def policy(**fields: Any) -> ScalingPolicy:
+def policy(**fields: Any) -> ScaleTarget:
     spec = ScalingSpec.model_validate({"policy": "Capacity", "minReplicas": 1, **fields})
-    return ScalingPolicy(spec=spec, queue_target=4, max_num_seqs=20)
+    return ScaleTarget(spec=spec, queue_target=4, max_num_seqs=20)
 
 
 def load(seconds: float, **fields: Any) -> ServiceLoad:
@@ -70,7 +75,7 @@ def unknown(seconds: float, **fields: Any) -> ServiceLoad:
 
 
 def play(
-    spec: ScalingPolicy,
+    spec: ScaleTarget,
     loads: Sequence[ServiceLoad],
     memory: ScalingHistory | None = None,
     capacity: VariantCapacity = CAPACITY,
@@ -141,18 +146,18 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
         for second in range(0, 1200 if shares[0] == 1 else 480, 30)
     ]
     usual = play(spec, [replace(each, ttft=None) for each in loads], steady(4))[-1]
-    assert usual.assessment is not None
+    assert isinstance(usual.assessment, CapacityAssessment)
     assert (usual.replicas, usual.assessment.pace) == (4, 1.0)
     paced = play(spec, loads, steady(4))[-1]
-    assert paced.assessment is not None
+    assert isinstance(paced.assessment, CapacityAssessment)
     assert (paced.replicas, round(paced.assessment.pace, 2)) == (replicas, factor)
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
     risen = play(policy(), [load(0, arrival_rate=3.0, arrivals=(*[0] * 45, *[8] * 15))])[0]
-    assert risen.assessment is not None
+    assert isinstance(risen.assessment, CapacityAssessment)
     assert (risen.replicas, risen.reason) == (4, "DemandAboveCapacity")
-    assert risen.assessment.arrival_rate == pytest.approx((120 - 3 * math.sqrt(120)) / 15)
+    assert risen.assessment.arrivals.rate == pytest.approx((120 - 3 * math.sqrt(120)) / 15)
 
 
 @pytest.mark.parametrize("rate", [0.2, 2.0, 20.0])
@@ -162,8 +167,8 @@ def test_more_arrivals_within_seconds_than_in_the_minute_by_chance_add_nothing(r
         policy(),
         [load(0, arrival_rate=rate, arrivals=(math.floor(mean + 3 * math.sqrt(mean)),))],
     )[0]
-    assert by_chance.assessment is not None
-    assert by_chance.assessment.arrival_rate == pytest.approx(rate)
+    assert isinstance(by_chance.assessment, CapacityAssessment)
+    assert by_chance.assessment.arrivals.rate == pytest.approx(rate)
 
 
 def burst(second: int, size: int = 30, rate: float = 0.5) -> ServiceLoad:
@@ -202,17 +207,17 @@ def test_requests_that_become_more_in_engines_count_after_half_a_minute() -> Non
         load(second, finish_rate=4.0, running=6.0 * (second - 60)) for second in range(65, 95, 5)
     ]
     decision = play(policy(), loads)[-1]
-    assert decision.assessment is not None
-    assert decision.assessment.arrival_rate == pytest.approx(4.0 + 6.0, abs=1.0)
+    assert isinstance(decision.assessment, CapacityAssessment)
+    assert decision.assessment.arrivals.rate == pytest.approx(4.0 + 6.0, abs=1.0)
 
 
 def test_arrivals_are_estimated_from_what_engines_finish_and_hold() -> None:
     """While full engines finish no more, what they hold grows by the rest of the arrivals."""
     loads = [load(second, finish_rate=4.0, running=2.0 * second) for second in range(0, 65, 5)]
     decision = play(policy(), loads)[-1]
-    assert decision.assessment is not None
-    assert decision.assessment.arrival_rate == pytest.approx(6.0)
-    assert decision.assessment.source == "estimated from the engines"
+    assert isinstance(decision.assessment, CapacityAssessment)
+    assert decision.assessment.arrivals.rate == pytest.approx(6.0)
+    assert decision.assessment.arrivals.source == "estimated from the engines"
     calm = play(policy(), [load(second, finish_rate=2.0) for second in range(0, 65, 5)])[-1]
     assert (calm.replicas, calm.reason) == (2, "EstimatedArrivals")
 
@@ -289,12 +294,12 @@ def test_a_starting_replica_that_is_not_needed_any_more_is_withdrawn() -> None:
 def test_full_replicas_that_carry_less_than_predicted_correct_the_prediction() -> None:
     loads = [load(second, waiting=2.0, running=40.0, finish_rate=2.4) for second in range(0, 90, 5)]
     decision = play(policy(), loads)[-1]
-    assert decision.history.demand is not None
-    assert decision.history.demand.correction == pytest.approx(0.6)
+    assert isinstance(decision.history.memory, DemandHistory)
+    assert decision.history.memory.correction == pytest.approx(0.6)
     assert decision.replicas > 2
     later = [load(second, finish_rate=2.4) for second in range(90, 90 + 1500, 15)]
-    forgotten = play(policy(), later, decision.history)[-1].history.demand
-    assert forgotten is not None
+    forgotten = play(policy(), later, decision.history)[-1].history.memory
+    assert isinstance(forgotten, DemandHistory)
     assert forgotten.correction == 1
     idle_devices = [replace(service_load, activity=0.1) for service_load in loads]
     assert play(policy(), idle_devices)[-1].replicas == 2
@@ -380,7 +385,8 @@ def test_every_decision_is_within_the_bounds(course: list[Any], floor: int, most
         )
         decision = scale_by_capacity(spec, CAPACITY, service_load, memory)
         assert floor <= decision.replicas <= most
-        assert math.isfinite(decision.assessment.arrival_rate if decision.assessment else 0)
+        assert isinstance(decision.assessment, CapacityAssessment)
+        assert math.isfinite(decision.assessment.arrivals.rate)
         memory = decision.history
 
 
@@ -463,7 +469,7 @@ def test_the_headroom_is_measured_by_arrivals_and_not_by_their_estimates(arrival
     peaks = [1.5 + (second // 30 % 4 == 0) for second in range(0, 1800, 30)]
     loads = [load(30 * index, **{arrivals: rate}) for index, rate in enumerate(peaks)]
     assessment = play(policy(), loads)[-1].assessment
-    assert assessment is not None
+    assert isinstance(assessment, CapacityAssessment)
     assert round(assessment.headroom, 2) == (1.40 if arrivals == "arrival_rate" else 1.14)
 
 

@@ -21,8 +21,8 @@ from tessera.domain.scaling.policies.capacity.variant_capacity import (
     variant_capacity,
 )
 from tessera.domain.scaling.policies.queue_and_activity import recommended_replicas
-from tessera.domain.scaling.state import ScalingPolicy, ServiceLoad
-from tessera.domain.service.replica_count import policy_of
+from tessera.domain.scaling.state import ServiceLoad
+from tessera.domain.scaling.target import ScaleTarget, target_of
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds
 from tessera.domain.sizing.sizing import ReplicaFit, size
@@ -104,7 +104,7 @@ def replicas_on_priced_hardware(service_class: ServiceClass, every: int) -> Iter
             yield replica
 
 
-def longest_silent_queue(policy: ScalingPolicy, replicas: int) -> int:
+def longest_silent_queue(target: ScaleTarget, replicas: int) -> int:
     """Return the most waiting requests at full replicas for which none is added."""
 
     def adds(waiting: int) -> bool:
@@ -114,10 +114,10 @@ def longest_silent_queue(policy: ScalingPolicy, replicas: int) -> int:
             ready=replicas,
             serving=replicas,
             waiting=waiting,
-            running=replicas * policy.max_num_seqs,
+            running=replicas * target.max_num_seqs,
             activity=None,
         )
-        return recommended_replicas(policy, load, replicas) > replicas
+        return recommended_replicas(target, load, replicas) > replicas
 
     return bisect_left(range(1_000_000), True, key=adds) - 1
 
@@ -125,9 +125,9 @@ def longest_silent_queue(policy: ScalingPolicy, replicas: int) -> int:
 def check_queue_and_activity(service_class: ServiceClass, every: int) -> int:
     checked = 0
     for replica in replicas_on_priced_hardware(service_class, every):
-        policy = policy_of(replica.spec, replica.limits, replica.fit.max_model_len)
+        target = target_of(replica.spec, replica.limits, replica.fit.max_model_len)
         for replicas in (1, 2, 7):
-            waiting = longest_silent_queue(policy, replicas)
+            waiting = longest_silent_queue(target, replicas)
             seconds = replica.ttft(waiting, replicas)
             assert seconds <= replica.demand.ttft.total_seconds() + 1e-6, (
                 f"{waiting} requests wait for {replicas} replicas on {replica.fit.hardware}, the "

@@ -19,14 +19,14 @@ from tessera.domain.observed.demand import (
 )
 from tessera.domain.observed.snapshot import ProbeResult, Ref, Snapshot
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.scaling.policies.queue_and_activity import scale
+from tessera.domain.scaling.policies.queue_and_activity import decide
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import ScaleTarget
 from tessera.domain.service.proposal import guaranteed_replicas, min_replicas_of
 from tessera.domain.status.service import service_status
 from tests.builders import (
@@ -56,7 +56,7 @@ from tests.layout_builders import (
 CHAT = Ref("team-a", "chat")
 SLEEPER = {"minReplicas": 0, "maxReplicas": 6, "idle": {"after": "10m"}}
 ASLEEP = ScalingHistory(decisions=(TimestampedReplicas(at(-1000), 0),))
-POLICY = ScalingPolicy(spec=ScalingSpec.model_validate(SLEEPER), queue_target=4, max_num_seqs=30)
+POLICY = ScaleTarget(spec=ScalingSpec.model_validate(SLEEPER), queue_target=4, max_num_seqs=30)
 
 
 def load(seconds: float, **fields: Any) -> ServiceLoad:
@@ -73,7 +73,7 @@ def load(seconds: float, **fields: Any) -> ServiceLoad:
 def play(*loads: ServiceLoad, history: ScalingHistory | None = None) -> Iterator[ScaleDecision]:
     history = history or ScalingHistory()
     for service_load in loads:
-        decision = scale(POLICY, service_load, history)
+        decision = decide(POLICY, service_load, history)
         history = decision.history
         yield decision
 

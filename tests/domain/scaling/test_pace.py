@@ -16,10 +16,10 @@ from tessera.domain.scaling.policies.capacity.pace import (
     LEAST,
     MOST,
     Pace,
-    TtftShares,
     next_pace,
     ttft_shares,
 )
+from tessera.domain.scaling.state import TtftShares
 from tests.builders import NOW, at
 
 SLO = Slo(ttft_p95=timedelta(seconds=1))

@@ -13,18 +13,17 @@ from hypothesis import strategies as st
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain.scaling.decisions import desired_replicas
 from tessera.domain.scaling.policies.queue_and_activity import (
-    rebuild_history,
+    decide,
     recommended_replicas,
-    scale,
+    restore,
 )
 from tessera.domain.scaling.state import (
-    HEADROOM,
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import HEADROOM, ScaleTarget
 from tests.builders import at
 
 MAX_NUM_SEQS = 30
@@ -32,8 +31,8 @@ MAX_NUM_SEQS = 30
 
 def policy(
     queue_target: float = 50, max_num_seqs: int = MAX_NUM_SEQS, **fields: Any
-) -> ScalingPolicy:
-    return ScalingPolicy(
+) -> ScaleTarget:
+    return ScaleTarget(
         spec=ScalingSpec.model_validate({"policy": "QueueAndActivity", **fields}),
         queue_target=queue_target,
         max_num_seqs=max_num_seqs,
@@ -59,13 +58,13 @@ def load(
 
 
 def play(
-    spec: ScalingPolicy, loads: list[ServiceLoad], memory: ScalingHistory | None = None
+    spec: ScaleTarget, loads: list[ServiceLoad], memory: ScalingHistory | None = None
 ) -> list[ScaleDecision]:
     """Every decision over a course of loads, with the memory passed on."""
     decisions = []
     memory = memory or ScalingHistory()
     for service_load in loads:
-        decisions.append(scale(spec, service_load, memory))
+        decisions.append(decide(spec, service_load, memory))
         memory = decisions[-1].history
     return decisions
 
@@ -290,7 +289,7 @@ def test_more_than_the_maximum_says_so() -> None:
 
 @pytest.mark.parametrize(("replicas", "bounded"), [(1, 2), (20, 8)])
 def test_a_number_outside_the_bounds_moves_to_them_at_once(replicas: int, bounded: int) -> None:
-    decision = scale(policy(), load(0, replicas=replicas), steady(replicas))
+    decision = decide(policy(), load(0, replicas=replicas), steady(replicas))
     assert (decision.replicas, decision.reason) == (bounded, "BoundsChanged")
 
 
@@ -303,8 +302,8 @@ def test_a_restart_without_history_restarts_both_windows() -> None:
 
 def test_a_recalled_past_lets_a_restarted_operator_go_on() -> None:
     past = [load(second, waiting=200) for second in range(0, 60, 5)]
-    remembered = rebuild_history(policy(), past, steady(2))
-    decision = scale(policy(), load(60, waiting=200), remembered)
+    remembered = restore(policy(), past, steady(2))
+    decision = decide(policy(), load(60, waiting=200), remembered)
     assert (decision.replicas, decision.reason) == (4, "QueueAboveTarget")
 
 
@@ -313,9 +312,7 @@ def test_the_step_limit_survives_a_restart_by_what_was_written_down() -> None:
         decisions=(TimestampedReplicas(at(-60), 2), TimestampedReplicas(at(-10), 4))
     )
     past = [load(second, waiting=4000, activity=1) for second in range(-60, 0, 5)]
-    decision = scale(
-        policy(), load(0, waiting=4000, activity=1), rebuild_history(policy(), past, written)
-    )
+    decision = decide(policy(), load(0, waiting=4000, activity=1), restore(policy(), past, written))
     assert (decision.replicas, decision.reason) == (4, "ScaleUpLimit")
 
 
@@ -338,7 +335,7 @@ def test_no_decision_leaves_bounds_or_step(
     history = [(at(-10_000), 2)]
     for pause, waiting, activity in course:
         second += pause
-        decision = scale(spec, load(second, waiting, activity, replicas=2), memory)
+        decision = decide(spec, load(second, waiting, activity, replicas=2), memory)
         assert 2 <= decision.replicas <= 8
         period_ago = at(second) - timedelta(seconds=120)
         before = max(
@@ -360,8 +357,8 @@ def test_a_longer_queue_never_means_fewer_replicas(
     for pause, waiting, activity in course:
         second += pause
         heavier = None if waiting is None else waiting + more
-        less = scale(spec, load(second, waiting, activity), less_memory)
-        greater = scale(spec, load(second, heavier, activity), more_memory)
+        less = decide(spec, load(second, waiting, activity), less_memory)
+        greater = decide(spec, load(second, heavier, activity), more_memory)
         assert greater.replicas >= less.replicas
         less_memory, more_memory = less.history, greater.history
 
@@ -386,7 +383,7 @@ def test_a_steady_load_converges_within_an_hour_and_never_flaps(
         others = min(clients - share, max_num_seqs * (replicas - 1))
         waiting, running = math.floor(clients - hot - others), math.ceil(hot + others)
         activity = float(clients > 0) if active else None
-        decision = scale(spec, load(second, waiting, activity, replicas, running=running), memory)
+        decision = decide(spec, load(second, waiting, activity, replicas, running=running), memory)
         if decision.replicas < replicas:
             assert running <= decision.replicas * max_num_seqs * HEADROOM or running == 0
         memory, replicas = decision.history, decision.replicas

@@ -25,13 +25,14 @@ from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
 from tessera.domain.scaling.policies.capacity.growth import Growth
+from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     lengths_of_last_minute,
-    queue_target,
     variant_capacity,
 )
 from tessera.domain.scaling.state import ServiceLoad
+from tessera.domain.scaling.target import queue_target
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits
 from tessera.domain.status.service import service_status
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
@@ -232,12 +233,12 @@ def test_by_default_a_service_follows_the_arrivals_at_the_gateway() -> None:
     assert scale.reason == "DemandAboveCapacity"
     other = {"policy": "QueueAndActivity", "minReplicas": 1}
     usual = plan_of(a_fleet(other, demand=demand)).service_plans[CHAT].scale
-    assert (usual.replicas, usual.assessment, usual.history.demand) == (1, None, None)
+    assert (usual.replicas, usual.assessment, usual.history.memory) == (1, None, None)
 
 
 def capacity_of_plan() -> float:
     assessment = plan_of(a_fleet(SCALING)).service_plans[CHAT].scale.assessment
-    assert assessment is not None
+    assert isinstance(assessment, CapacityAssessment)
     return assessment.replica_rate
 
 
@@ -339,7 +340,7 @@ def test_without_readings_requests_are_as_long_as_they_were() -> None:
     )
     for plan in (before, after):
         assessment = plan.service_plans[CHAT].scale.assessment
-        assert assessment is not None
+        assert isinstance(assessment, CapacityAssessment)
         assert assessment.lengths == (4000, 20)
 
 
@@ -356,7 +357,7 @@ def test_a_restarted_operator_without_readings_counts_with_the_lengths_of_the_st
         fleet, at=at(600), readings=lost, services=(replace(service, status=status),)
     )
     assessment = plan_of(restarted).service_plans[CHAT].scale.assessment
-    assert assessment is not None
+    assert isinstance(assessment, CapacityAssessment)
     assert assessment.lengths == (4000, 20)
 
 

@@ -15,10 +15,10 @@ from tessera.domain.scaling.state import (
     Decided,
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import ScaleTarget
 
 # After the scheduler found no node for a replica, none is added for so long. A pending replica
 # stays while it is needed, so that an autoscaler of nodes sees it.
@@ -43,7 +43,7 @@ def with_refusal(history: ScalingHistory, pods: Sequence[Pod], at: datetime) -> 
 
 def without_useless(
     decision: ScaleDecision,
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     load: ServiceLoad,
     history: ScalingHistory,
     pods: Sequence[Pod],
@@ -54,10 +54,10 @@ def without_useless(
     What `minReplicas` and a waking service need is always added.
     """
     current = current_replicas(load, history)
-    if decision.replicas <= current or current < max(1, policy.spec.floor):
+    if decision.replicas <= current or current < max(1, target.spec.floor):
         return decision
     decided = _refused(decision, current, history, load.at) or _idle(
-        current, policy, load, pods, readings
+        current, target, load, pods, readings
     )
     if decided is None:
         return decision
@@ -100,7 +100,7 @@ def _refused(
 
 def _idle(
     current: int,
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     load: ServiceLoad,
     pods: Sequence[Pod],
     readings: Mapping[Ref, PodReading],
@@ -108,7 +108,7 @@ def _idle(
     balance = balance_of(pods, readings, load.at, settling=MAX_READING_AGE)
     if balance is None or not balance.requests:
         return None
-    if balance.requests[-1] < FULL_SHARE * policy.max_num_seqs:
+    if balance.requests[-1] < FULL_SHARE * target.max_num_seqs:
         return None
     if not (idle := balance.idle(IDLE_SHARE)):
         return None

@@ -13,10 +13,10 @@ from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingChange,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import ScaleTarget
 
 _RECENT_SPAN = timedelta(seconds=60)
 
@@ -94,13 +94,13 @@ def clamp(spec: ScalingSpec, replicas: int) -> int:
     return min(max(replicas, spec.floor), spec.max_replicas)
 
 
-def decide_bounds(policy: ScalingPolicy, current: int) -> Decided | None:
+def decide_bounds(target: ScaleTarget, current: int) -> Decided | None:
     """Return the nearest count within the bounds; None if the current one is."""
-    replicas = clamp(policy.spec, current)
+    replicas = clamp(target.spec, current)
     if replicas == current:
         return None
     bound = "minReplicas" if replicas > current else "maxReplicas"
-    message = f"{policy.bounds_source}{bound} is {replicas}"
+    message = f"{target.bounds_source}{bound} is {replicas}"
     return Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
 
 

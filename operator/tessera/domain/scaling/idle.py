@@ -12,22 +12,22 @@ from tessera.domain.scaling.state import (
     RequestWatch,
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import ScaleTarget
 
 
 def decide_idle(
-    policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory
+    target: ScaleTarget, load: ServiceLoad, history: ScalingHistory
 ) -> tuple[ScaleDecision | None, ScalingHistory]:
     """Return the decision for a service that sleeps, or goes to sleep or wakes; else None."""
-    if not policy.spec.may_sleep:
+    if not target.spec.may_sleep:
         return None, replace(history, requests=None) if history.requests else history
     current = current_replicas(load, history)
     history = replace(history, requests=_watch_requests(load, history.requests))
-    if current == 0 or _is_idle(policy, load, history.requests):
-        return _idle_decision(policy, load, current, history), history
+    if current == 0 or _is_idle(target, load, history.requests):
+        return _idle_decision(target, load, current, history), history
     return None, history
 
 
@@ -54,8 +54,8 @@ def _has_risen(finished: float | None, before: float | None) -> bool:
     return finished is None or before is None or finished > before + 0.5
 
 
-def _is_idle(policy: ScalingPolicy, load: ServiceLoad, watch: RequestWatch | None) -> bool:
-    idle = policy.spec.idle
+def _is_idle(target: ScaleTarget, load: ServiceLoad, watch: RequestWatch | None) -> bool:
+    idle = target.spec.idle
     return (
         idle is not None
         and watch is not None
@@ -65,16 +65,16 @@ def _is_idle(policy: ScalingPolicy, load: ServiceLoad, watch: RequestWatch | Non
 
 
 def _idle_decision(
-    policy: ScalingPolicy, load: ServiceLoad, current: int, history: ScalingHistory
+    target: ScaleTarget, load: ServiceLoad, current: int, history: ScalingHistory
 ) -> ScaleDecision:
     """Remove all replicas of an idle service, or start the first one for requests that wait.
 
     Neither waits for a window: the time without requests is one itself, and requests that wait
     for a replica need it at once.
     """
-    spec = policy.spec
+    spec = target.spec
     if current == 0 and load.queued:
-        needed = desired_replicas(load.queued, policy.replica_requests)
+        needed = desired_replicas(load.queued, target.replica_requests)
         decided = Decided(
             min(needed, spec.max_replicas, spec.scale_up.pods),
             ScalingReason.SCALED_FROM_ZERO,

@@ -66,6 +66,7 @@ def load_of(
         arrivals=demand.arrivals if demand is not None else (),
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,
         with_counts=len(counts),
+        is_read=readings is not None and readings.problem is None,
     )
 
 

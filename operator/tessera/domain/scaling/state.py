@@ -1,47 +1,34 @@
 """What scaling policies read, remember and decide."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.observed.snapshot import TokenRates
-from tessera.domain.scaling.policies.capacity.bursts import Burst
-from tessera.domain.scaling.policies.capacity.growth import Growth
-from tessera.domain.scaling.policies.capacity.pace import Pace, TtftShares
 
-# Share of `maxNumSeqs` that requests may fill on the remaining replicas. A replica with twice its
-# share of the connections then runs all of its requests. Steps slow down as they fill: where a full
-# step takes three times as long as an empty one, the arrivals that fill this share of the remaining
-# half of the replicas fill them completely.
-HEADROOM = 0.5
 # After so long without a reading, the stabilization window of scale-down starts again.
 MAX_READING_GAP = timedelta(minutes=5)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScalingPolicy:
-    """The scaling spec of a service, with what its class and its hardware add."""
+@dataclass(frozen=True, slots=True)
+class TtftShares:
+    """First tokens of the last five minutes, as gateways counted them."""
 
-    spec: ScalingSpec
-    queue_target: float
-    """Waiting requests per replica above which replicas are added."""
-    max_num_seqs: int
-    """Maximum concurrent requests per replica."""
-    bounds_source: str = "spec.scaling."
-    """Where the bounds stand, with which messages begin that name one."""
-
-    @property
-    def replica_requests(self) -> float:
-        """Return how many requests a replica is planned for."""
-        return self.max_num_seqs * HEADROOM
+    read_at: datetime
+    in_time: float
+    """Share within the objective, and what waits longer is beyond it."""
+    early: float
+    """Share within half of the objective; at least so many."""
+    slow: float = 0.0
+    """Share whose prompts alone took engines longer than the objective; at least so many."""
+    half_slow: float = 0.0
+    """The same of half of the objective."""
 
     @property
-    def longest_window(self) -> timedelta:
-        return max(
-            self.spec.scale_up.stabilization_window, self.spec.scale_down.stabilization_window
-        )
+    def late(self) -> float:
+        """Return the share that other replicas might have served in time."""
+        return 1 - self.in_time - self.slow
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +70,8 @@ class ServiceLoad:
     """Waiting and running requests of the replicas with readings; None without any reading."""
     with_counts: int = 0
     """Replicas whose waiting and running requests are known."""
+    is_read: bool = False
+    """Whether there are metrics of any service."""
 
     @property
     def is_known(self) -> bool:
@@ -120,26 +109,6 @@ class ScalingChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DemandHistory:
-    """What the policy `Capacity` needs of earlier readings."""
-
-    in_flight: tuple[tuple[datetime, float], ...] = ()
-    """Waiting and running requests of the last minute, oldest first."""
-    known_at: datetime | None = None
-    """Time of the last load that was known."""
-    full_since: datetime | None = None
-    """Since when requests wait although all replicas serve; None while they do not."""
-    correction: float = 1.0
-    """Share of the predicted capacity that full replicas were measured to carry."""
-    lengths: tuple[int, int] | None = None
-    """Mean tokens of prompts and answers, as last measured; None before any were."""
-    pace: Pace = field(default_factory=Pace)
-    growth: Growth = field(default_factory=Growth)
-    bursts: tuple[Burst, ...] = ()
-    """Those of the last half hour, oldest first."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
     """What the next decision needs of earlier ones."""
 
@@ -152,38 +121,12 @@ class ScalingHistory:
     change: ScalingChange | None = None
     requests: RequestWatch | None = None
     """Only of a service that may sleep and has replicas."""
-    demand: DemandHistory | None = None
-    """Only under the policy `Capacity`."""
+    lengths: tuple[int, int] | None = None
+    """Mean tokens of prompts and answers, as last measured; None before any were."""
+    memory: object = None
+    """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None
     """When the scheduler last found no node for a replica, and how many had one."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityAssessment:
-    """The numbers behind a decision of the policy `Capacity`."""
-
-    arrival_rate: float
-    """Requests per second, of the source that decided."""
-    source: str
-    """Where the rate comes from."""
-    replica_rate: float
-    """Requests per second that a replica carries within the SLO, corrected by measurements."""
-    bursts: int
-    """Replicas that bursts need; 0 for none."""
-    needed: int
-    """Replicas for the arrivals, with their headroom."""
-    retained: int
-    """Replicas below which none is removed."""
-    hold: timedelta
-    """Time for which fewer must be enough before replicas are removed."""
-    headroom: float
-    """Factor of the arrivals for their growth while a replica starts."""
-    pace: float
-    """Factor of the predicted capacity that attained first tokens show."""
-    lead: timedelta
-    """From the binding of a replica to its readiness."""
-    lengths: tuple[int, int]
-    """Tokens of a prompt and of an answer."""
 
 
 class Decided(NamedTuple):
@@ -206,7 +149,7 @@ class ScaleDecision:
     history: ScalingHistory
     change_at: datetime | None = None
     """When the number changes unless the load does before; None while no window runs."""
-    assessment: CapacityAssessment | None = None
-    """Only under the policy `Capacity`."""
+    assessment: object = None
+    """The numbers behind it, of which its policy makes an explanation."""
     recommended: Decided | None = None
     """What the policy would decide; only in mode `External`."""

@@ -199,7 +199,7 @@ def _valid_until(
 ) -> datetime | None:
     moving = not objects.workloads or objects.workloads[0].variant != choice.variant
     history = scale.history
-    by_time = any(part is not None for part in (history.requests, history.demand, history.refused))
+    by_time = any(part is not None for part in (history.requests, history.memory, history.refused))
     if preparation.pending or moving or by_time or not is_steady(scale, at):
         return at
     due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))

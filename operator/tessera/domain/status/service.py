@@ -550,7 +550,7 @@ def _request_lengths(
     scale: ScaleDecision, previous: RequestLengths | None
 ) -> RequestLengths | None:
     """Return the measured lengths; those of the status while they differ by little."""
-    lengths = scale.history.demand.lengths if scale.history.demand is not None else None
+    lengths = scale.history.lengths
     if lengths is None:
         return previous
     if previous is not None and all(

@@ -6,10 +6,12 @@ something waits, and keeps none.
 """
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.names import ENGINE_ACCOUNT
@@ -24,18 +26,18 @@ from tessera.domain.scaling.decisions import (
     push,
     with_recent_decisions,
 )
+from tessera.domain.scaling.explanation import floor_message, load_numbers
 from tessera.domain.scaling.idle import decide_idle
 from tessera.domain.scaling.state import (
     MAX_READING_GAP,
     Decided,
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import HEADROOM, TOLERANCE, ScaleTarget
 
-TOLERANCE = 0.1
 _METRICS_ADVICE = (
     "no replica is removed, and after 5 minutes without readings the stabilization of "
     "scale-down starts again. Check with tessera doctor that Prometheus answers and scrapes "
@@ -43,42 +45,39 @@ _METRICS_ADVICE = (
 )
 
 
-def scale(policy: ScalingPolicy, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
+def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
     """Choose the replica count.
 
     Without a history (a new service, or a restarted operator that could not read it back) the
     current count stands as recommended until now, so that no window ends early.
     """
-    idle, history = decide_idle(policy, load, history)
+    if history.memory is not None:  # of another policy
+        history = replace(history, memory=None)
+    idle, history = decide_idle(target, load, history)
     if idle is not None:
         return idle
     current = current_replicas(load, history)
-    recommendation = _recommend(policy, load, current)
-    recommended = clamp(policy.spec, recommendation.replicas)
-    history = _record(policy.spec, load, current, recommended, history)
-    history = with_recent_decisions(policy.spec, load, history)
-    decided = _decide(policy, load, recommendation, current, history)
+    recommendation = _recommend(target, load, current)
+    recommended = clamp(target.spec, recommendation.replicas)
+    history = _record(target.spec, load, current, recommended, history)
+    history = with_recent_decisions(target.spec, load, history)
+    decided = _decide(target, load, recommendation, current, history)
     return changed(decided, load.at, current, history)
 
 
-def recommended_replicas(policy: ScalingPolicy, load: ServiceLoad, current: int) -> int:
+def recommended_replicas(target: ScaleTarget, load: ServiceLoad, current: int) -> int:
     """Return the recommendation of one reading within the bounds, before windows and steps."""
-    return clamp(policy.spec, _recommend(policy, load, current).replicas)
+    return clamp(target.spec, _recommend(target, load, current).replicas)
 
 
-def rebuild_history(
-    policy: ScalingPolicy, readings: Sequence[ServiceLoad], history: ScalingHistory
+def restore(
+    target: ScaleTarget, readings: Sequence[ServiceLoad], history: ScalingHistory
 ) -> ScalingHistory:
-    """Build the windows from past readings, oldest first.
-
-    The policy `Capacity` begins with the decisions alone: nothing is removed before its time.
-    """
-    if policy.spec.policy == "Capacity":
-        return history
+    """Build the windows from past readings, oldest first."""
     for load in readings:
         current = history.decisions[-1].replicas if history.decisions else load.replicas
-        recommended = recommended_replicas(policy, load, current)
-        history = _record(policy.spec, load, current, recommended, history)
+        recommended = recommended_replicas(target, load, current)
+        history = _record(target.spec, load, current, recommended, history)
     return history
 
 
@@ -116,24 +115,24 @@ class _Recommendation:
     message: str
 
 
-def _recommend(policy: ScalingPolicy, load: ServiceLoad, current: int) -> _Recommendation:
-    message = _metrics_message(policy, load, current)
+def _recommend(target: ScaleTarget, load: ServiceLoad, current: int) -> _Recommendation:
+    message = _metrics_message(target, load, current)
     if load.waiting is None or load.running is None:
-        replicas, reason = _by_known_queue(policy, load, current)
+        replicas, reason = _by_known_queue(target, load, current)
         message = f"{message}; {_METRICS_ADVICE}"
     else:
-        replicas, reason = _combine_metrics(policy, load, current, load.waiting, load.running)
+        replicas, reason = _combine_metrics(target, load, current, load.waiting, load.running)
     return _Recommendation(replicas=replicas, reason=reason, message=message)
 
 
 def _combine_metrics(
-    policy: ScalingPolicy, load: ServiceLoad, current: int, waiting: float, running: float
+    target: ScaleTarget, load: ServiceLoad, current: int, waiting: float, running: float
 ) -> tuple[int, ScalingReason]:
-    replica_requests = policy.replica_requests
+    replica_requests = target.replica_requests
     # What starting replicas will run orders no more of them, however long their start takes.
     queue = max(0.0, waiting - max(0, current - load.ready) * replica_requests)
-    queue_replicas = _by_queue(current, queue, policy.queue_target)
-    activity_replicas = _by_activity(policy.spec, load, current) if waiting else 0
+    queue_replicas = _by_queue(current, queue, target.queue_target)
+    activity_replicas = _by_activity(target.spec, load, current) if waiting else 0
     if queue_replicas > current and queue_replicas >= activity_replicas:
         return queue_replicas, ScalingReason.QUEUE_ABOVE_TARGET
     if activity_replicas > current:
@@ -146,12 +145,12 @@ def _combine_metrics(
 
 
 def _by_known_queue(
-    policy: ScalingPolicy, load: ServiceLoad, current: int
+    target: ScaleTarget, load: ServiceLoad, current: int
 ) -> tuple[int, ScalingReason]:
     """Return what the known part of the queue needs: unknown requests can only add to it."""
     starting = max(0, current - load.serving)
-    queue = max(0.0, load.known_waiting - starting * policy.replica_requests)
-    replicas = _by_queue(current, queue, policy.queue_target)
+    queue = max(0.0, load.known_waiting - starting * target.replica_requests)
+    replicas = _by_queue(current, queue, target.queue_target)
     if replicas > current:
         return replicas, ScalingReason.QUEUE_ABOVE_TARGET
     return current, ScalingReason.FAILED_GET_METRICS
@@ -176,14 +175,14 @@ def _by_ratio(current: int, total: float, target: float) -> int:
 
 
 def _decide(
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     load: ServiceLoad,
     recommendation: _Recommendation,
     current: int,
     history: ScalingHistory,
 ) -> Decided:
     """Apply the windows, then the step, then explain why the count stays."""
-    if (bounded := decide_bounds(policy, current)) is not None:
+    if (bounded := decide_bounds(target, current)) is not None:
         return bounded
     if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
         return Decided(current, recommendation.reason, recommendation.message)
@@ -191,10 +190,10 @@ def _decide(
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
         previous = history.decisions[0].replicas
-        return _scale_up(policy.spec, recommendation, up, current, previous)
+        return _scale_up(target.spec, recommendation, up, current, previous)
     if down < current:
         return Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
-    return _hold(policy, load, recommendation, current, history)
+    return _hold(target, load, recommendation, current, history)
 
 
 def _scale_up(
@@ -216,14 +215,14 @@ def _scale_up(
 
 
 def _hold(
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     load: ServiceLoad,
     recommendation: _Recommendation,
     current: int,
     history: ScalingHistory,
 ) -> Decided:
     """Return the current number with what keeps it."""
-    spec = policy.spec
+    spec = target.spec
     clamped, message = clamp(spec, recommendation.replicas), recommendation.message
     if clamped > current:
         lower = [each.at for each in history.up_window if each.replicas <= current]
@@ -234,7 +233,7 @@ def _hold(
         span = spec.scale_down.stabilization_window
         return fewer_enough(history.down_window, load.at, span, current)
     if recommendation.replicas > current:
-        limit = f"{policy.bounds_source}maxReplicas is {clamped}"
+        limit = f"{target.bounds_source}maxReplicas is {clamped}"
         desired = f"desired {recommendation.replicas}, {limit}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
     is_partial = load.activity is None
@@ -242,23 +241,107 @@ def _hold(
     return Decided(current, reason, message)
 
 
-def _metrics_message(policy: ScalingPolicy, load: ServiceLoad, current: int) -> str:
+def _metrics_message(target: ScaleTarget, load: ServiceLoad, current: int) -> str:
     """Return the readings with their targets, with which every message begins."""
-    target = f"(target {policy.queue_target:.3g} per replica)"
+    queue_target = f"(target {target.queue_target:.3g} per replica)"
     if load.waiting is not None:
-        queue = f"{load.waiting:.0f} waiting {target}"
+        queue = f"{load.waiting:.0f} waiting {queue_target}"
     elif load.known_waiting:
-        queue = f"at least {load.known_waiting:.0f} waiting {target}"
+        queue = f"at least {load.known_waiting:.0f} waiting {queue_target}"
     else:
         queue = "waiting requests unknown"
     running = (
         "running requests unknown"
         if load.running is None
-        else f"{load.running:.0f} running (at most {policy.max_num_seqs} per replica)"
+        else f"{load.running:.0f} running (at most {target.max_num_seqs} per replica)"
     )
     activity = (
         "activity unknown"
         if load.activity is None
-        else f"activity {load.activity:.2f} (target {policy.spec.activity.target})"
+        else f"activity {load.activity:.2f} (target {target.spec.activity.target})"
     )
     return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
+
+
+def numbers(
+    target: ScaleTarget, load: ServiceLoad, _decision: ScaleDecision
+) -> tuple[tuple[str, str], ...]:
+    """Return the metrics with their targets, and the windows."""
+    return load_numbers(target, load)
+
+
+def would_change(target: ScaleTarget, load: ServiceLoad, decision: ScaleDecision) -> Iterator[str]:
+    """Yield the queue that would add replicas, and the load that would remove some."""
+    if decision.reason is ScalingReason.SCALE_UP_LIMIT:
+        up = target.spec.scale_up
+        yield (
+            f"spec.scaling.scaleUp.pods above {up.pods}, or the end of the "
+            f"{format_duration(up.period)} in which that many were added"
+        )
+    yield _scale_up_message(target, load, decision.replicas)
+    yield _scale_down_message(target, load, decision.replicas)
+    idle, requests = target.spec.idle, decision.history.requests
+    if idle is not None and requests is not None:
+        yield (
+            f"{format_duration(idle.after)} without a request would remove all replicas; the last "
+            f"one was seen at {requests.last_request:%H:%M:%S} UTC"
+        )
+
+
+def _scale_up_message(target: ScaleTarget, load: ServiceLoad, current: int) -> str:
+    """Return the shortest queue that would add replicas."""
+    if current >= target.spec.max_replicas:
+        return (
+            f"{target.bounds_source}maxReplicas above {target.spec.max_replicas} would let a queue "
+            "add more"
+        )
+    queue = bisect_left(
+        range(math.ceil(target.queue_target) * (current + 1) * 2 + target.max_num_seqs * current),
+        True,
+        key=lambda waiting: _desired_replicas(target, load, current, waiting) > current,
+    )
+    added = _desired_replicas(target, load, current, queue) - current
+    window = format_duration(target.spec.scale_up.stabilization_window)
+    waiting = counted(queue, "waiting request")
+    without_activity = replace(load, activity=None)
+    longest = max(queue, round(load.waiting or 0))
+    queue_alone = _desired_replicas(target, without_activity, current, longest)
+    if load.activity is not None and queue_alone <= current:
+        window = f"{window}, with activity {load.activity:.2f} above {target.spec.activity.target},"
+    if load.waiting is None:
+        return f"{waiting} for {window} would add {counted(added, 'replica')}"
+    if load.waiting >= queue:
+        now = counted(round(load.waiting), "waiting request")
+        return f"{now} for {window} will add replicas"
+    missing = queue - load.waiting
+    return (
+        f"{waiting} in total, {missing / max(1, current):.1f} per replica more than now, for "
+        f"{window} would add {counted(added, 'replica')}"
+    )
+
+
+def _desired_replicas(
+    target: ScaleTarget, load: ServiceLoad, current: int, waiting: int, running: int = 0
+) -> int:
+    requests = replace(load, waiting=float(waiting), running=float(running))
+    return recommended_replicas(target, requests, current)
+
+
+def _scale_down_message(target: ScaleTarget, load: ServiceLoad, current: int) -> str:
+    """Return the most running requests that would let replicas be removed."""
+    if current <= target.spec.floor:
+        return floor_message(target)
+    running = bisect_left(
+        range(target.max_num_seqs * current),
+        True,
+        key=lambda running: _desired_replicas(target, load, current, 0, running) >= current,
+    )
+    window = format_duration(target.spec.scale_down.stabilization_window)
+    if load.waiting == 0 and load.running is not None and load.running < running:
+        now = counted(round(load.running), "running request")
+        return f"0 waiting and {now} for {window} will remove replicas"
+    return (
+        f"at most {counted(running - 1, 'running request')} and none waiting for {window} would "
+        f"remove replicas, since those left then fill at most {HEADROOM:.0%} of maxNumSeqs "
+        f"({target.max_num_seqs})"
+    )

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import Slo
 from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.scaling.state import TtftShares
 from tessera.domain.slo.attainment import attainment, combined
 from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
@@ -34,26 +35,6 @@ _LEAST_USE = 0.6
 _LONGEST_STEP = timedelta(minutes=1)
 # What the shares are of, and by what a scrape and the reading of it may be late.
 _SPAN = timedelta(seconds=WINDOW_SECONDS + 60)
-
-
-@dataclass(frozen=True, slots=True)
-class TtftShares:
-    """First tokens of the last five minutes, as gateways counted them."""
-
-    read_at: datetime
-    in_time: float
-    """Share within the objective, and what waits longer is beyond it."""
-    early: float
-    """Share within half of the objective; at least so many."""
-    slow: float = 0.0
-    """Share whose prompts alone took engines longer than the objective; at least so many."""
-    half_slow: float = 0.0
-    """The same of half of the objective."""
-
-    @property
-    def late(self) -> float:
-        """Return the share that other replicas might have served in time."""
-        return 1 - self.in_time - self.slow
 
 
 @dataclass(frozen=True, slots=True)

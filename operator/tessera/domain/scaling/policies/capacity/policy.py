@@ -7,10 +7,9 @@ demand was lower for as long as its start-up would cost, the rule of ski rental.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
@@ -26,6 +25,7 @@ from tessera.domain.scaling.decisions import (
     push,
     with_recent_decisions,
 )
+from tessera.domain.scaling.explanation import floor_message, load_numbers
 from tessera.domain.scaling.idle import decide_idle
 from tessera.domain.scaling.policies.capacity.bursts import (
     needed_again,
@@ -33,54 +33,65 @@ from tessera.domain.scaling.policies.capacity.bursts import (
     replicas_for_bursts,
     round_up,
 )
+from tessera.domain.scaling.policies.capacity.demand import (
+    RATE_SPAN,
+    Arrivals,
+    DemandHistory,
+    arrivals_of,
+    gap_is_over,
+    remember,
+)
 from tessera.domain.scaling.policies.capacity.growth import next_growth
-from tessera.domain.scaling.policies.capacity.pace import Pace, next_pace
-from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
+from tessera.domain.scaling.policies.capacity.pace import Pace, next_pace, ttft_shares
+from tessera.domain.scaling.policies.capacity.variant_capacity import (
+    VariantCapacity,
+    observed_capacity,
+)
 from tessera.domain.scaling.state import (
     MAX_READING_GAP,
-    CapacityAssessment,
     Decided,
-    DemandHistory,
     ScaleDecision,
     ScalingHistory,
-    ScalingPolicy,
     ServiceLoad,
     TimestampedReplicas,
 )
+from tessera.domain.scaling.target import ScaleTarget
 from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 
-# The rate of arrivals is estimated over this span.
-RATE_SPAN = timedelta(seconds=60)
-_MIN_RATE_SPAN = timedelta(seconds=30)
-_SAMPLE_INTERVAL = timedelta(seconds=5)
-# Arrivals of so many seconds count where they exceed those of the longer one by so many deviations
-# of Poisson arrivals.
-_RECENT_SECONDS = 15
-_RISE_DEVIATIONS = 3.0
-# Engines that finish and hold so many times the requests of gateways have other clients as well.
-_OTHER_CLIENTS = 1.25
 # What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
 # Starting a replica again costs its lead, and several times as much in lost objectives.
 _START_UP_COST = 4
 MAX_HOLD = timedelta(minutes=10)
-# The measured throughput of full replicas corrects the prediction at most to this share.
-_MIN_CORRECTION = 0.5
-_FULL_SPAN = timedelta(seconds=60)
-# A correction is forgotten after so long without full replicas.
-_CORRECTION_SPAN = timedelta(hours=1)
-_FULL_KV_USAGE = 0.9
 
 
-class _Demand(NamedTuple):
-    """Arrivals per second."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityAssessment:
+    """The numbers behind a decision."""
 
-    rate: float
-    """What is known to arrive; replicas are added for it."""
-    most: float | None
-    """The most that may arrive; replicas are removed by it. None is "not known"."""
-    source: str
-    estimated: bool
+    arrivals: Arrivals
+    replica_rate: float
+    """Requests per second that a replica carries within the SLO, corrected by measurements."""
+    meets_slo: bool
+    """Whether one request at a time does."""
+    bursts: int
+    """Replicas that bursts need; 0 for none."""
+    backlog: int
+    """Replicas for the arrivals and what waits for too long; 0 if nothing does."""
+    needed: int
+    """Replicas for the arrivals with their headroom, for bursts and for the backlog."""
+    retained: int
+    """Replicas below which none is removed."""
+    hold: timedelta
+    """Time for which fewer must be enough before replicas are removed."""
+    headroom: float
+    """Factor of the arrivals for their growth while a replica starts."""
+    pace: float
+    """Factor of the predicted capacity that attained first tokens show."""
+    lead: timedelta
+    """From the binding of a replica to its readiness."""
+    lengths: tuple[int, int]
+    """Tokens of a prompt and of an answer."""
 
 
 def hold_of(spec: ScalingSpec, lead: timedelta) -> timedelta:
@@ -93,154 +104,54 @@ def replicas_for(rate: float, replica_rate: float, headroom: float) -> int:
     return round_up(rate * headroom / replica_rate)
 
 
+def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> ScaleDecision:
+    """Choose the replica count by what a replica on the hardware of the service carries."""
+    variant = target.variant
+    assert variant is not None  # noqa: S101 - only an explanation has none
+    if (readings := variant.readings) is not None and (spec := variant.service.spec) is not None:
+        latency = readings.latencies.get(variant.service.ref)
+        load = replace(load, ttft=ttft_shares(spec.slo, latency, readings.latencies_at))
+    capacity = observed_capacity(variant, load, history)
+    return scale_by_capacity(target, capacity, load, history)
+
+
+def restore(
+    _target: ScaleTarget, _readings: Sequence[ServiceLoad], history: ScalingHistory
+) -> ScalingHistory:
+    """Begin with the decisions alone: nothing is removed before its time."""
+    return history
+
+
 def scale_by_capacity(
-    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, history: ScalingHistory
+    target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad, history: ScalingHistory
 ) -> ScaleDecision:
     """Choose the replica count; without a history nothing is removed for the whole hold."""
-    idle, history = decide_idle(policy, load, history)
+    idle, history = decide_idle(target, load, history)
     if idle is not None:
         return idle
-    spec, current = policy.spec, current_replicas(load, history)
+    spec, current = target.spec, current_replicas(load, history)
     history = with_recent_decisions(spec, load, history)
-    demand = _demand(load, capacity, history.demand)
-    memory = _remember(policy, capacity, load, current, history.demand)
-    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, demand))
-    if not demand.estimated:
+    memory = history.memory if isinstance(history.memory, DemandHistory) else None
+    arrivals = arrivals_of(load, capacity, memory)
+    memory = remember(target, capacity, load, current, memory)
+    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, arrivals))
+    if not arrivals.estimated:
         # What an estimate jumps by is mostly its error.
-        filled = demand.rate / capacity.requests_per_second
+        filled = arrivals.rate / capacity.requests_per_second
         growth = next_growth(memory.growth, load.at, filled, capacity.lead)
         memory = replace(memory, growth=growth)
     paced = _paced(capacity, memory.pace)
-    burst = _burst(policy, paced, load, memory)
-    memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, demand.rate))
-    bursts = max(burst, needed_again(memory.bursts, demand.rate))
-    assessment, backlog = _assess(policy, paced, load, memory, demand, bursts)
-    history = replace(history, up_window=(), demand=memory)
-    if demand.most is not None and (load.is_known or _gap_is_over(load.at, memory)):
+    burst = _burst(target, paced, load, memory)
+    memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, arrivals.rate))
+    bursts = max(burst, needed_again(memory.bursts, arrivals.rate))
+    assessment = _assess(target, paced, load, memory, arrivals, bursts)
+    history = replace(history, up_window=(), lengths=capacity.lengths, memory=memory)
+    if arrivals.most is not None and (load.is_known or gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
-    decided = decide_bounds(policy, current) or _decide(
-        policy, capacity, load, demand, assessment, backlog, current, history
+    decided = decide_bounds(target, current) or _decide(
+        target, load, assessment, current, history, memory
     )
     return replace(changed(decided, load.at, current, history), assessment=assessment)
-
-
-def _gap_is_over(at: datetime, memory: DemandHistory) -> bool:
-    """Return whether the readings are missing for so long that those left decide."""
-    return memory.known_at is not None and at - memory.known_at >= MAX_READING_GAP
-
-
-def _demand(load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory | None) -> _Demand:
-    """Return the arrivals by gateways where these see all requests, else by the engines.
-
-    Output tokens are no measure of them: engines that are full give out no more of them, however
-    many requests wait.
-    """
-    estimate, arrival_rate = _estimated_rate(load, capacity, memory), load.arrival_rate
-    if arrival_rate is None and load.queued == load.gateway_requests == 0 and load.is_known:
-        # Gateways report no service that had no request yet.
-        arrival_rate = 0.0
-    if arrival_rate is not None and (
-        estimate is None or estimate <= arrival_rate * _OTHER_CLIENTS + 1 / 30
-    ):
-        rate = max(arrival_rate, _risen_rate(load.arrivals))
-        return _Demand(rate, rate, "at the gateway", estimated=False)
-    if estimate is None:
-        return _Demand(0.0, None, "not known", estimated=True)
-    if load.is_known:
-        return _Demand(estimate, estimate, "estimated from the engines", estimated=True)
-    # Replicas without a reading may be full.
-    unknown = max(0, load.serving - load.with_counts)
-    most = estimate + unknown * capacity.requests_per_second
-    return _Demand(estimate, most, "estimated from replicas with metrics", estimated=True)
-
-
-def _risen_rate(arrivals: Sequence[int]) -> float:
-    """Return the rate that is certain from the arrivals of the last seconds."""
-    recent = sum(arrivals[-_RECENT_SECONDS:])
-    return (recent - _RISE_DEVIATIONS * math.sqrt(recent)) / _RECENT_SECONDS
-
-
-def _estimated_rate(
-    load: ServiceLoad, capacity: VariantCapacity, memory: DemandHistory | None
-) -> float | None:
-    """Return finished requests and the change of those in engines, or Little's law without them."""
-    if load.known_requests is None:
-        return None
-    if not load.is_known or load.finish_rate is None:
-        return load.known_requests * capacity.requests_per_second / capacity.concurrent
-    changes = [
-        (load.known_requests - before) / (load.at - began).total_seconds()
-        for began, before in (memory.in_flight if memory is not None else ())
-        if load.at - began >= _MIN_RATE_SPAN
-    ]
-    # Of the longest span, and of the shortest where requests become more.
-    change = max(changes[0], changes[-1]) if changes else 0.0
-    return max(0.0, load.finish_rate + change)
-
-
-def _remember(
-    policy: ScalingPolicy,
-    capacity: VariantCapacity,
-    load: ServiceLoad,
-    current: int,
-    memory: DemandHistory | None,
-) -> DemandHistory:
-    """Return what later decisions need of this reading; a missed one changes nothing."""
-    memory = memory or DemandHistory(known_at=load.at)
-    if not load.is_known or load.known_requests is None:
-        return (
-            memory
-            if memory.lengths == capacity.lengths
-            else replace(memory, lengths=capacity.lengths)
-        )
-    in_flight = memory.in_flight
-    if not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
-        in_flight = (*in_flight, (load.at, load.known_requests))
-    while len(in_flight) > 1 and load.at - in_flight[1][0] >= RATE_SPAN:
-        in_flight = in_flight[1:]
-    full_since = (
-        (memory.full_since or load.at) if _is_full(policy, capacity, load, current) else None
-    )
-    return DemandHistory(
-        in_flight=in_flight,
-        known_at=load.at,
-        full_since=full_since,
-        correction=_correction(capacity, load, memory, full_since),
-        lengths=capacity.lengths,
-        pace=memory.pace,
-        growth=memory.growth,
-        bursts=memory.bursts,
-    )
-
-
-def _is_full(
-    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, current: int
-) -> bool:
-    """Return whether requests wait although all replicas serve, and devices or caches agree."""
-    if not load.waiting or load.serving < max(1, current):
-        return False
-    if load.ttft is not None:
-        # Their pace follows from it.
-        return False
-    active = load.activity is None or load.activity >= float(policy.spec.activity.target)
-    return active or (capacity.kv_usage or 0.0) >= _FULL_KV_USAGE
-
-
-def _correction(
-    capacity: VariantCapacity,
-    load: ServiceLoad,
-    memory: DemandHistory,
-    full_since: datetime | None,
-) -> float:
-    """Return the measured share of the capacity; the longer no replica is full, the nearer to 1."""
-    full = full_since is not None and load.at - full_since >= _FULL_SPAN
-    if full and load.finish_rate is not None:
-        measured = load.finish_rate / load.serving / capacity.requests_per_second
-        return min(1.0, max(_MIN_CORRECTION, measured))
-    if load.waiting:
-        return memory.correction
-    elapsed = load.at - (memory.known_at or load.at)
-    return min(1.0, memory.correction + elapsed / _CORRECTION_SPAN)
 
 
 def _next_pace(
@@ -248,11 +159,11 @@ def _next_pace(
     load: ServiceLoad,
     current: int,
     memory: DemandHistory,
-    demand: _Demand,
+    arrivals: Arrivals,
 ) -> Pace:
     pace = memory.pace
     carried = _paced(capacity, pace).requests_per_second * max(1, load.serving)
-    use = demand.rate / carried
+    use = arrivals.rate / carried
     return next_pace(pace, load.ttft, use, missing=load.serving < current)
 
 
@@ -268,7 +179,7 @@ def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
 
 
 def _burst(
-    policy: ScalingPolicy, capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory
+    target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory
 ) -> int:
     """Return the replicas that the last minute needed beyond its rate; 0 for none."""
     if not load.arrival_rate:
@@ -280,23 +191,22 @@ def _burst(
         capacity.prompts_per_second,
         capacity.queue_time,
         usual,
-        policy.spec.max_replicas,
+        target.spec.max_replicas,
     )
     return needed if needed > usual else 0
 
 
 def _assess(
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     capacity: VariantCapacity,
     load: ServiceLoad,
     memory: DemandHistory,
-    demand: _Demand,
+    arrivals: Arrivals,
     bursts: int,
-) -> tuple[CapacityAssessment, int]:
-    """Return the numbers of the decision, and the replicas that the backlog needs."""
-    spec = policy.spec
+) -> CapacityAssessment:
+    spec = target.spec
     replica_rate = capacity.requests_per_second * memory.correction
-    most = demand.rate if demand.most is None else demand.most
+    most = arrivals.rate if arrivals.most is None else arrivals.most
     headroom = memory.growth.headroom(capacity.lead)
     # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
     noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
@@ -309,14 +219,15 @@ def _assess(
         retained = max(retained, round_up(most / replica_rate) + 1)
     waiting, backlog = load.known_waiting, 0
     if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
-        rate = demand.rate + waiting / BACKLOG_SPAN.total_seconds()
+        rate = arrivals.rate + waiting / BACKLOG_SPAN.total_seconds()
         backlog = round_up(rate / replica_rate)
-    needed = max(replicas_for(demand.rate, replica_rate, headroom), bursts)
-    assessment = CapacityAssessment(
-        arrival_rate=demand.rate,
-        source=demand.source,
+    needed = max(replicas_for(arrivals.rate, replica_rate, headroom), bursts)
+    return CapacityAssessment(
+        arrivals=arrivals,
         replica_rate=replica_rate,
+        meets_slo=capacity.meets_slo,
         bursts=bursts,
+        backlog=backlog,
         needed=max(needed, backlog),
         retained=clamp(spec, max(retained, needed, backlog)),
         hold=hold_of(spec, capacity.lead),
@@ -325,7 +236,6 @@ def _assess(
         lead=capacity.lead,
         lengths=(capacity.input_tokens, capacity.output_tokens),
     )
-    return assessment, backlog
 
 
 def _with_recommendation(
@@ -337,29 +247,26 @@ def _with_recommendation(
     return replace(history, down_window=push(window, new, assessment.hold, lowest=False))
 
 
-def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
-    policy: ScalingPolicy,
-    capacity: VariantCapacity,
+def _decide(
+    target: ScaleTarget,
     load: ServiceLoad,
-    demand: _Demand,
     assessment: CapacityAssessment,
-    backlog: int,
     current: int,
     history: ScalingHistory,
+    memory: DemandHistory,
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
-    memory = history.demand or DemandHistory()
-    replicas_text, why = counted(current, "replica"), _why(capacity, load, assessment)
-    needed = clamp(policy.spec, assessment.needed)
+    replicas_text, why = counted(current, "replica"), _why(load, assessment)
+    needed = clamp(target.spec, assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
-        if backlog == assessment.needed:
+        if assessment.backlog == assessment.needed:
             reason = ScalingReason.BACKLOG_ABOVE_TARGET
         elif memory.correction < 1:
             reason = ScalingReason.REPLICAS_FULL
         more = f"{counted(needed, 'replica')} instead of {current}; {why}"
         return Decided(needed, reason, more)
-    if not load.is_known and (demand.most is None or not _gap_is_over(load.at, memory)):
+    if not load.is_known and (assessment.arrivals.most is None or not gap_is_over(load.at, memory)):
         since = format_duration(MAX_READING_GAP)
         return Decided(
             current,
@@ -385,7 +292,7 @@ def _decide(  # noqa: PLR0913, PLR0917 - the parts of one decision
         return Decided(current - unneeded, ScalingReason.STARTING_REPLICA_WITHDRAWN, fewer)
     if assessment.retained < current:
         return fewer_enough(history.down_window, load.at, assessment.hold, current)
-    return _hold(policy, load, demand, assessment, current, why)
+    return _hold(target, load, assessment, current, why)
 
 
 def _retained_since(window: tuple[TimestampedReplicas, ...], since: datetime) -> int:
@@ -399,32 +306,88 @@ def _has_run_for(history: ScalingHistory, at: datetime, span: timedelta) -> bool
 
 
 def _hold(
-    policy: ScalingPolicy,
+    target: ScaleTarget,
     load: ServiceLoad,
-    demand: _Demand,
     assessment: CapacityAssessment,
     current: int,
     why: str,
 ) -> Decided:
     replicas_text = counted(current, "replica")
     if assessment.needed > current:
-        limit = f"{policy.bounds_source}maxReplicas is {policy.spec.max_replicas}"
+        limit = f"{target.bounds_source}maxReplicas is {target.spec.max_replicas}"
         message = f"{replicas_text}; {assessment.needed} needed, {limit}; {why}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, message)
     message = f"{replicas_text}; {why}"
     if not load.is_known:
         return Decided(current, ScalingReason.METRICS_PARTIAL, message)
-    reason = ScalingReason.ESTIMATED_ARRIVALS if demand.estimated else ScalingReason.STEADY
+    estimated = assessment.arrivals.estimated
+    reason = ScalingReason.ESTIMATED_ARRIVALS if estimated else ScalingReason.STEADY
     return Decided(current, reason, message)
 
 
-def _why(capacity: VariantCapacity, load: ServiceLoad, assessment: CapacityAssessment) -> str:
+def _why(load: ServiceLoad, assessment: CapacityAssessment) -> str:
     """Return the clause with which messages end: arrivals against the capacity of a replica."""
-    slo = "" if capacity.meets_slo else ", which misses the SLO even with one request"
+    slo = "" if assessment.meets_slo else ", which misses the SLO even with one request"
     bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
     at_least = "at least " if load.waiting is None else ""
     waiting = f", {at_least}{load.known_waiting:.0f} waiting" if load.known_waiting else ""
     return (
-        f"{assessment.arrival_rate:.2f} requests/s {assessment.source}, a replica carries "
+        f"{assessment.arrivals}, a replica carries "
         f"{assessment.replica_rate:.2f}/s{slo}{bursts}{waiting}"
     )
+
+
+def numbers(
+    target: ScaleTarget, load: ServiceLoad, decision: ScaleDecision
+) -> tuple[tuple[str, str], ...]:
+    """Return the arrivals, what a replica carries of them, and what follows."""
+    assessment = decision.assessment
+    if not isinstance(assessment, CapacityAssessment):
+        return load_numbers(target, load)
+    input_tokens, output_tokens = assessment.lengths
+    pace = ""
+    if round(assessment.pace, 2) != 1:
+        pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
+    return (
+        ("policy", "Capacity"),
+        ("arrivals", str(assessment.arrivals)),
+        (
+            "capacity",
+            f"{assessment.replica_rate:.2f} requests/s per replica within spec.slo, of "
+            f"{input_tokens} input and {counted(output_tokens, 'output token')}{pace}",
+        ),
+        (
+            "needed",
+            f"{assessment.needed}, with headroom {assessment.headroom:.2f} for a start-up of "
+            f"{format_duration(timedelta(seconds=round(assessment.lead.total_seconds())))}",
+        ),
+        ("retained", f"{assessment.retained} at least, while arrivals stay"),
+        ("waiting requests", f"{load.known_waiting:.0f}"),
+        ("scale down", f"after {format_duration(assessment.hold)}"),
+    )
+
+
+def would_change(target: ScaleTarget, _load: ServiceLoad, decision: ScaleDecision) -> Iterator[str]:
+    """Yield the arrivals that would add replicas, and when the present ones remove some."""
+    assessment, current = decision.assessment, decision.replicas
+    if not isinstance(assessment, CapacityAssessment):
+        return
+    most = target.spec.max_replicas
+    if current >= most:
+        yield f"{target.bounds_source}maxReplicas above {most} would let arrivals add more"
+    else:
+        # Without arrivals the capacity of the replicas, an upper bound since it has no headroom.
+        rate = assessment.replica_rate * current
+        if assessment.needed:
+            rate = assessment.arrivals.rate * current / assessment.needed
+        yield (
+            f"more than {rate:.2f} requests/s may add replicas at once, and so does a queue too "
+            "long for spec.slo.ttftP95"
+        )
+    if current <= target.spec.floor:
+        yield floor_message(target)
+    elif assessment.retained < current:
+        yield (
+            f"{format_duration(assessment.hold)} with at most as many requests as now will remove "
+            f"{counted(current - assessment.retained, 'replica')}"
+        )

@@ -3,21 +3,20 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
-from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.policies.queue_and_activity import TOLERANCE
-from tessera.domain.scaling.state import ServiceLoad
-from tessera.domain.sizing.scheduler_limits import (
-    Demand,
-    SchedulerLimits,
-    SustainedLoad,
-    longest_reading,
-    sustained_load,
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    ModelShape,
 )
+from tessera.domain.observed.snapshot import SpeedReading, reading_of
+from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.scaling.load import start_up_lead
+from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
+from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
+from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit
 
-# Below it any waiting request adds replicas, unless more than nine serve it.
-_LEAST_QUEUE_TARGET = 0.1
 # The mean length of fewer requests may be far from that of the next ones.
 _MIN_REQUESTS_FOR_LENGTH = 20
 # The same for those of the last minute, which count where they are longer.
@@ -56,6 +55,41 @@ class VariantCapacity:
     """Mean tokens of prompts and answers, as last measured; None before any were."""
 
 
+def observed_capacity(
+    variant: ObservedVariant, load: ServiceLoad, history: ScalingHistory
+) -> VariantCapacity:
+    """Return what a replica of a service carries, as far as it is measured."""
+    service, choice = variant.service, variant.choice
+    spec, shape = service.spec, shape_of(service.spec) if service.spec is not None else None
+    assert spec is not None and shape is not None  # noqa: S101, PT018 - hardware was chosen for it
+    serving = max(1, load.serving)
+    ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
+    if ratio is not None and load.ttft is not None:
+        # While a load changes, the means of steps say too little of those that most tokens come
+        # from. The attained TTFT corrects what is beyond the tolerance.
+        ratio = min(ratio, 1 + OFF_TOLERANCE)
+    speeds = variant.readings.speeds.get(service.ref, ()) if variant.readings is not None else ()
+    return variant_capacity(
+        spec,
+        shape,
+        choice.fit,
+        reading=reading_of(choice.variant, speeds),
+        measured_ratio=ratio,
+        lead=start_up_lead(variant.pods),
+        last_lengths=history.lengths or _reported_lengths(service.status),
+        recent_lengths=lengths_of_last_minute(load),
+        requests_wait=bool(load.queued),
+        replicas=serving,
+        servers=serving if load.queued is not None else 1,
+    )
+
+
+def _reported_lengths(status: InferenceServiceStatus) -> tuple[int, int] | None:
+    """Return the lengths of requests as last measured by an earlier leader."""
+    lengths = status.scaling.request_lengths if status.scaling is not None else None
+    return None if lengths is None else (lengths.input_tokens, lengths.output_tokens)
+
+
 def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     spec: InferenceServiceSpec,
     shape: ModelShape,
@@ -86,7 +120,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
     prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
-    prompt, answer = _within(fit.max_model_len, prompt, answer)
+    prompt, answer = within_context(fit.max_model_len, prompt, answer)
     demand = Demand(
         shape=shape,
         precision=fit.precision,
@@ -116,7 +150,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         prompts_per_second=sustained.prompts_per_second,
         input_tokens=prompt,
         output_tokens=answer,
-        queue_time=_queue_time(spec, prompt, fit.limits),
+        queue_time=queue_time(spec, prompt, fit.limits),
         lead=lead,
         kv_usage=reading.kv_usage,
         speed_ratio=measured_ratio or 1.0,
@@ -154,32 +188,3 @@ def _measured_lengths(reading: SpeedReading) -> tuple[int, int] | None:
     if prompt is None or answer is None or (reading.requests or 0) < _MIN_REQUESTS_FOR_LENGTH:
         return None
     return round(prompt), round(answer)
-
-
-def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_len: int) -> float:
-    """Return the waiting requests per full replica above which replicas are added.
-
-    That is the target of the spec. Without one it is that of the class, but at most what a replica
-    answers in time: while nothing is added, the last request that waits gets its first token within
-    the TTFT objective.
-    """
-    queue, context = spec.scaling.queue, spec.context
-    if "target" in queue.model_fields_set:
-        return queue.target
-    prompt, answer = _within(
-        max_model_len, context.typical_input_tokens, context.typical_output_tokens
-    )
-    seconds = _queue_time(spec, prompt, limits).total_seconds()
-    served_in_time = seconds * limits.tokens_per_second / answer
-    return min(queue.target, max(_LEAST_QUEUE_TARGET, served_in_time / (1 + TOLERANCE)))
-
-
-def _queue_time(spec: InferenceServiceSpec, prompt: int, limits: SchedulerLimits) -> timedelta:
-    reading = longest_reading(prompt, spec.slo.itl_p95, limits)
-    return max(timedelta(), spec.slo.ttft_p95 - reading)
-
-
-def _within(max_model_len: int, prompt: int, answer: int) -> tuple[int, int]:
-    """Return the lengths of a request within the context."""
-    answer = max(1, min(answer, max_model_len - 1))
-    return max(1, min(prompt, max_model_len - answer)), answer
