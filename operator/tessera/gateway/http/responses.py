@@ -1,15 +1,14 @@
 """What a client gets: a whole body, or a stream that may begin with comments while it waits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-from tessera.gateway.refusals import JSON, RequestError
+from tessera.gateway.refusals import JSON, Headers, RequestError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = Iterable[tuple[bytes, bytes]]
 
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),

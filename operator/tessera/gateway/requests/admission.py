@@ -41,13 +41,11 @@ _MAX_REVOKED_KEYS = 10_000
 # Of one request, with the limits that others take in between.
 _MAX_BORROWINGS = 8
 
-Headers = Mapping[bytes, bytes]
-
 
 class Identifier(Protocol):
     """Says who sends a request."""
 
-    async def identify(self, headers: Headers, directory: Directory) -> Identity:
+    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
         """Return the sender.
 
         Raises RequestError with status 401 or 503.
@@ -162,7 +160,7 @@ class Admission:
         self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
         self.queues.pump()
 
-    async def identify(self, headers: Headers) -> Identity:
+    async def identify(self, headers: Mapping[bytes, bytes]) -> Identity:
         """Return who sends a request with these headers.
 
         Raises RequestError with status 401 or 503.

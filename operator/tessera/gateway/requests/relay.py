@@ -3,7 +3,7 @@
 import asyncio
 import codecs
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -187,7 +187,7 @@ class EngineRelay:
     async def attempt(
         self,
         replica: EngineReplica,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         first_token: Callable[[], None],
     ) -> None:
         """Send the request to one replica, and its answer to the client.
@@ -225,10 +225,7 @@ class EngineRelay:
             self._session.release(connection, address)
 
     async def _relay_whole(
-        self,
-        connection: EngineConnection,
-        replica: EngineReplica,
-        headers: Sequence[tuple[bytes, bytes]],
+        self, connection: EngineConnection, replica: EngineReplica, headers: Headers
     ) -> None:
         body = await connection.read(
             MAX_RESPONSE_BYTES, lambda size: self._hold(self._answer_bytes + size)
@@ -255,7 +252,7 @@ class EngineRelay:
         self,
         connection: EngineConnection,
         replica: EngineReplica,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         first_token: Callable[[], None],
     ) -> None:
         stream = self._request.route.stream
@@ -284,7 +281,7 @@ class EngineRelay:
         self,
         connection: EngineConnection,
         events: EventRelay,
-        headers: Sequence[tuple[bytes, bytes]],
+        headers: Headers,
         first_token: Callable[[], None],
     ) -> None:
         """Read the events of an engine, and send them to the client, to their end or a failure."""
@@ -375,10 +372,7 @@ class EngineRelay:
         self._holding.free(self._holding.size - self._answer_bytes)
 
     async def _refuse(
-        self,
-        connection: EngineConnection,
-        replica: EngineReplica,
-        headers: Sequence[tuple[bytes, bytes]],
+        self, connection: EngineConnection, replica: EngineReplica, headers: Headers
     ) -> None:
         """Raise the error of a response that is not a success."""
         body = await connection.read(_MAX_ERROR_BYTES) or b""
@@ -402,9 +396,7 @@ class EngineRelay:
 class _EngineRefusalError(EngineError):
     """The engine refused the request in its own words, which the client gets as they are."""
 
-    def __init__(
-        self, status: int, message: str, body: bytes, headers: Sequence[tuple[bytes, bytes]]
-    ) -> None:
+    def __init__(self, status: int, message: str, body: bytes, headers: Headers) -> None:
         super().__init__(RequestReason.ENGINE_REFUSED, message, status=status, headers=headers)
         self._body = body
 
