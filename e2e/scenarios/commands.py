@@ -1,15 +1,18 @@
 """The command line as a user runs it."""
 
 import asyncio
+import contextlib
+import io
 import json
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from unittest import mock
 
-from demo.cluster import InstalledCluster, Json, communicate
+from demo.cluster import InstalledCluster, Json
 from scenarios.actions import ScenarioNamespace
+from tessera.cli.main import main
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,17 +32,27 @@ class CommandResult:
 async def run_tessera(
     cluster: InstalledCluster, *arguments: str, kubeconfig: Path | None = None
 ) -> CommandResult:
-    """Run a command as a user does."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tessera.cli.main", *arguments),
-        env=os.environ | {"KUBECONFIG": str(kubeconfig or cluster.world.kubeconfig)},
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    output, errors = await communicate(process)
-    assert process.returncode is not None
-    assert "Traceback" not in errors.decode()
-    return CommandResult(process.returncode, output.decode(), errors.decode())
+    """Run a command as a user does, but in this process, which has the modules."""
+    environment = {"KUBECONFIG": str(kubeconfig or cluster.world.kubeconfig)}
+    output, errors = io.StringIO(), io.StringIO()
+
+    def run() -> int:
+        try:
+            main(arguments)
+        except SystemExit as end:
+            if isinstance(end.code, str):
+                print(end.code, file=errors)
+                return 1
+            return end.code or 0
+        return 0
+
+    with (
+        mock.patch.dict(os.environ, environment),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(errors),
+    ):
+        code = await asyncio.to_thread(run)
+    return CommandResult(code, output.getvalue(), errors.getvalue())
 
 
 async def explain(
