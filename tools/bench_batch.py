@@ -21,7 +21,7 @@ from typing import TypeVar
 
 import world
 from demo.cluster import EXAMPLES, InstalledCluster, install
-from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim, write_fleet
+from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim
 from scenarios.chaos import (
     CLOUD_TAINTS,
     FAULT_KINDS,
@@ -35,6 +35,7 @@ from scenarios.chaos import (
 from scenarios.chaos import (
     ChaosResult as Course,
 )
+from scenarios.lifecycle import write_fleet
 from tessera.batch_runner import manifest, parts
 from tests.batch_runner.chaos import (
     CONCURRENCY,

@@ -24,19 +24,9 @@ MODEL = "hf://meta-llama/Llama-3.1-8B-Instruct"
 CONTEXT = {"typicalInputTokens": 6200, "typicalOutputTokens": 400}
 # Rows that the engine has at a time nevertheless.
 IN_FLIGHT = 46
-_PRODUCT = "NVIDIA-A100-SXM4-80GB"
 # Characters of a wrong row.
 _SHOWN_CHARACTERS = 1000
 _PROGRESS_TIMEOUT = aiohttp.ClientTimeout(total=5)
-
-
-def write_fleet(folder: Path, spot: int) -> Path:
-    """Write a fleet file: a node for the operator, and spot nodes for one batch each."""
-    gpus = {"product": _PRODUCT, "tier": "Spot", "cloud": "aws", "gpus": [["3g.40gb"]]}
-    nodes = [{"name": "control", "kind": "cpu"}, {"name": "spot", "count": spot, **gpus}]
-    path = folder / "fleet.yaml"
-    path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
-    return path
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import pytest
 from demo.cluster import EXAMPLES, ROOT, InstalledCluster, install
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.gateway import Gateway, create_key, ready_pods
+from scenarios.lifecycle import write_fleet
 from world import World, start
 from world.api import connect
 
@@ -19,6 +20,13 @@ _prepared_pids: set[int] = set()
 @pytest.fixture(scope="package")
 def world() -> Iterator[World]:
     with start(fleet=FLEET) as world:
+        yield world
+
+
+@pytest.fixture(scope="package")
+def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """A world with a spot node for each batch of a test, and for each of their next attempts."""
+    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"), spot=12)) as world:
         yield world
 
 

@@ -21,10 +21,13 @@ _TOPICS = {"Progressing": "rollout", "Placed": "placed", "Ready": "ready"}
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 
-def write_fleet(folder: Path) -> Path:
-    """Write a fleet file: a node for the operator, and two with four small slices each."""
+def write_fleet(folder: Path, spot: int = 0) -> Path:
+    """Write a fleet file: a node for the operator, two with four small slices, and spot nodes."""
     gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
+    if spot:
+        spots = {**gpus, "tier": "Spot", "gpus": [["3g.40gb"]]}
+        nodes.append({"name": "spot", "count": spot, **spots})
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
     return path

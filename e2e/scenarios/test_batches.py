@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import random
 import re
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -22,7 +21,6 @@ from scenarios.batches import (
     attempt_number,
     create_shared_claim,
     is_finished,
-    write_fleet,
 )
 from scenarios.chaos import (
     CLOUD_TAINTS,
@@ -38,7 +36,7 @@ from scenarios.kills import kill_operator, read_operator_pod
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import CLAIMS, JOBS, PODS, TENANT_BUDGETS
-from world import World, start
+from world import World
 from world.api import ApiError
 from world.testing import eventually
 
@@ -63,15 +61,13 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A world with a spot node for each batch of a test, and for each of their next attempts."""
-    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"), spot=4 * len(SEEDS))) as world:
-        yield world
+def world(small_world: World) -> World:
+    return small_world
 
 
 @pytest.fixture
 async def namespace(cluster: InstalledCluster) -> BatchNamespace:
-    """A namespace for one test. It is not deleted, since the world ends with this module."""
+    """A namespace for one test. It is not deleted, since the world has a node for each batch."""
     name = f"batches-{next(_numbers)}"
     await cluster.api.create("/api/v1/namespaces", {"metadata": {"name": name}})
     return await create_shared_claim(cluster, name)
@@ -82,9 +78,10 @@ def seeded_random(seed: int) -> random.Random:
 
 
 async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(
-    namespace: BatchNamespace,
+    namespace: BatchNamespace, pytestconfig: pytest.Config
 ) -> None:
     """The runners on silent nodes go on, and try to publish when the next attempt has started."""
+    seeds = SEEDS if pytestconfig.getoption("--full") else SEEDS[:1]
 
     async def lose_with_notice(seed: int) -> NodeLossResult:
         rng = seeded_random(seed)
@@ -103,8 +100,8 @@ async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(
 
     async with record_runners(namespace.cluster, namespace.name) as record:
         notices, silences = await asyncio.gather(
-            asyncio.gather(*map(lose_with_notice, SEEDS)),
-            asyncio.gather(*map(lose_silently, SEEDS)),
+            asyncio.gather(*map(lose_with_notice, seeds)),
+            asyncio.gather(*map(lose_silently, seeds)),
         )
     for loss in (*notices, *silences):
         assert loss.rows == ALL_ONCE
@@ -114,11 +111,12 @@ async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(
     for loss in notices:
         assert loss.noticed_seconds < 30
         assert loss.exit_code in STOPPED
-    for seed, loss in zip(SEEDS, silences, strict=True):
+    for seed, loss in zip(seeds, silences, strict=True):
         assert loss.late_bytes > 0, "the old runner went on beside the next attempt"
         assert loss.exit_code == (None if seed == DELETED_POD else FENCED)
 
 
+@pytest.mark.full
 async def test_an_operator_killed_while_an_attempt_ends_repeats_no_number_and_loses_no_row(
     namespace: BatchNamespace,
 ) -> None:
@@ -133,6 +131,7 @@ async def test_an_operator_killed_while_an_attempt_ends_repeats_no_number_and_lo
     assert count_created_jobs(namespace) == {"night-check": 1, "night-a1": 1, "night-a2": 1}
 
 
+@pytest.mark.full
 async def test_suspend_ends_the_attempt_and_goes_on_with_the_rest(
     namespace: BatchNamespace,
 ) -> None:
@@ -224,6 +223,7 @@ async def _list_engine_pods(namespace: BatchNamespace) -> list[str]:
     ]
 
 
+@pytest.mark.full
 async def test_an_exhausted_budget_holds_a_batch_until_its_limit_is_raised(
     namespace: BatchNamespace,
 ) -> None:
@@ -277,6 +277,7 @@ async def test_a_claim_of_one_node_is_rejected_with_its_access_mode(
     assert await _list_job_names(namespace) == set()
 
 
+@pytest.mark.full
 async def test_a_job_that_is_deleted_by_hand_leads_to_the_next_attempt(
     namespace: BatchNamespace,
 ) -> None:

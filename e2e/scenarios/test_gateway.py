@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import chain
 
@@ -25,12 +25,11 @@ from scenarios.gateway import (
     is_refused,
     ready_pods,
 )
-from scenarios.lifecycle import write_fleet
 from scenarios.replay import Answer, Target, failures, stream_until
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.resources.api_resources import PODS
 from tests.gateway.store.postgresql import postgresql_server
-from world import World, start
+from world import World
 from world.testing import eventually
 
 _CONNECTIONS = 6
@@ -42,9 +41,8 @@ _KILLED_AFTER_SECONDS = 7
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
-        yield world
+def world(small_world: World) -> World:
+    return small_world
 
 
 async def test_openai_clients_are_answered_and_their_usage_is_counted(gateway: Gateway) -> None:
@@ -102,6 +100,7 @@ async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
     gateway.namespace.cluster.say(f"the revoked key was refused after {seconds:.2f} s")
 
 
+@pytest.mark.full
 async def test_a_service_at_zero_starts_for_a_request_which_is_held_and_answered(
     gateway: Gateway,
 ) -> None:
@@ -258,6 +257,7 @@ async def gateways(
             ]
 
 
+@pytest.mark.full
 async def test_two_gateways_use_every_place_of_an_engine_and_serve_the_clients_of_both(
     gateways: list[Gateway],
 ) -> None:

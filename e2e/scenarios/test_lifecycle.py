@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -21,11 +21,10 @@ from scenarios.lifecycle import (
     wait_for_explained_reason,
     wait_for_printed_reason,
     wait_until_printed,
-    write_fleet,
 )
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import NODES, PODS
-from world import World, WorldError, start
+from world import World, WorldError
 from world.testing import eventually
 
 # A version without a flag table: all of extraArgs reaches the engine.
@@ -36,9 +35,8 @@ GIVEN_UP_SECONDS = 60
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"))) as world:
-        yield world
+def world(small_world: World) -> World:
+    return small_world
 
 
 @pytest.mark.full
