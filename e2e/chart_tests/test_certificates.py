@@ -124,6 +124,7 @@ async def test_a_deleted_secret_and_a_broken_bundle_are_recreated(release: Relea
     await eventually(lambda: release.dry_run(**BAD), lambda answer: REFUSED in answer, within=90)
 
 
+@pytest.mark.full
 async def test_without_admission_the_reconcile_rejects_the_spec(release: Release) -> None:
     await release.install()
     namespace = await release.namespace()

@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 
+import pytest
+
 from chart_tests.release import DEPLOYMENT, SECRET, WEBHOOKS, Release
 from demo.cluster import CHART, NAMESPACE, StepError
 from tessera.api.schema import KINDS
@@ -113,6 +115,7 @@ def read_removal_commands() -> list[list[str]]:
     return [words[1:] for words in commands]
 
 
+@pytest.mark.full
 async def test_an_uninstall_in_mid_repartition_releases_the_nodes(release: Release) -> None:
     await release.install(mig={"enabled": True})
     # A running operator would take back what no plan of its own needs.

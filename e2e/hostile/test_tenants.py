@@ -14,6 +14,7 @@ from tessera.resources.api_resources import (
     INFERENCE_SERVICES,
     PODS,
 )
+from tests.cases import full
 from world.testing import eventually
 
 # Two scrapes and two cycles: what a page does, it has done by then.
@@ -39,7 +40,6 @@ PAGES = {
         'vllm:num_requests_waiting{namespace="bystander",pod="x",tessera_dev_service="chat"} 1e6'
     ),
 }
-_FURTHER_PAGES = ("infinite", "identity")
 
 
 async def deployments(bystander: Bystander) -> list[Json]:
@@ -73,7 +73,7 @@ async def running_pod(bystander: Bystander) -> Json:
 
 @pytest.mark.parametrize(
     "page",
-    ["digits", "bill", *(pytest.param(page, marks=pytest.mark.full) for page in _FURTHER_PAGES)],
+    ["bill", *full("digits", "infinite", "identity")],
 )
 async def test_no_metrics_page_reaches_beyond_its_service(
     bystander: Bystander, tenant: Identity, page: str
@@ -150,7 +150,7 @@ async def hold(_bystander: Bystander, tenant: Identity, _editor: Identity) -> No
     await tenant.run("delete", "inferenceservice", "left", "--wait=false")
 
 
-@pytest.mark.parametrize("delete", [orphan, hold])
+@pytest.mark.parametrize("delete", [orphan, *full(hold)])
 async def test_a_deleted_service_keeps_nothing_running(
     bystander: Bystander,
     tenant: Identity,

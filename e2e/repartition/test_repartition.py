@@ -12,6 +12,7 @@ from world import start
 pytestmark = pytest.mark.world
 
 
+@pytest.mark.full
 def test_services_reach_their_planned_layout_without_a_broken_stream() -> None:
     _play("Agent", mig.SMALL)
 

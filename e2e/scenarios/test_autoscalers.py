@@ -44,6 +44,7 @@ async def list_autoscalers(namespace: ScenarioNamespace) -> list[str]:
 
 
 @pytest.mark.usefixtures("autoscaling")
+@pytest.mark.full
 async def test_the_autoscaler_of_the_cluster_follows_the_recommendation(
     namespace: ScenarioNamespace, tmp_path: Path
 ) -> None:

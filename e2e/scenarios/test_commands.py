@@ -15,6 +15,7 @@ from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, condition
 from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.commands import explain, run_tessera
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
+from tests.cases import full
 from world.testing import eventually
 
 NODE = "/api/v1/nodes/a100-0"
@@ -56,6 +57,7 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
     assert namespace.name in findings["budgets"]["message"]
 
 
+@pytest.mark.full
 async def test_the_doctor_names_what_is_broken(cluster: InstalledCluster) -> None:
     pools = str(EXAMPLES / "00-pools.yaml")
     await cluster.run("kubectl", "delete", "-f", pools, "--wait")
@@ -147,6 +149,7 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
         await eventually(is_installed, lambda installed: not installed, within=90)
 
 
+@pytest.mark.full
 async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
     namespace: ScenarioNamespace, tmp_path: Path
 ) -> None:
@@ -191,6 +194,7 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
     assert decisions["scaling"]["numbers"]["waiting requests"] == "0"
 
 
+@pytest.mark.full
 async def test_layouts_are_shown_where_they_are_known_and_reported_as_missing_elsewhere(
     namespace: ScenarioNamespace,
 ) -> None:
@@ -210,6 +214,7 @@ async def test_layouts_are_shown_where_they_are_known_and_reported_as_missing_el
     assert "no AcceleratorPool has spec.mig" in plan.errors
 
 
+@pytest.mark.full
 async def test_an_unplaceable_service_is_explained_by_every_hardware(
     namespace: ScenarioNamespace,
 ) -> None:
@@ -264,7 +269,7 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
         await eventually(read_desired_replicas, bool, within=90)
 
 
-@pytest.mark.parametrize("readings", [False, True])
+@pytest.mark.parametrize("readings", [True, *full(False)])
 async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
     namespace: ScenarioNamespace, tmp_path: Path, readings: bool
 ) -> None:
@@ -307,6 +312,7 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
         assert row["variant"] == status.get("variant", {}).get("name")
 
 
+@pytest.mark.full
 async def test_top_ranks_the_services_and_counts_free_devices(namespace: ScenarioNamespace) -> None:
     cluster = namespace.cluster
     await namespace.apply_service(replicas=2)
@@ -332,6 +338,7 @@ async def test_top_ranks_the_services_and_counts_free_devices(namespace: Scenari
     assert table.splitlines()[1].startswith(f"{namespace.name}/chat")
 
 
+@pytest.mark.full
 async def test_an_update_that_is_not_available_changes_nothing(
     namespace: ScenarioNamespace,
 ) -> None:

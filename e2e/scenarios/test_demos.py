@@ -20,7 +20,8 @@ async def test_all_steps_of_the_main_demo_succeed(examples: InstalledCluster) ->
     await clear(examples)
 
 
-@pytest.mark.parametrize("demo", ["budget", pytest.param("batch", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("demo", ["budget", "batch"])
 async def test_the_other_demos_succeed(cluster: InstalledCluster, demo: str) -> None:
     for _, step in DEMOS[demo]:
         await step(cluster)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import partial
 
 import aiohttp
+import pytest
 
 from demo.cluster import NAMESPACE, Json
 from demo.load import steady_load
@@ -61,6 +62,7 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
     assert 0 < (reading.running or 0) <= (await namespace.service_status())["variant"]["maxNumSeqs"]
 
 
+@pytest.mark.full
 async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_speed(
     namespace: ScenarioNamespace,
 ) -> None:

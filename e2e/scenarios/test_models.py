@@ -49,6 +49,7 @@ async def hub(cluster: InstalledCluster) -> AsyncIterator[Hub]:
     await Release(cluster).wait_until_rolled_out()
 
 
+@pytest.mark.full
 async def test_a_model_without_a_description_is_read_and_served(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:
@@ -65,6 +66,7 @@ async def test_a_model_without_a_description_is_read_and_served(
     await eventually(list_jobs, lambda jobs: not jobs)
 
 
+@pytest.mark.full
 async def test_a_gated_model_says_what_is_missing_until_it_is_there(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:

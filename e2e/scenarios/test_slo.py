@@ -28,6 +28,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
+@pytest.mark.full
 async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gateway(
     gateway: Gateway,
 ) -> None:

@@ -32,6 +32,7 @@ async def test_scaling_down_lets_every_stream_end(namespace: ScenarioNamespace) 
     assert (scaling["desiredReplicas"], scaling["reason"]) == (1, "SetByUser")
 
 
+@pytest.mark.full
 async def test_the_replica_with_the_fewest_requests_is_removed(
     namespace: ScenarioNamespace,
 ) -> None:

@@ -198,6 +198,7 @@ async def list_revisions(namespace: ScenarioNamespace, name: str) -> set[str]:
     }
 
 
+@pytest.mark.full
 async def test_a_revision_is_pinned_through_restarts_until_an_update_is_requested(
     upgradable_namespace: ScenarioNamespace,
 ) -> None:
