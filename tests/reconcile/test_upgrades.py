@@ -1,6 +1,7 @@
 """Cycles before and after an upgrade of the operator, and around the answer of a hub."""
 
 import asyncio
+import copy
 from datetime import timedelta
 from typing import Any
 
@@ -99,6 +100,35 @@ async def test_nothing_is_deployed_before_the_hub_has_answered_and_no_cycle_wait
     await reconcile_until_answered(fleet)
     assert revision(fleet) == ONE
     assert len(hub.queries) == 1
+
+
+async def test_a_pin_removed_from_the_deployment_before_a_status_has_it_is_back(
+    fleet: MemoryOperator, hub: ControlledHub
+) -> None:
+    """Without memory of it the next plan would take the Deployment for an unpinned one."""
+    fleet.serve()
+    fleet.cluster.refusals[CHAT] = "503 busy"
+    await reconcile_until_answered(fleet)
+    before = copy.deepcopy(fleet.body(DEPLOYMENT)["metadata"]["annotations"])
+    fleet.at += timedelta(minutes=1)  # until then the answer is forgotten
+    await fleet.reconcile()
+    fleet.cluster.remove(DEPLOYMENT, "metadata", "annotations")
+    await fleet.reconcile()
+    assert fleet.body(DEPLOYMENT)["metadata"]["annotations"] == before
+    assert (revision(fleet), len(hub.queries)) == (ONE, 1)
+
+
+async def test_a_restarted_operator_keeps_the_commit_before_a_status_has_it(
+    fleet: MemoryOperator, hub: ControlledHub
+) -> None:
+    fleet.serve()
+    fleet.cluster.refusals[CHAT] = "503 busy"
+    await reconcile_until_answered(fleet)
+    hub.commit = TWO
+    fleet.restart()
+    del fleet.cluster.refusals[CHAT]
+    await fleet.reconcile()
+    assert (revision(fleet), len(hub.queries)) == (ONE, 1)
 
 
 async def test_a_restarted_operator_keeps_the_commit_and_asks_nothing(

@@ -32,6 +32,9 @@ SPEND_RECORDS_NAME = "tessera-spend"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 # On a service: a new value requests the newest pod template and weights.
 UPDATE_ANNOTATION = f"{GROUP}/update"
+# On a Deployment: the `ModelStatus` of its pinned revision as JSON, also of one that the status of
+# its service does not have yet.
+REVISION_ANNOTATION = f"{GROUP}/model-revision"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"

@@ -73,7 +73,7 @@ class Applier:
         )
         image = installation.batch_image
         self._statuses = ServiceStatusApplier(writer, store, config, image)
-        self._children = ChildrenApplier(writer, self._statuses)
+        self._children = ChildrenApplier(writer)
         self._budgets = BudgetApplier(writer)
         self._shared = SharedObjectApplier(writer, installation)
         self._pulls = PrePullApplier(writer, config, installation)

@@ -2,7 +2,7 @@
 
 from kubernetes import client
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain import names
 from tessera.domain.placement.placement import HardwareChoice
@@ -24,8 +24,11 @@ def deployment_manifest(
     name = names.deployment_name(service.ref.name, choice.variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = service_labels(service, spec) | identity
+    metadata = owned_metadata(service, name, all_labels)
+    if (pinned := service_plan.pinned_revision.status) is not None:
+        metadata.annotations = {names.REVISION_ANNOTATION: _revision_text(pinned)}
     deployment = client.V1Deployment(
-        metadata=owned_metadata(service, name, all_labels),
+        metadata=metadata,
         spec=client.V1DeploymentSpec(
             replicas=service_plan.drain.replicas,
             # The default; applied, so that the pause of somebody else is taken back.
@@ -50,6 +53,13 @@ def deployment_manifest(
         ),
     )
     return manifest(DEPLOYMENTS, service.ref.namespace, name, deployment)
+
+
+def _revision_text(pinned: ModelStatus) -> str:
+    """Return how the revision was pinned, without what was found out about the model since."""
+    return pinned.model_dump_json(
+        by_alias=True, exclude_none=True, exclude={"shape", "source", "cache"}
+    )
 
 
 def _pod_spec(

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tessera.adapters.kube.object_parsing import parse_workload
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.api.reasons import RevisionReason
 from tessera.domain.observed.snapshot import (
@@ -15,7 +16,10 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.pinned_revision import PinnedRevision
 from tessera.domain.status.service import service_status
+from tessera.resources.api_resources import DEPLOYMENTS
+from tessera.resources.children import service_manifests
 from tests.builders import (
     SMALL,
     a_pod,
@@ -96,6 +100,32 @@ def test_the_commit_is_pinned_and_stays_whatever_the_hub_says_later() -> None:
 def test_a_restarted_operator_asks_nothing_again() -> None:
     service_plan = compute_service_plan(running(a_pinned_service(ONE)))
     assert (revision_of(service_plan), service_plan.pinned_revision.query) == (ONE, None)
+
+
+@pytest.mark.parametrize("was_reported", [False, True])
+def test_a_commit_whose_status_was_not_written_is_read_from_the_deployment(
+    *, was_reported: bool
+) -> None:
+    service = a_service()
+    if was_reported:
+        service = replace(service, status=status_of(a_snapshot(service, resolutions={})))
+    service_plan = compute_service_plan(a_snapshot(service, resolutions=resolutions_of(ONE)))
+    (deployment,) = [
+        manifest for manifest in service_manifests(service_plan) if manifest.kind is DEPLOYMENTS
+    ]
+    applied = parse_workload(deployment.body)
+    restarted = compute_service_plan(
+        running(service, workloads=(replace(a_workload(2), model=applied.model),))
+    )
+    assert restarted.pinned_revision == PinnedRevision(service_plan.pinned_revision.status)
+    assert revision_of(restarted) == ONE
+
+
+def test_the_deployment_of_a_namesake_pins_nothing() -> None:
+    pinned = compute_service_plan(running(a_pinned_service(ONE))).pinned_revision.status
+    leftover = replace(a_workload(2), model=pinned, owner_uid="of-a-namesake")
+    restarted = compute_service_plan(running(a_service(), workloads=(leftover,)))
+    assert revision_of(restarted) is None
 
 
 def test_a_hub_that_does_not_answer_stops_nothing_and_is_reported() -> None:

@@ -21,7 +21,11 @@ from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_di
 from tessera.adapters.kube.scheduler_message import missing_on_nodes
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    ModelStatus,
+)
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
@@ -385,6 +389,10 @@ def parse_workload(body: JsonObject) -> Workload:
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
     strategy = spec.get("strategy", {})
+    model = None
+    with contextlib.suppress(ValidationError):
+        text = meta.get("annotations", {}).get(names.REVISION_ANNOTATION, "")
+        model = ModelStatus.model_validate_json(text)
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
@@ -396,6 +404,7 @@ def parse_workload(body: JsonObject) -> Workload:
         replica_failure=_replica_failure(body),
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
+        model=model,
     )
 
 

@@ -5,7 +5,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    ModelStatus,
+)
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
@@ -220,6 +224,8 @@ class Workload:
     """It changes with each write of the spec."""
     foreign_fields: tuple[ForeignField, ...] = ()
     """Fields of the spec that others set, by manager."""
+    model: ModelStatus | None = None
+    """The revision for which it was applied."""
 
 
 @dataclass(frozen=True, slots=True)

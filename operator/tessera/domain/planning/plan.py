@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
 from tessera.api.reasons import PoolAccepted
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch import batches
@@ -132,6 +132,16 @@ class Plan:
         }
 
     @property
+    def unreported_pins(self) -> Mapping[str, ModelStatus]:
+        """The pinned revisions that are not in a status yet, for the next cycle."""
+        return {
+            service_plan.service.uid: pin
+            for service_plan in self.service_plans.values()
+            if (pin := service_plan.pinned_revision.status) is not None
+            and pin is not service_plan.service.status.model
+        }
+
+    @property
     def active_batches(self) -> Mapping[Ref, BatchPlan]:
         """Batches that have not ended, or whose pods have not."""
         return {ref: batch for ref, batch in self.batches.items() if batch.active}
@@ -166,6 +176,8 @@ class PlanMemory:
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     replica_conflicts: Mapping[Ref, ReplicaConflict] = field(default_factory=dict)
     """Who else writes the replicas of services."""
+    pins: Mapping[str, ModelStatus] = field(default_factory=dict)
+    """Pinned revisions that are not in a status yet, by the services' uids."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What the last cycle knew of each replica that takes requests."""
     pools: tuple[PoolView, ...] = ()
@@ -186,6 +198,7 @@ class PlanMemory:
             self,
             scaling_history=plan.scaling_history,
             replica_conflicts=plan.replica_conflicts,
+            pins=plan.unreported_pins,
             engine_progress=plan.engine_progress,
             pools=plan.pools,
             meters=plan.meters,
@@ -217,6 +230,7 @@ class _ServiceContext:
     watch: EngineWatch
     readings: Readings | None
     replica_conflicts: Mapping[Ref, ReplicaConflict]
+    pins: Mapping[str, ModelStatus]
 
 
 class _PlannedService(NamedTuple):
@@ -355,6 +369,7 @@ def _plan_services(
         ),
         readings=readings,
         replica_conflicts=memory.replica_conflicts,
+        pins=memory.pins,
     )
     return {
         ref: plan_one_service(context, ref, proposal)
@@ -382,6 +397,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         context.autoscalers,
         _name_conflicts(context, proposal.service),
         context.replica_conflicts.get(ref),
+        context.pins.get(proposal.service.uid),
     )
     service_plan = plan_service(ref, inputs, snapshot=snapshot)
     inspection = _NO_INSPECTION

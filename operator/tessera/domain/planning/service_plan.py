@@ -5,7 +5,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec, SloStatus, SpeedStatus
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    ModelStatus,
+    SloStatus,
+    SpeedStatus,
+)
 from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
@@ -151,6 +156,8 @@ class ServicePlanInputs(NamedTuple):
     """What is wrong with names that an older service has as well."""
     replica_conflict: ReplicaConflict | None = None
     """What the last plan knew of somebody else who writes the replicas."""
+    last_pin: ModelStatus | None = None
+    """The revision that the last plan pinned, while the status does not have it."""
 
 
 def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
@@ -184,7 +191,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         return base_plan
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
-    pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions)
+    pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions, inputs.last_pin)
     template = decide_template(inputs.newest_template, service, spec, choice, workload)
     preparation = proposal.preparation
     waits_for_slices = spec.placement.mig == "Auto"

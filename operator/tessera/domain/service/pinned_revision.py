@@ -35,9 +35,13 @@ def pin_revision(
     spec: InferenceServiceSpec,
     workload: Workload | None,
     resolutions: Mapping[RevisionQuery, Resolution] | None,
+    last_pin: ModelStatus | None = None,
 ) -> PinnedRevision:
-    """Return the pinned revision, or pin the hub's resolution."""
-    recorded, revision = service.status.model, spec.model.revision
+    """Return the pinned revision, or pin the hub's resolution.
+
+    `last_pin` is that of the last plan, while the status does not have it.
+    """
+    recorded, revision = _recorded(service, workload, last_pin), spec.model.revision
     if not spec.model.uri.startswith(_HUB):
         return PinnedRevision()
     current = recorded_for_spec(spec, recorded)
@@ -47,7 +51,7 @@ def pin_revision(
         and not is_update_requested(service, current.observed_update)
     ):
         return PinnedRevision(current)
-    if (settled_status := _status_without_query(service, spec, workload)) is not None:
+    if (settled_status := _status_without_query(service, spec, workload, recorded)) is not None:
         return PinnedRevision(settled_status)
     if resolutions is None:
         status = _model_status(
@@ -75,6 +79,17 @@ def pinned_spec(spec: InferenceServiceSpec, pinned: PinnedRevision) -> Inference
     return spec.model_copy(update={"model": model})
 
 
+def _recorded(
+    service: ObservedService, workload: Workload | None, last_pin: ModelStatus | None
+) -> ModelStatus | None:
+    """Return the status; of one that was not written, what its Deployment was applied with."""
+    is_own = workload is not None and workload.owner_uid in (None, service.uid)
+    applied = workload.model if workload is not None and is_own else None
+    pins = (service.status.model, last_pin, applied)
+    resolved = (pin for pin in pins if pin and pin.reason != RevisionReason.RESOLVING_REVISION)
+    return next(resolved, service.status.model)
+
+
 def recorded_for_spec(
     spec: InferenceServiceSpec, recorded: ModelStatus | None
 ) -> ModelStatus | None:
@@ -86,14 +101,17 @@ def recorded_for_spec(
 
 
 def _status_without_query(
-    service: ObservedService, spec: InferenceServiceSpec, workload: Workload | None
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    workload: Workload | None,
+    recorded: ModelStatus | None,
 ) -> ModelStatus | None:
     """Return the status where no hub is needed."""
     revision = spec.model.revision
     if revision is not None and _COMMIT.fullmatch(revision):
         message = f"{spec.model.uri} at {revision}"
         return _model_status(service, spec, RevisionReason.COMMIT_SPECIFIED, message, revision)
-    if service.status.model is None and workload is not None:
+    if recorded is None and workload is not None:
         message = f"{_unpinned_message(spec)}; kubectl tessera update {service.ref.name} pins it"
         return _model_status(service, spec, RevisionReason.UNPINNED, message)
     return None

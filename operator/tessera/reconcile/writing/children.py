@@ -11,13 +11,11 @@ from tessera.reconcile.writing.service_work import (
     ServiceInputs,
     ServiceWork,
     inputs_unchanged,
-    must_write_status_first,
     obsolete_objects,
     outdated_marks,
     resizes,
 )
 from tessera.reconcile.writing.startup_resync import StartupResync, was_reconciled_before
-from tessera.reconcile.writing.statuses import ServiceStatusApplier
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import children
 from tessera.resources.api_resources import DEPLOYMENTS
@@ -27,9 +25,8 @@ from tessera.resources.manifest import ObjectKey, ObjectManifest
 class ChildrenApplier:
     """Keeps the objects of services as planned, and opens and closes the gates of replicas."""
 
-    def __init__(self, writer: Writer, statuses: ServiceStatusApplier) -> None:
+    def __init__(self, writer: Writer) -> None:
         self._writer = writer
-        self._statuses = statuses
         self._manifest_cache: dict[Ref, tuple[tuple[object, ...], tuple[ObjectManifest, ...]]] = {}
         self._in_place: dict[Ref, ServiceInputs] = {}
         """The inputs of services whose objects are all in place."""
@@ -64,8 +61,6 @@ class ChildrenApplier:
         if not problems and self.are_in_place(ref, work.inputs):
             return
         self._in_place.pop(ref, None)
-        if must_write_status_first(service_plan) and not await self._statuses.write(snapshot, work):
-            return
         # Of a service that was set aside nothing is known, so its replicas stay as they are.
         pods = () if work.is_set_aside else service_plan.pods
         for manifest, subresource in outdated_marks(snapshot.at, pods, service_plan.drain):

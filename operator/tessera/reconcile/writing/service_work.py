@@ -77,18 +77,6 @@ class ServiceWork:
         self.problems += await step
 
 
-def must_write_status_first(service_plan: ServicePlan) -> bool:
-    """Return whether the status must be written before the Deployment."""
-    # The status records the commit of the first replicas: without it the next leader could not tell
-    # that commit from one that was never requested.
-    pinned, model_status = service_plan.pinned_revision.status, service_plan.service.status.model
-    return (
-        service_plan.workload is None
-        and pinned is not None
-        and (model_status is None or model_status.reason != pinned.reason)
-    )
-
-
 def outdated_marks(
     at: datetime, pods: Iterable[Pod], drain: DrainPlan
 ) -> Iterable[tuple[ObjectManifest, str | None]]:
