@@ -44,6 +44,7 @@ async def test_helm_test_says_what_works_and_what_does_not(release: Release) -> 
     ):
         assert re.search(line, output), output
     assert "FAIL" not in output
+    assert not await release.cluster.api.exists(f"{PODS.path(NAMESPACE)}/tessera-operator-test")
     await release.install(prometheus={"url": "http://127.0.0.1:1"})
     try:
         failed_output = await helm(release, "test", "tessera", "--logs")

@@ -59,6 +59,12 @@ def test_rights_for_autoscalers_are_granted_with_their_value_alone() -> None:
     assert autoscalers in plurals(named["Role", f"a/{role}"]["rules"])
 
 
+def test_a_test_that_succeeded_leaves_no_pod() -> None:
+    annotations = render()["Pod", "tessera-operator-test"]["metadata"]["annotations"]
+    policy = annotations["helm.sh/hook-delete-policy"]
+    assert policy == "before-hook-creation,hook-succeeded"
+
+
 def test_every_right_is_granted_cluster_wide_or_in_each_named_namespace() -> None:
     everywhere = render()["ClusterRole", "tessera-operator-tessera-system"]["rules"]
     prepull_plurals = {kind.plural for kind in KINDS if kind.in_prepull_namespace}
