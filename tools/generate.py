@@ -382,7 +382,8 @@ def _range(node: Mapping[str, Any]) -> str:
     """Return what the API server accepts of a number, list, map, text or duration."""
     durations = (rule["message"] for rule in node.get("x-kubernetes-validations", ()))
     if node["type"] == "string" and (text := next(durations, "")):
-        return text.removeprefix("must be ")
+        limits = text.removeprefix("must be ").removeprefix("a duration of ")
+        return limits.partition(", written like ")[0]
     for suffix, unit in (("Items", " items"), ("Properties", " keys"), ("Length", " characters")):
         if (limit := node.get(f"max{suffix}")) is not None:
             return f"{limit:,}{unit}"

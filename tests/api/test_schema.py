@@ -68,7 +68,7 @@ def without_maximum(node: Mapping[str, Any]) -> list[str]:
 
 
 def is_duration(node: Mapping[str, Any]) -> bool:
-    return "ms)?$" in str(node.get("pattern"))
+    return "ms)?$" in f"{node.get('pattern')} {node.get('x-kubernetes-validations')}"
 
 
 @CASES
@@ -228,6 +228,15 @@ def test_a_path_that_is_refused_says_what_is_allowed_in_words(path: str) -> None
     assert re.search(pattern, "jobs/2026-11/questions.jsonl")
     with pytest.raises(ValidationError, match="must be a path on the claim, such as jobs/"):
         BatchInferenceSpec(claim_name="c", input=path, output="o.jsonl")
+
+
+@CASES
+def test_a_duration_that_is_refused_says_how_to_write_one(kind: CustomResourceType) -> None:
+    for path, node in nodes(schema(kind)["properties"]["spec"]):
+        if is_duration(node):
+            assert "pattern" not in node, "its message would come before the rule is evaluated"
+            (rule,) = node["x-kubernetes-validations"]
+            assert rule["message"].endswith(", written like 33ms, 90s or 1h30m"), path
 
 
 @pytest.mark.parametrize("uri", ["s3://models/llama", "gs://models/llama", "meta-llama/Llama", ""])

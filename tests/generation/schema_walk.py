@@ -203,7 +203,7 @@ def _pattern(schema: Mapping[str, Any]) -> str | None:
     if "pattern" in schema:
         return str(schema["pattern"])
     for rule in schema.get("x-kubernetes-validations", ()):
-        if match := re.fullmatch(r"self\.matches\('(.*)'\)", rule["rule"]):
+        if match := re.match(r"self\.matches\('([^']*)'\)", rule["rule"]):
             return match.group(1)
     return None
 

@@ -14,6 +14,7 @@ from tessera.api.meta import (
     Duration,
     Wire,
     at_most,
+    between,
     matching,
     name_rule,
     rule,
@@ -115,9 +116,12 @@ class BatchInferenceSpec(Wire):
     engine: EngineOptions = Field(default_factory=EngineOptions)
     """vLLM version, image and flags."""
 
-    deadline: Annotated[Duration, at_most(timedelta(days=30))] = text_default("24h")
-    """Time from the creation of this object until all rows must be done, at most `720h`. After it
-    the batch expires; finished rows are retained."""
+    deadline: Annotated[Duration, between(timedelta(seconds=60), timedelta(days=30))] = (
+        text_default("24h")
+    )
+    """Time from the creation of this object until all rows must be done, at least `60s`, since
+    starting an engine alone takes longer, and at most `720h`. After it the batch expires; finished
+    rows are retained."""
 
     spot: Spot = Field(default_factory=Spot)
     """Use of spot capacity, which the cloud provider can reclaim."""
@@ -153,11 +157,6 @@ class BatchInferenceSpec(Wire):
                 "(self.errors != self.input && self.errors != self.output))",
                 "spec.input, spec.output and spec.errors must be 3 different files",
                 ".output",
-            ),
-            rule(
-                "duration(self.deadline) >= duration('60s')",
-                "spec.deadline must be at least 60s; starting an engine alone takes longer",
-                ".deadline",
             ),
             rule(
                 "!has(self.model) || !has(self.model.revision) || "

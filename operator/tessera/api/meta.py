@@ -109,15 +109,14 @@ class _DurationBounds:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        bounds = [("<=", "at most", self.highest)]
-        if self.lowest is not None:
-            bounds.append((">=", "at least", self.lowest))
-        rules = (
-            rule(f"duration(self) {sign} duration('{text}')", f"must be {words} {text}")
-            for sign, words, limit in bounds
-            for text in (_bound_text(limit),)
-        )
-        return handler(schema) | with_rules(*rules)
+        bounds = [] if self.lowest is None else [(">=", "at least", self.lowest)]
+        bounds.append(("<=", "at most", self.highest))
+        texts = [(sign, words, _bound_text(limit)) for sign, words, limit in bounds]
+        limits = (f"duration(self) {sign} duration('{text}')" for sign, _, text in texts)
+        expression = " && ".join((f"self.matches('{_DURATION}')", "self != ''", *limits))
+        words = " and ".join(f"{words} {text}" for _, words, text in texts)
+        message = f"must be a duration of {words}, written like 33ms, 90s or 1h30m"
+        return handler(schema) | with_rules(rule(expression, message))
 
     def _check(self, value: timedelta) -> timedelta:
         if value > self.highest:

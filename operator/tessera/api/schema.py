@@ -201,6 +201,10 @@ def _structural(node: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict
     schema = {key: node[key] for key in _SCHEMA_KEYS if key in node and node[key] is not None}
     if "description" in schema:
         schema["description"] = " ".join(schema["description"].split())
+    if "pattern" in schema and "x-kubernetes-validations" in schema:
+        # The rule says it in words, and is not evaluated where the pattern refuses.
+        for key in ("pattern", "minLength"):
+            schema.pop(key, None)
     if node.get("type") == "integer":
         schema["format"] = "int32" if node.get("maximum", 2**63) < 2**31 else "int64"
     if "const" in node:
