@@ -47,7 +47,7 @@ def events(operator: MemoryOperator, name: str = "chat") -> list[dict[str, Any]]
 
 
 async def test_a_service_shows_its_history_in_order(operator: MemoryOperator) -> None:
-    """It is placed, scaled, held by its budget and rolled."""
+    """It is scaled, held by its budget and rolled."""
     set_budget(operator, "0.33")
     operator.serve(replicas=1)
     await operator.reconcile()
@@ -61,7 +61,6 @@ async def test_a_service_shows_its_history_in_order(operator: MemoryOperator) ->
     add_replica(operator, "chat-2", "two")
     await operator.reconcile()
     assert [event["reason"] for event in events(operator)] == [
-        "Placed",
         "SetByUser",
         "BudgetExhausted",
         "RollingOut",

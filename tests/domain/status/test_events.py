@@ -129,8 +129,13 @@ def reasons_of(old: object, new: object) -> list[str]:
     return [note.reason for note in notes(old, new)]
 
 
-def test_a_new_service_is_placed() -> None:
-    (note,) = notes(InferenceServiceStatus(), a_status(Progressing=Progressing.STARTING))
+def test_a_service_that_is_placed_at_once_has_no_event_beside_its_first_status() -> None:
+    assert notes(InferenceServiceStatus(), a_status(Progressing=Progressing.STARTING)) == []
+
+
+def test_a_service_that_is_placed_later_says_where() -> None:
+    waiting = a_status(Placed=PlacementReason.NO_POOL)
+    (note,) = notes(waiting, a_status(Progressing=Progressing.STARTING))
     assert note == EventNote(action="Placed", reason="Placed", message="placed on a100-1g: 2 of 3")
 
 
@@ -398,5 +403,6 @@ def test_a_fleet_has_events_once(random_services: list[Any], random_nodes: tuple
     ]
     written += [(view.pool.status, pool_status(view, None, NOW)) for view in plan.pools]
     written += [(view.budget.status, budget_status(view, NOW)) for view in plan.budgets]
-    assert any(notes(old, new) for old, new in written)
+    # Its first status says where a service is placed; why it is not is an Event too.
+    assert all(notes(old, new) for old, new in written if getattr(new, "variant", old) is None)
     assert [note for _, new in written for note in notes(new, new)] == []

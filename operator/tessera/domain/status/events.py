@@ -167,12 +167,14 @@ def _name_conflict(old: Conditions, new: Conditions) -> Iterator[EventNote]:
 
 
 def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    """Yield the Event of a service that moved, or is placed after it was not."""
     previous, current = _find("Placed", old.conditions), _find("Placed", new.conditions)
-    if current is None or current.status != "True" or new.variant is None:
+    # A new service that is placed at once would repeat the condition of its first status.
+    if previous is None or current is None or current.status != "True" or new.variant is None:
         return
     name, previous_name = new.variant.name, old.variant.name if old.variant else ""
-    if previous is None or previous.status != "True":
-        waited = previous is not None and previous.reason == PlacementReason.UNSCHEDULABLE
+    if previous.status != "True":
+        waited = previous.reason == PlacementReason.UNSCHEDULABLE
         message = f"{'scheduled' if waited and name == previous_name else 'placed'} on {name}"
     elif previous_name not in ("", name):
         message = f"moved from {previous_name} to {name}"
