@@ -25,6 +25,7 @@ from tests.gateway.harness import (
     a_replica,
     event,
 )
+from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -56,6 +57,16 @@ async def leave(
         gateway.recorded.clear()
         while not gateway.records:
             await gateway.recorded.wait()
+
+
+async def passed_on(gateway: RunningGateway, events: int) -> None:
+    """Wait until the client was sent so many events with tokens."""
+
+    async def sent() -> int:
+        (request,), _ = gateway.app.running(1)
+        return request.output_tokens
+
+    await eventually(sent, lambda count: count >= events, within=WAIT_SECONDS)
 
 
 def sending(
@@ -140,7 +151,9 @@ async def test_log_probabilities_are_no_text() -> None:
     logprobs = {"content": [{"token": " a", "logprob": -0.1, "top_logprobs": top}]}
     arrived = asyncio.Event()
     chunks = [a_delta(" a", logprobs=logprobs)] * 50
-    async with serving(sending(arrived, ROLE, *chunks)) as gateway:
+    async with serving(
+        sending(arrived, ROLE, *chunks, wait=lambda: passed_on(gateway, 50))
+    ) as gateway:
         await leave(gateway, {**CHAT, "stream": True, "logprobs": True}, arrived)
         (record,) = gateway.records
     assert record.output_tokens in (50, 51)
