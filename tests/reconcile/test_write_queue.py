@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from typing_extensions import override
@@ -266,6 +266,21 @@ async def test_a_status_is_not_put_off_again_and_again(monkeypatch: pytest.Monke
         monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 0.0)
         await harness.hand_over(*works)
         await harness.until_written("a CHILDREN", "a CHILDREN", "a CHILDREN", "a STATUS")
+
+
+async def test_the_first_status_waits_while_it_only_says_that_a_start_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(write_queue, "SETTLING_DELAY_SECONDS", 1000.0)
+    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
+    harness = Harness()
+    starting = replace(harness.work("a", Stage.STATUS), is_settling=True)
+    async with harness.running():
+        await harness.hand_over(starting, harness.work("b", Stage.STATUS))
+        await harness.until_written("b STATUS")
+        failed = harness.work("a", Stage.STATUS, plan=" failed")
+        await harness.hand_over(failed, harness.work("c"))
+        await harness.until_written("b STATUS", "c CHILDREN", "a STATUS failed")
 
 
 async def test_a_status_is_written_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:

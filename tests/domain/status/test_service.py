@@ -13,12 +13,13 @@ from tessera.domain.observed.snapshot import (
     InFlight,
     Node,
     ObservedService,
+    ProbeResult,
     Readings,
     Ref,
     Snapshot,
 )
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.status.service import conditions, pool_status, service_status
+from tessera.domain.status.service import conditions, is_settling, pool_status, service_status
 from tests.builders import (
     NOW,
     a_node,
@@ -34,6 +35,9 @@ from tests.builders import (
 )
 
 CHAT = Ref("team-a", "chat")
+A_POD_WITHOUT_IMAGE = a_pod(
+    containers_ready=False, ready_since=None, waiting_reason="ImagePullBackOff"
+)
 
 
 def status_of(snapshot: Snapshot, problem: str | None = None) -> InferenceServiceStatus:
@@ -75,6 +79,25 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
     assert str(status.cost.per_hour) == "0.5357"
     assert status.endpoint == "http://chat.team-a.svc:8000/v1"
     assert status.selector == "tessera.dev/service=chat"
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "expected"),
+    [
+        (a_snapshot(a_service()), True),
+        (a_running_fleet(pods=(), workloads=(a_workload(2),)), True),
+        (a_running_fleet(pods=(a_pod("chat-0", serving=False),)), True),
+        (a_running_fleet(), True),
+        (a_running_fleet(probe_results={CHAT: ProbeResult(at=NOW, problem=None)}), False),
+        (a_running_fleet(pods=(A_POD_WITHOUT_IMAGE,)), False),
+        (a_snapshot(a_service(), nodes=()), False),
+        (a_snapshot(a_service(spec=a_spec(model={"uri": "hf://acme/unknown"}))), False),
+    ],
+)
+def test_a_status_settles_while_it_only_says_that_a_start_goes_on(
+    snapshot: Snapshot, *, expected: bool
+) -> None:
+    assert is_settling(snapshot, plan_of(snapshot).service_plans[CHAT]) is expected
 
 
 def test_replicas_on_slices_of_a_previous_variant_cost_what_these_cost() -> None:

@@ -64,6 +64,7 @@ from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
 _MIN_LENGTH_CHANGE = 0.2
+_STARTS = (Progressing.RESOLVING_REVISION, Progressing.STARTING, Progressing.ROLLOUT_COMPLETE)
 _UNMANAGED = StatusVerdict(
     LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
 )
@@ -137,6 +138,13 @@ def _set_aside_service(
 
 
 service_status = Step(_service_status, _set_aside_service)
+
+
+def is_settling(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
+    """Return whether its status only says that a start goes on: another one follows soon."""
+    progressing = _progressing_verdict(service_plan, None, snapshot.at).reason
+    ready = _ready_verdict(snapshot, service_plan).reason
+    return progressing in _STARTS and ready in (Ready.NO_REPLICA_READY, Ready.PROBE_PENDING)
 
 
 def deleting_status(

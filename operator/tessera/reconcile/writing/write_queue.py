@@ -33,6 +33,8 @@ MAX_CONCURRENCY = 16
 MANY = 8 * MAX_CONCURRENCY
 # A status is written so long after the last write for its object, since it changes soon again.
 STATUS_DELAY_SECONDS = 1.0
+# The same for a status that only says that a start goes on; the first one waits so long, too.
+SETTLING_DELAY_SECONDS = 5.0
 # The same while many objects are left, and the longest delay of a status.
 BURST_STATUS_DELAY_SECONDS = 120.0
 # How long a cycle waits for the requests of single objects that are on their way.
@@ -85,6 +87,8 @@ class Work:
     write: Callable[[], Awaitable[object]]
     after: tuple[WorkKey, ...] = ()
     """Work that must have ended before, whatever its result, if it is in the queue."""
+    is_settling: bool = False
+    """It is a status that another one is about to follow."""
 
 
 class WriteQueue:
@@ -269,11 +273,14 @@ class WriteQueue:
 
     def _due(self, work: Work) -> float:
         """Return the monotonic seconds before which the work does not begin."""
-        written = self._written.get(work.key.owner)
+        since = self._since[work.key]
+        written = self._written.get(work.key.owner, since if work.is_settling else None)
         if work.key.stage is not Stage.STATUS or written is None or not self._may_hold:
             return 0.0
-        delay = BURST_STATUS_DELAY_SECONDS if self._is_burst else STATUS_DELAY_SECONDS
-        return min(written + delay, self._since[work.key] + BURST_STATUS_DELAY_SECONDS)
+        delay = SETTLING_DELAY_SECONDS if work.is_settling else STATUS_DELAY_SECONDS
+        if self._is_burst:
+            delay = BURST_STATUS_DELAY_SECONDS
+        return min(written + delay, since + BURST_STATUS_DELAY_SECONDS)
 
     def _release_held(self) -> None:
         """Queue the statuses that are due, and come back when the next one is."""
