@@ -113,7 +113,8 @@ def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
             current_objects[service.ref],
             views,
             (),
-            history=ScalingHistory(),
+            at=snapshot.at,
+            memory=ScalingHistory(),
             snapshot=snapshot,
             allocated=Counter(),
         )

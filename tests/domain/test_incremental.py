@@ -2,14 +2,18 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tessera.api.batch_inference import BatchInferenceStatus
-from tessera.domain.incremental import Incremental
+from tessera.domain import schedules
+from tessera.domain.health import stall
+from tessera.domain.incremental import FOREVER, Incremental, Until
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import (
@@ -22,9 +26,12 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
+from tessera.domain.planning import service_plan
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.rollout import balance
 from tessera.domain.scaling.state import ScalingHistory
+from tessera.domain.service import proposal
 from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_job
 from tests.builders import (
@@ -98,7 +105,7 @@ steps = st.builds(
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
             *("model", "model job", "claim", "read", "gone"),
             *("batch", "batch pod", "service", "pool"),
-            *("skew", "engines", "asked", "speeds"),
+            *("drain", "skew", "engines", "asked", "speeds"),
         )
     ),
 )
@@ -191,6 +198,18 @@ def change_pods(old: Snapshot, *rest: Any) -> Fields:
     return {
         "pods": (*other_pods, *pods_of(step.name, step.pods)),
         "workloads": (*other_workloads, a_workload(step.pods, step.name)),
+    }
+
+
+def drain_pods(old: Snapshot, new: Snapshot, _: Readings, step: FleetStep) -> Fields:
+    """Close the readiness gates of its replicas."""
+    return {
+        "pods": tuple(
+            replace(pod, serving=False, draining_since=new.at)
+            if pod.service.name == step.name
+            else pod
+            for pod in old.pods
+        )
     }
 
 
@@ -318,6 +337,7 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
     "latency": change_latency,
     "spec": change_spec,
     "pods": change_pods,
+    "drain": drain_pods,
     "node": lambda *rest: {"nodes": (a_node(slices={"1g.10gb": 3 + rest[-1].pods}),)},
     "blind": lambda old, *_: {"readings": old.readings},
     "answer": change_probe_result,
@@ -397,11 +417,16 @@ AN_ENGINE_THAT_STALLS = [
 ]
 
 
-@given(st.lists(steps, min_size=1, max_size=40))
-@example(SPIKE_AFTER_A_LULL)
-@example(A_MODEL_THAT_IS_READ_AND_FETCHED)
-@example(AN_ENGINE_THAT_STALLS)
-def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> None:
+A_REPLICA_THAT_LEAVES = [
+    replace(a_step("pods"), pods=3),
+    *(a_step("nothing", passed=45) for _ in range(4)),
+    *(replace(a_step(change), replicas=2) for change in ("spec", "drain")),
+    *(a_step("nothing", passed=45) for _ in range(20)),
+]
+
+
+def compare_plans(sequence: list[FleetStep]) -> None:
+    """Play a sequence with and without an `Incremental`."""
     incremental, plain, quick = Incremental(), initial_snapshot(), initial_snapshot()
     plain_memory = quick_memory = NO_MEMORY
     for step in sequence:
@@ -414,6 +439,38 @@ def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> No
         assert without_history(fast.service_plans) == without_history(slow.service_plans)
         assert decisions_on_others(fast) == decisions_on_others(slow)
         plain_memory, quick_memory = plain_memory.after(slow), quick_memory.after(fast)
+
+
+@given(st.lists(steps, min_size=1, max_size=40))
+@example(SPIKE_AFTER_A_LULL)
+@example(A_MODEL_THAT_IS_READ_AND_FETCHED)
+@example(AN_ENGINE_THAT_STALLS)
+@example(A_REPLICA_THAT_LEAVES)
+def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> None:
+    compare_plans(sequence)
+
+
+@pytest.mark.parametrize(
+    ("module", "sequence"),
+    [
+        (balance, AN_ENGINE_THAT_STALLS),
+        (proposal, SPIKE_AFTER_A_LULL),
+        (schedules, [a_step("nothing", passed=45) for _ in range(4)]),
+        (service_plan, A_REPLICA_THAT_LEAVES),
+        (stall, AN_ENGINE_THAT_STALLS),
+    ],
+)
+def test_a_decision_that_hides_that_the_time_changes_it_is_found(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, sequence: list[FleetStep]
+) -> None:
+    compare_plans(sequence)
+
+    def forever(result: object, _until: datetime, memory: object = None) -> Until[object]:
+        return Until(result, FOREVER, memory)
+
+    monkeypatch.setattr(module, "Until", forever)
+    with pytest.raises(AssertionError):
+        compare_plans(sequence)
 
 
 def test_an_unchanged_fleet_gets_the_very_same_service_plans() -> None:

@@ -1,10 +1,19 @@
 """What an `Incremental` computes again, and what it keeps."""
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 from typing_extensions import override
 
-from tessera.domain.incremental import Incremental, reused, reused_per_object
+from tessera.domain.incremental import (
+    FOREVER,
+    Incremental,
+    Until,
+    reused,
+    reused_per_object,
+    reused_until,
+)
+from tests.builders import at
 
 Calls = list[tuple[object, ...]]
 
@@ -89,18 +98,32 @@ def test_what_equals_the_last_inputs_is_compared_once() -> None:
     assert len(comparisons) == 1
 
 
-def test_a_result_stands_as_long_as_its_condition_holds() -> None:
+def test_a_result_stands_until_the_time_that_it_names() -> None:
     calls: Calls = []
 
-    def clock(name: str, *, at: int) -> int:
+    @reused_until
+    def clock(name: str, *, at: datetime) -> Until[datetime]:
         calls.append((name, at))
-        return at + 10
+        return Until(at, at + timedelta(seconds=10))
 
-    until = reused(clock, per_object=True, holds=lambda due, _name, *, at: at < due)
     incremental = Incremental()
-    for at in (0, 5, 10, 15):
-        incremental.run(until, "a", at=at)
-    assert calls == [("a", 0), ("a", 10)]
+    results = [incremental.run(clock, "a", at=at(second)) for second in (0, 5, 10, 15)]
+    assert results == [at(0), at(0), at(10), at(10)]
+    assert calls == [("a", at(0)), ("a", at(10))]
+
+
+def test_a_result_stands_while_its_memory_comes_back() -> None:
+    calls: Calls = []
+
+    @reused_until
+    def count(name: str, *, at: datetime, memory: int) -> Until[int]:
+        calls.append((name, at, memory))
+        return Until(memory + 1, FOREVER, memory=memory + 1)
+
+    incremental = Incremental()
+    for second, memory in enumerate((0, 1, 1, 0)):
+        incremental.run(count, "a", at=at(second), memory=memory)
+    assert [memory for *_, memory in calls] == [0, 0]
 
 
 def test_what_raises_is_computed_again() -> None:

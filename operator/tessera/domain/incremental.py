@@ -10,12 +10,26 @@ import functools
 from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeAlias, TypeVar, cast
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
+# Until when a result holds that only its inputs change, and one that is computed in every cycle.
+FOREVER = datetime.max.replace(tzinfo=UTC)
+NEVER = datetime.min.replace(tzinfo=UTC)
+
 _TABLE_SIZE = 8192
+
+
+class Until(NamedTuple, Generic[T]):
+    """A result, and until when it holds while its inputs stay."""
+
+    result: T
+    until: datetime
+    memory: object = None
+    """What the next run remembers of it: with any other memory it does not hold."""
 
 
 @dataclass(slots=True)
@@ -26,6 +40,12 @@ class _Result:
     value: Any
     parts: "_Results"
     """Results of the marked functions that it called."""
+    until: datetime
+    memory: object
+
+    def holds(self, circumstances: Any) -> bool:
+        """Return whether neither the time nor the memory changes it."""
+        return bool(circumstances["at"] < self.until and circumstances.get("memory") == self.memory)
 
 
 _Results: TypeAlias = dict[object, _Result]
@@ -64,37 +84,38 @@ def _call(run: _Run, function: Callable[P, T], *arguments: P.args, **named: P.kw
 
 
 def reused(
-    function: Callable[P, T], *, per_object: bool = False, holds: Callable[..., bool] | None = None
+    function: Callable[P, T], *, per_object: bool = False, says_until: bool = False
 ) -> Callable[P, T]:
     """Mark a pure function whose last result is worth keeping while its inputs stay the same.
 
     With `per_object` there is a result for each object, which the first argument names. Positional
-    arguments are the inputs. Named ones are circumstances that may change in every cycle, such as
-    the time: `holds` gets the last result with the same arguments and returns whether it stands.
-    A result that equals the last one is that very object, so what depends on it is reused too.
+    arguments are the inputs. A result that equals the last one is that very object, so what depends
+    on it is reused too. For one that says until when it holds, see `reused_until`.
     """
 
     @functools.wraps(function)
-    def call(*inputs: P.args, **circumstances: P.kwargs) -> T:
+    def call(*inputs: P.args, **circumstances: P.kwargs) -> Any:
         run = _active.get()
         if run is None:
-            return function(*inputs, **circumstances)
+            value: Any = function(*inputs, **circumstances)
+            return value.result if says_until else value
         previous, current = run
         key = (call, inputs[0]) if per_object else call
         last = previous.get(key)
         if (
             last is not None
             and last.inputs == inputs
-            and (holds is None or holds(last.value, *inputs, **circumstances))
+            and (not says_until or last.holds(circumstances))
         ):
             last.inputs = inputs  # the same objects are equal at once in the next run
             current[key] = last
-            return last.value  # type: ignore[no-any-return] # a result of this very function
+            return last.value
         inner = _Run(last.parts if last is not None else {}, {})
         value = _call(inner, function, *inputs, **circumstances)
+        value, until, memory = value if says_until else (value, FOREVER, None)
         if last is not None and last.value == value:
             value = last.value
-        current[key] = _Result(inputs, value, inner.current)
+        current[key] = _Result(inputs, value, inner.current, until, memory)
         return value
 
     return call
@@ -103,6 +124,15 @@ def reused(
 def reused_per_object(function: Callable[P, T]) -> Callable[P, T]:
     """Mark a function of which the result for each object is worth keeping: see `reused`."""
     return reused(function, per_object=True)
+
+
+def reused_until(function: Callable[P, Until[T]]) -> Callable[P, T]:
+    """Mark a function of an object that says until when its result holds, and return the result.
+
+    Named arguments are circumstances that may change in every cycle: `at`, by which it is known
+    whether the result holds, `memory`, and what it says nothing of as long as it holds.
+    """
+    return cast(Callable[P, T], reused(function, per_object=True, says_until=True))
 
 
 def constant(read: Callable[[], T]) -> Callable[[], T]:

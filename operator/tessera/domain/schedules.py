@@ -18,7 +18,7 @@ from cronsim.cronsim import Field
 from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
-from tessera.domain.incremental import constant, reused
+from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_until
 from tessera.domain.observed.snapshot import Ref
 
 _EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
@@ -57,7 +57,8 @@ class BoundsSchedule:
         return spec.model_copy(update={"scaling": self.scaling})
 
 
-def _bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> BoundsSchedule:
+@reused_until
+def bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> Until[BoundsSchedule]:
     """Return the bounds of valid schedules: those of the one whose time was last.
 
     Of two with the same time, in different time zones or after a gap, the one listed later applies.
@@ -73,7 +74,7 @@ def _bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> BoundsSche
         following = _bounds(
             scaling, max(index for index, time in enumerate(times) if time == next_at)
         )
-    return BoundsSchedule(
+    schedule = BoundsSchedule(
         scaling=scaling.model_copy(
             update={
                 "min_replicas": bounds.min_replicas,
@@ -85,13 +86,7 @@ def _bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> BoundsSche
         next=following,
         next_at=next_at,
     )
-
-
-def _holds(last: BoundsSchedule, *_: object, at: datetime) -> bool:
-    return last.next_at is None or at < last.next_at
-
-
-bounds_schedule = reused(_bounds_schedule, per_object=True, holds=_holds)
+    return Until(schedule, next_at or FOREVER)
 
 
 def _bounds(scaling: Scaling, index: int) -> ScheduledBounds:

@@ -57,7 +57,7 @@ def judge(
 ) -> LoadBalanced:
     pods = PODS[: len(requests)] if pods is None else pods
     status = status or InferenceServiceStatus()
-    return assess_balance(status, pods, readings(*requests), MAX_NUM_SEQS, NOW).reason
+    return assess_balance(status, pods, readings(*requests), MAX_NUM_SEQS, NOW).result.reason
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_full_replica_beside_an_idle_one_is_unbalanced(
 def test_the_message_has_the_share_the_pod_and_the_way_out() -> None:
     verdict = assess_balance(
         InferenceServiceStatus(), PODS[:2], readings((30, 28), (2, 0)), MAX_NUM_SEQS, NOW
-    )
+    ).result
     assert verdict.message.startswith(
         "58 of 60 running and waiting requests are on Pod/chat-0, while 1 of 2 replicas hold hardly"
     )
@@ -130,10 +130,10 @@ def test_an_unbalanced_service_is_balanced_again_at_other_thresholds() -> None:
 
 def test_a_verdict_stands_for_a_minute_and_keeps_its_message() -> None:
     recent = reported(LoadBalanced.BALANCED, 1 - SETTLING_TIME.total_seconds())
-    verdict = assess_balance(recent, PODS[:2], readings((30, 30), (0, 0)), MAX_NUM_SEQS, NOW)
+    verdict = assess_balance(recent, PODS[:2], readings((30, 30), (0, 0)), MAX_NUM_SEQS, NOW).result
     assert (verdict.reason, verdict.message) == (LoadBalanced.BALANCED, "as written then")
     older = reported(LoadBalanced.UNBALANCED)
-    verdict = assess_balance(older, PODS[:2], readings((30, 99), (0, 0)), MAX_NUM_SEQS, NOW)
+    verdict = assess_balance(older, PODS[:2], readings((30, 99), (0, 0)), MAX_NUM_SEQS, NOW).result
     assert (verdict.reason, verdict.message) == (LoadBalanced.UNBALANCED, "as written then")
 
 

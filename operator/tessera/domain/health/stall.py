@@ -16,12 +16,13 @@ in the status.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.text import counted
+from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.sizing.sizing import ReplicaFit
@@ -84,14 +85,6 @@ class Inspection(NamedTuple):
     engine_progress: Mapping[Ref, EngineProgress]
     suspects: tuple[Suspect, ...] = ()
     stall: Stall = NO_STALL
-    valid_until: datetime | None = None
-    """From then on the time may change it. None while its inputs stay."""
-
-    def stands(self, watch: "EngineWatch") -> bool:
-        """Return whether it is that of now, if service, steps and loads are the same."""
-        return (self.valid_until is None or watch.at < self.valid_until) and all(
-            watch.progress.get(pod) is progress for pod, progress in self.engine_progress.items()
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +103,9 @@ class EngineWatch:
         """Whether nothing is known of any engine."""
         return not (self.progress or self.readings)
 
+    def progress_of(self, pods: Iterable[Pod]) -> Mapping[Ref, EngineProgress]:
+        return {pod.ref: self.progress[pod.ref] for pod in pods if pod.ref in self.progress}
+
     def seen(self, pod: Ref) -> tuple[object, ...]:
         """Return what was seen of an engine, which differs once it makes a step or answers."""
         reading, load = self.readings.get(pod), self.in_flight.get(pod)
@@ -124,7 +120,7 @@ def inspect_engines(
     *,
     draining: Collection[Ref],
     min_replicas: int,
-) -> Inspection:
+) -> Until[Inspection]:
     """Inspect the replicas of the chosen variant, and name the one to replace, if any."""
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
@@ -162,7 +158,8 @@ def inspect_engines(
     if stalled:
         since, _, pod = min(stalled)
         stall = _judge_stall(watch, service, pod, since, pods, min_replicas)
-    return Inspection(progress_by_pod, tuple(suspects), stall, min(checks, default=None))
+    inspection = Inspection(progress_by_pod, tuple(suspects), stall)
+    return Until(inspection, min(checks, default=FOREVER), progress_by_pod)
 
 
 def updated_progress(

@@ -36,7 +36,7 @@ from tessera.domain.health.stall import (
     Suspect,
     inspect_engines,
 )
-from tessera.domain.incremental import reused
+from tessera.domain.incremental import FOREVER, Until, reused, reused_until
 from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
@@ -399,12 +399,15 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         context.replica_conflicts.get(ref),
         context.pins.get(proposal.service.uid),
     )
-    service_plan = plan_service(ref, inputs, snapshot=snapshot)
+    service_plan = plan_service(ref, inputs, at=snapshot.at, snapshot=snapshot)
     inspection = _NO_INSPECTION
     if not context.watch.is_empty:
         watch = context.watch
         seen = [watch.seen(pod.ref) for pod in service_plan.pods]
-        inspection = inspect_service(ref, service_plan, seen, watch=watch)
+        progress = watch.progress_of(service_plan.pods)
+        inspection = inspect_service(
+            ref, service_plan, seen, at=watch.at, memory=progress, watch=watch
+        )
     measurements = measurements_of(ref, context.readings)
     if measurements != _NO_MEASUREMENTS or inspection.stall is not NO_STALL:
         service_plan = with_observations(ref, service_plan, inspection.stall, measurements)
@@ -433,27 +436,27 @@ def _read_probe_due(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
 is_probe_due = Step(_read_probe_due, lambda *_: False)
 
 
-def _inspect_service(
-    _ref: Ref, service_plan: ServicePlan, _seen: Sequence[object], *, watch: EngineWatch
-) -> Inspection:
+@reused_until
+def inspect_service(
+    _ref: Ref,
+    service_plan: ServicePlan,
+    _seen: Sequence[object],
+    *,
+    at: datetime,
+    memory: Mapping[Ref, EngineProgress],
+    watch: EngineWatch,
+) -> Until[Inspection]:
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
-        return _NO_INSPECTION
+        return Until(_NO_INSPECTION, FOREVER, {})
     return inspect_engines(
-        watch,
+        replace(watch, at=at, progress=memory),
         service_plan.service,
         choice.fit,
         pods_of_variant(service_plan.pods, choice),
         draining=service_plan.drain.draining,
         min_replicas=min(min_replicas_of(spec), service_plan.scale.replicas),
     )
-
-
-inspect_service = reused(
-    _inspect_service,
-    per_object=True,
-    holds=lambda inspection, *_, watch: inspection.stands(watch),
-)
 
 
 # Whatever a plan does for one object, in this order.

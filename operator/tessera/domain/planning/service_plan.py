@@ -15,7 +15,7 @@ from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
-from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
@@ -160,14 +160,22 @@ class ServicePlanInputs(NamedTuple):
     """The revision that the last plan pinned, while the status does not have it."""
 
 
-def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -> ServicePlan:
+@reused_until
+def plan_service(
+    _ref: Ref, inputs: ServicePlanInputs, *, at: datetime, snapshot: Snapshot
+) -> Until[ServicePlan]:
     """Return the plan of a service within its grant."""
+    service_plan = _plan_service(inputs, at, snapshot)
+    return Until(service_plan, at if service_plan.is_moving else FOREVER)
+
+
+def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -> ServicePlan:
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
     choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
-        scale = cap_to_grant(scale, grant, snapshot.at)
+        scale = cap_to_grant(scale, grant, at)
     base_plan = ServicePlan(
         service=service,
         accepted=_with_name_conflicts(_accepted(inputs), inputs.name_conflicts),
@@ -221,9 +229,9 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
             grant is None and workload.replicas <= spec.scaling.max_replicas
         )
         conflict = next_conflict(
-            inputs.replica_conflict, workload, replicas, snapshot.at, may_stand=may_stand
+            inputs.replica_conflict, workload, replicas, at, may_stand=may_stand
         )
-        if conflict is not None and conflict.stands(snapshot.at):
+        if conflict is not None and conflict.stands(at):
             replicas = workload.replicas
     drain = plan_drain(
         snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
@@ -238,7 +246,7 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         template=template,
         drain=drain,
         holds_rollout=workload is not None and bool(displacement.draining),
-        surge=should_surge(workload, pods, snapshot.at, has_capacity=inputs.has_surge_capacity),
+        surge=should_surge(workload, pods, at, has_capacity=inputs.has_surge_capacity),
         is_moving=has_shortage
         or conflict is not None
         or bool(drain.draining)
@@ -252,13 +260,6 @@ def _plan_service(_ref: Ref, inputs: ServicePlanInputs, *, snapshot: Snapshot) -
         removable_deployments=removable,
         previous_deployments=previous.replicas,
     )
-
-
-plan_service = reused(
-    _plan_service,
-    per_object=True,
-    holds=lambda service_plan, *_, **_named: not service_plan.is_moving,
-)
 
 
 def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:

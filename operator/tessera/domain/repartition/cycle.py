@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.mig import Mig, MigStatus
@@ -13,7 +14,7 @@ from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.incremental import FOREVER, Until, reused, reused_per_object, reused_until
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
@@ -245,7 +246,7 @@ def _decide_actions(
         at=snapshot.at,
     )
     window_closed = closed_reason(mig.maintenance_window, snapshot.at)
-    actions = _rollout_actions(view.pool.name, window_closed, inputs)
+    actions = _rollout_actions(view.pool.name, window_closed, inputs, at=snapshot.at)
     verdict = _verdict(memory, actions, adoption.verdict, nodes)
     if verdict.reason is LayoutReady.AS_PLANNED and adoption.crowded_gpus:
         verdict = replace(
@@ -266,23 +267,19 @@ pool_actions = Step(
 )
 
 
-def _advance(_pool: str, _window_closed: str | None, inputs: RolloutInputs) -> PoolActions:
-    return advance_rollout(inputs)
-
-
-def _is_idle(
-    actions: PoolActions, _pool: str, _window_closed: str | None, inputs: RolloutInputs
-) -> bool:
-    """Return whether the time only matters to the maintenance window: no unit is under way."""
-    return not (
+@reused_until
+def _rollout_actions(
+    _pool: str, _window_closed: str | None, inputs: RolloutInputs, *, at: datetime
+) -> Until[PoolActions]:
+    actions = advance_rollout(inputs)
+    # Without a unit under way the time only matters to the maintenance window.
+    is_under_way = (
         inputs.status.units
         or inputs.blocked_evictions
         or actions.requests
         or (actions.status and actions.status.units)
     )
-
-
-_rollout_actions = reused(_advance, per_object=True, holds=_is_idle)
+    return Until(actions, at if is_under_way else FOREVER)
 
 
 def _inconsistent_labels(nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady] | None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
@@ -76,6 +76,7 @@ def pool_services(
     return tuple(service for service in services if service is not None)
 
 
+@reused_until
 def _build_pool_service(
     _key: tuple[str, Ref],
     context: _PoolContext,
@@ -84,15 +85,20 @@ def _build_pool_service(
     *,
     in_flight: Mapping[Ref, InFlight],
     at: datetime,
-) -> PoolService | None:
+) -> Until[PoolService | None]:
+    objects, until = proposal.objects, FOREVER
+    if any(pod.draining_since is not None for pod in objects.pods) or any(
+        _rolls_out(workload, objects.pods) for workload in objects.workloads
+    ):
+        until = at  # the time decides when a drain or a rollout has ended
     spec, choice = proposal.service.spec, proposal.placement.choice
     if spec is None:
-        return None
+        return Until(None, until)
     replicas = tuple(_replicas(context, proposal, spec, in_flight, at))
     in_pool = choice is not None and choice.offer.pool == context.pool
     profile = choice.offer.hardware.profile if choice is not None and in_pool else None
     if not replicas and profile is None:
-        return None
+        return Until(None, until)
     # Where no speed is known, replicas are counted: each has the capacity 1.
     capacity = {replica.profile: 1.0 for replica in replicas if replica.profile is not None}
     capacity |= {
@@ -105,7 +111,7 @@ def _build_pool_service(
         planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
     desired_replicas = proposal.scale.replicas
     keeps_slices = in_pool and proposal.placement.keeps_slices
-    return PoolService(
+    service = PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
         min_capacity=min(min_replicas_of(spec), desired_replicas) * planned_capacity,
@@ -119,26 +125,10 @@ def _build_pool_service(
         allows_downtime=proposal.service.allows_downtime and not keeps_slices,
         keeps_slices=keeps_slices,
     )
+    return Until(service, until)
 
 
-def _drains_nothing(
-    _last: PoolService | None,
-    _key: tuple[str, Ref],
-    _context: _PoolContext,
-    proposal: Proposal,
-    *_: object,
-    **_named: object,
-) -> bool:
-    """Return whether the time does not matter: it decides when a drain or a rollout has ended."""
-    objects = proposal.objects
-    return all(pod.draining_since is None for pod in objects.pods) and not any(
-        _rolls_out(workload, objects.pods) for workload in objects.workloads
-    )
-
-
-pool_service_of = Step(
-    reused(_build_pool_service, per_object=True, holds=_drains_nothing), lambda *_, **_named: None
-)
+pool_service_of = Step(_build_pool_service, lambda *_, **_named: None)
 
 
 def _is_rolling_out(proposal: Proposal, at: datetime) -> bool:

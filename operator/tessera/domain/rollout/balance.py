@@ -14,6 +14,7 @@ from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
 from tessera.api.reasons import LoadBalanced, StatusVerdict
 from tessera.api.text import counted
+from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import Pod, PodReading, Ref
 
 # How long after it became ready a replica should have its share of the requests, and how long a
@@ -83,36 +84,29 @@ def assess_balance(
     readings: Mapping[Ref, PodReading],
     max_num_seqs: int,
     at: datetime,
-) -> StatusVerdict[LoadBalanced]:
+) -> Until[StatusVerdict[LoadBalanced]]:
     """Return the condition that follows from the readings and from the one in the status."""
-    if not _receiving(pods):
-        return _NO_REPLICA
     reported = _condition(status)
+    moments = [reported.last_transition_time] if reported is not None else []
+    moments += [pod.ready_since for pod in pods if pod.ready_since is not None]
+    settled = (moment + SETTLING_TIME for moment in moments if at - moment < SETTLING_TIME)
+    until = min(settled, default=FOREVER)
+    if not _receiving(pods):
+        return Until(_NO_REPLICA, until)
     if (
         reported is not None
         and reported.reason != LoadBalanced.NO_REPLICA_READY
         and at - reported.last_transition_time < SETTLING_TIME
     ):
-        return _reported_verdict(reported)
+        return Until(_reported_verdict(reported), until)
     verdict = _verdict(
         balance_of(pods, readings, at),
         max_num_seqs,
         was_unbalanced=reported is not None and reported.reason == LoadBalanced.UNBALANCED,
     )
-    if reported is None or reported.reason != verdict.reason:
-        return verdict
-    return _reported_verdict(reported)
-
-
-def next_balance_due(
-    status: InferenceServiceStatus, pods: Sequence[Pod], at: datetime
-) -> datetime | None:
-    """Return when the time alone may change the condition; None if it does not."""
-    reported = _condition(status)
-    moments = [reported.last_transition_time] if reported is not None else []
-    moments += [pod.ready_since for pod in pods if pod.ready_since is not None]
-    due = (moment + SETTLING_TIME for moment in moments if at - moment < SETTLING_TIME)
-    return min(due, default=None)
+    if reported is not None and reported.reason == verdict.reason:
+        verdict = _reported_verdict(reported)
+    return Until(verdict, until)
 
 
 def reported_balance(

@@ -54,13 +54,6 @@ def changed(decided: Decided, at: datetime, current: int, history: ScalingHistor
     )
 
 
-def is_steady(decision: ScaleDecision, at: datetime) -> bool:
-    """Return whether repeating the same readings will repeat the decision."""
-    history, replicas = decision.history, decision.replicas
-    windows = [recommended.replicas for recommended in (*history.up_window, *history.down_window)]
-    return windows in ([replicas, replicas], []) and history.decisions[-1].at < at
-
-
 def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
     """Return the decision after fewer replicas were granted; the windows stay."""
     granted_replicas, message = grant.replicas, grant.shortage or ""

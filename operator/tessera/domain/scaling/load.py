@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
+from tessera.domain.incremental import FOREVER
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.state import ServiceLoad
@@ -47,6 +48,7 @@ def load_of(
         if reading.waiting is not None and reading.running is not None
     ]
     activity = _known_values([(reading.activity, young) for reading, young in samples])
+    young = [pod.ready_since for pod in pods if pod.ready_since and _is_young(pod, now)]
     queued = demand.queued if demand is not None else 0
     return ServiceLoad(
         at=now,
@@ -66,6 +68,7 @@ def load_of(
         arrivals=demand.arrivals if demand is not None else (),
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,
         with_counts=len(counts),
+        until=min(young) + MAX_READING_AGE if young else FOREVER,
         is_read=readings is not None and readings.problem is None,
     )
 
@@ -86,14 +89,6 @@ def usable_readings(readings: Readings | None, now: datetime) -> Mapping[Ref, Po
     if readings is None or readings.problem is not None or now - readings.at > MAX_READING_AGE:
         return {}
     return readings.pods
-
-
-def next_reading_due(pods: Sequence[Pod], now: datetime) -> datetime | None:
-    """Return when the next young replica needs a reading, which changes the load by itself."""
-    young = [
-        pod.ready_since + MAX_READING_AGE for pod in pods if pod.ready_since and _is_young(pod, now)
-    ]
-    return min(young, default=None)
 
 
 def _is_young(pod: Pod, now: datetime) -> bool:

@@ -1,10 +1,11 @@
 """What scaling policies read, remember and decide."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.reasons import ScalingReason
+from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import TokenRates
 
 # After so long without a reading, the stabilization window of scale-down starts again.
@@ -70,6 +71,8 @@ class ServiceLoad:
     """Waiting and running requests of the replicas with readings; None without any reading."""
     with_counts: int = 0
     """Replicas whose waiting and running requests are known."""
+    until: datetime = FOREVER
+    """When the next young replica needs a reading, which changes the load by itself."""
     is_read: bool = False
     """Whether there are metrics of any service."""
 
@@ -151,5 +154,7 @@ class ScaleDecision:
     """When the number changes unless the load does before; None while no window runs."""
     assessment: object = None
     """The numbers behind it, of which its policy makes an explanation."""
+    until: datetime = field(default=NEVER, compare=False)
+    """Until when the policy decides the same, while the readings and the history stay."""
     recommended: Decided | None = None
     """What the policy would decide; only in mode `External`."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from tessera.api.inference_service import (
     InferenceServiceSpec,
-    InferenceServiceStatus,
 )
 from tessera.api.reasons import (
     Accepted,
@@ -21,7 +21,7 @@ from tessera.api.reasons import (
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
-from tessera.domain.incremental import reused
+from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.snapshot import (
     ObservedService,
@@ -37,12 +37,8 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
-from tessera.domain.rollout.balance import assess_balance, next_balance_due, reported_balance
-from tessera.domain.scaling.decisions import is_steady
-from tessera.domain.scaling.load import (
-    next_reading_due,
-    usable_readings,
-)
+from tessera.domain.rollout.balance import assess_balance, reported_balance
+from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
@@ -80,11 +76,10 @@ class Proposal:
     preparation: Preparation | None = None
     schedule: BoundsSchedule | None = None
     """The bounds that schedules set now and next."""
-    valid_until: datetime | None = None
-    """From then on the time or other services may change it. None while its inputs stay."""
 
 
-def _propose(
+@reused_until
+def _propose(  # noqa: PLR0913 - inputs and circumstances
     _ref: Ref,
     service: ObservedService,
     objects: CurrentObjects,
@@ -92,31 +87,31 @@ def _propose(
     _readings: tuple[PodReading | None, ...],
     _queued: int = 0,
     *,
-    history: ScalingHistory | None,
+    at: datetime,
+    memory: ScalingHistory | None,
     snapshot: Snapshot,
     allocated: AllocatedDevices,
-) -> Proposal:
-    spec, history = service.spec, history or history_from_status(service.status)
+) -> Until[Proposal]:
+    spec, history = service.spec, memory or history_from_status(service.status)
     if spec is None:
         message = service.problem or "spec: unreadable"
-        return _unchanged_proposal(
-            service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history
-        )
+        return _unchanged(service, objects, StatusVerdict(Accepted.INVALID_SPEC, message), history)
     if not can_name_service(service.ref.name):
-        return _unchanged_proposal(service, objects, _INVALID_NAME, history)
-    schedule = _schedule_of(service, spec, snapshot.at)
+        return _unchanged(service, objects, _INVALID_NAME, history)
+    schedule = _schedule_of(service, spec, at)
     preparation = prepare_model(snapshot, service, schedule.apply(spec) if schedule else spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
     denials = check(spec, tier_by_pool(views))
     if denials:
         message = "; ".join(denial.sentence for denial in denials)
-        return _unchanged_proposal(
-            service, objects, StatusVerdict(denials[0].reason, message), history
-        )
+        return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
     if preparation.missing_shape is not None:
-        unchanged = _unchanged_proposal(service, objects, preparation.missing_shape, history)
-        return replace(unchanged, preparation=preparation, valid_until=snapshot.at)
+        accepted = preparation.missing_shape
+        return _unchanged(service, objects, accepted, history, at, preparation=preparation)
+    until = (schedule.next_at if schedule is not None else None) or FOREVER
+    if preparation.pending:
+        until = at
     current_assignment = slice_assignment(service.ref, snapshot.pools)
     placement = _unknown_pool_decision(service, views) or place(
         spec,
@@ -130,25 +125,25 @@ def _propose(
     )
     accepted = engine_verdict(spec)
     if placement.choice is None:
-        unchanged = _unchanged_proposal(service, objects, accepted, history)
-        pending_until = snapshot.at if preparation.pending else None
-        return replace(
-            unchanged,
-            placement=placement,
-            preparation=preparation,
-            schedule=schedule,
-            valid_until=_earliest(pending_until, schedule),
-        )
+        parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
+        return _unchanged(service, objects, accepted, history, until, **parts)
+    if not objects.workloads or objects.workloads[0].variant != placement.choice.variant:
+        until = at  # other services take or free devices
     workload = objects.workload_of(placement.choice.variant)
     moves = current_assignment is not None and workload is None and objects.workloads
     if current_assignment is not None and moves and not _is_asleep(spec, history):
-        history = ScalingHistory(
-            decisions=(TimestampedReplicas(snapshot.at, current_assignment.replicas),)
-        )
+        history = ScalingHistory(decisions=(TimestampedReplicas(at, current_assignment.replicas),))
     scale = decide_replicas(
         snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
     )
-    return Proposal(
+    balance = assess_balance(
+        service.status,
+        objects.pods,
+        usable_readings(snapshot.readings, at),
+        placement.choice.fit.limits.max_num_seqs,
+        at,
+    )
+    proposal = Proposal(
         service=service,
         objects=objects,
         accepted=accepted,
@@ -156,21 +151,10 @@ def _propose(
         preparation=preparation,
         schedule=schedule,
         scale=scale,
-        balance=assess_balance(
-            service.status,
-            objects.pods,
-            usable_readings(snapshot.readings, snapshot.at),
-            placement.choice.fit.limits.max_num_seqs,
-            snapshot.at,
-        ),
+        balance=balance.result,
         existing_replicas=_existing_replicas(objects.pods, scale.replicas),
-        valid_until=_earliest(
-            _valid_until(
-                snapshot.at, service.status, preparation, objects, placement.choice, scale
-            ),
-            schedule,
-        ),
     )
+    return Until(proposal, min(until, scale.until, balance.until), scale.history)
 
 
 def _schedule_of(
@@ -183,45 +167,10 @@ def _schedule_of(
     return bounds_schedule(service.ref, scaling, at=at)
 
 
-def _earliest(valid_until: datetime | None, schedule: BoundsSchedule | None) -> datetime | None:
-    """Return the time until which a proposal stands, which ends with its bounds."""
-    change_at = schedule.next_at if schedule is not None else None
-    return min((end for end in (valid_until, change_at) if end is not None), default=None)
-
-
-def _valid_until(
-    at: datetime,
-    status: InferenceServiceStatus,
-    preparation: Preparation,
-    objects: CurrentObjects,
-    choice: HardwareChoice,
-    scale: ScaleDecision,
-) -> datetime | None:
-    moving = not objects.workloads or objects.workloads[0].variant != choice.variant
-    history = scale.history
-    by_time = any(part is not None for part in (history.requests, history.memory, history.refused))
-    if preparation.pending or moving or by_time or not is_steady(scale, at):
-        return at
-    due = (next_reading_due(objects.pods, at), next_balance_due(status, objects.pods, at))
-    return min((moment for moment in due if moment is not None), default=None)
-
-
-def _holds(
-    proposal: Proposal,
-    *_: object,
-    history: ScalingHistory | None,
-    snapshot: Snapshot,
-    **_named: object,
-) -> bool:
-    return history is proposal.scale.history and (
-        proposal.valid_until is None or snapshot.at < proposal.valid_until
-    )
-
-
 propose = Step(
-    reused(_propose, per_object=True, holds=_holds),
-    lambda error, _ref, service, objects, *_, history, **_named: planner_error_proposal(
-        error, service, objects, history or ScalingHistory()
+    _propose,
+    lambda error, _ref, service, objects, *_, memory, **_named: planner_error_proposal(
+        error, service, objects, memory or ScalingHistory()
     ),
 )
 
@@ -242,6 +191,18 @@ def _unknown_pool_decision(
 def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
     decisions = history.decisions
     return spec.scaling.may_sleep and bool(decisions) and decisions[-1].replicas == 0
+
+
+def _unchanged(
+    service: ObservedService,
+    objects: CurrentObjects,
+    accepted: StatusVerdict[Accepted],
+    history: ScalingHistory,
+    until: datetime = FOREVER,
+    **parts: Any,
+) -> Until[Proposal]:
+    proposal = _unchanged_proposal(service, objects, accepted, history)
+    return Until(replace(proposal, **parts), until, history)
 
 
 def _unchanged_proposal(
@@ -266,6 +227,7 @@ def _unchanged_proposal(
             reason=ScalingReason.NOT_PLACED,
             message="existing replicas stay unchanged",
             history=history,
+            until=FOREVER,
         ),
         balance=reported_balance(service.status, objects.pods),
         existing_replicas=_existing_replicas(objects.pods, replicas),

@@ -46,7 +46,8 @@ def propose_all(
             views,
             tuple([readings_by_pod.get(pod.ref) for pod in objects.pods]),
             demand.queued if demand is not None else 0,
-            history=scaling_history.get(ref),
+            at=snapshot.at,
+            memory=scaling_history.get(ref),
             snapshot=snapshot,
             allocated=allocated,
         )

@@ -9,6 +9,7 @@ from tessera.api.inference_service import (
     ScalingPause,
 )
 from tessera.api.reasons import ScalingReason
+from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling.additions import with_refusal, without_useless
@@ -99,6 +100,7 @@ def _external_scale(
         message=message,
         history=replace(recommended.history, decisions=decisions, change=None),
         assessment=recommended.assessment,
+        until=recommended.until if recommended.replicas == replicas else NEVER,
         recommended=Decided(recommended.replicas, recommended.reason, recommended.message),
     )
 
@@ -119,6 +121,7 @@ def _fixed_scale(
         reason=ScalingReason.SET_BY_USER,
         message=message,
         history=history if history == fixed else fixed,
+        until=FOREVER,
     )
 
 
@@ -133,6 +136,7 @@ def _paused_scale(
         reason=ScalingReason.PAUSED,
         message=f"spec.scaling.paused: {pause.by}",
         history=history if history == paused else paused,
+        until=FOREVER,
     )
 
 

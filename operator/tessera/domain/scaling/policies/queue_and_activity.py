@@ -9,6 +9,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
@@ -61,8 +62,19 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
     recommended = clamp(target.spec, recommendation.replicas)
     history = _record(target.spec, load, current, recommended, history)
     history = with_recent_decisions(target.spec, load, history)
-    decided = _decide(target, load, recommendation, current, history)
-    return changed(decided, load.at, current, history)
+    decision = changed(
+        _decide(target, load, recommendation, current, history), load.at, current, history
+    )
+    return replace(decision, until=load.until) if _is_steady(decision, load.at) else decision
+
+
+def _is_steady(decision: ScaleDecision, at: datetime) -> bool:
+    """Return whether only other readings change the decision."""
+    history, replicas = decision.history, decision.replicas
+    windows = [recommended.replicas for recommended in (*history.up_window, *history.down_window)]
+    counts_time = history.requests is not None or history.refused is not None
+    is_even = windows in ([replicas, replicas], [])
+    return is_even and not counts_time and history.decisions[-1].at < at
 
 
 def recommended_replicas(target: ScaleTarget, load: ServiceLoad, current: int) -> int:
