@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from world.errors import WorldError
@@ -29,19 +29,23 @@ PACKAGES = {
     "promtool": "github.com/prometheus/prometheus/cmd/promtool",
     "helm": "helm.sh/helm/v4/cmd/helm",
 }
+# What every world runs; the others are built where they are needed.
+EVERY_WORLD = tuple(name for name in PACKAGES if name not in ("kwok", "promtool"))
+# Without the discoveries of 24 clouds. No part of the hash: a program that has them serves as well.
+TAGS = dict.fromkeys(("prometheus", "promtool"), "remove_all_sd,enable_kubernetes_sd")
 TICK_SECONDS = 10
 
 Progress = Callable[[str], None]
 
 
-def ensure(progress: Progress) -> Path:
-    """The folder that holds every binary; what is missing is built first."""
+def ensure(progress: Progress, names: Iterable[str] = PACKAGES) -> Path:
+    """The folder that holds the binaries with these names; what is missing is built first."""
     folder = _folder()
-    if not _missing(folder):
+    if not _missing(folder, names):
         return folder
     folder.mkdir(parents=True, exist_ok=True)
     with sole_maker(folder, progress):
-        missing = _missing(folder)
+        missing = _missing(folder, names)
         if missing:
             _check_go()
         for number, name in enumerate(missing, start=1):
@@ -55,8 +59,8 @@ def _folder() -> Path:
     return cache() / "bin" / digest[:12]
 
 
-def _missing(folder: Path) -> list[str]:
-    return [name for name in PACKAGES if not (folder / name).exists()]
+def _missing(folder: Path, names: Iterable[str]) -> list[str]:
+    return [name for name in names if not (folder / name).exists()]
 
 
 def _flags() -> list[str]:
@@ -87,7 +91,8 @@ def _build(folder: Path, name: str, label: str, progress: Progress) -> None:
     progress(f"building {label}")
     began = time.monotonic()
     partial, log = folder / f".{name}.partial", folder / f"{name}.log"
-    command = ["go", "build", *_flags(), "-o", str(partial), PACKAGES[name]]
+    tags = ["-tags", TAGS[name]] if name in TAGS else []
+    command = ["go", "build", *tags, *_flags(), "-o", str(partial), PACKAGES[name]]
     environment = os.environ | {"CGO_ENABLED": "0"}
     with (
         log.open("wb") as out,

@@ -191,7 +191,7 @@ def start(
     With `keep` it stays until `python -m world down --name NAME`.
     """
     require_linux()
-    binaries.ensure(progress)
+    binaries.ensure(progress, binaries.EVERY_WORLD)
     supervisor = _supervise(fleet or DEFAULT_FLEET, name, keep, vllm)
     with contextlib.ExitStack() as undo:
         undo.callback(_end, supervisor)

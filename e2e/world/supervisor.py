@@ -43,7 +43,8 @@ def run(options: Options, progress: Progress) -> None:
     """Run a world until a signal ends it; raises `WorldError` when it fails."""
     require_linux()
     nodes = fleet.read(options.fleet)
-    programs = binaries.ensure(progress)
+    more = [] if all(node.live for node in nodes) else ["kwok"]
+    programs = binaries.ensure(progress, [*binaries.EVERY_WORLD, *more])
     with free_slot() as slot, _folder(options.name or f"world-{slot.number}") as folder:
         log = folder / "logs" / "world.log"
         _log_to(log)

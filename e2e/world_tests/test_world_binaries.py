@@ -14,9 +14,10 @@ from world.slots import free_port
 
 COMPILER = """#!/bin/sh
 [ "$1" = version ] && exit {version}
+arguments="$*"
 while [ "$1" != -o ]; do shift; done
 case "$2" in */.{fails}.partial) echo "cannot find package"; exit 1;; esac
-echo program > "$2"
+echo "$arguments" > "$2"
 """
 
 
@@ -46,6 +47,24 @@ def test_every_program_is_built_with_its_place_in_the_row(path: Path) -> None:
     assert {file.name for file in folder.iterdir()} == {*binaries.PACKAGES}
     assert said[0] == "building etcd (1 of 9)"
     assert said[-1] == "building helm (9 of 9)"
+
+
+def test_only_what_is_needed_is_built_and_the_others_later(path: Path) -> None:
+    install_go(path)
+    folder = binaries.ensure(lambda _: None, binaries.EVERY_WORLD)
+    assert {*binaries.PACKAGES} - {file.name for file in folder.iterdir()} == {"kwok", "promtool"}
+    said: list[str] = []
+
+    assert binaries.ensure(said.append) == folder
+
+    assert said == ["building kwok (1 of 2)", "building promtool (2 of 2)"]
+
+
+def test_prometheus_is_built_without_the_discoveries_of_clouds(path: Path) -> None:
+    install_go(path)
+    folder = binaries.ensure(lambda _: None)
+    tagged = {name for name in binaries.PACKAGES if "-tags" in (folder / name).read_text()}
+    assert tagged == {"prometheus", "promtool"}
 
 
 def test_nothing_is_built_twice(path: Path) -> None:
