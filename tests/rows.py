@@ -23,7 +23,13 @@ GROUPS = (
         "e2e/scenarios/test_scale_down.py",
         "e2e/scenarios/test_users.py",
     ),
-    ("e2e/chart_tests/",),
+    (
+        "e2e/chart_tests/test_certificates.py",
+        "e2e/chart_tests/test_gateway.py",
+        "e2e/chart_tests/test_namespaces.py",
+        "e2e/chart_tests/test_policies.py",
+        "e2e/chart_tests/test_release_lifecycle.py",
+    ),
     (
         "e2e/scenarios/test_batches.py",
         "e2e/scenarios/test_gateway.py",

@@ -3,6 +3,7 @@
 import itertools
 import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from demo.cluster import CHART, EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError
@@ -30,11 +31,16 @@ class Release:
     cluster: InstalledCluster
 
     async def install(self, **values: object) -> None:
-        """Install or upgrade to exactly these values, and wait until every process is ready."""
-        values_file = self.cluster.world.folder / "values.json"
-        values_file.write_text(
-            json.dumps({"prometheus": {"url": self.cluster.world.prometheus_url}, **values})
-        )
+        """Install or upgrade to exactly these values, and wait until every process is ready.
+
+        A release of these values that nothing changed since is left as it is.
+        """
+        values_file = self._values_file
+        text = json.dumps({"prometheus": {"url": self.cluster.world.prometheus_url}, **values})
+        if values_file.exists() and values_file.read_text() == text:
+            await self.wait_until_rolled_out()
+            return
+        values_file.write_text(text)
         await self.cluster.run(
             *(
                 "helm",
@@ -50,6 +56,14 @@ class Release:
         await self.wait_until_rolled_out()
         await self.cluster.run("kubectl", "apply", "-f", str(EXAMPLES / "00-pools.yaml"))
 
+    @property
+    def _values_file(self) -> Path:
+        return self.cluster.world.folder / "values.json"
+
+    def forget_values(self) -> None:
+        """Let the next installation run Helm, since something else changed the release."""
+        self._values_file.unlink(missing_ok=True)
+
     async def wait_until_rolled_out(self, within: float = 90) -> None:
         """Wait until the current spec of the operator runs, and no terminating process besides."""
 
@@ -61,12 +75,14 @@ class Release:
 
     async def set_env(self, **env: str) -> None:
         """Change the environment of the operator, as no value of the chart does."""
+        self.forget_values()
         variables = [f"{name}={value}" for name, value in env.items()]
         await self.kubectl("set", "env", "deployment/tessera-operator", "-n", NAMESPACE, *variables)
         await self.wait_until_rolled_out()
 
     async def scale(self, replicas: int) -> None:
         """Change how many processes run."""
+        self.forget_values()
         await self.cluster.api.patch(DEPLOYMENT, {"spec": {"replicas": replicas}})
         await self.wait_until_rolled_out()
 

@@ -27,9 +27,21 @@ async def is_allowed(release: Release, verb: str, resource: str, namespace: str 
     return bool((await release.cluster.api.create(path, body))["status"]["allowed"])
 
 
-async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Release) -> None:
-    named, other = await release.namespace(), await release.namespace()
+_watched: dict[int, tuple[str, str]] = {}
+
+
+async def install_for_one_namespace(release: Release) -> tuple[str, str]:
+    """Return the namespace that is named and another one, the same for all tests of a world."""
+    pid = release.cluster.world.pid
+    if pid not in _watched:
+        _watched[pid] = await release.namespace(), await release.namespace()
+    named, other = _watched[pid]
     await release.install(watch={"namespaces": [named]})
+    return named, other
+
+
+async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Release) -> None:
+    named, other = await install_for_one_namespace(release)
     assert "Warning" not in await release.apply(named, "chat", replicas=2)
     output = await release.apply(other, "chat", replicas=2)
     assert f"Tessera does not watch {other}; it watches 1 namespace: {named}" in output
@@ -38,12 +50,11 @@ async def test_a_named_namespace_is_served_and_another_is_left_alone(release: Re
     assert "status" not in service
     assert (await release.cluster.api.get(DEPLOYMENTS.path(other)))["items"] == []
     for namespace in (named, other):
-        await release.kubectl("delete", "namespace", namespace)
+        await release.kubectl("delete", "tsvc", "chat", "-n", namespace)
 
 
 async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
-    named, other = await release.namespace(), await release.namespace()
-    await release.install(watch={"namespaces": [named]})
+    named, other = await install_for_one_namespace(release)
     checked = 0
     for kind in KINDS:
         resource = f"{kind.group}/{kind.plural}"
@@ -74,8 +85,6 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
         *("create", "service", "clusterip", "x", "--tcp=80", "-n", other, "--as", OPERATOR)
     )
     assert "cannot create resource" in message
-    for namespace in (named, other):
-        await release.kubectl("delete", "namespace", namespace)
 
 
 @pytest.mark.full

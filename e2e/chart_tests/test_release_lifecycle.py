@@ -24,6 +24,7 @@ CLUSTER_WIDE = (
 
 
 async def helm(release: Release, *arguments: str) -> str:
+    release.forget_values()
     return await release.cluster.run("helm", *arguments, "--namespace", NAMESPACE)
 
 
