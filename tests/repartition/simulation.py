@@ -38,6 +38,7 @@ from tessera.resources.api_resources import (
 )
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
+from tests.cases import full
 from tests.memory_operator import reconcile_and_write
 from tests.mig_builders import A100
 from tests.repartition.crashes import CrashInjector, KillableCluster, KillableProcess, KilledError
@@ -174,6 +175,8 @@ BACKENDS = {
         PartitionBackend(name="agent", has_agent=True, agent_partitions=True),
     )
 }
+# For tests that differ little with an agent that only looks.
+EACH_BACKEND = ["mig-manager", "agent", *full("mig-manager, with agents that look")]
 
 
 @dataclass(slots=True, kw_only=True)

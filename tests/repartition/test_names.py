@@ -3,12 +3,12 @@
 import pytest
 
 from tests.repartition.scenarios import SCENARIOS
-from tests.repartition.simulation import BACKENDS, RepartitionSimulation
+from tests.repartition.simulation import BACKENDS, EACH_BACKEND, RepartitionSimulation
 
 NAMES = {"3g.40gb": "3g.39gb"}
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EACH_BACKEND)
 @pytest.mark.parametrize("scenario", ["one slice is free", "a service comes"])
 async def test_pods_ask_for_what_the_device_plugin_offers(backend: str, scenario: str) -> None:
     changes = SCENARIOS[scenario]

@@ -11,7 +11,7 @@ from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS
 from tessera.resources.manifest import ObjectKey
 from tests.builders import MEDIUM
 from tests.repartition.scenarios import SCENARIOS
-from tests.repartition.simulation import BACKENDS, RepartitionSimulation
+from tests.repartition.simulation import BACKENDS, EACH_BACKEND, RepartitionSimulation
 from world.mig_manager import MigManager
 
 POOL = ObjectKey(ACCELERATOR_POOLS.plural, "", "a100")
@@ -29,7 +29,7 @@ async def in_mid_plan(backend: str) -> RepartitionSimulation:
     return simulation
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EACH_BACKEND)
 async def test_replicas_on_nodes_without_the_label_of_the_pool_stay_until_they_are_replaced(
     backend: str,
 ) -> None:

@@ -4,7 +4,8 @@ import pytest
 
 from tessera.resources.manifest import ObjectKey
 from tests.builders import MEDIUM, SMALL
-from tests.repartition.simulation import BACKENDS, RepartitionSimulation
+from tests.cases import full
+from tests.repartition.simulation import BACKENDS, EACH_BACKEND, RepartitionSimulation
 
 HALVES = [("3g.40gb", 0), ("3g.40gb", 4)]
 
@@ -40,7 +41,7 @@ async def test_no_replacement_starts_on_the_gpu_that_is_emptied() -> None:
     await simulation.close()
 
 
-@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("seed", [3, *full(0)])
 async def test_planned_slices_beside_those_in_use_make_room_for_the_others(seed: int) -> None:
     simulation = await eleven_of_twelve("agent", seed)
     await simulation.run_until_quiet()
@@ -59,7 +60,7 @@ async def test_where_no_gpu_can_be_emptied_the_plan_is_the_present_layout(backen
     await simulation.close()
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", EACH_BACKEND)
 async def test_room_that_comes_later_is_used(backend: str) -> None:
     simulation = await eleven_of_twelve(backend, seed=0)
     await simulation.run_until_quiet()

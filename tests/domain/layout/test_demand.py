@@ -319,7 +319,7 @@ def test_gpus_outside_mig_mode_are_taken_whole() -> None:
     assert choice.variant == "a100-1gpu"
 
 
-def random_walk(worth: float | None, steps: int = 200) -> tuple[int, int]:
+def random_walk(worth: float | None, steps: int = 100) -> tuple[int, int]:
     """Moves, and GPU-hours of an hour a step, while demands of six services go up and down."""
     rng = random.Random(7)  # noqa: S311 - a course, no secret
     grounds = [an_empty_node(8)]

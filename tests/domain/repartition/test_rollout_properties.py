@@ -12,6 +12,7 @@ from tessera.api.reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout
+from tests.cases import full
 from tests.domain.repartition.pool_simulation import PoolSimulation, SimNode, placements
 from tests.domain.repartition.random_pools import BACKENDS, RandomPool, a_random_pool
 from tests.properties import applies, examples
@@ -223,7 +224,7 @@ def print_counts(kind: str, counts: Counter[str]) -> None:
     print(f"{kind}: n={counts['faults']} kills, {after_all} ended without room")  # noqa: T201 - n is asked for
 
 
-@pytest.mark.parametrize("kind", sorted(BACKENDS))
+@pytest.mark.parametrize("kind", ["pinned", *full("whole", "whole, with an agent")])
 def test_an_operator_that_dies_before_any_write_goes_on_where_it_was(kind: str) -> None:
     counts = count_killed_runs(kind, 2)
     print_counts(kind, counts)

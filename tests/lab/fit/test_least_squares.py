@@ -72,6 +72,7 @@ def test_no_published_step_is_off_by_more_than_a_seventh() -> None:
     assert max(abs(row.relative_error(shipped_speed_table())) for row in read(ROWS)) < 1 / 7
 
 
+@pytest.mark.full
 @pytest.mark.long
 @rows_needed
 def test_fitting_again_gives_the_shipped_table() -> None:

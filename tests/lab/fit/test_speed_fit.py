@@ -48,6 +48,7 @@ def serve(speed: StepTime, rate: float, *, inputs: int = 90, outputs: int = 25) 
     return [replay(run, LIMITS, speed, FRONT) for run in runs]
 
 
+@pytest.mark.full
 @pytest.mark.long
 def test_the_speed_of_a_known_engine_is_found_and_foretells_other_loads() -> None:
     fit = fit_engine_speed([serve(TRUE, 2.0), serve(TRUE, 4.0)], LIMITS)
