@@ -8,7 +8,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 WORKERS = ("-n", "1", "--dist", "loadscope")
-BOTH = pytest.mark.parametrize("options", [(), WORKERS], ids=["alone", "workers"])
+BOTH = pytest.mark.parametrize(
+    "options",
+    [pytest.param((), id="alone", marks=pytest.mark.full), pytest.param(WORKERS, id="workers")],
+)
 CONFTEST = """
 import pytest
 from pathlib import Path
