@@ -78,12 +78,12 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
     adapters, mig = "tessera.adapters", "tessera.domain.mig"
     search = "tessera.domain.mig_backends.layout_search"
     return {
-        f"{adapters}.nvml_profiles._error_names": lambda: (pynvml,),
-        f"{adapters}.nvml_profiles._profile_constants": lambda: (pynvml,),
-        f"{adapters}.object_parsing._shared_devices": lambda: (
+        f"{adapters}.nvml.profiles._error_names": lambda: (pynvml,),
+        f"{adapters}.nvml.profiles._profile_constants": lambda: (pynvml,),
+        f"{adapters}.kube.object_parsing._shared_devices": lambda: (
             tuple((f"nvidia.com/mig-{index:060}", 1) for index in range(16)),
         ),
-        f"{adapters}.object_parsing.cached_spec": lambda: (large_spec(), BUILT_IN_CLASSES),
+        f"{adapters}.kube.object_parsing.cached_spec": lambda: (large_spec(), BUILT_IN_CLASSES),
         "tessera.domain.hardware.pools.profile_of": lambda: (unknown[1:], resource[:-1]),
         "tessera.domain.hardware.pools.weight_of": lambda: (unknown[1:], resource[:-1]),
         f"{mig}.geometries._fill_counts": lambda: (gpu_model, names, 0, False),
