@@ -73,7 +73,7 @@ async def prometheus_that(answers: str) -> AsyncIterator[str]:
     "answers",
     [
         "no-data",
-        "dripping",
+        pytest.param("dripping", marks=pytest.mark.full),
         pytest.param("null", marks=pytest.mark.full),
         pytest.param("scalar", marks=pytest.mark.full),
     ],
