@@ -4,6 +4,7 @@ SHELL := /bin/sh
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := PYTHONPATH=operator:e2e:tools:. $(BIN)/python
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/tessera
 ENGINE ?= sim
 .DEFAULT_GOAL := help
 # Workers would all rewrite the same assertions again, half a minute of processor each.
@@ -67,7 +68,10 @@ hostile: .venv/made ## Run the hostile-tenant suite, in memory and in a world; i
 lint: .venv/made ## Check format, lint, types, import rules, generated files and names.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
+	@# A clean checkout begins with the types that the last one found.
+	@[ -d .mypy_cache ] || tar xf $(CACHE)/mypy.tar 2>/dev/null || true
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
+	@mkdir -p $(CACHE); tar cf $(CACHE)/mypy.$$$$ .mypy_cache && mv $(CACHE)/mypy.$$$$ $(CACHE)/mypy.tar
 	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
 	@$(RUN) tools/generate.py --check
 	@$(RUN) tools/check_words.py
