@@ -66,8 +66,8 @@ async def test_what_raises_or_ends_is_started_again_and_told() -> None:
         "_events.run",
         "_events.write_pending",
         "_fleet.write",
-        "_fleet._applier.queue._next_queue",
-        "_fleet._applier.queue._write_all",
+        "_fleet._applier.queue._begin",
+        "_fleet._applier.queue._order.next",
         "_metrics.run",
         "_metrics.read",
         "_metrics.restore_scaling",
@@ -93,7 +93,6 @@ async def test_a_leader_outlives_each_of_its_parts(
     for _ in range(1000):
         runtime._wakes.change()
         runtime._events._wake.set()
-        runtime._fleet._applier.queue._available.set()
         if stub.calls >= 3:
             break
         await asyncio.sleep(0.001)

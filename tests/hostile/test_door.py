@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from tessera.reconcile.writing.write_queue import MAX_CONCURRENCY
+from tessera.reconcile.writing.write_order import MAX_CONCURRENCY
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, KINDS, ApiResource
 from tessera.resources.manifest import ObjectKey
 from tests.builders import SMALL

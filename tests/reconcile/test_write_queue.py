@@ -1,10 +1,9 @@
-"""The order in which decided work is written, and what a newer plan replaces."""
+"""How decided work is run, and what a newer plan replaces."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 from typing_extensions import override
@@ -12,16 +11,9 @@ from typing_extensions import override
 from tessera.ports import ClusterObject
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.store import Store
-from tessera.reconcile.writing import write_queue
-from tessera.reconcile.writing.write_queue import (
-    MANY,
-    MAX_CONCURRENCY,
-    DoubleWorkError,
-    Stage,
-    Work,
-    WorkKey,
-    WriteQueue,
-)
+from tessera.reconcile.writing import write_order, write_queue
+from tessera.reconcile.writing.write_order import MANY, MAX_CONCURRENCY, Stage, Work, WorkKey
+from tessera.reconcile.writing.write_queue import WriteQueue
 from tessera.reconcile.writing.writer import NotLeadingError, SupersededError, Writer
 from tessera.resources.api_resources import KINDS, NODES
 from tessera.resources.manifest import ObjectKey
@@ -92,14 +84,6 @@ class Harness:
         await self.until(lambda: self.written == list(lines))
 
 
-async def test_work_that_has_not_begun_is_replaced_by_that_of_a_newer_plan() -> None:
-    harness = Harness()
-    await harness.hand_over(harness.work("a"), harness.work("b"))
-    await harness.hand_over(harness.work("b", plan=" new"), harness.work("c"))
-    await harness.queue.drain()
-    assert sorted(harness.written) == ["b CHILDREN new", "c CHILDREN"]
-
-
 async def test_a_burst_ends_when_few_objects_are_left() -> None:
     harness, go_on = Harness(), asyncio.Event()
     names = [f"{index:03}" for index in range(MANY + 1)]
@@ -141,21 +125,6 @@ async def test_few_children_are_no_burst() -> None:
     assert harness.bursts_ended == 0
 
 
-async def test_children_come_before_statuses_and_both_after_what_they_need() -> None:
-    harness, first = Harness(), _key("budget", Stage.FLEET)
-    await harness.hand_over(
-        harness.work("a", Stage.STATUS, _key("a")),
-        harness.work("a", Stage.CHILDREN, first),
-        harness.work("b", Stage.STATUS),
-        harness.work("b"),
-        harness.work("budget", Stage.FLEET),
-    )
-    await harness.queue.drain()
-    assert harness.written[0] == "budget FLEET"
-    assert set(harness.written[1:3]) == {"a CHILDREN", "b CHILDREN"}
-    assert len(harness.written) == 5
-
-
 async def test_what_needs_other_work_waits_while_that_is_in_progress() -> None:
     harness, answer = Harness(), asyncio.Event()
     async with harness.running():
@@ -172,119 +141,8 @@ async def test_what_needs_other_work_waits_while_that_is_in_progress() -> None:
     assert harness.written[1:] == ["budget FLEET", "a CHILDREN"]
 
 
-async def test_what_waits_longest_comes_first_and_namespaces_take_turns() -> None:
-    harness = Harness()
-    await harness.hand_over(harness.work("old"))
-    await harness.hand_over(
-        *(harness.work(f"new-{index}") for index in range(3)),
-        harness.work("old"),
-        harness.work("other", namespace="team-b"),
-    )
-    await harness.queue.drain()
-    assert harness.written[0] == "old CHILDREN"
-    assert harness.written.index("other CHILDREN") <= 1
-
-
-def _blocking(stages: Iterable[Stage]) -> tuple[list[Stage], asyncio.Event, list[Work]]:
-    """Return much work of each stage that ends once the event is set, and a list of what began."""
-    begun, answer = list[Stage](), asyncio.Event()
-
-    def work(stage: Stage, index: int) -> Work:
-        async def write() -> None:
-            begun.append(stage)
-            await answer.wait()
-
-        return Work(_key(f"{stage.name}-{index}", stage), write)
-
-    works = [work(stage, index) for stage in stages for index in range(2 * MAX_CONCURRENCY)]
-    return begun, answer, works
-
-
-async def test_gates_and_statuses_have_places_while_children_wait() -> None:
-    harness = Harness()
-    begun, answer, works = _blocking((Stage.CHILDREN, Stage.GATES, Stage.STATUS))
-    async with harness.running():
-        await harness.hand_over(*works)
-        await harness.until(lambda: len(begun) == MAX_CONCURRENCY)
-        assert Counter(begun) == {Stage.CHILDREN: 11, Stage.GATES: 4, Stage.STATUS: 1}
-        answer.set()
-        await harness.until(lambda: len(begun) == len(works))
-    last = {stage: index for index, stage in enumerate(begun)}
-    assert last[Stage.CHILDREN] < last[Stage.GATES] < last[Stage.STATUS]
-
-
-async def test_so_many_objects_are_in_progress_and_no_more() -> None:
-    harness = Harness()
-    begun, answer, works = _blocking((Stage.CHILDREN,))
-    async with harness.running():
-        await harness.hand_over(*works)
-        await harness.until(lambda: len(begun) >= MAX_CONCURRENCY)
-        await asyncio.sleep(0.01)
-        assert len(begun) == MAX_CONCURRENCY
-        answer.set()
-        await harness.until(lambda: len(begun) == len(works))
-
-
-async def test_few_statuses_are_in_progress_at_a_time() -> None:
-    harness = Harness()
-    begun, answer, works = _blocking((Stage.STATUS,))
-    async with harness.running():
-        await harness.hand_over(*works)
-        await harness.until(lambda: len(begun) >= 4)
-        await asyncio.sleep(0.01)
-        assert len(begun) == 4
-        answer.set()
-        await harness.until(lambda: len(begun) == len(works))
-
-
-async def test_changes_in_quick_succession_are_one_status(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 1000.0)
-    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
-    harness = Harness()
-    async with harness.running():
-        await harness.hand_over(harness.work("a"), harness.work("a", Stage.STATUS, _key("a")))
-        await harness.until_written("a CHILDREN")
-        await harness.hand_over(harness.work("a", Stage.STATUS), harness.work("b"))
-        await harness.until_written("a CHILDREN", "b CHILDREN")
-        await harness.hand_over(harness.work("a", Stage.STATUS), harness.work("c"))
-        await harness.until_written("a CHILDREN", "b CHILDREN", "c CHILDREN")
-        monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 0.0)
-        await harness.hand_over(harness.work("a", Stage.STATUS, plan=" last"))
-        await harness.until(lambda: harness.written[-1] == "a STATUS last")
-
-
-async def test_a_status_is_not_put_off_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 1000.0)
-    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
-    harness = Harness()
-    works = harness.work("a"), harness.work("a", Stage.STATUS, _key("a"))
-    async with harness.running():
-        await harness.hand_over(*works)
-        await harness.until_written("a CHILDREN")
-        await harness.hand_over(*works)
-        await harness.until_written("a CHILDREN", "a CHILDREN")
-        monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 0.0)
-        await harness.hand_over(*works)
-        await harness.until_written("a CHILDREN", "a CHILDREN", "a CHILDREN", "a STATUS")
-
-
-async def test_the_first_status_waits_while_it_only_says_that_a_start_goes_on(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(write_queue, "SETTLING_DELAY_SECONDS", 1000.0)
-    monkeypatch.setattr(write_queue, "BURST_STATUS_DELAY_SECONDS", 1000.0)
-    harness = Harness()
-    starting = replace(harness.work("a", Stage.STATUS), is_settling=True)
-    async with harness.running():
-        await harness.hand_over(starting, harness.work("b", Stage.STATUS))
-        await harness.until_written("b STATUS")
-        failed = harness.work("a", Stage.STATUS, plan=" failed")
-        await harness.hand_over(failed, harness.work("c"))
-        await harness.until_written("b STATUS", "c CHILDREN", "a STATUS failed")
-
-
 async def test_a_status_is_written_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(write_queue, "STATUS_DELAY_SECONDS", 0.01)
+    monkeypatch.setattr(write_order, "STATUS_DELAY_SECONDS", 0.01)
     harness = Harness()
     async with harness.running():
         await harness.hand_over(harness.work("a"), harness.work("a", Stage.STATUS, _key("a")))
@@ -384,44 +242,6 @@ async def test_an_error_of_work_costs_its_object_alone_and_is_told_until_it_ends
     await harness.queue.drain()
     assert harness.queue.defects.texts(fails.key.owner) == []
     assert harness.queue.defects.take() == []
-
-
-@pytest.mark.parametrize("method", ["_due", "_may_begin", "_release_held"])
-async def test_an_error_while_ordering_work_costs_its_object_alone(
-    method: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    harness = Harness()
-    ordering = getattr(harness.queue, method)
-    raised = 0
-
-    def raise_for_bad(*works: Work) -> object:
-        nonlocal raised
-        if not works or works[0].key.owner.name == "bad":
-            raised += 1
-            raise KeyError("bad")
-        return ordering(*works)
-
-    async with harness.running():
-        await harness.hand_over(harness.work("bad"), harness.work("good"))
-        await harness.until(lambda: len(harness.written) == 2)
-        monkeypatch.setattr(harness.queue, method, raise_for_bad)
-        bad, good = harness.work("bad", Stage.STATUS), harness.work("good-2", Stage.STATUS)
-        await harness.hand_over(bad, good, harness.work("last", Stage.STATUS, bad.key))
-        await harness.until(lambda: {"good-2 STATUS", "last STATUS"} <= set(harness.written))
-        assert raised
-        assert "bad STATUS" not in harness.written
-        assert [type(defect) for defect in harness.queue.defects.take()] == [KeyError]
-        monkeypatch.undo()
-        await harness.hand_over(harness.work("bad"))
-        await harness.until(lambda: harness.written[-1] == "bad CHILDREN")
-
-
-async def test_the_second_work_of_a_key_is_dropped_and_told() -> None:
-    harness = Harness()
-    await harness.hand_over(harness.work("a", plan=" first"), harness.work("a", plan=" second"))
-    await harness.queue.drain()
-    assert harness.written == ["a CHILDREN first"]
-    assert [type(defect) for defect in harness.queue.defects.take()] == [DoubleWorkError]
 
 
 async def test_a_process_that_leads_no_more_writes_nothing_that_is_left() -> None:

@@ -27,7 +27,8 @@ from tessera.reconcile.writing.shared_objects import (
 )
 from tessera.reconcile.writing.spend_records import SpendRecordStore
 from tessera.reconcile.writing.statuses import ServiceStatusApplier
-from tessera.reconcile.writing.write_queue import Stage, Work, WorkKey, WriteQueue
+from tessera.reconcile.writing.write_order import Stage, Work, WorkKey
+from tessera.reconcile.writing.write_queue import WriteQueue
 from tessera.reconcile.writing.writer import RecordEvents, Writer
 from tessera.resources import children
 from tessera.resources.api_resources import (
