@@ -27,6 +27,7 @@ class ObservedVariant:
     """A service on its hardware, from which a policy reads what a replica can carry."""
 
     service: ObservedService
+    spec: InferenceServiceSpec
     choice: HardwareChoice
     pods: Sequence[Pod]
     """The replicas on this hardware."""

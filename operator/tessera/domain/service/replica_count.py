@@ -47,7 +47,9 @@ def decide_replicas(
     if spec.scaling.paused is not None:
         return _paused_scale(spec.scaling.paused, existing, history, snapshot.at)
     policy, readings = POLICIES[spec.scaling.policy], snapshot.readings
-    variant = ObservedVariant(service=service, choice=choice, pods=pods, readings=readings)
+    variant = ObservedVariant(
+        service=service, spec=spec, choice=choice, pods=pods, readings=readings
+    )
     target = target_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule, variant)
     load = load_of(pods, readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref)
     if spec.scaling.mode != "Native":
@@ -94,12 +96,13 @@ def _external_scale(
         if replicas != requested:
             bound = "minReplicas" if replicas > requested else "maxReplicas"
             message += f"; {target.bounds_source}{bound} is {replicas}"
-    return ScaleDecision(
+    return replace(
+        recommended,
         replicas=replicas,
         reason=ScalingReason.SCALED_EXTERNALLY,
         message=message,
+        change_at=None,
         history=replace(recommended.history, decisions=decisions, change=None),
-        assessment=recommended.assessment,
         until=recommended.until if recommended.replicas == replicas else NEVER,
         recommended=Decided(recommended.replicas, recommended.reason, recommended.message),
     )
@@ -112,7 +115,6 @@ def _fixed_scale(
     decisions = history.decisions[-1:]
     if [decision.replicas for decision in decisions] != [replicas]:
         decisions = (TimestampedReplicas(at, replicas),)
-    fixed = ScalingHistory(decisions=decisions)
     message = f"spec.replicas is {replicas}"
     if spec.sets_scaling:
         message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
@@ -120,7 +122,7 @@ def _fixed_scale(
         replicas=replicas,
         reason=ScalingReason.SET_BY_USER,
         message=message,
-        history=history if history == fixed else fixed,
+        history=ScalingHistory(decisions=decisions),
         until=FOREVER,
     )
 
@@ -130,12 +132,11 @@ def _paused_scale(
 ) -> ScaleDecision:
     """Return the number that was decided last; after the pause the windows start again."""
     decisions = history.decisions[-1:] or (TimestampedReplicas(at, existing),)
-    paused = ScalingHistory(decisions=decisions, change=history.change)
     return ScaleDecision(
         replicas=decisions[-1].replicas,
         reason=ScalingReason.PAUSED,
         message=f"spec.scaling.paused: {pause.by}",
-        history=history if history == paused else paused,
+        history=ScalingHistory(decisions=decisions, change=history.change),
         until=FOREVER,
     )
 

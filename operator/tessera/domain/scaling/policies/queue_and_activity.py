@@ -8,7 +8,7 @@ something waits, and keeps none.
 import math
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from tessera.api.inference_service import Scaling as ScalingSpec
@@ -118,23 +118,15 @@ def _record(
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Recommendation:
-    """The recommendation of one reading, before windows, steps and bounds."""
-
-    replicas: int
-    reason: ScalingReason
-    message: str
-
-
-def _recommend(target: ScaleTarget, load: ServiceLoad, current: int) -> _Recommendation:
+def _recommend(target: ScaleTarget, load: ServiceLoad, current: int) -> Decided:
+    """Return the recommendation of one reading, before windows, steps and bounds."""
     message = _metrics_message(target, load, current)
     if load.waiting is None or load.running is None:
         replicas, reason = _by_known_queue(target, load, current)
         message = f"{message}; {_METRICS_ADVICE}"
     else:
         replicas, reason = _combine_metrics(target, load, current, load.waiting, load.running)
-    return _Recommendation(replicas=replicas, reason=reason, message=message)
+    return Decided(replicas, reason, message)
 
 
 def _combine_metrics(
@@ -189,7 +181,7 @@ def _by_ratio(current: int, total: float, target: float) -> int:
 def _decide(
     target: ScaleTarget,
     load: ServiceLoad,
-    recommendation: _Recommendation,
+    recommendation: Decided,
     current: int,
     history: ScalingHistory,
 ) -> Decided:
@@ -197,7 +189,7 @@ def _decide(
     if (bounded := decide_bounds(target, current)) is not None:
         return bounded
     if recommendation.reason is ScalingReason.FAILED_GET_METRICS:
-        return Decided(current, recommendation.reason, recommendation.message)
+        return recommendation._replace(replicas=current)
     up = min(recommended.replicas for recommended in history.up_window)
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
@@ -209,14 +201,14 @@ def _decide(
 
 
 def _scale_up(
-    spec: ScalingSpec, recommendation: _Recommendation, target: int, current: int, previous: int
+    spec: ScalingSpec, recommendation: Decided, target: int, current: int, previous: int
 ) -> Decided:
     """Raise to the lowest recommendation of the window, within the step of one period."""
     limit = previous + spec.scale_up.pods
     replicas = max(current, min(target, limit))
     reason = recommendation.reason
     if replicas == target:
-        return Decided(target, reason, recommendation.message)
+        return recommendation._replace(replicas=target)
     period = int(spec.scale_up.period.total_seconds())
     message = (
         f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
@@ -229,7 +221,7 @@ def _scale_up(
 def _hold(
     target: ScaleTarget,
     load: ServiceLoad,
-    recommendation: _Recommendation,
+    recommendation: Decided,
     current: int,
     history: ScalingHistory,
 ) -> Decided:

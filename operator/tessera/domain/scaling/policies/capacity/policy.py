@@ -108,9 +108,9 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
     """Choose the replica count by what a replica on the hardware of the service carries."""
     variant = target.variant
     assert variant is not None  # noqa: S101 - only an explanation has none
-    if (readings := variant.readings) is not None and (spec := variant.service.spec) is not None:
+    if (readings := variant.readings) is not None:
         latency = readings.latencies.get(variant.service.ref)
-        load = replace(load, ttft=ttft_shares(spec.slo, latency, readings.latencies_at))
+        load = replace(load, ttft=ttft_shares(variant.spec.slo, latency, readings.latencies_at))
     capacity = observed_capacity(variant, load, history)
     return scale_by_capacity(target, capacity, load, history)
 

@@ -59,9 +59,9 @@ def observed_capacity(
     variant: ObservedVariant, load: ServiceLoad, history: ScalingHistory
 ) -> VariantCapacity:
     """Return what a replica of a service carries, as far as it is measured."""
-    service, choice = variant.service, variant.choice
-    spec, shape = service.spec, shape_of(service.spec) if service.spec is not None else None
-    assert spec is not None and shape is not None  # noqa: S101, PT018 - hardware was chosen for it
+    service, spec, choice = variant.service, variant.spec, variant.choice
+    shape = shape_of(spec)
+    assert shape is not None  # noqa: S101 - hardware was chosen for it
     serving = max(1, load.serving)
     ratio = measured_ratio(service.status.speed, spec.model.uri, choice.variant)
     if ratio is not None and load.ttft is not None:
