@@ -56,15 +56,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark each test that uses a world, however indirectly; some wait for `--full`."""
-    waits = pytest.mark.skip(reason="only with --full")
     needs_engine = pytest.mark.skip(reason="only with --vllm (make test-vllm)")
     for item in items:
         if "world" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.world)
-        if "full" in item.keywords and not config.getoption("--full"):
-            item.add_marker(waits)
         if "vllm" in item.keywords and not config.getoption("--vllm"):
             item.add_marker(needs_engine)
+    if not config.getoption("--full"):
+        config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
+        items[:] = [item for item in items if "full" not in item.keywords]
     order = {names[0]: index for index, names in enumerate(GROUPS)}
     items.sort(key=lambda item: order.get(row_of(item.nodeid), len(order)))
 
