@@ -17,6 +17,8 @@ The short run always starts a world, serves a model, kills a batch, repartitions
 page.
 """
 
+import gc
+
 import grpc.aio
 import hypothesis
 import pytest
@@ -32,6 +34,9 @@ pytest_plugins = [
     "tests.second_play",
     "tests.unchanged_world",
 ]
+
+# What collecting tests makes stays until the end: to look through it for garbage is in vain.
+gc.disable()
 
 # Without this, the thread of grpc.aio ends with the last channel or server: perhaps in the garbage
 # collector, which then waits for a thread that waits for an event loop that a test has closed.
@@ -67,6 +72,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if "full" not in item.keywords]
     order = {names[0]: index for index, names in enumerate(GROUPS)}
     items.sort(key=lambda item: order.get(row_of(item.nodeid), len(order)))
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage again, but not among what is there now."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)
