@@ -100,6 +100,13 @@ def test_a_status_settles_while_it_only_says_that_a_start_goes_on(
     assert is_settling(snapshot, plan_of(snapshot).service_plans[CHAT]) is expected
 
 
+def test_a_service_that_is_ready_no_more_says_so_at_once() -> None:
+    answered = {CHAT: ProbeResult(at=NOW, problem=None)}
+    ready = replace(a_service(), status=status_of(a_running_fleet(probe_results=answered)))
+    snapshot = a_running_fleet(ready, pods=(a_pod(containers_ready=False, ready_since=None),))
+    assert not is_settling(snapshot, plan_of(snapshot).service_plans[CHAT])
+
+
 def test_replicas_on_slices_of_a_previous_variant_cost_what_these_cost() -> None:
     former, chosen = {"nvidia.com/mig-7g.80gb": 1}, {"nvidia.com/mig-1g.10gb": 1}
     pods = (

@@ -38,7 +38,7 @@ from tessera.api.reasons import (
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.hardware.pools import PoolView, format_devices, weight_of
-from tessera.domain.health.readiness import assess_readiness
+from tessera.domain.health.readiness import assess_readiness, was_ready
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
@@ -142,6 +142,8 @@ service_status = Step(_service_status, _set_aside_service)
 
 def is_settling(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
     """Return whether its status only says that a start goes on: another one follows soon."""
+    if was_ready(service_plan.service):
+        return False
     progressing = _progressing_verdict(service_plan, None, snapshot.at).reason
     ready = _ready_verdict(snapshot, service_plan).reason
     return progressing in _STARTS and ready in (Ready.NO_REPLICA_READY, Ready.PROBE_PENDING)
