@@ -3,6 +3,7 @@
 import pytest
 
 from tessera.api.schema import KINDS, CustomResourceType
+from tests.cases import full
 from tests.generation.driven_fleet import DrivenTwins, report_node_layout, state
 from tests.hostile.twin import HOSTILE
 from world.object_comparison import differences
@@ -17,7 +18,7 @@ _MADE_AGAIN = (
 _ROUNDING_NANOS = 10
 
 
-@pytest.mark.parametrize("restarted", [False, True], ids=["running", "restarted"])
+@pytest.mark.parametrize("restarted", [True, *full(False)], ids=["restarted", "running"])
 @pytest.mark.parametrize("kind", [*KINDS, None], ids=lambda kind: kind.name if kind else "all")
 async def test_a_lost_status_is_written_again_and_nothing_else_changes(
     kind: CustomResourceType | None, restarted: bool

@@ -10,6 +10,7 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
 from tessera.resources.api_resources import BATCH_INFERENCES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tests.cases import full
 from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
 
 NIGHT = ObjectKey("batchinferences", "team-a", "night")
@@ -184,7 +185,7 @@ async def test_a_finished_batch_is_deleted_after_its_ttl(operator: MemoryOperato
 
 @pytest.mark.parametrize(
     ("count", "state"),
-    [(1, "completed"), (12, "failed"), pytest.param(10_000, "failed", marks=pytest.mark.long)],
+    [(1, "completed"), (12, "failed"), *full((10_000, "failed"))],
 )
 async def test_batches_whose_ttl_passes_while_nobody_leads_are_deleted_by_the_next_leader(
     operator: MemoryOperator, count: int, state: str
