@@ -31,11 +31,9 @@ async def _nothing() -> None:
     """Nobody runs it here."""
 
 
-def _work(
-    name: str, stage: Stage = Stage.CHILDREN, *after: WorkKey, is_settling: bool = False
-) -> Work:
+def _work(name: str, stage: Stage = Stage.CHILDREN, *after: WorkKey, **kind: bool) -> Work:
     namespace, _, name = name.rpartition("/")
-    return Work(_key(name, stage, namespace or "team-a"), _nothing, after, is_settling)
+    return Work(_key(name, stage, namespace or "team-a"), _nothing, after, **kind)
 
 
 def _begin_all(order: WriteOrder, now: float = 0.0) -> list[Work]:
@@ -188,6 +186,11 @@ def test_a_status_that_settles_waits_from_the_last_write() -> None:
     order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), is_settling=True))
     assert _write_all(order, 3.0) == ["a CHILDREN"]
     assert order.next_due == 3.0 + SETTLING_DELAY_SECONDS
+
+
+def test_a_status_that_may_be_over_soon_follows_the_last_write_at_once() -> None:
+    order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), is_urgent=True))
+    assert _write_all(order, 3.0) == ["a CHILDREN", "a STATUS"]
 
 
 def test_statuses_wait_long_while_many_objects_are_left() -> None:

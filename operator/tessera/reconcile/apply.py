@@ -11,7 +11,7 @@ from tessera.domain.incremental import Incremental
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
-from tessera.domain.status.service import is_settling
+from tessera.domain.status.service import is_ready_no_more, is_settling
 from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.batches import BatchApplier
@@ -184,18 +184,21 @@ class Applier:
         required = _requirements(plan, ref.namespace)
         status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
         settles = ref.namespace not in refused and is_settling(snapshot, work.service_plan)
+        status_work = partial(
+            Work,
+            status_key,
+            is_settling=settles,
+            is_urgent=is_ready_no_more(snapshot, work.service_plan),
+        )
         if ref.namespace not in refused and self._children.are_in_place(ref, work.inputs):
             report = partial(self._report_alone, snapshot, plan, work)
-            return (Work(status_key, report, required, settles),)
+            return (status_work(report, required),)
         were_applied = self._children.were_applied(work.service_plan)
         stage = Stage.GATES if were_applied else Stage.CHILDREN
         children_key = _key(INFERENCE_SERVICES, ref, stage)
         apply = partial(self._apply_children, snapshot, plan, work)
         report = partial(self._report_status, snapshot, work)
-        return (
-            Work(children_key, apply, required),
-            Work(status_key, report, (children_key,), settles),
-        )
+        return Work(children_key, apply, required), status_work(report, (children_key,))
 
     def _removal_work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
         """Yield the work of services that are deleted, and of Deployments that they left."""

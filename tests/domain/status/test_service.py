@@ -19,7 +19,13 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.status.service import conditions, is_settling, pool_status, service_status
+from tessera.domain.status.service import (
+    conditions,
+    is_ready_no_more,
+    is_settling,
+    pool_status,
+    service_status,
+)
 from tests.builders import (
     NOW,
     a_node,
@@ -104,7 +110,11 @@ def test_a_service_that_is_ready_no_more_says_so_at_once() -> None:
     answered = {CHAT: ProbeResult(at=NOW, problem=None)}
     ready = replace(a_service(), status=status_of(a_running_fleet(probe_results=answered)))
     snapshot = a_running_fleet(ready, pods=(a_pod(containers_ready=False, ready_since=None),))
-    assert not is_settling(snapshot, plan_of(snapshot).service_plans[CHAT])
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    assert not is_settling(snapshot, service_plan)
+    assert is_ready_no_more(snapshot, service_plan)
+    stays = a_running_fleet(ready, probe_results=answered)
+    assert not is_ready_no_more(stays, plan_of(stays).service_plans[CHAT])
 
 
 def test_replicas_on_slices_of_a_previous_variant_cost_what_these_cost() -> None:

@@ -149,6 +149,12 @@ def is_settling(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
     return progressing in _STARTS and ready in (Ready.NO_REPLICA_READY, Ready.PROBE_PENDING)
 
 
+def is_ready_no_more(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
+    """Return whether the status says Ready and has to say that it is not: it may be soon again."""
+    is_ready = _ready_verdict(snapshot, service_plan).reason.is_true
+    return was_ready(service_plan.service) and not is_ready
+
+
 def deleting_status(
     service: ObservedService, pods: Sequence[Pod], at: datetime
 ) -> InferenceServiceStatus:

@@ -72,6 +72,8 @@ class Work:
     """Work that must have ended before, whatever its result, if it is in the queue."""
     is_settling: bool = False
     """It is a status that another one is about to follow."""
+    is_urgent: bool = False
+    """It is a status that may be over before it is written."""
 
 
 class WriteOrder:
@@ -192,7 +194,10 @@ class WriteOrder:
         written = self._written.get(work.key.owner, since if work.is_settling else None)
         if work.key.stage is not Stage.STATUS or written is None:
             return 0.0
-        delay = SETTLING_DELAY_SECONDS if work.is_settling else STATUS_DELAY_SECONDS
         if self.backlog is Backlog.OBJECTS:
             delay = BURST_STATUS_DELAY_SECONDS
+        elif work.is_urgent:
+            delay = 0.0
+        else:
+            delay = SETTLING_DELAY_SECONDS if work.is_settling else STATUS_DELAY_SECONDS
         return min(written + delay, since + BURST_STATUS_DELAY_SECONDS)
