@@ -10,6 +10,7 @@ import venv
 from collections.abc import Callable
 from pathlib import Path
 
+from setup import move_programs
 from world.folders import cache, make_once
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -38,20 +39,11 @@ def environment(
         done = subprocess.run(pip + ([] if with_dependencies else ["--no-deps"]), check=False)
         if done.returncode:
             sys.exit(f"{name}: installing {pins.name} failed with {done.returncode}")
-        _move_programs(partial / "bin", partial, folder)
+        move_programs(partial / "bin", partial, folder)
         finish(partial)
         say(f"{name}: made in {time.monotonic() - begun:.0f} s")
 
     return make_once(folder, make, say)
-
-
-def _move_programs(programs: Path, partial: Path, folder: Path) -> None:
-    """Name the interpreter of each script by the path that it will have."""
-    for program in programs.iterdir():
-        if program.is_symlink() or not program.is_file():
-            continue
-        if (content := program.read_bytes()).startswith(b"#!"):
-            program.write_bytes(content.replace(bytes(partial), bytes(folder)))
 
 
 def source(name: str, package: str) -> Path:

@@ -1,6 +1,10 @@
-"""Makes `.venv` from the pinned requirements. Standard library only: nothing is installed yet."""
+"""Makes `.venv` from the pinned requirements. Standard library only: nothing is installed yet.
+
+The packages are installed once, into the user's cache; each checkout gets links to them.
+"""
 
 import fcntl
+import hashlib
 import os
 import shutil
 import subprocess
@@ -38,17 +42,65 @@ def _is_made() -> bool:
 def _make() -> None:
     begun = time.monotonic()
     print("setup: making .venv", file=sys.stderr)
-    try:
-        venv.create(VENV, with_pip=True, clear=True, symlinks=True)
-    except subprocess.CalledProcessError:
-        sys.exit("setup: this Python has no ensurepip; on Debian: apt-get install python3-venv")
-    print("setup: installing the pinned requirements", file=sys.stderr)
-    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
-    pip.append("--disable-pip-version-check")
-    _run([*pip, "--require-hashes", "-r", str(ROOT / "requirements" / "dev.txt")])
-    packages = [word for folder in PACKAGES for word in ("--editable", str(folder))]
-    _run([*pip, "--no-deps", "--no-build-isolation", *packages])
+    packages = _pinned_packages()
+    shutil.rmtree(VENV, ignore_errors=True)
+    shutil.copytree(packages, VENV, symlinks=True, copy_function=_link)
+    move_programs(VENV / "bin", packages, VENV)
+    editable = [word for folder in PACKAGES for word in ("--editable", str(folder))]
+    _install(VENV, ["--no-deps", "--no-build-isolation", *editable])
     print(f"setup: done in {time.monotonic() - begun:.0f} s", file=sys.stderr)
+
+
+def _pinned_packages() -> Path:
+    """Return an environment of the user's cache, which every checkout with these pins links to."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    pins = (ROOT / "requirements" / "dev.txt").read_bytes()
+    digest = hashlib.sha256(pins + sys.version.encode()).hexdigest()[:12]
+    folder = base / "tessera" / "environments" / f"dev-{digest}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with (folder.parent / "dev.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            partial = folder.with_suffix(".partial")
+            try:
+                venv.create(partial, with_pip=True, clear=True, symlinks=True)
+            except subprocess.CalledProcessError:
+                sys.exit(
+                    "setup: this Python has no ensurepip; on Debian: apt-get install python3-venv"
+                )
+            print("setup: installing the pinned requirements", file=sys.stderr)
+            _install(partial, ["--require-hashes", "-r", str(ROOT / "requirements" / "dev.txt")])
+            move_programs(partial / "bin", partial, folder)
+            partial.rename(folder)
+    return folder
+
+
+def move_programs(programs: Path, before: Path, after: Path) -> None:
+    """Name an environment in its programs by its new path; each becomes a file of its own."""
+    for program in programs.iterdir():
+        if program.is_symlink() or not program.is_file():
+            continue
+        if bytes(before) in (content := program.read_bytes()):
+            mode = program.stat().st_mode
+            program.unlink()
+            program.write_bytes(content.replace(bytes(before), bytes(after)))
+            program.chmod(mode)
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name where the file system allows it, else copy it."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _install(environment: Path, arguments: list[str]) -> None:
+    pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
+    command = [*pip, "--disable-pip-version-check", *arguments]
+    done = subprocess.run(command, check=False)
+    if done.returncode:
+        sys.exit(f"setup: failed ({done.returncode}): {' '.join(command)}")
 
 
 def _check_requirements() -> None:
@@ -60,12 +112,6 @@ def _check_requirements() -> None:
     missing += [tool for tool in ("go", "git", "make") if shutil.which(tool) is None]
     if missing:
         sys.exit(f"setup: missing: {', '.join(missing)}")
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, check=False)
-    if done.returncode:
-        sys.exit(f"setup: failed ({done.returncode}): {' '.join(command)}")
 
 
 if __name__ == "__main__":
