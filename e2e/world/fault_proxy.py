@@ -91,10 +91,12 @@ class FaultProxy:
         """Send an unexpected error on every watch, as after a fault of etcd; return how many."""
         status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 500}
         line = json.dumps({"type": "ERROR", "object": status | {"message": "injected"}}) + "\n"
-        broken = list(self.streams.values())
-        for stream in broken:
-            await stream.write(line.encode())
-        return len(broken)
+        broken = 0
+        for stream in list(self.streams.values()):
+            with contextlib.suppress(ConnectionResetError):  # its client left meanwhile
+                await stream.write(line.encode())
+                broken += 1
+        return broken
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         watching = request.query.get("watch") == "true"
