@@ -25,7 +25,7 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.rows import GROUPS, missing_names, row_of
+from tests.rows import ROWS, missing_names, row_of
 
 pytest_plugins = [
     "tests.generation.coverage",
@@ -70,7 +70,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not config.getoption("--full"):
         config.hook.pytest_deselected(items=[item for item in items if "full" in item.keywords])
         items[:] = [item for item in items if "full" not in item.keywords]
-    order = {names[0]: index for index, names in enumerate(GROUPS)}
+    order = {name: index for index, name in enumerate(ROWS)}
     items.sort(key=lambda item: order.get(row_of(item.nodeid), len(order)))
 
 
@@ -78,6 +78,14 @@ def pytest_collection_finish() -> None:
     """Collect garbage again, but not among what is there now."""
     gc.freeze()
     gc.enable()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End what the tests of a row share with its last one: a world that waits computes too."""
+    row = row_of(item.nodeid)
+    if nextitem is not None and row in ROWS and row != row_of(nextitem.nodeid):
+        item.session._setupstate.teardown_exact(None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -88,7 +96,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     pytest 9.2 (pytest-xdist issue 1386).
     """
     missing = missing_names(config.rootpath)
-    assert not missing, f"GROUPS names what does not exist: {missing}"
+    assert not missing, f"ROWS names what does not exist: {missing}"
     return _GroupScheduling(config, log)
 
 

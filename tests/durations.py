@@ -1,7 +1,8 @@
 """Says what tests take, by test and by row, and writes it to `.bench/durations.json`.
 
 A plugin of pytest. Processor time is that of a worker and of the processes that it waited for: that
-of a world counts with the test at whose end the world ends.
+of a world counts with the test at whose end the world ends. A row whose tests of a push take half
+more than its budget is named, and fails a run with `--full`.
 """
 
 import json
@@ -12,11 +13,13 @@ from collections.abc import Generator, Mapping
 import pytest
 from _pytest.terminal import TerminalReporter
 
-from tests.rows import row_of
+from tests.rows import ROWS, row_of
 
 _SLOWEST = 40
 # Seconds by test.
 _wall, _cpu = defaultdict[str, float](float), defaultdict[str, float](float)
+# Of them those that a push leaves out.
+_full = set[str]()
 _LOAD = os.getloadavg()[0]
 
 
@@ -40,12 +43,20 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     _wall[report.nodeid] += report.duration
     _cpu[report.nodeid] += report.__dict__.get("cpu_seconds", 0.0)
+    if "full" in report.keywords:
+        _full.add(report.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    config = session.config
+    if _is_controller(config) and config.getoption("--full") and _over_budget():
+        session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     """Print the slowest tests and all rows of a run of several workers."""
     config = terminalreporter.config
-    if not config.getoption("numprocesses", None):
+    if not _is_controller(config):
         return
     wall, cpu = defaultdict[str, float](float), defaultdict[str, float](float)
     for nodeid, seconds in _wall.items():
@@ -65,7 +76,25 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     for names, walls, cpus in ((_slowest(_wall), _wall, _cpu), (_slowest(wall), wall, cpu)):
         for name in names:
             write(f"{walls[name]:7.1f} {cpus[name]:7.1f}  {name}")
+    for line in _over_budget():
+        write(f"over its budget: {line}; take time off it, or change tests/rows.py", red=True)
     write(f"{sum(_cpu.values()):.0f} processor seconds of tests, load {_LOAD:.1f} at the start")
+
+
+def _is_controller(config: pytest.Config) -> bool:
+    return bool(config.getoption("numprocesses", None))
+
+
+def _over_budget() -> list[str]:
+    """Say which rows take half more processor time than their budget."""
+    spent = defaultdict[str, float](float)
+    for nodeid in _cpu.keys() - _full:
+        spent[row_of(nodeid)] += _cpu[nodeid]
+    return [
+        f"{name}: {spent[name]:.0f} s of processor time, its budget is {row.cpu_seconds} s"
+        for name, row in ROWS.items()
+        if row.cpu_seconds is not None and spent[name] > 1.5 * row.cpu_seconds
+    ]
 
 
 def _slowest(wall: Mapping[str, float]) -> list[str]:
