@@ -39,14 +39,7 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 
 .PHONY: test
 test: .venv/made ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
-	@$(RUN) -m world build
-	@# Checks without tests run beside them; one process rewrites assertions for all workers.
-	@# Tests that share a world run in one worker: see conftest.py.
-	@mkdir -p .bench; \
-	$(MAKE) --no-print-directory lint lint-images docs >.bench/checks.log 2>&1 & \
-	$(BIN)/pytest -q -p no:xdist --collect-only e2e tests >/dev/null; \
-	$(BIN)/pytest -n 4 --dist loadscope --no-loadscope-reorder e2e tests $(if $(FULL),--full) $(if $(CI),--second-play); \
-	tests=$$?; wait $$!; checks=$$?; cat .bench/checks.log; exit $$((tests ? tests : checks))
+	@$(RUN) tools/run_tests.py $(if $(FULL),--full) $(if $(CI),--second-play)
 
 .PHONY: test-world
 test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test` runs few of them.
