@@ -1,7 +1,7 @@
 """The planner's inputs: services with their demand, and GPUs with their prices."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -67,6 +67,16 @@ class SunkCapacity(NamedTuple):
     gpu_model: str
     geometries: tuple[Geometry, ...]
     gpu_count: int
+
+
+def instance_types_of(services: Iterable[ServiceDemand]) -> list[InstanceType]:
+    """Return the instance types that the services fit on, by name."""
+    return sorted({instance_type for service in services for instance_type in service.throughput})
+
+
+def profiles_of(gpu_model: str, instance_types: Iterable[InstanceType]) -> tuple[str, ...]:
+    """Return the profiles of those instance types that are of the GPU model."""
+    return tuple(profile for model, profile in instance_types if model == gpu_model)
 
 
 def replicas_needed(service: ServiceDemand, speed: float) -> int:

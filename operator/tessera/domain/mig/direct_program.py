@@ -7,8 +7,12 @@ of the decomposed program, so the latter goes in as a constraint.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.mig.demand import DEMAND_TOLERANCE, InstanceType, ServiceDemand
-from tessera.domain.mig.integer_program import IntegerProgram
+from tessera.domain.mig.demand import (
+    DEMAND_TOLERANCE,
+    ServiceDemand,
+    instance_types_of,
+)
+from tessera.domain.mig.integer_program import Coefficients, IntegerProgram
 from tessera.domain.mig.pattern_pricing import ReplicaPattern
 
 _MAX_NODES = 2_000
@@ -26,7 +30,7 @@ class DirectSolution:
 
 def solve_direct(
     services: Sequence[ServiceDemand],
-    gpu_columns: Sequence[tuple[float, Sequence[tuple[InstanceType, int]]]],
+    gpu_columns: Sequence[tuple[float, Coefficients]],
     *,
     low: float,
     high: float,
@@ -34,41 +38,31 @@ def solve_direct(
 ) -> DirectSolution | None:
     """Return the best solution with a cost from `low` to `high`, within a step of cost.
 
-    A GPU column has its price and its slices. None if the search finds no solution.
+    A GPU column has its price, and its slices as entries of rows (`slices`, instance type). None if
+    the search finds no solution.
     """
-    instance_types = sorted(
-        {instance_type for service in services for instance_type in service.throughput}
-    )
-    type_rows = {instance_type: index for index, instance_type in enumerate(instance_types)}
     program = IntegerProgram()
-    for _ in instance_types:
-        program.add_row(0)
+    for instance_type in instance_types_of(services):
+        program.add_row(0, name=("slices", instance_type))
     for service in services:
-        program.add_row(service.demand * (1 - DEMAND_TOLERANCE))
-        program.add_row(service.required_replicas)
-    cost_row = len(instance_types) + 2 * len(services)
-    program.add_row(low, high)
+        program.add_row(service.demand * (1 - DEMAND_TOLERANCE), name=("demand", service.name))
+        program.add_row(service.required_replicas, name=("replicas", service.name))
+    program.add_row(low, high, name="cost")
     for price, slices in gpu_columns:
-        entries = [
-            *((type_rows[instance_type], count) for instance_type, count in slices),
-            (cost_row, price),
-        ]
-        program.add_column(price, entries)
+        program.add_column(price, [*slices, ("cost", price)])
     owners = []
-    for index, service in enumerate(services):
-        demand_row = len(instance_types) + 2 * index
+    for service in services:
+        served = ("demand", service.name), ("replicas", service.name)
         for instance_type, speed in sorted(service.throughput.items()):
-            program.add_column(
-                0, [(type_rows[instance_type], -1), (demand_row, speed), (demand_row + 1, 1)]
-            )
+            taken = ("slices", instance_type), -1
+            program.add_column(0, [taken, (served[0], speed), (served[1], 1)])
             owners.append((service.name, instance_type))
     solution = program.solve_integer(_MAX_NODES, step=step)
     if solution is None:
         return None
-    replicas: dict[str, list[tuple[InstanceType, int]]] = {service.name: [] for service in services}
     columns = solution.columns
+    replicas: dict[str, ReplicaPattern] = {service.name: () for service in services}
     for (name, instance_type), count in zip(owners, columns[len(gpu_columns) :], strict=True):
         if count:
-            replicas[name].append((instance_type, count))
-    patterns = {name: tuple(counts) for name, counts in replicas.items()}
-    return DirectSolution(columns[: len(gpu_columns)], patterns, solution.bound)
+            replicas[name] += ((instance_type, count),)
+    return DirectSolution(columns[: len(gpu_columns)], replicas, solution.bound)

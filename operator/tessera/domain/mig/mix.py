@@ -13,11 +13,18 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 from tessera.domain.incremental import tabulated
-from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, SunkCapacity
+from tessera.domain.mig.demand import (
+    GpuOffer,
+    InstanceType,
+    ServiceDemand,
+    SunkCapacity,
+    instance_types_of,
+    profiles_of,
+)
 from tessera.domain.mig.direct_program import solve_direct
 from tessera.domain.mig.geometries import maximal_fillings
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.integer_program import IntegerProgram
+from tessera.domain.mig.integer_program import Coefficients, IntegerProgram
 from tessera.domain.mig.layouts import Geometry
 from tessera.domain.mig.pattern_pricing import (
     ReplicaPattern,
@@ -75,8 +82,16 @@ class _GpuColumn(NamedTuple):
     offer: GpuOffer
     geometry: Geometry
     price: int
-    supply_index: int | None
-    """Index of the limit that it counts against."""
+    limit_row: tuple[str, str | int]
+    """Name of the row that limits such GPUs, where one does."""
+
+    @property
+    def slices(self) -> Coefficients:
+        """Return the entries of the slices in the rows of their instance types."""
+        name = self.offer.gpu_model.name
+        return [
+            (("slices", InstanceType(name, profile)), count) for profile, count in self.geometry
+        ]
 
 
 def cheapest_mix(
@@ -144,82 +159,53 @@ class _ColumnGeneration:
         unmet: tuple[str, ...],
         sunk: Sequence[SunkCapacity],
     ) -> None:
-        self._services, self._offers, self._unmet = services, offers, unmet
-        self._instance_types = sorted(
-            {instance_type for service in services for instance_type in service.throughput}
-        )
-        self._row_of_type = {
-            instance_type: row for row, instance_type in enumerate(self._instance_types)
-        }
+        self._services, self._offers, self._unmet, self._sunk = services, offers, unmet, sunk
+        self._instance_types = instance_types_of(services)
+        self._offer_by_model = {offer.gpu_model.name: offer for offer in offers}
         self._limited_offers = [offer for offer in offers if offer.max_gpus is not None]
         self._cost_step = math.gcd(*(offer.price for offer in offers)) or 1
         self._max_cost = sum(offer.price * (offer.max_gpus or 0) for offer in offers)
         max_cost = self._cost_step + self._max_cost
         unlimited = {offer.gpu_model.name for offer in offers if offer.max_gpus is None}
         # Leaving out a service costs more than all GPUs; None where it always fits.
-        self._penalties = [
-            None
+        self._penalties = {
+            service.name: None
             if unlimited & {instance_type.gpu_model for instance_type in service.throughput}
             else max_cost * max(1, service.min_replicas)
             for service in services
-        ]
-        self._sunk = sunk
+        }
         self._cost_unit = float(max(offer.price for offer in offers)) or 1.0
         self._gpu_columns = list(self._build_gpu_columns())
-        self._replica_columns: list[tuple[int, ReplicaPattern]] = []
-        self._seen_columns: set[tuple[int, ReplicaPattern]] = set()
+        # The patterns of services, in the order of their columns.
+        self._replica_columns: dict[tuple[str, ReplicaPattern], None] = {}
         self._master = self._build_master()
         self._bound = 0
 
     def _build_gpu_columns(self) -> Iterator[_GpuColumn]:
-        names = [offer.gpu_model.name for offer in self._limited_offers]
         for offer in self._offers:
-            limit = names.index(offer.gpu_model.name) if offer.gpu_model.name in names else None
-            profiles = self._profiles_of(offer.gpu_model)
+            name = offer.gpu_model.name
+            profiles = profiles_of(name, self._instance_types)
             for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
-                yield _GpuColumn(offer, geometry, offer.price, limit)
-        offer_by_model = {offer.gpu_model.name: offer for offer in self._offers}
+                yield _GpuColumn(offer, geometry, offer.price, ("limit", name))
         for index, capacity in enumerate(self._sunk):
             for geometry in capacity.geometries:
-                supply_index = len(names) + index
-                yield _GpuColumn(offer_by_model[capacity.gpu_model], geometry, 0, supply_index)
-
-    def _profiles_of(self, gpu_model: GpuModel) -> tuple[str, ...]:
-        return tuple(
-            instance_type.profile
-            for instance_type in self._instance_types
-            if instance_type.gpu_model == gpu_model.name
-        )
+                offer = self._offer_by_model[capacity.gpu_model]
+                yield _GpuColumn(offer, geometry, 0, ("sunk", index))
 
     def _build_master(self) -> IntegerProgram:
         program = IntegerProgram()
-        for _ in self._instance_types:
-            program.add_row(0)
-        for _ in self._services:
-            program.add_row(1)
+        for instance_type in self._instance_types:
+            program.add_row(0, name=("slices", instance_type))
+        for service in self._services:
+            program.add_row(1, name=("service", service.name))
         for offer in self._limited_offers:
-            program.add_row(-math.inf, offer.max_gpus or 0)
-        for capacity in self._sunk:
-            program.add_row(-math.inf, capacity.gpu_count)
-        first_limit_row = len(self._instance_types) + len(self._services)
+            program.add_row(-math.inf, offer.max_gpus or 0, name=("limit", offer.gpu_model.name))
+        for index, capacity in enumerate(self._sunk):
+            program.add_row(-math.inf, capacity.gpu_count, name=("sunk", index))
         for column in self._gpu_columns:
-            entries = [
-                (self._row_of_type[instance_type], count)
-                for instance_type, count in self._useful_slices(column)
-            ]
-            if column.supply_index is not None:
-                entries.append((first_limit_row + column.supply_index, 1))
+            entries = [*column.slices, (column.limit_row, 1)]
             program.add_column(column.price / self._cost_unit, entries)
         return program
-
-    def _useful_slices(self, column: _GpuColumn) -> list[tuple[InstanceType, int]]:
-        """Return the slices of the column that a service fits on."""
-        return [
-            (instance_type, count)
-            for profile, count in column.geometry
-            if (instance_type := InstanceType(column.offer.gpu_model.name, profile))
-            in self._row_of_type
-        ]
 
     def solve(self) -> Mix:
         """Return the cheapest mix over the generated columns, with its lower bound."""
@@ -267,28 +253,27 @@ class _ColumnGeneration:
     def _add_first_columns(self) -> None:
         """Add the columns that column generation starts from."""
         shares = {
-            instance_type: _initial_price(self._offer_of(instance_type), instance_type.profile)
+            instance_type: _initial_price(
+                self._offer_by_model[instance_type.gpu_model], instance_type.profile
+            )
             for instance_type in self._instance_types
         }
-        self._price_services(shares, [math.inf] * len(self._services))
-        for index, service in enumerate(self._services):
-            if self._penalties[index] is not None:
-                self._add_replica_column(index, ())
+        self._price_services(shares, dict.fromkeys(self._penalties, math.inf))
+        for service in self._services:
+            if self._penalties[service.name] is not None:
+                self._add_replica_column(service.name, ())
             elif self._limited_offers:
-                self._add_replica_column(
-                    index, cheapest_pattern(self._on_unlimited_models(service), shares).pattern
-                )
+                unlimited = self._on_unlimited_models(service)
+                self._add_replica_column(service.name, cheapest_pattern(unlimited, shares).pattern)
             for pattern in single_type_patterns(service) if service.single_type else ():
-                self._add_replica_column(index, pattern)
+                self._add_replica_column(service.name, pattern)
 
     def _on_unlimited_models(self, service: ServiceDemand) -> ServiceDemand:
         """Return the service on GPU models without a limit, where it always fits."""
-        limited = {offer.gpu_model.name for offer in self._limited_offers}
-        throughputs = service.throughput.items()
         unlimited = {
             instance_type: speed
-            for instance_type, speed in throughputs
-            if instance_type.gpu_model not in limited
+            for instance_type, speed in service.throughput.items()
+            if self._offer_by_model[instance_type.gpu_model].max_gpus is None
         }
         return replace(service, throughput=unlimited)
 
@@ -296,10 +281,7 @@ class _ColumnGeneration:
         """Search all combinations of replicas of a small fleet for a better mix."""
         direct = solve_direct(
             self._services,
-            [
-                (column.price / self._cost_unit, self._useful_slices(column))
-                for column in self._gpu_columns
-            ],
+            [(column.price / self._cost_unit, column.slices) for column in self._gpu_columns],
             low=mix.bound / self._cost_unit,
             high=mix.cost / self._cost_unit,
             step=max(self._cost_step, _ACCEPTED_GAP * self._bound) / self._cost_unit,
@@ -307,155 +289,125 @@ class _ColumnGeneration:
         if direct is None:
             return mix
         self._raise_bound(direct.bound * self._cost_unit)
-        gpus, replicas = direct.gpus, direct.replicas
-        counts = {
-            (column.offer.gpu_model.name, column.geometry): count
-            for column, count in zip(self._gpu_columns, gpus, strict=True)
-            if count
-        }
-        cost = sum(self._gpu_price(gpu_model) * count for (gpu_model, _), count in counts.items())
+        gpus = self._count_gpus(direct.gpus)
+        cost = self._cost_of(gpus)
         if cost >= mix.cost:
             return replace(mix, bound=min(mix.cost, self._bound))
         bound = min(cost, self._bound)
-        return replace(mix, replicas=replicas, gpus=counts, cost=cost, bound=bound)
+        return replace(mix, replicas=direct.replicas, gpus=gpus, cost=cost, bound=bound)
 
     def _generate_columns(self) -> None:
         """Add columns at improving prices until the lower bound is reached."""
-        first, end, unit = (
-            len(self._instance_types),
-            len(self._instance_types) + len(self._services),
-            self._cost_unit,
-        )
+        unit = self._cost_unit
         for _ in range(_MAX_ROUNDS):
             relaxed = self._master.solve_relaxed()
             if relaxed is None:
                 raise ArithmeticError("the solver found no dual prices")
             duals = relaxed.duals
             prices = {
-                instance_type: max(price, 0.0) * unit
-                for instance_type, price in zip(self._instance_types, duals[:first], strict=True)
+                instance_type: max(duals["slices", instance_type], 0.0) * unit
+                for instance_type in self._instance_types
             }
-            limit_prices = [
-                max(-limit_price, 0.0) * unit
-                for limit_price in duals[end : end + len(self._limited_offers)]
-            ]
-            column_costs = [value * unit for value in duals[first:end]]
+            limit_prices = {
+                offer.gpu_model.name: max(-duals["limit", offer.gpu_model.name], 0.0) * unit
+                for offer in self._limited_offers
+            }
+            column_costs = {name: duals["service", name] * unit for name in self._penalties}
             service_bounds_sum, has_new = self._price_services(prices, column_costs)
             self._raise_bound(self._safe_bound(prices, limit_prices, service_bounds_sum))
             if not has_new or self._round_bound(relaxed.value * unit) <= self._bound:
                 return
 
     def _price_services(
-        self, prices: Mapping[InstanceType, float], column_costs: Sequence[float]
+        self, prices: Mapping[InstanceType, float], column_costs: Mapping[str, float]
     ) -> tuple[float, bool]:
         """Return the sum of the services' bounds, and whether any added a cheaper column."""
         service_bounds_sum, has_new = 0.0, False
-        for index, service in enumerate(self._services):
+        for service in self._services:
             priced = cheapest_pattern(service, prices)
-            penalty = self._penalties[index]
+            penalty = self._penalties[service.name]
             service_bounds_sum += priced.bound if penalty is None else min(priced.bound, penalty)
-            if priced.cost < column_costs[index] - _PRICE_TOLERANCE * self._cost_unit:
-                has_new |= self._add_replica_column(index, priced.pattern)
+            if priced.cost < column_costs[service.name] - _PRICE_TOLERANCE * self._cost_unit:
+                has_new |= self._add_replica_column(service.name, priced.pattern)
         return service_bounds_sum, has_new
 
-    def _add_replica_column(self, index: int, pattern: ReplicaPattern) -> bool:
-        if (index, pattern) in self._seen_columns:
+    def _add_replica_column(self, service: str, pattern: ReplicaPattern) -> bool:
+        if (service, pattern) in self._replica_columns:
             return False
-        self._seen_columns.add((index, pattern))
-        self._replica_columns.append((index, pattern))
-        entries: list[tuple[int, float]] = [
-            (self._row_of_type[instance_type], -count) for instance_type, count in pattern
-        ]
-        cost = 0 if pattern else self._penalties[index] or 0
-        self._master.add_column(
-            cost / self._cost_unit, [*entries, (len(self._instance_types) + index, 1)]
-        )
+        self._replica_columns[service, pattern] = None
+        taken = [(("slices", instance_type), -count) for instance_type, count in pattern]
+        cost = 0 if pattern else self._penalties[service] or 0
+        self._master.add_column(cost / self._cost_unit, [*taken, (("service", service), 1)])
         return True
 
     def _safe_bound(
         self,
         slice_prices: Mapping[InstanceType, float],
-        limit_prices: Sequence[float],
+        limit_prices: Mapping[str, float],
         service_bounds_sum: float,
     ) -> float:
         """Return the Lagrangian bound, scaled where the slices of a GPU cost more than the GPU."""
-        limit_price_by_model = {
-            offer.gpu_model.name: value
-            for offer, value in zip(self._limited_offers, limit_prices, strict=True)
-        }
+
+        def value(gpu_model: str, geometry: Geometry) -> float:
+            return sum(
+                slice_prices.get(InstanceType(gpu_model, profile), 0.0) * count
+                for profile, count in geometry
+            )
+
         excess = max(
-            self._slice_value(column, slice_prices)
-            / (column.price + limit_price_by_model.get(column.offer.gpu_model.name, 0.0))
+            value(name, column.geometry) / (column.price + limit_prices.get(name, 0.0))
             for column in self._gpu_columns
+            for name in (column.offer.gpu_model.name,)
             if column.price
         )
         limit_cost = sum(
-            value * (offer.max_gpus or 0)
-            for offer, value in zip(self._limited_offers, limit_prices, strict=True)
+            limit_prices[offer.gpu_model.name] * (offer.max_gpus or 0)
+            for offer in self._limited_offers
         )
-        sunk_values = [0.0] * len(self._sunk)
-        for column in self._gpu_columns:
-            if not column.price and column.supply_index is not None:
-                index = column.supply_index - len(self._limited_offers)
-                sunk_values[index] = max(
-                    sunk_values[index],
-                    self._slice_value(column, slice_prices) * self._sunk[index].gpu_count,
-                )
-        return service_bounds_sum / max(excess, 1.0) - limit_cost - sum(sunk_values)
-
-    def _slice_value(self, column: _GpuColumn, prices: Mapping[InstanceType, float]) -> float:
-        return sum(
-            prices[instance_type] * count for instance_type, count in self._useful_slices(column)
+        sunk_value = sum(
+            max(value(capacity.gpu_model, geometry) for geometry in capacity.geometries)
+            * capacity.gpu_count
+            for capacity in self._sunk
         )
+        return service_bounds_sum / max(excess, 1.0) - limit_cost - sunk_value
 
     def _raise_bound(self, bound: float) -> None:
         self._bound = max(self._bound, self._round_bound(bound))
 
     def _round_bound(self, bound: float) -> int:
         """Round up to the next possible cost, which is a multiple of the cost step."""
-        return (
-            math.ceil(
-                (bound - _PRICE_TOLERANCE * self._cost_unit) / self._cost_step - _STEP_TOLERANCE
-            )
-            * self._cost_step
-        )
+        steps = (bound - _PRICE_TOLERANCE * self._cost_unit) / self._cost_step - _STEP_TOLERANCE
+        return math.ceil(steps) * self._cost_step
 
-    def _offer_of(self, instance_type: InstanceType) -> GpuOffer:
-        return next(
-            offer for offer in self._offers if offer.gpu_model.name == instance_type.gpu_model
-        )
-
-    def _build_mix(self, columns: Sequence[int]) -> Mix:
-        gpus = {
+    def _count_gpus(self, columns: Sequence[int]) -> dict[GpuConfiguration, int]:
+        """Return the GPUs that are not paid in any case."""
+        return {
             (column.offer.gpu_model.name, column.geometry): count
             for column, count in zip(self._gpu_columns, columns, strict=False)
             if count and column.price
         }
-        chosen: dict[int, ReplicaPattern] = {}
-        for (index, pattern), count in zip(
+
+    def _cost_of(self, gpus: Mapping[GpuConfiguration, int]) -> int:
+        return sum(self._offer_by_model[name].price * count for (name, _), count in gpus.items())
+
+    def _build_mix(self, columns: Sequence[int]) -> Mix:
+        gpus = self._count_gpus(columns)
+        replicas: dict[str, ReplicaPattern] = {}
+        for (name, pattern), count in zip(
             self._replica_columns, columns[len(self._gpu_columns) :], strict=True
         ):
-            if count and not chosen.get(index):
-                chosen[index] = pattern
-        unserved = {index for index in range(len(self._services)) if not chosen.get(index)}
-        cost = sum(self._gpu_price(gpu_model) * count for (gpu_model, _), count in gpus.items())
-        lost = sum(self._penalties[index] or 0 for index in unserved)
+            if count and pattern:
+                replicas.setdefault(name, pattern)
+        unserved = self._penalties.keys() - replicas.keys()
+        cost = self._cost_of(gpus)
+        lost = sum(self._penalties[name] or 0 for name in unserved)
         return Mix(
-            replicas={
-                self._services[index].name: chosen[index]
-                for index in sorted(chosen)
-                if chosen[index]
-            },
+            replicas=dict(sorted(replicas.items())),
             gpus=gpus,
             cost=cost,
             bound=min(cost, max(self._bound - lost, 0)),
-            unmet=tuple(
-                sorted({*self._unmet, *(self._services[index].name for index in unserved)})
-            ),
+            unmet=tuple(sorted({*self._unmet, *unserved})),
         )
-
-    def _gpu_price(self, gpu_model: str) -> int:
-        return next(offer.price for offer in self._offers if offer.gpu_model.name == gpu_model)
 
 
 def _initial_price(offer: GpuOffer, profile: str) -> float:

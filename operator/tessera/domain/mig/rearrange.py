@@ -7,11 +7,18 @@ repartitioned GPUs, destroyed slices and starts.
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.demand import DEMAND_TOLERANCE, GpuOffer, InstanceType, ServiceDemand
+from tessera.domain.mig.demand import (
+    DEMAND_TOLERANCE,
+    GpuOffer,
+    InstanceType,
+    ServiceDemand,
+    instance_types_of,
+    profiles_of,
+)
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
 from tessera.domain.mig.geometries import Reshape, possible_reshapes
 from tessera.domain.mig.integer_program import INFINITY, IntegerProgram, IntegerSolution
@@ -59,24 +66,6 @@ class _GpuGroupKey(NamedTuple):
 _GroupReshape: TypeAlias = tuple[int, Reshape | None]
 
 
-class _ServiceRows(NamedTuple):
-    """Indexes of the rows of one service."""
-
-    demand: int
-    replicas: int
-    stops: int
-    starts: int
-
-
-class _StayRows(NamedTuple):
-    """Indexes of the rows that limit the staying replicas of a service and an instance type."""
-
-    retained: int
-    """Row of the replicas on retained slices."""
-    needed: int
-    """Row of the replicas that the service needs."""
-
-
 def rearrange(problem: RearrangeProblem) -> tuple[FleetGpu, ...] | None:
     """Return the open GPUs rearranged, then the added ones without a name.
 
@@ -105,14 +94,22 @@ class _RearrangeProgram:
             or service.name in self._current
         }
         self._services = [service for service in services if service.name in self._remaining]
-        self._instance_types = sorted(
-            {instance_type for service in self._services for instance_type in service.throughput}
-        )
-        self._program, self._row_count = IntegerProgram(), 0
+        self._instance_types = instance_types_of(self._services)
+        self._program = IntegerProgram()
         self._groups = self._group_gpus(problem.open_gpus)
         self._reshape_columns: list[_GroupReshape] = []
         self._new_gpu_columns: list[tuple[GpuOffer, Reshape]] = []
         self._replica_columns: list[tuple[str, InstanceType]] = []
+        self._stay_columns = [
+            (service.name, instance_type)
+            for service in self._services
+            for instance_type in sorted(self._current.get(service.name, ()))
+            if instance_type in service.throughput
+        ]
+        # Without repetition, in the order of the GPUs.
+        self._drained_nodes = dict.fromkeys(
+            gpu.node for gpu in problem.open_gpus if self._offer_by_model[gpu.gpu_model].drains_node
+        )
         total = len(problem.open_gpus) + 1
         moves_per_gpu = (
             _MOVES_COST_FIRST if problem.moves_per_gpu is None else problem.moves_per_gpu
@@ -148,58 +145,39 @@ class _RearrangeProgram:
         solution = self._program.solve_integer(_MAX_NODES, step=step)
         return None if solution is None else self._build_gpus(solution)
 
-    def _add_row(self, low: float, high: float = INFINITY) -> int:
-        self._program.add_row(low, high)
-        self._row_count += 1
-        return self._row_count - 1
-
     def _add_rows(self) -> None:
-        self._group_rows = [self._add_row(len(group), len(group)) for group in self._groups]
-        self._limit_rows = {
-            offer.gpu_model.name: self._add_limit_rows(offer)
-            for offer in self._problem.offers
-            if offer.max_gpus is not None
-        }
-        self._node_rows = {
-            gpu.node: self._add_row(0)
-            for gpu in self._problem.open_gpus
-            if self._offer_by_model[gpu.gpu_model].drains_node
-        }
-        self._type_rows = {
-            instance_type: self._add_row(0) for instance_type in self._instance_types
-        }
-        self._service_rows = {
-            service.name: self._add_service_rows(*self._remaining[service.name])
-            for service in self._services
-        }
-        self._stay_rows = {
-            (service.name, instance_type): _StayRows(
-                retained=self._add_row(0), needed=self._add_row(0)
-            )
-            for service in self._services
-            for instance_type in sorted(self._current.get(service.name, ()))
-            if instance_type in service.throughput
-        }
-        high = INFINITY if self._problem.max_cost is None else self._problem.max_cost
-        self._cost_row = self._add_row(0, high)
+        problem, add_row = self._problem, self._program.add_row
+        for index, group in enumerate(self._groups):
+            add_row(len(group), len(group), name=("group", index))
+        for offer in problem.offers:
+            if offer.max_gpus is not None:
+                used, added = self._limits(offer)
+                add_row(-INFINITY, used, name=("used", offer.gpu_model.name))
+                add_row(-INFINITY, added, name=("added", offer.gpu_model.name))
+        for node in self._drained_nodes:
+            add_row(0, name=("node", node))
+        for instance_type in self._instance_types:
+            add_row(0, name=("slices", instance_type))
+        for service in self._services:
+            demand, replicas = self._remaining[service.name]
+            add_row(demand, name=("demand", service.name))
+            add_row(replicas, name=("replicas", service.name))
+            add_row(0, name=("stops", service.name))
+            add_row(0, name=("starts", service.name))
+        for stay in self._stay_columns:
+            add_row(0, name=("retained", stay))
+            add_row(0, name=("needed", stay))
+        add_row(0, INFINITY if problem.max_cost is None else problem.max_cost, name="cost")
 
-    def _add_limit_rows(self, offer: GpuOffer) -> tuple[int, int]:
-        """Add and return the rows that limit GPUs in use, and GPUs that are added."""
-        model_name, max_gpus = offer.gpu_model.name, offer.max_gpus or 0
-        fixed_gpus = [
-            gpu for gpu in self._problem.fixed_gpus if gpu.gpu_model == model_name and not gpu.sunk
-        ]
-        open_gpus = [
-            gpu for gpu in self._problem.open_gpus if gpu.gpu_model == model_name and not gpu.sunk
-        ]
-        free = max(0, max_gpus - sum(gpu.used for gpu in fixed_gpus))
-        added = max(0, max_gpus - len(fixed_gpus) - len(open_gpus))
-        return self._add_row(-INFINITY, free), self._add_row(-INFINITY, added)
-
-    def _add_service_rows(self, demand: float, replicas: int) -> _ServiceRows:
-        return _ServiceRows(
-            self._add_row(demand), self._add_row(replicas), self._add_row(0), self._add_row(0)
+    def _limits(self, offer: GpuOffer) -> tuple[int, int]:
+        """Return how many open or added GPUs may be used, and how many may be added."""
+        fixed_gpus, open_gpus = (
+            [gpu for gpu in gpus if gpu.gpu_model == offer.gpu_model.name and not gpu.sunk]
+            for gpus in (self._problem.fixed_gpus, self._problem.open_gpus)
         )
+        max_gpus = offer.max_gpus or 0
+        used = max(0, max_gpus - sum(gpu.used for gpu in fixed_gpus))
+        return used, max(0, max_gpus - len(fixed_gpus) - len(open_gpus))
 
     def _add_reshapes(self, index: int, gpu: FleetGpu, gpu_count: int) -> None:
         """Add columns for all ways to repartition the GPUs of a group."""
@@ -207,7 +185,7 @@ class _RearrangeProgram:
         # An unused GPU keeps its slices and costs nothing.
         if not (self._problem.only_adds and gpu.used) and not gpu.sunk:
             self._reshape_columns.append((index, None))
-            self._program.add_column(0, [(self._group_rows[index], 1)], 0, gpu_count)
+            self._program.add_column(0, [(("group", index), 1)], 0, gpu_count)
         service_at = {mig_slice.placement: mig_slice.service for mig_slice in gpu.slices}
         for reshape in self._allowed_reshapes(offer, gpu):
             available = Counter(
@@ -216,33 +194,25 @@ class _RearrangeProgram:
                 if not (self._problem.only_adds and service_at[placement])
                 and placement not in gpu.foreign_slices
             )
-            added = reshape.added
-            available.update({InstanceType(gpu.gpu_model, name): count for name, count in added})
+            available.update(
+                {InstanceType(gpu.gpu_model, name): count for name, count in reshape.added}
+            )
             stays = Counter(
                 (service_at[placement], InstanceType(gpu.gpu_model, placement.profile))
                 for placement in reshape.retained
             )
-            entries = [(self._group_rows[index], 1.0)]
+            entries: list[tuple[Hashable, float]] = [(("group", index), 1)]
             if not gpu.sunk:
-                entries.append((self._cost_row, float(offer.price)))
-            if not gpu.sunk and (limit := self._limit_rows.get(gpu.gpu_model)):
-                entries.append((limit[0], 1.0))
-            changed = reshape.retained != gpu.layout or bool(added)
-            if changed and gpu.node in self._node_rows:
-                entries.append((self._node_rows[gpu.node], -1.0))
+                entries += [("cost", offer.price), (("used", gpu.gpu_model), 1)]
+            if reshape.retained != gpu.layout or reshape.added:
+                entries.append((("node", gpu.node), -1))
             entries += [
-                (self._type_rows[instance_type], count)
-                for instance_type, count in available.items()
-                if instance_type in self._type_rows
+                (("slices", instance_type), count) for instance_type, count in available.items()
             ]
-            entries += [
-                (self._stay_rows[stay].retained, count)
-                for stay, count in stays.items()
-                if stay in self._stay_rows
-            ]
+            entries += [(("retained", stay), count) for stay, count in stays.items()]
             destroyed = [placement for placement in gpu.layout if placement not in reshape.retained]
             occupied = sum(service_at[placement] is not None for placement in destroyed)
-            cost = self._reshape_cost * bool(added) + self._destroy_cost * (
+            cost = self._reshape_cost * bool(reshape.added) + self._destroy_cost * (
                 len(destroyed) + occupied
             )
             self._reshape_columns.append((index, reshape))
@@ -256,7 +226,8 @@ class _RearrangeProgram:
         The current layout is always one of them.
         """
         layout = gpu.layout
-        for reshape in possible_reshapes(offer.gpu_model, self._profiles_of(gpu.gpu_model), layout):
+        profiles = profiles_of(gpu.gpu_model, self._instance_types)
+        for reshape in possible_reshapes(offer.gpu_model, profiles, layout):
             unchanged = reshape.retained == layout and not reshape.added
             if unchanged or (
                 not gpu.locked
@@ -266,13 +237,6 @@ class _RearrangeProgram:
             ):
                 yield reshape
 
-    def _profiles_of(self, gpu_model: str) -> tuple[str, ...]:
-        return tuple(
-            instance_type.profile
-            for instance_type in self._instance_types
-            if instance_type.gpu_model == gpu_model
-        )
-
     def _price_in_moves(self, offer: GpuOffer) -> float:
         return (
             self._moves_per_gpu
@@ -281,73 +245,64 @@ class _RearrangeProgram:
         )
 
     def _add_new_gpus(self, offer: GpuOffer) -> None:
-        profiles = self._profiles_of(offer.gpu_model.name)
+        name = offer.gpu_model.name
+        profiles = profiles_of(name, self._instance_types)
         for geometry in gpu_geometries(offer.gpu_model, profiles) if profiles else ():
             slices = [
-                (self._type_rows[InstanceType(offer.gpu_model.name, name)], count)
-                for name, count in geometry
+                (("slices", InstanceType(name, profile)), count) for profile, count in geometry
             ]
-            slices += [(row, 1) for row in self._limit_rows.get(offer.gpu_model.name, ())]
+            limits = [(("used", name), 1), (("added", name), 1)]
             self._new_gpu_columns.append((offer, Reshape((), geometry)))
             # An existing GPU without services is a little cheaper than a new one.
             cost = 1.5 * self._reshape_cost + self._price_in_moves(offer)
-            self._program.add_column(cost, [*slices, (self._cost_row, offer.price)])
+            self._program.add_column(cost, [*slices, *limits, ("cost", offer.price)])
 
     def _add_replicas(self, service: ServiceDemand) -> None:
         """Add columns for the service's replicas by instance type, those that stay included."""
-        rows = self._service_rows[service.name]
+        name = service.name
         for instance_type, speed in sorted(service.throughput.items()):
-            entries = [
-                (self._type_rows[instance_type], -1.0),
-                (rows.demand, speed),
-                (rows.replicas, 1.0),
+            entries: list[tuple[Hashable, float]] = [
+                (("slices", instance_type), -1),
+                (("demand", name), speed),
+                (("replicas", name), 1),
+                (("starts", name), -1),
+                (("needed", (name, instance_type)), 1),
             ]
-            entries.append((rows.starts, -1.0))
-            if stay_rows := self._stay_rows.get((service.name, instance_type)):
-                entries.append((stay_rows.needed, 1.0))
-            self._replica_columns.append((service.name, instance_type))
+            self._replica_columns.append((name, instance_type))
             self._program.add_column(self._replica_cost, entries)
 
     def _add_stays(self) -> None:
         """Add columns for replicas that stay: those on retained slices, if they are needed."""
-        for (name, _), stay_rows in self._stay_rows.items():
-            rows = self._service_rows[name]
-            self._program.add_column(
-                0,
-                [
-                    (stay_rows.retained, -1),
-                    (stay_rows.needed, -1),
-                    (rows.stops, 1),
-                    (rows.starts, 1),
-                ],
-            )
+        for stay in self._stay_columns:
+            both = (("stops", stay[0]), 1), (("starts", stay[0]), 1)
+            self._program.add_column(0, [(("retained", stay), -1), (("needed", stay), -1), *both])
 
     def _add_moves(self) -> None:
         """Add columns that count moves: the smaller number of a service's stops and starts."""
         for service in self._services:
-            name = service.name
-            rows, current = (self._service_rows[name], self._current.get(name, Counter()))
-            self._program.add_column(1, [(rows.stops, 1), (rows.starts, 1)])
+            stops, starts = ("stops", service.name), ("starts", service.name)
+            current = self._current.get(service.name, Counter())
+            self._program.add_column(1, [(stops, 1), (starts, 1)])
             # A binary column relaxes the row of the larger of the two numbers.
-            switch = [(rows.stops, -current.total()), (rows.starts, _max_replicas(service))]
+            switch = [(stops, -current.total()), (starts, _max_replicas(service))]
             self._program.add_column(0, switch, 0, 1)
 
     def _add_node_drains(self) -> None:
         """Add a column per node whose replicas all move once one of its GPUs is repartitioned."""
-        for node, row in self._node_rows.items():
+        for node in self._drained_nodes:
             node_gpus = [gpu for gpu in self._problem.open_gpus if gpu.node == node]
             replica_count = sum(
                 mig_slice.service is not None for gpu in node_gpus for mig_slice in gpu.slices
             )
             cost = replica_count + 2 * self._reshape_cost
-            self._program.add_column(cost, [(row, len(node_gpus))], 0, 1)
+            self._program.add_column(cost, [(("node", node), len(node_gpus))], 0, 1)
 
     def _build_gpus(self, solution: IntegerSolution) -> tuple[FleetGpu, ...]:
         columns = iter(solution.columns)
         chosen = [reshape for reshape in self._reshape_columns for _ in range(next(columns))]
         new_gpus = [column for column in self._new_gpu_columns for _ in range(next(columns))]
         replica_totals = {key: count for key in self._replica_columns if (count := next(columns))}
-        stays = {key: count for key in self._stay_rows if (count := next(columns))}
+        stays = {key: count for key in self._stay_columns if (count := next(columns))}
         reshaped = []
         for index, group in enumerate(self._groups):
             reshapes_of_group = [reshape for group_index, reshape in chosen if group_index == index]
