@@ -109,7 +109,6 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),
-        "tessera.domain.repartition.goals.canonical_layout": lambda: (gpu_model, seven_slices()),
         "tessera.domain.repartition.goals._target_layout": lambda: (
             gpu_model,
             tuple(f"{names[0]}@{start}" for start in range(7)),

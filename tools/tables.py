@@ -51,7 +51,6 @@ TABLES: Mapping[str, Table] = {
     "tessera.domain.placement.placement._tabulated_objectives": Table("demand, hardware", 7),
     "tessera.domain.placement.placement._tabulated_size": Table("demand, hardware", 7),
     "tessera.domain.repartition.goals._target_layout": Table("GPU model, slices, layout", 2),
-    "tessera.domain.repartition.goals.canonical_layout": Table("GPU model, layout", 2),
 }
 
 

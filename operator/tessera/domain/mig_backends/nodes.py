@@ -59,3 +59,10 @@ class MigNode:
     """Why its agent's report cannot be relied on; what it reported last stays."""
     inconsistency: str | None = None
     """Why labels and resources fit no layout; `gpus` is empty then."""
+
+    @property
+    def located_pods(self) -> frozenset[Ref]:
+        """Return the pods that its agent reports on slices."""
+        return frozenset(
+            pod for gpu in self.gpus for instance in gpu.instances for pod in instance.holders
+        )

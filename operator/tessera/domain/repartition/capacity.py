@@ -65,24 +65,21 @@ class PoolCapacity:
         """Take all pods with devices by node: those that are no replica hold slices too."""
         self.services = tuple(sorted(services, key=lambda service: service.ref))
         self._counts: dict[tuple[Ref, str], _ReplicaCounts] = {}
-        self._required: dict[Ref, float] = {}
-        self._ready_capacity: dict[Ref, float] = {}
-        self.replicas = {
-            replica.pod: replica
-            for pool_service in self.services
-            for replica in pool_service.replicas
+        self._required = {service.ref: required_capacity(service) for service in self.services}
+        # Replicas that start are counted: pods drain only after they are Ready.
+        self._capacity_once_ready = {
+            service.ref: capacity_of(service, filter(is_active, service.replicas))
+            for service in self.services
         }
-        self.owner = {
-            replica.pod: pool_service
-            for pool_service in self.services
-            for replica in pool_service.replicas
-        }
-        replicas_by_node: dict[str, list[Replica]] = {}
-        for pool_service in self.services:
-            for replica in pool_service.replicas:
+        self.replicas: dict[Ref, Replica] = {}
+        self.owner: dict[Ref, PoolService] = {}
+        self.replicas_by_node = defaultdict[str, list[Replica]](list)
+        for service in self.services:
+            for replica in service.replicas:
+                self.replicas[replica.pod] = replica
+                self.owner[replica.pod] = service
                 if replica.node is not None and replica.profile is not None:
-                    replicas_by_node.setdefault(replica.node, []).append(replica)
-        self.replicas_by_node: Mapping[str, Sequence[Replica]] = replicas_by_node
+                    self.replicas_by_node[replica.node].append(replica)
         self.other_pods = {
             node.name: tuple(self._other_pods(node, device_pods.get(node.name, ())))
             for node in nodes
@@ -90,17 +87,15 @@ class PoolCapacity:
         """Pods that are no replica, by node, each with the profile of a slice that it holds."""
         self._free = {
             node.name: _free_slices(
-                node, replicas_by_node.get(node.name, ()), self.other_pods[node.name]
+                node, self.replicas_by_node.get(node.name, ()), self.other_pods[node.name]
             )
             for node in nodes
         }
-        self._all_free = Counter[str]()
-        for free in self._free.values():
-            self._all_free.update(free)
+        self._all_free = sum(self._free.values(), Counter[str]())
         self._pending = Counter[str]()
-        for pool_service in self.services:
-            for profile in _profiles(pool_service):
-                self._pending[profile] += self._pending_pods(pool_service, profile, 0)
+        for service in self.services:
+            for profile in _profiles(service):
+                self._pending[profile] += self._pending_pods(service, profile, 0)
 
     def _other_pods(self, node: MigNode, pods: Iterable[Pod]) -> Iterator[tuple[Ref, str]]:
         for pod in pods:
@@ -144,13 +139,8 @@ class PoolCapacity:
         shortages, spare = [], Counter(supply)
         losses = self._replica_losses(displaced)
         for service in losses.services:
-            lost_capacity = sum(
-                replica_capacity(service, replica)
-                for replica in losses.replicas[service.ref]
-                if is_active(replica)
-            )
-            # Replicas that start are counted: pods drain only after they are Ready.
-            remaining = self._capacity_once_ready(service) - lost_capacity
+            active = filter(is_active, losses.replicas[service.ref])
+            remaining = self._capacity_once_ready[service.ref] - capacity_of(service, active)
             lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
             if expected >= required:
                 continue
@@ -207,7 +197,7 @@ class PoolCapacity:
         are certain to find a free slice.
         """
         lost = [replica for replica in losses.replicas[service.ref] if is_serving(replica)]
-        missing = self._required_capacity(service) - remaining
+        missing = self._required[service.ref] - remaining
         if not lost or missing <= tolerance(service):
             return lost, 0, 0
         profile = replacement_profile(service, lost)
@@ -275,20 +265,6 @@ class PoolCapacity:
             to_create = 0
         return counts.pending + max(0, to_create)
 
-    def _capacity_once_ready(self, service: PoolService) -> float:
-        if service.ref not in self._ready_capacity:
-            self._ready_capacity[service.ref] = sum(
-                replica_capacity(service, replica)
-                for replica in service.replicas
-                if is_active(replica)
-            )
-        return self._ready_capacity[service.ref]
-
-    def _required_capacity(self, service: PoolService) -> float:
-        if service.ref not in self._required:
-            self._required[service.ref] = required_capacity(service)
-        return self._required[service.ref]
-
 
 def is_serving(replica: Replica) -> bool:
     """Return whether the replica takes new requests."""
@@ -305,6 +281,11 @@ def replica_capacity(service: PoolService, replica: Replica) -> float:
     return service.capacity.get(replica.profile or WHOLE_GPU, 0.0)
 
 
+def capacity_of(service: PoolService, replicas: Iterable[Replica]) -> float:
+    """Return the capacity of these replicas, in the unit of `min_capacity`."""
+    return sum(replica_capacity(service, replica) for replica in replicas)
+
+
 def tolerance(service: PoolService) -> float:
     """Return how far a sum of capacities may be below its limit: float sums are not exact."""
     return DEMAND_TOLERANCE * (1 + service.min_capacity)
@@ -312,9 +293,7 @@ def tolerance(service: PoolService) -> float:
 
 def serving_capacity(service: PoolService) -> float:
     """Return the capacity that serves now."""
-    return sum(
-        replica_capacity(service, replica) for replica in service.replicas if is_serving(replica)
-    )
+    return capacity_of(service, filter(is_serving, service.replicas))
 
 
 def required_capacity(service: PoolService) -> float:
@@ -355,7 +334,7 @@ def _free_slices(
     """Return the slices that a pod could be scheduled on now, by profile."""
     if not node.ready or node.inconsistency:
         return Counter()
-    known = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
+    known = node.located_pods
     free = Counter(
         instance.placement.profile
         for gpu in node.gpus

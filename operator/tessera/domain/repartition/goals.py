@@ -69,11 +69,7 @@ def _node_goal(
     infeasible = []
     for planned in sorted(node.gpus, key=lambda gpu_target: gpu_target.gpu):
         target = temporary.get(planned.gpu, planned)
-        current = (
-            canonical_layout(mig_node.gpu_model, mig_gpus[target.gpu].layout)
-            if target.gpu in mig_gpus
-            else ()
-        )
+        current = mig_gpus[target.gpu].layout if target.gpu in mig_gpus else ()
         layout = _target_layout(mig_node.gpu_model, target.slices, current, exact=exact)
         if isinstance(layout, str):
             infeasible.append(f"GPU {target.gpu} of Node/{mig_node.name}: {layout}")
@@ -92,11 +88,7 @@ def _node_goal(
 def _mismatched_gpus(
     node: MigNode, desired: LayoutsByGpu, mig_gpus: Mapping[int, MigGpu]
 ) -> tuple[int, ...]:
-    current = {
-        gpu: canonical_layout(node.gpu_model, mig_gpus[gpu].layout)
-        for gpu in desired
-        if gpu in mig_gpus
-    }
+    current = {gpu: mig_gpus[gpu].layout for gpu in desired if gpu in mig_gpus}
     if node.reports_pods:
         return tuple(gpu for gpu in current if current[gpu] != desired[gpu])
     # Without an agent only the node's slice counts are known: all its GPUs mismatch, or none.
@@ -105,17 +97,6 @@ def _mismatched_gpus(
         for layouts in (current, desired)
     )
     return () if current_counts == desired_counts else tuple(current)
-
-
-@tabulated
-def canonical_layout(gpu_model: GpuModel, layout: Layout) -> Layout:
-    """Return the layout, sorted and with the profile names of the GPU model's table."""
-    return tuple(
-        sorted(
-            SlicePlacement(placement.start, canonical_profile(gpu_model, placement.profile))
-            for placement in layout
-        )
-    )
 
 
 @tabulated
@@ -130,13 +111,13 @@ def _target_layout(
     if unknown is not None:
         names = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
         return f"{gpu_model.name} has no profile {unknown}; it has {names}"
-    placements = [SlicePlacement(start, profile) for profile, start in parts if start is not None]
-    if exact and len(placements) == len(parts):
-        layout = canonical_layout(gpu_model, tuple(placements))
+    placed = [(start, canonical_profile(gpu_model, profile)) for profile, start in parts]
+    starts = [start for start, _ in placed if start is not None]
+    if exact and len(starts) == len(placed):
+        profiles = (profile for _, profile in placed)
+        layout = tuple(sorted(map(SlicePlacement, starts, profiles)))
         return layout_error(gpu_model, layout) or layout
-    counts = geometry(
-        SlicePlacement(0, canonical_profile(gpu_model, profile)) for profile, _ in parts
-    )
+    counts = geometry(SlicePlacement(0, profile) for _, profile in placed)
     return _layout_around(gpu_model, counts, current) or (
         f"{' + '.join(slices)} does not fit on 1 {gpu_model.name}" if counts else ()
     )

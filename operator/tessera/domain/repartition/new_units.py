@@ -13,20 +13,6 @@ from tessera.domain.repartition.temporary_layouts import BlockedUnit, find_tempo
 from tessera.domain.repartition.units import NodeRepartition, node_blocker, plan_blocker
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Candidate:
-    """A unit that may begin."""
-
-    repartition: NodeRepartition
-    services_with_downtime: int = 0
-    """Services that lose pods and allow downtime."""
-
-    @property
-    def rank(self) -> tuple[int, int, str]:
-        displaced, name = len(self.repartition.pods), self.repartition.node.name
-        return repartition_rank(displaced, name, self.services_with_downtime)
-
-
 @dataclass(slots=True, kw_only=True)
 class NewUnits:
     """Begins units in the state of a cycle, up to `spec.mig.maxConcurrent`."""
@@ -43,8 +29,7 @@ class NewUnits:
             return
         candidates = self._candidates()
         while candidates and not window_closed and self._may_start():
-            first = min(candidates, key=lambda candidate: candidate.rank)
-            self._start(first.repartition)
+            self._start(min(candidates, key=self._rank))
             # A begun unit takes free slices: the others are judged again with it.
             candidates = self._candidates() if self._may_start() else []
         if candidates or self._count_in_progress():
@@ -93,10 +78,15 @@ class NewUnits:
             )
             self._start(repartition, temporary.targets)
 
-    def _candidates(self) -> list[_Candidate]:
+    def _rank(self, repartition: NodeRepartition) -> tuple[int, int, str]:
+        services = self.state.capacity.affected_services(repartition.pods)
+        downtime = sum(service.allows_downtime for service in services)
+        return repartition_rank(len(repartition.pods), repartition.node.name, downtime)
+
+    def _candidates(self) -> list[NodeRepartition]:
         """Return at most one unit per node, and record why others cannot begin."""
         self.blocked, self._blocked_units = [], []
-        candidates: list[_Candidate] = []
+        candidates: list[NodeRepartition] = []
         for name, goal in self.state.goals.items():
             if verdict := plan_blocker(goal):
                 self.blocked.append(verdict)
@@ -113,7 +103,7 @@ class NewUnits:
                 candidates += self._node_candidates(goal)
         return candidates
 
-    def _node_candidates(self, goal: NodeGoal) -> Iterator[_Candidate]:
+    def _node_candidates(self, goal: NodeGoal) -> Iterator[NodeRepartition]:
         """Yield the unit that may begin on one node."""
         blockers = {gpu: self.state.gpu_blocker(goal, gpu) for gpu in goal.mismatched}
         self.blocked += [blocker for blocker in blockers.values() if blocker is not None]
@@ -127,14 +117,14 @@ class NewUnits:
         repartitions = {gpu: self.state.repartition(goal, (gpu,)) for gpu in free}
         # GPUs without pods go by themselves: their new slices take the replacements of the others.
         if idle := [gpu for gpu in free if not repartitions[gpu].pods]:
-            yield _Candidate(repartition=self.state.repartition(goal, idle))
+            yield self.state.repartition(goal, idle)
             return
         ordered = sorted(free, key=lambda gpu: (len(repartitions[gpu].pods), gpu))
         yield from self._feasible_candidates(goal, [(gpu,) for gpu in ordered])
 
     def _feasible_candidates(
         self, goal: NodeGoal, parts: Sequence[Sequence[int]]
-    ) -> Iterator[_Candidate]:
+    ) -> Iterator[NodeRepartition]:
         """Yield the parts of the node that can be partitioned at once, as one unit.
 
         Each part is added if all services keep their minimum capacity while the pods of all parts
@@ -149,8 +139,7 @@ class NewUnits:
             elif not chosen.gpus:
                 blocked.append(BlockedUnit(repartition=extended, shortages=shortages))
         if chosen.gpus:
-            services_with_downtime = self._count_services_with_downtime(chosen)
-            yield _Candidate(repartition=chosen, services_with_downtime=services_with_downtime)
+            yield chosen
             return
         self._blocked_units += blocked
         self.blocked += [
@@ -158,9 +147,3 @@ class NewUnits:
             for unit in blocked
             for shortage in unit.shortages
         ]
-
-    def _count_services_with_downtime(self, repartition: NodeRepartition) -> int:
-        return sum(
-            service.allows_downtime
-            for service in self.state.capacity.affected_services(repartition.pods)
-        )

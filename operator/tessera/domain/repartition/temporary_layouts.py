@@ -14,9 +14,9 @@ from tessera.api.mig import GpuTarget
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.layouts import Layout, format_placement, layout_error
 from tessera.domain.mig_backends.backend import Capabilities
-from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.mig_backends.nodes import MigGpu
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
-from tessera.domain.repartition.goals import NodeGoal, canonical_layout
+from tessera.domain.repartition.goals import NodeGoal
 from tessera.domain.repartition.units import NodeRepartition
 
 # Blocked units that are compared, those with the fewest pods first: bounds the time of a cycle.
@@ -107,9 +107,8 @@ def _first_planned_slices(
             for placement in goal.desired[index]:
                 grown = tuple(sorted({*layout, placement}))
                 layout = grown if layout_error(goal.node.gpu_model, grown) is None else layout
-            current = canonical_layout(goal.node.gpu_model, gpu.layout)
-            added = Counter(placement.profile for placement in layout if placement not in current)
-            removed = Counter(placement.profile for placement in current if placement not in layout)
+            added = Counter(part.profile for part in layout if part not in gpu.layout)
+            removed = Counter(part.profile for part in gpu.layout if part not in layout)
             if added & waiting and capacity.waiting_pods(removed) == waiting:
                 targets = (_gpu_target(index, layout),)
                 return TemporaryLayout(goal=goal, gpus=(index,), targets=targets)
@@ -152,13 +151,15 @@ def _free_layouts(
     goal: NodeGoal, spare: Sequence[tuple[MigGpu, Layout]], needs: Mapping[str, int]
 ) -> dict[int, Layout] | None:
     """Return new layouts of spare GPUs that add all needed slices, None where they do not fit."""
-    remaining, layouts = Counter(needs), dict[int, Layout]()
+    remaining, layouts, gpu_model = Counter(needs), dict[int, Layout](), goal.node.gpu_model
     for gpu, retained in spare:
         if gpu.index in layouts:
             continue
         layout = retained
-        for profile in sorted(remaining.elements(), key=lambda name: _size(goal.node, name)):
-            grown = place_geometry(goal.node.gpu_model, ((profile, 1),), layout)
+        for profile in sorted(
+            remaining.elements(), key=lambda name: (-gpu_model.memory_slices_of(name), name)
+        ):
+            grown = place_geometry(gpu_model, ((profile, 1),), layout)
             if grown is not None:
                 layout = grown
                 remaining[profile] -= 1
@@ -178,28 +179,21 @@ def _spare_gpus(
     """
     node = goal.node
     pods = capacity.replicas_by_node.get(node.name, ())
-    known = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
-    pods_known = capabilities.knows_pods and node.reports_pods
+    keeps_used = capabilities.knows_pods and node.reports_pods and capabilities.sibling_safe
     # A pod whose slice is not reported may hold any of them.
-    if any(replica.pod not in known for replica in pods):
+    if not {replica.pod for replica in pods} <= node.located_pods:
         return
     free: list[tuple[MigGpu, Layout]] = []
     for gpu in node.gpus:
         if gpu.fault is not None or gpu.index not in goal.desired:
             continue
-        layout = tuple(
+        used = tuple(
             instance.placement
             for instance in gpu.instances
             if instance.holders or instance.processes
         )
-        used = canonical_layout(node.gpu_model, layout)
-        if pods_known and capabilities.sibling_safe:
-            yield gpu, canonical_layout(node.gpu_model, gpu.layout)
-        if not used or (pods_known and capabilities.sibling_safe):
+        if keeps_used:
+            yield gpu, gpu.layout
+        if keeps_used or not used:
             free.append((gpu, used))
     yield from free
-
-
-def _size(node: MigNode, profile: str) -> tuple[int, str]:
-    gi_profile = node.gpu_model.find_profile(profile)
-    return -(gi_profile.memory_slices if gi_profile else 0), profile

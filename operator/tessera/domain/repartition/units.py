@@ -1,16 +1,16 @@
 """GPUs of a node that are repartitioned at once: which pods they displace, and what blocks them."""
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.mig.layouts import SlicePlacement, format_placement
+from tessera.domain.mig.layouts import format_placement
 from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity
-from tessera.domain.repartition.goals import NodeGoal, canonical_layout
+from tessera.domain.repartition.goals import NodeGoal
 
 # Faults that another attempt to partition does not repair.
 _FAULT_REASONS = {
@@ -60,40 +60,39 @@ def node_repartition(
         (mig_gpu, instance)
         for mig_gpu in node.gpus
         if mig_gpu.index in chosen
-        for instance in removed_instances(node, mig_gpu, chosen, capabilities)
+        for instance in removed_instances(mig_gpu, chosen, capabilities)
     ]
-    holders = {pod for _, instance in removed for pod in instance.holders}
-    known_pods = {
-        pod for mig_gpu in node.gpus for instance in mig_gpu.instances for pod in instance.holders
-    }
     unused = {instance.placement.profile for _, instance in removed if not instance.holders}
     others = tuple(f"Pod/{pod}" for pod in _unlocated_others(node, unused, capacity))
-    if not (capabilities.knows_pods and node.reports_pods):
-        # Any pod of the node may hold one of the slices, so all of them have to leave.
-        pods = frozenset(replica.pod for replica in replicas if chosen)
-        return NodeRepartition(
-            node=node,
-            gpus=tuple(chosen),
-            desired=chosen,
-            pods=pods,
-            other_users=others,
-            slices=len(removed),
-        )
-    return NodeRepartition(
+    repartition = NodeRepartition(
         node=node,
         gpus=tuple(chosen),
         desired=chosen,
-        pods=frozenset(pod for pod in holders if capacity.has_replica(pod, node.name)),
+        # Any pod of the node may hold one of the slices, so all of them have to leave.
+        pods=frozenset(replica.pod for replica in replicas if chosen),
+        other_users=others,
+        slices=len(removed),
+    )
+    if not (capabilities.knows_pods and node.reports_pods):
+        return repartition
+    located = node.located_pods
+    return replace(
+        repartition,
+        pods=frozenset(
+            pod
+            for _, instance in removed
+            for pod in instance.holders
+            if capacity.has_replica(pod, node.name)
+        ),
         # A pod can only hold a slice of its own profile that is not reported as held.
         unlocated=tuple(
             sorted(
                 replica.pod
                 for replica in replicas
-                if replica.pod not in known_pods and replica.profile in unused
+                if replica.pod not in located and replica.profile in unused
             )
         ),
         unused_profiles=frozenset(unused),
-        slices=len(removed),
         other_users=others
         + tuple(
             _describe_users(node, mig_gpu, instance, capacity)
@@ -111,7 +110,7 @@ def _unlocated_others(
 
     That is every pod with such a slice that no agent reports on another one.
     """
-    located = {pod for gpu in node.gpus for instance in gpu.instances for pod in instance.holders}
+    located = node.located_pods
     return sorted(
         {
             pod
@@ -122,16 +121,14 @@ def _unlocated_others(
 
 
 def removed_instances(
-    node: MigNode, gpu: MigGpu, desired: LayoutsByGpu, capabilities: Capabilities
+    gpu: MigGpu, desired: LayoutsByGpu, capabilities: Capabilities
 ) -> Iterator[GpuInstance]:
-    """Yield the instances of the GPU that have to be removed for its desired layout.
+    """Return the instances of the GPU that have to be removed for its desired layout.
 
     A backend that is not sibling-safe removes all of them, even those that come back.
     """
-    retained = set(desired[gpu.index]) if capabilities.sibling_safe else set[SlicePlacement]()
-    for instance in gpu.instances:
-        if canonical_layout(node.gpu_model, (instance.placement,))[0] not in retained:
-            yield instance
+    retained = desired[gpu.index] if capabilities.sibling_safe else ()
+    return (instance for instance in gpu.instances if instance.placement not in retained)
 
 
 def _describe_users(
@@ -161,7 +158,7 @@ def blocker(
         message = mig_gpu.message or f"the agent reports {mig_gpu.fault}"
         reason = _FAULT_REASONS[mig_gpu.fault]
         return StatusVerdict(reason, f"{place}: {message}{_FIXES.get(mig_gpu.fault, '')}")
-    removed = tuple(removed_instances(node, mig_gpu, goal.desired, capabilities))
+    removed = tuple(removed_instances(mig_gpu, goal.desired, capabilities))
     unused = {instance.placement.profile for instance in removed if not instance.holders}
     for pod in _unlocated_others(node, unused, capacity):
         slice_ = f"a slice of Node/{node.name}, perhaps of GPU {gpu}"
