@@ -1,7 +1,6 @@
 """The contract of `GeometryBackend`, each with its simulated node."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +11,6 @@ from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
-from tessera.domain.mig_backends.by_name import StaticBackend
 from tests.contract.geometry_backends import (
     BACKENDS,
     HALVES,
@@ -155,13 +153,3 @@ def test_every_layout_is_reached_from_every_other(name: str, layouts: Sequence[L
     desired = dict(enumerate(layouts[2:]))
     assert BackendRun(backend=backend, node=node, desired=desired).run().done
     assert all(is_desired(backend, node.layouts()[at], layout) for at, layout in desired.items())
-
-
-def test_a_static_pool_requests_nothing_and_reports_it() -> None:
-    _, node = a_backend_and_node(BACKENDS[0], HALVES)
-    status = StaticBackend().status(node.observed(), {0: SMALL}, 1, node.at, node.at)
-    assert StaticBackend().request(node.observed(), {0: SMALL}, 1, node.at) == replace(
-        StaticBackend().request(node.observed(), {}, 1, node.at)
-    )
-    assert status.problem is not None
-    assert status.problem.reason is LayoutReady.NOT_MANAGED

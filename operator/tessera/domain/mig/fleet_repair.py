@@ -5,7 +5,7 @@ ones; while that costs too much, the emptiest GPUs are rearranged, a few at a ti
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -50,22 +50,35 @@ def serves_all_demand(fleet: MigFleet) -> bool:
     )
 
 
-def rearrange_all(
-    fleet: MigFleet, max_cost: int | None, moves_per_gpu: float | None
+def rearrange_gpus(
+    fleet: MigFleet,
+    gpus: tuple[FleetGpu, ...],
+    names: Collection[str] | None = None,
+    *,
+    max_cost: int | None = None,
+    moves_per_gpu: float | None = None,
+    only_adds: bool = False,
 ) -> tuple[FleetGpu, ...] | None:
-    """Rearrange all GPUs in one program; None if `max_cost` is too small.
+    """Return the GPUs with the named ones, or all, rearranged in one program.
 
-    Without `max_cost`, moves are weighed against the cost that they save.
+    Without `max_cost`, moves are weighed against the cost that they save; None if it is too small.
     """
-    problem = RearrangeProblem(
-        services=fleet.services,
-        offers=fleet.offers,
-        open_gpus=fleet.gpus,
-        max_cost=max_cost,
-        moves_per_gpu=moves_per_gpu,
+    solution = rearrange(
+        RearrangeProblem(
+            services=fleet.services,
+            offers=fleet.offers,
+            open_gpus=[gpu for gpu in gpus if names is None or gpu.name in names],
+            fixed_gpus=[gpu for gpu in gpus if names is not None and gpu.name not in names],
+            max_cost=max_cost,
+            moves_per_gpu=moves_per_gpu,
+            only_adds=only_adds,
+        )
     )
-    solution = rearrange(problem)
-    return None if solution is None else name_gpus(solution)
+    if solution is None:
+        return None
+    changed = {gpu.name: gpu for gpu in solution if gpu.name}
+    added = [gpu for gpu in solution if not gpu.name]
+    return name_gpus([*(changed.get(gpu.name, gpu) for gpu in gpus), *added])
 
 
 def repair_fleet(fleet: MigFleet, max_cost: int) -> tuple[FleetGpu, ...]:
@@ -77,7 +90,7 @@ def repair_fleet(fleet: MigFleet, max_cost: int) -> tuple[FleetGpu, ...]:
         return fleet.gpus
     gpus = _release_surplus(fleet)
     if names := _gpus_to_open(fleet, gpus):
-        gpus = _rearrange_some(fleet, gpus, names, only_adds=True)
+        gpus = rearrange_gpus(fleet, gpus, names, only_adds=True) or gpus
     for window in range(_MAX_WINDOWS):
         if fleet.cost(gpus) <= max_cost:
             break
@@ -87,9 +100,8 @@ def repair_fleet(fleet: MigFleet, max_cost: int) -> tuple[FleetGpu, ...]:
         )
         # Windows overlap by half, so that neighbors meet in different groups.
         begin = window * _WINDOW_SIZE // 2
-        gpus = _rearrange_some(
-            fleet, gpus, {gpu.name for gpu in emptiest[begin : begin + _WINDOW_SIZE]}
-        )
+        names = {gpu.name for gpu in emptiest[begin : begin + _WINDOW_SIZE]}
+        gpus = rearrange_gpus(fleet, gpus, names) or gpus
     return gpus
 
 
@@ -118,26 +130,6 @@ def _release_surplus(fleet: MigFleet) -> tuple[FleetGpu, ...]:
                 slices.append(mig_slice)
         gpus[gpu.name] = replace(gpu, slices=tuple(slices))
     return tuple(gpus[gpu.name] for gpu in fleet.gpus)
-
-
-def _rearrange_some(
-    fleet: MigFleet, gpus: tuple[FleetGpu, ...], names: set[str], *, only_adds: bool = False
-) -> tuple[FleetGpu, ...]:
-    """Return the GPUs with the named ones rearranged at their least common cost."""
-    solution = rearrange(
-        RearrangeProblem(
-            services=fleet.services,
-            offers=fleet.offers,
-            open_gpus=[gpu for gpu in gpus if gpu.name in names],
-            fixed_gpus=[gpu for gpu in gpus if gpu.name not in names],
-            only_adds=only_adds,
-        )
-    )
-    if solution is None:
-        return gpus
-    changed = {gpu.name: gpu for gpu in solution if gpu.name}
-    added = [gpu for gpu in solution if not gpu.name]
-    return name_gpus([*(changed.get(gpu.name, gpu) for gpu in gpus), *added])
 
 
 def _gpus_to_open(fleet: MigFleet, gpus: Sequence[FleetGpu]) -> set[str]:

@@ -129,17 +129,10 @@ def find_gpu_model(name: str) -> GpuModel | None:
 def _build_gpu_model(entry: _GpuModelEntry, family: _ProfileFamily) -> GpuModel:
     gi_profiles = tuple(
         GpuInstanceProfile(
-            name=entry.profiles[gi_profile.constant].names[0],
-            constant=gi_profile.constant,
-            compute_slices=gi_profile.compute_slices,
-            memory_slices=gi_profile.memory_slices,
-            starts=gi_profile.starts,
-            max_instances=gi_profile.max_instances,
-            has_media_engines=gi_profile.has_media_engines,
-            multiprocessors=entry.profiles[gi_profile.constant].multiprocessors,
-            memory_mib=entry.profiles[gi_profile.constant].memory_mib,
+            name=named.names[0], **profile.model_dump(), **named.model_dump(exclude={"names"})
         )
-        for gi_profile in family.profiles
+        for profile in family.profiles
+        for named in (entry.profiles[profile.constant],)
     )
     return GpuModel(
         name=entry.gpu_model,

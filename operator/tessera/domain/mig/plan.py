@@ -10,7 +10,7 @@ from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.fleet_repair import (
     MigFleet,
     name_gpus,
-    rearrange_all,
+    rearrange_gpus,
     repair_fleet,
     serves_all_demand,
     usable_replicas,
@@ -111,7 +111,10 @@ def _replan(fleet: MigFleet, mix: Mix, moves_per_gpu: float | None) -> tuple[Fle
         return _replan_existing(fleet, mix, moves_per_gpu)
     if len(fleet.gpus) <= _REARRANGE_LIMIT:
         max_cost = mix.cost if moves_per_gpu is None else None
-        if (rearranged_gpus := rearrange_all(fleet, max_cost, moves_per_gpu)) is not None:
+        rearranged_gpus = rearrange_gpus(
+            fleet, fleet.gpus, max_cost=max_cost, moves_per_gpu=moves_per_gpu
+        )
+        if rearranged_gpus is not None:
             return rearranged_gpus
     accepted_cost = math.floor(mix.cost * (1 + _ACCEPTED_GAP))
     repaired_gpus = repair_fleet(fleet, accepted_cost)
@@ -134,9 +137,14 @@ def _replan_existing(
         repaired_gpus = repair_fleet(fleet, math.floor(cost * (1 + _ACCEPTED_GAP)))
         if serves_all_demand(replace(fleet, gpus=repaired_gpus)):
             return repaired_gpus
-    if moves_per_gpu is None and (rearranged_gpus := rearrange_all(fleet, cost, None)) is not None:
-        return rearranged_gpus
-    return rearrange_all(fleet, None, moves_per_gpu) or fleet.gpus
+    rearranged_gpus = (
+        rearrange_gpus(fleet, fleet.gpus, max_cost=cost) if moves_per_gpu is None else None
+    )
+    return (
+        rearranged_gpus
+        or rearrange_gpus(fleet, fleet.gpus, moves_per_gpu=moves_per_gpu)
+        or fleet.gpus
+    )
 
 
 def _replan_from_scratch(fleet: MigFleet, mix: Mix) -> tuple[FleetGpu, ...]:

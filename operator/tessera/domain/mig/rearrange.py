@@ -24,7 +24,7 @@ from tessera.domain.mig.geometries import Reshape, possible_reshapes
 from tessera.domain.mig.integer_program import INFINITY, IntegerProgram, IntegerSolution
 from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig.mix import gpu_geometries
-from tessera.domain.mig.slice_assignment import ReplicaTargets, ReshapedGpu, assign_replicas
+from tessera.domain.mig.slice_assignment import ReshapedGpu, assign_replicas
 
 _MAX_NODES = 1_000
 # Moves that the most expensive GPU is worth where cost goes first; more than ever happen at once.
@@ -303,26 +303,23 @@ class _RearrangeProgram:
         new_gpus = [column for column in self._new_gpu_columns for _ in range(next(columns))]
         replica_totals = {key: count for key in self._replica_columns if (count := next(columns))}
         stays = {key: count for key in self._stay_columns if (count := next(columns))}
-        reshaped = []
+        reshaped: list[ReshapedGpu] = []
         for index, group in enumerate(self._groups):
             reshapes_of_group = [reshape for group_index, reshape in chosen if group_index == index]
             # GPUs that stay unused go last, so that the first of a group are used.
             reshapes_of_group.sort(key=lambda reshape: reshape is None)
-            reshaped += [
-                ReshapedGpu(gpu, reshape)
-                for gpu, reshape in zip(group, reshapes_of_group, strict=True)
-            ]
-        reshaped.sort(key=lambda reshaped_gpu: reshaped_gpu.gpu.name)
+            reshaped += zip(group, reshapes_of_group, strict=True)
+        reshaped.sort(key=lambda reshaped_gpu: reshaped_gpu[0].name)
         reshaped += [
-            ReshapedGpu(FleetGpu(name="", gpu_model=offer.gpu_model.name), new_reshape)
-            for offer, new_reshape in new_gpus
+            (FleetGpu(name="", gpu_model=offer.gpu_model.name), reshape)
+            for offer, reshape in new_gpus
         ]
         if self._problem.only_adds:
             for name, counts in replicas_by_service(self._problem.open_gpus).items():
                 stays |= {(name, instance_type): count for instance_type, count in counts.items()}
             replica_totals = dict(Counter(replica_totals) + Counter(stays))
         gpu_models = {name: offer.gpu_model for name, offer in self._offer_by_model.items()}
-        return assign_replicas(reshaped, ReplicaTargets(replica_totals, stays), gpu_models)
+        return assign_replicas(reshaped, replica_totals, stays, gpu_models)
 
 
 def _remaining_need(

@@ -13,6 +13,8 @@ from tessera.domain.mig.demand import (
     InstanceType,
     ServiceDemand,
     SunkCapacity,
+    instance_types_of,
+    profiles_of,
     replicas_needed,
 )
 from tessera.domain.mig.fair_shares import ReplicaStep, fair_steps
@@ -46,24 +48,11 @@ def sunk_capacities(
 ) -> list[SunkCapacity]:
     """Return the geometries of GPUs that are paid in any case, beside their fixed slices."""
     offer_by_model = {offer.gpu_model.name: offer for offer in offers}
-    instance_types = {instance_type for service in services for instance_type in service.throughput}
-    profiles = {
-        name: tuple(
-            sorted(
-                instance_type.profile
-                for instance_type in instance_types
-                if instance_type.gpu_model == name
-            )
-        )
-        for name in offer_by_model
-    }
+    instance_types = instance_types_of(services)
     gpu_counts = Counter(
-        (
-            gpu.gpu_model,
-            _sunk_geometries(gpu, offer_by_model[gpu.gpu_model], profiles[gpu.gpu_model]),
-        )
+        (gpu.gpu_model, _sunk_geometries(gpu, offer, profiles_of(gpu.gpu_model, instance_types)))
         for gpu in gpus
-        if gpu.sunk and gpu.gpu_model in offer_by_model
+        if gpu.sunk and (offer := offer_by_model.get(gpu.gpu_model))
     )
     return [
         SunkCapacity(gpu_model, geometries, count)

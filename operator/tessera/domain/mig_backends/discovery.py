@@ -76,19 +76,12 @@ def _read_node(
 ) -> MigNode | None:
     """Return the node; `pool_product` is the GPU product of the pool's other nodes."""
     agent_status = _agent_status(layout)
-    product = _product(node, agent_status)
+    names = [gpu.product for gpu in agent_status.gpus] if agent_status else []
+    product = node.labels.get(PRODUCT_LABEL) or next(iter(names), None)
     if product is None:
         return None
-    base = MigNode(
-        name=node.name,
-        gpu_model=find_gpu_model(product) or _unknown_model(product),
-        ready=node.schedulable,
-        tainted=TAINT in node.taints,
-        labels=node.labels,
-        allocatable=node.allocatable,
-        node_layout=layout,
-        unavailable=_agent_problem(layout),
-    )
+    unread = _unread_node(node, product)
+    base = replace(unread, node_layout=layout, unavailable=_agent_problem(layout))
     if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
         return replace(base, inconsistency=problem)
     return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
@@ -97,34 +90,30 @@ def _read_node(
 def _set_aside(
     error: Exception, _name: str, pool_product: str | None, node: Node, *_: object
 ) -> MigNode:
-    product = pool_product or ""
-    return MigNode(
-        name=node.name,
-        gpu_model=find_gpu_model(product) or _unknown_model(product),
-        ready=node.schedulable,
-        tainted=TAINT in node.taints,
-        labels=node.labels,
-        allocatable=node.allocatable,
-        inconsistency=f"reading its labels and NodeLayout raised {error_text(error)}",
-    )
+    problem = f"reading its labels and NodeLayout raised {error_text(error)}"
+    return replace(_unread_node(node, pool_product or ""), inconsistency=problem)
 
 
 mig_node_of = Step(_read_node, _set_aside)
 
 
-def _product(node: Node, agent_status: NodeLayoutStatus | None) -> str | None:
-    names = [gpu.product for gpu in agent_status.gpus] if agent_status else []
-    return node.labels.get(PRODUCT_LABEL) or next(iter(names), None)
-
-
-def _unknown_model(product: str) -> GpuModel:
-    return GpuModel(
+def _unread_node(node: Node, product: str) -> MigNode:
+    """Return the node without its GPUs; a product that is not known has no profiles."""
+    unknown = GpuModel(
         name=product,
         products=(product,),
         compute_slices=0,
         memory_slices=0,
         profiles=(),
         aliases=(),
+    )
+    return MigNode(
+        name=node.name,
+        gpu_model=find_gpu_model(product) or unknown,
+        ready=node.schedulable,
+        tainted=TAINT in node.taints,
+        labels=node.labels,
+        allocatable=node.allocatable,
     )
 
 
