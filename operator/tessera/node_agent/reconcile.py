@@ -14,6 +14,7 @@ from tessera.api.text import counted
 from tessera.domain.mig.partitioning import (
     GpuProblem,
     InstanceOperation,
+    PartitionPlan,
     gpu_status,
     plan_partitioning,
 )
@@ -113,10 +114,11 @@ class NodeAgent:
             update = {"partitioning_enabled": self._can_partition, "problem": str(error)[:500]}
             return previous.model_copy(update=update)
         finished = all(outcome.finished for outcome in outcomes.values())
+        generation = layout.generation if finished else previous.observed_generation
         present_uuids = {gpu.uuid for gpu in inventory.gpus}
         missing = [uuid for uuid in outcomes if uuid not in present_uuids]
         return NodeLayoutStatus(
-            observed_generation=self._observed_generation(layout, previous, finished=finished),
+            observed_generation=generation if self._can_partition else 0,
             partitioning_enabled=self._can_partition,
             driver_version=inventory.driver,
             gpus=tuple(
@@ -130,13 +132,6 @@ class NodeAgent:
             else "",
         )
 
-    def _observed_generation(
-        self, layout: ObservedNodeLayout, previous: NodeLayoutStatus, *, finished: bool
-    ) -> int:
-        if not self._can_partition:
-            return 0
-        return layout.generation if finished else previous.observed_generation
-
     async def _partition_gpus(self, layout: ObservedNodeLayout) -> dict[str, _GpuOutcome]:
         """Carry out the spec and return the outcome of every GPU that it names, by UUID."""
         inventory, pods_by_device = await self._gpus.read(), await self._pods.holders()
@@ -144,11 +139,12 @@ class NodeAgent:
         outcomes: dict[str, _GpuOutcome] = {}
         for wanted in layout.spec.gpus:
             gpu = gpus.get(wanted.uuid)
-            partition_plan = plan_partitioning(gpu, wanted, pods_by_device) if gpu else None
-            if partition_plan is None or not partition_plan.operations:
+            partition_plan = (
+                plan_partitioning(gpu, wanted, pods_by_device) if gpu else PartitionPlan()
+            )
+            if not partition_plan.operations:
                 self._backoffs.pop(wanted.uuid, None)
-                problem = partition_plan.problem if partition_plan else None
-                outcomes[wanted.uuid] = _GpuOutcome(problem)
+                outcomes[wanted.uuid] = _GpuOutcome(partition_plan.problem)
             else:
                 outcomes[wanted.uuid] = await self._partition_gpu(wanted, layout)
         return outcomes
@@ -201,12 +197,7 @@ class NodeAgent:
                 description = f"{operation.describe()}: the driver reported success"
                 raise GpuError("PartitionFailed", f"{description}, but nothing changed; retrying")
             log.info("%s: %s", wanted.uuid, operation.describe())
-            await self._run_operation(wanted.uuid, operation)
+            run = self._gpus.destroy if operation.action == "destroy" else self._gpus.create
+            await run(wanted.uuid, operation.placement)
             last = operation
         return _GpuOutcome(finished=False)
-
-    async def _run_operation(self, gpu: str, operation: InstanceOperation) -> None:
-        if operation.action == "destroy":
-            await self._gpus.destroy(gpu, operation.placement)
-        else:
-            await self._gpus.create(gpu, operation.placement)

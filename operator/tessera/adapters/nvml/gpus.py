@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from ctypes import byref, c_uint
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, TypeVar
 
 import pynvml
@@ -71,9 +72,6 @@ class _InstanceTarget:
     properties: _GpuProperties
     profile: NvmlProfile
     instance: Any | None = None
-
-    def fills_instance(self, slices: int) -> bool:
-        return slices == self.profile.slices
 
 
 class NvmlGpus:
@@ -166,7 +164,7 @@ class NvmlGpus:
             return gpu
         try:
             instances = sorted(
-                self._read_instances(handle, properties), key=lambda instance: instance.placement
+                self._read_instances(handle, properties), key=attrgetter("placement")
             )
         except self._nvml.NVMLError as error:
             # One unreadable GPU does not hide the others.
@@ -201,7 +199,7 @@ class NvmlGpus:
             device = self._nvml.nvmlComputeInstanceGetInfo(compute_instance).device
             uuid = self._nvml.nvmlDeviceGetUUID(device)
             processes += len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device))
-            if slices == profile.slices:
+            if slices == profile.compute_slices:
                 full_device = uuid
             else:
                 partial_devices.append(uuid)
@@ -209,7 +207,7 @@ class NvmlGpus:
             placement=SlicePlacement(start, profile.name),
             uuid=full_device,
             partial_devices=tuple(sorted(partial_devices)),
-            memory_mib=profile.memory_mib,
+            memory_mib=profile.memory_mib or 0,
             processes=processes,
         )
 
@@ -252,32 +250,38 @@ class NvmlGpus:
         handle = self._nvml.nvmlDeviceGetHandleByUUID(gpu)
         properties = self._gpu_properties(handle, gpu, partitionable=True)
         profile = properties.profile_of(placement)
-        for instance in self._instances_of_profile(handle, profile):
-            if self._nvml.nvmlGpuInstanceGetInfo(instance).placement.start == placement.start:
-                return _InstanceTarget(
-                    handle=handle, properties=properties, profile=profile, instance=instance
-                )
-        return _InstanceTarget(handle=handle, properties=properties, profile=profile)
+        instances = (
+            instance
+            for instance in self._instances_of_profile(handle, profile)
+            if self._nvml.nvmlGpuInstanceGetInfo(instance).placement.start == placement.start
+        )
+        return _InstanceTarget(
+            handle=handle, properties=properties, profile=profile, instance=next(instances, None)
+        )
 
     def _create(self, gpu: str, placement: SlicePlacement) -> None:
         target = self._find_target(gpu, placement)
         instance = target.instance
         if instance is None:
             nvml_placement = self._nvml.c_nvmlGpuInstancePlacement_t(
-                start=placement.start, size=target.profile.size
+                start=placement.start, size=target.profile.memory_slices
             )
             instance = self._nvml.nvmlDeviceCreateGpuInstanceWithPlacement(
                 target.handle, target.profile.id, byref(nvml_placement)
             )
         elif any(
-            target.fills_instance(slices)
+            slices == target.profile.compute_slices
             for slices, _ in self._compute_instances(instance, target.properties, target.profile)
         ):
             return
         try:
             compute_profiles = self._compute_profiles(instance, target.properties, target.profile)
             profile_id = next(
-                (info.id for info in compute_profiles if target.fills_instance(info.sliceCount)),
+                (
+                    info.id
+                    for info in compute_profiles
+                    if info.sliceCount == target.profile.compute_slices
+                ),
                 None,
             )
             if profile_id is None:
@@ -297,18 +301,15 @@ class NvmlGpus:
         target = self._find_target(gpu, placement)
         if target.instance is None:
             return
-        compute_instances = [
-            compute_instance
-            for _, compute_instance in self._compute_instances(
-                target.instance, target.properties, target.profile
-            )
-        ]
-        for compute_instance in compute_instances:
+        compute_instances = list(
+            self._compute_instances(target.instance, target.properties, target.profile)
+        )
+        for _, compute_instance in compute_instances:
             device = self._nvml.nvmlComputeInstanceGetInfo(compute_instance).device
             if process_count := len(self._nvml.nvmlDeviceGetComputeRunningProcesses(device)):
                 processes = counted(process_count, "process", "processes")
                 raise GpuError("InUse", f"{format_placement(placement)} is in use by {processes}")
-        for compute_instance in compute_instances:
+        for _, compute_instance in compute_instances:
             self._nvml.nvmlComputeInstanceDestroy(compute_instance)
         self._nvml.nvmlGpuInstanceDestroy(target.instance)
 

@@ -23,18 +23,10 @@ _GIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NvmlProfile:
+class NvmlProfile(GpuInstanceProfile):
     """A GPU instance profile with the driver's numbers."""
 
-    constant: str
-    """NVML's name without `NVML_GPU_INSTANCE_PROFILE_`."""
     id: int
-    name: str
-    slices: int
-    max_instances: int
-    memory_mib: int
-    starts: tuple[int, ...]
-    size: int
 
 
 def error_name(nvml: Any, error: Exception) -> str:
@@ -58,18 +50,19 @@ def build_gpu_model(product: str, profiles: Sequence[NvmlProfile]) -> GpuModel:
     table_model = find_gpu_model(product)
     if table_model is not None and table_model.name in _MISREPORTED_MODELS:
         return table_model
-    gi_profiles = tuple(_gi_profile(profile) for profile in profiles)
     return GpuModel(
         name=product,
         products=(product,),
-        compute_slices=max((gi_profile.compute_slices for gi_profile in gi_profiles), default=0),
-        memory_slices=max((profile.starts[-1] + profile.size for profile in profiles), default=0),
-        profiles=gi_profiles,
+        compute_slices=max((profile.compute_slices for profile in profiles), default=0),
+        memory_slices=max(
+            (profile.starts[-1] + profile.memory_slices for profile in profiles), default=0
+        ),
+        profiles=tuple(profiles),
         aliases=tuple(
-            (name, gi_profile.name)
-            for gi_profile in gi_profiles
-            for name in _table_names(table_model, gi_profile.constant)
-            if name != gi_profile.name
+            (name, profile.name)
+            for profile in profiles
+            for name in _table_names(table_model, profile.constant)
+            if name != profile.name
         ),
     )
 
@@ -90,11 +83,12 @@ def _iterate_profiles(
             constant=constant,
             id=info.id,
             name=_profile_name(info, constant, table_model, gpu_mib),
-            slices=info.sliceCount,
-            max_instances=info.instanceCount,
-            memory_mib=info.memorySizeMB,
+            compute_slices=info.sliceCount,
+            memory_slices=size,
             starts=starts,
-            size=size,
+            max_instances=info.instanceCount,
+            has_media_engines=constant.endswith(_MEDIA_SUFFIXES),
+            memory_mib=info.memorySizeMB,
         )
 
 
@@ -146,15 +140,3 @@ def _table_names(table_model: GpuModel | None, constant: str) -> list[str]:
         return []
     usual = [profile.name for profile in table_model.profiles if profile.constant == constant]
     return usual + [name for name, usual_name in table_model.aliases if usual_name in usual]
-
-
-def _gi_profile(profile: NvmlProfile) -> GpuInstanceProfile:
-    return GpuInstanceProfile(
-        name=profile.name,
-        constant=profile.constant,
-        compute_slices=profile.slices,
-        memory_slices=profile.size,
-        starts=profile.starts,
-        max_instances=profile.max_instances,
-        has_media_engines=profile.constant.endswith(_MEDIA_SUFFIXES),
-    )
