@@ -1,7 +1,7 @@
 """Which layout plan a pool carries out: its status has that plan, and the proposed next one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -118,29 +118,26 @@ def _adopt_layout(
     view: PoolView, mig: Mig, problem: LayoutProblem, pool_layout: PoolLayout, at: datetime
 ) -> PlanAdoption:
     status, unmet = view.pool.status.mig or MigStatus(), _unmet_demand(pool_layout)
-    plan, target = pool_layout.plan, status.target
+    plan, target, proposed = pool_layout.plan, status.target, status.proposed
+
+    def adoption(**changes: MigPlan | None) -> PlanAdoption:
+        return PlanAdoption(status=status.model_copy(update=changes), verdict=unmet)
+
     # Equal names mean equal layouts and profiles: nothing to adopt.
     if target is not None and target.name == plan.name:
-        return PlanAdoption(
-            status=status.model_copy(update={"proposed": None}),
-            verdict=unmet,
-            crowded_gpus=pool_layout.crowded_gpus,
-        )
+        return replace(adoption(proposed=None), crowded_gpus=pool_layout.crowded_gpus)
     sufficient = target is not None and _meets_demand(target, plan, problem, view.pool.name)
-    proposed = status.proposed
     if proposed is not None and not _goes_on(proposed, plan, target, mig):
         proposed = None
     # A rollout under way is finished first, unless its plan leaves demand unmet.
     if sufficient and status.units:
-        updated = status.model_copy(update={"proposed": proposed})
-        return PlanAdoption(status=updated, verdict=unmet)
+        return adoption(proposed=proposed)
     since = proposed.at if proposed is not None else at
+    proposal = adoption(proposed=plan.model_copy(update={"at": since}))
     # With `propose`, a person decides whether the plan is worth it.
     stable = at - since >= STABILIZATION_WINDOW or mig.mode == "Propose"
     if sufficient and not stable:
-        dated_plan = plan.model_copy(update={"at": since})
-        update = {"proposed": dated_plan}
-        return PlanAdoption(status=status.model_copy(update=update), verdict=unmet)
+        return proposal
     repartitioned_gpus = pool_layout.repartitioned_gpus
     # A plan that only changes which service runs on which slice repartitions nothing and needs no
     # approval.
@@ -148,10 +145,7 @@ def _adopt_layout(
         mig.mode == "Propose" and repartitioned_gpus and view.pool.approved_plan != plan.name
     )
     if not needs_approval:
-        dated_plan = plan.model_copy(update={"at": at})
-        updated = status.model_copy(update={"target": dated_plan, "proposed": None})
-        return PlanAdoption(status=updated, verdict=unmet)
-    dated_plan = plan.model_copy(update={"at": since})
+        return adoption(target=plan.model_copy(update={"at": at}), proposed=None)
     currency = f" {view.price.currency}" if view.price else ""
     verdict = StatusVerdict(
         LayoutReady.AWAITING_APPROVAL,
@@ -160,7 +154,7 @@ def _adopt_layout(
         f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
         f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
     )
-    return PlanAdoption(status=status.model_copy(update={"proposed": dated_plan}), verdict=verdict)
+    return replace(proposal, verdict=verdict)
 
 
 def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig) -> bool:

@@ -99,21 +99,19 @@ def fitting_placements(
 
     Raises ValueError for a profile that the GPU model does not have.
     """
-    taken = [
-        (_require_profile(gpu_model, placement.profile), placement.start) for placement in layout
-    ]
+
+    def require_profile(name: str) -> GpuInstanceProfile:
+        gi_profile = gpu_model.find_profile(name)
+        if gi_profile is None:
+            raise ValueError(f"{gpu_model.name} has no profile {name}")
+        return gi_profile
+
+    taken = [(require_profile(placement.profile), placement.start) for placement in layout]
     for profile in profiles:
-        gi_profile = _require_profile(gpu_model, profile)
+        gi_profile = require_profile(profile)
         for start in gi_profile.starts:
             if _find_conflict(gpu_model, taken, gi_profile, start) is None:
                 yield SlicePlacement(start, profile)
-
-
-def _require_profile(gpu_model: GpuModel, profile: str) -> GpuInstanceProfile:
-    gi_profile = gpu_model.find_profile(profile)
-    if gi_profile is None:
-        raise ValueError(f"{gpu_model.name} has no profile {profile}")
-    return gi_profile
 
 
 def maximal_geometries(candidates: Iterable[Geometry]) -> tuple[Geometry, ...]:
@@ -121,13 +119,9 @@ def maximal_geometries(candidates: Iterable[Geometry]) -> tuple[Geometry, ...]:
 
     A planner of least cost needs only these, since a larger geometry costs the same.
     """
-    profile_counts = {candidate: Counter(dict(candidate)) for candidate in sorted(candidates)}
+    counts = {candidate: Counter(dict(candidate)) for candidate in sorted(candidates)}
     return tuple(
         candidate
-        for candidate, counts in profile_counts.items()
-        if not any(
-            counts < other_counts
-            for other, other_counts in profile_counts.items()
-            if other != candidate
-        )
+        for candidate in counts
+        if not any(counts[candidate] < other_counts for other_counts in counts.values())
     )

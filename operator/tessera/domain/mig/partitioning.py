@@ -99,10 +99,7 @@ def plan_partitioning(
     gpu_model = gpu.gpu_model
     if gpu_model is None:
         return PartitionPlan()
-    target = {
-        _canonical_placement(gpu_model, SlicePlacement(requested.start, requested.profile))
-        for requested in wanted.slices
-    }
+    target = {_canonical_placement(gpu_model, placement) for placement in _wanted_layout(wanted)}
     existing = {
         _canonical_placement(gpu_model, instance.placement): instance for instance in gpu.instances
     }
@@ -155,22 +152,19 @@ def blocking_problem(gpu: DriverGpu, wanted: DesiredGpu) -> GpuProblem | None:
             f"MIG mode is {gpu.mode}, and Tessera never changes it: run nvidia-smi -i {gpu.index} "
             "-mig 1 on the node",
         )
-    unknown = [
-        requested.profile
-        for requested in wanted.slices
-        if gpu.gpu_model.find_profile(requested.profile) is None
-    ]
-    if unknown:
-        known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
-        message = f"{gpu.product} has no profile {unknown[0]}; supported: {known}"
-        return GpuProblem("UnknownProfile", message)
-    layout = [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices]
+    layout = _wanted_layout(wanted)
+    for placement in layout:
+        if gpu.gpu_model.find_profile(placement.profile) is None:
+            known = ", ".join(gi_profile.name for gi_profile in gpu.gpu_model.profiles)
+            message = f"{gpu.product} has no profile {placement.profile}; supported: {known}"
+            return GpuProblem("UnknownProfile", message)
     error = layout_error(gpu.gpu_model, layout)
-    return (
-        None
-        if error is None
-        else GpuProblem("PartitionFailed", f"the layout is not possible: {error}")
-    )
+    message = f"the layout is not possible: {error}"
+    return GpuProblem("PartitionFailed", message) if error else None
+
+
+def _wanted_layout(wanted: DesiredGpu) -> list[SlicePlacement]:
+    return [SlicePlacement(requested.start, requested.profile) for requested in wanted.slices]
 
 
 def gpu_status(

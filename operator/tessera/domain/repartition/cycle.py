@@ -96,13 +96,12 @@ def _plugin_refreshes(
     layouts = {layout.name: layout for layout in snapshot.layouts if layout.spec.gpus}
     if not layouts:
         return {}
-    nodes = [
-        node for node in snapshot.nodes if node.name in layouts and node.name not in busy_nodes
-    ]
     refreshes = {
         node.name: refresh_device_plugin(node.labels, digest, snapshot.at)
-        for node in nodes
-        if (digest := _stale_devices(node.name, node, layouts[node.name])) is not None
+        for node in snapshot.nodes
+        if node.name in layouts
+        and node.name not in busy_nodes
+        and (digest := _stale_devices(node.name, node, layouts[node.name])) is not None
     }
     return {name: labels for name, labels in refreshes.items() if labels}
 

@@ -8,6 +8,7 @@ from tessera.api.ref import Ref
 from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.repartition.capacity import (
     PoolCapacity,
+    capacity_of,
     is_serving,
     replica_capacity,
     required_capacity,
@@ -35,15 +36,14 @@ class BlockedEviction(NamedTuple):
 
 def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:
     """Return the scheduled pods whose slice has another profile than the planned one."""
-    return frozenset(
-        replica.pod
-        for service in services
-        for replica in service.replicas
-        if service.profile is not None
-        and replica.node is not None
-        and replica.profile is not None
-        and replica.profile != service.profile
-    )
+    return frozenset(replica.pod for replica in _wrong_profile_replicas(services))
+
+
+def _wrong_profile_replicas(services: Sequence[PoolService]) -> Iterator[Replica]:
+    for service in services:
+        for replica in service.replicas if service.profile is not None else ():
+            if replica.node is not None and replica.profile not in (None, service.profile):
+                yield replica
 
 
 def needs_extra_replica(replica: Replica) -> bool:
@@ -60,12 +60,8 @@ def displaced_by_profile(services: Sequence[PoolService]) -> tuple[frozenset[Ref
 
     Without a rollout no further pod begins to drain.
     """
-    wrong_profile = wrong_profile_pods(services)
     replicas = [
-        replica
-        for service in services
-        for replica in service.replicas
-        if replica.pod in wrong_profile and needs_extra_replica(replica)
+        replica for replica in _wrong_profile_replicas(services) if needs_extra_replica(replica)
     ]
     return (
         frozenset(replica.pod for replica in replicas),
@@ -136,11 +132,8 @@ def _drainable(
         required, service.desired_replicas * service.capacity.get(service.profile or "", 0.0)
     )
     remaining = serving_capacity(service)
-    pending_loss = sum(
-        replica_capacity(service, replica)
-        for replica in service.replicas
-        if replica.pod in on_removed_slices and is_serving(replica)
-    )
+    leaving = (replica for replica in service.replicas if replica.pod in on_removed_slices)
+    pending_loss = capacity_of(service, filter(is_serving, leaving))
     # Pods whose slices go come first: a unit waits for them. For the others nothing waits.
     for replica in sorted(
         candidates, key=lambda candidate: (candidate.pod not in on_removed_slices, candidate.pod)
