@@ -5,16 +5,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.mig import Assignment, GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
+from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.layout.demand import whole_gpu_model
+from tessera.domain.layout.demand import planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
-from tessera.domain.mig.demand import InstanceType, replicas_needed
+from tessera.domain.mig.demand import replicas_needed
 from tessera.domain.mig.gpu_building import layout_problem, place_geometry
-from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.format import format_slice
@@ -94,16 +93,12 @@ def _served_services(plan: MigPlan, problem: LayoutProblem, pool: str) -> float:
         for demand in problem.demands
         for instance_type, speed in demand.service.throughput.items()
     }
-    assigned = (
-        (assignment.replicas, needs.get((assignment.service, _instance_type(assignment, pool))))
-        for assignment in plan.services
-    )
-    return sum(min(1.0, replicas / needed) for replicas, needed in assigned if needed)
-
-
-def _instance_type(assignment: Assignment, pool: str) -> InstanceType:
-    gpu_model = whole_gpu_model(pool) if assignment.profile == WHOLE_GPU else pool
-    return InstanceType(gpu_model, assignment.profile)
+    served = 0.0
+    for assignment in plan.services:
+        key = assignment.service, planned_type(pool, assignment.profile)
+        if needed := needs.get(key):
+            served += min(1.0, assignment.replicas / needed)
+    return served
 
 
 def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]:
@@ -180,7 +175,7 @@ def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: 
         assignment = assignments.get(demand.service.name)
         if assignment is None:
             return False
-        speed = demand.service.throughput.get(_instance_type(assignment, pool), 0.0)
+        speed = demand.service.throughput.get(planned_type(pool, assignment.profile), 0.0)
         if not speed or assignment.replicas < replicas_needed(demand.service, speed):
             return False
     return True

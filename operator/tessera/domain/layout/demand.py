@@ -44,6 +44,11 @@ def whole_gpu_model(pool: str) -> str:
     return f"{pool}/{WHOLE_GPU}"
 
 
+def planned_type(pool: str, profile: str) -> InstanceType:
+    """Return the instance type of a profile of the pool, or of its GPUs outside MIG mode."""
+    return InstanceType(whole_gpu_model(pool) if profile == WHOLE_GPU else pool, profile)
+
+
 class _NodeGpus(NamedTuple):
     gpus: tuple[FleetGpu, ...]
     layouts: tuple[tuple[str, Layout], ...]
@@ -228,9 +233,7 @@ def _options(
     for candidate in hardware_candidates(spec, shape, offers):
         if not isinstance(candidate.fit, ReplicaFit) or not candidate.offer.layout_profile:
             continue
-        hardware, pool = candidate.offer.hardware, candidate.offer.pool
-        gpu_model = pool if hardware.profile else whole_gpu_model(pool)
-        instance_type = InstanceType(gpu_model, candidate.offer.layout_profile)
+        instance_type = planned_type(candidate.offer.pool, candidate.offer.layout_profile)
         speed = candidate.fit.limits.tokens_per_second
         # Candidates differ in precision as well: keep the fastest per instance type.
         if instance_type not in options or speed > options[instance_type].tokens_per_second:
@@ -238,7 +241,7 @@ def _options(
                 instance_type=instance_type,
                 tokens_per_second=speed,
                 hourly_nanos=candidate.offer.hourly.nanos,
-                fills_gpu=hardware.exclusive,
+                fills_gpu=candidate.offer.hardware.exclusive,
             )
     return tuple(
         sorted(options.values(), key=lambda option: (option.hourly_nanos, option.instance_type))
@@ -304,9 +307,7 @@ def _current_type(proposal: Proposal) -> InstanceType | None:
     choice = proposal.placement.choice
     if choice is None or not choice.offer.layout_profile:
         return None
-    pool = choice.offer.pool
-    gpu_model = pool if choice.offer.hardware.profile else whole_gpu_model(pool)
-    return InstanceType(gpu_model, choice.offer.layout_profile)
+    return planned_type(choice.offer.pool, choice.offer.layout_profile)
 
 
 class _DeviceHolders:
@@ -420,12 +421,7 @@ def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Ite
             name=f"{pool}/{node.name}/{WHOLE_GPU}-{index:02}",
             gpu_model=whole_gpu_model(pool),
             node=node.name,
-            slices=tuple(
-                FleetSlice(placement.start, placement.profile, service)
-                for placement in WHOLE_GPU_LAYOUT
-            )
-            if is_held
-            else (),
+            slices=(FleetSlice(0, WHOLE_GPU, service),) if is_held else (),
             foreign_slices=WHOLE_GPU_LAYOUT if is_held and service is None else (),
             locked=not node.ready,
         )

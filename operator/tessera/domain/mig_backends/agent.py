@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, PlacedSlice
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.text import counted, parse_decimal
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
@@ -78,11 +78,8 @@ class AgentBackend:
             return BackendStatus(problem=problem)
         waited = at - since
         if not _is_partitioned(node, desired):
-            return (
-                BackendStatus(problem=_stuck_verdict(node, waited))
-                if waited >= _PARTITION_TIMEOUT
-                else BackendStatus()
-            )
+            stuck = _stuck_verdict(node, waited) if waited >= _PARTITION_TIMEOUT else None
+            return BackendStatus(problem=stuck)
         if offers_layouts(node, desired) and node.labels.get(DEVICE_PLUGIN_LABEL) != PAUSED:
             return BackendStatus(done=True)
         if waited < _DEVICE_PLUGIN_TIMEOUT:
@@ -96,20 +93,18 @@ def _layout_spec(node: MigNode, desired: LayoutsByGpu) -> NodeLayoutSpec:
     previous = node.node_layout.spec.gpus if node.node_layout else ()
     requested = {gpu.uuid: gpu for gpu in previous if gpu.uuid in index_by_uuid}
     requested |= {
-        uuid: _gpu_spec(uuid, desired[index])
+        uuid: DesiredGpu(
+            uuid=uuid,
+            slices=tuple(
+                PlacedSlice(profile=placement.profile, start=placement.start)
+                for placement in sorted(desired[index])
+            ),
+        )
         for uuid, index in index_by_uuid.items()
         if index in desired
     }
     gpus = tuple(requested[uuid] for uuid in sorted(requested, key=index_by_uuid.__getitem__))
     return NodeLayoutSpec(gpus=gpus)
-
-
-def _gpu_spec(uuid: str, layout: Layout) -> DesiredGpu:
-    slices = tuple(
-        PlacedSlice(profile=placement.profile, start=placement.start)
-        for placement in sorted(layout)
-    )
-    return DesiredGpu(uuid=uuid, slices=slices)
 
 
 def _refresh_labels(

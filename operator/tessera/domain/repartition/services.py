@@ -174,30 +174,27 @@ def _replicas(
     limit = spec.drain.timeout if max_drain is None else min(spec.drain.timeout, max_drain)
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
+        since = pod.draining_since
         if pod.node is None:
             belongs = pod.variant in variants
         else:
-            left = in_pool and pod.node not in context.other_nodes and _serves_or_drains(pod)
+            serves = pod.takes_requests or since is not None
+            left = in_pool and pod.node not in context.other_nodes and serves
             belongs = pod.node in context.members or left
         if profile is None or not belongs or pod.ended is not None:
             continue
-        since = pod.draining_since
         yield Replica(
             pod=pod.ref,
             uid=pod.uid,
             node=pod.node,
             profile=profile,
             ready=pod.takes_requests,
-            draining=pod.terminating or pod.draining_since is not None,
+            draining=pod.terminating or since is not None,
             can_return=since is not None and pod.containers_ready and not pod.terminating,
             terminating=pod.terminating,
             drained=is_drained(pod, in_flight, at, limit),
             drain_expired=(since is not None and max_drain is not None and at - since >= max_drain),
         )
-
-
-def _serves_or_drains(pod: Pod) -> bool:
-    return pod.takes_requests or pod.draining_since is not None
 
 
 def _slice_profile(gpu_model: GpuModel | None, pod: Pod) -> str | None:
