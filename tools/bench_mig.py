@@ -24,7 +24,7 @@ from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
 from tessera.domain.mig.fleet import replicas_by_service
 from tessera.domain.mig.fleet_repair import MigFleet, repair_fleet
 from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layout_changes import layout_changes
+from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.mix import cheapest_mix
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig.service_selection import select_services
@@ -155,7 +155,7 @@ def _replans() -> Figures:
         assert all(meets_demand(service, counts[service.name]) for service in changed_services)  # noqa: S101
         took.append(timing.wall * 1e3)
         ratios.append(mig_fleet.cost(repaired) / full)
-        moved.append(len(layout_changes(gpus, repaired).moves))
+        moved.append(len(replica_moves(gpus, repaired)))
     return {
         "replan_gpus": len(gpus),
         "replan_1000_gpus_ms": round(statistics.median(took), 1),

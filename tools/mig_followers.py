@@ -9,6 +9,7 @@ from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, mee
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
+from tessera.domain.mig.layout_changes import repartitions, replica_moves
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
 from tessera.domain.mig.plan import plan_layouts
 
@@ -26,7 +27,7 @@ def follow_with_planner(
 ) -> tuple[tuple[FleetGpu, ...], int]:
     """Tessera's planner."""
     mig_plan = plan_layouts(services, ONE, gpus)
-    return mig_plan.gpus, len(mig_plan.changes.moves)
+    return mig_plan.gpus, len(replica_moves(gpus, mig_plan.gpus))
 
 
 def follow_with_clearing(
@@ -34,16 +35,15 @@ def follow_with_clearing(
 ) -> tuple[tuple[FleetGpu, ...], int]:
     """The same layouts, but a GPU that is repartitioned loses all its replicas."""
     mig_plan = plan_layouts(services, ONE, gpus)
-    repartitioned = {seat.gpu for seat in (*mig_plan.changes.created, *mig_plan.changes.destroyed)}
-    moved = {move.source for move in mig_plan.changes.moves}
+    repartitioned = {change.gpu for change in repartitions(gpus, mig_plan.gpus)}
+    planned = {gpu.name: gpu.slices for gpu in mig_plan.gpus}
     lost = sum(
-        slice_.service is not None
+        slice_.service is not None and slice_ in planned[gpu.name]
         for gpu in gpus
         for slice_ in gpu.slices
-        if gpu.name in repartitioned and (gpu.name, slice_.start, slice_.profile) not in moved
+        if gpu.name in repartitioned
     )
-    stopped = sum(stop.location.gpu in repartitioned for stop in mig_plan.changes.stops)
-    return mig_plan.gpus, len(moved) + lost - stopped
+    return mig_plan.gpus, len(replica_moves(gpus, mig_plan.gpus)) + lost
 
 
 def follow_without_moves(

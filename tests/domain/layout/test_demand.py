@@ -13,6 +13,7 @@ from tessera.domain.layout.adoption import PlanAdoption
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve
 from tessera.domain.mig.demand import InstanceType
+from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import Capabilities
@@ -336,7 +337,7 @@ def random_walk(worth: float | None, steps: int = 100) -> tuple[int, int]:
         grown = max(least, demands[index].demand + rng.choice([-1, 1]) * least * rng.random())
         demands[index] = replace(demands[index], demand=grown)
         plan = plan_layouts(demands, problem.offers, gpus, moves_per_gpu=worth)
-        moves += len(plan.changes.moves)
+        moves += len(replica_moves(gpus, plan.gpus))
         hours += plan.gpus_in_use
         gpus = plan.gpus
     return moves, hours

@@ -14,10 +14,16 @@ from tessera.cli.mosaic.drawing import layouts_svg, strip_lines, write_svg
 from tessera.cli.output import Output
 from tessera.cli.plan.files import read_layout, read_services
 from tessera.domain.mig.demand import GpuOffer
-from tessera.domain.mig.fleet import FleetGpu
+from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.integer_program import SolverMissingError
-from tessera.domain.mig.layout_changes import GpuRepartition, SliceLocation, repartitions
+from tessera.domain.mig.layout_changes import (
+    GpuRepartition,
+    Move,
+    SliceLocation,
+    repartitions,
+    replica_moves,
+)
 from tessera.domain.mig.layouts import format_placement
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 
@@ -53,16 +59,22 @@ def run(arguments: SimpleNamespace) -> Output:
         raise CommandError(
             "the solver is not installed; install it with: pip install '.[cli]' in a checkout"
         ) from None
+    moved = replica_moves(current_gpus, plan.gpus)
     steps = repartitions(current_gpus, plan.gpus) if current_gpus else []
     if arguments.svg:
         write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        return Output(json.dumps(_plan_json(plan, gpu_model, steps), indent=2) + "\n", code)
-    lines = _plan_lines(plan, gpu_model, current_gpus)
-    return Output(
-        "\n".join((*lines, *(_change_lines(plan, steps) if current_gpus else ()))) + "\n", code
-    )
+        return Output(json.dumps(_plan_json(plan, gpu_model, moved, steps), indent=2) + "\n", code)
+    lines = tuple(_plan_lines(plan, gpu_model, current_gpus))
+    if current_gpus:
+        changed = _slices_by_gpu(current_gpus) != _slices_by_gpu(plan.gpus)
+        lines = (*lines, *(_change_lines(moved, steps) if changed else ("", "Nothing changes.")))
+    return Output("\n".join(lines) + "\n", code)
+
+
+def _slices_by_gpu(gpus: Sequence[FleetGpu]) -> dict[str, frozenset[FleetSlice]]:
+    return {gpu.name: frozenset(gpu.slices) for gpu in gpus if gpu.slices}
 
 
 @contextmanager
@@ -102,8 +114,9 @@ def _gpu_model(name: str) -> GpuModel:
     )
 
 
-def _plan_json(plan: LayoutPlan, gpu_model: GpuModel, steps: Sequence[GpuRepartition]) -> Json:
-    changes = plan.changes
+def _plan_json(
+    plan: LayoutPlan, gpu_model: GpuModel, moved: Sequence[Move], steps: Sequence[GpuRepartition]
+) -> Json:
     return {
         "gpu": gpu_model.name,
         "gpus": plan.gpus_in_use,
@@ -130,7 +143,7 @@ def _plan_json(plan: LayoutPlan, gpu_model: GpuModel, steps: Sequence[GpuReparti
                 "from": _location_json(move.source),
                 "to": _location_json(move.target),
             }
-            for move in changes.moves
+            for move in moved
         ],
         "steps": [
             {
@@ -169,14 +182,10 @@ def _plan_lines(
     yield from strip_lines(gpu_model, plan.gpus)
 
 
-def _change_lines(plan: LayoutPlan, steps: Sequence[GpuRepartition]) -> Iterator[str]:
+def _change_lines(moved: Sequence[Move], steps: Sequence[GpuRepartition]) -> Iterator[str]:
     yield ""
-    if plan.changes.is_empty:
-        yield "Nothing changes."
-        return
-    moves = plan.changes.moves
-    yield f"{counted(len(moves), 'replica')} moved" + (":" if moves else ".")
-    for move in moves:
+    yield f"{counted(len(moved), 'replica')} moved" + (":" if moved else ".")
+    for move in moved:
         source, target = _location_text(move.source), _location_text(move.target)
         yield f"  {move.service} from {source} to {target}"
     if steps:

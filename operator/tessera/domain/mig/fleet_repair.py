@@ -5,7 +5,7 @@ ones; while that costs too much, the emptiest GPUs are rearranged, a few at a ti
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 
@@ -44,9 +44,17 @@ def serves_all_demand(fleet: MigFleet) -> bool:
             for service in fleet.services
             if service.single_type and service.name in replicas
         )
-        and all(
-            meets_demand(service, usable_replicas(service, replicas)) for service in fleet.services
-        )
+        and not unmet_services(fleet.services, fleet.gpus)
+    )
+
+
+def unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu]) -> tuple[str, ...]:
+    """Return the services that get less than their demand."""
+    replicas = replicas_by_service(gpus)
+    return tuple(
+        service.name
+        for service in services
+        if not meets_demand(service, _usable_replicas(service, replicas))
     )
 
 
@@ -109,7 +117,7 @@ def _release_surplus(fleet: MigFleet) -> tuple[FleetGpu, ...]:
     """Return the GPUs without replicas of removed services and without surplus replicas."""
     services = {service.name: service for service in fleet.services}
     remaining = {
-        name: Counter(usable_replicas(services[name], {name: counts_by_type}))
+        name: Counter(_usable_replicas(services[name], {name: counts_by_type}))
         if name in services
         else Counter()
         for name, counts_by_type in replicas_by_service(fleet.gpus).items()
@@ -134,12 +142,7 @@ def _release_surplus(fleet: MigFleet) -> tuple[FleetGpu, ...]:
 
 def _gpus_to_open(fleet: MigFleet, gpus: Sequence[FleetGpu]) -> set[str]:
     """Return the emptiest GPUs of unserved services, and the emptiest GPUs of all."""
-    replicas = replicas_by_service(gpus)
-    unserved = {
-        service.name
-        for service in fleet.services
-        if not meets_demand(service, usable_replicas(service, replicas))
-    }
+    unserved = unmet_services(fleet.services, gpus)
     if not unserved:
         return set()
     by_free_memory = sorted(
@@ -153,7 +156,7 @@ def _gpus_to_open(fleet: MigFleet, gpus: Sequence[FleetGpu]) -> set[str]:
     return {gpu.name for gpu in (*holders[:_WINDOW_SIZE], *by_free_memory[:_WINDOW_SIZE])}
 
 
-def usable_replicas(
+def _usable_replicas(
     service: ServiceDemand, replicas: Mapping[str, Counter[InstanceType]]
 ) -> dict[InstanceType, int]:
     """Return its replicas on instance types that it fits on."""

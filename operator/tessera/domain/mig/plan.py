@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
+from tessera.domain.mig.demand import GpuOffer, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.fleet_repair import (
     MigFleet,
@@ -13,10 +13,9 @@ from tessera.domain.mig.fleet_repair import (
     rearrange_gpus,
     repair_fleet,
     serves_all_demand,
-    usable_replicas,
+    unmet_services,
 )
 from tessera.domain.mig.gpu_building import build_gpus
-from tessera.domain.mig.layout_changes import LayoutChanges, layout_changes
 from tessera.domain.mig.mix import Mix
 from tessera.domain.mig.service_selection import select_services, sunk_capacities
 
@@ -33,8 +32,6 @@ class LayoutPlan:
     """The planned layouts of used and of existing idle GPUs, by name."""
 
     gpus: tuple[FleetGpu, ...]
-    changes: LayoutChanges
-    """Differences from the current layouts."""
     cost: int
     bound: int
     """Lower bound of the cost of any layouts that serve the same services."""
@@ -84,21 +81,9 @@ def plan_layouts(
     cost = fleet.cost(gpus)
     return LayoutPlan(
         gpus=gpus,
-        changes=layout_changes(existing, gpus),
         cost=cost,
         bound=min(selection.bound, cost),
-        unmet=_unmet_services(wanted, gpus),
-    )
-
-
-def _unmet_services(services: Iterable[ServiceDemand], gpus: Iterable[FleetGpu]) -> tuple[str, ...]:
-    """Return the services that get less than their demand."""
-    replicas = replicas_by_service(gpus)
-    return tuple(
-        service.name
-        for service in services
-        if service.required_replicas
-        and not meets_demand(service, usable_replicas(service, replicas))
+        unmet=unmet_services(wanted, gpus),
     )
 
 

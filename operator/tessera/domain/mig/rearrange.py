@@ -8,8 +8,8 @@ repartitioned GPUs, destroyed slices and starts.
 import math
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from tessera.domain.mig.demand import (
     DEMAND_TOLERANCE,
@@ -19,10 +19,9 @@ from tessera.domain.mig.demand import (
     instance_types_of,
     profiles_of,
 )
-from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.geometries import Reshape, possible_reshapes
 from tessera.domain.mig.integer_program import INFINITY, IntegerProgram, IntegerSolution
-from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig.mix import gpu_geometries
 from tessera.domain.mig.slice_assignment import ReshapedGpu, assign_replicas
 
@@ -49,17 +48,6 @@ class RearrangeProblem:
     """Moves that saving the most expensive GPU is worth without `max_cost`; None for any number."""
     only_adds: bool = False
     """Whether slices are only added beside the existing ones, which is a smaller program."""
-
-
-class _GpuGroupKey(NamedTuple):
-    """The properties by which GPUs are interchangeable in the program."""
-
-    gpu_model: str
-    slices: tuple[FleetSlice, ...]
-    foreign_slices: Layout
-    locked: bool
-    node: str
-    """Name of the node where nodes are drained as a whole, otherwise empty."""
 
 
 # Index of a group of interchangeable GPUs, and the way in which some of them are repartitioned.
@@ -121,11 +109,11 @@ class _RearrangeProgram:
 
     def _group_gpus(self, gpus: Sequence[FleetGpu]) -> list[list[FleetGpu]]:
         """Return groups of interchangeable GPUs, which share columns."""
-        groups: dict[_GpuGroupKey, list[FleetGpu]] = {}
+        groups: dict[FleetGpu, list[FleetGpu]] = {}
         for gpu in gpus:
+            # The node counts where nodes are drained as a whole.
             node = gpu.node if self._offer_by_model[gpu.gpu_model].drains_node else ""
-            key = _GpuGroupKey(gpu.gpu_model, gpu.slices, gpu.foreign_slices, gpu.locked, node)
-            groups.setdefault(key, []).append(gpu)
+            groups.setdefault(replace(gpu, name="", node=node), []).append(gpu)
         return list(groups.values())
 
     def solve(self) -> tuple[FleetGpu, ...] | None:
