@@ -17,11 +17,11 @@ from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTer
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
+from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Layout
 from tessera.domain.mig_backends.backend import Capabilities
-from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
@@ -155,7 +155,6 @@ def _pool_terms(view: PoolView, capabilities: Capabilities) -> PoolTerms:
         currency=view.price.currency if view.price else "",
         per_gpu_hour=_per_gpu_hour(view),
         pinned_starts=capabilities.pinned_starts,
-        sibling_safe=capabilities.sibling_safe,
     )
 
 
@@ -322,23 +321,10 @@ class _DeviceHolders:
             if pod.model_job_run is None
         }
         self.terminating = {pod.ref for pod in pods if pod.terminating}
-        self._by_node: dict[str, list[tuple[str, Ref]]] = defaultdict(list)
+        self.by_node = defaultdict[str, list[Pod]](list)
         for pod in sorted(pods, key=lambda pod: pod.ref):
-            for resource, count in sorted(pod.devices.items()):
-                if pod.node and pod.ended is None and not pod.terminating:
-                    self._by_node[pod.node] += [(resource, pod.ref)] * count
-
-    def whole_gpus(self, node: str) -> list[Ref]:
-        """Return the pods with whole GPUs of a node, once per GPU."""
-        return [ref for resource, ref in self._by_node.get(node, ()) if resource == GPU]
-
-    def slices(self, node: str, gpu_model: GpuModel) -> Mapping[str, list[Ref]]:
-        """Return the pods with slices of a node by profile, once per slice."""
-        refs_by_profile: dict[str, list[Ref]] = defaultdict(list)
-        for resource, ref in self._by_node.get(node, ()):
-            if (profile := profile_of(gpu_model, resource)) is not None:
-                refs_by_profile[profile].append(ref)
-        return refs_by_profile
+            if pod.node and pod.ended is None and not pod.terminating:
+                self.by_node[pod.node].append(pod)
 
 
 @reused
@@ -386,22 +372,24 @@ def _gpu_name(pool: str, node: MigNode, gpu: MigGpu) -> str:
 def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
     """Yield the node's GPUs in MIG mode.
 
-    Without an agent it is assumed that pods hold the first slices of their profile.
+    Without an agent it is assumed which slices pods hold.
     """
-    assumed = device_holders.slices(node.name, node.gpu_model)
-    for gpu in sorted(node.gpus, key=lambda gpu: gpu.index):
+    pods = device_holders.by_node.get(node.name, ())
+    holders = {
+        (gpu.index, instance.placement): refs
+        for gpu, instance, refs in instance_holders(node, pods)
+    }
+    for gpu in node.gpus:
         slices, fixed = [], []
-        for instance in sorted(gpu.instances, key=lambda instance: instance.placement):
-            if node.reports_pods:
-                holders = [ref for ref in instance.holders if ref not in device_holders.terminating]
-            else:
-                pending = assumed.get(instance.placement.profile)
-                holders = [pending.pop(0)] if pending else []
-            services = [device_holders.service_of.get(ref) for ref in holders]
-            service = next(iter(services), None)
-            slices.append(FleetSlice(instance.placement.start, instance.placement.profile, service))
+        for placement in gpu.layout:
+            services = [
+                device_holders.service_of.get(ref)
+                for ref in holders[gpu.index, placement]
+                if ref not in device_holders.terminating
+            ]
+            slices.append(FleetSlice(*placement, next(iter(services), None)))
             if services and services[0] is None:
-                fixed.append(instance.placement)
+                fixed.append(placement)
         yield FleetGpu(
             name=_gpu_name(pool, node, gpu),
             gpu_model=pool,
@@ -413,7 +401,8 @@ def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Itera
 
 
 def _whole_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
-    holders = device_holders.whole_gpus(node.name)
+    pods = device_holders.by_node.get(node.name, ())
+    holders = [pod.ref for pod in pods for _ in range(pod.devices.get(GPU, 0))]
     for index in range(node.whole_gpus):
         service = device_holders.service_of.get(holders[index]) if index < len(holders) else None
         is_held = index < len(holders)

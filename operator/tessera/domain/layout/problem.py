@@ -48,7 +48,6 @@ class PoolTerms:
     per_gpu_hour: int
     """Price of one GPU per hour, in nano-units."""
     pinned_starts: bool
-    sibling_safe: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

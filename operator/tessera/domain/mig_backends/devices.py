@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
@@ -10,7 +10,7 @@ from tessera.domain.hardware.device import MIG_PREFIX
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
 from tessera.domain.incremental import tabulated
 from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, geometry
+from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import MigNode
 
 DEVICE_PLUGIN_LABEL = "nvidia.com/gpu.deploy.device-plugin"
@@ -60,15 +60,7 @@ def offers_layouts(node: MigNode, desired: Mapping[int, Layout]) -> bool:
 def planned_slices(node: MigNode, desired: Mapping[int, Layout]) -> Counter[str]:
     """Return the slices of these layouts and of the node's other GPUs, by profile."""
     layouts = {gpu.index: gpu.layout for gpu in node.gpus} | dict(desired)
-    return count_slices(layouts.values())
-
-
-def count_slices(layouts: Iterable[Layout]) -> Counter[str]:
-    """Return the slices of these layouts by profile."""
-    counts: Counter[str] = Counter()
-    for layout in layouts:
-        counts.update(dict(geometry(layout)))
-    return counts
+    return Counter(placement.profile for layout in layouts.values() for placement in layout)
 
 
 def profile_of(gpu_model: GpuModel, resource: str) -> str | None:

@@ -83,7 +83,7 @@ def slice_usages(
             holders=holders,
         )
         for node in sorted(nodes, key=attrgetter("name"))
-        for gpu, instance, holders in _instance_holders(node, pods_by_node.get(node.name, ()))
+        for gpu, instance, holders in instance_holders(node, pods_by_node.get(node.name, ()))
     )
 
 
@@ -106,9 +106,14 @@ def _state(
     return SliceState.USED if holders or instance.processes else SliceState.IDLE
 
 
-def _instance_holders(
+def instance_holders(
     node: MigNode, pods: Sequence[Pod]
 ) -> Iterator[tuple[MigGpu, GpuInstance, tuple[Ref, ...]]]:
+    """Yield the slices of a node with the pods that hold them, by GPU and start.
+
+    Without an agent, these `pods` of the node are assumed to hold the first slices of their
+    profile.
+    """
     pending: dict[str, list[Ref]] = defaultdict(list)
     # Reversed, since `pop` takes from the end: the first pod gets the first slice.
     for pod in sorted(pods, key=attrgetter("ref"), reverse=True):

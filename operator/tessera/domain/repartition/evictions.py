@@ -111,15 +111,6 @@ def pods_to_drain(
     return frozenset(pods)
 
 
-def _is_needed(service: PoolService, replica: Replica, remaining: float) -> bool:
-    """Return whether a draining replica takes requests again: too little serves without it."""
-    return (
-        replica.can_return
-        and not service.allows_downtime
-        and remaining < service.min_capacity - tolerance(service)
-    )
-
-
 def _drainable(
     service: PoolService,
     candidates: Sequence[Replica],
@@ -142,7 +133,8 @@ def _drainable(
         if not is_serving(replica):
             # It adds nothing to the serving capacity, so its loss takes nothing away. What others
             # lost since it began to drain it gives back, while its last requests run.
-            if _is_needed(service, replica, remaining):
+            too_little = remaining < service.min_capacity - tolerance(service)
+            if replica.can_return and too_little and not service.allows_downtime:
                 remaining += loss
             else:
                 yield replica.pod
