@@ -1,7 +1,7 @@
 """Differences between two states of a fleet: replicas that move, and GPUs whose slices change."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from tessera.domain.mig.fleet import FleetGpu
@@ -63,21 +63,19 @@ def repartitions(before: Iterable[FleetGpu], after: Iterable[FleetGpu]) -> list[
     old_gpus = {gpu.name: gpu for gpu in before}
     changed = []
     for gpu in after:
-        old = old_gpus.get(gpu.name)
-        old_slices = old.slices if old is not None else ()
-        old_layout = old.layout if old is not None else ()
-        if set(gpu.layout) == set(old_layout):
+        old = old_gpus.get(gpu.name, replace(gpu, slices=()))
+        if set(gpu.layout) == set(old.layout):
             continue
-        destroyed = tuple(placement for placement in old_layout if placement not in gpu.layout)
+        destroyed = tuple(placement for placement in old.layout if placement not in gpu.layout)
         repartition = GpuRepartition(
             gpu=gpu.name,
             displaced=tuple(
                 mig_slice.service
-                for mig_slice in old_slices
+                for mig_slice in old.slices
                 if mig_slice.service is not None and mig_slice.placement in destroyed
             ),
             destroyed=destroyed,
-            created=tuple(placement for placement in gpu.layout if placement not in old_layout),
+            created=tuple(placement for placement in gpu.layout if placement not in old.layout),
         )
         changed.append(repartition)
     return sorted(changed, key=lambda gpu: repartition_rank(len(gpu.displaced), gpu.gpu))

@@ -42,21 +42,15 @@ def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float
         return PricedPattern(cost, cost, pattern)
     search = _PatternSearch(service, prices)
     search.descend(0, search.demand, service.required_replicas, 0.0)
-    pattern = tuple(
-        sorted(
-            (instance_type, count) for instance_type, count in search.best_counts.items() if count
-        )
-    )
     bound = search.cost if search.nodes < _MAX_NODES else min(search.cost, search.root_bound)
-    return PricedPattern(bound, search.cost, pattern)
+    return PricedPattern(bound, search.cost, search.pattern)
 
 
 def single_type_patterns(service: ServiceDemand) -> list[ReplicaPattern]:
     """Return one pattern for every instance type that serves the service alone."""
-    speeds = sorted(service.throughput.items())
     return [
         ((instance_type, replicas_needed(service, speed)),)
-        for instance_type, speed in speeds
+        for instance_type, speed in sorted(service.throughput.items())
         if speed > 0
     ]
 
@@ -65,21 +59,21 @@ class _PatternSearch:
     """A search over instance types by price per unit of throughput, with its best pattern."""
 
     def __init__(self, service: ServiceDemand, prices: Mapping[InstanceType, float]) -> None:
-        usable = (instance_type for instance_type, speed in service.throughput.items() if speed > 0)
-        rows = sorted(
-            (prices[instance_type] / service.throughput[instance_type], instance_type)
-            for instance_type in usable
+        self.type_rows = sorted(
+            (
+                (prices[instance_type], speed, instance_type)
+                for instance_type, speed in service.throughput.items()
+                if speed > 0
+            ),
+            key=lambda row: (row[0] / row[1], row[2]),
         )
-        self.type_rows = [
-            (prices[instance_type], service.throughput[instance_type], instance_type)
-            for _, instance_type in rows
-        ]
         self.min_price_from = [
             min(price for price, _, _ in self.type_rows[index:])
             for index in range(len(self.type_rows))
         ] + [math.inf]
         self.counts = [0] * len(self.type_rows)
-        self.cost, self.best_counts, self.nodes = math.inf, dict[InstanceType, int](), 0
+        self.cost, self.nodes = math.inf, 0
+        self.pattern: ReplicaPattern = ()
         self.demand = _round_up_demand(service.demand, [speed for _, speed, _ in self.type_rows])
         price, speed, _ = self.type_rows[0]
         self.root_bound = max(
@@ -92,12 +86,8 @@ class _PatternSearch:
         if demand <= 0 and replicas <= 0:
             if cost < self.cost:
                 self.cost = cost
-                self.best_counts = {
-                    instance_type: count
-                    for (_, _, instance_type), count in zip(
-                        self.type_rows, self.counts, strict=True
-                    )
-                }
+                chosen = zip(self.type_rows, self.counts, strict=True)
+                self.pattern = tuple(sorted((row[2], count) for row, count in chosen if count))
             return
         if index == len(self.type_rows):
             return

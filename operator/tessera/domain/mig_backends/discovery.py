@@ -84,7 +84,12 @@ def _read_node(
     base = replace(unread, node_layout=layout, unavailable=_agent_problem(layout))
     if problem := _inconsistency(pool_product, node, agent_status) or _unknown_product(product):
         return replace(base, inconsistency=problem)
-    return _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
+    node_or_problem = (
+        _from_agent(base, agent_status) if agent_status else _from_counts(base, target)
+    )
+    if isinstance(node_or_problem, str):
+        return replace(base, inconsistency=node_or_problem)
+    return node_or_problem
 
 
 def _set_aside(
@@ -143,15 +148,15 @@ def _inconsistency(
     return None
 
 
-def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode:
-    """Return the node with starts, pods and processes as its agent reports them."""
+def _from_agent(base: MigNode, agent_status: NodeLayoutStatus) -> MigNode | str:
+    """Return the node with starts, pods and processes as its agent reports them, or why not."""
     mig_gpus = [gpu for gpu in agent_status.gpus if gpu.mode in _MIG_MODES]
     for gpu in mig_gpus:
         if problem := layout_error(
             base.gpu_model,
             tuple(SlicePlacement(gpu_slice.start, gpu_slice.profile) for gpu_slice in gpu.slices),
         ):
-            return replace(base, inconsistency=f"GPU {gpu.index}: {problem}")
+            return f"GPU {gpu.index}: {problem}"
     return replace(
         base,
         gpus=tuple(
@@ -187,35 +192,32 @@ def _mig_gpu(gpu_model: GpuModel, gpu: ObservedGpu) -> MigGpu:
     )
 
 
-def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode:
+def _from_counts(base: MigNode, target: NodeTarget | None) -> MigNode | str:
     """Return the node with layouts assumed from its slice counts, or with their inconsistency."""
     text = base.labels.get(COUNT_LABEL, "")
     # A search over as many GPUs as a label says could stop the process.
     gpu_count = parse_decimal(text, MAX_GPUS)
     if gpu_count is None:
-        problem = f"its label {COUNT_LABEL} is {text[:20]!r}, not a number up to {MAX_GPUS}"
-        return replace(base, inconsistency=problem)
+        return f"its label {COUNT_LABEL} is {text[:20]!r}, not a number up to {MAX_GPUS}"
     counts, whole_gpus = _slice_counts(base, gpu_count)
     unknown = sorted(name for name in counts if base.gpu_model.find_profile(name) is None)
     if unknown:
-        return replace(base, inconsistency=f"{base.gpu_model.name} has no profile {unknown[0]}")
+        return f"{base.gpu_model.name} has no profile {unknown[0]}"
     if whole_gpus and not counts:
         return replace(base, whole_gpus=whole_gpus)
     if whole_gpus:
         slices = sum(counts.values())
-        inconsistency = (
+        return (
             f"it offers {counted(whole_gpus, 'whole GPU')} beside {counted(slices, 'slice')}, "
             "and it is not known which of its GPUs are in MIG mode: install tessera-node "
             "(chart value node.enabled=true)"
         )
-        return replace(base, inconsistency=inconsistency)
     geometry, preferred = tuple(sorted(counts.items())), _target_layouts(target, base.gpu_model)
     layouts = layouts_for_counts(base.gpu_model, geometry, gpu_count, preferred)
     if layouts is None:
         gpus_text = counted(gpu_count, f"{base.gpu_model.name} GPU")
         slices_text = ", ".join(f"{count}x {name}" for name, count in geometry)
-        problem = f"{gpus_text} cannot be partitioned into {slices_text}"
-        return replace(base, inconsistency=problem)
+        return f"{gpus_text} cannot be partitioned into {slices_text}"
     return replace(base, gpus=_gpus_of(layouts))
 
 

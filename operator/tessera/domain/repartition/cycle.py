@@ -148,30 +148,22 @@ def _repartition(
     managed = {view.pool.name: view for view in views if view.pool.name in migs}
     nodes = _nodes_by_pool(tuple(managed.values()), snapshot.nodes, snapshot.layouts)
     backends = {name: backend_of(mig, nodes[name]) for name, mig in migs.items()}
-    capabilities = {name: backend.capabilities for name, backend in backends.items()}
     known_views = [view for view in managed.values() if view.product is not None]
-    proposals, shares = funded.proposals, tenant_shares(*funded)
+    proposals = funded.proposals
     problem = layout_problem(
         known_views,
         nodes,
-        capabilities,
+        {name: backend.capabilities for name, backend in backends.items()},
         proposals,
         snapshot,
-        shares=shares,
+        shares=tenant_shares(*funded),
         previous=memory.repartitions.layout_problem,
     )
-    services = {
-        name: pool_services(snapshot, view, views, proposals, problem)
-        for name, view in managed.items()
-    }
-    states = {
-        name: _PoolState(view, migs[name], nodes[name], backends[name], services[name])
-        for name, view in managed.items()
-    }
-    actions = {
-        name: pool_actions(config.mig_backends, snapshot, memory, state, problem)
-        for name, state in states.items()
-    }
+    actions = {}
+    for name, view in managed.items():
+        services = pool_services(snapshot, view, views, proposals, problem)
+        state = _PoolState(view, migs[name], nodes[name], backends[name], services)
+        actions[name] = pool_actions(config.mig_backends, snapshot, memory, state, problem)
     busy_nodes = {
         node for rollout in actions.values() for node in (*rollout.requests, *rollout.tainted_nodes)
     }
