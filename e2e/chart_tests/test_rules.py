@@ -16,7 +16,8 @@ from alerts.slo import STUCK
 from alerts.speed import ACTIVITY, BUSY, EXPORTED, OTHER, PEAK, POD, SERVICE
 from demo.cluster import CHART, ROOT
 from tessera.adapters.prometheus.access import PrometheusAccess
-from tessera.adapters.prometheus.latency import latency_query
+from tessera.adapters.prometheus.latency import latency_queries
+from tessera.adapters.prometheus.queries import union_query
 from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
 
@@ -197,7 +198,7 @@ def test_the_query_of_latencies_takes_the_edges_that_decide_and_no_forged_gatewa
         (f'{{{engine}="waiting_before"}}', 26),
         ('{service="team-a/chat",tessera_question="gateway_itl",le="0.033"}', 900),
     )
-    query = latency_query(edges, PrometheusAccess().gateway_target)
+    query = union_query(latency_queries(edges, PrometheusAccess().gateway_target))
     tests = [expression_test(query, 30, *expected)]
     promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 

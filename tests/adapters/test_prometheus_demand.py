@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from tessera.adapters.prometheus.demand import DEMAND_BOUNDS, demand_of, demand_query
+from tessera.adapters.prometheus.demand import demand_of, demand_queries
+from tessera.adapters.prometheus.queries import union_query
 from tessera.adapters.prometheus.rows import QueryRow
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Ref
@@ -42,5 +43,5 @@ def test_gateways_that_do_not_reach_the_operator_count_for_nothing() -> None:
 
 
 def test_the_query_reads_the_series_of_gateways_alone() -> None:
-    query = demand_query('namespace="tessera-system"')
-    assert query.count('namespace="tessera-system"') == len(DEMAND_BOUNDS)
+    queries = demand_queries('namespace="tessera-system"')
+    assert union_query(queries).count('namespace="tessera-system"') == len(queries)

@@ -5,9 +5,9 @@ from typing import Any
 
 from typing_extensions import override
 
-from tessera.adapters.prometheus.latency import latencies_of, latency_query
+from tessera.adapters.prometheus.latency import latencies_of, latency_queries
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.adapters.prometheus.queries import SERVICE, VARIANT
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
 from tessera.adapters.prometheus.rows import QueryRow
 from tessera.domain.observed.latency import (
     EngineLatency,
@@ -94,7 +94,7 @@ def test_a_histogram_without_its_total_and_edges_that_are_none_are_left_out() ->
 
 
 def test_one_query_reads_the_edges_of_all_services_in_both_spellings() -> None:
-    query = latency_query(EDGES, 'namespace="tessera-system"')
+    query = union_query(latency_queries(EDGES, 'namespace="tessera-system"'))
     assert r'le=~"1|1\\.0|\\+Inf"' in query
     assert r'le=~"0\\.025|0\\.05|\\+Inf"' in query
     assert 'tessera_gateway_requests_overdue{namespace="tessera-system"}' in query

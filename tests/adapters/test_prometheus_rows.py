@@ -12,12 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from tessera.adapters.prometheus.metrics import (
-    PrometheusMetrics,
-    scrapes_of,
-)
-from tessera.adapters.prometheus.queries import SERVICE, VARIANT
-from tessera.adapters.prometheus.rows import Bounds, QueryRow, bounded_rows, well_formed_rows
+from tessera.adapters.prometheus.billing import scrapes_of
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, Bounds
+from tessera.adapters.prometheus.rows import QueryRow, bounded_rows, well_formed_rows
 from tessera.api.inference_service import Slo
 from tessera.domain.billing.statement import ScrapeRef
 from tessera.domain.observed.snapshot import Ref, TokenRates

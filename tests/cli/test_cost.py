@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.adapters.prometheus.metrics import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
+from tessera.adapters.prometheus.billing import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
 from tessera.cli.cost.command import read_statement
 from tessera.cli.cost.report import CostReport, as_csv, as_json, table
 from tessera.cli.errors import CommandError

@@ -7,10 +7,24 @@ them would be forty rows for each variant.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
 
-from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
-from tessera.adapters.prometheus.rows import Bounds, QueryRow
+from tessera.adapters.prometheus.queries import (
+    GATEWAY_LABELS,
+    SERVICE,
+    SERVICE_LABELS,
+    VARIANT,
+    BoundedQuery,
+    Bounds,
+    Queries,
+)
+from tessera.adapters.prometheus.rows import (
+    KeyT,
+    QueryRow,
+    gateway_key,
+    service_ref,
+    values_by,
+    variant_key,
+)
 from tessera.domain.observed.latency import (
     EngineLatency,
     GatewayLatency,
@@ -27,53 +41,42 @@ _GATEWAY_HISTOGRAMS = {
     Objective.ITL: "tessera_gateway_inter_token_latency_seconds",
 }
 
-_ENGINE_LABELS = ("namespace", SERVICE)
-_GATEWAY_LABELS = ("service",)
-_BUCKET_LABELS = ("le",)
 # More than any fleet counts, and small enough that sums stay finite.
 _MAX_COUNT = 1e12
-LATENCY_BOUNDS = {
-    "ttft": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
-    "itl": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
-    "prefill": Bounds((*_ENGINE_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
-    "waiting": Bounds(_ENGINE_LABELS, 1e6),
-    "waiting_before": Bounds(_ENGINE_LABELS, 1e6),
-    "gateway_ttft": Bounds((*_GATEWAY_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
-    "gateway_itl": Bounds((*_GATEWAY_LABELS, *_BUCKET_LABELS), _MAX_COUNT),
-    "overdue": Bounds(_GATEWAY_LABELS, 1e6),
-    "oldest": Bounds(_GATEWAY_LABELS, 1e6),
-    "burn": Bounds(_ENGINE_LABELS, 1e3),
-}
+_ENGINE_BUCKETS = Bounds((*SERVICE_LABELS, "le"), _MAX_COUNT)
+_GATEWAY_BUCKETS = Bounds((*GATEWAY_LABELS, "le"), _MAX_COUNT)
+_ENGINE_REQUESTS = Bounds(SERVICE_LABELS, 1e6)
+_GATEWAY_REQUESTS = Bounds(GATEWAY_LABELS, 1e6)
 
-KeyT = TypeVar("KeyT")
-_Counts = dict[float, float]
 _Rows = Mapping[str, Sequence[QueryRow]]
 
 
-def latency_query(edges: LatencyEdges, gateway_target: str) -> str:
-    """Return the query; `gateway_target` selects the series of gateways and none of tenants."""
-    return union_query(
-        {
-            "ttft": _engine_buckets(Objective.TTFT.engine_metric, edges.ttft),
-            "itl": _engine_buckets(Objective.ITL.engine_metric, edges.itl),
-            "prefill": _engine_buckets(PREFILL_METRIC, edges.prefill),
-            "waiting": f"sum {_GROUP_BY} ({_WAITING % ''})",
-            "waiting_before": f"sum {_GROUP_BY} ({_WAITING % ' offset 4m'})",
-            "gateway_ttft": _gateway_buckets(Objective.TTFT, gateway_target),
-            "gateway_itl": _gateway_buckets(Objective.ITL, gateway_target),
-            "overdue": f"sum by (service) (tessera_gateway_requests_overdue{{{gateway_target}}})",
-            "oldest": "max by (service) "
-            f"(tessera_gateway_oldest_request_seconds{{{gateway_target}}})",
-            "burn": f"max by (namespace, {SERVICE}) (tessera:service_slo_burn:3d)",
-        }
-    )
+def latency_queries(edges: LatencyEdges, gateway_target: str) -> Queries:
+    """Return the queries; `gateway_target` selects the series of gateways and none of tenants."""
+    overdue = f"sum by (service) (tessera_gateway_requests_overdue{{{gateway_target}}})"
+    oldest = f"max by (service) (tessera_gateway_oldest_request_seconds{{{gateway_target}}})"
+    burn = f"max by (namespace, {SERVICE}) (tessera:service_slo_burn:3d)"
+    return {
+        "ttft": _engine_buckets(Objective.TTFT.engine_metric, edges.ttft),
+        "itl": _engine_buckets(Objective.ITL.engine_metric, edges.itl),
+        "prefill": _engine_buckets(PREFILL_METRIC, edges.prefill),
+        "waiting": BoundedQuery(f"sum {_GROUP_BY} ({_WAITING % ''})", _ENGINE_REQUESTS),
+        "waiting_before": BoundedQuery(
+            f"sum {_GROUP_BY} ({_WAITING % ' offset 4m'})", _ENGINE_REQUESTS
+        ),
+        "gateway_ttft": _gateway_buckets(Objective.TTFT, gateway_target),
+        "gateway_itl": _gateway_buckets(Objective.ITL, gateway_target),
+        "overdue": BoundedQuery(overdue, _GATEWAY_REQUESTS),
+        "oldest": BoundedQuery(oldest, _GATEWAY_REQUESTS),
+        "burn": BoundedQuery(burn, Bounds(SERVICE_LABELS, 1e3)),
+    }
 
 
 def latencies_of(by_query: _Rows) -> dict[Ref, ServiceLatency]:
     """Return the latency of each service with a series, its variants by name."""
     engines = _engines_by_service(by_query)
     gateways = _gateways_by_service(by_query)
-    burns = {_variant_key(row)[0]: row["value"][1] for row in by_query.get("burn", ())}
+    burns = values_by(by_query.get("burn", ()), service_ref)
     return {
         ref: ServiceLatency(
             engines=tuple(engines.get(ref, ())),
@@ -84,16 +87,15 @@ def latencies_of(by_query: _Rows) -> dict[Ref, ServiceLatency]:
     }
 
 
-def _engine_buckets(metric: str, edges: Iterable[float]) -> str:
-    matcher = f'{SERVICE}!="",le=~"{_edge_pattern(edges)}"'
-    return (
-        f"sum by (namespace, {SERVICE}, {VARIANT}, le) (increase({metric}_bucket{{{matcher}}}[5m]))"
-    )
+def _engine_buckets(metric: str, edges: Iterable[float]) -> BoundedQuery:
+    series = f'{metric}_bucket{{{SERVICE}!="",le=~"{_edge_pattern(edges)}"}}'
+    query = f"sum by (namespace, {SERVICE}, {VARIANT}, le) (increase({series}[5m]))"
+    return BoundedQuery(query, _ENGINE_BUCKETS)
 
 
-def _gateway_buckets(objective: Objective, target: str) -> str:
-    metric = _GATEWAY_HISTOGRAMS[objective]
-    return f"sum by (service, le) (increase({metric}_bucket{{{target}}}[5m]))"
+def _gateway_buckets(objective: Objective, target: str) -> BoundedQuery:
+    series = f"{_GATEWAY_HISTOGRAMS[objective]}_bucket{{{target}}}"
+    return BoundedQuery(f"sum by (service, le) (increase({series}[5m]))", _GATEWAY_BUCKETS)
 
 
 def _edge_pattern(edges: Iterable[float]) -> str:
@@ -103,11 +105,11 @@ def _edge_pattern(edges: Iterable[float]) -> str:
 
 
 def _engines_by_service(by_query: _Rows) -> dict[Ref, list[EngineLatency]]:
-    ttft = _histograms(by_query.get("ttft", ()), _variant_key)
-    itl = _histograms(by_query.get("itl", ()), _variant_key)
-    prefill = _histograms(by_query.get("prefill", ()), _variant_key)
-    waiting = {_variant_key(row): row["value"][1] for row in by_query.get("waiting", ())}
-    before = {_variant_key(row): row["value"][1] for row in by_query.get("waiting_before", ())}
+    ttft = _histograms(by_query.get("ttft", ()), variant_key)
+    itl = _histograms(by_query.get("itl", ()), variant_key)
+    prefill = _histograms(by_query.get("prefill", ()), variant_key)
+    waiting = values_by(by_query.get("waiting", ()), variant_key)
+    before = values_by(by_query.get("waiting_before", ()), variant_key)
     engines: dict[Ref, list[EngineLatency]] = defaultdict(list)
     for key in sorted({*ttft, *itl}):
         ref, variant = key
@@ -126,10 +128,10 @@ def _engines_by_service(by_query: _Rows) -> dict[Ref, list[EngineLatency]]:
 
 
 def _gateways_by_service(by_query: _Rows) -> dict[Ref, GatewayLatency]:
-    ttft = _histograms(by_query.get("gateway_ttft", ()), _gateway_key)
-    itl = _histograms(by_query.get("gateway_itl", ()), _gateway_key)
-    overdue = {_gateway_key(row): row["value"][1] for row in by_query.get("overdue", ())}
-    oldest = {_gateway_key(row): row["value"][1] for row in by_query.get("oldest", ())}
+    ttft = _histograms(by_query.get("gateway_ttft", ()), gateway_key)
+    itl = _histograms(by_query.get("gateway_itl", ()), gateway_key)
+    overdue = values_by(by_query.get("overdue", ()), gateway_key)
+    oldest = values_by(by_query.get("oldest", ()), gateway_key)
     return {
         ref: GatewayLatency(
             ttft=ttft.get(ref),
@@ -147,7 +149,7 @@ def _histograms(
     rows: Iterable[QueryRow], key_of: Callable[[QueryRow], KeyT]
 ) -> dict[KeyT, LatencyHistogram]:
     """Return the histograms; one without its infinite edge has no total and is left out."""
-    counts: dict[KeyT, _Counts] = defaultdict(dict)
+    counts: dict[KeyT, dict[float, float]] = defaultdict(dict)
     for row in rows:
         if (edge := _edge(row["metric"]["le"])) is not None:
             counts[key_of(row)][edge] = row["value"][1]
@@ -168,13 +170,3 @@ def _edge(text: str) -> float | None:
     except ValueError:
         return None
     return edge if edge > 0 else None
-
-
-def _variant_key(row: QueryRow) -> tuple[Ref, str]:
-    labels = row["metric"]
-    return Ref(labels["namespace"], labels[SERVICE]), labels.get(VARIANT, "")
-
-
-def _gateway_key(row: QueryRow) -> Ref:
-    namespace, _, name = row["metric"]["service"].partition("/")
-    return Ref(namespace, name)

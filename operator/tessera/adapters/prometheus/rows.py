@@ -6,13 +6,16 @@ missing, numbers that are none, and times far outside of any calendar.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
+from tessera.adapters.prometheus.queries import SERVICE, VARIANT, Bounds
+from tessera.domain.observed.snapshot import Ref
 from tessera.ports import RejectedSample
 
 QueryRow = Mapping[str, Any]
+KeyT = TypeVar("KeyT")
 
 MAX_ROWS = 200_000
 _MAX_LABELS = 64
@@ -20,14 +23,6 @@ _MAX_LABELS = 64
 _MAX_LABEL_LENGTH = 1024
 # The last second that `datetime` can express, less a day for any time zone.
 MAX_TIMESTAMP = 253_402_214_400.0
-
-
-@dataclass(frozen=True, slots=True)
-class Bounds:
-    """The labels that a row needs, and the largest value that it may have; the smallest is 0."""
-
-    labels: tuple[str, ...]
-    high: float
 
 
 def well_formed_rows(answer: object, rejected: Counter[RejectedSample]) -> list[QueryRow]:
@@ -68,6 +63,42 @@ def bounded_rows(
         if samples:
             accepted.append({**row, "value": samples[-1], "values": samples})
     return accepted
+
+
+def sample_value(row: QueryRow) -> float:
+    """Return the latest value of a row."""
+    return float(row["value"][1])
+
+
+def to_datetime(seconds: float) -> datetime:
+    """Return the time of a sample, or in its value."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def values_by(rows: Iterable[QueryRow], key_of: Callable[[QueryRow], KeyT]) -> dict[KeyT, float]:
+    """Return the latest value of each key."""
+    return {key_of(row): sample_value(row) for row in rows}
+
+
+def pod_ref(row: QueryRow) -> Ref:
+    """Return the pod of a row."""
+    return Ref(row["metric"]["namespace"], row["metric"]["pod"])
+
+
+def service_ref(row: QueryRow) -> Ref:
+    """Return the service of a row about engines."""
+    return Ref(row["metric"]["namespace"], row["metric"][SERVICE])
+
+
+def variant_key(row: QueryRow) -> tuple[Ref, str]:
+    """Return the service and the variant of a row about engines; empty without a variant."""
+    return service_ref(row), row["metric"].get(VARIANT, "")
+
+
+def gateway_key(row: QueryRow) -> Ref:
+    """Return the service of a row about gateways, whose label has namespace and name."""
+    namespace, _, name = row["metric"]["service"].partition("/")
+    return Ref(namespace, name)
 
 
 def _labels(row: object) -> Mapping[str, str] | None:

@@ -3,75 +3,57 @@
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
-from tessera.adapters.prometheus.queries import SERVICE, VARIANT, union_query
-from tessera.adapters.prometheus.rows import Bounds, QueryRow
+from tessera.adapters.prometheus.queries import (
+    OF_SERVICES,
+    SERVICE,
+    SERVICE_LABELS,
+    VARIANT,
+    BoundedQuery,
+    Bounds,
+    Queries,
+)
+from tessera.adapters.prometheus.rows import QueryRow, sample_value, variant_key
 from tessera.api.text import parse_decimal
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 
-_SERVICE_MATCHER = f'{SERVICE}!=""'
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
-_BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{{{_SERVICE_MATCHER}}}[5m])"
+_BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{OF_SERVICES}[5m])"
 
 
-def _rate(metric: str, aggregation: str = "sum") -> str:
-    return f"{aggregation} {_GROUP_BY} (rate({metric}{{{_SERVICE_MATCHER}}}[5m]))"
+def _over(
+    function: str, metric: str, span: str, high: float, aggregation: str = "sum"
+) -> BoundedQuery:
+    query = f"{aggregation} {_GROUP_BY} ({function}({metric}{OF_SERVICES}[{span}]))"
+    return BoundedQuery(query, Bounds(SERVICE_LABELS, high))
 
 
-def _mean(metric: str) -> str:
-    return f"avg {_GROUP_BY} (avg_over_time({metric}{{{_SERVICE_MATCHER}}}[5m]))"
-
-
-def _increase(metric: str) -> str:
-    return f"sum {_GROUP_BY} (increase({metric}{{{_SERVICE_MATCHER}}}[10m]))"
-
-
-SPEEDS = union_query(
-    {
-        "requests": (
-            f"sum {_GROUP_BY} (increase(vllm:request_success_total{{{_SERVICE_MATCHER}}}[5m]))"
-        ),
-        "tokens": _rate("vllm:generation_tokens_total"),
-        "steps": _rate("vllm:iteration_tokens_total_count"),
-        "worked": _rate("vllm:iteration_tokens_total_sum"),
-        "gaps": _rate("vllm:inter_token_latency_seconds_count"),
-        "gap_seconds": _rate("vllm:inter_token_latency_seconds_sum"),
-        "median": "histogram_quantile(0.5, "
-        f"sum by (namespace, {SERVICE}, {VARIANT}, le) ({_BUCKETS}))",
-        "inputs": _increase("vllm:request_prompt_tokens_sum"),
-        "outputs": _increase("vllm:request_generation_tokens_sum"),
-        "answers": _increase("vllm:request_generation_tokens_count"),
-        "running": _mean("vllm:num_requests_running"),
-        "kv_usage": _mean("vllm:kv_cache_usage_perc"),
-        "flops": _rate("vllm:estimated_flops_per_gpu_total", "avg"),
-        "read": _rate("vllm:estimated_read_bytes_per_gpu_total", "avg"),
-        "written": _rate("vllm:estimated_write_bytes_per_gpu_total", "avg"),
-        # The sizes are labels of the page, so the number of rows is limited for each service.
-        "cache": f"topk {_GROUP_BY} (3, "
-        f"count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
-        f"(vllm:cache_config_info{{{_SERVICE_MATCHER}}}))",
-    }
-)
-
-_LABELS = ("namespace", SERVICE)
-# Beyond what any engine does, and small enough that sums and quotients stay finite.
-SPEED_BOUNDS = {
-    "requests": Bounds(_LABELS, 1e9),
-    "tokens": Bounds(_LABELS, 1e9),
-    "steps": Bounds(_LABELS, 1e6),
-    "worked": Bounds(_LABELS, 1e9),
-    "gaps": Bounds(_LABELS, 1e9),
-    "gap_seconds": Bounds(_LABELS, 1e6),
-    "median": Bounds(_LABELS, 3600),
-    "inputs": Bounds(_LABELS, 1e12),
-    "outputs": Bounds(_LABELS, 1e12),
-    "answers": Bounds(_LABELS, 1e9),
-    "running": Bounds(_LABELS, 1e6),
-    "kv_usage": Bounds(_LABELS, 1.01),
-    "flops": Bounds(_LABELS, 1e18),
-    "read": Bounds(_LABELS, 1e15),
-    "written": Bounds(_LABELS, 1e15),
-    "cache": Bounds(_LABELS, 1e6),
+# The bounds are beyond what any engine does, and small enough that sums and quotients stay finite.
+SPEEDS: Queries = {
+    "requests": _over("increase", "vllm:request_success_total", "5m", 1e9),
+    "tokens": _over("rate", "vllm:generation_tokens_total", "5m", 1e9),
+    "steps": _over("rate", "vllm:iteration_tokens_total_count", "5m", 1e6),
+    "worked": _over("rate", "vllm:iteration_tokens_total_sum", "5m", 1e9),
+    "gaps": _over("rate", "vllm:inter_token_latency_seconds_count", "5m", 1e9),
+    "gap_seconds": _over("rate", "vllm:inter_token_latency_seconds_sum", "5m", 1e6),
+    "median": BoundedQuery(
+        f"histogram_quantile(0.5, sum by (namespace, {SERVICE}, {VARIANT}, le) ({_BUCKETS}))",
+        Bounds(SERVICE_LABELS, 3600),
+    ),
+    "inputs": _over("increase", "vllm:request_prompt_tokens_sum", "10m", 1e12),
+    "outputs": _over("increase", "vllm:request_generation_tokens_sum", "10m", 1e12),
+    "answers": _over("increase", "vllm:request_generation_tokens_count", "10m", 1e9),
+    "running": _over("avg_over_time", "vllm:num_requests_running", "5m", 1e6, "avg"),
+    "kv_usage": _over("avg_over_time", "vllm:kv_cache_usage_perc", "5m", 1.01, "avg"),
+    "flops": _over("rate", "vllm:estimated_flops_per_gpu_total", "5m", 1e18, "avg"),
+    "read": _over("rate", "vllm:estimated_read_bytes_per_gpu_total", "5m", 1e15, "avg"),
+    "written": _over("rate", "vllm:estimated_write_bytes_per_gpu_total", "5m", 1e15, "avg"),
+    # The sizes are labels of the page, so the number of rows is limited for each service.
+    "cache": BoundedQuery(
+        f"topk {_GROUP_BY} (3, count by (namespace, {SERVICE}, {VARIANT}, {', '.join(_SIZES)}) "
+        f"(vllm:cache_config_info{OF_SERVICES}))",
+        Bounds(SERVICE_LABELS, 1e6),
+    ),
 }
 # A larger number in a label is no size of a cache.
 _MAX_CACHE_SIZE = 10**12 - 1
@@ -83,10 +65,10 @@ def speeds_of(by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, tuple[Spe
     numbers: dict[tuple[Ref, str], dict[str, float]] = defaultdict(dict)
     for name, rows in by_query.items():
         for row in rows if name != "cache" else ():
-            numbers[_service_and_variant(row)][name] = float(row["value"][1])
+            numbers[variant_key(row)][name] = sample_value(row)
     caches: dict[tuple[Ref, str], list[int]] = defaultdict(list)
     for row in by_query.get("cache", ()):
-        caches[_service_and_variant(row)] += _cache_tokens(row)
+        caches[variant_key(row)] += _cache_tokens(row)
     readings_by_service: dict[Ref, list[SpeedReading]] = defaultdict(list)
     for key in sorted(numbers.keys() | caches.keys()):
         ref, variant = key
@@ -143,8 +125,3 @@ def _cache_tokens(row: QueryRow) -> Iterator[int]:
         yield size
     elif blocks is not None and block is not None:
         yield blocks * block
-
-
-def _service_and_variant(row: QueryRow) -> tuple[Ref, str]:
-    labels = row["metric"]
-    return Ref(labels["namespace"], labels[SERVICE]), labels.get(VARIANT, "")

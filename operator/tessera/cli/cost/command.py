@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Protocol
 
 from tessera.adapters.clock import now
-from tessera.adapters.prometheus.metrics import COST
+from tessera.adapters.prometheus.billing import COST
 from tessera.cli.cost.report import FORMATTERS, CostReport
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import open_prometheus, prometheus_url

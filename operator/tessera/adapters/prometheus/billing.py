@@ -1,0 +1,120 @@
+"""Rows about the operator's own series of costs and budgets as bills and records of spend."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import get_args
+
+from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
+from tessera.api.tenant_budget import WindowName
+from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.statement import BillScrape, ProcessLabels
+from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
+from tessera.ports import MetricsError
+
+COST = "tessera_cost_nanos_total"
+COST_AS_OF = "tessera_cost_as_of_timestamp_seconds"
+COST_SINCE = "tessera_cost_since_timestamp_seconds"
+BUDGET_SPENT = "tessera_budget_spent_nanos"
+BUDGET_WINDOW_START = "tessera_budget_window_start_timestamp_seconds"
+
+_COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
+_STATES = {state.value: state for state in CostState}
+# The prefix that Prometheus adds to a target's own label when it collides with one of ours.
+_EXPORTED_PREFIX = "exported_"
+
+
+def spend_records_of(
+    charged: Sequence[QueryRow], starts: Iterable[QueryRow], spent: Iterable[tuple[float, QueryRow]]
+) -> Mapping[str, SpendRecord]:
+    """Return a record for each budget, from the starts of its windows and the spend since these."""
+    if not charged:
+        return {}
+    as_of = to_datetime(max(map(sample_value, charged)))
+    nanos = {
+        (row["metric"]["budget"], row["metric"]["window"], start): int(sample_value(row))
+        for start, row in spent
+    }
+    latest: dict[tuple[str, WindowName], tuple[float, str]] = {}
+    for row in starts:
+        labels = row["metric"]
+        for window in get_args(WindowName):
+            if labels["window"] == window:
+                key = labels["budget"], window
+                latest[key] = max(
+                    latest.get(key, (0.0, "")), (sample_value(row), labels["currency"])
+                )
+    windows: dict[str, dict[WindowName, WindowSpend]] = defaultdict(dict)
+    currencies: dict[str, str] = {}
+    for (budget, window), (start, currency) in sorted(latest.items()):
+        amount = nanos.get((budget, window, start))
+        if amount is not None:
+            since = to_datetime(start)
+            windows[budget][window] = WindowSpend(since, amount, since)
+            # Of windows in several currencies none can be used.
+            currencies[budget] = currency if currencies.get(budget, currency) == currency else ""
+    return {
+        budget: SpendRecord(
+            currency=currencies[budget],
+            meter=SpendMeter(as_of=as_of, spend_by_window=spends, names_replicas=False),
+        )
+        for budget, spends in windows.items()
+    }
+
+
+def scrapes_of(
+    since: Iterable[QueryRow], as_of: Iterable[QueryRow]
+) -> dict[ProcessLabels, tuple[BillScrape, ...]]:
+    """Return the scrapes in raw samples of the two gauges, oldest first."""
+    starts = {
+        (process_labels(row), moment): float(value)
+        for row in since
+        for moment, value in row["values"]
+    }
+    scrapes: dict[ProcessLabels, list[BillScrape]] = defaultdict(list)
+    for row in as_of:
+        process = process_labels(row)
+        for moment, value in row["values"]:
+            start = starts.get((process, moment))
+            if start is not None:
+                scrape = BillScrape(
+                    scraped_at=to_datetime(moment),
+                    since=to_datetime(start),
+                    as_of=to_datetime(float(value)),
+                )
+                scrapes[process].append(scrape)
+    return {process: tuple(process_scrapes) for process, process_scrapes in scrapes.items()}
+
+
+def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
+    """Return the counters of one process in nano-units, by tenant and line."""
+    amounts = {}
+    for row in rows:
+        labels = {name: _own_label(row, name) for name in _COST_LABELS}
+        state = _STATES.get(labels["state"])
+        if state is None:
+            raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
+        if not state.allocated:  # our own labels are empty there, so these are the target's
+            labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
+        line = CostLine(
+            currency=labels["currency"],
+            pool=labels["pool"],
+            profile=labels["profile"],
+            namespace=labels["namespace"],
+            service=labels["service"],
+            state=state,
+        )
+        amounts[labels["tenant"], line] = int(sample_value(row))
+    return amounts
+
+
+def _own_label(row: QueryRow, name: str) -> str:
+    labels = row["metric"]
+    return str(labels.get(_EXPORTED_PREFIX + name, labels.get(name, "")))
+
+
+def process_labels(row: QueryRow) -> ProcessLabels:
+    """Return the labels of the target; where both set a name, it cannot tell processes apart."""
+    own_labels = {"__name__", *_COST_LABELS, *(_EXPORTED_PREFIX + name for name in _COST_LABELS)}
+    return tuple(
+        sorted((name, value) for name, value in row["metric"].items() if name not in own_labels)
+    )
