@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from kubernetes import client
 
 from tessera.api.batch_inference import BatchInferenceSpec
-from tessera.api.template_version import PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.batch.spec import BatchModelSource
@@ -21,12 +21,12 @@ from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources import spot_scheduling as spot
 from tessera.resources.api_resources import JOBS
-from tessera.resources.manifest import ObjectManifest, labels, manifest, owned_metadata
+from tessera.resources.manifest import ObjectManifest, labels, owned_manifest
 from tessera.resources.scheduling import bind_to_pool
 
 # Mount path of the batch's PersistentVolumeClaim.
 _CLAIM_PATH = "/claim"
-_REPORT_PATH = "/dev/termination-log"
+REPORT_PATH = "/dev/termination-log"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
 # GKE leaves a pod 15 s on preemption: 2 s go to the runner's last rows, 10 s to its engine.
@@ -64,31 +64,77 @@ def batch_job_manifest(
         names.ATTEMPT_LABEL: names.CHECK if request.attempt is None else str(request.attempt),
     }
     annotations = None
+    platform = template_version.platform
     if request.attempt is None:
-        container = _check_container(batch, spec, request.source, image)
-        pod = _pod(spec, image, template_version, container)
+        pod = _pod(spec, image, platform, _check_container(batch, spec, request.source, image))
     elif request.choice is None:
         container = _runner(batch, spec, request, image)
-        pod = _pod(spec, image, template_version, container, _token_volume())
+        pod = _pod(spec, image, platform, container, _token_volume())
     else:
         version = request.source.spec.engine.version
         job_labels |= labels(VLLM, batch.ref.name, version=version)
         job_labels |= {VARIANT_LABEL: request.choice.variant}
         annotations = _NO_EVICTION
         pod = _attempt_pod(batch, spec, request, request.choice, image, template_version)
-    job = client.V1Job(
-        metadata=owned_metadata(batch, request.name, job_labels),
-        spec=client.V1JobSpec(
-            active_deadline_seconds=int(request.active_deadline.total_seconds()),
-            backoff_limit=0,
-            completions=1,
-            parallelism=1,
-            template=client.V1PodTemplateSpec(
-                metadata=client.V1ObjectMeta(labels=job_labels, annotations=annotations), spec=pod
-            ),
-        ),
+    seconds = int(request.active_deadline.total_seconds())
+    job = runner_job(pod, job_labels, seconds, annotations)
+    return owned_manifest(JOBS, batch, request.name, job_labels, job)
+
+
+def runner_job(
+    pod: client.V1PodSpec,
+    job_labels: dict[str, str],
+    active_deadline_seconds: int,
+    annotations: dict[str, str] | None = None,
+) -> client.V1JobSpec:
+    """Return a Job of one pod, which Kubernetes never tries again."""
+    metadata = client.V1ObjectMeta(labels=job_labels, annotations=annotations)
+    return client.V1JobSpec(
+        active_deadline_seconds=active_deadline_seconds,
+        backoff_limit=0,
+        completions=1,
+        parallelism=1,
+        template=client.V1PodTemplateSpec(metadata=metadata, spec=pod),
     )
-    return manifest(JOBS, batch.ref.namespace, request.name, job)
+
+
+def runner_pod(
+    account: str,
+    image: RunnerImage,
+    platform: Platform,
+    container: client.V1Container,
+    volumes: list[client.V1Volume],
+) -> client.V1PodSpec:
+    """Return a restricted pod of one run of the runner; it runs on any node."""
+    return client.V1PodSpec(
+        service_account_name=account,
+        automount_service_account_token=False,
+        enable_service_links=False,
+        restart_policy="Never",
+        image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
+        security_context=engine.restricted_pod(),
+        containers=[container],
+        volumes=volumes,
+    )
+
+
+def runner_container(
+    name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
+) -> client.V1Container:
+    """Return a container of the runner, which knows its address and reports when it ends."""
+    field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
+    address = client.V1EnvVarSource(field_ref=field_ref)
+    return client.V1Container(
+        name=name,
+        image=image.name,
+        image_pull_policy=image.pull_policy,
+        args=arguments,
+        env=[client.V1EnvVar(name="POD_IP", value_from=address)],
+        resources=client.V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
+        security_context=engine.restricted(),
+        termination_message_path=REPORT_PATH,
+        termination_message_policy="FallbackToLogsOnError",
+    )
 
 
 def _check_container(
@@ -108,24 +154,15 @@ def _check_container(
 def _pod(
     spec: BatchInferenceSpec,
     image: RunnerImage,
-    template_version: PodTemplateVersion,
+    platform: Platform,
     container: client.V1Container,
     *volumes: client.V1Volume,
 ) -> client.V1PodSpec:
-    """Return the pod of a check or of a runner; without an engine it runs on any node."""
-    return client.V1PodSpec(
-        service_account_name=names.BATCH_ACCOUNT,
-        automount_service_account_token=False,
-        enable_service_links=False,
-        restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(
-            template_version.platform, *image.pull_secrets
-        ),
-        termination_grace_period_seconds=_GRACE_SECONDS,
-        security_context=engine.restricted_pod(),
-        containers=[container],
-        volumes=[_claim_volume(spec), _scratch_volume(), *volumes],
-    )
+    claim = engine.claim_volume("claim", spec.claim_name)
+    all_volumes = [claim, engine.empty_volume("scratch"), *volumes]
+    pod = runner_pod(names.BATCH_ACCOUNT, image, platform, container, all_volumes)
+    pod.termination_grace_period_seconds = _GRACE_SECONDS
+    return pod
 
 
 def _attempt_pod(
@@ -140,7 +177,7 @@ def _attempt_pod(
     sidecar = engine.engine(source.name, source.spec, choice, template_version)
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)
-    pod = _pod(spec, image, template_version, runner, _token_volume())
+    pod = _pod(spec, image, template_version.platform, runner, _token_volume())
     pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
     pod.init_containers = [sidecar]
     pod.volumes = [
@@ -173,10 +210,11 @@ def _watched_container(
 ) -> client.V1Container:
     """Return a container that serves `/progress`, and ends when it hangs."""
     arguments = [*arguments, "--host=$(POD_IP)", f"--port={names.RUNNER_PORT}"]
-    container = _container(name, image, arguments, requests, memory_limit)
-    field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
-    address = client.V1EnvVarSource(field_ref=field_ref)
-    container.env = [client.V1EnvVar(name="POD_IP", value_from=address)]
+    container = runner_container(name, image, arguments, requests, memory_limit)
+    container.volume_mounts = [
+        client.V1VolumeMount(name="claim", mount_path=_CLAIM_PATH),
+        client.V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
+    ]
     # A runner whose event loop hangs, as on a frozen volume, does not answer at all.
     container.liveness_probe = client.V1Probe(
         http_get=client.V1HTTPGetAction(path="/healthz", port="progress"),
@@ -202,46 +240,18 @@ def _engine_arguments(spec: BatchInferenceSpec, request: BatchJobRequest) -> lis
     ]
 
 
-def _container(
-    name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
-) -> client.V1Container:
-    return client.V1Container(
-        name=name,
-        image=image.name,
-        image_pull_policy=image.pull_policy,
-        args=arguments,
-        resources=client.V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
-        security_context=engine.restricted(),
-        termination_message_path=_REPORT_PATH,
-        termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=[
-            client.V1VolumeMount(name="claim", mount_path=_CLAIM_PATH),
-            client.V1VolumeMount(name="scratch", mount_path="/tmp"),  # noqa: S108 - a mount
-        ],
-    )
-
-
 def _paths(batch: Batch, spec: BatchInferenceSpec) -> list[str]:
     return [
         f"--input={_CLAIM_PATH}/{spec.input}",
         f"--output={_CLAIM_PATH}/{spec.output}",
         f"--errors={_CLAIM_PATH}/{names.errors_path(spec)}",
         f"--work={_CLAIM_PATH}/{names.work_path(batch.uid)}",
-        f"--report={_REPORT_PATH}",
+        f"--report={REPORT_PATH}",
     ]
 
 
 def _model_names(spec: BatchInferenceSpec, source: BatchModelSource) -> list[str]:
     return [f"--model={source.model}", *(f"--alias={alias}" for alias in spec.model_aliases)]
-
-
-def _claim_volume(spec: BatchInferenceSpec) -> client.V1Volume:
-    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=spec.claim_name)
-    return client.V1Volume(name="claim", persistent_volume_claim=source)
-
-
-def _scratch_volume() -> client.V1Volume:
-    return client.V1Volume(name="scratch", empty_dir=client.V1EmptyDirVolumeSource())
 
 
 def _token_volume() -> client.V1Volume:

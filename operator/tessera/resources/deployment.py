@@ -2,7 +2,7 @@
 
 from kubernetes import client
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain import names
 from tessera.domain.placement.placement import HardwareChoice
@@ -11,7 +11,7 @@ from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.defaults import defaults
 from tessera.resources.engine import HEALTH, engine, restricted_pod, start_seconds, volumes
-from tessera.resources.manifest import ObjectManifest, manifest, owned_metadata, service_labels
+from tessera.resources.manifest import ObjectManifest, owned_manifest, service_labels
 from tessera.resources.platform import pull_secrets
 from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
@@ -24,42 +24,36 @@ def deployment_manifest(
     name = names.deployment_name(service.ref.name, choice.variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = service_labels(service, spec) | identity
-    metadata = owned_metadata(service, name, all_labels)
+    annotations = None
     if (pinned := service_plan.pinned_revision.status) is not None:
-        metadata.annotations = {names.REVISION_ANNOTATION: _revision_text(pinned)}
-    deployment = client.V1Deployment(
-        metadata=metadata,
-        spec=client.V1DeploymentSpec(
-            replicas=service_plan.drain.replicas,
-            # The default; applied, so that the pause of somebody else is taken back.
-            paused=False,
-            revision_history_limit=3,
-            progress_deadline_seconds=start_seconds(choice, service_plan.template_version),
-            selector=client.V1LabelSelector(match_labels=identity),
-            strategy=client.V1DeploymentStrategy(
-                type="RollingUpdate",
-                rolling_update=client.V1RollingUpdateDeployment(
-                    max_surge=1 if service_plan.surge else 0,
-                    max_unavailable=0 if service_plan.surge else 1,
-                ),
-            ),
-            template=client.V1PodTemplateSpec(
-                metadata=client.V1ObjectMeta(
-                    labels={**spec.pod_template.labels, **all_labels},
-                    annotations=dict(spec.pod_template.annotations) or None,
-                ),
-                spec=_pod_spec(service.ref.name, spec, choice, service_plan.template_version),
+        # How it was pinned, without what was found out about the model since.
+        text = pinned.model_dump_json(
+            by_alias=True, exclude_none=True, exclude={"shape", "source", "cache"}
+        )
+        annotations = {names.REVISION_ANNOTATION: text}
+    wanted = client.V1DeploymentSpec(
+        replicas=service_plan.drain.replicas,
+        # The default; applied, so that the pause of somebody else is taken back.
+        paused=False,
+        revision_history_limit=3,
+        progress_deadline_seconds=start_seconds(choice, service_plan.template_version),
+        selector=client.V1LabelSelector(match_labels=identity),
+        strategy=client.V1DeploymentStrategy(
+            type="RollingUpdate",
+            rolling_update=client.V1RollingUpdateDeployment(
+                max_surge=1 if service_plan.surge else 0,
+                max_unavailable=0 if service_plan.surge else 1,
             ),
         ),
+        template=client.V1PodTemplateSpec(
+            metadata=client.V1ObjectMeta(
+                labels={**spec.pod_template.labels, **all_labels},
+                annotations=dict(spec.pod_template.annotations) or None,
+            ),
+            spec=_pod_spec(service.ref.name, spec, choice, service_plan.template_version),
+        ),
     )
-    return manifest(DEPLOYMENTS, service.ref.namespace, name, deployment)
-
-
-def _revision_text(pinned: ModelStatus) -> str:
-    """Return how the revision was pinned, without what was found out about the model since."""
-    return pinned.model_dump_json(
-        by_alias=True, exclude_none=True, exclude={"shape", "source", "cache"}
-    )
+    return owned_manifest(DEPLOYMENTS, service, name, all_labels, wanted, annotations=annotations)
 
 
 def _pod_spec(

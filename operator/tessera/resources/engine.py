@@ -2,7 +2,7 @@
 
 from kubernetes import client
 
-from tessera.api.inference_service import EnvVar, InferenceServiceSpec
+from tessera.api.inference_service import EnvVar, InferenceServiceSpec, SecretKeySelector
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
@@ -96,35 +96,22 @@ def volumes(
 ) -> list[client.V1Volume]:
     """Return the volumes that the engine mounts."""
     shm = _shm_mib(choice, defaults(template_version.builder_version))
-    pod_volumes = [
-        client.V1Volume(
-            name="shm",
-            empty_dir=client.V1EmptyDirVolumeSource(medium="Memory", size_limit=f"{shm}Mi"),
-        ),
-        client.V1Volume(name="cache", empty_dir=client.V1EmptyDirVolumeSource()),
-        client.V1Volume(name="tmp", empty_dir=client.V1EmptyDirVolumeSource()),
-    ]
-    if (models := model_volume(name, spec)) is not None:
-        pod_volumes.append(models)
-    for adapter in spec.model.adapters:
-        if (adapter_claim := pvc_claim_name(adapter.uri)) is not None:
-            source = client.V1PersistentVolumeClaimVolumeSource(
-                claim_name=adapter_claim, read_only=True
-            )
-            adapter_volume = client.V1Volume(
-                name=f"adapter-{adapter.name}", persistent_volume_claim=source
-            )
-            pod_volumes.append(adapter_volume)
-    return [*pod_volumes, *surroundings.volumes(template_version.platform)]
-
-
-def model_volume(name: str, spec: InferenceServiceSpec) -> client.V1Volume | None:
-    """Return the volume with the model's files; None if they come from the hub."""
-    return (
-        _claim_volume(claim_name(name))
-        if spec.model.cache.type == "PersistentVolumeClaim"
-        else uri_volume(spec)
+    cached = spec.model.cache.type == "PersistentVolumeClaim"
+    models = (
+        claim_volume("models", claim_name(name), read_only=True) if cached else uri_volume(spec)
     )
+    return [
+        empty_volume("shm", medium="Memory", size_limit=f"{shm}Mi"),
+        empty_volume("cache"),
+        empty_volume("tmp"),
+        *([models] if models else ()),
+        *(
+            claim_volume(f"adapter-{adapter.name}", claim, read_only=True)
+            for adapter in spec.model.adapters
+            if (claim := pvc_claim_name(adapter.uri)) is not None
+        ),
+        *surroundings.volumes(template_version.platform),
+    ]
 
 
 def uri_volume(spec: InferenceServiceSpec) -> client.V1Volume | None:
@@ -133,12 +120,21 @@ def uri_volume(spec: InferenceServiceSpec) -> client.V1Volume | None:
     if scheme == "oci":
         return client.V1Volume(name="models", image=client.V1ImageVolumeSource(reference=rest))
     model_claim = pvc_claim_name(spec.model.uri)
-    return None if model_claim is None else _claim_volume(model_claim)
+    return None if model_claim is None else claim_volume("models", model_claim, read_only=True)
 
 
-def _claim_volume(name: str) -> client.V1Volume:
-    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=name, read_only=True)
-    return client.V1Volume(name="models", persistent_volume_claim=source)
+def claim_volume(name: str, claim: str, *, read_only: bool | None = None) -> client.V1Volume:
+    """Return the volume of a PersistentVolumeClaim."""
+    source = client.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=read_only)
+    return client.V1Volume(name=name, persistent_volume_claim=source)
+
+
+def empty_volume(
+    name: str, *, medium: str | None = None, size_limit: str | None = None
+) -> client.V1Volume:
+    """Return a volume that is empty at first and ends with its pod."""
+    source = client.V1EmptyDirVolumeSource(medium=medium, size_limit=size_limit)
+    return client.V1Volume(name=name, empty_dir=source)
 
 
 def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) -> int:
@@ -156,9 +152,8 @@ def _environment(
     """Return the environment; a variable of the service overrides the platform's."""
     base = [
         client.V1EnvVar(name="HOME", value=_CACHE),
-        client.V1EnvVar(
-            name="USER", value=ENGINE
-        ),  # PyTorch reads it where the UID has no passwd entry
+        # PyTorch reads it where the UID has no passwd entry.
+        client.V1EnvVar(name="USER", value=ENGINE),
         client.V1EnvVar(name="HF_HOME", value=f"{_CACHE}/huggingface"),
         client.V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         client.V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
@@ -176,19 +171,18 @@ def _environment(
 def token(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
     """Return the variable with the hub's token, taken from its Secret."""
     secret = spec.model.token_secret_ref
-    if secret is None:
-        return []
-    key = client.V1SecretKeySelector(name=secret.name, key=secret.key)
-    return [client.V1EnvVar(name="HF_TOKEN", value_from=client.V1EnvVarSource(secret_key_ref=key))]
+    return [] if secret is None else [_secret_env_var("HF_TOKEN", secret)]
 
 
 def _to_env_var(variable: EnvVar) -> client.V1EnvVar:
     if variable.value_from is None:
         return client.V1EnvVar(name=variable.name, value=variable.value)
-    ref = variable.value_from.secret_key_ref
-    secret_key_ref = client.V1SecretKeySelector(name=ref.name, key=ref.key)
-    source = client.V1EnvVarSource(secret_key_ref=secret_key_ref)
-    return client.V1EnvVar(name=variable.name, value_from=source)
+    return _secret_env_var(variable.name, variable.value_from.secret_key_ref)
+
+
+def _secret_env_var(name: str, secret: SecretKeySelector) -> client.V1EnvVar:
+    key = client.V1SecretKeySelector(name=secret.name, key=secret.key)
+    return client.V1EnvVar(name=name, value_from=client.V1EnvVarSource(secret_key_ref=key))
 
 
 def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:

@@ -44,10 +44,14 @@ def wire_format(model: BaseModel) -> dict[str, Any]:
     return model.model_dump(by_alias=True, exclude_none=True, mode="json")
 
 
-def manifest(kind: ApiResource, namespace: str, name: str, model: BaseModel) -> ObjectManifest:
-    """Return a typed object in wire format, without unset fields."""
-    body = {"apiVersion": kind.api_version, "kind": kind.kind, **wire_format(model)}
-    return ObjectManifest(kind=kind, namespace=namespace, name=name, body=body)
+def manifest(kind: ApiResource, metadata: client.V1ObjectMeta, **fields: Any) -> ObjectManifest:
+    """Return an object of typed fields, in wire format without unset ones."""
+    body: dict[str, Any] = {"apiVersion": kind.api_version, "kind": kind.kind}
+    for name, field in sorted({"metadata": metadata, **fields}.items()):
+        body[name] = wire_format(field) if isinstance(field, BaseModel) else field
+    return ObjectManifest(
+        kind=kind, namespace=metadata.namespace or "", name=metadata.name or "", body=body
+    )
 
 
 def partial_manifest(kind: ApiResource, metadata: dict[str, Any], **fields: Any) -> ObjectManifest:
@@ -108,13 +112,21 @@ def owner_reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
     return fields | {"controller": True} if controller else fields
 
 
-def owned_metadata(
-    owner: ObservedService | Batch, name: str, object_labels: dict[str, str]
-) -> client.V1ObjectMeta:
-    """Return metadata in the owner's namespace; the object is deleted with its owner."""
-    return client.V1ObjectMeta(
+def owned_manifest(
+    kind: ApiResource,
+    owner: ObservedService | Batch,
+    name: str,
+    object_labels: dict[str, str],
+    spec: BaseModel,
+    *,
+    annotations: dict[str, str] | None = None,
+) -> ObjectManifest:
+    """Return an object in the owner's namespace, which is deleted with its owner."""
+    metadata = client.V1ObjectMeta(
         name=name,
         namespace=owner.ref.namespace,
         labels=object_labels,
+        annotations=annotations,
         owner_references=[owner_reference(owner_of(owner), controller=True)],
     )
+    return manifest(kind, metadata, spec=spec)

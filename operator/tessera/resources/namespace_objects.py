@@ -18,7 +18,6 @@ from tessera.resources.manifest import (
     labels,
     manifest,
     owner_reference,
-    partial_manifest,
     wire_format,
 )
 
@@ -39,10 +38,7 @@ Owners = Sequence[Owner]
 def engine_service_account(owners: Owners) -> ObjectManifest:
     """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
     metadata = _metadata(owners, names.ENGINE_ACCOUNT)
-    service_account = client.V1ServiceAccount(
-        metadata=metadata, automount_service_account_token=False
-    )
-    return manifest(SERVICE_ACCOUNTS, _namespace(owners), names.ENGINE_ACCOUNT, service_account)
+    return manifest(SERVICE_ACCOUNTS, metadata, automountServiceAccountToken=False)
 
 
 def engine_network_policy(
@@ -94,16 +90,11 @@ def _engine_policy(
     chosen = client.V1LabelSelectorRequirement(
         key=names.SERVICE_LABEL, operator=operator, values=list(services)
     )
-    spec = client.V1NetworkPolicySpec(
-        pod_selector=client.V1LabelSelector(
-            match_labels={names.COMPONENT: names.ENGINE},
-            match_expressions=[chosen] if services else None,
-        ),
-        policy_types=["Ingress"],
-        ingress=[_ingress_rule(peers, names.PORT)],
+    engines = client.V1LabelSelector(
+        match_labels={names.COMPONENT: names.ENGINE},
+        match_expressions=[chosen] if services else None,
     )
-    network_policy = client.V1NetworkPolicy(metadata=_metadata(owners, name), spec=spec)
-    return manifest(NETWORK_POLICIES, _namespace(owners), name, network_policy)
+    return _network_policy(_metadata(owners, name), engines, peers, names.PORT)
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:
@@ -132,44 +123,33 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
         "podMetricsEndpoints": [endpoint],
         **SCRAPE_LIMITS,
     }
-    metadata = wire_format(_metadata(owners, names.ENGINE_ACCOUNT))
-    return partial_manifest(POD_MONITORS, metadata, spec=spec)
+    return manifest(POD_MONITORS, _metadata(owners, names.ENGINE_ACCOUNT), spec=spec)
 
 
 def batch_service_account(batches: Owners) -> ObjectManifest:
     """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
     metadata = _metadata(batches, BATCH_ACCOUNT)
-    service_account = client.V1ServiceAccount(
-        metadata=metadata, automount_service_account_token=False
-    )
-    return manifest(SERVICE_ACCOUNTS, _namespace(batches), BATCH_ACCOUNT, service_account)
+    return manifest(SERVICE_ACCOUNTS, metadata, automountServiceAccountToken=False)
 
 
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
     """Allow runners to read batches in their namespace: the status has the fencing attempt."""
-    namespace = _namespace(batches)
-    role_binding = client.V1RoleBinding(
-        metadata=_metadata(batches, BATCH_ACCOUNT),
-        role_ref=client.V1RoleRef(
-            api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role
-        ),
-        subjects=[
-            client.RbacV1Subject(kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=namespace)
-        ],
+    metadata = _metadata(batches, BATCH_ACCOUNT)
+    subject = client.RbacV1Subject(
+        kind="ServiceAccount", name=BATCH_ACCOUNT, namespace=metadata.namespace
     )
-    return manifest(ROLE_BINDINGS, namespace, BATCH_ACCOUNT, role_binding)
+    role_ref = client.V1RoleRef(
+        api_group="rbac.authorization.k8s.io", kind="ClusterRole", name=role
+    )
+    return manifest(ROLE_BINDINGS, metadata, roleRef=role_ref, subjects=[wire_format(subject)])
 
 
 def batch_network_policy(batches: Owners, operator_namespace: str) -> ObjectManifest:
     """Allow the operator to read the runners' progress."""
-    runners = client.V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
-    spec = client.V1NetworkPolicySpec(
-        pod_selector=client.V1LabelSelector(match_expressions=[runners]),
-        policy_types=["Ingress"],
-        ingress=[_ingress_rule([_namespace_peer(operator_namespace)], RUNNER_PORT)],
-    )
-    network_policy = client.V1NetworkPolicy(metadata=_metadata(batches, BATCH_ACCOUNT), spec=spec)
-    return manifest(NETWORK_POLICIES, _namespace(batches), BATCH_ACCOUNT, network_policy)
+    runner = client.V1LabelSelectorRequirement(key=BATCH_LABEL, operator="Exists")
+    runners = client.V1LabelSelector(match_expressions=[runner])
+    peers = [_namespace_peer(operator_namespace)]
+    return _network_policy(_metadata(batches, BATCH_ACCOUNT), runners, peers, RUNNER_PORT)
 
 
 def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:
@@ -177,24 +157,27 @@ def _namespace_peer(namespace: str) -> client.V1NetworkPolicyPeer:
     return client.V1NetworkPolicyPeer(namespace_selector=namespace_selector)
 
 
-def _ingress_rule(
-    peers: Sequence[client.V1NetworkPolicyPeer], port: int
-) -> client.V1NetworkPolicyIngressRule:
-    """Return a rule, built from wire names: the model silently drops its own name for `from`."""
+def _network_policy(
+    metadata: client.V1ObjectMeta,
+    pods: client.V1LabelSelector,
+    peers: Sequence[client.V1NetworkPolicyPeer],
+    port: int,
+) -> ObjectManifest:
+    """Allow traffic to a port of the pods only from the peers."""
     ports = [client.V1NetworkPolicyPort(port=port, protocol="TCP")]
-    return client.V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
-
-
-def _namespace(owners: Owners) -> str:
-    return owners[0].ref.namespace
+    # Built from wire names: the model silently drops its own name for `from`.
+    rule = client.V1NetworkPolicyIngressRule.model_validate({"from": list(peers), "ports": ports})
+    spec = client.V1NetworkPolicySpec(pod_selector=pods, policy_types=["Ingress"], ingress=[rule])
+    return manifest(NETWORK_POLICIES, metadata, spec=spec)
 
 
 def _metadata(owners: Owners, name: str) -> client.V1ObjectMeta:
     """Return metadata owned by all owners, so that the object is deleted with the last one."""
+    namespace = owners[0].ref.namespace
     return client.V1ObjectMeta(
         name=name,
-        namespace=_namespace(owners),
-        labels=labels(name, _namespace(owners)),
+        namespace=namespace,
+        labels=labels(name, namespace),
         owner_references=[
             owner_reference(owner, controller=False)
             for owner in sorted(owners, key=lambda entry: (entry.ref, entry.uid))

@@ -115,18 +115,16 @@ def _daemon_set(pool: Pool, source: str, pod: client.V1PodSpec, namespace: str) 
     all_labels = labels(_NAME, pool.name, component="prepull") | identity
     owner = Owner(ACCELERATOR_POOLS, Ref("", pool.name), pool.uid)
     owner_references = [owner_reference(owner, controller=True)]
-    daemon_set = client.V1DaemonSet(
-        metadata=client.V1ObjectMeta(
-            name=name, namespace=namespace, labels=all_labels, owner_references=owner_references
-        ),
-        spec=client.V1DaemonSetSpec(
-            selector=client.V1LabelSelector(match_labels=identity),
-            template=client.V1PodTemplateSpec(
-                metadata=client.V1ObjectMeta(labels=all_labels), spec=pod
-            ),
+    metadata = client.V1ObjectMeta(
+        name=name, namespace=namespace, labels=all_labels, owner_references=owner_references
+    )
+    wanted = client.V1DaemonSetSpec(
+        selector=client.V1LabelSelector(match_labels=identity),
+        template=client.V1PodTemplateSpec(
+            metadata=client.V1ObjectMeta(labels=all_labels), spec=pod
         ),
     )
-    return manifest(DAEMON_SETS, namespace, name, daemon_set)
+    return manifest(DAEMON_SETS, metadata, spec=wanted)
 
 
 def _pod_spec(
@@ -155,11 +153,7 @@ def _pod_spec(
             )
             for image in images
         ],
-        volumes=[
-            client.V1Volume(
-                name="program", empty_dir=client.V1EmptyDirVolumeSource(size_limit="8Mi")
-            )
-        ],
+        volumes=[engine.empty_volume("program", size_limit="8Mi")],
     )
 
 
