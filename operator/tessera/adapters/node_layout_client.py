@@ -4,12 +4,13 @@ from http import HTTPStatus
 from typing import Any
 
 from tessera.adapters.kube import object_parsing as wire
-from tessera.adapters.kube.client import KubeCluster, raise_for_status
+from tessera.adapters.kube.client import KubeCluster, raise_for_status, read_object
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.snapshot import Ref
 from tessera.ports import NotFoundError
 from tessera.resources.api_resources import NODE_LAYOUTS, NODES
-from tessera.resources.manifest import partial_manifest, wire_format
+from tessera.resources.manifest import Owner, owner_reference, partial_manifest, wire_format
 
 _FIELD_MANAGER = "tessera-node"
 _MERGE = "application/merge-patch+json"
@@ -26,10 +27,10 @@ class KubeOwnLayout:
         self._generation = 0
 
     async def read(self) -> ObservedNodeLayout:
-        status, body = await self._cluster.request("GET", self._path)
-        if status == HTTPStatus.NOT_FOUND:
+        body = await read_object(self._cluster, self._path, f"get NodeLayout/{self._node}")
+        if body is None:
             status, body = await self._create()
-        raise_for_status(status, body, f"get NodeLayout/{self._node}")
+            raise_for_status(status, body, f"get NodeLayout/{self._node}")
         self._version = int(body["metadata"]["resourceVersion"])
         layout = wire.parse_layout(body)
         self._generation = layout.generation
@@ -58,13 +59,9 @@ class KubeOwnLayout:
         """Create the NodeLayout with the node as its owner, and return the response."""
         status, node = await self._cluster.request("GET", NODES.path(None, self._node))
         raise_for_status(status, node, f"get Node/{self._node}")
-        owner = {
-            "apiVersion": NODES.api_version,
-            "kind": NODES.kind,
-            "name": self._node,
-            "uid": node["metadata"]["uid"],
-        }
-        metadata = {"name": self._node, "ownerReferences": [owner]}
+        owner = Owner(NODES, Ref("", self._node), node["metadata"]["uid"])
+        reference = wire_format(owner_reference(owner, controller=False))
+        metadata = {"name": self._node, "ownerReferences": [reference]}
         body = partial_manifest(NODE_LAYOUTS, metadata).body
         query = {"fieldManager": _FIELD_MANAGER}
         status, created = await self._cluster.request("POST", NODE_LAYOUTS.path(None), query, body)

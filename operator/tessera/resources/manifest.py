@@ -101,15 +101,15 @@ def owner_of(owner: ObservedService | Batch) -> Owner:
     return Owner(kind, owner.ref, owner.uid)
 
 
-def owner_reference(owner: Owner, *, controller: bool) -> dict[str, Any]:
+def owner_reference(owner: Owner, *, controller: bool) -> client.V1OwnerReference:
     """Return the owner reference by which the garbage collector deletes an object."""
-    fields: dict[str, Any] = {
-        "api_version": owner.kind.api_version,
-        "kind": owner.kind.kind,
-        "name": owner.ref.name,
-        "uid": owner.uid,
-    }
-    return fields | {"controller": True} if controller else fields
+    return client.V1OwnerReference(
+        api_version=owner.kind.api_version,
+        kind=owner.kind.kind,
+        name=owner.ref.name,
+        uid=owner.uid,
+        controller=controller or None,
+    )
 
 
 def owned_manifest(

@@ -2,11 +2,10 @@
 
 import base64
 import binascii
-from http import HTTPStatus
 from typing import Any
 
 from tessera.adapters import certificates
-from tessera.adapters.kube.client import KubeCluster, raise_for_status
+from tessera.adapters.kube.client import KubeCluster, raise_for_status, read_object
 from tessera.domain.names import FIELD_MANAGER
 from tessera.domain.serving_certificate import CertificateSecret, KeyPair
 
@@ -24,10 +23,9 @@ class AdmissionObjects:
         self._webhooks = webhooks
 
     async def read(self) -> CertificateSecret:
-        status, body = await self._cluster.request("GET", self._path)
-        if status == HTTPStatus.NOT_FOUND:
+        body = await read_object(self._cluster, self._path, f"get the Secret {self._meta['name']}")
+        if body is None:
             return CertificateSecret()
-        raise_for_status(status, body, f"get the Secret {self._meta['name']}")
         data = body.get("data") or {}
         return CertificateSecret(
             serving=_pair(data, "tls"),
@@ -52,13 +50,13 @@ class AdmissionObjects:
                 name: base64.b64encode(text.encode()).decode() for name, text in texts.items()
             },
         }
-        status, response = await self._apply(self._path, body)
-        raise_for_status(status, response, f"apply the Secret {self._meta['name']}")
+        await self._apply(self._path, body, f"the Secret {self._meta['name']}")
 
     async def trust(self, bundle: str) -> None:
         path = f"{_WEBHOOKS}/{self._webhooks}"
+        description = f"the ValidatingWebhookConfiguration {self._webhooks}"
         status, body = await self._cluster.request("GET", path)
-        raise_for_status(status, body, f"get the ValidatingWebhookConfiguration {self._webhooks}")
+        raise_for_status(status, body, f"get {description}")
         wanted = base64.b64encode(bundle.encode()).decode()
         webhooks = body.get("webhooks", ())
         if all(webhook["clientConfig"].get("caBundle") == wanted for webhook in webhooks):
@@ -72,14 +70,12 @@ class AdmissionObjects:
                 for webhook in webhooks
             ],
         }
-        status, response = await self._apply(path, applied)
-        raise_for_status(
-            status, response, f"apply the ValidatingWebhookConfiguration {self._webhooks}"
-        )
+        await self._apply(path, applied, description)
 
-    async def _apply(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+    async def _apply(self, path: str, body: dict[str, Any], description: str) -> None:
         query = {"fieldManager": FIELD_MANAGER, "force": "true"}
-        return await self._cluster.request("PATCH", path, query, body, _APPLY_PATCH)
+        status, response = await self._cluster.request("PATCH", path, query, body, _APPLY_PATCH)
+        raise_for_status(status, response, f"apply {description}")
 
 
 def _pair(data: dict[str, str], prefix: str) -> KeyPair | None:

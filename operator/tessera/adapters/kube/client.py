@@ -219,9 +219,7 @@ class KubeCluster:
         if _is_namespace_gone(status, body):
             raise NotFoundError(f"{manifest.key.describe()}: namespace terminating or not found")
         raise_for_status(status, body, f"apply {manifest.key.describe()}")
-        observed = wire.parse_object(manifest.kind, body, self._classes)
-        self._own_writes.remember(observed.version)
-        return observed
+        return self._own_writes.remember(wire.parse_object(manifest.kind, body, self._classes))
 
     async def delete(
         self,
@@ -247,10 +245,9 @@ class KubeCluster:
     ) -> ClusterObject:
         path, query = NODES.path(None, node), {"fieldManager": FIELD_MANAGER}
         for _ in range(_MAX_ATTEMPTS):
-            status, live = await self.request("GET", path)
-            if status == HTTPStatus.NOT_FOUND:
+            live = await read_object(self, path, f"get node {node}")
+            if live is None:
                 raise NotFoundError(f"node {node} not found")
-            raise_for_status(status, live, f"get node {node}")
             patch = node_patch(live, labels, taints)
             if patch is None:
                 return wire.parse_object(NODES, live)
@@ -258,9 +255,7 @@ class KubeCluster:
             if status != HTTPStatus.CONFLICT:
                 break
         raise_for_status(status, body, f"patch node {node}")
-        observed = wire.parse_object(NODES, body)
-        self._own_writes.remember(observed.version)
-        return observed
+        return self._own_writes.remember(wire.parse_object(NODES, body, self._classes))
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         path = DEPLOYMENTS.path(deployment.namespace, deployment.name)
@@ -269,16 +264,13 @@ class KubeCluster:
         if status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"deployment {deployment} not found")
         raise_for_status(status, body, f"scale deployment {deployment}")
-        observed = wire.parse_object(DEPLOYMENTS, body)
-        self._own_writes.remember(observed.version)
-        return observed
+        return self._own_writes.remember(wire.parse_object(DEPLOYMENTS, body, self._classes))
 
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
-        status, body = await self.request("GET", kind.path(ref.namespace, ref.name))
-        if status == HTTPStatus.NOT_FOUND:
-            return None
-        raise_for_status(status, body, f"get {kind.plural} {ref}")
-        return str(body["metadata"]["uid"])
+        body = await read_object(
+            self, kind.path(ref.namespace, ref.name), f"get {kind.plural} {ref}"
+        )
+        return None if body is None else str(body["metadata"]["uid"])
 
     async def pod_refusal(self, job: Ref, uid: str) -> str | None:
         selector = f"involvedObject.uid={uid},reason=FailedCreate"
@@ -288,11 +280,9 @@ class KubeCluster:
         return wire.last_event_message(body["items"])
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
-        status, body = await self.request("GET", CONFIG_MAPS.path(key.namespace, key.name))
-        if status == HTTPStatus.NOT_FOUND:
-            return {}
-        raise_for_status(status, body, f"get {key.describe()}")
-        return dict(body.get("data") or {})
+        path = CONFIG_MAPS.path(key.namespace, key.name)
+        body = await read_object(self, path, f"get {key.describe()}")
+        return {} if body is None else dict(body.get("data") or {})
 
     async def record_event(self, event: ObjectManifest) -> None:
         if "series" in event.body:
@@ -398,12 +388,11 @@ class KubeCluster:
         Only what this operator created is taken back.
         """
         path = manifest.kind.path(manifest.namespace, manifest.name)
-        status, body = await self.request("GET", path)
-        if status == HTTPStatus.NOT_FOUND:
+        body = await read_object(self, path, f"get {manifest.key.describe()}")
+        if body is None:
             if "uid" in manifest.body["metadata"]:
                 raise NotFoundError(f"{manifest.key.describe()} not found")
             return set()
-        raise_for_status(status, body, f"get {manifest.key.describe()}")
         if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
             raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")
         return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
@@ -415,10 +404,12 @@ class _OwnWrites:
     def __init__(self) -> None:
         self._versions: dict[int, None] = {}
 
-    def remember(self, version: int) -> None:
-        self._versions[version] = None
+    def remember(self, observed: ClusterObject) -> ClusterObject:
+        """Return the object, as a write left it."""
+        self._versions[observed.version] = None
         if len(self._versions) > _MAX_OWN_VERSIONS:
             del self._versions[next(iter(self._versions))]
+        return observed
 
     def change(self, line: bytes) -> WatchEvent | None:
         """Return a bookmark for the event of our own write; None for any other event.
@@ -532,6 +523,15 @@ def _is_namespace_gone(status: int, body: Any) -> bool:
     return status == HTTPStatus.FORBIDDEN and any(
         cause.get("reason") == "NamespaceTerminating" for cause in causes
     )
+
+
+async def read_object(cluster: KubeCluster, path: str, operation: str) -> Any | None:
+    """Return one object, None if it does not exist; raise ClusterError for any other status."""
+    status, body = await cluster.request("GET", path)
+    if status == HTTPStatus.NOT_FOUND:
+        return None
+    raise_for_status(status, body, operation)
+    return body
 
 
 def raise_for_status(status: int, body: Any, operation: str) -> None:
