@@ -1,6 +1,6 @@
 """Every resource type that the operator reads or writes, with its verbs: the source of the RBAC."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from tessera.api.key_record import TENANT_LABEL
@@ -28,7 +28,8 @@ class ApiResource:
     group: str = ""
     version: str = "v1"
     kind: str
-    plural: str
+    plural: str = field(init=False)
+    """The kind in the lowercase plural, as in the paths of the API server."""
     namespaced: bool = True
     verbs: tuple[str, ...]
     selector: str | None = None
@@ -39,6 +40,11 @@ class ApiResource:
     """The only names under which the operator writes or deletes objects of the kind."""
     in_prepull_namespace: bool = False
     """Whether the kind is used only in the namespace of pre-pulls; RBAC grants it nowhere else."""
+
+    def __post_init__(self) -> None:
+        singular = self.kind.lower()
+        plural = f"{singular[:-1]}ies" if singular.endswith("y") else f"{singular}s"
+        object.__setattr__(self, "plural", plural)
 
     @property
     def api_version(self) -> str:
@@ -59,81 +65,54 @@ _STATUS = (("status", ("patch",)),)
 _own_kind = partial(ApiResource, group=GROUP, version=VERSION, verbs=_READ)
 _managed_kind = partial(ApiResource, verbs=_MANAGE, selector=MANAGED_SELECTOR)
 
-INFERENCE_SERVICES = _own_kind(
-    kind="InferenceService", plural="inferenceservices", subresources=_STATUS
-)
-ACCELERATOR_POOLS = _own_kind(
-    kind="AcceleratorPool", plural="acceleratorpools", namespaced=False, subresources=_STATUS
-)
-TENANT_BUDGETS = _own_kind(
-    kind="TenantBudget", plural="tenantbudgets", namespaced=False, subresources=_STATUS
-)
-BATCH_INFERENCES = ApiResource(
-    kind="BatchInference",
-    plural="batchinferences",
-    group=GROUP,
-    version=VERSION,
-    verbs=(*_READ, "delete"),
-    subresources=_STATUS,
-)
+INFERENCE_SERVICES = _own_kind(kind="InferenceService", subresources=_STATUS)
+ACCELERATOR_POOLS = _own_kind(kind="AcceleratorPool", namespaced=False, subresources=_STATUS)
+TENANT_BUDGETS = _own_kind(kind="TenantBudget", namespaced=False, subresources=_STATUS)
+BATCH_INFERENCES = _own_kind(kind="BatchInference", verbs=(*_READ, "delete"), subresources=_STATUS)
 # Created by the agents, one for each node; the operator writes only the spec.
-NODE_LAYOUTS = _own_kind(kind="NodeLayout", plural="nodelayouts", namespaced=False)
-NODES = ApiResource(kind="Node", plural="nodes", namespaced=False, verbs=_READ)
+NODE_LAYOUTS = _own_kind(kind="NodeLayout", namespaced=False)
+NODES = ApiResource(kind="Node", namespaced=False, verbs=_READ)
 # Of all pods, since a user who may write a pod may take its labels off: those without devices that
 # Tessera did not create are dropped when they are parsed.
-PODS = ApiResource(
-    kind="Pod", plural="pods", verbs=(*_READ, "patch", "delete"), subresources=_STATUS
-)
+PODS = ApiResource(kind="Pod", verbs=(*_READ, "patch", "delete"), subresources=_STATUS)
 # Created for models and never deleted by the operator: they are deleted with their owner.
-CLAIMS = ApiResource(
-    kind="PersistentVolumeClaim", plural="persistentvolumeclaims", verbs=(*_READ, "create", "patch")
-)
+CLAIMS = ApiResource(kind="PersistentVolumeClaim", verbs=(*_READ, "create", "patch"))
 # Created once and deleted; a Job's template is immutable, so there is nothing to repair.
-JOBS = _managed_kind(group="batch", kind="Job", plural="jobs")
-DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment", plural="deployments")
+JOBS = _managed_kind(group="batch", kind="Job")
+DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment")
 # The DaemonSets that pre-pull images.
-DAEMON_SETS = _managed_kind(
-    group="apps", kind="DaemonSet", plural="daemonsets", in_prepull_namespace=True
-)
-SERVICES = _managed_kind(kind="Service", plural="services")
+DAEMON_SETS = _managed_kind(group="apps", kind="DaemonSet", in_prepull_namespace=True)
+SERVICES = _managed_kind(kind="Service")
 SERVICE_ACCOUNTS = _managed_kind(
-    kind="ServiceAccount", plural="serviceaccounts", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT)
+    kind="ServiceAccount", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT)
 )
 NETWORK_POLICIES = _managed_kind(
     group="networking.k8s.io",
     kind="NetworkPolicy",
-    plural="networkpolicies",
     resource_names=(ENGINE_ACCOUNT, CLOSED_ENGINES, BATCH_ACCOUNT),
 )
-DISRUPTION_BUDGETS = _managed_kind(
-    group="policy", kind="PodDisruptionBudget", plural="poddisruptionbudgets"
-)
+DISRUPTION_BUDGETS = _managed_kind(group="policy", kind="PodDisruptionBudget")
 # Listed and written only with the chart's value hpa.enabled.
 HORIZONTAL_POD_AUTOSCALERS = _managed_kind(
     group="autoscaling",
     version="v2",
     kind="HorizontalPodAutoscaler",
-    plural="horizontalpodautoscalers",
 )
 ROLE_BINDINGS = _managed_kind(
     group="rbac.authorization.k8s.io",
     kind="RoleBinding",
-    plural="rolebindings",
     resource_names=(BATCH_ACCOUNT,),
 )
 # Polled instead of watched, since its CRD may be installed and removed at any time.
 POD_MONITORS = _managed_kind(
     group="monitoring.coreos.com",
     kind="PodMonitor",
-    plural="podmonitors",
     watched=False,
     resource_names=(ENGINE_ACCOUNT,),
 )
 
 # The keys of tenants, in the namespace of the gateway, which is all that reads them.
-KEY_SECRETS = ApiResource(
-    kind="Secret", plural="secrets", verbs=("get", "list", "watch"), selector=TENANT_LABEL
-)
+KEY_SECRETS = ApiResource(kind="Secret", verbs=("get", "list", "watch"), selector=TENANT_LABEL)
 
 # The engines alone, for the gateway.
 ENGINE_PODS = replace(PODS, verbs=_READ, subresources=(), selector=f"{COMPONENT}={ENGINE}")
@@ -141,14 +120,13 @@ ENGINE_PODS = replace(PODS, verbs=_READ, subresources=(), selector=f"{COMPONENT}
 # The configuration of mig-manager, in the namespace of the GPU operator.
 CONFIG_MAPS = ApiResource(
     kind="ConfigMap",
-    plural="configmaps",
     verbs=("get", "create", "patch"),
     watched=False,
     resource_names=(MIG_CONFIG,),
 )
 
 # Why the pod of a Job is refused; the Job itself does not say it.
-EVENTS = ApiResource(kind="Event", plural="events", verbs=("list",), watched=False)
+EVENTS = ApiResource(kind="Event", verbs=("list",), watched=False)
 
 # What the operator decided about an object, for `kubectl describe`.
 RECORDED_EVENTS = replace(EVENTS, group="events.k8s.io", verbs=("create", "patch"))

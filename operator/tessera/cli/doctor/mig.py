@@ -32,7 +32,6 @@ _CLUSTER_POLICIES = ApiResource(
     group="nvidia.com",
     version="v1",
     kind="ClusterPolicy",
-    plural="clusterpolicies",
     namespaced=False,
     verbs=(),
 )
