@@ -6,7 +6,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -250,18 +250,19 @@ def parse_pod(body: JsonObject) -> Pod | None:
     labels, devices = meta.get("labels", {}), _devices(spec)
     controller = _controller(meta)
     of_job = controller.get("kind") == "Job"
-    batch_run = _batch_run(meta, status) if of_job and batch_names.BATCH_LABEL in labels else None
+    batch_run = _batch_run(body) if of_job and batch_names.BATCH_LABEL in labels else None
     model_job_run = _model_job_run(meta, status) if of_job and MODEL_JOB_LABEL in labels else None
     if not (devices or batch_run or model_job_run):
         return None
     service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
-    template, scheduled = labels.get(_TEMPLATE_LABEL, ""), _condition(body, "PodScheduled")
-    replica_set = f"{names.deployment_name(service, variant)}-{template}"
+    scheduled = _condition(body, "PodScheduled")
+    replica_set = f"{names.deployment_name(service, variant)}-{labels.get(_TEMPLATE_LABEL, '')}"
     is_replica = (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
-    unmanaged = Pod(
+    pod = Pod(
         ref=Ref(intern(meta["namespace"]), meta["name"]),
         uid=meta["uid"],
-        service=Ref(intern(meta["namespace"]), ""),
+        service=Ref(intern(meta["namespace"]), service if is_replica else ""),
+        variant=variant if is_replica else "",
         created=_parse_time(meta["creationTimestamp"]),
         node=intern(spec["nodeName"]) if spec.get("nodeName") else None,
         # As with specs: the cache keeps former pods, and one may name thousands of resources.
@@ -270,23 +271,26 @@ def parse_pod(body: JsonObject) -> Pod | None:
         else dict(sorted(devices.items())),
         # Of a pod that names its node itself this is when the kubelet admitted it.
         bound=_transition_time(scheduled, "True"),
-        ended=_end_time(body),
+        ended=_end_time(status, scheduled.get("lastTransitionTime") or meta["creationTimestamp"]),
+        batch_run=batch_run,
+        model_job_run=model_job_run,
     )
-    if not (is_replica or batch_run or model_job_run):
-        return unmanaged
+    return _with_state(pod, body, scheduled) if is_replica or batch_run or model_job_run else pod
+
+
+def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
+    """Return a pod of Tessera with what is known of its readiness and of its containers."""
+    meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
+    labels, containers = meta.get("labels", {}), _containers(status)
     ready, gate = _condition(body, "Ready"), _condition(body, names.SERVING_GATE)
-    serving = {"True": True, "False": False}.get(gate.get("status", ""))
-    containers = (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
     trouble, last_words = _waiting_reason(containers)
     return replace(
-        unmanaged,
-        service=Ref(unmanaged.ref.namespace, service if is_replica else ""),
-        variant=variant if is_replica else "",
-        template=template,
+        pod,
+        template=labels.get(_TEMPLATE_LABEL, ""),
         address=status.get("podIP"),
         ready_since=_transition_time(ready, "True"),
         containers_ready=_condition(body, "ContainersReady").get("status") == "True",
-        serving=serving,
+        serving={"True": True, "False": False}.get(gate.get("status", "")),
         draining_since=_transition_time(gate, "False")
         if gate.get("reason") == names.DRAINING
         else None,
@@ -301,8 +305,6 @@ def parse_pod(body: JsonObject) -> Pod | None:
         waiting_reason=trouble,
         container_message=last_words,
         last_exit=_last_exit(containers),
-        batch_run=batch_run,
-        model_job_run=model_job_run,
     )
 
 
@@ -353,16 +355,13 @@ def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
     )
 
 
-def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
-    labels = meta["labels"]
-    runner: JsonObject = next(
-        (
-            container.get("state", {})
-            for container in status.get("containerStatuses", ())
-            if container.get("name") in (batch_names.RUNNER, batch_names.CHECK)
-        ),
-        {},
-    )
+def _batch_run(body: JsonObject) -> BatchRun:
+    meta, labels = body["metadata"], body["metadata"]["labels"]
+    runner: JsonObject = {}
+    for container in body.get("status", {}).get("containerStatuses", ()):
+        if container.get("name") in (batch_names.RUNNER, batch_names.CHECK):
+            runner = container.get("state", {})
+            break
     terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
     return BatchRun(
         batch=Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
@@ -372,10 +371,7 @@ def _batch_run(meta: JsonObject, status: JsonObject) -> BatchRun:
         job_uid=_controller(meta).get("uid", ""),
         exit_code=terminated["exitCode"] if terminated else None,
         report=_bounded_text(terminated.get("message", "")) if terminated else "",
-        disrupted=any(
-            condition.get("type") == "DisruptionTarget" and condition.get("status") == "True"
-            for condition in status.get("conditions", ())
-        ),
+        disrupted=_condition(body, "DisruptionTarget").get("status") == "True",
     )
 
 
@@ -384,7 +380,7 @@ def parse_workload(body: JsonObject) -> Workload:
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     # Unlike its labels, the selector never changes.
     labels = spec.get("selector", {}).get("matchLabels", {})
-    owners = meta.get("ownerReferences", ())
+    owners, failure = meta.get("ownerReferences", ()), _condition(body, "ReplicaFailure")
     owner_kind = api_resources.INFERENCE_SERVICES.kind
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
@@ -401,7 +397,10 @@ def parse_workload(body: JsonObject) -> Workload:
         generation=meta.get("generation", 0),
         foreign_fields=foreign_fields(body),
         rollout_complete=observed and updated,
-        replica_failure=_replica_failure(body),
+        # The message with which a quota or admission refused the ReplicaSet's pods.
+        replica_failure=_bounded_text(failure.get("message", ""))
+        if failure.get("status") == "True"
+        else None,
         surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
         model=model,
@@ -548,23 +547,17 @@ def _device_count(quantity: str) -> int:
     return int(min(count, _MAX_QUANTITY))
 
 
-def _end_time(body: JsonObject) -> datetime | None:
-    """Return when the last container of a finished pod ended; None if no container ever ran."""
-    status = body.get("status", {})
+def _containers(status: JsonObject) -> Sequence[JsonObject]:
+    return (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+
+
+def _end_time(status: JsonObject, never_ran: str) -> datetime | None:
+    """Return when the last container of a finished pod ended, or `never_ran`."""
     if status.get("phase") not in _TERMINAL_PHASES:
         return None
-    ends = [
-        container.get("state", {}).get("terminated", {}).get("finishedAt")
-        for container in (
-            *status.get("initContainerStatuses", ()),
-            *status.get("containerStatuses", ()),
-        )
-    ]
-    never_ran = (
-        _condition(body, "PodScheduled").get("lastTransitionTime")
-        or body["metadata"]["creationTimestamp"]
-    )
-    return max((_parse_time(end) for end in ends if end), default=_parse_time(never_ran))
+    states = (entry.get("state", {}).get("terminated", {}) for entry in _containers(status))
+    ends = (_parse_time(state["finishedAt"]) for state in states if state.get("finishedAt"))
+    return max(ends, default=_parse_time(never_ran))
 
 
 def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
@@ -584,23 +577,15 @@ def _waiting_reason(containers: Iterable[JsonObject]) -> tuple[str | None, str]:
 def _last_exit(containers: Iterable[JsonObject]) -> ContainerExit | None:
     """Return how the first container that is not ready last ended."""
     for container in containers:
-        states = (container.get("state", {}), container.get("lastState", {}))
-        terminated = next(
-            (state["terminated"] for state in states if state.get("terminated")), None
-        )
-        if terminated is not None and not container.get("ready"):
-            code = terminated.get("exitCode", 0)
-            log_tail = _bounded_text(terminated.get("message") or "").strip()
+        ended, before = container.get("state", {}), container.get("lastState", {})
+        terminated = ended.get("terminated") or before.get("terminated")
+        if terminated and not container.get("ready"):
             return ContainerExit(
-                code=code, reason=_bounded_text(terminated.get("reason", "")), log_tail=log_tail
+                code=terminated.get("exitCode", 0),
+                reason=_bounded_text(terminated.get("reason", "")),
+                log_tail=_bounded_text(terminated.get("message") or "").strip(),
             )
     return None
-
-
-def _replica_failure(deployment: JsonObject) -> str | None:
-    """Return the message with which a quota or admission refused the ReplicaSet's pods."""
-    failure = _condition(deployment, "ReplicaFailure")
-    return _bounded_text(failure.get("message", "")) if failure.get("status") == "True" else None
 
 
 _PARSERS: Mapping[str, Callable[[JsonObject], ObjectValue | None]] = {
@@ -662,7 +647,11 @@ def _parse(
     owned = owned_fields_digest(body) if managed else None
     foreign = managed and owned is None
     name = None if foreign else meta.get("labels", {}).get(names.SERVICE_LABEL)
-    plan_input = None if foreign else _parse_plan_input(kind, body, classes)
+    plan_input: ObjectValue = None
+    if kind.plural == api_resources.INFERENCE_SERVICES.plural:
+        plan_input = parse_service(body, classes)
+    elif not foreign and (parse := _PARSERS.get(kind.plural)) is not None:
+        plan_input = parse(body)
     return ClusterObject(
         key=key,
         uid=meta.get("uid", ""),
@@ -673,13 +662,3 @@ def _parse(
         owned_fields_digest=owned,
         version=int(meta.get("resourceVersion", 0)),
     )
-
-
-def _parse_plan_input(
-    kind: api_resources.ApiResource, body: JsonObject, classes: ServiceClasses
-) -> ObjectValue | None:
-    """Return what plans read of an object; None if they read nothing of its kind."""
-    if kind.plural == api_resources.INFERENCE_SERVICES.plural:
-        return parse_service(body, classes)
-    parse = _PARSERS.get(kind.plural)
-    return parse(body) if parse is not None else None
