@@ -15,12 +15,24 @@ from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.gateway.oidc import OidcIssuer
 
 
-class PrometheusSettings(BaseSettings):
-    """Settings of processes that query Prometheus."""
-
+class _Settings(BaseSettings):
     model_config = SettingsConfigDict(
         env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
     )
+
+
+class _ProcessSettings(_Settings):
+    """Settings of every process that runs in a pod for long."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The lowest level that is logged."""
+
+    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
+    """A kubeconfig to use instead of the pod's ServiceAccount."""
+
+
+class PrometheusSettings(_Settings):
+    """Settings of processes that query Prometheus."""
 
     prometheus_url: str | None = None
     """Base URL of Prometheus; without it replicas keep their number and are never scaled."""
@@ -53,7 +65,7 @@ class PrometheusSettings(BaseSettings):
         )
 
 
-class Settings(PrometheusSettings):
+class Settings(PrometheusSettings, _ProcessSettings):
     """Settings of the operator: `TESSERA_*` variables, which the chart sets."""
 
     monitoring_namespaces: tuple[str, ...] = ("monitoring",)
@@ -136,12 +148,6 @@ class Settings(PrometheusSettings):
     stall_seconds: Annotated[float, Field(gt=0)] = 120
     """Seconds an engine may hold requests without a step before its replica is replaced."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The lowest level that is logged."""
-
-    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
-    """A kubeconfig to use instead of the pod's ServiceAccount."""
-
     @property
     def partition_backends(self) -> frozenset[str]:
         """Return the backends that may partition GPUs."""
@@ -177,12 +183,8 @@ class RunnerSettings(BaseSettings):
     """A kubeconfig to use instead of the pod's ServiceAccount."""
 
 
-class NodeSettings(BaseSettings):
+class NodeSettings(_ProcessSettings):
     """Settings of the node agent."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
-    )
 
     node_name: str
     """The node on which the agent runs, and the name of its NodeLayout."""
@@ -203,19 +205,9 @@ class NodeSettings(BaseSettings):
     probes_port: Annotated[int, Field(ge=0, le=65535)] = 8082
     """Port of `/healthz`."""
 
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The lowest level that is logged."""
 
-    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
-    """A kubeconfig to use instead of the pod's ServiceAccount."""
-
-
-class GatewaySettings(BaseSettings):
+class GatewaySettings(_ProcessSettings):
     """Settings of the gateway: `TESSERA_*` variables, which the chart sets."""
-
-    model_config = SettingsConfigDict(
-        env_prefix="TESSERA_", frozen=True, use_attribute_docstrings=True
-    )
 
     namespace: str = "tessera-system"
     """The gateway's own namespace."""
@@ -259,12 +251,6 @@ class GatewaySettings(BaseSettings):
 
     drain_seconds: Annotated[float, Field(gt=0)] = 300
     """Seconds that streams have to end after a stop was asked for."""
-
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    """The lowest level that is logged."""
-
-    kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
-    """A kubeconfig to use instead of the pod's ServiceAccount."""
 
     default_rate_limits: RateLimitsSpec = RateLimitsSpec()
     """Limits of tenants whose TenantBudget has no `rateLimits`, as JSON."""
