@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.adapters.engine_client import EngineTimeouts, HttpEngines, parse_count
+from tessera.adapters.engine_client import HttpEngines, parse_count
 from tessera.adapters.hub_client import parse_commit
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.domain.observed.model_reports import (
@@ -175,7 +175,7 @@ async def _read(answer: bytes) -> None:
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    engines = HttpEngines(EngineTimeouts(completion_seconds=2, load_seconds=2))
+    engines = HttpEngines(completion_seconds=2, load_seconds=2)
     load = await engines.in_flight(f"{host}:{port}")
     assert load is None or 0 <= load <= 10**9
     problem = await engines.probe(f"http://{host}:{port}", "small")

@@ -6,7 +6,7 @@ from contextlib import AbstractAsyncContextManager
 
 import pytest
 
-from tessera.adapters.engine_client import EngineTimeouts, HttpEngines
+from tessera.adapters.engine_client import HttpEngines
 from tests.adapters.small_server import OK, raw_server
 
 DEADLINE_SECONDS = 60
@@ -18,7 +18,7 @@ def a_pod(answer: bytes, again: bytes = b"", every: float = 0) -> AbstractAsyncC
 
 @pytest.fixture
 async def engines() -> AsyncIterator[HttpEngines]:
-    client = HttpEngines(EngineTimeouts(completion_seconds=0.5, load_seconds=0.5))
+    client = HttpEngines(completion_seconds=0.5, load_seconds=0.5)
     yield client
     await client.close()
 
@@ -50,9 +50,7 @@ async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines)
 
 
 async def test_answers_are_read() -> None:
-    engines = HttpEngines(
-        EngineTimeouts(completion_seconds=DEADLINE_SECONDS, load_seconds=DEADLINE_SECONDS)
-    )
+    engines = HttpEngines(completion_seconds=DEADLINE_SECONDS, load_seconds=DEADLINE_SECONDS)
 
     def ok_response(body: bytes) -> bytes:
         return OK + b"Content-Length: %d\r\n\r\n%s" % (len(body), body)
@@ -73,7 +71,7 @@ async def test_answers_are_read() -> None:
 
 
 async def test_engines_that_hang_delay_no_call_of_another() -> None:
-    engines = HttpEngines(EngineTimeouts(completion_seconds=600, load_seconds=30))
+    engines = HttpEngines(completion_seconds=600, load_seconds=30)
     async with (
         a_pod(OK + b"\r\n{", b" ", 600) as silent,
         a_pod(OK + b'\r\n{"server_load": 2}') as address,

@@ -3,7 +3,6 @@
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from http import HTTPStatus
 
 import aiohttp
@@ -19,19 +18,12 @@ _MAX_COUNT = 10**9
 _MAX_TEXT = 300
 
 
-@dataclass(frozen=True, slots=True)
-class EngineTimeouts:
-    """Seconds from the first byte sent to the last byte read."""
-
-    completion_seconds: float = 30
-    load_seconds: float = 3
-
-
 class HttpEngines:
     """`Engines` over HTTP."""
 
-    def __init__(self, timeouts: EngineTimeouts = EngineTimeouts()) -> None:
-        self._timeouts = timeouts
+    def __init__(self, *, completion_seconds: float = 30, load_seconds: float = 3) -> None:
+        """Limit the seconds from the first byte sent to the last byte read."""
+        self._completion_seconds, self._load_seconds = completion_seconds, load_seconds
         self._session = aiohttp.ClientSession(
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS),
             headers={"Accept-Encoding": "identity"},
@@ -50,9 +42,7 @@ class HttpEngines:
         url = f"{base}/v1/completions"
         body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
         try:
-            status, response = await self._read(
-                "POST", url, self._timeouts.completion_seconds, body
-            )
+            status, response = await self._read("POST", url, self._completion_seconds, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             return f"POST {url}: {type(error).__name__} {str(error)[:_MAX_TEXT]}".strip()
         text = response[:_MAX_TEXT].decode(errors="replace")
@@ -64,24 +54,18 @@ class HttpEngines:
         return None if tokens else f"POST {url}: the completion has 0 tokens"
 
     async def in_flight(self, address: str) -> int | None:
-        url = f"http://{address}/load"
-        try:
-            _, response = await self._read("GET", url, self._timeouts.load_seconds)
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return None
-        return parse_count(response, "server_load")
+        return parse_count(await self._get(f"http://{address}/load"), "server_load")
 
     async def progress(self, address: str) -> RunnerProgress | None:
-        return runner_progress(await self._read_progress(address))
+        return runner_progress(await self._get(f"http://{address}/progress"))
 
     async def fetch_progress(self, address: str) -> FetchProgress | None:
-        return parse_report(FetchProgress, await self._read_progress(address))
+        return parse_report(FetchProgress, await self._get(f"http://{address}/progress"))
 
-    async def _read_progress(self, address: str) -> bytes:
-        """Return the body of `/progress`; empty when it cannot be read."""
-        url = f"http://{address}/progress"
+    async def _get(self, url: str) -> bytes:
+        """Return the body; empty when it cannot be read."""
         try:
-            _, response = await self._read("GET", url, self._timeouts.load_seconds)
+            _, response = await self._read("GET", url, self._load_seconds)
         except (aiohttp.ClientError, TimeoutError, OSError):
             return b""
         return response
