@@ -7,10 +7,10 @@ import pytest
 import yaml
 
 from tessera.api.template_version import Platform, PodTemplateVersion
-from tessera.domain.batch.names import job_name
+from tessera.domain.batch.names import BATCH_ACCOUNT, job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
-from tessera.domain.names import deployment_name
+from tessera.domain.names import ENGINE_ACCOUNT, deployment_name
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.resources import namespace_objects as namespace
@@ -130,7 +130,7 @@ def test_the_jobs_of_a_batch_are_as_reviewed(name: str, golden: Golden) -> None:
 def test_the_shared_objects_of_batches_are_as_reviewed(golden: Golden) -> None:
     batches = [owner_of(a_batch())]
     objects = [
-        namespace.batch_service_account(batches),
+        namespace.service_account(batches, BATCH_ACCOUNT),
         namespace.batch_role_binding(batches),
         namespace.batch_network_policy(batches, "tessera-system"),
     ]
@@ -376,7 +376,9 @@ def test_engines_and_runners_are_reached_only_by_the_named_peers() -> None:
 
 def test_shared_objects_belong_to_all_services_and_batches() -> None:
     owners = [owner_of(a_service()), owner_of(a_batch())]
-    references = namespace.engine_service_account(owners).body["metadata"]["ownerReferences"]
+    references = namespace.service_account(owners, ENGINE_ACCOUNT).body["metadata"][
+        "ownerReferences"
+    ]
     assert [(reference["kind"], reference["name"]) for reference in references] == [
         ("InferenceService", "chat"),
         ("BatchInference", "night"),

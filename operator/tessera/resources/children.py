@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from tessera.api.ref import Ref
 from tessera.domain.batch.batch_plan import BatchPlan
-from tessera.domain.batch.names import BATCH_ROLE
+from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_ROLE
 from tessera.domain.incremental import reused
+from tessera.domain.names import ENGINE_ACCOUNT
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import namespace_objects
 from tessera.resources.deployment import deployment_manifest
@@ -84,7 +85,7 @@ class NamespaceOwners:
     ) -> tuple[ObjectManifest, ...]:
         """Return the shared objects."""
         owners = (*self.services, *self.batches)
-        shared = [namespace_objects.engine_service_account(owners)]
+        shared = [namespace_objects.service_account(owners, ENGINE_ACCOUNT)]
         if self.closed:
             # Before the other policy leaves them out: no policy at all would admit everybody.
             policy = namespace_objects.closed_network_policy(
@@ -101,7 +102,7 @@ class NamespaceOwners:
             shared.append(namespace_objects.pod_monitor(owners))
         if batch_owners := self.batches:
             shared += [
-                namespace_objects.batch_service_account(batch_owners),
+                namespace_objects.service_account(batch_owners, BATCH_ACCOUNT),
                 namespace_objects.batch_role_binding(batch_owners, batch_role),
                 namespace_objects.batch_network_policy(batch_owners, operator_namespace),
             ]

@@ -35,10 +35,12 @@ SCRAPE_LIMITS: Mapping[str, int | str] = {
 Owners = Sequence[Owner]
 
 
-def engine_service_account(owners: Owners) -> ObjectManifest:
-    """Return the engines' ServiceAccount: no permissions, and no token is mounted."""
-    metadata = _metadata(owners, names.ENGINE_ACCOUNT)
-    return manifest(SERVICE_ACCOUNTS, metadata, automountServiceAccountToken=False)
+def service_account(owners: Owners, name: str) -> ObjectManifest:
+    """Return a ServiceAccount, of engines or of runners.
+
+    That of engines has no permissions; of both no token is mounted, save explicitly into runners.
+    """
+    return manifest(SERVICE_ACCOUNTS, _metadata(owners, name), automountServiceAccountToken=False)
 
 
 def engine_network_policy(
@@ -124,12 +126,6 @@ def pod_monitor(owners: Owners) -> ObjectManifest:
         **SCRAPE_LIMITS,
     }
     return manifest(POD_MONITORS, _metadata(owners, names.ENGINE_ACCOUNT), spec=spec)
-
-
-def batch_service_account(batches: Owners) -> ObjectManifest:
-    """Return the runners' ServiceAccount; its token is mounted explicitly, only into the runner."""
-    metadata = _metadata(batches, BATCH_ACCOUNT)
-    return manifest(SERVICE_ACCOUNTS, metadata, automountServiceAccountToken=False)
 
 
 def batch_role_binding(batches: Owners, role: str = BATCH_ROLE) -> ObjectManifest:
