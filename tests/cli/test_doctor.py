@@ -1,7 +1,6 @@
 """`tessera doctor`: a healthy cluster is fine, and every problem is named with a fix."""
 
 import copy
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -497,7 +496,7 @@ async def test_the_lines_have_state_and_fix() -> None:
 
 
 async def test_findings_are_json() -> None:
-    report = json.loads(as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")]))
+    report = as_json([Finding("pools", FindingState.PROBLEM, "none", "make one")])
     assert report["counts"] == {"ok": 0, "warning": 0, "problem": 1, "skipped": 0}
     assert report["findings"] == [
         {"check": "pools", "state": "problem", "message": "none", "fix": "make one"}

@@ -93,7 +93,7 @@ async def usage(gateway: str, **query: str) -> UsageTable:
 
 
 async def test_the_table_stands_on_the_page(gateway: str) -> None:
-    text = FORMATTERS["table"](await usage(gateway))
+    text = FORMATTERS["table"](await usage(gateway)).text
 
     assert text in PAGE.read_text(encoding="utf-8")
 
@@ -101,7 +101,7 @@ async def test_the_table_stands_on_the_page(gateway: str) -> None:
 async def test_json_and_csv_have_every_count(gateway: str) -> None:
     answer = await usage(gateway, tenant="team-a")
 
-    body = json.loads(FORMATTERS["json"](answer))
+    body = json.loads(FORMATTERS["json"](answer).text)
     assert body == {
         "groupBy": ["tenant", "key", "model"],
         "from": SINCE.isoformat(),
@@ -124,7 +124,7 @@ async def test_json_and_csv_have_every_count(gateway: str) -> None:
         "truncated": False,
         "oldest": "2026-11-19T11:00:00+00:00",
     }
-    (row,) = csv.DictReader(io.StringIO(FORMATTERS["csv"](answer)))
+    (row,) = csv.DictReader(io.StringIO(FORMATTERS["csv"](answer).text))
     assert (row["model"], row["inputTokens"], row["to"]) == ("llama", "4800", UNTIL.isoformat())
 
 
@@ -138,7 +138,7 @@ async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: st
         QUERY | {"since": since.isoformat(), "tenant": "team-c"},
     )
 
-    text = FORMATTERS["table"](UsageTable(("tenant",), since, UNTIL, answer))
+    text = FORMATTERS["table"](UsageTable(("tenant",), since, UNTIL, answer)).text
 
     assert text == (
         "No usage from 2026-11-18 12:00:00 to 2026-11-20 12:00:00 UTC.\n"
@@ -149,7 +149,7 @@ async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: st
 def test_a_new_database_says_that_it_is_empty() -> None:
     answer = {"rows": [], "truncated": False, "oldest": None}
 
-    text = FORMATTERS["table"](UsageTable(("tenant",), SINCE, UNTIL, answer))
+    text = FORMATTERS["table"](UsageTable(("tenant",), SINCE, UNTIL, answer)).text
 
     assert text == (
         "No usage from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.\n"

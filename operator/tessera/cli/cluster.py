@@ -1,23 +1,26 @@
 """The API server for commands: objects as they are, one sentence when it denies a request."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.api.meta import GROUP
 from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.output import Output
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import ApiResource
 from tessera.settings import CommandSettings
 
 Json = dict[str, Any]
 _PAGE_SIZE = "500"
+_MERGE_PATCH = "application/merge-patch+json"
 
 
 class KubeApi(Protocol):
@@ -48,7 +51,8 @@ class Reader:
         status, body = await self.send("GET", path)
         if status == HTTPStatus.NOT_FOUND:
             return None
-        obj: Json = _raise_for_status(status, body, f"get {path}")
+        check_status(status, body, f"get {path}")
+        obj: Json = body
         return obj
 
     async def list_objects(
@@ -99,6 +103,10 @@ class Reader:
             )
         return status, answer
 
+    async def patch(self, path: str, body: Mapping[str, Any]) -> tuple[int, Any]:
+        """Merge the body into an object."""
+        return await self.send("PATCH", path, body=body, content_type=_MERGE_PATCH)
+
     async def _list(
         self, path: str, selector: str, kind: ApiResource, namespace: str | None
     ) -> list[Json] | None:
@@ -112,7 +120,7 @@ class Reader:
                 items.clear()  # the continue token expired; list from the beginning
                 continue
             scope = f"in namespace {namespace}" if namespace else "in all namespaces"
-            _raise_for_status(
+            check_status(
                 status, body, f"list {kind.plural} {scope if kind.namespaced else ''}".strip()
             )
             items += body["items"]
@@ -121,12 +129,13 @@ class Reader:
                 return items
 
 
-def _raise_for_status(status: int, body: Any, operation: str) -> Any:
+def check_status(status: int, body: Any, operation: str, subject: str | None = None) -> None:
+    """Raise DeniedError or CommandError for a failed operation, which has the subject's name."""
     if status == HTTPStatus.FORBIDDEN:
         raise DeniedError(f"permission denied: {operation}; ask the platform team for it")
     if status >= HTTPStatus.BAD_REQUEST:
-        raise CommandError(f"{operation}: API server returned {status}: {body.get('message', '')}")
-    return body
+        message = body.get("message", "")
+        raise CommandError(f"{subject or operation}: API server returned {status}: {message}")
 
 
 def _kubeconfig_path(arguments: SimpleNamespace) -> str | None:
@@ -159,3 +168,20 @@ async def open_reader(arguments: SimpleNamespace) -> AsyncIterator[Reader]:
         yield Reader(cluster, getattr(arguments, "namespace", None) or connection.namespace)
     finally:
         await cluster.close()
+
+
+ClusterCommand: TypeAlias = Callable[[Reader, SimpleNamespace], Awaitable[Output]]
+
+
+def cluster_command(command: ClusterCommand) -> Callable[[SimpleNamespace], Output]:
+    """Return a command that runs with a reader of the cluster that the user chose."""
+
+    @wraps(command)
+    def run(arguments: SimpleNamespace) -> Output:
+        async def run_with_reader() -> Output:
+            async with open_reader(arguments) as reader:
+                return await command(reader, arguments)
+
+        return asyncio.run(run_with_reader())
+
+    return run

@@ -10,8 +10,8 @@ from pydantic import ValidationError
 
 from tessera.adapters.clock import now
 from tessera.api.tenant_budget import BudgetOverride
-from tessera.cli.cluster import Reader, open_reader
-from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.cluster import Reader, check_status, open_reader
+from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera.domain.names import OVERRIDE_ANNOTATION
 from tessera.resources.api_resources import TENANT_BUDGETS
@@ -58,24 +58,14 @@ async def override(
 ) -> Output:
     """Annotate the TenantBudget, which only those may do who may change it."""
     body = {"metadata": {"annotations": {OVERRIDE_ANNOTATION: json.dumps(wire_format(requested))}}}
-    status, answer = await reader.send(
-        "PATCH",
-        TENANT_BUDGETS.path(None, name),
-        body=body,
-        content_type="application/merge-patch+json",
-    )
-    if status == HTTPStatus.FORBIDDEN:
-        raise DeniedError(
-            f"permission denied: patch TenantBudget/{name}; ask the platform team for it"
-        )
+    status, answer = await reader.patch(TENANT_BUDGETS.path(None, name), body)
+    subject = f"TenantBudget/{name}"
     if status == HTTPStatus.NOT_FOUND:
-        raise CommandError(f"TenantBudget/{name} not found; kubectl get tenantbudgets")
-    if status >= HTTPStatus.BAD_REQUEST:
-        message = answer.get("message", "")
-        raise CommandError(f"TenantBudget/{name}: API server returned {status}: {message}")
+        raise CommandError(f"{subject} not found; kubectl get tenantbudgets")
+    check_status(status, answer, f"patch {subject}", subject)
     if output_format == "json":
-        return Output(json.dumps({"budget": name, **wire_format(requested)}, indent=2) + "\n")
+        return Output.of_json({"budget": name, **wire_format(requested)})
     return Output(
-        f"TenantBudget/{name}: override until {requested.until:%Y-%m-%dT%H:%MZ}, its spend counts "
+        f"{subject}: override until {requested.until:%Y-%m-%dT%H:%MZ}, its spend counts "
         f"on; end it with kubectl annotate tenantbudget {name} {OVERRIDE_ANNOTATION}-\n"
     )

@@ -69,7 +69,7 @@ def run(arguments: SimpleNamespace) -> Output:
     report = CostReport(
         requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement
     )
-    return Output(FORMATTERS[arguments.output](report))
+    return FORMATTERS[arguments.output](report)
 
 
 async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> Statement | None:

@@ -1,15 +1,13 @@
 """A statement of cost as table, JSON or CSV."""
 
-import csv
-import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from tessera.cli.text import column_head
+from tessera.cli.output import Output
+from tessera.cli.text import column_head, format_time
 from tessera.cli.text import table as text_table
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import Statement
@@ -103,7 +101,7 @@ def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
     return cost_rows, totals
 
 
-def table(report: CostReport) -> str:
+def table(report: CostReport) -> Output:
     """Return a table for people, with amounts in units and notes on the covered time."""
     cost_rows, totals = rows(report)
     states = [state for state in CostState if any(row.states.get(state) for row in totals)]
@@ -118,27 +116,20 @@ def table(report: CostReport) -> str:
         ]
         for row in (*cost_rows, *totals)
     ]
-    return "\n".join(
-        [
-            *text_table([column_head(key) for key in head], body, str.rjust),
-            "",
-            *_notes(report),
-            *_warm_idle_notes(totals),
-            "",
-        ]
-    )
+    lines = text_table([column_head(key) for key in head], body, str.rjust)
+    return Output.of_lines([*lines, "", *_notes(report), *_warm_idle_notes(totals)])
 
 
 def _notes(report: CostReport) -> Iterator[str]:
     """Yield notes on the time that the amounts cover and do not cover."""
     statement = report.statement
-    yield f"Cost from {_timestamp(statement.begin)} to {_timestamp(statement.end)} UTC."
+    yield f"Cost from {format_time(statement.begin)} to {format_time(statement.end)} UTC."
     if statement.begin - report.requested_from > _COVERAGE_TOLERANCE:
-        yield f"No earlier cost data; requested from {_timestamp(report.requested_from)} UTC."
+        yield f"No earlier cost data; requested from {format_time(report.requested_from)} UTC."
     if report.now - statement.end > _COVERAGE_TOLERANCE:
         yield "No later cost data: check that the operator runs and is scraped."
     for gap_start, gap_end in statement.gaps:
-        yield f"No cost data from {_timestamp(gap_start)} to {_timestamp(gap_end)} UTC."
+        yield f"No cost data from {format_time(gap_start)} to {format_time(gap_end)} UTC."
 
 
 def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
@@ -155,11 +146,7 @@ def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
             )
 
 
-def _timestamp(moment: datetime) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S}"
-
-
-def as_json(report: CostReport) -> str:
+def as_json(report: CostReport) -> Output:
     """Return JSON for programs, with all nine digits of the amounts as strings."""
     cost_rows, totals = rows(report)
     statement = report.statement
@@ -175,7 +162,7 @@ def as_json(report: CostReport) -> str:
         "rows": [_fields(row) for row in cost_rows],
         "totals": [_fields(row) for row in totals],
     }
-    return json.dumps(body, indent=2) + "\n"
+    return Output.of_json(body)
 
 
 def _fields(row: CostRow) -> dict[str, Any]:
@@ -188,7 +175,7 @@ def _fields(row: CostRow) -> dict[str, Any]:
     }
 
 
-def as_csv(report: CostReport) -> str:
+def as_csv(report: CostReport) -> Output:
     """Return CSV for spreadsheets, with the covered time in every line."""
     cost_rows, _ = rows(report)
     statement = report.statement
@@ -197,12 +184,8 @@ def as_csv(report: CostReport) -> str:
         {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
         for row in cost_rows
     ]
-    text = io.StringIO()
     columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return Output.of_csv(columns, lines)
 
 
 def _amount(nanos: int, digits: int) -> str:
@@ -210,7 +193,7 @@ def _amount(nanos: int, digits: int) -> str:
 
 
 # Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[CostReport], str]] = {
+FORMATTERS: Mapping[str, Callable[[CostReport], Output]] = {
     "table": table,
     "json": as_json,
     "csv": as_csv,

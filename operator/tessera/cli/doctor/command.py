@@ -1,13 +1,12 @@
 """`tessera doctor`: what is wrong in the cluster, and how to fix it."""
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
-from tessera.cli.cluster import open_reader
+from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.doctor.autoscalers import check_autoscalers
 from tessera.cli.doctor.control import check_crds, check_kserve, check_kubernetes, check_permissions
 from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
@@ -41,28 +40,21 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Print all findings; the exit code is 1 when one of them is a problem."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        context = CheckContext(
-            reader=reader,
-            at=now(),
-            version=tessera_version(),
-            prometheus_url=prometheus_url(arguments),
-            series_counter=open_prometheus,
-        )
-        findings = await run_checks(context)
-    has_problem = any(finding.state is FindingState.PROBLEM for finding in findings)
-    text = (
-        as_json(findings)
-        if arguments.output == "json"
-        else "\n".join(report_lines(findings)) + "\n"
+    context = CheckContext(
+        reader=reader,
+        at=now(),
+        version=tessera_version(),
+        prometheus_url=prometheus_url(arguments),
+        series_counter=open_prometheus,
     )
-    return Output(text, exit_code=int(has_problem))
+    findings = await run_checks(context)
+    code = int(any(finding.state is FindingState.PROBLEM for finding in findings))
+    if arguments.output == "json":
+        return Output.of_json(as_json(findings), code)
+    return Output.of_lines(report_lines(findings), code)
 
 
 async def run_checks(context: CheckContext) -> Sequence[Finding]:
@@ -110,10 +102,10 @@ def report_lines(findings: Sequence[Finding]) -> Iterator[str]:
     )
 
 
-def as_json(findings: Sequence[Finding]) -> str:
+def as_json(findings: Sequence[Finding]) -> Json:
     """Return the findings as JSON."""
     counts = Counter(finding.state for finding in findings)
-    body = {
+    return {
         "findings": [
             {
                 "check": finding.check,
@@ -125,4 +117,3 @@ def as_json(findings: Sequence[Finding]) -> str:
         ],
         "counts": {state.value: counts[state] for state in FindingState},
     }
-    return json.dumps(body, indent=2) + "\n"

@@ -1,8 +1,6 @@
 """`tessera key create`: a key for a tenant, shown once."""
 
-import asyncio
 import hashlib
-import json
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
@@ -13,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from tessera.adapters.clock import now
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
-from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.key.key_secrets import KeySecrets, describe_error, gateway_namespace, parse_moment
 from tessera.cli.output import Output
@@ -34,14 +32,10 @@ _OPTIONS = {
 }
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Create the key."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        return await create(reader, arguments, now())
+    return await create(reader, arguments, now())
 
 
 def new_key() -> str:
@@ -109,7 +103,7 @@ def key_output(
     """Return what is said of a new key; the key itself is said here and never again."""
     if arguments.output == "json":
         fields = {"tenant": arguments.tenant, "name": name, **wire_format(record)}
-        return Output(json.dumps(fields | ({"key": key} if key else {}), indent=2) + "\n")
+        return Output.of_json(fields | ({"key": key} if key else {}))
     models = ", ".join(record.models) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
     text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{note}\n"

@@ -12,13 +12,12 @@ from pydantic import ValidationError
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyRecord
-from tessera.cli.cluster import Reader
-from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.cluster import Reader, check_status
+from tessera.cli.errors import CommandError
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.resources.api_resources import KEY_SECRETS, TENANT_BUDGETS
 from tessera.settings import CommandSettings
 
-_MERGE_PATCH = "application/merge-patch+json"
 _MAX_LABEL_LENGTH = 63
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([mhd])")
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
@@ -127,22 +126,14 @@ class KeySecrets:
         """Change keys of a Secret that was read, all at once; None removes one."""
         data = {name: record and _encode(record) for name, record in records.items()}
         body = {"metadata": {"resourceVersion": self._versions[secret]}, "data": data}
-        path = KEY_SECRETS.path(self._namespace, secret)
-        status, answer = await self._reader.send(
-            "PATCH", path, body=body, content_type=_MERGE_PATCH
-        )
+        status, answer = await self._reader.patch(KEY_SECRETS.path(self._namespace, secret), body)
         self._check(status, answer, f"change secret {secret}")
 
     def _check(self, status: int, answer: Mapping[str, object], operation: str) -> None:
         where = f"{operation} in namespace {self._namespace}"
-        if status == HTTPStatus.FORBIDDEN:
-            raise DeniedError(f"permission denied: {where}; ask the platform team for it")
         if status == HTTPStatus.CONFLICT:
             raise CommandError(f"{where}: somebody else changed it just now; run the command again")
-        if status >= HTTPStatus.BAD_REQUEST:
-            raise CommandError(
-                f"{where}: API server returned {status}: {answer.get('message', '')}"
-            )
+        check_status(status, answer, where)
 
 
 def gateway_namespace(arguments: SimpleNamespace) -> str:

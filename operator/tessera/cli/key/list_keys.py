@@ -1,12 +1,10 @@
 """`tessera key list`: the keys of tenants, without the keys themselves."""
 
-import asyncio
-import json
 from datetime import datetime
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
-from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.key.key_secrets import KeySecrets, StoredKey, gateway_namespace
 from tessera.cli.output import Output
 from tessera.cli.text import table
@@ -15,14 +13,10 @@ from tessera.resources.manifest import wire_format
 _HEADS = ("TENANT", "NAME", "TEAM", "MODELS", "CREATED", "EXPIRES", "SHA256")
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """List the keys."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        return await list_keys(reader, arguments, now())
+    return await list_keys(reader, arguments, now())
 
 
 async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
@@ -44,7 +38,7 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
             {"tenant": key.tenant, "name": key.name, "secret": key.secret, "fault": key.fault}
             for key in unreadable
         ]
-        return Output(json.dumps({"keys": rows, "unreadable": faults}, indent=2) + "\n")
+        return Output.of_json({"keys": rows, "unreadable": faults})
     if not keys and not unreadable:
         return Output("no keys; create one with tessera key create --tenant NAME\n")
     lines = list(table(_HEADS, [_row(key, at) for key in keys])) if keys else []
@@ -52,7 +46,7 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
         f"record {key.name} of tenant {key.tenant} in Secret/{key.secret} is no key: {key.fault}"
         for key in unreadable
     ]
-    return Output("\n".join(lines) + "\n")
+    return Output.of_lines(lines)
 
 
 def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:

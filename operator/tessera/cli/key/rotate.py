@@ -1,25 +1,20 @@
 """`tessera key rotate`: a new key beside the old one, which ends after a while."""
 
-import asyncio
 from datetime import datetime
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.api.key_record import KeyRecord
-from tessera.cli.cluster import Reader, open_reader
+from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.key.create import check_name, digest_of, key_output, new_key
 from tessera.cli.key.key_secrets import KeySecrets, gateway_namespace, parse_moment
 from tessera.cli.output import Output
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Rotate the key."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        return await rotate(reader, arguments, now())
+    return await rotate(reader, arguments, now())
 
 
 async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:

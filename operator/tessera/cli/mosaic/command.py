@@ -1,7 +1,5 @@
 """`tessera mosaic`: every GPU as a strip of tiles, one for each slice."""
 
-import asyncio
-import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +9,7 @@ from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan
 from tessera.api.text import counted
-from tessera.cli.cluster import open_reader
+from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
 from tessera.cli.mosaic.drawing import (
@@ -62,14 +60,10 @@ class Mosaic:
     """The GPUs with their layouts of the plan."""
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Return the mosaic of the pools, as wide as the terminal."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        fleet = await read_fleet(reader, prometheus_url(arguments))
+    fleet = await read_fleet(reader, prometheus_url(arguments))
     width = shutil.get_terminal_size(_DEFAULT_TERMINAL_SIZE).columns
     return render_mosaic(fleet, arguments.pool, arguments.output, width, arguments.svg)
 
@@ -83,10 +77,10 @@ def render_mosaic(
     if file is not None:
         write_svg(file, mosaic_svg(pool_mosaics))
     if output_format == "json":
-        body = {"pools": [pool_json(pool) for pool in pools], "notes": list(fleet.read_errors)}
-        return Output(json.dumps(body, indent=2) + "\n")
+        notes = list(fleet.read_errors)
+        return Output.of_json({"pools": [pool_json(pool) for pool in pools], "notes": notes})
     notes = [f"Note: {note}" for note in fleet.read_errors]
-    return Output("\n".join([*notes, *terminal_lines(pool_mosaics, width)]) + "\n")
+    return Output.of_lines([*notes, *terminal_lines(pool_mosaics, width)])
 
 
 def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:

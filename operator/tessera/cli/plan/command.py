@@ -1,7 +1,5 @@
 """`tessera plan`: the planned MIG layouts of pools, or of a demand without a cluster."""
 
-import asyncio
-import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import groupby
@@ -10,7 +8,7 @@ from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan, Unit
 from tessera.api.text import counted
-from tessera.cli.cluster import Json, open_reader
+from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.mosaic.pool_layouts import (
@@ -38,7 +36,7 @@ def run(arguments: SimpleNamespace) -> Output:
         name for name in (*_DEMAND_OPTIONS, *_OTHER_OPTIONS) if getattr(arguments, name) is not None
     ]
     if not options:
-        return asyncio.run(_run(arguments))
+        return _plan_in_cluster(arguments)
     first_option = f"--{options[0].replace('_', '-')}"
     if arguments.pool is not None:
         raise CommandError(
@@ -49,10 +47,9 @@ def run(arguments: SimpleNamespace) -> Output:
     return plan_demand.run(arguments)
 
 
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        fleet = await read_fleet(reader, None)
-    return render_plans(fleet, arguments.pool, arguments.output)
+@cluster_command
+async def _plan_in_cluster(reader: Reader, arguments: SimpleNamespace) -> Output:
+    return render_plans(await read_fleet(reader, None), arguments.pool, arguments.output)
 
 
 def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Output:
@@ -71,13 +68,11 @@ def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Ou
     )
     if output_format == "json":
         fields = [_pool_json(pool) for pool in managed_pools]
-        return Output(
-            json.dumps({"pools": fields, "notes": list(fleet.read_errors)}, indent=2) + "\n", code
-        )
+        return Output.of_json({"pools": fields, "notes": list(fleet.read_errors)}, code)
     lines = [f"Note: {note}" for note in fleet.read_errors]
     for pool in managed_pools:
         lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
-    return Output("\n".join(lines) + "\n", code)
+    return Output.of_lines(lines, code)
 
 
 def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:

@@ -1,7 +1,6 @@
 """`tessera plan --demand`: MIG layouts for a demand, without a cluster."""
 
 import difflib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,12 +64,12 @@ def run(arguments: SimpleNamespace) -> Output:
         write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
     code = UNMET if plan.unmet else 0
     if arguments.output == "json":
-        return Output(json.dumps(_plan_json(plan, gpu_model, moved, steps), indent=2) + "\n", code)
+        return Output.of_json(_plan_json(plan, gpu_model, moved, steps), code)
     lines = tuple(_plan_lines(plan, gpu_model, current_gpus))
     if current_gpus:
         changed = _slices_by_gpu(current_gpus) != _slices_by_gpu(plan.gpus)
         lines = (*lines, *(_change_lines(moved, steps) if changed else ("", "Nothing changes.")))
-    return Output("\n".join(lines) + "\n", code)
+    return Output.of_lines(lines, code)
 
 
 def _slices_by_gpu(gpus: Sequence[FleetGpu]) -> dict[str, frozenset[FleetSlice]]:

@@ -14,7 +14,7 @@ from tessera.domain.sizing.table import SizeRow, SizeVerdict
 def run(arguments: SimpleNamespace) -> Output:
     """Return the table as text or JSON."""
     request = size_request(arguments, now().date())
-    return Output(FORMATTERS[arguments.output](build_report(request)))
+    return FORMATTERS[arguments.output](build_report(request))
 
 
 def build_report(request: SizeRequest) -> SizeReport:

@@ -1,11 +1,11 @@
 """The size table of a model as text or JSON."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tessera.api.text import counted
+from tessera.cli.output import Output
 from tessera.cli.size.request import SizeRequest
 from tessera.cli.text import table
 from tessera.domain.money import Money
@@ -30,13 +30,12 @@ class SizeReport:
     simplest: SizeRow | None
 
 
-def as_table(report: SizeReport) -> str:
+def as_table(report: SizeReport) -> Output:
     """Return a table for people, with a summary and notes."""
     best = _cheapest(report.rows)
     head = [*_HEADERS, *_optional_headers(report), "REASON"]
     body = [[*_cells(row), *_optional_cells(report, row, best), row.message] for row in report.rows]
-    lines = [*_summary(report), "", *table(head, body), "", *_notes(report, best), ""]
-    return "\n".join(lines)
+    return Output.of_lines([*_summary(report), "", *table(head, body), "", *_notes(report, best)])
 
 
 def _summary(report: SizeReport) -> Iterator[str]:
@@ -155,7 +154,7 @@ def _describe(row: SizeRow) -> str:
     return f"{row.hardware.name} {row.hardware.product} in {row.label}"
 
 
-def as_json(report: SizeReport) -> str:
+def as_json(report: SizeReport) -> Output:
     """Return JSON for programs, with amounts as strings and times in milliseconds."""
     request, demand = report.request, report.request.demand
     body = {
@@ -173,7 +172,7 @@ def as_json(report: SizeReport) -> str:
         "simplest": None if report.simplest is None else _row_json(report.simplest, request),
         "rows": [_row_json(row, request) for row in report.rows],
     }
-    return json.dumps(body, indent=2) + "\n"
+    return Output.of_json(body)
 
 
 def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
@@ -211,4 +210,4 @@ def _amount(value: Money | None) -> str | None:
 
 
 # Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[SizeReport], str]] = {"text": as_table, "json": as_json}
+FORMATTERS: Mapping[str, Callable[[SizeReport], Output]] = {"text": as_table, "json": as_json}

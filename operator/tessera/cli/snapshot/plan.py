@@ -1,6 +1,5 @@
 """`tessera snapshot plan`: the plan that this version computes from a snapshot file."""
 
-import json
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -24,8 +23,8 @@ def run(arguments: SimpleNamespace) -> Output:
     snapshot = fleet.snapshot
     fleet_plan = fleet.plan(snapshot)
     if arguments.output == "json":
-        return Output(json.dumps(_plan_json(fleet, version, snapshot, fleet_plan), indent=2) + "\n")
-    return Output("\n".join(_plan_lines(fleet, version, snapshot, fleet_plan)) + "\n")
+        return Output.of_json(_plan_json(fleet, version, snapshot, fleet_plan))
+    return Output.of_lines(_plan_lines(fleet, version, snapshot, fleet_plan))
 
 
 def _parse_ref(text: str) -> Ref:

@@ -1,17 +1,17 @@
 """`tessera snapshot save`: the input of the plan in one file."""
 
-import asyncio
 from types import SimpleNamespace
 
-from tessera.cli.cluster import open_reader
-from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.cluster import Reader, cluster_command
+from tessera.cli.fleet import prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.snapshot.file import save, serialize
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Write the file, and print what is in it."""
-    fleet = asyncio.run(_read_from_cluster(arguments))
+    fleet = await read_fleet(reader, prometheus_url(arguments))
     text = serialize(fleet)
     if arguments.file == "-":
         return Output(text)
@@ -29,9 +29,4 @@ def run(arguments: SimpleNamespace) -> Output:
         "The file has names, specs and termination messages of engines, but no values of "
         "environment variables and no container arguments"
     )
-    return Output("\n".join(messages) + "\n")
-
-
-async def _read_from_cluster(arguments: SimpleNamespace) -> FleetInputs:
-    async with open_reader(arguments) as reader:
-        return await read_fleet(reader, prometheus_url(arguments))
+    return Output.of_lines(messages)

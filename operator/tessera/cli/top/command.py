@@ -1,12 +1,10 @@
 """`tessera top`: services by cost, pools by free devices; requests that run at a gateway."""
 
-import asyncio
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 
 from tessera.api.text import counted
-from tessera.cli.cluster import Json, open_reader
+from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.doctor.finding import join_names
 from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
@@ -19,15 +17,13 @@ from tessera.ports import MetricsError
 
 def run(arguments: SimpleNamespace) -> Output:
     """Print the tables of a view."""
-    if arguments.view == "requests":
-        return requests.run(arguments)
-    return asyncio.run(_run(arguments))
+    return requests.run(arguments) if arguments.view == "requests" else _services(arguments)
 
 
-async def _run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     url = prometheus_url(arguments)
-    async with open_reader(arguments) as reader:
-        fleet = await read_fleet(reader, url)
+    fleet = await read_fleet(reader, url)
     token_rates, problem = await _read_token_rates(url)
     namespace = None if arguments.all_namespaces else arguments.namespace
     snapshot = fleet.snapshot
@@ -36,14 +32,14 @@ async def _run(arguments: SimpleNamespace) -> Output:
     pools = pools_json(snapshot)
     if arguments.output == "json":
         fields = {"services": [_row_json(row) for row in rows], "pools": pools}
-        return Output(json.dumps({**fields, "notes": notes}, indent=2) + "\n")
+        return Output.of_json({**fields, "notes": notes})
     notes += [
         f"AcceleratorPool/{pool['name']}: devices are held by "
         f"{counted(len(pods), 'pod')} that Tessera did not create: {join_names(pods)}"
         for pool in pools
         if (pods := pool["unmanagedPods"])
     ]
-    return Output("\n".join(_report_lines(rows, pools, notes)) + "\n")
+    return Output.of_lines(_report_lines(rows, pools, notes))
 
 
 async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:

@@ -1,6 +1,5 @@
 """`tessera top requests`: what runs at a gateway now."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from types import SimpleNamespace
@@ -23,8 +22,8 @@ def run(arguments: SimpleNamespace) -> Output:
         if arguments.namespace in (None, row["service"].partition("/")[0])
     ]
     if arguments.output == "json":
-        return Output(json.dumps({**answer, "requests": rows}, indent=2) + "\n")
-    return Output("\n".join(report_lines(rows, answer)) + "\n")
+        return Output.of_json({**answer, "requests": rows})
+    return Output.of_lines(report_lines(rows, answer))
 
 
 def report_lines(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Iterator[str]:

@@ -1,14 +1,11 @@
 """`tessera update`: request the pod template of this version."""
 
-import asyncio
-import json
-from http import HTTPStatus
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.api.reasons import RevisionReason
-from tessera.cli.cluster import Json, Reader, open_reader
-from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.cluster import Json, Reader, check_status, cluster_command
+from tessera.cli.errors import CommandError
 from tessera.cli.explain.command import require_service
 from tessera.cli.output import Output
 from tessera.domain.names import UPDATE_ANNOTATION
@@ -24,14 +21,10 @@ _RESOLVABLE_REASONS = set(RevisionReason) - {
 }
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Request an update, or say that none is available."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        return await update(reader, Ref(reader.namespace, arguments.service), arguments.output)
+    return await update(reader, Ref(reader.namespace, arguments.service), arguments.output)
 
 
 async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
@@ -47,13 +40,8 @@ async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
         return _build_output(output_format, ref, text, requested_at=None)
     at = now().isoformat()
     patch = {"metadata": {"annotations": {UPDATE_ANNOTATION: at}}}
-    status, answer = await reader.send(
-        "PATCH", path, body=patch, content_type="application/merge-patch+json"
-    )
-    if status == HTTPStatus.FORBIDDEN:
-        raise DeniedError(f"permission denied: patch {ref}; ask the platform team for it")
-    if status >= HTTPStatus.BAD_REQUEST:
-        raise CommandError(f"{ref}: API server returned {status}: {answer.get('message', '')}")
+    status, answer = await reader.patch(path, patch)
+    check_status(status, answer, f"patch {ref}", str(ref))
     text = (
         f"{ref}: update requested at {at}: {change}, replicas are drained and replaced one by one; "
         f"watch it with kubectl get tsvc {ref.name} -n {ref.namespace} -w"
@@ -92,4 +80,4 @@ def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | N
         "requestedAt": requested_at,
         "message": text,
     }
-    return Output(json.dumps(fields, indent=2) + "\n")
+    return Output.of_json(fields)

@@ -1,8 +1,5 @@
 """`tessera usage`: requests and tokens by tenant, key, model and other fields."""
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import SimpleNamespace
@@ -31,7 +28,7 @@ def run(arguments: SimpleNamespace) -> Output:
     if arguments.tenant:
         query["tenant"] = arguments.tenant
     answer = read_gateway(arguments, "/usage", query)
-    return Output(FORMATTERS[arguments.output](UsageTable(by, since, until, answer)))
+    return FORMATTERS[arguments.output](UsageTable(by, since, until, answer))
 
 
 class UsageTable:
@@ -48,10 +45,10 @@ class UsageTable:
         """Start of the oldest record of all tenants; None where the database has none."""
 
 
-def as_table(usage: UsageTable) -> str:
+def as_table(usage: UsageTable) -> Output:
     """Return a table for people, without columns in which all counts are 0."""
     if not usage.rows:
-        return f"No usage {_period(usage)}\n"
+        return Output.of_lines([f"No usage {_period(usage)}"])
     counts = [
         name
         for name in (*_COUNTS, *_TOKENS)
@@ -74,7 +71,7 @@ def as_table(usage: UsageTable) -> str:
     lines.append(f"Usage {_period(usage)}")
     if usage.is_truncated:
         lines.append("Only the rows with the most tokens: choose a tenant, or fewer fields.")
-    return "\n".join(lines) + "\n"
+    return Output.of_lines(lines)
 
 
 def _period(usage: UsageTable) -> str:
@@ -89,7 +86,7 @@ def _period(usage: UsageTable) -> str:
     return period
 
 
-def as_json(usage: UsageTable) -> str:
+def as_json(usage: UsageTable) -> Output:
     """Return JSON for programs."""
     body = {
         "groupBy": list(usage.by),
@@ -99,18 +96,14 @@ def as_json(usage: UsageTable) -> str:
         "truncated": usage.is_truncated,
         "oldest": usage.oldest.isoformat() if usage.oldest is not None else None,
     }
-    return json.dumps(body, indent=2) + "\n"
+    return Output.of_json(body)
 
 
-def as_csv(usage: UsageTable) -> str:
+def as_csv(usage: UsageTable) -> Output:
     """Return CSV for spreadsheets, with the time in every line."""
-    text = io.StringIO()
     columns = [*usage.by, *_COUNTS, *_TOKENS, "from", "to"]
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
     period = {"from": usage.since.isoformat(), "to": usage.until.isoformat()}
-    writer.writerows({**row, **period} for row in usage.rows)
-    return text.getvalue()
+    return Output.of_csv(columns, ({**row, **period} for row in usage.rows))
 
 
 # Functions that write the sums, by output format.

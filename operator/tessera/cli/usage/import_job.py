@@ -1,11 +1,9 @@
 """`tessera usage import`: the Job that adds the records of the SQLite file to the database."""
 
-import asyncio
-import json
 from types import SimpleNamespace
 from typing import Any
 
-from tessera.cli.cluster import Json, Reader, open_reader
+from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera.domain.names import APP_NAME, PART_OF, TESSERA
@@ -23,15 +21,11 @@ _CONTAINER_FIELDS = ("env", "image", "imagePullPolicy", "securityContext")
 _DAY_SECONDS = 86_400
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Print the Job for kubectl."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        job = await import_job(reader, CommandSettings().namespace, arguments.claim)
-    return Output(json.dumps(job, indent=2) + "\n")
+    namespace = CommandSettings().namespace
+    return Output.of_json(await import_job(reader, namespace, arguments.claim))
 
 
 async def import_job(reader: Reader, namespace: str, claim: str) -> Json:
