@@ -1,7 +1,7 @@
 """What the installation of the operator says about itself."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from pydantic import ValidationError
@@ -30,7 +30,9 @@ async def installed_classes(reader: Reader) -> ServiceClasses:
         deployments = await operator_deployments(reader)
     except DeniedError:
         return BUILT_IN_CLASSES
-    for text in _variables(deployments, _CLASSES_VARIABLE):
+    for _, variables in operator_variables(deployments):
+        if not (text := variables.get(_CLASSES_VARIABLE)):
+            continue
         try:
             return ServiceClasses.model_validate_json(text)
         except ValidationError as error:
@@ -38,10 +40,13 @@ async def installed_classes(reader: Reader) -> ServiceClasses:
     return BUILT_IN_CLASSES
 
 
-def _variables(deployments: list[Json], name: str) -> Iterator[str]:
+def operator_variables(
+    deployments: Sequence[Json],
+) -> Iterator[tuple[str, Mapping[str, str | None]]]:
+    """Yield the namespace and the environment of every container."""
     for deployment in deployments:
         pod = deployment["spec"].get("template", {}).get("spec", {})
         for container in pod.get("containers", ()):
-            for variable in container.get("env", ()):
-                if variable["name"] == name and variable.get("value"):
-                    yield variable["value"]
+            environment = container.get("env", ())
+            variables = {variable["name"]: variable.get("value") for variable in environment}
+            yield deployment["metadata"]["namespace"], variables

@@ -1,28 +1,25 @@
 """Checks of the autoscalers of others."""
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import replace
 
-from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.doctor.finding import CheckContext, Findings, join_names, ok, warning
 from tessera.resources.api_resources import HORIZONTAL_POD_AUTOSCALERS, INFERENCE_SERVICES
 
 # Not only those that Tessera writes; a ScaledObject of KEDA has one, too.
 _ALL_AUTOSCALERS = replace(HORIZONTAL_POD_AUTOSCALERS, selector=None)
 
 
-async def check_autoscalers(context: CheckContext) -> Sequence[Finding]:
+async def check_autoscalers(context: CheckContext) -> Findings:
     """Name the autoscalers of services that Tessera scales itself, and of those with several."""
     by_service: dict[Ref, list[str]] = defaultdict(list)
     for body in await context.reader.list_objects(_ALL_AUTOSCALERS):
         if (target := _target(body)) is not None:
             by_service[target].append(body["metadata"]["name"])
     findings = []
-    for body in await context.reader.list_objects(INFERENCE_SERVICES):
-        service = wire.parse_service(body)
+    for service in await context.services():
         names = sorted(by_service.get(service.ref, ()))
         if not names or service.spec is None:
             continue
@@ -37,8 +34,8 @@ async def check_autoscalers(context: CheckContext) -> Sequence[Finding]:
             message, fix = f"{written}: each undoes what another wrote", "keep one of them"
         else:
             continue
-        findings.append(Finding(f"service {service.ref}", FindingState.WARNING, message, fix))
-    return findings or [Finding("autoscalers", FindingState.OK, "no service has two")]
+        findings.append(warning(f"service {service.ref}", message, fix))
+    return findings or ok("autoscalers", "no service has two")
 
 
 def _target(body: Json) -> Ref | None:

@@ -9,7 +9,14 @@ from tessera.adapters.clock import now
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.doctor.autoscalers import check_autoscalers
 from tessera.cli.doctor.control import check_crds, check_kserve, check_kubernetes, check_permissions
-from tessera.cli.doctor.finding import Check, CheckContext, Finding, FindingState
+from tessera.cli.doctor.finding import (
+    Check,
+    CheckContext,
+    Finding,
+    FindingState,
+    problem,
+    skipped,
+)
 from tessera.cli.doctor.hardware import check_gpu_nodes, check_pools
 from tessera.cli.doctor.metrics import check_pod_monitors, check_prometheus
 from tessera.cli.doctor.mig import check_layouts
@@ -62,7 +69,7 @@ async def run_checks(context: CheckContext) -> Sequence[Finding]:
     try:
         await context.reader.get("/version")
     except CommandError as error:
-        return [Finding("kubernetes", FindingState.PROBLEM, str(error))]
+        return [problem("kubernetes", str(error))]
     findings_by_check = await asyncio.gather(*(_run_check(check, context) for check in CHECKS))
     return [finding for findings in findings_by_check for finding in findings]
 
@@ -71,11 +78,12 @@ async def _run_check(check: Check, context: CheckContext) -> Sequence[Finding]:
     """Run one check; a missing permission is no failure."""
     name = check.__name__.removeprefix("check_").replace("_", " ")
     try:
-        return await check(context)
+        findings = await check(context)
+        return [findings] if isinstance(findings, Finding) else list(findings)
     except DeniedError as error:
-        return [Finding(name, FindingState.SKIPPED, str(error))]
+        return [skipped(name, str(error))]
     except CommandError as error:
-        return [Finding(name, FindingState.PROBLEM, str(error))]
+        return [problem(name, str(error))]
 
 
 _STATE_LABELS = {

@@ -1,12 +1,15 @@
 """The finding of a check, and the context of all checks."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from tessera.adapters.kube import object_parsing as wire
 from tessera.cli.cluster import Reader
+from tessera.domain.observed.snapshot import Node, ObservedService, Pool
+from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, NODES
 
 # Names that a finding lists before it counts the rest.
 MAX_NAMES_SHOWN = 5
@@ -32,6 +35,22 @@ class Finding:
     """What to do; empty when nothing is wrong."""
 
 
+def ok(check: str, message: str) -> Finding:
+    return Finding(check, FindingState.OK, message)
+
+
+def warning(check: str, message: str, fix: str) -> Finding:
+    return Finding(check, FindingState.WARNING, message, fix)
+
+
+def problem(check: str, message: str, fix: str = "") -> Finding:
+    return Finding(check, FindingState.PROBLEM, message, fix)
+
+
+def skipped(check: str, message: str, fix: str = "") -> Finding:
+    return Finding(check, FindingState.SKIPPED, message, fix)
+
+
 class SeriesCounter(Protocol):
     """Counts series in Prometheus."""
 
@@ -52,8 +71,19 @@ class CheckContext:
     series_counter: Callable[[str], SeriesCounter]
     """Opens the Prometheus at a URL."""
 
+    async def services(self) -> list[ObservedService]:
+        bodies = await self.reader.list_objects(INFERENCE_SERVICES)
+        return [wire.parse_service(body) for body in bodies]
 
-Check: TypeAlias = Callable[[CheckContext], Awaitable[Sequence[Finding]]]
+    async def nodes(self) -> list[Node]:
+        return [wire.parse_node(body) for body in await self.reader.list_objects(NODES)]
+
+    async def pools(self) -> list[Pool]:
+        return [wire.parse_pool(body) for body in await self.reader.list_objects(ACCELERATOR_POOLS)]
+
+
+Findings: TypeAlias = Finding | Iterable[Finding]
+Check: TypeAlias = Callable[[CheckContext], Awaitable[Findings]]
 
 
 def join_names(names: Sequence[str]) -> str:

@@ -3,11 +3,18 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from tessera.adapters.kube import object_parsing as wire
 from tessera.api.reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.doctor.finding import (
+    CheckContext,
+    Finding,
+    Findings,
+    join_names,
+    ok,
+    problem,
+    warning,
+)
 from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
 from tessera.domain.money import price_on
@@ -28,48 +35,39 @@ _GFD_FIX = (
 )
 
 
-async def check_pools(context: CheckContext) -> Sequence[Finding]:
+async def check_pools(context: CheckContext) -> Findings:
     """Check that every pool has hardware and a current price."""
-    bodies = await context.reader.list_objects(ACCELERATOR_POOLS)
-    nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
-    if not bodies:
+    pools, nodes = await context.pools(), await context.nodes()
+    if not pools:
         fix = "create pools with the GPU nodes and their prices, as in examples/00-pools.yaml"
-        return [Finding("pools", FindingState.PROBLEM, "no AcceleratorPool exists", fix)]
-    views = discover([wire.parse_pool(body) for body in bodies], nodes, context.at.date())
-    return [finding for view in views for finding in _pool_findings(view, context)]
+        return problem("pools", "no AcceleratorPool exists", fix)
+    views = discover(pools, nodes, context.at.date())
+    return [_pool_finding(view, context) for view in views]
 
 
-def _pool_findings(view: PoolView, context: CheckContext) -> Iterator[Finding]:
+def _pool_finding(view: PoolView, context: CheckContext) -> Finding:
     name = f"pool {view.pool.name}"
     for verdict in (view.accepted, view.discovered):
         if not verdict.reason.is_true:
             fix = f"kubectl get acceleratorpool {view.pool.name} -o yaml"
-            yield Finding(name, FindingState.PROBLEM, f"{verdict.reason}: {verdict.message}", fix)
-            return
+            return problem(name, f"{verdict.reason}: {verdict.message}", fix)
     message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
     if view.discovered.reason is Discovered.NODES_SET_ASIDE:
         fix = "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
-        yield Finding(name, FindingState.WARNING, message, fix)
-        return
+        return warning(name, message, fix)
     if view.ready_nodes < view.nodes:
         not_ready = view.nodes - view.ready_nodes
         fix = "kubectl get nodes: a node that is NotReady or cordoned offers no devices"
-        yield Finding(
-            name, FindingState.WARNING, f"{message}; not ready: {counted(not_ready, 'node')}", fix
-        )
-        return
+        return warning(name, f"{message}; not ready: {counted(not_ready, 'node')}", fix)
     spec = view.pool.spec
     price = price_on(spec.prices, context.at.date()) if spec is not None else None
     if price is not None and context.at.date() - price.from_ > MAX_PRICE_AGE:
         fix = "check it, and add an entry with a newer day in `from` to spec.prices"
-        yield Finding(
-            name, FindingState.WARNING, f"{message}; the price is that of {price.from_}", fix
-        )
-        return
-    yield Finding(name, FindingState.OK, message)
+        return warning(name, f"{message}; the price is that of {price.from_}", fix)
+    return ok(name, message)
 
 
-async def check_gpu_nodes(context: CheckContext) -> Sequence[Finding]:
+async def check_gpu_nodes(context: CheckContext) -> Findings:
     """Check labels, MIG strategy and device plugin of the nodes with GPUs."""
     selectors = [
         body.get("spec", {}).get("nodeSelector", {})
@@ -83,13 +81,9 @@ async def check_gpu_nodes(context: CheckContext) -> Sequence[Finding]:
             f"check for GPU nodes and NVIDIA's GPU operator: kubectl get nodes -L {PRODUCT_LABEL}; "
             "an autoscaler may have scaled them to zero"
         )
-        return [Finding("gpu nodes", FindingState.WARNING, "no node has a GPU", fix)]
-    findings = list(_node_findings(nodes))
-    return findings or [
-        Finding(
-            "gpu nodes", FindingState.OK, f"{counted(len(nodes), 'node')} with labels and devices"
-        )
-    ]
+        return warning("gpu nodes", "no node has a GPU", fix)
+    fine = ok("gpu nodes", f"{counted(len(nodes), 'node')} with labels and devices")
+    return list(_node_findings(nodes)) or fine
 
 
 def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
@@ -113,7 +107,7 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
         message = (
             f"{counted(len(unlabeled), 'node')} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
         )
-        yield Finding("gpu labels", FindingState.PROBLEM, message, _GFD_FIX)
+        yield problem("gpu labels", message, _GFD_FIX)
     unmixed = [
         _node_name(body)
         for body in nodes
@@ -123,7 +117,7 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
     if unmixed:
         message = f"{_STRATEGY_LABEL} is not mixed on {join_names(unmixed)}"
         fix = "set mig.strategy: mixed in the GPU operator, which names slices by profile"
-        yield Finding("mig strategy", FindingState.PROBLEM, message, fix)
+        yield problem("mig strategy", message, fix)
     empty = [_node_name(body) for body in nodes if not _has_gpu_resource(body)]
     if empty:
         message = f"no nvidia.com/gpu or nvidia.com/mig- resource on {join_names(empty)}"
@@ -131,7 +125,7 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
             "check that NVIDIA's device plugin runs: kubectl get pods -A -o wide "
             f"--field-selector spec.nodeName={empty[0]}"
         )
-        yield Finding("device plugin", FindingState.PROBLEM, message, fix)
+        yield problem("device plugin", message, fix)
 
 
 def _node_name(body: Json) -> str:

@@ -1,14 +1,22 @@
 """Checks of Prometheus: reachable, and with the series that scaling reads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.metrics import LIVENESS_METRIC
 from tessera.adapters.prometheus.queries import SERVICE
 from tessera.api.text import counted
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState
+from tessera.cli.doctor.finding import (
+    CheckContext,
+    Finding,
+    Findings,
+    ok,
+    problem,
+    skipped,
+    warning,
+)
 from tessera.cli.errors import CommandError
-from tessera.cli.installation import operator_deployments
+from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 
@@ -21,43 +29,33 @@ _WITHOUT_ACTIVITY = (
 )
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
-_FORWARD_HINT = "kubectl -n monitoring port-forward svc/prometheus-operated 9090, then --prometheus"
+_FORWARD_HINT = (
+    "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
+    "then --prometheus http://127.0.0.1:9090"
+)
 _SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
 
 
-async def check_pod_monitors(context: CheckContext) -> Sequence[Finding]:
+async def check_pod_monitors(context: CheckContext) -> Finding:
     """Check that the cluster has PodMonitors, by which engines are scraped."""
     if await context.reader.list_if_served(POD_MONITORS) is not None:
-        return [Finding("pod monitors", FindingState.OK, "PodMonitors are installed")]
-    return [
-        Finding(
-            "pod monitors",
-            FindingState.WARNING,
-            "PodMonitors are not installed",
-            "install the Prometheus operator, or scrape the engines' port http with the pod's "
-            "labels "
-            "by a configuration of your own",
-        )
-    ]
+        return ok("pod monitors", "PodMonitors are installed")
+    return warning(
+        "pod monitors",
+        "PodMonitors are not installed",
+        "install the Prometheus operator, or scrape the engines' port http with the pod's labels "
+        "by a configuration of your own",
+    )
 
 
-async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
+async def check_prometheus(context: CheckContext) -> Findings:
     """Check that the given Prometheus, or the operator's, has the readings."""
     configured_url, access = await _operator_settings(context)
-    url = context.prometheus_url
     if configured_url == "":
-        return [
-            Finding(
-                "prometheus",
-                FindingState.PROBLEM,
-                "prometheus.url of the chart is not set",
-                _SET_URL,
-            )
-        ]
-    url = url or configured_url
+        return problem("prometheus", "prometheus.url of the chart is not set", _SET_URL)
+    url = context.prometheus_url or configured_url
     if not url:
-        message = "URL unknown"
-        return [Finding("prometheus", FindingState.SKIPPED, message, "--prometheus URL")]
+        return skipped("prometheus", "URL unknown", "--prometheus URL")
     try:
         own_series = f"tessera_leader{{{access.own_target}}}"
         counts = await context.series_counter(url).count_series(
@@ -65,19 +63,11 @@ async def check_prometheus(context: CheckContext) -> Sequence[Finding]:
         )
     except MetricsError as error:
         if context.prometheus_url is not None:
-            fix = f"check the URL, or {_FORWARD_HINT} http://127.0.0.1:9090"
-            return [Finding("prometheus", FindingState.PROBLEM, str(error), fix)]
+            return problem("prometheus", str(error), f"check the URL, or {_FORWARD_HINT}")
         message = f"{url} of the operator is not reachable from this machine"
-        return [
-            Finding(
-                "prometheus",
-                FindingState.SKIPPED,
-                message,
-                f"{_FORWARD_HINT} http://127.0.0.1:9090",
-            )
-        ]
+        return skipped("prometheus", message, _FORWARD_HINT)
     return [
-        Finding("prometheus", FindingState.OK, f"{url} responds"),
+        ok("prometheus", f"{url} responds"),
         *_metric_findings(counts, await _ready_replicas(context)),
         _own_finding(own_series, counts[own_series]),
     ]
@@ -89,12 +79,9 @@ async def _operator_settings(context: CheckContext) -> tuple[str | None, Prometh
         deployments = await operator_deployments(context.reader)
     except CommandError:
         return None, PrometheusAccess()
-    for deployment in deployments:
-        for container in deployment["spec"]["template"]["spec"]["containers"]:
-            env = {variable["name"]: variable.get("value") for variable in container.get("env", ())}
-            namespace, job = deployment["metadata"]["namespace"], env.get(_JOB_VARIABLE) or ""
-            access = PrometheusAccess(namespace=namespace, job=job)
-            return env.get(_URL_VARIABLE, "") or "", access
+    for namespace, variables in operator_variables(deployments):
+        access = PrometheusAccess(namespace=namespace, job=variables.get(_JOB_VARIABLE) or "")
+        return variables.get(_URL_VARIABLE) or "", access
     return None, PrometheusAccess()
 
 
@@ -109,40 +96,34 @@ async def _ready_replicas(context: CheckContext) -> int:
 
 def _own_finding(selector: str, count: int) -> Finding:
     if count:
-        return Finding("operator metrics", FindingState.OK, f"{counted(count, 'operator')} scraped")
+        return ok("operator metrics", f"{counted(count, 'operator')} scraped")
     fix = (
         "check that Prometheus selects the PodMonitor tessera-operator and may get /metrics "
         "(docs/tasks/install.md#prometheus), or set prometheus.job of the chart to the label job "
         "of its target: without it a new leader charges nothing for the time before its start"
     )
-    return Finding("operator metrics", FindingState.PROBLEM, f"no {selector}", fix)
+    return problem("operator metrics", f"no {selector}", fix)
 
 
 def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator[Finding]:
     if counts[_RELABELED_ACTIVITY]:
         message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod; {_WITHOUT_ACTIVITY}"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
-        yield Finding("dcgm metrics", FindingState.WARNING, message, fix)
+        yield warning("dcgm metrics", message, fix)
     elif counts[_GPU_ACTIVITY]:
-        yield Finding(
-            "dcgm metrics", FindingState.OK, f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}"
-        )
+        yield ok("dcgm metrics", f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}")
     else:
         message = f"no {_GPU_ACTIVITY}; {_WITHOUT_ACTIVITY}"
         fix = f"run dcgm-exporter with the counter {_GPU_ACTIVITY}, and scrape it"
-        yield Finding("dcgm metrics", FindingState.WARNING, message, fix)
+        yield warning("dcgm metrics", message, fix)
     if counts[_ENGINE_LIVENESS]:
-        yield Finding(
-            "engine metrics",
-            FindingState.OK,
-            f"{counted(counts[_ENGINE_LIVENESS], 'engine')} scraped",
-        )
+        yield ok("engine metrics", f"{counted(counts[_ENGINE_LIVENESS], 'engine')} scraped")
     elif ready_replicas:
         message = f"no engine scraped, with {counted(ready_replicas, 'ready replica')}"
         fix = (
             "check that Prometheus selects the PodMonitors tessera-engine (podMonitorSelector, "
             "podMonitorNamespaceSelector): kubectl get podmonitors -A"
         )
-        yield Finding("engine metrics", FindingState.PROBLEM, message, fix)
+        yield problem("engine metrics", message, fix)
     else:
-        yield Finding("engine metrics", FindingState.OK, "no ready replica to scrape")
+        yield ok("engine metrics", "no ready replica to scrape")

@@ -2,28 +2,28 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.mig import Mig
 from tessera.api.reasons import LayoutReady
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.doctor.finding import (
+    CheckContext,
+    Finding,
+    join_names,
+    ok,
+    problem,
+    warning,
+)
 from tessera.cli.errors import DeniedError
-from tessera.cli.installation import operator_deployments
+from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.mig.layouts import SlicePlacement, format_placement
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.names import MIG_CONFIG
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    NODE_LAYOUTS,
-    NODES,
-    PODS,
-    ApiResource,
-)
+from tessera.resources.api_resources import NODE_LAYOUTS, PODS, ApiResource
 
 _ENABLED = "TESSERA_MIG_ENABLED"
 _MANAGER_SELECTOR = "app=nvidia-mig-manager"
@@ -44,20 +44,12 @@ _TRANSIENT_REASONS = (
 )
 
 
-class _LayoutFault(NamedTuple):
-    """A finding about what blocks layouts of a pool."""
-
-    message: str
-    fix: str
-    state: FindingState = FindingState.PROBLEM
-
-
 async def check_layouts(context: CheckContext) -> Sequence[Finding]:
     """Check the condition, the nodes and the backend of every pool with spec.mig."""
-    pools = [wire.parse_pool(body) for body in await context.reader.list_objects(ACCELERATOR_POOLS)]
+    pools = await context.pools()
     if not any(pool.spec is not None and pool.spec.mig is not None for pool in pools):
         return []
-    nodes = [wire.parse_node(body) for body in await context.reader.list_objects(NODES)]
+    nodes = await context.nodes()
     node_layouts = [
         wire.parse_layout(body) for body in await context.reader.list_objects(NODE_LAYOUTS)
     ]
@@ -65,14 +57,12 @@ async def check_layouts(context: CheckContext) -> Sequence[Finding]:
     for view in discover(pools, nodes, context.at.date()):
         if view.pool.spec is None or view.pool.spec.mig is None:
             continue
-        pool_nodes = mig_nodes(view, nodes, node_layouts)
+        name, pool_nodes = f"layouts {view.pool.name}", mig_nodes(view, nodes, node_layouts)
         faults = [
-            *_node_faults(pool_nodes),
-            *await _backend_faults(context, view.pool.spec.mig, pool_nodes),
+            *_node_faults(name, pool_nodes),
+            *await _backend_faults(context, name, view.pool.spec.mig, pool_nodes),
         ]
-        name = f"layouts {view.pool.name}"
-        findings += [Finding(name, fault.state, fault.message, fault.fix) for fault in faults]
-        findings += _condition_findings(view, healthy=not faults)
+        findings += [*faults, *_condition_findings(name, view, healthy=not faults)]
     return findings
 
 
@@ -83,54 +73,46 @@ async def _check_permissions(context: CheckContext) -> Sequence[Finding]:
     except DeniedError:
         # Another check reports missing permissions of the user.
         return ()
-    for operator in operators:
-        for container in operator["spec"]["template"]["spec"]["containers"]:
-            if any(variable["name"] == _ENABLED for variable in container.get("env", ())):
-                return ()
+    if any(_ENABLED in variables for _, variables in operator_variables(operators)):
+        return ()
     message = "the operator has no permission to partition GPUs"
     fix = "helm upgrade --reuse-values --set mig.enabled=true"
-    return [Finding("layouts", FindingState.PROBLEM, message, fix)] if operators else ()
+    return [problem("layouts", message, fix)] if operators else ()
 
 
-def _condition_findings(view: PoolView, *, healthy: bool) -> Iterator[Finding]:
+def _condition_findings(name: str, view: PoolView, *, healthy: bool) -> Iterator[Finding]:
     """Yield a finding of the pool's condition; beside faults only if it is a problem as well."""
-    name = f"layouts {view.pool.name}"
     layout_condition = next(
         (condition for condition in view.pool.status.conditions if condition.type == "LayoutReady"),
         None,
     )
     if layout_condition is None:
         message = "no operator has reported the layouts"
-        yield Finding(name, FindingState.WARNING, message, "see operator")
+        yield warning(name, message, "see operator")
         return
     message = f"{layout_condition.reason}: {layout_condition.message}"
     if layout_condition.status == "False" and layout_condition.reason not in _TRANSIENT_REASONS:
-        yield Finding(name, FindingState.PROBLEM, message, f"tessera plan {view.pool.name}")
+        yield problem(name, message, f"tessera plan {view.pool.name}")
     elif healthy:
-        yield Finding(name, FindingState.OK, message)
+        yield ok(name, message)
 
 
-def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
+def _node_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
     """Yield faults of nodes and GPUs, and GPU instances without a MIG device."""
     if mig_nodes and not any(mig_node.gpus or mig_node.inconsistency for mig_node in mig_nodes):
         fix = "run nvidia-smi -mig 1 on a node; Tessera never changes the mode"
-        yield _LayoutFault("no GPU is in MIG mode", fix)
+        yield problem(name, "no GPU is in MIG mode", fix)
     for mig_node in mig_nodes:
         command = f"kubectl get nodelayouts {mig_node.name} -o yaml"
         if mig_node.inconsistency is not None:
             fix = f"kubectl describe node {mig_node.name}; Tessera skips the node until then"
-            yield _LayoutFault(f"{mig_node.name}: {mig_node.inconsistency}", fix)
+            yield problem(name, f"{mig_node.name}: {mig_node.inconsistency}", fix)
         for mig_gpu in mig_node.gpus:
             if mig_gpu.fault is not None:
-                yield _LayoutFault(
-                    f"{mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}",
-                    command,
-                )
-        for gpu in (
-            mig_node.node_layout.status.gpus
-            if mig_node.node_layout and mig_node.node_layout.status
-            else ()
-        ):
+                message = f"{mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}"
+                yield problem(name, message, command)
+        status = mig_node.node_layout.status if mig_node.node_layout else None
+        for gpu in status.gpus if status else ():
             unfinished = [
                 format_placement(SlicePlacement(mig_slice.start, mig_slice.profile))
                 for mig_slice in gpu.slices
@@ -141,24 +123,22 @@ def _node_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
                     f"{mig_node.name} GPU {gpu.index}: no MIG device on {join_names(unfinished)}"
                 )
                 fix = "tessera-node creates it where it may partition (chart value node.partition)"
-                yield _LayoutFault(message, fix, FindingState.WARNING)
+                yield warning(name, message, fix)
 
 
 async def _backend_faults(
-    context: CheckContext, mig: Mig, mig_nodes: Sequence[MigNode]
-) -> Sequence[_LayoutFault]:
+    context: CheckContext, name: str, mig: Mig, mig_nodes: Sequence[MigNode]
+) -> Sequence[Finding]:
     """Return the faults of the backend that partitions the pool's GPUs."""
     # A static pool without a layout is never repartitioned and needs no backend.
     if mig.mode == "Static" and not mig.layout:
         return ()
-    return (
-        list(_agent_faults(mig_nodes))
-        if mig.backend == "Agent"
-        else await _mig_manager_faults(context, mig_nodes)
-    )
+    if mig.backend == "Agent":
+        return list(_agent_faults(name, mig_nodes))
+    return await _mig_manager_faults(context, name, mig_nodes)
 
 
-def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
+def _agent_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
     missing = [
         node.name
         for node in mig_nodes
@@ -167,22 +147,22 @@ def _agent_faults(mig_nodes: Sequence[MigNode]) -> Iterator[_LayoutFault]:
     if missing:
         nodes = counted(len(missing), "node")
         message = f"tessera-node does not run on {nodes}: {join_names(missing)}"
-        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.enabled=true")
+        yield problem(name, message, "helm upgrade --reuse-values --set node.enabled=true")
     for mig_node in mig_nodes:
         status = mig_node.node_layout.status if mig_node.node_layout is not None else None
         if status is not None and status.problem:
             message = f"tessera-node on {mig_node.name} cannot report: {status.problem}"
-            yield _LayoutFault(message, f"kubectl get nodelayouts {mig_node.name} -o yaml")
+            yield problem(name, message, f"kubectl get nodelayouts {mig_node.name} -o yaml")
     read_only = [node.name for node in mig_nodes if node.reports_pods and not node.can_partition]
     if read_only:
         nodes = counted(len(read_only), "node")
         message = f"tessera-node is read-only on {nodes}: {join_names(read_only)}"
-        yield _LayoutFault(message, "helm upgrade --reuse-values --set node.partition=true")
+        yield problem(name, message, "helm upgrade --reuse-values --set node.partition=true")
 
 
 async def _mig_manager_faults(
-    context: CheckContext, mig_nodes: Sequence[MigNode]
-) -> Sequence[_LayoutFault]:
+    context: CheckContext, name: str, mig_nodes: Sequence[MigNode]
+) -> Sequence[Finding]:
     pods = await context.reader.list_objects(PODS, selector=_MANAGER_SELECTOR)
     manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
     missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
@@ -194,17 +174,18 @@ async def _mig_manager_faults(
     )
     policies = await context.reader.list_if_served(_CLUSTER_POLICIES) or []
     return [
-        *([_LayoutFault(message, fix)] if missing else []),
-        *(_config_fault(policy) for policy in policies if _config_name(policy) != MIG_CONFIG),
+        *([problem(name, message, fix)] if missing else []),
+        *(_config_fault(name, policy) for policy in policies if _config_name(policy) != MIG_CONFIG),
     ]
 
 
-def _config_fault(policy: Json) -> _LayoutFault:
+def _config_fault(check: str, policy: Json) -> Finding:
     name = policy["metadata"]["name"]
     patch = {"spec": {"migManager": {"config": {"name": MIG_CONFIG}}}}
     current = _config_name(policy)
     config_map = f"ConfigMap/{current}" if current else "its default ConfigMap"
-    return _LayoutFault(
+    return problem(
+        check,
         f"ClusterPolicy/{name}: mig-manager reads {config_map} instead of ConfigMap/{MIG_CONFIG}",
         f"kubectl patch clusterpolicy {name} --type=merge -p '{json.dumps(patch)}'",
     )

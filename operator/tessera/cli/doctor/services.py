@@ -10,7 +10,16 @@ from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, S
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import CheckContext, Finding, FindingState, join_names
+from tessera.cli.doctor.finding import (
+    CheckContext,
+    Finding,
+    Findings,
+    FindingState,
+    join_names,
+    ok,
+    problem,
+    warning,
+)
 from tessera.cli.errors import CommandError
 from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
@@ -29,25 +38,16 @@ _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 async def check_services(context: CheckContext) -> Sequence[Finding]:
     """Report every unhealthy service with its first cause, the worst first."""
-    bodies = await context.reader.list_objects(INFERENCE_SERVICES)
-    live_services = [service for service in map(wire.parse_service, bodies) if service is not None]
-    ranked_findings = [
-        (rank, service.ref, finding)
-        for service in live_services
-        for rank, finding in enumerate(_service_findings(service))
-        if finding is not None
-    ]
-    if not ranked_findings:
-        return [
-            Finding(
-                "services",
-                FindingState.OK,
-                f"{counted(len(live_services), 'service')}, all healthy",
-            )
-        ]
-    worst_by_service = {ref: (rank, finding) for rank, ref, finding in reversed(ranked_findings)}
-    worst_first = sorted(worst_by_service, key=lambda ref: (worst_by_service[ref][0], ref))
-    return [worst_by_service[ref][1] for ref in worst_first]
+    services = await context.services()
+    worst = {}
+    for service in services:
+        for rank, finding in enumerate(_service_findings(service)):
+            if finding is not None:
+                worst[rank, service.ref] = finding
+                break
+    if not worst:
+        return [ok("services", f"{counted(len(services), 'service')}, all healthy")]
+    return [worst[key] for key in sorted(worst)]
 
 
 def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
@@ -66,28 +66,21 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
         if condition is None or condition.status != "False" or condition.reason in _BENIGN_REASONS:
             yield None
         else:
-            state = (
-                FindingState.WARNING
-                if condition_type == "Ready" and is_starting
-                else FindingState.PROBLEM
-            )
-            yield Finding(
-                name, state, f"{condition_type} {condition.reason}: {condition.message}", fix
-            )
+            finding = warning if condition_type == "Ready" and is_starting else problem
+            yield finding(name, f"{condition_type} {condition.reason}: {condition.message}", fix)
     accepted = conditions.get("Accepted")
     if accepted is not None and accepted.reason == Accepted.NAME_CONFLICT:
-        message = f"Accepted {accepted.reason}: {accepted.message}"
-        yield Finding(name, FindingState.WARNING, message, fix)
+        yield warning(name, f"Accepted {accepted.reason}: {accepted.message}", fix)
     else:
         yield None
     if not conditions:
-        yield Finding(name, FindingState.PROBLEM, "not reconciled by any operator", "see operator")
+        yield problem(name, "not reconciled by any operator", "see operator")
     elif service.status.observed_generation < service.generation:
         message = "status.observedGeneration is older than the spec"
-        yield Finding(name, FindingState.WARNING, message, "see operator, or repeat the command")
+        yield warning(name, message, "see operator, or repeat the command")
 
 
-async def check_slos(context: CheckContext) -> Sequence[Finding]:
+async def check_slos(context: CheckContext) -> Findings:
     """Name the bucket edges around targets between two edges, at which engines do not count."""
     services_by_message: dict[tuple[bool, str], list[str]] = defaultdict(list)
     classes = await installed_classes(context.reader)
@@ -117,7 +110,7 @@ async def check_slos(context: CheckContext) -> Sequence[Finding]:
             else "",
         )
         for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True)
-    ] or [Finding("slo", FindingState.OK, "engines count at the targets of all services")]
+    ] or ok("slo", "engines count at the targets of all services")
 
 
 def _effect_of_edges(objective: Objective, status: SloStatus | None) -> tuple[bool, str]:
@@ -132,7 +125,7 @@ def _effect_of_edges(objective: Objective, status: SloStatus | None) -> tuple[bo
     return False, f"and both shares agree: SLOMet is {status.reason}"
 
 
-async def check_pods(context: CheckContext) -> Sequence[Finding]:
+async def check_pods(context: CheckContext) -> Findings:
     """Report engine pods that cannot start, be scheduled or terminate, grouped by reason."""
     stuck_pods: dict[tuple[str, str], list[str]] = defaultdict(list)
     reported = await _unschedulable_services(context)
@@ -150,12 +143,10 @@ async def check_pods(context: CheckContext) -> Sequence[Finding]:
         others = (
             f"{unschedulable} unschedulable (see services), no other" if unschedulable else "none"
         )
-        message = f"{counted(engines, 'engine pod')}, {others} stuck"
-        return [Finding("pods", FindingState.OK, message)]
+        return ok("pods", f"{counted(engines, 'engine pod')}, {others} stuck")
     return [
-        Finding(
+        problem(
             "pods",
-            FindingState.PROBLEM,
             f"{len(names)} in {namespace}: {reason}: {join_names(sorted(names))}",
             f"kubectl describe pod -n {namespace} {min(names)}",
         )
@@ -166,12 +157,12 @@ async def check_pods(context: CheckContext) -> Sequence[Finding]:
 async def _unschedulable_services(context: CheckContext) -> frozenset[Ref]:
     """Return the services that report their unschedulable replicas themselves."""
     try:
-        bodies = await context.reader.list_objects(INFERENCE_SERVICES)
+        services = await context.services()
     except CommandError:
         return frozenset()
     return frozenset(
         service.ref
-        for service in map(wire.parse_service, bodies)
+        for service in services
         for condition in service.status.conditions
         if condition.reason == PlacementReason.UNSCHEDULABLE
     )
@@ -196,10 +187,9 @@ def _stuck_reason(body: Json, pod: Pod, at: datetime) -> str:
     return ""
 
 
-async def check_budgets(context: CheckContext) -> Sequence[Finding]:
+async def check_budgets(context: CheckContext) -> Findings:
     """Report budgets with a False condition, and namespaces without a budget."""
-    bodies = await context.reader.list_objects(INFERENCE_SERVICES)
-    used_namespaces = {body["metadata"]["namespace"] for body in bodies}
+    used_namespaces = {service.ref.namespace for service in await context.services()}
     tenant_budgets = [
         wire.parse_budget(body) for body in await context.reader.list_objects(TENANT_BUDGETS)
     ]
@@ -215,23 +205,11 @@ async def check_budgets(context: CheckContext) -> Sequence[Finding]:
             if condition.status == "False":
                 message = f"{condition.type} {condition.reason}: {condition.message}"
                 fix = f"kubectl describe tenantbudget {budget.name}"
-                findings.append(
-                    Finding(f"budget {budget.name}", FindingState.WARNING, message, fix)
-                )
+                findings.append(warning(f"budget {budget.name}", message, fix))
     if unlimited := sorted(used_namespaces - covered_namespaces):
-        findings.append(
-            Finding(
-                "budgets",
-                FindingState.WARNING,
-                f"no TenantBudget names {join_names(unlimited)}: spend is not limited",
-                "docs/tasks/set-a-budget.md",
-            )
-        )
-    return findings or [
-        Finding(
-            "budgets",
-            FindingState.OK,
-            f"{counted(len(tenant_budgets), 'budget')}, "
-            f"{counted(len(used_namespaces), 'namespace')}",
-        )
-    ]
+        message = f"no TenantBudget names {join_names(unlimited)}: spend is not limited"
+        findings.append(warning("budgets", message, "docs/tasks/set-a-budget.md"))
+    budgets, namespaces = len(tenant_budgets), len(used_namespaces)
+    return findings or ok(
+        "budgets", f"{counted(budgets, 'budget')}, {counted(namespaces, 'namespace')}"
+    )
