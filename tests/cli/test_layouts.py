@@ -450,7 +450,7 @@ def test_a_plan_places_exactly_its_replicas_and_repartitions_what_it_says(
         for at in range(len(layout_pairs))
     ] == [later for _, later in layout_pairs]
     assigned = Counter(
-        (gpu_slice.service, gpu_slice.profile)
+        (gpu_slice.service, gpu_slice.placement.profile)
         for slices in slices_after.values()
         for gpu_slice in slices
         if gpu_slice.service in {name for name, _ in due}

@@ -16,7 +16,7 @@ from docs_tests.pages import page_of, read_page_steps
 from mig_fleets import fleet
 from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError
-from tessera.cli.mosaic.drawing import MosaicTile, Strip, gpu_tiles, strip_lines, svg_document
+from tessera.cli.mosaic.drawing import MosaicTile, Strip, fleet_tiles, strip_lines, svg_document
 from tessera.cli.output import Output
 from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
@@ -118,7 +118,7 @@ def test_the_mosaic_shows_slices_holes_and_what_is_stranded() -> None:
     assert lines[0].endswith("|1g chat    |///////////|")
     assert "3g - " in lines[1]
     assert "/" not in lines[1] + lines[2]
-    wide = gpu_tiles(A100, a_gpu("d", "1g.20gb@0=chat", "3g.40gb@4=chat"))
+    wide = fleet_tiles(A100, a_gpu("d", "1g.20gb@0=chat", "3g.40gb@4=chat"))
     assert [(tile.start, tile.width, tile.stranded) for tile in wide] == [
         (0, 2, False),
         (2, 2, False),

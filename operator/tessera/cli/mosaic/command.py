@@ -2,12 +2,13 @@
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan
+from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError
@@ -16,9 +17,10 @@ from tessera.cli.mosaic.drawing import (
     MosaicTile,
     Rows,
     Strip,
-    gpu_tiles,
     mosaic_lines,
+    slice_width,
     svg_document,
+    with_free_tiles,
     write_svg,
 )
 from tessera.cli.mosaic.json_output import pool_json
@@ -33,8 +35,6 @@ from tessera.cli.mosaic.pool_layouts import (
 from tessera.cli.output import Output
 from tessera.cli.plan.command import state_line
 from tessera.cli.text import format_time
-from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import share
 
 # Columns and lines of a terminal that does not report its size.
@@ -116,23 +116,17 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
 
 def mosaic_svg(pool_mosaics: Sequence[Mosaic]) -> str:
     """Return the mosaics as SVG, with a pending plan beside them."""
-    current_rows = [
-        row for drawn_mosaic in pool_mosaics for row in (*drawn_mosaic.summary, *drawn_mosaic.rows)
-    ]
+    current_rows: list[Strip | str] = []
+    planned_rows: list[Strip | str] = []
+    for drawn_mosaic in pool_mosaics:
+        summary, rows = drawn_mosaic.summary, drawn_mosaic.rows
+        current_rows += [*summary, *rows]
+        # Blank rows keep the GPUs of both columns at the same height.
+        padding = [""] * (len(summary) - 1)
+        planned_rows += [drawn_mosaic.pool, *padding, *(drawn_mosaic.planned_rows or rows)]
     plans = [drawn_mosaic.plan for drawn_mosaic in pool_mosaics if drawn_mosaic.plan]
     if not plans:
         return svg_document([("", current_rows)])
-    # Blank rows keep the GPUs of both columns at the same height.
-    padding = [("",) * (len(drawn_mosaic.summary) - 1) for drawn_mosaic in pool_mosaics]
-    planned_rows = [
-        row
-        for drawn_mosaic, blank_rows in zip(pool_mosaics, padding, strict=True)
-        for row in (
-            drawn_mosaic.pool,
-            *blank_rows,
-            *(drawn_mosaic.planned_rows or drawn_mosaic.rows),
-        )
-    ]
     return svg_document(
         [("before", current_rows), (f"after plan {', '.join(plans)}", planned_rows)]
     )
@@ -145,17 +139,18 @@ def mosaics(pools: Sequence[PoolSnapshot]) -> list[Mosaic]:
 
 
 def _mosaic(pool: PoolSnapshot, short_names: Mapping[str, str]) -> Mosaic:
-    plan, labels = pool.pending_plan, _tile_labels(pool, short_names)
-    planned_labels = replace(labels, loads={}, leaving=frozenset())
+    plan, slices = pool.pending_plan, current_slices(pool)
+    summary, notes = tuple(_summary_lines(pool)), tuple(_note_lines(pool))
+    if plan is None:
+        rows = tuple(_rows(pool, slices, short_names))
+        return Mosaic(pool=pool.name, summary=summary, notes=notes, rows=rows)
     return Mosaic(
         pool=pool.name,
-        summary=tuple(_summary_lines(pool)),
-        notes=tuple(_note_lines(pool)),
-        rows=tuple(_rows(pool, current_slices(pool), labels)),
-        plan=_plan_title(pool, plan) if plan is not None else "",
-        planned_rows=tuple(_rows(pool, planned_slices(pool, plan), planned_labels))
-        if plan is not None
-        else (),
+        summary=summary,
+        notes=notes,
+        rows=tuple(_rows(pool, slices, short_names, moving_pods(pool, plan))),
+        plan=_plan_title(pool, plan),
+        planned_rows=tuple(_rows(pool, planned_slices(pool, plan), short_names)),
     )
 
 
@@ -203,97 +198,52 @@ def _note_lines(pool: PoolSnapshot) -> Iterator[str]:
                 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _TileLabels:
-    """The labels of tiles, by node, GPU and start."""
-
-    short_names: Mapping[str, str]
-    gpu_hour_price: Decimal | None
-    """Price per hour of a whole GPU; None without a price."""
-    loads: Mapping[tuple[str, int, int], float]
-    leaving: frozenset[tuple[str, int, int]]
-
-
-def _tile_labels(pool: PoolSnapshot, short_names: Mapping[str, str]) -> _TileLabels:
-    plan = pool.pending_plan
-    leaving_pods = moving_pods(pool, plan) if plan is not None else frozenset()
-    slices_by_location = {
-        (mig_slice.node, mig_slice.gpu, mig_slice.placement.start): mig_slice
-        for mig_slice in pool.slices
-    }
-    loads = {
-        location: pool.slice_load(mig_slice) for location, mig_slice in slices_by_location.items()
-    }
-    return _TileLabels(
-        short_names=short_names,
-        gpu_hour_price=pool.view.price.per_gpu_hour if pool.view.price is not None else None,
-        loads={location: load for location, load in loads.items() if load is not None},
-        leaving=frozenset(
-            location
-            for location, mig_slice in slices_by_location.items()
-            if not leaving_pods.isdisjoint(mig_slice.holders)
-        ),
-    )
-
-
 def _short_names(pools: Sequence[PoolSnapshot]) -> Mapping[str, str]:
     """Return services by their names without namespace, where these are unique: tiles are small."""
-    service_names = {name for pool in pools for name in pool.service_of_pod.values()}
-    service_names |= {
+    names = {name for pool in pools for name in pool.service_of_pod.values()}
+    names |= {
         assignment.service
         for pool in pools
         for assignment in (pool.pending_plan.services if pool.pending_plan else ())
     }
-    name_counts = Counter(_base_name(name) for name in service_names)
-    return {name: _base_name(name) for name in service_names if name_counts[_base_name(name)] == 1}
+    short_names = {name: name.rpartition("/")[2] for name in names}
+    counts = Counter(short_names.values())
+    return {name: short for name, short in short_names.items() if counts[short] == 1}
 
 
-def _base_name(name: str) -> str:
-    return name.rpartition("/")[2]
-
-
-def _rows(pool: PoolSnapshot, slices: SlicesByGpu, labels: _TileLabels) -> Iterator[Strip | str]:
+def _rows(
+    pool: PoolSnapshot,
+    slices: SlicesByGpu,
+    short_names: Mapping[str, str],
+    leaving: Collection[Ref] = (),
+) -> Iterator[Strip | str]:
     """Yield a heading for each node and a strip for each GPU."""
     for mig_node in pool.nodes:
+        gpu_model = mig_node.gpu_model
         if mig_node.gpus:
-            yield (
-                f"{mig_node.name}: "
-                f"{mig_node.gpu_model.name}{', assumed' * (not mig_node.reports_pods)}"
-            )
+            yield f"{mig_node.name}: {gpu_model.name}{', assumed' * (not mig_node.reports_pods)}"
         for mig_gpu in mig_node.gpus:
-            yield _strip(mig_node, mig_gpu.index, slices[mig_node.name, mig_gpu.index], labels)
-
-
-def _strip(
-    mig_node: MigNode, index: int, slices: tuple[FleetSlice, ...], labels: _TileLabels
-) -> Strip:
-    gpu = FleetGpu(name=str(index), gpu_model=mig_node.gpu_model.name, slices=slices)
-    covered = sum(
-        (share(mig_node.gpu_model, mig_slice.profile) for mig_slice in slices), Decimal(0)
-    )
-    # Shares are rounded, so those of a full GPU add up to nearly 1.
-    stranded = 1 - covered if round(1 - covered, 9) else Decimal(0)
-    return Strip(
-        name=gpu.name,
-        tiles=tuple(
-            _tile(mig_node, index, tile, labels) for tile in gpu_tiles(mig_node.gpu_model, gpu)
-        ),
-        stranded_price=stranded * labels.gpu_hour_price
-        if labels.gpu_hour_price is not None
-        else None,
-    )
-
-
-def _tile(mig_node: MigNode, index: int, tile: MosaicTile, labels: _TileLabels) -> MosaicTile:
-    if tile.profile is None:
-        return tile
-    location = mig_node.name, index, tile.start
-    part = share(mig_node.gpu_model, tile.profile)
-    return replace(
-        tile,
-        service=labels.short_names.get(tile.service, tile.service) if tile.service else None,
-        start_known=mig_node.reports_pods,
-        must_leave=location in labels.leaving,
-        load=labels.loads.get(location),
-        hourly_price=part * labels.gpu_hour_price if labels.gpu_hour_price is not None else None,
-    )
+            gpu_slices = slices.get((mig_node.name, mig_gpu.index), ())
+            layout = tuple(pool_slice.placement for pool_slice in gpu_slices)
+            tiles = [
+                MosaicTile(
+                    start=pool_slice.placement.start,
+                    width=slice_width(gpu_model, pool_slice.placement.profile),
+                    profile=pool_slice.placement.profile,
+                    service=pool_slice.service
+                    and short_names.get(pool_slice.service, pool_slice.service),
+                    start_known=mig_node.reports_pods,
+                    must_leave=any(pod in leaving for pod in pool_slice.pods),
+                    load=pool_slice.activity,
+                    hourly_price=pool.hourly_price(share(gpu_model, pool_slice.placement.profile)),
+                )
+                for pool_slice in gpu_slices
+            ]
+            shares = (share(gpu_model, placement.profile) for placement in layout)
+            stranded = 1 - sum(shares, Decimal(0))
+            yield Strip(
+                name=str(mig_gpu.index),
+                tiles=with_free_tiles(gpu_model, layout, tiles),
+                # Shares are rounded, so those of a full GPU add up to nearly 1.
+                stranded_price=pool.hourly_price(stranded if round(stranded, 9) else Decimal(0)),
+            )

@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import groupby
 from operator import attrgetter
 from pathlib import Path
 from typing import TypeAlias
@@ -15,7 +16,7 @@ from typing import TypeAlias
 from tessera.cli.errors import CommandError
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.layouts import fitting_placements
+from tessera.domain.mig.layouts import Layout, fitting_placements
 
 # Characters of a memory slice.
 _MAX_CELL, _MIN_CELL = 11, 5
@@ -65,76 +66,68 @@ class Strip:
 Rows: TypeAlias = Sequence[Strip | str]
 
 
-def gpu_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:
+def fleet_tiles(gpu_model: GpuModel, gpu: FleetGpu) -> tuple[MosaicTile, ...]:
     """Return the tiles of a GPU by start, free memory slices included."""
-    slice_tiles = []
-    for mig_slice in gpu.slices:
-        gi_profile = gpu_model.find_profile(mig_slice.profile)
-        width = gi_profile.memory_slices if gi_profile else gpu_model.memory_slices
-        slice_tiles.append(
-            MosaicTile(
-                start=mig_slice.start,
-                width=width,
-                profile=mig_slice.profile,
-                service=mig_slice.service,
-            )
+    tiles = [
+        MosaicTile(
+            start=mig_slice.start,
+            width=slice_width(gpu_model, mig_slice.profile),
+            profile=mig_slice.profile,
+            service=mig_slice.service,
         )
-    tiles = [*slice_tiles, *_free_tiles(gpu_model, gpu, slice_tiles)]
-    return tuple(sorted(tiles, key=attrgetter("start")))
+        for mig_slice in gpu.slices
+    ]
+    return with_free_tiles(gpu_model, gpu.layout, tiles)
 
 
-def _free_tiles(
-    gpu_model: GpuModel, gpu: FleetGpu, taken: Sequence[MosaicTile]
-) -> Iterator[MosaicTile]:
-    covered = {index for tile in taken for index in range(tile.start, tile.start + tile.width)}
-    profiles = [gi_profile.name for gi_profile in gpu_model.profiles]
+def slice_width(gpu_model: GpuModel, profile: str) -> int:
+    """Return the memory slices of a profile, or of the whole GPU."""
+    return gpu_model.memory_slices_of(profile) or gpu_model.memory_slices
+
+
+def with_free_tiles(
+    gpu_model: GpuModel, layout: Layout, slice_tiles: Sequence[MosaicTile]
+) -> tuple[MosaicTile, ...]:
+    """Return the tiles of a GPU by start, with those of its free memory slices."""
+    covered = {
+        index for tile in slice_tiles for index in range(tile.start, tile.start + tile.width)
+    }
     fillable: set[int] = set()
-    if WHOLE_GPU not in {mig_slice.profile for mig_slice in gpu.slices}:
-        for placement in fitting_placements(gpu_model, gpu.layout, profiles):
-            gi_profile = gpu_model.find_profile(placement.profile)
-            fillable |= set(
-                range(
-                    placement.start,
-                    placement.start + (gi_profile.memory_slices if gi_profile else 0),
-                )
-            )
+    if all(placement.profile != WHOLE_GPU for placement in layout):
+        profiles = [gi_profile.name for gi_profile in gpu_model.profiles]
+        for start, profile in fitting_placements(gpu_model, layout, profiles):
+            fillable |= set(range(start, start + slice_width(gpu_model, profile)))
+    tiles = list(slice_tiles)
     # Adjacent free memory slices of the same kind, fillable or stranded, share a tile.
-    start = 0
-    while start < gpu_model.memory_slices:
-        end = start
-        while (
-            end < gpu_model.memory_slices
-            and end not in covered
-            and (end in fillable) == (start in fillable)
-        ):
-            end += 1
-        if end > start:
-            yield MosaicTile(start=start, width=end - start, stranded=start not in fillable)
-        start = max(end, start + 1)
+    for (is_covered, is_fillable), indexes in groupby(
+        range(gpu_model.memory_slices), key=lambda index: (index in covered, index in fillable)
+    ):
+        start, *others = indexes
+        if not is_covered:
+            tiles.append(MosaicTile(start=start, width=1 + len(others), stranded=not is_fillable))
+    return tuple(sorted(tiles, key=attrgetter("start")))
 
 
 def strip_lines(gpu_model: GpuModel, gpus: Sequence[FleetGpu]) -> Iterator[str]:
     """Yield a line for each GPU; equal widths are equal shares of its memory."""
     widest = max((len(gpu.name) for gpu in gpus), default=0)
     for gpu in gpus:
-        labels = (
-            _label(tile, _tile_columns(tile, _MAX_CELL)) for tile in gpu_tiles(gpu_model, gpu)
-        )
+        labels = (_cell(tile, _MAX_CELL)[0] for tile in fleet_tiles(gpu_model, gpu))
         yield f"{gpu.name.ljust(widest)} |{'|'.join(labels)}|"
 
 
 def mosaic_lines(rows: Rows, width: int) -> Iterator[str]:
     """Yield two lines for each GPU, services above figures, as wide as the terminal allows."""
-    name_width = max((len(row.name) for row in rows if isinstance(row, Strip)), default=0)
-    axis = max((_memory_slices(row) for row in rows if isinstance(row, Strip)), default=1)
-    note_width = max((len(_note(row)) for row in rows if isinstance(row, Strip)), default=0)
+    strips = [row for row in rows if isinstance(row, Strip)]
+    name_width = max((len(strip.name) for strip in strips), default=0)
+    axis = max(map(_memory_slices, strips), default=1)
+    note_width = max((len(_note(strip)) for strip in strips), default=0)
     cell_width = max(_MIN_CELL, min(_MAX_CELL, (width - name_width - note_width - 2) // axis - 1))
     for row in rows:
         if isinstance(row, str):
             yield row
             continue
-        labels = (_label(tile, _tile_columns(tile, cell_width)) for tile in row.tiles)
-        figures = (_figures(tile, _tile_columns(tile, cell_width)) for tile in row.tiles)
+        labels, figures = zip(*(_cell(tile, cell_width) for tile in row.tiles), strict=True)
         yield f"{row.name.rjust(name_width)} |{'|'.join(labels)}|"
         yield f"{'':{name_width}} |{'|'.join(figures)}|{_note(row)}"
 
@@ -147,28 +140,22 @@ def _memory_slices(strip: Strip) -> int:
     return sum(tile.width for tile in strip.tiles)
 
 
-def _tile_columns(tile: MosaicTile, cell_width: int) -> int:
-    return tile.width * (cell_width + 1) - 1
-
-
-def _label(tile: MosaicTile, width: int) -> str:
+def _cell(tile: MosaicTile, cell_width: int) -> tuple[str, str]:
+    """Return label and figures of a tile, each as wide as its memory slices."""
+    width = tile.width * (cell_width + 1) - 1
     if tile.profile is None:
-        return ("/" if tile.stranded else " ") * width
+        blank = ("/" if tile.stranded else " ") * width
+        return blank, blank
     label = f"{_short_profile(tile.profile)} {'*' * tile.must_leave}{tile.service or '-'}"
-    return (label if len(label) <= width else label[: width - 1] + "~").ljust(width)
+    label = label if len(label) <= width else label[: width - 1] + "~"
+    return label.ljust(width), _figures(tile, width)[:width].ljust(width)
 
 
 def _short_profile(profile: str) -> str:
     return profile.partition(".")[0]
 
 
-def _figures(tile: MosaicTile, width: int) -> str:
-    if tile.profile is None:
-        return ("/" if tile.stranded else " ") * width
-    return _figures_within(tile, width)[:width].ljust(width)
-
-
-def _figures_within(tile: MosaicTile, width: int | None = None) -> str:
+def _figures(tile: MosaicTile, width: int | None = None) -> str:
     """Return start, activity and price, without the first of them where the tile is too narrow."""
     if tile.profile is None:
         return ""
@@ -195,7 +182,7 @@ def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence
         [
             (
                 f"{gpu_model.name} {title}".strip(),
-                [Strip(name=gpu.name, tiles=gpu_tiles(gpu_model, gpu)) for gpu in gpus],
+                [Strip(name=gpu.name, tiles=fleet_tiles(gpu_model, gpu)) for gpu in gpus],
             )
             for title, gpus in columns
         ]
@@ -285,8 +272,8 @@ def _tile_element(tile: MosaicTile, left: int, top: int, fills: Mapping[str, str
         fill = fills.get(tile.service or "", _IDLE)
         name = f"{tile.service or 'idle'}{' displaced' * tile.must_leave}"
         title, label = f"{tile.profile} {name}", f"{_short_profile(tile.profile)} {name}"
-    figures = _figures_within(tile, text_width // _CHARACTER_WIDTH)
-    title = html.escape(f"{title} {_figures_within(tile)}".strip())
+    figures = _figures(tile, text_width // _CHARACTER_WIDTH)
+    title = html.escape(f"{title} {_figures(tile)}".strip())
     rect = (
         f'<rect x="{x}" y="{top}" width="{width}" height="{_STRIP_HEIGHT}" '
         f'fill="{fill}" stroke="#333"/>'

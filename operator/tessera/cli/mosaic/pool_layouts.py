@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from typing import TypeAlias
 
 from tessera.api.meta import Condition
@@ -14,7 +15,6 @@ from tessera.cli.fleet import FleetInputs
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.layout.solution import layouts_by_node
-from tessera.domain.mig.fleet import FleetSlice
 from tessera.domain.mig.layouts import (
     Layout,
     SlicePlacement,
@@ -26,11 +26,32 @@ from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, with_assumed_gpus
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
-from tessera.domain.mig_backends.usage import PoolUsage, SliceUsage, pool_usage, slice_usages
+from tessera.domain.mig_backends.usage import (
+    PoolUsage,
+    SliceState,
+    SliceUsage,
+    pool_usage,
+    slice_usages,
+)
 from tessera.domain.observed.snapshot import Pod, Snapshot
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolSlice:
+    """A slice of a GPU, as it is or as a plan has it."""
+
+    placement: SlicePlacement
+    service: str | None
+    """Service, batch or pod that has it; None for an idle slice."""
+    state: SliceState | None = None
+    """Unknown of a planned slice."""
+    pods: tuple[Ref, ...] = ()
+    activity: float | None = None
+    """GPU activity of the pod on it; None if it is unknown."""
+
+
 # Slices by node and index of the GPU.
-SlicesByGpu: TypeAlias = Mapping[tuple[str, int], tuple[FleetSlice, ...]]
+SlicesByGpu: TypeAlias = Mapping[tuple[str, int], Sequence[PoolSlice]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,12 +110,14 @@ class PoolSnapshot:
     def placements_known(self) -> bool:
         return all(mig_node.reports_pods for mig_node in self.nodes)
 
-    def slice_load(self, mig_slice: SliceUsage) -> float | None:
-        """Return the activity of the pod on the slice; None if it is unknown."""
-        # A slice has one pod at a time.
-        return next(
-            (self.load_of_pod[pod] for pod in mig_slice.holders if pod in self.load_of_pod), None
-        )
+    @property
+    def currency(self) -> str | None:
+        return self.view.price.currency if self.view.price is not None else None
+
+    def hourly_price(self, gpus: Decimal) -> Decimal | None:
+        """Return the price per hour of a part of a GPU; None without a price."""
+        price = self.view.price
+        return gpus * price.per_gpu_hour if price is not None else None
 
     def owner_of(self, pod: Ref) -> str:
         """Return the service or batch of a pod, or the pod's name if Tessera does not manage it."""
@@ -166,25 +189,20 @@ def _pod_owner(pod: Pod) -> str:
 def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, ...]:
     """Return the GPUs whose layouts the plan changes, by node and index."""
     planned = _planned_layouts(pool, plan)
-    slices_by_node: dict[str, list[SliceUsage]] = defaultdict(list)
+    node_slices: dict[str, list[SliceUsage]] = defaultdict(list)
     for mig_slice in pool.slices:
-        slices_by_node[mig_slice.node].append(mig_slice)
+        node_slices[mig_slice.node].append(mig_slice)
     capabilities = backend_of(pool.mig or Mig(), pool.nodes).capabilities
     return tuple(
         GpuLayoutChange(
             node=mig_node.name,
             gpu=mig_gpu.index,
             before=mig_gpu.layout,
-            after=planned[mig_node.name, mig_gpu.index],
-            leaving_pods=_pods_to_leave(
-                capabilities,
-                slices_by_node[mig_node.name],
-                mig_gpu,
-                planned[mig_node.name, mig_gpu.index],
-            ),
+            after=after,
+            leaving_pods=_pods_to_leave(capabilities, node_slices[mig_node.name], mig_gpu, after),
         )
         for mig_node, mig_gpu in _mig_gpus(pool)
-        if planned[mig_node.name, mig_gpu.index] != mig_gpu.layout
+        if (after := planned[mig_node.name, mig_gpu.index]) != mig_gpu.layout
     )
 
 
@@ -246,15 +264,21 @@ def _pods_to_leave(
 
 def current_slices(pool: PoolSnapshot) -> SlicesByGpu:
     """Return the current slices of every GPU with their services."""
-    slices_by_gpu: dict[tuple[str, int], list[FleetSlice]] = {
-        (mig_node.name, mig_gpu.index): [] for mig_node, mig_gpu in _mig_gpus(pool)
-    }
+    slices_by_gpu: dict[tuple[str, int], list[PoolSlice]] = defaultdict(list)
     for mig_slice in pool.slices:
-        owner = pool.owner_of(mig_slice.holders[0]) if mig_slice.holders else None
+        pods = mig_slice.holders
+        # A slice has one pod at a time.
+        loads = (pool.load_of_pod[pod] for pod in pods if pod in pool.load_of_pod)
         slices_by_gpu[mig_slice.node, mig_slice.gpu].append(
-            FleetSlice(mig_slice.placement.start, mig_slice.placement.profile, owner)
+            PoolSlice(
+                placement=mig_slice.placement,
+                service=pool.owner_of(pods[0]) if pods else None,
+                state=mig_slice.state,
+                pods=pods,
+                activity=next(loads, None),
+            )
         )
-    return {key: tuple(slices) for key, slices in slices_by_gpu.items()}
+    return slices_by_gpu
 
 
 def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
@@ -276,10 +300,9 @@ def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
         waiting[profile] += [service] * count
     return {
         key: tuple(
-            FleetSlice(
-                placement.start,
-                placement.profile,
-                staying.get((*key, placement)) or _take_next(waiting, placement),
+            PoolSlice(
+                placement=placement,
+                service=staying.get((*key, placement)) or _take_next(waiting, placement),
             )
             for placement in layout
         )
