@@ -129,7 +129,7 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     read = replace(fleet, readings=Readings(at=NOW, pods=readings))
     (busy,) = service_rows(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
     assert (busy.tokens_per_second, busy.waiting_requests, busy.activity) == (1000.0, 8.0, 0.5)
-    assert busy.per_million == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
+    assert busy.per_million_tokens == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
@@ -242,7 +242,7 @@ async def test_what_costs_most_comes_first() -> None:
     operator.serve("small", replicas=1)
     await operator.reconcile()
     rows = service_rows((await read_fleet(Reader(api), None)).snapshot, None, {}, None)
-    assert [row.ref.name for row in rows] == ["large", "chat", "small"]
+    assert [row.service for row in rows] == ["large", "chat", "small"]
 
 
 def update_available(body: dict[str, object]) -> None:

@@ -31,8 +31,8 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     notes = [*fleet.read_errors, *([problem] if problem else [])]
     pools = pools_json(snapshot)
     if arguments.output == "json":
-        fields = {"services": [_row_json(row) for row in rows], "pools": pools}
-        return Output.of_json({**fields, "notes": notes})
+        services = [row.model_dump(mode="json", by_alias=True) for row in rows]
+        return Output.of_json({"services": services, "pools": pools, "notes": notes})
     notes += [
         f"AcceleratorPool/{pool['name']}: devices are held by "
         f"{counted(len(pods), 'pod')} that Tessera did not create: {join_names(pods)}"
@@ -88,8 +88,8 @@ def _service_cells(row: TopRow) -> list[str]:
         row.slo or UNKNOWN_CELL,
         UNKNOWN_CELL if row.waiting_requests is None else f"{row.waiting_requests:.0f}",
         UNKNOWN_CELL if row.activity is None else f"{row.activity:.2f}",
-        UNKNOWN_CELL if row.per_million is None else str(row.per_million),
-        row.instance,
+        UNKNOWN_CELL if row.per_million_tokens is None else str(row.per_million_tokens),
+        row.variant or UNKNOWN_CELL,
         row.reason,
     ]
 
@@ -103,28 +103,3 @@ def _pool_cells(pool: Json) -> list[str]:
     nodes = f"{pool['readyNodes']}/{pool['nodes']}"
     product, tier = pool["product"] or UNKNOWN_CELL, pool["tier"] or UNKNOWN_CELL
     return [pool["name"], product, tier, price, nodes, devices or UNKNOWN_CELL]
-
-
-def _row_json(row: TopRow) -> Json:
-    return {
-        "namespace": row.ref.namespace,
-        "service": row.ref.name,
-        "perHour": None if row.per_hour is None else str(row.per_hour),
-        "currency": row.currency or None,
-        "readyReplicas": row.ready_replicas,
-        "desiredReplicas": row.desired_replicas,
-        "tokensPerSecond": row.tokens_per_second,
-        "predictedTokensPerSecond": row.predicted_tokens_per_second,
-        "itlMs": _round_or_none(row.itl_ms),
-        "predictedItlMs": _round_or_none(row.predicted_itl_ms),
-        "slo": row.slo,
-        "waitingRequests": row.waiting_requests,
-        "activity": row.activity,
-        "perMillionTokens": None if row.per_million is None else str(row.per_million),
-        "variant": None if row.instance == UNKNOWN_CELL else row.instance,
-        "reason": row.reason,
-    }
-
-
-def _round_or_none(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)

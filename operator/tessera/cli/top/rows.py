@@ -1,10 +1,13 @@
 """The rows of `tessera top`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from decimal import Decimal
+from typing import Annotated
+
+from pydantic import PlainSerializer
 
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.meta import Wire
 from tessera.cli.cluster import Json
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import money, per_million_tokens
@@ -20,33 +23,40 @@ UNKNOWN_CELL = "-"
 _MIN_TOKENS_PER_SECOND = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TopRow:
+_Milliseconds = Annotated[float, PlainSerializer(lambda value: round(value, 2), when_used="json")]
+
+
+class TopRow(Wire):
     """One service now. None is "not known"."""
 
-    ref: Ref
+    namespace: str
+    service: str
     per_hour: Decimal | None
-    currency: str
+    currency: str | None
     ready_replicas: int
     desired_replicas: int | None
     tokens_per_second: float | None
     """Output tokens per second."""
     predicted_tokens_per_second: float | None
     """Output tokens per second of all ready replicas at full load."""
-    waiting_requests: float | None
-    """At engines and gateways."""
-    activity: float | None
-    itl_ms: float | None
+    itl_ms: _Milliseconds | None
     """Measured ITL."""
-    predicted_itl_ms: float | None
+    predicted_itl_ms: _Milliseconds | None
     """Predicted ITL at the measured load."""
     slo: str | None
     """Attained share of the objective that is missed most, such as `97.2 %`, of the last five
     minutes; that of the status may be older."""
-    per_million: Decimal | None
+    waiting_requests: int | float | None
+    """At engines and gateways."""
+    activity: float | None
+    per_million_tokens: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
-    instance: str
+    variant: str | None
     reason: str
+
+    @property
+    def ref(self) -> Ref:
+        return Ref(self.namespace, self.service)
 
 
 def service_rows(
@@ -59,7 +69,7 @@ def service_rows(
         for service in snapshot.services
         if namespace in (None, service.ref.namespace)
     ]
-    return sorted(rows, key=lambda row: (row.currency, -(row.per_hour or 0), row.ref))
+    return sorted(rows, key=lambda row: (row.currency or "", -(row.per_hour or 0), row.ref))
 
 
 def _build_row(
@@ -84,9 +94,10 @@ def _build_row(
         hourly = money(cost.per_hour, cost.currency)
         per_million = per_million_tokens(hourly, tokens_per_second).rounded(4)
     return TopRow(
-        ref=service.ref,
+        namespace=service.ref.namespace,
+        service=service.ref.name,
         per_hour=cost.per_hour if cost else None,
-        currency=cost.currency if cost else "",
+        currency=(cost.currency or None) if cost else None,
         ready_replicas=status.ready_replicas,
         desired_replicas=scaling.desired_replicas if scaling else None,
         tokens_per_second=tokens_per_second,
@@ -99,8 +110,8 @@ def _build_row(
         itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         slo=attained_text(measurement) if measurement is not None else None,
-        per_million=per_million,
-        instance=status.variant.name if status.variant else UNKNOWN_CELL,
+        per_million_tokens=per_million,
+        variant=status.variant.name if status.variant else None,
         reason=_status_reason(status),
     )
 
