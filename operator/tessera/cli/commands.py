@@ -179,6 +179,7 @@ _GATEWAY_NAMESPACE = option(
     "(default: $TESSERA_NAMESPACE, then tessera-system)",
     metavar="NAME",
 )
+_KEY_OPTIONS = (_GATEWAY_NAMESPACE, *CLUSTER_OPTIONS, *output_options())
 _TENANT = option("--tenant", "the tenant: name of its TenantBudget", required=True, metavar="NAME")
 _KEY_ARGUMENT = argument("name", "name of the key")
 
@@ -196,9 +197,7 @@ KEY_CREATE = Command(
     option("--tokens-per-minute", "limit of prompts and answers together", **INTEGER),
     option("--tokens-per-day", "limit of prompts and answers together", **INTEGER),
     option("--sha256", "store this SHA-256 of a key that exists instead", metavar="HEX"),
-    _GATEWAY_NAMESPACE,
-    *CLUSTER_OPTIONS,
-    *output_options(),
+    *_KEY_OPTIONS,
     module="tessera.cli.key.create",
 )
 
@@ -207,9 +206,7 @@ KEY_LIST = Command(
     "the keys of tenants",
     "Lists names, scopes and the first digits of the SHA-256; the keys themselves are nowhere.",
     option("--tenant", "only this tenant", metavar="NAME"),
-    _GATEWAY_NAMESPACE,
-    *CLUSTER_OPTIONS,
-    *output_options(),
+    *_KEY_OPTIONS,
     module="tessera.cli.key.list_keys",
 )
 
@@ -221,9 +218,7 @@ KEY_ROTATE = Command(
     _KEY_ARGUMENT,
     _TENANT,
     option("--expire-old-in", "how long the old key stays valid", default="24h", metavar="SPAN"),
-    _GATEWAY_NAMESPACE,
-    *CLUSTER_OPTIONS,
-    *output_options(),
+    *_KEY_OPTIONS,
     module="tessera.cli.key.rotate",
 )
 
@@ -233,9 +228,7 @@ KEY_REVOKE = Command(
     "Removes the key. Gateways refuse new requests with it within 2 seconds; running ones end.",
     _KEY_ARGUMENT,
     _TENANT,
-    _GATEWAY_NAMESPACE,
-    *CLUSTER_OPTIONS,
-    *output_options(),
+    *_KEY_OPTIONS,
     module="tessera.cli.key.revoke",
 )
 
@@ -246,18 +239,20 @@ KEY = _Group(
     commands=[KEY_CREATE, KEY_LIST, KEY_ROTATE, KEY_REVOKE],
 )
 
+_SINCE = option(
+    "--since",
+    "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
+    default="24h",
+    metavar="WHEN",
+)
+
 COST = Command(
     "cost",
     "what the fleet cost",
     "Shows what the nodes of all pools cost, by what they were used for. The figures are "
     "differences of counters between two scrapes, so they are exact.",
     option("--by", "rows", type=click.Choice(COST_GROUPINGS), default="service"),
-    option(
-        "--since",
-        "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
-        default="24h",
-        metavar="WHEN",
-    ),
+    _SINCE,
     PROMETHEUS_OPTION,
     *output_options(COST_FORMATS),
 )
@@ -277,12 +272,7 @@ USAGE = Command(
         default="tenant",
         metavar="FIELD,...",
     ),
-    option(
-        "--since",
-        "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
-        default="24h",
-        metavar="WHEN",
-    ),
+    _SINCE,
     option("--tenant", "only this tenant", metavar="NAME"),
     option(
         "--claim",

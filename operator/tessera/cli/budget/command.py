@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from types import SimpleNamespace
 
@@ -13,6 +13,7 @@ from tessera.api.tenant_budget import BudgetOverride
 from tessera.cli.cluster import Reader, check_status, open_reader
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
+from tessera.cli.text import parse_time
 from tessera.domain.names import OVERRIDE_ANNOTATION
 from tessera.resources.api_resources import TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
@@ -34,21 +35,14 @@ async def _run(arguments: SimpleNamespace) -> Output:
 
 def parse_override(until: str, reason: str, at: datetime) -> BudgetOverride:
     """Return the override that the options describe; CommandError when they do not."""
-    try:
-        end = datetime.fromisoformat(until)
-    except ValueError as error:
-        raise CommandError(
-            f"--until {until}: not a time, use a form such as 2026-11-30T18:00:00Z"
-        ) from error
-    if end.tzinfo is None:
-        raise CommandError(f"--until {until}: the time zone is missing, append Z for UTC")
+    end = parse_time("--until", until, "not a time, use a form such as 2026-11-30T18:00:00Z")
     if not at < end <= at + _MAX_DURATION:
         raise CommandError(
             f"--until {until}: not within the next {_MAX_DURATION.days} days; an override always "
             "ends"
         )
     try:
-        return BudgetOverride(until=end.astimezone(UTC), reason=reason)
+        return BudgetOverride(until=end, reason=reason)
     except ValidationError as error:
         raise CommandError("--reason: give 1 to 256 characters") from error
 

@@ -2,9 +2,9 @@
 
 import base64
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from types import SimpleNamespace
 
@@ -14,6 +14,7 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyRecord
 from tessera.cli.cluster import Reader, check_status
 from tessera.cli.errors import CommandError
+from tessera.cli.text import parse_time
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.resources.api_resources import KEY_SECRETS, TENANT_BUDGETS
 from tessera.settings import CommandSettings
@@ -33,16 +34,6 @@ class StoredKey:
     secret: str
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadableKey:
-    """A record that is no key, and the field at fault."""
-
-    tenant: str
-    name: str
-    secret: str
-    fault: str
-
-
 class KeySecrets:
     """The keys of all tenants in the namespace of the gateway."""
 
@@ -55,21 +46,13 @@ class KeySecrets:
         """Return the keys of one tenant or of all, in the order of their names."""
         keys = [
             StoredKey(secret.tenant, name, record, secret.secret.name)
-            for secret in await self._secrets(tenant)
+            for secret in await self.secrets(tenant)
             for name, record in secret.records.items()
         ]
         return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
 
-    async def unreadable_keys(self, tenant: str | None = None) -> list[UnreadableKey]:
-        """Return the records that are no keys, in the order of their names."""
-        keys = [
-            UnreadableKey(secret.tenant, name, secret.secret.name, fault)
-            for secret in await self._secrets(tenant)
-            for name, fault in secret.malformed.items()
-        ]
-        return sorted(keys, key=lambda key: (key.tenant, key.name, key.secret))
-
-    async def _secrets(self, tenant: str | None) -> list[TenantKeys]:
+    async def secrets(self, tenant: str | None) -> list[TenantKeys]:
+        """Return the Secrets of one tenant or of all."""
         secrets = []
         for body in await self._reader.list_objects(KEY_SECRETS, self._namespace):
             stored = wire.parse_object(KEY_SECRETS, body).plan_input
@@ -150,24 +133,16 @@ def parse_moment(option: str, text: str, now: datetime) -> datetime:
     """Return the time that `30d` or `2026-12-31T00:00:00Z` stands for; CommandError otherwise."""
     if (duration := _DURATION.fullmatch(text)) is not None:
         return (now + int(duration[1]) * _UNITS[duration[2]]).replace(microsecond=0)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise CommandError(
-            f"{option} {text}: use a span such as 24h or 90d, or a time such as "
-            "2026-12-31T00:00:00Z"
-        ) from error
-    if moment.tzinfo is None:
-        raise CommandError(f"{option} {text}: the time zone is missing, append Z for UTC")
+    forms = "use a span such as 24h or 90d, or a time such as 2026-12-31T00:00:00Z"
+    moment = parse_time(option, text, forms)
     if moment <= now:
         raise CommandError(f"{option} {text}: that is in the past; use tessera key revoke")
-    return moment.astimezone(UTC)
+    return moment
 
 
 def describe_error(error: ValidationError, options: Mapping[str, str]) -> str:
     """Return what is wrong with a record, by the options that gave its fields."""
-    faults: Sequence[str] = [
+    return "; ".join(
         f"{options.get(str(fault['loc'][0]), fault['loc'][0])}: {fault['msg']}"
         for fault in error.errors()
-    ]
-    return "; ".join(faults)
+    )

@@ -23,28 +23,25 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
     """Return one row for each key, and a line for each record that is none."""
     stored = KeySecrets(reader, gateway_namespace(arguments))
     keys = await stored.keys(arguments.tenant)
-    unreadable = await stored.unreadable_keys(arguments.tenant)
+    unreadable = sorted(
+        (secret.tenant, name, secret.secret.name, fault)
+        for secret in await stored.secrets(arguments.tenant)
+        for name, fault in secret.malformed.items()
+    )
     if arguments.output == "json":
         rows = [
-            {
-                "tenant": key.tenant,
-                "name": key.name,
-                "secret": key.secret,
-                **wire_format(key.record),
-            }
+            {"tenant": key.tenant, "name": key.name, "secret": key.secret} | wire_format(key.record)
             for key in keys
         ]
-        faults = [
-            {"tenant": key.tenant, "name": key.name, "secret": key.secret, "fault": key.fault}
-            for key in unreadable
-        ]
+        fields = ("tenant", "name", "secret", "fault")
+        faults = [dict(zip(fields, values, strict=True)) for values in unreadable]
         return Output.of_json({"keys": rows, "unreadable": faults})
     if not keys and not unreadable:
         return Output("no keys; create one with tessera key create --tenant NAME\n")
     lines = list(table(_HEADS, [_row(key, at) for key in keys])) if keys else []
     lines += [
-        f"record {key.name} of tenant {key.tenant} in Secret/{key.secret} is no key: {key.fault}"
-        for key in unreadable
+        f"record {name} of tenant {tenant} in Secret/{secret} is no key: {fault}"
+        for tenant, name, secret, fault in unreadable
     ]
     return Output.of_lines(lines)
 

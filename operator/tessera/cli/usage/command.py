@@ -54,21 +54,13 @@ def as_table(usage: UsageTable) -> Output:
         for name in (*_COUNTS, *_TOKENS)
         if name == "requests" or any(row[name] for row in usage.rows)
     ]
-    groups = [[row[name] or "-" for name in usage.by] for row in usage.rows]
-    widths = [
-        max(map(len, column))
-        for column in zip([column_head(name) for name in usage.by], *groups, strict=True)
-    ]
-    head = [column_head(name).ljust(width) for name, width in zip(usage.by, widths, strict=True)]
+    names = (*usage.by, *counts)
     body = [
-        [
-            *(cell.ljust(width) for cell, width in zip(group, widths, strict=True)),
-            *(str(row[name]) for name in counts),
-        ]
-        for group, row in zip(groups, usage.rows, strict=True)
+        [*(row[name] or "-" for name in usage.by), *(str(row[name]) for name in counts)]
+        for row in usage.rows
     ]
-    lines = [*table([*head, *map(column_head, counts)], body, str.rjust), ""]
-    lines.append(f"Usage {_period(usage)}")
+    lines = [*table([*map(column_head, names)], body, str.rjust, len(usage.by))]
+    lines += ["", f"Usage {_period(usage)}"]
     if usage.is_truncated:
         lines.append("Only the rows with the most tokens: choose a tenant, or fewer fields.")
     return Output.of_lines(lines)
