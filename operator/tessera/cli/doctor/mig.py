@@ -18,7 +18,8 @@ from tessera.cli.doctor.finding import (
 )
 from tessera.cli.errors import DeniedError
 from tessera.cli.installation import operator_deployments, operator_variables
-from tessera.domain.hardware.pools import PoolView, discover
+from tessera.cli.mosaic.pool_layouts import PoolSnapshot
+from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.layouts import SlicePlacement, format_placement
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
@@ -55,14 +56,15 @@ async def check_layouts(context: CheckContext) -> Sequence[Finding]:
     ]
     findings = [*await _check_permissions(context)]
     for view in discover(pools, nodes, context.at.date()):
-        if view.pool.spec is None or view.pool.spec.mig is None:
+        pool = PoolSnapshot(view=view, nodes=mig_nodes(view, nodes, node_layouts))
+        if pool.mig is None:
             continue
-        name, pool_nodes = f"layouts {view.pool.name}", mig_nodes(view, nodes, node_layouts)
+        name = f"layouts {pool.name}"
         faults = [
-            *_node_faults(name, pool_nodes),
-            *await _backend_faults(context, name, view.pool.spec.mig, pool_nodes),
+            *_node_faults(name, pool.nodes),
+            *await _backend_faults(context, name, pool.mig, pool.nodes),
         ]
-        findings += [*faults, *_condition_findings(name, view, healthy=not faults)]
+        findings += [*faults, *_condition_findings(name, pool, healthy=not faults)]
     return findings
 
 
@@ -80,19 +82,15 @@ async def _check_permissions(context: CheckContext) -> Sequence[Finding]:
     return [problem("layouts", message, fix)] if operators else ()
 
 
-def _condition_findings(name: str, view: PoolView, *, healthy: bool) -> Iterator[Finding]:
+def _condition_findings(name: str, pool: PoolSnapshot, *, healthy: bool) -> Iterator[Finding]:
     """Yield a finding of the pool's condition; beside faults only if it is a problem as well."""
-    layout_condition = next(
-        (condition for condition in view.pool.status.conditions if condition.type == "LayoutReady"),
-        None,
-    )
-    if layout_condition is None:
-        message = "no operator has reported the layouts"
-        yield warning(name, message, "see operator")
+    condition = pool.layout_condition
+    if condition is None:
+        yield warning(name, "no operator has reported the layouts", "see operator")
         return
-    message = f"{layout_condition.reason}: {layout_condition.message}"
-    if layout_condition.status == "False" and layout_condition.reason not in _TRANSIENT_REASONS:
-        yield problem(name, message, f"tessera plan {view.pool.name}")
+    message = f"{condition.reason}: {condition.message}"
+    if condition.status == "False" and condition.reason not in _TRANSIENT_REASONS:
+        yield problem(name, message, f"tessera plan {pool.name}")
     elif healthy:
         yield ok(name, message)
 

@@ -21,7 +21,7 @@ from tessera.cli.output import Output
 from tessera.cli.plan import demand as plan_demand
 from tessera.cli.text import format_age, format_time, indent_lines, table
 from tessera.domain.mig.layout_changes import repartition_rank
-from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.mig.layouts import Layout
 from tessera.domain.observed.node_layout import APPROVAL
 
 # The exit code when a service is not served completely.
@@ -61,11 +61,8 @@ def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Ou
     managed_pools = [pool for pool in pools if pool.mig is not None]
     if not managed_pools:
         raise CommandError(_unmanaged_message(pools))
-    code = (
-        UNMET
-        if any(plan.unmet for pool in managed_pools for _, plan in _labeled_plans(pool))
-        else 0
-    )
+    plans = [plan for pool in managed_pools for _, plan in _labeled_plans(pool)]
+    code = UNMET if any(plan.unmet for plan in plans) else 0
     if output_format == "json":
         fields = [_pool_json(pool) for pool in managed_pools]
         return Output.of_json({"pools": fields, "notes": list(fleet.read_errors)}, code)
@@ -134,7 +131,7 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
 
 
 def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
-    currency = pool.view.price.currency if pool.view.price else ""
+    currency = pool.currency or ""
     saved = plan.per_hour_before - plan.per_hour_after
     direction = "less" if saved >= 0 else "more"
     title = "Proposed plan" if label == "proposed" else "Plan"
@@ -234,14 +231,8 @@ def _pool_json(pool: PoolSnapshot) -> Json:
         "name": pool.name,
         "mode": mig.mode if mig is not None else None,
         "backend": mig.backend if mig is not None else None,
-        "currency": pool.view.price.currency if pool.view.price else None,
-        "layoutReady": None
-        if condition is None
-        else {
-            "status": condition.status,
-            "reason": condition.reason,
-            "message": condition.message,
-        },
+        "currency": pool.currency,
+        "layoutReady": condition and condition.model_dump(include={"status", "reason", "message"}),
         "target": _plan_json(pool, pool.status.target),
         "proposed": _plan_json(pool, pool.status.proposed),
         "units": [unit.model_dump(mode="json", by_alias=True) for unit in pool.status.units],
@@ -265,8 +256,8 @@ def _plan_json(pool: PoolSnapshot, plan: MigPlan | None) -> Json | None:
         {
             "node": change.node,
             "gpu": change.gpu,
-            "before": [_placement_json(placement) for placement in change.before],
-            "after": [_placement_json(placement) for placement in change.after],
+            "before": _layout_json(change.before),
+            "after": _layout_json(change.after),
             "displacedPods": [str(pod) for pod in change.leaving_pods],
         }
         for change in _in_rollout_order(pool, layout_changes(pool, plan))
@@ -274,5 +265,5 @@ def _plan_json(pool: PoolSnapshot, plan: MigPlan | None) -> Json | None:
     return fields
 
 
-def _placement_json(placement: SlicePlacement) -> Json:
-    return {"profile": placement.profile, "start": placement.start}
+def _layout_json(layout: Layout) -> list[Json]:
+    return [{"profile": profile, "start": start} for start, profile in layout]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from tessera.api.text import counted
 from tessera.cli.output import Output
@@ -13,29 +13,67 @@ from tessera.domain.sizing.precision import ONLINE_QUANTIZED
 from tessera.domain.sizing.prices import ASSUMED
 from tessera.domain.sizing.table import SizeRow, SizeVerdict, break_even, replicas_before_parallel
 
-_HEADERS = (
-    "GPU", "INSTANCE", "PRECISION", "RESULT", "KV TOKENS", "MAX CONCURRENCY", "TOK/S", "TTFT",
-    "ITL", "PER HOUR", "PER M TOK",
-)  # fmt: skip
+_Column: TypeAlias = Callable[[SizeRow], str]
+_COLUMNS: Mapping[str, _Column] = {
+    "GPU": lambda row: row.hardware.product,
+    "INSTANCE": lambda row: row.hardware.name,
+    "PRECISION": lambda row: row.label,
+    "RESULT": lambda row: row.verdict,
+    "KV TOKENS": lambda row: f"{row.kv_tokens:,}" if row.kv_tokens else "-",
+    "MAX CONCURRENCY": lambda row: f"{row.max_concurrency:.1f}" if row.max_concurrency else "-",
+    "TOK/S": lambda row: _cell(row.tokens_per_second, "~{:,.0f}"),
+    "TTFT": lambda row: _cell(row.ttft_ms, "{:.0f} ms"),
+    "ITL": lambda row: _cell(row.inter_token_ms, "{:.1f} ms"),
+    "PER HOUR": lambda row: _cell(row.hourly and row.hourly.rounded(2)),
+    "PER M TOK": lambda row: _cell(row.per_million and row.per_million.rounded(3)),
+}
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SizeReport:
-    """The rows for a request, with the simplest row that fits."""
+    """The rows for a request."""
 
     request: SizeRequest
     rows: tuple[SizeRow, ...]
-    simplest: SizeRow | None
+
+    @property
+    def simplest(self) -> SizeRow | None:
+        """The fitting row with the fewest devices, then the lowest price; None without any."""
+        fitting = [row for row in self.rows if row.verdict is SizeVerdict.FITS]
+        return min(fitting, key=_simplicity_order, default=None)
+
+    @property
+    def cheapest(self) -> SizeRow | None:
+        """The fitting row with the cheapest tokens; None without any."""
+        priced = [
+            (row.per_million.nanos, number)
+            for number, row in enumerate(self.rows)
+            if row.verdict is SizeVerdict.FITS and row.per_million is not None
+        ]
+        return self.rows[min(priced)[1]] if priced else None
+
+
+def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
+    price = row.hourly.nanos if row.hourly else 0
+    hardware = row.hardware
+    return (
+        hardware.devices, row.hourly is None, price, hardware.product, hardware.name, row.label,
+    )  # fmt: skip
 
 
 def as_table(report: SizeReport) -> Output:
     """Return a table for people, with a summary and notes."""
-    best = _cheapest(report.rows)
-    head = [*_HEADERS, *_optional_headers(report), "REASON"]
-    body = [[*_cells(row), *_optional_cells(report, row, best), row.message] for row in report.rows]
-    return Output.of_lines([*_summary(report), "", *table(head, body), "", *_notes(report, best)])
+    best = report.cheapest
+    columns = {**_COLUMNS, **_optional_columns(report.request, best), "REASON": _message}
+    body = [[column(row) for column in columns.values()] for row in report.rows]
+    lines = table(list(columns), body)
+    return Output.of_lines([*_summary(report), "", *lines, "", *_notes(report, best)])
+
+
+def _message(row: SizeRow) -> str:
+    return row.message
 
 
 def _summary(report: SizeReport) -> Iterator[str]:
@@ -56,35 +94,17 @@ def _format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def _cells(row: SizeRow) -> list[str]:
-    return [
-        row.hardware.product,
-        row.hardware.name,
-        row.label,
-        row.verdict,
-        f"{row.kv_tokens:,}" if row.kv_tokens else "-",
-        f"{row.max_concurrency:.1f}" if row.max_concurrency else "-",
-        "-" if row.tokens_per_second is None else f"~{row.tokens_per_second:,.0f}",
-        "-" if row.ttft_ms is None else f"{row.ttft_ms:.0f} ms",
-        "-" if row.inter_token_ms is None else f"{row.inter_token_ms:.1f} ms",
-        "-" if row.hourly is None else f"{row.hourly.rounded(2)}",
-        "-" if row.per_million is None else f"{row.per_million.rounded(3)}",
-    ]
+def _cell(value: object | None, text: str = "{}") -> str:
+    return "-" if value is None else text.format(value)
 
 
-def _optional_headers(report: SizeReport) -> list[str]:
-    comparison = ["VS BEST"] if report.request.compare else []
-    return [*comparison, *(["BREAK-EVEN"] if report.request.api_price else [])]
-
-
-def _optional_cells(report: SizeReport, row: SizeRow, best: SizeRow | None) -> list[str]:
-    cells = []
-    if report.request.compare:
-        ratio = _price_ratio(row, best)
-        cells.append("-" if ratio is None else f"{ratio:.2f}x")
-    if report.request.api_price:
-        cells.append(_break_even_cell(row, report.request.api_price))
-    return cells
+def _optional_columns(request: SizeRequest, best: SizeRow | None) -> Mapping[str, _Column]:
+    columns: dict[str, _Column] = {}
+    if request.compare:
+        columns["VS BEST"] = lambda row: _cell(_price_ratio(row, best), "{:.2f}x")
+    if price := request.api_price:
+        columns["BREAK-EVEN"] = lambda row: _break_even_cell(row, price)
+    return columns
 
 
 def _price_ratio(row: SizeRow, best: SizeRow | None) -> float | None:
@@ -100,15 +120,6 @@ def _break_even_cell(row: SizeRow, target: Money) -> str:
     needed = break_even(row.hourly, target)
     share = needed / row.tokens_per_second
     return f"{needed:,.0f} tok/s ({share:.0%})" if share <= 1 else f"{needed:,.0f} tok/s (never)"
-
-
-def _cheapest(rows: tuple[SizeRow, ...]) -> SizeRow | None:
-    priced = [
-        row for row in rows if row.verdict is SizeVerdict.FITS and row.per_million is not None
-    ]
-    return min(
-        priced, key=lambda row: row.per_million.nanos if row.per_million else 0, default=None
-    )
 
 
 def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:

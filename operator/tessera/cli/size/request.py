@@ -8,7 +8,6 @@ from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -79,14 +78,9 @@ def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
 
 def known_model(name: str, option: str) -> ModelShape:
     """Return the shape of a known model; CommandError with similar names otherwise."""
-    refused_format = next(
-        (format_name for format_name in UNSUPPORTED_METHODS if format_name in name.lower()), None
-    )
-    if refused_format is not None:
-        raise CommandError(
-            f"{option} {name}: {refused_format} is not supported: "
-            f"{UNSUPPORTED_METHODS[refused_format]}"
-        )
+    for method, reason in UNSUPPORTED_METHODS.items():
+        if method in name.lower():
+            raise CommandError(f"{option} {name}: {method} is not supported: {reason}")
     shape = models().get(name.removeprefix("hf://"))
     if shape is None:
         raise CommandError(
@@ -113,9 +107,8 @@ def _check_bounds(option: str, value: int | None, least: int) -> None:
 
 def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
     if arguments.config is not None:
-        return arguments.model or arguments.config, _from_config(
-            Path(arguments.config).expanduser()
-        )
+        shape = _from_config(Path(arguments.config).expanduser())
+        return arguments.model or arguments.config, shape
     if arguments.model is None:
         raise CommandError(
             "no model: name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or pass "
@@ -135,17 +128,13 @@ def _from_config(path: Path) -> ModelShape:
 
 
 def _read_object(path: Path) -> Mapping[str, object]:
-    document = _read_json(path)
-    return document if isinstance(document, dict) else {}
-
-
-def _read_json(path: Path) -> object:
     try:
-        return cast("object", json.loads(path.read_text(encoding="utf-8")))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}; check the path") from None
     except ValueError as error:
         raise CommandError(f"{path} is not JSON: {error}") from None
+    return document if isinstance(document, dict) else {}
 
 
 def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
