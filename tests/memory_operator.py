@@ -138,7 +138,7 @@ class MemoryOperator:
             platform=self.platform,
             require_budget=self.require_budget,
         )
-        self._store = Store(KINDS)
+        self.store = Store(KINDS)
         self.events = EventRecorder(
             self.cluster,
             instance="tessera-operator-0",
@@ -149,7 +149,7 @@ class MemoryOperator:
         self.applier = Applier(
             config,
             self.cluster,
-            self._store,
+            self.store,
             Installation(
                 namespace="tessera-system",
                 ingress_namespaces=("tessera-system", "monitoring"),
@@ -158,7 +158,7 @@ class MemoryOperator:
             lambda: self.leading,
             record_events=self.events.record,
         )
-        prober = Prober(
+        self.prober = Prober(
             self.engines,
             self.observations.answers,
             self._now,
@@ -166,24 +166,24 @@ class MemoryOperator:
             self.hub,
             self.cluster,
         )
-        self._fleet = FleetReconciler(
-            config, self._store, self.observations, self.applier, prober, self._now
+        self.fleet = FleetReconciler(
+            config, self.store, self.observations, self.applier, self.prober, self._now
         )
-        self._reflector = Reflector(self.cluster, self._store, self.observations, lambda _: None)
+        self.reflector = Reflector(self.cluster, self.store, self.observations, lambda _: None)
 
     @property
     def memory(self) -> PlanMemory:
         """What the next plan needs to know of earlier ones."""
-        return self._fleet.memory
+        return self.fleet.memory
 
     @memory.setter
     def memory(self, memory: PlanMemory) -> None:
-        self._fleet.memory = memory
+        self.fleet.memory = memory
 
     @property
     def bill(self) -> Bill:
         """What the nodes have cost until now."""
-        return self._fleet.bill
+        return self.fleet.bill
 
     def _now(self) -> datetime:
         return self.at
@@ -193,8 +193,8 @@ class MemoryOperator:
 
     async def reconcile(self) -> ReconcileOutcome:
         """List everything, as after any event, run a cycle, and write what it decided."""
-        await self._reflector.list_all()
-        outcome = await reconcile_and_write(self._fleet, self.applier)
+        await self.reflector.list_all()
+        outcome = await reconcile_and_write(self.fleet, self.applier)
         self.defects += outcome.defects
         if self.raises_defects and outcome.defects:
             raise outcome.defects[0]
@@ -203,8 +203,8 @@ class MemoryOperator:
 
     async def decide(self) -> ReconcileOutcome:
         """List everything, and run a cycle beside which something else writes."""
-        await self._reflector.list_all()
-        return await self._fleet.reconcile()
+        await self.reflector.list_all()
+        return await self.fleet.reconcile()
 
     def serve(self, name: str = "chat", namespace: str = "team-a", **spec: Any) -> ObjectKey:
         body = {

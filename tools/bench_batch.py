@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import world
 from demo.cluster import EXAMPLES, InstalledCluster, install
+from figures import print_figures
 from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim
 from scenarios.chaos import (
     CLOUD_TAINTS,
@@ -92,9 +93,7 @@ def main() -> None:
     for part in [arguments.only] if arguments.only else BY_DEFAULT:
         for name, value in parts_of[part]().items():  # two parts count lost rows
             figures[name] = figures.get(name, 0) + value
-    for name, value in figures.items():
-        print(f"{name:>24} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 24)
 
 
 def _cpu() -> dict[str, float]:

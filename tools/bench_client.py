@@ -11,6 +11,8 @@ import subprocess
 import sys
 from typing import Any
 
+from figures import print_figures
+
 STEP_SECONDS = 0.005
 # Chunks of an answer.
 SHORT, LONG = 1, 200
@@ -39,9 +41,7 @@ def main() -> None:
         "client_limit_requests_per_s_at_200_tokens": round(1e3 / (request + 200 * chunk)),
         "client_limit_tokens_per_s": round(1e6 / (chunk * 1e3)),
     }
-    for name, value in figures.items():
-        print(f"{name:44} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 44)
 
 
 def _cpu_ms(url: str, chunks: int) -> float:

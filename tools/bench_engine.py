@@ -9,7 +9,6 @@ import argparse
 import asyncio
 import importlib
 import itertools
-import json
 import math
 import random
 import time
@@ -19,6 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from figures import print_figures
 from tessera.adapters.clock import now
 from tessera.domain import perf
 from tessera.domain.hardware import device as hardware
@@ -215,9 +215,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     figures = simulate_day(arguments.requests, arguments.seed) | _speeds() | _live_sim() | _sizing()
-    for name, value in figures.items():
-        print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 28)
 
 
 if __name__ == "__main__":

@@ -17,15 +17,16 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
-from gateway_process import command, write_directory
+from figures import print_figures
+from gateway_process import answers, running, write_directory
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import (
     ApiKey,
@@ -113,7 +114,7 @@ async def _measure(options: argparse.Namespace) -> None:
         for name, load in loads.items():
             engine = slow if load.slow else fast
             direct[name] = await _run(program, engine, load)
-            async with _gateway(folder, _directory(engine)) as (address, pid):
+            async with running(folder, _directory(engine)) as (address, pid):
                 gateway[name] = await _cpu_of(program, address, load, pid)
         if options.memory_requests:
             slope = await _memory(folder, program, fast, bodies["json"], options.memory_requests)
@@ -153,7 +154,7 @@ def _print(
         "memory_requests": options.memory_requests,
         "load_average": os.getloadavg()[0],
     }
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures)
     if options.save:
         FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
 
@@ -236,41 +237,6 @@ def _directory(engine: str) -> Directory:
     )
 
 
-@asynccontextmanager
-async def _gateway(folder: Path, directory: Directory) -> AsyncIterator[tuple[str, int]]:
-    """Run a gateway; return its address and its process."""
-    write_directory(folder, directory)
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *command(port, folder), stdout=subprocess.DEVNULL
-    )
-    try:
-        await answers(f"127.0.0.1:{port}", "/readyz")
-        yield f"127.0.0.1:{port}", process.pid
-    finally:
-        process.kill()
-        await process.wait()
-
-
-async def answers(address: str, path: str) -> None:
-    """Wait until a server answers 200."""
-    host, _, port = address.partition(":")
-    async with asyncio.timeout(180):
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection(host, int(port))
-                writer.write(
-                    f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
-                )
-                status = (await reader.readline()).split()[1:2]
-                writer.close()
-            except OSError:
-                status = []
-            if status == [b"200"]:
-                return
-            await asyncio.sleep(0.1)
-
-
 async def _clients(program: str, address: str, load: Load, requests: int) -> dict[str, float]:
     command = ("run", f"http://{address}", load.body, str(load.connections), str(requests))
     process = await asyncio.create_subprocess_exec(
@@ -301,7 +267,7 @@ async def _memory(folder: Path, program: str, engine: str, body: str, requests: 
     """Bytes by which it grows with a request in the second half, with keys revoked."""
     load = Load(body=body, connections=16, requests=requests // 2)
     directory = _directory(engine)
-    async with _gateway(folder, directory) as (address, pid):
+    async with running(folder, directory) as (address, pid):
         await _clients(program, address, load, load.requests)
         keys = {digest: directory.keys[digest] for digest in sorted(directory.keys)[REVOKED:]}
         write_directory(folder, replace(directory, keys=keys))

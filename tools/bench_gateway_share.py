@@ -4,9 +4,9 @@ Each row is a simulation of two minutes: closed-loop clients, the engine's load
 known every 0.25 s. The objective is a first token within 1 s.
 """
 
-import json
 from typing import NamedTuple
 
+from figures import print_figures
 from tests.gateways_simulation import PLACES, Gateways
 
 _SECONDS = 120.0
@@ -61,7 +61,7 @@ def main() -> None:
         elif not case.direct:
             gap = max(gap, alone - fleet.attained)
         refused += refusals
-    print(f"BENCH {json.dumps({'worst_gap_points': round(100 * gap, 1), 'refused': refused})}")
+    print_figures({"worst_gap_points": round(100 * gap, 1), "refused": refused})
 
 
 if __name__ == "__main__":

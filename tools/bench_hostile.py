@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -24,8 +23,9 @@ from secrets import token_hex
 
 import aiohttp
 
-from bench_gateway import answers, cpu_seconds, memory_bytes
-from gateway_process import command, write_directory
+from bench_gateway import cpu_seconds, memory_bytes
+from figures import print_figures
+from gateway_process import running
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
 from tests.gateway.harness import (
@@ -102,7 +102,7 @@ async def _measure(names: list[str]) -> None:
         "differences": sum(each.differences for each in scenes.values()),
         "load_average": os.getloadavg()[0],
     }
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures)
 
 
 async def _play(name: str) -> Scene:
@@ -120,10 +120,12 @@ async def _play(name: str) -> Scene:
         }
         directory = a_directory(own_model, its_model, keys=keys, tenants=tenants)
         with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
-            write_directory(Path(folder), directory)
-            async with _gateway(Path(folder)) as (port, pid), _attacker(name, port, engine_port):
+            async with (
+                running(Path(folder), directory, DESCRIPTORS) as (address, pid),
+                _attacker(name, int(address.rpartition(":")[2]), engine_port),
+            ):
                 before, started = cpu_seconds(pid), time.monotonic()
-                times, cpu_times, differences = await _bystander(port, pid)
+                times, cpu_times, differences = await _bystander(address, pid)
                 return Scene(
                     p99_ms=_p99(times) * 1e3,
                     p99_cpu_ms=_p99(cpu_times) * 1e3,
@@ -136,23 +138,6 @@ async def _play(name: str) -> Scene:
 
 async def _answer(call: EngineCall) -> None:
     await call.whole(COMPLETION)
-
-
-@asynccontextmanager
-async def _gateway(folder: Path) -> AsyncIterator[tuple[int, int]]:
-    port = free_port()
-    process = await asyncio.create_subprocess_exec(
-        *command(port, folder),
-        stdout=asyncio.subprocess.DEVNULL,
-        stderr=asyncio.subprocess.DEVNULL,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (DESCRIPTORS, DESCRIPTORS)),
-    )
-    try:
-        await answers(f"127.0.0.1:{port}", "/readyz")
-        yield port, process.pid
-    finally:
-        process.kill()
-        await process.wait()
 
 
 @asynccontextmanager
@@ -174,7 +159,7 @@ async def _attacker(name: str, port: int, engine_port: int) -> AsyncIterator[Non
         await process.wait()
 
 
-async def _bystander(port: int, pid: int) -> tuple[list[float], list[float], int]:
+async def _bystander(address: str, pid: int) -> tuple[list[float], list[float], int]:
     """Ask for a while; return how long each answer took, of the clock and of the gateway's
     processor, and how many differ.
     """
@@ -189,7 +174,7 @@ async def _bystander(port: int, pid: int) -> tuple[list[float], list[float], int
             headers = {"connection": "close"} if len(times) % 10 == 0 else {}
             try:
                 async with client.post(
-                    f"http://127.0.0.1:{port}/v1/chat/completions",
+                    f"http://{address}/v1/chat/completions",
                     json={**CHAT, "model": OTHER_MODEL},
                     headers=headers,
                     timeout=aiohttp.ClientTimeout(60),

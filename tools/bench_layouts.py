@@ -8,13 +8,13 @@ can begin. The last line is `BENCH {json}`.
 
 import argparse
 import itertools
-import json
 import statistics
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+from figures import print_figures
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
@@ -269,9 +269,7 @@ def main() -> None:
         figures[f"{name}_ms_max"] = round(max(spent[5:]), 2)
         figures[f"{name}_ms_first"] = round(spent[0], 2)
     figures["problem_ms"] = _problem_time(_fleet(chosen.nodes, chosen.services, CURRENT))
-    for name, value in figures.items():
-        print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 28)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from random import Random
 import aiohttp
 
 from environments import environment
+from figures import print_figures
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
@@ -130,7 +131,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     ratio = asyncio.run(charged_vs_computed(options.leaves, options.seed))
-    print(f"BENCH {json.dumps({'left_early_charged_vs_computed': ratio})}")
+    print_figures({"left_early_charged_vs_computed": ratio})
 
 
 async def charged_vs_computed(leaves: int = LEAVES, seed: int = 1) -> float:

@@ -6,7 +6,6 @@ beside them. The last line is `BENCH {json}`.
 
 import argparse
 import cProfile
-import json
 import pstats
 import random
 import statistics
@@ -18,6 +17,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
 
+from figures import print_figures
 from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
 from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
@@ -73,9 +73,7 @@ def main() -> None:
         figures |= part()
     figures |= _compare_planners(options.fleets)
     figures |= _churn(options.events)
-    for name, value in figures.items():
-        print(f"{name:>28} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 28)
 
 
 def _whole_fleets() -> Figures:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_engine
+from figures import print_figures
 from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
 from scale.runs import COVER, DISTURBANCES, HEAD, REACTIVE, Result, Run, Runs, play
 from tessera_lab.fleet.attainment import attainment_goal
@@ -335,7 +336,7 @@ def main() -> None:
         options.save.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if below:
         raise SystemExit(f"below the bound: {', '.join(below)}")
-    print("BENCH " + json.dumps(figures))
+    print_figures(figures)
 
 
 def default_folder(traces: Path) -> Path:

@@ -7,7 +7,6 @@ takes until a decision (`bench.scale_latency`). The last line is `BENCH {json}`.
 """
 
 import argparse
-import json
 import math
 import random
 import statistics
@@ -19,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bench import scale_latency
+from figures import print_figures
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
@@ -405,7 +405,7 @@ def main() -> None:
     figures = simulate() | time_decisions()
     if not options.without_world:
         figures |= scale_latency.measure()
-    print("BENCH " + json.dumps(figures))
+    print_figures(figures)
 
 
 if __name__ == "__main__":

@@ -6,11 +6,11 @@ counts by policy. The last line is `BENCH {json}`.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from figures import print_figures
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS
@@ -46,7 +46,7 @@ def main() -> None:
             _print_verdict(policy, verdict)
     _print_counts(verdicts)
     figures = _figures(verdicts, time.process_time() - began)
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures)
 
 
 def _print_heading(scenario: str, required: float) -> None:

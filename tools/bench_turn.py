@@ -7,46 +7,42 @@ the pool's and others, and what one takes is measured. The last line is `BENCH {
 
 import argparse
 import asyncio
-import json
 import math
 import resource
 import statistics
 import time
 import tracemalloc
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from pydantic_core import from_json, to_json
+from typing_extensions import override
 
+from figures import print_figures
 from tessera.adapters.kube.object_parsing import parse_object
-from tessera.domain.config import Config
 from tessera.domain.names import deployment_name
-from tessera.domain.observed.model_reports import FetchProgress
-from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.ports import ClusterObject, ObjectList
-from tessera.reconcile.apply import Applier
-from tessera.reconcile.cycle import FleetReconciler
-from tessera.reconcile.observe import Observations
-from tessera.reconcile.prober import Prober
-from tessera.reconcile.reflector import Reflector
+from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.reconcile.store import Store
-from tessera.reconcile.writing.shared_objects import Installation
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
-    INFERENCE_SERVICES,
     KINDS,
     NODES,
     PODS,
     SERVICES,
 )
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
-from tests.builders import NOW, SMALL, a_speed_reading
+from tests.builders import NOW, a_speed_reading
 from tests.memory_cluster import MemoryCluster
-from tests.memory_operator import reconcile_and_write, replica_of
+from tests.memory_operator import (
+    MemoryOperator,
+    SilentEngines,
+    reconcile_and_write,
+    replica_of,
+)
 
 REPLICAS = 2
 RECONCILES = 30
@@ -58,35 +54,17 @@ NAMESPACES = 40
 VARIANT = "a100-1g-10gb"
 
 
-class _Engines:
+class _Engines(SilentEngines):
+    """Engines that answer every completion."""
+
+    @override
     async def probe(self, base: str, model: str) -> str | None:
         del base, model
         return None
 
-    async def in_flight(self, address: str) -> int | None:
-        del address
-        return 0
 
-    async def progress(self, address: str) -> RunnerProgress | None:
-        del address
-        return None
-
-    async def fetch_progress(self, address: str) -> FetchProgress | None:
-        del address
-        return None
-
-
-class _Clock:
-    """Advances by the period of reconciles."""
-
-    def __init__(self) -> None:
-        self.at = NOW
-
-    def __call__(self) -> datetime:
-        return self.at
-
-
-def _stock(cluster: MemoryCluster, services: int) -> None:
+def _stock(operator: MemoryOperator, services: int) -> None:
+    cluster = operator.cluster
     pool = {
         "nodeSelector": {"pool": "a100"},
         "tier": "Reserved",
@@ -106,11 +84,7 @@ def _stock(cluster: MemoryCluster, services: int) -> None:
         node = {"metadata": {"name": f"node-{index}", "labels": labels}, "status": status}
         cluster.put(NODES, node)
         name = f"chat-{index:04d}"
-        service = {
-            "metadata": {"name": name, "namespace": f"team-{index % NAMESPACES}"},
-            "spec": {"model": {"uri": SMALL}},
-        }
-        cluster.put(INFERENCE_SERVICES, service)
+        operator.serve(name, f"team-{index % NAMESPACES}")
         for replica in range(REPLICAS):
             cluster.put(PODS, _pod(f"team-{index % NAMESPACES}", name, replica))
 
@@ -183,26 +157,14 @@ def _foreign_pod_bytes(count: int) -> int:
 
 
 async def _measure(services: int, foreign: int) -> dict[str, float]:
-    cluster, store, observations, clock = MemoryCluster(), Store(KINDS), Observations(), _Clock()
-    _stock(cluster, services)
-    config = Config()
-    applier = Applier(
-        config,
-        cluster,
-        store,
-        Installation(
-            namespace="monitoring",
-            ingress_namespaces=("monitoring",),
-            batch_image=RunnerImage("tessera/batch:test"),
-        ),
-        lambda: True,
-    )
-    prober = Prober(_Engines(), observations.answers, clock, lambda: None)
-    fleet = FleetReconciler(config, store, observations, applier, prober, clock)
-    reflector = Reflector(cluster, store, observations, lambda _: None)
-    await reflector.list_all()
+    operator = MemoryOperator(engines=_Engines())
+    observations = operator.observations
+    _stock(operator, services)
+    await operator.reflector.list_all()
     pods = [
-        entry.plan_input for entry in store.all(PODS).values() if isinstance(entry.plan_input, Pod)
+        entry.plan_input
+        for entry in operator.store.all(PODS).values()
+        if isinstance(entry.plan_input, Pod)
     ]
     reading = PodReading(waiting=0.0, running=1.0, activity=0.5)
     engine = EngineReading(steps=9.0, scraped_at=NOW, awake=True)
@@ -211,25 +173,25 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
         pods={pod.ref: reading for pod in pods},
         engines={pod.ref: engine for pod in pods},
     )
-    await reconcile_and_write(fleet, applier)
-    _settle(cluster)
+    await _reconcile(operator)
+    _settle(operator.cluster)
     for _ in range(4):
-        await reflector.list_all()
-        clock.at += PERIOD
-        await reconcile_and_write(fleet, applier)
+        await operator.reflector.list_all()
+        operator.at += PERIOD
+        await _reconcile(operator)
         await asyncio.sleep(0.1)  # the answers to the first completions
     for observed in _foreign_pods(foreign):
-        store.put(PODS, observed)
-    await reconcile_and_write(fleet, applier)
+        operator.store.put(PODS, observed)
+    await _reconcile(operator)
     spent, writes = [], 0
     for _ in range(RECONCILES):
-        clock.at += PERIOD
-        observations.readings = replace(observations.readings, at=clock.at)
+        operator.at += PERIOD
+        observations.readings = replace(observations.readings, at=operator.at)
         begun = time.process_time()
-        writes += (await reconcile_and_write(fleet, applier)).writes
+        writes += (await _reconcile(operator)).writes
         spent.append((time.process_time() - begun) * 1e3)
-    measured, speed_writes = await _with_speeds(fleet, applier, observations, clock)
-    await prober.stop()
+    measured, speed_writes = await _with_speeds(operator)
+    await operator.prober.stop()
     return {
         "services": services,
         "pods": len(pods),
@@ -244,28 +206,31 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
     }
 
 
-async def _with_speeds(
-    fleet: FleetReconciler, applier: Applier, observations: Observations, clock: _Clock
-) -> tuple[float, int]:
+async def _reconcile(operator: MemoryOperator) -> ReconcileOutcome:
+    return await reconcile_and_write(operator.fleet, operator.applier)
+
+
+async def _with_speeds(operator: MemoryOperator) -> tuple[float, int]:
     """Ten minutes with measured speeds that move in every reading: the CPU time of a reconcile
     that finds a new one, and the writes after the first, which writes all services."""
     spent, writes = [], 0
-    refs = {pod.service for pod in (await reconcile_and_write(fleet, applier)).snapshot.pods}
-    known = observations.readings or Readings(at=clock.at)
+    refs = {pod.service for pod in (await _reconcile(operator)).snapshot.pods}
+    observations = operator.observations
+    known = observations.readings or Readings(at=operator.at)
     for index in range(_SPEED_RECONCILES):
-        clock.at += _SPEEDS
+        operator.at += _SPEEDS
         share = 1 + 0.08 * math.sin(index)
         reading = a_speed_reading(
             itl_seconds=0.0145 * share, tokens_per_second=400 * share, running=4 * share
         )
         observations.readings = replace(
             known,
-            at=clock.at,
+            at=operator.at,
             speeds={ref: (reading,) for ref in refs},
-            speeds_at=clock.at,
+            speeds_at=operator.at,
         )
         begun = time.process_time()
-        wrote = (await reconcile_and_write(fleet, applier)).writes
+        wrote = (await _reconcile(operator)).writes
         if index:
             spent.append((time.process_time() - begun) * 1e3)
             writes += wrote
@@ -281,9 +246,7 @@ def main() -> None:
     figures = asyncio.run(_measure(arguments.services, arguments.foreign))
     if arguments.foreign:
         figures["foreign_pod_bytes"] = _foreign_pod_bytes(arguments.foreign)
-    for name, value in figures.items():
-        print(f"{name:>16} {value}")
-    print(f"BENCH {json.dumps(figures)}")
+    print_figures(figures, 16)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,12 @@ a database.
 import asyncio
 import contextlib
 import logging
+import resource
 import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +33,7 @@ from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.usage.logs import AccessLog, BackgroundStream
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
+from world.slots import free_port
 
 
 def write_directory(folder: Path, directory: Directory) -> None:
@@ -40,6 +44,49 @@ def write_directory(folder: Path, directory: Directory) -> None:
 def command(port: int, folder: Path, *options: float) -> Sequence[str]:
     """Return the command that runs a gateway."""
     return (sys.executable, str(Path(__file__)), str(port), str(folder), *map(str, options))
+
+
+@asynccontextmanager
+async def running(
+    folder: Path, directory: Directory, descriptors: int | None = None
+) -> AsyncIterator[tuple[str, int]]:
+    """Run a gateway, with so many descriptors if given; yield its address and its process."""
+    write_directory(folder, directory)
+    address = f"127.0.0.1:{(port := free_port())}"
+    process = await asyncio.create_subprocess_exec(
+        *command(port, folder),
+        stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: _limit(descriptors) if descriptors else None,
+    )
+    try:
+        await answers(address, "/readyz")
+        yield address, process.pid
+    finally:
+        process.kill()
+        await process.wait()
+
+
+def _limit(descriptors: int) -> None:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors, descriptors))
+
+
+async def answers(address: str, path: str) -> None:
+    """Wait until a server answers 200."""
+    host, _, port = address.partition(":")
+    async with asyncio.timeout(180):
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(host, int(port))
+                writer.write(
+                    f"GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode()
+                )
+                status = (await reader.readline()).split()[1:2]
+                writer.close()
+            except OSError:
+                status = []
+            if status == [b"200"]:
+                return
+            await asyncio.sleep(0.1)
 
 
 async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: float) -> None:
