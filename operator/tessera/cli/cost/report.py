@@ -1,6 +1,6 @@
 """A statement of cost as table, JSON or CSV."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -42,13 +42,8 @@ class CostRow:
     share: float
     """Share of the total cost in this currency."""
 
-    @property
-    def total(self) -> int:
-        """Return the nano-units of all states."""
-        return sum(self.states.values())
-
-    def total_of(self, states: Iterable[CostState]) -> int:
-        """Return the nano-units of some states."""
+    def total(self, states: Iterable[CostState] = CostState) -> int:
+        """Return the nano-units of all states, or of some."""
         return sum(self.states.get(state, 0) for state in states)
 
 
@@ -78,12 +73,12 @@ GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
 
 def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
     """Return the rows by descending cost, and the total of each currency."""
-    states_by_row: dict[tuple[str, str], Counter[CostState]] = {}
-    sums: dict[str, Counter[CostState]] = {}
+    states_by_row: dict[tuple[str, str], Counter[CostState]] = defaultdict(Counter)
+    sums: dict[str, Counter[CostState]] = defaultdict(Counter)
     for (tenant, line), nanos in report.statement.amounts.items():
         name = GROUPINGS[report.group_by](tenant, line)
-        states_by_row.setdefault((line.currency, name), Counter())[line.state] += nanos
-        sums.setdefault(line.currency, Counter())[line.state] += nanos
+        states_by_row[line.currency, name][line.state] += nanos
+        sums[line.currency][line.state] += nanos
     cost_rows = [
         CostRow(
             name=name,
@@ -93,7 +88,7 @@ def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
         )
         for (currency, name), states in states_by_row.items()
     ]
-    cost_rows.sort(key=lambda row: (row.currency, -row.total, row.name))
+    cost_rows.sort(key=lambda row: (row.currency, -row.total(), row.name))
     totals = [
         CostRow(name="total", currency=currency, states=states, share=1.0)
         for currency, states in sorted(sums.items())
@@ -110,7 +105,7 @@ def table(report: CostReport) -> Output:
         [
             row.name,
             *(_amount(row.states.get(state, 0), _TABLE_DIGITS) for state in states),
-            _amount(row.total, _TABLE_DIGITS),
+            _amount(row.total(), _TABLE_DIGITS),
             row.currency,
             f"{row.share:.1%}",
         ]
@@ -135,8 +130,8 @@ def _notes(report: CostReport) -> Iterator[str]:
 def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
     """Yield how services could cost less, where much of their cost is for idle replicas."""
     for total in totals:
-        services = total.total_of(_SERVICE_STATES)
-        idle = total.total_of((CostState.WARM_IDLE,))
+        services = total.total(_SERVICE_STATES)
+        idle = total.total((CostState.WARM_IDLE,))
         if services and idle >= _MIN_WARM_IDLE * services:
             yield (
                 f"{idle / services:.0%} of the cost of services in {total.currency} is "
@@ -170,7 +165,7 @@ def _fields(row: CostRow) -> dict[str, Any]:
         "name": row.name,
         "currency": row.currency,
         **{state.value: _amount(row.states.get(state, 0), _FULL_DIGITS) for state in CostState},
-        "total": _amount(row.total, _FULL_DIGITS),
+        "total": _amount(row.total(), _FULL_DIGITS),
         "share": f"{row.share:.6f}",
     }
 

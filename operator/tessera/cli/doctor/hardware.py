@@ -102,23 +102,25 @@ def _has_gpus(body: Json, selectors: Sequence[Json]) -> bool:
 
 
 def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
-    unlabeled = [_node_name(body) for body in nodes if PRODUCT_LABEL not in _labels(body)]
+    labels_of = {
+        str(body["metadata"]["name"]): body["metadata"].get("labels", {}) for body in nodes
+    }
+    unlabeled = [name for name, labels in labels_of.items() if PRODUCT_LABEL not in labels]
     if unlabeled:
         message = (
             f"{counted(len(unlabeled), 'node')} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
         )
         yield problem("gpu labels", message, _GFD_FIX)
     unmixed = [
-        _node_name(body)
-        for body in nodes
-        if _labels(body).get(_CAPABLE_LABEL) == "true"
-        and _labels(body).get(_STRATEGY_LABEL) != "mixed"
+        name
+        for name, labels in labels_of.items()
+        if labels.get(_CAPABLE_LABEL) == "true" and labels.get(_STRATEGY_LABEL) != "mixed"
     ]
     if unmixed:
         message = f"{_STRATEGY_LABEL} is not mixed on {join_names(unmixed)}"
         fix = "set mig.strategy: mixed in the GPU operator, which names slices by profile"
         yield problem("mig strategy", message, fix)
-    empty = [_node_name(body) for body in nodes if not _has_gpu_resource(body)]
+    empty = [str(body["metadata"]["name"]) for body in nodes if not _has_gpu_resource(body)]
     if empty:
         message = f"no nvidia.com/gpu or nvidia.com/mig- resource on {join_names(empty)}"
         fix = (
@@ -126,15 +128,6 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
             f"--field-selector spec.nodeName={empty[0]}"
         )
         yield problem("device plugin", message, fix)
-
-
-def _node_name(body: Json) -> str:
-    return str(body["metadata"]["name"])
-
-
-def _labels(body: Json) -> Json:
-    labels: Json = body["metadata"].get("labels", {})
-    return labels
 
 
 def _has_gpu_resource(body: Json) -> bool:

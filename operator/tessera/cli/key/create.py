@@ -122,10 +122,7 @@ def check_name(name: str) -> str:
 
 def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
     tokens = {"perMinute": arguments.tokens_per_minute, "perDay": arguments.tokens_per_day}
-    limits = {
-        "requests": {"perMinute": arguments.requests_per_minute},
-        "totalTokens": tokens,
-    }
+    limits = {"requests": {"perMinute": arguments.requests_per_minute}, "totalTokens": tokens}
     expires = arguments.expires and parse_moment("--expires", arguments.expires, at)
     models = [name.strip() for name in (arguments.models or "").split(",") if name.strip()]
     try:

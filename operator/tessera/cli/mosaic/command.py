@@ -100,16 +100,12 @@ def terminal_lines(pool_mosaics: Sequence[Mosaic], width: int) -> Iterator[str]:
     for drawn_mosaic in pool_mosaics:
         yield from drawn_mosaic.summary
         yield from drawn_mosaic.notes
+        yield ""
         if drawn_mosaic.plan:
-            yield from ("", "Before:", *mosaic_lines(drawn_mosaic.rows, width))
-            yield from (
-                "",
-                f"After plan {drawn_mosaic.plan}:",
-                *mosaic_lines(drawn_mosaic.planned_rows, width),
-                "",
-            )
-        else:
-            yield from ("", *mosaic_lines(drawn_mosaic.rows, width), "")
+            yield from ("Before:", *mosaic_lines(drawn_mosaic.rows, width))
+            yield from ("", f"After plan {drawn_mosaic.plan}:")
+        yield from mosaic_lines(drawn_mosaic.planned_rows or drawn_mosaic.rows, width)
+        yield ""
     if any(drawn_mosaic.rows for drawn_mosaic in pool_mosaics):
         yield from LEGEND
 

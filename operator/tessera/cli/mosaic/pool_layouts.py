@@ -302,7 +302,8 @@ def planned_slices(pool: PoolSnapshot, plan: MigPlan) -> SlicesByGpu:
         key: tuple(
             PoolSlice(
                 placement=placement,
-                service=staying.get((*key, placement)) or _take_next(waiting, placement),
+                service=staying.get((*key, placement))
+                or (waiting[placement.profile].pop() if waiting[placement.profile] else None),
             )
             for placement in layout
         )
@@ -332,11 +333,6 @@ def _take_staying_owners(
             continue
         staying[mig_slice.node, mig_slice.gpu, mig_slice.placement] = owner
     return staying
-
-
-def _take_next(waiting: Mapping[str, list[str]], placement: SlicePlacement) -> str | None:
-    services = waiting.get(placement.profile)
-    return services.pop() if services else None
 
 
 def _layout_text(layout: Sequence[SlicePlacement], with_placements: bool) -> str:

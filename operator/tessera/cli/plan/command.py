@@ -142,8 +142,7 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
         f"({abs(saved):.2f} {direction})"
     )
     yield (
-        f"  lower bound {plan.lower_bound:.2f} {currency} per "
-        f"hour (gap {plan.gap * 100:.1f} %); "
+        f"  lower bound {plan.lower_bound:.2f} {currency} per hour (gap {plan.gap * 100:.1f} %); "
         f"{counted(plan.moves, 'replica')} to move"
     )
     for name in plan.unmet:
@@ -163,14 +162,12 @@ def _plan_lines(pool: PoolSnapshot, label: str, plan: MigPlan) -> Iterator[str]:
         for assignment in plan.services
         if assignment.message
     )
-    gpu_changes = layout_changes(pool, plan)
-    if not gpu_changes:
-        yield "  Every GPU has its planned layout."
-    yield from indent_lines(_change_lines(pool, gpu_changes), "  ")
+    yield from indent_lines(_change_lines(pool, layout_changes(pool, plan)), "  ")
 
 
 def _change_lines(pool: PoolSnapshot, gpu_changes: Sequence[GpuLayoutChange]) -> Iterator[str]:
     if not gpu_changes:
+        yield "Every GPU has its planned layout."
         return
     done, total = pool.status.done, pool.status.total
     progress = f", {done} of {total} as planned" if total else ""

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from types import SimpleNamespace
 
 from tessera.api.text import counted
@@ -36,24 +37,16 @@ def run(arguments: SimpleNamespace) -> Output:
     """Return the plan, with exit code 3 when a service does not fit."""
     gpu_model = _gpu_model(arguments.gpu)
     wanted = read_services(arguments.demand, arguments.throughput, gpu_model)
-    if (
-        arguments.moves_per_gpu is not None
-        and not 0 <= arguments.moves_per_gpu < _MAX_MOVES_PER_GPU
-    ):
+    moves = arguments.moves_per_gpu
+    if moves is not None and not 0 <= moves < _MAX_MOVES_PER_GPU:
         raise CommandError(
-            f"--moves-per-gpu {arguments.moves_per_gpu:g}: write a number from 0 to "
-            f"{_MAX_MOVES_PER_GPU}"
+            f"--moves-per-gpu {moves:g}: write a number from 0 to {_MAX_MOVES_PER_GPU}"
         )
     current_gpus = read_layout(arguments.current, gpu_model) if arguments.current else ()
     try:
-        moves_per_gpu = arguments.moves_per_gpu
+        offers = [GpuOffer(gpu_model=gpu_model, price=1)]
         with _silent_stdout():
-            plan = plan_layouts(
-                wanted,
-                [GpuOffer(gpu_model=gpu_model, price=1)],
-                current_gpus,
-                moves_per_gpu=moves_per_gpu,
-            )
+            plan = plan_layouts(wanted, offers, current_gpus, moves_per_gpu=moves)
     except SolverMissingError:
         raise CommandError(
             "the solver is not installed; install it with: pip install '.[cli]' in a checkout"
@@ -93,20 +86,12 @@ def _gpu_model(name: str) -> GpuModel:
     """Return the GPU model with this name, product label or unique prefix, such as H200."""
     if exact := find_gpu_model(name) or find_gpu_model(name.upper()):
         return exact
-    matches = [
-        known_model
-        for model_name, known_model in gpu_models().items()
-        if model_name.startswith(f"{name.upper()}-")
-    ]
+    matches = [model for model in gpu_models() if model.startswith(f"{name.upper()}-")]
     if len(matches) == 1:
-        return matches[0]
+        return gpu_models()[matches[0]]
     if matches:
-        names = ", ".join(matching.name for matching in matches)
-        raise CommandError(f"--gpu {name} is ambiguous; choose one of {names}")
-    known = [
-        *gpu_models(),
-        *(product for known_model in gpu_models().values() for product in known_model.products),
-    ]
+        raise CommandError(f"--gpu {name} is ambiguous; choose one of {', '.join(matches)}")
+    known = [*gpu_models(), *chain.from_iterable(model.products for model in gpu_models().values())]
     suggestions = difflib.get_close_matches(name, known, cutoff=0.5) or list(gpu_models())
     raise CommandError(
         f"--gpu {name} is not a known GPU model with MIG; try {', '.join(suggestions)}"
@@ -163,11 +148,9 @@ def _location_json(location: SliceLocation) -> Json:
 def _plan_lines(
     plan: LayoutPlan, gpu_model: GpuModel, current_gpus: Sequence[FleetGpu]
 ) -> Iterator[str]:
-    optimality = (
-        "fewer are not possible"
-        if plan.gpus_in_use == plan.bound
-        else f"the lower bound is {plan.bound}"
-    )
+    optimality = f"the lower bound is {plan.bound}"
+    if plan.gpus_in_use == plan.bound:
+        optimality = "fewer are not possible"
     yield f"{plan.gpus_in_use}x {gpu_model.name}; {optimality}."
     for name in plan.unmet:
         yield (

@@ -210,11 +210,10 @@ def read_layout(file: str, gpu_model: GpuModel) -> tuple[FleetGpu, ...]:
         document = from_json(_read_text(file))
     except ValueError as error:
         raise CommandError(f"{file} is not JSON: {error}") from None
-    inner = (
-        document["layouts"] if isinstance(document, dict) and "layouts" in document else document
-    )
+    if isinstance(document, dict) and "layouts" in document:
+        document = document["layouts"]
     try:
-        gpus = TypeAdapter(tuple[_GpuInput, ...]).validate_python(inner)
+        gpus = TypeAdapter(tuple[_GpuInput, ...]).validate_python(document)
     except ValidationError as error:
         first_error = error.errors()[0]
         where = ".".join(map(str, first_error["loc"]))
@@ -230,22 +229,14 @@ def read_layout(file: str, gpu_model: GpuModel) -> tuple[FleetGpu, ...]:
 
 
 def _build_gpu(file: str, gpu_input: _GpuInput, gpu_model: GpuModel) -> FleetGpu:
-    for name in (
-        gpu_input.gpu,
-        gpu_input.node,
-        *(mig_slice.service or "" for mig_slice in gpu_input.slices),
-    ):
+    services = [mig_slice.service or "" for mig_slice in gpu_input.slices]
+    for name in (gpu_input.gpu, gpu_input.node, *services):
         _require_printable(f"{file}: a name", name)
     slices = []
     for mig_slice in gpu_input.slices:
         gi_profile = gpu_model.find_profile(mig_slice.profile)
-        slices.append(
-            FleetSlice(
-                mig_slice.start,
-                gi_profile.name if gi_profile else mig_slice.profile,
-                mig_slice.service,
-            )
-        )
+        profile = gi_profile.name if gi_profile else mig_slice.profile
+        slices.append(FleetSlice(mig_slice.start, profile, mig_slice.service))
     fleet_gpu = FleetGpu(
         name=gpu_input.gpu,
         gpu_model=gpu_model.name,

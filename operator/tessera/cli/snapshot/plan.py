@@ -57,10 +57,6 @@ def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
         yield f"Incomplete, so decisions may differ: {read_error}"
 
 
-def _key(condition_type: str) -> str:
-    return condition_type[0].lower() + condition_type[1:]
-
-
 def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
     return {
         "plannedBy": tessera_version(),
@@ -75,22 +71,18 @@ def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]
     """Return a row for every decision, in the words of the status."""
     services = []
     for ref, service_plan in fleet_plan.service_plans.items():
-        status = service_status(
-            snapshot, service_plan, fleet_plan.budgets_by_namespace.get(ref.namespace), None
-        )
-        condition_reasons = {
-            _key(condition.type): condition.reason for condition in status.conditions
-        }
+        budget = fleet_plan.budgets_by_namespace.get(ref.namespace)
+        status = service_status(snapshot, service_plan, budget, None)
+        reasons = [(condition.type, condition.reason) for condition in status.conditions]
+        choice, scale = service_plan.choice, service_plan.scale
         services.append(
             {
                 "name": str(ref),
-                **condition_reasons,
-                "variant": service_plan.choice.variant if service_plan.choice else None,
-                "replicas": service_plan.scale.replicas,
-                "perHour": str(service_plan.choice.hourly.times(service_plan.scale.replicas))
-                if service_plan.choice
-                else None,
-                "scaling": str(service_plan.scale.reason),
+                **{kind[0].lower() + kind[1:]: reason for kind, reason in reasons},
+                "variant": choice.variant if choice else None,
+                "replicas": scale.replicas,
+                "perHour": str(choice.hourly.times(scale.replicas)) if choice else None,
+                "scaling": str(scale.reason),
             }
         )
     return {
