@@ -32,6 +32,10 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, KINDS, ApiResour
 from tessera.resources.defaults import newest_version
 from tessera.settings import CommandSettings
 
+PORT_FORWARD_HINT = (
+    "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
+    "then --prometheus http://127.0.0.1:9090"
+)
 # Kinds that a plan reads.
 PLAN_INPUT_KINDS = tuple(kind for kind in KINDS if wire.is_plan_input(kind))
 

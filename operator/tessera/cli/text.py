@@ -36,6 +36,11 @@ def indent_lines(lines: Iterator[str], prefix: str) -> Iterator[str]:
     return (f"{prefix}{line}".rstrip() for line in lines)
 
 
+def cell(value: object | None, text: str = "{}") -> str:
+    """Return the value in the text; a dash for one that is not known."""
+    return "-" if value is None else text.format(value)
+
+
 def column_head(key: str) -> str:
     """Return the head of a column for a camelCase key: `WARM IDLE` for `warmIdle`."""
     return "".join(f" {letter}" if letter.isupper() else letter for letter in key).upper()

@@ -10,7 +10,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.prometheus.billing import COST
 from tessera.cli.cost.report import FORMATTERS, CostReport
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import open_prometheus, prometheus_url
+from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.output import Output
 from tessera.cli.text import parse_since
 from tessera.domain.billing.statement import (
@@ -24,11 +24,6 @@ from tessera.domain.billing.statement import (
 )
 from tessera.ports import MetricsError
 from tessera.settings import CommandSettings
-
-_PORT_FORWARD_HINT = (
-    "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
-    "then --prometheus http://127.0.0.1:9090"
-)
 
 
 class BillReader(Protocol):
@@ -49,7 +44,7 @@ def run(arguments: SimpleNamespace) -> Output:
     if not url:
         raise CommandError(
             "no Prometheus URL: pass --prometheus URL or set TESSERA_PROMETHEUS_URL; from outside "
-            f"the cluster: {_PORT_FORWARD_HINT}"
+            f"the cluster: {PORT_FORWARD_HINT}"
         )
     end = now()
     begin = parse_since(arguments.since, end)
@@ -57,7 +52,7 @@ def run(arguments: SimpleNamespace) -> Output:
         cost_statement = asyncio.run(read_statement(open_prometheus(url), begin, end))
     except MetricsError as error:
         raise CommandError(
-            f"{error}; check the URL, and from outside the cluster: {_PORT_FORWARD_HINT}"
+            f"{error}; check the URL, and from outside the cluster: {PORT_FORWARD_HINT}"
         ) from error
     if cost_statement is None:
         series = f"{COST}{{{CommandSettings().prometheus_access.own_target}}}"

@@ -16,6 +16,7 @@ from tessera.cli.doctor.finding import (
     warning,
 )
 from tessera.cli.errors import CommandError
+from tessera.cli.fleet import PORT_FORWARD_HINT
 from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
@@ -29,10 +30,6 @@ _WITHOUT_ACTIVITY = (
 )
 _ENGINE_LIVENESS = f'{LIVENESS_METRIC}{{{SERVICE}!=""}}'
 _URL_VARIABLE, _JOB_VARIABLE = "TESSERA_PROMETHEUS_URL", "TESSERA_PROMETHEUS_JOB"
-_FORWARD_HINT = (
-    "kubectl -n monitoring port-forward svc/prometheus-operated 9090, "
-    "then --prometheus http://127.0.0.1:9090"
-)
 _SET_URL = "helm upgrade --reuse-values --set prometheus.url=http://...; nothing scales without it"
 
 
@@ -63,9 +60,9 @@ async def check_prometheus(context: CheckContext) -> Findings:
         )
     except MetricsError as error:
         if context.prometheus_url is not None:
-            return problem("prometheus", str(error), f"check the URL, or {_FORWARD_HINT}")
+            return problem("prometheus", str(error), f"check the URL, or {PORT_FORWARD_HINT}")
         message = f"{url} of the operator is not reachable from this machine"
-        return skipped("prometheus", message, _FORWARD_HINT)
+        return skipped("prometheus", message, PORT_FORWARD_HINT)
     return [
         ok("prometheus", f"{url} responds"),
         *_metric_findings(counts, await _ready_replicas(context)),

@@ -14,7 +14,6 @@ from tessera.cli.doctor.finding import (
     CheckContext,
     Finding,
     Findings,
-    FindingState,
     join_names,
     ok,
     problem,
@@ -33,6 +32,10 @@ _MAX_STARTUP = timedelta(minutes=15)
 _MAX_TERMINATION = timedelta(minutes=15)
 # Reasons of a False condition that is a normal end, or that another condition explains better.
 _BENIGN_REASONS = (Progressing.NOT_PLACED, Ready.SCALED_TO_ZERO)
+_SLO_FIX = (
+    "set the target to such an edge, or send requests through the gateway, which counts at the "
+    "target"
+)
 _CONDITION_ORDER = ("Accepted", "Placed", "Progressing", "Ready")
 
 
@@ -99,18 +102,13 @@ async def check_slos(context: CheckContext) -> Findings:
                     f"{objective.field} {target * 1e3:g} ms: engines count at {nearest}, {effect}"
                 )
                 services_by_message[is_undecided, message].append(str(service.ref))
-    return [
-        Finding(
-            "slo",
-            FindingState.WARNING if is_undecided else FindingState.OK,
-            f"{message}: {join_names(sorted(names))}",
-            "set the target to such an edge, or send requests through the gateway, which counts "
-            "at the target"
-            if is_undecided
-            else "",
-        )
-        for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True)
-    ] or ok("slo", "engines count at the targets of all services")
+    if not services_by_message:
+        return ok("slo", "engines count at the targets of all services")
+    findings = []
+    for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True):
+        text = f"{message}: {join_names(sorted(names))}"
+        findings.append(warning("slo", text, _SLO_FIX) if is_undecided else ok("slo", text))
+    return findings
 
 
 def _effect_of_edges(objective: Objective, status: SloStatus | None) -> tuple[bool, str]:

@@ -136,17 +136,15 @@ def mosaics(pools: Sequence[PoolSnapshot]) -> list[Mosaic]:
 
 def _mosaic(pool: PoolSnapshot, short_names: Mapping[str, str]) -> Mosaic:
     plan, slices = pool.pending_plan, current_slices(pool)
-    summary, notes = tuple(_summary_lines(pool)), tuple(_note_lines(pool))
-    if plan is None:
-        rows = tuple(_rows(pool, slices, short_names))
-        return Mosaic(pool=pool.name, summary=summary, notes=notes, rows=rows)
+    rows = _rows(pool, slices, short_names, moving_pods(pool, plan) if plan is not None else ())
+    planned = planned_slices(pool, plan) if plan is not None else None
     return Mosaic(
         pool=pool.name,
-        summary=summary,
-        notes=notes,
-        rows=tuple(_rows(pool, slices, short_names, moving_pods(pool, plan))),
-        plan=_plan_title(pool, plan),
-        planned_rows=tuple(_rows(pool, planned_slices(pool, plan), short_names)),
+        summary=tuple(_summary_lines(pool)),
+        notes=tuple(_note_lines(pool)),
+        rows=tuple(rows),
+        plan=_plan_title(pool, plan) if plan is not None else "",
+        planned_rows=tuple(_rows(pool, planned, short_names)) if planned is not None else (),
     )
 
 

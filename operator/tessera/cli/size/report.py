@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.size.request import SizeRequest
-from tessera.cli.text import table
+from tessera.cli.text import cell, table
 from tessera.domain.money import Money
 from tessera.domain.sizing.precision import ONLINE_QUANTIZED
 from tessera.domain.sizing.prices import ASSUMED
@@ -21,11 +21,11 @@ _COLUMNS: Mapping[str, _Column] = {
     "RESULT": lambda row: row.verdict,
     "KV TOKENS": lambda row: f"{row.kv_tokens:,}" if row.kv_tokens else "-",
     "MAX CONCURRENCY": lambda row: f"{row.max_concurrency:.1f}" if row.max_concurrency else "-",
-    "TOK/S": lambda row: _cell(row.tokens_per_second, "~{:,.0f}"),
-    "TTFT": lambda row: _cell(row.ttft_ms, "{:.0f} ms"),
-    "ITL": lambda row: _cell(row.inter_token_ms, "{:.1f} ms"),
-    "PER HOUR": lambda row: _cell(row.hourly and row.hourly.rounded(2)),
-    "PER M TOK": lambda row: _cell(row.per_million and row.per_million.rounded(3)),
+    "TOK/S": lambda row: cell(row.tokens_per_second, "~{:,.0f}"),
+    "TTFT": lambda row: cell(row.ttft_ms, "{:.0f} ms"),
+    "ITL": lambda row: cell(row.inter_token_ms, "{:.1f} ms"),
+    "PER HOUR": lambda row: cell(row.hourly and row.hourly.rounded(2)),
+    "PER M TOK": lambda row: cell(row.per_million and row.per_million.rounded(3)),
 }
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
@@ -94,14 +94,10 @@ def _format_seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:g} s"
 
 
-def _cell(value: object | None, text: str = "{}") -> str:
-    return "-" if value is None else text.format(value)
-
-
 def _optional_columns(request: SizeRequest, best: SizeRow | None) -> Mapping[str, _Column]:
     columns: dict[str, _Column] = {}
     if request.compare:
-        columns["VS BEST"] = lambda row: _cell(_price_ratio(row, best), "{:.2f}x")
+        columns["VS BEST"] = lambda row: cell(_price_ratio(row, best), "{:.2f}x")
     if price := request.api_price:
         columns["BREAK-EVEN"] = lambda row: _break_even_cell(row, price)
     return columns

@@ -8,7 +8,7 @@ from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.doctor.finding import join_names
 from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
-from tessera.cli.text import table
+from tessera.cli.text import cell, table
 from tessera.cli.top import requests
 from tessera.cli.top.rows import UNKNOWN_CELL, TopRow, pools_json, service_rows
 from tessera.domain.observed.snapshot import Ref
@@ -72,23 +72,20 @@ def _report_lines(
 
 
 def _service_cells(row: TopRow) -> list[str]:
-    tokens = UNKNOWN_CELL
+    tokens = cell(row.predicted_tokens_per_second, "~{:.0f}")
     if row.tokens_per_second is not None:
         tokens = f"{row.tokens_per_second:.0f}"
-    elif row.predicted_tokens_per_second is not None:
-        tokens = f"~{row.predicted_tokens_per_second:.0f}"
-    desired = UNKNOWN_CELL if row.desired_replicas is None else str(row.desired_replicas)
     return [
         str(row.ref),
-        UNKNOWN_CELL if row.per_hour is None else f"{row.per_hour} {row.currency}",
-        f"{row.ready_replicas}/{desired}",
+        UNKNOWN_CELL if row.per_hour is None else f"{row.per_hour} {row.currency or ''}",
+        f"{row.ready_replicas}/{cell(row.desired_replicas)}",
         tokens,
-        UNKNOWN_CELL if row.predicted_itl_ms is None else f"{row.predicted_itl_ms:.1f}",
-        UNKNOWN_CELL if row.itl_ms is None else f"{row.itl_ms:.1f}",
+        cell(row.predicted_itl_ms, "{:.1f}"),
+        cell(row.itl_ms, "{:.1f}"),
         row.slo or UNKNOWN_CELL,
-        UNKNOWN_CELL if row.waiting_requests is None else f"{row.waiting_requests:.0f}",
-        UNKNOWN_CELL if row.activity is None else f"{row.activity:.2f}",
-        UNKNOWN_CELL if row.per_million_tokens is None else str(row.per_million_tokens),
+        cell(row.waiting_requests, "{:.0f}"),
+        cell(row.activity, "{:.2f}"),
+        cell(row.per_million_tokens),
         row.variant or UNKNOWN_CELL,
         row.reason,
     ]
