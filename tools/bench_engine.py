@@ -7,17 +7,17 @@ counts, not the making of requests. The last line is `BENCH {json}`.
 
 import argparse
 import asyncio
-import importlib
 import itertools
 import math
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import calibrate
 from figures import print_figures
 from tessera.adapters.clock import now
 from tessera.domain import perf
@@ -169,21 +169,9 @@ def _live_sim() -> dict[str, Any]:
     return {"live_sim_cpu_ms_per_stream": round(per_stream, 1), "live_sim_tokens": bench.CHUNKS}
 
 
-def _elsewhere(module: str, name: str) -> Callable[[], Any] | None:
-    """A measurement that lives with what it measures, where that is there."""
-    try:
-        content = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module:
-            raise
-        return None
-    return getattr(content, name, None)
-
-
 def _speeds() -> dict[str, Any]:
     """Errors of `domain/perf` on rows that were not fitted, in percent; unknown without them."""
-    errors = _elsewhere("calibrate", "errors")
-    figures = errors() if errors else {}
+    figures = calibrate.errors()
     return {name: figures.get(name) for name in ("decode_mape", "prefill_mape")}
 
 

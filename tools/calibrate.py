@@ -39,6 +39,7 @@ _PCIE_GBS = 25.0
 _HOST = {"step_micros": 300.0, "layer_micros": 10.0, "reduction_micros": 10.0}
 _LAYERS = {"weights": 0.8, "compute": 0.6, "unhidden": 0.5}
 
+_KINDS: tuple[Arithmetic, ...] = ("bf16", "fp8")
 Unknowns = dict[tuple[str, ...], float]
 
 
@@ -125,7 +126,6 @@ def _table(unknowns: Unknowns, digits: int | None = None) -> SpeedTable:
 
 
 def _family(unknowns: Unknowns, product: str) -> GpuFamily:
-    kinds: tuple[Arithmetic, ...] = ("bf16", "fp8")
     return GpuFamily(
         family=product,
         cache=unknowns[product, "cache"],
@@ -133,14 +133,17 @@ def _family(unknowns: Unknowns, product: str) -> GpuFamily:
         link_gbs=unknowns[product, "link_gbs"],
         arithmetic={
             kind: ArithmeticShares(**{name: unknowns[product, kind, name] for name in _LAYERS})
-            for kind in kinds
+            for kind in _KINDS
             if (product, kind, "weights") in unknowns
         },
     )
 
 
 def _usual(families: Sequence[GpuFamily]) -> GpuFamily:
-    kinds: tuple[Arithmetic, ...] = ("bf16", "fp8")
+    shares = {
+        kind: [family.arithmetic[kind] for family in families if kind in family.arithmetic]
+        for kind in _KINDS
+    }
     return GpuFamily(
         family="",
         cache=_mean(family.cache for family in families),
@@ -148,17 +151,10 @@ def _usual(families: Sequence[GpuFamily]) -> GpuFamily:
         link_gbs=_mean(family.link_gbs for family in families),
         arithmetic={
             kind: ArithmeticShares(
-                **{
-                    name: _mean(
-                        getattr(family.arithmetic[kind], name)
-                        for family in families
-                        if kind in family.arithmetic
-                    )
-                    for name in _LAYERS
-                }
+                **{name: _mean(getattr(each, name) for each in known) for name in _LAYERS}
             )
-            for kind in kinds
-            if any(kind in family.arithmetic for family in families)
+            for kind, known in shares.items()
+            if known
         },
     )
 

@@ -223,10 +223,6 @@ class Runs:
             print(row(result), flush=True)
         return results
 
-    def result(self, run: Run, initial: dict[str, int]) -> Result:
-        """Return the result of one run."""
-        return self.results([run], initial)[run]
-
     def _stored(self, run: Run) -> Result | None:
         path = self._folder / run.file
         if not path.exists():
