@@ -21,37 +21,42 @@ class Values(BaseModel):
     )
 
 
-class Image(Values):
+def _resources(cpu: str, memory: str, limit: str) -> Any:
+    """Return the field of a container's requests and its memory limit."""
+    requests = {"cpu": cpu, "memory": memory}
+    return Field(default={"requests": requests, "limits": {"memory": limit}})
+
+
+class ChartImage(Values):
+    """An image of the chart."""
+
+    repository: str
+    tag: str = ""
+    """Tag; empty means the chart's appVersion."""
+
+
+class Image(ChartImage):
     """Image of the operator."""
 
     repository: str = "tessera/operator"
     """Image of the operator."""
 
-    tag: str = ""
-    """Tag; empty means the chart's appVersion."""
-
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Pull policy of the image."""
 
 
-class BatchImage(Values):
+class BatchImage(ChartImage):
     """Image of the batch runner, which also reads and downloads models for services."""
 
     repository: str = "tessera/batch"
     """Image of the batch runner."""
 
-    tag: str = ""
-    """Tag; empty means the chart's appVersion."""
 
-
-class NodeImage(Values):
+class NodeImage(ChartImage):
     """Image of the agent."""
 
     repository: str = "tessera/node"
     """Image of the node agent."""
-
-    tag: str = ""
-    """Tag; empty means the chart's appVersion."""
 
 
 class NodeAgent(Values):
@@ -80,23 +85,15 @@ class NodeAgent(Values):
     )
     """Tolerations of the agent, besides that for the taint of repartitioning."""
 
-    resources: dict[str, dict[str, str]] = Field(
-        default={
-            "requests": {"cpu": "20m", "memory": "96Mi"},
-            "limits": {"memory": "256Mi"},
-        }
-    )
+    resources: dict[str, dict[str, str]] = _resources("20m", "96Mi", limit="256Mi")
     """CPU and memory of one agent."""
 
 
-class GatewayImage(Values):
+class GatewayImage(ChartImage):
     """Image of the gateway."""
 
     repository: str = "tessera/gateway"
     """Image of the gateway."""
-
-    tag: str = ""
-    """Tag; empty means the chart's appVersion."""
 
 
 class GatewayTls(Values):
@@ -258,12 +255,7 @@ class GatewayValues(Values):
     extra_env: list[dict[str, Any]] = Field(default_factory=list)
     """Additional environment variables of the gateway."""
 
-    resources: dict[str, dict[str, str]] = Field(
-        default={
-            "requests": {"cpu": "1", "memory": "512Mi"},
-            "limits": {"memory": "2Gi"},
-        }
-    )
+    resources: dict[str, dict[str, str]] = _resources("1", "512Mi", limit="2Gi")
     """CPU and memory of one pod."""
 
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -471,12 +463,7 @@ class Chart(Values):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Minimum level of the log."""
 
-    resources: dict[str, dict[str, str]] = Field(
-        default={
-            "requests": {"cpu": "100m", "memory": "256Mi"},
-            "limits": {"memory": "1Gi"},
-        }
-    )
+    resources: dict[str, dict[str, str]] = _resources("100m", "256Mi", limit="1Gi")
     """CPU and memory of one operator pod."""
 
     node_selector: dict[str, str] = Field(default_factory=dict)
