@@ -55,30 +55,32 @@ def test_bounds_apply_until_the_next_time_of_another_schedule(
 ) -> None:
     schedule = schedule_at(at, *WEEKDAYS)
     assert (schedule.scaling.min_replicas, schedule.scaling.max_replicas) == bounds
-    assert schedule.next is not None
-    assert (schedule.next.min_replicas, schedule.next.max_replicas) == next_bounds
-    assert schedule.next_at == utc(next_at)
+    assert schedule.status.next is not None
+    assert (schedule.status.next.min_replicas, schedule.status.next.max_replicas) == next_bounds
+    assert schedule.status.next_at == utc(next_at)
 
 
 def test_a_single_schedule_always_applies() -> None:
     schedule = schedule_at("2026-03-02T00:00:00", WEEKDAYS[0])
-    assert (schedule.current.min_replicas, schedule.next, schedule.next_at) == (4, None, None)
-    assert schedule.current.name == "spec.scaling.schedules[0] (30 7 * * 1-5 Europe/Berlin)"
+    status = schedule.status
+    assert (status.current.min_replicas, status.next, status.next_at) == (4, None, None)
+    assert status.current.schedule == "spec.scaling.schedules[0] (30 7 * * 1-5 Europe/Berlin)"
 
 
 def test_times_of_the_schedule_that_applies_change_nothing() -> None:
     often = {"cron": "* 8-17 * * *", "minReplicas": 3}
     schedule = schedule_at("2026-03-02T12:00:00", often, {"cron": "0 20 * * *"})
-    assert schedule.next_at == utc("2026-03-02T20:00:00")
+    assert schedule.status.next_at == utc("2026-03-02T20:00:00")
 
 
 def test_of_two_time_zones_at_the_same_minute_the_later_one_applies() -> None:
     pair = ({"cron": "0 8 * * *", "timeZone": BERLIN}, {"cron": "0 7 * * *", "minReplicas": 3})
     assert schedule_at("2026-01-05T07:00:00", *pair).scaling.min_replicas == 3
     before = schedule_at("2026-01-05T06:59:00", *reversed(pair))
-    assert before.next == schedule_at("2026-01-05T07:00:00", *reversed(pair)).current
-    assert before.next is not None
-    assert before.next.field == "spec.scaling.schedules[1]"
+    following = before.status.next
+    assert following == schedule_at("2026-01-05T07:00:00", *reversed(pair)).status.current
+    assert following is not None
+    assert following.schedule.startswith("spec.scaling.schedules[1] ")
 
 
 NIGHT = (
@@ -104,7 +106,7 @@ NIGHT = (
 )
 def test_daylight_saving_moves_no_wall_clock_time(at: str, least: int, next_at: str) -> None:
     schedule = schedule_at(at, *NIGHT)
-    assert (schedule.scaling.min_replicas, schedule.next_at) == (least, utc(next_at))
+    assert (schedule.scaling.min_replicas, schedule.status.next_at) == (least, utc(next_at))
 
 
 def test_a_time_that_comes_twice_in_london_counts_once() -> None:
@@ -117,7 +119,7 @@ def test_a_time_that_comes_twice_in_london_counts_once() -> None:
     for again in ("2026-10-25T00:50:00", "2026-10-25T01:20:00", "2026-10-25T01:50:00"):
         schedule = schedule_at(again, *pair)
         assert schedule.scaling.min_replicas == 2
-        assert schedule.next_at == utc("2026-10-26T01:15:00")
+        assert schedule.status.next_at == utc("2026-10-26T01:15:00")
 
 
 times = st.builds(
@@ -141,10 +143,16 @@ def test_bounds_change_at_the_time_that_was_said_and_at_no_other(
     )
     at = begin + timedelta(seconds=passed)
     schedule = bounds_schedule(CHAT, scaling, at=at)
-    assert schedule.next_at is not None
-    assert schedule.next_at > at
-    assert bounds_schedule(CHAT, scaling, at=schedule.next_at - timedelta(seconds=1)) == schedule
-    assert bounds_schedule(CHAT, scaling, at=schedule.next_at).current == schedule.next
+    assert schedule.status.next_at is not None
+    assert schedule.status.next_at > at
+    assert (
+        bounds_schedule(CHAT, scaling, at=schedule.status.next_at - timedelta(seconds=1))
+        == schedule
+    )
+    assert (
+        bounds_schedule(CHAT, scaling, at=schedule.status.next_at).status.current
+        == schedule.status.next
+    )
     incremental = Incremental()
     for moment in (at, at + timedelta(seconds=later)):
         reused = incremental.run(bounds_schedule, CHAT, scaling, at=moment)
@@ -224,7 +232,7 @@ def test_a_bad_schedule_is_not_accepted() -> None:
 def test_any_text_is_read_or_named(cron: str) -> None:
     scaling = a_scaling({"cron": cron})
     if not schedule_faults(scaling):
-        assert bounds_schedule(CHAT, scaling, at=utc("2026-03-02T12:00:00")).next_at is None
+        assert bounds_schedule(CHAT, scaling, at=utc("2026-03-02T12:00:00")).status.next_at is None
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,13 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from cronsim.cronsim import Field
 
-from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    Scaling,
+    ScalingSchedule,
+    ScheduledBoundsStatus,
+    ScheduleStatus,
+)
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
 from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_until
@@ -25,32 +31,13 @@ _EPOCH = datetime(2001, 1, 1)  # noqa: DTZ001 - a time of a wall clock
 _MINUTE, _SECOND = timedelta(minutes=1), timedelta(seconds=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduledBounds:
-    """The bounds that a schedule sets."""
-
-    field: str
-    """Path of the schedule in the spec."""
-    times: str
-    """Its cron expression and time zone."""
-    min_replicas: int
-    max_replicas: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.field} ({self.times})"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class BoundsSchedule:
     """The bounds at a time, and the next ones."""
 
     scaling: Scaling
     """The spec with the current bounds, without schedules."""
-    current: ScheduledBounds
-    next: ScheduledBounds | None
-    """None with a single schedule, whose bounds always apply."""
-    next_at: datetime | None
+    status: ScheduleStatus
 
     def apply(self, spec: InferenceServiceSpec) -> InferenceServiceSpec:
         """Return the spec with the current bounds."""
@@ -75,26 +62,23 @@ def bounds_schedule(_ref: Ref, scaling: Scaling, *, at: datetime) -> Until[Bound
             scaling, max(index for index, time in enumerate(times) if time == next_at)
         )
     schedule = BoundsSchedule(
-        scaling=scaling.model_copy(
+        scaling.model_copy(
             update={
                 "min_replicas": bounds.min_replicas,
                 "max_replicas": bounds.max_replicas,
                 "schedules": (),
             }
         ),
-        current=bounds,
-        next=following,
-        next_at=next_at,
+        ScheduleStatus(current=bounds, next=following, next_at=next_at),
     )
     return Until(schedule, next_at or FOREVER)
 
 
-def _bounds(scaling: Scaling, index: int) -> ScheduledBounds:
+def _bounds(scaling: Scaling, index: int) -> ScheduledBoundsStatus:
     schedule = scaling.schedules[index]
     least, most = schedule.min_replicas, schedule.max_replicas
-    return ScheduledBounds(
-        field=_field(index),
-        times=f"{schedule.cron} {schedule.time_zone}",
+    return ScheduledBoundsStatus(
+        schedule=f"{_field(index)} ({schedule.cron} {schedule.time_zone})",
         min_replicas=scaling.min_replicas if least is None else least,
         max_replicas=scaling.max_replicas if most is None else most,
     )

@@ -102,7 +102,7 @@ def test_a_fixed_number_learns_its_next_bounds_without_another_event() -> None:
     assert scale_of(plan) == (3, "SetByUser")
     schedule = plan.service_plans[CHAT].schedule
     assert schedule is not None
-    assert (schedule.current.min_replicas, schedule.next_at) == (4, NIGHT)
+    assert (schedule.status.current.min_replicas, schedule.status.next_at) == (4, NIGHT)
 
 
 def test_replicas_above_the_next_maximum_leave() -> None:

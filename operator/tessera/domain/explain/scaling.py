@@ -106,21 +106,17 @@ def _recommended_numbers(recommended: Decided | None) -> Numbers:
     return (("recommended", f"{replicas} ({reason}: {message})"),)
 
 
-def _schedule_numbers(schedule: BoundsSchedule | None) -> Numbers:
+def _schedule_numbers(schedule: BoundsSchedule | None) -> Iterator[tuple[str, str]]:
     if schedule is None:
-        return ()
-    following = schedule.next
-    current = ("schedule", schedule.current.name)
-    if following is None:
-        return (current,)
-    return (
-        current,
-        (
+        return
+    status = schedule.status
+    yield "schedule", status.current.schedule
+    if (following := status.next) is not None:
+        yield (
             "next bounds",
             f"{following.min_replicas} to {following.max_replicas} from "
-            f"{schedule.next_at:%Y-%m-%d %H:%M} UTC, by {following.name}",
-        ),
-    )
+            f"{status.next_at:%Y-%m-%d %H:%M} UTC, by {following.schedule}",
+        )
 
 
 def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:

@@ -81,7 +81,9 @@ def target_of(
         queue_target=target,
         queue_source=source,
         max_num_seqs=limits.max_num_seqs if limits is not None else 0,
-        bounds_source=f"{schedule.current.name}: " if schedule is not None else "spec.scaling.",
+        bounds_source=f"{schedule.status.current.schedule}: "
+        if schedule is not None
+        else "spec.scaling.",
         variant=variant,
     )
 

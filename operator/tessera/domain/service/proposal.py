@@ -109,7 +109,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if preparation.missing_shape is not None:
         accepted = preparation.missing_shape
         return _unchanged(service, objects, accepted, history, at, preparation=preparation)
-    until = (schedule.next_at if schedule is not None else None) or FOREVER
+    until = (schedule.status.next_at if schedule is not None else None) or FOREVER
     if preparation.pending:
         until = at
     current_assignment = slice_assignment(service.ref, snapshot.pools)

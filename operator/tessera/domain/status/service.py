@@ -14,8 +14,6 @@ from tessera.api.inference_service import (
     ReplicaChange,
     RequestLengths,
     ScalingStatus,
-    ScheduledBoundsStatus,
-    ScheduleStatus,
     SpeedSource,
     SpeedStatus,
     TenancyStatus,
@@ -55,7 +53,6 @@ from tessera.domain.rollout.strategy import (
     strategy_message,
 )
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
-from tessera.domain.schedules import BoundsSchedule, ScheduledBounds
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity
@@ -532,7 +529,8 @@ def _scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
     """Return the last decision; a message with rates changes only with count or reason."""
-    scale, schedule = service_plan.scale, _schedule_status(service_plan.schedule)
+    scale = service_plan.scale
+    schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
     if (
         previous
@@ -575,23 +573,6 @@ def _request_lengths(
     ):
         return previous
     return RequestLengths(input_tokens=lengths[0], output_tokens=lengths[1])
-
-
-def _schedule_status(schedule: BoundsSchedule | None) -> ScheduleStatus | None:
-    if schedule is None:
-        return None
-    following = schedule.next
-    return ScheduleStatus(
-        current=_bounds_status(schedule.current),
-        next=_bounds_status(following) if following is not None else None,
-        next_at=schedule.next_at,
-    )
-
-
-def _bounds_status(bounds: ScheduledBounds) -> ScheduledBoundsStatus:
-    return ScheduledBoundsStatus(
-        schedule=bounds.name, min_replicas=bounds.min_replicas, max_replicas=bounds.max_replicas
-    )
 
 
 def _unreported_change(scale: ScaleDecision, previous: ScalingStatus) -> ScalingChange | None:
