@@ -99,7 +99,7 @@ def stall_of(inputs: PlanInputs) -> Stall:
 
 def replaced_pod(inputs: PlanInputs) -> str | None:
     replacement = stall_of(inputs).replacement
-    return None if replacement is None else replacement.pod.name
+    return None if replacement is None else replacement.pod
 
 
 def suspects(inputs: PlanInputs) -> list[str]:
@@ -122,7 +122,7 @@ def after(seconds: float, **fields: Any) -> ObservedService:
 def test_an_engine_with_requests_and_no_steps_is_replaced_and_the_numbers_are_named() -> None:
     replacement = stall_of(a_fleet()).replacement
     assert replacement is not None
-    assert (replacement.pod.name, replacement.uid, replacement.at) == ("chat-0", "uid-chat-0", NOW)
+    assert (replacement.pod, replacement.uid, replacement.at) == ("chat-0", "uid-chat-0", NOW)
     assert replacement.message == (
         "chat-0 holds requests, and its engine made no step since 2026-11-20T11:57:40Z; "
         "replaced with 3 requests in flight"
@@ -313,7 +313,7 @@ def test_a_cached_plan_sees_a_stalled_engine_and_is_else_the_same_object() -> No
         .stall.replacement
     )
     assert replacement is not None
-    assert replacement.pod == PAIR[0].ref
+    assert replacement.pod == PAIR[0].ref.name
     assert (
         plan_of(*calm, incremental=incremental).service_plans[Ref("team-a", "chat")].stall
         == Stall()

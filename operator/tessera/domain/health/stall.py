@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from tessera.api.inference_service import ReplacementStatus
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref
@@ -50,20 +51,11 @@ class EngineProgress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Replacement:
-    """A replica that is deleted, so that its Deployment creates another."""
-
-    pod: Ref
-    uid: str
-    at: datetime
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Stall:
     """The reaction to a stalled engine; empty without one."""
 
-    replacement: Replacement | None = None
+    replacement: ReplacementStatus | None = None
+    """A replica that is deleted, so that its Deployment creates another."""
     blocker: str | None = None
     """Why a stalled replica may not be replaced yet."""
 
@@ -245,10 +237,7 @@ def _judge_stall(
     advice = f"To replace it now: kubectl delete pod -n {pod.ref.namespace} {pod.ref.name}"
     last_replacement = service.status.replacement
     if last_replacement is not None and last_replacement.uid == pod.uid:
-        replacement = Replacement(
-            pod=pod.ref, uid=pod.uid, at=last_replacement.at, message=last_replacement.message
-        )
-        return Stall(replacement=replacement)
+        return Stall(replacement=last_replacement)
     if last_replacement is not None and watch.at - last_replacement.at < REPLACEMENT_INTERVAL:
         return Stall(
             blocker=(
@@ -269,4 +258,5 @@ def _judge_stall(
     at = watch.at.replace(microsecond=0)
     requests = counted(watch.in_flight[pod.ref].requests, "request")
     message = f"{observation}; replaced with {requests} in flight"
-    return Stall(replacement=Replacement(pod=pod.ref, uid=pod.uid, at=at, message=message))
+    replacement = ReplacementStatus(at=at, pod=pod.ref.name, uid=pod.uid, message=message)
+    return Stall(replacement=replacement)

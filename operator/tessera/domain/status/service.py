@@ -10,7 +10,6 @@ from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
     ModelStatus,
-    ReplacementStatus,
     ReplicaChange,
     RequestLengths,
     ScalingStatus,
@@ -118,7 +117,8 @@ def _service_status(
             else WithinBudget.NO_BUDGET,
         ),
         scaling=_scaling_status(service_plan, previous.scaling, snapshot.at),
-        replacement=_replacement_status(service_plan),
+        # It is written before the pod is deleted.
+        replacement=service_plan.stall.replacement or previous.replacement,
     )
 
 
@@ -374,19 +374,6 @@ def _stalled_verdict(
     if message is None and last is not None and reported and not complete:
         message = last.message
     return None if message is None else StatusVerdict(Progressing.ENGINE_STALLED, message)
-
-
-def _replacement_status(service_plan: ServicePlan) -> ReplacementStatus | None:
-    """Return the last replacement, which is written before the pod is deleted."""
-    replacement = service_plan.stall.replacement
-    if replacement is None:
-        return service_plan.service.status.replacement
-    return ReplacementStatus(
-        at=replacement.at,
-        pod=replacement.pod.name,
-        uid=replacement.uid,
-        message=replacement.message,
-    )
 
 
 def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:

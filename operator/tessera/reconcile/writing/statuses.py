@@ -51,7 +51,8 @@ class ServiceStatusApplier:
             # Only after the status was written: it keeps the next leader from replacing more than
             # allowed.
             grace = defaults(service_plan.template_version.builder_version).stalled_grace_seconds
-            problems += await attempt(self._writer.delete_pod(stalled.pod, stalled.uid, grace))
+            pod = Ref(ref.namespace, stalled.pod)
+            problems += await attempt(self._writer.delete_pod(pod, stalled.uid, grace))
         preparation = service_plan.preparation
         self._model_errors[ref] = await self._prepare_model(service_plan, may_add=work.may_add)
         pending = preparation is not None and preparation.pending
