@@ -30,10 +30,12 @@ class Step(Generic[P, T]):
             return self.set_aside(error, *arguments, **named)
 
 
-def planner_error(error: Exception, command: str) -> str:
-    """Return the message of a PlannerError; `command` prints the object for a report."""
+def planner_error(error: Exception, resource: str, name: str, namespace: str = "") -> str:
+    """Return the message of a PlannerError, with the command that prints the object."""
+    place = f" -n {namespace}" if namespace else ""
     return (
-        f"spec: planning raised {error_text(error)}; please report it with the output of {command}"
+        f"spec: planning raised {error_text(error)}; please report it with the output of kubectl "
+        f"get {resource} {name}{place} -o yaml"
     )
 
 

@@ -128,9 +128,8 @@ def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
     """Return the plan of a batch whose planning raised; its objects stay unchanged."""
     ref = situation.batch.ref
-    command = f"kubectl get batchinference {ref.name} -n {ref.namespace} -o yaml"
-    verdict = StatusVerdict(BatchAccepted.PLANNER_ERROR, planner_error(error, command))
-    return unaccepted_plan(situation, verdict)
+    message = planner_error(error, "batchinference", ref.name, ref.namespace)
+    return unaccepted_plan(situation, StatusVerdict(BatchAccepted.PLANNER_ERROR, message))
 
 
 def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:

@@ -271,7 +271,7 @@ def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[Budg
 def _refuse(
     error: Exception, budget: Budget, _: Mapping[str, str]
 ) -> StatusVerdict[BudgetAccepted]:
-    message = planner_error(error, f"kubectl get tenantbudget {budget.name} -o yaml")
+    message = planner_error(error, "tenantbudget", budget.name)
     return StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
 
 
@@ -326,7 +326,7 @@ def _uncounted_pods(
 
 def _set_aside(error: Exception, _: datetime, view: BudgetView, *others: object) -> BudgetView:
     del others
-    message = planner_error(error, f"kubectl get tenantbudget {view.budget.name} -o yaml")
+    message = planner_error(error, "tenantbudget", view.budget.name)
     accepted = StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
     return replace(view, accepted=accepted, spec=None)
 

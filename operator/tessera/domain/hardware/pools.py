@@ -144,7 +144,7 @@ def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
 
 
 def _set_aside(error: Exception, pool: Pool, *_: object) -> PoolView:
-    message = planner_error(error, f"kubectl get acceleratorpool {pool.name} -o yaml")
+    message = planner_error(error, "acceleratorpool", pool.name)
     return _rejected_view(pool, PoolAccepted.PLANNER_ERROR, message)
 
 

@@ -198,7 +198,7 @@ def _planner_error_actions(error: Exception, memory: LayoutMemory, view: PoolVie
     """Return actions that keep the taints, and the displaced pods of the last cycle."""
     status = view.pool.status.mig
     last = memory.repartitions.actions.get(view.pool.name)
-    message = planner_error(error, f"kubectl get acceleratorpool {view.pool.name} -o yaml")
+    message = planner_error(error, "acceleratorpool", view.pool.name)
     return PoolActions(
         verdict=StatusVerdict(LayoutReady.PLANNER_ERROR, message),
         status=status,

@@ -238,9 +238,7 @@ def planner_error_proposal(
     error: Exception, service: ObservedService, objects: CurrentObjects, history: ScalingHistory
 ) -> Proposal:
     """Return the proposal for a service that is set aside because its planning raised."""
-    message = planner_error(
-        error, f"kubectl get tsvc {service.ref.name} -n {service.ref.namespace} -o yaml"
-    )
+    message = planner_error(error, "tsvc", service.ref.name, service.ref.namespace)
     verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
     return _unchanged_proposal(service, objects, verdict, history)
 

@@ -67,9 +67,8 @@ def _batch_status(
 
 def _set_aside(error: Exception, plan: BatchPlan, at: datetime, *_: object) -> BatchInferenceStatus:
     batch = plan.batch
-    command = f"kubectl get batchinference {batch.ref.name} -n {batch.ref.namespace} -o yaml"
-    verdict = StatusVerdict(BatchAccepted.PLANNER_ERROR, planner_error(error, command))
-    update = with_accepted(batch.status.conditions, verdict, batch.generation, at)
+    message = planner_error(error, "batchinference", batch.ref.name, batch.ref.namespace)
+    update = with_accepted(batch, BatchAccepted.PLANNER_ERROR, message, at)
     return batch.status.model_copy(update=update)
 
 

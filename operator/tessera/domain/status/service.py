@@ -39,7 +39,8 @@ from tessera.domain.health.readiness import assess_readiness, was_ready
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
-from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
+from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.snapshot import ObservedService, Pod, Pool, Snapshot
 from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan
@@ -67,14 +68,13 @@ _UNMANAGED = StatusVerdict(
 
 
 def with_accepted(
-    previous: Sequence[Condition],
-    verdict: StatusVerdict[StatusReason],
-    generation: int,
-    at: datetime,
+    observed: ObservedService | Pool | Batch, reason: StatusReason, message: str, at: datetime
 ) -> Mapping[str, tuple[Condition, ...]]:
     """Return the update of a status that is as it was but for the condition Accepted."""
+    previous, verdict = observed.status.conditions, StatusVerdict(reason, message)
     others = (condition for condition in previous if condition.type != "Accepted")
-    return {"conditions": (*conditions({"Accepted": verdict}, previous, generation, at), *others)}
+    accepted = conditions({"Accepted": verdict}, previous, observed.generation, at)
+    return {"conditions": (*accepted, *others)}
 
 
 def _service_status(
@@ -126,11 +126,8 @@ def _set_aside_service(
     error: Exception, snapshot: Snapshot, service_plan: ServicePlan, *_: object
 ) -> InferenceServiceStatus:
     service = service_plan.service
-    message = planner_error(
-        error, f"kubectl get tsvc {service.ref.name} -n {service.ref.namespace} -o yaml"
-    )
-    verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
-    update = with_accepted(service.status.conditions, verdict, service.generation, snapshot.at)
+    message = planner_error(error, "tsvc", service.ref.name, service.ref.namespace)
+    update = with_accepted(service, Accepted.PLANNER_ERROR, message, snapshot.at)
     return service.status.model_copy(update=update)
 
 
@@ -207,9 +204,8 @@ def _set_aside_pool(
     error: Exception, view: PoolView, _: PoolActions | None, at: datetime
 ) -> AcceleratorPoolStatus:
     pool = view.pool
-    message = planner_error(error, f"kubectl get acceleratorpool {pool.name} -o yaml")
-    verdict = StatusVerdict(PoolAccepted.PLANNER_ERROR, message)
-    update = with_accepted(pool.status.conditions, verdict, pool.generation, at)
+    message = planner_error(error, "acceleratorpool", pool.name)
+    update = with_accepted(pool, PoolAccepted.PLANNER_ERROR, message, at)
     return pool.status.model_copy(update=update)
 
 
