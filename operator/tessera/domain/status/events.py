@@ -20,6 +20,7 @@ from tessera.api.reasons import (
     PlacementReason,
     Progressing,
     ScalingReason,
+    UpdateAvailable,
 )
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.text import counted
@@ -70,9 +71,7 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
         case AcceleratorPoolStatus(), AcceleratorPoolStatus():
             yield from _pool_notes(old, new)
         case TenantBudgetStatus(), TenantBudgetStatus():
-            for condition_type in ("Accepted", "WithinBudget"):
-                yield from _failure(condition_type, old.conditions, new.conditions)
-                yield from _recovery(condition_type, old.conditions, new.conditions)
+            yield from _transitions(old.conditions, new.conditions, "Accepted", "WithinBudget")
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
         case _:
@@ -80,25 +79,19 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
 
 
 def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
-    yield from _failure("Accepted", old.conditions, new.conditions)
-    yield from _recovery("Accepted", old.conditions, new.conditions)
-    yield from _name_conflict(old.conditions, new.conditions)
-    yield from _failure("Placed", old.conditions, new.conditions)
+    before, after = old.conditions, new.conditions
+    yield from _transitions(before, after, "Accepted")
+    yield from _begun("Accepted", Accepted.NAME_CONFLICT, before, after, is_warning=True)
+    yield from _failure("Placed", before, after)
     yield from _placed(old, new)
     yield from _scaled(old, new)
     yield from _progress(old, new)
-    yield from _update_available(old.conditions, new.conditions)
-    yield from _failure("SLOMet", old.conditions, new.conditions)
-    yield from _recovery("SLOMet", old.conditions, new.conditions)
-    yield from _failure("LoadBalanced", old.conditions, new.conditions)
-    yield from _recovery("LoadBalanced", old.conditions, new.conditions)
+    yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
+    yield from _transitions(before, after, "SLOMet", "LoadBalanced")
 
 
 def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:
-    yield from _failure("Accepted", old.conditions, new.conditions)
-    yield from _recovery("Accepted", old.conditions, new.conditions)
-    yield from _failure("Discovered", old.conditions, new.conditions)
-    yield from _recovery("Discovered", old.conditions, new.conditions)
+    yield from _transitions(old.conditions, new.conditions, "Accepted", "Discovered")
     begun = {(unit.node, gpu) for unit in (old.mig.units if old.mig else ()) for gpu in unit.gpus}
     for unit in new.mig.units if new.mig else ():
         if gpus := [gpu for gpu in unit.gpus if (unit.node, gpu) not in begun]:
@@ -108,13 +101,11 @@ def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Itera
                 message=f"Node/{unit.node}: repartition of {counted(len(gpus), 'GPU')} "
                 f"({', '.join(map(str, gpus))}) begins: {unit.message or unit.phase}",
             )
-    yield from _failure("LayoutReady", old.conditions, new.conditions)
-    yield from _recovery("LayoutReady", old.conditions, new.conditions)
+    yield from _transitions(old.conditions, new.conditions, "LayoutReady")
 
 
 def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:
-    yield from _failure("Accepted", old.conditions, new.conditions)
-    yield from _recovery("Accepted", old.conditions, new.conditions)
+    yield from _transitions(old.conditions, new.conditions, "Accepted")
     if new.state not in TERMINAL_STATES:
         yield from _attempts(old, new)
         yield from _failure("Running", old.conditions, new.conditions)
@@ -127,18 +118,32 @@ def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterat
         )
 
 
+def _transitions(old: Conditions, new: Conditions, *types: str) -> Iterator[EventNote]:
+    """Yield the Events of conditions that became False, and of those that were and are True."""
+    for condition_type in types:
+        yield from _failure(condition_type, old, new)
+        previous, current = _find(condition_type, old), _find(condition_type, new)
+        if previous is None or previous.status != "False" or previous.reason in _CONSEQUENCES:
+            continue
+        if current is not None and current.status == "True":
+            yield _note(current)
+
+
 def _failure(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
     """Yield the Event of a condition that became False for a reason, or for a new spec."""
     previous, current = _find(condition_type, old), _find(condition_type, new)
     if current is None or current.status != "False" or current.reason in _WITHOUT_EVENT:
         return
-    if previous is not None and _cause(previous) == _cause(current):
-        return
-    yield EventNote(
-        action=condition_type,
-        reason=current.reason,
-        message=current.message,
-        is_warning=current.reason not in _EXPECTED,
+    if previous is None or _cause(previous) != _cause(current):
+        yield _note(current, is_warning=current.reason not in _EXPECTED)
+
+
+def _note(condition: Condition, *, is_warning: bool = False) -> EventNote:
+    return EventNote(
+        action=condition.type,
+        reason=condition.reason,
+        message=condition.message,
+        is_warning=is_warning,
     )
 
 
@@ -146,24 +151,15 @@ def _cause(condition: Condition) -> tuple[str, str, int]:
     return condition.status, condition.reason, condition.observed_generation
 
 
-def _recovery(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
-    """Yield the Event of a condition that was False and is True."""
+def _begun(
+    condition_type: str, reason: str, old: Conditions, new: Conditions, *, is_warning: bool = False
+) -> Iterator[EventNote]:
+    """Yield the Event of a reason that a condition did not have before."""
     previous, current = _find(condition_type, old), _find(condition_type, new)
-    if previous is None or previous.status != "False" or previous.reason in _CONSEQUENCES:
+    if current is None or current.reason != reason:
         return
-    if current is not None and current.status == "True":
-        yield EventNote(action=condition_type, reason=current.reason, message=current.message)
-
-
-def _name_conflict(old: Conditions, new: Conditions) -> Iterator[EventNote]:
-    """Yield the Event of a service whose requests an older one begins to get."""
-    previous, current = _find("Accepted", old), _find("Accepted", new)
-    if current is None or current.reason != Accepted.NAME_CONFLICT:
-        return
-    if previous is None or previous.reason != current.reason:
-        yield EventNote(
-            action="Accepted", reason=current.reason, message=current.message, is_warning=True
-        )
+    if previous is None or previous.reason != reason:
+        yield _note(current, is_warning=is_warning)
 
 
 def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
@@ -224,7 +220,7 @@ def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Itera
             is_warning=True,
         )
     elif current is not None and _is_rollout_step(before, after):
-        yield EventNote(action="Progressing", reason=after, message=current.message)
+        yield _note(current)
     else:
         yield from _failure("Progressing", old.conditions, new.conditions)
 
@@ -237,14 +233,6 @@ def _is_rollout_step(before: str, after: str) -> bool:
 
 def _desired(status: InferenceServiceStatus) -> int:
     return status.scaling.desired_replicas if status.scaling else 0
-
-
-def _update_available(old: Conditions, new: Conditions) -> Iterator[EventNote]:
-    previous, current = _find("UpdateAvailable", old), _find("UpdateAvailable", new)
-    if current is None or current.status != "True":
-        return
-    if previous is None or previous.status != "True":
-        yield EventNote(action="UpdateAvailable", reason=current.reason, message=current.message)
 
 
 def _attempts(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:
