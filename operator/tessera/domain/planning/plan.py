@@ -41,7 +41,7 @@ from tessera.domain.layout.demand import node_gpus_of, slice_demand
 from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
-from tessera.domain.observed.snapshot import ObservedService, Readings, Ref, Snapshot
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.service_plan import (
     Measurements,
@@ -123,25 +123,6 @@ class Plan:
         return {ref: service_plan.scale.history for ref, service_plan in self.service_plans.items()}
 
     @property
-    def replica_conflicts(self) -> Mapping[Ref, ReplicaConflict]:
-        """Who else writes the replicas of services, for the next cycle."""
-        return {
-            ref: service_plan.replica_conflict
-            for ref, service_plan in self.service_plans.items()
-            if service_plan.replica_conflict is not None
-        }
-
-    @property
-    def unreported_pins(self) -> Mapping[str, ModelStatus]:
-        """The pinned revisions that are not in a status yet, for the next cycle."""
-        return {
-            service_plan.service.uid: pin
-            for service_plan in self.service_plans.values()
-            if (pin := service_plan.pinned_revision.status) is not None
-            and pin is not service_plan.service.status.model
-        }
-
-    @property
     def active_batches(self) -> Mapping[Ref, BatchPlan]:
         """Batches that have not ended, or whose pods have not."""
         return {ref: batch for ref, batch in self.batches.items() if batch.active}
@@ -154,18 +135,6 @@ class Plan:
             for view in self.budgets
             # What was never metered is restored from the record once a spec is in force.
             if view.meter.as_of is not None
-        }
-
-    @property
-    def spend_records(self) -> Mapping[str, SpendRecord]:
-        """The record of each budget's spend outside its object."""
-        return {
-            view.budget.name: SpendRecord(
-                currency=view.spec.currency,
-                meter=replace(view.meter, running={}, names_replicas=False),
-            )
-            for view in self.budgets
-            if view.spec is not None and view.meter.as_of is not None
         }
 
 
@@ -194,43 +163,51 @@ class PlanMemory:
 
     def after(self, plan: Plan) -> "PlanMemory":
         """Return the memory with what a plan adds to it; the first plan uses up `last_seen`."""
+        service_plans = plan.service_plans
+        spend_records = {
+            view.budget.name: SpendRecord(
+                currency=view.spec.currency,
+                meter=replace(view.meter, running={}, names_replicas=False),
+            )
+            for view in plan.budgets
+            if view.spec is not None and view.meter.as_of is not None
+        }
         return replace(
             self,
             scaling_history=plan.scaling_history,
-            replica_conflicts=plan.replica_conflicts,
-            pins=plan.unreported_pins,
+            replica_conflicts={
+                ref: service_plan.replica_conflict
+                for ref, service_plan in service_plans.items()
+                if service_plan.replica_conflict is not None
+            },
+            pins={
+                service_plan.service.uid: pin
+                for service_plan in service_plans.values()
+                if (pin := service_plan.pinned_revision.status) is not None
+                and pin is not service_plan.service.status.model
+            },
             engine_progress=plan.engine_progress,
             pools=plan.pools,
             meters=plan.meters,
-            spend_records={**self.spend_records, **plan.spend_records},
+            spend_records={**self.spend_records, **spend_records},
             last_seen={},
             layouts=replace(self.layouts, repartitions=plan.repartitions),
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _FleetDecisions:
-    """Decisions across services, taken before each is planned."""
+class _ServiceContext:
+    """What all services of a cycle are planned with: also the decisions across services."""
 
-    proposals: Mapping[Ref, Proposal]
+    config: Config
+    snapshot: Snapshot
+    memory: PlanMemory
+    newest_template: PodTemplateVersion
+    name_conflicts: NameConflicts
     grants: Mapping[Ref, Grant | Exception]
     allocated: Mapping[tuple[str, str], int]
     layouts: Repartitions
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _ServiceContext:
-    """What all services of a cycle are planned with."""
-
-    newest_template: PodTemplateVersion
-    autoscalers: bool
-    name_conflicts: NameConflicts
-    snapshot: Snapshot
-    decisions: _FleetDecisions
     watch: EngineWatch
-    readings: Readings | None
-    replica_conflicts: Mapping[Ref, ReplicaConflict]
-    pins: Mapping[str, ModelStatus]
 
 
 class _PlannedService(NamedTuple):
@@ -269,12 +246,19 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     funded = FundedProposals(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
-    decisions = _FleetDecisions(
-        proposals=proposals, grants=shared, allocated=allocated, layouts=layouts
-    )
     tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
-    conflicts = find_name_conflicts(snapshot.services, tenants) if config.gateways else {}
-    planned = _plan_services(config, snapshot, memory, decisions, conflicts)
+    context = _ServiceContext(
+        config=config,
+        snapshot=snapshot,
+        memory=memory,
+        newest_template=_newest_template(config),
+        name_conflicts=(find_name_conflicts(snapshot.services, tenants) if config.gateways else {}),
+        grants=shared,
+        allocated=allocated,
+        layouts=layouts,
+        watch=_engine_watch(config, snapshot, memory),
+    )
+    planned = {ref: plan_one_service(context, ref, proposals[ref]) for ref in proposals}
     service_plans = _service_plans({ref: service.service_plan for ref, service in planned.items()})
     inspections = [service.inspection for service in planned.values()]
     return Plan(
@@ -346,58 +330,37 @@ def _newest_template(config: Config) -> PodTemplateVersion:
     return config.newest_template
 
 
-def _plan_services(
-    config: Config,
-    snapshot: Snapshot,
-    memory: PlanMemory,
-    decisions: _FleetDecisions,
-    name_conflicts: NameConflicts,
-) -> Mapping[Ref, _PlannedService]:
-    readings = snapshot.readings
-    context = _ServiceContext(
-        newest_template=_newest_template(config),
-        autoscalers=config.autoscalers,
-        name_conflicts=name_conflicts,
-        snapshot=snapshot,
-        decisions=decisions,
-        watch=EngineWatch(
-            at=snapshot.at,
-            readings=readings.engines if readings is not None else {},
-            in_flight=snapshot.in_flight,
-            progress=memory.engine_progress,
-            stall_timeout=config.stall_timeout,
-        ),
-        readings=readings,
-        replica_conflicts=memory.replica_conflicts,
-        pins=memory.pins,
+def _engine_watch(config: Config, snapshot: Snapshot, memory: PlanMemory) -> EngineWatch:
+    return EngineWatch(
+        at=snapshot.at,
+        readings=snapshot.readings.engines if snapshot.readings is not None else {},
+        in_flight=snapshot.in_flight,
+        progress=memory.engine_progress,
+        stall_timeout=config.stall_timeout,
     )
-    return {
-        ref: plan_one_service(context, ref, proposal)
-        for ref, proposal in decisions.proposals.items()
-    }
 
 
 def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) -> _PlannedService:
-    snapshot, decisions = context.snapshot, context.decisions
-    if isinstance(grant := decisions.grants.get(ref), Exception):
+    snapshot, memory = context.snapshot, context.memory
+    if isinstance(grant := context.grants.get(ref), Exception):
         raise grant
     displacement, surge_replicas = NO_DISPLACEMENT, 0
-    if actions := decisions.layouts.actions:
+    if actions := context.layouts.actions:
         displacement = displaced_pods(actions.values(), proposal.objects.pods)
         surge_replicas = sum(pool.surge_replicas.get(ref, 0) for pool in actions.values())
-    claim = snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None
+    spec, conflicts = proposal.service.spec, context.name_conflicts
     inputs = ServicePlanInputs(
         proposal,
         grant,
-        claim,
         displacement,
         surge_replicas,
         context.newest_template,
-        has_surge_capacity(proposal, grant, decisions.allocated),
-        context.autoscalers,
-        _name_conflicts(context, proposal.service),
-        context.replica_conflicts.get(ref),
-        context.pins.get(proposal.service.uid),
+        has_surge_capacity(proposal, grant, context.allocated),
+        context.config.autoscalers,
+        tuple(loses(ref, spec, conflicts)) if spec is not None and ref in conflicts else (),
+        memory.replica_conflicts.get(ref),
+        memory.pins.get(proposal.service.uid),
+        snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None,
     )
     service_plan = plan_service(ref, inputs, at=snapshot.at, snapshot=snapshot)
     inspection = _NO_INSPECTION
@@ -408,16 +371,10 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         inspection = inspect_service(
             ref, service_plan, seen, at=watch.at, memory=progress, watch=watch
         )
-    measurements = measurements_of(ref, context.readings)
+    measurements = measurements_of(ref, snapshot.readings)
     if measurements != _NO_MEASUREMENTS or inspection.stall is not NO_STALL:
         service_plan = with_observations(ref, service_plan, inspection.stall, measurements)
     return _PlannedService(service_plan, inspection)
-
-
-def _name_conflicts(context: _ServiceContext, service: ObservedService) -> tuple[str, ...]:
-    if service.ref not in context.name_conflicts or service.spec is None:
-        return ()
-    return tuple(loses(service.ref, service.spec, context.name_conflicts))
 
 
 plan_one_service = Step(

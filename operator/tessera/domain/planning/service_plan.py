@@ -141,8 +141,6 @@ class ServicePlanInputs(NamedTuple):
 
     proposal: Proposal
     grant: Grant | None
-    volume_claim: VolumeClaim | None
-    """The claim of its model cache, if it has one."""
     displacement: Displacement
     """Replicas whose slices are removed."""
     surge_replicas: int
@@ -158,6 +156,8 @@ class ServicePlanInputs(NamedTuple):
     """What the last plan knew of somebody else who writes the replicas."""
     last_pin: ModelStatus | None = None
     """The revision that the last plan pinned, while the status does not have it."""
+    volume_claim: VolumeClaim | None = None
+    """The claim of its model cache, if it has one."""
 
 
 @reused_until
