@@ -29,7 +29,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
-from tessera.domain.repartition.displacement import previous_variants
+from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain, with_leaving
 from tessera.domain.rollout.replica_conflict import ReplicaConflict, next_conflict
@@ -37,7 +37,7 @@ from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
-from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
+from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
@@ -172,67 +172,34 @@ def plan_service(
 def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -> ServicePlan:
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
-    choice, objects, service = proposal.placement.choice, proposal.objects, proposal.service
+    choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
     scale = proposal.scale
     if grant is not None and grant.shortage is not None:
         scale = cap_to_grant(scale, grant, at)
-    base_plan = ServicePlan(
-        service=service,
+    base_plan = replace(
+        _unchanged_plan(proposal),
         accepted=_with_name_conflicts(_accepted(inputs), inputs.name_conflicts),
-        placement=proposal.placement,
         scale=scale,
         schedule=proposal.schedule,
         has_autoscaler=inputs.autoscalers and _is_scaled_by_hpa(service.spec),
         drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
-        preparation=proposal.preparation,
-        pods=objects.pods,
-        workload=objects.workloads[0] if objects.workloads else None,
-        speed=service.status.speed,
-        slo=service.status.slo,
-        balance=proposal.balance,
+        preparation=preparation,
         is_moving=has_shortage
         or bool(displacement.draining)
-        or (proposal.preparation is not None and proposal.preparation.pending),
+        or (preparation is not None and preparation.pending),
     )
     spec = service.spec
     if choice is None or spec is None:
         return base_plan
-    workload = objects.workload_of(choice.variant)
-    pods = pods_of_variant(objects.pods, choice)
+    workload = proposal.objects.workload_of(choice.variant)
+    pods = pods_of_variant(proposal.objects.pods, choice)
     pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions, inputs.last_pin)
     template = decide_template(inputs.newest_template, service, spec, choice, workload)
-    preparation = proposal.preparation
-    waits_for_slices = spec.placement.mig == "Auto"
-    removable = _removable_deployments(
-        objects, pods, choice.variant, scale.replicas, waits_for_slices=waits_for_slices
-    )
-    previous_workloads = [
-        candidate for candidate in objects.workloads if candidate.variant != choice.variant
-    ]
-    remaining = (
-        [candidate for candidate in previous_workloads if candidate.ref not in removable]
-        if waits_for_slices
-        else []
-    )
-    previous = previous_variants(
-        remaining,
-        objects.pods,
-        displacement,
-        surge=inputs.surge_replicas,
-        enough_ready=sum(pod.takes_requests for pod in pods) >= scale.replicas
-        and not is_rolling_out(pods),
-    )
-    conflict, replicas = None, scale.replicas
-    if workload is not None:
-        # Neither a budget nor maxReplicas knows of what stands for a while.
-        may_stand = workload.replicas < replicas or (
-            grant is None and workload.replicas <= spec.scaling.max_replicas
-        )
-        conflict = next_conflict(
-            inputs.replica_conflict, workload, replicas, at, may_stand=may_stand
-        )
-        if conflict is not None and conflict.stands(at):
-            replicas = workload.replicas
+    conflict = _conflict(inputs, spec, workload, scale.replicas, at)
+    replicas = scale.replicas
+    if conflict is not None and workload is not None and conflict.stands(at):
+        replicas = workload.replicas
+    removable, previous = _previous_variants(inputs, spec, choice.variant, pods, scale.replicas)
     drain = plan_drain(
         snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
     )
@@ -262,6 +229,46 @@ def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -
     )
 
 
+def _unchanged_plan(proposal: Proposal) -> ServicePlan:
+    """Return the plan that carries a proposal out with nothing decided beside it."""
+    objects, status = proposal.objects, proposal.service.status
+    return ServicePlan(
+        service=proposal.service,
+        accepted=proposal.accepted,
+        placement=proposal.placement,
+        scale=proposal.scale,
+        drain=DrainPlan(replicas=proposal.scale.replicas),
+        pods=objects.pods,
+        workload=objects.workloads[0] if objects.workloads else None,
+        speed=status.speed,
+        slo=status.slo,
+        balance=proposal.balance,
+    )
+
+
+def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
+    """Return the plan of a service whose planning raised: all of its objects stay as they are."""
+    return _unchanged_plan(
+        planner_error_proposal(error, proposal.service, proposal.objects, proposal.scale.history)
+    )
+
+
+def _conflict(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    workload: Workload | None,
+    desired: int,
+    at: datetime,
+) -> ReplicaConflict | None:
+    if workload is None:
+        return None
+    # Neither a budget nor maxReplicas knows of what stands for a while.
+    may_stand = workload.replicas < desired or (
+        inputs.grant is None and workload.replicas <= spec.scaling.max_replicas
+    )
+    return next_conflict(inputs.replica_conflict, workload, desired, at, may_stand=may_stand)
+
+
 def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
     return spec is not None and spec.scaling.mode == "HPA"
 
@@ -286,26 +293,6 @@ def _with_name_conflicts(
         return accepted
     others = () if accepted.reason is Accepted.VALID else (accepted.message,)
     return StatusVerdict(Accepted.NAME_CONFLICT, "; ".join((*conflicts, *others)))
-
-
-def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
-    """Return the plan of a service whose planning raised: all of its objects stay as they are."""
-    unchanged = planner_error_proposal(
-        error, proposal.service, proposal.objects, proposal.scale.history
-    )
-    workloads = unchanged.objects.workloads
-    return ServicePlan(
-        service=unchanged.service,
-        accepted=unchanged.accepted,
-        placement=unchanged.placement,
-        scale=unchanged.scale,
-        drain=DrainPlan(replicas=unchanged.scale.replicas),
-        pods=unchanged.objects.pods,
-        workload=workloads[0] if workloads else None,
-        speed=unchanged.service.status.speed,
-        slo=unchanged.service.status.slo,
-        balance=unchanged.balance,
-    )
 
 
 class Measurements(NamedTuple):
@@ -387,22 +374,30 @@ def has_surge_capacity(
     return free_replicas(choice.offer, {key: other_devices}) > desired
 
 
-def _removable_deployments(
-    objects: CurrentObjects,
-    pods: Sequence[Pod],
+def _previous_variants(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
     variant: str,
+    pods: Sequence[Pod],
     desired: int,
-    *,
-    waits_for_slices: bool,
-) -> tuple[Ref, ...]:
-    """Return previous variants to delete: once the new one is ready, or if it needs their devices.
+) -> tuple[tuple[Ref, ...], PreviousVariants]:
+    """Return previous variants to delete, and what becomes of those that stay for a while.
 
-    A service whose slices are planned keeps them, also when its pool does not plan any more: its
-    replicas move one by one.
+    They are deleted once the new one is ready, or if it needs their devices. A service whose slices
+    are planned keeps them, also when its pool does not plan any more: its replicas move one by one.
     """
+    objects, waits_for_slices = inputs.proposal.objects, spec.placement.mig == "Auto"
+    workloads = [workload for workload in objects.workloads if workload.variant != variant]
     enough_ready = sum(pod.takes_requests for pod in pods) >= desired
     blocked = any(pod.unschedulable for pod in pods)
     others_remain = len(objects.pods) > len(pods)
-    if (waits_for_slices and (others_remain or not enough_ready)) or not (enough_ready or blocked):
-        return ()
-    return tuple(workload.ref for workload in objects.workloads if workload.variant != variant)
+    stay = waits_for_slices and (others_remain or not enough_ready)
+    are_removable = not stay and (enough_ready or blocked)
+    previous = previous_variants(
+        workloads if waits_for_slices and not are_removable else [],
+        objects.pods,
+        inputs.displacement,
+        surge=inputs.surge_replicas,
+        enough_ready=enough_ready and not is_rolling_out(pods),
+    )
+    return tuple(workload.ref for workload in workloads if are_removable), previous
