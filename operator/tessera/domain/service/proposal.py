@@ -34,6 +34,7 @@ from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.placement import (
     HardwareChoice,
     PlacementDecision,
+    SliceAssignment,
     place,
     slice_assignment,
 )
@@ -102,8 +103,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     preparation = prepare_model(snapshot, service, schedule.apply(spec) if schedule else spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
-    denials = check(spec, tier_by_pool(views))
-    if denials:
+    if denials := check(spec, tier_by_pool(views)):
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
     if preparation.missing_shape is not None:
@@ -112,17 +112,8 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     until = (schedule.status.next_at if schedule is not None else None) or FOREVER
     if preparation.pending:
         until = at
-    current_assignment = slice_assignment(service.ref, snapshot.pools)
-    placement = _unknown_pool_decision(service, views) or place(
-        spec,
-        views,
-        namespace=service.ref.namespace,
-        current=objects.workloads[0].variant if objects.workloads else None,
-        min_replicas=min_replicas_of(spec),
-        used_devices=allocated,
-        tiers=spec.placement.tiers,
-        assignment=current_assignment,
-    )
+    assignment = slice_assignment(service.ref, snapshot.pools)
+    placement = _place(service, spec, objects, views, allocated, assignment)
     accepted = engine_verdict(spec)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
@@ -130,9 +121,9 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if not objects.workloads or objects.workloads[0].variant != placement.choice.variant:
         until = at  # other services take or free devices
     workload = objects.workload_of(placement.choice.variant)
-    moves = current_assignment is not None and workload is None and objects.workloads
-    if current_assignment is not None and moves and not _is_asleep(spec, history):
-        history = ScalingHistory(decisions=(TimestampedReplicas(at, current_assignment.replicas),))
+    moves = assignment is not None and workload is None and objects.workloads
+    if assignment is not None and moves and not _is_asleep(spec, history):
+        history = ScalingHistory(decisions=(TimestampedReplicas(at, assignment.replicas),))
     scale = decide_replicas(
         snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
     )
@@ -175,17 +166,31 @@ propose = Step(
 )
 
 
-def _unknown_pool_decision(
-    service: ObservedService, views: Sequence[PoolView]
-) -> PlacementDecision | None:
-    """Return the decision to stay if the devices of the service's pool could not be discovered."""
+def _place(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
+    allocated: AllocatedDevices,
+    assignment: SliceAssignment | None,
+) -> PlacementDecision:
+    """Place a service; it stays if the devices of its pool could not be discovered."""
     pool = service.status.variant.pool if service.status.variant is not None else None
     for view in views:
         error = view.accepted.reason is PoolAccepted.PLANNER_ERROR
         if view.pool.name == pool and error and not view.offers:
             message = f"AcceleratorPool/{pool} is set aside (PlannerError), so its replicas stay"
             return PlacementDecision(verdict=StatusVerdict(PlacementReason.NO_HARDWARE, message))
-    return None
+    return place(
+        spec,
+        views,
+        namespace=service.ref.namespace,
+        current=objects.workloads[0].variant if objects.workloads else None,
+        min_replicas=min_replicas_of(spec),
+        used_devices=allocated,
+        tiers=spec.placement.tiers,
+        assignment=assignment,
+    )
 
 
 def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
@@ -201,27 +206,14 @@ def _unchanged(
     until: datetime = FOREVER,
     **parts: Any,
 ) -> Until[Proposal]:
-    proposal = _unchanged_proposal(service, objects, accepted, history)
-    return Until(replace(proposal, **parts), until, history)
-
-
-def _unchanged_proposal(
-    service: ObservedService,
-    objects: CurrentObjects,
-    accepted: StatusVerdict[Accepted],
-    history: ScalingHistory,
-) -> Proposal:
-    """Return a proposal that leaves everything unchanged."""
+    """Return a proposal that leaves everything unchanged, but for these parts of it."""
     replicas = objects.workloads[0].replicas if objects.workloads else 0
-    return Proposal(
+    message = "nothing is placed while Accepted is False"
+    proposal = Proposal(
         service=service,
         objects=objects,
         accepted=accepted,
-        placement=PlacementDecision(
-            verdict=StatusVerdict(
-                PlacementReason.NOT_ACCEPTED, "nothing is placed while Accepted is False"
-            )
-        ),
+        placement=PlacementDecision(verdict=StatusVerdict(PlacementReason.NOT_ACCEPTED, message)),
         scale=ScaleDecision(
             replicas=replicas,
             reason=ScalingReason.NOT_PLACED,
@@ -232,6 +224,7 @@ def _unchanged_proposal(
         balance=reported_balance(service.status, objects.pods),
         existing_replicas=_existing_replicas(objects.pods, replicas),
     )
+    return Until(replace(proposal, **parts), until, history)
 
 
 def planner_error_proposal(
@@ -240,7 +233,7 @@ def planner_error_proposal(
     """Return the proposal for a service that is set aside because its planning raised."""
     message = planner_error(error, "tsvc", service.ref.name, service.ref.namespace)
     verdict = StatusVerdict(Accepted.PLANNER_ERROR, message)
-    return _unchanged_proposal(service, objects, verdict, history)
+    return _unchanged(service, objects, verdict, history).result
 
 
 def min_replicas_of(spec: InferenceServiceSpec) -> int:
