@@ -1,42 +1,71 @@
 """All hardware of the fleet, and why a service does not run on it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.explain.decision import Alternative
-from tessera.domain.explain.free_capacity import pool_view, required_replicas
-from tessera.domain.hardware.pools import HardwareOffer, admits
+from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.free_hardware import replicas_free_now
-from tessera.domain.placement.placement import (
-    HardwareCandidate,
-    HardwareChoice,
-    price_order,
-)
+from tessera.domain.placement.placement import HardwareCandidate, HardwareChoice
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
+from tessera.domain.sizing.sizing import ReplicaMisfit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedService:
+    """A service with a spec, and the fleet in which it is placed."""
+
+    snapshot: Snapshot
+    plan: Plan
+    service_plan: ServicePlan
+    spec: InferenceServiceSpec
+
+    def view_of(self, offer: HardwareOffer) -> PoolView:
+        return next(view for view in self.plan.pools if view.pool.name == offer.pool)
+
+    def free_replicas(self, offer: HardwareOffer) -> int:
+        """Return how many replicas fit on what is free of an offer now."""
+        return replicas_free_now(self.snapshot, self.view_of(offer), offer)
+
+    @property
+    def required_replicas(self) -> int:
+        """Return the number of replicas for which the service is placed."""
+        if self.spec.fixed_replicas is not None:
+            return max(1, self.service_plan.scale.replicas)
+        return self.spec.scaling.floor
+
+    def exclusion_reason(self, offer: HardwareOffer) -> str:
+        """Return why the spec or the pool does not allow an offer; empty when both do."""
+        placement = self.spec.placement
+        if placement.pools and offer.pool not in placement.pools:
+            return "spec.placement.pools does not list the pool"
+        if offer.needs_repartition and placement.mig != "Auto":
+            return "no such slice exists; spec.placement.mig Auto would let Tessera partition GPUs"
+        if placement.isolation == "Gpu" and not offer.hardware.exclusive:
+            return "spec.placement.isolation Gpu: other pods may share the GPU"
+        return self.pool_exclusion(offer)
+
+    def pool_exclusion(self, offer: HardwareOffer) -> str:
+        """Return why the pool excludes the service, whatever pools that lists; else empty."""
+        namespace = self.service_plan.service.ref.namespace
+        if not admits(self.view_of(offer).pool.spec, namespace):
+            return f"spec.namespaces of the pool does not list {namespace}"
+        if offer.tier in self.spec.placement.tiers:
+            return ""
+        return f"spec.placement.tiers does not list {offer.tier}"
 
 
 def alternatives(
-    snapshot: Snapshot,
-    plan: Plan,
-    service_plan: ServicePlan,
+    placed: PlacedService,
+    choices: Sequence[HardwareChoice],
     candidates: Sequence[HardwareCandidate],
 ) -> Iterator[Alternative]:
-    """Yield hardware that fits by price, then hardware that does not, then pools without any."""
-    spec = service_plan.service.spec
-    if spec is None:
-        return
-    fitting = [
-        (sized, HardwareChoice(offer=sized.offer, fit=sized.fit))
-        for sized in candidates
-        if isinstance(sized.fit, ReplicaFit)
-    ]
-    for candidate, choice in sorted(fitting, key=lambda pair: price_order(pair[1])):
-        message = exclusion_reason(plan, service_plan, candidate.offer) or _comparison(
-            snapshot, plan, service_plan, choice
-        )
+    """Yield the choices, then the candidates that do not fit, then pools without any hardware."""
+    for choice in choices:
+        message = placed.exclusion_reason(choice.offer) or _comparison(placed, choice)
         yield Alternative(name=choice.variant, price=choice.hourly.formatted(4), message=message)
     for candidate in candidates:
         if isinstance(candidate.fit, ReplicaMisfit):
@@ -44,38 +73,13 @@ def alternatives(
             yield Alternative(
                 name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
                 price=candidate.offer.hourly.formatted(4),
-                message=exclusion_reason(plan, service_plan, candidate.offer)
-                or _misfit_message(spec, candidate.fit),
+                message=placed.exclusion_reason(candidate.offer)
+                or _misfit_message(placed.spec, candidate.fit),
             )
-    for view in plan.pools:
+    for view in placed.plan.pools:
         if not view.offers:
             blocker = view.discovered if view.price else view.accepted
             yield Alternative(name=view.pool.name, price="", message=blocker.message)
-
-
-def exclusion_reason(plan: Plan, service_plan: ServicePlan, offer: HardwareOffer) -> str:
-    """Return why the spec or the pool does not allow an offer; empty when both do."""
-    spec = service_plan.service.spec
-    if spec is None:
-        return ""
-    if spec.placement.pools and offer.pool not in spec.placement.pools:
-        return "spec.placement.pools does not list the pool"
-    if offer.needs_repartition and spec.placement.mig != "Auto":
-        return "no such slice exists; spec.placement.mig Auto would let Tessera partition GPUs"
-    if spec.placement.isolation == "Gpu" and not offer.hardware.exclusive:
-        return "spec.placement.isolation Gpu: other pods may share the GPU"
-    return pool_exclusion(plan, service_plan, offer)
-
-
-def pool_exclusion(plan: Plan, service_plan: ServicePlan, offer: HardwareOffer) -> str:
-    """Return why the pool excludes the service, whatever pools that lists; else empty."""
-    service = service_plan.service
-    if not admits(pool_view(plan, offer.pool).pool.spec, service.ref.namespace):
-        return f"spec.namespaces of the pool does not list {service.ref.namespace}"
-    spec = service.spec
-    if spec is None or offer.tier in spec.placement.tiers:
-        return ""
-    return f"spec.placement.tiers does not list {offer.tier}"
 
 
 def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
@@ -91,19 +95,14 @@ def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
     return f"too slow: TTFT {misfit.prefill_ms:.0f} ms, SLO {ttft_ms:.0f} ms"
 
 
-def _comparison(
-    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, other: HardwareChoice
-) -> str:
+def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
     """Return how an allowed alternative compares with the chosen hardware."""
-    chosen = service_plan.choice
+    chosen, offer = placed.service_plan.choice, other.offer
     if chosen is None:
         return "fits"
     if other.variant == chosen.variant:
         return "chosen"
-    offer = other.offer
-    free_count = replicas_free_now(snapshot, pool_view(plan, offer.pool), offer)
-    required = required_replicas(service_plan)
-    chosen_nanos, other_nanos = (chosen.offer.comparison_price.nanos, offer.comparison_price.nanos)
+    chosen_nanos, other_nanos = chosen.offer.comparison_price.nanos, offer.comparison_price.nanos
     if other_nanos > chosen_nanos:
         price_ratio = (
             f"{other_nanos / chosen_nanos:.1f} times the price"
@@ -111,8 +110,8 @@ def _comparison(
             else "more expensive"
         )
         return f"{price_ratio}, stranded slices included"
-    if free_count < required:
-        return f"full: {free_count} free, {required} required at the start"
-    if service_plan.workload is not None:
+    if (free := placed.free_replicas(offer)) < placed.required_replicas:
+        return f"full: {free} free, {placed.required_replicas} required at the start"
+    if placed.service_plan.workload is not None:
         return "no more expensive, but a running service is not moved"
     return "same price, but slower or later by name"

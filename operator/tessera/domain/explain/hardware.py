@@ -1,19 +1,19 @@
 """Explanation of the placement: the chosen hardware, and what would change the choice."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.explain.alternatives import alternatives, exclusion_reason, pool_exclusion
+from tessera.domain.explain.alternatives import PlacedService, alternatives
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.explain.free_capacity import pool_view, required_replicas
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.free_hardware import cheapest_free, replicas_free_now
+from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
@@ -29,28 +29,37 @@ def explain_placed(
     snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, placed: Condition
 ) -> Decision:
     """Return the decision about the hardware, with all other hardware of the fleet."""
-    spec, choice = service_plan.service.spec, service_plan.choice
-    candidates = (
-        _all_candidates(plan, spec)
-        if spec is not None and service_plan.accepted.reason.is_true
-        else []
-    )
-    return Decision(
+    spec, chosen = service_plan.service.spec, service_plan.choice
+    decision = Decision(
         topic="placed",
         reason=placed.reason,
         message=placed.message,
-        numbers=() if choice is None else _numbers(snapshot, plan, choice, service_plan),
-        alternatives=tuple(alternatives(snapshot, plan, service_plan, candidates)),
-        would_change=(placed.message,)
-        if choice is None
-        else tuple(_would_change(snapshot, plan, service_plan, candidates, choice)),
+        would_change=(placed.message,),
+    )
+    if spec is None:
+        return decision
+    service = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    candidates = _all_candidates(plan, spec) if service_plan.accepted.reason.is_true else []
+    choices = sorted(
+        (
+            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+            for candidate in candidates
+            if isinstance(candidate.fit, ReplicaFit)
+        ),
+        key=price_order,
+    )
+    decision = replace(decision, alternatives=tuple(alternatives(service, choices, candidates)))
+    if chosen is None:
+        return decision
+    return replace(
+        decision,
+        numbers=_numbers(service, chosen),
+        would_change=tuple(_would_change(service, choices, chosen)),
     )
 
 
-def _numbers(
-    snapshot: Snapshot, plan: Plan, choice: HardwareChoice, service_plan: ServicePlan
-) -> Numbers:
-    offer, view = choice.offer, pool_view(plan, choice.offer.pool)
+def _numbers(service: PlacedService, choice: HardwareChoice) -> Numbers:
+    offer, service_plan = choice.offer, service.service_plan
     replicas = service_plan.scale.replicas
     total_hourly = choice.hourly.times(replicas)
     return (
@@ -63,10 +72,9 @@ def _numbers(
         ),
         (
             "free capacity",
-            f"{replicas_free_now(snapshot, view, offer)} of "
-            f"{counted(offer.replicas, 'replica')} in the pool",
+            f"{service.free_replicas(offer)} of {counted(offer.replicas, 'replica')} in the pool",
         ),
-        *_layout_reasons(view, service_plan.service.ref),
+        *_layout_reasons(service.view_of(offer), service_plan.service.ref),
     )
 
 
@@ -88,46 +96,29 @@ def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCand
 
 
 def _would_change(
-    snapshot: Snapshot,
-    plan: Plan,
-    service_plan: ServicePlan,
-    candidates: Sequence[HardwareCandidate],
-    chosen: HardwareChoice,
+    service: PlacedService, choices: Sequence[HardwareChoice], chosen: HardwareChoice
 ) -> Iterator[str]:
     """Yield what the chosen pool lacks, then what would make other pools the choice."""
-    spec = service_plan.service.spec
-    if spec is None:
-        return
+    service_plan = service.service_plan
     if unschedulable := sum(pod.unschedulable is not None for pod in service_plan.pods):
         yield (
             f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
             f"{counted(unschedulable, 'replica')} fewer"
         )
-        if free := cheapest_free(snapshot, service_plan.service, chosen):
+        if free := cheapest_free(service.snapshot, service_plan.service, chosen):
             yield (
                 f"{free.offer.hardware.name} of {free.offer.pool} at {free.hourly.formatted(4)} "
                 "per hour is free, for another service: a running one stays on one kind of hardware"
             )
-    choices = sorted(
-        (
-            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
-            for candidate in candidates
-            if isinstance(candidate.fit, ReplicaFit)
-        ),
-        key=price_order,
-    )
     compared_pools = {chosen.offer.pool}
-    for other_choice in choices:
-        pool = other_choice.offer.pool
-        if pool not in compared_pools and not exclusion_reason(
-            plan, service_plan, other_choice.offer
-        ):
-            compared_pools.add(pool)
-            yield from _changes_for(snapshot, plan, service_plan, chosen, other_choice)
+    for other in choices:
+        if other.offer.pool not in compared_pools and not service.exclusion_reason(other.offer):
+            compared_pools.add(other.offer.pool)
+            yield from _changes_for(service, chosen, other)
     other_pools = {
         option.offer.pool
         for option in choices
-        if not pool_exclusion(plan, service_plan, option.offer)
+        if not service.pool_exclusion(option.offer)
         and option.offer.pool not in compared_pools
         and option.hourly.currency == chosen.hourly.currency
     }
@@ -141,40 +132,28 @@ def _would_change(
 
 
 def _changes_for(
-    snapshot: Snapshot,
-    plan: Plan,
-    service_plan: ServicePlan,
-    chosen: HardwareChoice,
-    other_choice: HardwareChoice,
+    service: PlacedService, chosen: HardwareChoice, other: HardwareChoice
 ) -> Iterator[str]:
     """Yield what would make the best hardware of another pool the choice."""
-    pool = other_choice.offer.pool
-    chosen_price = chosen.offer.comparison_price
-    other_price = other_choice.offer.comparison_price
-    price = pool_view(plan, pool).price
-    if other_price.nanos <= chosen_price.nanos:
-        yield _cheaper_message(snapshot, plan, service_plan, other_choice)
+    chosen_price, other_price = chosen.offer.comparison_price, other.offer.comparison_price
+    hourly = other.hourly.formatted(4)
+    missing = service.required_replicas - service.free_replicas(other.offer)
+    price = service.view_of(other.offer).price
+    if other_price.nanos <= chosen_price.nanos and missing > 0:
+        yield (
+            f"{missing} more free {other.offer.hardware.name} in {other.offer.pool}, at {hourly} "
+            "per hour, would be chosen if the service were created again"
+        )
+    elif other_price.nanos <= chosen_price.nanos:
+        yield (
+            f"if created again, the service would be placed on {other.variant} at {hourly} per "
+            "hour; while it runs it is not moved"
+        )
     elif price is not None:
         limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
-        moved = "; but a running service is not moved" if service_plan.workload is not None else ""
+        running = service.service_plan.workload is not None
+        moved = "; but a running service is not moved" if running else ""
         yield (
-            f"a price below {limit:.2f} {price.currency} per GPU and hour in {pool} (now "
-            f"{price.per_gpu_hour}) would make {other_choice.variant} the cheapest{moved}"
+            f"a price below {limit:.2f} {price.currency} per GPU and hour in {other.offer.pool} "
+            f"(now {price.per_gpu_hour}) would make {other.variant} the cheapest{moved}"
         )
-
-
-def _cheaper_message(
-    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, other_choice: HardwareChoice
-) -> str:
-    free = replicas_free_now(snapshot, pool_view(plan, other_choice.offer.pool), other_choice.offer)
-    required = required_replicas(service_plan)
-    if free < required:
-        return (
-            f"{required - free} more free {other_choice.offer.hardware.name} in "
-            f"{other_choice.offer.pool}, at {other_choice.hourly.formatted(4)} per hour, would "
-            "be chosen if the service were created again"
-        )
-    return (
-        f"if created again, the service would be placed on {other_choice.variant} at "
-        f"{other_choice.hourly.formatted(4)} per hour; while it runs it is not moved"
-    )
