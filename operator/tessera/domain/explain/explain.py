@@ -1,6 +1,5 @@
 """Explanation of all decisions about one service, in the order in which they are made."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
@@ -28,8 +27,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     plan differ (the operator is down, or the cluster just changed) the decision has both. Without a
     plan the decisions have only what the status has.
     """
-    services = {service.ref: service for service in snapshot.services}
-    service = services[ref]
+    service = {service.ref: service for service in snapshot.services}[ref]
     if plan is None or ref not in plan.service_plans:
         return _from_status(service)
     service_plan = plan.service_plans[ref]
@@ -49,7 +47,9 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         explain_ready(service_plan, _find_condition(current_status, "Ready")),
     ]
     reported = tuple(_with_status(decision, service.status) for decision in decisions)
-    return (*reported, *_other_conditions(service.status))
+    known = _CONDITION_BY_TOPIC.values()
+    others = (each for each in service.status.conditions if each.type not in known)
+    return (*reported, *(_condition_decision(each.type, each) for each in others))
 
 
 def _accepted(service_plan: ServicePlan) -> Decision:
@@ -86,14 +86,8 @@ _CONDITION_BY_TOPIC = {
 def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision:
     """Return the decision with reason, message and time of the status, where it has the topic."""
     # The status also depends on probes and on rejected writes, which a plan made here lacks.
-    condition = next(
-        (
-            candidate
-            for candidate in status.conditions
-            if candidate.type == _CONDITION_BY_TOPIC.get(decision.topic)
-        ),
-        None,
-    )
+    kind = _CONDITION_BY_TOPIC.get(decision.topic)
+    condition = next((each for each in status.conditions if each.type == kind), None)
     if condition is None:
         return decision
     same = condition.reason == decision.reason
@@ -104,12 +98,6 @@ def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision
         since=condition.last_transition_time,
         replayed="" if same else f"{decision.reason}: {decision.message}",
     )
-
-
-def _other_conditions(status: InferenceServiceStatus) -> Iterator[Decision]:
-    for condition in status.conditions:
-        if condition.type not in _CONDITION_BY_TOPIC.values():
-            yield _condition_decision(condition.type, condition)
 
 
 def _condition_decision(topic: str, condition: Condition) -> Decision:

@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 from tessera.api.inference_service import InferenceServiceSpec, ScalingStatus
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
-from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.load import load_of
 from tessera.domain.scaling.policies.by_name import POLICIES
-from tessera.domain.scaling.state import Decided, ServiceLoad
+from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
-from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.status.service import WITHOUT_RATES
 
 
@@ -23,7 +22,8 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
     if spec is None:
         return
     status = service_plan.service.status.scaling
-    without_readings = not _has_readings(snapshot) and spec.fixed_replicas is None
+    is_read = snapshot.readings is not None and snapshot.readings.problem is None
+    without_readings = not is_read and spec.fixed_replicas is None
     replicas = scale.replicas
     reason, message, since = str(scale.reason), scale.message, None
     change_at = scale.change_at
@@ -44,9 +44,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         since=since,
         numbers=(
             *_numbers(spec, load, service_plan),
-            *_window_numbers(change_at, snapshot.at),
-            *_schedule_numbers(service_plan.schedule),
-            *_recommended_numbers(scale.recommended),
+            *_further_numbers(service_plan, change_at, snapshot.at),
         ),
         would_change=tuple(_would_change(spec, load, service_plan)),
         replayed="" if same else f"{scale.reason}: {scale.message}",
@@ -60,10 +58,6 @@ def _dated_message(status: ScalingStatus) -> str:
     return f"{status.message} (at {status.observed_at:%Y-%m-%d %H:%M:%S} UTC)"
 
 
-def _has_readings(snapshot: Snapshot) -> bool:
-    return snapshot.readings is not None and snapshot.readings.problem is None
-
-
 def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     variant = service_plan.choice.variant if service_plan.choice is not None else None
     pods = [pod for pod in service_plan.pods if variant in (None, pod.variant)]
@@ -74,16 +68,19 @@ def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     )
 
 
-def _numbers(spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan) -> Numbers:
+def _numbers(
+    spec: InferenceServiceSpec, load: ServiceLoad, service_plan: ServicePlan
+) -> Iterator[tuple[str, str]]:
     scale, scaling = service_plan.scale, spec.scaling
-    if spec.fixed_replicas is not None:
-        replicas = ("replicas", f"{scale.replicas} desired by spec.replicas")
-        return (replicas, *_resting_numbers(spec))
-    return (
-        ("replicas", f"{scale.replicas} desired"),
-        ("bounds", f"{scaling.min_replicas} to {scaling.max_replicas}"),
-        *POLICIES[scaling.policy].numbers(_target(spec, service_plan), load, scale),
-    )
+    bounds = f"{scaling.min_replicas} to {scaling.max_replicas}"
+    if spec.fixed_replicas is None:
+        yield "replicas", f"{scale.replicas} desired"
+        yield "bounds", bounds
+        yield from POLICIES[scaling.policy].numbers(_target(spec, service_plan), load, scale)
+        return
+    yield "replicas", f"{scale.replicas} desired by spec.replicas"
+    if spec.sets_scaling:
+        yield "bounds", f"{bounds}, which rest while spec.replicas is set"
 
 
 def _target(spec: InferenceServiceSpec, service_plan: ServicePlan) -> ScaleTarget:
@@ -92,38 +89,25 @@ def _target(spec: InferenceServiceSpec, service_plan: ServicePlan) -> ScaleTarge
     return target_of(spec, choice.fit.limits, choice.fit.max_model_len, service_plan.schedule)
 
 
-def _window_numbers(change_at: datetime | None, at: datetime) -> Numbers:
-    if change_at is None or change_at <= at:
-        return ()
-    left = format_duration(timedelta(seconds=round((change_at - at).total_seconds())))
-    return (("time left", f"{left}, until {change_at:%H:%M:%S} UTC"),)
-
-
-def _recommended_numbers(recommended: Decided | None) -> Numbers:
-    if recommended is None:
-        return ()
-    replicas, reason, message, _ = recommended
-    return (("recommended", f"{replicas} ({reason}: {message})"),)
-
-
-def _schedule_numbers(schedule: BoundsSchedule | None) -> Iterator[tuple[str, str]]:
-    if schedule is None:
-        return
-    status = schedule.status
-    yield "schedule", status.current.schedule
-    if (following := status.next) is not None:
-        yield (
-            "next bounds",
-            f"{following.min_replicas} to {following.max_replicas} from "
-            f"{status.next_at:%Y-%m-%d %H:%M} UTC, by {following.schedule}",
-        )
-
-
-def _resting_numbers(spec: InferenceServiceSpec) -> Numbers:
-    if not spec.sets_scaling:
-        return ()
-    bounds = f"{spec.scaling.min_replicas} to {spec.scaling.max_replicas}"
-    return (("bounds", f"{bounds}, which rest while spec.replicas is set"),)
+def _further_numbers(
+    service_plan: ServicePlan, change_at: datetime | None, at: datetime
+) -> Iterator[tuple[str, str]]:
+    """Yield when a window ends, the bounds of schedules, and what the policy would decide."""
+    if change_at is not None and change_at > at:
+        left = format_duration(timedelta(seconds=round((change_at - at).total_seconds())))
+        yield "time left", f"{left}, until {change_at:%H:%M:%S} UTC"
+    if service_plan.schedule is not None:
+        status = service_plan.schedule.status
+        yield "schedule", status.current.schedule
+        if (following := status.next) is not None:
+            yield (
+                "next bounds",
+                f"{following.min_replicas} to {following.max_replicas} from "
+                f"{status.next_at:%Y-%m-%d %H:%M} UTC, by {following.schedule}",
+            )
+    if (recommended := service_plan.scale.recommended) is not None:
+        replicas, reason, message, _ = recommended
+        yield "recommended", f"{replicas} ({reason}: {message})"
 
 
 _WAYS_OUT = {
