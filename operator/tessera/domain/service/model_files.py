@@ -79,19 +79,15 @@ def prepare_model(
     if shape_of(spec) is not None:
         return Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
     job_report = parse_report(ShapeReport, job_status.report)
-    if (
-        job_status.outcome is ModelJobOutcome.DONE
-        and job_report is not None
-        and job_report.shape is not None
-    ):
-        source = f"config.json of {spec.model.uri}" + (
-            f" at {job_report.commit}" if job_report.commit else ""
-        )
+    is_done = job_status.outcome is ModelJobOutcome.DONE
+    if is_done and job_report is not None and job_report.shape is not None:
+        commit = f" at {job_report.commit}" if job_report.commit else ""
+        source = f"config.json of {spec.model.uri}{commit}"
         status = known.model_copy(update={"shape": job_report.shape, "source": source})
         return Preparation(
             spec=_with_shape(spec, job_report.shape),
             status=status,
-            obsolete_jobs=job_status.previous_jobs,
+            obsolete_jobs=job_status.obsolete_jobs,
         )
     return Preparation(
         spec=spec,
@@ -114,8 +110,34 @@ def with_files(
     asked has said which commit that is."""
     if preparation.spec.model.cache.type == "None" or pinned_revision.query is not None:
         return preparation
-    spec = pinned_spec(preparation.spec, pinned_revision)
-    return _with_files(snapshot, service, preparation, spec)
+    spec, claim = pinned_spec(preparation.spec, pinned_revision), claim_ref(service.ref)
+    volume, status = snapshot.claims.get(claim), preparation.status
+    job_status = assess_model_job(snapshot, service, spec, "fetch")
+    claim_uid = volume.uid if volume else ""
+    cache = CacheStatus(claim_name=claim.name, claim_uid=claim_uid, path=folder_of(spec.model))
+    previous = status.cache
+    if previous is not None and (previous.claim_uid, previous.path) == (claim_uid, cache.path):
+        cache = previous
+    if cache.fetched:
+        return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *job_status.jobs))
+    obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
+    report = parse_report(FetchReport, job_status.report)
+    is_done = job_status.outcome is ModelJobOutcome.DONE
+    if volume is not None and is_done and report is not None and report.ok:
+        update = {"fetched": True, "bytes_done": report.bytes, "bytes_total": report.bytes}
+        cache = cache.model_copy(update=update | {"commit": report.commit or None})
+        status = status.model_copy(update={"cache": cache})
+        return replace(preparation, status=status, obsolete_jobs=obsolete_jobs)
+    cache = _with_progress(snapshot, service, cache)
+    report_text = report.message if report else job_status.report
+    return replace(
+        preparation,
+        status=status.model_copy(update={"cache": cache}),
+        missing_files=_missing_files(preparation.spec, job_status, cache, report_text),
+        job_to_create=job_status.job_to_create if volume is not None else None,
+        obsolete_jobs=obsolete_jobs,
+        progress_address=job_status.address,
+    )
 
 
 def _known_status(service: ObservedService) -> ModelStatus:
@@ -123,13 +145,10 @@ def _known_status(service: ObservedService) -> ModelStatus:
     spec, recorded = service.spec, service.status.model
     if spec is None:
         return ModelStatus(uri="")
-    blank = ModelStatus(uri=spec.model.uri, requested_revision=spec.model.revision)
-    if recorded is None or (recorded.uri, recorded.requested_revision) != (
-        blank.uri,
-        blank.requested_revision,
-    ):
-        return blank
-    return recorded
+    uri, revision = spec.model.uri, spec.model.revision
+    if recorded is not None and (recorded.uri, recorded.requested_revision) == (uri, revision):
+        return recorded
+    return ModelStatus(uri=uri, requested_revision=revision)
 
 
 def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
@@ -160,53 +179,6 @@ def _missing_shape_verdict(
 def claim_ref(service: Ref) -> Ref:
     """Return the claim for the files of a service's model."""
     return Ref(service.namespace, claim_name(service.name))
-
-
-def _with_files(
-    snapshot: Snapshot,
-    service: ObservedService,
-    preparation: Preparation,
-    spec: InferenceServiceSpec,
-) -> Preparation:
-    claim = claim_ref(service.ref)
-    volume = snapshot.claims.get(claim)
-    model, previous = spec.model, preparation.status.cache
-    job_status = assess_model_job(snapshot, service, spec, "fetch")
-    claim_uid = volume.uid if volume else ""
-    cache = CacheStatus(claim_name=claim.name, claim_uid=claim_uid, path=folder_of(model))
-    if previous is not None and (previous.claim_uid, previous.path) == (
-        cache.claim_uid,
-        cache.path,
-    ):
-        cache = previous
-    if cache.fetched:
-        return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *job_status.jobs))
-    job_report = parse_report(FetchReport, job_status.report)
-    if (
-        volume is not None
-        and job_status.outcome is ModelJobOutcome.DONE
-        and job_report is not None
-        and job_report.ok
-    ):
-        update = {"fetched": True, "bytes_done": job_report.bytes, "bytes_total": job_report.bytes}
-        cache = cache.model_copy(update=update | {"commit": job_report.commit or None})
-        status = _with_cache(preparation.status, cache)
-        obsolete_jobs = (*preparation.obsolete_jobs, *job_status.previous_jobs)
-        return replace(preparation, status=status, obsolete_jobs=obsolete_jobs)
-    cache = _with_progress(snapshot, service, cache)
-    report_text = job_report.message if job_report else job_status.report
-    return replace(
-        preparation,
-        status=_with_cache(preparation.status, cache),
-        missing_files=_missing_files(preparation.spec, job_status, cache, report_text),
-        job_to_create=job_status.job_to_create if volume is not None else None,
-        obsolete_jobs=(*preparation.obsolete_jobs, *job_status.obsolete_jobs),
-        progress_address=job_status.address,
-    )
-
-
-def _with_cache(status: ModelStatus, cache: CacheStatus) -> ModelStatus:
-    return status.model_copy(update={"cache": cache})
 
 
 def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheStatus) -> CacheStatus:

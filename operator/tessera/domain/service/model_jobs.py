@@ -1,5 +1,6 @@
 """Model jobs: which Job to create, its outcome, and which Jobs to delete."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
@@ -23,6 +24,13 @@ class ModelJobOutcome(Enum):
     DONE = auto()
     MODEL_REJECTED = auto()
     OPEN = auto()
+
+
+# Of other exit codes a job is tried again.
+_OUTCOMES: Mapping[int | None, ModelJobOutcome] = {
+    0: ModelJobOutcome.DONE,
+    REFUSED_EXIT_CODE: ModelJobOutcome.MODEL_REJECTED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,8 +57,6 @@ class ModelJobStatus:
     job_to_create: ModelJob | None = None
     obsolete_jobs: tuple[Ref, ...] = ()
     """Jobs that came to nothing, or served another spec."""
-    previous_jobs: tuple[Ref, ...] = ()
-    """Of these those of another spec alone."""
     jobs: tuple[Ref, ...] = ()
     """All Jobs of the task."""
     address: str | None = None
@@ -71,48 +77,35 @@ def assess_model_job(
     ]
     jobs = tuple(sorted(job.ref for job in model_jobs))
     job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
-    previous_jobs = tuple(ref for ref in jobs if ref.name != name)
     status = ModelJobStatus(
-        name=name, namespace=service.ref.namespace, jobs=jobs, previous_jobs=previous_jobs
+        name=name,
+        namespace=service.ref.namespace,
+        jobs=jobs,
+        obsolete_jobs=tuple(ref for ref in jobs if ref.name != name),
     )
     if job is None:
-        job_to_create = ModelJob(task=task, name=name, spec=spec)
-        return replace(status, job_to_create=job_to_create, obsolete_jobs=status.previous_jobs)
+        return replace(status, job_to_create=ModelJob(task=task, name=name, spec=spec))
     pods = [
         pod
         for pod in snapshot.pods
         if pod.model_job_run is not None and pod.model_job_run.job_uid == job.uid
     ]
     pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
-    lost = job.failed and pod is None
     if pod is None or pod.model_job_run is None:
-        return replace(status, obsolete_jobs=jobs if lost else status.previous_jobs)
+        return replace(status, obsolete_jobs=jobs) if job.failed else status
     code, text = pod.model_job_run.exit_code, pod.model_job_run.report
     if code is None and pod.ended is None:
-        return replace(
-            status,
-            obsolete_jobs=status.previous_jobs,
-            message=_pod_problem(spec, pod),
-            address=pod.address,
-        )
-    if code == 0:
-        return replace(
-            status, obsolete_jobs=status.previous_jobs, report=text, outcome=ModelJobOutcome.DONE
-        )
-    if code == REFUSED_EXIT_CODE:
-        return replace(
-            status,
-            obsolete_jobs=status.previous_jobs,
-            report=text,
-            outcome=ModelJobOutcome.MODEL_REJECTED,
-        )
+        return replace(status, message=_pod_problem(spec, pod), address=pod.address)
+    if (outcome := _OUTCOMES.get(code)) is not None:
+        return replace(status, report=text, outcome=outcome)
     retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
     words = report_message(text) or pod.container_message
     message = (
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )
-    obsolete_jobs = jobs if retry_due else status.previous_jobs
-    return replace(status, obsolete_jobs=obsolete_jobs, message=message)
+    return replace(
+        status, obsolete_jobs=jobs if retry_due else status.obsolete_jobs, message=message
+    )
 
 
 def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:
