@@ -162,7 +162,6 @@ def test_a_replica_carries_more_requests_the_shorter_their_answers_are() -> None
 def test_a_measured_speed_corrects_the_capacity() -> None:
     slow = capacity(measured_ratio=2.0)
     assert slow.requests_per_second < 0.6 * capacity().requests_per_second
-    assert slow.speed_ratio == 2
     # Its largest step misses the objective of the ITL, and fewer requests would not mend that.
     rates = [capacity(measured_ratio=ratio).requests_per_second for ratio in (1.0, 1.3, 2.0)]
     assert all(slower > 0.6 * faster for faster, slower in itertools.pairwise(rates))
@@ -239,7 +238,7 @@ def test_by_default_a_service_follows_the_arrivals_at_the_gateway() -> None:
 def capacity_of_plan() -> float:
     assessment = plan_of(a_fleet(SCALING)).service_plans[CHAT].scale.assessment
     assert isinstance(assessment, CapacityAssessment)
-    return assessment.replica_rate
+    return assessment.capacity.requests_per_second
 
 
 def test_without_a_gateway_finished_requests_are_followed() -> None:
@@ -341,7 +340,8 @@ def test_without_readings_requests_are_as_long_as_they_were() -> None:
     for plan in (before, after):
         assessment = plan.service_plans[CHAT].scale.assessment
         assert isinstance(assessment, CapacityAssessment)
-        assert assessment.lengths == (4000, 20)
+        carried = assessment.capacity
+        assert (carried.input_tokens, carried.output_tokens) == (4000, 20)
 
 
 def test_a_restarted_operator_without_readings_counts_with_the_lengths_of_the_status() -> None:
@@ -358,7 +358,8 @@ def test_a_restarted_operator_without_readings_counts_with_the_lengths_of_the_st
     )
     assessment = plan_of(restarted).service_plans[CHAT].scale.assessment
     assert isinstance(assessment, CapacityAssessment)
-    assert assessment.lengths == (4000, 20)
+    carried = assessment.capacity
+    assert (carried.input_tokens, carried.output_tokens) == (4000, 20)
 
 
 @pytest.mark.parametrize(("output_tokens", "written"), [(24, False), (25, True)])

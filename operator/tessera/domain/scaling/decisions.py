@@ -75,13 +75,6 @@ def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDe
     )
 
 
-def extend_window(
-    window: tuple[TimestampedReplicas, ...], at: datetime
-) -> tuple[TimestampedReplicas, ...]:
-    """Return the window in which the last recommendation stands until now."""
-    return (*window[:-1], TimestampedReplicas(at, window[-1].replicas)) if window else ()
-
-
 def clamp(spec: ScalingSpec, replicas: int) -> int:
     """Return the count within the bounds of a service in use."""
     return min(max(replicas, spec.floor), spec.max_replicas)
@@ -99,16 +92,21 @@ def decide_bounds(target: ScaleTarget, current: int) -> Decided | None:
 
 def push(
     window: tuple[TimestampedReplicas, ...],
+    start: TimestampedReplicas,
     new: TimestampedReplicas,
     span: timedelta,
     *,
     lowest: bool,
 ) -> tuple[TimestampedReplicas, ...]:
-    """Append to a window of extremes; drop what is too old or no extreme any more."""
+    """Append to a window of extremes, in which the last recommendation stands until now.
+
+    What is too old or no extreme any more is dropped; an empty window begins with `start`.
+    """
+    last = TimestampedReplicas(new.at, window[-1].replicas) if window else start
     sign = 1 if lowest else -1
     remaining = tuple(
         old
-        for old in window
+        for old in (*window[:-1], last)
         if new.at - old.at < span and sign * old.replicas < sign * new.replicas
     )
     return (*remaining, new)

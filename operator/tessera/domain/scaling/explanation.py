@@ -1,11 +1,13 @@
 """What explanations of several policies say."""
 
 from tessera.api.meta import format_duration
-from tessera.domain.scaling.state import ServiceLoad
+from tessera.domain.scaling.state import ScaleDecision, ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget
 
 
-def load_numbers(target: ScaleTarget, load: ServiceLoad) -> tuple[tuple[str, str], ...]:
+def load_numbers(
+    target: ScaleTarget, load: ServiceLoad, _decision: ScaleDecision, /
+) -> tuple[tuple[str, str], ...]:
     """Return the metrics with their targets, and the windows."""
     spec = target.spec
     missing = "no metrics of some replicas" if load.is_read else "unknown"

@@ -22,7 +22,6 @@ from tessera.domain.scaling.decisions import (
     current_replicas,
     decide_bounds,
     desired_replicas,
-    extend_window,
     fewer_enough,
     push,
     with_recent_decisions,
@@ -106,15 +105,14 @@ def _record(
     history = replace(history, decisions=history.decisions or (start,))
     if not load.is_known and recommended <= current:
         return history
-    up_window = extend_window(history.up_window, at) or (start,)
-    down_window = extend_window(history.down_window, at) or (start,)
-    down_span = spec.scale_down.stabilization_window
-    if history.down_window and at - history.down_window[-1].at >= MAX_READING_GAP:
-        down_window = push(down_window, start, down_span, lowest=False)
+    down_window, down_span = history.down_window, spec.scale_down.stabilization_window
+    if down_window and at - down_window[-1].at >= MAX_READING_GAP:
+        down_window = push(down_window, start, start, down_span, lowest=False)
+    up_span = spec.scale_up.stabilization_window
     return replace(
         history,
-        up_window=push(up_window, new, spec.scale_up.stabilization_window, lowest=True),
-        down_window=push(down_window, new, down_span, lowest=False),
+        up_window=push(history.up_window, start, new, up_span, lowest=True),
+        down_window=push(down_window, start, new, down_span, lowest=False),
     )
 
 
@@ -267,11 +265,7 @@ def _metrics_message(target: ScaleTarget, load: ServiceLoad, current: int) -> st
     return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
 
 
-def numbers(
-    target: ScaleTarget, load: ServiceLoad, _decision: ScaleDecision
-) -> tuple[tuple[str, str], ...]:
-    """Return the metrics with their targets, and the windows."""
-    return load_numbers(target, load)
+numbers = load_numbers
 
 
 def would_change(target: ScaleTarget, load: ServiceLoad, decision: ScaleDecision) -> Iterator[str]:

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
@@ -20,7 +19,6 @@ from tessera.domain.scaling.decisions import (
     clamp,
     current_replicas,
     decide_bounds,
-    extend_window,
     fewer_enough,
     push,
     with_recent_decisions,
@@ -42,7 +40,7 @@ from tessera.domain.scaling.policies.capacity.demand import (
     remember,
 )
 from tessera.domain.scaling.policies.capacity.growth import next_growth
-from tessera.domain.scaling.policies.capacity.pace import Pace, next_pace, ttft_shares
+from tessera.domain.scaling.policies.capacity.pace import next_pace, ttft_shares
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
     observed_capacity,
@@ -70,10 +68,8 @@ class CapacityAssessment:
     """The numbers behind a decision."""
 
     arrivals: Arrivals
-    replica_rate: float
-    """Requests per second that a replica carries within the SLO, corrected by measurements."""
-    meets_slo: bool
-    """Whether one request at a time does."""
+    capacity: VariantCapacity
+    """What a replica carries within the SLO, corrected by measurements."""
     bursts: int
     """Replicas that bursts need; 0 for none."""
     backlog: int
@@ -88,15 +84,6 @@ class CapacityAssessment:
     """Factor of the arrivals for their growth while a replica starts."""
     pace: float
     """Factor of the predicted capacity that attained first tokens show."""
-    lead: timedelta
-    """From the binding of a replica to its readiness."""
-    lengths: tuple[int, int]
-    """Tokens of a prompt and of an answer."""
-
-
-def hold_of(spec: ScalingSpec, lead: timedelta) -> timedelta:
-    """Return for how long fewer replicas must be enough before one is removed."""
-    return max(spec.scale_down.stabilization_window, min(_START_UP_COST * lead, MAX_HOLD))
 
 
 def replicas_for(rate: float, replica_rate: float, headroom: float) -> int:
@@ -134,17 +121,19 @@ def scale_by_capacity(
     memory = history.memory if isinstance(history.memory, DemandHistory) else None
     arrivals = arrivals_of(load, capacity, memory)
     memory = remember(target, capacity, load, current, memory)
-    memory = replace(memory, pace=_next_pace(capacity, load, current, memory, arrivals))
+    expected = capacity.requests_per_second * memory.pace.factor * max(1, load.serving)
+    use, missing = arrivals.rate / expected, load.serving < current
+    memory = replace(memory, pace=next_pace(memory.pace, load.ttft, use, missing=missing))
     if not arrivals.estimated:
         # What an estimate jumps by is mostly its error.
         filled = arrivals.rate / capacity.requests_per_second
         growth = next_growth(memory.growth, load.at, filled, capacity.lead)
         memory = replace(memory, growth=growth)
-    paced = _paced(capacity, memory.pace)
-    burst = _burst(target, paced, load, memory)
+    corrected = _corrected(capacity, memory)
+    burst = _burst(target, corrected, load)
     memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, arrivals.rate))
     bursts = max(burst, needed_again(memory.bursts, arrivals.rate))
-    assessment = _assess(target, paced, load, memory, arrivals, bursts)
+    assessment = _assess(target, corrected, load, memory, arrivals, bursts)
     history = replace(history, up_window=(), lengths=capacity.lengths, memory=memory)
     if arrivals.most is not None and (load.is_known or gap_is_over(load.at, memory)):
         history = _with_recommendation(history, load.at, assessment, current)
@@ -154,38 +143,22 @@ def scale_by_capacity(
     return replace(changed(decided, load.at, current, history), assessment=assessment)
 
 
-def _next_pace(
-    capacity: VariantCapacity,
-    load: ServiceLoad,
-    current: int,
-    memory: DemandHistory,
-    arrivals: Arrivals,
-) -> Pace:
-    pace = memory.pace
-    carried = _paced(capacity, pace).requests_per_second * max(1, load.serving)
-    use = arrivals.rate / carried
-    return next_pace(pace, load.ttft, use, missing=load.serving < current)
-
-
-def _paced(capacity: VariantCapacity, pace: Pace) -> VariantCapacity:
-    """Return the capacity that attained first tokens show."""
+def _corrected(capacity: VariantCapacity, memory: DemandHistory) -> VariantCapacity:
+    """Return the capacity that attained first tokens and full replicas show."""
+    pace, correction = memory.pace.factor, memory.correction
     return replace(
         capacity,
-        requests_per_second=capacity.requests_per_second * pace.factor,
-        fewer_requests_per_second=capacity.fewer_requests_per_second * pace.factor,
-        concurrent=capacity.concurrent * pace.factor,
-        prompts_per_second=capacity.prompts_per_second * pace.factor,
+        requests_per_second=capacity.requests_per_second * pace * correction,
+        fewer_requests_per_second=capacity.fewer_requests_per_second * pace * correction,
+        prompts_per_second=capacity.prompts_per_second * pace,
     )
 
 
-def _burst(
-    target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad, memory: DemandHistory
-) -> int:
+def _burst(target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad) -> int:
     """Return the replicas that the last minute needed beyond its rate; 0 for none."""
     if not load.arrival_rate:
         return 0
-    replica_rate = capacity.requests_per_second * memory.correction
-    usual = max(1, round_up(load.arrival_rate / replica_rate))
+    usual = max(1, round_up(load.arrival_rate / capacity.requests_per_second))
     needed = replicas_for_bursts(
         load.arrivals,
         capacity.prompts_per_second,
@@ -204,15 +177,14 @@ def _assess(
     arrivals: Arrivals,
     bursts: int,
 ) -> CapacityAssessment:
-    spec = target.spec
-    replica_rate = capacity.requests_per_second * memory.correction
+    spec, replica_rate = target.spec, capacity.requests_per_second
     most = arrivals.rate if arrivals.most is None else arrivals.most
     headroom = memory.growth.headroom(capacity.lead)
     # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
     noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
     retained = replicas_for(most + noise, replica_rate, headroom)
     if retained < load.serving:
-        fewer_rate = capacity.fewer_requests_per_second * memory.correction
+        fewer_rate = capacity.fewer_requests_per_second
         retained = min(load.serving, replicas_for(most + noise, fewer_rate, headroom))
     if spec.min_replicas > 1:
         # Those left after one is lost carry the load.
@@ -224,17 +196,16 @@ def _assess(
     needed = max(replicas_for(arrivals.rate, replica_rate, headroom), bursts)
     return CapacityAssessment(
         arrivals=arrivals,
-        replica_rate=replica_rate,
-        meets_slo=capacity.meets_slo,
+        capacity=capacity,
         bursts=bursts,
         backlog=backlog,
         needed=max(needed, backlog),
         retained=clamp(spec, max(retained, needed, backlog)),
-        hold=hold_of(spec, capacity.lead),
+        hold=max(
+            spec.scale_down.stabilization_window, min(_START_UP_COST * capacity.lead, MAX_HOLD)
+        ),
         headroom=headroom,
         pace=memory.pace.factor,
-        lead=capacity.lead,
-        lengths=(capacity.input_tokens, capacity.output_tokens),
     )
 
 
@@ -242,9 +213,9 @@ def _with_recommendation(
     history: ScalingHistory, at: datetime, assessment: CapacityAssessment, current: int
 ) -> ScalingHistory:
     """Add what is retained to the window; an unknown past counts as the current number."""
-    window = extend_window(history.down_window, at) or (TimestampedReplicas(at, current),)
-    new = TimestampedReplicas(at, assessment.retained)
-    return replace(history, down_window=push(window, new, assessment.hold, lowest=False))
+    start, new = TimestampedReplicas(at, current), TimestampedReplicas(at, assessment.retained)
+    window = push(history.down_window, start, new, assessment.hold, lowest=False)
+    return replace(history, down_window=window)
 
 
 def _decide(
@@ -282,9 +253,10 @@ def _decide(
             f"{format_duration(assessment.hold)}; {why}"
         )
         return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, fewer)
-    recent = _retained_since(history.down_window, load.at - RATE_SPAN)
+    begin = load.at - RATE_SPAN
+    recent = max((each.replicas for each in history.down_window if each.at >= begin), default=0)
     unneeded = min(current - load.serving, current - recent)
-    if unneeded > 0 and _has_run_for(history, load.at, RATE_SPAN):
+    if unneeded > 0 and history.decisions[-1].at <= begin:
         fewer = (
             f"{counted(current - unneeded, 'replica')} instead of {current}, as what starts is not "
             f"needed any more; {why}"
@@ -293,16 +265,6 @@ def _decide(
     if assessment.retained < current:
         return fewer_enough(history.down_window, load.at, assessment.hold, current)
     return _hold(target, load, assessment, current, why)
-
-
-def _retained_since(window: tuple[TimestampedReplicas, ...], since: datetime) -> int:
-    """Return the largest recommendation since then; each one stood until the next."""
-    return max((retained.replicas for retained in window if retained.at >= since), default=0)
-
-
-def _has_run_for(history: ScalingHistory, at: datetime, span: timedelta) -> bool:
-    """Return whether the number has been in effect for so long."""
-    return at - history.decisions[-1].at >= span
 
 
 def _hold(
@@ -327,13 +289,13 @@ def _hold(
 
 def _why(load: ServiceLoad, assessment: CapacityAssessment) -> str:
     """Return the clause with which messages end: arrivals against the capacity of a replica."""
-    slo = "" if assessment.meets_slo else ", which misses the SLO even with one request"
+    slo = "" if assessment.capacity.meets_slo else ", which misses the SLO even with one request"
     bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
     at_least = "at least " if load.waiting is None else ""
     waiting = f", {at_least}{load.known_waiting:.0f} waiting" if load.known_waiting else ""
     return (
         f"{assessment.arrivals}, a replica carries "
-        f"{assessment.replica_rate:.2f}/s{slo}{bursts}{waiting}"
+        f"{assessment.capacity.requests_per_second:.2f}/s{slo}{bursts}{waiting}"
     )
 
 
@@ -343,9 +305,8 @@ def numbers(
     """Return the arrivals, what a replica carries of them, and what follows."""
     assessment = decision.assessment
     if not isinstance(assessment, CapacityAssessment):
-        return load_numbers(target, load)
-    input_tokens, output_tokens = assessment.lengths
-    pace = ""
+        return load_numbers(target, load, decision)
+    capacity, pace = assessment.capacity, ""
     if round(assessment.pace, 2) != 1:
         pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
     return (
@@ -353,13 +314,14 @@ def numbers(
         ("arrivals", str(assessment.arrivals)),
         (
             "capacity",
-            f"{assessment.replica_rate:.2f} requests/s per replica within spec.slo, of "
-            f"{input_tokens} input and {counted(output_tokens, 'output token')}{pace}",
+            f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
+            f"{capacity.input_tokens} input and {counted(capacity.output_tokens, 'output token')}"
+            f"{pace}",
         ),
         (
             "needed",
             f"{assessment.needed}, with headroom {assessment.headroom:.2f} for a start-up of "
-            f"{format_duration(timedelta(seconds=round(assessment.lead.total_seconds())))}",
+            f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}",
         ),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),
         ("waiting requests", f"{load.known_waiting:.0f}"),
@@ -377,7 +339,7 @@ def would_change(target: ScaleTarget, _load: ServiceLoad, decision: ScaleDecisio
         yield f"{target.bounds_source}maxReplicas above {most} would let arrivals add more"
     else:
         # Without arrivals the capacity of the replicas, an upper bound since it has no headroom.
-        rate = assessment.replica_rate * current
+        rate = assessment.capacity.requests_per_second * current
         if assessment.needed:
             rate = assessment.arrivals.rate * current / assessment.needed
         yield (

@@ -46,8 +46,6 @@ class VariantCapacity:
     """Time from the binding of a replica until it is ready."""
     kv_usage: float | None = None
     """Mean share of the KV cache in use over five minutes; None is "not known"."""
-    speed_ratio: float = 1.0
-    """Measured time of a step divided by the predicted one; 1 while it is not measured."""
     meets_slo: bool = True
     """False if even one request at a time misses the SLO; the rate is then that of a full
     replica."""
@@ -153,7 +151,6 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         queue_time=queue_time(spec, prompt, fit.limits),
         lead=lead,
         kv_usage=reading.kv_usage,
-        speed_ratio=measured_ratio or 1.0,
         meets_slo=sustained.meets_slo,
         lengths=lengths,
     )
