@@ -8,6 +8,7 @@ stays too, also when the hub is back, since another revision would roll the pods
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
 from tessera.api.reasons import RevisionReason
@@ -41,9 +42,10 @@ def pin_revision(
 
     `last_pin` is that of the last plan, while the status does not have it.
     """
-    recorded, revision = _recorded(service, workload, last_pin), spec.model.revision
-    if not spec.model.uri.startswith(_HUB):
+    uri, revision = spec.model.uri, spec.model.revision
+    if not uri.startswith(_HUB):
         return PinnedRevision()
+    recorded = _recorded(service, workload, last_pin)
     current = recorded_for_spec(spec, recorded)
     if (
         current
@@ -51,24 +53,33 @@ def pin_revision(
         and not is_update_requested(service, current.observed_update)
     ):
         return PinnedRevision(current)
-    if (settled_status := _status_without_query(service, spec, workload, recorded)) is not None:
-        return PinnedRevision(settled_status)
-    if resolutions is None:
-        status = _model_status(
-            service, spec, RevisionReason.RESOLUTION_DISABLED, _unpinned_message(spec)
-        )
-        return PinnedRevision(status)
-    repository = spec.model.uri.removeprefix(_HUB)
-    query = RevisionQuery(repository, revision or _DEFAULT_BRANCH, service.update)
-    if (resolution := resolutions.get(query)) is not None:
-        return PinnedRevision(_resolved_status(service, spec, current, resolution))
-    message = f"resolving revision {query.revision}"
-    pending_status = (
-        _model_status(service, spec, RevisionReason.RESOLVING_REVISION, message)
-        if workload is None
-        else recorded
+    pin = partial(_model_status, service, spec)
+    unpinned = (
+        f"spec.model.revision {revision} is used as given"
+        if revision
+        else "the default branch is used, which may change between two starts"
     )
-    return PinnedRevision(pending_status, query)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        message = f"{uri} at {revision}"
+        return PinnedRevision(pin(RevisionReason.COMMIT_SPECIFIED, message, revision))
+    is_older = recorded is None and workload is not None  # than pinned revisions
+    if is_older or resolutions is None:
+        reason = RevisionReason.UNPINNED if is_older else RevisionReason.RESOLUTION_DISABLED
+        hint = f"; kubectl tessera update {service.ref.name} pins it" if is_older else ""
+        return PinnedRevision(pin(reason, f"{unpinned}{hint}"))
+    query = RevisionQuery(uri.removeprefix(_HUB), revision or _DEFAULT_BRANCH, service.update)
+    if (resolution := resolutions.get(query)) is None:
+        message = f"resolving revision {query.revision}"
+        pending = pin(RevisionReason.RESOLVING_REVISION, message)
+        return PinnedRevision(pending if workload is None else recorded, query)
+    commit, message = resolution.commit, resolution.message
+    if commit is None and current is not None and current.revision is not None:
+        # A failed resolution keeps the pinned commit.
+        commit = current.revision
+        message = f"{message}; the commit stays {commit}"
+    elif commit is None:
+        message = f"{message}; {unpinned}"
+    return PinnedRevision(pin(resolution.reason, message, commit))
 
 
 def pinned_spec(spec: InferenceServiceSpec, pinned: PinnedRevision) -> InferenceServiceSpec:
@@ -98,49 +109,6 @@ def recorded_for_spec(
         return None
     same = (recorded.uri, recorded.requested_revision) == (spec.model.uri, spec.model.revision)
     return recorded if same else None
-
-
-def _status_without_query(
-    service: ObservedService,
-    spec: InferenceServiceSpec,
-    workload: Workload | None,
-    recorded: ModelStatus | None,
-) -> ModelStatus | None:
-    """Return the status where no hub is needed."""
-    revision = spec.model.revision
-    if revision is not None and _COMMIT.fullmatch(revision):
-        message = f"{spec.model.uri} at {revision}"
-        return _model_status(service, spec, RevisionReason.COMMIT_SPECIFIED, message, revision)
-    if recorded is None and workload is not None:
-        message = f"{_unpinned_message(spec)}; kubectl tessera update {service.ref.name} pins it"
-        return _model_status(service, spec, RevisionReason.UNPINNED, message)
-    return None
-
-
-def _resolved_status(
-    service: ObservedService,
-    spec: InferenceServiceSpec,
-    current: ModelStatus | None,
-    resolution: Resolution,
-) -> ModelStatus:
-    """Return the status after a resolution; a failed one keeps the pinned commit."""
-    if resolution.commit is None and current is not None and current.revision is not None:
-        message = f"{resolution.message}; the commit stays {current.revision}"
-        return _model_status(service, spec, resolution.reason, message, current.revision)
-    if resolution.commit is None:
-        return _model_status(
-            service, spec, resolution.reason, f"{resolution.message}; {_unpinned_message(spec)}"
-        )
-    return _model_status(service, spec, resolution.reason, resolution.message, resolution.commit)
-
-
-def _unpinned_message(spec: InferenceServiceSpec) -> str:
-    revision = spec.model.revision
-    return (
-        f"spec.model.revision {revision} is used as given"
-        if revision
-        else "the default branch is used, which may change between two starts"
-    )
 
 
 def _model_status(
