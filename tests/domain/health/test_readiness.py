@@ -23,7 +23,7 @@ CHAT = Ref("team-a", "chat")
 
 def with_ready_condition(reason: Ready, seconds: float) -> ObservedService:
     """A service whose Ready condition was written at a moment."""
-    ready_conditions = conditions({"Ready": StatusVerdict(reason, "")}, (), 1, at(seconds))
+    ready_conditions = conditions({"Ready": StatusVerdict(reason, "")}, a_service(), at(seconds))
     return a_service(status=InferenceServiceStatus(conditions=ready_conditions))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
+from tessera.api.meta import Condition
 from tessera.api.reasons import Accepted, PlacementReason, StatusVerdict
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.snapshot import (
@@ -139,15 +140,22 @@ def test_the_price_of_tokens_is_that_of_a_replica_at_its_expected_load() -> None
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
-    first = conditions({"Placed": StatusVerdict(PlacementReason.NO_POOL, "a")}, (), 1, at(0))
-    same = conditions({"Placed": StatusVerdict(PlacementReason.TOO_LARGE, "b")}, first, 2, at(60))
-    other = conditions({"Placed": StatusVerdict(PlacementReason.PLACED, "c")}, same, 2, at(90))
-    assert [written[0].last_transition_time for written in (first, same, other)] == [
+    def written(
+        reason: PlacementReason, generation: int, seconds: float, *before: Condition
+    ) -> tuple[Condition, ...]:
+        status = InferenceServiceStatus(conditions=before)
+        service = a_service(generation=generation, status=status)
+        return conditions({"Placed": StatusVerdict(reason, "a")}, service, at(seconds))
+
+    first = written(PlacementReason.NO_POOL, 1, 0)
+    same = written(PlacementReason.TOO_LARGE, 2, 60, *first)
+    other = written(PlacementReason.PLACED, 2, 90, *same)
+    assert [each[0].last_transition_time for each in (first, same, other)] == [
         at(0),
         at(0),
         at(90),
     ]
-    assert [written[0].observed_generation for written in (first, same, other)] == [1, 2, 2]
+    assert [each[0].observed_generation for each in (first, same, other)] == [1, 2, 2]
 
 
 def test_an_unchanged_fleet_has_an_unchanged_status() -> None:

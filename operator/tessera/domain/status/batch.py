@@ -42,7 +42,7 @@ def _batch_status(
         message = f"{problem}; {plan.running.message}"
         plan = replace(plan, running=StatusVerdict(BatchRunning.APPLY_FAILED, message))
     batch, progress = plan.batch, plan.progress
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+    verdicts = {
         "Accepted": plan.accepted,
         "Running": plan.running,
         "Complete": plan.complete,
@@ -53,7 +53,7 @@ def _batch_status(
         message = f"{problem}; {message}"
     return BatchInferenceStatus(
         observed_generation=batch.generation,
-        conditions=conditions(verdicts, batch.status.conditions, batch.generation, at),
+        conditions=conditions(verdicts, batch, at),
         state=plan.state,
         reason=deciding.reason,
         message=message[:_MAX_MESSAGE_LENGTH],
@@ -83,9 +83,7 @@ def _done(progress: ProgressStatus) -> str:
 def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
     """Keep the written message while only amounts in it have moved."""
     running, batch, previous = plan.running, plan.batch, plan.batch.status
-    existing = next(
-        (condition for condition in previous.conditions if condition.type == "Running"), None
-    )
+    existing = next((each for each in previous.conditions if each.type == "Running"), None)
     unchanged = (
         running.reason in _VARYING_REASONS
         and existing is not None

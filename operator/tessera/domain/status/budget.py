@@ -4,7 +4,6 @@ from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.tenant_budget import (
     RunningGroupStatus,
     RunningStatus,
@@ -34,24 +33,20 @@ def budget_status(
     nothing happens writes nothing.
     """
     budget, previous, state = view.budget, view.budget.status, view.state
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+    verdicts = {
         "Accepted": view.accepted,
         "Enforcing": view.enforcing,
         "WithinBudget": view.within_budget,
     }
-    new_conditions = conditions(verdicts, previous.conditions, budget.generation, at)
-    reasons = [
-        (condition.type, condition.reason, condition.observed_generation)
-        for condition in new_conditions
-    ]
-    unchanged = reasons == [
-        (condition.type, condition.reason, condition.observed_generation)
-        for condition in previous.conditions
-    ]
+    new_conditions = conditions(verdicts, budget, at)
+    before, after = (
+        [(each.type, each.reason, each.observed_generation) for each in listed]
+        for listed in (previous.conditions, new_conditions)
+    )
     same_spec = view.spec in (None, previous.accepted_spec)
     changed = must_record or view.override != previous.override
     is_due = changed or _is_record_due(view, previous.spend, state)
-    if unchanged and same_spec and not is_due:
+    if before == after and same_spec and not is_due:
         return previous
     return TenantBudgetStatus(
         observed_generation=budget.generation,

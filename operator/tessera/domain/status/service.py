@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.inference_service import (
@@ -40,7 +40,7 @@ from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.batches import Batch
-from tessera.domain.observed.snapshot import ObservedService, Pod, Pool, Snapshot
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Snapshot
 from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan
@@ -62,18 +62,20 @@ from tessera.domain.steps import Step, planner_error
 _MAX_MESSAGE_LENGTH = 2048
 _MIN_LENGTH_CHANGE = 0.2
 _STARTS = (Progressing.RESOLVING_REVISION, Progressing.STARTING, Progressing.ROLLOUT_COMPLETE)
+# Objects with a status.
+Observed: TypeAlias = ObservedService | Pool | Batch | Budget
+_NO_TEMPLATE = StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
 _UNMANAGED = StatusVerdict(
     LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
 )
 
 
 def with_accepted(
-    observed: ObservedService | Pool | Batch, reason: StatusReason, message: str, at: datetime
+    observed: Observed, reason: StatusReason, message: str, at: datetime
 ) -> Mapping[str, tuple[Condition, ...]]:
     """Return the update of a status that is as it was but for the condition Accepted."""
-    previous, verdict = observed.status.conditions, StatusVerdict(reason, message)
-    others = (condition for condition in previous if condition.type != "Accepted")
-    accepted = conditions({"Accepted": verdict}, previous, observed.generation, at)
+    others = (each for each in observed.status.conditions if each.type != "Accepted")
+    accepted = conditions({"Accepted": StatusVerdict(reason, message)}, observed, at)
     return {"conditions": (*accepted, *others)}
 
 
@@ -85,21 +87,20 @@ def _service_status(
 ) -> InferenceServiceStatus:
     """Return the status of a service; `problem` is an error of the API server in this cycle."""
     service, previous = service_plan.service, service_plan.service.status
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+    choice, template = service_plan.choice, service_plan.template
+    verdicts = {
         "Accepted": service_plan.accepted,
         "Placed": _placed_verdict(snapshot, service_plan),
         "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
-        "UpdateAvailable": _update_verdict(service_plan),
+        "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
         "SpeedAsPredicted": speed_verdict(service_plan.speed),
         "SLOMet": slo_verdict(service_plan.slo),
         "LoadBalanced": service_plan.balance,
     }
-    choice = service_plan.choice
-    template = service_plan.template
     return InferenceServiceStatus(
         observed_generation=service.generation,
-        conditions=conditions(verdicts, previous.conditions, service.generation, snapshot.at),
+        conditions=conditions(verdicts, service, snapshot.at),
         replicas=len(service_plan.pods),
         ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
         selector=selector(service.ref.name),
@@ -157,15 +158,12 @@ def deleting_status(
         f"InferenceService/{service.ref.name} is being deleted and kept by metadata.finalizers: "
         f"{counted(len(pods), 'replica')} of 0 are left"
     )
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+    verdicts = {
         "Progressing": StatusVerdict(Progressing.TERMINATING, message),
         "Ready": StatusVerdict(Ready.TERMINATING, message),
     }
     previous = service.status
-    updated = {
-        condition.type: condition
-        for condition in conditions(verdicts, previous.conditions, service.generation, at)
-    }
+    updated = {condition.type: condition for condition in conditions(verdicts, service, at)}
     return previous.model_copy(
         update={
             "conditions": tuple(
@@ -180,14 +178,14 @@ def deleting_status(
 def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
     """Return the status of a pool, with the actions for its layouts if Tessera plans them."""
     pool = view.pool
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
+    verdicts = {
         "Accepted": view.accepted,
         "Discovered": view.discovered,
         "LayoutReady": orders.verdict if orders is not None else _UNMANAGED,
     }
     return AcceleratorPoolStatus(
         observed_generation=pool.generation,
-        conditions=conditions(verdicts, pool.status.conditions, pool.generation, at),
+        conditions=conditions(verdicts, pool, at),
         product=view.product,
         nodes=view.nodes,
         ready_nodes=view.ready_nodes,
@@ -213,13 +211,11 @@ pool_status = Step(_pool_status, _set_aside_pool)
 
 
 def conditions(
-    verdicts: dict[str, StatusVerdict[StatusReason]],
-    previous: Sequence[Condition],
-    generation: int,
-    at: datetime,
+    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
 ) -> tuple[Condition, ...]:
     """Return conditions; lastTransitionTime stays while the status does."""
-    before = {condition.type: condition for condition in previous}
+    before = {condition.type: condition for condition in observed.status.conditions}
+    generation = observed.generation
     updated = []
     for condition_type, verdict in verdicts.items():
         last = before.get(condition_type)
@@ -373,21 +369,27 @@ def _stalled_verdict(
 
 
 def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdict[Ready]:
+    accepted, placed = service_plan.accepted, service_plan.placement.verdict
     if service_plan.choice is None and not service_plan.pods:
-        return StatusVerdict(Ready.NOT_PLACED, _blocking_verdict(service_plan).message)
-    desired = service_plan.scale.replicas
-    if desired == 0 and service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
-        return StatusVerdict(
-            Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
-        )
-    if desired == 0 and service_plan.scale.reason is ScalingReason.SCALED_TO_ZERO:
+        blocking = placed if accepted.reason.is_true else accepted
+        return StatusVerdict(Ready.NOT_PLACED, blocking.message)
+    desired, scaling_reason = service_plan.scale.replicas, service_plan.scale.reason
+    if desired == 0 and scaling_reason is ScalingReason.SCALED_TO_ZERO:
         return StatusVerdict(Ready.SCALED_TO_ZERO, _sleeping_message(service_plan))
-    if desired == 0 and service_plan.scale.reason is ScalingReason.FAIR_SHARE:
-        return StatusVerdict(
-            Ready.NO_REPLICA_READY, "0 replicas have a device; see status.scaling.message"
-        )
+    if desired == 0 and scaling_reason in _WITHOUT_REPLICA:
+        return _WITHOUT_REPLICA[scaling_reason]
     failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
+
+
+_WITHOUT_REPLICA = {
+    ScalingReason.BUDGET_EXHAUSTED: StatusVerdict(
+        Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
+    ),
+    ScalingReason.FAIR_SHARE: StatusVerdict(
+        Ready.NO_REPLICA_READY, "0 replicas have a device; see status.scaling.message"
+    ),
+}
 
 
 def _sleeping_message(service_plan: ServicePlan) -> str:
@@ -401,20 +403,6 @@ def _sleeping_message(service_plan: ServicePlan) -> str:
         f"{service_plan.scale.message}; the next request at the gateway starts a replica. Without "
         f"the gateway: kubectl -n {ref.namespace} {start}"
     )
-
-
-def _update_verdict(service_plan: ServicePlan) -> StatusVerdict[UpdateAvailable]:
-    if service_plan.template is None:
-        return StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
-    return service_plan.template.verdict
-
-
-def _blocking_verdict(
-    service_plan: ServicePlan,
-) -> StatusVerdict[Accepted] | StatusVerdict[PlacementReason]:
-    if not service_plan.accepted.reason.is_true:
-        return service_plan.accepted
-    return service_plan.placement.verdict
 
 
 def _model_status(service_plan: ServicePlan, previous: ModelStatus | None) -> ModelStatus | None:
