@@ -4,6 +4,7 @@ import asyncio
 import difflib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 
 from tessera.cli.cluster import Json, open_reader
@@ -107,14 +108,7 @@ def _as_json(
                 "message": decision.message,
                 "since": decision.since.isoformat() if decision.since else None,
                 "numbers": dict(decision.numbers),
-                "alternatives": [
-                    {
-                        "name": alternative.name,
-                        "price": alternative.price,
-                        "message": alternative.message,
-                    }
-                    for alternative in decision.alternatives
-                ],
+                "alternatives": [asdict(alternative) for alternative in decision.alternatives],
                 "wouldChange": list(decision.would_change),
                 "recomputed": decision.replayed or None,
             }

@@ -1,12 +1,16 @@
 """The existing objects of each service."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
 from tessera.domain.placement.placement import HardwareChoice
+
+OwnedT = TypeVar("OwnedT", Pod, Workload, ObservedModelJob)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,25 +34,25 @@ def objects_by_service(
     model_jobs: Sequence[ObservedModelJob],
 ) -> Mapping[Ref, CurrentObjects]:
     """Return the existing objects of each service."""
-    pods_by_ref: dict[Ref, list[Pod]] = {service.ref: [] for service in services}
-    workloads_by_ref: dict[Ref, list[Workload]] = {ref: [] for ref in pods_by_ref}
-    jobs_by_ref: dict[Ref, list[ObservedModelJob]] = {ref: [] for ref in pods_by_ref}
     ready_nodes = {node.name for node in nodes if node.kubelet_ready}
-    for pod in pods:
-        if pod.service in pods_by_ref and not _is_stuck(pod, ready_nodes):
-            pods_by_ref[pod.service].append(pod)
-    for workload in workloads:
-        if workload.service in workloads_by_ref:
-            workloads_by_ref[workload.service].append(workload)
-    for job in model_jobs:
-        if job.service in jobs_by_ref:
-            jobs_by_ref[job.service].append(job)
+    pods_by_ref = _by_service(pod for pod in pods if not _is_stuck(pod, ready_nodes))
+    workloads_by_ref, jobs_by_ref = _by_service(workloads), _by_service(model_jobs)
     return {
         ref: _objects_in_order(
-            ref, tuple(service_pods), tuple(workloads_by_ref[ref]), tuple(jobs_by_ref[ref])
+            ref,
+            tuple(pods_by_ref.get(ref, ())),
+            tuple(workloads_by_ref.get(ref, ())),
+            tuple(jobs_by_ref.get(ref, ())),
         )
-        for ref, service_pods in pods_by_ref.items()
+        for ref in (service.ref for service in services)
     }
+
+
+def _by_service(objects: Iterable[OwnedT]) -> Mapping[Ref, Sequence[OwnedT]]:
+    by_service: dict[Ref, list[OwnedT]] = defaultdict(list)
+    for owned in objects:
+        by_service[owned.service].append(owned)
+    return by_service
 
 
 @reused_per_object
