@@ -50,9 +50,11 @@ class Balance(NamedTuple):
     def total(self) -> float:
         return sum(self.requests)
 
-    def idle(self, share: float) -> int:
-        """Return how many replicas have at most this share of the mean."""
-        return sum(count <= share * self.total / len(self.requests) for count in self.requests)
+    def idle(self, max_num_seqs: int, full_share: float, idle_share: float) -> int:
+        """Return how many replicas have at most this share of the mean; 0 while none is full."""
+        if not self.requests or self.requests[-1] < max_num_seqs * full_share:
+            return 0
+        return sum(each <= idle_share * self.total / len(self.requests) for each in self.requests)
 
 
 def balance_of(
@@ -128,17 +130,14 @@ def _verdict(
 ) -> StatusVerdict[LoadBalanced]:
     if balance is None:
         return _UNKNOWN
-    if not balance.requests:
-        return BALANCED
-    fullest = balance.requests[-1]
-    full = max_num_seqs * (UNBALANCED_FULL_SHARE if was_unbalanced else FULL_SHARE)
-    idle = balance.idle(UNBALANCED_IDLE_SHARE if was_unbalanced else IDLE_SHARE)
-    if fullest < full or not idle:
+    full_share = UNBALANCED_FULL_SHARE if was_unbalanced else FULL_SHARE
+    idle_share = UNBALANCED_IDLE_SHARE if was_unbalanced else IDLE_SHARE
+    if not (idle := balance.idle(max_num_seqs, full_share, idle_share)):
         return BALANCED
     replicas = counted(len(balance.requests), "replica")
     return StatusVerdict(
         LoadBalanced.UNBALANCED,
-        f"{fullest:.0f} of {balance.total:.0f} running and waiting requests are on "
+        f"{balance.requests[-1]:.0f} of {balance.total:.0f} running and waiting requests are on "
         f"Pod/{balance.fullest}, while {idle} of {replicas} hold hardly any: clients that keep "
         "their connection stay with their replica. Send requests through the gateway, which picks "
         "a replica for each one, or let clients connect again.",

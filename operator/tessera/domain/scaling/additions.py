@@ -82,20 +82,15 @@ def _refused(
     if refused.at == at:
         # A time in it would rewrite the status in each cycle.
         pending = f"{current - refused.replicas} of them" if current > refused.replicas else "one"
-        return Decided(
-            current,
-            ScalingReason.UNSCHEDULABLE,
-            f"{counted(current, 'replica')}; the scheduler finds no node for {pending}, so none is "
-            "added",
+        retry_at, why = None, f"the scheduler finds no node for {pending}, so none is added"
+    else:
+        retry_at = refused.at + RETRY_INTERVAL
+        why = (
+            f"at {refused.at:%H:%M:%S} UTC the scheduler found no node for more than "
+            f"{refused.replicas}, so none is added until {retry_at:%H:%M:%S} UTC"
         )
-    retry_at = refused.at + RETRY_INTERVAL
-    return Decided(
-        current,
-        ScalingReason.UNSCHEDULABLE,
-        f"{counted(current, 'replica')}; at {refused.at:%H:%M:%S} UTC the scheduler found no node "
-        f"for more than {refused.replicas}, so none is added until {retry_at:%H:%M:%S} UTC",
-        retry_at,
-    )
+    message = f"{counted(current, 'replica')}; {why}"
+    return Decided(current, ScalingReason.UNSCHEDULABLE, message, retry_at)
 
 
 def _idle(
@@ -106,11 +101,9 @@ def _idle(
     readings: Mapping[Ref, PodReading],
 ) -> Decided | None:
     balance = balance_of(pods, readings, load.at, settling=MAX_READING_AGE)
-    if balance is None or not balance.requests:
+    if balance is None:
         return None
-    if balance.requests[-1] < FULL_SHARE * target.max_num_seqs:
-        return None
-    if not (idle := balance.idle(IDLE_SHARE)):
+    if not (idle := balance.idle(target.max_num_seqs, FULL_SHARE, IDLE_SHARE)):
         return None
     replicas = counted(len(balance.requests), "replica")
     return Decided(
