@@ -53,13 +53,10 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
     finished_requests = snapshot.readings.finished.get(service.ref) if snapshot.readings else None
     succeeded = last_result is not None and last_result.problem is None
     # A probe is a request, which would keep a service from sleeping for ever.
-    needs_none = finished_requests or _may_sleep(service)
-    return not (succeeded and due > _AT_ONCE and needs_none)
-
-
-def _may_sleep(service: ObservedService) -> bool:
     spec = service.spec
-    return spec is not None and spec.fixed_replicas is None and spec.scaling.may_sleep
+    may_sleep = spec is not None and spec.fixed_replicas is None and spec.scaling.may_sleep
+    needs_none = finished_requests or may_sleep
+    return not (succeeded and due > _AT_ONCE and needs_none)
 
 
 @reused_per_object
@@ -94,5 +91,4 @@ def _current_result(
 
 
 def _ready_condition(service: ObservedService) -> Condition | None:
-    matches = (condition for condition in service.status.conditions if condition.type == "Ready")
-    return next(matches, None)
+    return next((each for each in service.status.conditions if each.type == "Ready"), None)

@@ -17,7 +17,7 @@ in the status.
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -133,9 +133,8 @@ def inspect_engines(
         if progress.busy_since is not None:
             checks.append(watch.at)
         if reading.scraped_at - progress.since < check_interval:
-            checks.append(
-                progress.since + check_interval
-            )  # no scrape is of a later moment than now
+            # No scrape is of a later moment than now.
+            checks.append(progress.since + check_interval)
             continue
         prefill = max_prefill_time(fit) if prefill is None else prefill
         timeout = stall_timeout_for(prefill, progress, watch.stall_timeout)
@@ -165,11 +164,7 @@ def updated_progress(
         return progress
     busy_since = (progress.busy_since or load.at) if load.requests else None
     same = busy_since == progress.busy_since
-    return (
-        progress
-        if same
-        else EngineProgress(steps=progress.steps, since=progress.since, busy_since=busy_since)
-    )
+    return progress if same else replace(progress, busy_since=busy_since)
 
 
 def stall_timeout_for(

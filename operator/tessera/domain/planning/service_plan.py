@@ -178,7 +178,7 @@ def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -
         scale = cap_to_grant(scale, grant, at)
     base_plan = replace(
         _unchanged_plan(proposal),
-        accepted=_with_name_conflicts(_accepted(inputs), inputs.name_conflicts),
+        accepted=_accepted(inputs),
         scale=scale,
         schedule=proposal.schedule,
         has_autoscaler=inputs.autoscalers and _is_scaled_by_hpa(service.spec),
@@ -274,21 +274,18 @@ def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
 
 
 def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
-    """Return the verdict of the proposal, or that its HorizontalPodAutoscaler is not written."""
-    accepted = inputs.proposal.accepted
+    """Return the verdict of the proposal with what is wrong beside its spec.
+
+    Its names may be those of an older service, or its HorizontalPodAutoscaler is not written.
+    """
+    accepted, conflicts = inputs.proposal.accepted, inputs.name_conflicts
     needed = _is_scaled_by_hpa(inputs.proposal.service.spec)
-    if accepted.reason is not Accepted.VALID or not needed or inputs.autoscalers:
-        return accepted
-    return StatusVerdict(
-        Accepted.HPA_DISABLED,
-        "spec.scaling.mode: the chart's value hpa.enabled is false, so no HorizontalPodAutoscaler "
-        "is written; set it to true, or spec.scaling.mode to External",
-    )
-
-
-def _with_name_conflicts(
-    accepted: StatusVerdict[Accepted], conflicts: tuple[str, ...]
-) -> StatusVerdict[Accepted]:
+    if accepted.reason is Accepted.VALID and needed and not inputs.autoscalers:
+        accepted = StatusVerdict(
+            Accepted.HPA_DISABLED,
+            "spec.scaling.mode: the chart's value hpa.enabled is false, so no "
+            "HorizontalPodAutoscaler is written; set it to true, or spec.scaling.mode to External",
+        )
     if not conflicts or not accepted.reason.is_true:
         return accepted
     others = () if accepted.reason is Accepted.VALID else (accepted.message,)
