@@ -31,7 +31,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
         topic="budget",
         reason=view.within_budget.reason,
         message=view.within_budget.message,
-        numbers=(*_numbers(view, view.state), *_share(plan, namespace)),
+        numbers=(*_numbers(view), *_share(plan, namespace)),
         would_change=tuple(_would_change(snapshot, view.state, service_plan)),
     )
 
@@ -44,26 +44,20 @@ def _share(plan: Plan, namespace: str) -> Numbers:
     return (("share", f"{weight / total:.0%} of scarce devices, weight {weight:g} of {total:g}"),)
 
 
-def _numbers(view: BudgetView, budget_state: BudgetState) -> Numbers:
-    amount = budget_state.amount
-    return (
-        *([("budget", f"{view.budget.name}, owner {view.spec.owner}")] if view.spec else []),
-        *(
-            [("override", f"until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}")]
-            if (override := view.override) is not None
-            else []
-        ),
-        *(
-            (
-                window.period.name.lower(),
-                f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
-                f"{amount(window.spent)}, committed to minReplicas "
-                f"{amount(window.min_replicas_cost)}, reserved {amount(window.granted)}, forecast "
-                f"{amount(window.forecast)}",
-            )
-            for window in budget_state.current_windows
-        ),
-    )
+def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
+    amount = view.state.amount
+    if view.spec is not None:
+        yield "budget", f"{view.budget.name}, owner {view.spec.owner}"
+    if (override := view.override) is not None:
+        yield "override", f"until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
+    for window in view.state.current_windows:
+        yield (
+            window.period.name.lower(),
+            f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
+            f"{amount(window.spent)}, committed to minReplicas "
+            f"{amount(window.min_replicas_cost)}, reserved {amount(window.granted)}, forecast "
+            f"{amount(window.forecast)}",
+        )
 
 
 def _would_change(

@@ -75,20 +75,17 @@ def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterat
     else:
         strategy = "in place: an old replica stops before a new one starts, as no device is free"
         change = f"with 1 free {hardware}, a new replica would start before an old one stops"
-    numbers = [
-        ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
-        ("strategy", strategy),
-        ("revisions", str(len(revisions))),
-    ]
-    if service_plan.removable_deployments:
-        numbers.append(
-            ("deleting", ", ".join(ref.name for ref in service_plan.removable_deployments))
-        )
+    removable = ", ".join(ref.name for ref in service_plan.removable_deployments)
     yield Decision(
         topic="rollout",
         reason=progressing.reason,
         message=progressing.message,
-        numbers=tuple(numbers),
+        numbers=(
+            ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
+            ("strategy", strategy),
+            ("revisions", str(len(revisions))),
+            *((("deleting", removable),) if removable else ()),
+        ),
         would_change=(change,),
     )
 
@@ -96,10 +93,8 @@ def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterat
 def explain_ready(service_plan: ServicePlan, ready: Condition) -> Decision:
     """Return the decision about whether the service responds."""
     serving = sum(pod.takes_requests for pod in service_plan.pods)
-    reasons = {
-        condition.type: condition.reason for condition in service_plan.service.status.conditions
-    }
-    reason = reasons.get("Ready", ready.reason)
+    conditions = service_plan.service.status.conditions
+    reason = {each.type: each.reason for each in conditions}.get("Ready", ready.reason)
     return Decision(
         topic="ready",
         reason=ready.reason,

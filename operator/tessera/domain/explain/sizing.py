@@ -58,6 +58,10 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
     full = full_step_seconds(demand, fit.step, limits.max_num_seqs, limits.max_num_batched_tokens)
     tokens_per_second = corrected_rate(limits.tokens_per_second, measured)
     per_million = per_million_tokens(choice.hourly, tokens_per_second)
+    note = ""
+    if measured is not None:
+        # The scheduler limits stay those of the prediction.
+        note = f", measured steps take {measured.ratio:.2f} times as long as predicted"
     return (
         (
             "weights",
@@ -85,7 +89,7 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
             f"{counted(limits.max_num_batched_tokens, 'token')} in {full * 1e3:.1f} ms, ITL SLO "
             f"{demand.inter_token.total_seconds() * 1e3:.0f} ms",
         ),
-        ("output tok/s", f"{tokens_per_second:.0f}" + _measurement_note(measured)),
+        ("output tok/s", f"{tokens_per_second:.0f}{note}"),
         ("price per 1M tokens", per_million.formatted(4)),
     )
 
@@ -95,15 +99,6 @@ def _unquantized_note(demand: Demand) -> str:
     if footprint.weight_bits(shape, demand.precision) >= 16 or not shape.unquantized_parameters:
         return ""
     return f", {shape.unquantized_parameters} of them in 16 bits, and scales"
-
-
-def _measurement_note(measurement: SpeedMeasurement | None) -> str:
-    # The scheduler limits stay those of the prediction.
-    return (
-        ""
-        if measurement is None
-        else f", measured steps take {measurement.ratio:.2f} times as long as predicted"
-    )
 
 
 def _would_change(

@@ -76,8 +76,9 @@ def _measured(
             + (oldest if measurement.oldest_seconds else ""),
         )
     latency = readings.latencies[service_plan.service.ref]
-    if latency.budget_burn is not None:
-        yield "error budget", _budget_text(latency.budget_burn)
+    if (burn := latency.budget_burn) is not None:
+        used_up = f"used up: {burn:.1f} times the misses that 3 days allow"
+        yield "error budget", used_up if burn > 1 else f"{percent(1 - burn)} of 3 days left"
     if len(latency.engines) > 1:
         for variant, of_variant in measure_variants(spec.slo, latency):
             yield from _attained(of_variant, f" of {variant or 'engines without a variant'}")
@@ -85,12 +86,6 @@ def _measured(
     mean = speed.measured_mean if speed is not None else None
     if mean is not None and mean > SLOW_ITL.total_seconds():
         yield "slow", f"mean ITL {mean * 1e3:.1f} ms: {1 / mean:.0f} tok/s is slower than reading"
-
-
-def _budget_text(burn: float) -> str:
-    if burn > 1:
-        return f"used up: {burn:.1f} times the misses that 3 days allow"
-    return f"{percent(1 - burn)} of 3 days left"
 
 
 def _attained(measurement: SloMeasurement, suffix: str) -> Iterator[tuple[str, str]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from tessera.api.reasons import SpeedAsPredicted
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.planning.service_plan import ServicePlan
@@ -42,7 +42,17 @@ def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
         f"{speed.capacity:.0f} from {counted(speed.replicas, 'full replica')}"
         + (f", {rate:.0f} now" if (rate := speed.tokens_per_second) is not None else ""),
     )
-    yield from _itl_numbers(speed)
+    predicted, median = speed.predicted, speed.median_bucket
+    if predicted is not None and speed.measured_mean is not None:
+        yield (
+            "mean ITL",
+            f"{speed.measured_mean * 1e3:.1f} ms, {predicted.mean * 1e3:.1f} ms predicted "
+            f"for a mean batch size of {speed.sequences or 0:.1f}, measured by "
+            f"{counted(round(speed.requests), 'request')} in 5 minutes",
+        )
+        # The engine's histogram gives no more than a bucket.
+        bucket = f"between {median[0] * 1e3:g} and {median[1] * 1e3:g} ms" if median else "unknown"
+        yield "median ITL", f"{bucket}, {predicted.median * 1e3:.1f} ms predicted"
     yield (
         "price per 1M tokens",
         f"{speed.capacity_price.formatted(4)} when full"
@@ -62,27 +72,3 @@ def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
             f"{counted(speed.kv_planned, 'token')} planned, {speed.kv_reported} reported by the "
             f"engine ({speed.kv_error:+.1%})",
         )
-
-
-def _itl_numbers(speed: ServiceSpeed) -> Numbers:
-    if speed.predicted is None or speed.measured_mean is None:
-        return ()
-    median = speed.median_bucket
-    return (
-        (
-            "mean ITL",
-            f"{speed.measured_mean * 1e3:.1f} ms, {speed.predicted.mean * 1e3:.1f} ms predicted "
-            f"for a mean batch size of {speed.sequences or 0:.1f}, measured by "
-            f"{counted(round(speed.requests), 'request')} in 5 minutes",
-        ),
-        (
-            "median ITL",
-            # The engine's histogram gives no more than a bucket.
-            (
-                "unknown"
-                if median is None
-                else f"between {median[0] * 1e3:g} and {median[1] * 1e3:g} ms"
-            )
-            + f", {speed.predicted.median * 1e3:.1f} ms predicted",
-        ),
-    )
