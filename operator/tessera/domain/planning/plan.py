@@ -258,9 +258,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         layouts=layouts,
         watch=_engine_watch(config, snapshot, memory),
     )
-    planned = {ref: plan_one_service(context, ref, proposals[ref]) for ref in proposals}
-    service_plans = _service_plans({ref: service.service_plan for ref, service in planned.items()})
-    inspections = [service.inspection for service in planned.values()]
+    service_plans, inspection = _plan_services(context, proposals)
     return Plan(
         pools=views,
         budgets=budgets,
@@ -276,12 +274,8 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
             for ref, service_plan in service_plans.items()
             if is_probe_due(snapshot, service_plan)
         ),
-        engine_progress={
-            pod: progress
-            for inspection in inspections
-            for pod, progress in inspection.engine_progress.items()
-        },
-        suspects=tuple(suspect for inspection in inspections for suspect in inspection.suspects),
+        engine_progress=inspection.engine_progress,
+        suspects=inspection.suspects,
         batches={
             ref: batches.final_plan(batch_proposals[ref], grants.get(billing_ref(ref)))
             for ref in sorted(batch_proposals)
@@ -296,13 +290,13 @@ def _with_last_good_views(
     if all(view.accepted.reason is not PoolAccepted.PLANNER_ERROR for view in views):
         return views
     last_by_name = {view.pool.name: view for view in last_views}
-    return tuple(_last_good_view(view, last_by_name.get(view.pool.name)) for view in views)
-
-
-def _last_good_view(view: PoolView, last: PoolView | None) -> PoolView:
-    if view.accepted.reason is not PoolAccepted.PLANNER_ERROR or last is None:
-        return view
-    return replace(last, pool=replace(view.pool, spec=last.pool.spec), accepted=view.accepted)
+    return tuple(
+        replace(last, pool=replace(view.pool, spec=last.pool.spec), accepted=view.accepted)
+        if view.accepted.reason is PoolAccepted.PLANNER_ERROR
+        and (last := last_by_name.get(view.pool.name)) is not None
+        else view
+        for view in views
+    )
 
 
 @reused
@@ -328,6 +322,19 @@ def _grant_forecast(
 @reused
 def _newest_template(config: Config) -> PodTemplateVersion:
     return config.newest_template
+
+
+def _plan_services(
+    context: _ServiceContext, proposals: Mapping[Ref, Proposal]
+) -> tuple[Mapping[Ref, ServicePlan], Inspection]:
+    """Return the plans of all services, and what was seen of all of their engines."""
+    planned = {ref: plan_one_service(context, ref, proposals[ref]) for ref in proposals}
+    inspections = [service.inspection for service in planned.values()]
+    progress = {pod: engine for each in inspections for pod, engine in each.engine_progress.items()}
+    return (
+        _service_plans({ref: service.service_plan for ref, service in planned.items()}),
+        Inspection(progress, tuple(suspect for each in inspections for suspect in each.suspects)),
+    )
 
 
 def _engine_watch(config: Config, snapshot: Snapshot, memory: PlanMemory) -> EngineWatch:

@@ -120,20 +120,16 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         return _unchanged(service, objects, accepted, history, until, **parts)
     if not objects.workloads or objects.workloads[0].variant != placement.choice.variant:
         until = at  # other services take or free devices
-    workload = objects.workload_of(placement.choice.variant)
-    moves = assignment is not None and workload is None and objects.workloads
-    if assignment is not None and moves and not _is_asleep(spec, history):
+    is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
+    moves = objects.workloads and objects.workload_of(placement.choice.variant) is None
+    if assignment is not None and moves and not is_asleep:
         history = ScalingHistory(decisions=(TimestampedReplicas(at, assignment.replicas),))
     scale = decide_replicas(
         snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
     )
-    balance = assess_balance(
-        service.status,
-        objects.pods,
-        usable_readings(snapshot.readings, at),
-        placement.choice.fit.limits.max_num_seqs,
-        at,
-    )
+    readings = usable_readings(snapshot.readings, at)
+    max_num_seqs = placement.choice.fit.limits.max_num_seqs
+    balance = assess_balance(service.status, objects.pods, readings, max_num_seqs, at)
     proposal = Proposal(
         service=service,
         objects=objects,
@@ -191,11 +187,6 @@ def _place(
         tiers=spec.placement.tiers,
         assignment=assignment,
     )
-
-
-def _is_asleep(spec: InferenceServiceSpec, history: ScalingHistory) -> bool:
-    decisions = history.decisions
-    return spec.scaling.may_sleep and bool(decisions) and decisions[-1].replicas == 0
 
 
 def _unchanged(
