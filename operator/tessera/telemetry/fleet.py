@@ -1,0 +1,138 @@
+"""The state of services, budgets and batches after the last cycle, as metrics.
+
+Deleted objects leave no series.
+"""
+
+from collections.abc import Iterator
+
+from tessera.domain.names import RECOMMENDED_REPLICAS
+from tessera.reconcile.cycle import ReconcileOutcome
+from tessera.telemetry.series import Sample, Series
+
+_SERVICE_LABELS = ("namespace", "service")
+_DESIRED = Series(
+    "tessera_service_desired_replicas", "Desired replicas.", *(*_SERVICE_LABELS, "reason")
+)
+_RECOMMENDED = Series(
+    RECOMMENDED_REPLICAS,
+    "Replicas that the policy would choose where another autoscaler decides.",
+    *_SERVICE_LABELS,
+)
+_READY = Series(
+    "tessera_service_ready_replicas",
+    "Replicas that are ready and receive requests.",
+    *_SERVICE_LABELS,
+)
+_COST = Series(
+    "tessera_service_cost_per_hour",
+    "Cost per hour of running replicas and of desired ones that do not run yet.",
+    *(*_SERVICE_LABELS, "currency"),
+)
+_CONDITION = Series(
+    "tessera_service_condition",
+    "1 if the condition is True, else 0; with its reason.",
+    *(*_SERVICE_LABELS, "condition", "reason"),
+)
+SERVICE_SERIES = _DESIRED, _RECOMMENDED, _READY, _COST, _CONDITION
+
+
+def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
+    """Yield the replicas, the cost and the conditions of each service."""
+    for ref, service_plan in outcome.plan.service_plans.items():
+        labels, scale = (ref.namespace, ref.name), service_plan.scale
+        if scale.recommended is not None:
+            yield _RECOMMENDED, labels, scale.recommended.replicas
+        yield _DESIRED, (*labels, scale.reason), scale.replicas
+        yield _READY, labels, sum(pod.takes_requests for pod in service_plan.pods)
+        status = service_plan.service.status
+        if status.cost is not None:
+            yield _COST, (*labels, status.cost.currency), float(status.cost.per_hour)
+        for condition in status.conditions:
+            condition_labels = (*labels, condition.type, condition.reason)
+            yield _CONDITION, condition_labels, condition.status == "True"
+
+
+_WINDOW_LABELS = ("budget", "window")
+_LIMIT, _SPENT, _COMMITTED, _FORECAST = (
+    Series(f"tessera_budget_{name}_nanos", f"{text}, in 1e-9 of the currency.", *_WINDOW_LABELS)
+    for name, text in (
+        ("limit", "Maximum spend in the current window"),
+        ("spent", "Spend in the current window"),
+        (
+            "committed",
+            "Cost of minReplicas until the window ends, plus what is reserved beyond them",
+        ),
+        ("forecast", "Spend at the end of the window if everything that runs continues"),
+    )
+)
+_ENFORCING = Series(
+    "tessera_budget_enforcing",
+    "1 if limits hold, those of spec or the last accepted ones, else 0; with the reason.",
+    *("budget", "reason"),
+)
+_WITHIN_BUDGET = Series(
+    "tessera_budget_within_budget",
+    "1 if the budget covers everything that is requested, else 0; with the reason.",
+    *("budget", "owner", "reason"),
+)
+_START = Series(
+    "tessera_budget_window_start_timestamp_seconds",
+    "Start of the current window.",
+    *(*_WINDOW_LABELS, "currency"),
+)
+_OVERRIDE = Series(
+    "tessera_budget_override_until_timestamp_seconds", "End of the override in effect.", "budget"
+)
+BUDGET_SERIES = (
+    *(_LIMIT, _SPENT, _COMMITTED, _FORECAST),
+    *(_ENFORCING, _WITHIN_BUDGET, _START, _OVERRIDE),
+)
+
+
+def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
+    """Yield the verdicts about each TenantBudget, and the amounts of its windows."""
+    for view in outcome.plan.budgets:
+        name, owner = view.budget.name, view.spec.owner if view.spec is not None else ""
+        if view.override is not None:
+            yield _OVERRIDE, (name,), view.override.until.timestamp()
+        enforcing, within_budget = view.enforcing.reason, view.within_budget.reason
+        yield _ENFORCING, (name, enforcing), enforcing.is_true
+        yield _WITHIN_BUDGET, (name, owner, within_budget), within_budget.is_true
+        for window in view.state.current_windows:
+            labels = name, window.period.name
+            yield _START, (*labels, view.state.currency), window.period.start.timestamp()
+            yield _LIMIT, labels, window.limit
+            yield _SPENT, labels, window.spent
+            yield _COMMITTED, labels, window.min_replicas_cost + window.granted
+            yield _FORECAST, labels, window.forecast
+
+
+_BATCH_LABELS = ("namespace", "batch")
+_ROWS = Series(
+    "tessera_batch_rows",
+    "Rows of the batch by outcome: completed, failed or remaining.",
+    *(*_BATCH_LABELS, "outcome"),
+)
+_RESENT = Series(
+    "tessera_batch_resent_tokens",
+    "Estimated tokens processed again because attempts were lost.",
+    *_BATCH_LABELS,
+)
+_STATE = Series(
+    "tessera_batch_state",
+    "1 for the current state of the batch.",
+    *(*_BATCH_LABELS, "state", "reason"),
+)
+BATCH_SERIES = _ROWS, _RESENT, _STATE
+
+
+def batch_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
+    """Yield the state and the progress of each batch."""
+    for ref, batch in outcome.plan.batches.items():
+        labels, progress = (ref.namespace, ref.name), batch.progress
+        yield _STATE, (*labels, batch.state, batch.running.reason), 1
+        if progress is not None:
+            yield _ROWS, (*labels, "completed"), progress.completed
+            yield _ROWS, (*labels, "failed"), progress.failed
+            yield _ROWS, (*labels, "remaining"), progress.rows - progress.done
+            yield _RESENT, labels, progress.resent_tokens
