@@ -117,7 +117,7 @@ def test_which_limits_of_a_budget_hold_is_exported_with_the_reason() -> None:
 
 def test_a_process_that_loses_the_leadership_says_so_without_a_cycle() -> None:
     telemetry, leaders = Telemetry(), [True]
-    telemetry.process.watch_leader(lambda: bool(leaders))
+    telemetry.process.leader.set_function(lambda: bool(leaders))
     assert "\ntessera_leader 1.0\n" in telemetry.exposition().decode()
     leaders.clear()
     assert "\ntessera_leader 0.0\n" in telemetry.exposition().decode()

@@ -151,7 +151,7 @@ class MetricsReader:
             message = str(error)
         except Exception as error:  # noqa: BLE001 - engines export what they like
             message = error_text(error)
-        self._process.record_query_failure()
+        self._process.query_failures.inc()
         log.warning("Prometheus: no %s: %s", subject, message)
         return None
 

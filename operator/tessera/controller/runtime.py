@@ -151,7 +151,7 @@ class Runtime:
             monotonic=time.monotonic,
             count=process.record_event,
         )
-        process.watch_leader(self.elector.is_leader)
+        process.leader.set_function(self.elector.is_leader)
         applier = Applier(
             config,
             cluster,
@@ -287,7 +287,7 @@ class Runtime:
         Any error is counted, logged and retried.
         """
         started = time.monotonic()
-        self.telemetry.process.record_clock_error(self._clock.error)
+        self.telemetry.process.clock_error.set(self._clock.error.total_seconds())
         try:
             outcome = await self._fleet.reconcile()
             self._last_reconcile = time.monotonic()
@@ -307,4 +307,4 @@ class Runtime:
         while True:
             due = time.monotonic() + _LAG_SECONDS
             await asyncio.sleep(_LAG_SECONDS)
-            self.telemetry.process.record_loop_lag(max(0.0, time.monotonic() - due))
+            self.telemetry.process.loop_lag.observe(max(0.0, time.monotonic() - due))

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -41,19 +41,20 @@ class ProcessMetrics:
             "above 10 a minute for an object.",
             ("outcome",),
         )
-        self._leader = gauge("tessera_leader", "1 while this process is the leader.")
+        # Its function is asked at each scrape, also while no cycle runs.
+        self.leader = gauge("tessera_leader", "1 while this process is the leader.")
         self._gateways = gauge(
             "tessera_gateways",
             "Gateway pods that reported their requests to this process within 5 seconds; only the "
             "leader gets reports. `account` is the ServiceAccount that may.",
             ("account",),
         )
-        self._clock_error = gauge(
+        self.clock_error = gauge(
             "tessera_clock_error_seconds",
             "How far the clock of the node is ahead of the time that the operator uses; 0 while "
             "the clock is believed.",
         )
-        self._lag = histogram(
+        self.loop_lag = histogram(
             "tessera_event_loop_lag_seconds",
             "Delay with which the event loop wakes up, sampled 4 times a second.",
             buckets=_LAG_BUCKETS,
@@ -74,7 +75,7 @@ class ProcessMetrics:
             "Objects that cannot be parsed and are left out, by `kind`, such as pods.",
             ("kind",),
         )
-        self._query_failures = counter(
+        self.query_failures = counter(
             "tessera_prometheus_query_failures",
             "Questions to Prometheus that were not answered in time, or that raised.",
         )
@@ -105,16 +106,9 @@ class ProcessMetrics:
         """Count a defect that is logged elsewhere."""
         self._errors.inc()
 
-    def watch_leader(self, is_leader: Callable[[], bool]) -> None:
-        """Ask at each scrape whether this process leads, also while no cycle runs."""
-        self._leader.set_function(is_leader)
-
     def watch_gateways(self, account: str, count: Callable[[], int]) -> None:
         """Ask at each scrape how many gateways report; without this there is no series."""
         self._gateways.labels(account).set_function(count)
-
-    def record_clock_error(self, error: timedelta) -> None:
-        self._clock_error.set(error.total_seconds())
 
     def record_rejected(self, samples: Mapping[RejectedSample, int]) -> None:
         """Count samples of Prometheus that were left out, by reason."""
@@ -132,12 +126,6 @@ class ProcessMetrics:
 
     def record_event(self, outcome: EventOutcome) -> None:
         self._events.labels(outcome).inc()
-
-    def record_query_failure(self) -> None:
-        self._query_failures.inc()
-
-    def record_loop_lag(self, seconds: float) -> None:
-        self._lag.observe(seconds)
 
     def record_certificate(self, secret: str, ends: datetime) -> None:
         """Record the expiry of the certificate that the webhook server presents from now on."""
