@@ -14,7 +14,7 @@ from tessera.controller.admission import (
     review_budget,
     review_pool,
     review_service,
-    service_validator,
+    validators,
 )
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Budget, Node, Pool, Ref
@@ -408,9 +408,11 @@ def test_a_batch_with_a_flag_that_is_reserved_is_refused() -> None:
 async def test_in_an_unwatched_namespace_nothing_is_reviewed_and_a_warning_says_so() -> None:
     bad = a_body(engine={"extraArgs": ["--port=1"]})
     warnings: list[str] = []
-    await service_validator(a_store(), ("team-b", "team-c"))(body=bad, warnings=warnings)
+    elsewhere = validators(a_store(), lambda: NOW, ("team-b", "team-c"))["inferenceservices"]
+    await elsewhere(body=bad, warnings=warnings)
     assert warnings == [
         "metadata.namespace: Tessera does not watch team-a; it watches 2 namespaces: team-b, team-c"
     ]
+    watched = validators(a_store(), lambda: NOW, ("team-a",))["inferenceservices"]
     with pytest.raises(kopf.AdmissionError, match="remove --port"):
-        await service_validator(a_store(), ("team-a",))(body=bad, warnings=warnings)
+        await watched(body=bad, warnings=warnings)

@@ -36,7 +36,7 @@ _TRANSIENT = {
     BatchAccepted.CLAIM_NOT_FOUND,
     BatchAccepted.CLAIM_TERMINATING,
 }
-Reviewer: TypeAlias = Callable[[Mapping[str, Any], object], tuple[list[str], list[str]]]
+Reviewer: TypeAlias = Callable[[Mapping[str, Any], str | None], tuple[list[str], list[str]]]
 
 
 def review_service(
@@ -231,70 +231,51 @@ def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
     ]
 
 
-def budget_validator(store: Store) -> Any:
-    """Return the handler that kopf calls for TenantBudgets."""
-
-    def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
-        return review_budget(body, store, deleted=operation == "DELETE")
-
-    return _validator(review)
-
-
-def pool_validator(store: Store, clock: Clock) -> Any:
-    """Return the handler that kopf calls for AcceleratorPools."""
-
-    def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
-        return review_pool(body, store, clock(), deleted=operation == "DELETE")
-
-    return _validator(review)
-
-
-def batch_validator(store: Store, clock: Clock, namespaces: Sequence[str] = ()) -> Any:
-    """Return the handler that kopf calls for BatchInferences."""
-
-    def review(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
-        return review_batch(body, store, clock(), created=operation == "CREATE")
-
-    return _validator(_only_watched(namespaces, review))
-
-
-def service_validator(
+def validators(
     store: Store,
+    clock: Clock,
     namespaces: Sequence[str] = (),
     classes: ServiceClasses = BUILT_IN_CLASSES,
     *,
     gateways: bool = False,
-) -> Any:
-    """Return the handler that kopf calls for InferenceServices."""
+) -> dict[str, Any]:
+    """Return the handlers that kopf calls, by the plural of their kind.
 
-    def review(body: Mapping[str, Any], _: object) -> tuple[list[str], list[str]]:
-        return review_service(body, store, classes, gateways=gateways)
+    With `namespaces`, objects in others are not reviewed: a warning says that nobody watches them.
+    """
+    reviews: dict[api_resources.ApiResource, Reviewer] = {
+        api_resources.INFERENCE_SERVICES: lambda body, _: review_service(
+            body, store, classes, gateways=gateways
+        ),
+        api_resources.BATCH_INFERENCES: lambda body, operation: review_batch(
+            body, store, clock(), created=operation == "CREATE"
+        ),
+        api_resources.TENANT_BUDGETS: lambda body, operation: review_budget(
+            body, store, deleted=operation == "DELETE"
+        ),
+        api_resources.ACCELERATOR_POOLS: lambda body, operation: review_pool(
+            body, store, clock(), deleted=operation == "DELETE"
+        ),
+    }
+    return {
+        kind.plural: _validator(review, namespaces if kind.namespaced else ())
+        for kind, review in reviews.items()
+    }
 
-    return _validator(_only_watched(namespaces, review))
 
-
-def _only_watched(namespaces: Sequence[str], review: Reviewer) -> Reviewer:
-    """Review objects in the watched namespaces; warn about all others."""
-
-    def review_watched(body: Mapping[str, Any], operation: object) -> tuple[list[str], list[str]]:
-        namespace = body["metadata"].get("namespace", "")
-        if not namespaces or namespace in namespaces:
-            return review(body, operation)
-        return [], [
-            f"metadata.namespace: Tessera does not watch {namespace}; it watches "
-            f"{counted(len(namespaces), 'namespace')}: {', '.join(sorted(namespaces))}"
-        ]
-
-    return review_watched
-
-
-def _validator(review: Reviewer) -> Any:
+def _validator(review: Reviewer, namespaces: Sequence[str]) -> Any:
     async def validate(
         body: Mapping[str, Any],
         warnings: MutableSequence[str],
         operation: str | None = None,
         **_: object,
     ) -> None:
+        if namespaces and (namespace := body["metadata"].get("namespace", "")) not in namespaces:
+            warnings.append(
+                f"metadata.namespace: Tessera does not watch {namespace}; it watches "
+                f"{counted(len(namespaces), 'namespace')}: {', '.join(sorted(namespaces))}"
+            )
+            return
         refusals, new_warnings = review(body, operation)
         warnings.extend(new_warnings)
         if refusals:

@@ -15,12 +15,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
 from tessera.api.meta import GROUP, VERSION
-from tessera.controller.admission import (
-    batch_validator,
-    budget_validator,
-    pool_validator,
-    service_validator,
-)
+from tessera.controller.admission import validators
 from tessera.controller.certificates import AdmissionServer
 from tessera.controller.demand import serve_demand
 from tessera.controller.inspection import inspect
@@ -30,12 +25,6 @@ from tessera.controller.token_access import gateway_access, metrics_access
 from tessera.controller.uninstall import release_nodes
 from tessera.domain.names import prepull_namespace
 from tessera.ports import Clock, ClusterError
-from tessera.resources.api_resources import (
-    ACCELERATOR_POOLS,
-    BATCH_INFERENCES,
-    INFERENCE_SERVICES,
-    TENANT_BUDGETS,
-)
 from tessera.settings import Settings
 
 log = logging.getLogger("tessera")
@@ -186,7 +175,15 @@ def _registry(
     """Return the registry with admission, login and the liveness probe."""
     registry = kopf.OperatorRegistry()
     if runtime.rotator is not None:
-        _register_admission(registry, runtime, settings)
+        # Only with a server: kopf ends a process that has webhook handlers and no server.
+        for plural, handler in validators(
+            runtime.store,
+            now,
+            settings.watch_namespaces,
+            settings.classes,
+            gateways=settings.gateway_account is not None,
+        ).items():
+            kopf.on.validate(GROUP, VERSION, plural, id=plural, registry=registry)(handler)
 
     @kopf.on.login(registry=registry)
     async def login(**_: Any) -> kopf.ConnectionInfo:
@@ -206,24 +203,6 @@ def _registry(
         return "turning"
 
     return registry
-
-
-def _register_admission(
-    registry: kopf.OperatorRegistry, runtime: Runtime, settings: Settings
-) -> None:
-    # Only with a server: kopf ends a process that has webhook handlers and no server.
-    store, namespaces = runtime.store, settings.watch_namespaces
-    gateways = settings.gateway_account is not None
-    for kind, handler in (
-        (
-            INFERENCE_SERVICES,
-            service_validator(store, namespaces, settings.classes, gateways=gateways),
-        ),
-        (BATCH_INFERENCES, batch_validator(store, now, namespaces)),
-        (TENANT_BUDGETS, budget_validator(store)),
-        (ACCELERATOR_POOLS, pool_validator(store, now)),
-    ):
-        kopf.on.validate(GROUP, VERSION, kind.plural, id=kind.plural, registry=registry)(handler)
 
 
 if __name__ == "__main__":
