@@ -290,17 +290,6 @@ class Applier:
         namespaces.add(self._pulls.namespace)
         self._writer.forget(lambda key: key in forgotten or key.namespace not in namespaces)
 
-    # Whatever a cycle writes for one object.
-    STEPS = (
-        *LayoutApplier.STEPS,
-        *SharedObjectApplier.STEPS,
-        *BudgetApplier.STEPS,
-        *ChildrenApplier.STEPS,
-        *ServiceStatusApplier.STEPS,
-        *BatchApplier.STEPS,
-        *PrePullApplier.STEPS,
-    )
-
 
 def _key(kind: ApiResource, ref: Ref, stage: Stage) -> WorkKey:
     return WorkKey(ObjectKey(kind.plural, ref.namespace, ref.name), stage)

@@ -117,8 +117,6 @@ class BatchApplier:
         key = ObjectKey(BATCH_INFERENCES.plural, batch.ref.namespace, batch.ref.name)
         await self._writer.delete(BATCH_INFERENCES, key)
 
-    STEPS = (write_batch, delete_orphan, delete_outdated)
-
 
 def _job_key(job: Ref) -> ObjectKey:
     return ObjectKey(JOBS.plural, job.namespace, job.name)

@@ -41,5 +41,3 @@ class BudgetApplier:
         if not refusals:
             self._unrecorded.discard(name)
         return refusals
-
-    STEPS = (write_budget_status,)

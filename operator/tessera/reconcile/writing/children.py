@@ -125,5 +125,3 @@ class ChildrenApplier:
             and was_reconciled_before(service_plan)
             and self._startup_resync.defer(service_plan.service.ref, existing)
         )
-
-    STEPS = (apply_objects, drain_removed)

@@ -89,7 +89,7 @@ class LayoutApplier:
         await self._update_nodes(pool_actions, refused, at)
         # A node of a pool whose status is not written may be in the middle of a refresh.
         for name, labels in sorted(repartitions.plugin_refreshes.items() if not refused else ()):
-            self.problems += await self._relabel(name, labels)
+            self.problems += await attempt(self._writer.patch_node(name, labels, {}))
         for name in sorted(repartitions.retired_layouts):
             key = ObjectKey(NODE_LAYOUTS.plural, "", name)
             self.problems += await attempt(self._writer.delete(NODE_LAYOUTS, key))
@@ -109,15 +109,14 @@ class LayoutApplier:
         """Set taints, and take back what no plan needs any more, whatever became of its pool."""
         tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
         for node in self._nodes():
-            is_tainted = TAINT in node.taints
-            if node.name in tainted and not is_tainted:
-                self.problems += await self._taint(node.name, present=True)
+            is_tainted, needs_taint = TAINT in node.taints, node.name in tainted
             # A node may belong to a pool whose status is not written: while there is one, no taint
             # is removed.
-            elif is_tainted and node.name not in tainted and not refused:
-                self.problems += await self._taint(node.name, present=False)
+            if needs_taint != is_tainted and (needs_taint or not refused):
+                taint = self._writer.patch_node(node.name, {}, {TAINT: needs_taint})
+                self.problems += await attempt(taint)
             if labels := restart_device_plugin(node, at):
-                self.problems += await self._relabel(node.name, labels)
+                self.problems += await attempt(self._writer.patch_node(node.name, labels, {}))
 
     def _nodes(self) -> Iterator[Node]:
         for observed in self._store.all(NODES).values():
@@ -142,14 +141,6 @@ class LayoutApplier:
             self._applied_config = manifest.body
 
     @WriteStep
-    async def _taint(self, node: str, *, present: bool) -> None:
-        await self._writer.patch_node(node, {}, {TAINT: present})
-
-    @WriteStep
-    async def _relabel(self, node: str, labels: Mapping[str, str | None]) -> None:
-        await self._writer.patch_node(node, labels, {})
-
-    @WriteStep
     async def _send_request(self, node: str, request: BackendRequest) -> None:
         layout_spec = request.layout_spec
         if layout_spec is not None:
@@ -171,5 +162,3 @@ class LayoutApplier:
             self.blocked_evictions[ref] = BlockedEviction(str(error), since)
         else:
             self.blocked_evictions.pop(ref, None)
-
-    STEPS = (write_pool_status,)

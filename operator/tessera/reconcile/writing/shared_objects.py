@@ -54,8 +54,6 @@ class SharedObjectApplier:
         self._installation = installation
         self._in_place: dict[str, SharedInputs] = {}
         """The inputs of namespaces whose objects are all in place."""
-        self._unchanged = set[str]()
-        """Namespaces of which the last application changed nothing."""
         self.refusals: dict[str, list[str]] = {}
         """What was refused last, by namespace."""
 
@@ -67,22 +65,19 @@ class SharedObjectApplier:
         """Apply the shared objects of a namespace."""
         namespace = inputs.sharing.namespace
         self._in_place.pop(namespace, None)
-        self._unchanged.discard(namespace)
-        self.refusals[namespace] = await self.apply_shared(inputs.sharing, inputs.monitored)
-        if namespace in self._unchanged:
-            self._in_place[namespace] = inputs
+        self.refusals[namespace] = await self.apply_shared(inputs)
 
     @WriteStep
-    async def apply_shared(self, sharing: NamespaceOwners, monitored: bool) -> list[str]:
-        manifests = sharing.manifests(
+    async def apply_shared(self, inputs: SharedInputs) -> list[str]:
+        manifests = inputs.sharing.manifests(
             operator_namespace=self._installation.namespace,
             ingress_namespaces=self._installation.ingress_namespaces,
-            monitored=monitored,
+            monitored=inputs.monitored,
             batch_role=self._installation.batch_role,
         )
         problems, unchanged = await self._writer.apply_changed(manifests)
         if unchanged:
-            self._unchanged.add(sharing.namespace)
+            self._in_place[inputs.sharing.namespace] = inputs
         return problems
 
     async def prune(
@@ -112,13 +107,10 @@ class SharedObjectApplier:
 
     def forget(self, namespaces: Collection[str]) -> None:
         """Forget all other namespaces."""
-        self._unchanged &= set(namespaces)
         for name in self._in_place.keys() - namespaces:
             del self._in_place[name]
         for name in self.refusals.keys() - namespaces:
             del self.refusals[name]
-
-    STEPS = (apply_shared,)
 
 
 class PrePullApplier:
@@ -157,5 +149,3 @@ class PrePullApplier:
         self.keys = {manifest.key for manifest in manifests}
         problems, _ = await self._writer.apply_changed(manifests)
         return problems
-
-    STEPS = (apply_pulls,)

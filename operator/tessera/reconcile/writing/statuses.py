@@ -125,5 +125,3 @@ class ServiceStatusApplier:
         if workload is service_plan.workload:
             return service_plan
         return replace(service_plan, workload=workload if isinstance(workload, Workload) else None)
-
-    STEPS = (report_status, report_deletion)
