@@ -13,7 +13,7 @@ from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.status.service import is_ready_no_more, is_settling
 from tessera.ports import Cluster, ClusterObject
-from tessera.reconcile.store import Store
+from tessera.reconcile.store import Store, forget_all_but
 from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier
 from tessera.reconcile.writing.children import ChildrenApplier
@@ -276,15 +276,14 @@ class Applier:
         return [*self._shared.refusals.get(namespace, ()), *(tenant.refusals if tenant else ())]
 
     def _forget(self, plan: Plan) -> None:
-        self._budgets.forget({view.budget.name for view in plan.budgets})
+        forget_all_but({view.budget.name for view in plan.budgets}, self._budgets.refusals)
         known = {*plan.service_plans, *plan.active_batches}
         if known == self._known:
             return
         self._known = known
         forgotten = self._children.forget(plan)
         self._statuses.forget(plan)
-        for ref in self.problems.keys() - plan.service_plans.keys():
-            del self.problems[ref]
+        forget_all_but(plan.service_plans, self.problems)
         namespaces = {ref.namespace for ref in known}
         self._shared.forget(namespaces)
         namespaces.add(self._pulls.namespace)

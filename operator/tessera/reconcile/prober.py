@@ -19,7 +19,6 @@ from tessera.domain.observed.snapshot import (
     Pod,
     ProbeResult,
     Ref,
-    Resolution,
     RevisionQuery,
     Snapshot,
 )
@@ -29,6 +28,7 @@ from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.steps import Step
 from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub
 from tessera.reconcile.observe import ProbeAnswers
+from tessera.reconcile.store import forget_all_but
 
 # Seconds between two probes of a draining replica.
 _DRAIN_INTERVAL = timedelta(seconds=1)
@@ -207,47 +207,32 @@ class Prober:
         return last is None or self._clock() - last >= interval
 
     def _forget(self, plan: Plan) -> None:
-        service_plans = plan.service_plans
-        for ref in self._answers.probe_results.keys() - service_plans.keys():
-            del self._answers.probe_results[ref]
-        if self._answers.in_flight:
-            pods = {pod.ref for service_plan in service_plans.values() for pod in service_plan.pods}
+        answers, service_plans = self._answers, plan.service_plans.values()
+        forget_all_but(plan.service_plans, answers.probe_results)
+        if answers.in_flight:
+            pods = {pod.ref for service_plan in service_plans for pod in service_plan.pods}
             pods |= {pod.ref for removed in plan.removed_workloads for pod in removed.pods}
-            for ref in self._answers.in_flight.keys() - pods:
-                del self._answers.in_flight[ref]
-        if self._answers.resolutions:
-            self._forget_resolutions(self._answers.resolutions, plan)
-        if self._answers.fetch_progress or self._fetch_times:
-            self._forget_fetches(plan)
-        if self._answers.pod_refusals:
+            forget_all_but(pods, answers.in_flight)
+        if answers.resolutions:
+            # Services with the same model share one query.
+            queries = {service_plan.pinned_revision.query for service_plan in service_plans}
+            for query, resolved_at in self._resolution_times.items():
+                if self._clock() - resolved_at < _RESOLUTION_TTL:
+                    queries.add(query)
+            forget_all_but(queries, answers.resolutions, self._resolution_times)
+        if answers.fetch_progress or self._fetch_times:
+            fetching = {
+                service_plan.service.ref
+                for service_plan in service_plans
+                if service_plan.preparation and service_plan.preparation.progress_address
+            }
+            forget_all_but(fetching, answers.fetch_progress, self._fetch_times)
+        if answers.pod_refusals:
             podless_jobs = [batch_plan.podless_job for batch_plan in plan.batches.values()]
             uids = {job.uid for job in podless_jobs if job is not None}
-            for uid in self._answers.pod_refusals.keys() - uids:
-                del self._answers.pod_refusals[uid]
+            forget_all_but(uids, answers.pod_refusals)
         batches = {batch_plan.batch.uid for batch_plan in plan.batches.values()}
-        for answers in (self._answers.runner_answers, self._answers.silent_runners):
-            for uid in answers.keys() - batches:
-                del answers[uid]
-
-    def _forget_resolutions(self, known: dict[RevisionQuery, Resolution], plan: Plan) -> None:
-        """Forget revisions that no service uses; services with the same model share one query."""
-        queries = {
-            service_plan.pinned_revision.query for service_plan in plan.service_plans.values()
-        }
-        for query in known.keys() - queries:
-            if self._clock() - self._resolution_times[query] >= _RESOLUTION_TTL:
-                del known[query], self._resolution_times[query]
-
-    def _forget_fetches(self, plan: Plan) -> None:
-        fetching = {
-            ref
-            for ref, service_plan in plan.service_plans.items()
-            if service_plan.preparation and service_plan.preparation.progress_address
-        }
-        for ref in self._answers.fetch_progress.keys() - fetching:
-            del self._answers.fetch_progress[ref]
-        for ref in self._fetch_times.keys() - fetching:
-            del self._fetch_times[ref]
+        forget_all_but(batches, answers.runner_answers, answers.silent_runners)
 
 
 def _served_model_name(service: ObservedService) -> str:

@@ -1,8 +1,9 @@
 """The fleet as last observed; unchanged objects keep their identity."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping, MutableMapping
 from dataclasses import replace
+from typing import Any
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject, ObjectList, ObjectValue
@@ -118,6 +119,13 @@ class Store:
     def all(self, kind: ApiResource) -> Mapping[ObjectKey, ClusterObject]:
         """Return every object of one kind."""
         return self._objects[kind.plural]
+
+
+def forget_all_but(known: Container[object], *memories: MutableMapping[Any, Any]) -> None:
+    """Delete what is remembered of anything that is not known."""
+    for memory in memories:
+        for key in [key for key in memory if key not in known]:
+            del memory[key]
 
 
 def _newer(known: ClusterObject | None, observed: ClusterObject) -> ClusterObject:

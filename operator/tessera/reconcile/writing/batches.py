@@ -10,6 +10,7 @@ from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
+from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.service_work import TenantFunding
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
@@ -41,10 +42,9 @@ class BatchApplier:
         """Return the plans that may leave something to write, and forget all other batches."""
         settled, batches = self._settled, plan.batches
         self._settled = {ref: batch for ref, batch in batches.items() if settled.get(ref) is batch}
-        self._errors = {ref: error for ref, error in self._errors.items() if ref in batches}
+        forget_all_but(batches, self._errors)
         uids = {batch_plan.batch.uid for batch_plan in batches.values()}
-        for uid in self.job_creation_errors.keys() - uids:
-            del self.job_creation_errors[uid]
+        forget_all_but(uids, self.job_creation_errors)
         return [batch_plan for ref, batch_plan in batches.items() if ref not in self._settled]
 
     async def apply(

@@ -1,7 +1,5 @@
 """Write the statuses of TenantBudgets, with the record of what was spent."""
 
-from collections.abc import Collection
-
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.status.budget import budget_status
@@ -22,11 +20,6 @@ class BudgetApplier:
     async def apply(self, view: BudgetView, snapshot: Snapshot) -> None:
         """Write the status if its record is due, before anything that costs money."""
         self.refusals[view.budget.name] = await self.write_budget_status(view, snapshot)
-
-    def forget(self, names: Collection[str]) -> None:
-        """Forget all other budgets."""
-        for name in self.refusals.keys() - names:
-            del self.refusals[name]
 
     @WriteStep
     async def write_budget_status(self, view: BudgetView, snapshot: Snapshot) -> list[str]:

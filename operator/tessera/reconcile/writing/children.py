@@ -7,6 +7,7 @@ from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.ports import ClusterObject
+from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.service_work import (
     ServiceInputs,
     ServiceWork,
@@ -97,8 +98,7 @@ class ChildrenApplier:
         for ref in self._manifest_cache.keys() - plan.service_plans.keys():
             _, manifests = self._manifest_cache.pop(ref)
             forgotten |= {manifest.key for manifest in manifests}
-        for ref in self._in_place.keys() - plan.service_plans.keys():
-            del self._in_place[ref]
+        forget_all_but(plan.service_plans, self._in_place)
         self._startup_resync.forget(plan.service_plans.keys())
         return forgotten
 

@@ -12,6 +12,7 @@ from tessera.domain.names import prepull_namespace
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.planning.plan import Plan
 from tessera.ports import ClusterObject
+from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.service_work import CHILD_KINDS
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import prepull
@@ -107,10 +108,7 @@ class SharedObjectApplier:
 
     def forget(self, namespaces: Collection[str]) -> None:
         """Forget all other namespaces."""
-        for name in self._in_place.keys() - namespaces:
-            del self._in_place[name]
-        for name in self.refusals.keys() - namespaces:
-            del self.refusals[name]
+        forget_all_but(namespaces, self._in_place, self.refusals)
 
 
 class PrePullApplier:

@@ -11,6 +11,7 @@ from tessera.api.reasons import Progressing
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.ports import ClusterObject
+from tessera.reconcile.store import forget_all_but
 from tessera.resources.manifest import ObjectKey
 
 SERVICES_PER_CYCLE = 60
@@ -52,8 +53,7 @@ class StartupResync:
 
     def forget(self, known: Collection[Ref]) -> None:
         """Forget services that do not exist anymore."""
-        for ref in self._deferred.keys() - set(known):
-            del self._deferred[ref]
+        forget_all_but(known, self._deferred)
 
 
 def was_reconciled_before(service_plan: ServicePlan) -> bool:

@@ -7,7 +7,7 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Wor
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import deleting_status, service_status
-from tessera.reconcile.store import Store
+from tessera.reconcile.store import Store, forget_all_but
 from tessera.reconcile.writing.service_work import ServiceInputs, ServiceWork, inputs_unchanged
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, JOBS
@@ -83,10 +83,7 @@ class ServiceStatusApplier:
 
     def forget(self, plan: Plan) -> None:
         """Forget services that do not exist anymore."""
-        for ref in self._up_to_date.keys() - plan.service_plans.keys():
-            del self._up_to_date[ref]
-        for ref in self._model_errors.keys() - plan.service_plans.keys():
-            del self._model_errors[ref]
+        forget_all_but(plan.service_plans, self._up_to_date, self._model_errors)
 
     async def _prepare_model(self, service_plan: ServicePlan, *, may_add: bool) -> list[str]:
         """Create and delete the Jobs of the model.
