@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from tessera.domain.status.service import StatusUrgency
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.defects import Defects
 from tessera.reconcile.writing.write_order import (
@@ -31,9 +32,14 @@ async def _nothing() -> None:
     """Nobody runs it here."""
 
 
-def _work(name: str, stage: Stage = Stage.CHILDREN, *after: WorkKey, **kind: bool) -> Work:
+def _work(
+    name: str,
+    stage: Stage = Stage.CHILDREN,
+    *after: WorkKey,
+    urgency: StatusUrgency = StatusUrgency.USUAL,
+) -> Work:
     namespace, _, name = name.rpartition("/")
-    return Work(_key(name, stage, namespace or "team-a"), _nothing, after, **kind)
+    return Work(_key(name, stage, namespace or "team-a"), _nothing, after, urgency)
 
 
 def _begin_all(order: WriteOrder, now: float = 0.0) -> list[Work]:
@@ -173,7 +179,10 @@ def test_a_status_is_not_put_off_again_and_again() -> None:
 
 
 def test_the_first_status_waits_while_it_only_says_that_a_start_goes_on() -> None:
-    starting, failed = _work("a", Stage.STATUS, is_settling=True), _work("a", Stage.STATUS)
+    starting, failed = (
+        _work("a", Stage.STATUS, urgency=StatusUrgency.SETTLING),
+        _work("a", Stage.STATUS),
+    )
     order = _order(starting, _work("b", Stage.STATUS))
     assert _write_all(order, 0.0) == ["b STATUS"]
     order.replace((starting,), 1.0)
@@ -183,13 +192,13 @@ def test_the_first_status_waits_while_it_only_says_that_a_start_goes_on() -> Non
 
 
 def test_a_status_that_settles_waits_from_the_last_write() -> None:
-    order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), is_settling=True))
+    order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), urgency=StatusUrgency.SETTLING))
     assert _write_all(order, 3.0) == ["a CHILDREN"]
     assert order.next_due == 3.0 + SETTLING_DELAY_SECONDS
 
 
 def test_a_status_that_may_be_over_soon_follows_the_last_write_at_once() -> None:
-    order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), is_urgent=True))
+    order = _order(_work("a"), _work("a", Stage.STATUS, _key("a"), urgency=StatusUrgency.AT_ONCE))
     assert _write_all(order, 3.0) == ["a CHILDREN", "a STATUS"]
 
 

@@ -11,7 +11,7 @@ from tessera.domain.incremental import Incremental
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
-from tessera.domain.status.service import is_ready_no_more, is_settling
+from tessera.domain.status.service import StatusUrgency, status_urgency
 from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.store import Store, forget_all_but
 from tessera.reconcile.writing.batches import BatchApplier
@@ -162,43 +162,37 @@ class Applier:
             funding = (tenant.view.budget.name, tenant.state) if tenant else None
             objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
             work = ServiceWork(
+                snapshot=snapshot,
                 service_plan=service_plan,
                 inputs=(service_plan, objects, probe_result, funding),
-                status=service_plan.service.status,
             )
             try:
-                yield from self._order(snapshot, plan, work, refused)
+                yield from self._order(plan, work, is_refused=ref.namespace in refused)
             except Exception as error:  # noqa: BLE001 - it costs this service alone
                 status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
                 self.queue.defects.report(status_key.owner, error)
-                yield Work(status_key, partial(self._report_status, snapshot, work))
+                yield Work(status_key, partial(self._report_status, work))
 
-    def _order(
-        self, snapshot: Snapshot, plan: Plan, work: ServiceWork, refused: set[str]
-    ) -> tuple[Work, ...]:
-        """Return the work of a service, in namespaces of which shared objects may be refused."""
+    def _order(self, plan: Plan, work: ServiceWork, *, is_refused: bool) -> tuple[Work, ...]:
+        """Return the work of a service; what it relies on may have been refused."""
         ref = work.ref
-        if ref.namespace not in refused and self._statuses.is_up_to_date(ref, work.inputs):
+        if not is_refused and self._statuses.is_up_to_date(ref, work.inputs):
             return ()
         self._statuses.invalidate(ref)
+        urgency = status_urgency(work.snapshot, work.service_plan)
+        if is_refused and urgency is StatusUrgency.SETTLING:
+            urgency = StatusUrgency.USUAL
         required = _requirements(plan, ref.namespace)
         status_key = _key(INFERENCE_SERVICES, ref, Stage.STATUS)
-        settles = ref.namespace not in refused and is_settling(snapshot, work.service_plan)
-        status_work = partial(
-            Work,
-            status_key,
-            is_settling=settles,
-            is_urgent=is_ready_no_more(snapshot, work.service_plan),
-        )
-        if ref.namespace not in refused and self._children.are_in_place(ref, work.inputs):
-            report = partial(self._report_alone, snapshot, plan, work)
-            return (status_work(report, required),)
+        if not is_refused and self._children.are_in_place(ref, work.inputs):
+            return (Work(status_key, partial(self._report_alone, plan, work), required, urgency),)
         were_applied = self._children.were_applied(work.service_plan)
         stage = Stage.GATES if were_applied else Stage.CHILDREN
         children_key = _key(INFERENCE_SERVICES, ref, stage)
-        apply = partial(self._apply_children, snapshot, plan, work)
-        report = partial(self._report_status, snapshot, work)
-        return Work(children_key, apply, required), status_work(report, (children_key,))
+        return (
+            Work(children_key, partial(self._apply_children, plan, work), required),
+            Work(status_key, partial(self._report_status, work), (children_key,), urgency),
+        )
 
     def _removal_work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
         """Yield the work of services that are deleted, and of Deployments that they left."""
@@ -227,25 +221,25 @@ class Applier:
         for job in plan.orphaned_jobs:
             yield Work(_key(JOBS, job.ref, Stage.STATUS), partial(self.batches.delete_orphan, job))
 
-    async def _apply_children(self, snapshot: Snapshot, plan: Plan, work: ServiceWork) -> None:
+    async def _apply_children(self, plan: Plan, work: ServiceWork) -> None:
         self._begin(plan, work)
-        await work.collect(self._children.apply_objects(snapshot, work))
+        work.problems += await self._children.apply_objects(work)
 
-    async def _report_alone(self, snapshot: Snapshot, plan: Plan, work: ServiceWork) -> None:
+    async def _report_alone(self, plan: Plan, work: ServiceWork) -> None:
         """Report on a service whose children are in place."""
         self._begin(plan, work)
-        await self._report_status(snapshot, work)
+        await self._report_status(work)
 
     def _begin(self, plan: Plan, work: ServiceWork) -> None:
         """Start with what was refused of what the service relies on."""
         work.tenant = self._tenant(plan, work.ref.namespace)
         work.problems = self._refusals(work.ref.namespace, work.tenant)
 
-    async def _report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
+    async def _report_status(self, work: ServiceWork) -> None:
         work.problems += self.queue.defects.texts(
             _key(INFERENCE_SERVICES, work.ref, Stage.STATUS).owner
         )
-        await work.collect(self._statuses.report_status(snapshot, work))
+        work.problems += await self._statuses.report_status(work)
         self.problems.pop(work.ref, None)
         if work.problems:
             self.problems[work.ref] = "; ".join(work.problems)

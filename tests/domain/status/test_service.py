@@ -21,11 +21,11 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.service import (
+    StatusUrgency,
     conditions,
-    is_ready_no_more,
-    is_settling,
     pool_status,
     service_status,
+    status_urgency,
 )
 from tests.builders import (
     NOW,
@@ -104,7 +104,8 @@ def test_a_settled_service_shows_where_it_runs_and_what_it_costs() -> None:
 def test_a_status_settles_while_it_only_says_that_a_start_goes_on(
     snapshot: Snapshot, *, expected: bool
 ) -> None:
-    assert is_settling(snapshot, plan_of(snapshot).service_plans[CHAT]) is expected
+    urgency = status_urgency(snapshot, plan_of(snapshot).service_plans[CHAT])
+    assert urgency is (StatusUrgency.SETTLING if expected else StatusUrgency.USUAL)
 
 
 def test_a_service_that_is_ready_no_more_says_so_at_once() -> None:
@@ -112,10 +113,10 @@ def test_a_service_that_is_ready_no_more_says_so_at_once() -> None:
     ready = replace(a_service(), status=status_of(a_running_fleet(probe_results=answered)))
     snapshot = a_running_fleet(ready, pods=(a_pod(containers_ready=False, ready_since=None),))
     service_plan = plan_of(snapshot).service_plans[CHAT]
-    assert not is_settling(snapshot, service_plan)
-    assert is_ready_no_more(snapshot, service_plan)
+    assert status_urgency(snapshot, service_plan) is StatusUrgency.AT_ONCE
     stays = a_running_fleet(ready, probe_results=answered)
-    assert not is_ready_no_more(stays, plan_of(stays).service_plans[CHAT])
+    usual = status_urgency(stays, plan_of(stays).service_plans[CHAT])
+    assert usual is StatusUrgency.USUAL
 
 
 def test_replicas_on_slices_of_a_previous_variant_cost_what_these_cost() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
+from enum import Enum, auto
 from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
@@ -135,19 +136,25 @@ def _set_aside_service(
 service_status = Step(_service_status, _set_aside_service)
 
 
-def is_settling(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
-    """Return whether its status only says that a start goes on: another one follows soon."""
-    if was_ready(service_plan.service):
-        return False
-    progressing = _progressing_verdict(service_plan, None, snapshot.at).reason
+class StatusUrgency(Enum):
+    """How soon a status is written after the last write for its object."""
+
+    SETTLING = auto()
+    """It only says that a start goes on: another one follows soon."""
+    USUAL = auto()
+    AT_ONCE = auto()
+    """It says that a service is ready no more, which may be over soon."""
+
+
+def status_urgency(snapshot: Snapshot, service_plan: ServicePlan) -> StatusUrgency:
+    """Return how soon the status of a service is written."""
     ready = _ready_verdict(snapshot, service_plan).reason
-    return progressing in _STARTS and ready in (Ready.NO_REPLICA_READY, Ready.PROBE_PENDING)
-
-
-def is_ready_no_more(snapshot: Snapshot, service_plan: ServicePlan) -> bool:
-    """Return whether the status says Ready and has to say that it is not: it may be soon again."""
-    is_ready = _ready_verdict(snapshot, service_plan).reason.is_true
-    return was_ready(service_plan.service) and not is_ready
+    if was_ready(service_plan.service):
+        return StatusUrgency.USUAL if ready.is_true else StatusUrgency.AT_ONCE
+    progressing = _progressing_verdict(service_plan, None, snapshot.at).reason
+    if progressing in _STARTS and ready in (Ready.NO_REPLICA_READY, Ready.PROBE_PENDING):
+        return StatusUrgency.SETTLING
+    return StatusUrgency.USUAL
 
 
 def deleting_status(

@@ -57,14 +57,14 @@ class ChildrenApplier:
         )
 
     @WriteStep
-    async def apply_objects(self, snapshot: Snapshot, work: ServiceWork) -> None:
+    async def apply_objects(self, work: ServiceWork) -> None:
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         if not problems and self.are_in_place(ref, work.inputs):
             return
         self._in_place.pop(ref, None)
         # Of a service that was set aside nothing is known, so its replicas stay as they are.
         pods = () if work.is_set_aside else service_plan.pods
-        for manifest, subresource in outdated_marks(snapshot.at, pods, service_plan.drain):
+        for manifest, subresource in outdated_marks(work.snapshot.at, pods, service_plan.drain):
             problems += await attempt(self._writer.apply(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
         if not work.may_change_deployments:
@@ -75,7 +75,7 @@ class ChildrenApplier:
         elif not self._may_defer(service_plan, manifests, existing):
             refusals, work.in_place = await self._writer.apply_changed(manifests)
             problems += refusals
-        for deployment, replicas in sorted(resizes(snapshot, work)):
+        for deployment, replicas in sorted(resizes(work)):
             problems += await attempt(self._writer.scale(deployment, replicas))
         for kind, key in obsolete_objects(service_plan, manifests, existing):
             work.in_place = False

@@ -1,12 +1,11 @@
 """The work of a cycle for one service, and when there is none."""
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.health.readiness import was_ready
@@ -47,10 +46,9 @@ ServiceInputs: TypeAlias = tuple[
 class ServiceWork:
     """The work of a cycle for one service, and its results."""
 
+    snapshot: Snapshot
     service_plan: ServicePlan
     inputs: ServiceInputs
-    status: InferenceServiceStatus
-    """The status as last written."""
     tenant: TenantFunding | None = None
     problems: list[str] = field(default_factory=list)
     in_place: bool = True
@@ -72,10 +70,6 @@ class ServiceWork:
     def is_set_aside(self) -> bool:
         return self.service_plan.accepted.reason is Accepted.PLANNER_ERROR
 
-    async def collect(self, step: Awaitable[list[str]]) -> None:
-        """Add what a step of the service was refused to its problems."""
-        self.problems += await step
-
 
 def outdated_marks(
     at: datetime, pods: Iterable[Pod], drain: DrainPlan
@@ -91,7 +85,7 @@ def outdated_marks(
             yield marks.leaving_marks(pod, leaving=leaving, drained=drained), None
 
 
-def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:
+def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     """Return the Deployments whose replicas alone are set; without a record only reductions."""
     planned = work.service_plan.previous_deployments
     if work.may_change_deployments:
@@ -99,7 +93,7 @@ def resizes(snapshot: Snapshot, work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     workload = work.service_plan.workload
     if workload is not None:
         planned = {**planned, workload.ref: work.service_plan.drain.replicas}
-    running = {current.ref: current.replicas for current in snapshot.workloads}
+    running = {current.ref: current.replicas for current in work.snapshot.workloads}
     return [
         (ref, count)
         for ref, count in planned.items()

@@ -41,12 +41,19 @@ class ServiceStatusApplier:
         self._up_to_date.pop(ref, None)
 
     @WriteStep
-    async def report_status(self, snapshot: Snapshot, work: ServiceWork) -> None:
+    async def report_status(self, work: ServiceWork) -> None:
         """Write the status of one service, then do what requires a written status."""
         ref, service_plan, problems = work.ref, work.service_plan, work.problems
         problems += self._model_errors.get(ref, [])
-        if not await self.write(snapshot, work):
-            return
+        view = work.tenant.view if work.tenant is not None else None
+        applied_plan = self._with_applied_workload(service_plan)
+        status = service_status(work.snapshot, applied_plan, view, "; ".join(problems) or None)
+        if status != service_plan.service.status:
+            metadata = {"name": ref.name, "namespace": ref.namespace}
+            refusals = await self._writer.apply_status(INFERENCE_SERVICES, metadata, status)
+            if refusals:
+                problems += refusals
+                return
         if (stalled := service_plan.stall.replacement) is not None:
             # Only after the status was written: it keeps the next leader from replacing more than
             # allowed.
@@ -66,20 +73,6 @@ class ServiceStatusApplier:
         if status != service.status:
             metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
             await self._writer.apply_status(INFERENCE_SERVICES, metadata, status)
-
-    async def write(self, snapshot: Snapshot, work: ServiceWork) -> bool:
-        """Write the status if it changed; return False when that was refused."""
-        view = work.tenant.view if work.tenant is not None else None
-        applied_plan = self._with_applied_workload(work.service_plan)
-        status = service_status(snapshot, applied_plan, view, "; ".join(work.problems) or None)
-        if status == work.status:
-            return True
-        metadata = {"name": work.ref.name, "namespace": work.ref.namespace}
-        refusals = await self._writer.apply_status(INFERENCE_SERVICES, metadata, status)
-        work.problems += refusals
-        if not refusals:
-            work.status = status
-        return not refusals
 
     def forget(self, plan: Plan) -> None:
         """Forget services that do not exist anymore."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from tessera.domain.status.service import StatusUrgency
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.defects import Defects
 from tessera.reconcile.writing.service_work import by_turns
@@ -26,6 +27,11 @@ MANY = 8 * MAX_CONCURRENCY
 STATUS_DELAY_SECONDS = 1.0
 # The same for a status that only says that a start goes on; the first one waits so long, too.
 SETTLING_DELAY_SECONDS = 5.0
+_DELAY_SECONDS = {
+    StatusUrgency.SETTLING: SETTLING_DELAY_SECONDS,
+    StatusUrgency.USUAL: STATUS_DELAY_SECONDS,
+    StatusUrgency.AT_ONCE: 0.0,
+}
 # The same while many objects are left, and the longest delay of a status.
 BURST_STATUS_DELAY_SECONDS = 120.0
 
@@ -70,10 +76,8 @@ class Work:
     write: Callable[[], Awaitable[object]]
     after: tuple[WorkKey, ...] = ()
     """Work that must have ended before, whatever its result, if it is in the queue."""
-    is_settling: bool = False
-    """It is a status that another one is about to follow."""
-    is_urgent: bool = False
-    """It is a status that may be over before it is written."""
+    urgency: StatusUrgency = StatusUrgency.USUAL
+    """Only statuses have another one."""
 
 
 class WriteOrder:
@@ -191,13 +195,10 @@ class WriteOrder:
     def _due(self, work: Work) -> float:
         """Return when the work may begin; only statuses wait."""
         since = self._since[work.key]
-        written = self._written.get(work.key.owner, since if work.is_settling else None)
+        settles = work.urgency is StatusUrgency.SETTLING
+        written = self._written.get(work.key.owner, since if settles else None)
         if work.key.stage is not Stage.STATUS or written is None:
             return 0.0
-        if self.backlog is Backlog.OBJECTS:
-            delay = BURST_STATUS_DELAY_SECONDS
-        elif work.is_urgent:
-            delay = 0.0
-        else:
-            delay = SETTLING_DELAY_SECONDS if work.is_settling else STATUS_DELAY_SECONDS
+        is_burst = self.backlog is Backlog.OBJECTS
+        delay = BURST_STATUS_DELAY_SECONDS if is_burst else _DELAY_SECONDS[work.urgency]
         return min(written + delay, since + BURST_STATUS_DELAY_SECONDS)
