@@ -25,7 +25,8 @@ from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
 from tessera.api.ref import Ref
 from tessera.controller.certificates import certificate_files, server_context, write_pair
-from tessera.controller.demand import DemandReceiver, DemandServer, serve_demand
+from tessera.controller.demand import DemandReceiver, serve_demand
+from tessera.controller.https_server import HttpsServer
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.gateway.fleet import demand as gateway_demand
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
@@ -132,7 +133,7 @@ def test_a_standby_takes_no_report() -> None:
 
 
 @asynccontextmanager
-async def a_server(folder: Path, receiving: Receiving) -> AsyncIterator[DemandServer]:
+async def a_server(folder: Path, receiving: Receiving) -> AsyncIterator[HttpsServer]:
     files = certificate_files(folder)
     issued = certificates.issue("localhost", now(), timedelta(days=1))
     write_pair(files, issued.pair)
@@ -154,13 +155,13 @@ async def a_server(folder: Path, receiving: Receiving) -> AsyncIterator[DemandSe
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[tuple[DemandServer, Receiving]]:
+async def server(tmp_path: Path) -> AsyncIterator[tuple[HttpsServer, Receiving]]:
     receiving = Receiving()
     async with a_server(tmp_path, receiving) as server:
         yield server, receiving
 
 
-def connection_to(server: DemandServer) -> HTTPSConnection:
+def connection_to(server: HttpsServer) -> HTTPSConnection:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return HTTPSConnection(
@@ -182,7 +183,7 @@ REPORT = json.dumps(
 ).encode()
 
 
-async def test_only_gateways_report_and_only_there(server: tuple[DemandServer, Receiving]) -> None:
+async def test_only_gateways_report_and_only_there(server: tuple[HttpsServer, Receiving]) -> None:
     serving, receiving = server
     for path, headers, status in (
         (DEMAND_PATH, {"Authorization": ""}, 401),
@@ -212,7 +213,7 @@ async def test_only_gateways_report_and_only_there(server: tuple[DemandServer, R
     ids=lambda body: body[:40].decode(errors="replace"),
 )
 async def test_what_is_no_report_is_refused_and_changes_nothing(
-    server: tuple[DemandServer, Receiving], body: bytes
+    server: tuple[HttpsServer, Receiving], body: bytes
 ) -> None:
     serving, receiving = server
     connection = connection_to(serving)
@@ -235,7 +236,7 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(
     ],
 )
 async def test_an_invalid_row_is_left_out_and_costs_no_other_its_report(
-    server: tuple[DemandServer, Receiving], caplog: pytest.LogCaptureFixture, row: bytes
+    server: tuple[HttpsServer, Receiving], caplog: pytest.LogCaptureFixture, row: bytes
 ) -> None:
     serving, receiving = server
     connection = connection_to(serving)
@@ -259,7 +260,7 @@ async def test_an_invalid_row_is_left_out_and_costs_no_other_its_report(
     ],
 )
 async def test_bodies_without_a_bound_are_not_read(
-    server: tuple[DemandServer, Receiving], headers: dict[str, str], status: int
+    server: tuple[HttpsServer, Receiving], headers: dict[str, str], status: int
 ) -> None:
     serving, _ = server
     connection = connection_to(serving)
@@ -267,7 +268,7 @@ async def test_bodies_without_a_bound_are_not_read(
     connection.close()
 
 
-async def test_a_gateway_keeps_its_connection(server: tuple[DemandServer, Receiving]) -> None:
+async def test_a_gateway_keeps_its_connection(server: tuple[HttpsServer, Receiving]) -> None:
     serving, receiving = server
     connection = connection_to(serving)
     await asyncio.to_thread(send, connection, REPORT)
@@ -286,7 +287,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @asynccontextmanager
 async def a_reporter(
-    server: DemandServer,
+    server: HttpsServer,
     folder: Path,
     demand: dict[Ref, GatewayDemand],
     *,
@@ -307,7 +308,7 @@ async def a_reporter(
 
 @pytest.mark.parametrize("interval", [0.01, 3600])
 async def test_a_gateway_reports_regularly_and_at_once_when_a_request_waits(
-    server: tuple[DemandServer, Receiving],
+    server: tuple[HttpsServer, Receiving],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     interval: float,
@@ -333,7 +334,7 @@ async def test_a_gateway_reports_regularly_and_at_once_when_a_request_waits(
 
 
 async def test_a_gateway_that_meets_no_leader_tries_again_and_says_so_once(
-    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: tuple[HttpsServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     serving, receiving = server
     receiving.leading = False
@@ -354,7 +355,7 @@ async def test_a_gateway_that_meets_no_leader_tries_again_and_says_so_once(
 
 
 async def test_a_value_that_no_operator_takes_costs_no_other_service_its_report(
-    server: tuple[DemandServer, Receiving], tmp_path: Path
+    server: tuple[HttpsServer, Receiving], tmp_path: Path
 ) -> None:
     serving, receiving = server
     negative = GatewayDemand(queued=1, predicted_seconds=-1e-12)
@@ -368,7 +369,7 @@ async def test_a_value_that_no_operator_takes_costs_no_other_service_its_report(
 
 @pytest.mark.parametrize("missing", ["ca.crt", "token"])
 async def test_a_gateway_without_its_files_says_so_and_goes_on(
-    server: tuple[DemandServer, Receiving],
+    server: tuple[HttpsServer, Receiving],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
     missing: str,
@@ -386,7 +387,7 @@ async def test_a_gateway_without_its_files_says_so_and_goes_on(
 
 
 async def test_a_gateway_looks_for_the_leader_among_all_operators(
-    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: tuple[HttpsServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     serving, receiving = server
     # Nobody listens at the first address.
@@ -402,7 +403,7 @@ async def test_a_gateway_looks_for_the_leader_among_all_operators(
 
 
 async def test_an_operator_with_the_certificate_of_another_name_gets_no_token(
-    server: tuple[DemandServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    server: tuple[HttpsServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     serving, receiving = server
     async with a_reporter(serving, tmp_path, {}, host="other") as reporter:

@@ -16,7 +16,7 @@ from tessera.api.gateway_demand import (
     read_report,
 )
 from tessera.api.ref import Ref
-from tessera.controller.https_server import HttpsHandler, HttpsServer
+from tessera.controller.https_server import Endpoint, HttpsServer
 from tessera.domain.observed.demand import (
     MAX_REPORT_AGE,
     GatewayDemand,
@@ -30,7 +30,6 @@ log = logging.getLogger("tessera")
 
 # Gateways keep their connection; it is renewed, since certificates are.
 _MAX_SECONDS = 60
-_HEADER_BYTES = 16 * 1024
 _LOOP_SECONDS = 5.0
 MAX_GATEWAYS = 64
 
@@ -107,43 +106,6 @@ class DemandReceiver:
         return HTTPStatus.NO_CONTENT
 
 
-class DemandServer(HttpsServer):
-    """Takes reports in threads, and hands them to the event loop."""
-
-    def __init__(
-        self,
-        address: tuple[str, int],
-        receive: Callable[[bytes], HTTPStatus],
-        *,
-        tls: Callable[[], ssl.SSLContext],
-        check: Callable[[str], HTTPStatus],
-        seconds: float = _MAX_SECONDS,
-    ) -> None:
-        self.receive = receive
-        super().__init__(address, _DemandHandler, tls=tls, check=check, seconds=seconds)
-
-
-class _DemandHandler(HttpsHandler):
-    protocol_version = "HTTP/1.1"
-    max_request_bytes = MAX_REPORT_BYTES + _HEADER_BYTES
-    server: DemandServer
-
-    def do_POST(self) -> None:  # noqa: N802 - the name that http.server calls
-        if self.path != DEMAND_PATH:
-            self.respond(HTTPStatus.NOT_FOUND)
-            return
-        if (status := self.token_status()) is not HTTPStatus.OK:
-            self.respond(status)
-            return
-        length = self.headers.get("Content-Length", "")
-        if not (length.isascii() and length.isdigit()):
-            self.respond(HTTPStatus.LENGTH_REQUIRED)
-        elif int(length) > MAX_REPORT_BYTES:
-            self.respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
-        else:
-            self.respond(self.server.receive(self.rfile.read(int(length))))
-
-
 def serve_demand(
     address: tuple[str, int],
     receiver: DemandReceiver,
@@ -151,25 +113,28 @@ def serve_demand(
     *,
     tls: Callable[[], ssl.SSLContext],
     check: Callable[[str], HTTPStatus],
-) -> DemandServer:
+) -> HttpsServer:
     """Take reports at `/demand` until the process ends."""
 
     async def receive(report: DemandReport, row_faults: Sequence[str]) -> HTTPStatus:
         return receiver.receive(report, row_faults)
 
-    def hand_over(body: bytes) -> HTTPStatus:
+    def hand_over(body: bytes) -> tuple[HTTPStatus, bytes]:
         try:
             report, row_faults = read_report(body)
         except ValidationError as error:
             receiver.reject(RejectedDemand.INVALID_REPORT, fault_of(error))
-            return HTTPStatus.BAD_REQUEST
+            return HTTPStatus.BAD_REQUEST, b""
         answer = asyncio.run_coroutine_threadsafe(receive(report, row_faults), loop)
         try:
-            return answer.result(_LOOP_SECONDS)
+            return answer.result(_LOOP_SECONDS), b""
         except TimeoutError:
             answer.cancel()
-            return HTTPStatus.SERVICE_UNAVAILABLE
+            return HTTPStatus.SERVICE_UNAVAILABLE, b""
 
-    server = DemandServer(address, hand_over, tls=tls, check=check)
-    server.start("demand")
+    endpoint = Endpoint(
+        method="POST", path=DEMAND_PATH, answer=hand_over, max_body_bytes=MAX_REPORT_BYTES
+    )
+    server = HttpsServer(address, endpoint, tls=tls, check=check, seconds=_MAX_SECONDS)
+    server.start()
     return server

@@ -8,14 +8,29 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from typing import Any
 
 from typing_extensions import override
 
 MAX_CONNECTIONS = 16
 _CHUNK_BYTES = 64 * 1024
+_HEADER_BYTES = 16 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """The one thing that a server does, for holders of a token."""
+
+    method: str
+    path: str
+    answer: Callable[[bytes], tuple[HTTPStatus, bytes]]
+    """Takes a body and returns a response; each connection calls it in its own thread."""
+    max_body_bytes: int = 0
+    content_type: str = ""
+    """Of the response."""
 
 
 class HttpsServer(ThreadingHTTPServer):
@@ -27,7 +42,7 @@ class HttpsServer(ThreadingHTTPServer):
     def __init__(
         self,
         address: tuple[str, int],
-        handler: type["HttpsHandler"],
+        endpoint: Endpoint,
         *,
         tls: Callable[[], ssl.SSLContext],
         check: Callable[[str], HTTPStatus],
@@ -37,14 +52,15 @@ class HttpsServer(ThreadingHTTPServer):
 
         `check` returns OK for a token that may use the server.
         """
-        self.check = check
+        self.endpoint, self.check = endpoint, check
         self._tls, self._seconds = tls, seconds
         self._since: dict[socket.socket, float] = {}
         self._connections = threading.Lock()
-        super().__init__(address, handler)
+        super().__init__(address, _Handler)
 
-    def start(self, name: str) -> None:
+    def start(self) -> None:
         """Serve until the process ends."""
+        name = self.endpoint.path.strip("/")
         threading.Thread(target=self.serve_forever, name=name, daemon=True).start()
 
     @override
@@ -117,10 +133,10 @@ class _BoundedReader(io.BufferedIOBase):
         super().close()
 
 
-class HttpsHandler(BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     """Bounds what it reads, and answers without a word about the server."""
 
-    max_request_bytes: ClassVar[int] = 16 * 1024
+    protocol_version = "HTTP/1.1"
     server: HttpsServer
     request: ssl.SSLSocket
 
@@ -128,7 +144,8 @@ class HttpsHandler(BaseHTTPRequestHandler):
     def setup(self) -> None:
         self.request.do_handshake()
         super().setup()
-        self.rfile = self._bounded = _BoundedReader(self.rfile, self.max_request_bytes)
+        self._max_bytes = _HEADER_BYTES + self.server.endpoint.max_body_bytes
+        self.rfile = self._bounded = _BoundedReader(self.rfile, self._max_bytes)
 
     @override
     def handle_one_request(self) -> None:
@@ -142,29 +159,49 @@ class HttpsHandler(BaseHTTPRequestHandler):
         A client that still sends would then fail before it reads the response.
         """
         super().finish()
-        left = self.max_request_bytes
+        left = self._max_bytes
         with contextlib.suppress(OSError):
             # Below TLS: these bytes are not looked at.
             socket.socket.shutdown(self.request, socket.SHUT_WR)
             while left > 0 and (content := socket.socket.recv(self.request, _CHUNK_BYTES)):
                 left -= len(content)
 
-    def token_status(self) -> HTTPStatus:
+    def _serve(self) -> None:
+        endpoint = self.server.endpoint
+        if self.command != endpoint.method:
+            self.send_error(HTTPStatus.NOT_IMPLEMENTED, f"Unsupported method ({self.command!r})")
+        elif self.path.partition("?")[0] != endpoint.path:
+            self._respond(HTTPStatus.NOT_FOUND)
+        elif (status := self._token_status()) is not HTTPStatus.OK:
+            self._respond(status)
+        elif not endpoint.max_body_bytes:
+            self._respond(*endpoint.answer(b""))
+        else:
+            length = self.headers.get("Content-Length", "")
+            if not (length.isascii() and length.isdigit()):
+                self._respond(HTTPStatus.LENGTH_REQUIRED)
+            elif int(length) > endpoint.max_body_bytes:
+                self._respond(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+            else:
+                self._respond(*endpoint.answer(self.rfile.read(int(length))))
+
+    do_GET = do_POST = _serve  # noqa: N815 - the names that http.server calls
+
+    def _token_status(self) -> HTTPStatus:
         """Return OK, or the status that refuses the token of the request."""
         scheme, _, token = self.headers.get("Authorization", "").partition(" ")
         is_bearer = scheme.lower() == "bearer" and token.strip()
         return self.server.check(token.strip()) if is_bearer else HTTPStatus.UNAUTHORIZED
 
-    def respond(self, status: HTTPStatus, body: bytes = b"", content_type: str = "") -> None:
-        """Respond; after anything but success the connection ends."""
+    def _respond(self, status: HTTPStatus, body: bytes = b"") -> None:
+        """Respond; the connection goes on only after a success without a body."""
         self.send_response(status)
         if status is HTTPStatus.UNAUTHORIZED:
             self.send_header("WWW-Authenticate", "Bearer")
-        if content_type:
-            self.send_header("Content-Type", content_type)
-        if status != HTTPStatus.NO_CONTENT:
+        if status is HTTPStatus.OK:
+            self.send_header("Content-Type", self.server.endpoint.content_type)
+        if status is not HTTPStatus.NO_CONTENT:
             self.send_header("Content-Length", str(len(body)))
-        if status >= HTTPStatus.BAD_REQUEST:
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)

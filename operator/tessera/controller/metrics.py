@@ -8,7 +8,7 @@ from http import HTTPStatus
 
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from tessera.controller.https_server import HttpsHandler, HttpsServer
+from tessera.controller.https_server import Endpoint, HttpsServer
 from tessera.controller.token_access import METRICS_PATH
 
 _MAX_SECONDS = 10
@@ -16,52 +16,38 @@ _MAX_SECONDS = 10
 _PAGE_SECONDS = 0.5
 
 
-class MetricsServer(HttpsServer):
-    """Any pod may connect; many clients cost no more than one."""
+class MetricsPage:
+    """The page, which many clients ask for at the cost of one."""
 
-    def __init__(
-        self,
-        address: tuple[str, int],
-        page: Callable[[], bytes],
-        *,
-        tls: Callable[[], ssl.SSLContext],
-        check: Callable[[str], HTTPStatus],
-        seconds: float,
-    ) -> None:
-        self._page = page
+    def __init__(self, render: Callable[[], bytes]) -> None:
+        self._render = render
         self._rendered, self._rendered_at = b"", float("-inf")
         self._rendering = threading.Lock()
-        super().__init__(address, _MetricsHandler, tls=tls, check=check, seconds=seconds)
 
-    def page(self) -> bytes:
+    def read(self) -> bytes:
         """Return the page."""
         with self._rendering:
             if time.monotonic() - self._rendered_at >= _PAGE_SECONDS:
-                self._rendered, self._rendered_at = self._page(), time.monotonic()
+                self._rendered, self._rendered_at = self._render(), time.monotonic()
             return self._rendered
-
-
-class _MetricsHandler(HttpsHandler):
-    server: MetricsServer
-
-    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
-        if self.path.partition("?")[0] != METRICS_PATH:
-            self.respond(HTTPStatus.NOT_FOUND)
-            return
-        status = self.token_status()
-        page = self.server.page() if status is HTTPStatus.OK else b""
-        self.respond(status, page, CONTENT_TYPE_LATEST)
 
 
 def serve_metrics(
     address: tuple[str, int],
-    page: Callable[[], bytes],
+    render: Callable[[], bytes],
     *,
     tls: Callable[[], ssl.SSLContext],
     check: Callable[[str], HTTPStatus],
     seconds: float = _MAX_SECONDS,
-) -> MetricsServer:
+) -> HttpsServer:
     """Serve the page at `/metrics` until the process ends."""
-    server = MetricsServer(address, page, tls=tls, check=check, seconds=seconds)
-    server.start("metrics")
+    page = MetricsPage(render)
+    endpoint = Endpoint(
+        method="GET",
+        path=METRICS_PATH,
+        answer=lambda _: (HTTPStatus.OK, page.read()),
+        content_type=CONTENT_TYPE_LATEST,
+    )
+    server = HttpsServer(address, endpoint, tls=tls, check=check, seconds=seconds)
+    server.start()
     return server
