@@ -54,7 +54,7 @@ async def test_a_refused_status_is_logged_once_until_it_is_taken(
     cluster.refusals[key] = "status.files: field not declared in schema"
 
     async def write() -> list[str]:
-        return await writer.apply_status(NODE_LAYOUTS, {"name": "a"}, NodeLayoutStatus())
+        return await writer.apply_status(NODE_LAYOUTS, Ref("", "a"), NodeLayoutStatus())
 
     assert await write() == await write() == [cluster.refusals[key]]
     assert [record.message for record in caplog.records] == [

@@ -15,7 +15,7 @@ from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text
 from tessera.ports import Clock, MetricsError
-from tessera.reconcile.observe import Observations
+from tessera.reconcile.observe import Observations, plan_inputs
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 from tessera.telemetry.process import ProcessMetrics
@@ -80,23 +80,15 @@ class MetricsReader:
 
     def _edges(self) -> LatencyEdges:
         """Return the edges by which the services are judged."""
-        return fleet_edges(
-            observed.plan_input.spec
-            for observed in self._store.all(INFERENCE_SERVICES).values()
-            if isinstance(observed.plan_input, ObservedService) and observed.plan_input.spec
-        )
+        services = plan_inputs(self._store, INFERENCE_SERVICES, ObservedService)
+        return fleet_edges(service.spec for service in services if service.spec)
 
     async def restore_scaling(self) -> None:
         """Rebuild the stabilization windows from the load history of the last leader."""
         targets = {
-            observed.plan_input.ref: (
-                reported_target(spec, variant),
-                history_from_status(observed.plan_input.status),
-            )
-            for observed in self._store.all(INFERENCE_SERVICES).values()
-            if isinstance(observed.plan_input, ObservedService)
-            and (spec := observed.plan_input.spec)
-            and (variant := observed.plan_input.status.variant)
+            service.ref: (reported_target(spec, variant), history_from_status(service.status))
+            for service in plan_inputs(self._store, INFERENCE_SERVICES, ObservedService)
+            if (spec := service.spec) and (variant := service.status.variant)
         }
         if not targets:
             return
@@ -115,10 +107,9 @@ class MetricsReader:
     async def restore_spend(self) -> None:
         """Restore the end of the bill, the spend of budgets, and when missing pods were seen."""
         records = [
-            observed.plan_input.status.spend
-            for observed in self._store.all(TENANT_BUDGETS).values()
-            if isinstance(observed.plan_input, Budget)
-            and observed.plan_input.status.spend is not None
+            budget.status.spend
+            for budget in plan_inputs(self._store, TENANT_BUDGETS, Budget)
+            if budget.status.spend is not None
         ]
         existing_pods = {f"{key.namespace}/{key.name}" for key in self._store.all(PODS)}
         missing_pods = {

@@ -158,8 +158,8 @@ class Applier:
         namespaces = {ref.namespace for ref in plan.service_plans}
         refused = {name for name in namespaces if self._refusals(name, tenants.get(name))}
         for ref, service_plan in plan.service_plans.items():
-            tenant = tenants.get(ref.namespace)
-            funding = (tenant.view.budget.name, tenant.state) if tenant else None
+            view = plan.budgets_by_namespace.get(ref.namespace)
+            funding = (view.budget.name, view.within_budget.reason) if view else None
             objects, probe_result = existing.get(ref, ()), snapshot.probe_results.get(ref)
             work = ServiceWork(
                 snapshot=snapshot,
@@ -247,9 +247,11 @@ class Applier:
     async def _apply_batch(self, snapshot: Snapshot, plan: Plan, batch_plan: BatchPlan) -> None:
         ref = batch_plan.batch.ref
         owner = _key(BATCH_INFERENCES, ref, Stage.STATUS).owner
-        refusals = [*self._shared.refusals.get(ref.namespace, ()), *self.queue.defects.texts(owner)]
+        shared = self._shared.refusals.get(ref.namespace, ())
         tenant = self._tenant(plan, ref.namespace)
-        await self.batches.apply(snapshot, batch_plan, tenant, refusals)
+        of_budget = tenant.refusals if tenant is not None else ()
+        refusals = [*shared, *self.queue.defects.texts(owner), *of_budget]
+        await self.batches.apply(snapshot, batch_plan, refusals)
 
     async def _pull_and_prune(
         self, plan: Plan, existing: Mapping[Ref | None, tuple[ClusterObject, ...]]
@@ -263,7 +265,7 @@ class Applier:
         if view is None:
             return None
         refusals = self._budgets.refusals.get(view.budget.name, [])
-        return TenantFunding(view, view.within_budget.reason, refusals)
+        return TenantFunding(view, refusals)
 
     def _refusals(self, namespace: str, tenant: TenantFunding | None) -> list[str]:
         """Return what was refused of what the services of a namespace rely on."""

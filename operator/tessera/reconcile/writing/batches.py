@@ -11,7 +11,6 @@ from tessera.domain.planning.plan import Plan
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
 from tessera.reconcile.store import forget_all_but
-from tessera.reconcile.writing.service_work import TenantFunding
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
@@ -48,15 +47,14 @@ class BatchApplier:
         return [batch_plan for ref, batch_plan in batches.items() if ref not in self._settled]
 
     async def apply(
-        self,
-        snapshot: Snapshot,
-        batch_plan: BatchPlan,
-        tenant: TenantFunding | None,
-        shared_refusals: Sequence[str],
+        self, snapshot: Snapshot, batch_plan: BatchPlan, refusals: Sequence[str]
     ) -> None:
-        """Apply the plan of a batch; an error stops no other."""
+        """Apply the plan of a batch; an error stops no other.
+
+        `refusals` say what was refused of what its Job relies on.
+        """
         ref = batch_plan.batch.ref
-        problems = await self.write_batch(snapshot, batch_plan, tenant, shared_refusals)
+        problems = await self.write_batch(snapshot, batch_plan, refusals)
         self._errors.pop(ref, None)
         if problems:
             self._errors[ref] = "; ".join(problems)
@@ -65,31 +63,23 @@ class BatchApplier:
 
     @WriteStep
     async def write_batch(
-        self,
-        snapshot: Snapshot,
-        batch_plan: BatchPlan,
-        tenant: TenantFunding | None,
-        shared_refusals: Sequence[str],
+        self, snapshot: Snapshot, batch_plan: BatchPlan, refusals: Sequence[str]
     ) -> list[str]:
-        """Write the status of a batch, then its other objects.
-
-        No Job is created while a shared object of its namespace is refused.
-        """
+        """Write the status of a batch, then its other objects; after refusals no Job is created."""
         # The attempt in the status is the fence of the runners: without it nothing else is written.
         batch, spec = batch_plan.batch, batch_plan.batch.spec
         status = batch_status(batch_plan, snapshot.at, self._errors.get(batch.ref))
         problems, creation_error = list[str](), ""
         if status != batch.status:
-            # The uid keeps the status off a new batch of the same name.
-            metadata = {"name": batch.ref.name, "namespace": batch.ref.namespace, "uid": batch.uid}
-            problems += await self._writer.apply_status(BATCH_INFERENCES, metadata, status)
+            problems += await self._writer.apply_status(
+                BATCH_INFERENCES, batch.ref, status, batch.uid
+            )
         # An attempt in the status without a Job would be taken for one whose Job was deleted.
         with self._writer.completing():
             if not problems:
                 for ref in batch_plan.delete:
                     problems += await attempt(self._writer.delete(JOBS, _job_key(ref)))
             if not problems and batch_plan.create is not None and spec is not None:
-                refusals = [*shared_refusals, *(() if tenant is None else tenant.refusals)]
                 if not refusals:
                     manifest = batch_job_manifest(
                         batch, spec, batch_plan.create, self._image, self._config.newest_template

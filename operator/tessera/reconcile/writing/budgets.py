@@ -1,7 +1,7 @@
 """Write the statuses of TenantBudgets, with the record of what was spent."""
 
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.status.budget import budget_status
 from tessera.reconcile.writing.writer import Writer, WriteStep
 from tessera.resources.api_resources import TENANT_BUDGETS
@@ -30,7 +30,7 @@ class BudgetApplier:
         status = budget_status(view, snapshot.at, must_record=must_record)
         refusals: list[str] = []
         if status != view.budget.status:
-            refusals = await self._writer.apply_status(TENANT_BUDGETS, {"name": name}, status)
+            refusals = await self._writer.apply_status(TENANT_BUDGETS, Ref("", name), status)
         if not refusals:
             self._unrecorded.discard(name)
         return refusals

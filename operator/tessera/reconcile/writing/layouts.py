@@ -1,6 +1,6 @@
 """Write what the plan decided for pools: statuses, taints, backend requests and evictions."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from tessera.domain.hardware.pools import PoolView
@@ -15,6 +15,7 @@ from tessera.domain.repartition.cycle import Repartitions
 from tessera.domain.repartition.evictions import BlockedEviction
 from tessera.domain.status.service import pool_status
 from tessera.ports import DisruptionBudgetError
+from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
 from tessera.reconcile.writing.writer import SupersededError, Writer, WriteStep, attempt
 from tessera.resources import mig_objects
@@ -63,8 +64,8 @@ class LayoutApplier:
         status = pool_status(view, plan.repartitions.actions.get(view.pool.name), snapshot.at)
         if status == view.pool.status:
             return []
-        metadata = {"name": view.pool.name}
-        return await self._writer.apply_status(ACCELERATOR_POOLS, metadata, status)
+        ref = Ref("", view.pool.name)
+        return await self._writer.apply_status(ACCELERATOR_POOLS, ref, status)
 
     @WriteStep
     async def write_actions(
@@ -108,7 +109,7 @@ class LayoutApplier:
     ) -> None:
         """Set taints, and take back what no plan needs any more, whatever became of its pool."""
         tainted = {node for actions in pool_actions for node in actions.tainted_nodes}
-        for node in self._nodes():
+        for node in plan_inputs(self._store, NODES, Node):
             is_tainted, needs_taint = TAINT in node.taints, node.name in tainted
             # A node may belong to a pool whose status is not written: while there is one, no taint
             # is removed.
@@ -117,11 +118,6 @@ class LayoutApplier:
                 self.problems += await attempt(taint)
             if labels := restart_device_plugin(node, at):
                 self.problems += await attempt(self._writer.patch_node(node.name, labels, {}))
-
-    def _nodes(self) -> Iterator[Node]:
-        for observed in self._store.all(NODES).values():
-            if isinstance(observed.plan_input, Node):
-                yield observed.plan_input
 
     @WriteStep
     async def _configure(

@@ -24,10 +24,9 @@ CHILD_KINDS = {kind.plural: kind for kind in (*CHILDREN, *AUTOSCALING)}
 
 @dataclass(frozen=True, slots=True)
 class TenantFunding:
-    """The budget of a service's tenant, its state, and what was refused when it was written."""
+    """The budget of a service's tenant, and what was refused when it was written."""
 
     view: BudgetView
-    state: WithinBudget
     refusals: list[str]
 
     @property

@@ -49,8 +49,7 @@ class ServiceStatusApplier:
         applied_plan = self._with_applied_workload(service_plan)
         status = service_status(work.snapshot, applied_plan, view, "; ".join(problems) or None)
         if status != service_plan.service.status:
-            metadata = {"name": ref.name, "namespace": ref.namespace}
-            refusals = await self._writer.apply_status(INFERENCE_SERVICES, metadata, status)
+            refusals = await self._writer.apply_status(INFERENCE_SERVICES, ref, status)
             if refusals:
                 problems += refusals
                 return
@@ -71,8 +70,7 @@ class ServiceStatusApplier:
         pods = [pod for pod in snapshot.pods if pod.service == service.ref]
         status = deleting_status(service, pods, snapshot.at)
         if status != service.status:
-            metadata = {"name": service.ref.name, "namespace": service.ref.namespace}
-            await self._writer.apply_status(INFERENCE_SERVICES, metadata, status)
+            await self._writer.apply_status(INFERENCE_SERVICES, service.ref, status)
 
     def forget(self, plan: Plan) -> None:
         """Forget services that do not exist anymore."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import Concatenate, Generic, ParamSpec, TypeAlias, TypeVar
 
 from pydantic import BaseModel
 
@@ -148,12 +148,15 @@ class Writer:
         return observed
 
     async def apply_status(
-        self, kind: ApiResource, metadata: dict[str, Any], status: BaseModel
+        self, kind: ApiResource, ref: Ref, status: BaseModel, uid: str = ""
     ) -> list[str]:
         """Apply a status, and record what changed in it; return what was refused.
 
-        A status that is refused cannot tell of it, so the log does, once.
+        A status that is refused cannot tell of it, so the log does, once. With `uid` it is that of
+        no other object of the same name.
         """
+        named = {"name": ref.name, "namespace": ref.namespace, "uid": uid}
+        metadata = {field: value for field, value in named.items() if value}
         manifest = partial_manifest(kind, metadata, status=wire_format(status))
         observed = self._store.all(kind).get(manifest.key)
         refusals = await attempt(self.apply(manifest, "status"))
