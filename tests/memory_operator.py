@@ -79,7 +79,7 @@ async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> Recon
         """Raises what stopped the writing."""
     return replace(
         outcome,
-        problems=dict(applier.problems),
+        problems=dict(applier.services.problems),
         writes=applier.writes - before,
         defects=(*outcome.defects, *applier.queue.defects.take()),
     )

@@ -15,15 +15,14 @@ from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.steps import Step
 from tessera.reconcile.writing.batches import BatchApplier
 from tessera.reconcile.writing.budgets import BudgetApplier
-from tessera.reconcile.writing.children import ChildrenApplier
 from tessera.reconcile.writing.layouts import LayoutApplier
 from tessera.reconcile.writing.service_work import ServiceWork
+from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
     PrePullApplier,
     SharedInputs,
     SharedObjectApplier,
 )
-from tessera.reconcile.writing.statuses import ServiceStatusApplier
 from tessera.reconcile.writing.writer import WriteStep
 from tessera.resources.api_resources import (
     BATCH_INFERENCES,
@@ -50,8 +49,8 @@ ATTEMPT = {
 WRITE_STEPS = [
     step
     for applier in (
-        *(LayoutApplier, SharedObjectApplier, BudgetApplier, ChildrenApplier),
-        *(ServiceStatusApplier, BatchApplier, PrePullApplier),
+        *(LayoutApplier, SharedObjectApplier, BudgetApplier),
+        *(ServiceApplier, BatchApplier, PrePullApplier),
     )
     for name, step in vars(applier).items()
     if isinstance(step, WriteStep) and not name.startswith("_") and name != "write_actions"
@@ -206,15 +205,20 @@ async def test_a_tenant_for_whom_a_step_raises_changes_nothing_for_others(
 
 
 @pytest.mark.parametrize(
-    "method", ["_order", "_begin", "_report_status", "_apply_batch", "_apply_children"]
+    "method",
+    [
+        *("services._order", "services._begin", "services._report"),
+        *("services._apply_children", "batches.apply"),
+    ],
 )
 async def test_a_tenant_whose_work_cannot_be_queued_or_run_changes_nothing_for_others(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     twins = await _settled_twins(_disturb)
-    applier = twins.hostile.applier
-    stub = _Raising(getattr(applier, method))
-    monkeypatch.setattr(applier, method, stub)
+    part, _, name = method.partition(".")
+    applier = getattr(twins.hostile.applier, part)
+    stub = _Raising(getattr(applier, name))
+    monkeypatch.setattr(applier, name, stub)
     _disturb(twins.hostile)
     twins.hostile.raises_defects = False
     stub.active = True
@@ -222,7 +226,7 @@ async def test_a_tenant_whose_work_cannot_be_queued_or_run_changes_nothing_for_o
     assert stub.raised
     assert twins.hostile.defects
     twins.assert_equal(HOSTILE, f"{HOSTILE}-0", "tessera-system/tessera-spend")
-    if method in {"_order", "_begin", "_apply_children"}:
+    if name in {"_order", "_begin", "_apply_children"}:
         chat = twins.hostile.body(ObjectKey("inferenceservices", HOSTILE, "chat"))
         reasons = {condition["reason"] for condition in chat["status"]["conditions"]}
         assert "ApplyFailed" in reasons

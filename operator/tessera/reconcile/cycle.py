@@ -102,7 +102,7 @@ class FleetReconciler:
             snapshot=snapshot,
             plan=decision,
             bill=self.bill,
-            problems=dict(self._applier.problems),
+            problems=dict(self._applier.services.problems),
             defects=tuple(self._applier.queue.defects.take()),
             writes=self._writes - writes_before,
             cpu_seconds=time.thread_time() - started,

@@ -1,6 +1,7 @@
 """Write what the plan decided for batches: statuses, Jobs to delete, Jobs to create."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 
 from tessera.api.batch_inference import TERMINAL_STATES
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -11,6 +12,9 @@ from tessera.domain.planning.plan import Plan
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
 from tessera.reconcile.store import forget_all_but
+from tessera.reconcile.writing.defects import Defects
+from tessera.reconcile.writing.service_work import FindPrerequisites
+from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
@@ -26,34 +30,50 @@ class BatchApplier:
         cluster: Cluster,
         image: RunnerImage,
         writer: Writer,
+        defects: Defects,
     ) -> None:
         self._config = config
         self._cluster = cluster
         self._image = image
         self._writer = writer
+        self._defects = defects
         self._errors: dict[Ref, str] = {}
         self._settled: dict[Ref, BatchPlan] = {}
         """Plans that left nothing to write; there may be thousands of ended batches."""
         self.job_creation_errors: dict[str, str] = {}
         """Why the Jobs of attempts were refused last, by the batches' UIDs."""
 
-    def unsettled(self, plan: Plan) -> list[BatchPlan]:
-        """Return the plans that may leave something to write, and forget all other batches."""
+    def work(self, snapshot: Snapshot, plan: Plan, find: FindPrerequisites) -> Iterator[Work]:
+        """Yield the work of batches that may leave something to write, and forget all others."""
         settled, batches = self._settled, plan.batches
         self._settled = {ref: batch for ref, batch in batches.items() if settled.get(ref) is batch}
         forget_all_but(batches, self._errors)
         uids = {batch_plan.batch.uid for batch_plan in batches.values()}
         forget_all_but(uids, self.job_creation_errors)
-        return [batch_plan for ref, batch_plan in batches.items() if ref not in self._settled]
+        outdated = {batch.ref for batch in plan.outdated_batches}
+        for ref, batch_plan in batches.items():
+            if ref in self._settled or ref in outdated:
+                continue  # what is outdated is deleted below
+            has_jobs = batch_plan.create is not None or batch_plan.delete
+            yield Work(
+                work_key(BATCH_INFERENCES, ref, Stage.CHILDREN if has_jobs else Stage.STATUS),
+                partial(self.apply, snapshot, batch_plan, find),
+                find(ref.namespace).keys,
+            )
+        for batch in plan.outdated_batches:
+            delete = partial(self.delete_outdated, batch)
+            yield Work(work_key(BATCH_INFERENCES, batch.ref, Stage.STATUS), delete)
+        for job in plan.orphaned_jobs:
+            yield Work(work_key(JOBS, job.ref, Stage.STATUS), partial(self.delete_orphan, job))
 
     async def apply(
-        self, snapshot: Snapshot, batch_plan: BatchPlan, refusals: Sequence[str]
+        self, snapshot: Snapshot, batch_plan: BatchPlan, find: FindPrerequisites
     ) -> None:
-        """Apply the plan of a batch; an error stops no other.
-
-        `refusals` say what was refused of what its Job relies on.
-        """
+        """Apply the plan of a batch; an error stops no other."""
         ref = batch_plan.batch.ref
+        prerequisites = find(ref.namespace)
+        defects = self._defects.texts(work_key(BATCH_INFERENCES, ref, Stage.STATUS).owner)
+        refusals = [*prerequisites.of_shared, *defects, *prerequisites.of_budget]
         problems = await self.write_batch(snapshot, batch_plan, refusals)
         self._errors.pop(ref, None)
         if problems:

@@ -1,10 +1,9 @@
 """The work of a cycle for one service, and when there is none."""
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 from tessera.api.reasons import Accepted, WithinBudget
 from tessera.domain.budget.budgets import BudgetView
@@ -13,28 +12,44 @@ from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DRAINED_DELETION_COST, DrainPlan
 from tessera.ports import ClusterObject
+from tessera.reconcile.writing.write_order import Stage, WorkKey, work_key
 from tessera.resources import pod_patches as marks
-from tessera.resources.api_resources import AUTOSCALING, CHILDREN, DEPLOYMENTS, ApiResource
+from tessera.resources.api_resources import (
+    AUTOSCALING,
+    CHILDREN,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    ApiResource,
+)
 from tessera.resources.manifest import ObjectKey, ObjectManifest
-
-WorkT = TypeVar("WorkT")
 
 CHILD_KINDS = {kind.plural: kind for kind in (*CHILDREN, *AUTOSCALING)}
 
 
-@dataclass(frozen=True, slots=True)
-class TenantFunding:
-    """The budget of a service's tenant, and what was refused when it was written."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prerequisites:
+    """What the services and batches of a namespace rely on: its budget and its shared objects."""
 
-    view: BudgetView
-    refusals: list[str]
+    view: BudgetView | None = None
+    of_budget: Sequence[str] = ()
+    """What was refused when the budget was written last."""
+    of_shared: Sequence[str] = ()
+    """What was refused when the shared objects were written last."""
+    keys: tuple[WorkKey, ...] = ()
+    """The work before anything that costs money or needs shared objects."""
+
+    @property
+    def refusals(self) -> list[str]:
+        return [*self.of_shared, *self.of_budget]
 
     @property
     def may_add(self) -> bool:
         """Return whether what was granted may start: with a record of the spend or an override."""
-        return not self.refusals or self.view.override is not None
+        return not self.of_budget or (self.view is not None and self.view.override is not None)
 
 
+# Returns those of a namespace, as of when it is called.
+FindPrerequisites: TypeAlias = Callable[[str], Prerequisites]
 # All inputs of the objects and the status of a service.
 ServiceInputs: TypeAlias = tuple[
     ServicePlan, tuple[ClusterObject, ...], ProbeResult | None, tuple[str, WithinBudget] | None
@@ -48,22 +63,22 @@ class ServiceWork:
     snapshot: Snapshot
     service_plan: ServicePlan
     inputs: ServiceInputs
-    tenant: TenantFunding | None = None
+    prerequisites: Prerequisites = Prerequisites()
     problems: list[str] = field(default_factory=list)
     in_place: bool = True
 
     @property
-    def may_add(self) -> bool:
-        return self.tenant is None or self.tenant.may_add
-
-    @property
     def may_change_deployments(self) -> bool:
         """Whether more than their replicas may change."""
-        return self.may_add and not self.service_plan.holds_rollout
+        return self.prerequisites.may_add and not self.service_plan.holds_rollout
 
     @property
     def ref(self) -> Ref:
         return self.service_plan.service.ref
+
+    @property
+    def status_key(self) -> WorkKey:
+        return work_key(INFERENCE_SERVICES, self.ref, Stage.STATUS)
 
     @property
     def is_set_aside(self) -> bool:
@@ -96,7 +111,7 @@ def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     return [
         (ref, count)
         for ref, count in planned.items()
-        if count < running.get(ref, 0) or (work.may_add and count != running.get(ref))
+        if count < running.get(ref, 0) or (work.prerequisites.may_add and count != running.get(ref))
     ]
 
 
@@ -147,17 +162,3 @@ def _repeats_success(
         and result.problem is None
         and was_ready(service_plan.service)
     )
-
-
-def by_turns(work: Iterable[WorkT], namespace_of: Callable[[WorkT], str]) -> list[WorkT]:
-    """Return the work in turns of the namespaces, so that a large one delays no other.
-
-    The order within a namespace stays, and so does that of the namespaces within a turn.
-    """
-    turns = Counter[str]()
-    ordered = []
-    for item in work:
-        namespace = namespace_of(item)
-        ordered.append((turns[namespace], item))
-        turns[namespace] += 1
-    return [item for _, item in sorted(ordered, key=lambda turn_and_item: turn_and_item[0])]

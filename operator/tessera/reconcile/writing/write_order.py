@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
+from tessera.domain.observed.snapshot import Ref
 from tessera.domain.status.service import StatusUrgency
 from tessera.reconcile.loop import Backlog
 from tessera.reconcile.writing.defects import Defects
-from tessera.reconcile.writing.service_work import by_turns
+from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey
 
 # Maximum number of objects in progress, and of writing requests, at a time.
@@ -62,6 +63,11 @@ class WorkKey(NamedTuple):
     owner: ObjectKey
     """The object whose writes come one after the other."""
     stage: Stage
+
+
+def work_key(kind: ApiResource, ref: Ref, stage: Stage) -> WorkKey:
+    """Return the key of work for one object."""
+    return WorkKey(ObjectKey(kind.plural, ref.namespace, ref.name), stage)
 
 
 class DoubleWorkError(Exception):
@@ -145,8 +151,7 @@ class WriteOrder:
         for stage, queued in stages.items():
             self._queues[stage].clear()
             queued.sort(key=lambda work: since[work.key])
-            ordered = by_turns(queued, lambda work: work.key.owner.namespace)
-            for work in ordered:
+            for work in _by_turns(queued):
                 self._add(next(ranks), work)
         return superseded
 
@@ -202,3 +207,17 @@ class WriteOrder:
         is_burst = self.backlog is Backlog.OBJECTS
         delay = BURST_STATUS_DELAY_SECONDS if is_burst else _DELAY_SECONDS[work.urgency]
         return min(written + delay, since + BURST_STATUS_DELAY_SECONDS)
+
+
+def _by_turns(works: Iterable[Work]) -> list[Work]:
+    """Return the work in turns of the namespaces, so that a large one delays no other.
+
+    The order within a namespace stays, and so does that of the namespaces within a turn.
+    """
+    turns = Counter[str]()
+    ordered = []
+    for work in works:
+        namespace = work.key.owner.namespace
+        ordered.append((turns[namespace], work))
+        turns[namespace] += 1
+    return [work for _, work in sorted(ordered, key=lambda turn_and_work: turn_and_work[0])]
