@@ -90,41 +90,30 @@ class Runtime:
 
     def __init__(self, settings: Settings, cluster: KubeCluster, wall: Clock = now) -> None:
         self._clock = clock = TrustedClock(wall, time.monotonic, lambda: cluster.server_date)
-        self._wakes = Wakes()
+        self._wakes = wakes = Wakes()
         self.synced = asyncio.Event()
         """Set when every kind was listed once."""
-        config = _config(settings)
-        self._observations = Observations(answers=ProbeAnswers(resolutions={}))
+        observations = Observations(answers=ProbeAnswers(resolutions={}))
         self.telemetry = Telemetry()
         process = self.telemetry.process
         kinds = (*KINDS, *AUTOSCALING) if settings.hpa_enabled else KINDS
-        self.store = Store(kinds)
-        self._engines = HttpEngines()
-        self._hub = HttpHub(settings.platform)
-        url, access = settings.prometheus_url, settings.prometheus_access
-        self._metrics = (
-            MetricsReader(
-                PrometheusMetrics(url, clock, access),
-                self.store,
-                self._observations,
-                process,
-                clock,
-                wake=self._wakes.change,
+        self.store = store = Store(kinds)
+        self._metrics: MetricsReader | None = None
+        if settings.prometheus_url:
+            prometheus = PrometheusMetrics(
+                settings.prometheus_url, clock, settings.prometheus_access
             )
-            if url
-            else None
-        )
+            self._metrics = MetricsReader(
+                prometheus, store, observations, process, clock, wake=wakes.change
+            )
+        self._engines, self._hub = HttpEngines(), HttpHub(settings.platform)
         self._prober = Prober(
-            self._engines, self._observations.answers, clock, self._wakes.change, self._hub, cluster
+            self._engines, observations.answers, clock, wakes.change, self._hub, cluster
         )
         self._layouts = LayoutSolverProcess()
-        self._planning = BackgroundPlanner(
-            self._layouts, self._observations, clock, self._wakes.change
-        )
+        self._planning = BackgroundPlanner(self._layouts, observations, clock, wakes.change)
         self._last_reconcile = time.monotonic()
-        self.reflector = Reflector(
-            cluster, self.store, self._observations, self._wakes.observe, kinds
-        )
+        self.reflector = Reflector(cluster, store, observations, wakes.observe, kinds)
         self.elector = LeaderElector(
             cluster,
             namespace=settings.namespace,
@@ -133,17 +122,13 @@ class Runtime:
             clock=clock,
             monotonic=seconds_since_boot,
         )
+        is_leader = self.elector.is_leader
+        process.leader.set_function(is_leader)
         self.demand = DemandReceiver(
-            self._observations,
-            clock,
-            self._wakes.change,
-            self.elector.is_leader,
-            process.record_rejected_demand,
+            observations, clock, wakes.change, is_leader, process.record_rejected_demand
         )
         if settings.gateway_account is not None:
-            self.telemetry.process.watch_gateways(
-                settings.gateway_account, self.demand.count_gateways
-            )
+            process.watch_gateways(settings.gateway_account, self.demand.count_gateways)
         self._events = EventRecorder(
             cluster,
             instance=settings.pod_name,
@@ -151,7 +136,20 @@ class Runtime:
             monotonic=time.monotonic,
             count=process.record_event,
         )
-        process.leader.set_function(self.elector.is_leader)
+        self._fleet = self._build_fleet(settings, cluster, observations)
+        self._certificate_interval = settings.webhook_certificate_poll_interval
+        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+        # Metrics are served before, and without, the certificate of admission.
+        self_signed = certificates.issue(settings.pod_name, now(), _SELF_SIGNED_LIFETIME)
+        write_pair(certificate_files(self._folder), self_signed.pair)
+        self.tls = server_context(certificate_files(self._folder))
+        """The certificate of the metrics: that of admission once it is loaded."""
+        self.rotator = self._build_rotator(settings, cluster)
+
+    def _build_fleet(
+        self, settings: Settings, cluster: KubeCluster, observations: Observations
+    ) -> FleetReconciler:
+        config = _config(settings)
         applier = Applier(
             config,
             cluster,
@@ -162,23 +160,15 @@ class Runtime:
             wake=self._wakes.change,
             end_burst=self._wakes.end_burst,
         )
-        self._fleet = FleetReconciler(
+        return FleetReconciler(
             config,
             self.store,
-            self._observations,
+            observations,
             applier,
             self._prober,
-            clock,
+            self._clock,
             background_planner=self._planning,
         )
-        self._certificate_interval = settings.webhook_certificate_poll_interval
-        self._folder = Path(tempfile.mkdtemp(prefix="tessera-"))
-        # Metrics are served before, and without, the certificate of admission.
-        self_signed = certificates.issue(settings.pod_name, now(), _SELF_SIGNED_LIFETIME)
-        write_pair(certificate_files(self._folder), self_signed.pair)
-        self.tls = server_context(certificate_files(self._folder))
-        """The certificate of the metrics: that of admission once it is loaded."""
-        self.rotator = self._build_rotator(settings, cluster)
 
     async def run(self) -> None:
         """Reflect objects, and lead when elected.
