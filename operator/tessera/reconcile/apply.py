@@ -1,43 +1,37 @@
 """Hand what a plan decided to the queue of writes: what differs, and only that."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.config import Config
-from tessera.domain.incremental import Incremental
 from tessera.domain.names import SPEND_RECORDS_NAME
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.ports import Cluster, ClusterObject
 from tessera.reconcile.store import Store, forget_all_but
 from tessera.reconcile.writing.batches import BatchApplier
-from tessera.reconcile.writing.budgets import BudgetApplier
+from tessera.reconcile.writing.budgets import BudgetApplier, budget_key
 from tessera.reconcile.writing.layouts import LayoutApplier
 from tessera.reconcile.writing.service_work import Prerequisites
 from tessera.reconcile.writing.services import ServiceApplier
 from tessera.reconcile.writing.shared_objects import (
     Installation,
     PrePullApplier,
-    SharedInputs,
     SharedObjectApplier,
+    shared_key,
 )
 from tessera.reconcile.writing.spend_records import SpendRecordStore
 from tessera.reconcile.writing.write_order import Stage, Work, WorkKey, work_key
 from tessera.reconcile.writing.write_queue import WriteQueue
 from tessera.reconcile.writing.writer import RecordEvents, Writer
-from tessera.resources import children
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DAEMON_SETS,
     SPEND_RECORDS,
-    TENANT_BUDGETS,
 )
 from tessera.resources.manifest import ObjectKey
 
-_NO_BATCHES: Mapping[Ref, BatchPlan] = {}
 _POOLS = WorkKey(ObjectKey(ACCELERATOR_POOLS.plural, "", ""), Stage.FLEET)
 
 
@@ -75,7 +69,6 @@ class Applier:
         self.layouts = LayoutApplier(writer, store, namespace=installation.mig_namespace)
         self.spend_records = SpendRecordStore(cluster, installation.namespace, writer)
         self._namespace = installation.namespace
-        self._sharing = Incremental()
         self._known = set[Ref]()
         """The services and batches of the last plan."""
 
@@ -101,8 +94,8 @@ class Applier:
         self.queue.replace(
             (
                 Work(_POOLS, partial(self.layouts.apply, snapshot, plan)),
-                *self._budget_work(snapshot, plan),
-                *self._shared_work(plan, existing.get(None, ()), monitored=monitored),
+                *self._budgets.work(snapshot, plan),
+                *self._shared.work(plan, existing.get(None, ()), monitored=monitored),
                 *self.services.work(snapshot, plan, existing, find),
                 *self.batches.work(snapshot, plan, find),
                 Work(
@@ -116,24 +109,6 @@ class Applier:
             )
         )
 
-    def _budget_work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
-        for view in plan.budgets:
-            yield Work(_budget_key(view.budget.name), partial(self._budgets.apply, view, snapshot))
-
-    def _shared_work(
-        self, plan: Plan, existing: tuple[ClusterObject, ...], *, monitored: bool
-    ) -> Iterator[Work]:
-        """Yield the work of namespaces whose shared objects may not be in place."""
-        of_namespace = defaultdict[str, list[ClusterObject]](list)
-        for observed in existing:
-            of_namespace[observed.key.namespace].append(observed)
-        for sharing in self._sharing.run(
-            children.namespace_owners, plan.service_plans, plan.active_batches or _NO_BATCHES
-        ):
-            inputs = SharedInputs(sharing, monitored, tuple(of_namespace[sharing.namespace]))
-            if not self._shared.are_in_place(inputs):
-                yield Work(_shared_key(sharing.namespace), partial(self._shared.apply, inputs))
-
     async def _pull_and_prune(
         self, plan: Plan, existing: Mapping[Ref | None, tuple[ClusterObject, ...]]
     ) -> None:
@@ -142,7 +117,7 @@ class Applier:
 
     def _prerequisites(self, plan: Plan, namespace: str) -> Prerequisites:
         """Return what the services and batches of a namespace rely on."""
-        of_shared, shared = self._shared.refusals.get(namespace, ()), _shared_key(namespace)
+        of_shared, shared = self._shared.refusals.get(namespace, ()), shared_key(namespace)
         view = plan.budgets_by_namespace.get(namespace)
         if view is None:
             return Prerequisites(of_shared=of_shared, keys=(shared,))
@@ -150,7 +125,7 @@ class Applier:
             view=view,
             of_budget=self._budgets.refusals.get(view.budget.name, ()),
             of_shared=of_shared,
-            keys=(shared, _budget_key(view.budget.name)),
+            keys=(shared, budget_key(view.budget.name)),
         )
 
     def _forget(self, plan: Plan) -> None:
@@ -164,11 +139,3 @@ class Applier:
         self._shared.forget(namespaces)
         namespaces.add(self._pulls.namespace)
         self._writer.forget(lambda key: key in forgotten or key.namespace not in namespaces)
-
-
-def _budget_key(name: str) -> WorkKey:
-    return work_key(TENANT_BUDGETS, Ref("", name), Stage.FLEET)
-
-
-def _shared_key(namespace: str) -> WorkKey:
-    return WorkKey(ObjectKey("namespaces", namespace, ""), Stage.CHILDREN)

@@ -1,8 +1,13 @@
 """Write the statuses of TenantBudgets, with the record of what was spent."""
 
+from collections.abc import Iterator
+from functools import partial
+
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.planning.plan import Plan
 from tessera.domain.status.budget import budget_status
+from tessera.reconcile.writing.write_order import Stage, Work, WorkKey, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep
 from tessera.resources.api_resources import TENANT_BUDGETS
 
@@ -16,6 +21,11 @@ class BudgetApplier:
         """Budgets whose last status was refused or could not be built."""
         self.refusals: dict[str, list[str]] = {}
         """Why there is no record of the last cycle, by budget."""
+
+    def work(self, snapshot: Snapshot, plan: Plan) -> Iterator[Work]:
+        """Yield the work of all budgets."""
+        for view in plan.budgets:
+            yield Work(budget_key(view.budget.name), partial(self.apply, view, snapshot))
 
     async def apply(self, view: BudgetView, snapshot: Snapshot) -> None:
         """Write the status if its record is due, before anything that costs money."""
@@ -34,3 +44,8 @@ class BudgetApplier:
         if not refusals:
             self._unrecorded.discard(name)
         return refusals
+
+
+def budget_key(name: str) -> WorkKey:
+    """Return the key of the work of a budget."""
+    return work_key(TENANT_BUDGETS, Ref("", name), Stage.FLEET)

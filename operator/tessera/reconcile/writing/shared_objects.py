@@ -1,10 +1,13 @@
 """Apply the objects that several services share, and delete those that nothing needs anymore."""
 
 import logging
-from collections.abc import Collection, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
@@ -14,14 +17,18 @@ from tessera.domain.planning.plan import Plan
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import forget_all_but
 from tessera.reconcile.writing.service_work import CHILD_KINDS
+from tessera.reconcile.writing.write_order import Stage, Work, WorkKey
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import prepull
 from tessera.resources.api_resources import DAEMON_SETS
 from tessera.resources.batch_job import RunnerImage
-from tessera.resources.children import NamespaceOwners
+from tessera.resources.children import NamespaceOwners, namespace_owners
 from tessera.resources.manifest import ObjectKey
 
 log = logging.getLogger("tessera")
+
+
+_NO_BATCHES: Mapping[Ref, BatchPlan] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +60,26 @@ class SharedObjectApplier:
     def __init__(self, writer: Writer, installation: Installation) -> None:
         self._writer = writer
         self._installation = installation
+        self._sharing = Incremental()
         self._in_place: dict[str, SharedInputs] = {}
         """The inputs of namespaces whose objects are all in place."""
         self.refusals: dict[str, list[str]] = {}
         """What was refused last, by namespace."""
 
-    def are_in_place(self, inputs: SharedInputs) -> bool:
-        """Return whether the shared objects of a namespace are as planned."""
-        return inputs == self._in_place.get(inputs.sharing.namespace)
+    def work(
+        self, plan: Plan, existing: tuple[ClusterObject, ...], *, monitored: bool
+    ) -> Iterator[Work]:
+        """Yield the work of namespaces whose shared objects may not be in place."""
+        of_namespace = defaultdict[str, list[ClusterObject]](list)
+        for observed in existing:
+            of_namespace[observed.key.namespace].append(observed)
+        for sharing in self._sharing.run(
+            namespace_owners, plan.service_plans, plan.active_batches or _NO_BATCHES
+        ):
+            namespace = sharing.namespace
+            inputs = SharedInputs(sharing, monitored, tuple(of_namespace[namespace]))
+            if inputs != self._in_place.get(namespace):
+                yield Work(shared_key(namespace), partial(self.apply, inputs))
 
     async def apply(self, inputs: SharedInputs) -> None:
         """Apply the shared objects of a namespace."""
@@ -109,6 +128,11 @@ class SharedObjectApplier:
     def forget(self, namespaces: Collection[str]) -> None:
         """Forget all other namespaces."""
         forget_all_but(namespaces, self._in_place, self.refusals)
+
+
+def shared_key(namespace: str) -> WorkKey:
+    """Return the key of the work of a namespace's shared objects."""
+    return WorkKey(ObjectKey("namespaces", namespace, ""), Stage.CHILDREN)
 
 
 class PrePullApplier:
