@@ -172,12 +172,9 @@ def review_pool(
 
 def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
     variants = [service.status.variant for service in snapshot.services]
-    attempts = [batch.status.attempt for batch in snapshot.batches]
+    attempts = [batch.status.attempt for batch in snapshot.batches if batch.unfinished]
     services = sum(variant is not None and variant.pool == name for variant in variants)
-    batches = sum(
-        attempt is not None and attempt.pool == name and batch.unfinished
-        for batch, attempt in zip(snapshot.batches, attempts, strict=True)
-    )
+    batches = sum(attempt is not None and attempt.pool == name for attempt in attempts)
     if not services + batches:
         return []
     return [
@@ -207,9 +204,8 @@ def review_batch(
     of_service = batch.spec is not None and batch.spec.service is not None
     model_pending = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
     conflicting = verdict.reason is BatchAccepted.OUTPUT_CONFLICT and not created
-    if verdict.reason in _TRANSIENT or model_pending or conflicting:
-        return [], [verdict.message]
-    if not verdict.reason.is_true:
+    waits = verdict.reason in _TRANSIENT or model_pending or conflicting
+    if not verdict.reason.is_true and not waits:
         return [verdict.message], []
     return [], [verdict.message] if verdict.reason is not BatchAccepted.VALID else []
 

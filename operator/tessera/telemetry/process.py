@@ -59,6 +59,17 @@ class ProcessMetrics:
             "Delay with which the event loop wakes up, sampled 4 times a second.",
             buckets=_LAG_BUCKETS,
         )
+        self._add_omissions(counter, gauge)
+        self._certificate = gauge(
+            "tessera_webhook_certificate_expiration_timestamp_seconds",
+            "Expiry of the webhook certificate that this process serves, by `secret`.",
+            ("secret",),
+        )
+        for outcome in EventOutcome:
+            self._events.labels(outcome)
+
+    def _add_omissions(self, counter: partial[Counter], gauge: partial[Gauge]) -> None:
+        """Add the series of what was left out or not answered."""
         by_reason = ("reason",)
         self._rejected = counter(
             "tessera_rejected_samples",
@@ -79,18 +90,10 @@ class ProcessMetrics:
             "tessera_prometheus_query_failures",
             "Questions to Prometheus that were not answered in time, or that raised.",
         )
-        self._certificate = gauge(
-            "tessera_webhook_certificate_expiration_timestamp_seconds",
-            "Expiry of the webhook certificate that this process serves, by `secret`.",
-            ("secret",),
-        )
-        for series, values in (
-            (self._events, EventOutcome),
-            (self._rejected, RejectedSample),
-            (self._rejected_demand, RejectedDemand),
-        ):
-            for value in values:
-                series.labels(value)
+        for sample in RejectedSample:
+            self._rejected.labels(sample)
+        for demand in RejectedDemand:
+            self._rejected_demand.labels(demand)
 
     def record_reconcile(self, seconds: float, cpu_seconds: float, writes: int) -> None:
         self._reconcile_seconds.observe(seconds)

@@ -80,10 +80,6 @@ class ServiceWork:
     def status_key(self) -> WorkKey:
         return work_key(INFERENCE_SERVICES, self.ref, Stage.STATUS)
 
-    @property
-    def is_set_aside(self) -> bool:
-        return self.service_plan.accepted.reason is Accepted.PLANNER_ERROR
-
 
 def outdated_marks(
     at: datetime, pods: Iterable[Pod], drain: DrainPlan

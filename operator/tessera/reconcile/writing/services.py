@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+from tessera.api.reasons import Accepted
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
 from tessera.domain.planning.plan import Plan
@@ -164,7 +165,8 @@ class ServiceApplier:
             return
         self._in_place.pop(ref, None)
         # Of a service that was set aside nothing is known, so its replicas stay as they are.
-        pods = () if work.is_set_aside else service_plan.pods
+        is_set_aside = service_plan.accepted.reason is Accepted.PLANNER_ERROR
+        pods = () if is_set_aside else service_plan.pods
         for manifest, subresource in outdated_marks(work.snapshot.at, pods, service_plan.drain):
             problems += await attempt(self._writer.apply(manifest, subresource))
         manifests, existing = self._manifests(service_plan), work.inputs[1]
