@@ -22,6 +22,7 @@ from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
 from chart_values import Chart
 from cli_page import page as cli_page
+from enum_texts import member_texts
 from tessera.api import batch_reasons, reasons
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
@@ -446,10 +447,11 @@ def _reasons() -> str:
     for kind, title in titles.items():
         lines += ["", f"## {title}", "", str(kind.__doc__), ""]
         lines += _table("reason", "status", "meaning")
+        meanings = member_texts(kind)
         for reason in kind:
             status = "" if kind in _WITHOUT_STATUS else str(reason.is_true)
             status = status if reason.is_known else "Unknown"
-            lines.append(f"| `{reason}` | {status} | {reason.meaning} |")
+            lines.append(f"| `{reason}` | {status} | {meanings[reason.name]} |")
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from enum_texts import member_texts
 from tessera.adapters.prometheus.billing import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
 from tessera.cli.cost.command import read_statement
 from tessera.cli.cost.report import CostReport, as_csv, as_json, table
@@ -267,4 +268,4 @@ def test_a_state_of_a_newer_operator_is_refused() -> None:
 def test_the_page_on_the_bill_explains_every_state() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for state in CostState:
-        assert f"| `{state}` | {state.meaning} |" in text
+        assert f"| `{state}` | {member_texts(CostState)[state.name]} |" in text

@@ -6,20 +6,18 @@ from typing import Generic, Self, TypeVar
 
 
 class StatusReason(StrEnum):
-    """One reason of a closed set, with the meaning that the reference page prints."""
+    """One reason of a closed set; the reference page prints the text below each."""
 
-    meaning: str
     is_true: bool
     """Whether a condition with this reason is True."""
     is_known: bool
     """Whether a condition with this reason is True or False, and not Unknown."""
 
-    def __new__(cls, word: str, meaning: str, is_true: bool = False, is_known: bool = True) -> Self:
+    def __new__(cls, word: str, status: bool | None = False) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word
-        member.meaning = meaning
-        member.is_true = is_true
-        member.is_known = is_known
+        member.is_true = bool(status)
+        member.is_known = status is not None
         return member
 
 
@@ -37,665 +35,471 @@ class StatusVerdict(Generic[ReasonT_co]):
 class Accepted(StatusReason):
     """Is the spec of the service valid?"""
 
-    VALID = "Valid", "The spec is valid.", True
-    FLAGS_UNCHECKED = (
-        "FlagsUnchecked",
-        "The spec is valid, but Tessera has no flag table for this engine version, so "
-        "of `spec.engine.extraArgs` only flags reserved by Tessera are recognized.",
-        True,
-    )
-    HPA_DISABLED = (
-        "HPADisabled",
-        "The spec is valid, but the chart's value `hpa.enabled` is false, so Tessera writes no "
-        "HorizontalPodAutoscaler for `spec.scaling.mode` `HPA`.",
-        True,
-    )
-    NAME_CONFLICT = (
-        "NameConflict",
-        "The spec is valid, but an older service has one of its names, and gets the requests for "
-        "it at the gateway.",
-        True,
-    )
-    UNTESTED_ENGINE_VERSION = (
-        "UntestedEngineVersion",
-        "The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: "
-        "it may lack a flag or a metric that Tessera needs.",
-        True,
-    )
-    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
-    INVALID_NAME = (
-        "InvalidName",
-        "No Service can have the name of this object, so nothing runs for it; recreate it under "
-        "another name.",
-    )
-    READING_MODEL = (
-        "ReadingModel",
-        "Tessera does not know the dimensions of the model; a Job reads its `config.json`.",
-    )
-    UNKNOWN_MODEL = (
-        "UnknownModel",
-        "Tessera does not know the dimensions of the model and could not read them; set "
-        "`spec.model.shape`.",
-    )
-    CONTEXT_TOO_LONG = "ContextTooLong", "`spec.context` exceeds the maximum context of the model."
-    PRECISION_MISMATCH = (
-        "PrecisionMismatch",
-        "`spec.precision.variants` contains a precision that the model's files do not support.",
-    )
-    ADAPTER_NAME_CONFLICT = (
-        "AdapterNameConflict",
-        "An adapter in `spec.model.adapters` has the same name as the model.",
-    )
-    RESERVED_FLAG = (
-        "ReservedFlag",
-        "`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or "
-        "speed and has no field.",
-    )
-    INVALID_FLAG = (
-        "InvalidFlag",
-        "`spec.engine.extraArgs` contains a flag or a value that this engine version rejects.",
-    )
-    RESERVED_POD_TEMPLATE_FIELD = (
-        "ReservedPodTemplateField",
-        "`spec.podTemplate` contains a name that Tessera or the cluster sets.",
-    )
-    INVALID_POD_TEMPLATE = (
-        "InvalidPodTemplate",
-        "`spec.podTemplate` contains a key that Kubernetes rejects.",
-    )
-    INVALID_SCHEDULE = (
-        "InvalidSchedule",
-        "`spec.scaling.schedules` has a time that never comes or cannot be read, bounds that "
-        "contradict each other, or two schedules with a common minute.",
-    )
-    INTERACTIVE_ON_SPOT = (
-        "InteractiveOnSpot",
-        "`spec.placement` names a spot pool or the tier `Spot`, with class `Interactive`.",
-    )
-    POOL_NOT_FOUND = "PoolNotFound", "`spec.placement.pools` names a pool that does not exist."
-    PLANNER_ERROR = (
-        "PlannerError",
-        "Planning this service failed with an internal error; other services are not affected.",
-    )
+    VALID = "Valid", True
+    """The spec is valid."""
+    FLAGS_UNCHECKED = "FlagsUnchecked", True
+    """The spec is valid, but Tessera has no flag table for this engine version, so of
+    `spec.engine.extraArgs` only flags reserved by Tessera are recognized."""
+    HPA_DISABLED = "HPADisabled", True
+    """The spec is valid, but the chart's value `hpa.enabled` is false, so Tessera writes no
+    HorizontalPodAutoscaler for `spec.scaling.mode` `HPA`."""
+    NAME_CONFLICT = "NameConflict", True
+    """The spec is valid, but an older service has one of its names, and gets the requests for it at
+    the gateway."""
+    UNTESTED_ENGINE_VERSION = "UntestedEngineVersion", True
+    """The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: it
+    may lack a flag or a metric that Tessera needs."""
+    INVALID_SPEC = "InvalidSpec"
+    """The object does not match the schema of this operator."""
+    INVALID_NAME = "InvalidName"
+    """No Service can have the name of this object, so nothing runs for it; recreate it under
+    another name."""
+    READING_MODEL = "ReadingModel"
+    """Tessera does not know the dimensions of the model; a Job reads its `config.json`."""
+    UNKNOWN_MODEL = "UnknownModel"
+    """Tessera does not know the dimensions of the model and could not read them; set
+    `spec.model.shape`."""
+    CONTEXT_TOO_LONG = "ContextTooLong"
+    """`spec.context` exceeds the maximum context of the model."""
+    PRECISION_MISMATCH = "PrecisionMismatch"
+    """`spec.precision.variants` contains a precision that the model's files do not support."""
+    ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
+    """An adapter in `spec.model.adapters` has the same name as the model."""
+    RESERVED_FLAG = "ReservedFlag"
+    """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or
+    speed and has no field."""
+    INVALID_FLAG = "InvalidFlag"
+    """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
+    RESERVED_POD_TEMPLATE_FIELD = "ReservedPodTemplateField"
+    """`spec.podTemplate` contains a name that Tessera or the cluster sets."""
+    INVALID_POD_TEMPLATE = "InvalidPodTemplate"
+    """`spec.podTemplate` contains a key that Kubernetes rejects."""
+    INVALID_SCHEDULE = "InvalidSchedule"
+    """`spec.scaling.schedules` has a time that never comes or cannot be read, bounds that
+    contradict each other, or two schedules with a common minute."""
+    INTERACTIVE_ON_SPOT = "InteractiveOnSpot"
+    """`spec.placement` names a spot pool or the tier `Spot`, with class `Interactive`."""
+    POOL_NOT_FOUND = "PoolNotFound"
+    """`spec.placement.pools` names a pool that does not exist."""
+    PLANNER_ERROR = "PlannerError"
+    """Planning this service failed with an internal error; other services are not affected."""
 
 
 class PlacementReason(StatusReason):
     """Is there hardware for the service?"""
 
-    PLACED = "Placed", "The service is placed on the cheapest hardware that fits.", True
-    NOT_ACCEPTED = "NotAccepted", "The service is not placed while `Accepted` is False."
-    NO_POOL = "NoPool", "No AcceleratorPool may be used."
-    POOL_NOT_ALLOWED = (
-        "PoolNotAllowed",
-        "`spec.namespaces` of the pools that could be used does not list the namespace.",
-    )
-    NO_HARDWARE = "NoHardware", "The allowed pools offer no device that Tessera knows."
-    MIXED_CURRENCIES = (
-        "MixedCurrencies",
-        "The allowed pools have prices in different currencies, which cannot be compared.",
-    )
-    TOO_LARGE = (
-        "TooLarge",
-        "The model fits on none of the hardware; the message says what is sufficient.",
-    )
-    TOO_SLOW = (
-        "TooSlow",
-        "The model fits, but even a single stream would miss `spec.slo.itlP95` on all hardware.",
-    )
-    UNSCHEDULABLE = (
-        "Unschedulable",
-        "Suitable hardware exists, but the scheduler finds no free capacity.",
-    )
-    LAYOUT_PENDING = (
-        "LayoutPending",
-        "Slices for the service are planned or being created; see the pool's condition "
-        "LayoutReady.",
-    )
+    PLACED = "Placed", True
+    """The service is placed on the cheapest hardware that fits."""
+    NOT_ACCEPTED = "NotAccepted"
+    """The service is not placed while `Accepted` is False."""
+    NO_POOL = "NoPool"
+    """No AcceleratorPool may be used."""
+    POOL_NOT_ALLOWED = "PoolNotAllowed"
+    """`spec.namespaces` of the pools that could be used does not list the namespace."""
+    NO_HARDWARE = "NoHardware"
+    """The allowed pools offer no device that Tessera knows."""
+    MIXED_CURRENCIES = "MixedCurrencies"
+    """The allowed pools have prices in different currencies, which cannot be compared."""
+    TOO_LARGE = "TooLarge"
+    """The model fits on none of the hardware; the message says what is sufficient."""
+    TOO_SLOW = "TooSlow"
+    """The model fits, but even a single stream would miss `spec.slo.itlP95` on all hardware."""
+    UNSCHEDULABLE = "Unschedulable"
+    """Suitable hardware exists, but the scheduler finds no free capacity."""
+    LAYOUT_PENDING = "LayoutPending"
+    """Slices for the service are planned or being created; see the pool's condition LayoutReady."""
 
 
 class Progressing(StatusReason):
     """Is the service progressing to its desired state?"""
 
-    ROLLOUT_COMPLETE = "RolloutComplete", "All desired replicas run as planned.", True
-    NOT_PLACED = "NotPlaced", "No replica is rolled out while `Placed` is False."
-    FETCHING_MODEL = (
-        "FetchingModel",
-        "The model's files are being downloaded to the service's claim.",
-        True,
-    )
-    MODEL_FETCH_FAILED = (
-        "ModelFetchFailed",
-        "The model's files could not be downloaded; the message says why.",
-    )
-    STARTING = "Starting", "Replicas are starting.", True
-    RESOLVING_REVISION = (
-        "ResolvingRevision",
-        "Tessera is asking the hub for the commit of the revision.",
-        True,
-    )
-    ROLLING_OUT = (
-        "RollingOut",
-        "New replicas replace old ones; the message says whether they start before or after these "
-        "stop.",
-        True,
-    )
-    DRAINING = "Draining", "Replicas finish their streams before they stop.", True
-    SECRET_NOT_FOUND = (
-        "SecretNotFound",
-        "The Secret in `spec.model.tokenSecretRef`, or its key, does not exist.",
-    )
-    HUB_ACCESS_DENIED = (
-        "HubAccessDenied",
-        "The model is gated or private, and the token is missing or may not read it.",
-    )
-    INVALID_ENGINE_ARGUMENTS = (
-        "InvalidEngineArguments",
-        "The engine exited with code 2, because it does not know a flag or a value; the message "
-        "has the end of its log.",
-    )
-    ENGINE_START_FAILED = (
-        "EngineStartFailed",
-        "The engine exited with code 1: it cannot run as configured, or cannot load the model; "
-        "the message has the end of its log.",
-    )
-    OOM_KILLED = (
-        "OOMKilled",
-        "The kernel killed the engine because the pod exceeded its host memory, not GPU memory "
-        "(OOMKilled).",
-    )
-    ENGINE_FAILED = (
-        "EngineFailed",
-        "The engine exited with another code and is not running again; the message has the end of "
-        "its log.",
-    )
-    ENGINE_STALLED = (
-        "EngineStalled",
-        "An engine holds requests and makes no progress; its replica is replaced, at most one in "
-        "ten minutes.",
-    )
-    IMAGE_PULL_FAILED = "ImagePullFailed", "The engine's image cannot be pulled."
-    CREATE_CONTAINER_ERROR = (
-        "CreateContainerError",
-        "The node cannot create the engine's container, for example because a Secret is missing.",
-    )
-    QUOTA_EXCEEDED = "QuotaExceeded", "A ResourceQuota of the namespace rejects more pods."
-    POD_SECURITY_VIOLATION = (
-        "PodSecurityViolation",
-        "The Pod Security Standard of the namespace rejects the pods.",
-    )
-    FAILED_CREATE = (
-        "FailedCreate",
-        "The API server rejects the pods; the message says which component did so, and why.",
-    )
-    APPLY_FAILED = "ApplyFailed", "The API server rejected an object of the service."
-    FIELD_MANAGER_CONFLICT = (
-        "FieldManagerConflict",
-        "Somebody else writes the Deployment of the service: its replicas, which Tessera sets "
-        "back, or a field that Tessera does not set. The message names the manager and the field.",
-    )
-    TERMINATING = (
-        "Terminating",
-        "The service is being deleted, and its replicas are drained.",
-        True,
-    )
+    ROLLOUT_COMPLETE = "RolloutComplete", True
+    """All desired replicas run as planned."""
+    NOT_PLACED = "NotPlaced"
+    """No replica is rolled out while `Placed` is False."""
+    FETCHING_MODEL = "FetchingModel", True
+    """The model's files are being downloaded to the service's claim."""
+    MODEL_FETCH_FAILED = "ModelFetchFailed"
+    """The model's files could not be downloaded; the message says why."""
+    STARTING = "Starting", True
+    """Replicas are starting."""
+    RESOLVING_REVISION = "ResolvingRevision", True
+    """Tessera is asking the hub for the commit of the revision."""
+    ROLLING_OUT = "RollingOut", True
+    """New replicas replace old ones; the message says whether they start before or after these
+    stop."""
+    DRAINING = "Draining", True
+    """Replicas finish their streams before they stop."""
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason
+    """The Secret in `spec.model.tokenSecretRef`, or its key, does not exist."""
+    HUB_ACCESS_DENIED = "HubAccessDenied"
+    """The model is gated or private, and the token is missing or may not read it."""
+    INVALID_ENGINE_ARGUMENTS = "InvalidEngineArguments"
+    """The engine exited with code 2, because it does not know a flag or a value; the message has
+    the end of its log."""
+    ENGINE_START_FAILED = "EngineStartFailed"
+    """The engine exited with code 1: it cannot run as configured, or cannot load the model; the
+    message has the end of its log."""
+    OOM_KILLED = "OOMKilled"
+    """The kernel killed the engine because the pod exceeded its host memory, not GPU memory
+    (OOMKilled)."""
+    ENGINE_FAILED = "EngineFailed"
+    """The engine exited with another code and is not running again; the message has the end of its
+    log."""
+    ENGINE_STALLED = "EngineStalled"
+    """An engine holds requests and makes no progress; its replica is replaced, at most one in ten
+    minutes."""
+    IMAGE_PULL_FAILED = "ImagePullFailed"
+    """The engine's image cannot be pulled."""
+    CREATE_CONTAINER_ERROR = "CreateContainerError"
+    """The node cannot create the engine's container, for example because a Secret is missing."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """A ResourceQuota of the namespace rejects more pods."""
+    POD_SECURITY_VIOLATION = "PodSecurityViolation"
+    """The Pod Security Standard of the namespace rejects the pods."""
+    FAILED_CREATE = "FailedCreate"
+    """The API server rejects the pods; the message says which component did so, and why."""
+    APPLY_FAILED = "ApplyFailed"
+    """The API server rejected an object of the service."""
+    FIELD_MANAGER_CONFLICT = "FieldManagerConflict"
+    """Somebody else writes the Deployment of the service: its replicas, which Tessera sets back, or
+    a field that Tessera does not set. The message names the manager and the field."""
+    TERMINATING = "Terminating", True
+    """The service is being deleted, and its replicas are drained."""
 
 
 class Ready(StatusReason):
     """Does the service answer requests?"""
 
-    COMPLETION_SUCCEEDED = (
-        "CompletionSucceeded",
-        "The service answered a one-token completion.",
-        True,
-    )
-    SCALED_TO_ZERO = (
-        "ScaledToZero",
-        "The desired number of replicas is 0; the message says how it becomes more.",
-    )
-    BUDGET_EXHAUSTED = (
-        "BudgetExhausted",
-        "The tenant's budget, or the lack of one, does not allow the first replica.",
-    )
-    NOT_PLACED = "NotPlaced", "There is no hardware yet, or the spec was not accepted."
-    NO_REPLICA_READY = "NoReplicaReady", "No replica is ready to receive requests yet."
-    PROBE_PENDING = "ProbePending", "Replicas are ready; the first completion was sent."
-    COMPLETION_FAILED = "CompletionFailed", "The service did not answer a completion."
-    TERMINATING = "Terminating", "The service is being deleted, and its replicas are drained."
+    COMPLETION_SUCCEEDED = "CompletionSucceeded", True
+    """The service answered a one-token completion."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """The desired number of replicas is 0; the message says how it becomes more."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """The tenant's budget, or the lack of one, does not allow the first replica."""
+    NOT_PLACED = "NotPlaced"
+    """There is no hardware yet, or the spec was not accepted."""
+    NO_REPLICA_READY = "NoReplicaReady"
+    """No replica is ready to receive requests yet."""
+    PROBE_PENDING = "ProbePending"
+    """Replicas are ready; the first completion was sent."""
+    COMPLETION_FAILED = "CompletionFailed"
+    """The service did not answer a completion."""
+    TERMINATING = "Terminating"
+    """The service is being deleted, and its replicas are drained."""
 
 
 class UpdateAvailable(StatusReason):
     """Would the replicas be created differently now?"""
 
-    UP_TO_DATE = "UpToDate", "The replicas have the newest pod template."
-    NEW_TEMPLATE_AVAILABLE = (
-        "NewTemplateAvailable",
-        "Tessera or its values changed; the replicas stay as they are until the spec changes or "
-        "`kubectl tessera update` is run.",
-        True,
-    )
-    DOWNGRADED = (
-        "Downgraded",
-        "A newer Tessera created the replicas; this one rebuilt them by the newest rules it knows.",
-    )
-    NOT_PLACED = "NotPlaced", "No replica is created while `Placed` is False."
+    UP_TO_DATE = "UpToDate"
+    """The replicas have the newest pod template."""
+    NEW_TEMPLATE_AVAILABLE = "NewTemplateAvailable", True
+    """Tessera or its values changed; the replicas stay as they are until the spec changes or
+    `kubectl tessera update` is run."""
+    DOWNGRADED = "Downgraded"
+    """A newer Tessera created the replicas; this one rebuilt them by the newest rules it knows."""
+    NOT_PLACED = "NotPlaced"
+    """No replica is created while `Placed` is False."""
 
 
 class SpeedAsPredicted(StatusReason):
     """Are the engines as fast as predicted?"""
 
-    AS_PREDICTED = (
-        "AsPredicted",
-        "The inter-token latency is within 15 % of the prediction for the observed load.",
-        True,
-    )
-    SLOWER = (
-        "SlowerThanPredicted",
-        "The inter-token latency is more than 15 % longer than predicted for the observed load.",
-    )
-    FASTER = (
-        "FasterThanPredicted",
-        "The inter-token latency is more than 15 % shorter than predicted for the observed load.",
-    )
-    NOT_ENOUGH_REQUESTS = (
-        "NotEnoughRequests",
-        "The service never had 100 requests within 5 minutes, which a comparison needs.",
-        False,
-        False,
-    )
+    AS_PREDICTED = "AsPredicted", True
+    """The inter-token latency is within 15 % of the prediction for the observed load."""
+    SLOWER = "SlowerThanPredicted"
+    """The inter-token latency is more than 15 % longer than predicted for the observed load."""
+    FASTER = "FasterThanPredicted"
+    """The inter-token latency is more than 15 % shorter than predicted for the observed load."""
+    NOT_ENOUGH_REQUESTS = "NotEnoughRequests", None
+    """The service never had 100 requests within 5 minutes, which a comparison needs."""
 
 
 class SLOMet(StatusReason):
     """Are 95 % of the requests and tokens within `spec.slo`?"""
 
-    MET = "Met", "At least 95 % of the last five minutes were within both targets.", True
-    MISSED = "Missed", "Fewer than 95 % of the last five minutes were within a target."
-    BUCKET_TOO_WIDE = (
-        "BucketTooWide",
-        "Engines count at edges around the target, and 95 % lies between both counts; the gateway "
-        "counts at the target.",
-        False,
-        False,
-    )
-    NO_TRAFFIC = (
-        "NoTraffic",
-        "Fewer than 20 requests were counted within five minutes.",
-        False,
-        False,
-    )
-    FAILED_GET_METRICS = (
-        "FailedGetMetrics",
-        "The latency of the engines is not known any more, or its counts contradict each other.",
-        False,
-        False,
-    )
+    MET = "Met", True
+    """At least 95 % of the last five minutes were within both targets."""
+    MISSED = "Missed"
+    """Fewer than 95 % of the last five minutes were within a target."""
+    BUCKET_TOO_WIDE = "BucketTooWide", None
+    """Engines count at edges around the target, and 95 % lies between both counts; the gateway
+    counts at the target."""
+    NO_TRAFFIC = "NoTraffic", None
+    """Fewer than 20 requests were counted within five minutes."""
+    FAILED_GET_METRICS = "FailedGetMetrics", None
+    """The latency of the engines is not known any more, or its counts contradict each other."""
 
 
 class LoadBalanced(StatusReason):
     """Do the replicas share the requests?"""
 
-    BALANCED = "Balanced", "No replica is idle while requests fill another one.", True
-    UNBALANCED = (
-        "Unbalanced",
-        "Requests fill one replica while others are idle, since clients keep their connections; "
-        "the gateway picks a replica for each request.",
-    )
-    NO_REPLICA_READY = "NoReplicaReady", "No replica takes requests.", False, False
-    FAILED_GET_METRICS = (
-        "FailedGetMetrics",
-        "Running or waiting requests of a replica are not known.",
-        False,
-        False,
-    )
+    BALANCED = "Balanced", True
+    """No replica is idle while requests fill another one."""
+    UNBALANCED = "Unbalanced"
+    """Requests fill one replica while others are idle, since clients keep their connections; the
+    gateway picks a replica for each request."""
+    NO_REPLICA_READY = "NoReplicaReady", None
+    """No replica takes requests."""
+    FAILED_GET_METRICS = "FailedGetMetrics", None
+    """Running or waiting requests of a replica are not known."""
 
 
 class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 
-    REVISION_RESOLVED = "RevisionResolved", "The hub returned the commit of the revision.", True
-    COMMIT_SPECIFIED = "CommitSpecified", "The spec names the commit itself.", True
-    RESOLVING_REVISION = "ResolvingRevision", "Tessera is asking the hub for the commit."
-    UNPINNED = (
-        "Unpinned",
-        "The replicas were created before revisions were pinned; the revision is used as given.",
-    )
-    RESOLUTION_DISABLED = (
-        "ResolutionDisabled",
-        "Tessera is configured not to ask a hub; the revision is used as given.",
-    )
-    HUB_UNREACHABLE = (
-        "HubUnreachable",
-        "The hub did not answer, as in a cluster without internet access; the revision is used as "
-        "given.",
-    )
-    TOKEN_REQUIRED = (
-        "TokenRequired",
-        "The hub requires a token, which Tessera does not read; the revision is used as given.",
-    )
-    REVISION_NOT_FOUND = (
-        "RevisionNotFound",
-        "The hub has no such model or revision; the revision is used as given.",
-    )
+    REVISION_RESOLVED = "RevisionResolved", True
+    """The hub returned the commit of the revision."""
+    COMMIT_SPECIFIED = "CommitSpecified", True
+    """The spec names the commit itself."""
+    RESOLVING_REVISION = "ResolvingRevision"
+    """Tessera is asking the hub for the commit."""
+    UNPINNED = "Unpinned"
+    """The replicas were created before revisions were pinned; the revision is used as given."""
+    RESOLUTION_DISABLED = "ResolutionDisabled"
+    """Tessera is configured not to ask a hub; the revision is used as given."""
+    HUB_UNREACHABLE = "HubUnreachable"
+    """The hub did not answer, as in a cluster without internet access; the revision is used as
+    given."""
+    TOKEN_REQUIRED = "TokenRequired"  # noqa: S105 - a reason
+    """The hub requires a token, which Tessera does not read; the revision is used as given."""
+    REVISION_NOT_FOUND = "RevisionNotFound"
+    """The hub has no such model or revision; the revision is used as given."""
 
 
 class ScalingReason(StatusReason):
     """Why this number of replicas?"""
 
-    STEADY = "Steady", "The replicas match the load."
-    QUEUE_ABOVE_TARGET = (
-        "QueueAboveTarget",
-        "More requests wait than `spec.scaling.queue.target`, or its default for `spec.class`, "
-        "allows.",
-    )
-    ACTIVITY_ABOVE_TARGET_WITH_QUEUE = (
-        "ActivityAboveTargetWithQueue",
-        "Slices are busier than their target and requests wait, so replicas are added.",
-    )
-    LOAD_BELOW_TARGET = (
-        "LoadBelowTarget",
-        "Fewer replicas can run all requests, so replicas are removed, however active they are.",
-    )
-    SCALE_UP_STABILIZED = (
-        "ScaleUpStabilized",
-        "More replicas are recommended, but not yet for the whole stabilization window.",
-    )
-    SCALE_DOWN_STABILIZED = (
-        "ScaleDownStabilized",
-        "Fewer replicas are recommended, but not yet for the whole stabilization window.",
-    )
-    SCALE_UP_LIMIT = (
-        "ScaleUpLimit",
-        "More replicas are recommended than `spec.scaling.scaleUp` allows within one period.",
-    )
-    DEMAND_ABOVE_CAPACITY = (
-        "DemandAboveCapacity",
-        "With policy `Capacity`: more requests arrive than the replicas carry within the SLO and "
-        "with headroom for the start of another one, so replicas are added.",
-    )
-    BACKLOG_ABOVE_TARGET = (
-        "BacklogAboveTarget",
-        "With policy `Capacity`: what waits takes longer to serve than `spec.slo.ttftP95`, so "
-        "replicas are added.",
-    )
-    REPLICAS_FULL = (
-        "ReplicasFull",
-        "With policy `Capacity`: requests have waited for a minute while slices are active or the "
-        "KV cache is full, so the predicted capacity is corrected and replicas are added.",
-    )
-    CAPACITY_ABOVE_DEMAND = (
-        "CapacityAboveDemand",
-        "With policy `Capacity`: fewer replicas have been enough for longer than a start-up is "
-        "worth, so replicas are removed, however active they are.",
-    )
-    STARTING_REPLICA_WITHDRAWN = (
-        "StartingReplicaWithdrawn",
-        "With policy `Capacity`: a replica that does not serve yet has not been needed for a "
-        "minute.",
-    )
-    ESTIMATED_ARRIVALS = (
-        "EstimatedArrivals",
-        "With policy `Capacity`: the replicas match the load. Gateways do not see all requests, so "
-        "arrivals are estimated from those that engines finish and hold.",
-    )
-    SCALED_TO_ZERO = (
-        "ScaledToZero",
-        "No request came for `spec.scaling.idle.after`, so there is no replica until one waits at "
-        "the gateway.",
-    )
-    SCALED_FROM_ZERO = (
-        "ScaledFromZero",
-        "A request waits at the gateway while there is no replica.",
-    )
-    BOUNDS_CHANGED = (
-        "BoundsChanged",
-        "The number of replicas was outside the bounds of `spec.scaling` or of its schedule.",
-    )
-    TOO_MANY_REPLICAS = (
-        "TooManyReplicas",
-        "More replicas are recommended than `spec.scaling.maxReplicas`.",
-    )
-    FAILED_GET_METRICS = (
-        "FailedGetMetrics",
-        "Waiting or running requests of a replica are not known, and those that are need no "
-        "replicas more, so the number stays. The stabilization windows continue; after 5 minutes "
-        "that of scale-down starts again.",
-    )
-    METRICS_PARTIAL = (
-        "MetricsPartial",
-        "The replicas match the load. Activity is not known, so only the queue can add replicas; "
-        "with policy `Capacity` the requests of a replica are not known for 5 minutes, so those of "
-        "the others decide.",
-    )
-    UNSCHEDULABLE = (
-        "Unschedulable",
-        "More replicas are wanted, but the scheduler found no node for the last one, so none is "
-        "added for 5 minutes.",
-    )
-    UNBALANCED = (
-        "Unbalanced",
-        "More replicas are wanted, but existing ones are idle since clients keep their "
-        "connections, so none is added; the gateway picks a replica for each request.",
-    )
-    PAUSED = "Paused", "`spec.scaling.paused` keeps the number of replicas."
-    SET_BY_USER = "SetByUser", "`spec.replicas` sets a fixed number; `spec.scaling` rests."
-    SCALED_EXTERNALLY = (
-        "ScaledExternally",
-        "With modes `External` and `HPA`: `spec.replicas` decides, within the bounds.",
-    )
-    BUDGET_EXHAUSTED = (
-        "BudgetExhausted",
-        "The tenant's budget does not cover all recommended replicas.",
-    )
-    FAIR_SHARE = (
-        "FairShare",
-        "The pool has too few devices for all tenants, so the service gets its tenant's share.",
-    )
-    NOT_PLACED = "NotPlaced", "There is no hardware to scale on."
+    STEADY = "Steady"
+    """The replicas match the load."""
+    QUEUE_ABOVE_TARGET = "QueueAboveTarget"
+    """More requests wait than `spec.scaling.queue.target`, or its default for `spec.class`,
+    allows."""
+    ACTIVITY_ABOVE_TARGET_WITH_QUEUE = "ActivityAboveTargetWithQueue"
+    """Slices are busier than their target and requests wait, so replicas are added."""
+    LOAD_BELOW_TARGET = "LoadBelowTarget"
+    """Fewer replicas can run all requests, so replicas are removed, however active they are."""
+    SCALE_UP_STABILIZED = "ScaleUpStabilized"
+    """More replicas are recommended, but not yet for the whole stabilization window."""
+    SCALE_DOWN_STABILIZED = "ScaleDownStabilized"
+    """Fewer replicas are recommended, but not yet for the whole stabilization window."""
+    SCALE_UP_LIMIT = "ScaleUpLimit"
+    """More replicas are recommended than `spec.scaling.scaleUp` allows within one period."""
+    DEMAND_ABOVE_CAPACITY = "DemandAboveCapacity"
+    """With policy `Capacity`: more requests arrive than the replicas carry within the SLO and with
+    headroom for the start of another one, so replicas are added."""
+    BACKLOG_ABOVE_TARGET = "BacklogAboveTarget"
+    """With policy `Capacity`: what waits takes longer to serve than `spec.slo.ttftP95`, so replicas
+    are added."""
+    REPLICAS_FULL = "ReplicasFull"
+    """With policy `Capacity`: requests have waited for a minute while slices are active or the KV
+    cache is full, so the predicted capacity is corrected and replicas are added."""
+    CAPACITY_ABOVE_DEMAND = "CapacityAboveDemand"
+    """With policy `Capacity`: fewer replicas have been enough for longer than a start-up is worth,
+    so replicas are removed, however active they are."""
+    STARTING_REPLICA_WITHDRAWN = "StartingReplicaWithdrawn"
+    """With policy `Capacity`: a replica that does not serve yet has not been needed for a
+    minute."""
+    ESTIMATED_ARRIVALS = "EstimatedArrivals"
+    """With policy `Capacity`: the replicas match the load. Gateways do not see all requests, so
+    arrivals are estimated from those that engines finish and hold."""
+    SCALED_TO_ZERO = "ScaledToZero"
+    """No request came for `spec.scaling.idle.after`, so there is no replica until one waits at the
+    gateway."""
+    SCALED_FROM_ZERO = "ScaledFromZero"
+    """A request waits at the gateway while there is no replica."""
+    BOUNDS_CHANGED = "BoundsChanged"
+    """The number of replicas was outside the bounds of `spec.scaling` or of its schedule."""
+    TOO_MANY_REPLICAS = "TooManyReplicas"
+    """More replicas are recommended than `spec.scaling.maxReplicas`."""
+    FAILED_GET_METRICS = "FailedGetMetrics"
+    """Waiting or running requests of a replica are not known, and those that are need no replicas
+    more, so the number stays. The stabilization windows continue; after 5 minutes that of
+    scale-down starts again."""
+    METRICS_PARTIAL = "MetricsPartial"
+    """The replicas match the load. Activity is not known, so only the queue can add replicas; with
+    policy `Capacity` the requests of a replica are not known for 5 minutes, so those of the others
+    decide."""
+    UNSCHEDULABLE = "Unschedulable"
+    """More replicas are wanted, but the scheduler found no node for the last one, so none is added
+    for 5 minutes."""
+    UNBALANCED = "Unbalanced"
+    """More replicas are wanted, but existing ones are idle since clients keep their connections, so
+    none is added; the gateway picks a replica for each request."""
+    PAUSED = "Paused"
+    """`spec.scaling.paused` keeps the number of replicas."""
+    SET_BY_USER = "SetByUser"
+    """`spec.replicas` sets a fixed number; `spec.scaling` rests."""
+    SCALED_EXTERNALLY = "ScaledExternally"
+    """With modes `External` and `HPA`: `spec.replicas` decides, within the bounds."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """The tenant's budget does not cover all recommended replicas."""
+    FAIR_SHARE = "FairShare"
+    """The pool has too few devices for all tenants, so the service gets its tenant's share."""
+    NOT_PLACED = "NotPlaced"
+    """There is no hardware to scale on."""
 
 
 class PoolAccepted(StatusReason):
     """Is the spec of the pool valid?"""
 
-    VALID = "Valid", "The spec is valid.", True
-    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
-    PRICE_NOT_YET_EFFECTIVE = (
-        "PriceNotYetEffective",
-        "The first day of `spec.prices` is in the future.",
-    )
-    OVERLAPPING = (
-        "Overlapping",
-        "Every node that `spec.nodeSelector` matches belongs to an older pool.",
-    )
-    INVALID_LAYOUT = (
-        "InvalidLayout",
-        "No GPU of the pool can have `spec.mig.layout`, so its slices stay; services go on.",
-    )
-    PLANNER_ERROR = (
-        "PlannerError",
-        "Discovering this pool failed with an internal error; what runs there stays.",
-    )
+    VALID = "Valid", True
+    """The spec is valid."""
+    INVALID_SPEC = "InvalidSpec"
+    """The object does not match the schema of this operator."""
+    PRICE_NOT_YET_EFFECTIVE = "PriceNotYetEffective"
+    """The first day of `spec.prices` is in the future."""
+    OVERLAPPING = "Overlapping"
+    """Every node that `spec.nodeSelector` matches belongs to an older pool."""
+    INVALID_LAYOUT = "InvalidLayout"
+    """No GPU of the pool can have `spec.mig.layout`, so its slices stay; services go on."""
+    PLANNER_ERROR = "PlannerError"
+    """Discovering this pool failed with an internal error; what runs there stays."""
 
 
 class Discovered(StatusReason):
     """Does the pool have hardware that Tessera knows?"""
 
-    DEVICES_FOUND = "DevicesFound", "Nodes with known devices match `spec.nodeSelector`.", True
-    NOT_ACCEPTED = "NotAccepted", "Nothing is discovered while `Accepted` is False."
-    NO_NODES = "NoNodes", "No node matches `spec.nodeSelector`."
-    NO_DEVICES = "NoDevices", "Nodes match `spec.nodeSelector`, but offer no GPU."
-    NODES_SET_ASIDE = (
-        "NodesSetAside",
-        "Nodes with known devices match `spec.nodeSelector`; others, named in the message, have "
-        "another product or belong to an older pool and are not used.",
-        True,
-    )
-    UNKNOWN_PRODUCT = "UnknownProduct", "The nodes have a GPU product that Tessera does not know."
+    DEVICES_FOUND = "DevicesFound", True
+    """Nodes with known devices match `spec.nodeSelector`."""
+    NOT_ACCEPTED = "NotAccepted"
+    """Nothing is discovered while `Accepted` is False."""
+    NO_NODES = "NoNodes"
+    """No node matches `spec.nodeSelector`."""
+    NO_DEVICES = "NoDevices"
+    """Nodes match `spec.nodeSelector`, but offer no GPU."""
+    NODES_SET_ASIDE = "NodesSetAside", True
+    """Nodes with known devices match `spec.nodeSelector`; others, named in the message, have
+    another product or belong to an older pool and are not used."""
+    UNKNOWN_PRODUCT = "UnknownProduct"
+    """The nodes have a GPU product that Tessera does not know."""
 
 
 class LayoutReady(StatusReason):
     """Do the GPUs of the pool have the planned MIG layout?"""
 
-    AS_PLANNED = (
-        "AsPlanned",
-        "Every GPU has the planned layout, nodes offer its slices, and services run on them.",
-        True,
-    )
-    NOT_MANAGED = (
-        "NotManaged",
-        "`spec.mig` is absent, or `Static` without a layout: existing slices are used.",
-        True,
-    )
-    PLANNING = "Planning", "A layout plan is being calculated.", False, False
-    NOT_DISCOVERED = "NotDiscovered", "No layout is planned while `Discovered` is False."
-    MIG_MODE_DISABLED = (
-        "MigModeDisabled",
-        "No GPU of the pool is in MIG mode, which Tessera never changes; whole GPUs are used.",
-    )
-    AWAITING_APPROVAL = (
-        "AwaitingApproval",
-        "A plan waits for the annotation `tessera.dev/approve-layout`; the message has its name.",
-    )
-    OUTSIDE_MAINTENANCE_WINDOW = (
-        "OutsideMaintenanceWindow",
-        "A plan waits for `spec.mig.maintenanceWindow`.",
-    )
-    REPARTITIONING = (
-        "Repartitioning",
-        "GPUs are being drained and partitioned; the message says which.",
-    )
-    NO_SURGE_CAPACITY = (
-        "NoSurgeCapacity",
-        "A replica must be evicted from its slice, no free slice can take it, and its service "
-        "would fall below its minReplicas; the message names both.",
-    )
-    DISRUPTION_BUDGET = (
-        "DisruptionBudget",
-        "A PodDisruptionBudget does not allow the eviction of a replica now.",
-    )
-    DRAIN_DEADLINE_EXCEEDED = (
-        "DrainDeadlineExceeded",
-        "The slices to remove were not free within `spec.mig.drainDeadline`: the node takes pods "
-        "again, and the repartition begins again later.",
-    )
-    UNMANAGED_POD = (
-        "UnmanagedPod",
-        "A pod that Tessera does not manage holds a slice that must be removed or that a service "
-        "moves to.",
-    )
-    NODE_NOT_READY = (
-        "NodeNotReady",
-        "A node that must be repartitioned is not Ready, or its agent is silent or cannot read the "
-        "GPUs.",
-    )
-    INCONSISTENT_LABELS = (
-        "InconsistentLabels",
-        "The labels and resources of a node match no layout of its GPUs; the node is not changed.",
-    )
-    APPLY_FAILED = (
-        "ApplyFailed",
-        "The API server rejects an object of the plan; the message is that of the API server.",
-    )
-    BACKEND_UNAVAILABLE = "BackendUnavailable", "No backend on the node processes the request."
-    BACKEND_FAILED = "BackendFailed", "The backend reported a failure more than once."
-    BACKEND_TIMEOUT = "BackendTimeout", "The backend started and did not finish in time."
-    DEVICES_MISSING = (
-        "DevicesMissing",
-        "A node has the planned slices and does not offer them to pods.",
-    )
-    GPU_RESET_REQUIRED = "GpuResetRequired", "A GPU requires a reset, which Tessera never does."
-    GPU_IN_USE = "GpuInUse", "A process outside any pod holds a slice that must be removed."
-    UNKNOWN_PROFILE = "UnknownProfile", "The GPUs do not support a profile in `spec.mig.layout`."
-    INVALID_LAYOUT = "InvalidLayout", "The slices of `spec.mig.layout` do not fit on one GPU."
-    INSUFFICIENT_CAPACITY = (
-        "InsufficientCapacity",
-        "The pool has too few GPUs for the demand of its services.",
-    )
-    PLANNER_ERROR = (
-        "PlannerError",
-        "Planning the layouts of this pool failed with an internal error; nothing new begins.",
-    )
+    AS_PLANNED = "AsPlanned", True
+    """Every GPU has the planned layout, nodes offer its slices, and services run on them."""
+    NOT_MANAGED = "NotManaged", True
+    """`spec.mig` is absent, or `Static` without a layout: existing slices are used."""
+    PLANNING = "Planning", None
+    """A layout plan is being calculated."""
+    NOT_DISCOVERED = "NotDiscovered"
+    """No layout is planned while `Discovered` is False."""
+    MIG_MODE_DISABLED = "MigModeDisabled"
+    """No GPU of the pool is in MIG mode, which Tessera never changes; whole GPUs are used."""
+    AWAITING_APPROVAL = "AwaitingApproval"
+    """A plan waits for the annotation `tessera.dev/approve-layout`; the message has its name."""
+    OUTSIDE_MAINTENANCE_WINDOW = "OutsideMaintenanceWindow"
+    """A plan waits for `spec.mig.maintenanceWindow`."""
+    REPARTITIONING = "Repartitioning"
+    """GPUs are being drained and partitioned; the message says which."""
+    NO_SURGE_CAPACITY = "NoSurgeCapacity"
+    """A replica must be evicted from its slice, no free slice can take it, and its service would
+    fall below its minReplicas; the message names both."""
+    DISRUPTION_BUDGET = "DisruptionBudget"
+    """A PodDisruptionBudget does not allow the eviction of a replica now."""
+    DRAIN_DEADLINE_EXCEEDED = "DrainDeadlineExceeded"
+    """The slices to remove were not free within `spec.mig.drainDeadline`: the node takes pods
+    again, and the repartition begins again later."""
+    UNMANAGED_POD = "UnmanagedPod"
+    """A pod that Tessera does not manage holds a slice that must be removed or that a service moves
+    to."""
+    NODE_NOT_READY = "NodeNotReady"
+    """A node that must be repartitioned is not Ready, or its agent is silent or cannot read the
+    GPUs."""
+    INCONSISTENT_LABELS = "InconsistentLabels"
+    """The labels and resources of a node match no layout of its GPUs; the node is not changed."""
+    APPLY_FAILED = "ApplyFailed"
+    """The API server rejects an object of the plan; the message is that of the API server."""
+    BACKEND_UNAVAILABLE = "BackendUnavailable"
+    """No backend on the node processes the request."""
+    BACKEND_FAILED = "BackendFailed"
+    """The backend reported a failure more than once."""
+    BACKEND_TIMEOUT = "BackendTimeout"
+    """The backend started and did not finish in time."""
+    DEVICES_MISSING = "DevicesMissing"
+    """A node has the planned slices and does not offer them to pods."""
+    GPU_RESET_REQUIRED = "GpuResetRequired"
+    """A GPU requires a reset, which Tessera never does."""
+    GPU_IN_USE = "GpuInUse"
+    """A process outside any pod holds a slice that must be removed."""
+    UNKNOWN_PROFILE = "UnknownProfile"
+    """The GPUs do not support a profile in `spec.mig.layout`."""
+    INVALID_LAYOUT = "InvalidLayout"
+    """The slices of `spec.mig.layout` do not fit on one GPU."""
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    """The pool has too few GPUs for the demand of its services."""
+    PLANNER_ERROR = "PlannerError"
+    """Planning the layouts of this pool failed with an internal error; nothing new begins."""
 
 
 class BudgetAccepted(StatusReason):
     """Is the spec of the budget valid?"""
 
-    VALID = "Valid", "The spec is valid, and the budget is enforced.", True
-    INVALID_SPEC = "InvalidSpec", "The object does not match the schema of this operator."
-    INVALID_TIME_ZONE = "InvalidTimeZone", "`spec.timeZone` is not a name in the IANA database."
-    CURRENCY_IMMUTABLE = (
-        "CurrencyImmutable",
-        "`spec.currency` changed after something was spent in the previous currency.",
-    )
-    OVERLAPPING = "Overlapping", "A namespace already belongs to another budget, which keeps it."
-    PLANNER_ERROR = (
-        "PlannerError",
-        "Evaluating this budget failed with an internal error, so nothing is added; other budgets "
-        "are not affected.",
-    )
+    VALID = "Valid", True
+    """The spec is valid, and the budget is enforced."""
+    INVALID_SPEC = "InvalidSpec"
+    """The object does not match the schema of this operator."""
+    INVALID_TIME_ZONE = "InvalidTimeZone"
+    """`spec.timeZone` is not a name in the IANA database."""
+    CURRENCY_IMMUTABLE = "CurrencyImmutable"
+    """`spec.currency` changed after something was spent in the previous currency."""
+    OVERLAPPING = "Overlapping"
+    """A namespace already belongs to another budget, which keeps it."""
+    PLANNER_ERROR = "PlannerError"
+    """Evaluating this budget failed with an internal error, so nothing is added; other budgets are
+    not affected."""
 
 
 class Enforcing(StatusReason):
     """Which limits hold?"""
 
-    CURRENT_SPEC = "CurrentSpec", "The limits of `spec` hold.", True
-    LAST_ACCEPTED_SPEC = (
-        "LastAcceptedSpec",
-        "`spec` cannot be used, so the limits of `status.acceptedSpec` hold.",
-        True,
-    )
-    NOT_ACCEPTED = (
-        "NotAccepted",
-        "No spec was ever accepted, or the evaluation failed: nothing is added in the namespaces.",
-    )
+    CURRENT_SPEC = "CurrentSpec", True
+    """The limits of `spec` hold."""
+    LAST_ACCEPTED_SPEC = "LastAcceptedSpec", True
+    """`spec` cannot be used, so the limits of `status.acceptedSpec` hold."""
+    NOT_ACCEPTED = "NotAccepted"
+    """No spec was ever accepted, or the evaluation failed: nothing is added in the namespaces."""
 
 
 class WithinBudget(StatusReason):
     """Does the budget cover what the tenant requests?"""
 
-    WITHIN_LIMITS = "WithinLimits", "The limits cover everything that is requested.", True
-    FORECAST_ABOVE_LIMIT = (
-        "ForecastAboveLimit",
-        "At the current rate, a window will end above its limit.",
-        True,
-    )
-    NEAR_LIMIT = "NearLimit", "80 % of a limit is spent.", True
-    BUDGET_EXHAUSTED = (
-        "BudgetExhausted",
-        "A limit is exceeded, or does not cover a replica or batch, which was denied.",
-    )
-    MIN_REPLICAS_EXCEED_BUDGET = (
-        "MinReplicasExceedBudget",
-        "Replicas that always run cost more than a limit; existing ones continue, no more start.",
-    )
-    SPEND_UNKNOWN = (
-        "SpendUnknown",
-        "The record of a window was lost; `spec.onSpendUnknown` applies.",
-    )
-    CURRENCY_MISMATCH = (
-        "CurrencyMismatch",
-        "The tenant uses a pool priced in another currency: its cost there is not counted, and "
-        "nothing is added there.",
-    )
-    NOT_ACCEPTED = (
-        "NotAccepted",
-        "No spec that names the namespace was accepted, so nothing is added there.",
-    )
-    NO_BUDGET = "NoBudget", "No TenantBudget covers the namespace, so its spend is not limited."
-    BUDGET_REQUIRED = (
-        "BudgetRequired",
-        "No TenantBudget covers the namespace, and the installation requires one, so nothing is "
-        "added there.",
-    )
+    WITHIN_LIMITS = "WithinLimits", True
+    """The limits cover everything that is requested."""
+    FORECAST_ABOVE_LIMIT = "ForecastAboveLimit", True
+    """At the current rate, a window will end above its limit."""
+    NEAR_LIMIT = "NearLimit", True
+    """80 % of a limit is spent."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """A limit is exceeded, or does not cover a replica or batch, which was denied."""
+    MIN_REPLICAS_EXCEED_BUDGET = "MinReplicasExceedBudget"
+    """Replicas that always run cost more than a limit; existing ones continue, no more start."""
+    SPEND_UNKNOWN = "SpendUnknown"
+    """The record of a window was lost; `spec.onSpendUnknown` applies."""
+    CURRENCY_MISMATCH = "CurrencyMismatch"
+    """The tenant uses a pool priced in another currency: its cost there is not counted, and nothing
+    is added there."""
+    NOT_ACCEPTED = "NotAccepted"
+    """No spec that names the namespace was accepted, so nothing is added there."""
+    NO_BUDGET = "NoBudget"
+    """No TenantBudget covers the namespace, so its spend is not limited."""
+    BUDGET_REQUIRED = "BudgetRequired"
+    """No TenantBudget covers the namespace, and the installation requires one, so nothing is added
+    there."""
 
 
 class EventReason(StatusReason):
     """What happened at a moment that no condition shows afterwards?"""
 
-    DRAINED = "Drained", "Replicas that are removed hold no requests any more and stop."
-    ATTEMPT_STARTED = "AttemptStarted", "An attempt of a batch starts; the message says where."
-    ATTEMPT_INTERRUPTED = (
-        "AttemptInterrupted",
-        "An attempt ended before all rows were done; the message says why.",
-    )
+    DRAINED = "Drained"
+    """Replicas that are removed hold no requests any more and stop."""
+    ATTEMPT_STARTED = "AttemptStarted"
+    """An attempt of a batch starts; the message says where."""
+    ATTEMPT_INTERRUPTED = "AttemptInterrupted"
+    """An attempt ended before all rows were done; the message says why."""
 
 
 SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from enum_texts import member_texts
 from tessera.api.batch_reasons import BATCH_CONDITIONS, BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
@@ -479,7 +480,7 @@ def test_reasons_are_single_words_with_a_meaning() -> None:
     for kind in BATCH_CONDITIONS:
         for reason in kind:
             assert re.fullmatch(r"[A-Z][A-Za-z]+", reason)
-            assert reason.meaning.endswith(".")
+            assert member_texts(kind)[reason.name].endswith(".")
     assert BatchAccepted.VALID.is_true
     assert not BatchRunning.STARTING.is_true
     assert BatchComplete.COMPLETED.is_true

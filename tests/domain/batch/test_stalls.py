@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+from enum_texts import member_texts
 from tessera.api.batch_reasons import BatchRunning
 from tessera.domain.batch.attempt_state import STALL_TIMEOUT
 from tessera.domain.batch.situation import Situation
@@ -119,5 +120,5 @@ def test_only_an_attempt_that_failed_makes_the_next_one_prefer_another_node() ->
 
 def test_the_reason_has_the_times_that_are_kept() -> None:
     runner, operator = STALL_SECONDS // 60, STALL_TIMEOUT // timedelta(minutes=1)
-    meaning = BatchRunning.STALLED.meaning
+    meaning = member_texts(BatchRunning)["STALLED"]
     assert f"after {runner} minutes; what is left after {operator} the operator" in meaning

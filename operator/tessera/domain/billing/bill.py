@@ -42,25 +42,29 @@ _PARTS_PER_NANO = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
 
 
 class CostState(StrEnum):
-    """The use that a cost is for, with the meaning that the reference page prints."""
+    """The use that a cost is for; the page on the bill prints the text below each."""
 
-    meaning: str
     allocated: bool
     """Whether a namespace pays it rather than the pool."""
 
-    def __new__(cls, word: str, meaning: str, allocated: bool = False) -> Self:
+    def __new__(cls, word: str, allocated: bool = False) -> Self:
         member = str.__new__(cls, word)
         member._value_ = word
-        member.meaning = meaning
         member.allocated = allocated
         return member
 
-    SERVING = "serving", "Replicas that work on requests.", True
-    WARM_IDLE = ("warmIdle", "Loaded replicas without a request, and those without metrics.", True)
-    LOADING = "loading", "Replicas that occupy hardware while their model loads.", True
-    UNMANAGED = "unmanaged", "GPUs and slices of pods that Tessera did not create.", True
-    COLD_IDLE = "coldIdle", "Allocatable slices and GPUs that no replica occupies."
-    STRANDED = "stranded", "Cost of GPUs beyond their allocatable slices."
+    SERVING = "serving", True
+    """Replicas that work on requests."""
+    WARM_IDLE = "warmIdle", True
+    """Loaded replicas without a request, and those without metrics."""
+    LOADING = "loading", True
+    """Replicas that occupy hardware while their model loads."""
+    UNMANAGED = "unmanaged", True
+    """GPUs and slices of pods that Tessera did not create."""
+    COLD_IDLE = "coldIdle"
+    """Allocatable slices and GPUs that no replica occupies."""
+    STRANDED = "stranded"
+    """Cost of GPUs beyond their allocatable slices."""
 
 
 class CostLine(NamedTuple):
