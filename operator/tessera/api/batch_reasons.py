@@ -132,6 +132,3 @@ class BatchComplete(StatusReason):
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     """The deadline passed; finished rows are retained, and a later `spec.deadline` continues with
     them."""
-
-
-BATCH_CONDITIONS: tuple[type[StatusReason], ...] = (BatchAccepted, BatchRunning, BatchComplete)

@@ -500,16 +500,3 @@ class EventReason(StatusReason):
     """An attempt of a batch starts; the message says where."""
     ATTEMPT_INTERRUPTED = "AttemptInterrupted"
     """An attempt ended before all rows were done; the message says why."""
-
-
-SERVICE_CONDITIONS: tuple[type[StatusReason], ...] = (
-    Accepted,
-    PlacementReason,
-    Progressing,
-    Ready,
-    UpdateAvailable,
-    SpeedAsPredicted,
-    SLOMet,
-)
-POOL_CONDITIONS: tuple[type[StatusReason], ...] = (PoolAccepted, Discovered)
-BUDGET_CONDITIONS: tuple[type[StatusReason], ...] = (BudgetAccepted, Enforcing, WithinBudget)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from enum_texts import member_texts
-from tessera.api.batch_reasons import BATCH_CONDITIONS, BatchAccepted, BatchComplete, BatchRunning
+from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
 from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
 from tessera.domain.observed.batches import Batch, NodeHealth, PodRefusal, VolumeClaim
@@ -37,6 +37,7 @@ from tests.batch_builders import (
 )
 from tests.builders import H100, LARGE, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
 
+BATCH_CONDITIONS = (BatchAccepted, BatchRunning, BatchComplete)
 EUROS = [{"from": date(2026, 1, 1), "perGPUHour": "3", "currency": "EUR"}]
 
 
