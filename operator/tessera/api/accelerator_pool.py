@@ -3,7 +3,7 @@
 from datetime import date
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
 from tessera.api.meta import (
     Amount,
@@ -15,7 +15,7 @@ from tessera.api.meta import (
     Wire,
     name_rule,
     rule,
-    with_rules,
+    rules_config,
 )
 from tessera.api.mig import Mig, MigStatus
 
@@ -57,25 +57,23 @@ class Toleration(Wire):
     """Seconds that a pod tolerates a `NoExecute` taint, at most a day; omitted, it tolerates the
     taint forever."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "self.operator != 'Exists' || !has(self.value)",
-                "spec.tolerations[].value has no effect with operator Exists, which matches any "
-                "value: remove it",
-                ".value",
-            ),
-            rule(
-                "has(self.key) || self.operator == 'Exists'",
-                "spec.tolerations[] needs a key, or operator Exists to match every taint",
-                ".operator",
-            ),
-            rule(
-                "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
-                "spec.tolerations[].tolerationSeconds needs effect NoExecute, which evicts pods",
-                ".tolerationSeconds",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "self.operator != 'Exists' || !has(self.value)",
+            "spec.tolerations[].value has no effect with operator Exists, which matches any "
+            "value: remove it",
+            ".value",
+        ),
+        rule(
+            "has(self.key) || self.operator == 'Exists'",
+            "spec.tolerations[] needs a key, or operator Exists to match every taint",
+            ".operator",
+        ),
+        rule(
+            "!has(self.tolerationSeconds) || (has(self.effect) && self.effect == 'NoExecute')",
+            "spec.tolerations[].tolerationSeconds needs effect NoExecute, which evicts pods",
+            ".tolerationSeconds",
+        ),
     )
 
     @property
@@ -120,19 +118,17 @@ class AcceleratorPoolSpec(Wire):
     """How the GPUs are partitioned into MIG slices; omitted, GPUs and slices are used as they
     exist."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "self.prices.all(p, p.currency == self.prices[0].currency)",
-                "spec.prices must have the same currency: convert them, or create a pool for each",
-                ".prices",
-            ),
-            rule(
-                "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))",
-                "spec.prices has two prices with the same first day: keep one of them",
-                ".prices",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "self.prices.all(p, p.currency == self.prices[0].currency)",
+            "spec.prices must have the same currency: convert them, or create a pool for each",
+            ".prices",
+        ),
+        rule(
+            "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))",
+            "spec.prices has two prices with the same first day: keep one of them",
+            ".prices",
+        ),
     )
 
 
@@ -192,11 +188,9 @@ class AcceleratorPool(Wire):
     status: AcceleratorPoolStatus | None = None
     """Observed state of the pool; written by the operator only."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            name_rule(
-                "^.{1,63}$",
-                "metadata.name is also the value of a label: use at most 63 characters",
-            )
+    model_config = rules_config(
+        name_rule(
+            "^.{1,63}$",
+            "metadata.name is also the value of a label: use at most 63 characters",
         )
     )

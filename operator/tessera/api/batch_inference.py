@@ -18,8 +18,8 @@ from tessera.api.meta import (
     matching,
     name_rule,
     rule,
+    rules_config,
     text_default,
-    with_rules,
 )
 
 # A relative path on the claim; no component begins with a dot.
@@ -138,57 +138,53 @@ class BatchInferenceSpec(Wire):
     """`true` stops the running attempt within seconds and starts no other; finished rows are
     retained. The deadline keeps running."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
+    model_config = rules_config(
+        rule(
+            "has(self.model) != has(self.service)",
+            "spec.model and spec.service both define the model: set exactly one of them",
+            ".model",
+        ),
+        rule(
+            "!has(self.service) || !(has(self.precision) || has(self.context) || has(self.engine))",
+            "spec.precision, spec.context and spec.engine come from spec.service: remove "
+            "them, or set spec.model instead",
+            ".service",
+        ),
+        rule(
+            "self.input != self.output && (!has(self.errors) || "
+            "(self.errors != self.input && self.errors != self.output))",
+            "spec.input, spec.output and spec.errors must be 3 different files",
+            ".output",
+        ),
+        rule(
+            "!has(self.model) || !has(self.model.revision) || self.model.uri.startsWith('hf://')",
+            "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+            "exactly one revision, so put it into spec.model.uri",
+            ".model",
+        ),
+        rule(
+            "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
+            "self.model.cache.type == 'None'",
+            "spec.model.cache configures the claim of an InferenceService; a batch "
+            "downloads its model itself, so remove it",
+            ".model",
+        ),
+        rule(
+            "!has(self.model) || !has(self.model.shape) || "
+            "!has(self.model.shape.activeParameters) || "
+            "self.model.shape.activeParameters <= self.model.shape.parameters",
+            "spec.model.shape.activeParameters is the part used per token and must not exceed "
+            "spec.model.shape.parameters",
+            ".model",
+        ),
+        *(
             rule(
-                "has(self.model) != has(self.service)",
-                "spec.model and spec.service both define the model: set exactly one of them",
-                ".model",
-            ),
-            rule(
-                "!has(self.service) || "
-                "!(has(self.precision) || has(self.context) || has(self.engine))",
-                "spec.precision, spec.context and spec.engine come from spec.service: remove "
-                "them, or set spec.model instead",
-                ".service",
-            ),
-            rule(
-                "self.input != self.output && (!has(self.errors) || "
-                "(self.errors != self.input && self.errors != self.output))",
-                "spec.input, spec.output and spec.errors must be 3 different files",
-                ".output",
-            ),
-            rule(
-                "!has(self.model) || !has(self.model.revision) || "
-                "self.model.uri.startsWith('hf://')",
-                "spec.model.revision applies to hf:// models only; a pvc:// path holds "
-                "exactly one revision, so put it into spec.model.uri",
-                ".model",
-            ),
-            rule(
-                "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
-                "self.model.cache.type == 'None'",
-                "spec.model.cache configures the claim of an InferenceService; a batch "
-                "downloads its model itself, so remove it",
-                ".model",
-            ),
-            rule(
-                "!has(self.model) || !has(self.model.shape) || "
-                "!has(self.model.shape.activeParameters) || "
-                "self.model.shape.activeParameters <= self.model.shape.parameters",
-                "spec.model.shape.activeParameters is the part used per token and must not exceed "
-                "spec.model.shape.parameters",
-                ".model",
-            ),
-            *(
-                rule(
-                    _unchanged(field),
-                    f"spec.{field} is immutable, since all rows are answered with the same "
-                    "settings: create another BatchInference with the new value",
-                )
-                for field in _IMMUTABLE
-            ),
-        )
+                _unchanged(field),
+                f"spec.{field} is immutable, since all rows are answered with the same "
+                "settings: create another BatchInference with the new value",
+            )
+            for field in _IMMUTABLE
+        ),
     )
 
 
@@ -399,12 +395,10 @@ class BatchInference(Wire):
     status: BatchInferenceStatus | None = None
     """Observed state of the batch; written by the operator only."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            name_rule(
-                "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
-                "metadata.name is also a label of Jobs and part of their names: use at most 63 "
-                "lower-case letters, digits and hyphens and no dots, such as nightly-2026-11",
-            )
+    model_config = rules_config(
+        name_rule(
+            "^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$",
+            "metadata.name is also a label of Jobs and part of their names: use at most 63 "
+            "lower-case letters, digits and hyphens and no dots, such as nightly-2026-11",
         )
     )

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import ConfigDict, Field, StringConstraints, ValidationInfo, model_validator
+from pydantic import Field, StringConstraints, ValidationInfo, model_validator
 
 from tessera.api.meta import (
     Amount,
@@ -17,8 +17,8 @@ from tessera.api.meta import (
     between,
     name_rule,
     rule,
+    rules_config,
     text_default,
-    with_rules,
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
 from tessera.api.rate_limits import RateLimitsSpec
@@ -264,13 +264,11 @@ class ActivityTarget(Wire):
     """Share between 0 and 1. Above it, replicas are added as soon as requests wait, also below the
     queue's target. It keeps no replica."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "double(self.target) > 0.0 && double(self.target) <= 1.0",
-                "spec.scaling.activity.target is a share above 0 and at most 1, for example 0.75",
-                ".target",
-            )
+    model_config = rules_config(
+        rule(
+            "double(self.target) > 0.0 && double(self.target) <= 1.0",
+            "spec.scaling.activity.target is a share above 0 and at most 1, for example 0.75",
+            ".target",
         )
     )
 
@@ -399,21 +397,19 @@ class Scaling(Wire):
         """Return the minimum number of replicas of a service in use."""
         return max(1, self.min_replicas)
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "!has(self.minReplicas) || self.minReplicas > 0 || has(self.idle)",
-                "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: "
-                "10m}; to stop the service, set spec.replicas to 0",
-                ".minReplicas",
-            ),
-            rule(
-                "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
-                "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (default: 8): "
-                "lower minReplicas or raise maxReplicas",
-                ".minReplicas",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "!has(self.minReplicas) || self.minReplicas > 0 || has(self.idle)",
+            "spec.scaling.minReplicas 0 needs spec.scaling.idle, for example idle: {after: "
+            "10m}; to stop the service, set spec.replicas to 0",
+            ".minReplicas",
+        ),
+        rule(
+            "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+            "spec.scaling.minReplicas must not exceed spec.scaling.maxReplicas (default: 8): "
+            "lower minReplicas or raise maxReplicas",
+            ".minReplicas",
+        ),
     )
 
 
@@ -492,13 +488,11 @@ class EnvVar(Wire):
     value_from: EnvVarSource | None = None
     """Source of the value, instead of `value`."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "has(self.value) != has(self.valueFrom)",
-                "spec.podTemplate.env[] needs exactly one of value and valueFrom",
-                ".value",
-            )
+    model_config = rules_config(
+        rule(
+            "has(self.value) != has(self.valueFrom)",
+            "spec.podTemplate.env[] needs exactly one of value and valueFrom",
+            ".value",
         )
     )
 
@@ -590,35 +584,33 @@ class InferenceServiceSpec(Wire):
         )
         return self
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
-                "spec.model.revision applies to hf:// models only; a pvc:// path holds "
-                "exactly one revision, so put it into spec.model.uri",
-                ".model.revision",
-            ),
-            rule(
-                "!has(self.model.cache) || !has(self.model.cache.type) || "
-                "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
-                "spec.model.cache applies to hf:// models only; the files of a claim or image "
-                "are not downloaded, so remove it",
-                ".model.cache",
-            ),
-            rule(
-                "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
-                "self.model.shape.activeParameters <= self.model.shape.parameters",
-                "spec.model.shape.activeParameters is the part used per token and must not exceed "
-                "spec.model.shape.parameters",
-                ".model.shape.activeParameters",
-            ),
-            rule(
-                "!has(self.access) || !has(self.access.aliases) || !has(self.model.adapters) || "
-                "!self.model.adapters.exists(a, a.name in self.access.aliases)",
-                "spec.access.aliases has the name of an adapter in spec.model.adapters: rename one",
-                ".access.aliases",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
+            "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+            "exactly one revision, so put it into spec.model.uri",
+            ".model.revision",
+        ),
+        rule(
+            "!has(self.model.cache) || !has(self.model.cache.type) || "
+            "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
+            "spec.model.cache applies to hf:// models only; the files of a claim or image "
+            "are not downloaded, so remove it",
+            ".model.cache",
+        ),
+        rule(
+            "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
+            "self.model.shape.activeParameters <= self.model.shape.parameters",
+            "spec.model.shape.activeParameters is the part used per token and must not exceed "
+            "spec.model.shape.parameters",
+            ".model.shape.activeParameters",
+        ),
+        rule(
+            "!has(self.access) || !has(self.access.aliases) || !has(self.model.adapters) || "
+            "!self.model.adapters.exists(a, a.name in self.access.aliases)",
+            "spec.access.aliases has the name of an adapter in spec.model.adapters: rename one",
+            ".access.aliases",
+        ),
     )
 
 
@@ -964,13 +956,11 @@ class InferenceService(Wire):
     status: InferenceServiceStatus | None = None
     """Observed state of the service; written by the operator only."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            name_rule(
-                # Older API servers refuse a Service whose name begins with a digit.
-                "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
-                "metadata.name is also the name of the Service: use at most 63 lower-case letters, "
-                "digits and hyphens, first a letter and no dots, such as llama-3-1-8b",
-            )
+    model_config = rules_config(
+        name_rule(
+            # Older API servers refuse a Service whose name begins with a digit.
+            "^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$",
+            "metadata.name is also the name of the Service: use at most 63 lower-case letters, "
+            "digits and hyphens, first a letter and no dots, such as llama-3-1-8b",
         )
     )

@@ -56,6 +56,11 @@ def with_rules(*rules: dict[str, Any]) -> dict[str, Any]:
     return {"x-kubernetes-validations": list(rules)}
 
 
+def rules_config(*rules: dict[str, Any]) -> ConfigDict:
+    """Return the `model_config` of a type whose schema carries CEL rules."""
+    return ConfigDict(json_schema_extra=with_rules(*rules))
+
+
 def text_default(default: str) -> Any:
     """Return a default in the spelling of the API; the schema shows the same spelling."""
     return Field(default=default, validate_default=True)

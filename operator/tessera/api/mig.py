@@ -3,9 +3,9 @@
 from datetime import datetime, timedelta
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import Field, StringConstraints
 
-from tessera.api.meta import Amount, Duration, Wire, at_most, rule, text_default, with_rules
+from tessera.api.meta import Amount, Duration, Wire, at_most, rule, rules_config, text_default
 
 # A MIG profile, such as 3g.40gb or 1g.10gb+me.
 Profile = Annotated[
@@ -71,15 +71,13 @@ class Mig(Wire):
     maintenance_window: MaintenanceWindow | None = None
     """When GPUs may be repartitioned; omitted, at any time."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0",
-                "spec.mig.layout sets the layout of all GPUs and needs spec.mig.mode Static; "
-                "Auto plans its own",
-                ".layout",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0",
+            "spec.mig.layout sets the layout of all GPUs and needs spec.mig.mode Static; "
+            "Auto plans its own",
+            ".layout",
+        ),
     )
 
 

@@ -39,8 +39,8 @@ class PrinterColumn:
     """Column of `kubectl get`; columns above priority 0 show with `-o wide`."""
 
     name: str
-    type: str
     path: str
+    type: str = "string"
     priority: int = 0
 
 
@@ -72,32 +72,23 @@ INFERENCE_SERVICE = CustomResourceType(
     short_names=("tsvc",),
     namespaced=True,
     columns=(
-        PrinterColumn(name="Ready", type="string", path=_condition_path("Ready", "status")),
-        PrinterColumn(name="Reason", type="string", path=_condition_path("Ready", "reason")),
+        PrinterColumn(name="Ready", path=_condition_path("Ready", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("Ready", "reason")),
         PrinterColumn(name="Replicas", type="integer", path=".status.readyReplicas"),
         PrinterColumn(name="Desired", type="integer", path=".status.scaling.desiredReplicas"),
-        PrinterColumn(name="Instance", type="string", path=".status.variant.name"),
-        PrinterColumn(name="$/h", type="string", path=".status.cost.perHour"),
-        PrinterColumn(name="$/Mtok", type="string", path=".status.cost.perMillionTokens"),
-        PrinterColumn(name="ITL-predicted", type="string", path=f"{_ITL}.predicted"),
-        PrinterColumn(name="ITL", type="string", path=f"{_ITL}.measured"),
-        PrinterColumn(name="SLO", type="string", path=".status.slo.attained"),
+        PrinterColumn(name="Instance", path=".status.variant.name"),
+        PrinterColumn(name="$/h", path=".status.cost.perHour"),
+        PrinterColumn(name="$/Mtok", path=".status.cost.perMillionTokens"),
+        PrinterColumn(name="ITL-predicted", path=f"{_ITL}.predicted"),
+        PrinterColumn(name="ITL", path=f"{_ITL}.measured"),
+        PrinterColumn(name="SLO", path=".status.slo.attained"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(
-            name="Tok/s-predicted", type="string", path=f"{_OUTPUT_RATE}.predicted", priority=1
-        ),
-        PrinterColumn(name="Tok/s", type="string", path=f"{_OUTPUT_RATE}.measured", priority=1),
-        PrinterColumn(name="Budget", type="string", path=".status.tenant.reason", priority=1),
-        PrinterColumn(name="Scaling", type="string", path=".status.scaling.reason", priority=1),
-        PrinterColumn(
-            name="Update",
-            type="string",
-            path=_condition_path("UpdateAvailable", "status"),
-            priority=1,
-        ),
-        PrinterColumn(
-            name="Message", type="string", path=_condition_path("Ready", "message"), priority=1
-        ),
+        PrinterColumn(name="Tok/s-predicted", path=f"{_OUTPUT_RATE}.predicted", priority=1),
+        PrinterColumn(name="Tok/s", path=f"{_OUTPUT_RATE}.measured", priority=1),
+        PrinterColumn(name="Budget", path=".status.tenant.reason", priority=1),
+        PrinterColumn(name="Scaling", path=".status.scaling.reason", priority=1),
+        PrinterColumn(name="Update", path=_condition_path("UpdateAvailable", "status"), priority=1),
+        PrinterColumn(name="Message", path=_condition_path("Ready", "message"), priority=1),
     ),
     scale={
         "specReplicasPath": ".spec.replicas",
@@ -112,20 +103,16 @@ ACCELERATOR_POOL = CustomResourceType(
     short_names=("tpool",),
     namespaced=False,
     columns=(
-        PrinterColumn(name="Accepted", type="string", path=_condition_path("Accepted", "status")),
-        PrinterColumn(
-            name="Discovered", type="string", path=_condition_path("Discovered", "status")
-        ),
-        PrinterColumn(name="Product", type="string", path=".status.product"),
-        PrinterColumn(name="Tier", type="string", path=".spec.tier"),
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "status")),
+        PrinterColumn(name="Discovered", path=_condition_path("Discovered", "status")),
+        PrinterColumn(name="Product", path=".status.product"),
+        PrinterColumn(name="Tier", path=".spec.tier"),
         PrinterColumn(name="Nodes", type="integer", path=".status.readyNodes"),
-        PrinterColumn(name="Allocatable", type="string", path=".status.allocatable"),
-        PrinterColumn(name="Layout", type="string", path=_condition_path("LayoutReady", "reason")),
-        PrinterColumn(name="$/GPU-h", type="string", path=".status.perGPUHour"),
+        PrinterColumn(name="Allocatable", path=".status.allocatable"),
+        PrinterColumn(name="Layout", path=_condition_path("LayoutReady", "reason")),
+        PrinterColumn(name="$/GPU-h", path=".status.perGPUHour"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(
-            name="Message", type="string", path=_condition_path("Discovered", "message"), priority=1
-        ),
+        PrinterColumn(name="Message", path=_condition_path("Discovered", "message"), priority=1),
     ),
 )
 
@@ -135,8 +122,8 @@ NODE_LAYOUT = CustomResourceType(
     namespaced=False,
     columns=(
         PrinterColumn(name="Partitioning", type="boolean", path=".status.partitioningEnabled"),
-        PrinterColumn(name="Driver", type="string", path=".status.driverVersion"),
-        PrinterColumn(name="Problem", type="string", path=".status.problem"),
+        PrinterColumn(name="Driver", path=".status.driverVersion"),
+        PrinterColumn(name="Problem", path=".status.problem"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
     ),
 )
@@ -147,24 +134,15 @@ TENANT_BUDGET = CustomResourceType(
     short_names=("tbudget",),
     namespaced=False,
     columns=(
-        PrinterColumn(
-            name="WithinBudget", type="string", path=_condition_path("WithinBudget", "status")
-        ),
-        PrinterColumn(name="Reason", type="string", path=_condition_path("WithinBudget", "reason")),
-        PrinterColumn(name="Spent", type="string", path=".status.summary"),
-        PrinterColumn(name="$/h", type="string", path=".status.perHour"),
+        PrinterColumn(name="WithinBudget", path=_condition_path("WithinBudget", "status")),
+        PrinterColumn(name="Reason", path=_condition_path("WithinBudget", "reason")),
+        PrinterColumn(name="Spent", path=".status.summary"),
+        PrinterColumn(name="$/h", path=".status.perHour"),
         PrinterColumn(name="Services", type="integer", path=".status.services"),
-        PrinterColumn(name="Owner", type="string", path=".spec.owner"),
+        PrinterColumn(name="Owner", path=".spec.owner"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
-        PrinterColumn(
-            name="Accepted", type="string", path=_condition_path("Accepted", "reason"), priority=1
-        ),
-        PrinterColumn(
-            name="Message",
-            type="string",
-            path=_condition_path("WithinBudget", "message"),
-            priority=1,
-        ),
+        PrinterColumn(name="Accepted", path=_condition_path("Accepted", "reason"), priority=1),
+        PrinterColumn(name="Message", path=_condition_path("WithinBudget", "message"), priority=1),
     ),
 )
 
@@ -174,15 +152,15 @@ BATCH_INFERENCE = CustomResourceType(
     short_names=("tbatch",),
     namespaced=True,
     columns=(
-        PrinterColumn(name="State", type="string", path=".status.state"),
-        PrinterColumn(name="Completions", type="string", path=".status.done"),
-        PrinterColumn(name="Instance", type="string", path=".status.attempt.variant"),
-        PrinterColumn(name="Deadline", type="string", path=".status.deadline"),
-        PrinterColumn(name="Reason", type="string", path=".status.reason"),
+        PrinterColumn(name="State", path=".status.state"),
+        PrinterColumn(name="Completions", path=".status.done"),
+        PrinterColumn(name="Instance", path=".status.attempt.variant"),
+        PrinterColumn(name="Deadline", path=".status.deadline"),
+        PrinterColumn(name="Reason", path=".status.reason"),
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(name="Attempt", type="integer", path=".status.attempt.number", priority=1),
-        PrinterColumn(name="Tier", type="string", path=".status.attempt.tier", priority=1),
-        PrinterColumn(name="Message", type="string", path=".status.message", priority=1),
+        PrinterColumn(name="Tier", path=".status.attempt.tier", priority=1),
+        PrinterColumn(name="Message", path=".status.message", priority=1),
     ),
 )
 

@@ -13,8 +13,8 @@ from tessera.api.meta import (
     TimeZoneName,
     Wire,
     rule,
+    rules_config,
     text_default,
-    with_rules,
 )
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
@@ -82,24 +82,22 @@ class TenantBudgetSpec(Wire):
     on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """Behavior while the spend of a window is unknown because its record was lost."""
 
-    model_config = ConfigDict(
-        json_schema_extra=with_rules(
-            rule(
-                "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))",
-                "spec.limits has two limits for the same window: keep the smaller one",
-                ".limits",
-            ),
-            rule(
-                "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
-                "spec.tenant.namespaces lists a namespace twice: remove one",
-                ".tenant.namespaces",
-            ),
-            rule(
-                "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0",
-                "spec.weight must be from 0.01 to 1000, for example 2",
-                ".weight",
-            ),
-        )
+    model_config = rules_config(
+        rule(
+            "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))",
+            "spec.limits has two limits for the same window: keep the smaller one",
+            ".limits",
+        ),
+        rule(
+            "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
+            "spec.tenant.namespaces lists a namespace twice: remove one",
+            ".tenant.namespaces",
+        ),
+        rule(
+            "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0",
+            "spec.weight must be from 0.01 to 1000, for example 2",
+            ".weight",
+        ),
     )
 
 
