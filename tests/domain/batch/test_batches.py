@@ -117,8 +117,8 @@ def test_of_two_batches_that_write_one_file_the_older_one_runs(
     proposals = propose_batches(
         fleet, discover(POOLS, NODES, NOW.date()), Counter(), GrantForecast(()), {}
     )
-    plan = proposals[NIGHT].proposal.plan
-    assert proposals[first.ref].proposal.plan.create is not None or "claimName" in older
+    plan = proposals[NIGHT].plan
+    assert proposals[first.ref].plan.create is not None or "claimName" in older
     if conflict is None:
         assert plan.create is not None
     else:

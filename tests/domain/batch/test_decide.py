@@ -57,10 +57,9 @@ def state_and_reasons(batch_plan: BatchPlan) -> tuple[str, str, str]:
 
 
 def test_the_input_is_checked_before_anything_is_spent() -> None:
-    proposal = propose_batch(a_situation())
-    plan = proposal.plan
+    plan = propose_batch(a_situation())
     assert plan.create is not None
-    assert (plan.create.name, plan.create.choice, proposal.claim) == ("night-check", None, None)
+    assert (plan.create.name, plan.create.choice, plan.claim) == ("night-check", None, None)
     assert state_and_reasons(plan) == ("validating", "ValidationJobRunning", "Validating")
 
 
@@ -590,9 +589,9 @@ def test_a_claim_on_the_budget_is_for_one_replica_of_the_chosen_hardware() -> No
 def test_what_costs_nothing_claims_nothing() -> None:
     waiting = a_checked_situation(a_batch(a_batch_spec(suspend=True)))
     for situation in (a_situation(), waiting):
-        proposal = propose_batch(situation)
-        assert proposal.claim is None
-        assert apply_funding(proposal, "no money") == proposal.plan
+        plan = propose_batch(situation)
+        assert plan.claim is None
+        assert apply_funding(plan, "no money") == plan
 
 
 # Where it runs

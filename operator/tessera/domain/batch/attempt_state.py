@@ -120,13 +120,8 @@ def attempt_state(situation: Situation, now: datetime) -> AttemptState:
     if attempt.finished_at is not None:
         return AttemptState(attempt=attempt, progress=progress)
     attempt, progress = _mark_running(attempt, progress, _current_sample(situation))
-    job = next((job for job in situation.jobs if job.attempt == attempt.number), None)
-    pods = [
-        pod
-        for pod in situation.pods
-        if pod.attempt == attempt.number and (job is None or pod.owner == job.uid)
-    ]
-    pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
+    job = situation.job_of(attempt.number)
+    pod = situation.last_pod(attempt.number, job)
     end = (
         _attempt_end(situation, pod, job)
         or _start_timeout_end(pod, now)

@@ -20,6 +20,7 @@ from tessera.domain.batch.attempt_state import AttemptState, end_attempt, podles
 from tessera.domain.batch.check import check_pod
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.domain.placement.placement import HardwareChoice
@@ -94,6 +95,10 @@ class BatchPlan:
     """The hardware that the batch holds or is about to use."""
     active: bool = True
     """Set until the batch is finished and all of its pods have ended."""
+    claim: GrantRequest | None = None
+    """The grant that the plan needs from the budget; None when it costs nothing."""
+    unfunded_plan: "BatchPlan | None" = None
+    """The plan without the grant; its reason follows from the denial."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

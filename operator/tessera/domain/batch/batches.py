@@ -1,4 +1,4 @@
-"""All batches of a plan: the situation of each, its proposal and its claim on the budget."""
+"""All batches of a plan: the situation of each, its plan and its claim on the budget."""
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -25,21 +25,21 @@ from tessera.domain.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class ProposedBatch:
-    """A batch with its situation and its proposal, before the budget decides."""
+    """A batch with its situation and its plan, before the budget decides."""
 
     situation: Situation
-    proposal: decide.BatchProposal
+    plan: BatchPlan
 
     @property
     def claims(self) -> tuple[GrantRequest, ...]:
         """The grants that the batch needs, under its billing name."""
-        claim, batch = self.proposal.claim, self.situation.batch
+        claim, batch = self.plan.claim, self.situation.batch
         return () if claim is None else (replace(claim, ref=billing_ref(batch.ref)),)
 
     def charge_live_pods(self, meter: SpendMeter, budget_state: BudgetState) -> None:
-        """Reserve the budget of live pods for which the proposal claims no grant."""
+        """Reserve the budget of live pods for which the plan claims no grant."""
         live_uids = {pod.uid for pod in self.situation.pods if pod.ended is None}
-        if self.proposal.claim is not None or not live_uids:
+        if self.plan.claim is not None or not live_uids:
             return
         for uid, running in meter.running.items():
             if uid in live_uids:
@@ -102,7 +102,7 @@ def _allocate(
     used_devices: Counter[tuple[str, str]], proposed: ProposedBatch, forecast: GrantForecast
 ) -> None:
     """Count the devices of a batch that runs or would be granted."""
-    choice, claim = proposed.proposal.plan.choice, proposed.proposal.claim
+    choice, claim = proposed.plan.choice, proposed.plan.claim
     runs = any(pod.ended is None for pod in proposed.situation.pods)
     if choice is not None and (runs or claim is None or forecast.count(claim)):
         hardware = choice.offer.hardware
@@ -138,8 +138,7 @@ def _set_aside_proposal(
     error: Exception, index: "_SnapshotIndex", batch: Batch, *_: object
 ) -> ProposedBatch:
     situation = index.terminal_situation(batch)
-    plan = decide.planner_error_plan(situation, error)
-    return ProposedBatch(situation, decide.BatchProposal(plan=plan))
+    return ProposedBatch(situation, decide.planner_error_plan(situation, error))
 
 
 proposed_batch = Step(_propose, _set_aside_proposal)
@@ -156,7 +155,7 @@ def _final_plan(proposed: ProposedBatch, funding: Grant | Exception | None) -> B
     if isinstance(funding, Exception):
         raise funding
     shortage = funding.shortage if funding is not None else None
-    return decide.apply_funding(proposed.proposal, shortage)
+    return decide.apply_funding(proposed.plan, shortage)
 
 
 final_plan = Step(

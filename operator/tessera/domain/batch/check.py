@@ -52,7 +52,7 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
             return InputCheck(
                 running=StatusVerdict(BatchRunning.VALIDATION_JOB_RUNNING, message), passed=passed
             )
-    job, pod = _check_job(situation), check_pod(situation)
+    job, pod = situation.job_of(None), check_pod(situation)
     if pod is not None and pod.exit_code == REFUSED_EXIT_CODE:
         running = StatusVerdict(BatchRunning.FINISHED, "spec.input is invalid, so 0 attempts run")
         return InputCheck(running=running, refused=_refusal_verdict(situation, spec, pod))
@@ -66,17 +66,8 @@ def evaluate_check(situation: Situation, spec: BatchInferenceSpec, now: datetime
 
 def check_pod(situation: Situation) -> BatchPod | None:
     """Return the last pod of the check's Job."""
-    job = _check_job(situation)
-    pods = [
-        pod
-        for pod in situation.pods
-        if job is not None and pod.attempt is None and pod.owner == job.uid
-    ]
-    return max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
-
-
-def _check_job(situation: Situation) -> BatchJob | None:
-    return next((job for job in situation.jobs if job.attempt is None), None)
+    job = situation.job_of(None)
+    return None if job is None else situation.last_pod(None, job)
 
 
 def _stalled_since(situation: Situation, pod: BatchPod, now: datetime) -> datetime | None:

@@ -6,7 +6,7 @@ runner with the number in the status publishes. So an attempt whose end was not 
 harm, and the next one need not wait for it.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 
 from tessera.api.accelerator_pool import Tier
@@ -76,27 +76,16 @@ _BUDGET_EXHAUSTED = StatusVerdict(
 _PUBLISH_GRACE = timedelta(minutes=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchProposal:
-    """The plan of a batch before the budget decides, and the plan if it denies the grant."""
-
-    plan: BatchPlan
-    claim: GrantRequest | None = None
-    """The grant that the plan needs; None when it costs nothing."""
-    unfunded_plan: BatchPlan | None = None
-    """The plan without the grant; its reason follows from the denial."""
-
-
-def propose_batch(situation: Situation) -> BatchProposal:
-    """Decide for one batch, regardless of the budget."""
+def propose_batch(situation: Situation) -> BatchPlan:
+    """Return the plan of one batch regardless of the budget, with what it would cost there."""
     batch, spec = situation.batch, situation.batch.spec
     # Another batch may write the files of an expired one by now.
     replaced = batch.status.state in TERMINAL_STATES and situation.conflict is not None
     if replaced or batch.has_ended(situation.at) or (batch.deleting and spec is None):
-        return BatchProposal(plan=terminal_plan(situation))
+        return terminal_plan(situation)
     accepted, source = accept_spec(situation)
     if spec is None:
-        return BatchProposal(plan=unaccepted_plan(situation, accepted))
+        return unaccepted_plan(situation, accepted)
     now = situation.at.replace(microsecond=0)
     context = BatchContext(
         situation=situation,
@@ -110,19 +99,21 @@ def propose_batch(situation: Situation) -> BatchProposal:
     return (
         _propose_unfinished(context, source)
         if completion is None
-        else BatchProposal(plan=closing_plan(context, completion))
+        else closing_plan(context, completion)
     )
 
 
-def apply_funding(proposal: BatchProposal, shortage: str | None) -> BatchPlan:
+def apply_funding(plan: BatchPlan, shortage: str | None) -> BatchPlan:
     """Return the plan after the decision of the budget; `shortage` is why it denied the grant.
 
     A denial stops the running attempt, which loses only its rows in flight.
     """
-    if shortage is None or proposal.unfunded_plan is None:
-        return proposal.plan
+    if plan.unfunded_plan is None:
+        return plan
+    if shortage is None:
+        return replace(plan, claim=None, unfunded_plan=None)
     running = StatusVerdict(BatchRunning.BUDGET_EXHAUSTED, shortage)
-    return replace(proposal.unfunded_plan, running=running)
+    return replace(plan.unfunded_plan, running=running)
 
 
 def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
@@ -132,17 +123,17 @@ def planner_error_plan(situation: Situation, error: Exception) -> BatchPlan:
     return unaccepted_plan(situation, StatusVerdict(BatchAccepted.PLANNER_ERROR, message))
 
 
-def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchProposal:
+def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) -> BatchPlan:
     if context.batch.deleting:
-        return BatchProposal(plan=deleting_plan(context))
+        return deleting_plan(context)
     if source is None:
-        return BatchProposal(plan=continue_plan(context, NOT_ACCEPTED))
+        return continue_plan(context, NOT_ACCEPTED)
     if context.spec.suspend:
         text = (
             f"spec.suspend is true; the deadline {context.deadline:%Y-%m-%dT%H:%MZ} does not move"
         )
         verdict = StatusVerdict(BatchRunning.SUSPENDED, text)
-        return BatchProposal(plan=idle_plan(context, verdict))
+        return idle_plan(context, verdict)
     if context.check is None or context.attempt_state.progress is None:
         return _propose_check(context, source)
     return _propose_attempt(context, source, context.attempt_state.progress)
@@ -185,10 +176,10 @@ def _backoff_verdict(context: BatchContext) -> StatusVerdict[BatchRunning] | Non
     )
 
 
-def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProposal:
+def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchPlan:
     check = evaluate_check(context.situation, context.spec, context.now)
     if check.refused is not None:
-        return BatchProposal(plan=closing_plan(context, check.refused))
+        return closing_plan(context, check.refused)
     passed = check.passed
     if passed is not None:
         passed = with_settings(passed, context.situation)
@@ -198,7 +189,7 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
         )
         if not {*passed.files} <= {context.spec.output, errors_path(context.spec)}:
             # The next cycle knows whether another batch writes where the links lead.
-            return BatchProposal(plan=unchanged_plan(checked_context, check.running))
+            return unchanged_plan(checked_context, check.running)
         return _propose_attempt(checked_context, source, progress)
     name = job_name(context.batch.ref.name, None)
     request = BatchJobRequest(
@@ -207,24 +198,22 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchProp
     obsolete_jobs = tuple(
         job.ref for job in context.situation.jobs if job.attempt is None and check.recreate
     )
-    return BatchProposal(
-        plan=replace(
-            unchanged_plan(context, check.running),
-            create=request if check.create else None,
-            delete=(*obsolete_jobs, *deletable_jobs(context.situation, (None,), None)),
-        )
+    return replace(
+        unchanged_plan(context, check.running),
+        create=request if check.create else None,
+        delete=(*obsolete_jobs, *deletable_jobs(context.situation, (None,), None)),
     )
 
 
 def _propose_attempt(
     context: BatchContext, source: BatchModelSource, progress: ProgressStatus
-) -> BatchProposal:
+) -> BatchPlan:
     """Continue the attempt, start the next one, or wait."""
     attempt = context.attempt_state.attempt
     backoff = _backoff_verdict(context)
     # After an interruption the other capacity class may be used at once.
     if backoff is not None and attempt is not None and not attempt.consecutive_interruptions:
-        return BatchProposal(plan=idle_plan(context, backoff))
+        return idle_plan(context, backoff)
     if (
         attempt is not None
         and context.attempt_state.alive
@@ -233,15 +222,15 @@ def _propose_attempt(
         verdict = _stuck_verdict(context, attempt) or _publishing_verdict(
             context, attempt, progress
         )
-        return BatchProposal(plan=continue_plan(context, verdict))
+        return continue_plan(context, verdict)
     if (
         attempt is not None
         and not context.attempt_state.alive
         and (progress.done >= progress.rows or attempt.input_changed)
     ):
         if backoff is not None:
-            return BatchProposal(plan=idle_plan(context, backoff))
-        return BatchProposal(plan=_publishing_plan(context, source, attempt, progress))
+            return idle_plan(context, backoff)
+        return _publishing_plan(context, source, attempt, progress)
     context = _record_full_pool(context)
     schedule = Schedule(
         start=context.batch.created,
@@ -294,7 +283,7 @@ def _publishing_verdict(
     return StatusVerdict(BatchRunning.PUBLISHING, text + _history(attempt))
 
 
-def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchProposal:
+def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPlan:
     options = capacity_options(query)
     context = replace(
         context, attempt_state=replace(context.attempt_state, progress=options.progress)
@@ -306,7 +295,7 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
         and scheduled
         and _capacity_unknown(context, attempt, options.of(attempt_capacity(attempt) or "spot"))
     ):
-        return BatchProposal(plan=continue_plan(context, _unjudged_verdict(context, attempt)))
+        return continue_plan(context, _unjudged_verdict(context, attempt))
     decision = choose_capacity(
         query.policy,
         query.schedule,
@@ -322,11 +311,11 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPr
             if missing
             else StatusVerdict(decision.reason, decision.message)
         )
-        return BatchProposal(plan=idle_plan(context, running))
+        return idle_plan(context, running)
     if (
         backoff := _backoff_verdict(context)
     ) is not None and decision.capacity_class == attempt_capacity(context.attempt_state.attempt):
-        return BatchProposal(plan=idle_plan(context, backoff))
+        return idle_plan(context, backoff)
     stays = attempt is not None and (scheduled or option.choice.variant == attempt.variant)
     if attempt is not None and stays and attempt_capacity(attempt) == decision.capacity_class:
         return _propose_current(context, attempt, option, decision)
@@ -406,16 +395,10 @@ def _propose_current(
     attempt: AttemptStatus,
     option: CapacityOption,
     decision: CapacityDecision,
-) -> BatchProposal:
+) -> BatchPlan:
     same_variant = option.choice.variant == attempt.variant
-    return BatchProposal(
-        plan=replace(
-            continue_plan(context, _attempt_verdict(context, attempt, decision)),
-            choice=option.choice if same_variant else None,
-        ),
-        claim=_budget_claim(context, option.choice, running=1) if same_variant else None,
-        unfunded_plan=idle_plan(context, _BUDGET_EXHAUSTED),
-    )
+    plan = continue_plan(context, _attempt_verdict(context, attempt, decision))
+    return _funded_plan(context, plan, option.choice, running=1) if same_variant else plan
 
 
 def _propose_next(
@@ -423,7 +406,7 @@ def _propose_next(
     source: BatchModelSource,
     option: CapacityOption,
     decision: CapacityDecision,
-) -> BatchProposal:
+) -> BatchPlan:
     """Propose the next attempt, with an unused number; it replaces the running one."""
     choice = option.choice
     attempt = _next_attempt(
@@ -444,11 +427,7 @@ def _propose_next(
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
     plan = _starting_plan(context, attempt, request, _starting_verdict(attempt, decision))
-    return BatchProposal(
-        plan=replace(plan, choice=choice),
-        claim=_budget_claim(context, choice, running=0),
-        unfunded_plan=idle_plan(context, _BUDGET_EXHAUSTED),
-    )
+    return _funded_plan(context, plan, choice, running=0)
 
 
 def _starting_plan(
@@ -503,10 +482,12 @@ def _pool_nodes(situation: Situation, pool: str) -> list[NodeHealth]:
     return [situation.nodes[name] for name in names if name in situation.nodes]
 
 
-def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -> GrantRequest:
-    """Return the grant request of the batch: its one replica, without a minimum."""
+def _funded_plan(
+    context: BatchContext, plan: BatchPlan, choice: HardwareChoice, running: int
+) -> BatchPlan:
+    """Return the plan with its claim on the budget: its one replica, without a minimum."""
     pods = context.situation.pods
-    return GrantRequest(
+    claim = GrantRequest(
         ref=context.batch.ref,
         tariff=choice.offer.tariff,
         min_replicas=0,
@@ -515,6 +496,8 @@ def _budget_claim(context: BatchContext, choice: HardwareChoice, running: int) -
         running=running,
         termination_time=TERMINATION_TIME,
     )
+    unfunded_plan = idle_plan(context, _BUDGET_EXHAUSTED)
+    return replace(plan, choice=choice, claim=claim, unfunded_plan=unfunded_plan)
 
 
 def _attempt_verdict(

@@ -174,9 +174,7 @@ def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> Cap
         rate=pace.rows_per_second(choice, query.source, query.progress, query.situation.measured),
         start=pace.start_duration(choice, query.progress),
         start_elapsed=_start_elapsed(query, class_attempt),
-        available=_spot_available(query, class_attempt, choice)
-        if capacity_class == "spot"
-        else _non_spot_available(query, class_attempt, choice),
+        available=_is_available(query, capacity_class, class_attempt, choice),
     )
     return CapacityOption(choice, estimate)
 
@@ -187,13 +185,11 @@ def _best_choice(query: CapacityQuery, capacity_class: CapacityClass) -> Hardwar
     Full pools come last.
     """
     full_pools, views = query.full_pools, query.situation.views
-    open_views = tuple(view for view in views if view.pool.name not in full_pools)
+    open_views = [view for view in views if view.pool.name not in full_pools]
     choice = _placed_choice(query, capacity_class, open_views)
-    return (
-        choice
-        if choice is not None or not full_pools
-        else _placed_choice(query, capacity_class, views)
-    )
+    if choice is None and full_pools:
+        return _placed_choice(query, capacity_class, views)
+    return choice
 
 
 def _placed_choice(
@@ -236,33 +232,27 @@ def _start_elapsed(query: CapacityQuery, class_attempt: AttemptStatus | None) ->
     """Return how much of its start the attempt has completed; all of it once it has started."""
     if class_attempt is None:
         return timedelta()
-    return (
-        timedelta.max
-        if query.attempt_state.started
-        else query.schedule.at - class_attempt.started_at
-    )
+    if query.attempt_state.started:
+        return timedelta.max
+    return query.schedule.at - class_attempt.started_at
 
 
-def _spot_available(
-    query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
+def _is_available(
+    query: CapacityQuery,
+    capacity_class: CapacityClass,
+    class_attempt: AttemptStatus | None,
+    choice: HardwareChoice,
 ) -> bool:
-    """Return whether spot capacity is expected to be available."""
+    """Return whether capacity of a class is expected to be available."""
+    state = query.attempt_state
     if class_attempt is not None:
-        return not scheduling_timed_out(query.attempt_state, query.schedule.at)
-    # A batch leaves on-demand or reserved hardware only for visible room; otherwise it just tries.
-    if attempt_capacity(query.attempt_state.attempt) == "non-spot":
-        return free_replicas(choice.offer, query.situation.used_devices) > 0
-    return True
-
-
-def _non_spot_available(
-    query: CapacityQuery, class_attempt: AttemptStatus | None, choice: HardwareChoice
-) -> bool:
-    """Return whether on-demand or reserved capacity is expected to be available."""
-    if class_attempt is not None:
-        return not scheduling_timed_out(query.attempt_state, query.schedule.at)
-    if choice.offer.pool in query.full_pools:
+        return not scheduling_timed_out(state, query.schedule.at)
+    # A batch leaves hardware of the other class only for visible room; otherwise it just tries,
+    # on demand and reserved in any pool that is not full.
+    if capacity_class == "spot":
+        leaves_other = attempt_capacity(state.attempt) == "non-spot"
+    elif choice.offer.pool in query.full_pools:
         return False
-    # A batch leaves spot only for visible room; otherwise it tries any pool that is not full.
-    running = query.attempt_state.alive and query.attempt_state.scheduled
-    return not running or free_replicas(choice.offer, query.situation.used_devices) > 0
+    else:
+        leaves_other = state.alive and state.scheduled
+    return not leaves_other or free_replicas(choice.offer, query.situation.used_devices) > 0

@@ -49,3 +49,16 @@ class Situation:
     """Why Jobs have no pod, by their UIDs."""
     job_refusal: str | None = None
     """The error of the API server when it refused the Job of the last attempt."""
+
+    def job_of(self, attempt: int | None) -> BatchJob | None:
+        """Return the Job of an attempt; None is the check."""
+        return next((job for job in self.jobs if job.attempt == attempt), None)
+
+    def last_pod(self, attempt: int | None, job: BatchJob | None) -> BatchPod | None:
+        """Return the last pod of an attempt, of this Job if it exists."""
+        pods = [
+            pod
+            for pod in self.pods
+            if pod.attempt == attempt and (job is None or pod.owner == job.uid)
+        ]
+        return max(pods, key=lambda pod: (pod.created, pod.ref), default=None)
