@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tessera.batch_runner.hub import open_repository
 from tessera.batch_runner.model_jobs import fetch, shape
 from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.slots import free_port
@@ -21,21 +22,14 @@ def a_hub(**fields: Any) -> Hub:
 
 async def shape_at(hub: Hub, uri: str = OWN, token: str | None = None) -> tuple[int, Any]:
     async with serve_hub(hub):
-        return await shape(uri, None, None, hub.url, token)
+        return await shape(uri, None, None, open_repository(hub.url, token, uri))
 
 
 async def fetch_from(
     hub: Hub, into: Path, token: str | None = None, port: int | None = None
 ) -> tuple[int, Any]:
-    return await fetch(
-        OWN,
-        None,
-        into,
-        endpoint=hub.url,
-        token=token,
-        host="127.0.0.1",
-        port=port or free_port(),
-    )
+    repository = open_repository(hub.url, token, OWN)
+    return await fetch(repository, None, into, host="127.0.0.1", port=port or free_port())
 
 
 async def test_the_shape_of_an_unknown_model_is_read_at_the_hub() -> None:
@@ -67,16 +61,18 @@ async def test_a_config_that_is_not_understood_is_reported() -> None:
 
 
 async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:
-    code, report = await shape(OWN, None, None, f"http://127.0.0.1:{free_port()}", None)
+    closed = f"http://127.0.0.1:{free_port()}"
+    code, report = await shape(OWN, None, None, open_repository(closed, None, OWN))
     assert code == 1
     assert "no response from the hub" in report["message"]
 
 
 async def test_files_on_a_volume_are_read_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(a_model()["config.json"])
-    code, report = await shape("pvc://weights/own", None, tmp_path, None, None)
+    hub = open_repository(None, None, "")
+    code, report = await shape("pvc://weights/own", None, tmp_path, hub)
     assert (code, report["shape"]["kvHeads"]) == (0, 4)
-    code, report = await shape("pvc://weights/own", None, tmp_path / "none", None, None)
+    code, report = await shape("pvc://weights/own", None, tmp_path / "none", hub)
     assert code == 3
     assert "correct spec.model.uri" in report["message"]
 

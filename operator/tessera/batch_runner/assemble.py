@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from tessera.batch_runner import parts
-from tessera.batch_runner.errors import TransientError, storage_error
+from tessera.batch_runner.errors import TransientError, storage_errors
 from tessera.batch_runner.files import sync_folder
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.ledger import Ledger
@@ -86,14 +86,12 @@ def assemble_files(
     """
     folder = work / "assembled"
     good, bad = (f"{folder.name}/{name}.{kind}.jsonl" for kind in ("output", "errors"))
-    try:
+    with storage_errors(folder, "assemble the results in"):
         folder.mkdir(exist_ok=True)
         with _new_file(work / good) as output, _new_file(work / bad) as errors:
             sinks = {True: ResultSink(output), False: ResultSink(errors)}
             assemble(manifest, ledger, parts.part_files(work), sinks.__getitem__, heartbeat)
         sync_folder(folder)
-    except OSError as error:
-        raise storage_error(error, folder, "assemble the results in") from error
     return sinks[True].result_file(good), sinks[False].result_file(bad)
 
 

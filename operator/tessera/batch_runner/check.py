@@ -15,7 +15,7 @@ from tessera.batch_runner.errors import (
     RefusedError,
     StorageRefusedError,
     TransientError,
-    storage_error,
+    storage_errors,
 )
 from tessera.batch_runner.files import link_or_move, open_regular, sweep_idle_folders
 from tessera.batch_runner.heartbeat import WorkHeartbeat
@@ -111,10 +111,8 @@ def error_list(faults: Sequence[LineFault]) -> list[dict[str, Any]]:
 
 def _prepare_work(paths: BatchPaths, *, paid: bool) -> None:
     """Refuse what can be refused before the input is read; RefusedError names the fix."""
-    try:
+    with storage_errors(paths.work, "create the work folder"):
         paths.work.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error, paths.work, "create the work folder") from error
     output, errors = map(_where_links_lead, paths.results)
     if output == errors or output in errors.parents:
         raise RefusedError(
@@ -131,16 +129,13 @@ def _prepare_work(paths: BatchPaths, *, paid: bool) -> None:
 def _probe_folder(work: Path, folder: Path) -> None:
     """Publish an empty file into the folder in the way of results, then delete it."""
     source, target = work / "probe", folder / f".tessera-probe-{work.name}"
-    try:
+    with storage_errors(source, "write"):
         source.touch()
-    except OSError as error:
-        raise storage_error(error, source, "write") from error
     try:
-        target.unlink(missing_ok=True)
-        link_or_move(source, target)
-        target.unlink()
-    except OSError as error:
-        raise storage_error(error, folder, "write results into") from error
+        with storage_errors(folder, "write results into"):
+            target.unlink(missing_ok=True)
+            link_or_move(source, target)
+            target.unlink()
     finally:
         source.unlink(missing_ok=True)
 
@@ -150,7 +145,7 @@ def _scan_input(
 ) -> tuple[ScanFindings, int, str]:
     """Return the findings, and size and SHA-256 of exactly the bytes that were scanned."""
     scan, digest = InputScan(served), hashlib.sha256()
-    try:
+    with storage_errors(path, "read the input"):
         if (opened := open_regular(path)) is None:
             message = f"the input {path} is not a regular file; set spec.input to a JSONL file"
             raise RefusedError(message)
@@ -160,8 +155,6 @@ def _scan_input(
                 heartbeat.beat("%s rows checked", line.number)
             size = file.tell()
             findings = with_faults(scan.findings(), _duplicates(scan, file, heartbeat))
-    except OSError as error:
-        raise storage_error(error, path, "read the input") from error
     return findings, size, digest.hexdigest()
 
 
@@ -194,7 +187,5 @@ def _save_manifest(paths: BatchPaths, new_manifest: InputManifest) -> None:
             f"{paths.input} changed after some of its rows were answered; create another "
             "BatchInference for the new file"
         )
-    try:
+    with storage_errors(paths.work, "write the manifest into"):
         manifest.save(paths.work, new_manifest)
-    except OSError as error:
-        raise storage_error(error, paths.work, "write the manifest into") from error

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 from tessera.api.text import counted
-from tessera.batch_runner.errors import InputChangedError, storage_error
+from tessera.batch_runner.errors import InputChangedError, storage_error, storage_errors
 from tessera.batch_runner.files import open_regular
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.ledger import Ledger
@@ -71,13 +71,11 @@ class CheckedInput:
 
     def verify_unchanged(self, heartbeat: WorkHeartbeat) -> None:
         """Raise InputChangedError if the file that is held open was edited since its check."""
-        try:
+        with storage_errors(self.path, "read"):
             state = _file_state(self.file)
             if state == self.file_state:
                 return
             size, sha256 = _checksum(self.file, heartbeat)
-        except OSError as error:
-            raise storage_error(error, self.path, "read") from error
         if (size, sha256) != (self.manifest.bytes, self.manifest.sha256):
             raise _changed_error(self.path, self.manifest, size)
         self.file_state = state
@@ -103,16 +101,14 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Che
     if file is None:
         raise _changed_error(path, manifest, None)
     try:
-        file_state = _file_state(file)
-        for line in read_lines(file, digest.update):
-            heartbeat.beat("%s of %s rows verified", line.number, manifest.rows)
-            if line.number <= manifest.rows:
-                row_hashes.append(hash(line.content))
-        if (file.tell(), digest.hexdigest()) != (manifest.bytes, manifest.sha256):
-            raise _changed_error(path, manifest, file.tell())
-    except OSError as error:
-        file.close()
-        raise storage_error(error, path, "read") from error
+        with storage_errors(path, "read"):
+            file_state = _file_state(file)
+            for line in read_lines(file, digest.update):
+                heartbeat.beat("%s of %s rows verified", line.number, manifest.rows)
+                if line.number <= manifest.rows:
+                    row_hashes.append(hash(line.content))
+            if (file.tell(), digest.hexdigest()) != (manifest.bytes, manifest.sha256):
+                raise _changed_error(path, manifest, file.tell())
     except BaseException:
         file.close()
         raise

@@ -1,6 +1,8 @@
 """Errors that end a command, with their exit codes, and the translation of volume errors."""
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -96,6 +98,15 @@ _TRANSIENT = {
     errno.EDQUOT: _FULL,
     errno.EFBIG: "the file would exceed the size limit of the volume; raise the limit",
 }
+
+
+@contextmanager
+def storage_errors(path: Path, action: str) -> Iterator[None]:
+    """Raise the BatchError of an OSError within the block, which performs `action` on `path`."""
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, path, action) from error
 
 
 def storage_error(error: OSError, path: Path, action: str) -> BatchError:

@@ -16,6 +16,7 @@ from tessera.adapters.kube.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.hub import open_repository
 from tessera.batch_runner.model_jobs import fetch, shape
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.rows import URLS, RequestTarget
@@ -37,11 +38,9 @@ def main() -> int:
     arguments = _parser().parse_args()
     if arguments.command == "check":
         return asyncio.run(_serve_check(arguments))
-    if arguments.command in _MODEL_COMMANDS:
-        code, fields = asyncio.run(_MODEL_COMMANDS[arguments.command](arguments))
-        log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", "done"))
-        write_report(arguments.report, fields)
-        return code
+    if arguments.command in ("shape", "fetch"):
+        code, fields = asyncio.run(_prepare_model(arguments))
+        return _finish(arguments, code, fields, "done")
     # A row that the check could read may not be nested too deeply here.
     sys.setrecursionlimit(3 * sys.getrecursionlimit())
     # Connections and part files may exceed the usual soft limit of 1,024.
@@ -72,34 +71,23 @@ def _check_input(arguments: argparse.Namespace, heartbeat: WorkHeartbeat) -> int
         urls=tuple(arguments.url or URLS),
     )
     code, fields = check(paths, served, heartbeat)
-    log.log(
-        logging.ERROR if code else logging.INFO, "%s", fields.get("message", "the file is valid")
-    )
+    return _finish(arguments, code, fields, "the file is valid")
+
+
+async def _prepare_model(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
+    settings, uri, revision = RunnerSettings(), arguments.uri, arguments.revision
+    repository = open_repository(settings.hub_endpoint, settings.hub_token, uri)
+    if arguments.command == "shape":
+        return await shape(uri, revision, arguments.path, repository)
+    host, port = arguments.host, arguments.port
+    return await fetch(repository, revision, arguments.into, host=host, port=port)
+
+
+def _finish(arguments: argparse.Namespace, code: int, fields: dict[str, Any], good: str) -> int:
+    """Write the report of a command, and return its exit code."""
+    log.log(logging.ERROR if code else logging.INFO, "%s", fields.get("message", good))
     write_report(arguments.report, fields)
     return code
-
-
-async def _read_shape(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    settings = RunnerSettings()
-    return await shape(
-        arguments.uri, arguments.revision, arguments.path, settings.hub_endpoint, settings.hub_token
-    )
-
-
-async def _fetch_model(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    settings = RunnerSettings()
-    return await fetch(
-        arguments.uri,
-        arguments.revision,
-        arguments.into,
-        endpoint=settings.hub_endpoint,
-        token=settings.hub_token,
-        host=arguments.host,
-        port=arguments.port,
-    )
-
-
-_MODEL_COMMANDS = {"shape": _read_shape, "fetch": _fetch_model}
 
 
 async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:

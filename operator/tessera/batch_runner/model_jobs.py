@@ -8,15 +8,15 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeAlias
 
 from aiohttp import web
 
 from tessera.api.text import counted
-from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_error
-from tessera.batch_runner.hub import HubRepository, RepositoryFile, open_repository
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_errors
+from tessera.batch_runner.hub import HubRepository, RepositoryFile
 from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
@@ -34,15 +34,21 @@ _UNUSED_FILES = re.compile(
 )
 
 
+# A repository of the hub that is not open yet.
+Repository: TypeAlias = AbstractAsyncContextManager[HubRepository]
+
+
 async def shape(
-    uri: str, revision: str | None, folder: Path | None, endpoint: str | None, token: str | None
+    uri: str, revision: str | None, folder: Path | None, repository: Repository
 ) -> tuple[int, dict[str, Any]]:
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     try:
         if folder is not None:
             model_config, size, commit = _load_from_folder(folder)
         else:
-            model_config, size, commit = await _load_from_hub(uri, revision, endpoint, token)
+            model_config, size, commit = await _load_from_hub(
+                repository, revision or _DEFAULT_REVISION
+            )
     except BatchError as error:
         return error.code, {"phase": "shape", "ok": False, "message": str(error)}
     parsed = config.read_config(model_config, size)
@@ -53,16 +59,14 @@ async def shape(
     return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": commit}
 
 
-LoadedConfig = tuple[Mapping[str, Any], int | None, str]
+LoadedConfig: TypeAlias = tuple[Mapping[str, Any], int | None, str]
 
 
-async def _load_from_hub(
-    uri: str, revision: str | None, endpoint: str | None, token: str | None
-) -> LoadedConfig:
-    async with open_repository(endpoint, token, uri) as hub:
-        model_config, commit = await hub.read_json(revision or _DEFAULT_REVISION, _CONFIG)
+async def _load_from_hub(repository: Repository, revision: str) -> LoadedConfig:
+    async with repository as hub:
+        model_config, commit = await hub.read_json(revision, _CONFIG)
         try:
-            index, _ = await hub.read_json(commit or revision or _DEFAULT_REVISION, _INDEX)
+            index, _ = await hub.read_json(commit or revision, _INDEX)
         except RefusedError:  # a small model has no index
             index = {}
     return model_config, _weights_size(index), commit
@@ -100,27 +104,14 @@ class DownloadProgress:
         self.done = 0
         self.total: int | None = None
 
-    def as_dict(self) -> dict[str, int | None]:
-        return {"done": self.done, "total": self.total}
 
-
-async def fetch(  # noqa: PLR0913 - one for each argument of the command
-    uri: str,
-    revision: str | None,
-    into: Path,
-    *,
-    endpoint: str | None,
-    token: str | None,
-    host: str,
-    port: int,
+async def fetch(
+    repository: Repository, revision: str | None, into: Path, *, host: str, port: int
 ) -> tuple[int, dict[str, Any]]:
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     progress = DownloadProgress()
     try:
-        async with (
-            serve(_progress_app(progress), host, port),
-            open_repository(endpoint, token, uri) as hub,
-        ):
+        async with serve(_progress_app(progress), host, port), repository as hub:
             commit = await _fetch(hub, revision or _DEFAULT_REVISION, into, progress)
     except BatchError as error:
         return error.code, {"phase": "fetch", "ok": False, "message": str(error)}
@@ -132,14 +123,14 @@ async def _fetch(hub: HubRepository, revision: str, into: Path, progress: Downlo
     files = tuple(_needed_files(listing.files))
     sizes = [file.size for file in files if file.size is not None]
     progress.total = sum(sizes) if len(sizes) == len(files) else None
-    with _storage_errors(into):
+    with storage_errors(into, "write"):
         resumed = _resume_commit(into, listing.commit)
     slots, errors = asyncio.Semaphore(_MAX_PARALLEL_FILES), list[BatchError]()
 
     async def fetch_limited(file: RepositoryFile) -> None:
         async with slots:
             try:
-                with _storage_errors(into / file.name):
+                with storage_errors(into / file.name, "write"):
                     await _fetch_file(hub, listing.commit, file, into, progress, resumed=resumed)
             except BatchError as error:
                 errors.append(error)
@@ -150,14 +141,6 @@ async def _fetch(hub: HubRepository, revision: str, into: Path, progress: Downlo
     if errors:
         raise max(errors, key=lambda error: error.code)  # what needs an edit comes first
     return listing.commit
-
-
-@contextmanager
-def _storage_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise storage_error(error, path, "write") from error
 
 
 def _resume_commit(into: Path, commit: str) -> bool:
@@ -226,7 +209,7 @@ async def _append(
 
 def _progress_app(progress: DownloadProgress) -> web.Application:
     async def show_progress(_: web.Request) -> web.Response:
-        return web.json_response(progress.as_dict())
+        return web.json_response({"done": progress.done, "total": progress.total})
 
     app = web.Application()
     app.router.add_get("/progress", show_progress)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 
-from tessera.batch_runner.errors import TransientError, storage_error
+from tessera.batch_runner.errors import TransientError, storage_errors
 from tessera.batch_runner.files import sync_folder, write_all
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 
@@ -121,16 +121,6 @@ def _with_checksum(rest: bytes) -> bytes:
     return b'{"crc":"%08x",%s\n' % (zlib.crc32(rest), rest)
 
 
-class AttemptParts(Protocol):
-    """The part files of all attempts."""
-
-    def attempts(self, shard: int) -> Sequence[int]:
-        """Return the attempts with a part file of this shard, the earliest first."""
-
-    def open(self, shard: int, attempt: int) -> BinaryIO:
-        """Open a part file at its beginning."""
-
-
 _FILE_NAME = re.compile(r"shard-(\d{5,})\.attempt-(\d{5,})\.jsonl")
 
 
@@ -146,12 +136,21 @@ def parts_folder(work: Path) -> Path:
 def has_parts(work: Path) -> bool:
     """Return whether any attempt has sent a row."""
     folder = parts_folder(work)
-    try:
-        return any(folder.iterdir())
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise storage_error(error, folder, "read") from error
+    with storage_errors(folder, "read"):
+        try:
+            return any(folder.iterdir())
+        except FileNotFoundError:
+            return False
+
+
+class AttemptParts(Protocol):
+    """The part files of all attempts."""
+
+    def attempts(self, shard: int) -> Sequence[int]:
+        """Return the attempts with a part file of this shard, the earliest first."""
+
+    def open(self, shard: int, attempt: int) -> BinaryIO:
+        """Open a part file at its beginning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +195,8 @@ class Journal:
 
     def append(self, shard: int, line: bytes) -> None:
         """Append a line that may wait for the next flush."""
-        try:
+        with storage_errors(part_path(self._work, shard, self._attempt), "write"):
             write_all(self._descriptor(shard), line)
-        except OSError as error:
-            path = part_path(self._work, shard, self._attempt)
-            raise storage_error(error, path, "write") from error
         self._unsynced.add(shard)
 
     def append_answer(self, shard: int, line: bytes) -> None:
@@ -229,12 +225,11 @@ class Journal:
         self._answers = 0
         syncing, self._unsynced = self._unsynced, set()
         try:
-            await asyncio.to_thread(self._sync, [self._open[shard] for shard in syncing])
+            with storage_errors(parts_folder(self._work), "write to"):
+                await asyncio.to_thread(self._sync, [self._open[shard] for shard in syncing])
         except asyncio.CancelledError:
             self._unsynced |= syncing
             raise
-        except OSError as error:
-            raise storage_error(error, parts_folder(self._work), "write to") from error
         for shard in self._open.keys() - syncing - self._unsynced:
             os.close(self._open.pop(shard))
 

@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -17,7 +18,7 @@ from typing_extensions import override
 
 from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.ledger import BatchCounts
-from tessera.domain.observed.runner_reports import STALL_SECONDS
+from tessera.domain.observed.runner_reports import STALL_SECONDS, RunnerProgress, RunReport
 
 log = logging.getLogger(__name__)
 
@@ -66,41 +67,30 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """Return the answer of `/progress`."""
         counts, waiting = self.counts(), self.state == "running" and self.engine_away()
-        return {
+        fields = {
+            **asdict(counts),
             "attempt": self.attempt,
             "state": "waiting" if waiting else self.state,
-            "idleSeconds": int(self.idle_seconds),
+            "idle_seconds": int(self.idle_seconds),
             "rows": self.rows,
             "done": counts.done,
-            "failed": counts.failed,
-            "inFlight": self.in_flight,
-            "inputChanged": self.input_changed,
-            **_usage_counts(counts),
+            "input_changed": self.input_changed,
         }
+        progress = RunnerProgress.model_validate(fields)
+        return {**progress.model_dump(by_alias=True), "inFlight": self.in_flight}
 
     def report(self, state: str, message: str) -> dict[str, Any]:
         """Return the report of the attempt; all counts are of the whole batch."""
-        counts = self.counts()
-        return {
+        fields = {
+            **asdict(self.counts()),
             "phase": "run",
             "attempt": self.attempt,
             "state": state,
             "rows": self.rows,
-            "completed": counts.completed,
-            "failed": counts.failed,
-            "inputChanged": self.input_changed,
-            **_usage_counts(counts),
+            "input_changed": self.input_changed,
             "message": message,
         }
-
-
-def _usage_counts(counts: BatchCounts) -> dict[str, int]:
-    return {
-        "resentRows": counts.resent_rows,
-        "resentTokens": counts.resent_tokens,
-        "promptTokens": counts.prompt_tokens,
-        "outputTokens": counts.output_tokens,
-    }
+        return RunReport.model_validate(fields).model_dump(by_alias=True)
 
 
 def metrics_registry(progress: Progress) -> CollectorRegistry:

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from tessera.batch_runner.errors import RefusedError, TransientError, storage_error
+from tessera.batch_runner.errors import RefusedError, TransientError, storage_error, storage_errors
 from tessera.batch_runner.files import (
     Link,
     create_once,
@@ -82,7 +82,7 @@ def is_published(work: Path, record: PublicationRecord, output: Path) -> bool:
 def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -> PublicationRecord:
     """Write the record unless one exists; return the record that counts."""
     path, content = record_path(work), record.model_dump_json(indent=1).encode()
-    try:
+    with storage_errors(path, "write"):
         try:
             create_once(path, content, link)
         except FileExistsError:
@@ -90,8 +90,6 @@ def commit_record(work: Path, record: PublicationRecord, link: Link = os.link) -
                 return existing
             replace_file(path, content)
         return read_record(work) or record
-    except OSError as error:
-        raise storage_error(error, path, "write") from error
 
 
 def publish(

@@ -28,6 +28,7 @@ from tessera.batch_runner.errors import (
     TransientError,
     WorkMissingError,
     storage_error,
+    storage_errors,
 )
 from tessera.batch_runner.files import unique_name
 from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, WorkHeartbeat
@@ -335,11 +336,9 @@ class AttemptRunner:
 
 def _replay_parts(work: Path, input_manifest: InputManifest, heartbeat: WorkHeartbeat) -> Ledger:
     folder = parts.parts_folder(work)
-    try:
+    with storage_errors(folder, "read the parts in"):
         folder.mkdir(exist_ok=True)
         return replay(input_manifest, parts.part_files(work), heartbeat)
-    except OSError as error:
-        raise storage_error(error, folder, "read the parts in") from error
 
 
 def _assemble_record(
