@@ -11,7 +11,7 @@ import yaml
 
 from chart_values import Chart
 from environments import ROOT
-from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import known_versions
 from tessera.resources.defaults import defaults, newest_version
 from tessera.resources.platform import default_image, mirror_image
 
@@ -22,7 +22,7 @@ def images(registry: str | None = None) -> Iterator[str]:
     version = yaml.safe_load((ROOT / "charts/tessera/Chart.yaml").read_text("utf-8"))["appVersion"]
     for image in (chart.image, chart.batch_image, chart.node.image, chart.gateway.image):
         yield mirror_image(f"{image.repository}:{image.tag or version}", registry)
-    for engine in vllm_flags.known_versions():
+    for engine in known_versions():
         yield mirror_image(default_image(engine, defaults(newest_version())), registry)
 
 

@@ -13,6 +13,7 @@ from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
 from tessera.domain.names import ENGINE_ACCOUNT, deployment_name
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import version_facts
 from tessera.resources import namespace_objects as namespace
 from tessera.resources.batch_job import RunnerImage, batch_job_manifest
 from tessera.resources.manifest import owner_of
@@ -191,7 +192,7 @@ def test_the_engine_is_up_before_the_runner_and_leaves_after_it(name: str) -> No
 
 @pytest.mark.parametrize("name", ATTEMPTS)
 def test_engines_of_batches_get_flags_that_their_version_takes(name: str) -> None:
-    table = vllm_flags.version_facts("0.32.0")
+    table = version_facts("0.32.0")
     assert table is not None
     args = engine(name)["args"]
     assert vllm_flags.check(args, table) == ()

@@ -19,6 +19,7 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import version_facts
 from tessera.resources import children
 from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, plan_of
 from tests.resources.engine_objects import SPECS, container, deployment, objects, plan_service
@@ -115,21 +116,21 @@ def test_every_engine_is_restricted(name: str) -> None:
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_engine_gets_flags_that_its_version_takes(name: str) -> None:
-    table = vllm_flags.version_facts("0.32.0")
+    table = version_facts("0.32.0")
     assert table is not None
     assert vllm_flags.check(container(SPECS[name])["args"], table) == ()
 
 
 @pytest.mark.parametrize("name", SPECS)
 def test_every_flag_that_is_set_is_reserved(name: str) -> None:
-    table = vllm_flags.version_facts("0.32.0")
+    table = version_facts("0.32.0")
     assert table is not None
     assert set(vllm_flags.parse(container(SPECS[name])["args"], table)) <= set(RESERVED)
 
 
 def test_adapters_are_loaded_by_every_engine_from_the_hub_or_their_claim() -> None:
     engine = container(SPECS["adapters"])
-    table = vllm_flags.version_facts("0.32.0")
+    table = version_facts("0.32.0")
     assert table is not None
     flags = vllm_flags.parse(engine["args"], table)
     assert list(flags["lora_modules"]) == ["sql=acme/sql-lora", "tone=/adapters/tone/tone"]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from aiohttp import web
 
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import version_facts
 from tessera_lab.sim.assembly import AssembledEngine, assemble_engine
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig, load_config
@@ -153,7 +154,7 @@ def _split_instances(arguments: Sequence[str]) -> tuple[int, list[str]]:
 
 def _hosts(argv: Sequence[str], count: int) -> list[str]:
     """Return one address for each instance, from `--host` on."""
-    facts = vllm_flags.version_facts(VERSION)
+    facts = version_facts(VERSION)
     host = facts and vllm_flags.parse(argv, facts).get("host")
     first = host or ("0.0.0.0" if count == 1 else FIRST_INSTANCE_ADDRESS)
     if count == 1:

@@ -17,7 +17,6 @@ from tessera.domain.perf import (
     StepTime,
     measurement_key,
     min_read_seconds,
-    ridge_point,
     step_time,
 )
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
@@ -48,13 +47,6 @@ def test_a_decode_step_reads_every_weight_once(
 ) -> None:
     least_seconds = min_read_seconds(weights_gb * 1e9, terabytes_per_second * TERA)
     assert least_seconds * 1e3 == pytest.approx(milliseconds, rel=1e-3)
-
-
-@pytest.mark.parametrize(("flops", "bandwidth", "expected"), [(989, 3.35, 295.2), (312, 2, 156.0)])
-def test_the_ridge_is_where_compute_begins_to_bind(
-    flops: float, bandwidth: float, expected: float
-) -> None:
-    assert ridge_point(flops * TERA, bandwidth * TERA) == pytest.approx(expected, rel=1e-3)
 
 
 @pytest.mark.parametrize(

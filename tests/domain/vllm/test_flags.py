@@ -5,20 +5,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.facts import EngineFacts, Flag
+from tessera.domain.vllm.facts import EngineFacts, Flag, known_versions, version_facts
 from tessera.domain.vllm.flags import (
     PASSES_PARSER,
     FlagProblemKind,
     check,
     defaults,
-    known_versions,
     parse,
 )
 
 
 def _known() -> EngineFacts:
-    table = vllm_flags.version_facts("0.32.0")
+    table = version_facts("0.32.0")
     assert table is not None
     return table
 
@@ -28,7 +26,7 @@ TABLE = _known()
 
 def test_the_default_version_is_known_and_others_are_not() -> None:
     assert "0.32.0" in known_versions()
-    assert vllm_flags.version_facts("0.1.0") is None
+    assert version_facts("0.1.0") is None
 
 
 def test_the_model_is_the_positional_argument() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.vllm.flags import version_facts
+from tessera.domain.vllm.facts import version_facts
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import VERSION
 from tessera_lab.sim.main import serve

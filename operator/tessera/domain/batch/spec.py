@@ -23,7 +23,8 @@ from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
-from tessera.domain.vllm.flags import parse, version_facts
+from tessera.domain.vllm.facts import version_facts
+from tessera.domain.vllm.flags import parse
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.

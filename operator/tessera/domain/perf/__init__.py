@@ -11,7 +11,7 @@ shares of a device's peaks it reaches comes from one of three sources, named in 
 and `sources` chooses among the sources.
 """
 
-from tessera.domain.perf.roofline import min_read_seconds, ridge_point
+from tessera.domain.perf.roofline import min_read_seconds
 from tessera.domain.perf.sources import (
     MIN_LOAD_MIB_PER_SECOND,
     MIN_REQUESTS,
@@ -37,6 +37,5 @@ __all__ = [
     "measurement_key",
     "min_read_seconds",
     "plausible_ratio",
-    "ridge_point",
     "step_time",
 ]

@@ -46,11 +46,6 @@ def min_read_seconds(weight_bytes: float, bandwidth: float) -> float:
     return weight_bytes / bandwidth
 
 
-def ridge_point(peak_flops: float, bandwidth: float) -> float:
-    """Return the arithmetic intensity, in FLOP per byte, above which compute binds."""
-    return peak_flops / bandwidth
-
-
 def arithmetic(shape: ModelShape, precision: str | None, hardware: Hardware) -> Arithmetic:
     """Return the width in which the layers compute: 8 bits for fp8 weights on a device with fp8."""
     # All other narrow weights (fp8 on Ampere, 4 bits anywhere) are widened to 16 bits first.

@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,6 +14,7 @@ from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import is_older, known_versions, version_facts
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
@@ -73,6 +74,12 @@ POOLING = {
     "convert": "changes what the model returns",
     "runner": "changes what the model returns",
 }
+# With the flag, and what sets or changes it.
+_RESERVED_MESSAGE = f"remove {{}}; it is set by {{}} (1 of {len(RESERVED)} reserved flags)"
+_UNCOUNTED_MESSAGE = (
+    "remove {}, which {}: no field sets it yet, so memory, capacity and price would be computed "
+    f"for another engine (1 of {len(UNCOUNTED) + len(POOLING)} such flags)"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +104,7 @@ Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
     """Return all denials of a service's spec, given the existing pools."""
-    return (*check_engine(spec, pools), *_uncounted_flags(spec, POOLING))
+    return (*check_engine(spec, pools), *_refused_flags(spec, POOLING, _UNCOUNTED_MESSAGE))
 
 
 def check_engine(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
@@ -107,8 +114,8 @@ def check_engine(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]
 
 def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
     """Return `Valid`, or what cannot be known of an engine version without a flag table."""
-    version, known = spec.engine.version, vllm_flags.known_versions()
-    if vllm_flags.is_older(version, known[0]):
+    version, known = spec.engine.version, known_versions()
+    if is_older(version, known[0]):
         return StatusVerdict(
             Accepted.UNTESTED_ENGINE_VERSION,
             f"spec.engine.version: vLLM {version} is older than {known[0]}, the oldest version "
@@ -171,14 +178,9 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    for name in _extra_flags(spec):
-        if name in RESERVED:
-            yield _reserved_flag(
-                f"remove {_option(name)}; it is set by {RESERVED[name]} "
-                f"(1 of {len(RESERVED)} reserved flags)"
-            )
-    yield from _uncounted_flags(spec, UNCOUNTED)
-    table = vllm_flags.version_facts(spec.engine.version)
+    yield from _refused_flags(spec, RESERVED, _RESERVED_MESSAGE)
+    yield from _refused_flags(spec, UNCOUNTED, _UNCOUNTED_MESSAGE)
+    table = version_facts(spec.engine.version)
     if table is None:
         return
     for problem in vllm_flags.check(spec.engine.extra_args, table):
@@ -186,30 +188,18 @@ def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
         yield Denial(reason=Accepted.INVALID_FLAG, field=_EXTRA_ARGS, message=message)
 
 
-def _uncounted_flags(spec: InferenceServiceSpec, effects: Mapping[str, str]) -> Iterator[Denial]:
-    for name in _extra_flags(spec):
-        if name in effects:
-            yield _reserved_flag(
-                f"remove {_option(name)}, which {effects[name]}: no field sets it yet, so memory, "
-                "capacity and price would be computed for another engine (1 of "
-                f"{len(UNCOUNTED) + len(POOLING)} such flags)"
+def _refused_flags(
+    spec: InferenceServiceSpec, refused: Mapping[str, str], message: str
+) -> Iterator[Denial]:
+    """Yield the flags that are refused, by the newest table if the version has none."""
+    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
+    for name in () if table is None else vllm_flags.parse(spec.engine.extra_args, table):
+        if name in refused:
+            yield Denial(
+                reason=Accepted.RESERVED_FLAG,
+                field=_EXTRA_ARGS,
+                message=message.format(f"--{name.replace('_', '-')}", refused[name]),
             )
-
-
-def _extra_flags(spec: InferenceServiceSpec) -> Iterable[str]:
-    """Return the destinations of the flags, by the newest table if the version has none."""
-    table = vllm_flags.version_facts(spec.engine.version)
-    if table is None:
-        table = vllm_flags.version_facts(vllm_flags.known_versions()[-1])
-    return () if table is None else vllm_flags.parse(spec.engine.extra_args, table)
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _reserved_flag(message: str) -> Denial:
-    return Denial(reason=Accepted.RESERVED_FLAG, field=_EXTRA_ARGS, message=message)
 
 
 def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:

@@ -154,16 +154,8 @@ def _precision_problem(demand: Demand, product: Product) -> str | None:
 
 def _best_row(rows: list[SizeRow]) -> SizeRow:
     """Return the row that fits, else the largest at low concurrency, else the nearest."""
-    verdict_order = (
-        SizeVerdict.FITS,
-        SizeVerdict.LOW_CONCURRENCY,
-        SizeVerdict.TOO_SLOW,
-        SizeVerdict.TOO_LARGE,
-        SizeVerdict.REFUSED,
-    )
-    best = min(verdict_order.index(row.verdict) for row in rows)
-    same = [row for row in rows if row.verdict is verdict_order[best]]
-    return same[-1]
+    best = min((row.verdict for row in rows), key=list(SizeVerdict).index)
+    return [row for row in rows if row.verdict is best][-1]
 
 
 def _price_order(row: SizeRow) -> tuple[int, bool, int, float, str, int, str, str]:

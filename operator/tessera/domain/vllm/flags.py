@@ -15,20 +15,8 @@ from enum import StrEnum
 from typing import Any
 
 from tessera.domain.vllm import flag_values as engine_values
-from tessera.domain.vllm.facts import EngineFacts, Flag, is_older, known_versions, version_facts
+from tessera.domain.vllm.facts import EngineFacts, Flag
 from tessera.domain.vllm.outdated_flags import OLD_FLAGS
-
-__all__ = [
-    "PASSES_PARSER",
-    "FlagProblem",
-    "FlagProblemKind",
-    "check",
-    "defaults",
-    "is_older",
-    "known_versions",
-    "parse",
-    "version_facts",
-]
 
 # Destination of the positional argument.
 MODEL_DEST = "model_tag"

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
-from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.facts import EngineFacts
+from tessera.domain.vllm.facts import EngineFacts, version_facts
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch import environment
@@ -57,7 +56,7 @@ class EngineConfig:
 
 def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
     """Return the engine that these arguments start; raise EngineExit as its process would exit."""
-    facts = vllm_flags.version_facts(VERSION)
+    facts = version_facts(VERSION)
     if facts is None:
         raise EngineExit(1, f"the facts of vLLM {VERSION} are missing from this installation")
     arguments = parse_arguments(argv, facts)
