@@ -1,6 +1,7 @@
 """Shared parts of all resource types: base model, scalars with a unit, conditions."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -99,36 +100,22 @@ Duration = Annotated[
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _DurationBounds:
-    """Bounds of a duration; the CRD has the same ones as rules."""
+@dataclass(frozen=True, slots=True, eq=False)
+class _RuledCheck:
+    """A check of a value; the CRD has the same one as a rule."""
 
-    lowest: timedelta | None
-    highest: timedelta
+    check: Callable[[Any], Any]
+    validation: dict[str, str]
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return no_info_after_validator_function(self._check, handler(source))
+        return no_info_after_validator_function(self.check, handler(source))
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        bounds = [] if self.lowest is None else [(">=", "at least", self.lowest)]
-        bounds.append(("<=", "at most", self.highest))
-        texts = [(sign, words, _bound_text(limit)) for sign, words, limit in bounds]
-        limits = (f"duration(self) {sign} duration('{text}')" for sign, _, text in texts)
-        expression = " && ".join((f"self.matches('{_DURATION}')", "self != ''", *limits))
-        words = " and ".join(f"{words} {text}" for _, words, text in texts)
-        message = f"must be a duration of {words}, written like 33ms, 90s or 1h30m"
-        return handler(schema) | with_rules(rule(expression, message))
-
-    def _check(self, value: timedelta) -> timedelta:
-        if value > self.highest:
-            raise ValueError(f"must be at most {_bound_text(self.highest)}")
-        if self.lowest is not None and value < self.lowest:
-            raise ValueError(f"must be at least {_bound_text(self.lowest)}")
-        return value
+        return handler(schema) | with_rules(self.validation)
 
 
 def _bound_text(limit: timedelta) -> str:
@@ -137,42 +124,39 @@ def _bound_text(limit: timedelta) -> str:
     return f"{hours:g}h" if hours >= 1 else format_duration(limit)
 
 
-def at_most(limit: timedelta) -> _DurationBounds:
-    """Return the annotation of a duration that bounds it."""
-    return _DurationBounds(None, limit)
-
-
-def between(lowest: timedelta, highest: timedelta) -> _DurationBounds:
+def between(lowest: timedelta | None, highest: timedelta) -> _RuledCheck:
     """Return the annotation of a duration with two bounds."""
-    return _DurationBounds(lowest, highest)
+    bounds = [] if lowest is None else [(">=", "at least", _bound_text(lowest))]
+    bounds.append(("<=", "at most", _bound_text(highest)))
+    limits = (f"duration(self) {sign} duration('{text}')" for sign, _, text in bounds)
+    expression = " && ".join((f"self.matches('{_DURATION}')", "self != ''", *limits))
+    words = " and ".join(f"{words} {text}" for _, words, text in bounds)
 
-
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    """A regular expression with its meaning in words, which the CRD has as a rule."""
-
-    pattern: str
-    words: str
-
-    def __get_pydantic_core_schema__(
-        self, source: Any, handler: GetCoreSchemaHandler
-    ) -> CoreSchema:
-        return no_info_after_validator_function(self._check, handler(source))
-
-    def __get_pydantic_json_schema__(
-        self, schema: CoreSchema, handler: GetJsonSchemaHandler
-    ) -> dict[str, Any]:
-        return handler(schema) | with_rules(rule(f"self.matches('{self.pattern}')", self.words))
-
-    def _check(self, value: str) -> str:
-        if not re.fullmatch(self.pattern, value):
-            raise ValueError(self.words)
+    def check(value: timedelta) -> timedelta:
+        if value > highest:
+            raise ValueError(f"must be at most {_bound_text(highest)}")
+        if lowest is not None and value < lowest:
+            raise ValueError(f"must be at least {_bound_text(lowest)}")
         return value
 
+    message = f"must be a duration of {words}, written like 33ms, 90s or 1h30m"
+    return _RuledCheck(check, rule(expression, message))
 
-def matching(pattern: str, words: str) -> _Pattern:
+
+def at_most(limit: timedelta) -> _RuledCheck:
+    """Return the annotation of a duration that bounds it."""
+    return between(None, limit)
+
+
+def matching(pattern: str, words: str) -> _RuledCheck:
     """Return the annotation of a text that matches; `words` say how to write it."""
-    return _Pattern(pattern, words)
+
+    def check(value: str) -> str:
+        if not re.fullmatch(pattern, value):
+            raise ValueError(words)
+        return value
+
+    return _RuledCheck(check, rule(f"self.matches('{pattern}')", words))
 
 
 # A decimal number as a string, which keeps it exact where a float would round.

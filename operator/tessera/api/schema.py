@@ -261,7 +261,11 @@ def crd(kind: CustomResourceType) -> dict[str, Any]:
                     "served": True,
                     "storage": True,
                     "subresources": subresources,
-                    "additionalPrinterColumns": [_column(column) for column in kind.columns],
+                    "additionalPrinterColumns": [
+                        {"name": column.name, "type": column.type, "jsonPath": column.path}
+                        | ({"priority": column.priority} if column.priority else {})
+                        for column in kind.columns
+                    ],
                     "schema": {"openAPIV3Schema": schema},
                 }
             ],
@@ -276,12 +280,3 @@ def _drop_defaults_and_rules(node: dict[str, Any]) -> None:
     for child in (*node.get("properties", {}).values(), node.get("items")):
         if child is not None:
             _drop_defaults_and_rules(child)
-
-
-def _column(column: PrinterColumn) -> dict[str, Any]:
-    printer_column: dict[str, Any] = {
-        "name": column.name,
-        "type": column.type,
-        "jsonPath": column.path,
-    }
-    return printer_column | {"priority": column.priority} if column.priority else printer_column
