@@ -13,10 +13,8 @@ from tessera.batch_runner.scan import (
     IdSet,
     InputScan,
     ScanFindings,
-    duplicate_fault,
     id_hash,
     read_lines,
-    with_faults,
 )
 from tests.batch_runner.harness import SERVED, a_row
 
@@ -25,12 +23,7 @@ def _scan(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
     scan, file = InputScan(SERVED, mark), io.BytesIO(content)
     for line in read_lines(file, len):
         scan.add(line)
-    findings, repeats = scan.findings(), scan.duplicate_finder()
-    if repeats is None:
-        return findings
-    file.seek(0)
-    faults = [duplicate_fault(repeats, line) for line in read_lines(file, len)]
-    return with_faults(findings, (fault for fault in faults if fault is not None))
+    return scan.findings(read_lines(io.BytesIO(content), len))
 
 
 def _file(rows: Iterable[Mapping[str, Any] | str]) -> bytes:

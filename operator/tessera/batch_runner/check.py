@@ -21,14 +21,7 @@ from tessera.batch_runner.files import link_or_move, open_regular, sweep_idle_fo
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.manifest import InputManifest
 from tessera.batch_runner.rows import RequestTarget
-from tessera.batch_runner.scan import (
-    InputScan,
-    LineFault,
-    ScanFindings,
-    duplicate_fault,
-    read_lines,
-    with_faults,
-)
+from tessera.batch_runner.scan import InputLine, InputScan, LineFault, ScanFindings, read_lines
 
 log = logging.getLogger(__name__)
 
@@ -154,18 +147,15 @@ def _scan_input(
                 scan.add(line)
                 heartbeat.beat("%s rows checked", line.number)
             size = file.tell()
-            findings = with_faults(scan.findings(), _duplicates(scan, file, heartbeat))
+            findings = scan.findings(_lines_again(file, heartbeat))
     return findings, size, digest.hexdigest()
 
 
-def _duplicates(scan: InputScan, file: BinaryIO, heartbeat: WorkHeartbeat) -> Iterator[LineFault]:
-    if (finder := scan.duplicate_finder()) is None:
-        return
+def _lines_again(file: BinaryIO, heartbeat: WorkHeartbeat) -> Iterator[InputLine]:
     file.seek(0)
     for line in read_lines(file, len):
         heartbeat.beat("%s rows compared", line.number)
-        if (duplicate := duplicate_fault(finder, line)) is not None:
-            yield duplicate
+        yield line
 
 
 def _build_manifest(findings: ScanFindings, input_bytes: int, digest: str) -> InputManifest:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import Any
@@ -23,6 +24,7 @@ ROW_TIMEOUT_SECONDS = 1800.0
 _CONNECT_TIMEOUT_SECONDS = 10
 _PROBE_TIMEOUT = aiohttp.ClientTimeout(total=5)
 _PROBE_INTERVAL_SECONDS = 0.5
+_NO_ANSWER = (aiohttp.ClientError, TimeoutError, OSError)
 # X-Request-Id of probes.
 PROBE_ID = "probe"
 _MAX_MESSAGE_LENGTH = 2000
@@ -107,14 +109,12 @@ class EngineClient:
 
         Without an answer the last count is returned.
         """
-        try:
+        with suppress(*_NO_ANSWER, ValueError):
             async with self._session.get(
                 f"{self._base}/metrics", timeout=_PROBE_TIMEOUT
             ) as response:
                 counts = [float(count) for count in _STEPS_PATTERN.findall(await response.read())]
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
-            return self._steps
-        self._steps = sum(counts) if counts else None
+            self._steps = sum(counts) if counts else None
         return self._steps
 
     async def close(self) -> None:
@@ -222,13 +222,12 @@ class EngineClient:
         await asyncio.sleep(max(_PROBE_INTERVAL_SECONDS, self._problem.retry_seconds))
 
     async def _healthy(self) -> bool:
-        try:
+        with suppress(*_NO_ANSWER):
             async with self._session.get(
                 f"{self._base}/health", timeout=_PROBE_TIMEOUT
             ) as response:
                 return response.status == HTTPStatus.OK
-        except (aiohttp.ClientError, TimeoutError, OSError):
-            return False
+        return False
 
     async def _post(self, path: str, body: bytes, request_id: str) -> Reply:
         headers = {"Content-Type": "application/json", "X-Request-Id": request_id}

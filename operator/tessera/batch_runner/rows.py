@@ -101,9 +101,8 @@ def read_row(content: bytes) -> BatchRow | RowFault:
     fields = _parse_object(content, _STRICT_DECODER)
     if isinstance(fields, RowFault):
         return fields
-    for part_fault in (_id_fault, _request_fault, _body_fault):
-        if (fault := part_fault(fields)) is not None:
-            return fault
+    if (fault := next(_faults(fields), None)) is not None:
+        return fault
     return BatchRow(custom_id=fields["custom_id"], url=fields["url"], body=fields["body"])
 
 
@@ -139,40 +138,31 @@ def _parse_object(content: bytes, decoder: JSONDecoder) -> dict[str, Any] | RowF
     return value
 
 
-def _id_fault(fields: Mapping[str, Any]) -> RowFault | None:
-    custom_id = fields.get("custom_id")
+def _faults(fields: Mapping[str, Any]) -> Iterator[RowFault]:
+    """Yield what is wrong with a line, of which only the first is reported."""
+    custom_id, body = fields.get("custom_id"), fields.get("body")
     if custom_id is None or custom_id == "":
         message = "every row needs a custom_id, a string that identifies it in the results"
-        return RowFault(code="missing_custom_id", message=message, param="custom_id")
-    if not isinstance(custom_id, str):
+        yield RowFault(code="missing_custom_id", message=message, param="custom_id")
+    elif not isinstance(custom_id, str):
         message = f"custom_id is {_type_name(custom_id)}; it must be a string"
-        return RowFault(code="invalid_custom_id", message=message, param="custom_id")
-    if len(custom_id) > MAX_ID_LENGTH:
+        yield RowFault(code="invalid_custom_id", message=message, param="custom_id")
+    elif len(custom_id) > MAX_ID_LENGTH:
         message = f"custom_id has {len(custom_id)} characters; the limit is {MAX_ID_LENGTH}"
-        return RowFault(code="invalid_custom_id", message=message, param="custom_id")
-    return None
-
-
-def _request_fault(fields: Mapping[str, Any]) -> RowFault | None:
+        yield RowFault(code="invalid_custom_id", message=message, param="custom_id")
     method, url = fields.get("method", "POST"), fields.get("url")
     if method != "POST":
         message = f"method is {_shorten_value(method)}; only POST is supported"
-        return RowFault(code="invalid_method", message=message, param="method")
+        yield RowFault(code="invalid_method", message=message, param="method")
     if url not in URLS:
         message = f"url is {_shorten_value(url)}; it must be one of {', '.join(URLS)}"
-        return RowFault(code="unknown_url", message=message, param="url")
-    return None
-
-
-def _body_fault(fields: Mapping[str, Any]) -> RowFault | None:
-    body = fields.get("body")
+        yield RowFault(code="unknown_url", message=message, param="url")
     if not isinstance(body, dict):
         message = f"body is {_type_name(body)}; it must be an object with the request"
-        return RowFault(code="invalid_body", message=message, param="body")
-    if body.get("stream"):
+        yield RowFault(code="invalid_body", message=message, param="body")
+    elif body.get("stream"):
         message = "streaming is not supported in batches; remove stream from the body"
-        return RowFault(code="stream_not_supported", message=message, param="body.stream")
-    return None
+        yield RowFault(code="stream_not_supported", message=message, param="body.stream")
 
 
 def _json_error_message(content: bytes, error: ValueError) -> str:

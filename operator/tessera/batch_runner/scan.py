@@ -3,7 +3,7 @@
 import itertools
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
 from tessera.batch_runner import rows
@@ -20,6 +20,9 @@ MAX_SHOWN_FAULTS = 20
 _MAX_SHOWN_RANGES = 3
 # Bytes of a line that belong to neither its body nor its custom_id.
 _ENVELOPE_BYTES = 75
+_EMPTY_FILE = RowFault(
+    code="empty_file", message="the file has no rows; it needs one JSON object per line"
+)
 _EMPTY_LINE = RowFault(code="invalid_json", message="the line is empty; remove it")
 _TOO_LARGE = RowFault(
     code="row_too_large",
@@ -88,9 +91,13 @@ class IdSet:
         elif hash_value not in self._suspects:
             self.surplus += 1
 
-    def duplicate_finder(self) -> "DuplicateFinder | None":
-        """Return the finder for a second pass over the file; None when all ids are unique."""
-        return DuplicateFinder(self._hash_id, frozenset(self._suspects)) if self._suspects else None
+    @property
+    def has_suspects(self) -> bool:
+        return bool(self._suspects)
+
+    def is_suspect(self, custom_id: str) -> bool:
+        """Return whether the hash of an id was repeated."""
+        return self._hash_id(custom_id) in self._suspects
 
     def _insert(self, hash_value: int) -> bool:
         slots, mask = self._slots, len(self._slots) - 1
@@ -109,21 +116,6 @@ class IdSet:
         for hash_value in old_slots:
             if hash_value:
                 self._insert(hash_value)
-
-
-class DuplicateFinder:
-    """Compares, in a second pass, the ids whose hash was repeated."""
-
-    def __init__(self, hash_id: IdHasher, suspects: frozenset[int]) -> None:
-        self._hash_id = hash_id
-        self._suspects = suspects
-        self._first_lines: dict[str, int] = {}
-
-    def first_line(self, custom_id: str, line: int) -> int:
-        """Return the first line with this id, which may be `line`."""
-        if self._hash_id(custom_id) not in self._suspects:
-            return line
-        return self._first_lines.setdefault(custom_id, line)
 
 
 class LineFault(NamedTuple):
@@ -213,25 +205,40 @@ class InputScan:
         elif isinstance(parsed, RowFault):
             self._faults.add(line.number, parsed)
 
-    def duplicate_finder(self) -> DuplicateFinder | None:
-        """Return the finder for `duplicate_fault`; None when all ids are unique."""
-        return self._ids.duplicate_finder()
-
-    def findings(self) -> ScanFindings:
-        """Return the findings so far."""
-        findings = ScanFindings(
+    def findings(self, lines_again: Iterable[InputLine]) -> ScanFindings:
+        """Return the findings; the lines are read again only where custom_ids may be repeated."""
+        later_faults = FaultGroups(2 * MAX_SHOWN_FAULTS)
+        if not self._rows:
+            later_faults.add(1, _EMPTY_FILE)
+        if self._ids.has_suspects:
+            for number, fault in self._duplicates(lines_again):
+                later_faults.add(number, fault)
+        faults = sorted(
+            (*self._faults.listed(), *later_faults.listed()), key=lambda fault: fault.line
+        )
+        return ScanFindings(
             rows=self._rows,
             offsets=tuple(self._offsets),
             url=self._url or "",
             input_tokens=self._input_tokens,
             max_tokens_sum=self._max_tokens_sum,
-            faults=tuple(self._faults.listed()),
-            fault_count=self._faults.count + self._ids.surplus,
+            faults=tuple(faults[:MAX_SHOWN_FAULTS]),
+            fault_count=self._faults.count + self._ids.surplus + later_faults.count,
         )
-        if self._rows:
-            return findings
-        message = "the file has no rows; it needs one JSON object per line"
-        return with_faults(findings, [LineFault(1, RowFault(code="empty_file", message=message))])
+
+    def _duplicates(self, lines: Iterable[InputLine]) -> Iterator[tuple[int, RowFault]]:
+        """Yield the numbers of lines that repeat an earlier custom_id, with the fault."""
+        first_lines: dict[str, int] = {}
+        for line in lines:
+            row = rows.read_row(line.content) if line.content else None
+            if not isinstance(row, BatchRow) or not self._ids.is_suspect(row.custom_id):
+                continue
+            first = first_lines.setdefault(row.custom_id, line.number)
+            if first != line.number:
+                shown = repr(row.custom_id[:60])
+                message = f"custom_id {shown} is already used in line {first}; make it unique"
+                fault = RowFault(code="duplicate_custom_id", message=message, param="custom_id")
+                yield line.number, fault
 
     def _count_row(self, line: int, row: BatchRow, line_bytes: int) -> None:
         custom_id = row.custom_id
@@ -248,28 +255,3 @@ class InputScan:
             max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
         )
         self._max_tokens_sum += row.max_tokens or 0
-
-
-def duplicate_fault(finder: DuplicateFinder, line: InputLine) -> LineFault | None:
-    """Return the fault of a line that repeats an earlier custom_id; None for any other."""
-    row = rows.read_row(line.content) if line.content else None
-    if not isinstance(row, BatchRow) or (
-        first := finder.first_line(row.custom_id, line.number)
-    ) == (line.number):
-        return None
-    message = f"custom_id {row.custom_id[:60]!r} is already used in line {first}; make it unique"
-    fault = RowFault(code="duplicate_custom_id", message=message, param="custom_id")
-    return LineFault(line.number, fault)
-
-
-def with_faults(findings: ScanFindings, later_faults: Iterable[LineFault]) -> ScanFindings:
-    """Return the findings with the faults of the second pass, sorted by line."""
-    groups = FaultGroups(2 * MAX_SHOWN_FAULTS)
-    for line_fault in later_faults:
-        groups.add(line_fault.line, line_fault.fault)
-    faults = sorted((*findings.faults, *groups.listed()), key=lambda fault: fault.line)
-    return replace(
-        findings,
-        faults=tuple(faults[:MAX_SHOWN_FAULTS]),
-        fault_count=findings.fault_count + groups.count,
-    )
