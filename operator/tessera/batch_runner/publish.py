@@ -66,8 +66,9 @@ def read_record(work: Path) -> PublicationRecord | None:
 def refuse_unowned(work: Path, *targets: Path) -> None:
     """Raise RefusedError if a target exists that this batch did not write."""
     record = read_record(work)
+    own = () if record is None else (record.output, record.errors)
     for target in targets:
-        if _exists(target) and not _is_own_result(work, record, target):
+        if _exists(target) and not any(_is_same_file(work, result, target) for result in own):
             raise RefusedError(
                 f"{target} exists and is not a result of this batch, so it is not overwritten. "
                 "Move it or choose another path"
@@ -132,12 +133,6 @@ def _exists(target: Path) -> bool:
     except OSError as error:
         raise storage_error(error, target, "publish") from error
     return True
-
-
-def _is_own_result(work: Path, record: PublicationRecord | None, target: Path) -> bool:
-    return record is not None and any(
-        _is_same_file(work, result_file, target) for result_file in (record.output, record.errors)
-    )
 
 
 def _is_same_file(work: Path, result_file: ResultFile, target: Path) -> bool:

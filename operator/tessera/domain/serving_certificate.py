@@ -43,11 +43,6 @@ class CertificatePolicy:
     trust_delay: timedelta = timedelta(seconds=60)
     """An authority is known so long before a certificate of it is used."""
 
-    @property
-    def renew_before(self) -> timedelta:
-        """So long before its end a certificate gets a successor: two thirds are over then."""
-        return self.lifetime / 3
-
 
 class CertificateAction(StrEnum):
     """What is to be done with the certificates."""
@@ -83,9 +78,10 @@ def next_action(
             if trusted_for >= policy.trust_delay
             else CertificateAction.KEEP
         )
+    # A certificate gets a successor when two thirds of its life are over.
     remaining = serving - at
     return (
         CertificateAction.KEEP
-        if policy.renew_before < remaining <= policy.lifetime
+        if policy.lifetime / 3 < remaining <= policy.lifetime
         else CertificateAction.PREPARE
     )

@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.batch import decide
@@ -77,11 +76,7 @@ def outdated_batches(snapshot: Snapshot) -> tuple[Batch, ...]:
     return tuple(batch for batch in snapshot.batches if is_outdated(batch, snapshot.at))
 
 
-def _is_outdated(batch: Batch, at: datetime) -> bool:
-    return batch.is_outdated(at)
-
-
-is_outdated = Step(_is_outdated, lambda *_: False)
+is_outdated = Step(Batch.is_outdated, lambda *_: False)
 
 
 def orphaned_jobs(snapshot: Snapshot) -> tuple[BatchJob, ...]:

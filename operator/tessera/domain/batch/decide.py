@@ -290,12 +290,11 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPl
     )
     attempt = query.active_attempt
     scheduled = context.attempt_state.scheduled
-    if (
-        attempt is not None
-        and scheduled
-        and _capacity_unknown(context, attempt, options.of(attempt_capacity(attempt) or "spot"))
-    ):
-        return continue_plan(context, _unjudged_verdict(context, attempt))
+    if attempt is not None and scheduled:
+        excluded = query.policy == ("Never" if attempt.tier == "Spot" else "Only")
+        # Its hardware cannot be assessed now.
+        if options.of(attempt_capacity(attempt) or "spot") is None and not excluded:
+            return continue_plan(context, _unjudged_verdict(context, attempt))
     decision = choose_capacity(
         query.policy,
         query.schedule,
@@ -318,7 +317,9 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPl
         return idle_plan(context, backoff)
     stays = attempt is not None and (scheduled or option.choice.variant == attempt.variant)
     if attempt is not None and stays and attempt_capacity(attempt) == decision.capacity_class:
-        return _propose_current(context, attempt, option, decision)
+        plan = continue_plan(context, _attempt_verdict(context, attempt, decision))
+        same_variant = option.choice.variant == attempt.variant
+        return _funded_plan(context, plan, option.choice, running=1) if same_variant else plan
     return _propose_next(context, query.source, option, decision)
 
 
@@ -340,14 +341,6 @@ def _stuck_verdict(
         "--all-containers"
     )
     return StatusVerdict(BatchRunning.STALLED, text)
-
-
-def _capacity_unknown(
-    context: BatchContext, attempt: AttemptStatus, option: CapacityOption | None
-) -> bool:
-    """Return whether the hardware of a running attempt cannot be assessed now."""
-    excluded = context.spec.spot.policy == ("Never" if attempt.tier == "Spot" else "Only")
-    return option is None and not excluded
 
 
 def _running_reason(context: BatchContext, attempt: AttemptStatus) -> BatchRunning:
@@ -390,17 +383,6 @@ def _record_full_pool(context: BatchContext) -> BatchContext:
     return replace(context, attempt_state=replace(state, attempt=updated_attempt))
 
 
-def _propose_current(
-    context: BatchContext,
-    attempt: AttemptStatus,
-    option: CapacityOption,
-    decision: CapacityDecision,
-) -> BatchPlan:
-    same_variant = option.choice.variant == attempt.variant
-    plan = continue_plan(context, _attempt_verdict(context, attempt, decision))
-    return _funded_plan(context, plan, option.choice, running=1) if same_variant else plan
-
-
 def _propose_next(
     context: BatchContext,
     source: BatchModelSource,
@@ -408,7 +390,7 @@ def _propose_next(
     decision: CapacityDecision,
 ) -> BatchPlan:
     """Propose the next attempt, with an unused number; it replaces the running one."""
-    choice = option.choice
+    choice, previous = option.choice, context.attempt_state.attempt
     attempt = _next_attempt(
         context,
         choice.offer.tier,
@@ -422,7 +404,7 @@ def _propose_next(
         source=source,
         choice=choice,
         active_deadline=context.active_deadline,
-        avoided_node=_failed_node(context),
+        avoided_node="" if previous is None else previous.failed_node,
         spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
@@ -469,11 +451,6 @@ def _next_attempt(
         consecutive_interruptions=0 if previous is None else previous.consecutive_interruptions,
         unavailable_pools=() if previous is None else previous.unavailable_pools,
     )
-
-
-def _failed_node(context: BatchContext) -> str:
-    previous = context.attempt_state.attempt
-    return "" if previous is None else previous.failed_node
 
 
 def _pool_nodes(situation: Situation, pool: str) -> list[NodeHealth]:

@@ -170,10 +170,14 @@ def _capacity_option(query: CapacityQuery, capacity_class: CapacityClass) -> Cap
         and choice.variant != class_attempt.variant
     ):
         class_attempt = None
+    start_elapsed = timedelta()
+    if class_attempt is not None:
+        started = query.attempt_state.started
+        start_elapsed = timedelta.max if started else query.schedule.at - class_attempt.started_at
     estimate = Estimate(
         rate=pace.rows_per_second(choice, query.source, query.progress, query.situation.measured),
         start=pace.start_duration(choice, query.progress),
-        start_elapsed=_start_elapsed(query, class_attempt),
+        start_elapsed=start_elapsed,
         available=_is_available(query, capacity_class, class_attempt, choice),
     )
     return CapacityOption(choice, estimate)
@@ -226,15 +230,6 @@ def _deadline_rank(query: CapacityQuery) -> Rank:
         return (1, -tokens_per_second, choice.variant)
 
     return rank
-
-
-def _start_elapsed(query: CapacityQuery, class_attempt: AttemptStatus | None) -> timedelta:
-    """Return how much of its start the attempt has completed; all of it once it has started."""
-    if class_attempt is None:
-        return timedelta()
-    if query.attempt_state.started:
-        return timedelta.max
-    return query.schedule.at - class_attempt.started_at
 
 
 def _is_available(

@@ -86,7 +86,11 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
             "experts; take both from the model's own config.json"
         )
     intermediate = keys.get("moe_intermediate_size") or keys.get("intermediate_size") or 0
-    block, block_bias = _block(keys, family, _dense_width(keys, sparse < layers))
+    # A model of experts alone need not say how wide its other feed-forward blocks were.
+    width = (
+        0 if sparse >= layers else keys.get("intermediate_size_mlp") or keys["intermediate_size"]
+    )
+    block, block_bias = _block(keys, family, width)
     router = hidden * experts + (experts if family.expert_bias else 0)
     router += experts if family.router_correction else 0
     router += hidden if family.shared_gate else 0
@@ -158,11 +162,6 @@ def _sparse_layers(keys: Keys, layers: int) -> int:
     dense_layers = keys.values.get("mlp_only_layers")
     dense_count = len(dense_layers) if isinstance(dense_layers, list) else 0
     return max(0, (layers - first) // max(1, step) - dense_count)
-
-
-def _dense_width(keys: Keys, needed: bool) -> int:
-    """Width of feed-forward blocks without experts."""
-    return (keys.get("intermediate_size_mlp") or keys["intermediate_size"]) if needed else 0
 
 
 def _shared_width(keys: Keys, intermediate: int) -> int:

@@ -4,8 +4,12 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, discover
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import HardwareChoice, hardware_candidates, price_order
-from tessera.domain.sizing.sizing import ReplicaFit
+from tessera.domain.placement.placement import (
+    HardwareChoice,
+    fitting_choices,
+    hardware_candidates,
+    price_order,
+)
 
 
 def replicas_free_now(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
@@ -36,11 +40,7 @@ def cheapest_free(
         and (offer.pool, offer.hardware) != (chosen.offer.pool, chosen.offer.hardware)
         and replicas_free_now(snapshot, view, offer) > 0
     ]
-    choices = [
-        HardwareChoice(offer=candidate.offer, fit=candidate.fit)
-        for candidate in hardware_candidates(spec, shape, offers)
-        if isinstance(candidate.fit, ReplicaFit)
-    ]
+    choices = fitting_choices(hardware_candidates(spec, shape, offers))
     return min(choices, key=price_order, default=None)
 
 

@@ -164,14 +164,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
             f"({', '.join(sorted(currencies))}) cannot be compared; name pools of one currency",
         )
     candidates = hardware_candidates(spec, shape, offers)
-    choices = sorted(
-        (
-            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
-            for candidate in candidates
-            if isinstance(candidate.fit, ReplicaFit)
-        ),
-        key=rank,
-    )
+    choices = sorted(fitting_choices(candidates), key=rank)
     if not choices:
         return _no_fit(spec, candidates)
     current_choices = [choice for choice in choices if choice.variant == current]
@@ -232,7 +225,11 @@ def _place_as_assigned(
     assignment: SliceAssignment | None,
 ) -> PlacementDecision:
     assigned_choices = [
-        choice for choice in choices if assignment and _matches_assignment(choice.offer, assignment)
+        choice
+        for choice in choices
+        if assignment
+        and (choice.offer.pool, choice.offer.layout_profile)
+        == (assignment.pool, assignment.profile)
     ]
     unchanged = [choice for choice in assigned_choices if choice in current_choices]
     if assigned_choice := next(iter(unchanged or assigned_choices), None):
@@ -257,47 +254,42 @@ def _layout_pending(pools: Sequence[str], choices: Sequence[HardwareChoice]) -> 
     return replace(pending, awaited=choices[0])
 
 
-def _matches_assignment(offer: HardwareOffer, assignment: SliceAssignment) -> bool:
-    return offer.pool == assignment.pool and offer.layout_profile == assignment.profile
-
-
 def hardware_candidates(
     spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
 ) -> list[HardwareCandidate]:
-    """Size every offer in every accepted precision."""
-    return [
-        HardwareCandidate(offer=offer, demand=demand, fit=_tabulated_size(demand, offer.hardware))
-        for offer, demand in _offers_with_demands(spec, shape, offers)
-    ]
-
-
-def _offers_with_demands(
-    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
-) -> list[tuple[HardwareOffer, Demand]]:
-    """Pair every offer with every accepted precision, the checkpoint's own first."""
+    """Size every offer in every accepted precision, the checkpoint's own first."""
     length = max_model_len(spec, shape)
     answer = min(spec.context.typical_output_tokens, max(1, length // 2))
     prompt = min(spec.context.typical_input_tokens, length - answer)
     adapters = spec.model.adapters
     adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
-    precisions = (None, *(variant.precision for variant in spec.precision.variants))
-    return [
-        (
-            offer,
-            Demand(
-                shape=shape,
-                precision=precision,
-                max_model_len=length,
-                input_tokens=prompt,
-                output_tokens=answer,
-                ttft=spec.slo.ttft_p95,
-                inter_token=spec.slo.itl_p95,
-                adapters_mib=adapters_mib,
-            ),
+    demands = [
+        Demand(
+            shape=shape,
+            precision=precision,
+            max_model_len=length,
+            input_tokens=prompt,
+            output_tokens=answer,
+            ttft=spec.slo.ttft_p95,
+            inter_token=spec.slo.itl_p95,
+            adapters_mib=adapters_mib,
         )
+        for precision in (None, *(variant.precision for variant in spec.precision.variants))
+    ]
+    return [
+        HardwareCandidate(offer=offer, demand=demand, fit=_tabulated_size(demand, offer.hardware))
         for offer in offers
         if can_shard(shape, offer.hardware.devices)
-        for precision in precisions
+        for demand in demands
+    ]
+
+
+def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareChoice]:
+    """Return the hardware on which the model fits."""
+    return [
+        HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+        for candidate in candidates
+        if isinstance(candidate.fit, ReplicaFit)
     ]
 
 
@@ -376,16 +368,15 @@ def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement
             f"{', '.join(sorted(tiers))}; allow a pool of another tier (kubectl get "
             "acceleratorpools shows the tiers), or add the tier",
         )
-    blockers = "; ".join(f"{view.pool.name}: {_blocker(view)}" for view in allowed)
+    blockers = "; ".join(
+        f"{view.pool.name}: {(view.discovered if view.price else view.accepted).message}"
+        for view in allowed
+    )
     return _not_placed(
         PlacementReason.NO_HARDWARE,
         f"spec.placement.pools: none of {counted(len(allowed), 'pool')} has usable devices "
         f"({blockers}); see {command}",
     )
-
-
-def _blocker(view: PoolView) -> str:
-    return (view.discovered if view.price else view.accepted).message
 
 
 def _no_fit(

@@ -178,7 +178,11 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     """
     most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
     options = [
-        _limits_with(demand, step, sequences, tokens)
+        SchedulerLimits(
+            max_num_seqs=sequences,
+            max_num_batched_tokens=tokens,
+            tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
+        )
         for tokens in _STEP_TOKENS
         if (
             sequences := _max_sequences(
@@ -217,14 +221,6 @@ def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> b
         return False
     chunks = -(-demand.input_tokens // (tokens - sequences))
     return chunks * full_seconds <= demand.ttft.total_seconds()
-
-
-def _limits_with(demand: Demand, step: StepTime, sequences: int, tokens: int) -> SchedulerLimits:
-    return SchedulerLimits(
-        max_num_seqs=sequences,
-        max_num_batched_tokens=tokens,
-        tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
-    )
 
 
 def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
