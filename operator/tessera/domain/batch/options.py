@@ -11,7 +11,7 @@ from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch import pace
 from tessera.domain.batch.attempt_state import AttemptState
-from tessera.domain.batch.schedule import SAFETY_MARGIN, CapacityClass, Estimate, Schedule
+from tessera.domain.batch.schedule import CapacityClass, Estimate, Schedule
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.hardware.pools import PoolView
@@ -216,16 +216,12 @@ def _placed_choice(
 
 def _deadline_rank(query: CapacityQuery) -> Rank:
     """Rank hardware that meets the deadline by price per token, then the rest by speed."""
-    schedule = query.schedule
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:
         rate = pace.rows_per_second(choice, query.source, query.progress, query.situation.measured)
         estimate = Estimate(rate=rate, start=pace.start_duration(choice, query.progress))
         tokens_per_second = choice.fit.limits.tokens_per_second
-        if (
-            estimate.time_needed_with_margin(schedule.remaining_rows) - SAFETY_MARGIN
-            <= schedule.time_left
-        ):
+        if query.schedule.is_met_by(estimate):
             return (0, choice.offer.comparison_price.nanos / tokens_per_second, choice.variant)
         return (1, -tokens_per_second, choice.variant)
 

@@ -38,6 +38,11 @@ class Schedule:
     def remaining_rows(self) -> int:
         return max(0, self.rows - self.done)
 
+    def is_met_by(self, estimate: "Estimate") -> bool:
+        """Return whether hardware meets the deadline, from now on and without interruption."""
+        needed = estimate.time_needed_with_margin(self.remaining_rows) - SAFETY_MARGIN
+        return needed <= self.time_left
+
     @property
     def time_left(self) -> timedelta:
         return self.end - self.at
@@ -194,10 +199,7 @@ def _use_spot(schedule: Schedule, spot: Estimate | None, constraint: str) -> Cap
 
 def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
     """Return the message that an estimate misses the deadline; None when it meets it."""
-    if (
-        estimate.time_needed_with_margin(schedule.remaining_rows) - SAFETY_MARGIN
-        <= schedule.time_left
-    ):
+    if schedule.is_met_by(estimate):
         return None
     return f"spec.deadline will be missed: {_time_message(schedule, estimate)}"
 

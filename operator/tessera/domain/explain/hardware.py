@@ -17,12 +17,12 @@ from tessera.domain.placement.free_hardware import cheapest_free
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
+    fitting_choices,
     hardware_candidates,
     price_order,
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.sizing.sizing import ReplicaFit
 
 
 def explain_placed(
@@ -40,14 +40,7 @@ def explain_placed(
         return decision
     service = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     candidates = _all_candidates(plan, spec) if service_plan.accepted.reason.is_true else []
-    choices = sorted(
-        (
-            HardwareChoice(offer=candidate.offer, fit=candidate.fit)
-            for candidate in candidates
-            if isinstance(candidate.fit, ReplicaFit)
-        ),
-        key=price_order,
-    )
+    choices = sorted(fitting_choices(candidates), key=price_order)
     decision = replace(decision, alternatives=tuple(alternatives(service, choices, candidates)))
     if chosen is None:
         return decision
