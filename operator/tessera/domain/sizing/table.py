@@ -183,43 +183,30 @@ def _evaluate(demand: Demand, product: Product, hardware: Hardware, book: PriceB
 
 
 def _refused_row(demand: Demand, hardware: Hardware, book: PriceBook, problem: str) -> SizeRow:
+    """Return the row of hardware that does not run the model, where its size does not matter."""
+    whole_gpu = book.hourly.get(hardware.product)
     return SizeRow(
         hardware=hardware,
         precision=demand.precision,
         label=precision.label(demand.shape, demand.precision),
         verdict=SizeVerdict.REFUSED,
         message=problem,
-        hourly=_hourly(hardware, book),
+        hourly=whole_gpu and whole_gpu.times(billing_weight(hardware)),
     )
 
 
 def _sized_row(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> SizeRow:
-    label = precision.label(demand.shape, demand.precision)
-    hourly = _hourly(hardware, book)
     sizing = size(demand, hardware)
-    if isinstance(sizing, ReplicaMisfit):
-        return _misfit_row(demand, sizing, label, hourly)
-    caveat = precision.caveat(demand.shape, demand.precision, product)
-    return _fit_row(demand, sizing, label, hourly, caveat)
-
-
-def _hourly(hardware: Hardware, book: PriceBook) -> Money | None:
-    whole_gpu = book.hourly.get(hardware.product)
-    return whole_gpu and whole_gpu.times(billing_weight(hardware))
-
-
-def _misfit_row(demand: Demand, misfit: ReplicaMisfit, label: str, hourly: Money | None) -> SizeRow:
-    slow = misfit.needed_mib == 0
-    message = _too_slow_message(demand, misfit) if slow else _too_large_message(demand, misfit)
-    return SizeRow(
-        hardware=misfit.hardware,
-        precision=misfit.precision,
-        label=label,
+    row = _refused_row(demand, hardware, book, "")
+    if isinstance(sizing, ReplicaFit):
+        return _fit_row(row, demand, sizing, product)
+    slow = sizing.needed_mib == 0
+    return replace(
+        row,
         verdict=SizeVerdict.TOO_SLOW if slow else SizeVerdict.TOO_LARGE,
-        message=message,
-        kv_tokens=misfit.kv_tokens,
-        max_concurrency=misfit.kv_tokens / demand.max_model_len,
-        hourly=hourly,
+        message=(_too_slow_message if slow else _too_large_message)(demand, sizing),
+        kv_tokens=sizing.kv_tokens,
+        max_concurrency=sizing.kv_tokens / demand.max_model_len,
     )
 
 
@@ -241,10 +228,9 @@ def _too_large_message(demand: Demand, misfit: ReplicaMisfit) -> str:
     )
 
 
-def _fit_row(
-    demand: Demand, fit: ReplicaFit, label: str, hourly: Money | None, caveat: str | None
-) -> SizeRow:
-    limits, memory = fit.limits, fit.memory
+def _fit_row(row: SizeRow, demand: Demand, fit: ReplicaFit, product: Product) -> SizeRow:
+    limits, memory, hourly = fit.limits, fit.memory, row.hourly
+    caveat = precision.caveat(demand.shape, demand.precision, product)
     max_concurrency = memory.kv_tokens / fit.max_model_len
     low_concurrency = max_concurrency < MIN_CONCURRENCY
     max_num_seqs = limits.max_num_seqs
@@ -258,10 +244,8 @@ def _fit_row(
     full_seconds = fit.step.seconds(
         decoding=max_num_seqs, kv_tokens=max_num_seqs * demand.resident_tokens, prefill_tokens=chunk
     )
-    return SizeRow(
-        hardware=fit.hardware,
-        precision=fit.precision,
-        label=label,
+    return replace(
+        row,
         verdict=SizeVerdict.LOW_CONCURRENCY if low_concurrency else SizeVerdict.FITS,
         message=f"{message}; {caveat}" if caveat else message,
         kv_tokens=memory.kv_tokens,
@@ -271,6 +255,5 @@ def _fit_row(
         inter_token_ms=max_num_seqs / limits.tokens_per_second * 1e3,
         memory_share=memory_share(demand, fit),
         oversize_message=oversize_message(demand, fit),
-        hourly=hourly,
         per_million=hourly and per_million_tokens(hourly, limits.tokens_per_second),
     )
