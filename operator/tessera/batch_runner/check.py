@@ -4,9 +4,10 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from pydantic import BaseModel, ConfigDict
 
 from tessera.api.text import counted
 from tessera.batch_runner import manifest, parts, publish
@@ -26,9 +27,10 @@ from tessera.batch_runner.scan import InputLine, InputScan, LineFault, ScanFindi
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPaths:
-    """Paths of a batch on its volume."""
+class BatchPaths(BaseModel):
+    """Paths of a batch on its volume, as the command line names them."""
+
+    model_config = ConfigDict(frozen=True, from_attributes=True)
 
     input: Path
     output: Path

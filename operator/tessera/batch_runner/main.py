@@ -58,19 +58,13 @@ async def _serve_check(arguments: argparse.Namespace) -> int:
 
 
 def _check_input(arguments: argparse.Namespace, heartbeat: WorkHeartbeat) -> int:
-    paths = BatchPaths(
-        input=arguments.input,
-        output=arguments.output,
-        errors=arguments.errors,
-        work=arguments.work,
-    )
     served = RequestTarget(
         name=arguments.model,
         adapters=tuple(arguments.adapter),
         aliases=tuple(arguments.alias),
         urls=tuple(arguments.url or URLS),
     )
-    code, fields = check(paths, served, heartbeat)
+    code, fields = check(BatchPaths.model_validate(arguments), served, heartbeat)
     return _finish(arguments, code, fields, "the file is valid")
 
 
@@ -105,28 +99,13 @@ async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _options(arguments: argparse.Namespace) -> RunOptions:
-    send_options = SendOptions(
+    arguments.send_options = SendOptions(
         served=RequestTarget(name=arguments.model, aliases=tuple(arguments.alias)),
         concurrency=arguments.concurrency,
         retries=arguments.retries,
         seed=f"{arguments.batch} {arguments.attempt}",
     )
-    return RunOptions(
-        input=arguments.input,
-        output=arguments.output,
-        errors=arguments.errors,
-        work=arguments.work,
-        report=arguments.report,
-        attempt=arguments.attempt,
-        engine=arguments.engine,
-        send_options=send_options,
-        host=arguments.host,
-        port=arguments.port,
-        uri=arguments.uri,
-        revision=arguments.revision,
-        row_seconds=arguments.row_seconds,
-        patience_seconds=arguments.engine_seconds,
-    )
+    return RunOptions.model_validate(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -174,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     run_parser.add_argument(
         "--engine-seconds",
+        dest="patience_seconds",
         type=float,
         default=ENGINE_TIMEOUT_SECONDS,
         help="time limit for a restart of the engine",

@@ -11,6 +11,7 @@ from typing import Protocol
 from tessera.api.text import counted
 from tessera.batch_runner import checked_input, manifest, parts, publish
 from tessera.batch_runner.assemble import assemble_files
+from tessera.batch_runner.check import BatchPaths
 from tessera.batch_runner.checked_input import CheckedInput, FileState
 from tessera.batch_runner.engine import (
     ENGINE_TIMEOUT_SECONDS,
@@ -99,14 +100,9 @@ async def wait_until_current(fence: Fence, attempt: int, timeout: FenceTimeout) 
         ) from error
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(BatchPaths):
     """Arguments of an attempt."""
 
-    input: Path
-    output: Path
-    errors: Path
-    work: Path
     report: Path
     attempt: int
     engine: str | None
