@@ -49,7 +49,6 @@ class CustomResourceType:
     """Resource type with what its CustomResourceDefinition needs."""
 
     model: type[BaseModel]
-    plural: str
     namespaced: bool
     columns: tuple[PrinterColumn, ...]
     short_names: tuple[str, ...] = ()
@@ -58,6 +57,10 @@ class CustomResourceType:
     @property
     def name(self) -> str:
         return self.model.__name__
+
+    @property
+    def plural(self) -> str:
+        return f"{self.name.lower()}s"
 
 
 def _condition_path(kind: str, field: str) -> str:
@@ -68,7 +71,6 @@ _ITL, _OUTPUT_RATE = ".status.speed.itlMs", ".status.speed.tokensPerSecond"
 
 INFERENCE_SERVICE = CustomResourceType(
     model=InferenceService,
-    plural="inferenceservices",
     short_names=("tsvc",),
     namespaced=True,
     columns=(
@@ -99,7 +101,6 @@ INFERENCE_SERVICE = CustomResourceType(
 
 ACCELERATOR_POOL = CustomResourceType(
     model=AcceleratorPool,
-    plural="acceleratorpools",
     short_names=("tpool",),
     namespaced=False,
     columns=(
@@ -118,7 +119,6 @@ ACCELERATOR_POOL = CustomResourceType(
 
 NODE_LAYOUT = CustomResourceType(
     model=NodeLayout,
-    plural="nodelayouts",
     namespaced=False,
     columns=(
         PrinterColumn(name="Partitioning", type="boolean", path=".status.partitioningEnabled"),
@@ -130,7 +130,6 @@ NODE_LAYOUT = CustomResourceType(
 
 TENANT_BUDGET = CustomResourceType(
     model=TenantBudget,
-    plural="tenantbudgets",
     short_names=("tbudget",),
     namespaced=False,
     columns=(
@@ -148,7 +147,6 @@ TENANT_BUDGET = CustomResourceType(
 
 BATCH_INFERENCE = CustomResourceType(
     model=BatchInference,
-    plural="batchinferences",
     short_names=("tbatch",),
     namespaced=True,
     columns=(
