@@ -7,7 +7,7 @@ attempt started, else its own. Later writes of a stale attempt change nothing.
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.batch_runner import parts
 from tessera.batch_runner.heartbeat import WorkHeartbeat
@@ -16,7 +16,7 @@ from tessera.batch_runner.parts import AnsweredEntry, AttemptParts, Entry, SentE
 from tessera.batch_runner.rows import clamp_tokens
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BatchCounts:
     """Counts of the whole batch over all attempts so far."""
 
@@ -41,25 +41,16 @@ class Ledger:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._winners = array("I", bytes(4 * rows))
-        self._completed = 0
-        self._failed = 0
-        self._prompt_tokens = 0
-        self._output_tokens = 0
-        self._resent_rows = 0
-        self._resent_tokens = 0
+        self._counts = BatchCounts()
         # Repaid rows without max_tokens.
         self._resent_unlimited = 0
 
     def counts(self) -> BatchCounts:
-        mean = self._output_tokens / self._completed if self._completed else 0
-        return BatchCounts(
-            completed=self._completed,
-            failed=self._failed,
-            prompt_tokens=self._prompt_tokens,
-            output_tokens=self._output_tokens,
-            resent_rows=self._resent_rows,
-            resent_tokens=self._resent_tokens + round(self._resent_unlimited * mean),
-        )
+        """Return the counts as they are now; later records do not change them."""
+        counts = self._counts
+        mean = counts.output_tokens / counts.completed if counts.completed else 0
+        resent_tokens = counts.resent_tokens + round(self._resent_unlimited * mean)
+        return replace(counts, resent_tokens=resent_tokens)
 
     def is_answered(self, row: int) -> bool:
         return self._winners[row] != 0
@@ -74,17 +65,15 @@ class Ledger:
             return
         self._winners[entry.row] = attempt
         # Part files may be those of a runner that clamped nothing.
-        self._prompt_tokens += clamp_tokens(entry.prompt_tokens)
-        self._output_tokens += clamp_tokens(entry.output_tokens)
-        if entry.good:
-            self._completed += 1
-        else:
-            self._failed += 1
+        self._counts.prompt_tokens += clamp_tokens(entry.prompt_tokens)
+        self._counts.output_tokens += clamp_tokens(entry.output_tokens)
+        self._counts.completed += entry.good
+        self._counts.failed += not entry.good
 
     def record_resent(self, sent: SentEntry) -> None:
         """Record a request whose answer was lost, so that it is sent again."""
-        self._resent_rows += 1
-        self._resent_tokens += sent.prompt_tokens + clamp_tokens(sent.max_tokens)
+        self._counts.resent_rows += 1
+        self._counts.resent_tokens += sent.prompt_tokens + clamp_tokens(sent.max_tokens)
         self._resent_unlimited += sent.max_tokens is None
 
 
