@@ -14,13 +14,12 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
-    BatchPod,
     NodeHealth,
     ProgressSample,
     VolumeClaim,
 )
 from tessera.domain.observed.runner_reports import RunnerProgress
-from tessera.domain.observed.snapshot import Node, Pool, Ref
+from tessera.domain.observed.snapshot import BatchPod, Node, Pool, Ref
 from tessera.domain.status.batch import batch_status
 from tests.builders import NOW, SMALL, a_node, a_pool, at
 
@@ -130,6 +129,8 @@ def a_batch_pod(attempt: int | None = 1, node: str | None = SPOT_NODE, **fields:
     return BatchPod(
         **{
             "ref": Ref(NIGHT.namespace, f"{name}-x"),
+            "uid": "",
+            "service": Ref(NIGHT.namespace, ""),
             "batch": NIGHT,
             "attempt": attempt,
             "created": NOW,

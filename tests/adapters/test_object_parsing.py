@@ -85,7 +85,7 @@ def test_pods_and_jobs_of_a_batch_carry_its_uid() -> None:
     assert isinstance(job, BatchJob)
     assert pod is not None
     assert pod.batch_run is not None
-    assert (job.batch_uid, pod.batch_run.uid) == ("uid-night", "uid-night")
+    assert (job.batch_uid, pod.batch_run.batch_uid) == ("uid-night", "uid-night")
 
 
 def test_the_pod_of_a_model_job_is_no_replica_and_brings_its_report() -> None:

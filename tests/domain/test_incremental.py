@@ -17,7 +17,7 @@ from tessera.domain.incremental import FOREVER, Incremental, Until
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import (
-    BatchRun,
+    BatchPod,
     EngineReading,
     InFlight,
     Pod,
@@ -304,8 +304,17 @@ def change_batch_pod(old: Snapshot, *rest: Any) -> Fields:
     if old.batch_jobs:
         return {"batch_jobs": (), "pods": other_pods}
     job = a_job(step.pods)
-    run = BatchRun(batch=NIGHT, uid="uid-night", attempt=step.pods, job_uid=job.uid)
-    pod = replace(a_pod(job.ref.name), service=NIGHT, batch_run=run)
+    pod = BatchPod(
+        ref=job.ref,
+        uid=f"uid-{job.ref.name}",
+        service=NIGHT,
+        created=NOW,
+        containers_ready=True,
+        batch=NIGHT,
+        batch_uid="uid-night",
+        attempt=step.pods,
+        owner=job.uid,
+    )
     return {"batch_jobs": (job,), "pods": (*other_pods, pod)}
 
 

@@ -15,7 +15,7 @@ from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
-from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
+from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
 from tessera.resources import children
 from tests.batch_builders import (
     NIGHT,
@@ -46,10 +46,10 @@ ATTEMPT = {
 }
 
 
-def a_pod(uid: str = "uid-night", attempt: int | None = 1, **run: Any) -> Pod:
+def a_pod(uid: str = "uid-night", attempt: int | None = 1, **run: Any) -> BatchPod:
     """A pod of the batch with this uid, bound and running."""
     name = job_name(NIGHT.name, attempt)
-    return Pod(
+    return BatchPod(
         ref=Ref(NIGHT.namespace, f"{name}-x"),
         uid=f"uid-{name}-x",
         service=Ref(NIGHT.namespace, ""),
@@ -57,7 +57,11 @@ def a_pod(uid: str = "uid-night", attempt: int | None = 1, **run: Any) -> Pod:
         template="",
         created=NOW,
         bound=NOW,
-        batch_run=BatchRun(batch=NIGHT, uid=uid, attempt=attempt, job_uid=f"uid-{name}", **run),
+        batch=NIGHT,
+        batch_uid=uid,
+        attempt=attempt,
+        owner=f"uid-{name}",
+        **run,
     )
 
 

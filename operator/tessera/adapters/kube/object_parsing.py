@@ -39,7 +39,7 @@ from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, ObservedNodeLayout
 from tessera.domain.observed.snapshot import (
     NOT_CREATED,
-    BatchRun,
+    BatchPod,
     Budget,
     ContainerExit,
     Node,
@@ -250,7 +250,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
     labels, devices = meta.get("labels", {}), _devices(spec)
     controller = _controller(meta)
     of_job = controller.get("kind") == "Job"
-    batch_run = _batch_run(body) if of_job and batch_names.BATCH_LABEL in labels else None
+    batch_run = _batch_run(body) if of_job and batch_names.BATCH_LABEL in labels else {}
     model_job_run = _model_job_run(meta, status) if of_job and MODEL_JOB_LABEL in labels else None
     if not (devices or batch_run or model_job_run):
         return None
@@ -258,7 +258,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
     scheduled = _condition(body, "PodScheduled")
     replica_set = f"{names.deployment_name(service, variant)}-{labels.get(_TEMPLATE_LABEL, '')}"
     is_replica = (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
-    pod = Pod(
+    pod = (BatchPod if batch_run else Pod)(
         ref=Ref(intern(meta["namespace"]), meta["name"]),
         uid=meta["uid"],
         service=Ref(intern(meta["namespace"]), service if is_replica else ""),
@@ -272,8 +272,8 @@ def parse_pod(body: JsonObject) -> Pod | None:
         # Of a pod that names its node itself this is when the kubelet admitted it.
         bound=_transition_time(scheduled, "True"),
         ended=_end_time(status, scheduled.get("lastTransitionTime") or meta["creationTimestamp"]),
-        batch_run=batch_run,
         model_job_run=model_job_run,
+        **batch_run,
     )
     return _with_state(pod, body, scheduled) if is_replica or batch_run or model_job_run else pod
 
@@ -355,7 +355,8 @@ def _model_job_run(meta: JsonObject, status: JsonObject) -> ModelJobRun:
     )
 
 
-def _batch_run(body: JsonObject) -> BatchRun:
+def _batch_run(body: JsonObject) -> JsonObject:
+    """Return the fields that only the pods of batches have."""
     meta, labels = body["metadata"], body["metadata"]["labels"]
     runner: JsonObject = {}
     for container in body.get("status", {}).get("containerStatuses", ()):
@@ -363,16 +364,16 @@ def _batch_run(body: JsonObject) -> BatchRun:
             runner = container.get("state", {})
             break
     terminated, started = runner.get("terminated"), runner.get("running", {}).get("startedAt")
-    return BatchRun(
-        batch=Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
-        uid=labels.get(batch_names.BATCH_UID_LABEL, ""),
-        attempt=batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
-        since=_parse_time(started) if started else None,
-        job_uid=_controller(meta).get("uid", ""),
-        exit_code=terminated["exitCode"] if terminated else None,
-        report=_bounded_text(terminated.get("message", "")) if terminated else "",
-        disrupted=_condition(body, "DisruptionTarget").get("status") == "True",
-    )
+    return {
+        "batch": Ref(meta["namespace"], labels[batch_names.BATCH_LABEL]),
+        "batch_uid": labels.get(batch_names.BATCH_UID_LABEL, ""),
+        "attempt": batch_names.parse_attempt_label(labels.get(batch_names.ATTEMPT_LABEL, "")),
+        "runner_since": _parse_time(started) if started else None,
+        "owner": _controller(meta).get("uid", ""),
+        "exit_code": terminated["exitCode"] if terminated else None,
+        "report": _bounded_text(terminated.get("message", "")) if terminated else "",
+        "disrupted": _condition(body, "DisruptionTarget").get("status") == "True",
+    }
 
 
 def parse_workload(body: JsonObject) -> Workload:

@@ -12,7 +12,7 @@ from tessera.api.text import counted
 from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
-from tessera.domain.observed.batches import BatchJob, BatchPod, ProgressSample
+from tessera.domain.observed.batches import BatchJob, ProgressSample
 from tessera.domain.observed.runner_reports import (
     INPUT_CHANGED,
     REFUSED_EXIT_CODE,
@@ -23,6 +23,7 @@ from tessera.domain.observed.runner_reports import (
     RunReport,
     run_report,
 )
+from tessera.domain.observed.snapshot import BatchPod
 
 # A batch fails after so many failed attempts in a row without a new row,
 MAX_FAILURES_WITHOUT_ROWS = 6

@@ -14,8 +14,8 @@ from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
-from tessera.domain.observed.batches import Batch, BatchJob, BatchPod, NodeHealth
-from tessera.domain.observed.snapshot import BatchRun, Pod, Ref, Snapshot
+from tessera.domain.observed.batches import Batch, BatchJob, NodeHealth
+from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
 from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
@@ -86,9 +86,7 @@ def orphaned_jobs(snapshot: Snapshot) -> tuple[BatchJob, ...]:
     if not orphans:
         return ()
     ended = {
-        pod.batch_run.job_uid
-        for pod in snapshot.pods
-        if pod.batch_run is not None and pod.ended is not None
+        pod.owner for pod in snapshot.pods if isinstance(pod, BatchPod) and pod.ended is not None
     }
     return tuple(job for job in orphans if job.uid not in ended)
 
@@ -175,8 +173,8 @@ class _SnapshotIndex:
         uids = {batch.ref: batch.uid for batch in snapshot.batches}
         self.pods: dict[Ref, list[BatchPod]] = defaultdict(list)
         for pod in snapshot.pods:
-            if pod.batch_run is not None and uids.get(pod.batch_run.batch) == pod.batch_run.uid:
-                self.pods[pod.batch_run.batch].append(_batch_pod(pod, pod.batch_run))
+            if isinstance(pod, BatchPod) and uids.get(pod.batch) == pod.batch_uid:
+                self.pods[pod.batch].append(pod)
         self._jobs: dict[Ref, list[BatchJob]] = defaultdict(list)
         for job in snapshot.batch_jobs:
             if uids.get(job.batch) == job.batch_uid:
@@ -251,26 +249,3 @@ def _written_files(batch: Batch) -> Sequence[tuple[Ref, str]]:
 
 
 written_files = Step(_written_files, lambda *_: ())
-
-
-def _batch_pod(pod: Pod, run: BatchRun) -> BatchPod:
-    return BatchPod(
-        ref=pod.ref,
-        uid=pod.uid,
-        batch=run.batch,
-        attempt=run.attempt,
-        created=pod.created,
-        owner=run.job_uid,
-        node=pod.node,
-        bound=pod.bound,
-        runner_since=run.since,
-        ended=pod.ended,
-        exit_code=run.exit_code,
-        report=run.report,
-        address=pod.address,
-        terminating=pod.terminating and pod.ended is None,
-        disrupted=run.disrupted,
-        unschedulable=pod.unschedulable,
-        waiting_reason=pod.waiting_reason,
-        container_message=pod.container_message,
-    )

@@ -11,12 +11,13 @@ from tessera.domain.batch.attempt_state import STALL_TIMEOUT, pod_refusal_messag
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
-from tessera.domain.observed.batches import BatchJob, BatchPod
+from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.runner_reports import (
     CHECK_NUMBER,
     REFUSED_EXIT_CODE,
     check_report,
 )
+from tessera.domain.observed.snapshot import BatchPod
 
 # Delay before a check with a transient failure is retried.
 _RETRY_DELAY = timedelta(seconds=30)

@@ -10,12 +10,12 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
-    BatchPod,
     NodeHealth,
     PodRefusal,
     ProgressSample,
     VolumeClaim,
 )
+from tessera.domain.observed.snapshot import BatchPod
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 
 

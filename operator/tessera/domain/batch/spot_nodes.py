@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Mapping
 
-from tessera.domain.observed.batches import BatchPod, NodeHealth
+from tessera.domain.observed.batches import NodeHealth
+from tessera.domain.observed.snapshot import BatchPod
 
 # Labels of spot nodes: AWS managed node groups, Karpenter, GKE (two), AKS.
 #
@@ -37,7 +38,7 @@ DISRUPTION_TAINTS = frozenset(
 
 def disruption_message(pod: BatchPod, nodes: Mapping[str, NodeHealth]) -> str | None:
     """Return why a pod is lost, by the first signal that shows it; None while it is safe."""
-    if pod.terminating:
+    if pod.terminating and pod.ended is None:
         return f"pod {pod.ref.name} is being deleted"
     if pod.disrupted:
         return f"pod {pod.ref.name} is being evicted (DisruptionTarget)"

@@ -50,47 +50,6 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchPod:
-    """The pod of a check or of an attempt."""
-
-    ref: Ref
-    uid: str = ""
-    batch: Ref
-    attempt: int | None
-    """None is the check."""
-    created: datetime
-    owner: str = ""
-    """The uid of its Job."""
-    node: str | None = None
-    """Where it was bound to."""
-    bound: datetime | None = None
-    runner_since: datetime | None = None
-    """Since when its runner runs; its engine was up before that."""
-    ended: datetime | None = None
-    """When its last container ended for good."""
-    exit_code: int | None = None
-    """That of the runner, once it ended; its engine may still be leaving."""
-    report: str = ""
-    """The termination message of the runner."""
-    address: str | None = None
-    terminating: bool = False
-    """It has a deletion timestamp."""
-    disrupted: bool = False
-    """It has the condition DisruptionTarget."""
-    unschedulable: str | None = None
-    """The scheduler's sentence, while it finds no node."""
-    waiting_reason: str | None = None
-    """Why a container waits, in the kubelet's word, such as CrashLoopBackOff."""
-    container_message: str = ""
-    """The end of the log of the last exit, or the kubelet's message."""
-
-    @property
-    def finished(self) -> bool:
-        """Return whether no container of the pod will run again."""
-        return self.ended is not None or self.exit_code is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class BatchJob:
     """The Job of a check or of an attempt."""
 

@@ -99,27 +99,6 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchRun:
-    """What only the pods of batches have."""
-
-    batch: Ref
-    uid: str = ""
-    """That of the batch: another one may have its name by now."""
-    attempt: int | None
-    """None is the check."""
-    since: datetime | None = None
-    """Since when its runner runs; its engine was up before that."""
-    job_uid: str = ""
-    """The uid of its Job."""
-    exit_code: int | None = None
-    """That of the runner, once it ended."""
-    report: str = ""
-    """The termination message of the runner."""
-    disrupted: bool = False
-    """It has the condition DisruptionTarget."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ContainerExit:
     """The end of one run of a container."""
 
@@ -174,10 +153,13 @@ class Pod:
     """The end of the log of the last exit, or the kubelet's message."""
     last_exit: ContainerExit | None = None
     """How a container ended last, as long as the pod is not up again."""
-    batch_run: BatchRun | None = None
-    """Set on pods of batches; these belong to no service."""
     model_job_run: ModelJobRun | None = None
     """Set on pods of model jobs; these are no replicas of their service."""
+
+    @property
+    def batch_run(self) -> "BatchPod | None":
+        """Return the pod if it is one of a batch, which belongs to no service."""
+        return self if isinstance(self, BatchPod) else None
 
     @property
     def unmanaged(self) -> bool:
@@ -193,6 +175,32 @@ class Pod:
     def takes_requests(self) -> bool:
         """Ready, and not on its way out: on a dead node that may hang for ever."""
         return self.ready_since is not None and not self.terminating
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchPod(Pod):
+    """The pod of the check or of an attempt of a batch."""
+
+    batch: Ref
+    batch_uid: str = ""
+    """That of the batch: another one may have its name by now."""
+    attempt: int | None
+    """None is the check."""
+    owner: str = ""
+    """The uid of its Job."""
+    runner_since: datetime | None = None
+    """Since when its runner runs; its engine was up before that."""
+    exit_code: int | None = None
+    """That of the runner, once it ended; its engine may still be leaving."""
+    report: str = ""
+    """The termination message of the runner."""
+    disrupted: bool = False
+    """It has the condition DisruptionTarget."""
+
+    @property
+    def finished(self) -> bool:
+        """Return whether no container of the pod will run again."""
+        return self.ended is not None or self.exit_code is not None
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -37,7 +37,7 @@ def unclaimed_pods(
     schedulable = {node.name for node in nodes if node.schedulable}
     unclaimed, allocated = [], Counter[tuple[str, str]]()
     for pod in pods:
-        claimed = pod.service in refs if pod.batch_run is None else pod.batch_run.uid in uids
+        claimed = pod.service in refs if pod.batch_run is None else pod.batch_run.batch_uid in uids
         if claimed or not pod.holds_devices or pod.node not in pools:
             continue
         unclaimed.append(pod)
