@@ -272,33 +272,24 @@ def _ended_state(
     if end.kind != WORK_MISSING:
         progress_text += f", {retained_rows_message(situation)}"
     if end.kind in ("refused", ROWS_REFUSED, WORK_MISSING):
+        is_rows = end.kind == ROWS_REFUSED
+        reason = BatchComplete.ROWS_REFUSED if is_rows else BatchComplete.USER_ACTION_REQUIRED
         message = f"spec.input, spec.output: attempt {attempt.number} failed: {end.message}"
-        reason = BatchComplete.USER_ACTION_REQUIRED
-        if end.kind == ROWS_REFUSED:
-            reason = BatchComplete.ROWS_REFUSED
-        completion = StatusVerdict(reason, f"{message}; {progress_text}")
-        return replace(state, completion=completion)
     # What costs no GPU is tried until the deadline; and a missing Job used none.
-    if (
+    elif (
         progress.done < progress.rows
         and end.kind != "job_missing"
         and not ended_attempt.input_changed
         and ended_attempt.consecutive_failures >= MAX_FAILURES_WITHOUT_ROWS
         and now - (ended_attempt.failing_since or now) >= MIN_FAILURE_DURATION
     ):
-        message = (
-            f"status.attempt: {counted(ended_attempt.consecutive_failures, 'attempt')} in a row "
-            "failed without a "
-            "new row"
-        )
-        return replace(
-            state,
-            completion=StatusVerdict(
-                BatchComplete.BACKOFF_LIMIT_EXCEEDED,
-                f"{message}, the last with {end.message}; {progress_text}",
-            ),
-        )
-    return state
+        reason = BatchComplete.BACKOFF_LIMIT_EXCEEDED
+        attempts = counted(ended_attempt.consecutive_failures, "attempt")
+        message = f"status.attempt: {attempts} in a row failed without a new row, the last with "
+        message += end.message
+    else:
+        return state
+    return replace(state, completion=StatusVerdict(reason, f"{message}; {progress_text}"))
 
 
 def _attempt_end(

@@ -96,11 +96,9 @@ def propose_batch(situation: Situation) -> BatchPlan:
         check=batch.status.check and with_settings(batch.status.check, situation),
     )
     completion = context.attempt_state.completion or _expiry_verdict(context)
-    return (
-        _propose_unfinished(context, source)
-        if completion is None
-        else closing_plan(context, completion)
-    )
+    if completion is not None:
+        return closing_plan(context, completion)
+    return _propose_unfinished(context, source)
 
 
 def apply_funding(plan: BatchPlan, shortage: str | None) -> BatchPlan:
@@ -304,13 +302,9 @@ def _propose_on_capacity(context: BatchContext, query: CapacityQuery) -> BatchPl
     )
     option = None if decision.capacity_class is None else options.of(decision.capacity_class)
     if option is None:
-        missing = options.spot is None and options.non_spot is None
-        running = (
-            no_capacity_verdict(query)
-            if missing
-            else StatusVerdict(decision.reason, decision.message)
-        )
-        return idle_plan(context, running)
+        if options.spot is None and options.non_spot is None:
+            return idle_plan(context, no_capacity_verdict(query))
+        return idle_plan(context, StatusVerdict(decision.reason, decision.message))
     if (
         backoff := _backoff_verdict(context)
     ) is not None and decision.capacity_class == attempt_capacity(context.attempt_state.attempt):

@@ -107,10 +107,9 @@ class CapacityQuery:
         }
         if self.attempt_state.alive and self.attempt_state.scheduled:
             return frozenset(pools - {attempt.pool})
-        unschedulable = (
-            {attempt.pool} if scheduling_timed_out(self.attempt_state, self.schedule.at) else set()
-        )
-        return frozenset(pools | unschedulable)
+        if scheduling_timed_out(self.attempt_state, self.schedule.at):
+            pools.add(attempt.pool)
+        return frozenset(pools)
 
 
 def capacity_options(query: CapacityQuery) -> CapacityOptions:
