@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeAlias
 
@@ -97,12 +98,12 @@ def _weights_size(index: Mapping[str, Any]) -> int | None:
     return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
 
 
+@dataclass(slots=True)
 class DownloadProgress:
     """Downloaded bytes of all files, and their total if the hub lists all sizes."""
 
-    def __init__(self) -> None:
-        self.done = 0
-        self.total: int | None = None
+    done: int = 0
+    total: int | None = None
 
 
 async def fetch(
@@ -209,7 +210,7 @@ async def _append(
 
 def _progress_app(progress: DownloadProgress) -> web.Application:
     async def show_progress(_: web.Request) -> web.Response:
-        return web.json_response({"done": progress.done, "total": progress.total})
+        return web.json_response(asdict(progress))
 
     app = web.Application()
     app.router.add_get("/progress", show_progress)

@@ -12,7 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, Protocol, TypeAlias
 
@@ -178,24 +178,22 @@ def part_files(work: Path) -> PartFiles:
     return PartFiles(work, dict(attempts_by_shard))
 
 
+@dataclass(slots=True, eq=False)
 class Journal:
     """Appends to the part files of one attempt; flushes to disk after 5 seconds or 64 answers."""
 
-    def __init__(
-        self, work: Path, attempt: int, stall_seconds: float = STALL_SECONDS, header: bytes = b""
-    ) -> None:
-        self._stall_seconds = stall_seconds
-        self._header = header
-        self._work = work
-        self._attempt = attempt
-        self._open: dict[int, int] = {}
-        self._unsynced: set[int] = set()
-        self._answers = 0
-        self._due = asyncio.Event()
+    work: Path
+    attempt: int
+    stall_seconds: float = STALL_SECONDS
+    header: bytes = b""
+    _open: dict[int, int] = field(default_factory=dict, init=False)
+    _unsynced: set[int] = field(default_factory=set, init=False)
+    _answers: int = field(default=0, init=False)
+    _due: asyncio.Event = field(default_factory=asyncio.Event, init=False)
 
     def append(self, shard: int, line: bytes) -> None:
         """Append a line that may wait for the next flush."""
-        with storage_errors(part_path(self._work, shard, self._attempt), "write"):
+        with storage_errors(part_path(self.work, shard, self.attempt), "write"):
             write_all(self._descriptor(shard), line)
         self._unsynced.add(shard)
 
@@ -213,11 +211,11 @@ class Journal:
                 async with asyncio.timeout(SYNC_SECONDS):
                     await self._due.wait()
             try:
-                async with asyncio.timeout(self._stall_seconds):
+                async with asyncio.timeout(self.stall_seconds):
                     await self.sync()
             except TimeoutError as error:
-                message = f"the volume of {parts_folder(self._work)} hangs: it took no row for"
-                raise TransientError(f"{message} {self._stall_seconds:.0f} s") from error
+                message = f"the volume of {parts_folder(self.work)} hangs: it took no row for"
+                raise TransientError(f"{message} {self.stall_seconds:.0f} s") from error
 
     async def sync(self) -> None:
         """Flush all lines to disk and close files without new lines; raises a BatchError."""
@@ -225,7 +223,7 @@ class Journal:
         self._answers = 0
         syncing, self._unsynced = self._unsynced, set()
         try:
-            with storage_errors(parts_folder(self._work), "write to"):
+            with storage_errors(parts_folder(self.work), "write to"):
                 await asyncio.to_thread(self._sync, [self._open[shard] for shard in syncing])
         except asyncio.CancelledError:
             self._unsynced |= syncing
@@ -242,17 +240,17 @@ class Journal:
         for descriptor in descriptors:
             os.fsync(descriptor)
         if descriptors:
-            sync_folder(parts_folder(self._work))
+            sync_folder(parts_folder(self.work))
 
     def _descriptor(self, shard: int) -> int:
         descriptor = self._open.get(shard)
         if descriptor is None:
-            path = part_path(self._work, shard, self._attempt)
+            path = part_path(self.work, shard, self.attempt)
             descriptor = self._open[shard] = os.open(
                 path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644
             )
             if os.fstat(descriptor).st_size == 0:
-                write_all(descriptor, self._header)
+                write_all(descriptor, self.header)
             _terminate_line(descriptor)
         return descriptor
 

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -31,38 +31,36 @@ RunnerState: TypeAlias = Literal[
 ]
 
 
+@dataclass(slots=True, eq=False)
 class Progress:
     """State and counts of a running attempt."""
 
-    def __init__(
-        self,
-        attempt: int,
-        stall_seconds: float = STALL_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self.attempt = attempt
-        self._stall_seconds = stall_seconds
-        self._clock = clock
-        self._moved_at = clock()
-        self.state: RunnerState = "starting"
-        self.rows = 0
-        self.in_flight = 0
-        self.counts: Callable[[], BatchCounts] = BatchCounts
-        self.engine_away: Callable[[], bool] = bool
-        self.input_changed = False
+    attempt: int
+    stall_seconds: float = STALL_SECONDS
+    clock: Callable[[], float] = time.monotonic
+    state: RunnerState = "starting"
+    rows: int = 0
+    in_flight: int = 0
+    counts: Callable[[], BatchCounts] = BatchCounts
+    engine_away: Callable[[], bool] = bool
+    input_changed: bool = False
+    _moved_at: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.record_movement()
 
     def record_movement(self) -> None:
         """Note that a row or a byte moved."""
-        self._moved_at = self._clock()
+        self._moved_at = self.clock()
 
     @property
     def idle_seconds(self) -> float:
-        return self._clock() - self._moved_at
+        return self.clock() - self._moved_at
 
     @property
     def stalled(self) -> bool:
         """Return whether nothing moved for too long; publishing has time limits of its own."""
-        return self.state != "publishing" and self.idle_seconds >= self._stall_seconds
+        return self.state != "publishing" and self.idle_seconds >= self.stall_seconds
 
     def as_dict(self) -> dict[str, Any]:
         """Return the answer of `/progress`."""

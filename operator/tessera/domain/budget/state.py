@@ -55,6 +55,7 @@ class BudgetWindow:
         return tariff.cost(*self.period.overlap(start, end))
 
 
+@dataclass(slots=True, eq=False)
 class BudgetState:
     """The remaining budget of one tenant while a plan is made.
 
@@ -62,32 +63,24 @@ class BudgetState:
     window is partly spent in the next.
     """
 
-    def __init__(
-        self,
-        name: str,
-        currency: str,
-        at: datetime,
-        current_windows: Sequence[BudgetWindow] = (),
-        next_windows: Sequence[BudgetWindow] = (),
-        *,
-        closed: StatusVerdict[WithinBudget] | None = None,
-    ) -> None:
-        self.name = name
-        self.currency = currency
-        self.at = at
-        self.current_windows = tuple(current_windows)
-        self.next_windows = tuple(next_windows)
-        # Why nothing is added, whatever the windows have left.
-        self.closed = closed
-        # What the tenant uses, or wants to use, in pools of another currency.
-        self.currency_mismatch: str | None = None
-        # The first refusal of this plan.
-        self.shortage: str | None = None
-        # The first refusal of a replica within minReplicas.
-        self.min_replicas_shortage: str | None = None
-        # Whether this plan grants a replica that did not run before.
-        self.has_new_grants = False
-        for window in (*self.current_windows, *self.next_windows):
+    name: str
+    currency: str
+    at: datetime
+    current_windows: Sequence[BudgetWindow] = ()
+    next_windows: Sequence[BudgetWindow] = ()
+    closed: StatusVerdict[WithinBudget] | None = None
+    """Why nothing is added, whatever the windows have left."""
+    currency_mismatch: str | None = None
+    """What the tenant uses, or wants to use, in pools of another currency."""
+    shortage: str | None = None
+    """The first refusal of this plan."""
+    min_replicas_shortage: str | None = None
+    """The first refusal of a replica within minReplicas."""
+    has_new_grants: bool = False
+    """Whether this plan grants a replica that did not run before."""
+
+    def __post_init__(self) -> None:
+        for window in self._windows:
             window.forecast = window.spent
 
     def amount(self, nanos: int) -> str:

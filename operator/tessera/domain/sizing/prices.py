@@ -49,13 +49,10 @@ def list_prices() -> tuple[ProductPrice, ...]:
 
 def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
     """Return the prices of a day; PriceError without any, or with several currencies."""
-    by_product: dict[str, list[ProductPrice]] = {}
-    for entry in prices:
-        by_product.setdefault(entry.product, []).append(entry)
     hourly = {
         product: money(price.per_gpu_hour, price.currency)
-        for product, dated in sorted(by_product.items())
-        if (price := price_on(dated, day)) is not None
+        for product in sorted({entry.product for entry in prices})
+        if (price := price_on((entry for entry in prices if entry.product == product), day))
     }
     if not hourly:
         first = min((entry.from_ for entry in prices), default=None)
