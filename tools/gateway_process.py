@@ -112,7 +112,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
                 default_limits=RateLimits(),
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(TokenVerifier(None, {}).verify),
-                lender=recording.lender,
+                borrow=recording.lender.borrow,
                 recorder=recording,
                 engines=engines,
             )

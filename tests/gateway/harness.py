@@ -26,9 +26,8 @@ from tessera.domain.gateway.directory import (
 )
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import UsageRecord
-from tessera.domain.limits.account import Account, SlotAccount
+from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
-from tessera.domain.limits.gateway_limits import BorrowRequest
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.engine_connection import EngineSession
@@ -187,17 +186,17 @@ class LocalAccounts:
         if not self.answers or self.admission is None:
             return False
         now = time.monotonic()
-        portions = [
+        portions = tuple(
             self.accounts.setdefault(
                 each.limit.key, Account(level=each.limit.amount, updated_at=now)
             ).borrow(each, now)
             for each in request.portions
-        ]
-        grants = [
+        )
+        grants = tuple(
             self.slots.setdefault(each.limit.key, SlotAccount()).lease("gateway", each, now)
             for each in request.slots
-        ]
-        self.admission.limits.receive(portions, grants, now)
+        )
+        self.admission.limits.receive(Lease(portions=portions, slots=grants), now)
         return True
 
 

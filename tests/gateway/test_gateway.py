@@ -12,8 +12,8 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.gateway.directory import Directory, RateLimits
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
-from tessera.domain.limits.account import Portion, PortionRequest
-from tessera.domain.limits.gateway_limits import Admitted, BorrowRequest
+from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
+from tessera.domain.limits.gateway_limits import Admitted
 from tessera.domain.limits.scopes import Meter
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -22,7 +22,6 @@ from tessera.gateway.fleet.polling import EnginePoller
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.requests.admission import DemandCount, Ticket
-from tessera.gateway.store.leases import Borrowing, Lease
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
 from tests.gateway.harness import KeyIdentifier, a_model
@@ -38,7 +37,7 @@ class Surroundings:
 
     def __init__(self) -> None:
         self.observed: GatewayObservations | None = None
-        self.borrowings: list[Sequence[Borrowing]] = []
+        self.borrowings: list[tuple[str, BorrowRequest]] = []
         self.lends = asyncio.Event()
         self.lends.set()
         self.running: list[Sequence[UsageRecord]] = []
@@ -53,7 +52,7 @@ class Surroundings:
                 default_limits=RateLimits(),
                 poller=EnginePoller(self.read_page),
                 identifier=KeyIdentifier(),
-                lender=self,
+                borrow=self.borrow,
                 recorder=self,
                 engines=EngineSession(1),
             )
@@ -72,19 +71,14 @@ class Surroundings:
         assert address == "127.10.0.5:8000"
         return b"vllm:num_requests_running 5\nvllm:num_requests_waiting 0\n"
 
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> Sequence[Lease]:
-        self.borrowings.append(borrowings)
+    async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
+        self.borrowings.append((gateway, request))
         await self.lends.wait()
-        return [
-            Lease(
-                gateway=borrowing.gateway,
-                portions=tuple(
-                    Portion(key=request.limit.key, amount=request.need, left=1.0)
-                    for request in borrowing.portions
-                ),
+        return Lease(
+            portions=tuple(
+                Portion(key=each.limit.key, amount=each.need, left=1.0) for each in request.portions
             )
-            for borrowing in borrowings
-        ]
+        )
 
     def observe(self, **fields: Any) -> None:
         parts = {"services": (a_service(),), "pods": (a_pod(),), "budgets": (a_budget(),), **fields}
@@ -150,8 +144,8 @@ async def test_requests_of_one_moment_borrow_together() -> None:
             BorrowRequest(portions=(PortionRequest(limit=LIMIT, need=need),)) for need in (1, 2, 3)
         ]
         assert await asyncio.gather(*map(gateway.borrow, asked)) == [True] * 3
-    ((borrowing,),) = surroundings.borrowings
-    assert (borrowing.gateway, [each.need for each in borrowing.portions]) == ("gw", [1, 2, 3])
+    ((name, borrowed),) = surroundings.borrowings
+    assert (name, [each.need for each in borrowed.portions]) == ("gw", [1, 2, 3])
 
 
 async def test_an_answer_that_does_not_come_refuses_the_request(

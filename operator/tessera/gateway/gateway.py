@@ -4,7 +4,7 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,13 +15,12 @@ from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import Directory, RateLimits
 from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
 from tessera.domain.incremental import Incremental
-from tessera.domain.limits.gateway_limits import BorrowRequest
+from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.requests.admission import Admission, Identifier
 from tessera.gateway.requests.app import GatewayApp
-from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.usage.metrics import ServiceRequests
 
 # Directories are built at most four times a second.
@@ -31,13 +30,6 @@ _GATHER_SECONDS = 0.01
 _BORROW_SECONDS = 10.0
 # Portions are renewed with every second poll; streams that wait are looked for with every fourth.
 _POLLS_PER_RENEWAL, _POLLS_PER_NOTE = 2, 4
-
-
-class LimitLender(Protocol):
-    """Lends from the limits that all gateways share."""
-
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> Sequence[Lease]:
-        """Return what the gateway gets."""
 
 
 class Recorder(Protocol):
@@ -70,7 +62,8 @@ class GatewayParts:
     default_limits: RateLimits
     poller: EnginePoller
     identifier: Identifier
-    lender: LimitLender
+    borrow: Callable[[str, BorrowRequest], Awaitable[Lease]]
+    """Lends from the limits that all gateways share, to a gateway by its name."""
     recorder: Recorder
     engines: EngineSession
 
@@ -217,14 +210,12 @@ class Gateway:
 
     async def _lend_to(self, borrows: Sequence[tuple[BorrowRequest, asyncio.Future[None]]]) -> None:
         # In the order in which they were asked, which is that of the answers.
-        borrowing = Borrowing(
-            gateway=self._parts.name,
+        request = BorrowRequest(
             portions=tuple(portion for request, _ in borrows for portion in request.portions),
             slots=tuple(slots for request, _ in borrows for slots in request.slots),
         )
-        leases, limits = await self._parts.lender.borrow([borrowing]), self.admission.limits
-        for lease in leases:
-            limits.receive(lease.portions, lease.slots, time.monotonic())
+        lease = await self._parts.borrow(self._parts.name, request)
+        self.admission.limits.receive(lease, time.monotonic())
         for _, answered in borrows:
             if not answered.done():
                 answered.set_result(None)

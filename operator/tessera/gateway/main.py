@@ -115,7 +115,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 default_limits=rate_limits(settings.default_rate_limits),
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(_verifier(settings, own).verify),
-                lender=recording.lender,
+                borrow=recording.lender.borrow,
                 recorder=recording,
                 engines=engines,
             )

@@ -3,13 +3,8 @@
 from dataclasses import dataclass, field
 
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.limits.account import Account, SlotAccount
-from tessera.domain.limits.gateway_limits import (
-    Admitted,
-    BorrowRequest,
-    GatewayLimits,
-    LimitRefusal,
-)
+from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
+from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
 
@@ -55,19 +50,19 @@ class Accounts:
         """Return what was lent and arrived."""
         self.exchanges += 1
         clock = now + self.clock_offset
-        portions = [
+        portions = tuple(
             self.rates.setdefault(
                 each.limit.key, Account(level=each.limit.amount, updated_at=clock)
             ).borrow(each, clock)
             for each in request.portions
-        ]
-        grants = [
+        )
+        grants = tuple(
             self.slots.setdefault(each.limit.key, SlotAccount()).lease(name, each, clock)
             for each in request.slots
-        ]
+        )
         if answer_is_lost:
             return 0.0
-        gateway.receive(portions, grants, now)
+        gateway.receive(Lease(portions=portions, slots=grants), now)
         lent = sum(portion.amount for portion in portions)
         self.lent += lent
         return lent

@@ -5,13 +5,8 @@ from math import ceil
 import pytest
 
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.limits.account import PortionRequest
-from tessera.domain.limits.gateway_limits import (
-    Admitted,
-    Allowance,
-    BorrowRequest,
-    GatewayLimits,
-)
+from tessera.domain.limits.account import BorrowRequest, PortionRequest
+from tessera.domain.limits.gateway_limits import Admitted, Allowance, GatewayLimits
 from tessera.domain.limits.scopes import ApplicableLimits, Meter
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of, slots_limit
 from tests.gateway_builders import a_request

@@ -7,8 +7,8 @@ from itertools import count
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.limits.account import SlotAccount, SlotGrant
-from tessera.domain.limits.gateway_limits import Admitted, BorrowRequest, GatewayLimits
+from tessera.domain.limits.account import BorrowRequest, Lease, SlotAccount, SlotGrant
+from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits
 from tessera.domain.limits.scopes import Meter
 from tests.domain.limits.accounts import Accounts, a_limit, limits_of, slots_limit
 from tests.gateway_builders import a_request
@@ -135,7 +135,7 @@ class SlotGateway:
             slots = self.questions.popleft().slots
             self.answers.append([self.account.lease(self.name, each, now) for each in slots])
         elif action == "answer" and self.answers:
-            self.limits.receive([], self.answers.popleft(), now)
+            self.limits.receive(Lease(slots=tuple(self.answers.popleft())), now)
 
 
 slot_events = st.tuples(

@@ -5,10 +5,10 @@ import asyncio
 import pytest
 from sqlalchemy import text
 
-from tessera.domain.limits.account import PortionRequest, SlotRequest
+from tessera.domain.limits.account import BorrowRequest, Portion, PortionRequest, SlotRequest
 from tessera.domain.limits.scopes import Meter, ScopedLimit, ScopeKind
 from tessera.gateway.store.database import Database
-from tessera.gateway.store.leases import Borrowing
+from tessera.gateway.store.leases import MAX_LIMITS
 from tessera.gateway.store.store import GatewayStore
 
 DAY = 86_400
@@ -27,11 +27,8 @@ def a_limit(amount: int, name: str = "team-a", meter: Meter = Meter.TOTAL_TOKENS
     )
 
 
-def a_portion(
-    limit: ScopedLimit, need: int, gateway: str = "gateway", returned: int = 0
-) -> Borrowing:
-    request = PortionRequest(limit=limit, need=need, want=need, returned=returned)
-    return Borrowing(gateway=gateway, portions=(request,))
+def a_portion(limit: ScopedLimit, need: int, returned: int = 0) -> PortionRequest:
+    return PortionRequest(limit=limit, need=need, want=need, returned=returned)
 
 
 async def open_stores(url: str) -> list[GatewayStore]:
@@ -41,9 +38,12 @@ async def open_stores(url: str) -> list[GatewayStore]:
     return [await GatewayStore.open(url) for _ in range(3)]
 
 
-async def amount(store: GatewayStore, borrowing: Borrowing) -> int:
-    (lease,) = await store.borrow([borrowing])
-    (portion,) = lease.portions
+async def lent(store: GatewayStore, *portions: PortionRequest) -> tuple[Portion, ...]:
+    return (await store.borrow("gateway", BorrowRequest(portions=portions))).portions
+
+
+async def amount(store: GatewayStore, request: PortionRequest) -> int:
+    (portion,) = await lent(store, request)
     return portion.amount
 
 
@@ -64,10 +64,8 @@ async def test_several_gateways_never_get_more_than_the_limit(store_url: str) ->
         order = [*limits[number:], *limits[:number]]
         total = 0
         for _ in range(10):
-            lent = await stores[number].borrow(
-                [a_portion(limit, 7, f"gateway-{number}") for limit in order]
-            )
-            total += sum(portion.amount for lease in lent for portion in lease.portions)
+            portions = await lent(stores[number], *(a_portion(limit, 7) for limit in order))
+            total += sum(portion.amount for portion in portions)
         return total
 
     totals = await asyncio.gather(*map(gateway, range(3)))
@@ -84,9 +82,7 @@ async def test_slots_of_all_gateways_together_stay_within_the_limit(store_url: s
 
     async def gateway(number: int) -> int:
         request = SlotRequest(limit=limit, in_use=0, want=6)
-        (lease,) = await stores[number].borrow(
-            [Borrowing(gateway=f"gateway-{number}", slots=(request,))]
-        )
+        lease = await stores[number].borrow(f"gateway-{number}", BorrowRequest(slots=(request,)))
         return lease.slots[0].slots
 
     assert sorted(await asyncio.gather(*map(gateway, range(3)))) == [0, 4, 6]
@@ -97,18 +93,26 @@ async def test_slots_of_all_gateways_together_stay_within_the_limit(store_url: s
         await store.close()
 
 
-async def test_borrowings_of_one_moment_are_served_in_one_transaction(
+async def test_portions_of_one_moment_are_lent_in_one_transaction(
     store: GatewayStore,
 ) -> None:
     limit = a_limit(10)
 
-    lent = await store.borrow([a_portion(limit, 6, "first"), a_portion(limit, 6, "second")])
+    first, second = await lent(store, a_portion(limit, 6), a_portion(limit, 6))
 
-    assert [(lease.gateway, lease.portions[0].amount) for lease in lent] == [
-        ("first", 6),
-        ("second", 0),
-    ]
-    assert lent[1].portions[0].left == pytest.approx(4, abs=0.1)
+    assert (first.amount, second.amount) == (6, 0)
+    assert second.left == pytest.approx(4, abs=0.1)
+
+
+async def test_very_many_limits_are_lent_in_several_transactions(store: GatewayStore) -> None:
+    portions = tuple(a_portion(a_limit(5, f"team-{n}"), n % 3) for n in range(MAX_LIMITS + 2))
+    slots = (SlotRequest(limit=a_limit(3, meter=Meter.CONCURRENT_REQUESTS), in_use=0, want=2),)
+
+    lease = await store.borrow("gateway", BorrowRequest(portions=portions, slots=slots))
+
+    assert [portion.key for portion in lease.portions] == [each.limit.key for each in portions]
+    assert [portion.amount for portion in lease.portions] == [each.need for each in portions]
+    assert [grant.slots for grant in lease.slots] == [2]
 
 
 async def test_accounts_outlive_the_gateway(store_url: str) -> None:
@@ -122,7 +126,7 @@ async def test_accounts_outlive_the_gateway(store_url: str) -> None:
 async def test_an_account_that_nobody_used_for_two_days_is_forgotten(
     store: GatewayStore, store_url: str
 ) -> None:
-    await store.borrow([a_portion(a_limit(1, "idle"), 1), a_portion(a_limit(1, "busy"), 1)])
+    await lent(store, a_portion(a_limit(1, "idle"), 1), a_portion(a_limit(1, "busy"), 1))
     database = Database(store_url)
     async with database.write() as connection:
         await connection.execute(

@@ -1,13 +1,18 @@
 """Limits go on for a minute while the store fails, at the rate of before, and nothing is free."""
 
-from collections.abc import Sequence
-
 import pytest
 
-from tessera.domain.limits.account import Account, Portion, PortionRequest, SlotGrant, SlotRequest
+from tessera.domain.limits.account import (
+    Account,
+    BorrowRequest,
+    Lease,
+    Portion,
+    PortionRequest,
+    SlotGrant,
+    SlotRequest,
+)
 from tessera.domain.limits.scopes import Meter, ScopedLimit, ScopeKind
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.store.lender import BRIDGE_SECONDS, Lender
 from tessera.gateway.store.store import GatewayStore
 from tests.gateway.store.postgresql import PostgresqlServer
@@ -34,21 +39,14 @@ class MemoryAccounts:
         if self.is_down:
             raise StoreError("connection refused")
 
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
+    async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
+        assert gateway
         await self.check()
-        return tuple(
-            Lease(
-                gateway=borrowing.gateway,
-                portions=tuple(
-                    self.account.borrow(request, self.clock.seconds)
-                    for request in borrowing.portions
-                ),
-                slots=tuple(
-                    SlotGrant(key=request.limit.key, slots=request.want)
-                    for request in borrowing.slots
-                ),
-            )
-            for borrowing in borrowings
+        return Lease(
+            portions=tuple(
+                self.account.borrow(each, self.clock.seconds) for each in request.portions
+            ),
+            slots=tuple(SlotGrant(key=each.limit.key, slots=each.want) for each in request.slots),
         )
 
 
@@ -75,7 +73,7 @@ def lender(store: MemoryAccounts, clock: Clock) -> Lender:
 
 async def borrow(lender: Lender, amount: int, returned: int = 0) -> Portion:
     request = PortionRequest(limit=LIMIT, need=amount, want=amount, returned=returned)
-    (lease,) = await lender.borrow([Borrowing(gateway="gateway", portions=(request,))])
+    lease = await lender.borrow("gateway", BorrowRequest(portions=(request,)))
     return lease.portions[0]
 
 
@@ -139,7 +137,7 @@ async def test_gateways_keep_the_slots_that_they_had_and_get_no_more(
 ) -> None:
     async def slots(in_use: int, want: int) -> int:
         request = SlotRequest(limit=LIMIT, in_use=in_use, want=want)
-        (lease,) = await lender.borrow([Borrowing(gateway="gateway", slots=(request,))])
+        lease = await lender.borrow("gateway", BorrowRequest(slots=(request,)))
         return lease.slots[0].slots
 
     assert await slots(in_use=0, want=4) == 4

@@ -96,6 +96,22 @@ class SlotGrant:
     slots: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BorrowRequest:
+    """What a gateway asks of the accounts; to be sent, since it has what the gateway returns."""
+
+    portions: tuple[PortionRequest, ...] = ()
+    slots: tuple[SlotRequest, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a gateway got, in the order in which it asked."""
+
+    portions: tuple[Portion, ...] = ()
+    slots: tuple[SlotGrant, ...] = ()
+
+
 @dataclass(slots=True, kw_only=True)
 class SlotAccount:
     """Concurrent requests of one limit, by gateway.

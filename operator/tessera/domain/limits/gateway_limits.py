@@ -10,9 +10,9 @@ from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import (
     ROUNDING,
     SLOT_LEASE_SECONDS,
-    Portion,
+    BorrowRequest,
+    Lease,
     PortionRequest,
-    SlotGrant,
     SlotRequest,
 )
 from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit
@@ -81,14 +81,6 @@ class LimitRefusal:
     requests: Allowance | None = None
     """The scarcest limit of requests; None without any, or where the request never fits."""
     tokens: Allowance | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BorrowRequest:
-    """What a gateway asks of the accounts; to be sent, since it has what the gateway returns."""
-
-    portions: tuple[PortionRequest, ...] = ()
-    slots: tuple[SlotRequest, ...] = ()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -287,13 +279,13 @@ class GatewayLimits:
         self._forget_idle(now)
         return BorrowRequest(portions=portions, slots=slots)
 
-    def receive(self, portions: Iterable[Portion], grants: Iterable[SlotGrant], now: float) -> None:
+    def receive(self, lease: Lease, now: float) -> None:
         """Take the answers of the accounts; those of forgotten limits expire unused."""
-        for portion in portions:
+        for portion in lease.portions:
             if (balance := self._balances.get(portion.key)) is not None:
                 balance.amount += portion.amount
                 balance.left, balance.updated_at = portion.left, now
-        for grant in grants:
+        for grant in lease.slots:
             if (slots := self._slots.get(grant.key)) is not None:
                 slots.receive(grant.slots, now)
 

@@ -18,13 +18,9 @@ from tessera.domain.gateway.access import (
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueRefusal
-from tessera.domain.limits.gateway_limits import (
-    Admitted,
-    BorrowRequest,
-    GatewayLimits,
-    LimitRefusal,
-)
+from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.refusals import (

@@ -1,20 +1,12 @@
 """Gateways borrow portions of limits: one transaction for all limits that they use."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 from sqlalchemy import bindparam, delete, extract, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from tessera.domain.limits.account import (
-    Account,
-    Portion,
-    PortionRequest,
-    SlotAccount,
-    SlotGrant,
-    SlotRequest,
-)
+from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
 from tessera.domain.limits.scopes import ScopedLimit
 from tessera.gateway.store.schema import LIMIT_ACCOUNTS
 
@@ -28,57 +20,23 @@ _POSTGRESQL_CLOCK = extract("epoch", func.clock_timestamp())
 _SQLITE_CLOCK = (func.julianday("now") - 2440587.5) * 86_400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Borrowing:
-    """What one gateway wants of several limits."""
-
-    gateway: str
-    """Unique over all gateways."""
-    portions: tuple[PortionRequest, ...] = ()
-    slots: tuple[SlotRequest, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """What one gateway got of some of the limits."""
-
-    gateway: str
-    portions: tuple[Portion, ...] = ()
-    slots: tuple[SlotGrant, ...] = ()
+def parts(request: BorrowRequest) -> Iterator[BorrowRequest]:
+    """Divide a request for transactions of at most MAX_LIMITS."""
+    portions = len(request.portions)
+    for start in range(0, portions + len(request.slots), MAX_LIMITS):
+        end = start + MAX_LIMITS
+        yield BorrowRequest(
+            portions=request.portions[start:end],
+            slots=request.slots[max(0, start - portions) : max(0, end - portions)],
+        )
 
 
-def batches(borrowings: Sequence[Borrowing]) -> Iterator[list[Borrowing]]:
-    """Divide borrowings, and large ones into parts, for transactions of at most MAX_LIMITS."""
-    batch: list[Borrowing] = []
-    size = 0
-    for part in (part for borrowing in borrowings for part in _parts(borrowing)):
-        part_size = len(part.portions) + len(part.slots)
-        if size + part_size > MAX_LIMITS:
-            yield batch
-            batch, size = [], 0
-        batch.append(part)
-        size += part_size
-    if batch:
-        yield batch
-
-
-def _parts(borrowing: Borrowing) -> Iterator[Borrowing]:
-    for start in range(0, len(borrowing.portions), MAX_LIMITS):
-        portions = borrowing.portions[start : start + MAX_LIMITS]
-        yield Borrowing(gateway=borrowing.gateway, portions=portions)
-    for start in range(0, len(borrowing.slots), MAX_LIMITS):
-        slots = borrowing.slots[start : start + MAX_LIMITS]
-        yield Borrowing(gateway=borrowing.gateway, slots=slots)
-
-
-async def borrow(
-    connection: AsyncConnection, borrowings: Sequence[Borrowing]
-) -> tuple[Lease, ...] | None:
-    """Serve all requests in the transaction of the connection; None while an account is missing.
+async def borrow(connection: AsyncConnection, gateway: str, request: BorrowRequest) -> Lease | None:
+    """Lend to a gateway in the transaction of the connection; None while an account is missing.
 
     Transactions that share a limit wait for each other, in the order of the keys.
     """
-    keys = sorted(limits_of(borrowings))
+    keys = sorted(limits_of(request))
     statement = select(LIMIT_ACCOUNTS).where(LIMIT_ACCOUNTS.c.key.in_(keys))
     rows = await connection.execute(statement.order_by(LIMIT_ACCOUNTS.c.key).with_for_update())
     accounts = {row.key: row for row in rows}
@@ -92,18 +50,9 @@ async def borrow(
         key: SlotAccount(leases={gateway: (n, at) for gateway, (n, at) in row.leases.items()})
         for key, row in accounts.items()
     }
-    leases = tuple(
-        Lease(
-            gateway=borrowing.gateway,
-            portions=tuple(
-                buckets[request.limit.key].borrow(request, now) for request in borrowing.portions
-            ),
-            slots=tuple(
-                slots[request.limit.key].lease(borrowing.gateway, request, now)
-                for request in borrowing.slots
-            ),
-        )
-        for borrowing in borrowings
+    lease = Lease(
+        portions=tuple(buckets[each.limit.key].borrow(each, now) for each in request.portions),
+        slots=tuple(slots[each.limit.key].lease(gateway, each, now) for each in request.slots),
     )
     await connection.execute(
         update(LIMIT_ACCOUNTS).where(LIMIT_ACCOUNTS.c.key == bindparam("of_key")),
@@ -117,10 +66,10 @@ async def borrow(
             for key in keys
         ],
     )
-    return leases
+    return lease
 
 
-async def open_accounts(connection: AsyncConnection, borrowings: Sequence[Borrowing]) -> None:
+async def open_accounts(connection: AsyncConnection, request: BorrowRequest) -> None:
     """Add full accounts of the limits that have none."""
     insert = sqlite.insert if connection.dialect.name == "sqlite" else postgresql.insert
     now = await clock(connection)
@@ -128,7 +77,7 @@ async def open_accounts(connection: AsyncConnection, borrowings: Sequence[Borrow
         insert(LIMIT_ACCOUNTS).on_conflict_do_nothing(),
         [
             {"key": key, "level": float(limit.amount), "leases": {}, "updated_at": now}
-            for key, limit in sorted(limits_of(borrowings).items())
+            for key, limit in sorted(limits_of(request).items())
         ],
     )
 
@@ -146,7 +95,7 @@ async def clock(connection: AsyncConnection) -> float:
     return float((await connection.execute(select(expression))).scalar_one())
 
 
-def limits_of(borrowings: Sequence[Borrowing]) -> dict[str, ScopedLimit]:
-    """Return all limits of the requests by key."""
-    portions = {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.portions}
-    return portions | {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.slots}
+def limits_of(request: BorrowRequest) -> dict[str, ScopedLimit]:
+    """Return all limits of a request by key."""
+    limits = [each.limit for each in request.portions] + [each.limit for each in request.slots]
+    return {limit.key: limit for limit in limits}

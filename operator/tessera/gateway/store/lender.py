@@ -3,12 +3,14 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from tessera.domain.limits.account import (
     Account,
+    BorrowRequest,
+    Lease,
     Portion,
     PortionRequest,
     SlotGrant,
@@ -16,7 +18,6 @@ from tessera.domain.limits.account import (
 )
 from tessera.domain.limits.scopes import ScopedLimit
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.store.leases import Borrowing, Lease
 
 log = logging.getLogger("tessera.gateway")
 
@@ -28,8 +29,8 @@ _LENDER = "lender"
 class LeaseStore(Protocol):
     """Where limits have their accounts."""
 
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
-        """Lend portions of limits to gateways; raises StoreError."""
+    async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
+        """Lend portions of limits to a gateway; raises StoreError."""
 
     async def check(self) -> None:
         """Raise StoreError while the store does not answer."""
@@ -91,65 +92,52 @@ class Lender:
     ) -> None:
         self._store, self._monotonic = store, monotonic
         self._bridges: dict[str, _Bridge] = {}
-        self._slots: dict[tuple[str, str], _LastGrant] = {}
-        """By gateway and limit."""
+        self._slots: dict[str, _LastGrant] = {}
         self._forgot_at = monotonic()
         self._probe: asyncio.Task[None] | None = None
         self.failing_since: float | None = None
         """Monotonic seconds; None while the store lends."""
 
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
+    async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         """Return what the store lends, or without it what the gateway may lend itself.
 
         Raises nothing.
         """
         if self.failing_since is None:
             try:
-                leases = await self._store.borrow(borrowings)
+                lease = await self._store.borrow(gateway, request)
             except StoreError as error:
                 self.failing_since = self._monotonic()
                 log.error("limits are lent without the store for %d s: %s", BRIDGE_SECONDS, error)
             else:
-                self._remember(borrowings, leases)
-                return leases
+                self._remember(request, lease)
+                return lease
         if self._probe is None or self._probe.done():
             self._probe = asyncio.create_task(self._book())
         now = self._monotonic()
-        return tuple(self._bridge(borrowing, now) for borrowing in borrowings)
-
-    def _bridge(self, borrowing: Borrowing, now: float) -> Lease:
-        since = now if self.failing_since is None else self.failing_since
-        is_over = now - since >= BRIDGE_SECONDS
+        is_over = now - self.failing_since >= BRIDGE_SECONDS
         return Lease(
-            gateway=borrowing.gateway,
             portions=tuple(
-                Portion(key=request.limit.key, amount=0, left=0.0)
-                if is_over or (bridge := self._bridges.get(request.limit.key)) is None
-                else bridge.lend(request, now)
-                for request in borrowing.portions
+                Portion(key=each.limit.key, amount=0, left=0.0)
+                if is_over or (bridge := self._bridges.get(each.limit.key)) is None
+                else bridge.lend(each, now)
+                for each in request.portions
             ),
-            slots=tuple(
-                self._bridge_slots(borrowing.gateway, request, is_over)
-                for request in borrowing.slots
-            ),
+            slots=tuple(self._bridge_slots(each, is_over) for each in request.slots),
         )
 
-    def _bridge_slots(self, gateway: str, request: SlotRequest, is_over: bool) -> SlotGrant:
-        last = None if is_over else self._slots.get((gateway, request.limit.key))
+    def _bridge_slots(self, request: SlotRequest, is_over: bool) -> SlotGrant:
+        last = None if is_over else self._slots.get(request.limit.key)
         slots = 0 if last is None else min(request.want, last.slots)
         return SlotGrant(key=request.limit.key, slots=max(request.in_use, slots))
 
-    def _remember(self, borrowings: Sequence[Borrowing], leases: Sequence[Lease]) -> None:
+    def _remember(self, request: BorrowRequest, lease: Lease) -> None:
         now = self._monotonic()
-        limits = {r.limit.key: r.limit for borrowing in borrowings for r in borrowing.portions}
-        for lease in leases:
-            for portion in lease.portions:
-                bridge = self._bridges.setdefault(
-                    portion.key, _Bridge(limit=limits[portion.key], since=now)
-                )
-                bridge.add(portion.amount, now)
-            for grant in lease.slots:
-                self._slots[lease.gateway, grant.key] = _LastGrant(grant.slots, now)
+        for asked, portion in zip(request.portions, lease.portions, strict=True):
+            bridge = self._bridges.setdefault(portion.key, _Bridge(limit=asked.limit, since=now))
+            bridge.add(portion.amount, now)
+        for grant in lease.slots:
+            self._slots[grant.key] = _LastGrant(grant.slots, now)
         if now - self._forgot_at >= BRIDGE_SECONDS:
             self._forgot_at = oldest = now
             oldest -= 2 * BRIDGE_SECONDS
@@ -168,7 +156,7 @@ class Lender:
             )
             try:
                 await self._store.check()
-                await self._store.borrow([Borrowing(gateway=_LENDER, portions=tuple(requests))])
+                await self._store.borrow(_LENDER, BorrowRequest(portions=tuple(requests)))
             except StoreError:
                 await asyncio.sleep(_PROBE_SECONDS)
                 continue

@@ -8,11 +8,11 @@ from sqlalchemy import RowMapping, case, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.sums import UsageSums
 from tessera.gateway.store import leases
 from tessera.gateway.store.database import Database
-from tessera.gateway.store.leases import Borrowing, Lease
 from tessera.gateway.store.schema import USAGE_RECORDS
 
 # Clients choose some texts and engines some numbers: longer and larger ones are cut, since one
@@ -93,22 +93,23 @@ class GatewayStore:
         insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
         return insert(USAGE_RECORDS).on_conflict_do_nothing()
 
-    async def borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...]:
-        """Lend portions of limits to gateways; after a StoreError it is unknown whether it did.
+    async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
+        """Lend portions of limits to a gateway; after a StoreError it is unknown whether it did.
 
-        Do not repeat requests then: what they return would be returned twice.
+        The name of the gateway is unique over all gateways and their restarts. Do not repeat a
+        request after an error: what it returns would be returned twice.
         """
-        lent: list[Lease] = []
-        for batch in leases.batches(borrowings):
-            while (part := await self._borrow(batch)) is None:
+        lease = Lease()
+        for part in leases.parts(request):
+            while (lent := await self._borrow(gateway, part)) is None:
                 async with self._database.write() as connection:
-                    await leases.open_accounts(connection, batch)
-            lent += part
-        return tuple(lent)
+                    await leases.open_accounts(connection, part)
+            lease = Lease(portions=lease.portions + lent.portions, slots=lease.slots + lent.slots)
+        return lease
 
-    async def _borrow(self, borrowings: Sequence[Borrowing]) -> tuple[Lease, ...] | None:
+    async def _borrow(self, gateway: str, request: BorrowRequest) -> Lease | None:
         async with self._database.write(seconds=2.0) as connection:
-            return await leases.borrow(connection, borrowings)
+            return await leases.borrow(connection, gateway, request)
 
     async def usage(self, query: UsageQuery) -> UsageReport:
         """Return the sums of the groups with the most tokens."""
