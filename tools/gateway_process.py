@@ -30,7 +30,7 @@ from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
-from tessera.gateway.usage.logs import AccessLog, BackgroundStream
+from tessera.gateway.usage.logs import BackgroundStream, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
 from world.slots import free_port
@@ -99,7 +99,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
             None,
             folder,
             GatewayMetrics(),
-            observers=[AccessLog(output).write],
+            observers=[lambda record: output.write(access_line(record))],
             retention=timedelta(days=1),
         )
         stack.push_async_callback(recording.close)

@@ -19,7 +19,7 @@ from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.relay import UpstreamRequest
-from tessera.gateway.usage.logs import access_lines
+from tessera.gateway.usage.logs import access_line
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -90,7 +90,7 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
         answer = await gateway.post(STREAM, **OTHER)
         assert answer.status == 200
         await eventually(recorded, lambda count: count == 3, within=WAIT_SECONDS)
-        lines = [json.loads(line) for line in access_lines(gateway.records).splitlines()]
+        lines = [json.loads(access_line(record)) for record in gateway.records]
     assert_equal(
         {(line["clientAddress"], line["key"], line["status"]) for line in lines},
         {

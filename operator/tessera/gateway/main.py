@@ -40,7 +40,7 @@ from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.store.database import StoreError
-from tessera.gateway.usage.logs import AccessLog, BackgroundStream, KeyAudit
+from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording, RecordObserver
 from tessera.gateway.usage.tracing import request_tracer
@@ -103,7 +103,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
         stack.callback(output.flush)
         recording = await _recording(settings, metrics, output, stack)
         changed = asyncio.Event()
-        audit = KeyAudit(output, now())
+        audit = KeyAudit(output.write, now())
         watch = FleetWatch(
             fleet, keys, changed.set, lambda secret: audit.report_unreadable(secret, now())
         )
@@ -183,7 +183,7 @@ async def _recording(
     stack: contextlib.AsyncExitStack,
 ) -> Recording:
     """Open the store and what else takes records, with those that a dead process left."""
-    observers: list[RecordObserver] = [AccessLog(output).write]
+    observers: list[RecordObserver] = [lambda record: output.write(access_line(record))]
     if settings.trace_endpoint is not None:
         tracer = request_tracer(settings.trace_endpoint, settings.pod_name)
         stack.push_async_callback(asyncio.to_thread, tracer.close)

@@ -12,7 +12,7 @@ OTHER = replace(KEY, name="ci", digest="f" * 64)
 
 def changes(before: list[ApiKey], after: list[ApiKey]) -> list[tuple[str, KeyChange]]:
     events = key_events(by_digest(before), by_digest(after), BEFORE, NOW)
-    return [(event.name, event.change) for event in events]
+    return [(event.key.name, event.change) for event in events]
 
 
 def by_digest(keys: list[ApiKey]) -> dict[str, ApiKey]:
@@ -41,13 +41,8 @@ def test_a_key_expires_once() -> None:
     assert changes(expiring(NOW + BEFORE.resolution), expiring(NOW + BEFORE.resolution)) == []
 
 
-def test_an_event_names_the_key_by_the_first_digits_of_its_digest() -> None:
-    assert key_events({}, {KEY.digest: KEY}, BEFORE, NOW) == (
-        KeyEvent(
-            change=KeyChange.CREATED,
-            tenant="team-a",
-            name="laptop",
-            digest_prefix="0123456789ab",
-            expires=None,
-        ),
+def test_events_come_in_the_order_of_their_keys() -> None:
+    assert key_events(by_digest([OTHER]), by_digest([KEY]), BEFORE, NOW) == (
+        KeyEvent(KeyChange.REVOKED, OTHER),
+        KeyEvent(KeyChange.CREATED, KEY),
     )

@@ -1,5 +1,6 @@
 """The series of a gateway: right figures, and no more of them than its bound."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -20,6 +21,11 @@ def value(gateway: GatewayMetrics, name: str, **labels: str) -> float | None:
 PAIR = {"tenant": "team-a", "service": "team-a/chat"}
 
 
+def observe(gateway: GatewayMetrics, records: Iterable[UsageRecord]) -> None:
+    for record in records:
+        gateway.requests.observe(record)
+
+
 def a_stream(*, started: int = 0, itl_ms: int = 33, **changes: Any) -> UsageRecord:
     fields = {name: changes.pop(name) for name in ("gaps", "late_gaps") if name in changes}
     latency = StreamLatency(ttft_target_ns=SECOND, itl_target_ns=itl_ms * 1_000_000, **fields)
@@ -28,7 +34,8 @@ def a_stream(*, started: int = 0, itl_ms: int = 33, **changes: Any) -> UsageReco
 
 def test_a_request_is_counted_with_its_times_and_tokens() -> None:
     gateway = GatewayMetrics()
-    gateway.observe(
+    observe(
+        gateway,
         [
             a_stream(
                 queue_ns=SECOND // 4,
@@ -38,7 +45,7 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
                 input_tokens=7,
                 cached_tokens=3,
             )
-        ]
+        ],
     )
 
     assert value(gateway, "requests_total", **PAIR, code="200", reason="LeastLoaded") == 1
@@ -53,11 +60,12 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
 
 def test_a_request_without_a_token_has_no_time_to_one() -> None:
     gateway = GatewayMetrics()
-    gateway.observe(
+    observe(
+        gateway,
         [
             a_stream(phase=Phase.FAILED, ttft_ns=None, output_tokens=0),
             a_stream(output_tokens=1),
-        ]
+        ],
     )
 
     assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 1
@@ -66,11 +74,12 @@ def test_a_request_without_a_token_has_no_time_to_one() -> None:
 
 def test_streams_are_counted_at_the_targets_of_their_service() -> None:
     gateway = GatewayMetrics()
-    gateway.observe(
+    observe(
+        gateway,
         [
             a_stream(gaps=90, late_gaps=10, ttft_ns=SECOND, total_ns=3 * SECOND),
             a_stream(gaps=10, late_gaps=0, ttft_ns=SECOND + 1, total_ns=2 * SECOND),
-        ]
+        ],
     )
 
     assert value(gateway, "time_to_first_token_seconds_bucket", **PAIR, le="1.0") == 1
@@ -83,12 +92,13 @@ def test_another_target_begins_the_histogram_again_and_later_records_of_the_last
     None
 ):
     gateway = GatewayMetrics()
-    gateway.observe(
+    observe(
+        gateway,
         [
             a_stream(started=1, itl_ms=33, gaps=50),
             a_stream(started=5, itl_ms=50, gaps=7),
             a_stream(started=4, itl_ms=33, gaps=50),
-        ]
+        ],
     )
 
     assert value(gateway, "inter_token_latency_seconds_bucket", **PAIR, le="0.033") is None
@@ -98,7 +108,9 @@ def test_another_target_begins_the_histogram_again_and_later_records_of_the_last
 def test_a_stream_that_ends_without_a_token_counts_once_it_waited_too_long() -> None:
     gateway = GatewayMetrics()
     lost: dict[str, Any] = {"phase": Phase.ABORTED, "ttft_ns": None, "output_tokens": 0}
-    gateway.observe([a_stream(total_ns=SECOND // 2, **lost), a_stream(total_ns=9 * SECOND, **lost)])
+    observe(
+        gateway, [a_stream(total_ns=SECOND // 2, **lost), a_stream(total_ns=9 * SECOND, **lost)]
+    )
 
     assert value(gateway, "time_to_first_token_seconds_bucket", **PAIR, le="1.0") == 0
     assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 1
@@ -106,7 +118,7 @@ def test_a_stream_that_ends_without_a_token_counts_once_it_waited_too_long() -> 
 
 def test_an_answer_that_is_no_stream_has_no_time_to_its_first_token() -> None:
     gateway = GatewayMetrics()
-    gateway.observe([a_record(stream=False, latency=None)])
+    observe(gateway, [a_record(stream=False, latency=None)])
 
     assert value(gateway, "time_to_first_token_seconds_count", **PAIR) == 0
     assert value(gateway, "time_per_output_token_seconds_count", **PAIR) == 0
@@ -114,8 +126,8 @@ def test_an_answer_that_is_no_stream_has_no_time_to_its_first_token() -> None:
 
 def test_pairs_above_the_bound_share_one_series() -> None:
     gateway = GatewayMetrics()
-    gateway.observe(a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS + 2))
-    gateway.observe([a_record(tenant="team-0")])
+    observe(gateway, (a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS + 2)))
+    observe(gateway, [a_record(tenant="team-0")])
 
     first = {"tenant": "team-0", "service": "team-a/chat"}
     other = {"tenant": OTHER, "service": OTHER}
@@ -125,10 +137,13 @@ def test_pairs_above_the_bound_share_one_series() -> None:
 
 def test_what_pairs_share_follows_no_target() -> None:
     gateway = GatewayMetrics()
-    gateway.observe(a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS))
-    gateway.observe(
-        a_stream(started=number, itl_ms=number, gaps=9, tenant=f"late-{number}", ttft_ns=SECOND)
-        for number in range(1, 4)
+    observe(gateway, (a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS)))
+    observe(
+        gateway,
+        (
+            a_stream(started=number, itl_ms=number, gaps=9, tenant=f"late-{number}", ttft_ns=SECOND)
+            for number in range(1, 4)
+        ),
     )
 
     other = {"tenant": OTHER, "service": OTHER}

@@ -15,7 +15,7 @@ from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
 from tessera.gateway.store.database import Database, StoreError
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.usage.journal import JOURNALS, UsageJournal, abandoned_journals
-from tessera.gateway.usage.logs import AccessLog
+from tessera.gateway.usage.logs import access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import (
     MAX_FILE_ROWS,
@@ -46,7 +46,11 @@ async def recording(folder: Path, url: str | None = None) -> AsyncIterator[Recor
 async def test_a_refused_request_is_counted_and_logged_but_not_stored(tmp_path: Path) -> None:
     metrics, access_log = GatewayMetrics(), io.BytesIO()
     opened = await Recording.open(
-        None, tmp_path, metrics, retention=RETENTION, observers=[AccessLog(access_log).write]
+        None,
+        tmp_path,
+        metrics,
+        retention=RETENTION,
+        observers=[lambda record: access_log.write(access_line(record))],
     )
     await opened.store.migrate()
     refused = a_record(phase=Phase.REFUSED, status=429, reason="TooManyTokens", ttft_ns=None)

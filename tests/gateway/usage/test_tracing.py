@@ -39,7 +39,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 def spans(record: UsageRecord) -> dict[str, ReadableSpan]:
     exporter = InMemorySpanExporter()
     tracer = RequestTracer(exporter, "gateway-0")
-    tracer.trace([record])
+    tracer.trace(record)
     tracer.close()
     return {span.name: span for span in exporter.get_finished_spans()}
 
@@ -137,7 +137,7 @@ async def test_a_collector_gets_a_streamed_request_below_the_span_of_its_client(
             awake = a_model(a_replica(engine.address), may_sleep=True)
             gateway.admission.update(a_directory(awake))
             assert (await request).body.endswith(DONE)
-            tracer.trace([await gateway.record()])
+            tracer.trace(await gateway.record())
         await asyncio.to_thread(tracer.close)
 
     resources = [

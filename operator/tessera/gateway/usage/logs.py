@@ -4,7 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -17,16 +17,11 @@ _ENCODE = msgspec.json.Encoder().encode
 # Clients choose the id and the model of a request.
 _MAX_TEXT_LENGTH = 256
 _NS_PER_MS = 1_000_000
+# Of a SHA-256: enough to tell two keys of one name apart.
+_PREFIX_DIGITS = 12
 _WRITE_SECONDS = 0.1
 # About 15,000 lines.
 _MAX_WAITING_BYTES = 8 * 2**20
-
-
-class LineStream(Protocol):
-    """Where lines are written."""
-
-    def write(self, lines: bytes, /) -> object:
-        """Take whole lines."""
 
 
 class BackgroundStream:
@@ -65,29 +60,19 @@ class BackgroundStream:
         self._stream.flush()
 
 
-class AccessLog:
-    """Writes a line for each request."""
-
-    def __init__(self, stream: LineStream) -> None:
-        self._stream = stream
-
-    def write(self, records: Iterable[UsageRecord]) -> None:
-        """Write the lines of requests that ended."""
-        self._stream.write(access_lines(records))
-
-
 class KeyAudit:
     """Writes a line when a key appears, changes, expires or is revoked."""
 
-    def __init__(self, stream: LineStream, now: datetime) -> None:
-        self._stream, self._checked_at = stream, now
+    def __init__(self, write: Callable[[bytes], object], now: datetime) -> None:
+        """Take `write`, which gets whole lines."""
+        self._write, self._checked_at = write, now
         self._keys: Mapping[str, ApiKey] | None = None
 
     def check(self, keys: Mapping[str, ApiKey], now: datetime) -> None:
         """Write what happened since the last time; the first keys are there, and not created."""
         before = keys if self._keys is None else self._keys
         if events := key_events(before, keys, self._checked_at, now):
-            self._stream.write(audit_lines(events, now))
+            self._write(audit_lines(events, now))
         self._keys, self._checked_at = keys, now
 
     def report_unreadable(self, secret: TenantKeys, now: datetime) -> None:
@@ -101,12 +86,7 @@ class KeyAudit:
                 "secret": str(secret.secret),
                 "fault": fault,
             }
-            self._stream.write(_line("audit", fields))
-
-
-def access_lines(records: Iterable[UsageRecord]) -> bytes:
-    """Return a line for each request."""
-    return b"".join(_line("access", _access_fields(record)) for record in records)
+            self._write(_line("audit", fields))
 
 
 def audit_lines(events: Iterable[KeyEvent], now: datetime) -> bytes:
@@ -117,18 +97,19 @@ def audit_lines(events: Iterable[KeyEvent], now: datetime) -> bytes:
             {
                 "time": now,
                 "event": f"Key{event.change}",
-                "tenant": event.tenant,
-                "key": event.name,
-                "digestPrefix": event.digest_prefix,
-                "expires": event.expires,
+                "tenant": event.key.tenant,
+                "key": event.key.name,
+                "digestPrefix": event.key.digest[:_PREFIX_DIGITS],
+                "expires": event.key.expires,
             },
         )
         for event in events
     )
 
 
-def _access_fields(record: UsageRecord) -> dict[str, Any]:
-    return {
+def access_line(record: UsageRecord) -> bytes:
+    """Return the line of a request that ended."""
+    fields = {
         "time": datetime.fromtimestamp(record.started_at_ns / 1e9, UTC),
         "requestId": record.request_id,
         "recordId": record.record_id,
@@ -154,6 +135,7 @@ def _access_fields(record: UsageRecord) -> dict[str, Any]:
         "ttftMs": None if record.ttft_ns is None else record.ttft_ns // _NS_PER_MS,
         "totalMs": record.total_ns // _NS_PER_MS,
     }
+    return _line("access", fields)
 
 
 def _line(log: str, fields: dict[str, Any]) -> bytes:

@@ -70,7 +70,7 @@ _LOADS: Sequence[tuple[str, str, Callable[[ServiceRequests], float]]] = (
 )
 
 
-class _RequestMetrics:
+class RequestMetrics:
     """The series of requests that ended, by tenant and service."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -154,7 +154,7 @@ class GatewayMetrics:
         self.registry = CollectorRegistry()
         counter = partial(Counter, registry=self.registry)
         gauge = partial(Gauge, registry=self.registry)
-        self._requests = _RequestMetrics(self.registry)
+        self.requests = RequestMetrics(self.registry)
         self._loads = [(gauge(name, text, ("service",)), value) for name, text, value in _LOADS]
         self.held_bytes = gauge(
             "tessera_gateway_held_bytes",
@@ -202,11 +202,6 @@ class GatewayMetrics:
             self._records.labels(outcome)
         for operation in ("record", "borrow"):
             self._store_failing.labels(operation)
-
-    def observe(self, records: Iterable[UsageRecord]) -> None:
-        """Count requests that ended."""
-        for record in records:
-            self._requests.observe(record)
 
     def count_records(self, outcome: RecordOutcome, count: int) -> None:
         """Count usage records on their way to the store."""

@@ -23,8 +23,8 @@ from tessera.gateway.usage.metrics import GatewayMetrics
 
 log = logging.getLogger("tessera.gateway")
 
-# Hears of the records of requests that ended, without waiting.
-RecordObserver: TypeAlias = Callable[[Sequence[UsageRecord]], None]
+# Hears of the record of a request that ended, without waiting.
+RecordObserver: TypeAlias = Callable[[UsageRecord], object]
 
 _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
@@ -68,7 +68,7 @@ class Recording:
         self._rows = Counter[str]()
         """By tenant, in this period."""
         self._sums = _empty_sums()
-        self._observers = (metrics.observe, *observers)
+        self._observers = (metrics.requests.observe, *observers)
         self._retention_ns = retention // timedelta(microseconds=1) * 1000
         self._max_rows = max_rows
 
@@ -118,7 +118,7 @@ class Recording:
         stored. Of a tenant with more than MAX_TENANT_ROWS the sums of the others are.
         """
         for observe in self._observers:
-            observe((record,))
+            observe(record)
         if record.phase is Phase.REFUSED:
             return
         self._rows[record.tenant] += 1

@@ -1,6 +1,6 @@
 """OpenTelemetry spans of requests, made from their usage records: no request waits for them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -32,16 +32,12 @@ class RequestTracer:
         self._tracer = self._provider.get_tracer("tessera")
         self._propagator = TraceContextTextMapPropagator()
 
-    def trace(self, records: Sequence[UsageRecord]) -> None:
-        """Make the spans of requests that ended."""
-        for record in records:
-            self._trace(record)
-
     def close(self) -> None:
         """Send what is left; waits for the collector, so call it in a thread."""
         self._provider.shutdown()
 
-    def _trace(self, record: UsageRecord) -> None:
+    def trace(self, record: UsageRecord) -> None:
+        """Make the spans of a request that ended."""
         operation = _OPERATIONS.get(record.route, record.route)
         begin_ns, end_ns = record.started_at_ns, record.started_at_ns + record.total_ns
         span = self._tracer.start_span(
