@@ -5,7 +5,7 @@ import hashlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from datetime import datetime
 
 from tessera.adapters.clock import now as utc_now
@@ -18,6 +18,8 @@ from tessera.gateway.requests.token_verifier import TokenVerdict
 # No credential is longer; the tokens of some issuers list hundreds of groups.
 _MAX_CREDENTIAL_BYTES = 16 * 1024
 _MAX_VERDICTS = 10_000
+# A token stays valid so long after its ServiceAccount or its tenant was deleted.
+VERDICT_SECONDS = 60.0
 _REFUSAL_SECONDS = 10.0
 _VERIFY_SECONDS = 6.0
 _MAX_WAITING = 256
@@ -79,27 +81,21 @@ class Authenticator:
             # A client that goes away cancels its own request, not the others with this token.
             await asyncio.wait((waiting,))
             verdict = waiting.result()
-        if verdict.identity is None:
-            raise RequestError(verdict.reason or RequestReason.INVALID_TOKEN)
-        return verdict.identity
+        if isinstance(verdict, RequestReason):
+            raise RequestError(verdict)
+        return verdict
 
     async def _verify(self, token: bytes, digest: bytes, directory: Directory) -> TokenVerdict:
         """Return the verdict for all requests with this token."""
+        verdict: TokenVerdict = RequestReason.TOKENS_NOT_VERIFIED
         try:
-            async with asyncio.timeout(_VERIFY_SECONDS):
-                verdict = await self._verify_token(token.decode("latin-1"), directory)
-        except TimeoutError:
-            verdict = TokenVerdict(reason=RequestReason.TOKENS_NOT_VERIFIED)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_VERIFY_SECONDS):
+                    verdict = await self._verify_token(token.decode("latin-1"), directory)
         finally:
             del self._waiting[digest]
         self._verdicts.put(digest, verdict)
         return verdict
-
-
-@dataclass(frozen=True, slots=True)
-class _Remembered:
-    verdict: TokenVerdict
-    until: float
 
 
 class _VerdictCache:
@@ -107,24 +103,25 @@ class _VerdictCache:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        self._accepted: dict[bytes, _Remembered] = {}
-        self._refused: dict[bytes, _Remembered] = {}
+        # Each with the monotonic seconds until which it holds.
+        self._accepted: dict[bytes, tuple[TokenVerdict, float]] = {}
+        self._refused: dict[bytes, tuple[TokenVerdict, float]] = {}
 
     def get(self, digest: bytes) -> TokenVerdict | None:
         remembered = self._accepted.get(digest) or self._refused.get(digest)
-        if remembered is None or self._monotonic() >= remembered.until:
+        if remembered is None or self._monotonic() >= remembered[1]:
             return None
-        return remembered.verdict
+        return remembered[0]
 
     def put(self, digest: bytes, verdict: TokenVerdict) -> None:
-        if verdict.reason is RequestReason.TOKENS_NOT_VERIFIED:
+        if verdict is RequestReason.TOKENS_NOT_VERIFIED:
             return
-        accepted = verdict.identity is not None
+        accepted = isinstance(verdict, Identity)
         verdicts = self._accepted if accepted else self._refused
-        seconds = verdict.seconds if accepted else _REFUSAL_SECONDS
+        seconds = VERDICT_SECONDS if accepted else _REFUSAL_SECONDS
         self._accepted.pop(digest, None)
         self._refused.pop(digest, None)
-        verdicts[digest] = _Remembered(verdict, self._monotonic() + seconds)
+        verdicts[digest] = verdict, self._monotonic() + seconds
         if len(verdicts) > _MAX_VERDICTS:
             del verdicts[next(iter(verdicts))]
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from typing import TypeAlias
 
 from tessera.adapters.oidc_tokens import (
     InvalidTokenError,
@@ -18,21 +18,13 @@ from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
 
-# A token stays valid so long after its ServiceAccount or its tenant was deleted.
-VERDICT_SECONDS = 60.0
 # Strangers can make a gateway review tokens, so the API server gets few at a time.
 _MAX_REVIEWS = 4
 _MAX_WAITING = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TokenVerdict:
-    """Whose token it is, or why it is refused."""
-
-    identity: Identity | None = None
-    reason: RequestReason | None = None
-    seconds: float = 0.0
-    """How long the verdict may be remembered."""
+# Whose token it is, or why it is refused.
+TokenVerdict: TypeAlias = Identity | RequestReason
 
 
 class TokenVerifier:
@@ -56,18 +48,19 @@ class TokenVerifier:
     async def verify(self, token: str, directory: Directory) -> TokenVerdict:
         """Return whose token it is, or why it is refused."""
         try:
-            identity = await self._identify(token, directory)
+            verdict = await self._identify(token, directory)
         except InvalidTokenError:
-            identity = RequestReason.INVALID_TOKEN
+            return RequestReason.INVALID_TOKEN
         except (ClusterError, IssuerError) as error:
-            self._report(str(error))
-            identity = RequestReason.TOKENS_NOT_VERIFIED
-        if isinstance(identity, RequestReason):
-            return TokenVerdict(reason=identity)
-        self._last_problem = ""
-        return TokenVerdict(identity=identity, seconds=VERDICT_SECONDS)
+            if str(error) != self._last_problem:
+                self._last_problem = str(error)
+                log.warning("tokens cannot be verified: %s", error)
+            return RequestReason.TOKENS_NOT_VERIFIED
+        if isinstance(verdict, Identity):
+            self._last_problem = ""
+        return verdict
 
-    async def _identify(self, token: str, directory: Directory) -> Identity | RequestReason:
+    async def _identify(self, token: str, directory: Directory) -> TokenVerdict:
         issuer = unverified_issuer(token)
         if issuer is None:
             return RequestReason.INVALID_TOKEN
@@ -92,8 +85,3 @@ class TokenVerifier:
                 return await self._review(token)
         finally:
             self._waiting -= 1
-
-    def _report(self, problem: str) -> None:
-        if problem != self._last_problem:
-            log.warning("tokens cannot be verified: %s", problem)
-        self._last_problem = problem
