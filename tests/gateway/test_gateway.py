@@ -177,7 +177,6 @@ def test_the_demand_of_a_service_never_falls_below_zero() -> None:
 
     def a_ticket(work: float, demand: DemandCount) -> Ticket:
         ticket = Ticket(
-            tenant="team-a",
             model=model,
             shape=RequestShape(model="chat", input_tokens=1, max_output_tokens=1),
             admitted=Admitted(

@@ -167,7 +167,7 @@ def test_a_full_queue_says_when_the_next_place_is_free(
     queue = a_queue(*[an_entry("a", 2) for _ in range(3)], an_entry("b", 2), **bounds)
     refusal = queue.offer(an_entry("a", 2), 0.0, replicas=2)
     assert refusal is not None
-    assert (refusal.reason, refusal.predicted_wait_seconds) == (reason, 4.0)
+    assert refusal.reason is reason
     assert refusal.retry_after_seconds == pytest.approx(retry_after)
     asleep = queue.offer(an_entry("a"), 0.0, replicas=0)
     assert asleep is not None
@@ -199,13 +199,13 @@ def test_a_full_queue_makes_room_by_the_newest_of_the_tenant_with_most_by_weight
 
 def test_a_request_that_would_be_late_is_refused_at_once() -> None:
     queue = a_queue(*[an_entry("a", 1) for _ in range(8)])
-    refusal = queue.offer(an_entry("a", deadline=103.5), 100.0, replicas=2, ttft_seconds=0.5)
+    refusal = queue.offer(an_entry("a", deadline=103.0), 100.0, replicas=2)
     assert refusal is not None
     assert refusal.reason is RequestReason.DEADLINE_UNREACHABLE
-    assert (refusal.predicted_wait_seconds, refusal.retry_after_seconds) == (4.0, 1.0)
-    assert queue.offer(an_entry("a", deadline=104.5), 100.0, replicas=2, ttft_seconds=0.5) is None
+    assert refusal.retry_after_seconds == 1.0
+    assert queue.offer(an_entry("a", deadline=104.0), 100.0, replicas=2) is None
     # Others do not wait for the work of this tenant, and while a service wakes nobody knows.
-    assert queue.offer(an_entry("b", deadline=101.0), 100.0, replicas=2, ttft_seconds=0.5) is None
+    assert queue.offer(an_entry("b", deadline=100.5), 100.0, replicas=2) is None
     assert queue.offer(an_entry("a", deadline=100.1), 100.0, replicas=0) is None
 
 
@@ -228,7 +228,8 @@ def test_the_predicted_wait_is_the_work_that_goes_before(
         max((work for name, work in requests if name == each), default=0.0) for each in "abc"
     )
     if len(requests) <= 16 or service_class == "Interactive":
-        assert refusal.predicted_wait_seconds == pytest.approx(before, abs=largest)
+        predicted = refusal.retry_after_seconds + entry.deadline
+        assert predicted == pytest.approx(before, abs=largest)
 
 
 def at(now: float, *, replicas: int = 1) -> QueueService:

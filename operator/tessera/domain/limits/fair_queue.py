@@ -33,13 +33,11 @@ class QueueBounds:
     requests_per_tenant: int = 250
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class QueueRefusal:
     """A request that may not wait."""
 
     reason: RequestReason
-    predicted_wait_seconds: float | None
-    """None while no replica serves."""
     retry_after_seconds: float
 
 
@@ -243,30 +241,29 @@ class FairQueue:
         """Return the predicted work of all that waits."""
         return sum(queue.work_seconds for queue in self._classes.values())
 
-    def offer(
-        self, entry: QueueEntry, now: float, *, replicas: int, ttft_seconds: float = 0.0
-    ) -> QueueRefusal | None:
+    def offer(self, entry: QueueEntry, now: float, *, replicas: int) -> QueueRefusal | None:
         """Let a request wait, or say at once why it may not.
 
         `replicas` serve the queue; with none, as while a service wakes, the wait is unknown and the
-        deadline is not checked. `ttft_seconds` is predicted for the time after the queue.
+        deadline is not checked.
         """
         wait = self._work_before(entry) / replicas if replicas else None
-        late = 0.0 if wait is None else now + wait + ttft_seconds - entry.deadline
+        late = 0.0 if wait is None else now + wait - entry.deadline
         # A place is free when the next entry goes: of this tenant, or of all.
         if (waiting := self._waiting(entry.tenant)) >= self._bounds.requests_per_tenant:
             retry_after = UNKNOWN_RETRY_SECONDS if wait is None else wait / waiting
-            return _refusal(RequestReason.TENANT_QUEUE_FULL, wait, retry_after)
+            return QueueRefusal(RequestReason.TENANT_QUEUE_FULL, retry_after)
         if late > 0:
-            return _refusal(RequestReason.DEADLINE_UNREACHABLE, wait, late)
+            return QueueRefusal(RequestReason.DEADLINE_UNREACHABLE, late)
         if len(self) >= self._bounds.requests:
             work = self.work_seconds / replicas if replicas else None
             retry_after = UNKNOWN_RETRY_SECONDS if work is None else work / max(1, len(self))
+            refusal = QueueRefusal(RequestReason.QUEUE_FULL, retry_after)
             displaced = self._displaced_by(entry)
             if displaced is None:
-                return _refusal(RequestReason.QUEUE_FULL, wait, retry_after)
+                return refusal
             self.cancel(displaced)
-            self._displace(displaced, _refusal(RequestReason.QUEUE_FULL, work, retry_after))
+            self._displace(displaced, refusal)
         self._classes[entry.service_class].add(entry)
         return None
 
@@ -320,7 +317,3 @@ class FairQueue:
 
     def _waiting(self, tenant: str) -> int:
         return sum(queue.waiting(tenant) for queue in self._classes.values())
-
-
-def _refusal(reason: RequestReason, wait: float | None, retry_after: float) -> QueueRefusal:
-    return QueueRefusal(reason=reason, predicted_wait_seconds=wait, retry_after_seconds=retry_after)

@@ -19,7 +19,7 @@ from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import BorrowRequest
-from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry, QueueRefusal
+from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
@@ -27,10 +27,9 @@ from tessera.gateway.refusals import (
     RequestError,
     allowance_headers,
     over_limit,
-    queue_full,
     unknown_model,
 )
-from tessera.gateway.requests.queues import DisplacedError, ModelQueues, QueueTimeoutError
+from tessera.gateway.requests.queues import ModelQueues
 
 _MAX_CACHED_LIMITS = 10_000
 _MAX_REVOKED_KEYS = 10_000
@@ -49,22 +48,15 @@ class Identifier(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueueTimes:
-    """Seconds that a request may wait for a replica."""
-
-    ready_seconds: float = 60
-    waking_seconds: float = 900
-
-
-_BOUNDS, _TIMES = QueueBounds(), QueueTimes()
+_BOUNDS = QueueBounds()
+# That a request may wait for a replica, where one is ready and where none is.
+_READY_SECONDS, _WAKING_SECONDS = 60.0, 900.0
 
 
 @dataclass(slots=True, kw_only=True)
 class Ticket:
     """An admitted request, from its place in the queue to its end."""
 
-    tenant: str
     model: OfferedModel
     shape: RequestShape
     admitted: Admitted
@@ -121,7 +113,6 @@ class Admission:
         wake: Callable[[], None],
         *,
         bounds: QueueBounds = _BOUNDS,
-        times: QueueTimes = _TIMES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Take `borrow`, which exchanges portions of limits with the accounts.
@@ -131,7 +122,6 @@ class Admission:
         """
         self._identifier = identifier
         self._borrow, self._wake = borrow, wake
-        self._times = times
         self._clock = clock
         self._directory = Directory()
         self.has_directory = False
@@ -192,7 +182,6 @@ class Admission:
         admitted = await self._within_limits(identity, model, shape)
         demand = self.demand.setdefault(model.service, DemandCount())
         ticket = Ticket(
-            tenant=identity.tenant,
             model=model,
             shape=shape,
             admitted=admitted,
@@ -247,19 +236,16 @@ class Admission:
         if not is_ready and not model.may_sleep:
             stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
             raise RequestError(stopped if model.stopped else unready, model.service)
-        seconds = self._times.ready_seconds if is_ready else self._times.waking_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
             weight=self.weight_of(identity),
             service_class=model.service_class,
             work_seconds=ticket.work_seconds,
             due=now + model.ttft_seconds,
-            deadline=now + seconds,
+            deadline=now + (_READY_SECONDS if is_ready else _WAKING_SECONDS),
         )
         queue = self.queues.of(model)
         future = queue.offer(entry, ticket.shape, now)
-        if isinstance(future, QueueRefusal):
-            raise queue_full(model, future)
         if not is_ready:
             self._wake()
         try:
@@ -269,10 +255,6 @@ class Admission:
                 future.result().end()
             queue.leave(entry)
             raise
-        except DisplacedError as error:
-            raise queue_full(model, error.refusal) from None
-        except QueueTimeoutError:
-            raise RequestError(RequestReason.QUEUE_TIMEOUT, model.service, f"{seconds:g}") from None
         ticket.queue_ns = int((self._clock() - now) * 1e9)
         return sent
 

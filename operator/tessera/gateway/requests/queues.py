@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import (
     FairQueue,
@@ -15,18 +17,14 @@ from tessera.domain.limits.fair_queue import (
 )
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
+from tessera.gateway.refusals import RequestError, queue_full
 
 
-class QueueTimeoutError(Exception):
-    """A request waited until its deadline."""
-
-
-class DisplacedError(Exception):
-    """A request left the full queue, since its tenant has most waiting."""
-
-    def __init__(self, refusal: QueueRefusal) -> None:
-        super().__init__(refusal.reason)
-        self.refusal = refusal
+class _WaitingRequest(NamedTuple):
+    shape: RequestShape
+    sent: asyncio.Future[SentRequest]
+    seconds: float
+    """How long it may wait."""
 
 
 class ModelQueue:
@@ -37,7 +35,7 @@ class ModelQueue:
         """As the last directory has it."""
         self._replicas = replicas
         self._queue = FairQueue(bounds, self._displace)
-        self._waiting: dict[QueueEntry, tuple[RequestShape, asyncio.Future[SentRequest]]] = {}
+        self._waiting: dict[QueueEntry, _WaitingRequest] = {}
 
     def __len__(self) -> int:
         return len(self._queue)
@@ -55,31 +53,32 @@ class ModelQueue:
 
     def offer(
         self, entry: QueueEntry, shape: RequestShape, now: float
-    ) -> "asyncio.Future[SentRequest] | QueueRefusal":
-        """Return where the request will be sent, or why it may not wait."""
+    ) -> asyncio.Future[SentRequest]:
+        """Return where the request will be sent.
+
+        Raises RequestError where it may not wait; so does the future, when it has to leave.
+        """
         ready = self._replicas.ready_count(self.model)
         refusal = self._queue.offer(entry, now, replicas=ready)
         if refusal is not None:
-            return refusal
-        future: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
-        self._waiting[entry] = shape, future
-        return future
+            raise queue_full(self.model, refusal)
+        sent: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
+        self._waiting[entry] = _WaitingRequest(shape, sent, entry.deadline - now)
+        return sent
 
     def leave(self, entry: QueueEntry) -> None:
         """Take a request out of the queue whose client went away."""
         self._queue.cancel(entry)
         waiting = self._waiting.pop(entry, None)
         if waiting is not None:
-            waiting[1].cancel()
+            waiting.sent.cancel()
 
     def pump(self, now: float) -> None:
         """Send what waits, as far as there is room, and end what waited too long."""
         if not self._waiting:
             return
         for entry in self._queue.expire(now):
-            _, future = self._waiting.pop(entry)
-            if not future.done():
-                future.set_exception(QueueTimeoutError)
+            self._time_out(self._waiting.pop(entry))
         replicas = self._replicas.ready_count(self.model)
         while self._waiting and (states := self._with_room(now)):
             is_late = partial(self._is_late, now, states)
@@ -87,25 +86,30 @@ class ModelQueue:
             next_entry = self._queue.pop(service)
             if next_entry is None:
                 return
-            shape, future = self._waiting.pop(next_entry)
-            if future.done():
+            waiting = self._waiting.pop(next_entry)
+            if waiting.sent.done():
                 continue
-            sent = self._replicas.send(self.model, shape, now, states)
+            sent = self._replicas.send(self.model, waiting.shape, now, states)
             if sent is None:
-                future.set_exception(QueueTimeoutError)
+                self._time_out(waiting)
             else:
-                future.set_result(sent)
+                waiting.sent.set_result(sent)
 
     def _displace(self, entry: QueueEntry, refusal: QueueRefusal) -> None:
-        _, future = self._waiting.pop(entry)
-        if not future.done():
-            future.set_exception(DisplacedError(refusal))
+        waiting = self._waiting.pop(entry)
+        if not waiting.sent.done():
+            waiting.sent.set_exception(queue_full(self.model, refusal))
+
+    def _time_out(self, waiting: _WaitingRequest) -> None:
+        if not waiting.sent.done():
+            reason, service = RequestReason.QUEUE_TIMEOUT, self.model.service
+            waiting.sent.set_exception(RequestError(reason, service, f"{waiting.seconds:g}"))
 
     def _with_room(self, now: float) -> list[ReplicaState]:
         return self._replicas.with_room(self.model, now)
 
     def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
-        shape, _ = self._waiting[entry]
+        shape = self._waiting[entry].shape
         return now + self._replicas.predicted_ttft(self.model, shape, now, states) > entry.due
 
 
