@@ -27,14 +27,13 @@ from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
 from figures import print_figures
 from gateway_process import answers, running, write_directory
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import (
     ApiKey,
     Directory,
     EngineReplica,
     OfferedModel,
-    RateLimit,
-    RateLimits,
     TenantLimits,
 )
 from tessera.domain.perf.step import StepTime
@@ -221,8 +220,8 @@ def _directory(engine: str) -> Directory:
         max_model_len=131_072,
         replicas=replicas,
     )
-    many = RateLimit(per_minute=10**9)
-    limits = RateLimits(requests=many, total_tokens=RateLimit(per_minute=10**12))
+    many = PeriodLimits(per_minute=10**9)
+    limits = RateLimitsSpec(requests=many, total_tokens=PeriodLimits(per_minute=10**12))
     tenant = TenantLimits(name="team-a", namespaces=("team-a",), limits=limits)
     keys = (
         ApiKey(

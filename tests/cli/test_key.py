@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tessera.adapters.kube.object_parsing import parse_object
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.errors import CommandError, DeniedError
@@ -19,7 +20,7 @@ from tessera.cli.key.list_keys import list_keys
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import ApiKey, RateLimit, RateLimits
+from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS, TENANT_BUDGETS
 from tests.builders import NOW, a_budget
@@ -101,7 +102,7 @@ class SecretsApi:
             keys=[keys for keys in parsed if isinstance(keys, TenantKeys)],
             budgets=[a_budget("team-a"), a_budget("team-b")],
         )
-        return {key.name: key for key in build_directory(observed, RateLimits()).keys.values()}
+        return {key.name: key for key in build_directory(observed, RateLimitsSpec()).keys.values()}
 
 
 def words(text: str) -> list[str]:
@@ -138,8 +139,8 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
             team="search",
             models=("chat", "legal"),
             expires=NOW + timedelta(days=90),
-            limits=RateLimits(
-                requests=RateLimit(per_minute=60), total_tokens=RateLimit(per_day=1000)
+            limits=RateLimitsSpec(
+                requests=PeriodLimits(per_minute=60), total_tokens=PeriodLimits(per_day=1000)
             ),
         )
     }

@@ -11,7 +11,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageFunctionToolCall
 from pydantic import BaseModel
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tests.clients import openai_scenes as scenes
 from tests.clients.openai_scenes import HELLO, Endpoint
 from tests.clients.running import CHAT, EMBEDDINGS, offered, simulators
@@ -29,8 +29,8 @@ ONCE, OFTEN = "tsk-once", "tsk-often"
 async def endpoint(tmp_path: Path) -> AsyncIterator[Endpoint]:
     keys = (
         an_api_key(),
-        an_api_key(ONCE, name="once", limits=RateLimits(requests=RateLimit(per_day=1))),
-        an_api_key(OFTEN, name="often", limits=RateLimits(requests=RateLimit(per_second=1))),
+        an_api_key(ONCE, name="once", limits=RateLimitsSpec(requests=PeriodLimits(per_day=1))),
+        an_api_key(OFTEN, name="often", limits=RateLimitsSpec(requests=PeriodLimits(per_second=1))),
     )
     async with simulators(tmp_path, PACED) as (engine,):
         directory = a_directory(offered(engine, "chat"), keys=keys)

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from environments import environment
-from tessera.domain.gateway.directory import OfferedModel, RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.gateway.directory import OfferedModel
 from tests.clients.running import CHAT, EMBEDDINGS, offered, simulators
 from tests.clients.tool_engine import scripted_tools
 from tests.gateway.harness import (
@@ -33,7 +34,9 @@ async def test_every_scene_of_the_client_passes(client: str, tmp_path: Path) -> 
 async def play_client(client: str, chat: OfferedModel, folder: Path) -> None:
     """Run all scenes of a client; only `chat` has another engine than the simulator."""
     python = await asyncio.to_thread(environment, client) / "bin" / "python"
-    limited = an_api_key(LIMITED, name="limited", limits=RateLimits(requests=RateLimit(per_day=1)))
+    limited = an_api_key(
+        LIMITED, name="limited", limits=RateLimitsSpec(requests=PeriodLimits(per_day=1))
+    )
     async with (
         simulators(folder, EMBEDDINGS) as (embeddings,),
         ScriptedEngine(scripted_tools) as tools,

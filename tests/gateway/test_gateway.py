@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from tessera.api.key_record import KeyRecord
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
-from tessera.domain.gateway.directory import Directory, RateLimits
+from tessera.domain.gateway.directory import Directory
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
 from tessera.domain.limits.gateway_limits import Admitted
@@ -49,7 +50,7 @@ class Surroundings:
                 name="gw",
                 observe=observe or (lambda: self.observed),
                 changed=self.changed,
-                default_limits=RateLimits(),
+                default_limits=RateLimitsSpec(),
                 poller=EnginePoller(self.read_page),
                 identifier=KeyIdentifier(),
                 borrow=self.borrow,

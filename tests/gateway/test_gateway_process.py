@@ -17,7 +17,8 @@ import aiohttp
 import pytest
 
 from gateway_process import command, write_directory
-from tessera.domain.gateway.directory import Directory, RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.gateway.directory import Directory
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.gateway.import_usage import read_records
@@ -194,7 +195,7 @@ async def test_a_connection_that_was_not_told_of_the_end_gets_one_more_answer() 
 
 
 async def test_limits_are_borrowed_from_the_store_and_outlive_the_gateway(tmp_path: Path) -> None:
-    limits = RateLimits(requests=RateLimit(per_day=2))
+    limits = RateLimitsSpec(requests=PeriodLimits(per_day=2))
 
     async def script(call: EngineCall) -> None:
         await call.stream(ROLE, a_delta(), END, USAGE, DONE)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import REFUSALS
 from tests.gateway.harness import (
@@ -22,7 +22,7 @@ from tests.gateway.harness import (
 )
 
 pytestmark = pytest.mark.anyio
-TOKENS_PER_MINUTE = RateLimits(total_tokens=RateLimit(per_minute=500))
+TOKENS_PER_MINUTE = RateLimitsSpec(total_tokens=PeriodLimits(per_minute=500))
 CREATED = int(datetime(2026, 11, 22, tzinfo=UTC).timestamp())
 
 
@@ -54,17 +54,17 @@ async def test_a_rate_limit_says_of_what_it_is_and_for_how_long() -> None:
     ("limits", "message"),
     [
         (
-            RateLimits(input_tokens=RateLimit(per_day=2)),
+            RateLimitsSpec(input_tokens=PeriodLimits(per_day=2)),
             r"Tenant/team-a: limit 2 input tokens per day, needed \d+\. It never fits: .*",
         ),
         (
-            RateLimits(max_context_tokens=2),
-            r"The request: limit 2 tokens of prompt and answer, needed \d+\. It never fits: .*",
+            RateLimitsSpec(max_context_tokens=16),
+            r"The request: limit 16 tokens of prompt and answer, needed \d+\. It never fits: .*",
         ),
     ],
 )
 async def test_a_request_that_never_fits_reads_what_it_needs(
-    limits: RateLimits, message: str
+    limits: RateLimitsSpec, message: str
 ) -> None:
     directory = a_directory(a_model(a_replica("127.0.0.1:1")), default_limits=limits)
     async with a_gateway(directory) as gateway:

@@ -14,8 +14,9 @@ from urllib.parse import unquote_to_bytes
 import aiohttp
 import pytest
 
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.access import tenant_models
-from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
+from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.relay import UpstreamRequest
@@ -278,7 +279,7 @@ async def served_in_order(masses: int) -> tuple[list[str], list[Any]]:
 
     arrived, turns = asyncio.Queue[str](), asyncio.Semaphore(0)
     keys = (an_api_key(), an_api_key(OTHER_KEY, name="server", tenant="team-b"))
-    limits = RateLimits(requests=RateLimit(per_day=1000))
+    limits = RateLimitsSpec(requests=PeriodLimits(per_day=1000))
     tenants = {"team-b": TenantLimits(name="team-b", namespaces=("team-b",), limits=limits)}
     bounds = QueueBounds(requests=PLACES + OTHERS, requests_per_tenant=PLACES)
     async with ScriptedEngine(script) as engine, asyncio.timeout(WAIT_SECONDS):

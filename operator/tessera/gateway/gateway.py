@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from tessera.adapters.run_forever import run_forever
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import Directory, RateLimits
+from tessera.domain.gateway.directory import Directory
 from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
 from tessera.domain.incremental import Incremental
 from tessera.domain.limits.account import BorrowRequest, Lease
@@ -59,7 +60,7 @@ class GatewayParts:
     """Returns what is observed; None until everything is known."""
     changed: asyncio.Event
     """Set when that changed."""
-    default_limits: RateLimits
+    default_limits: RateLimitsSpec
     poller: EnginePoller
     identifier: Identifier
     borrow: Callable[[str, BorrowRequest], Awaitable[Lease]]

@@ -26,7 +26,6 @@ from tessera.adapters.kube.connection import connect
 from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
-from tessera.domain.gateway.build import rate_limits
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import USAGE_READER
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
@@ -112,7 +111,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 name=f"{settings.pod_name}/{uuid.uuid4().hex[:8]}",
                 observe=watch.observations,
                 changed=changed,
-                default_limits=rate_limits(settings.default_rate_limits),
+                default_limits=settings.default_rate_limits,
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(_verifier(settings, own).verify),
                 borrow=recording.lender.borrow,

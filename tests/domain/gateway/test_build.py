@@ -9,16 +9,10 @@ import pytest
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.key_record import KeyRecord
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import (
-    Directory,
-    EngineReplica,
-    OfferedModel,
-    RateLimit,
-    RateLimits,
-    TenantLimits,
-)
+from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel, TenantLimits
 from tessera.domain.hardware.device import GPU
 from tessera.domain.observed.snapshot import ObservedService, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -34,7 +28,7 @@ POOLS = tuple(
 
 def directory(*services: ObservedService, **fields: Any) -> Directory:
     observed = {"services": services, "budgets": (a_budget(),), "pools": POOLS, **fields}
-    return build_directory(GatewayObservations(**observed), RateLimits())
+    return build_directory(GatewayObservations(**observed), RateLimitsSpec())
 
 
 def only_model(service: ObservedService, **fields: Any) -> OfferedModel:
@@ -215,8 +209,8 @@ def test_limits_of_tenants_and_teams_are_taken_from_the_budget() -> None:
             name="team-a",
             namespaces=("team-a",),
             weight=2.0,
-            limits=RateLimits(requests=RateLimit(per_minute=60), concurrent_requests=8),
-            teams={"search": RateLimits(total_tokens=RateLimit(per_day=1000))},
+            limits=RateLimitsSpec(requests=PeriodLimits(per_minute=60), concurrent_requests=8),
+            teams={"search": RateLimitsSpec(total_tokens=PeriodLimits(per_day=1000))},
         )
     }
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.gateway.name_conflicts import NameConflict, find_name_conflicts
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService
@@ -69,7 +69,7 @@ def test_the_service_that_does_not_get_the_requests_has_a_conflict(
     } == expected
     budgets = tuple(a_budget(name) for name in TENANTS)
     directory = build_directory(
-        GatewayObservations(services=services, budgets=budgets), RateLimits()
+        GatewayObservations(services=services, budgets=budgets), RateLimitsSpec()
     )
     for conflicts in found_conflicts.values():
         for conflict in conflicts:

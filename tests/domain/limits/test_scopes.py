@@ -2,20 +2,14 @@
 
 from typing import Any
 
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import (
-    Directory,
-    Identity,
-    OfferedModel,
-    RateLimit,
-    RateLimits,
-    TenantLimits,
-)
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
 from tessera.domain.limits.scopes import applicable_limits
 
 MODEL = OfferedModel(service=Ref("team-b", "chat"), uid="1", names=("chat",), tenant="team-b")
-UNLIMITED = RateLimits()
-PER_MINUTE = RateLimits(requests=RateLimit(per_minute=60))
+UNLIMITED = RateLimitsSpec()
+PER_MINUTE = RateLimitsSpec(requests=PeriodLimits(per_minute=60))
 
 
 def keys(directory: Directory, model: OfferedModel = MODEL, **identity: Any) -> list[str]:
@@ -23,7 +17,7 @@ def keys(directory: Directory, model: OfferedModel = MODEL, **identity: Any) -> 
     return [limit.key for limit in applicable_limits(directory, sender, model).limits]
 
 
-def a_directory(limits: RateLimits = UNLIMITED, **fields: Any) -> Directory:
+def a_directory(limits: RateLimitsSpec = UNLIMITED, **fields: Any) -> Directory:
     tenant = TenantLimits(
         name="team-a", namespaces=("team-a",), limits=limits, teams={"ml": PER_MINUTE}
     )
@@ -43,7 +37,7 @@ def test_limits_of_tenant_key_team_and_service_apply_together() -> None:
 
 
 def test_a_tenant_without_limits_has_the_default_ones() -> None:
-    default = RateLimits(concurrent_requests=5)
+    default = RateLimitsSpec(concurrent_requests=5)
     assert keys(a_directory(default_limits=default)) == ["Tenant/team-a/ConcurrentRequests/0"]
     assert keys(a_directory(PER_MINUTE, default_limits=default)) == ["Tenant/team-a/Requests/60"]
     assert keys(Directory(default_limits=default)) == ["Tenant/team-a/ConcurrentRequests/0"]
@@ -56,13 +50,13 @@ def test_keys_of_two_tenants_with_one_name_are_limited_apart() -> None:
 
 
 def test_every_rate_and_period_is_a_limit() -> None:
-    rate = RateLimit(per_second=1, per_minute=2, per_day=3)
-    limits = RateLimits(requests=rate, input_tokens=rate, output_tokens=rate, total_tokens=rate)
+    rate = PeriodLimits(per_second=1, per_minute=2, per_day=3)
+    limits = RateLimitsSpec(requests=rate, input_tokens=rate, output_tokens=rate, total_tokens=rate)
     assert len(set(keys(a_directory(limits)))) == 12
 
 
 def test_the_smallest_size_of_a_request_counts() -> None:
-    directory = a_directory(RateLimits(max_context_tokens=900, max_output_tokens=100))
-    sender = Identity(tenant="team-a", key="ci", limits=RateLimits(max_output_tokens=50))
+    directory = a_directory(RateLimitsSpec(max_context_tokens=900, max_output_tokens=100))
+    sender = Identity(tenant="team-a", key="ci", limits=RateLimitsSpec(max_output_tokens=50))
     limits = applicable_limits(directory, sender, MODEL)
     assert (limits.max_context_tokens, limits.max_output_tokens) == (900, 50)

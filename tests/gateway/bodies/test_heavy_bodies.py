@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS
 from tessera.gateway.bodies.parsing import body_for_engine, parse
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
@@ -157,7 +157,7 @@ async def test_large_bodies_that_end_together_leave_turns_to_others() -> None:
     head = b"POST %b HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\ncontent-length: %d\r\n\r\n"
     head %= (path.encode(), KEY.encode(), len(body))
     # It is refused after its size is known.
-    limits = RateLimits(input_tokens=RateLimit(per_day=1000))
+    limits = RateLimitsSpec(input_tokens=PeriodLimits(per_day=1000))
     async with a_gateway(a_directory(a_model(limits=limits))) as gateway:
         clients = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(8)]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.parsing import parse
 from tessera.gateway.bodies.prompt_size import PromptSize, of_conversation
@@ -168,7 +168,7 @@ def test_items_of_lists_take_no_memory_of_their_own(path: str, item: bytes) -> N
 async def test_more_choices_than_a_limit_has_tokens_are_refused() -> None:
     prompts = {"model": "chat", "prompt": ["a"] * 40, "n": 4, "max_tokens": 64}
     async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine:
-        model = a_model(a_replica(engine.address), limits=RateLimits(max_output_tokens=100))
+        model = a_model(a_replica(engine.address), limits=RateLimitsSpec(max_output_tokens=100))
         async with a_gateway(a_directory(model)) as gateway:
             answer = await gateway.post(prompts, "/v1/completions")
             assert (answer.status, answer.error["code"]) == (400, "too_many_choices")
@@ -186,7 +186,7 @@ async def test_a_limit_counts_the_query_of_each_document() -> None:
         engine
     ):
         for amount, status in ((200_000, 200), (90_000, 400)):
-            rate = RateLimits(input_tokens=RateLimit(per_day=amount))
+            rate = RateLimitsSpec(input_tokens=PeriodLimits(per_day=amount))
             model = a_model(a_replica(engine.address), max_model_len=CONTEXT, limits=rate)
             async with a_gateway(a_directory(model)) as gateway:
                 assert (await gateway.post(body, "/v1/rerank")).status == status

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
@@ -32,7 +33,7 @@ WAIT_SECONDS = 60
 SLOW = StepTime(weights=3600.0, kv_token=0, token=0)
 PROMPT = [{"role": "user", "content": "word " * 6000}]
 CHAT = {"model": MODEL, "messages": PROMPT}
-LIMITS = RateLimits(total_tokens=RateLimit(per_day=100_000))
+LIMITS = RateLimitsSpec(total_tokens=PeriodLimits(per_day=100_000))
 
 
 @asynccontextmanager

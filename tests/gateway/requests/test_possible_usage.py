@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.directory import RateLimit, RateLimits, TenantLimits
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.gateway.directory import TenantLimits
 from tests.gateway.harness import (
     CHAT,
     DONE,
@@ -40,7 +41,7 @@ async def reporting(usage: Any, **changes: Any) -> AsyncIterator[RunningGateway]
         else:
             await call.whole(whole)
 
-    limits = RateLimits(total_tokens=RateLimit(per_day=DAY))
+    limits = RateLimitsSpec(total_tokens=PeriodLimits(per_day=DAY))
     tenant = TenantLimits(name=TENANT, namespaces=(TENANT,), limits=limits)
     async with ScriptedEngine(script) as engine:
         model = a_model(a_replica(engine.address), **{"max_model_len": 4096, **changes})

@@ -18,7 +18,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from tessera.domain.gateway.directory import RateLimits
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
@@ -646,7 +646,7 @@ async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_c
     body = CHAT | {"n": 4, "max_tokens": max_tokens}
     async with ScriptedEngine(script) as engine:
         replica = a_replica(engine.address, step_time=StepTime(weights=0, kv_token=0, token=0.0001))
-        limits = RateLimits(max_output_tokens=200)
+        limits = RateLimitsSpec(max_output_tokens=200)
         async with a_gateway(a_directory(a_model(replica, limits=limits))) as gateway:
             timeout = aiohttp.ClientTimeout(total=0.5)
             with pytest.raises(TimeoutError):

@@ -11,13 +11,13 @@ from pydantic import TypeAdapter, ValidationError
 from tessera.adapters.clock import now
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.key.key_secrets import KeySecrets, describe_error, gateway_namespace, parse_moment
 from tessera.cli.output import Output
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import RateLimits
 from tessera.domain.observed.snapshot import Budget, ObservedService
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tessera.resources.manifest import wire_format
@@ -88,7 +88,7 @@ async def _models_note(reader: Reader, tenant: str, models: Sequence[str]) -> st
         services=[each for each in parsed if isinstance(each, ObservedService)],
         budgets=[each for each in parsed if isinstance(each, Budget)],
     )
-    names = tenant_models(build_directory(observed, RateLimits()), tenant)
+    names = tenant_models(build_directory(observed, RateLimitsSpec()), tenant)
     if not (unknown := [name for name in models if name not in names]):
         return ""
     return (

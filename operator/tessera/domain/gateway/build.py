@@ -6,15 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.key_record import KeyRecord
-from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.budget.budgets import NamespaceClaim, namespace_claims
 from tessera.domain.gateway.directory import (
+    NO_LIMITS,
     ApiKey,
     Directory,
     EngineReplica,
     OfferedModel,
-    RateLimit,
-    RateLimits,
     TenantLimits,
 )
 from tessera.domain.hardware.device import (
@@ -64,7 +63,7 @@ class _Variant:
     precision: str | None
 
 
-def build_directory(observed: GatewayObservations, default_limits: RateLimits) -> Directory:
+def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpec) -> Directory:
     """Return all that requests are judged by; equal observations make equal directories."""
     claims = [claim for claim in namespace_claims(observed.budgets) if claim.spec is not None]
     tenants = {claim.budget.name: _tenant(claim) for claim in claims}
@@ -117,31 +116,14 @@ def offered_names(_: str, service: ObservedService, tenant: str | None) -> Offer
     )
 
 
-def rate_limits(spec: RateLimitsSpec) -> RateLimits:
-    """Return the limits that a spec describes."""
-    return RateLimits(
-        requests=_rate(spec.requests),
-        input_tokens=_rate(spec.input_tokens),
-        output_tokens=_rate(spec.output_tokens),
-        total_tokens=_rate(spec.total_tokens),
-        concurrent_requests=spec.concurrent_requests,
-        max_context_tokens=spec.max_context_tokens,
-        max_output_tokens=spec.max_output_tokens,
-    )
-
-
-def _rate(spec: PeriodLimits) -> RateLimit:
-    return RateLimit(per_second=spec.per_second, per_minute=spec.per_minute, per_day=spec.per_day)
-
-
 def _tenant(claim: NamespaceClaim) -> TenantLimits:
     assert claim.spec is not None  # noqa: S101
     return TenantLimits(
         name=claim.budget.name,
         namespaces=claim.namespaces,
         weight=float(claim.spec.weight),
-        limits=rate_limits(claim.spec.rate_limits),
-        teams={name: rate_limits(limits) for name, limits in sorted(claim.spec.teams.items())},
+        limits=claim.spec.rate_limits,
+        teams=dict(sorted(claim.spec.teams.items())),
     )
 
 
@@ -161,7 +143,6 @@ def _keys(secrets: tuple[TenantKeys, ...], tenants: frozenset[str]) -> Mapping[s
 
 
 def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
-    limits = rate_limits(record.rate_limits)
     return ApiKey(
         name=name,
         digest=record.sha256,
@@ -169,7 +150,7 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
         team=record.team,
         models=record.models,
         expires=record.expires,
-        limits=None if limits == RateLimits() else limits,
+        limits=None if record.rate_limits == NO_LIMITS else record.rate_limits,
     )
 
 
@@ -197,7 +178,7 @@ def _model(
         ),
         stopped=spec.fixed_replicas == 0,
         may_sleep=spec.fixed_replicas is None and spec.scaling.may_sleep_at_times,
-        limits=rate_limits(spec.access.rate_limits),
+        limits=spec.access.rate_limits,
     )
 
 

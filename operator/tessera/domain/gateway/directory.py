@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
 from tessera.domain.perf.step import StepTime
+
+NO_LIMITS = RateLimitsSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,30 +31,6 @@ class EngineReplica:
     max_num_batched_tokens: int | None = None
     step_time: StepTime | None = None
     """Predicted, times the ratio that was measured; None while the speed is unknown."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimit:
-    """Amounts allowed per period, all at once or spread over it; None is no limit."""
-
-    per_second: int | None = None
-    per_minute: int | None = None
-    per_day: int | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimits:
-    """Limits of a key, team, tenant or service; None is no limit."""
-
-    requests: RateLimit = RateLimit()
-    input_tokens: RateLimit = RateLimit()
-    output_tokens: RateLimit = RateLimit()
-    total_tokens: RateLimit = RateLimit()
-    concurrent_requests: int | None = None
-    max_context_tokens: int | None = None
-    """Prompt and answer of one request together."""
-    max_output_tokens: int | None = None
-    """Of one request; larger values are reduced to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +61,7 @@ class OfferedModel:
     """`minReplicas` is 0: requests are held while a replica starts."""
     stopped: bool = False
     """`spec.replicas` is 0: no request starts a replica."""
-    limits: RateLimits = RateLimits()
+    limits: RateLimitsSpec = NO_LIMITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +76,7 @@ class ApiKey:
     models: tuple[str, ...] = ()
     """Names of the models that it may use; empty means all that its tenant may use."""
     expires: datetime | None = None
-    limits: RateLimits | None = None
+    limits: RateLimitsSpec | None = None
     """None without any of its own."""
 
 
@@ -111,7 +90,7 @@ class Identity:
     key: str | None = None
     """Name of the key; None for a token of a ServiceAccount or of OIDC."""
     models: tuple[str, ...] = ()
-    limits: RateLimits | None = None
+    limits: RateLimitsSpec | None = None
     """Of the key; None without any."""
 
 
@@ -122,8 +101,8 @@ class TenantLimits:
     name: str
     namespaces: tuple[str, ...]
     weight: float = 1.0
-    limits: RateLimits = RateLimits()
-    teams: Mapping[str, RateLimits] = field(default_factory=dict)
+    limits: RateLimitsSpec = NO_LIMITS
+    teams: Mapping[str, RateLimitsSpec] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,5 +116,5 @@ class Directory:
     """By digest."""
     revoked_keys: Mapping[str, ApiKey] = field(default_factory=dict)
     """By digest: the last ones that were removed, so that a refusal of one can be attributed."""
-    default_limits: RateLimits = RateLimits()
+    default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""

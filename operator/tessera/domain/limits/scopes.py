@@ -4,14 +4,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.text import counted
-from tessera.domain.gateway.directory import (
-    Directory,
-    Identity,
-    OfferedModel,
-    RateLimit,
-    RateLimits,
-)
+from tessera.domain.gateway.directory import NO_LIMITS, Directory, Identity, OfferedModel
 
 
 class ScopeKind(StrEnum):
@@ -82,14 +77,14 @@ def applicable_limits(
     A tenant without limits of its own has the default ones. The smallest size counts.
     """
     tenant = directory.tenants.get(identity.tenant)
-    of_tenant = tenant.limits if tenant is not None else RateLimits()
-    if of_tenant == RateLimits():
+    of_tenant = tenant.limits if tenant is not None else NO_LIMITS
+    if of_tenant == NO_LIMITS:
         of_tenant = directory.default_limits
     scopes = [(ScopeKind.TENANT, identity.tenant, of_tenant)]
     if identity.limits is not None:
         scopes.append((ScopeKind.KEY, f"{identity.tenant}/{identity.key}", identity.limits))
     if identity.team is not None and tenant is not None:
-        of_team = tenant.teams.get(identity.team, RateLimits())
+        of_team = tenant.teams.get(identity.team, NO_LIMITS)
         scopes.append((ScopeKind.TEAM, f"{identity.tenant}/{identity.team}", of_team))
     scopes.append((ScopeKind.SERVICE, str(model.service), model.limits))
     return ApplicableLimits(
@@ -99,7 +94,7 @@ def applicable_limits(
     )
 
 
-def _limits(scope: ScopeKind, name: str, limits: RateLimits) -> Iterator[ScopedLimit]:
+def _limits(scope: ScopeKind, name: str, limits: RateLimitsSpec) -> Iterator[ScopedLimit]:
     amounts = [
         (meter, period_seconds, amount)
         for meter, rate in (
@@ -123,7 +118,7 @@ def _limits(scope: ScopeKind, name: str, limits: RateLimits) -> Iterator[ScopedL
             )
 
 
-def _periods(rate: RateLimit) -> tuple[tuple[int, int | None], ...]:
+def _periods(rate: PeriodLimits) -> tuple[tuple[int, int | None], ...]:
     return (1, rate.per_second), (60, rate.per_minute), (86_400, rate.per_day)
 
 
