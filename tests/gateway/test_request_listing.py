@@ -4,7 +4,6 @@ import asyncio
 from typing import Any
 
 import aiohttp
-import msgspec
 from aiohttp.test_utils import TestServer
 
 from tessera.api.ref import Ref
@@ -125,7 +124,7 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
     assert RunningPhase.RUNNING in {each.phase for each in after}
     assert [each.request_id for each in oldest] == [each.request_id for each in requests[:2]]
     assert {(each.tenant, each.key) for each in requests} == {("team-a", "ci")}
-    assert b"secret" not in msgspec.json.encode(requests)
+    assert "secret" not in repr(requests)
 
 
 PRINTED = """

@@ -4,8 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from http import HTTPStatus
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -15,6 +14,7 @@ from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
 from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
 from tessera.ports import ClusterError
 
@@ -25,28 +25,13 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-class UsageStore(Protocol):
-    """Where usage records are summed."""
-
-    async def usage(self, query: UsageQuery) -> UsageReport:
-        """Return the sums; raises StoreError."""
-
-
-class _RefusedError(Exception):
-    """What the client hears."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class InternalApi:
     """`/metrics` for everybody who reaches the port; the others for holders of a reader's token."""
 
     def __init__(
         self,
         metrics: GatewayMetrics,
-        store: UsageStore,
+        store: GatewayStore,
         review: Callable[[str], Awaitable[str | None]],
         namespace: str,
         load: Callable[[], Mapping[str, ServiceRequests]],
@@ -80,59 +65,42 @@ class InternalApi:
     async def _answer(
         self, read: Callable[[Mapping[str, str]], Awaitable[Any]], request: web.Request
     ) -> web.Response:
-        try:
-            if self._queries.locked():
-                raise _RefusedError(
-                    HTTPStatus.TOO_MANY_REQUESTS, "other queries run: try again later"
-                )
-            async with self._queries:
-                await self._authorize(request.headers.get("Authorization", ""))
-                body, status = await read(request.query), HTTPStatus.OK
-        except _RefusedError as error:
-            body, status = {"error": str(error)}, error.status
-        return web.Response(
-            body=msgspec.json.encode(body), status=status, content_type="application/json"
-        )
+        if self._queries.locked():
+            raise _refusal(web.HTTPTooManyRequests, "other queries run: try again later")
+        async with self._queries:
+            await self._authorize(request.headers.get("Authorization", ""))
+            body = await read(request.query)
+        return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
     async def _usage(self, parameters: Mapping[str, str]) -> dict[str, Any]:
         query = _query(parameters)
         try:
             return _fields(query, await self._store.usage(query))
         except StoreError as error:
-            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+            raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
 
     async def _requests(self, _: Mapping[str, str]) -> dict[str, Any]:
         requests, total = self._running(MAX_LISTED)
-        return {
-            "requests": [
-                {
-                    "requestId": each.request_id,
-                    "tenant": each.tenant,
-                    "key": each.key,
-                    "service": each.service,
-                    "model": each.model,
-                    "replica": each.replica,
-                    "phase": each.phase,
-                    "ageSeconds": round(each.age_seconds, 3),
-                    "outputTokens": each.output_tokens,
-                }
-                for each in requests
-            ],
-            "total": total,
-        }
+        return {"requests": [each.model_dump(by_alias=True) for each in requests], "total": total}
 
     async def _authorize(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer" or not token.strip():
-            raise _RefusedError(HTTPStatus.UNAUTHORIZED, "no bearer token")
+            raise _refusal(web.HTTPUnauthorized, "no bearer token")
         try:
             user = await self._review(token.strip())
         except ClusterError as error:
-            raise _RefusedError(HTTPStatus.SERVICE_UNAVAILABLE, str(error)) from error
+            raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
         if user is None:
-            raise _RefusedError(HTTPStatus.UNAUTHORIZED, f"no token for {USAGE_READER}")
+            raise _refusal(web.HTTPUnauthorized, f"no token for {USAGE_READER}")
         if user != self._reader:
-            raise _RefusedError(HTTPStatus.FORBIDDEN, f"{user} is not {self._reader}")
+            raise _refusal(web.HTTPForbidden, f"{user} is not {self._reader}")
+
+
+def _refusal(error: type[web.HTTPError], message: str) -> web.HTTPError:
+    """Return what the client hears."""
+    text = msgspec.json.encode({"error": message}).decode()
+    return error(text=text, content_type="application/json")
 
 
 def _query(parameters: Mapping[str, str]) -> UsageQuery:
@@ -145,8 +113,8 @@ def _query(parameters: Mapping[str, str]) -> UsageQuery:
             tenant=parameters.get("tenant"),
         )
     except (KeyError, ValueError, OverflowError) as error:
-        raise _RefusedError(
-            HTTPStatus.BAD_REQUEST,
+        raise _refusal(
+            web.HTTPBadRequest,
             f"query: {error}; by is a list of {', '.join(UsageDimension)}, since and until are "
             "moments such as 2026-11-01T00:00:00Z",
         ) from error
@@ -168,14 +136,7 @@ def _fields(query: UsageQuery, report: UsageReport) -> dict[str, Any]:
         "rows": [
             {
                 **dict(zip(query.by, row.group, strict=True)),
-                "requests": row.requests,
-                "failed": row.failed,
-                "aborted": row.aborted,
-                "estimated": row.estimated,
-                "inputTokens": row.input_tokens,
-                "cachedTokens": row.cached_tokens,
-                "outputTokens": row.output_tokens,
-                "reasoningTokens": row.reasoning_tokens,
+                **row.model_dump(by_alias=True, exclude={"group"}),
             }
             for row in report.rows
         ],

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from tessera.api.meta import Wire
+
 
 class Phase(StrEnum):
     """How a request ended."""
@@ -58,31 +60,31 @@ class UsageRecord:
     started_at_ns: int
     """Unix time in nanoseconds; the months of a bill are cut by it."""
     tenant: str
-    team: str | None
-    user: str | None
-    key: str | None
-    service: str
-    """Namespace and name of the InferenceService, `team-a/chat`."""
-    model: str
+    team: str | None = None
+    user: str | None = None
+    key: str | None = None
+    service: str = ""
+    """Namespace and name of the InferenceService, `team-a/chat`; empty while it is not known."""
+    model: str = ""
     """The name that the client asked for."""
-    variant: str | None
-    replica: str | None
+    variant: str | None = None
+    replica: str | None = None
     route: str
     """Path of the request, for example `/v1/chat/completions`."""
     phase: Phase
     status: int
     reason: str
     """Why it was refused or failed, and how its replica was chosen otherwise."""
-    stream: bool
-    input_tokens: int
-    cached_tokens: int
-    output_tokens: int
-    reasoning_tokens: int
-    estimated: bool
+    stream: bool = False
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    output_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
     """Tokens were counted by the gateway, since the engine reported none."""
-    queue_ns: int
+    queue_ns: int = 0
     """Nanoseconds in the gateway before it reached an engine."""
-    ttft_ns: int | None
+    ttft_ns: int | None = None
     """Nanoseconds from its arrival to the first token; None without one."""
     total_ns: int
     tags: str = ""
@@ -122,8 +124,7 @@ class RunningPhase(StrEnum):
     """It is at an engine, which sends an answer that is no stream at its end."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunningRequest:
+class RunningRequest(Wire):
     """A request that has not ended, without its prompt and answer."""
 
     request_id: str

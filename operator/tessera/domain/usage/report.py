@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from tessera.api.meta import Wire
+
 
 class UsageDimension(StrEnum):
     """A field of usage records that sums are grouped by."""
@@ -31,8 +33,7 @@ class UsageQuery:
     """Rows at most, those with the most tokens first."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UsageRow:
+class UsageRow(Wire):
     """The requests of one group, and the tokens that they used."""
 
     group: tuple[str | None, ...]
