@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import httptools
@@ -50,15 +50,6 @@ class _UnclearFramingError(Exception):
 
 class _HeadersTooLargeError(Exception):
     """What a request has beside its body passes a bound."""
-
-
-@dataclass(frozen=True, slots=True)
-class _ResponseTransport:
-    """What uvicorn uses of the transport while it responds."""
-
-    write: Callable[[bytes], None]
-    is_closing: Callable[[], bool]
-    close: Callable[[], None]
 
 
 class _Deadline:
@@ -257,8 +248,9 @@ class GatewayProtocol(_Writing):
         super().connection_made(transport)
         # None if the other end was gone at once.
         self._clients.add(self, self.client[0] if self.client else "")
-        self._response_transport = _ResponseTransport(
-            self._write, transport.is_closing, self._close
+        # What uvicorn uses of the transport while it responds.
+        self._response_transport = SimpleNamespace(
+            write=self._write, is_closing=transport.is_closing, close=self._close
         )
         self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
 

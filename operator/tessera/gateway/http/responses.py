@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, Protocol
+from typing import Any
 
+from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.refusals import JSON, Headers, RequestError
 
 Message = MutableMapping[str, Any]
@@ -19,35 +20,11 @@ _EVENT_STREAM = (
 _HEARTBEAT = b": waiting\n\n"
 
 
-class ClientConnection(Protocol):
-    """The connection of a client, beside what ASGI has: a chunk of a stream needs no task."""
-
-    on_gone: Callable[[], None] | None
-    """Called when the client goes away."""
-
-    @property
-    def reads_slowly(self) -> bool:
-        """Whether so much waits for the client that nothing more should be sent."""
-        ...
-
-    def write_chunk(self, data: bytes) -> int:
-        """Send a part of the body; return the bytes that wait for a client that reads slowly."""
-        ...
-
-    def abort(self) -> None:
-        """Close the connection, and drop what waits for the client."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait while the client reads too slowly."""
-        ...
-
-
 class ClientResponse:
     """The response to one request; what it awaits waits while the client reads slowly."""
 
     def __init__(
-        self, send: Send, client: ClientConnection, request_id: str, *, close: bool = False
+        self, send: Send, client: GatewayProtocol, request_id: str, *, close: bool = False
     ) -> None:
         self._send = send
         self.client = client
@@ -85,17 +62,6 @@ class ClientResponse:
     async def write(self, data: bytes) -> None:
         """Send a part of the stream."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    def write_now(self, data: bytes) -> int:
-        """Send a part of a stream that has begun; await `drained` unless it returns 0.
-
-        It returns the bytes that wait for the client.
-        """
-        return self.client.write_chunk(data)
-
-    async def drained(self) -> None:
-        """Wait while the client reads too slowly."""
-        await self.client.drained()
 
     async def end_stream(self) -> None:
         """End the stream."""

@@ -18,7 +18,8 @@ from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, Usag
 from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.engine_connection import EngineSession
-from tessera.gateway.http.responses import ClientConnection, ClientResponse, Message, Receive, Send
+from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.call import Call, Inbound, refused_record
@@ -71,7 +72,7 @@ class GatewayApp:
         started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers)
-        client: ClientConnection = scope["state"]["client"]
+        client: GatewayProtocol = scope["state"]["client"]
         response = ClientResponse(send, client, request_id, close=self.draining)
         try:
             if scope["path"] in ROUTES:
@@ -123,7 +124,7 @@ class GatewayApp:
         if scope["method"] != "POST":
             raise _wrong_method(path, "POST")
         # Nothing is read for a client that does not read the response before.
-        await response.drained()
+        await response.client.drained()
         identity = await self._admission.identify(headers)
         if not self.can_record():
             raise RequestError(RequestReason.USAGE_NOT_RECORDED)

@@ -285,7 +285,7 @@ class EngineRelay:
         first_token: Callable[[], None],
     ) -> None:
         """Read the events of an engine, and send them to the client, to their end or a failure."""
-        delivery, response = self._delivery, self._response
+        delivery, client = self._delivery, self._response.client
         token_ns = unread = 0
 
         def relay(data: bytes) -> bool:
@@ -298,7 +298,7 @@ class EngineRelay:
                 delivery.gaps += events.deltas - deltas
                 delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
                 token_ns = delivery.read_ns = now_ns
-            unread = response.write_now(block) if block else 0
+            unread = client.write_chunk(block) if block else 0
             fits = self._hold(unread + events.waiting_bytes)
             return fits and unread <= MAX_UNREAD_BYTES and not (self._rest_seconds or events.closed)
 
@@ -307,14 +307,14 @@ class EngineRelay:
             delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
             delivery.gaps += max(0, events.deltas - 1)
             first_token()
-            await response.begin_stream(headers)
+            await self._response.begin_stream(headers)
             self._request.body = b""
             connection.when_sent(self._free_request)
-            unread = response.write_now(block)
+            unread = client.write_chunk(block)
             self._hold(unread + events.waiting_bytes)
         while not (ended or events.closed or self._holding.exceeded):
             if unread > MAX_UNREAD_BYTES:
-                await response.drained()
+                await client.drained()
                 self._hold(events.waiting_bytes)
             await self._rest()
             # The time in which nothing is read is no gap of the engine.
