@@ -293,13 +293,16 @@ async def a_reporter(
     *,
     addresses: Sequence[str] = ("127.0.0.1",),
     host: str = "localhost",
+    due: asyncio.Event | None = None,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> AsyncIterator[DemandReporter]:
     async def find() -> Sequence[str]:
         return addresses
 
     access = OperatorAccess(find=find, host=host, folder=folder, port=server.server_port)
-    reporter = DemandReporter(access, "gateway-0", lambda: demand, monotonic=monotonic)
+    reporter = DemandReporter(
+        access, "gateway-0", lambda: demand, due or asyncio.Event(), monotonic=monotonic
+    )
     try:
         yield reporter
     finally:
@@ -316,14 +319,15 @@ async def test_a_gateway_reports_regularly_and_at_once_when_a_request_waits(
     monkeypatch.setattr(gateway_demand, "INTERVAL_SECONDS", interval)
     serving, receiving = server
     demand = {CHAT: GatewayDemand(in_flight=1, predicted_seconds=0.25)}
-    async with a_reporter(serving, tmp_path, demand) as reporter:
+    due = asyncio.Event()
+    async with a_reporter(serving, tmp_path, demand, due=due) as reporter:
         running = asyncio.create_task(reporter.run())
         async with asyncio.timeout(DEADLINE_SECONDS):
             await receiving.receiver.received.wait()
         assert receiving.demand() == demand[CHAT]
         demand[CHAT] = GatewayDemand(queued=4)
         if interval > DEADLINE_SECONDS:
-            reporter.report_soon()
+            due.set()
         async with asyncio.timeout(DEADLINE_SECONDS):
             while receiving.demand() != demand[CHAT]:
                 receiving.receiver.received.clear()

@@ -142,7 +142,6 @@ async def run(settings: GatewaySettings, host: str) -> None:
             reporter = _reporter(settings, settings.operator_host, own, gateway)
             metrics.demand_failing.set_function(lambda: reporter.failing_seconds)
             parts["demand"] = reporter.run
-            parts["wakes"] = partial(_report_wakes, gateway, reporter)
         await serve(server, listen(host, settings.port), parts, stop)
 
 
@@ -247,14 +246,7 @@ def _reporter(
 ) -> DemandReporter:
     find = partial(operator_addresses, cluster, settings.namespace)
     access = OperatorAccess(find=find, host=host, folder=settings.operator_directory)
-    return DemandReporter(access, settings.pod_name, gateway.take_demand)
-
-
-async def _report_wakes(gateway: Gateway, reporter: DemandReporter) -> None:
-    while True:
-        await gateway.waking.wait()
-        gateway.waking.clear()
-        reporter.report_soon()
+    return DemandReporter(access, settings.pod_name, gateway.take_demand, gateway.waking)
 
 
 if __name__ == "__main__":

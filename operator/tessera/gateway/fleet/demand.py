@@ -48,10 +48,11 @@ class DemandReporter:
         operator: OperatorAccess,
         gateway: str,
         read: Callable[[], Mapping[Ref, GatewayDemand]],
+        due: asyncio.Event,
         *,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Report what `read` returns, by the name of the pod."""
+        """Report what `read` returns, by the name of the pod; `due` asks for a report now."""
         self._monotonic = monotonic
         self._operator = operator
         self._gateway = gateway
@@ -60,17 +61,13 @@ class DemandReporter:
         self._leader = ""
         self._problem = ""
         self._failing_since: float | None = None
-        self._due = asyncio.Event()
+        self._due = due
 
     @property
     def failing_seconds(self) -> float:
         """Return for how long no operator took a report; 0 while one does."""
         since = self._failing_since
         return 0.0 if since is None else self._monotonic() - since
-
-    def report_soon(self) -> None:
-        """Send the next report now, since a request waits for a service."""
-        self._due.set()
 
     async def run(self) -> None:
         """Report forever; a problem is logged once, and retried."""
