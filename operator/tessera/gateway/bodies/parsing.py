@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from typing_extensions import override
@@ -84,6 +84,8 @@ class _StreamOptions(msgspec.Struct, gc=False):
 
 
 class _GenerationFields(RequestFields, gc=False):
+    output_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
+    """The fields that limit the generated tokens: the first that is given counts."""
     stream: bool | msgspec.UnsetType | None = msgspec.UNSET
     priority: int | msgspec.UnsetType | None = msgspec.UNSET
 
@@ -106,7 +108,16 @@ class _GenerationFields(RequestFields, gc=False):
     @property
     def output_field(self) -> str:
         """Return the field that limits the generated tokens."""
-        return "max_tokens"
+        for name in self.output_fields:
+            if getattr(self, name):
+                return name
+        return self.output_fields[-1]
+
+    @property
+    @override
+    def output_tokens(self) -> int | None:
+        tokens: int | None = getattr(self, self.output_field) or None
+        return tokens
 
 
 class _UsageStreamFields(_GenerationFields, gc=False):
@@ -129,19 +140,10 @@ class _UsageStreamFields(_GenerationFields, gc=False):
 class ChatFields(_UsageStreamFields, gc=False):
     """`/v1/chat/completions`."""
 
+    output_fields = ("max_completion_tokens", "max_tokens")
     max_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     max_completion_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     n: _Choices | None = None
-
-    @property
-    @override
-    def output_tokens(self) -> int | None:
-        return self.max_completion_tokens or self.max_tokens or None
-
-    @property
-    @override
-    def output_field(self) -> str:
-        return "max_completion_tokens" if self.max_completion_tokens else "max_tokens"
 
     @property
     @override
@@ -236,30 +238,16 @@ _SCORE_PAIRS = (
 class ResponsesFields(_GenerationFields, gc=False):
     """`/v1/responses`."""
 
+    output_fields = ("max_output_tokens",)
     max_output_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     background: bool | None = None
     previous_response_id: str | None = None
-
-    @property
-    @override
-    def output_tokens(self) -> int | None:
-        return self.max_output_tokens or None
-
-    @property
-    @override
-    def output_field(self) -> str:
-        return "max_output_tokens"
 
 
 class MessagesFields(_GenerationFields, gc=False):
     """`/v1/messages`."""
 
     max_tokens: _Count | msgspec.UnsetType = msgspec.UNSET
-
-    @property
-    @override
-    def output_tokens(self) -> int | None:
-        return self.max_tokens or None
 
 
 def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestFields:

@@ -316,7 +316,7 @@ class Call:
         assert fields is not None and size is not None  # noqa: PT018, S101 - it is admitted
         if fields.output_tokens is None and context is None:
             most_output = LARGEST_CONTEXT * fields.choices
-        elif self._inbound.route.generates:
+        elif self._inbound.route.stream is not None:
             # Engines make a token even of `max_tokens: 0`.
             most_output = max(ticket.admitted.max_output_tokens, fields.choices)
         else:

@@ -39,9 +39,8 @@ class Route:
 
     path: str
     decoder: msgspec.json.Decoder[parsing.RequestFields]
-    generates: bool = False
-    """It generates tokens, rather than reading the prompt alone."""
     stream: StreamFormat | None = None
+    """None where an engine generates no tokens, but reads the prompt alone."""
 
 
 def _route(
@@ -50,12 +49,7 @@ def _route(
     *,
     stream: StreamFormat | None = None,
 ) -> Route:
-    return Route(
-        path=path,
-        decoder=msgspec.json.Decoder(body),
-        generates=stream is not None,
-        stream=stream,
-    )
+    return Route(path=path, decoder=msgspec.json.Decoder(body), stream=stream)
 
 
 ROUTES: Mapping[str, Route] = {
