@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import sqlite3
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,7 +69,7 @@ async def import_usage(path: Path, url: str) -> Imported:
     return Imported(new, total - new)
 
 
-def read_records(path: Path) -> Iterator[list[UsageRecord]]:
+def read_records(path: Path) -> Iterator[Sequence[UsageRecord]]:
     """Yield the records of a SQLite file and of the journals beside it; raises StoreError."""
     # Where no write-ahead log is left, no process has the file open. Only as `immutable` it can be
     # read then from a folder that takes no new files.
@@ -85,7 +85,7 @@ def read_records(path: Path) -> Iterator[list[UsageRecord]]:
     except (sqlite3.Error, msgspec.ValidationError) as error:
         raise StoreError(f"{path} has no usage records that can be read: {error}") from error
     for journal in abandoned_journals(path.parent / JOURNALS):
-        yield [*journal.ended, *journal.running]
+        yield journal.records
 
 
 def _record(row: sqlite3.Row) -> UsageRecord:

@@ -36,8 +36,10 @@ def test_a_living_process_is_left_alone_and_a_dead_one_leaves_what_was_not_store
     assert abandoned_journals(tmp_path) == []
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
-    assert (ids(left.ended), ids(left.running)) == (["a"], ["b", "c"])
-    assert [record.output_tokens for record in left.running] == [7, 0]
+    ended, *running = left.records
+    assert (ids(left.records), left.unfinished) == (["a", "b", "c"], 2)
+    assert ended.reason != RequestReason.GATEWAY_KILLED
+    assert [record.output_tokens for record in running] == [7, 0]
     left.delete()
     assert list(tmp_path.iterdir()) == []
 
@@ -50,7 +52,7 @@ def test_a_record_that_was_cut_is_left_out(tmp_path: Path) -> None:
     (path,) = tmp_path.glob("*.ended")
     path.write_bytes(path.read_bytes()[:-3])
     (left,) = abandoned_journals(tmp_path)
-    assert ids(left.ended) == ["a"]
+    assert ids(left.records) == ["a"]
 
 
 def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None:
@@ -61,7 +63,7 @@ def test_what_is_stored_goes_though_there_is_always_more(tmp_path: Path) -> None
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 5000
     kill(journal)
     (left,) = abandoned_journals(tmp_path)
-    assert set(ids(left.ended)) >= {str(number) for number in range(292, 301)}
+    assert set(ids(left.records)) >= {str(number) for number in range(292, 301)}
 
 
 def test_a_gateway_that_ends_in_order_leaves_nothing(tmp_path: Path) -> None:

@@ -179,7 +179,7 @@ async def test_what_the_store_does_not_take_stays_in_the_journal(tmp_path: Path)
     assert opened._journal is not None
     opened._journal._file.close()
     (left,) = abandoned_journals(tmp_path)
-    assert [record.record_id for record in left.ended] == ["a"]
+    assert [record.record_id for record in left.records] == ["a"]
 
 
 async def usage_by_tenant(store: GatewayStore) -> dict[str | None, UsageRow]:

@@ -11,7 +11,7 @@ import contextlib
 import fcntl
 import uuid
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -105,9 +105,13 @@ class AbandonedJournal(NamedTuple):
     """What a dead process left."""
 
     paths: tuple[Path, ...]
-    ended: tuple[UsageRecord, ...]
-    running: tuple[UsageRecord, ...]
-    """As they were up to a second before its end, without those that ended since."""
+    records: tuple[UsageRecord, ...]
+    """Those of requests that ran are as they were up to a second before its end."""
+
+    @property
+    def unfinished(self) -> int:
+        """Return how many requests ran."""
+        return sum(record.reason == RequestReason.GATEWAY_KILLED for record in self.records)
 
     def delete(self) -> None:
         """Delete the files, once the records are written."""
@@ -126,27 +130,13 @@ def abandoned_journals(folder: Path) -> list[AbandonedJournal]:
             continue
         running_path = folder / f"{name}{_RUNNING}"
         last: dict[str, UsageRecord] = {}
-        began = [record for path in paths for record in _read(path)]
-        for record in (*_only(began, running=True), *_read(running_path)):
-            last[record.record_id] = record
-        for record in _only(began, running=False):
-            last[record.record_id] = record
-        last = {record_id: record for record_id, record in last.items() if record.requests}
-        journals.append(
-            AbandonedJournal(
-                (*paths, running_path),
-                tuple(_only(last.values(), running=False)),
-                tuple(_only(last.values(), running=True)),
-            )
-        )
+        records = [record for path in paths for record in _read(path)]
+        ended = [record for record in records if record.reason != RequestReason.GATEWAY_KILLED]
+        # Of a request its end counts, or else the newest of what it was while it ran.
+        last = {each.record_id: each for each in (*records, *_read(running_path), *ended)}
+        left = tuple(record for record in last.values() if record.requests)
+        journals.append(AbandonedJournal((*paths, running_path), left))
     return journals
-
-
-def _only(records: Iterable[UsageRecord], *, running: bool) -> list[UsageRecord]:
-    """Return the records of requests that ran, or those of requests that ended."""
-    return [
-        record for record in records if (record.reason == RequestReason.GATEWAY_KILLED) is running
-    ]
 
 
 def _is_abandoned(path: Path) -> bool:

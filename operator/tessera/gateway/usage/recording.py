@@ -165,10 +165,10 @@ class Recording:
         for journal in await asyncio.to_thread(abandoned_journals, self._journals):
             log.error(
                 "the gateway was killed: %s and %s that were not stored are recorded",
-                counted(len(journal.ended), "request"),
-                counted(len(journal.running), "unfinished request"),
+                counted(len(journal.records) - journal.unfinished, "request"),
+                counted(journal.unfinished, "unfinished request"),
             )
-            self.writer.add((*journal.ended, *journal.running), journal.delete)
+            self.writer.add(journal.records, journal.delete)
 
     async def close(self) -> None:
         """Write the rest, and close the store."""
