@@ -2,7 +2,6 @@
 
 from bisect import bisect
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 
@@ -19,14 +18,6 @@ _MAX_COMPARED_LENGTH = 64
 _MAX_COMPARED_NAMES = 20
 # Of the pairs of letters of the shorter name.
 _LEAST_SIMILARITY = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class UnknownModel:
-    """A name that stands for no model that the sender may use."""
-
-    nearest: tuple[str, ...]
-    """Similar names that the sender may use, the most similar first."""
 
 
 def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
@@ -67,14 +58,17 @@ def visible_models(models: ModelsByName, identity: Identity) -> ModelsByName:
 
 def resolve_model(
     models: ModelsByName, identity: Identity, name: str
-) -> OfferedModel | UnknownModel:
-    """Return the model that a request names, or similar names that its sender may use."""
+) -> OfferedModel | tuple[str, ...]:
+    """Return the model of a name; of an unknown one similar names, the most similar first.
+
+    All are of models that the sender may use.
+    """
     model = models.get(name)
     if model is not None and _in_scope(model, name, identity):
         return model
     if len(name) > _MAX_COMPARED_LENGTH:
-        return UnknownModel(())
-    return UnknownModel(_nearest(name, list(visible_models(models, identity))))
+        return ()
+    return _nearest(name, list(visible_models(models, identity)))
 
 
 def _nearest(name: str, names: list[str]) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from tessera.adapters.clock import now as utc_now
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
-    UnknownModel,
     resolve_model,
     tenant_models,
     visible_models,
@@ -169,9 +168,9 @@ class Admission:
         """
         models = self._models_of(identity.tenant)
         model = resolve_model(models, identity, name)
-        if isinstance(model, UnknownModel):
-            offered = () if model.nearest else tuple(visible_models(models, identity))
-            raise unknown_model(name, model.nearest, offered)
+        if isinstance(model, tuple):
+            offered = () if model else tuple(visible_models(models, identity))
+            raise unknown_model(name, model, offered)
         return model
 
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
