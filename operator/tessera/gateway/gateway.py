@@ -5,7 +5,6 @@ import gc
 import itertools
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -99,11 +98,8 @@ class Gateway:
     async def borrow(self, request: BorrowRequest) -> bool:
         """Exchange portions of limits with the accounts; False if the answer did not come."""
         answered = self._ask(request)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_BORROW_SECONDS):
-                await answered
-                return True
-        return False
+        await asyncio.wait((answered,), timeout=_BORROW_SECONDS)
+        return answered.done()
 
     def load(self) -> Mapping[str, ServiceRequests]:
         """Return the requests of each service that had any."""

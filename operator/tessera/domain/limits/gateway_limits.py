@@ -76,7 +76,7 @@ class LimitRefusal:
     remaining: int = 0
     needed: int
     """What the request takes of the limit at least, or at most where it fits another time."""
-    retry_after_seconds: float | None
+    retry_after_seconds: float | None = None
     """Until the request fits at the earliest; None where it never does."""
     requests: Allowance | None = None
     """The scarcest limit of requests; None without any, or where the request never fits."""
@@ -333,7 +333,6 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
                 reason=RequestReason.TOO_MANY_CHOICES,
                 limit=limits.max_output_tokens,
                 needed=least,
-                retry_after_seconds=None,
             )
     context = limits.max_context_tokens
     if context is not None:
@@ -343,7 +342,6 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
                 reason=RequestReason.CONTEXT_TOO_LONG,
                 limit=context,
                 needed=request.input_tokens + least,
-                retry_after_seconds=None,
             )
     smallest = _amounts(request.input_tokens, least)
     for limit in limits.limits:
@@ -357,7 +355,6 @@ def _max_output(limits: ApplicableLimits, request: RequestShape) -> int | LimitR
                 exceeded=limit,
                 limit=limit.amount,
                 needed=smallest[limit.meter],
-                retry_after_seconds=None,
             )
     return longest
 

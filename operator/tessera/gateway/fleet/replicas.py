@@ -93,23 +93,18 @@ class Replicas:
             freed=self.freed,
         )
 
-    def ready_count(self, model: OfferedModel, tried: Collection[str] = ()) -> int:
-        """Return how many replicas that were not tried can take requests."""
-        return sum(
-            state.ready_at is not None and not state.replica.leaving
-            for state in self.untried(model, tried)
-        )
+    def ready_count(self, model: OfferedModel) -> int:
+        """Return how many replicas can take requests."""
+        states = self.states(model)
+        return sum(each.ready_at is not None and not each.replica.leaving for each in states)
 
     def with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
         """Return the replicas that would start one more request soon."""
         return with_room(self.states(model), self.means(model), now)
 
-    def untried(self, model: OfferedModel, tried: Collection[str] = ()) -> list[ReplicaState]:
+    def untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
         """Return the replicas that a request was not sent to yet, by the UIDs of pods."""
-        states = self.states(model)
-        if not tried:
-            return states
-        return [state for state in states if state.replica.uid not in tried]
+        return [state for state in self.states(model) if state.replica.uid not in tried]
 
     def predicted_ttft(
         self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]

@@ -71,14 +71,6 @@ class _Bridge:
         return portion
 
 
-@dataclass(frozen=True, slots=True)
-class _LastGrant:
-    """Slots of one gateway, and the monotonic seconds of its grant."""
-
-    slots: int
-    at: float
-
-
 class Lender:
     """Lends from the store.
 
@@ -92,7 +84,8 @@ class Lender:
     ) -> None:
         self._store, self._monotonic = store, monotonic
         self._bridges: dict[str, _Bridge] = {}
-        self._slots: dict[str, _LastGrant] = {}
+        self._slots: dict[str, tuple[int, float]] = {}
+        """The slots that were granted, and when."""
         self._forgot_at = monotonic()
         self._probe: asyncio.Task[None] | None = None
         self.failing_since: float | None = None
@@ -127,9 +120,9 @@ class Lender:
         )
 
     def _bridge_slots(self, request: SlotRequest, is_over: bool) -> SlotGrant:
-        last = None if is_over else self._slots.get(request.limit.key)
-        slots = 0 if last is None else min(request.want, last.slots)
-        return SlotGrant(key=request.limit.key, slots=max(request.in_use, slots))
+        granted, _ = (0, 0.0) if is_over else self._slots.get(request.limit.key, (0, 0.0))
+        slots = max(request.in_use, min(request.want, granted))
+        return SlotGrant(key=request.limit.key, slots=slots)
 
     def _remember(self, request: BorrowRequest, lease: Lease) -> None:
         now = self._monotonic()
@@ -137,14 +130,14 @@ class Lender:
             bridge = self._bridges.setdefault(portion.key, _Bridge(limit=asked.limit, since=now))
             bridge.add(portion.amount, now)
         for grant in lease.slots:
-            self._slots[grant.key] = _LastGrant(grant.slots, now)
+            self._slots[grant.key] = grant.slots, now
         if now - self._forgot_at >= BRIDGE_SECONDS:
             self._forgot_at = oldest = now
             oldest -= 2 * BRIDGE_SECONDS
             self._bridges = {
                 k: bridge for k, bridge in self._bridges.items() if bridge.since > oldest
             }
-            self._slots = {k: grant for k, grant in self._slots.items() if grant.at > oldest}
+            self._slots = {k: grant for k, grant in self._slots.items() if grant[1] > oldest}
 
     async def _book(self) -> None:
         """Try the store every second until it has booked all that was lent without it."""

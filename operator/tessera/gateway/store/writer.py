@@ -13,6 +13,7 @@ from typing import Protocol
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.store import GatewayStore
 
 log = logging.getLogger("tessera.gateway")
 
@@ -45,16 +46,6 @@ class RecordStore(Protocol):
         """Store records; those that are stored already stay as they are."""
 
 
-class RecordSpool(RecordStore, Protocol):
-    """A file of this pod for records that the store did not take."""
-
-    async def oldest(self, limit: int) -> list[UsageRecord]:
-        """Return the records that started first."""
-
-    async def forget(self, records: Sequence[UsageRecord]) -> None:
-        """Delete records."""
-
-
 class UsageWriter:
     """Takes records without waiting; one task writes them.
 
@@ -66,13 +57,16 @@ class UsageWriter:
     def __init__(
         self,
         store: RecordStore,
-        spool: RecordSpool | None = None,
+        spool: GatewayStore | None = None,
         *,
         spooled: int = 0,
         count: Callable[[RecordOutcome, int], None] = lambda outcome, records: None,  # noqa: ARG005
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take how many records the spool has; `count` hears of outcomes and their numbers."""
+        """Take a spool in a file of this pod, and how many records it has.
+
+        `count` hears of outcomes and their numbers.
+        """
         self._store, self._spool = store, spool
         self._count, self._monotonic = count, monotonic
         self._buffer: deque[UsageRecord] = deque()

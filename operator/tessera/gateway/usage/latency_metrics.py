@@ -15,7 +15,7 @@ from tessera.domain.slo.measurement import edge_label
 class TargetHistogram:
     """A histogram with an edge at a target; another target begins it again, as a restart does."""
 
-    __slots__ = ("_base", "_counts", "_edges", "_since_ns", "_sum", "_target")
+    __slots__ = ("_base", "_counts", "_edges", "_since_ns", "_target", "sum")
 
     def __init__(self, base: Sequence[float]) -> None:
         self._base = base
@@ -36,28 +36,24 @@ class TargetHistogram:
     def observe(self, seconds: float) -> None:
         """Count one value."""
         self._counts[bisect_left(self._edges, seconds)] += 1
-        self._sum += seconds
+        self.sum += seconds
 
     def add(self, within: int, beyond: int, seconds: float) -> None:
         """Count values of which only their side of the target is known, and their sum."""
         self._counts[bisect_left(self._edges, self._target or 0.0)] += within
         self._counts[-1] += beyond
-        self._sum += seconds
+        self.sum += seconds
 
     def buckets(self) -> Sequence[tuple[str, float]]:
         """Return the cumulative counts by their edges."""
         edges = [*map(edge_label, self._edges), edge_label(math.inf)]
         return list(zip(edges, map(float, accumulate(self._counts)), strict=True))
 
-    @property
-    def sum(self) -> float:
-        return self._sum
-
     def _begin(self, target: float | None) -> None:
         self._target = target
         self._edges = sorted({*self._base, *(() if target is None else (target,))})
         self._counts = [0] * (len(self._edges) + 1)
-        self._sum = 0.0
+        self.sum = 0.0
 
 
 class TargetHistograms(Collector):

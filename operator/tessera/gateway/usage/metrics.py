@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
+from operator import attrgetter
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import Metric
@@ -23,6 +24,8 @@ _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
+_KINDS = ("input", "cached", "output", "reasoning")
+_TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +37,7 @@ class _PairSeries:
     itl: TargetHistogram
     tpot: Histogram
     queue: Histogram
-    tokens: Mapping[str, Counter]
+    tokens: Sequence[Counter]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,23 +127,20 @@ class RequestMetrics:
         pair.queue.observe(record.queue_ns / _NS)
         if record.latency is not None:
             _observe_stream(pair, record, record.latency)
-        pair.tokens["input"].inc(record.input_tokens)
-        pair.tokens["cached"].inc(record.cached_tokens)
-        pair.tokens["output"].inc(record.output_tokens)
-        pair.tokens["reasoning"].inc(record.reasoning_tokens)
+        for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
+            counter.inc(tokens)
 
     def _pair(self, tenant: str, service: str) -> _PairSeries:
         if (pair := self._pairs.get((tenant, service))) is not None:
             return pair
         names = (tenant, service) if len(self._pairs) < MAX_PAIRS else (OTHER, OTHER)
-        kinds = ("input", "cached", "output", "reasoning")
         pair = _PairSeries(
             names=names,
             ttft=self._ttft.labels(*names),
             itl=self._itl.labels(*names),
             tpot=self._tpot.labels(*names),
             queue=self._queue.labels(*names),
-            tokens={kind: self._tokens.labels(*names, kind) for kind in kinds},
+            tokens=[self._tokens.labels(*names, kind) for kind in _KINDS],
         )
         if names != (OTHER, OTHER):
             self._pairs[tenant, service] = pair
