@@ -1,6 +1,7 @@
 """What gateways share: usage records, and the accounts of limits that they borrow from."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from tessera.gateway.store.schema import USAGE_RECORDS
 _MAX_TEXT_LENGTH = 512
 _MAX_INTEGER = 2**31 - 1
 _FIELDS = tuple(column.name for column in USAGE_RECORDS.columns)
+_VALUES = attrgetter(*_FIELDS)
 _TIMES = frozenset({"started_at_ns", "queue_ns", "ttft_ns", "total_ns"})
 _TOKENS = ("input_tokens", "cached_tokens", "output_tokens", "reasoning_tokens")
 _MAX_TIME = 2**63 - 1
@@ -209,22 +211,17 @@ def _record(row: RowMapping) -> UsageRecord:
 
 
 def _row(record: UsageRecord) -> dict[str, Any]:
-    return {name: _bounded(name, getattr(record, name), record.requests) for name in _FIELDS}
-
-
-def _bounded(name: str, value: str | int | None, requests: int) -> str | int | None:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        if len(value) <= _MAX_TEXT_LENGTH and value.isascii() and "\0" not in value:
-            return value
-        # PostgreSQL takes neither NUL nor half a surrogate pair.
-        text = value[:_MAX_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
-        return text.encode("utf-8", "replace").decode()
-    if 0 <= value <= _MAX_INTEGER:
-        return value
-    most = _MAX_INTEGER * requests if name in _TOKENS else _MAX_INTEGER
-    return max(0, min(value, _MAX_TIME if name in _TIMES else most))
+    row: dict[str, str | int | None] = dict(zip(_FIELDS, _VALUES(record), strict=True))
+    for name, value in row.items():
+        if isinstance(value, str):
+            if len(value) > _MAX_TEXT_LENGTH or "\0" in value or not value.isascii():
+                # PostgreSQL takes neither NUL nor half a surrogate pair.
+                text = value[:_MAX_TEXT_LENGTH].replace("\0", "\N{REPLACEMENT CHARACTER}")
+                row[name] = text.encode("utf-8", "replace").decode()
+        elif value is not None and not 0 <= value <= _MAX_INTEGER:
+            most = _MAX_INTEGER * record.requests if name in _TOKENS else _MAX_INTEGER
+            row[name] = max(0, min(value, _MAX_TIME if name in _TIMES else most))
+    return row
 
 
 def _sums() -> list[Any]:

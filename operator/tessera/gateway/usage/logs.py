@@ -139,11 +139,8 @@ def access_line(record: UsageRecord) -> bytes:
 
 
 def _line(log: str, fields: dict[str, Any]) -> bytes:
-    return _ENCODE({"log": log} | {name: _bounded(value) for name, value in fields.items()}) + b"\n"
-
-
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str):
-        # Half a surrogate pair has no encoding.
-        return value[:_MAX_TEXT_LENGTH].encode("utf-8", "replace").decode()
-    return value
+    for name, value in fields.items():
+        if isinstance(value, str) and (len(value) > _MAX_TEXT_LENGTH or not value.isascii()):
+            # Half a surrogate pair has no encoding.
+            fields[name] = value[:_MAX_TEXT_LENGTH].encode("utf-8", "replace").decode()
+    return _ENCODE({"log": log, **fields}) + b"\n"
