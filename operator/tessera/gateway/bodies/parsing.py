@@ -199,22 +199,37 @@ class EmbeddingFields(RequestFields, gc=False):
         return of_inputs(memoryview(self.input), "input", body)
 
 
-class RerankFields(RequestFields, gc=False):
-    """`/rerank`."""
-
+class _PairFields(RequestFields, gc=False):
+    sides: ClassVar[tuple[Sequence[str], Sequence[str]]]
+    """The names of both sides: of several that are given for one, the largest counts."""
     instruction: msgspec.Raw = _NONE
-    query: msgspec.Raw = _NONE
-    documents: msgspec.Raw = _NONE
 
     @override
     def prompt_size(self, body: bytes) -> PromptSize:
-        return _pairs(self, _RERANK_PAIRS)
+        sizes = []
+        for names in self.sides:
+            given = {name: memoryview(getattr(self, name)) for name in names}
+            if not any(given.values()):
+                raise invalid_request(f"{names[0]}: is required", names[0])
+            sizes.append(
+                max(of_texts(text, name, structured=True) for name, text in given.items() if text)
+            )
+        queries, documents = sizes
+        return of_pairs(queries, documents, len(memoryview(self.instruction)))
 
 
-class ScoreFields(RequestFields, gc=False):
+class RerankFields(_PairFields, gc=False):
+    """`/rerank`."""
+
+    sides = (("query",), ("documents",))
+    query: msgspec.Raw = _NONE
+    documents: msgspec.Raw = _NONE
+
+
+class ScoreFields(_PairFields, gc=False):
     """`/score`, whose two sides have several names each."""
 
-    instruction: msgspec.Raw = _NONE
+    sides = (("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2"))
     text_1: msgspec.Raw = _NONE
     queries: msgspec.Raw = _NONE
     data_1: msgspec.Raw = _NONE
@@ -222,17 +237,6 @@ class ScoreFields(RequestFields, gc=False):
     documents: msgspec.Raw = _NONE
     items: msgspec.Raw = _NONE
     data_2: msgspec.Raw = _NONE
-
-    @override
-    def prompt_size(self, body: bytes) -> PromptSize:
-        return _pairs(self, _SCORE_PAIRS)
-
-
-_RERANK_PAIRS = (("query",), ("documents",))
-_SCORE_PAIRS = (
-    ("text_1", "queries", "data_1"),
-    ("text_2", "documents", "items", "data_2"),
-)
 
 
 class ResponsesFields(_GenerationFields, gc=False):
@@ -280,24 +284,6 @@ def body_for_engine(
     if any(parsed.has(name) for name in changes):
         return with_fields(body, changes)
     return b"".join((memoryview(body)[: body.rindex(b"}")], b",", msgspec.json.encode(changes)[1:]))
-
-
-def _pairs(
-    fields: RerankFields | ScoreFields, sides: tuple[Sequence[str], Sequence[str]]
-) -> PromptSize:
-    """Return the size of what has two sides; of several names for one, the largest counts."""
-    sizes = []
-    for names in sides:
-        given = [name for name in names if memoryview(getattr(fields, name))]
-        if not given:
-            raise invalid_request(f"{names[0]}: is required", names[0])
-        sizes.append(
-            max(
-                of_texts(memoryview(getattr(fields, name)), name, structured=True) for name in given
-            )
-        )
-    queries, documents = sizes
-    return of_pairs(queries, documents, len(memoryview(fields.instruction)))
 
 
 def _check_stateless(body: ResponsesFields) -> None:
