@@ -4,6 +4,7 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
@@ -45,8 +46,7 @@ class GatewayObservations:
     pools: Sequence[Pool] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _PoolTerms:
+class _PoolTerms(NamedTuple):
     """What the replicas in a pool have in common."""
 
     name: str
@@ -54,13 +54,12 @@ class _PoolTerms:
     price_version: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Variant:
-    """What the name of a variant is made of."""
+class _Variant(NamedTuple):
+    """What the name of a variant is made of, and what its time costs."""
 
-    pool: _PoolTerms
-    hardware: Hardware | None
-    precision: str | None
+    price_version: str | None = None
+    hardware: Hardware | None = None
+    precision: str | None = None
 
 
 def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpec) -> Directory:
@@ -182,7 +181,7 @@ def _model(
     )
 
 
-def _replica(service: ObservedService, pod: Pod, variant: _Variant | None) -> EngineReplica:
+def _replica(service: ObservedService, pod: Pod, variant: _Variant) -> EngineReplica:
     return EngineReplica(
         pod=pod.ref,
         uid=pod.uid,
@@ -190,10 +189,10 @@ def _replica(service: ObservedService, pod: Pod, variant: _Variant | None) -> En
         ready_since=pod.ready_since,
         leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
         variant=pod.variant,
-        price_version=variant.pool.price_version if variant is not None else None,
+        price_version=variant.price_version,
         max_num_seqs=pod.max_num_seqs,
         max_num_batched_tokens=pod.max_num_batched_tokens,
-        step_time=_step_time(service, pod, variant) if variant is not None else None,
+        step_time=_step_time(service, pod, variant),
     )
 
 
@@ -202,13 +201,13 @@ def _pool_terms(pool: Pool) -> _PoolTerms:
     if pool.spec is not None:
         prices = sorted(price.model_dump_json(by_alias=True) for price in pool.spec.prices)
         price_version = f"{pool.name}@{hashlib.sha256(''.join(prices).encode()).hexdigest()[:12]}"
-    return _PoolTerms(name=pool.name, product=pool.status.product, price_version=price_version)
+    return _PoolTerms(pool.name, pool.status.product, price_version)
 
 
-def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant | None:
+def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant:
     """Return what runs in a pod, which may be of an earlier variant than the service has now.
 
-    Returns None where no pool makes the name of its variant.
+    Nothing is known of it where no pool makes the name of its variant.
     """
     resource, count = next(iter(pod.devices.items()), ("", 0))
     profile = resource.removeprefix(MIG_PREFIX) if resource.startswith(MIG_PREFIX) else None
@@ -216,8 +215,8 @@ def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant | None:
         for precision in _PRECISIONS:
             if variant_name(pool.name, profile or f"{count}gpu", precision) == pod.variant:
                 hardware = _hardware(pool.product, profile, count)
-                return _Variant(pool=pool, hardware=hardware, precision=precision)
-    return None
+                return _Variant(pool.price_version, hardware, precision)
+    return _Variant()
 
 
 def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTime | None:

@@ -3,11 +3,10 @@
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from typing import cast
+from typing import Any
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
-from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.ports import Cluster
 from tessera.reconcile.observe import Observations
@@ -24,6 +23,14 @@ from tessera.resources.api_resources import (
 
 log = logging.getLogger("tessera")
 
+# Of GatewayObservations.
+_FIELDS = {
+    "services": INFERENCE_SERVICES,
+    "pods": ENGINE_PODS,
+    "budgets": TENANT_BUDGETS,
+    "keys": KEY_SECRETS,
+    "pools": ACCELERATOR_POOLS,
+}
 _FLEET = (TENANT_BUDGETS, ACCELERATOR_POOLS, INFERENCE_SERVICES, ENGINE_PODS)
 _KEYS = (KEY_SECRETS,)
 
@@ -51,17 +58,11 @@ class FleetWatch:
         """Return what is observed; None until everything was listed."""
         if not self._store.complete:
             return None
-        keys = cast("tuple[TenantKeys, ...]", self._store.plan_inputs(KEY_SECRETS))
-        self._report_malformed(keys)
-        return GatewayObservations(
-            services=cast(
-                "tuple[ObservedService, ...]", self._store.plan_inputs(INFERENCE_SERVICES)
-            ),
-            pods=cast("tuple[Pod, ...]", self._store.plan_inputs(ENGINE_PODS)),
-            budgets=cast("tuple[Budget, ...]", self._store.plan_inputs(TENANT_BUDGETS)),
-            keys=keys,
-            pools=cast("tuple[Pool, ...]", self._store.plan_inputs(ACCELERATOR_POOLS)),
-        )
+        inputs: dict[str, Any] = {
+            field: self._store.plan_inputs(kind) for field, kind in _FIELDS.items()
+        }
+        self._report_malformed(inputs["keys"])
+        return GatewayObservations(**inputs)
 
     async def run(self) -> None:
         """Watch until cancelled."""
