@@ -124,21 +124,14 @@ def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     running, queued = state.load(now)
     foreign = running + queued - state.requests
     foreign_queued = queued - state.awaiting
-    sequence_room, prompt_room = _sequence_room(state), _prompt_room(state, means)
+    sequence_room = max((1 + _EXCESS) * state.max_sequences, state.max_sequences + 1)
+    step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    prompt_room = 2 * max(step_tokens, means.prompt_tokens)
     room, prompts = sequence_room - foreign, prompt_room - foreign_queued * means.prompt_tokens
     if foreign_queued > 2 * _EXCESS * state.max_sequences + 1:
         # No gateway lets so much wait in an engine: direct clients do, who leave no room.
         room, prompts = max(room, sequence_room / 2), max(prompts, prompt_room / 2)
     return state.prefill_tokens < prompts and state.requests < room
-
-
-def _sequence_room(state: ReplicaState) -> float:
-    return max((1 + _EXCESS) * state.max_sequences, state.max_sequences + 1)
-
-
-def _prompt_room(state: ReplicaState, means: RequestMeans) -> float:
-    step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
-    return 2 * max(step_tokens, means.prompt_tokens)
 
 
 def work_seconds(

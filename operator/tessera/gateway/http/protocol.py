@@ -292,8 +292,12 @@ class GatewayProtocol(_Writing):
         except (httptools.HttpParserError, _HeadersTooLargeError) as error:
             self.logger.warning("Invalid HTTP request received.")
             self._discarded = len(data)
-            is_large = _HeadersTooLargeError in (type(error), type(error.__context__))
-            self._refuse(_headers_too_large() if is_large else _invalid_http())
+            if _HeadersTooLargeError in (type(error), type(error.__context__)):
+                bounds = counted(MAX_HEADER_BYTES, "byte"), counted(MAX_HEADERS, "line")
+                self._refuse(RequestError(RequestReason.HEADERS_TOO_LARGE, *bounds))
+            else:
+                text = "the request is no valid HTTP/1.1"
+                self._refuse(invalid_request(text, code="invalid_http"))
             return
         if self._in_headers and not self._header_deadline.is_set:
             self._header_deadline.set(self.loop, self.header_seconds, self._header_timeout)
@@ -450,12 +454,3 @@ class GatewayProtocol(_Writing):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self.flow.resume_reading()
-
-
-def _headers_too_large() -> RequestError:
-    bounds = counted(MAX_HEADER_BYTES, "byte"), counted(MAX_HEADERS, "line")
-    return RequestError(RequestReason.HEADERS_TOO_LARGE, *bounds)
-
-
-def _invalid_http() -> RequestError:
-    return invalid_request("the request is no valid HTTP/1.1", code="invalid_http")

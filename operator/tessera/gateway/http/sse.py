@@ -84,10 +84,6 @@ class _Event(msgspec.Struct, gc=False):
     error: msgspec.Raw = _NULL
 
     @property
-    def has_error(self) -> bool:
-        return bytes(self.error) != b"null"
-
-    @property
     def is_usage_alone(self) -> bool:
         return self.usage is not None and bytes(self.choices) == b"[]"
 
@@ -252,7 +248,7 @@ class EventRelay:
             return self.started
         if parsed.counts is not None:
             self.counts = merged(self.counts, parsed.counts)
-        if parsed.has_error or event.startswith(self._format.failures):
+        if bytes(parsed.error) != b"null" or event.startswith(self._format.failures):
             self.error = event
             return False
         if is_aborted(data):
