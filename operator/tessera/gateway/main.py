@@ -200,7 +200,8 @@ async def _recording(
 
 
 def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics) -> GatewayServer:
-    clients = Connections(raise_descriptor_limit(), metrics.count_connection_end)
+    ends = metrics.connection_ends
+    clients = Connections(raise_descriptor_limit(), lambda end: ends.labels(end).inc())
     metrics.connections.set_function(lambda: len(clients))
     metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
     return GatewayServer(

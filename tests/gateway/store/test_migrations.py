@@ -29,11 +29,9 @@ async def test_the_revisions_make_the_tables_of_the_schema(store_url: str) -> No
 
 
 async def test_records_of_a_former_version_count_one_request(store_url: str) -> None:
-    database = Database(store_url)
-    await database.migrate()
-    store = GatewayStore(database)
+    store = await GatewayStore.open(store_url)
     await store.record([a_record(), a_record()])
-    async with database.write() as connection:
+    async with store.write() as connection:
         await connection.execute(text("ALTER TABLE usage_records DROP COLUMN requests"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 

@@ -12,7 +12,7 @@ import pytest
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageRow
-from tessera.gateway.store.database import Database, StoreError
+from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.usage.journal import JOURNALS, UsageJournal, abandoned_journals
 from tessera.gateway.usage.logs import access_line
@@ -172,7 +172,7 @@ async def test_what_a_killed_gateway_left_is_stored_once(tmp_path: Path) -> None
 
 
 async def test_what_the_store_does_not_take_stays_in_the_journal(tmp_path: Path) -> None:
-    away, metrics = GatewayStore(Database(AWAY)), GatewayMetrics()
+    away, metrics = GatewayStore(AWAY), GatewayMetrics()
     opened = Recording(away, None, metrics, retention=RETENTION, journals=tmp_path)
     opened.add(a_record(record_id="a"))
     await opened.close()

@@ -62,7 +62,7 @@ class Database:
             yield connection
 
     async def migrate(self) -> None:
-        """Bring the schema to this version's; raises StoreError."""
+        """Bring the schema to this version's; gateways that start together take turns."""
         # It computes for tenths of a second, and requests go on meanwhile: on a loop of its own.
         await asyncio.to_thread(asyncio.run, _migrate_alone(self._url))
 

@@ -46,16 +46,13 @@ def own_file(folder: Path) -> str:
     return f"sqlite:///{folder}/store.db"
 
 
-class GatewayStore:
+class GatewayStore(Database):
     """The store of all gateways; every method raises StoreError."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
 
     @classmethod
     async def open(cls, url: str) -> "GatewayStore":
         """Open the store of a URL (see Database), and migrate it."""
-        store = cls(Database(url))
+        store = cls(url)
         try:
             await store.migrate()
         except BaseException:
@@ -63,23 +60,16 @@ class GatewayStore:
             raise
         return store
 
-    async def migrate(self) -> None:
-        """Bring the schema to this version's; gateways that start together take turns."""
-        await self._database.migrate()
-
-    async def close(self) -> None:
-        await self._database.close()
-
     async def check(self) -> None:
         """Raise StoreError while the database does not answer."""
-        async with self._database.read(seconds=2.0) as connection:
+        async with self.read(seconds=2.0) as connection:
             await connection.execute(select(1))
 
     async def record(self, records: Sequence[UsageRecord]) -> None:
         """Store records; those that are stored already stay as they are."""
         if not records:
             return
-        async with self._database.write() as connection:
+        async with self.write() as connection:
             await connection.execute(self._insert(), [_row(record) for record in records])
 
     async def add_missing(self, records: Sequence[UsageRecord]) -> int:
@@ -87,12 +77,12 @@ class GatewayStore:
         if not records:
             return 0
         statement = self._insert().returning(USAGE_RECORDS.c.record_id)
-        async with self._database.write(seconds=60.0) as connection:
+        async with self.write(seconds=60.0) as connection:
             rows = await connection.execute(statement, [_row(record) for record in records])
             return len(rows.all())
 
     def _insert(self) -> sqlite.Insert | postgresql.Insert:
-        insert = sqlite.insert if self._database.is_sqlite else postgresql.insert
+        insert = sqlite.insert if self.is_sqlite else postgresql.insert
         return insert(USAGE_RECORDS).on_conflict_do_nothing()
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
@@ -104,13 +94,13 @@ class GatewayStore:
         lease = Lease()
         for part in leases.parts(request):
             while (lent := await self._borrow(gateway, part)) is None:
-                async with self._database.write() as connection:
+                async with self.write() as connection:
                     await leases.open_accounts(connection, part)
             lease = Lease(portions=lease.portions + lent.portions, slots=lease.slots + lent.slots)
         return lease
 
     async def _borrow(self, gateway: str, request: BorrowRequest) -> Lease | None:
-        async with self._database.write(seconds=2.0) as connection:
+        async with self.write(seconds=2.0) as connection:
             return await leases.borrow(connection, gateway, request)
 
     async def usage(self, query: UsageQuery) -> UsageReport:
@@ -127,7 +117,7 @@ class GatewayStore:
         )
         if query.tenant is not None:
             statement = statement.where(columns.tenant == query.tenant)
-        async with self._database.read() as connection:
+        async with self.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
             oldest_ns = await connection.scalar(select(func.min(columns.started_at_ns)))
         usage_rows = [_usage_row(query.by, row) for row in rows if row["requests"]]
@@ -136,20 +126,20 @@ class GatewayStore:
 
     async def count(self) -> int:
         """Return the number of records, each of one request or of several."""
-        async with self._database.read() as connection:
+        async with self.read() as connection:
             return await connection.scalar(select(func.count()).select_from(USAGE_RECORDS)) or 0
 
     async def oldest(self, limit: int) -> list[UsageRecord]:
         """Return the records that started first."""
         statement = select(USAGE_RECORDS).order_by(USAGE_RECORDS.c.started_at_ns).limit(limit)
-        async with self._database.read() as connection:
+        async with self.read() as connection:
             rows = (await connection.execute(statement)).mappings().all()
         return [_record(row) for row in rows]
 
     async def forget(self, records: Sequence[UsageRecord]) -> None:
         """Delete records."""
         ids = [record.record_id for record in records]
-        async with self._database.write() as connection:
+        async with self.write() as connection:
             await connection.execute(
                 delete(USAGE_RECORDS).where(USAGE_RECORDS.c.record_id.in_(ids))
             )
@@ -166,7 +156,7 @@ class GatewayStore:
             .order_by(columns.started_at_ns)
             .limit(limit)
         )
-        async with self._database.write() as connection:
+        async with self.write() as connection:
             await leases.close_idle_accounts(connection)
             result = await connection.execute(
                 delete(USAGE_RECORDS).where(columns.record_id.in_(oldest))
@@ -176,7 +166,7 @@ class GatewayStore:
     async def rows_by_tenant(self) -> dict[str, int]:
         """Return how many rows each tenant has."""
         tenant = USAGE_RECORDS.c.tenant
-        async with self._database.read() as connection:
+        async with self.read() as connection:
             rows = await connection.execute(select(tenant, func.count()).group_by(tenant))
             return {row[0]: row[1] for row in rows}
 
@@ -188,8 +178,8 @@ class GatewayStore:
         columns = USAGE_RECORDS.c
         oldest = select(USAGE_RECORDS).where(columns.tenant == tenant)
         oldest = oldest.order_by(columns.started_at_ns).limit(limit)
-        async with self._database.write() as connection:
-            if not self._database.is_sqlite and not await connection.scalar(
+        async with self.write() as connection:
+            if not self.is_sqlite and not await connection.scalar(
                 select(func.pg_try_advisory_xact_lock(_ROOM_LOCK))
             ):
                 return FreedRows(0)

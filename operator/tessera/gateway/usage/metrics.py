@@ -161,7 +161,7 @@ class GatewayMetrics:
             "Bytes of bodies and answers that all requests hold in the gateway's memory.",
         )
         self.connections = gauge("tessera_gateway_connections", "Connections of clients.")
-        self._connection_ends = counter(
+        self.connection_ends = counter(
             "tessera_gateway_connections_ended",
             "Connections of clients that were too many, by `outcome`: Evicted while they waited "
             "for a request, or Refused at once.",
@@ -176,7 +176,7 @@ class GatewayMetrics:
         self.records_waiting = gauge(
             "tessera_gateway_usage_records_waiting", "Usage records that are not in the store."
         )
-        self._store_failing = gauge(
+        self.store_failing = gauge(
             "tessera_gateway_store_failing_seconds",
             "For how long the store has failed, by `operation`: record or borrow; 0 while it does "
             "not.",
@@ -197,19 +197,15 @@ class GatewayMetrics:
             ("tenant", "key"),
         )
         for end in ConnectionEnd:
-            self._connection_ends.labels(end)
+            self.connection_ends.labels(end)
         for outcome in RecordOutcome:
             self._records.labels(outcome)
         for operation in ("record", "borrow"):
-            self._store_failing.labels(operation)
+            self.store_failing.labels(operation)
 
     def count_records(self, outcome: RecordOutcome, count: int) -> None:
         """Count usage records on their way to the store."""
         self._records.labels(outcome).inc(count)
-
-    def count_connection_end(self, end: ConnectionEnd) -> None:
-        """Count a connection that was too many."""
-        self._connection_ends.labels(end).inc()
 
     def set_load(self, loads: Mapping[str, ServiceRequests]) -> None:
         """Set the requests of each service; services without any lose their series."""
@@ -233,10 +229,6 @@ class GatewayMetrics:
             # The former digest of a key has the name that `tessera key rotate` gave it.
             if (tenant, name.rpartition(".")[0]) not in names:
                 self._key_ends.labels(tenant, name).set(expires.timestamp())
-
-    def set_store_failing(self, operation: str, seconds: float) -> None:
-        """Set for how long an operation of the store has failed."""
-        self._store_failing.labels(operation).set(seconds)
 
     def families(self) -> Iterable[Metric]:
         """Return all metrics."""

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.usage.sums import UsageSums
-from tessera.gateway.store.database import Database, StoreError
+from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.lender import Lender
 from tessera.gateway.store.store import ROW_BYTES, GatewayStore, own_file
 from tessera.gateway.store.writer import RecordOutcome, UsageWriter
@@ -87,7 +87,7 @@ class Recording:
         Raises StoreError for a URL or a folder that cannot be used, and not for a database that
         does not answer.
         """
-        store, is_migrated = GatewayStore(Database(url or own_file(folder))), True
+        store, is_migrated = GatewayStore(url or own_file(folder)), True
         try:
             await store.migrate()
         except StoreError as error:
@@ -244,7 +244,8 @@ class Recording:
                 ("record", self.writer.failing_since),
                 ("borrow", self.lender.failing_since),
             ):
-                self._metrics.set_store_failing(operation, 0.0 if since is None else now - since)
+                failing = self._metrics.store_failing.labels(operation)
+                failing.set(0.0 if since is None else now - since)
             await asyncio.sleep(_GAUGE_SECONDS)
 
 
