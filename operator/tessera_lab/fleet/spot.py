@@ -1,17 +1,14 @@
 """The market for spot nodes: how many can be had, and when they are taken back."""
 
-import csv
-import gzip
-import json
 import random
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from pathlib import Path
+
+from tessera_lab.fleet.disturbance import within
 
 # AWS gives notice of two minutes; Google Cloud and Azure of half a minute.
-AWS_NOTICE, SHORT_NOTICE = 120.0, 30.0
+AWS_NOTICE = 120.0
 
 # The nodes that can be had from a time on, in seconds.
 Capacity = Sequence[tuple[float, int]]
@@ -55,12 +52,11 @@ class SpotMarket:
         """Return the market without any node from the begin to the end of each blackout."""
         spans = sorted(blackouts)
         times = {at for at, _ in self.capacity} | {at for span in spans for at in span}
-        capacity = [(at, 0 if _within(at, spans) else self.available(at)) for at in sorted(times)]
+        capacity = [(at, 0 if within(at, spans) else self.available(at)) for at in sorted(times)]
         hazards = [
             preemption
             for preemption in self.preemptions
-            if self.available(preemption.at) > preemption.first
-            and not _within(preemption.at, spans)
+            if self.available(preemption.at) > preemption.first and not within(preemption.at, spans)
         ]
         return spot_market(capacity, notice=self.notice, preemptions=hazards)
 
@@ -94,68 +90,3 @@ def hazard_market(
     while per_hour > 0 and (at := at + rng.expovariate(nodes * per_hour / 3600)) < seconds:
         losses.append(Preemption(at=at, first=rng.randrange(nodes), nodes=1))
     return spot_market([(0.0, nodes)], notice=notice, preemptions=losses)
-
-
-def combined(zones: Iterable[Capacity]) -> list[tuple[float, int]]:
-    """Return the capacity of several zones together."""
-    changes: dict[float, int] = {}
-    for zone in zones:
-        before = 0
-        for at, nodes in zone:
-            changes[at] = changes.get(at, 0) + nodes - before
-            before = nodes
-    total, capacity = 0, []
-    for at, change in sorted(changes.items()):
-        total += change
-        capacity.append((at, total))
-    return capacity
-
-
-def from_time(capacity: Capacity, begin: float) -> list[tuple[float, int]]:
-    """Return the capacity from `begin` on, which becomes time 0."""
-    later = [(at - begin, nodes) for at, nodes in capacity if at > begin]
-    before = [nodes for at, nodes in capacity if at <= begin]
-    return [(0.0, before[-1] if before else 0), *later]
-
-
-def read_skypilot(path: str) -> Mapping[str, Capacity]:
-    """Return the zones of run-length encoded probes, one JSON object per line.
-
-    A zone is named by its date, its zone and accelerators, and the nodes that were asked for.
-    """
-    zones: dict[str, Capacity] = {}
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for line in file:
-            zone = json.loads(line)
-            tick, capacity = 0, list[tuple[float, int]]()
-            for nodes, ticks in zone["rle"]:
-                capacity.append((tick * zone["metadata"]["gap_seconds"], nodes))
-                tick += ticks
-            zones[f"{zone['collected']}/{zone['zone_type']}/{zone['nodes']}"] = capacity
-    return zones
-
-
-def read_bamboo_group(path: str) -> Capacity:
-    """Return the living nodes of a group, of lines with day, time and count."""
-    rows = [
-        (datetime.fromisoformat(f"{day}T{time}"), int(nodes)) for day, time, nodes in _cells(path)
-    ]
-    return [((at - rows[0][0]).total_seconds(), nodes) for at, nodes in rows]
-
-
-def read_bamboo_events(path: str) -> Capacity:
-    """Return the living nodes of a group, of lines with milliseconds, add or remove, and node."""
-    nodes, capacity = 0, dict[float, int]()
-    for milliseconds, event, _ in _cells(path):
-        nodes += 1 if event == "add" else -1
-        capacity[int(milliseconds) / 1000] = nodes
-    return [(0.0, 0), *capacity.items()] if 0.0 not in capacity else list(capacity.items())
-
-
-def _cells(path: str) -> list[list[str]]:
-    text = gzip.decompress(Path(path).read_bytes()).decode()
-    return [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
-
-
-def _within(at: float, spans: Iterable[tuple[float, float]]) -> bool:
-    return any(begin <= at < end for begin, end in spans)
