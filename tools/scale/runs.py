@@ -108,7 +108,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
     fleet = replace(fleet, router=run.router or router_of(run.policy))
     if run.policy == COVER:
         clairvoyant = clairvoyant_run(trace, fleet, goal)
-        course, initial = clairvoyant.course, max(1, clairvoyant.cover.schedule[0][1])
+        course, initial = clairvoyant.course, max(1, clairvoyant.schedule[0][1])
     else:
         policy = _policy(run, fleet, trace)
         initial = int(dict(run.settings).get("replicas", initial))

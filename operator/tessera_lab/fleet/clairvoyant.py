@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.course import Course
-from tessera_lab.fleet.cover import Cover, full_cover, slot_demand, window_count
+from tessera_lab.fleet.cover import Schedule, cover, slot_work_seconds, window_count
 from tessera_lab.fleet.model import FleetModel, StartUp
 from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
 from tessera_lab.fleet.simulation import Simulation
@@ -25,7 +25,7 @@ _BEFORE = 0.3
 class ClairvoyantRun:
     """A schedule with its simulated course."""
 
-    cover: Cover
+    schedule: Schedule
     course: Course
     sufficient: bool
     """Whether it attained the goal."""
@@ -37,11 +37,11 @@ def clairvoyant_run(trace: Trace, fleet: FleetModel, goal: AttainmentGoal) -> Cl
     Each window of the goal has its own load limit: it rises while enough of the window's requests
     are in time in the simulation, and falls otherwise. Starts take no time.
     """
-    demand = slot_demand(trace, fleet.replica, goal)
-    limits = [_FIRST_LIMIT] * window_count(demand, goal)
+    work = slot_work_seconds(trace, fleet.replica)
+    limits = [_FIRST_LIMIT] * window_count(work, goal)
     runs, step = list[ClairvoyantRun](), _STEP
     for number in range(_ROUNDS + _LAST_ROUNDS):
-        schedule = full_cover(demand, goal, limits)
+        schedule = cover(work, goal, limits)
         run, passed = _play(trace, fleet, goal, schedule, len(limits))
         runs.append(run)
         if number < _ROUNDS:
@@ -57,16 +57,16 @@ def clairvoyant_run(trace: Trace, fleet: FleetModel, goal: AttainmentGoal) -> Cl
 
 
 def _play(
-    trace: Trace, fleet: FleetModel, goal: AttainmentGoal, cover: Cover, windows: int
+    trace: Trace, fleet: FleetModel, goal: AttainmentGoal, schedule: Schedule, windows: int
 ) -> tuple[ClairvoyantRun, list[bool]]:
     """Return the simulated schedule, and which windows have enough requests in time."""
     free = replace(
         fleet,
-        initial_replicas=max(fleet.min_replicas, cover.schedule[0][1]),
-        max_replicas=max(replicas for _, replicas in cover.schedule),
+        initial_replicas=max(fleet.min_replicas, schedule[0][1]),
+        max_replicas=max(replicas for _, replicas in schedule),
         start_up=StartUp(low=0.0, mode=0.0, high=0.0),
     )
-    course = Simulation(trace, free, ScheduledPolicy(cover.schedule)).run()
+    course = Simulation(trace, free, ScheduledPolicy(schedule)).run()
     requests, in_time = [0] * windows, [0] * windows
     for arrival, ttft in zip(trace.arrivals, course.ttft, strict=True):
         window = goal.window_of(arrival)
@@ -78,7 +78,7 @@ def _play(
         for count, total in zip(in_time, requests, strict=True)
     ]
     sufficient = goal.score(zip(trace.arrivals, course.ttft, strict=True)).sufficient
-    return ClairvoyantRun(cover=cover, course=course, sufficient=sufficient), passed
+    return ClairvoyantRun(schedule=schedule, course=course, sufficient=sufficient), passed
 
 
 def _changed(

@@ -11,19 +11,19 @@ from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.cover import (
     HOLD_SLOTS,
     SLOT_SECONDS,
-    Cover,
-    SlotDemand,
+    Schedule,
     best_stays,
     cover,
-    slot_demand,
+    slot_work_seconds,
+    window_count,
 )
 from tests.lab.fleet.loads import DENSE, replica, trace
 
-ALL = AttainmentGoal(share=1.0, window_share=1.0)
+GOAL = AttainmentGoal()
 
 
-def replicas(result: Cover, slots: int) -> list[int]:
-    changes = dict(result.schedule)
+def replicas(schedule: Schedule, slots: int) -> list[int]:
+    changes = dict(schedule)
     counts, current = [], 0
     for slot in range(slots):
         current = changes.get(slot * SLOT_SECONDS, current)
@@ -31,32 +31,26 @@ def replicas(result: Cover, slots: int) -> list[int]:
     return counts
 
 
+def covered(work: Sequence[float], load_limit: float = 1.0) -> Schedule:
+    return cover(work, GOAL, [load_limit] * window_count(work, GOAL))
+
+
 def test_each_slot_has_the_replicas_that_carry_it() -> None:
-    work = [5.0] * 20 + [25.0] * 30 + [5.0] * 20
-    result = cover(SlotDemand(work=work, requests=[100] * 70), ALL, load_limit=1.0)
-    assert result.schedule == ((0.0, 1), (200.0, 3), (500.0, 1))
-    assert result.late == 0
-    assert result.replica_seconds == 10 * (40 + 90)
+    schedule = covered([5.0] * 20 + [25.0] * 30 + [5.0] * 20)
+    assert schedule == ((0.0, 1), (200.0, 3), (500.0, 1))
+    assert sum(replicas(schedule, 70)) == 40 + 90
 
 
 def test_a_replica_stays_for_two_minutes() -> None:
-    work = [5.0] * 30 + [15.0] + [5.0] * 30
-    result = cover(SlotDemand(work=work, requests=[100] * 61), ALL, load_limit=1.0)
-    assert replicas(result, 61).count(2) == HOLD_SLOTS
-    assert replicas(result, 61)[30] == 2
-
-
-def test_a_burst_of_few_requests_is_given_up() -> None:
-    work = [5.0] * 30 + [15.0] + [5.0] * 30
-    result = cover(SlotDemand(work=work, requests=[100] * 61), AttainmentGoal(), load_limit=1.0)
-    assert result.schedule == ((0.0, 1),)
-    assert result.late == pytest.approx(100 / 3)
+    schedule = covered([5.0] * 30 + [15.0] + [5.0] * 30)
+    assert replicas(schedule, 61).count(2) == HOLD_SLOTS
+    assert replicas(schedule, 61)[30] == 2
 
 
 def test_a_lower_load_limit_asks_for_more_replicas() -> None:
-    demand = SlotDemand(work=[9.0] * 60, requests=[100] * 60)
-    assert cover(demand, ALL, 0.9).schedule == ((0.0, 1),)
-    assert cover(demand, ALL, 0.8).schedule == ((0.0, 2),)
+    work = [9.0] * 60
+    assert covered(work, 0.9) == ((0.0, 1),)
+    assert covered(work, 0.8) == ((0.0, 2),)
 
 
 def test_stays_have_the_greatest_sum_of_all_that_are_long_enough() -> None:
@@ -84,9 +78,7 @@ def shortest_stay(choice: Sequence[bool]) -> float:
 
 
 def test_decoding_is_spread_over_its_time() -> None:
-    model = replica(DENSE)
-    demand = slot_demand(trace([(0.0, 10, 801), (99.0, 1, 1)]), model, AttainmentGoal())
-    assert list(demand.requests) == [1, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+    work = slot_work_seconds(trace([(0.0, 10, 801), (99.0, 1, 1)]), replica(DENSE))
     # 800 gaps of 50 ms.
-    assert demand.work[0] > demand.work[1] == demand.work[2] == demand.work[3] > 0
-    assert demand.work[4:9] == pytest.approx([0] * 5)
+    assert work[0] > work[1] == work[2] == work[3] > 0
+    assert work[4:9] == pytest.approx([0] * 5)
