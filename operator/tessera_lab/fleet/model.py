@@ -23,8 +23,6 @@ class Router(StrEnum):
     """The gateway's own choice, `domain.picking`; requests wait there until a replica has room."""
     LEAST_TTFT = "least-ttft"
     """The same choice, at once: what waits is in the engines' queues, where rivals look for it."""
-    LEAST_REQUESTS = "least-requests"
-    ROUND_ROBIN = "round-robin"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from itertools import pairwise
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
-from tessera.domain.picking.pick import pick
+from tessera.domain.picking.pick import Choice, pick
 from tessera.domain.picking.prediction import RequestMeans, has_room, work_seconds
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.model import FleetModel, Router
@@ -40,12 +40,6 @@ class Door:
         self._is_gateway = fleet.router is Router.GATEWAY
         self._objective = fleet.replica.ttft
         self._replica = engine_replica(fleet, -1)
-        self._route = {
-            Router.GATEWAY: self._least_ttft,
-            Router.LEAST_TTFT: self._least_ttft,
-            Router.LEAST_REQUESTS: self._least_requests,
-            Router.ROUND_ROBIN: self._round_robin,
-        }[fleet.router]
         self._means = RequestMeans()
         self._turn = 0
 
@@ -110,11 +104,15 @@ class Door:
     ) -> bool:
         if not self._is_gateway:
             return False
-        shape = self._shape(self._held[entry])
-        states = [replica.state for replica in replicas]
-        choice = pick(shape, states, moment, turn=self._turn, means=self._means)
+        choice = self._pick(self._held[entry], replicas, moment)
         seconds = choice.predicted_ttft_seconds if choice is not None else None
         return moment + (seconds or 0.0) > entry.due
+
+    def _pick(
+        self, index: int, replicas: Sequence[SimulatedReplica], moment: float
+    ) -> Choice | None:
+        states = [replica.state for replica in replicas]
+        return pick(self._shape(index), states, moment, turn=self._turn, means=self._means)
 
     def _advance(self, moment: float) -> None:
         for replica in self.serving:
@@ -131,7 +129,11 @@ class Door:
 
     def _send(self, index: int, replicas: list[SimulatedReplica], moment: float) -> None:
         trace = self._trace
-        replica = self._route(replicas, index, moment)
+        self._turn += 1
+        choice = self._pick(index, replicas, moment)
+        if choice is None:
+            raise ValueError("a replica that serves is not ready")
+        replica = next(replica for replica in replicas if replica.state is choice.state)
         replica.advance(moment, self._ttft)
         request = EngineRequest(
             id=index,
@@ -148,26 +150,3 @@ class Door:
             return self.serving
         means = self._means
         return [replica for replica in self.serving if has_room(replica.state, means, moment)]
-
-    def _least_ttft(
-        self, replicas: list[SimulatedReplica], index: int, moment: float
-    ) -> SimulatedReplica:
-        self._turn += 1
-        states = [replica.state for replica in replicas]
-        choice = pick(self._shape(index), states, moment, turn=self._turn, means=self._means)
-        if choice is None:
-            raise ValueError("a replica that serves is not ready")
-        return next(replica for replica in replicas if replica.state is choice.state)
-
-    def _least_requests(
-        self, replicas: list[SimulatedReplica], index: int, moment: float
-    ) -> SimulatedReplica:
-        del index, moment
-        return min(replicas, key=lambda replica: replica.state.requests)
-
-    def _round_robin(
-        self, replicas: list[SimulatedReplica], index: int, moment: float
-    ) -> SimulatedReplica:
-        del index, moment
-        self._turn += 1
-        return replicas[self._turn % len(replicas)]
