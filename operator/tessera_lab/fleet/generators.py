@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.load.lengths import LengthDistribution, log_normal
-from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
 # Requests per second at a time in seconds since the start.
 Rate = Callable[[float], float]
@@ -19,13 +18,10 @@ LONGEST_PROMPT, LONGEST_OUTPUT = 7000, 1000
 DAY = 86400.0
 # The rate is constant within a step, seconds.
 _STEP = 1.0
-# Tokens of the system prompt that all sessions share.
-_SYSTEM_PROMPT = 2 * TRACE_BLOCK_TOKENS
-_TURNS, _THINK_SECONDS = 4.0, 30.0
 _SILENCE_SECONDS = 180.0
 
-# Arrival, prompt tokens, output tokens, and names of the prompt's prefixes.
-_Request = tuple[float, int, int, tuple[int, ...]]
+# Arrival, prompt tokens and output tokens.
+_Request = tuple[float, int, int]
 
 
 def arrival_times(
@@ -73,51 +69,36 @@ def daily_wave(mean: float, swing: float = 0.7, period: float = DAY) -> Rate:
     return lambda second: max(0.0, mean * (1 - swing * math.cos(2 * math.pi * second / period)))
 
 
-def steady(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a constant rate."""
-    return requests_at_rate("steady", lambda _: rate, seconds, seed)
+# Requests per second at a moment, by the usual rate and the seconds of the trace.
+_RATES: Mapping[str, Callable[[float, float, float], float]] = {
+    "steady": lambda rate, _, __: rate,
+    # From a quarter to twice of the rate.
+    "ramp": lambda rate, seconds, at: rate * (0.25 + 1.75 * at / seconds),
+    "step": lambda rate, seconds, at: rate * (0.5 if at < seconds / 3 else 2.0),
+    # For 10 s in the middle.
+    "spike": lambda rate, seconds, at: rate * (10.0 if 0 <= at - seconds / 2 < 10 else 1.0),
+    # Days, shortened to the length of the trace; a quarter of the second one has no request.
+    "wave": lambda rate, seconds, at: daily_wave(rate, period=seconds)(at),
+    "silent-night": lambda rate, seconds, at: daily_wave(rate, 1.4, seconds)(at),
+    # Of prompts of which a few have most of the tokens.
+    "heavy-tail": lambda rate, _, __: rate,
+}
+_CODE = "code"
+SITUATIONS = (*_RATES, _CODE)
 
 
-def ramp(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a rate that rises evenly from a quarter to twice of `rate`."""
+def situation(name: str, rate: float, seconds: float, seed: int) -> Trace:
+    """Return one of the situations by its usual requests per second."""
+    if name == _CODE:
+        return _code(rate, seconds, seed)
+    prompts = HEAVY_PROMPTS if name == "heavy-tail" else PROMPTS
+    course = _RATES[name]
     return requests_at_rate(
-        "ramp", lambda second: rate * (0.25 + 1.75 * second / seconds), seconds, seed
+        name, lambda at: course(rate, seconds, at), seconds, seed, prompts=prompts
     )
 
 
-def step(rate: float, seconds: float, seed: int) -> Trace:
-    """Return half of `rate`, and after a third of the time twice of it."""
-    return requests_at_rate(
-        "step", lambda second: rate * (0.5 if second < seconds / 3 else 2.0), seconds, seed
-    )
-
-
-def spike(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a constant rate with ten times of it for 10 s in the middle."""
-    return requests_at_rate(
-        "spike",
-        lambda second: rate * (10.0 if 0 <= second - seconds / 2 < 10 else 1.0),
-        seconds,
-        seed,
-    )
-
-
-def wave(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a day, shortened to the length of the trace."""
-    return requests_at_rate("wave", daily_wave(rate, period=seconds), seconds, seed)
-
-
-def silent_night(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a day, shortened to the length of the trace, of which a quarter has no request."""
-    return requests_at_rate("silent-night", daily_wave(rate, 1.4, seconds), seconds, seed)
-
-
-def heavy_tail(rate: float, seconds: float, seed: int) -> Trace:
-    """Return a constant rate of prompts of which a few have most of the tokens."""
-    return requests_at_rate("heavy-tail", lambda _: rate, seconds, seed, prompts=HEAVY_PROMPTS)
-
-
-def code(rate: float, seconds: float, seed: int) -> Trace:
+def _code(rate: float, seconds: float, seed: int) -> Trace:
     """Return silent minutes, after which tens of requests come within two seconds."""
     rng = random.Random(seed)  # noqa: S311 - not a secret
     per_burst = rate * _SILENCE_SECONDS
@@ -127,47 +108,7 @@ def code(rate: float, seconds: float, seed: int) -> Trace:
         for _ in range(max(1, round(rng.uniform(0.3, 1.7) * per_burst)))
     )
     prompts, outputs = log_normal(1500.0, 6500.0), log_normal(13.0, 90.0)
-    return _trace("code", seconds, _drawn_requests(times, rng, prompts, outputs))
-
-
-def sessions(rate: float, seconds: float, seed: int) -> Trace:
-    """Return conversations whose prompts are a shared system prompt and all turns before."""
-    rng = random.Random(seed)  # noqa: S311 - not a secret
-    requests: list[_Request] = []
-    # Names of blocks: those of the system prompt are 0 and 1.
-    unused_name = _SYSTEM_PROMPT // TRACE_BLOCK_TOKENS
-    messages = log_normal(120.0, 500.0)
-    for begin in arrival_times(lambda _: rate / _TURNS, seconds, rng):
-        arrival, prompt = begin, _SYSTEM_PROMPT
-        names = list(range(_SYSTEM_PROMPT // TRACE_BLOCK_TOKENS))
-        while arrival < seconds:
-            prompt += messages.draw(rng)
-            if prompt > LONGEST_PROMPT:
-                break
-            missing = prompt // TRACE_BLOCK_TOKENS - len(names)
-            names.extend(range(unused_name, unused_name + missing))
-            unused_name += missing
-            output = min(OUTPUTS.draw(rng), LONGEST_OUTPUT)
-            requests.append((arrival, prompt, output, tuple(names)))
-            prompt += output
-            arrival += rng.expovariate(1 / _THINK_SECONDS)
-            if rng.random() < 1 / _TURNS:
-                break
-    return _trace("sessions", seconds, sorted(requests))
-
-
-# Each by its usual requests per second, its length in seconds and a seed.
-SITUATIONS: Mapping[str, Callable[[float, float, int], Trace]] = {
-    "steady": steady,
-    "ramp": ramp,
-    "step": step,
-    "spike": spike,
-    "wave": wave,
-    "silent-night": silent_night,
-    "heavy-tail": heavy_tail,
-    "code": code,
-    "sessions": sessions,
-}
+    return _trace(_CODE, seconds, _drawn_requests(times, rng, prompts, outputs))
 
 
 def _drawn_requests(
@@ -178,17 +119,15 @@ def _drawn_requests(
 ) -> Iterator[_Request]:
     for arrival in times:
         prompt = min(prompts.draw(rng), LONGEST_PROMPT)
-        yield arrival, prompt, min(outputs.draw(rng), LONGEST_OUTPUT), ()
+        yield arrival, prompt, min(outputs.draw(rng), LONGEST_OUTPUT)
 
 
 def _trace(name: str, seconds: float, requests: Iterable[_Request]) -> Trace:
     rows = list(requests)
-    prefixes = tuple(names for _, _, _, names in rows)
     return Trace(
         name=name,
         seconds=seconds,
-        arrivals=array("d", (arrival for arrival, _, _, _ in rows)),
-        input_tokens=array("i", (prompt for _, prompt, _, _ in rows)),
-        output_tokens=array("i", (output for _, _, output, _ in rows)),
-        prefixes=prefixes if any(prefixes) else None,
+        arrivals=array("d", (arrival for arrival, _, _ in rows)),
+        input_tokens=array("i", (prompt for _, prompt, _ in rows)),
+        output_tokens=array("i", (output for _, _, output in rows)),
     )

@@ -1,4 +1,4 @@
-"""Drawn traces have the rates, gaps, lengths and prefixes that their names promise."""
+"""Drawn traces have the rates, gaps and lengths that their names promise."""
 
 import random
 import statistics
@@ -12,6 +12,7 @@ from tessera_lab.fleet.generators import (
     arrival_times,
     daily_wave,
     requests_at_rate,
+    situation,
 )
 from tessera_lab.fleet.trace import Trace
 
@@ -24,8 +25,8 @@ def per_second(trace: Trace, begin: float, end: float) -> float:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_a_situation_is_drawn_by_its_seed_within_its_window(name: str) -> None:
-    trace = SITUATIONS[name](0.5, HOUR, 7)
-    assert trace == SITUATIONS[name](0.5, HOUR, 7) != SITUATIONS[name](0.5, HOUR, 8)
+    trace = situation(name, 0.5, HOUR, 7)
+    assert trace == situation(name, 0.5, HOUR, 7) != situation(name, 0.5, HOUR, 8)
     assert (trace.name, trace.seconds) == (name, HOUR)
     assert list(trace.arrivals) == sorted(trace.arrivals)
     assert 0 <= trace.arrivals[0] <= trace.arrivals[-1] < HOUR
@@ -53,7 +54,7 @@ def test_arrivals_follow_the_rate() -> None:
 
 def test_a_ramp_rises_a_step_doubles_twice_and_a_spike_lasts_ten_seconds() -> None:
     rising, stepping, spiking = (
-        SITUATIONS[name](4.0, HOUR, 1) for name in ("ramp", "step", "spike")
+        situation(name, 4.0, HOUR, 1) for name in ("ramp", "step", "spike")
     )
     assert per_second(rising, 0, 360) == pytest.approx(4 * 0.34, rel=0.2)
     assert per_second(rising, 3240, 3600) == pytest.approx(4 * 1.91, rel=0.2)
@@ -64,36 +65,19 @@ def test_a_ramp_rises_a_step_doubles_twice_and_a_spike_lasts_ten_seconds() -> No
 
 
 def test_a_silent_night_has_hours_without_a_request() -> None:
-    trace = SITUATIONS["silent-night"](1.0, HOUR, 1)
+    trace = situation("silent-night", 1.0, HOUR, 1)
     assert per_second(trace, 0, 420) == 0.0
     assert per_second(trace, 1500, 2100) > 2.0
 
 
 def test_few_heavy_prompts_have_most_of_the_tokens() -> None:
-    lengths = sorted(SITUATIONS["heavy-tail"](1.0, HOUR, 1).input_tokens, reverse=True)
+    lengths = sorted(situation("heavy-tail", 1.0, HOUR, 1).input_tokens, reverse=True)
     assert sum(lengths[: len(lengths) // 5]) > 0.6 * sum(lengths)
 
 
 def test_code_traffic_comes_in_bursts_after_silent_minutes() -> None:
-    trace = SITUATIONS["code"](0.5, 6 * HOUR, 1)
+    trace = situation("code", 0.5, 6 * HOUR, 1)
     silences = [late - early for early, late in pairwise(trace.arrivals) if late - early > 10]
     assert statistics.mean(silences) == pytest.approx(180.0, rel=0.3)
     assert 30 < len(trace) / (len(silences) + 1) < 150
     assert statistics.median(trace.output_tokens) < 20
-
-
-def test_a_turn_of_a_session_begins_with_the_prefixes_of_the_turn_before() -> None:
-    prefixes = SITUATIONS["sessions"](0.5, HOUR, 1).prefixes
-    assert prefixes is not None
-    assert {names[:2] for names in prefixes} == {(0, 1)}
-    of_session: dict[int, tuple[int, ...]] = {}
-    longer = 0
-    for names in (names for names in prefixes if len(names) > 2):
-        before = of_session.get(names[2], ())
-        assert names[: len(before)] == before
-        longer += bool(before)
-        of_session[names[2]] = names
-    assert longer > 100
-    owners: dict[int, int] = {}
-    for names in of_session.values():
-        assert all(owners.setdefault(name, names[2]) == names[2] for name in names[2:])

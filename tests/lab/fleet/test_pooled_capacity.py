@@ -7,7 +7,7 @@ import pytest
 
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.sizing.scheduler_limits import Demand, sustained_load, waiting_share
-from tessera_lab.fleet.generators import steady
+from tessera_lab.fleet.generators import situation
 from tessera_lab.fleet.scenarios.service import fleet_objects, sized
 from tessera_lab.fleet.simulation import Simulation
 from tests.lab.fleet.builders import Planned
@@ -17,7 +17,7 @@ SECONDS = 300.0
 
 def predicted(replicas: int) -> float:
     """Return the requests per second and replica of the generators' lengths."""
-    objects, trace = fleet_objects(), steady(10, SECONDS, seed=1)
+    objects, trace = fleet_objects(), situation("steady", 10, SECONDS, seed=1)
     fit, slo, shape = objects.choice().fit, objects.spec.slo, shape_of(objects.spec)
     assert shape is not None
     answer = round(mean(trace.output_tokens))
@@ -43,7 +43,7 @@ def predicted(replicas: int) -> float:
 
 def in_time(rate: float, replicas: int) -> float:
     """Return the share of first tokens within the objective after the fleet has filled up."""
-    trace = steady(rate * replicas, SECONDS, seed=2)
+    trace = situation("steady", rate * replicas, SECONDS, seed=2)
     fleet = replace(sized(), initial_replicas=replicas)
     course = Simulation(trace, fleet, Planned((0, replicas))).run()
     late = [

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from tessera_lab.fleet import generators
 from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.course import Course
+from tessera_lab.fleet.generators import situation
 from tessera_lab.fleet.model import FleetModel
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS, TAIL, TAIL_RATE, HardScenario
@@ -82,7 +82,7 @@ def test_the_hpa_of_the_documents_ratchets_on_whole_gpus_while_traffic_flows() -
 
 def test_one_replica_keeps_the_slo_in_the_tail() -> None:
     fleet = replace(scenario_fleet(SCENARIOS["steady"], "static"), initial_replicas=1)
-    trace = generators.steady(TAIL_RATE, TAIL, seed=1)
+    trace = situation("steady", TAIL_RATE, TAIL, seed=1)
     course = Simulation(trace, fleet, Planned((0, 1))).run()
     assert AttainmentGoal().score(zip(trace.arrivals, course.ttft, strict=True)).share > 0.95
 

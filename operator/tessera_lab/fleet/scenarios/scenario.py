@@ -4,11 +4,10 @@ Each has an active phase, and then a tail with so little load that one replica k
 """
 
 from array import array
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from tessera_lab.fleet import generators
 from tessera_lab.fleet.disturbance import CALM, Disturbance
+from tessera_lab.fleet.generators import situation
 from tessera_lab.fleet.policies.product import FleetObjects
 from tessera_lab.fleet.scenarios.service import fleet_objects
 from tessera_lab.fleet.spot import SpotMarket, spot_market
@@ -21,7 +20,7 @@ TAIL_RATE = 1.0
 _RECOVERY_SECONDS = 300.0
 _SEED = 20
 _SPOT_NODES = 20
-# The load of `generators.step` is four times as high from here on.
+# The load `step` is four times as high from here on.
 _STEP_AT = ACTIVE / 3
 
 
@@ -30,8 +29,8 @@ class HardScenario:
     """One hard situation."""
 
     name: str
-    load: Callable[[float, float, int], Trace]
-    """Of the active phase, by requests per second, seconds and seed."""
+    load: str
+    """The situation of the active phase."""
     usual_rate: float = RATE
     """Requests per second for which the fleet begins with enough replicas."""
     rate: float = 1.0
@@ -65,9 +64,9 @@ class HardScenario:
 
     def trace(self) -> Trace:
         """Return the active phase and the tail."""
-        active = self.load(self.usual_rate * self.rate, ACTIVE, _SEED)
+        active = situation(self.load, self.usual_rate * self.rate, ACTIVE, _SEED)
         tail_rate = 0.0 if self.silent else TAIL_RATE
-        return _joined(self.name, active, generators.steady(tail_rate, self.tail, _SEED + 1))
+        return _joined(self.name, active, situation("steady", tail_rate, self.tail, _SEED + 1))
 
 
 def _joined(name: str, first: Trace, second: Trace) -> Trace:
@@ -86,83 +85,81 @@ _BLACKOUT = (500.0, 800.0)
 SCENARIOS = {
     scenario.name: scenario
     for scenario in (
-        HardScenario(name="steady", load=generators.steady, steady=True),
-        HardScenario(name="ramp", load=generators.ramp, recovers_from=ACTIVE),
-        HardScenario(name="step", load=generators.step, recovers_from=_STEP_AT),
-        HardScenario(name="spike", load=generators.spike, recovers_from=ACTIVE / 2 + 10),
-        HardScenario(name="wave", load=generators.wave, recovers_from=ACTIVE),
-        HardScenario(
-            name="silent-night", load=generators.silent_night, silent=True, recovers_from=ACTIVE
-        ),
-        HardScenario(name="heavy-tail", load=generators.heavy_tail, rate=0.5, steady=True),
-        HardScenario(name="code", load=generators.code, rate=0.05, recovers_from=ACTIVE),
+        HardScenario(name="steady", load="steady", steady=True),
+        HardScenario(name="ramp", load="ramp", recovers_from=ACTIVE),
+        HardScenario(name="step", load="step", recovers_from=_STEP_AT),
+        HardScenario(name="spike", load="spike", recovers_from=ACTIVE / 2 + 10),
+        HardScenario(name="wave", load="wave", recovers_from=ACTIVE),
+        HardScenario(name="silent-night", load="silent-night", silent=True, recovers_from=ACTIVE),
+        HardScenario(name="heavy-tail", load="heavy-tail", rate=0.5, steady=True),
+        HardScenario(name="code", load="code", rate=0.05, recovers_from=ACTIVE),
         HardScenario(
             name="slow-start",
-            load=generators.step,
+            load="step",
             disturbance=Disturbance(start_up_factor=2.0),
             recovers_from=_STEP_AT,
         ),
         HardScenario(
             name="metrics-missing",
-            load=generators.step,
+            load="step",
             disturbance=Disturbance(no_metrics=((_STEP_AT - 50, 650.0),)),
             recovers_from=650.0,
         ),
         HardScenario(
             name="metrics-late",
-            load=generators.step,
+            load="step",
             disturbance=Disturbance(metrics_delay=60.0),
             recovers_from=_STEP_AT,
         ),
         HardScenario(
             name="metrics-nan",
-            load=generators.steady,
+            load="steady",
             steady=True,
             disturbance=Disturbance(partial_metrics=((350.0, 650.0),)),
             recovers_from=650.0,
         ),
         HardScenario(
             name="metrics-reset",
-            load=generators.steady,
+            load="steady",
             steady=True,
             disturbance=Disturbance(counter_resets=(310.0, 610.0, 620.0)),
             recovers_from=620.0,
         ),
         HardScenario(
             name="dead-node",
-            load=generators.steady,
+            load="steady",
             steady=True,
             disturbance=Disturbance(dead_nodes=(600.0,)),
             recovers_from=600.0,
         ),
         HardScenario(
             name="full-pool",
-            load=generators.step,
+            load="step",
             disturbance=Disturbance(full_pools=((_STEP_AT - 20, 700.0),)),
             recovers_from=700.0,
         ),
         HardScenario(
             name="spot-blackout",
-            load=generators.steady,
+            load="steady",
             steady=True,
             spot=spot_market([(0.0, _SPOT_NODES)]).without([_BLACKOUT]),
             recovers_from=_BLACKOUT[1],
         ),
         HardScenario(
             name="price-change",
-            load=generators.steady,
+            load="steady",
             steady=True,
             edits=((600.0, fleet_objects("13.72")), (900.0, fleet_objects("0.50"))),
             recovers_from=900.0,
         ),
         HardScenario(
             name="budget-end",
-            load=generators.step,
+            load="step",
             objects=fleet_objects(hourly_limit="5.20"),
             edits=((800.0, fleet_objects(hourly_limit="100")),),
             recovers_from=800.0,
         ),
-        HardScenario(name="model-slower", load=generators.steady, steady=True, speed=1.3),
-        HardScenario(name="model-faster", load=generators.steady, steady=True, speed=0.7),
+        HardScenario(name="model-slower", load="steady", steady=True, speed=1.3),
+        HardScenario(name="model-faster", load="steady", steady=True, speed=0.7),
     )
 }
