@@ -1,5 +1,6 @@
 """Responses and loads for the tests of the load test."""
 
+from array import array
 from collections.abc import Sequence
 
 from tessera_lab.load.engine_metrics import MetricsSnapshot
@@ -29,7 +30,7 @@ def an_answer(
         due_at=due,
         sent_at=due if sent is None else sent,
         first_token_at=due + first,
-        chunk_gaps=gaps,
+        chunk_gaps=array("d", gaps),
         ended_at=due + first + sum(gaps),
         prompt_tokens=100,
         output_tokens=1 + len(gaps) if tokens is None else tokens,

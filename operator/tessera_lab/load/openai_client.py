@@ -74,7 +74,7 @@ class OpenAiClient:
             recorder.fail(RequestFailure.NO_CONNECTION, _error_text(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             recorder.fail(RequestFailure.CUT_OFF, _error_text(error))
-        return recorder.response(self.now)
+        return recorder.finish(self.now)
 
     async def _stream(self, url: str, body: Mapping[str, Any], recorder: StreamRecorder) -> None:
         async with self._session.post(url, json=body, allow_redirects=False) as response:

@@ -1,5 +1,6 @@
 """Responses of a load test and their latencies."""
 
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -22,7 +23,7 @@ class RequestFailure(StrEnum):
     NO_STREAM = "NotAStream"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class BenchResponse:
     """One response; timestamps are seconds on one clock, `failure` is empty when it completed."""
 
@@ -33,7 +34,7 @@ class BenchResponse:
     ended_at: float
     first_token_at: float | None = None
     """When its first token arrived."""
-    chunk_gaps: Sequence[float] = field(default=())
+    chunk_gaps: "array[float]" = field(default_factory=lambda: array("d"))
     """Seconds between chunks, one for each chunk after the first."""
     prompt_tokens: int | None = None
     output_tokens: int = 0

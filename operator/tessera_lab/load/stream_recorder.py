@@ -1,7 +1,6 @@
 """A streamed response, event by event."""
 
 import json
-from array import array
 from typing import Any
 
 from tessera_lab.load.requests import BenchRequest
@@ -14,40 +13,22 @@ _MAX_DETAIL = 300
 
 
 class StreamRecorder:
-    """Collects events; `response` may be called at any time."""
+    """Writes events into a response, which is complete after `finish`."""
 
-    __slots__ = (
-        "_cached",
-        "_detail",
-        "_due_at",
-        "_ended",
-        "_failure",
-        "_finished",
-        "_first",
-        "_gaps",
-        "_newest",
-        "_output",
-        "_prompt",
-        "_request",
-        "_sent_at",
-    )
+    __slots__ = ("_finished", "_newest_at", "response")
 
     def __init__(self, request: BenchRequest, due: float, sent: float) -> None:
-        self._request = request
-        self._due_at = due
-        self._sent_at = self._newest = self._ended = sent
-        self._first: float | None = None
-        self._gaps: array[float] = array("d")
-        self._prompt: int | None = None
-        self._output: int | None = None
-        self._cached: int | None = None
+        self.response = BenchResponse(
+            request=request, due_at=due, sent_at=sent, ended_at=sent, exact_tokens=False
+        )
+        self._newest_at = sent
+        """When its newest token came."""
         self._finished = False
-        self._failure = self._detail = ""
 
     def add_event(self, data: bytes, received_at: float) -> None:
         """Add one event of the stream."""
         if data == _DONE:
-            self._ended = received_at
+            self.response.ended_at = received_at
             return
         try:
             body = json.loads(data)
@@ -72,32 +53,21 @@ class StreamRecorder:
 
     def fail(self, failure: str, detail: str) -> None:
         """Record a failure; only the first one counts."""
-        if not self._failure:
-            self._failure, self._detail = failure, detail[:_MAX_DETAIL]
+        if not self.response.failure:
+            self.response.failure, self.response.detail = failure, detail[:_MAX_DETAIL]
 
-    def response(self, ended_at: float) -> BenchResponse:
+    def finish(self, ended_at: float) -> BenchResponse:
         """Return the response, given that nothing more arrives after `ended_at`."""
-        tokens = 0 if self._first is None else 1 + len(self._gaps)
-        if self._failure:
-            pass
-        elif not self._finished:
+        response = self.response
+        if not response.exact_tokens:
+            response.output_tokens = response.chunks
+        if not self._finished:
             self.fail(RequestFailure.CUT_OFF, "the stream ended without a finish_reason")
-        elif not (self._output or tokens):
+        elif not (response.output_tokens or response.chunks):
             self.fail(RequestFailure.EMPTY, "the response has no tokens")
-        return BenchResponse(
-            request=self._request,
-            due_at=self._due_at,
-            sent_at=self._sent_at,
-            first_token_at=self._first,
-            chunk_gaps=self._gaps,
-            ended_at=ended_at if self._failure else max(self._ended, self._newest),
-            prompt_tokens=self._prompt,
-            output_tokens=tokens if self._output is None else self._output,
-            cached_tokens=self._cached,
-            exact_tokens=self._output is not None,
-            failure=self._failure,
-            detail=self._detail,
-        )
+        last = max(response.ended_at, self._newest_at)
+        response.ended_at = ended_at if response.failure else last
+        return response
 
     def _choices(self, choices: Any, received_at: float) -> None:
         if not choices:
@@ -114,18 +84,19 @@ class StreamRecorder:
             self.fail(RequestFailure.ABORTED, "the server ended the response (finish_reason abort)")
         elif reason:
             self._finished = True
-            self._ended = received_at
+            self.response.ended_at = received_at
 
     def _token(self, received_at: float) -> None:
-        if self._first is None:
-            self._first = received_at
+        if self.response.first_token_at is None:
+            self.response.first_token_at = received_at
         else:
-            self._gaps.append(received_at - self._newest)
-        self._newest = received_at
+            self.response.chunk_gaps.append(received_at - self._newest_at)
+        self._newest_at = received_at
 
     def _usage(self, usage: Any) -> None:
-        self._output = int(usage["completion_tokens"])
-        self._prompt = int(usage["prompt_tokens"])
+        response = self.response
+        response.output_tokens, response.exact_tokens = int(usage["completion_tokens"]), True
+        response.prompt_tokens = int(usage["prompt_tokens"])
         details = usage.get("prompt_tokens_details")
         if details and details.get("cached_tokens") is not None:
-            self._cached = int(details["cached_tokens"])
+            response.cached_tokens = int(details["cached_tokens"])

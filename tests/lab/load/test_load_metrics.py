@@ -30,7 +30,7 @@ def recorded_response(*events: dict[str, Any] | bytes) -> BenchResponse:
     recorder = StreamRecorder(a_job(), 0.0, 0.0)
     for at, event in enumerate(events, 1):
         recorder.add_event(event if isinstance(event, bytes) else json.dumps(event).encode(), at)
-    return recorder.response(float(len(events)))
+    return recorder.finish(float(len(events)))
 
 
 def test_a_chat_begins_with_its_first_token_and_not_with_the_role() -> None:
