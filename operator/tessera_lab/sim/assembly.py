@@ -11,12 +11,12 @@ from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.launch.engine_config import EngineConfig
 from tessera_lab.sim.meters import EngineMeters
-from tessera_lab.sim.routes.adapters import AdapterRoutes
-from tessera_lab.sim.routes.basic import BasicRoutes
-from tessera_lab.sim.routes.development import DevelopmentRoutes, SleepMeters
-from tessera_lab.sim.routes.embeddings import EmbeddingRoutes
-from tessera_lab.sim.routes.faults import FaultRoutes
-from tessera_lab.sim.routes.generation import GenerationRoutes
+from tessera_lab.sim.routes.adapters import adapter_routes
+from tessera_lab.sim.routes.basic import basic_routes
+from tessera_lab.sim.routes.development import SleepMeters, development_routes
+from tessera_lab.sim.routes.embeddings import embedding_routes
+from tessera_lab.sim.routes.faults import fault_routes
+from tessera_lab.sim.routes.generation import generation_routes
 from tessera_lab.sim.runner import EngineRunner
 from tessera_lab.sim.server import EngineServer, HttpMeters
 
@@ -47,14 +47,14 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
         crashed.set()
 
     is_pooling = config.arguments.runner == "pooling"
-    work_routes = EmbeddingRoutes(dispatcher) if is_pooling else GenerationRoutes(dispatcher)
-    routes = [*BasicRoutes(dispatcher, metrics_registry).routes(), *work_routes.routes()]
+    work_routes = embedding_routes(dispatcher) if is_pooling else generation_routes(dispatcher)
+    routes = [*basic_routes(dispatcher, metrics_registry), *work_routes]
     if config.allows_adapter_updates:
-        routes += AdapterRoutes(dispatcher).routes()
+        routes += adapter_routes(state.adapter_paths)
     if config.dev_mode:
         sleep_meters = SleepMeters(config.facts.metrics, metrics_registry)
-        routes += DevelopmentRoutes(state, runner, sleep_meters).routes()
-    routes += FaultRoutes(runner, state, crash).routes()
+        routes += development_routes(state, runner, sleep_meters)
+    routes += fault_routes(runner, state, crash)
     http_meters = HttpMeters(config.facts.metrics, metrics_registry)
     app = EngineServer(dispatcher, http_meters, routes).app()
     return AssembledEngine(app=app, dispatcher=dispatcher, runner=runner, crashed=crashed)

@@ -2,10 +2,11 @@
 
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
+from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
 from tessera_lab.sim import text
@@ -99,39 +100,43 @@ class Prompt:
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
-def parse_body(kind: type[Parsed], raw: bytes, content_type: str = _JSON) -> Parsed:
+async def read_body(kind: type[Parsed], request: web.Request) -> Parsed:
     """Parse and validate a request's body.
 
     Raises EngineApiError: 400 naming each wrong field.
     """
-    if content_type != _JSON:
+    if request.content_type != _JSON:
         message = f"1 validation error:\n  Unsupported Media Type: Only '{_JSON}' is allowed"
         raise EngineApiError(400, message, "Bad Request")
     try:
-        body = json.loads(raw)
+        body = json.loads(await request.read())
     except json.JSONDecodeError as error:
         entry = {"type": "json_invalid", "loc": f"body.{error.pos}", "msg": "JSON decode error"}
-        raise validation_error([{**entry, "input": {}, "ctx": {"error": error.msg}}]) from error
+        raise _validation_error([{**entry, "input": {}, "ctx": {"error": error.msg}}]) from error
+    return validated(kind, body, "body")
+
+
+def validated(kind: type[Parsed], values: object, place: str) -> Parsed:
+    """Validate the values of a place in the request; raise EngineApiError as `read_body` does."""
     try:
-        return kind.model_validate(body)
+        return kind.model_validate(values)
     except ValidationError as error:
         details = error.errors(include_url=False, include_context=False)
-        raise validation_error(map(_error_entry, details)) from error
+        raise _validation_error([_error_entry(place, detail) for detail in details]) from error
 
 
-def validation_error(errors: Iterable[dict[str, Any]]) -> EngineApiError:
-    """Return 400 for a body that does not validate, field by field."""
-    entries = list(errors)
+def _validation_error(entries: Sequence[dict[str, Any]]) -> EngineApiError:
+    """Return 400 for what does not validate, field by field."""
     plural = "s" if len(entries) > 1 else ""
     lines = "".join(f"\n  {entry}" for entry in entries)
     message = f"{len(entries)} validation error{plural}:{lines}"
     return EngineApiError(400, message, "Bad Request", entries[0]["loc"])
 
 
-def _error_entry(error: Any) -> dict[str, Any]:
-    """Return one error with its location as a path from the body."""
-    place = ".".join(("body", *map(str, error["loc"])))
-    return {"type": error["type"], "loc": place, "msg": error["msg"], "input": error["input"]}
+def _error_entry(place: str, error: Any) -> dict[str, Any]:
+    """Return one error with its location as a path."""
+    path = ".".join((place, *map(str, error["loc"])))
+    return {"type": error["type"], "loc": path, "msg": error["msg"], "input": error["input"]}
 
 
 def completion_prompts(body: CompletionBody) -> list[Prompt]:

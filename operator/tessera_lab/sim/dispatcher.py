@@ -9,11 +9,12 @@ from collections.abc import Callable
 from aiohttp import web
 
 from tessera_lab.engine.requests import EngineRequest, RejectionReason
+from tessera_lab.sim.bodies import ChatBody, CompletionBody
 from tessera_lab.sim.encoders import Envelope, ResponseEncoder, WholeEncoder
 from tessera_lab.sim.engine_state import EngineState
 from tessera_lab.sim.errors import engine_dead, internal_error, queue_limit_error
 from tessera_lab.sim.generation import ActiveGeneration, whole_response, write_stream
-from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
+from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec, generation_spec
 from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
 from tessera_lab.sim.runner import EngineRunner, QueuedRequest, TokenStream
 
@@ -60,6 +61,10 @@ class GenerationDispatcher:
         for request in self._active.values():
             if request.transport is not None:
                 request.transport.abort()
+
+    def spec(self, body: ChatBody | CompletionBody) -> GenerationSpec:
+        """Return what a body asks for; raise EngineApiError where the engine refuses it."""
+        return generation_spec(body, self.config, self.state.adapter_paths)
 
     async def respond(
         self,

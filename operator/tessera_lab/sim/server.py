@@ -115,6 +115,16 @@ def json_reply(body: object, status: int = 200) -> web.Response:
     return web.json_response(body, status=status, dumps=dump_json)
 
 
+def answering(answer: Callable[[], object]) -> Handler:
+    """Return a handler without parameters: it responds with JSON, or with no body for None."""
+
+    async def handle(_: web.Request) -> web.Response:
+        body = answer()
+        return web.Response() if body is None else json_reply(body)
+
+    return handle
+
+
 class UntypedResponse(web.Response):
     """A sentence without a content type, as some of the engine's routes send it."""
 

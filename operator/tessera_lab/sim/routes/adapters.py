@@ -5,8 +5,7 @@ from pathlib import Path
 from aiohttp import web
 from pydantic import BaseModel
 
-from tessera_lab.sim.bodies import parse_body
-from tessera_lab.sim.dispatcher import GenerationDispatcher
+from tessera_lab.sim.bodies import read_body
 from tessera_lab.sim.errors import EngineApiError
 from tessera_lab.sim.server import UntypedResponse
 
@@ -27,48 +26,37 @@ class UnloadAdapterBody(BaseModel):
     lora_name: str
 
 
-class AdapterRoutes:
-    """`/v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
+def adapter_routes(adapter_paths: dict[str, str]) -> list[web.RouteDef]:
+    """Return `/v1/load_lora_adapter` and `/v1/unload_lora_adapter`."""
 
-    def __init__(self, dispatcher: GenerationDispatcher) -> None:
-        self._adapter_paths = dispatcher.state.adapter_paths
-
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/v1/load_lora_adapter", self._load),
-            web.post("/v1/unload_lora_adapter", self._unload),
-        ]
-
-    async def _load(self, request: web.Request) -> web.Response:
-        body = parse_body(LoadAdapterBody, await request.read(), request.content_type)
-        self._add(body)
-        return UntypedResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
-
-    async def _unload(self, request: web.Request) -> web.Response:
-        body = parse_body(UnloadAdapterBody, await request.read(), request.content_type)
-        self._remove(body.lora_name)
-        return UntypedResponse(f"Success: LoRA adapter '{body.lora_name}' removed successfully.")
-
-    def _add(self, body: LoadAdapterBody) -> None:
-        if not body.lora_name or not body.lora_path:
+    async def load(request: web.Request) -> web.Response:
+        body = await read_body(LoadAdapterBody, request)
+        name, path = body.lora_name, body.lora_path
+        if not name or not path:
             raise _invalid_input("Both 'lora_name' and 'lora_path' must be provided.")
-        if body.lora_name in self._adapter_paths and not body.load_inplace:
-            message = f"The lora adapter '{body.lora_name}' has already been loaded. If you want to"
+        if name in adapter_paths and not body.load_inplace:
             raise _invalid_input(
-                f"{message} load the adapter in place, set 'load_inplace' to True."
+                f"The lora adapter '{name}' has already been loaded. If you want to load the "
+                "adapter in place, set 'load_inplace' to True."
             )
-        if not _exists(body.lora_path):
-            message = f"Loading lora {body.lora_name} failed: No adapter found for {body.lora_path}"
-            raise EngineApiError(404, message, "NotFoundError")
-        self._adapter_paths[body.lora_name] = body.lora_path
+        if not _exists(path):
+            raise _not_found(f"Loading lora {name} failed: No adapter found for {path}")
+        adapter_paths[name] = path
+        return UntypedResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
-    def _remove(self, name: str) -> None:
+    async def unload(request: web.Request) -> web.Response:
+        name = (await read_body(UnloadAdapterBody, request)).lora_name
         if not name:
             raise _invalid_input("'lora_name' needs to be provided to unload a LoRA adapter.")
-        if name not in self._adapter_paths:
-            message = f"The lora adapter '{name}' cannot be found."
-            raise EngineApiError(404, message, "NotFoundError")
-        del self._adapter_paths[name]
+        if name not in adapter_paths:
+            raise _not_found(f"The lora adapter '{name}' cannot be found.")
+        del adapter_paths[name]
+        return UntypedResponse(f"Success: LoRA adapter '{name}' removed successfully.")
+
+    return [
+        web.post("/v1/load_lora_adapter", load),
+        web.post("/v1/unload_lora_adapter", unload),
+    ]
 
 
 def _exists(path: str) -> bool:
@@ -79,3 +67,7 @@ def _exists(path: str) -> bool:
 
 def _invalid_input(message: str) -> EngineApiError:
     return EngineApiError(400, message, "InvalidUserInput")
+
+
+def _not_found(message: str) -> EngineApiError:
+    return EngineApiError(404, message, "NotFoundError")

@@ -9,45 +9,38 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.launch.engine_config import VERSION, EngineConfig
-from tessera_lab.sim.server import json_reply
+from tessera_lab.sim.server import answering
 
 
-class BasicRoutes:
-    """Health, load, version, models and metrics."""
+def basic_routes(
+    dispatcher: GenerationDispatcher, registry: CollectorRegistry
+) -> list[web.RouteDef]:
+    """Return health, load, version, models and metrics."""
+    config, state = dispatcher.config, dispatcher.state
 
-    def __init__(self, dispatcher: GenerationDispatcher, registry: CollectorRegistry) -> None:
-        self._dispatcher = dispatcher
-        self._registry = registry
+    async def health(_: web.Request) -> web.Response:
+        return web.Response(status=200 if state.alive else 503)
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.get("/health", self._health, allow_head=False),
-            web.get("/ping", self._health, allow_head=False),
-            web.post("/ping", self._health),
-            web.get("/load", self._load, allow_head=False),
-            web.get("/version", self._version, allow_head=False),
-            web.get("/metrics", self._metrics, allow_head=False),
-            web.get("/v1/models", self._models, allow_head=False),
-        ]
+    def load() -> object:
+        tracked = config.arguments.enable_server_load_tracking
+        return {"server_load": dispatcher.active_count if tracked else 0}
 
-    async def _health(self, _: web.Request) -> web.Response:
-        return web.Response(status=200 if self._dispatcher.state.alive else 503)
-
-    async def _load(self, _: web.Request) -> web.Response:
-        tracked = self._dispatcher.config.arguments.enable_server_load_tracking
-        return json_reply({"server_load": self._dispatcher.active_count if tracked else 0})
-
-    async def _version(self, _: web.Request) -> web.Response:
-        return json_reply({"version": VERSION})
-
-    async def _metrics(self, _: web.Request) -> web.Response:
-        page = generate_latest(self._registry)
+    async def metrics(_: web.Request) -> web.Response:
+        page = generate_latest(registry)
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
-    async def _models(self, _: web.Request) -> web.Response:
-        dispatcher = self._dispatcher
-        body = _model_list(dispatcher.config, dispatcher.state.adapter_paths, dispatcher.created)
-        return json_reply(body)
+    def models() -> object:
+        return _model_list(config, state.adapter_paths, dispatcher.created)
+
+    return [
+        web.get("/health", health, allow_head=False),
+        web.get("/ping", health, allow_head=False),
+        web.post("/ping", health),
+        web.get("/load", answering(load), allow_head=False),
+        web.get("/version", answering(lambda: {"version": VERSION}), allow_head=False),
+        web.get("/metrics", metrics, allow_head=False),
+        web.get("/v1/models", answering(models), allow_head=False),
+    ]
 
 
 def _model_list(config: EngineConfig, adapters: Mapping[str, str], created: int) -> dict[str, Any]:

@@ -3,83 +3,85 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Annotated, Literal
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Gauge, Histogram
+from pydantic import BaseModel, Field
 
 from tessera.domain.vllm.facts import Metric
-from tessera_lab.sim.bodies import validation_error
+from tessera_lab.sim.bodies import validated
 from tessera_lab.sim.engine_state import EngineState
-from tessera_lab.sim.errors import EngineApiError
 from tessera_lab.sim.meters import PREFIX
 from tessera_lab.sim.runner import EngineRunner
-from tessera_lab.sim.server import json_reply
-
-_MAX_SLEEP_LEVEL = 2
-_PAUSE_MODES = ("abort", "wait", "keep")
+from tessera_lab.sim.server import answering, json_reply
 
 
-class DevelopmentRoutes:
-    """Sleep, wake, pause, resume, and reset the prefix cache."""
+class PauseQuery(BaseModel):
+    """Parameters of `/pause`."""
 
-    def __init__(
-        self, state: EngineState, runner: EngineRunner, sleep_meters: "SleepMeters"
-    ) -> None:
-        self._state = state
-        self._runner = runner
-        self._sleep_meters = sleep_meters
+    mode: Literal["abort", "wait", "keep"] = "abort"
+    """What becomes of the requests in the engine."""
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/sleep", self._sleep),
-            web.post("/wake_up", self._wake),
-            web.get("/is_sleeping", self._is_sleeping, allow_head=False),
-            web.post("/pause", self._pause),
-            web.post("/resume", self._resume),
-            web.get("/is_paused", self._is_paused, allow_head=False),
-            web.post("/reset_prefix_cache", self._reset),
-        ]
 
-    async def _sleep(self, request: web.Request) -> web.Response:
-        level = _sleep_level(request)
-        with self._sleep_meters.record("sleep"):
-            await self._halt(_pause_mode(request))
-            if level:
-                self._state.sleep(level)
-        return json_reply({"status": "sleeping", "level": level})
+class SleepQuery(PauseQuery):
+    """Parameters of `/sleep`."""
 
-    async def _wake(self, request: web.Request) -> web.Response:
+    level: Annotated[int, Field(ge=0, le=2)] = 1
+
+
+def development_routes(
+    state: EngineState, runner: EngineRunner, sleep_meters: "SleepMeters"
+) -> list[web.RouteDef]:
+    """Return sleep, wake, pause, resume, and the reset of the prefix cache."""
+
+    async def halt(mode: str) -> None:
+        if mode == "wait":
+            await runner.finish_and_pause()
+            return
+        runner.pause()
+        if mode == "abort":
+            runner.abort_running()
+
+    async def sleep(request: web.Request) -> web.Response:
+        query = validated(SleepQuery, dict(request.query), "query")
+        with sleep_meters.record("sleep"):
+            await halt(query.mode)
+            if query.level:
+                state.sleep(query.level)
+        return json_reply({"status": "sleeping", "level": query.level})
+
+    async def wake(request: web.Request) -> web.Response:
         tags = request.query.getall("tags", []) or None
-        with self._sleep_meters.record("wake"):
-            awake = self._state.wake(tags)
+        with sleep_meters.record("wake"):
+            awake = state.wake(tags)
         return json_reply({"status": "awake" if awake else "sleeping", "tags": tags})
 
-    async def _is_sleeping(self, _: web.Request) -> web.Response:
-        return json_reply({"is_sleeping": bool(self._state.sleeping_tags)})
-
-    async def _pause(self, request: web.Request) -> web.Response:
-        await self._halt(_pause_mode(request))
+    async def pause(request: web.Request) -> web.Response:
+        await halt(validated(PauseQuery, dict(request.query), "query").mode)
         return json_reply({"status": "paused"})
 
-    async def _resume(self, _: web.Request) -> web.Response:
-        self._runner.resume()
-        return json_reply({"status": "resumed"})
+    def resume() -> object:
+        runner.resume()
+        return {"status": "resumed"}
 
-    async def _is_paused(self, _: web.Request) -> web.Response:
-        return json_reply({"is_paused": self._runner.paused})
+    def reset() -> object:
+        runner.reset_prefix_cache()
+        return {"success": True}
 
-    async def _halt(self, mode: str) -> None:
-        """Pause, and abort the requests in the engine, wait for them, or keep them."""
-        if mode == "wait":
-            await self._runner.finish_and_pause()
-            return
-        self._runner.pause()
-        if mode == "abort":
-            self._runner.abort_running()
-
-    async def _reset(self, _: web.Request) -> web.Response:
-        self._runner.reset_prefix_cache()
-        return json_reply({"success": True})
+    return [
+        web.post("/sleep", sleep),
+        web.post("/wake_up", wake),
+        web.get(
+            "/is_sleeping",
+            answering(lambda: {"is_sleeping": bool(state.sleeping_tags)}),
+            allow_head=False,
+        ),
+        web.post("/pause", pause),
+        web.post("/resume", answering(resume)),
+        web.get("/is_paused", answering(lambda: {"is_paused": runner.paused}), allow_head=False),
+        web.post("/reset_prefix_cache", answering(reset)),
+    ]
 
 
 class SleepMeters:
@@ -115,33 +117,3 @@ class SleepMeters:
         )
         name = f"{PREFIX}sleep_mode_operations_in_flight"
         return duration, Gauge(name, "", labelnames=metric.labels, registry=self._registry)
-
-
-def _sleep_level(request: web.Request) -> int:
-    value = request.query.get("level", "1")
-    try:
-        level = int(value)
-    except ValueError:
-        message = "Input should be a valid integer, unable to parse string as an integer"
-        raise _invalid_query("int_parsing", "level", message, value) from None
-    if level < 0:
-        message = "Input should be greater than or equal to 0"
-        raise _invalid_query("greater_than_equal", "level", message, value)
-    if level > _MAX_SLEEP_LEVEL:
-        message = f"Input should be less than or equal to {_MAX_SLEEP_LEVEL}"
-        raise _invalid_query("less_than_equal", "level", message, value)
-    return level
-
-
-def _pause_mode(request: web.Request) -> str:
-    value = request.query.get("mode", _PAUSE_MODES[0])
-    if value not in _PAUSE_MODES:
-        message = "Input should be 'abort', 'wait' or 'keep'"
-        raise _invalid_query("literal_error", "mode", message, value)
-    return value
-
-
-def _invalid_query(kind: str, name: str, message: str, value: str) -> EngineApiError:
-    return validation_error(
-        [{"type": kind, "loc": f"query.{name}", "msg": message, "input": value}]
-    )

@@ -12,10 +12,10 @@ from aiohttp import web
 from pydantic import BaseModel, PositiveInt
 
 from tessera.domain.perf.footprint import hidden_size
-from tessera_lab.sim.bodies import CompletionBody, parse_body
+from tessera_lab.sim.bodies import CompletionBody, read_body
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import Envelope, TokenSpan
-from tessera_lab.sim.generation_spec import GenerationSpec, generation_spec
+from tessera_lab.sim.generation_spec import GenerationSpec
 from tessera_lab.sim.usage import Timing, TokenUsage
 
 
@@ -29,31 +29,26 @@ class EmbeddingBody(BaseModel):
     priority: int = 0
 
 
-class EmbeddingRoutes:
-    """Vectors of texts: equal texts have equal vectors, which otherwise mean nothing."""
+def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
+    """Return the route of vectors: equal texts have equal ones, which otherwise mean nothing."""
+    width = hidden_size(dispatcher.config.shape)
 
-    def __init__(self, dispatcher: GenerationDispatcher) -> None:
-        self._dispatcher = dispatcher
-        self._width = hidden_size(dispatcher.config.shape)
-
-    def routes(self) -> list[web.RouteDef]:
-        return [web.post("/v1/embeddings", self._embed)]
-
-    async def _embed(self, request: web.Request) -> web.Response:
-        body = parse_body(EmbeddingBody, await request.read(), request.content_type)
+    async def embed(request: web.Request) -> web.Response:
+        body = await read_body(EmbeddingBody, request)
         # The engine works on a text as on a prompt with one token of output.
         generation = CompletionBody(
             model=body.model, prompt=body.input, max_tokens=1, priority=body.priority
         )
-        spec = generation_spec(
-            generation, self._dispatcher.config, self._dispatcher.state.adapter_paths
-        )
 
         def encoder(envelope: Envelope, _: GenerationSpec) -> EmbeddingEncoder:
-            width = min(body.dimensions or self._width, self._width)
-            return EmbeddingEncoder(envelope, width, body.encoding_format)
+            return EmbeddingEncoder(
+                envelope, min(body.dimensions or width, width), body.encoding_format
+            )
 
-        return await self._dispatcher.respond_whole(request, spec, "embd", encoder)
+        spec = dispatcher.spec(generation)
+        return await dispatcher.respond_whole(request, spec, "embd", encoder)
+
+    return [web.post("/v1/embeddings", embed)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,31 +2,23 @@
 
 from aiohttp import web
 
-from tessera_lab.sim.bodies import ChatBody, CompletionBody, parse_body
+from tessera_lab.sim.bodies import ChatBody, CompletionBody, read_body
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import ChatEncoder, CompletionEncoder
-from tessera_lab.sim.generation_spec import GenerationSpec, generation_spec
 
 
-class GenerationRoutes:
-    """`/v1/chat/completions` and `/v1/completions`."""
+def generation_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
+    """Return `/v1/chat/completions` and `/v1/completions`."""
 
-    def __init__(self, dispatcher: GenerationDispatcher) -> None:
-        self._dispatcher = dispatcher
+    async def chat(request: web.Request) -> web.StreamResponse:
+        spec = dispatcher.spec(await read_body(ChatBody, request))
+        return await dispatcher.respond(request, spec, "chatcmpl", ChatEncoder)
 
-    def routes(self) -> list[web.RouteDef]:
-        return [
-            web.post("/v1/chat/completions", self._chat),
-            web.post("/v1/completions", self._completion),
-        ]
+    async def completion(request: web.Request) -> web.StreamResponse:
+        spec = dispatcher.spec(await read_body(CompletionBody, request))
+        return await dispatcher.respond(request, spec, "cmpl", CompletionEncoder)
 
-    async def _chat(self, request: web.Request) -> web.StreamResponse:
-        body = parse_body(ChatBody, await request.read(), request.content_type)
-        return await self._dispatcher.respond(request, self._spec(body), "chatcmpl", ChatEncoder)
-
-    async def _completion(self, request: web.Request) -> web.StreamResponse:
-        body = parse_body(CompletionBody, await request.read(), request.content_type)
-        return await self._dispatcher.respond(request, self._spec(body), "cmpl", CompletionEncoder)
-
-    def _spec(self, body: ChatBody | CompletionBody) -> GenerationSpec:
-        return generation_spec(body, self._dispatcher.config, self._dispatcher.state.adapter_paths)
+    return [
+        web.post("/v1/chat/completions", chat),
+        web.post("/v1/completions", completion),
+    ]
