@@ -49,16 +49,7 @@ class Scraper:
         for replica in replicas:
             ended += replica.ended
             replica.ended = []
-            counted["first_tokens"] += replica.first_tokens
-            counted["ttft_seconds"] += replica.ttft_seconds
-            counted["in_time"] += replica.in_time
-            counted["in_half_time"] += replica.in_half_time
-            replica.first_tokens, replica.ttft_seconds = 0, 0.0
-            replica.in_time = replica.in_half_time = 0
-            counted["slow_prefills"] += replica.slow_prefills
-            counted["half_slow_prefills"] += replica.half_slow_prefills
-            replica.slow_prefills = replica.half_slow_prefills = 0
-            for name, new in replica.new_steps().items():
+            for name, new in replica.take_counts().items():
                 counted[name] += new
         for request in ended:
             counted["prompt_tokens"] += request.prompt_tokens

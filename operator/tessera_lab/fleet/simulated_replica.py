@@ -2,6 +2,8 @@
 
 import math
 from array import array
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
@@ -60,13 +62,9 @@ class SimulatedReplica:
         """End of the newest step, or the moment up to which the engine was idle."""
         self.due = math.inf
         self.ended: list[EndedRequest] = []
-        """Since the simulation took them last, as the next two."""
-        self.first_tokens = 0
-        self.ttft_seconds = 0.0
-        self.in_time = 0
-        self.in_half_time = 0
-        self.slow_prefills = 0
-        self.half_slow_prefills = 0
+        """Since the simulation took them last."""
+        self._new = defaultdict[str, float](int)
+        """First tokens since the counts were taken last, by the names of `Totals`."""
         self._objective = fleet.replica.ttft
         self.served = False
         """It got a request."""
@@ -130,16 +128,16 @@ class SimulatedReplica:
             busy=min(1.0, busy / seconds) if seconds else 0.0,
         )
 
-    def new_steps(self) -> dict[str, int]:
-        """Return the steps and tokens since the last call, by the names of `Totals`."""
+    def take_counts(self) -> Mapping[str, float]:
+        """Return what was counted since the last call, by the names of `Totals`."""
+        new, self._new = self._new, defaultdict(int)
         counts = self.engine.counts
         before = self._counted
         self._counted = (counts.steps, counts.prefill_tokens, counts.generated_tokens)
-        return {
-            "steps": counts.steps - before[0],
-            "prefill_tokens": counts.prefill_tokens - before[1],
-            "generated_tokens": counts.generated_tokens - before[2],
-        }
+        new["steps"] = counts.steps - before[0]
+        new["prefill_tokens"] = counts.prefill_tokens - before[1]
+        new["generated_tokens"] = counts.generated_tokens - before[2]
+        return new
 
     def break_streams(self) -> int:
         """Abort what is left and return how many requests that were."""
@@ -169,19 +167,19 @@ class SimulatedReplica:
 
     def _end(self, ttft: "array[float]") -> None:
         self._in_step = False
-        now, state = self.now, self.state
+        now, state, new = self.now, self.state, self._new
         for sequence in self._first:
             sequence.first_token_at = now
             request = sequence.request
             ttft[request.id] = waited = now - sequence.arrived_at
-            self.first_tokens += 1
-            self.ttft_seconds += waited
-            self.in_time += waited <= self._objective
-            self.in_half_time += waited <= self._objective / 2
+            new["first_tokens"] += 1
+            new["ttft_seconds"] += waited
+            new["in_time"] += waited <= self._objective
+            new["in_half_time"] += waited <= self._objective / 2
             admitted_at = sequence.admitted_at
             prefill = 0.0 if admitted_at is None else now - admitted_at
-            self.slow_prefills += prefill > self._objective
-            self.half_slow_prefills += prefill > self._objective / 2
+            new["slow_prefills"] += prefill > self._objective
+            new["half_slow_prefills"] += prefill > self._objective / 2
             state.first_token(request.prompt_tokens)
         self._first = []
         for sequence in self.engine.end_step():

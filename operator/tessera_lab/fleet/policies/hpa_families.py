@@ -1,14 +1,8 @@
 """Policies that configure a HorizontalPodAutoscaler, by hand or through KEDA."""
 
-from functools import partial
+from operator import attrgetter
 
-from tessera_lab.fleet.observation import (
-    EngineSample,
-    Observation,
-    PolicyFamily,
-    ReplicaModel,
-    Settings,
-)
+from tessera_lab.fleet.observation import Observation, PolicyFamily, Settings
 from tessera_lab.fleet.policies.hpa import (
     DEFAULT_DOWN,
     DEFAULT_UP,
@@ -26,101 +20,51 @@ from tessera_lab.fleet.policies.hpa import (
 from tessera_lab.fleet.policies.knobs import MOST_REPLICAS, grid
 
 
-def _waiting(engine: EngineSample) -> float:
-    return engine.waiting
-
-
-def _running(engine: EngineSample) -> float:
-    return engine.running
-
-
-def _kv_usage(engine: EngineSample) -> float:
-    return engine.kv_usage
-
-
-def _behavior(settings: Settings) -> tuple[ScalingBehavior, ScalingBehavior]:
-    """Return both directions, each with one limit in pods."""
-    return (
-        pods_behavior(settings["up_window"], settings["up_pods"], settings["up_period"]),
-        pods_behavior(settings["down_window"], settings["down_pods"], settings["down_period"]),
+def _total(name: str, target: float, *, empty: float | None = None) -> Metric:
+    """Return the metric of the engines' sum, as an External metric with `AverageValue`."""
+    value = attrgetter(name)
+    return lambda observation: average_value(
+        total_of(observation, value, empty=empty), target, observation.replicas
     )
 
 
-def _bounds(settings: Settings) -> tuple[float, float]:
-    return settings["min_replicas"], settings["max_replicas"]
+def _mean(name: str, target: float) -> Metric:
+    """Return the metric of the engines' mean, as an External metric with `Value`."""
+    value = attrgetter(name)
+    return lambda observation: external_value(
+        mean_of(observation, value, empty=0.0), target, observation
+    )
 
 
-def _waiting_total(target: float, observation: Observation) -> int | None:
-    return average_value(total_of(observation, _waiting), target, observation.replicas)
+def _gpu_utilization(target: float) -> Metric:
+    def metric(observation: Observation) -> int | None:
+        values = [100 * engine.busy for engine in observation.engines if engine is not None]
+        return pods_average(values, target, observation.replicas)
 
-
-def _running_total(target: float, observation: Observation) -> int | None:
-    return average_value(total_of(observation, _running), target, observation.replicas)
-
-
-def _gpu_utilization(target: float, observation: Observation) -> int | None:
-    values = [100 * engine.busy for engine in observation.engines if engine is not None]
-    return pods_average(values, target, observation.replicas)
+    return metric
 
 
 def _unreadable(_: Observation) -> None:
     return None
 
 
-def _documents(utilization: Metric, settings: Settings) -> HpaPolicy:
-    up = pods_behavior(settings["up_window"], settings["up_pods"], settings["up_period"])
-    # The documents set a window alone, so the default limit of 100 % remains.
-    down = ScalingBehavior(window=settings["down_window"], limits=DEFAULT_DOWN.limits)
-    hpa = HorizontalPodAutoscaler(up=up, down=down, bounds=_bounds(settings))
-    return HpaPolicy(hpa, [partial(_waiting_total, settings["queue_target"]), utilization])
+def _hpa(settings: Settings, *metrics: Metric) -> HpaPolicy:
+    """Return an HPA with one limit in pods, or the default ones, in each direction."""
+    up, down = (
+        DEFAULT_UP,
+        ScalingBehavior(window=settings["down_window"], limits=DEFAULT_DOWN.limits),
+    )
+    if "up_pods" in settings:
+        up = pods_behavior(settings["up_window"], settings["up_pods"], settings["up_period"])
+    if "down_pods" in settings:
+        down = pods_behavior(
+            settings["down_window"], settings["down_pods"], settings["down_period"]
+        )
+    bounds = settings["min_replicas"], settings["max_replicas"]
+    return HpaPolicy(HorizontalPodAutoscaler(up=up, down=down, bounds=bounds), metrics)
 
 
-def _documents_busy(settings: Settings, _: ReplicaModel) -> HpaPolicy:
-    return _documents(partial(_gpu_utilization, settings["utilization_target"]), settings)
-
-
-def _documents_mig(settings: Settings, _: ReplicaModel) -> HpaPolicy:
-    return _documents(_unreadable, settings)
-
-
-def _tuned(settings: Settings, _: ReplicaModel) -> HpaPolicy:
-    up, down = _behavior(settings)
-    metrics = [
-        partial(_waiting_total, settings["queue_target"]),
-        partial(_running_total, settings["running_target"]),
-    ]
-    return HpaPolicy(HorizontalPodAutoscaler(up=up, down=down, bounds=_bounds(settings)), metrics)
-
-
-def _kv_mean(target: float, observation: Observation) -> int | None:
-    return external_value(mean_of(observation, _kv_usage, empty=0.0), target, observation)
-
-
-def _queue_mean(target: float, observation: Observation) -> int | None:
-    return external_value(mean_of(observation, _waiting, empty=0.0), target, observation)
-
-
-def _keda_llm_d(settings: Settings, _: ReplicaModel) -> HpaPolicy:
-    up, down = _behavior(settings)
-    metrics = [
-        partial(_kv_mean, settings["kv_target"]),
-        partial(_queue_mean, settings["queue_target"]),
-    ]
-    return HpaPolicy(HorizontalPodAutoscaler(up=up, down=down, bounds=_bounds(settings)), metrics)
-
-
-def _queue_total(target: float, observation: Observation) -> int | None:
-    # KEDA ignores an empty result of the query: it is 0.
-    total = total_of(observation, _waiting, empty=0.0)
-    return average_value(total, target, observation.replicas)
-
-
-def _keda_queue(settings: Settings, _: ReplicaModel) -> HpaPolicy:
-    down = ScalingBehavior(window=settings["down_window"], limits=DEFAULT_DOWN.limits)
-    hpa = HorizontalPodAutoscaler(up=DEFAULT_UP, down=down, bounds=_bounds(settings))
-    return HpaPolicy(hpa, [partial(_queue_total, settings["threshold"])])
-
-
+# The documents set a window for the way down alone, so the default limit of 100 % remains.
 _DOCUMENTS = {
     "queue_target": 50.0,
     "up_window": 60.0,
@@ -134,7 +78,11 @@ _DOCUMENTS = {
 HPA_FAMILIES = {
     "hpa-documents-busy": PolicyFamily(
         title="HPA of the documents, GPU_UTIL of whole GPUs (Kubernetes 1.35)",
-        create=_documents_busy,
+        create=lambda settings, _: _hpa(
+            settings,
+            _total("waiting", settings["queue_target"]),
+            _gpu_utilization(settings["utilization_target"]),
+        ),
         published=_DOCUMENTS | {"utilization_target": 75.0},
         grid=grid(
             queue_target=(5, 25, 50),
@@ -145,7 +93,9 @@ HPA_FAMILIES = {
     ),
     "hpa-documents-mig": PolicyFamily(
         title="HPA of the documents, no GPU_UTIL on MIG (Kubernetes 1.35)",
-        create=_documents_mig,
+        create=lambda settings, _: _hpa(
+            settings, _total("waiting", settings["queue_target"]), _unreadable
+        ),
         published=_DOCUMENTS,
         grid=grid(
             queue_target=(2, 5, 10, 25, 50),
@@ -156,7 +106,11 @@ HPA_FAMILIES = {
     ),
     "hpa-tuned": PolicyFamily(
         title="HPA, waiting and running requests (Kubernetes 1.35)",
-        create=_tuned,
+        create=lambda settings, _: _hpa(
+            settings,
+            _total("waiting", settings["queue_target"]),
+            _total("running", settings["running_target"]),
+        ),
         published={
             "queue_target": 2.0,
             # llm-d's newer configuration for a replica.
@@ -178,7 +132,11 @@ HPA_FAMILIES = {
     ),
     "keda-llm-d": PolicyFamily(
         title="KEDA as llm-d tunes it (8b4f083; WVA docs/benchmark.md)",
-        create=_keda_llm_d,
+        create=lambda settings, _: _hpa(
+            settings,
+            _mean("kv_usage", settings["kv_target"]),
+            _mean("waiting", settings["queue_target"]),
+        ),
         published={
             "kv_target": 0.7,
             "queue_target": 2.0,
@@ -201,7 +159,10 @@ HPA_FAMILIES = {
     ),
     "keda-queue": PolicyFamily(
         title="KEDA on the waiting requests (8b4f083)",
-        create=_keda_queue,
+        # KEDA ignores an empty result of the query: it is 0.
+        create=lambda settings, _: _hpa(
+            settings, _total("waiting", settings["threshold"], empty=0.0)
+        ),
         published={
             "threshold": 5.0,
             "down_window": 300.0,

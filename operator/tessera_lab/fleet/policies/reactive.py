@@ -4,7 +4,7 @@ import math
 from array import array
 from bisect import bisect_right
 from collections import deque
-from itertools import accumulate, product
+from itertools import accumulate
 
 from tessera_lab.fleet.observation import (
     Observation,
@@ -12,6 +12,7 @@ from tessera_lab.fleet.observation import (
     ReplicaModel,
     Settings,
 )
+from tessera_lab.fleet.policies.knobs import grid
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.fleet.work import trace_work
 
@@ -55,8 +56,5 @@ def reactive(trace: Trace, replica: ReplicaModel) -> PolicyFamily:
         title="Reactive, tuned in hindsight",
         create=lambda settings, _: ReactivePolicy(trace.arrivals, sums, settings),
         published={"headroom": 1.3, "window": 60.0, "hold": 180.0},
-        grid=tuple(
-            {"headroom": headroom, "window": window, "hold": hold}
-            for headroom, window, hold in product(_HEADROOMS, _WINDOWS, _HOLDS)
-        ),
+        grid=grid(headroom=_HEADROOMS, window=_WINDOWS, hold=_HOLDS),
     )
