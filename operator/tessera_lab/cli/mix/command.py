@@ -1,12 +1,12 @@
 """`tessera mix`: numbers of reserved replicas side by side."""
 
-import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera_lab.cli.mix.report import FORMATTERS, MixReport
+from tessera_lab.cli.numbers import bounded
 from tessera_lab.fleet.capacity_mix import mix_options, prices_by_tier
 from tessera_lab.fleet.load_curve import LOAD_FORMATS, read_load_curve
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
@@ -18,11 +18,11 @@ _MAX_PRICE = 10_000.0
 def run(arguments: SimpleNamespace) -> Output:
     """Return the report; raise CommandError for invalid options and files."""
     prices = _prices(arguments)
-    wasted = _number("--wasted", arguments.wasted, 0.0, 0.99)
+    wasted = bounded("--wasted", arguments.wasted, 0.0, 0.99)
     rate = arguments.replica_rate
     if rate is not None:
-        _number("--replica-rate", rate, 1e-6, 1e6)
-    window = _number("--window", arguments.window, 1.0, 86400.0)
+        bounded("--replica-rate", rate, 1e-6, 1e6)
+    window = bounded("--window", arguments.window, 1.0, 86400.0)
     try:
         curve = read_load_curve(arguments.load, rate, window)
     except TraceError as error:
@@ -38,7 +38,7 @@ def run(arguments: SimpleNamespace) -> Output:
 def _prices(arguments: SimpleNamespace) -> GpuPrices:
     """Return the prices of a replica and hour."""
     amounts = {
-        tier: _number(f"--{tier.replace('_', '-')}", amount, 1e-4, _MAX_PRICE)
+        tier: bounded(f"--{tier.replace('_', '-')}", amount, 1e-4, _MAX_PRICE)
         for tier in ("on_demand", "reserved", "spot")
         if (amount := getattr(arguments, tier)) is not None
     }
@@ -51,7 +51,7 @@ def _prices(arguments: SimpleNamespace) -> GpuPrices:
             f"no prices: choose a set with --prices ({', '.join(PRICE_SETS)}), or write --on-demand"
         )
     prices = replace(prices, **amounts)
-    gpus = _number("--gpus", arguments.gpus, 1, 64)
+    gpus = bounded("--gpus", arguments.gpus, 1, 64)
     return GpuPrices(
         on_demand=prices.on_demand * gpus,
         reserved=prices.reserved * gpus,
@@ -67,9 +67,3 @@ def _set_prices(name: str, product: str | None) -> GpuPrices:
         problem = "has several GPUs" if product is None else f"has no price of {product}"
         raise CommandError(f"--prices {name} {problem}: choose --gpu {' or '.join(prices)}")
     return prices[product]
-
-
-def _number(option: str, value: float, least: float, most: float) -> float:
-    if not (math.isfinite(value) and least <= value <= most):
-        raise CommandError(f"{option} {value:g}: write a number from {least:g} to {most:g}")
-    return value

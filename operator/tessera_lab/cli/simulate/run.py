@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
@@ -17,6 +17,7 @@ from tessera_lab.fleet.observation import Policy
 from tessera_lab.fleet.policies.product import ProductPolicy
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.trace import Trace
+from tessera_lab.load.distribution import nearest_rank
 
 _HOUR = 3600.0
 INTERRUPTED = 130
@@ -170,15 +171,9 @@ def _result(
         course=course,
         goal=goal,
         score=goal.score(served),
-        ttft_p95=_p95([ttft for _, ttft in served]),
+        ttft_p95=nearest_rank(sorted(ttft for _, ttft in served), 95) if served else 0.0,
         cost=cost(course, prices, purchase),
         best_reserved=reserved,
         best_cost=best_cost,
         held_seconds=held_seconds,
     )
-
-
-def _p95(values: Sequence[float]) -> float:
-    """Return the 95th percentile, nearest rank."""
-    ordered = sorted(values)
-    return ordered[-(-95 * len(ordered) // 100) - 1] if ordered else 0.0

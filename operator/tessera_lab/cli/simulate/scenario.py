@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera_lab.cli.numbers import bounded
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.live_load import draw_live_trace
 from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
@@ -58,9 +59,9 @@ class Scenario:
 def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     """Return the scenario; raise CommandError for invalid options and files."""
     file = read_fleet_file(arguments.fleet, arguments.service, arguments.prices, at)
-    lead = _number("--start-up", arguments.start_up, 0, 3600)
+    lead = bounded("--start-up", arguments.start_up, 0, 3600)
     reserved, hazard = arguments.reserved or 0, arguments.spot
-    _number("--reserved", reserved, 0, 1000)
+    bounded("--reserved", reserved, 0, 1000)
     fleet = sized_fleet(
         file.spec,
         file.choice.fit,
@@ -73,7 +74,7 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     trace, trace_notes = _trace(arguments, file, at)
     spot = None
     if hazard is not None:
-        _number("--spot", hazard, 0, 60)
+        bounded("--spot", hazard, 0, 60)
         spot = hazard_market(fleet.max_replicas, hazard, trace.seconds, arguments.seed)
     return Scenario(
         trace=trace,
@@ -85,12 +86,6 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
         svg=svg,
         notes=(*trace_notes, *file.notes),
     )
-
-
-def _number(option: str, value: float, least: float, most: float) -> float:
-    if not (math.isfinite(value) and least <= value <= most):
-        raise CommandError(f"{option} {value:g}: write a number from {least:g} to {most:g}")
-    return value
 
 
 def _trace(
@@ -135,13 +130,13 @@ def _recorded_trace(arguments: SimpleNamespace) -> Trace:
         hint = "" if TRACE_FORMATS in str(error) else f"; {TRACE_FORMATS}"
         raise CommandError(f"--trace {error}{hint}") from None
     if arguments.spread is not None:
-        trace = trace.spread(_number("--spread", arguments.spread, 0, _HOUR), arguments.seed)
+        trace = trace.spread(bounded("--spread", arguments.spread, 0, _HOUR), arguments.seed)
     return trace
 
 
 def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
     """Return the part of the trace to play, in copies."""
-    copies = _number("--copies", arguments.copies, 1, _MAX_COPIES)
+    copies = bounded("--copies", arguments.copies, 1, _MAX_COPIES)
     if copies * len(trace) > _MAX_REQUESTS:
         raise CommandError(
             f"--copies {arguments.copies} makes {counted(int(copies) * len(trace), 'request')}, "
@@ -149,9 +144,9 @@ def _part(arguments: SimpleNamespace, trace: Trace) -> Trace:
         )
     if copies > 1:
         trace = trace.overlaid(arguments.copies, trace.seconds * _SHIFT)
-    begin = _number("--from", getattr(arguments, "from"), 0, 1e6) * _HOUR
+    begin = bounded("--from", getattr(arguments, "from"), 0, 1e6) * _HOUR
     hours = arguments.hours
-    end = trace.seconds if hours is None else begin + _number("--hours", hours, 0, 1e6) * _HOUR
+    end = trace.seconds if hours is None else begin + bounded("--hours", hours, 0, 1e6) * _HOUR
     if begin or end < trace.seconds:
         try:
             trace = trace.cut(begin, min(end, trace.seconds))
