@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from types import SimpleNamespace
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
-from tessera_lab.cli.bench.baseline import compare_reports
+from tessera_lab.cli.bench.baseline import compare_reports, read_baseline
 from tessera_lab.cli.bench.html import render_html
 from tessera_lab.cli.bench.json import as_json
 from tessera_lab.cli.bench.plan import BenchLoad, BenchPlan, api_key, parse_plan
@@ -55,9 +55,10 @@ async def run_bench(arguments: SimpleNamespace) -> Output:
     """Run the test in the caller's event loop."""
     seed = secrets.randbelow(10**6) if arguments.seed is None else arguments.seed
     bench_plan = parse_plan(arguments, seed)
+    baseline = read_baseline(arguments.baseline) if arguments.baseline else None
     report = await run_load_test(arguments, bench_plan)
-    if bench_plan.baseline is not None:
-        report = replace(report, comparison=compare_reports(bench_plan.baseline, report))
+    if baseline is not None:
+        report = replace(report, comparison=compare_reports(baseline, report))
     if bench_plan.html is not None:
         try:
             bench_plan.html.write_text(render_html(report), encoding="utf-8")
@@ -95,11 +96,9 @@ async def run_load_test(arguments: SimpleNamespace, bench_plan: BenchPlan) -> Be
     return BenchReport(
         tessera=version("tessera"),
         at=started_at,
-        url=bench_plan.base,
+        plan=bench_plan,
         model=model.name,
         endpoint=arguments.endpoint,
-        description=bench_plan.description,
-        seed=bench_plan.seed,
         warmup=arguments.warmup,
         timeout_seconds=arguments.timeout,
         results=tuple(results),
@@ -109,36 +108,25 @@ async def run_load_test(arguments: SimpleNamespace, bench_plan: BenchPlan) -> Be
         ),
         knee=sweep_knee(results),
         is_sweep=len(loads) > 1,
-        peaks=bench_plan.peaks,
-        price=bench_plan.price,
         interrupted=test.stop.is_set(),
         notes=(*notes, *_missing_metrics(results, bench_plan)),
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _LoadTest:
     """The loads of one test, one after another."""
 
-    def __init__(
-        self,
-        *,
-        api: OpenAiClient,
-        request_format: RequestFormat,
-        prompts: PromptGenerator,
-        bench_plan: BenchPlan,
-    ) -> None:
-        self._api, self._request_format, self._prompts, self._bench_plan = (
-            api,
-            request_format,
-            prompts,
-            bench_plan,
-        )
-        self.stop = asyncio.Event()
+    api: OpenAiClient
+    request_format: RequestFormat
+    prompts: PromptGenerator
+    bench_plan: BenchPlan
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def warm_up(self, load: BenchLoad, count: int) -> None:
         """Send requests like the first ones, which are not measured."""
         requests = [replace(request, arrival=0.0, blocks=None) for request in load.requests[:count]]
-        runner = LoadRunner(api=self._api, meter=MetricsScraper(self._api, ()), stop=self.stop)
+        runner = LoadRunner(api=self.api, meter=MetricsScraper(self.api, ()), stop=self.stop)
         concurrency = min(load.concurrency or len(requests), len(requests))
         if concurrency:
             send = self._sender(_WARMUP_ROUND)
@@ -154,9 +142,9 @@ class _LoadTest:
 
     async def _run_load(self, load: BenchLoad, round_: int) -> LoadMetrics:
         send = self._sender(round_)
-        meter = MetricsScraper(self._api, self._bench_plan.metrics)
+        meter = MetricsScraper(self.api, self.bench_plan.metrics)
         progress = _progress(load.name) if sys.stderr.isatty() else None
-        runner = LoadRunner(api=self._api, meter=meter, stop=self.stop, progress=progress)
+        runner = LoadRunner(api=self.api, meter=meter, stop=self.stop, progress=progress)
         concurrency = load.concurrency
         if concurrency is None:
             measurement = await runner.run_open_loop(load.name, load.requests, send)
@@ -164,14 +152,14 @@ class _LoadTest:
             measurement = await runner.run_closed_loop(load.name, load.requests, concurrency, send)
         if runner.progress is not None:
             sys.stderr.write("\r\x1b[K")
-        return load_metrics(measurement, self._bench_plan.peaks, self._bench_plan.price)
+        return load_metrics(measurement, self.bench_plan.peaks, self.bench_plan.price)
 
     def _sender(self, round_: int) -> SendRequest:
         async def send(request: BenchRequest, due_at: float | None) -> BenchResponse:
-            body = self._request_format.body(
-                self._prompts.text(request, round_), request.output_tokens
+            body = self.request_format.body(
+                self.prompts.text(request, round_), request.output_tokens
             )
-            return await self._api.send(self._request_format.path, body, request, due_at)
+            return await self.api.send(self.request_format.path, body, request, due_at)
 
         return send
 

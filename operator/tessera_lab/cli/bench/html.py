@@ -240,7 +240,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _header(report: BenchReport) -> Iterator[str]:
     yield (
-        f"<p>{escape(report.description)}; seed {report.seed}, "
+        f"<p>{escape(report.plan.description)}; seed {report.plan.seed}, "
         f"{counted(report.warmup, 'warm-up request')} not measured. "
         f"{format_time(report.at)} UTC, tessera {escape(report.tessera)}.</p>"
     )

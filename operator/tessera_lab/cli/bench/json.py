@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from tessera.domain.money import Money
@@ -25,17 +25,18 @@ def as_json(report: BenchReport) -> str:
 
 
 def report_json(report: BenchReport) -> Json:
-    price, peaks, knee = report.price, report.peaks, report.knee
+    plan, knee = report.plan, report.knee
+    price, peaks = plan.price, plan.peaks
     return {
         "kind": KIND,
         "formatVersion": FORMAT_VERSION,
         "tessera": report.tessera,
         "at": report.at.isoformat(),
-        "url": report.url,
+        "url": plan.base,
         "model": report.model,
         "endpoint": report.endpoint,
-        "load": report.description,
-        "seed": report.seed,
+        "load": plan.description,
+        "seed": plan.seed,
         "warmup": report.warmup,
         "timeoutSeconds": report.timeout_seconds,
         "percentiles": PERCENTILES,
@@ -133,18 +134,13 @@ def _distribution(distribution: Distribution | None) -> Json | None:
 def _cost(cost: TokenCost | None) -> Json | None:
     if cost is None:
         return None
-    exact: dict[str, Any] = {
-        name: str(value.rounded(9)) if isinstance(value, Money) else value
-        for name, value in (
-            ("per_million_output", cost.per_million_output),
-            ("per_million_total", cost.per_million_total),
-            ("per_million_weighted", cost.per_million_weighted),
-            ("output_tokens_per_unit", cost.output_tokens_per_unit),
-            ("total_tokens_per_unit", cost.total_tokens_per_unit),
-            ("run", cost.run),
-        )
-    }
-    return _camel(exact)
+    values = ((field.name, getattr(cost, field.name)) for field in fields(cost))
+    return _camel(
+        {
+            name: str(value.rounded(9)) if isinstance(value, Money) else value
+            for name, value in values
+        }
+    )
 
 
 def _camel(named: Json) -> Json:

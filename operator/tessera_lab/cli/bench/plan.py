@@ -14,8 +14,6 @@ from tessera.domain.hardware.device import sized_profiles, slice_hardware, whole
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.money import money
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks
-from tessera_lab.cli.bench.baseline import read_baseline
-from tessera_lab.cli.bench.json import Json
 from tessera_lab.cli.bench.prompts import draw_requests, parse_lengths
 from tessera_lab.cli.bench.server import base_url
 from tessera_lab.cli.bench.trace import read_trace
@@ -54,8 +52,6 @@ class BenchPlan:
     peaks: HardwarePeaks | None
     price: HourlyPrice | None
     html: Path | None
-    baseline: Json | None
-    """An earlier report."""
 
 
 def parse_plan(arguments: SimpleNamespace, seed: int) -> BenchPlan:
@@ -79,7 +75,6 @@ def parse_plan(arguments: SimpleNamespace, seed: int) -> BenchPlan:
         peaks=_peaks(arguments),
         price=_price(arguments),
         html=_writable(arguments.html),
-        baseline=read_baseline(arguments.baseline) if arguments.baseline else None,
     )
 
 

@@ -7,13 +7,13 @@ from datetime import datetime
 from tessera.api.text import counted
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
-from tessera.domain.perf.utilization import HardwarePeaks
+from tessera_lab.cli.bench.plan import BenchPlan
 from tessera_lab.load.comparison import BaselineComparison, MetricChange
 from tessera_lab.load.distribution import Distribution
 from tessera_lab.load.engine_metrics import EngineActivity
 from tessera_lab.load.knee import KNEE_RULE, Knee
 from tessera_lab.load.load_metrics import LoadMetrics
-from tessera_lab.load.token_cost import HourlyPrice, TokenCost
+from tessera_lab.load.token_cost import TokenCost
 
 NONE = "-"
 PERCENTILES = "nearest rank: the ceil(p n / 100)-th of n values in order, always a measured one"
@@ -25,12 +25,9 @@ class BenchReport:
 
     tessera: str
     at: datetime
-    url: str
+    plan: BenchPlan
     model: str
     endpoint: str
-    description: str
-    """The load in words."""
-    seed: int
     warmup: int
     timeout_seconds: float
     results: tuple[LoadMetrics, ...]
@@ -38,8 +35,6 @@ class BenchReport:
     """Warnings of each load."""
     knee: Knee | None
     is_sweep: bool
-    peaks: HardwarePeaks | None
-    price: HourlyPrice | None
     interrupted: bool
     notes: tuple[str, ...]
     comparison: BaselineComparison | None = None
@@ -47,7 +42,7 @@ class BenchReport:
 
     @property
     def title(self) -> str:
-        return f"{self.model} at {self.url}"
+        return f"{self.model} at {self.plan.base}"
 
 
 def as_text(report: BenchReport) -> str:
@@ -58,7 +53,7 @@ def as_text(report: BenchReport) -> str:
 def _lines(report: BenchReport) -> Iterator[str]:
     yield f"{report.title}, {format_time(report.at)} UTC"
     yield (
-        f"{report.description}; seed {report.seed}, "
+        f"{report.plan.description}; seed {report.plan.seed}, "
         f"{counted(report.warmup, 'warm-up request')} not measured"
     )
     if report.interrupted:
@@ -98,8 +93,8 @@ def tables(report: BenchReport) -> Iterator[ReportTable]:
             ),
             [_engine(result.measurement.name, result.activity) for result in results],
         )
-    if report.price is not None:
-        ratio, code = report.price.output_input_ratio, report.price.per_hour.currency
+    if report.plan.price is not None:
+        ratio, code = report.plan.price.output_input_ratio, report.plan.price.per_hour.currency
         yield (
             (
                 *("LOAD", f"{code}/M OUT", f"{code}/M TOTAL", f"{code}/M OUT, IN AT 1/{ratio:f}"),
