@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeAlias
@@ -66,9 +66,10 @@ class LoadRunner:
                 if self.stop.is_set():
                     return
 
-        return await self._measure(
-            name, concurrency, lambda: [worker() for _ in range(concurrency)]
-        )
+        async def workers() -> None:
+            await asyncio.gather(*(worker() for _ in range(concurrency)))
+
+        return await self._measure(name, concurrency, workers())
 
     async def run_open_loop(
         self, name: str, requests: Sequence[BenchRequest], send: SendRequest
@@ -76,37 +77,36 @@ class LoadRunner:
         """Send each request when it is due, independent of those before it."""
         self.total = len(requests)
 
-        async def send_when_due(tasks: asyncio.TaskGroup) -> None:
-            for request in requests:
-                due_at = self.started_at + request.arrival
-                await self._wait_until(due_at)
-                if self.stop.is_set():
-                    return
-                tasks.create_task(self._send(request, send, due_at))
-
-        async def all_due() -> None:
+        async def send_all() -> None:
             async with asyncio.TaskGroup() as tasks:
-                await send_when_due(tasks)
+                for request in requests:
+                    due_at = self.started_at + request.arrival
+                    await self._wait_until(due_at)
+                    if self.stop.is_set():
+                        return
+                    tasks.create_task(self._send(request, send, due_at))
 
-        return await self._measure(name, None, lambda: [all_due()])
+        return await self._measure(name, None, send_all())
 
     async def _measure(
-        self,
-        name: str,
-        concurrency: int | None,
-        make_coroutines: Callable[[], Sequence[Coroutine[Any, Any, None]]],
+        self, name: str, concurrency: int | None, load: Coroutine[Any, Any, None]
     ) -> LoadMeasurement:
         before = await self.meter.scrape()
         self.started_at, cpu = self.api.now, time.process_time()
-        async with self._watch():
-            all_requests = asyncio.create_task(_run_all(make_coroutines()))
-            stop_wait = asyncio.create_task(self._wait_for_stop())
-            await asyncio.wait({all_requests, stop_wait}, return_when=asyncio.FIRST_COMPLETED)
+        requests, stopped = asyncio.create_task(load), asyncio.create_task(self.stop.wait())
+        watchers = [asyncio.create_task(self._scrape_periodically())]
+        if self.progress is not None:
+            watchers.append(asyncio.create_task(self._report_progress(self.progress)))
+        try:
+            await asyncio.wait({requests, stopped}, return_when=asyncio.FIRST_COMPLETED)
             unfinished = self.in_flight
-            for task in (all_requests, stop_wait):
-                task.cancel()
+            requests.cancel()
             with suppress(asyncio.CancelledError):
-                await all_requests
+                await requests
+        finally:
+            for task in (requests, stopped, *watchers):
+                task.cancel()
+            await asyncio.gather(*watchers, return_exceptions=True)
         cpu_seconds, ended = time.process_time() - cpu, self.api.now
         return LoadMeasurement(
             name=name,
@@ -120,9 +120,6 @@ class LoadRunner:
             after=await self.meter.scrape(),
             during=tuple(self.snapshots),
         )
-
-    async def _wait_for_stop(self) -> None:
-        await self.stop.wait()
 
     async def _send(self, request: BenchRequest, send: SendRequest, due_at: float | None) -> None:
         self.in_flight += 1
@@ -141,18 +138,6 @@ class LoadRunner:
             async with asyncio.timeout(wait):
                 await self.stop.wait()
 
-    @asynccontextmanager
-    async def _watch(self) -> AsyncIterator[None]:
-        watchers = [asyncio.ensure_future(self._scrape_periodically())]
-        if self.progress is not None:
-            watchers.append(asyncio.ensure_future(self._report_progress(self.progress)))
-        try:
-            yield
-        finally:
-            for watcher in watchers:
-                watcher.cancel()
-            await asyncio.gather(*watchers, return_exceptions=True)
-
     async def _scrape_periodically(self) -> None:
         while True:
             await asyncio.sleep(self.scrape_seconds)
@@ -162,7 +147,3 @@ class LoadRunner:
         while True:
             progress(self)
             await asyncio.sleep(0.25)
-
-
-async def _run_all(coroutines: Sequence[Coroutine[Any, Any, None]]) -> None:
-    await asyncio.gather(*coroutines)
