@@ -1,7 +1,8 @@
 """What a run must attain; runs are scored, and costs bounded from below, by the same rule."""
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 SHORT_TRACE_SECONDS = 4 * 3600.0
@@ -58,32 +59,37 @@ class AttainmentGoal:
         """Return in how many of so many windows `share` must be kept."""
         return math.ceil(self.window_share * windows - _ROUNDING)
 
-    def score(self, served: Iterable[tuple[float, float | None]]) -> AttainmentScore:
-        """Score a run by the arrival and the TTFT of each request, None where none was served.
+    def by_window(
+        self, served: Iterable[tuple[float, float | None]]
+    ) -> Mapping[int, tuple[int, int]]:
+        """Return the requests of each window with some, and how many of them were in time.
 
-        Seconds since the start of the trace and since the arrival; in any order.
+        They are given by arrival and TTFT, None where none was served: seconds since the start of
+        the trace and since the arrival, in any order.
         """
-        requests: dict[int, int] = {}
-        in_time: dict[int, int] = {}
+        requests, in_time = Counter[int](), Counter[int]()
         for arrival, ttft in served:
             window = self.window_of(arrival)
-            if window is None:
-                continue
-            requests[window] = requests.get(window, 0) + 1
-            if ttft is not None and ttft <= self.objective:
-                in_time[window] = in_time.get(window, 0) + 1
-        total, attained = sum(requests.values()), sum(in_time.values())
+            if window is not None:
+                requests[window] += 1
+                in_time[window] += ttft is not None and ttft <= self.objective
+        return {window: (count, in_time[window]) for window, count in requests.items()}
+
+    def score(self, served: Iterable[tuple[float, float | None]]) -> AttainmentScore:
+        """Score a run by the requests that `by_window` takes."""
+        windows = self.by_window(served).values()
+        total = sum(requests for requests, _ in windows)
+        attained = sum(in_time for _, in_time in windows)
         windows_in_time = sum(
-            in_time.get(window, 0) >= self.required_requests(count)
-            for window, count in requests.items()
+            in_time >= self.required_requests(requests) for requests, in_time in windows
         )
         return AttainmentScore(
             requests=total,
             in_time=attained,
-            windows=len(requests),
+            windows=len(windows),
             windows_in_time=windows_in_time,
             sufficient=attained >= self.required_requests(total)
-            and windows_in_time >= self.required_windows(len(requests)),
+            and windows_in_time >= self.required_windows(len(windows)),
         )
 
 

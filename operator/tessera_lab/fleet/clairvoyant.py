@@ -67,17 +67,13 @@ def _play(
         start_up=StartUp(low=0.0, mode=0.0, high=0.0),
     )
     course = Simulation(trace, free, ScheduledPolicy(schedule)).run()
-    requests, in_time = [0] * windows, [0] * windows
-    for arrival, ttft in zip(trace.arrivals, course.ttft, strict=True):
-        window = goal.window_of(arrival)
-        if window is not None and window < windows:
-            requests[window] += 1
-            in_time[window] += ttft <= goal.objective
+    served = list(zip(trace.arrivals, course.ttft, strict=True))
+    counts = goal.by_window(served)
     passed = [
-        count >= goal.required_requests(total)
-        for count, total in zip(in_time, requests, strict=True)
+        in_time >= goal.required_requests(requests)
+        for requests, in_time in (counts.get(window, (0, 0)) for window in range(windows))
     ]
-    sufficient = goal.score(zip(trace.arrivals, course.ttft, strict=True)).sufficient
+    sufficient = goal.score(served).sufficient
     return ClairvoyantRun(schedule=schedule, course=course, sufficient=sufficient), passed
 
 

@@ -1,7 +1,10 @@
 """Plots of a simulation in one SVG file: demand, replicas, cost and misses over the hours."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import takewhile
 
 from tessera_lab.cli.plots import HEIGHT, WIDTH, Plot, PlotSeries, svg
 from tessera_lab.cli.simulate.run import PolicyResult
@@ -66,12 +69,9 @@ def _plot(title: str, unit: str, lines: Sequence[tuple[str, list[tuple[float, fl
 
 
 def _rates(arrivals: Sequence[float], width: float) -> list[tuple[float, float]]:
-    counts: dict[int, int] = {}
-    for arrival in arrivals:
-        number = int(arrival // width)
-        counts[number] = counts.get(number, 0) + 1
+    counts = Counter(int(arrival // width) for arrival in arrivals)
     return [
-        ((number + 0.5) * width / _HOUR, counts.get(number, 0) / width)
+        ((number + 0.5) * width / _HOUR, counts[number] / width)
         for number in range(max(counts) + 1)
     ]
 
@@ -101,16 +101,10 @@ def _until(course: Course, moment: float) -> Course:
 
 
 def _misses(scenario: Scenario, result: PolicyResult) -> list[tuple[float, float]]:
-    window, objective = result.goal.window, result.goal.objective
-    counts: dict[int, int] = {}
-    misses: dict[int, int] = {}
-    for arrival, ttft in zip(scenario.trace.arrivals, result.course.ttft, strict=True):
-        if arrival >= result.course.seconds:
-            break
-        number = int(arrival // window)
-        counts[number] = counts.get(number, 0) + 1
-        misses[number] = misses.get(number, 0) + (ttft > objective)
+    goal = replace(result.goal, ignore_before=0.0)
+    served = zip(scenario.trace.arrivals, result.course.ttft, strict=True)
+    counts = goal.by_window(takewhile(lambda request: request[0] < result.course.seconds, served))
     return [
-        ((number + 0.5) * window / _HOUR, 100.0 * misses[number] / counts[number])
-        for number in sorted(counts)
+        ((number + 0.5) * goal.window / _HOUR, 100.0 * (requests - in_time) / requests)
+        for number, (requests, in_time) in sorted(counts.items())
     ]
