@@ -13,8 +13,7 @@ from tessera_lab.fleet.trace import Trace
 PREFIX_TOKENS = 512
 
 
-@dataclass(slots=True)
-class StepUse:
+class StepUse(NamedTuple):
     """What requests take of the steps that serve them, summed over these steps."""
 
     tokens: int = 0
@@ -130,14 +129,7 @@ def trace_work(trace: Trace, replica: ReplicaModel) -> TraceWork:
     as if every replica had it.
     """
     uses = list(_uses(trace, replica))
-    total = StepUse()
-    for use in uses:
-        for part in use:
-            total.tokens += part.tokens
-            total.sequences += part.sequences
-            total.decoding += part.decoding
-            total.kv_tokens += part.kv_tokens
-            total.pairs += part.pairs
+    total = StepUse(*map(sum, zip(StepUse(), *(part for use in uses for part in use), strict=True)))
     options = step_prices(replica, shared_prefixes=trace.prefixes is not None)
     prices = max(options, key=lambda prices: prices.seconds(total))
     return TraceWork(

@@ -82,10 +82,12 @@ def test_the_prices_of_a_step_never_exceed_it() -> None:
             decoding = rng.randint(0, model.max_num_seqs - 1)
             prompt = rng.randint(1, model.max_num_batched_tokens - decoding)
             use = request_use(prompt, 1, prompt).prompt
-            use.tokens += decoding
-            use.decoding = decoding
-            use.sequences += decoding
-            use.kv_tokens = rng.randint(prompt + decoding, model.kv_tokens)
+            use = use._replace(
+                tokens=use.tokens + decoding,
+                decoding=decoding,
+                sequences=use.sequences + decoding,
+                kv_tokens=rng.randint(prompt + decoding, model.kv_tokens),
+            )
             taken = step.seconds(
                 decoding=decoding,
                 kv_tokens=use.kv_tokens,
