@@ -63,10 +63,10 @@ class EngineCollector(Collector):
             if metric.type == "histogram":
                 yield self._histogram_family(metric, self._meters.histograms[name])
             elif name == "cache_config_info":
-                labels = {name: "None" for name in metric.labels} | self._cache_labels()
-                yield _info_gauge(metric, labels)
+                labels = dict.fromkeys(metric.labels, "None") | self._cache_labels()
+                yield _gauge(metric, {tuple(labels[name] for name in metric.labels): 1})
             elif name == "lora_requests_info":
-                yield self._adapter_family(metric)
+                yield _gauge(metric, self._adapter_series())
             else:
                 yield self._number_family(metric, values.get(name, {_NO_LABEL: 0.0}))
 
@@ -163,15 +163,11 @@ class EngineCollector(Collector):
                 family.add_metric(labels, value)
         return family
 
-    def _adapter_family(self, metric: Metric) -> metrics_core.Metric:
+    def _adapter_series(self) -> dict[tuple[str, ...], float]:
         """Return the adapters' series; as in vLLM old ones stay and the newest value is current."""
-        family = metrics_core.GaugeMetricFamily(
-            metric.name, _help_text(metric), labels=metric.labels
-        )
         max_loras = str(self._config.arguments.max_loras)
-        for (running, waiting), seen_at in self._state.adapters_seen_at().items():
-            family.add_metric([max_loras, running, waiting], seen_at)
-        return family
+        seen_at = self._state.adapters_seen_at()
+        return {(max_loras, running, waiting): at for (running, waiting), at in seen_at.items()}
 
     def _histogram_family(self, metric: Metric, histogram: Histogram) -> metrics_core.Metric:
         family = metrics_core.HistogramMetricFamily(
@@ -202,10 +198,11 @@ def _exposed_metrics(config: EngineConfig) -> tuple[Metric, ...]:
     )
 
 
-def _info_gauge(metric: Metric, labels: Mapping[str, str]) -> metrics_core.Metric:
-    """Return a gauge of 1 that only carries labels."""
+def _gauge(metric: Metric, series: Mapping[tuple[str, ...], float]) -> metrics_core.Metric:
+    """Return a gauge with a value for each tuple of labels."""
     family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=metric.labels)
-    family.add_metric([labels[name] for name in metric.labels], 1)
+    for labels, value in series.items():
+        family.add_metric(labels, value)
     return family
 
 
