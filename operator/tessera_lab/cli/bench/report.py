@@ -3,17 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from tessera.api.text import counted
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
 from tessera_lab.cli.bench.plan import BenchPlan
 from tessera_lab.load.comparison import BaselineComparison, MetricChange
-from tessera_lab.load.distribution import Distribution
-from tessera_lab.load.engine_metrics import EngineActivity
 from tessera_lab.load.knee import KNEE_RULE, Knee
 from tessera_lab.load.load_metrics import LoadMetrics
-from tessera_lab.load.token_cost import TokenCost
 
 NONE = "-"
 PERCENTILES = "nearest rank: the ceil(p n / 100)-th of n values in order, always a measured one"
@@ -71,37 +69,72 @@ def _lines(report: BenchReport) -> Iterator[str]:
 ReportTable = tuple[Sequence[str], Sequence[Sequence[str]]]
 
 
+# Heads of latencies, and their names.
+_LATENCIES = (("TTFT", "ttft"), ("TPOT", "tpot"), ("ITL", "itl"), ("E2E", "end_to_end"))
+# Heads of columns with the figure that each one has and its format; None is a time.
+_Columns = Sequence[tuple[str, str, str | None]]
+_THROUGHPUT: _Columns = (
+    ("CONCURRENCY", "mean_concurrency", ".1f"),
+    ("REQ/S", "requests_per_second", ".2f"),
+    ("OUT TOK/S", "output_per_second", ".0f"),
+    ("SATURATED TOK/S", "saturated_output_per_second", ".0f"),
+    ("TOTAL TOK/S", "total_per_second", ".0f"),
+    ("TOK/S/USER", "per_user", ".1f"),
+    ("BOTTLENECK", "bottleneck", ""),
+)
+_LATENCY: _Columns = (
+    ("MEAN", "mean", None),
+    ("P50", "p50", None),
+    ("P90", "p90", None),
+    ("P95", "p95", None),
+    ("P99", "p99", None),
+    ("MAX", "maximum", None),
+)
+_ENGINE: _Columns = (
+    ("BATCH", "batch", ".1f"),
+    ("RUNNING", "running", ".1f"),
+    ("QUEUED", "queued_seconds", None),
+    ("PREEMPTED", "preemptions", ".0f"),
+    ("MAX KV USAGE", "max_kv_usage", ".1%"),
+    ("PREFIX HITS", "prefix_hits", ".1%"),
+    ("MFU", "mfu", ".1%"),
+    ("MBU", "mbu", ".1%"),
+)
+# {code} is the currency, {ratio} that of the prices.
+_COST: _Columns = (
+    ("{code}/M OUT", "per_million_output", "4"),
+    ("{code}/M TOTAL", "per_million_total", "4"),
+    ("{code}/M OUT, IN AT 1/{ratio:f}", "per_million_weighted", "4"),
+    ("OUT TOK/{code}", "output_tokens_per_unit", ",.0f"),
+    ("TOTAL TOK/{code}", "total_tokens_per_unit", ",.0f"),
+    ("RUN COST", "run", "6"),
+)
+
+
 def tables(report: BenchReport) -> Iterator[ReportTable]:
     """Yield all tables; throughput and latency always come together."""
     results = report.results
+    names = [result.measurement.name for result in results]
     yield (
-        (
-            *("LOAD", "COMPLETED", "FAILED", "SECONDS", "CONCURRENCY", "REQ/S", "OUT TOK/S"),
-            *("SATURATED TOK/S", "TOTAL TOK/S", "TOK/S/USER", "BOTTLENECK"),
-        ),
-        [_throughput(result) for result in results],
+        ("LOAD", "COMPLETED", "FAILED", "SECONDS", *_heads(_THROUGHPUT)),
+        [[*_outcome(result), *_cells(result, _THROUGHPUT)] for result in results],
     )
     yield (
-        ("LOAD", "LATENCY", "MEAN", "P50", "P90", "P95", "P99", "MAX"),
-        [row for result in results for row in _latency(result)],
+        ("LOAD", "LATENCY", *_heads(_LATENCY)),
+        [
+            [name, head, *_cells(getattr(result.latencies, figure), _LATENCY)]
+            for name, result in zip(names, results, strict=True)
+            for head, figure in _LATENCIES
+        ],
     )
     if any(result.activity for result in results):
-        yield (
-            (
-                *("LOAD", "BATCH", "RUNNING", "QUEUED", "PREEMPTED", "MAX KV USAGE"),
-                *("PREFIX HITS", "MFU", "MBU"),
-            ),
-            [_engine(result.measurement.name, result.activity) for result in results],
-        )
-    if report.plan.price is not None:
-        ratio, code = report.plan.price.output_input_ratio, report.plan.price.per_hour.currency
-        yield (
-            (
-                *("LOAD", f"{code}/M OUT", f"{code}/M TOTAL", f"{code}/M OUT, IN AT 1/{ratio:f}"),
-                *(f"OUT TOK/{code}", f"TOTAL TOK/{code}", "RUN COST"),
-            ),
-            [_money(result.measurement.name, result.cost) for result in results],
-        )
+        activities = [_cells(result.activity, _ENGINE) for result in results]
+        yield ("LOAD", *_heads(_ENGINE)), _named(names, activities)
+    price = report.plan.price
+    if price is not None:
+        code, ratio = price.per_hour.currency, price.output_input_ratio
+        heads = [head.format(code=code, ratio=ratio) for head in _heads(_COST)]
+        yield ("LOAD", *heads), _named(names, [_cells(result.cost, _COST) for result in results])
     if report.comparison is not None and report.comparison.changes:
         yield (
             ("LOAD", f"SINCE {report.comparison.at[:16]}", "BEFORE", "NOW", "CHANGE"),
@@ -152,46 +185,31 @@ def all_notes(report: BenchReport) -> Iterator[str]:
     yield from report.notes
 
 
-def _throughput(result: LoadMetrics) -> list[str]:
+def _heads(columns: _Columns) -> list[str]:
+    return [head for head, _, _ in columns]
+
+
+def _cells(figures: object, columns: _Columns) -> list[str]:
+    """Return the figures of an object; of None each one is missing."""
+    return [_format(getattr(figures, name, None), digits) for _, name, digits in columns]
+
+
+def _named(names: Sequence[str], rows: Sequence[list[str]]) -> list[list[str]]:
+    return [[name, *row] for name, row in zip(names, rows, strict=True)]
+
+
+def _outcome(result: LoadMetrics) -> list[str]:
     failed = ", ".join(f"{count} {kind}" for kind, count in result.failures.items())
-    return [
-        result.measurement.name,
-        str(result.completed),
-        failed or "0",
-        f"{result.measurement.seconds:.1f}",
-        f"{result.mean_concurrency:.1f}",
-        f"{result.requests_per_second:.2f}",
-        f"{result.output_per_second:.0f}",
-        _format_number(result.saturated_output_per_second, ".0f"),
-        f"{result.total_per_second:.0f}",
-        _format_number(result.per_user, ".1f"),
-        str(result.bottleneck),
-    ]
+    measurement = result.measurement
+    return [measurement.name, str(result.completed), failed or "0", f"{measurement.seconds:.1f}"]
 
 
-def _latency(result: LoadMetrics) -> Iterator[list[str]]:
-    latencies = result.latencies
-    for name, distribution in (
-        ("TTFT", latencies.ttft),
-        ("TPOT", latencies.tpot),
-        ("ITL", latencies.itl),
-        ("E2E", latencies.end_to_end),
-    ):
-        yield [result.measurement.name, name, *_distribution_cells(distribution)]
-
-
-def _distribution_cells(distribution: Distribution | None) -> list[str]:
-    if distribution is None:
-        return [NONE] * 6
-    values = (
-        distribution.mean,
-        distribution.p50,
-        distribution.p90,
-        distribution.p95,
-        distribution.p99,
-        distribution.maximum,
-    )
-    return [format_seconds(value) for value in values]
+def _format(value: Any, digits: str | None) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, Money):
+        return str(value.rounded(int(digits or 0)))
+    return format_seconds(value) if digits is None else format(value, digits)
 
 
 def format_seconds(seconds: float) -> str:
@@ -201,36 +219,6 @@ def format_seconds(seconds: float) -> str:
     if seconds < 1:
         return f"{seconds * 1e3:.0f} ms"
     return f"{seconds:.2f} s"
-
-
-def _engine(name: str, activity: EngineActivity | None) -> list[str]:
-    if activity is None:
-        return [name, *[NONE] * 8]
-    return [
-        name,
-        _format_number(activity.batch, ".1f"),
-        _format_number(activity.running, ".1f"),
-        NONE if activity.queued_seconds is None else format_seconds(activity.queued_seconds),
-        _format_number(activity.preemptions, ".0f"),
-        _format_number(activity.max_kv_usage, ".1%"),
-        _format_number(activity.prefix_hits, ".1%"),
-        _format_number(activity.mfu, ".1%"),
-        _format_number(activity.mbu, ".1%"),
-    ]
-
-
-def _money(name: str, cost: TokenCost | None) -> list[str]:
-    if cost is None:
-        return [name, *[NONE] * 6]
-    return [
-        name,
-        _format_amount(cost.per_million_output),
-        _format_amount(cost.per_million_total),
-        _format_amount(cost.per_million_weighted),
-        _format_number(cost.output_tokens_per_unit, ",.0f"),
-        _format_number(cost.total_tokens_per_unit, ",.0f"),
-        _format_amount(cost.run, 6),
-    ]
 
 
 _SECONDS = {"ttft": "TTFT", "tpot": "TPOT", "e2eLatency": "E2E"}
@@ -250,11 +238,3 @@ def _change(change: MetricChange) -> list[str]:
         return [load, label, format_seconds(change.before), format_seconds(change.now), share]
     label, format_spec = _RATES[key]
     return [load, label, format(change.before, format_spec), format(change.now, format_spec), share]
-
-
-def _format_amount(value: Money | None, digits: int = 4) -> str:
-    return NONE if value is None else str(value.rounded(digits))
-
-
-def _format_number(value: float | None, format_spec: str) -> str:
-    return NONE if value is None else format(value, format_spec)
