@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from tessera.domain.money import Money
 from tessera_lab.cli.bench.report import PERCENTILES, BenchReport
 from tessera_lab.load.comparison import BaselineComparison
@@ -144,8 +146,4 @@ def _cost(cost: TokenCost | None) -> Json | None:
 
 
 def _camel(named: Json) -> Json:
-    """Return the values with camelCase keys."""
-    return {
-        first + "".join(word.capitalize() for word in rest): value
-        for first, *rest, value in ((*name.split("_"), value) for name, value in named.items())
-    }
+    return {to_camel(name): value for name, value in named.items()}

@@ -5,7 +5,10 @@ import io
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
+
+from pydantic.alias_generators import to_camel
 
 from tessera.api.text import counted
 from tessera.cli.text import table
@@ -165,14 +168,7 @@ def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
             {
                 **_fields(result),
                 "samples": [
-                    {
-                        "at": sample.at,
-                        "arrived": sample.arrived,
-                        "inFlight": sample.in_flight,
-                        "desired": sample.desired,
-                        "ready": sample.ready,
-                        "nodes": sample.nodes,
-                    }
+                    {to_camel(name): value for name, value in asdict(sample).items()}
                     for sample in result.course.samples
                 ],
             }

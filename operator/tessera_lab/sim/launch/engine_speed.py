@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
@@ -14,10 +16,7 @@ from tessera_lab.sim.launch.environment import SPEED
 
 # Fields of a step's time, by their keys on the wire.
 _FIELDS_BY_KEY = {
-    first + "".join(word.capitalize() for word in rest): field.name
-    for field in fields(perf.StepTime)
-    if field.type is float
-    for first, *rest in (field.name.split("_"),)
+    to_camel(field.name): field.name for field in fields(perf.StepTime) if field.type is float
 }
 
 
