@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from tessera.domain.perf.utilization import HardwarePeaks, mfu
 
@@ -27,19 +28,8 @@ _READ_BYTES, _WRITTEN_BYTES = (
     "vllm:estimated_write_bytes_per_gpu_total",
 )
 _PROCESS_START = "process_start_time_seconds"
-_SUMMED = {
-    *(
-        RUNNING,
-        WAITING,
-        _TOKENS,
-        _STEPS,
-        _QUEUE_SECONDS,
-        _QUEUE_COUNT,
-        _PREEMPTIONS,
-        _QUERIES,
-        _HITS,
-    )
-}
+_SUMMED = {RUNNING, WAITING, _TOKENS, _STEPS, _QUEUE_SECONDS, _QUEUE_COUNT, _PREEMPTIONS}
+_SUMMED |= {_QUERIES, _HITS}
 # Of these, ranks of one server are averaged: they are shares, or counted for each GPU.
 _MEANS = {KV_USAGE, _FLOPS, _READ_BYTES, _WRITTEN_BYTES, _PROCESS_START}
 _SAMPLE = re.compile(r"^([a-zA-Z_:][\w:]*)(?:\{.*\})? +(\S+)", re.MULTILINE)
@@ -117,25 +107,22 @@ def engine_activity(
     peaks: HardwarePeaks | None,
 ) -> EngineActivity | None:
     """Return the activity between two scrapes; None when these are not of one process."""
-    tokens = _increase(before, after, _TOKENS)
+    increase = partial(_increase, before, after)
+    tokens = increase(_TOKENS)
     if tokens is None or after.at <= before.at:
         return None
     seconds = after.at - before.at
-    steps, queries = _increase(before, after, _STEPS), _increase(before, after, _QUERIES)
-    hits, flops = _increase(before, after, _HITS), _increase(before, after, _FLOPS)
-    read, written = _increase(before, after, _READ_BYTES), _increase(before, after, _WRITTEN_BYTES)
+    steps, queries, hits, flops = map(increase, (_STEPS, _QUERIES, _HITS, _FLOPS))
+    read, written = increase(_READ_BYTES), increase(_WRITTEN_BYTES)
     # Without --enable-mfu-metrics the counters exist and stay 0.
     byte_rate = (read + written) / seconds if read and written is not None else None
     flop_rate = flops / seconds if flops else None
-    queue_seconds, dequeued = (
-        _increase(before, after, _QUEUE_SECONDS),
-        _increase(before, after, _QUEUE_COUNT),
-    )
+    queue_seconds, dequeued = increase(_QUEUE_SECONDS), increase(_QUEUE_COUNT)
     snapshots = list(during)
     running = _values(snapshots, RUNNING)
     return EngineActivity(
         output_tokens=tokens,
-        preemptions=_increase(before, after, _PREEMPTIONS),
+        preemptions=increase(_PREEMPTIONS),
         batch=tokens / steps if steps else None,
         queued_seconds=queue_seconds / dequeued if dequeued and queue_seconds is not None else None,
         prefix_hits=hits / queries if queries and hits is not None else None,
