@@ -112,24 +112,20 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
         ],
         mark=mark,
     )
-    yield Plot(
-        title="TTFT by load",
-        x_label="concurrent requests",
-        y_label="seconds",
-        series=_percentiles(concurrencies, [result.latencies.ttft for result in results], 1),
-        mark=mark,
-    )
-    yield Plot(
-        title="TPOT by load",
-        x_label="concurrent requests",
-        y_label="milliseconds",
-        series=_percentiles(concurrencies, [result.latencies.tpot for result in results], 1000),
-        mark=mark,
-    )
-    users = [
-        (result.per_user, result.output_per_second, result.measurement.name) for result in results
+    for name, unit, scale in (("TTFT", "seconds", 1.0), ("TPOT", "milliseconds", 1e3)):
+        distributions = [getattr(result.latencies, name.lower()) for result in results]
+        yield Plot(
+            title=f"{name} by load",
+            x_label="concurrent requests",
+            y_label=unit,
+            series=_percentiles(concurrencies, distributions, scale),
+            mark=mark,
+        )
+    known = [
+        (result.per_user, result.output_per_second, result.measurement.name)
+        for result in results
+        if result.per_user is not None
     ]
-    known = [(user, total, name) for user, total, name in users if user is not None]
     yield Plot(
         title="Throughput per user and of the server",
         x_label="tokens/s per user (median)",
@@ -141,31 +137,20 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
 
 def _over_time(result: LoadMetrics) -> Iterator[Plot]:
     measurement = result.measurement
-    complete = [
-        response
-        for response in measurement.responses
-        if response.complete and response.ttft_seconds is not None
-    ]
-    failed = [response for response in measurement.responses if not response.complete]
+    complete, failed = list[tuple[float, float]](), list[tuple[float, float]]()
+    for response in measurement.responses:
+        at = response.due_at - measurement.started_at
+        if not response.complete:
+            failed.append((at, 0.0))
+        elif response.ttft_seconds is not None:
+            complete.append((at, response.ttft_seconds))
     yield Plot(
         title="TTFT over time",
         x_label="seconds from the start to the request",
         y_label="TTFT, seconds; 0 for failures",
         series=[
-            PlotSeries(
-                name="completed",
-                points=[
-                    (response.due_at - measurement.started_at, response.ttft_seconds or 0.0)
-                    for response in complete
-                ],
-                dots=True,
-            ),
-            PlotSeries(
-                name="failures" if failed else "",
-                points=[(response.due_at - measurement.started_at, 0.0) for response in failed],
-                dots=True,
-                color=3,
-            ),
+            PlotSeries(name="completed", points=complete, dots=True),
+            PlotSeries(name="failures" if failed else "", points=failed, dots=True, color=3),
         ],
     )
     series = [
@@ -218,10 +203,13 @@ def _cumulative(values: Sequence[float], name: str) -> PlotSeries:
 def _percentiles(
     concurrencies: list[float], distributions: Sequence[Distribution | None], unit: float
 ) -> list[PlotSeries]:
-    points = [(x, y) for x, y in zip(concurrencies, distributions, strict=True) if y is not None]
     return [
-        PlotSeries(name="P50", points=[(x, distribution.p50 * unit) for x, distribution in points]),
-        PlotSeries(name="P95", points=[(x, distribution.p95 * unit) for x, distribution in points]),
+        _line(
+            name.upper(),
+            concurrencies,
+            [None if each is None else getattr(each, name) * unit for each in distributions],
+        )
+        for name in ("p50", "p95")
     ]
 
 
