@@ -49,10 +49,8 @@ class ResponseEncoder(WholeEncoder, Protocol):
 
     def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes: ...
 
-    def closing(
-        self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
-    ) -> bytes:
-        """Return the events after the last token; `spans` are the whole samples."""
+    def usage(self, usage: TokenUsage, timing: Timing | None) -> bytes:
+        """Return the event after the last token, where the request asks for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +86,7 @@ class Envelope:
     def usage_chunk(self, kind: str, usage: dict[str, Any], timing: Timing | None) -> bytes:
         body = {**self.head(kind), "choices": [], "usage": usage}
         body["system_fingerprint"] = self.fingerprint
-        return (
-            server_sent_event(body | ({"metrics": timing.to_milliseconds()} if timing else {}))
-            + DONE
-        )
+        return server_sent_event(body | ({"metrics": timing.to_milliseconds()} if timing else {}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,14 +121,7 @@ class ChatEncoder:
         body = self._chunk(choice, usage, last=ending is not None and not self.spec.include_usage)
         return server_sent_event(body)
 
-    def closing(
-        self,
-        spans: Sequence[TokenSpan],  # noqa: ARG002 - as others
-        usage: TokenUsage,
-        timing: Timing | None,
-    ) -> bytes:
-        if not self.spec.include_usage:
-            return DONE
+    def usage(self, usage: TokenUsage, timing: Timing | None) -> bytes:
         usage_body = usage.final_chunk({"created_cache_tokens": 0})
         return self.envelope.usage_chunk("chat.completion.chunk", usage_body, timing)
 
@@ -210,14 +198,7 @@ class CompletionEncoder:
         body = self._chunk(choice, usage, last=ending is not None and not spec.include_usage)
         return server_sent_event(body)
 
-    def closing(
-        self,
-        spans: Sequence[TokenSpan],  # noqa: ARG002 - as others
-        usage: TokenUsage,
-        timing: Timing | None,
-    ) -> bytes:
-        if not self.spec.include_usage:
-            return DONE
+    def usage(self, usage: TokenUsage, timing: Timing | None) -> bytes:
         return self.envelope.usage_chunk("text_completion", usage.final_chunk({}), timing)
 
     def whole(

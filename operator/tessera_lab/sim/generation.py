@@ -136,7 +136,9 @@ def _closing(generation: ActiveGeneration, encoder: ResponseEncoder) -> bytes:
         return server_sent_event(engine_dead().body) + DONE
     if all(stream.reason is None for stream in generation.streams):
         return DONE
-    return encoder.closing(generation.spans(), generation.usage(), generation.timing())
+    if not generation.spec.include_usage:
+        return DONE
+    return encoder.usage(generation.usage(), generation.timing()) + DONE
 
 
 def ending(sample: SampleSpec, stream: TokenStream) -> GenerationEnd:
