@@ -65,19 +65,19 @@ class LoadWindow:
         finished = totals.finished - before.finished
         first_tokens = totals.first_tokens - before.first_tokens
         gaps = totals.output_gaps - before.output_gaps
+        prompts = _mean(totals.prompt_tokens - before.prompt_tokens, finished)
+        outputs = _mean(totals.output_tokens - before.output_tokens, finished)
         return LoadMeans(
             rate=(arrived - arrived_before) / (at - since) if at > since else 0.0,
-            input_tokens=(totals.prompt_tokens - before.prompt_tokens) / finished
-            if finished > 0
-            else float(self._model.input_tokens),
-            output_tokens=(totals.output_tokens - before.output_tokens) / finished
-            if finished > 0
-            else float(self._model.output_tokens),
-            ttft=(totals.ttft_seconds - before.ttft_seconds) / first_tokens
-            if first_tokens > 0
-            else None,
-            itl=(totals.gap_seconds - before.gap_seconds) / gaps if gaps > 0 else None,
+            input_tokens=float(self._model.input_tokens) if prompts is None else prompts,
+            output_tokens=float(self._model.output_tokens) if outputs is None else outputs,
+            ttft=_mean(totals.ttft_seconds - before.ttft_seconds, first_tokens),
+            itl=_mean(totals.gap_seconds - before.gap_seconds, gaps),
         )
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count > 0 else None
 
 
 class Forecaster(Protocol):
