@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -15,7 +15,7 @@ from tessera_lab.load.engine_metrics import (
     engine_activity,
     is_same_process,
 )
-from tessera_lab.load.knee import Knee, LoadPoint, find_knee
+from tessera_lab.load.knee import Knee, find_knee
 from tessera_lab.load.responses import BenchResponse, LatencySummary, summarize_latencies
 from tessera_lab.load.token_cost import HourlyPrice, TokenCost, token_cost
 
@@ -159,23 +159,13 @@ def load_metrics(
 
 def sweep_knee(results: Sequence[LoadMetrics]) -> Knee | None:
     """Return the knee of a sweep, from loads without failures."""
-    return find_knee(list(_points(results)))
-
-
-def _points(results: Sequence[LoadMetrics]) -> Iterator[LoadPoint]:
+    powers = {}
     for result in results:
         end_to_end, concurrency = result.latencies.end_to_end, result.measurement.concurrency
-        if (
-            end_to_end is not None
-            and end_to_end.p50
-            and concurrency is not None
-            and not result.failures
-        ):
-            yield LoadPoint(
-                concurrency=concurrency,
-                tokens_per_second=result.saturated_output_per_second or result.output_per_second,
-                response_seconds=end_to_end.p50,
-            )
+        if end_to_end and end_to_end.p50 and concurrency is not None and not result.failures:
+            tokens_per_second = result.saturated_output_per_second or result.output_per_second
+            powers[concurrency] = tokens_per_second / end_to_end.p50
+    return find_knee(powers)
 
 
 def _activity(measurement: LoadMeasurement, peaks: HardwarePeaks | None) -> EngineActivity | None:

@@ -11,7 +11,7 @@ from tessera.domain.money import Money, money, per_million_tokens
 from tessera.domain.perf.utilization import mfu
 from tessera.domain.sizing.table import break_even
 from tessera_lab.load.distribution import distribution, nearest_rank
-from tessera_lab.load.knee import Knee, LoadPoint, find_knee
+from tessera_lab.load.knee import Knee, find_knee
 from tessera_lab.load.token_cost import (
     HourlyPrice,
     run_cost,
@@ -155,16 +155,9 @@ def test_mfu_is_the_share_of_the_peak(achieved: float, peak: float, expected: fl
     assert mfu(achieved, peak) == pytest.approx(expected, abs=1e-6)
 
 
-def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> list[LoadPoint]:
+def saturating(*places: int, fixed: float = 8.0, each: float = 1.0) -> dict[int, float]:
     """A server whose step takes `fixed` and `each` for every request in it."""
-    return [
-        LoadPoint(
-            concurrency=number,
-            tokens_per_second=number / (fixed + each * number),
-            response_seconds=fixed + each * number,
-        )
-        for number in places
-    ]
+    return {number: number / (fixed + each * number) ** 2 for number in places}
 
 
 def test_the_knee_is_where_power_is_greatest() -> None:
@@ -183,23 +176,16 @@ def test_too_few_loads_or_only_ones_beyond_it_have_no_knee(places: tuple[int, ..
 
 
 def test_of_equally_good_loads_the_smaller_is_the_knee() -> None:
-    points = [
-        LoadPoint(
-            concurrency=number, tokens_per_second=10.0 * number, response_seconds=float(seconds)
-        )
-        for number, seconds in ((1, 1), (2, 1), (4, 2), (8, 8))
-    ]
-    assert find_knee(points) == Knee(concurrency=2, passed=True)
+    loads = ((1, 1), (2, 1), (4, 2), (8, 8))
+    powers = {number: 10.0 * number / seconds for number, seconds in loads}
+    assert find_knee(powers) == Knee(concurrency=2, passed=True)
 
 
 @given(st.floats(0.5, 20), st.floats(0.05, 3))
 def test_no_load_of_a_saturating_server_has_more_power_than_the_knee(
     fixed: float, each: float
 ) -> None:
-    points = saturating(1, 2, 4, 8, 16, 32, 64, fixed=fixed, each=each)
-    knee = find_knee(points)
+    powers = saturating(1, 2, 4, 8, 16, 32, 64, fixed=fixed, each=each)
+    knee = find_knee(powers)
     assert knee is not None
-    best = max(point.power for point in points)
-    assert math.isclose(
-        best, next(p.power for p in points if p.concurrency == knee.concurrency), rel_tol=1e-9
-    )
+    assert math.isclose(max(powers.values()), powers[knee.concurrency], rel_tol=1e-9)
