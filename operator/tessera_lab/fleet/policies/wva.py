@@ -65,11 +65,9 @@ class PeakSamples:
 
 
 def _peak(samples: list[EngineSample]) -> EngineSample:
+    names = ("running", "waiting", "kv_tokens", "kv_usage")
     return EngineSample(
-        running=max(sample.running for sample in samples),
-        waiting=max(sample.waiting for sample in samples),
-        kv_tokens=max(sample.kv_tokens for sample in samples),
-        kv_usage=max(sample.kv_usage for sample in samples),
+        **{name: max(getattr(sample, name) for sample in samples) for name in names}
     )
 
 
