@@ -25,7 +25,7 @@ from figures import print_figures
 from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
 from scale.runs import COVER, DISTURBANCES, HEAD, REACTIVE, Result, Run, Runs, play
 from tessera_lab.fleet.attainment import attainment_goal
-from tessera_lab.fleet.bound import Supply, lower_bound
+from tessera_lab.fleet.hindsight.bound import Supply, lower_bound
 from tessera_lab.fleet.model import COLD_START, Router
 from tessera_lab.fleet.observation import Settings
 from tessera_lab.fleet.policies.families import FAMILIES

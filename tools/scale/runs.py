@@ -14,9 +14,9 @@ from typing import Any, Self
 
 from scale.cases import CASES, COLD, H100
 from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
-from tessera_lab.fleet.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.course import Course, best_reservation, cost
 from tessera_lab.fleet.disturbance import CALM, Disturbance
+from tessera_lab.fleet.hindsight.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
 from tessera_lab.fleet.observation import Policy, Settings
 from tessera_lab.fleet.policies.families import FAMILIES

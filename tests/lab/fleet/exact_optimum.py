@@ -14,7 +14,7 @@ from itertools import product
 
 from tessera.domain.perf import StepTime
 from tessera_lab.fleet.attainment import AttainmentGoal
-from tessera_lab.fleet.bound import Supply
+from tessera_lab.fleet.hindsight.bound import Supply
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.spot import SpotMarket

@@ -8,7 +8,7 @@ import pytest
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.fleet.attainment import AttainmentGoal
-from tessera_lab.fleet.bound import Bound, Supply, lower_bound
+from tessera_lab.fleet.hindsight.bound import Bound, Supply, lower_bound
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.spot import SpotMarket

@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fleet.attainment import AttainmentGoal
-from tessera_lab.fleet.bound import Supply, lower_bound
-from tessera_lab.fleet.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.generators import requests_at_rate
+from tessera_lab.fleet.hindsight.bound import Supply, lower_bound
+from tessera_lab.fleet.hindsight.clairvoyant import clairvoyant_run
 from tessera_lab.fleet.model import FleetModel, StartUp
 from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
 from tessera_lab.fleet.prices import GpuPrices

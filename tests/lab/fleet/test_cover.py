@@ -8,7 +8,7 @@ from itertools import groupby, product
 import pytest
 
 from tessera_lab.fleet.attainment import AttainmentGoal
-from tessera_lab.fleet.cover import (
+from tessera_lab.fleet.hindsight.cover import (
     HOLD_SLOTS,
     SLOT_SECONDS,
     Schedule,

@@ -8,9 +8,9 @@ import pytest
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
+from tessera_lab.fleet.hindsight.work import PREFIX_TOKENS, request_use, step_prices, trace_work
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.work import PREFIX_TOKENS, request_use, step_prices, trace_work
 from tests.lab.fleet.loads import DENSE, EXPERTS, replica, trace
 
 

@@ -6,6 +6,7 @@ from bisect import bisect_right
 from collections import deque
 from itertools import accumulate
 
+from tessera_lab.fleet.hindsight.work import trace_work
 from tessera_lab.fleet.observation import (
     Observation,
     PolicyFamily,
@@ -14,7 +15,6 @@ from tessera_lab.fleet.observation import (
 )
 from tessera_lab.fleet.policies.knobs import grid
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.work import trace_work
 
 _HEADROOMS = (1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.55, 1.7, 2.0)
 _WINDOWS = (30.0, 60.0, 120.0)

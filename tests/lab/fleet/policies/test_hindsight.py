@@ -2,10 +2,10 @@
 
 import pytest
 
+from tessera_lab.fleet.hindsight.work import trace_work
 from tessera_lab.fleet.observation import Observation, Policy
 from tessera_lab.fleet.policies.reactive import reactive
 from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
-from tessera_lab.fleet.work import trace_work
 from tests.lab.fleet.loads import DENSE, replica, trace
 
 SCHEDULE = [(0.0, 2), (300.0, 5), (600.0, 3)]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from tessera_lab.fleet.attainment import AttainmentGoal
+from tessera_lab.fleet.hindsight.work import trace_work
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.work import trace_work
 
 SLOT_SECONDS = 10.0
 # Slots for which a replica stays at least.

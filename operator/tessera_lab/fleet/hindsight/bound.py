@@ -9,12 +9,12 @@ from itertools import accumulate, pairwise
 
 from tessera.domain.mig.integer_program import INFINITY, IntegerProgram
 from tessera_lab.fleet.attainment import AttainmentGoal
+from tessera_lab.fleet.hindsight.slot_work import SPAN_SLOTS, SlotWork, slot_work
+from tessera_lab.fleet.hindsight.work import trace_work
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.prices import GpuPrices
-from tessera_lab.fleet.slot_work import SPAN_SLOTS, SlotWork, slot_work
 from tessera_lab.fleet.spot import SpotMarket
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.work import trace_work
 
 HOUR = 3600.0
 # The solver's tolerance, as a share of the optimum.

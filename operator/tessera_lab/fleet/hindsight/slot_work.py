@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tessera_lab.fleet.attainment import AttainmentGoal
+from tessera_lab.fleet.hindsight.work import TraceWork
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.fleet.work import TraceWork
 
 # Longest time until work is due that is looked at, in slots.
 SPAN_SLOTS = 32

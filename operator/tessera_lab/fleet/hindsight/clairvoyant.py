@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.course import Course
-from tessera_lab.fleet.cover import Schedule, cover, slot_work_seconds, window_count
+from tessera_lab.fleet.hindsight.cover import Schedule, cover, slot_work_seconds, window_count
 from tessera_lab.fleet.model import FleetModel, StartUp
 from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
 from tessera_lab.fleet.simulation import Simulation

@@ -1,0 +1,1 @@
+"""What a fleet costs that knows its load beforehand: a bound, and a schedule that is simulated."""
