@@ -20,7 +20,7 @@ from tessera.domain.perf import footprint
 from tessera.domain.vllm.facts import Metric
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import FinishReason, RejectionReason
-from tessera_lab.sim.engine_state import EngineState
+from tessera_lab.sim.engine_state import SLEEP_STATES, EngineState
 from tessera_lab.sim.launch.engine_config import EngineConfig
 from tessera_lab.sim.meters import PREFIX, EngineMeters, Histogram
 
@@ -78,8 +78,7 @@ class EngineCollector(Collector):
             "num_requests_waiting": {_NO_LABEL: engine.waiting},
             "num_requests_waiting_by_reason": {"capacity": engine.waiting, "deferred": 0},
             "engine_sleep_state": {
-                state: float(state == self._state.sleep_state)
-                for state in ("awake", "weights_offloaded", "discard_all")
+                state: float(state == self._state.sleep_state) for state in SLEEP_STATES.values()
             },
             "kv_cache_usage_perc": {_NO_LABEL: engine.kv_usage},
             "num_preemptions_total": {_NO_LABEL: meters.preemptions},

@@ -67,15 +67,73 @@ class ThresholdPolicy:
         return max(1, replicas - 1) if max(usage) < settings["down_usage"] else replicas
 
 
-class LoadScaling:
-    """The target `sla` by load: predicted TTFT and ITL of each engine."""
+class ThroughputScaling:
+    """The target `sla` by throughput: the forecast load over what an engine carries."""
+
+    def __init__(self, settings: Settings, model: ReplicaModel) -> None:
+        self._slo = (settings["ttft"], settings["itl"])
+        self._model = model
+        create = _FORECASTS[int(settings["forecast"])]
+        self._rate, self._prompt, self._output = create(), create(), create()
+
+    def replicas(self, load: LoadMeans) -> int:
+        """Return the replicas for the next interval, from the means of the last."""
+        forecasts = (self._rate, self._prompt, self._output)
+        values = (load.rate, load.input_tokens, load.output_tokens)
+        for forecast, value in zip(forecasts, values, strict=True):
+            forecast.add(value)
+        rate, prompt, output = (forecast.next()[0] for forecast in forecasts)
+        return max(1, math.ceil(rate / max_request_rate(self._model, prompt, output, self._slo)))
+
+
+class ThroughputPolicy:
+    """Throughput scaling alone."""
+
+    def __init__(self, settings: Settings, model: ReplicaModel) -> None:
+        # The frontend counts requests and tokens.
+        self.interval = self.scrape = settings["interval"]
+        self._scaling = ThroughputScaling(settings, model)
+        self._load = LoadWindow(self.interval, model)
+        self._bounds = (int(settings["min_endpoint"]), int(settings["max_replicas"]))
+
+    def decide(self, observation: Observation) -> int:
+        """Return the replicas for the forecast; before any interval ended, those that are."""
+        load = self._load.add(observation)
+        if not observation.arrived:
+            return observation.replicas
+        fewest, most = self._bounds
+        return min(max(fewest, self._scaling.replicas(load)), most)
+
+
+class LoadPolicy:
+    """The target `sla` by load: predicted TTFT and ITL of each engine.
+
+    Where throughput scaling is on, too, its result is the floor.
+    """
+
+    interval = LOAD_SECONDS
+    scrape = 0.0
 
     def __init__(self, settings: Settings, model: ReplicaModel) -> None:
         self._slo = (settings["ttft"], settings["itl"])
         self._sensitivity = settings["down_sensitivity"]
         self._model = model
+        self._throughput = ThroughputScaling(settings, model) if "forecast" in settings else None
+        self._most = int(settings["max_replicas"])
+        self._floor = 1
+        self._interval = self._next = settings.get("interval", THROUGHPUT_SECONDS)
+        self._load = LoadWindow(self._interval, model)
 
-    def step(self, observation: Observation, load: LoadMeans) -> int:
+    def decide(self, observation: Observation) -> int:
+        """Return one step more or less, never below the floor or above the budget."""
+        load = self._load.add(observation)
+        if self._throughput and observation.at >= self._next:
+            self._next += self._interval
+            self._floor = self._throughput.replicas(load)
+        desired = observation.replicas + self._step(observation, load)
+        return min(max(1, self._floor, desired), max(self._most, observation.replicas))
+
+    def _step(self, observation: Observation, load: LoadMeans) -> int:
         """Return 1 if all engines miss TTFT or all ITL, -1 if one less keeps both, else 0."""
         engines = _steady_engines(observation)
         if not engines:
@@ -130,68 +188,6 @@ class LoadScaling:
         if tokens >= self._model.kv_tokens:
             return False
         return self._itl(engine, tokens, load, growth) < itl * self._sensitivity
-
-
-class ThroughputScaling:
-    """The target `sla` by throughput: the forecast load over what an engine carries."""
-
-    def __init__(self, settings: Settings, model: ReplicaModel) -> None:
-        self._slo = (settings["ttft"], settings["itl"])
-        self._model = model
-        create = _FORECASTS[int(settings["forecast"])]
-        self._rate, self._prompt, self._output = create(), create(), create()
-
-    def replicas(self, load: LoadMeans) -> int:
-        """Return the replicas for the next interval, from the means of the last."""
-        forecasts = (self._rate, self._prompt, self._output)
-        values = (load.rate, load.input_tokens, load.output_tokens)
-        for forecast, value in zip(forecasts, values, strict=True):
-            forecast.add(value)
-        rate, prompt, output = (forecast.next()[0] for forecast in forecasts)
-        return max(1, math.ceil(rate / max_request_rate(self._model, prompt, output, self._slo)))
-
-
-class ThroughputPolicy:
-    """Throughput scaling alone."""
-
-    def __init__(self, settings: Settings, model: ReplicaModel) -> None:
-        # The frontend counts requests and tokens.
-        self.interval = self.scrape = settings["interval"]
-        self._scaling = ThroughputScaling(settings, model)
-        self._load = LoadWindow(self.interval, model)
-        self._bounds = (int(settings["min_endpoint"]), int(settings["max_replicas"]))
-
-    def decide(self, observation: Observation) -> int:
-        """Return the replicas for the forecast; before any interval ended, those that are."""
-        load = self._load.add(observation)
-        if not observation.arrived:
-            return observation.replicas
-        fewest, most = self._bounds
-        return min(max(fewest, self._scaling.replicas(load)), most)
-
-
-class LoadPolicy:
-    """Load scaling, above the floor of throughput scaling where both are on."""
-
-    interval = LOAD_SECONDS
-    scrape = 0.0
-
-    def __init__(self, settings: Settings, model: ReplicaModel) -> None:
-        self._load_scaling = LoadScaling(settings, model)
-        self._throughput = ThroughputScaling(settings, model) if "forecast" in settings else None
-        self._most = int(settings["max_replicas"])
-        self._floor = 1
-        self._interval = self._next = settings.get("interval", THROUGHPUT_SECONDS)
-        self._load = LoadWindow(self._interval, model)
-
-    def decide(self, observation: Observation) -> int:
-        """Return one step more or less, never below the floor or above the budget."""
-        load = self._load.add(observation)
-        if self._throughput and observation.at >= self._next:
-            self._next += self._interval
-            self._floor = self._throughput.replicas(load)
-        desired = observation.replicas + self._load_scaling.step(observation, load)
-        return min(max(1, self._floor, desired), max(self._most, observation.replicas))
 
 
 _SLA = {"ttft": 0.5, "itl": 0.05, "max_replicas": 8.0}
