@@ -75,7 +75,8 @@ ROWS = {
                 "e2e/world_tests/test_world_services.py",
                 "e2e/world_tests/test_world_workloads.py",
             ),
-            cpu_seconds=10,
+            # After a change of the world; else its smoke tests take 5 s.
+            cpu_seconds=35,
         ),
         Row(
             (
