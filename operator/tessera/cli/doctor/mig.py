@@ -131,9 +131,11 @@ async def _backend_faults(
     # A static pool without a layout is never repartitioned and needs no backend.
     if mig.mode == "Static" and not mig.layout:
         return ()
-    if mig.backend == "Agent":
-        return list(_agent_faults(name, mig_nodes))
-    return await _mig_manager_faults(context, name, mig_nodes)
+    match mig.backend:
+        case "Agent":
+            return list(_agent_faults(name, mig_nodes))
+        case "MigManager":
+            return await _mig_manager_faults(context, name, mig_nodes)
 
 
 def _agent_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:

@@ -14,10 +14,12 @@ def backend_of(mig: Mig, nodes: Sequence[MigNode]) -> GeometryBackend:
 
     A pool without any layout plan asks nothing of it.
     """
-    if mig.backend == "Agent":
-        return AgentBackend()
-    # Capabilities hold for the whole pool: one node without an agent makes all of them drain as a
-    # whole.
-    partitioned = [node for node in nodes if node.gpus and not node.unavailable]
-    knows_pods = bool(partitioned) and all(node.reports_pods for node in partitioned)
-    return MigManagerBackend(knows_pods=knows_pods)
+    match mig.backend:
+        case "Agent":
+            return AgentBackend()
+        case "MigManager":
+            # Capabilities hold for the whole pool: one node without an agent makes all of them
+            # drain as a whole.
+            partitioned = [node for node in nodes if node.gpus and not node.unavailable]
+            knows_pods = bool(partitioned) and all(node.reports_pods for node in partitioned)
+            return MigManagerBackend(knows_pods=knows_pods)

@@ -34,7 +34,7 @@ from tessera.domain.repartition.window import closed_reason
 from tessera.domain.service.proposal import Proposal
 from tessera.domain.steps import Step, planner_error
 
-_MANAGER_VALUE = "mig.managerNamespace"
+_VALUE_OF_BACKEND = {"Agent": "mig.enabled", "MigManager": "mig.managerNamespace"}
 
 
 class FundedProposals(NamedTuple):
@@ -318,7 +318,7 @@ def _pool_blocker(
         return StatusVerdict(LayoutReady.NOT_DISCOVERED, view.discovered.message)
     if mig.backend in mig_backends or (mig.mode == "Static" and not mig.layout):
         return None
-    value = "mig.enabled" if mig.backend == "Agent" or not mig_backends else _MANAGER_VALUE
+    value = _VALUE_OF_BACKEND[mig.backend if mig_backends else "Agent"]
     return StatusVerdict(
         LayoutReady.BACKEND_UNAVAILABLE,
         f"spec.mig.backend {mig.backend} is not installed, so the layout of "
