@@ -7,7 +7,7 @@ spend beyond a limit is reported.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.reasons import ScalingReason, StatusVerdict, WithinBudget
@@ -42,8 +42,11 @@ class BudgetWindow:
     """Cost of replicas within minReplicas until the end of the window."""
     granted: int = 0
     """Reserved for replicas beyond minReplicas and for those that terminate."""
-    forecast: int = 0
+    forecast: int = field(init=False)
     """Expected spend at the end of the window if everything planned runs on."""
+
+    def __post_init__(self) -> None:
+        self.forecast = self.spent
 
     @property
     def allocated(self) -> int:
@@ -78,10 +81,6 @@ class BudgetState:
     """The first refusal of a replica within minReplicas."""
     has_new_grants: bool = False
     """Whether this plan grants a replica that did not run before."""
-
-    def __post_init__(self) -> None:
-        for window in self._windows:
-            window.forecast = window.spent
 
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
