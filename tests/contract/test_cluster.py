@@ -8,7 +8,7 @@ import pytest
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.ref import Ref
-from tessera.domain.names import SERVING_GATE
+from tessera.domain.names import FIELD_MANAGER, SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.api_resources import (
@@ -39,7 +39,7 @@ class ClusterHarness(Protocol):
     async def read(self, key: ObjectKey) -> dict[str, Any]: ...
 
     async def own_write(self, key: ObjectKey) -> object:
-        """Return what changes with each write of Tessera, and with those of others does not."""
+        """Return what writes of Tessera change in a node, and those of its controller do not."""
 
     async def node(self) -> ObjectKey:
         """Create a node with a taint of another client."""
@@ -94,9 +94,16 @@ class RealHarness:
         return await self._request("GET", kind.path(key.namespace or None, key.name))
 
     async def own_write(self, key: ObjectKey) -> object:
+        node = await self.read(key)
+        metadata = node["metadata"]
+        writes = [write for write in metadata["managedFields"] if write["manager"] == FIELD_MANAGER]
         # The node controller writes nodes too, whenever it comes to them.
-        writes = (await self.read(key))["metadata"]["managedFields"]
-        return [write for write in writes if write["manager"] == FIELD_MANAGER]
+        taints = [
+            taint
+            for taint in node["spec"]["taints"]
+            if not taint["key"].startswith("node.kubernetes.io/")
+        ]
+        return writes, metadata["labels"], taints
 
     async def node(self) -> ObjectKey:
         name = f"contract-{next(_numbers)}"
@@ -413,7 +420,6 @@ async def test_patching_again_writes_nothing(harness: ClusterHarness) -> None:
     await harness.cluster.patch_node(
         key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False}
     )
-    assert before
     assert await harness.own_write(key) == before
 
 
