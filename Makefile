@@ -15,7 +15,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .venv/made: requirements/dev.txt tools/setup.py
-	@$(PYTHON) tools/setup.py
+	@$(PYTHON) tools/setup.py $(if $(filter demo% test world,$(MAKECMDGOALS)),--world)
 
 .PHONY: demo
 demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos, REQUIRE_BUDGET=1 installs with requireBudget).

@@ -3,7 +3,7 @@
 They go to the user's cache by the hash of the pins, under a lock, so that two starters do not build
 twice. One `go build` makes all of them: what they share is compiled once, and one links while
 another compiles. They are moved into place when complete; what an interrupted build has compiled is
-in the cache of Go.
+in the cache of Go. Standard library only: a first `make` builds them while it installs packages.
 """
 
 import hashlib
@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 from world.errors import WorldError
@@ -138,3 +140,12 @@ def _ended(build: subprocess.Popen[bytes]) -> bool:
         build.terminate()
         raise
     return True
+
+
+if __name__ == "__main__":
+    try:
+        ensure(partial(print, flush=True), EVERY_WORLD)
+    except WorldError as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
