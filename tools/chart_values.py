@@ -230,8 +230,14 @@ class GatewayValues(Values):
     """HorizontalPodAutoscaler of the gateway, where it has a PostgreSQL database."""
 
     keys_namespace: str = ""
-    """Namespace of the Secrets of keys, which must exist; empty means that of the release, whose
-    Secrets the gateway may all read then."""
+    """Namespace of the Secrets of keys, which must exist; the gateway may read all Secrets in it.
+    Empty means a namespace for keys alone, which the chart creates: that of the release with
+    `-keys`."""
+
+    release_namespace_keys: bool = False
+    """For this version alone: also read keys in the release's namespace, where they were by
+    default. `helm upgrade` does so by itself while there are any; tools that only render the chart
+    need it until the keys are moved."""
 
     token_audience: str = ""
     """Audience of ServiceAccount tokens by which pods may use the gateway without a key; empty

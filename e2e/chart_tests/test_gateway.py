@@ -1,6 +1,10 @@
-"""The gateway of the chart: a service without replicas, and the first request for it."""
+"""The gateway of the chart: where its keys are, and the first request for a service at zero."""
 
+import asyncio
 import json
+import os
+import re
+import subprocess
 import time
 from http import HTTPStatus
 
@@ -8,8 +12,12 @@ import httpx
 import pytest
 
 from chart_tests.release import Release
-from demo.cluster import NAMESPACE, Json, fund
-from tessera.resources.api_resources import INFERENCE_SERVICES
+from demo.cluster import CHART, NAMESPACE, Json, fund
+from docs_tests.pages import page_of
+from environments import ROOT
+from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
+from tessera.domain.names import keys_namespace
+from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS
 from world.testing import eventually
 
 GATEWAY = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-gateway"
@@ -58,3 +66,52 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
     assert response.status_code == HTTPStatus.OK, response.text
     changes = (await service())["status"]["scaling"]["recentChanges"]
     assert [change["replicas"] for change in changes][-2:] == [0, 1]
+
+
+async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(
+    release: Release,
+) -> None:
+    await release.install()
+    api, name, keys = release.cluster.api, "tessera-keys-movers", keys_namespace(NAMESPACE)
+    secret: Json = {
+        "metadata": {"name": name, "labels": {TENANT_LABEL: "movers"}},
+        "type": KEYS_TYPE,
+        "data": {"ci": "e30="},
+    }
+    await api.create(KEY_SECRETS.path(NAMESPACE), secret)
+
+    async def upgrade() -> tuple[list[str], bool]:
+        """Return the namespaces that a gateway would read, and whether Helm warns."""
+        output = await release.cluster.run(
+            *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
+            *("--dry-run=server", "--set", "gateway.enabled=true"),
+        )
+        (value,) = re.findall(r"TESSERA_KEYS_NAMESPACES\n +value: (.*)", output)
+        return json.loads(json.loads(value)), "WARNING: keys of tenants are in" in output
+
+    assert await upgrade() == ([keys, NAMESPACE], True)
+    # As Helm creates it.
+    annotations = {"release-name": "tessera", "release-namespace": NAMESPACE}
+    meta = {
+        "name": keys,
+        "labels": {"app.kubernetes.io/managed-by": "Helm"},
+        "annotations": {f"meta.helm.sh/{name}": text for name, text in annotations.items()},
+    }
+    await api.create("/api/v1/namespaces", {"metadata": meta})
+    page = (ROOT / page_of("upgrade")).read_text(encoding="utf-8")
+    commands = re.findall(
+        r"^    (kubectl -n tessera-system .* type=tessera.dev/keys.*)$", page, re.M
+    )
+    assert len(commands) == 2
+    world = release.cluster.world
+    path = f"{world.binary('kubectl').parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "KUBECONFIG": str(world.kubeconfig)}
+    shell = ["sh", "-ec", "\n".join(commands)]
+    await asyncio.to_thread(subprocess.run, shell, env=environment, check=True)
+    moved = await api.get(KEY_SECRETS.path(keys, name))
+    assert {field: moved[field] for field in ("type", "data")} == {
+        field: secret[field] for field in ("type", "data")
+    }
+    assert moved["metadata"]["labels"] == secret["metadata"]["labels"]
+    assert await upgrade() == ([keys], False)
+    await release.kubectl("delete", "namespace", keys)

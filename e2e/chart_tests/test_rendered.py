@@ -11,7 +11,7 @@ import yaml
 from demo.cluster import CHART
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.api.service_class import ServiceClasses
-from tessera.domain.names import USAGE_READER, prepull_namespace
+from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
 from tessera.resources.api_resources import KINDS
 from tessera.settings import GatewaySettings, NodeSettings, Settings
 from world import binaries
@@ -375,7 +375,7 @@ def test_a_gateway_runs_only_where_it_is_enabled_and_the_operator_listens_only_t
         (),
         ("--set", "gateway.tls.secretName=tls,gateway.database.secretName=database"),
         ("--set", "watch.namespaces={a,b},gateway.drainSeconds=60"),
-        ("--set", "gateway.keysNamespace=tessera-keys"),
+        ("--set", "gateway.releaseNamespaceKeys=true"),
         ("--set", "gateway.tracing.endpoint=http://otel:4318,gateway.database.retentionDays=30"),
         (
             *("--set", "gateway.tokenAudience=models,gateway.oidc[0].audience=models"),
@@ -435,16 +435,32 @@ def test_a_gateway_may_read_what_it_needs_and_write_nothing() -> None:
     }
     assert plurals(named["Role", f"a/{name}"]["rules"]) == {"inferenceservices", "pods"}
     own = objects["Role", "tessera-system/tessera-gateway"]["rules"]
-    keys = objects["Role", "tessera-system/tessera-gateway-keys"]["rules"]
+    keys = objects["Role", "tessera-system-keys/tessera-gateway-keys"]["rules"]
     assert (plurals(own), plurals(keys)) == ({"pods"}, {"secrets"})
     rules = (*cluster, *own, *keys)
     verbs = {(rule["resources"][0], verb) for rule in rules for verb in rule["verbs"]}
-    writes = {pair for pair in verbs if pair[1] not in ("get", "list", "watch")}
-    assert writes == {("tokenreviews", "create")}
+    assert {pair for pair in verbs if pair[1] not in ("list", "watch")} == {
+        ("tokenreviews", "create")
+    }
 
 
-def test_a_gateway_whose_keys_have_a_namespace_reads_secrets_there_alone() -> None:
-    objects = render(*GATEWAY, "--set", "gateway.keysNamespace=tessera-keys")
+OLD_KEYS = "gateway.releaseNamespaceKeys=true"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "namespaces"),
+    [
+        ((), ["tessera-system-keys"]),
+        (("--namespace", "n" * 63), [keys_namespace("n" * 63)]),
+        (("--set", "gateway.keysNamespace=keys"), ["keys"]),
+        (("--set", OLD_KEYS), ["tessera-system-keys", "tessera-system"]),
+        (("--set", f"gateway.keysNamespace=tessera-system,{OLD_KEYS}"), ["tessera-system"]),
+    ],
+)
+def test_a_gateway_reads_the_secrets_of_the_namespace_of_keys_alone(
+    arguments: tuple[str, ...], namespaces: list[str]
+) -> None:
+    objects = render(*GATEWAY, *arguments)
     readers = [
         name
         for (kind, name), body in objects.items()
@@ -452,11 +468,20 @@ def test_a_gateway_whose_keys_have_a_namespace_reads_secrets_there_alone() -> No
         and "gateway" in name
         and "secrets" in plurals(body["rules"])
     ]
-    assert readers == ["tessera-keys/tessera-gateway-keys"]
+    assert sorted(readers) == sorted(f"{each}/tessera-gateway-keys" for each in namespaces)
     (subject,) = objects["RoleBinding", readers[0]]["subjects"]
-    assert (subject["name"], subject["namespace"]) == ("tessera-gateway", "tessera-system")
+    assert subject["name"] == "tessera-gateway"
     (gateway,) = gateway_pod(objects)["containers"]
-    assert {"name": "TESSERA_KEYS_NAMESPACE", "value": "tessera-keys"} in gateway["env"]
+    variables = {variable["name"]: variable.get("value") for variable in gateway["env"]}
+    assert json.loads(variables["TESSERA_KEYS_NAMESPACES"]) == namespaces
+
+
+def test_the_namespace_of_keys_stays_without_the_chart_and_one_that_is_named_is_not_made() -> None:
+    namespace = render(*GATEWAY)["Namespace", "tessera-system-keys"]
+    assert namespace["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert ("Namespace", "tessera-system-keys") not in render()
+    named = render(*GATEWAY, "--set", "gateway.keysNamespace=keys")
+    assert {name for kind, name in named if kind == "Namespace"} == {"tessera-system-prepull"}
 
 
 def test_a_gateway_holds_the_authorities_of_the_operator_without_their_keys() -> None:

@@ -14,6 +14,7 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 
 from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
+from tessera.domain.names import keys_namespace
 
 # The owner of the models, and the guest who uses one of them.
 OWNER, GUEST = "team-a", "team-b"
@@ -177,7 +178,7 @@ async def _connect(cluster: InstalledCluster, address: str) -> AsyncIterator[Gat
             key = json.loads(await cluster.tessera(*command, "--output", "json"))["key"]
             secret = f"tessera-keys-{tenant}"
             if key in await cluster.run(
-                "kubectl", "-n", NAMESPACE, "get", "secret", secret, "-oyaml"
+                "kubectl", "-n", keys_namespace(NAMESPACE), "get", "secret", secret, "-oyaml"
             ):
                 raise StepError(f"Secret/{secret} has the key itself")
             cluster.say(f"tessera {' '.join(command)}: {key[:8]}..., of which a hash is stored")

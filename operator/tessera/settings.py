@@ -212,8 +212,9 @@ class GatewaySettings(_ProcessSettings):
     namespace: str = "tessera-system"
     """The gateway's own namespace."""
 
-    keys_namespace: str | None = None
-    """Namespace of the Secrets of keys; without it the gateway's own."""
+    keys_namespaces: tuple[str, ...] = ()
+    """Namespaces of the Secrets of keys, as JSON; without them the gateway's own with `-keys`. Keys
+    outside the first are read with a warning."""
 
     pod_name: str = "tessera-gateway"
     """The gateway's own pod, by which it reports to the operator."""

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from tessera.adapters.clock import now
 from tessera.adapters.kube.access_review import token_user
 from tessera.adapters.kube.client import KubeCluster
@@ -22,6 +24,7 @@ from tests.gateway.test_gateway import Surroundings, directory
 from world import World
 
 NAMESPACE, TENANT = "gateway-keys", "gateway-tenant"
+FORMER_NAMESPACE = "gateway-former-keys"
 AUDIENCE = "tessera-gateway"
 
 
@@ -40,9 +43,9 @@ class Directories:
 @asynccontextmanager
 async def a_gateway(world: World) -> AsyncIterator[Directories]:
     connection = await connect(str(world.kubeconfig))
-    fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE,))
+    fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE, FORMER_NAMESPACE))
     surroundings = Surroundings()
-    watch = FleetWatch(fleet, own, surroundings.changed.set, lambda _: None)
+    watch = FleetWatch(fleet, own, surroundings.changed.set, lambda _: None, NAMESPACE)
     gateway = surroundings.gateway(watch.observations)
     tasks = [asyncio.create_task(run) for run in (watch.run(), gateway.run())]
     try:
@@ -81,9 +84,11 @@ async def prepare(cluster: KubeCluster, namespace: str, tenant: str) -> None:
         assert status == 201, answer
 
 
-async def test_keys_reach_a_gateway_and_leave_it(cluster: KubeCluster, world: World) -> None:
+async def test_keys_reach_a_gateway_and_leave_it(
+    cluster: KubeCluster, world: World, caplog: pytest.LogCaptureFixture
+) -> None:
     await prepare(cluster, NAMESPACE, TENANT)
-    options = ["--tenant", TENANT, "--gateway-namespace", NAMESPACE]
+    options = ["--tenant", TENANT, "--keys-namespace", NAMESPACE]
     async with a_gateway(world) as directories:
 
         def has_keys(*names: str) -> Callable[[Directory], bool]:
@@ -103,6 +108,15 @@ async def test_keys_reach_a_gateway_and_leave_it(cluster: KubeCluster, world: Wo
         await directories.wait_for(lambda directory: len(directory.keys) == 3)
         await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
         await directories.wait_for(lambda directory: len(directory.keys) == 2)
+
+        former = ["--tenant", TENANT, "--keys-namespace", FORMER_NAMESPACE]
+        await cluster.request(
+            "POST", "/api/v1/namespaces", body={"metadata": {"name": FORMER_NAMESPACE}}
+        )
+        await create(Reader(cluster), KEY_CREATE.parse(["old", *former]), now())
+        await directories.wait_for(lambda directory: len(directory.keys) == 3)
+        (warning,) = [record.message for record in caplog.records if "keys outside" in record.msg]
+        assert f"Secret/{FORMER_NAMESPACE}/tessera-keys-{TENANT} has keys outside" in warning
 
 
 async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> None:

@@ -115,7 +115,7 @@ async def a_gateway(world: World, folder: Path) -> AsyncIterator[RunningGateway]
         **os.environ,
         "PYTHONPATH": str(ROOT / "operator"),
         "KUBECONFIG": str(world.kubeconfig),
-        "TESSERA_NAMESPACE": NAMESPACE,
+        "TESSERA_KEYS_NAMESPACES": f'["{NAMESPACE}"]',
         "TESSERA_PORT": str(port),
         "TESSERA_METRICS_PORT": str(free_port()),
         "TESSERA_STATE_DIRECTORY": str(folder),
@@ -139,7 +139,7 @@ async def test_a_gateway_serves_with_keys_and_ends_in_order(
 ) -> None:
     await prepare(cluster, NAMESPACE, TENANT)
     await add_replica(cluster)
-    options = ["--tenant", TENANT, "--gateway-namespace", NAMESPACE, "--json"]
+    options = ["--tenant", TENANT, "--keys-namespace", NAMESPACE, "--json"]
 
     async def new_key(name: str) -> str:
         output = await create(Reader(cluster), KEY_CREATE.parse([name, *options]), now())

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from collections import defaultdict
 from collections.abc import Mapping
 from datetime import timedelta
 from types import SimpleNamespace
@@ -25,8 +26,7 @@ from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS, TENANT_BUDGETS
 from tests.builders import NOW, a_budget
 
-NAMESPACE = "tessera-system"
-SECRETS = KEY_SECRETS.path(NAMESPACE)
+NAMESPACE, GATEWAY_NAMESPACE = "tessera-system-keys", "tessera-system"
 KEY = re.compile(r"^tsk-[A-Za-z0-9_-]{43}$", re.MULTILINE)
 DIGEST = "ab" * 32
 
@@ -56,9 +56,12 @@ class SecretsApi:
     """The API server, as far as keys need it."""
 
     def __init__(self) -> None:
-        self.secrets: dict[str, dict[str, Any]] = {}
+        self.namespaces = defaultdict[str, dict[str, dict[str, Any]]](dict)
+        self.secrets = self.namespaces[NAMESPACE]
         self.version = 1
         self.denied = False
+        self.hidden: str | None = None
+        """A namespace whose Secrets the user may not list."""
         self.services: list[dict[str, Any]] | None = []
 
     async def request(
@@ -73,9 +76,11 @@ class SecretsApi:
         if path.startswith("/apis/tessera.dev/v1alpha1/tenantbudgets/"):
             exists = path.rpartition("/")[2] in ("team-a", "team-b")
             return (200, {}) if exists else (404, {"message": "not found"})
+        namespace = path.split("/")[4]
+        secrets = self.namespaces[namespace]
         if method == "GET":
             objects = {
-                SECRETS: list(self.secrets.values()),
+                KEY_SECRETS.path(namespace): self._list(namespace),
                 INFERENCE_SERVICES.path(None): self.services,
                 TENANT_BUDGETS.path(None): [A_BUDGET],
             }[path]
@@ -86,18 +91,22 @@ class SecretsApi:
         name = written["metadata"]["name"] if method == "POST" else path.rpartition("/")[2]
         self.version += 1
         if method == "PATCH":
-            secret = self.secrets[name]
+            secret = secrets[name]
             if written["metadata"]["resourceVersion"] != secret["metadata"]["resourceVersion"]:
                 return 409, {"message": "conflict"}
             data = {**secret["data"], **written["data"]}
             written = {**secret, "data": {key: value for key, value in data.items() if value}}
         written["metadata"] = {**written["metadata"], "resourceVersion": str(self.version)}
-        self.secrets[name] = written
+        secrets[name] = written
         return 201, written
+
+    def _list(self, namespace: str) -> list[dict[str, Any]] | None:
+        return None if namespace == self.hidden else list(self.namespaces[namespace].values())
 
     def keys(self) -> dict[str, ApiKey]:
         """Return what a gateway knows, by the names of keys."""
-        parsed = [parse_object(KEY_SECRETS, body).plan_input for body in self.secrets.values()]
+        bodies = [body for secrets in self.namespaces.values() for body in secrets.values()]
+        parsed = [parse_object(KEY_SECRETS, body).plan_input for body in bodies]
         observed = GatewayObservations(
             keys=[keys for keys in parsed if isinstance(keys, TenantKeys)],
             budgets=[a_budget("team-a"), a_budget("team-b")],
@@ -106,7 +115,7 @@ class SecretsApi:
 
 
 def words(text: str) -> list[str]:
-    return [*text.split(), "--gateway-namespace", NAMESPACE]
+    return [*text.split(), "--keys-namespace", NAMESPACE]
 
 
 async def create_key(api: SecretsApi, text: str) -> str:
@@ -203,6 +212,7 @@ async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> No
         {
             "tenant": "team-a",
             "name": "app",
+            "namespace": NAMESPACE,
             "secret": "tessera-keys-team-a",
             "fault": "unknown field model",
         }
@@ -309,3 +319,61 @@ async def test_without_the_permission_nothing_is_written() -> None:
     api.denied = True
     with pytest.raises(DeniedError, match="create secret tessera-keys-team-a in namespace"):
         await create_key(api, "ci --tenant team-a")
+
+
+async def old_key(api: SecretsApi, text: str) -> str:
+    """Create a key as the version before did: in the namespace of the gateway."""
+    words = [*text.split(), "--keys-namespace", GATEWAY_NAMESPACE]
+    return shown((await create(Reader(api), KEY_CREATE.parse(words), NOW)).text)
+
+
+async def test_keys_are_in_a_namespace_of_their_own_by_default() -> None:
+    api = SecretsApi()
+    await create(Reader(api), KEY_CREATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    assert {name: list(secrets) for name, secrets in api.namespaces.items() if secrets} == {
+        "tessera-system-keys": ["tessera-keys-team-a"]
+    }
+
+
+async def test_keys_in_the_namespace_of_the_gateway_go_on_with_a_warning() -> None:
+    api = SecretsApi()
+    await old_key(api, "ci --tenant team-a")
+    await old_key(api, "app --tenant team-a")
+
+    text = (await list_keys(Reader(api), KEY_LIST.parse([]), NOW)).text
+    assert "team-a" in text
+    assert text.splitlines()[-1] == (
+        "warning: Secret/tessera-keys-team-a is in namespace tessera-system, and the next version "
+        "of the gateway reads keys in tessera-system-keys alone: move it as docs/tasks/upgrade.md "
+        "says"
+    )
+    rotated = await rotate(Reader(api), KEY_ROTATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    assert api.keys()["ci"].digest == digest_of(shown(rotated.text))
+    await revoke(Reader(api), KEY_REVOKE.parse(["app", "--tenant", "team-a"]))
+    left = api.keys()
+    assert "app" not in left
+    with pytest.raises(CommandError, match="key ci of tenant team-a exists"):
+        await create(Reader(api), KEY_CREATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    # Together, so that one move is all of the tenant's keys.
+    await create(Reader(api), KEY_CREATE.parse(["new", "--tenant", "team-a"]), NOW)
+    assert "new" in api.namespaces[GATEWAY_NAMESPACE]["tessera-keys-team-a"]["data"]
+
+
+async def test_a_key_that_was_copied_is_revoked_in_both_namespaces() -> None:
+    api = SecretsApi()
+    await old_key(api, "ci --tenant team-a")
+    secret = json.loads(json.dumps(api.namespaces[GATEWAY_NAMESPACE]["tessera-keys-team-a"]))
+    secret["metadata"]["namespace"] = NAMESPACE
+    api.secrets["tessera-keys-team-a"] = secret
+    await revoke(Reader(api), KEY_REVOKE.parse(["ci", "--tenant", "team-a"]))
+    assert api.keys() == {}
+
+
+async def test_keys_are_managed_without_a_right_in_the_namespace_of_the_gateway() -> None:
+    api = SecretsApi()
+    api.hidden = GATEWAY_NAMESPACE
+    await create(Reader(api), KEY_CREATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    assert list(api.keys()) == ["ci"]
+    api.hidden = NAMESPACE
+    with pytest.raises(DeniedError):
+        await create(Reader(api), KEY_CREATE.parse(["app", "--tenant", "team-a"]), NOW)

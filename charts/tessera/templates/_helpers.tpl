@@ -17,6 +17,21 @@
 {{- printf "%s-prepull" (.Release.Namespace | trunc 55) -}}
 {{- end -}}
 
+{{/* Where the keys of tenants are: in a namespace of their own, or in one that the values name. */}}
+{{- define "tessera.keysNamespace" -}}
+{{- .Values.gateway.keysNamespace | default (printf "%s-keys" (.Release.Namespace | trunc 58)) -}}
+{{- end -}}
+
+{{/* For one release: "true" where the gateway also reads keys in the release's namespace, where they
+were by default; Helm finds them itself in a cluster. */}}
+{{- define "tessera.releaseNamespaceKeys" -}}
+{{- $found := .Values.gateway.releaseNamespaceKeys -}}
+{{- range (lookup "v1" "Secret" .Release.Namespace "").items -}}
+{{- if eq .type "tessera.dev/keys" }}{{ $found = true }}{{ end -}}
+{{- end -}}
+{{- if $found }}true{{ end -}}
+{{- end -}}
+
 {{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
 
 {{- define "tessera.metricsReader" -}}tessera-metrics-reader{{- end -}}

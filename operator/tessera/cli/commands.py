@@ -173,21 +173,21 @@ BUDGET = _Group(
     commands=[BUDGET_OVERRIDE],
 )
 
-_GATEWAY_NAMESPACE = option(
-    "--gateway-namespace",
-    "namespace of the Secrets of keys: that of the gateway, or gateway.keysNamespace of the chart "
-    "(default: $TESSERA_NAMESPACE, then tessera-system)",
+_KEYS_NAMESPACE = option(
+    "--keys-namespace",
+    "namespace of the Secrets of keys, gateway.keysNamespace of the chart (default: that of the "
+    "gateway, $TESSERA_NAMESPACE or tessera-system, with -keys)",
     metavar="NAME",
 )
-_KEY_OPTIONS = (_GATEWAY_NAMESPACE, *CLUSTER_OPTIONS, *output_options())
+_KEY_OPTIONS = (_KEYS_NAMESPACE, *CLUSTER_OPTIONS, *output_options())
 _TENANT = option("--tenant", "the tenant: name of its TenantBudget", required=True, metavar="NAME")
 _KEY_ARGUMENT = argument("name", "name of the key")
 
 KEY_CREATE = Command(
     "create",
     "create a key for a tenant and show it once",
-    "Creates a key of 256 random bits. Only its SHA-256 is stored, in a Secret of the gateway's "
-    "namespace, so it cannot be shown again. Gateways know it within 2 seconds.",
+    "Creates a key of 256 random bits. Only its SHA-256 is stored, in a Secret of the namespace "
+    "of keys, so it cannot be shown again. Gateways know it within 2 seconds.",
     argument("name", "name of the key, unique within the tenant", required=False),
     _TENANT,
     option("--team", "team of the tenant, whose limits apply too", metavar="NAME"),

@@ -82,6 +82,11 @@ def prepull_namespace(operator_namespace: str) -> str:
     return f"{operator_namespace[: _MAX_LABEL_LENGTH - 8]}-prepull"
 
 
+def keys_namespace(gateway_namespace: str) -> str:
+    """Return the namespace of the Secrets of keys, which the chart creates unless it is named."""
+    return f"{gateway_namespace[: _MAX_LABEL_LENGTH - 5]}-keys"
+
+
 def selector(service: str) -> str:
     """Return the label selector of a service's replicas."""
     return f"{SERVICE_LABEL}={service}"

@@ -27,7 +27,7 @@ from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.names import USAGE_READER
+from tessera.domain.names import USAGE_READER, keys_namespace
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.gateway.fleet.polling import EnginePoller, read_page
 from tessera.gateway.fleet.watching import FleetWatch
@@ -93,7 +93,8 @@ async def run(settings: GatewaySettings, host: str) -> None:
         connection = await connect(settings.kubeconfig)
         fleet = KubeCluster(connection, settings.watch_namespaces, classes=settings.classes)
         own = KubeCluster(connection, (settings.namespace,))
-        keys = KubeCluster(connection, (settings.keys_namespace or settings.namespace,))
+        namespaces = settings.keys_namespaces or (keys_namespace(settings.namespace),)
+        keys = KubeCluster(connection, namespaces)
         engines = EngineSession(ENGINE_IDLE_SECONDS)
         for opened in (fleet, own, keys, engines):
             stack.push_async_callback(opened.close)
@@ -104,7 +105,11 @@ async def run(settings: GatewaySettings, host: str) -> None:
         changed = asyncio.Event()
         audit = KeyAudit(output.write, now())
         watch = FleetWatch(
-            fleet, keys, changed.set, lambda secret: audit.report_unreadable(secret, now())
+            fleet,
+            keys,
+            changed.set,
+            lambda secret: audit.report_unreadable(secret, now()),
+            namespaces[0],
         )
         gateway = Gateway(
             GatewayParts(

@@ -14,7 +14,7 @@ from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.key.key_secrets import KeySecrets, describe_error, gateway_namespace, parse_moment
+from tessera.cli.key.key_secrets import KeySecrets, describe_error, parse_moment
 from tessera.cli.output import Output
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
@@ -54,7 +54,7 @@ async def create(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
     digest = arguments.sha256 or digest_of(key or "")
     name = check_name(arguments.name or f"key-{digest[:6].lower()}")
     record = _record(arguments, digest, at)
-    stored = KeySecrets(reader, gateway_namespace(arguments))
+    stored = KeySecrets(reader, arguments.keys_namespace)
     await stored.check_tenant(arguments.tenant)
     for other in await stored.keys():
         if other.record.sha256 == record.sha256:

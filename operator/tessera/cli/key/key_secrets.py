@@ -2,19 +2,20 @@
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from http import HTTPStatus
-from types import SimpleNamespace
 
 from pydantic import ValidationError
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyRecord
-from tessera.cli.cluster import Reader, check_status
-from tessera.cli.errors import CommandError
+from tessera.api.ref import Ref
+from tessera.cli.cluster import Json, Reader, check_status
+from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.text import parse_time
+from tessera.domain.names import keys_namespace
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.resources.api_resources import KEY_SECRETS, TENANT_BUDGETS
 from tessera.settings import CommandSettings
@@ -31,21 +32,27 @@ class StoredKey:
     tenant: str
     name: str
     record: KeyRecord
-    secret: str
+    secret: Ref
 
 
 class KeySecrets:
-    """The keys of all tenants in the namespace of the gateway."""
+    """The keys of all tenants."""
 
-    def __init__(self, reader: Reader, namespace: str) -> None:
+    def __init__(self, reader: Reader, namespace: str | None) -> None:
+        """Take the namespace of keys.
+
+        None is that of the settings, and in this version also that of the gateway, where keys were.
+        """
         self._reader = reader
-        self._namespace = namespace
-        self._versions: dict[str, str] = {}
+        gateway = CommandSettings().namespace
+        self.namespace = namespace or keys_namespace(gateway)
+        self._namespaces = (namespace,) if namespace else (self.namespace, gateway)
+        self._versions: dict[Ref, str] = {}
 
     async def keys(self, tenant: str | None = None) -> list[StoredKey]:
         """Return the keys of one tenant or of all, in the order of their names."""
         keys = [
-            StoredKey(secret.tenant, name, record, secret.secret.name)
+            StoredKey(secret.tenant, name, record, secret.secret)
             for secret in await self.secrets(tenant)
             for name, record in secret.records.items()
         ]
@@ -54,12 +61,21 @@ class KeySecrets:
     async def secrets(self, tenant: str | None) -> list[TenantKeys]:
         """Return the Secrets of one tenant or of all."""
         secrets = []
-        for body in await self._reader.list_objects(KEY_SECRETS, self._namespace):
+        for body in [body for each in self._namespaces for body in await self._bodies(each)]:
             stored = wire.parse_object(KEY_SECRETS, body).plan_input
             if isinstance(stored, TenantKeys) and tenant in (None, stored.tenant):
-                self._versions[stored.secret.name] = body["metadata"]["resourceVersion"]
+                self._versions[stored.secret] = body["metadata"]["resourceVersion"]
                 secrets.append(stored)
         return secrets
+
+    async def _bodies(self, namespace: str) -> Sequence[Json]:
+        try:
+            return await self._reader.list_objects(KEY_SECRETS, namespace)
+        except DeniedError:
+            # Who manages keys needs no right to read the other Secrets of the gateway's namespace.
+            if namespace == self.namespace:
+                raise
+            return ()
 
     async def key(self, tenant: str, name: str) -> StoredKey:
         """Return one key; CommandError when it does not exist."""
@@ -86,42 +102,38 @@ class KeySecrets:
     async def add(self, tenant: str, name: str, record: KeyRecord) -> None:
         """Store a new key in the Secret of its tenant, which is created if needed."""
         secret = f"tessera-keys-{tenant}"
-        if secret in self._versions:
-            await self.write(secret, {name: record})
-            return
+        for existing in self._versions:
+            if existing.name == secret:
+                await self.write(existing, {name: record})
+                return
         body = {
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {
                 "name": secret,
-                "namespace": self._namespace,
+                "namespace": self.namespace,
                 "labels": {TENANT_LABEL: tenant},
             },
             "type": KEYS_TYPE,
             "data": {name: _encode(record)},
         }
         status, answer = await self._reader.send(
-            "POST", KEY_SECRETS.path(self._namespace), body=body
+            "POST", KEY_SECRETS.path(self.namespace), body=body
         )
-        self._check(status, answer, f"create secret {secret}")
+        _check(status, answer, f"create secret {secret} in namespace {self.namespace}")
 
-    async def write(self, secret: str, records: Mapping[str, KeyRecord | None]) -> None:
+    async def write(self, secret: Ref, records: Mapping[str, KeyRecord | None]) -> None:
         """Change keys of a Secret that was read, all at once; None removes one."""
         data = {name: record and _encode(record) for name, record in records.items()}
         body = {"metadata": {"resourceVersion": self._versions[secret]}, "data": data}
-        status, answer = await self._reader.patch(KEY_SECRETS.path(self._namespace, secret), body)
-        self._check(status, answer, f"change secret {secret}")
-
-    def _check(self, status: int, answer: Mapping[str, object], operation: str) -> None:
-        where = f"{operation} in namespace {self._namespace}"
-        if status == HTTPStatus.CONFLICT:
-            raise CommandError(f"{where}: somebody else changed it just now; run the command again")
-        check_status(status, answer, where)
+        status, answer = await self._reader.patch(KEY_SECRETS.path(*secret), body)
+        _check(status, answer, f"change secret {secret.name} in namespace {secret.namespace}")
 
 
-def gateway_namespace(arguments: SimpleNamespace) -> str:
-    """Return the namespace of the gateway that the user chose, or that of the settings."""
-    return arguments.gateway_namespace or CommandSettings().namespace
+def _check(status: int, answer: Mapping[str, object], operation: str) -> None:
+    if status == HTTPStatus.CONFLICT:
+        raise CommandError(f"{operation}: somebody else changed it just now; run the command again")
+    check_status(status, answer, operation)
 
 
 def _encode(record: KeyRecord) -> str:

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Reader, cluster_command
-from tessera.cli.key.key_secrets import KeySecrets, StoredKey, gateway_namespace
+from tessera.cli.key.key_secrets import KeySecrets, StoredKey
 from tessera.cli.output import Output
 from tessera.cli.text import table
 from tessera.resources.manifest import wire_format
@@ -21,19 +21,21 @@ async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
 
 async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
     """Return one row for each key, and a line for each record that is none."""
-    stored = KeySecrets(reader, gateway_namespace(arguments))
+    stored = KeySecrets(reader, arguments.keys_namespace)
     keys = await stored.keys(arguments.tenant)
+    secrets = await stored.secrets(arguments.tenant)
     unreadable = sorted(
-        (secret.tenant, name, secret.secret.name, fault)
-        for secret in await stored.secrets(arguments.tenant)
+        (secret.tenant, name, *secret.secret, fault)
+        for secret in secrets
         for name, fault in secret.malformed.items()
     )
     if arguments.output == "json":
+        fields = ("tenant", "name", "namespace", "secret", "fault")
         rows = [
-            {"tenant": key.tenant, "name": key.name, "secret": key.secret} | wire_format(key.record)
+            dict(zip(fields, (key.tenant, key.name, *key.secret), strict=False))
+            | wire_format(key.record)
             for key in keys
         ]
-        fields = ("tenant", "name", "secret", "fault")
         faults = [dict(zip(fields, values, strict=True)) for values in unreadable]
         return Output.of_json({"keys": rows, "unreadable": faults})
     if not keys and not unreadable:
@@ -41,7 +43,14 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
     lines = list(table(_HEADS, [_row(key, at) for key in keys])) if keys else []
     lines += [
         f"record {name} of tenant {tenant} in Secret/{secret} is no key: {fault}"
-        for tenant, name, secret, fault in unreadable
+        for tenant, name, _, secret, fault in unreadable
+    ]
+    lines += [
+        f"warning: Secret/{secret.secret.name} is in namespace {secret.secret.namespace}, and the "
+        f"next version of the gateway reads keys in {stored.namespace} alone: move it as "
+        "docs/tasks/upgrade.md says"
+        for secret in secrets
+        if secret.secret.namespace != stored.namespace
     ]
     return Output.of_lines(lines)
 

@@ -3,15 +3,17 @@
 from types import SimpleNamespace
 
 from tessera.cli.cluster import Reader, cluster_command
-from tessera.cli.key.key_secrets import KeySecrets, gateway_namespace
+from tessera.cli.key.key_secrets import KeySecrets
 from tessera.cli.output import Output
 
 
 async def revoke(reader: Reader, arguments: SimpleNamespace) -> Output:
-    """Remove the key from its Secret."""
-    stored = KeySecrets(reader, gateway_namespace(arguments))
+    """Remove the key from each Secret that has it."""
+    stored = KeySecrets(reader, arguments.keys_namespace)
     key = await stored.key(arguments.tenant, arguments.name)
-    await stored.write(key.secret, {key.name: None})
+    for each in await stored.keys(arguments.tenant):
+        if each.name == key.name:
+            await stored.write(each.secret, {key.name: None})
     if arguments.output == "json":
         fields = {"tenant": key.tenant, "name": key.name, "sha256": key.record.sha256}
         return Output.of_json(fields)

@@ -7,7 +7,7 @@ from tessera.adapters.clock import now
 from tessera.api.key_record import KeyRecord
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.key.create import check_name, digest_of, key_output, new_key
-from tessera.cli.key.key_secrets import KeySecrets, gateway_namespace, parse_moment
+from tessera.cli.key.key_secrets import KeySecrets, parse_moment
 from tessera.cli.output import Output
 
 
@@ -20,7 +20,7 @@ async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
 async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Output:
     """Give the name and scope to a new key; the old one keeps its scope under another name."""
     end = parse_moment("--expire-old-in", arguments.expire_old_in, at)
-    stored = KeySecrets(reader, gateway_namespace(arguments))
+    stored = KeySecrets(reader, arguments.keys_namespace)
     old = await stored.key(arguments.tenant, arguments.name)
     key = new_key()
     record = old.record.model_copy(

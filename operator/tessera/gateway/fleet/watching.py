@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 from tessera.api.ref import Ref
@@ -44,15 +44,19 @@ class FleetWatch:
         keys: Cluster,
         changed: Callable[[], None],
         report: Callable[[TenantKeys], None],
+        keys_namespace: str,
     ) -> None:
-        """Call `changed` after each change; `keys` sees the namespace of the Secrets of keys.
+        """Call `changed` after each change; `keys` sees the namespaces of the Secrets of keys.
 
-        `report` hears of a Secret whose records that cannot be read are others than before.
+        `report` hears of a Secret whose records that cannot be read are others than before. Secrets
+        outside `keys_namespace` are logged, since the next version does not read them.
         """
         self._fleet, self._keys = fleet, keys
         self._changed, self._report = changed, report
         self._store = Store((*_FLEET, *_KEYS))
+        self._keys_namespace = keys_namespace
         self._malformed: Mapping[Ref, Mapping[str, str]] = {}
+        self._outside: Set[Ref] = frozenset()
 
     def observations(self) -> GatewayObservations | None:
         """Return what is observed; None until everything was listed."""
@@ -62,6 +66,7 @@ class FleetWatch:
             field: self._store.plan_inputs(kind) for field, kind in _FIELDS.items()
         }
         self._report_malformed(inputs["keys"])
+        self._warn_of_outside(inputs["keys"])
         return GatewayObservations(**inputs)
 
     async def run(self) -> None:
@@ -88,3 +93,14 @@ class FleetWatch:
             if secret.malformed and self._malformed.get(secret.secret) != secret.malformed:
                 self._report(secret)
         self._malformed = {secret.secret: secret.malformed for secret in keys}
+
+    def _warn_of_outside(self, keys: tuple[TenantKeys, ...]) -> None:
+        outside = {key.secret for key in keys if key.secret.namespace != self._keys_namespace}
+        for secret in sorted(outside - self._outside):
+            log.warning(
+                "Secret/%s has keys outside namespace %s, which the next version does not read: "
+                "move it as docs/tasks/upgrade.md says",
+                secret,
+                self._keys_namespace,
+            )
+        self._outside = outside
