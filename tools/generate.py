@@ -18,8 +18,10 @@ import bounds_page
 import engine_differences
 import gateway_openapi
 import routes_page
+import takeovers
 from alerts import GROUPS as ALERT_GROUPS
 from alerts.alert import PAGE as ALERTS_PAGE
+from chart_rights import render_with
 from chart_values import Chart
 from cli_page import page as cli_page
 from enum_texts import member_texts
@@ -40,7 +42,6 @@ from tessera.resources.api_resources import (
     SPEND_RECORDS,
     ApiResource,
 )
-from tessera.resources.event import CLUSTER_EVENTS_NAMESPACE
 from tessera.telemetry.telemetry import Telemetry
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -68,7 +69,13 @@ def generated() -> dict[str, str]:
     files["docs/reference/bounds.md"] = bounds_page.page()
     files[routes_page.PAGE] = routes_page.page()
     files[gateway_openapi.FILE] = gateway_openapi.text()
-    files["docs/security.md"] = _security_page()
+    chart = {
+        name.removeprefix(f"{CHART}/"): text
+        for name, text in files.items()
+        if name.startswith(CHART)
+    }
+    objects = render_with(ROOT / CHART, chart)
+    files["docs/security.md"] = _with_part("docs/security.md", "rights", takeovers.table(objects))
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
@@ -98,43 +105,39 @@ def _cluster_role() -> str:
     is granted with `mig.enabled`, and what only HorizontalPodAutoscalers need with `hpa.enabled`.
     """
     parts = [NOTICE]
-    for name, _, kinds in _RULES:
+    for name, kinds in _RULES:
         rules = [rule for kind in kinds for rule in _rules(kind)]
         parts.append(f'{{{{- define "tessera.{name}" }}}}\n{_yaml(rules)}{{{{- end }}}}\n')
     return "".join(parts) + _ROLES
 
 
-# The named rules of the chart, where they apply, and the kinds in them.
-_RULES: tuple[tuple[str, str, Sequence[ApiResource]], ...] = (
-    ("clusterRules", "cluster", [kind for kind in KINDS if not kind.namespaced]),
+# The named rules of the chart, and the kinds in them.
+_RULES: tuple[tuple[str, Sequence[ApiResource]], ...] = (
+    ("clusterRules", [kind for kind in KINDS if not kind.namespaced]),
     (
         "namespaceRules",
-        "watched namespaces",
         [
             *(kind for kind in KINDS if kind.namespaced and not kind.in_prepull_namespace),
             EVENTS,
             RECORDED_EVENTS,
         ],
     ),
-    ("clusterEventRules", f"`{CLUSTER_EVENTS_NAMESPACE}`", [RECORDED_EVENTS]),
-    ("homeRules", "the operator's namespace", [SPEND_RECORDS]),
+    ("clusterEventRules", [RECORDED_EVENTS]),
+    ("homeRules", [SPEND_RECORDS]),
     (
         "prepullRules",
-        "the namespace of pre-pulls",
         [kind for kind in KINDS if kind.in_prepull_namespace],
     ),
     (
         "cuttingRules",
-        "cluster, with `mig.enabled`",
         [kind for kind in PARTITIONING if not kind.namespaced],
     ),
     (
         "cuttingNamespaceRules",
-        "watched namespaces, with `mig.enabled`",
         [kind for kind in PARTITIONING if kind.namespaced],
     ),
-    ("autoscalingRules", "watched namespaces, with `hpa.enabled`", AUTOSCALING),
-    ("managerRules", "`mig.managerNamespace`, with `mig.enabled`", [CONFIG_MAPS]),
+    ("autoscalingRules", AUTOSCALING),
+    ("managerRules", [CONFIG_MAPS]),
 )
 _ROLES = """\
 apiVersion: rbac.authorization.k8s.io/v1
@@ -239,20 +242,6 @@ def _rules(kind: ApiResource) -> Iterator[dict[str, list[str]]]:
         yield rule(kind.plural, named, resourceNames=list(kind.resource_names))
     for name, verbs in kind.subresources:
         yield rule(f"{kind.plural}/{name}", verbs)
-
-
-def _security_page() -> str:
-    """Return the page with the table of rights, which stands between two marks."""
-    rows: dict[tuple[str, str, str], list[str]] = {}
-    for _, where, kinds in _RULES:
-        for rule in (rule for kind in kinds for rule in _rules(kind)):
-            names = ", ".join(f"`{name}`" for name in rule.get("resourceNames", ())) or "all"
-            resource = ".".join(filter(None, (*rule["resources"], *rule["apiGroups"])))
-            rows.setdefault((", ".join(rule["verbs"]), names, where), []).append(f"`{resource}`")
-    lines = _table("resources", "verbs", "names", "where")
-    for (verbs, names, where), resources in rows.items():
-        lines.append(f"| {', '.join(resources)} | {verbs} | {names} | {where} |")
-    return _with_part("docs/security.md", "rights", "\n".join(lines) + "\n")
 
 
 def _with_part(path: str, name: str, content: str) -> str:

@@ -2,13 +2,16 @@
 
 import json
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from chart_rights import Right, granted_rights
 from demo.cluster import CHART
+from takeovers import SENTENCES
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.api.service_class import ServiceClasses
 from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
@@ -539,3 +542,30 @@ def test_clients_come_by_tls_or_through_an_ingress_or_a_route() -> None:
 
 def test_a_gateway_needs_the_certificate_of_the_operator() -> None:
     assert "webhook.enabled" in render_error(*GATEWAY, "--set", "webhook.enabled=false")
+
+
+def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
+    api, metrics = render(*GATEWAY)["NetworkPolicy", "tessera-gateway"]["spec"]["ingress"]
+    assert api == {"ports": [{"port": "api", "protocol": "TCP"}]}
+    assert metrics["ports"] == [{"port": "metrics", "protocol": "TCP"}]
+    (peer,) = metrics["from"]
+    (names,) = peer["namespaceSelector"]["matchExpressions"]
+    assert sorted(names["values"]) == ["monitoring", "tessera-system"]
+
+
+def test_every_policy_denies_and_fails_closed() -> None:
+    objects = render("--set", "node.enabled=true")
+    policies = {name for kind, name in objects if kind == "ValidatingAdmissionPolicy"}
+    assert len(policies) == 6
+    for name in policies:
+        assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
+        binding = objects["ValidatingAdmissionPolicyBinding", name]["spec"]
+        assert binding == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_the_sentences_name_the_values_that_a_right_of_the_operator_needs() -> None:
+    granted = set(granted_rights([*render().values()]))
+    for takeover in tomllib.loads(SENTENCES.read_text(encoding="utf-8"))["tessera-operator"]:
+        for resource in takeover.get("what", ()):
+            right = Right("tessera-operator", takeover["where"], takeover["may"], resource)
+            assert (right in granted) != takeover["gives"].startswith("With `"), right
