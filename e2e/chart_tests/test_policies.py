@@ -507,7 +507,43 @@ async def test_the_operator_binds_no_other_role_and_opens_no_service_to_the_outs
     await release.kubectl("delete", "namespace", namespace)
 
 
-@pytest.mark.parametrize("name", ["pods", "nodes", "labels", "workloads", "objects"])
+async def test_of_its_admission_the_operator_patches_the_bundle_alone(release: Release) -> None:
+    await release.install()
+    name = f"tessera-operator-{NAMESPACE}"
+    webhook: Json = {"name": "inferenceservices.tessera.dev"}
+
+    def patch(**changes: Any) -> tuple[str, ...]:
+        body = json.dumps({"webhooks": [webhook | changes]})
+        kind = "validatingwebhookconfiguration"
+        return ("patch", kind, name, *AS_OPERATOR, "--dry-run=server", "-p", body)
+
+    await release.kubectl(*patch(clientConfig={"caBundle": ""}))
+    secrets = {
+        "apiGroups": [""],
+        "apiVersions": ["v1"],
+        "operations": ["*"],
+        "resources": ["secrets"],
+    }
+    for changes in (
+        {"rules": [secrets]},
+        {"failurePolicy": "Fail"},
+        {"matchConditions": [{"name": "never", "expression": "false"}]},
+        {"clientConfig": {"service": {"path": "/other"}}},
+        {"clientConfig": {"service": None, "url": "https://192.0.2.7/"}},
+        {
+            "name": "secrets.tessera.dev",
+            "rules": [secrets],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": "https://192.0.2.7/"},
+        },
+        {"$patch": "delete"},
+    ):
+        message = await release.expect_refusal(*patch(**changes))
+        assert "only the caBundle of its own admission" in message, changes
+
+
+@pytest.mark.parametrize("name", ["pods", "nodes", "labels", "workloads", "objects", "admission"])
 async def test_the_api_server_finds_nothing_wrong_with_the_policies(
     release: Release, name: str
 ) -> None:
