@@ -18,6 +18,7 @@ from world.testing import eventually
 
 MANIFESTS = Path(__file__).parents[2] / "tests" / "golden"
 AS_OPERATOR = ("--as", OPERATOR)
+MANAGED = {"app.kubernetes.io/managed-by": "tessera"}
 GATE = "tessera.dev/serving"
 # Labels of the GPU Operator that start, pause and configure its own components.
 OF_NVIDIA = (
@@ -507,6 +508,41 @@ async def test_the_operator_binds_no_other_role_and_opens_no_service_to_the_outs
     await release.kubectl("delete", "namespace", namespace)
 
 
+async def test_the_operator_changes_and_deletes_nothing_that_it_does_not_manage(
+    release: Release,
+) -> None:
+    await release.install()
+    namespace, _ = await the_engine_pod(release)
+    meta: Json = {"name": "stranger"}
+    selector: Json = {"matchLabels": {"app": "x"}}
+    manifests: dict[str, Json] = {
+        "apps/v1/Deployment": next(objects_with_template({}))["spec"] | {"replicas": 0},
+        "v1/Service": {"ports": [{"port": 80}], "selector": {"app": "x"}},
+        "policy/v1/PodDisruptionBudget": {"maxUnavailable": 1, "selector": selector},
+    }
+    for name, spec in manifests.items():
+        version, _, kind = name.rpartition("/")
+        body = {"apiVersion": version, "kind": kind, "metadata": meta, "spec": spec}
+        await release.cluster.api.apply_manifest(
+            body | {"metadata": meta | {"namespace": namespace}}
+        )
+        where = (f"{kind.lower()}/stranger", "-n", namespace, *AS_OPERATOR, "--dry-run=server")
+        for change in ({"spec": {"replicas": 1}}, {"metadata": {"labels": MANAGED}}):
+            message = await release.expect_refusal("patch", *where, "-p", json.dumps(change))
+            assert "only objects that it manages" in message
+        assert "only objects that it manages" in await release.expect_refusal("delete", *where)
+    for kind in ("deployment", "service"):
+        (name,) = (
+            await release.kubectl(
+                *("get", kind, "-n", namespace, "-o", "name"),
+                *("-l", "app.kubernetes.io/managed-by=tessera"),
+            )
+        ).split()
+        where = (name, "-n", namespace, *AS_OPERATOR, "--dry-run=server")
+        await release.kubectl("patch", *where, "-p", '{"metadata": {"annotations": {"a": "b"}}}')
+        await release.kubectl("delete", *where)
+
+
 async def test_of_its_admission_the_operator_patches_the_bundle_alone(release: Release) -> None:
     await release.install()
     name = f"tessera-operator-{NAMESPACE}"
@@ -543,7 +579,9 @@ async def test_of_its_admission_the_operator_patches_the_bundle_alone(release: R
         assert "only the caBundle of its own admission" in message, changes
 
 
-@pytest.mark.parametrize("name", ["pods", "nodes", "labels", "workloads", "objects", "admission"])
+@pytest.mark.parametrize(
+    "name", ["pods", "nodes", "labels", "workloads", "objects", "children", "admission"]
+)
 async def test_the_api_server_finds_nothing_wrong_with_the_policies(
     release: Release, name: str
 ) -> None:
