@@ -110,18 +110,30 @@ def granted_rights(objects: Sequence[Json]) -> Iterator[Right]:
         for body in objects
         if body["kind"] in ("Role", "ClusterRole")
     }
+    unbound = dict(rules)
+    yield from _allowed(BATCH_ACCOUNT, RUNNER_NAMESPACE, unbound.pop((CLUSTER, _RUNNER_ROLE)))
     rules |= {(CLUSTER, name): built_in for name, built_in in _BUILT_IN.items()}
-    yield from _allowed(BATCH_ACCOUNT, RUNNER_NAMESPACE, rules[CLUSTER, _RUNNER_ROLE])
     for body in objects:
         if body["kind"] in ("RoleBinding", "ClusterRoleBinding"):
             role = body["roleRef"]
-            scope = CLUSTER if role["kind"] == "ClusterRole" else _scope(body)
+            key = CLUSTER if role["kind"] == "ClusterRole" else _scope(body), role["name"]
+            unbound.pop(key, None)
             for subject in body["subjects"]:
-                yield from _allowed(subject["name"], _scope(body), rules[scope, role["name"]])
-        elif body["kind"] == "Pod":
-            yield from _pod_rights(body["spec"])
-        elif "template" in (spec := body.get("spec", {})):
-            yield from _pod_rights(spec["template"]["spec"])
+                yield from _allowed(subject["name"], _scope(body), rules[key])
+        for pod in _pods(body):
+            yield from _pod_rights(pod)
+    # Others may bind it, or take its rules over by a label.
+    for (scope, name), role_rules in unbound.items():
+        yield from _allowed(f"who has the role {name}", scope, role_rules)
+
+
+def _pods(body: Any) -> Iterator[Json]:
+    """Yield each spec of a pod within an object."""
+    if isinstance(body, dict):
+        if isinstance(body.get("containers"), list):
+            yield body
+        for part in body.values():
+            yield from _pods(part)
 
 
 def _scope(body: Json) -> str:
@@ -142,7 +154,7 @@ def _allowed(account: str, where: str, rules: Sequence[Json]) -> Iterator[Right]
 
 def _pod_rights(pod: Json) -> Iterator[Right]:
     """Yield what a pod holds beside the rights of its account."""
-    account = pod["serviceAccountName"]
+    account = pod.get("serviceAccountName", "default")
     for name in filter(pod.get, ("hostNetwork", "hostPID", "hostIPC")):
         yield Right(account, NODE, "share", name)
     for volume in pod.get("volumes", ()):

@@ -70,6 +70,14 @@ def test_every_section_has_its_tests_or_is_no_claim() -> None:
             "tessera-gateway may read secret spare in its pod: say in",
         ),
         (
+            "batch-runner.yaml",
+            "metadata:\n  name:",
+            "metadata:\n  name: x\n"
+            "rules:\n- {apiGroups: [''], resources: [pods/exec], verbs: ['*']}\n---\n"
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name:",
+            "who has the role x may * pods/exec in the cluster: say in",
+        ),
+        (
             "gateway.yaml",
             "  resources: [tokenreviews]\n  verbs: [create]",
             "  resources: [tokenreviews]\n  verbs: []",
