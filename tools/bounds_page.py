@@ -64,6 +64,7 @@ from tessera.gateway.requests.relay import (
     MAX_UNREAD_BYTES,
     SLOW_PART_SECONDS,
 )
+from tessera.gateway.requests.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
 from tessera.reconcile.reflector import RELIST_SECONDS
@@ -159,6 +160,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("requests of a connection that wait behind another", MAX_WAITING_REQUESTS),
             ("connections of clients, or half of the descriptors without 256", MAX_CONNECTIONS),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
+            ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),

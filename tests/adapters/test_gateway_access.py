@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import pytest
 
@@ -15,9 +16,12 @@ from tessera.cli.commands import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate
-from tessera.domain.gateway.directory import Directory
+from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway
+from tessera.gateway.requests.token_reviews import TokenReviews
+from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import SMALL
 from tests.gateway.test_gateway import Surroundings, directory
@@ -139,3 +143,14 @@ async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> 
     assert await token_user(cluster, await token("another"), AUDIENCE) is None
     assert await token_user(cluster, await token(), AUDIENCE) is None
     assert await token_user(cluster, "a.b.c", AUDIENCE) is None
+
+    # The gateway knows the issuer by a token of its own, which is for the API server.
+    reviews = TokenReviews(partial(token_user, cluster, audience=AUDIENCE), token)
+    tenant = TenantLimits(name=TENANT, namespaces=(NAMESPACE,))
+    for audience, verdict in (
+        (AUDIENCE, Identity(tenant=TENANT, user=user)),
+        ("another", RequestReason.INVALID_TOKEN),
+    ):
+        verifier = TokenVerifier(reviews, {})
+        tenants = Directory(tenants={TENANT: tenant})
+        assert await verifier.verify(await token(audience), tenants, "10.0.0.7") == verdict

@@ -1,5 +1,6 @@
 """Tokens of an OIDC issuer, which publishes its keys over HTTP."""
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -29,6 +30,8 @@ class Issuer:
         self.url = ""
         self.fetches = 0
         self.status = 200
+        self.answers = asyncio.Event()
+        self.answers.set()
         self.keys: list[dict[str, Any]] = [
             {**json.loads(RSAAlgorithm.to_jwk(RSA.public_key())), "kid": "rsa"},
             {"kty": "from the future", "kid": "new"},
@@ -41,6 +44,7 @@ class Issuer:
 
     async def serve_keys(self, _: web.Request) -> web.Response:
         self.fetches += 1
+        await self.answers.wait()
         return web.json_response({"keys": self.keys}, status=self.status)
 
     def tokens(self, **fields: Any) -> OidcTokens:
@@ -121,6 +125,22 @@ async def test_a_new_key_is_found_and_unknown_ones_ask_at_most_twice_a_minute(
     issuer.seconds += 30
     assert await tokens.verify(issuer.token(OTHER_RSA, kid="two"))
     assert issuer.fetches == 2
+
+
+async def test_a_known_key_does_not_wait_while_an_unknown_one_is_asked_for(issuer: Issuer) -> None:
+    tokens = issuer.tokens()
+    await tokens.verify(issuer.token())
+    issuer.seconds += 30
+    issuer.answers.clear()
+    unknown = asyncio.create_task(tokens.verify(issuer.token(OTHER_RSA, kid="two")))
+    while issuer.fetches < 2:  # noqa: ASYNC110 - the issuer does not say so
+        await asyncio.sleep(0.01)
+    async with asyncio.timeout(4):
+        assert await tokens.verify(issuer.token())
+    assert not unknown.done()
+    issuer.answers.set()
+    with pytest.raises(InvalidTokenError):
+        await unknown
 
 
 async def test_known_keys_go_on_for_a_day_without_their_issuer(issuer: Issuer) -> None:

@@ -159,7 +159,10 @@ async def _watch(reader: asyncio.StreamReader, call: EngineCall) -> None:
 class KeyIdentifier:
     """Knows the keys of the directory."""
 
-    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
+    async def identify(
+        self, headers: Mapping[bytes, bytes], directory: Directory, address: str
+    ) -> Identity:
+        assert address
         key = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
         api_key = directory.keys.get(hashlib.sha256(key).hexdigest())
         identity = key_identity(api_key, datetime(2026, 11, 22, tzinfo=UTC))
@@ -168,9 +171,9 @@ class KeyIdentifier:
         return identity
 
 
-async def no_tokens(token: str, directory: Directory) -> TokenVerdict:
+async def no_tokens(token: str, directory: Directory, address: str | None) -> TokenVerdict:
     """Verify tokens where none is sent."""
-    raise AssertionError(token, directory)
+    raise AssertionError(token, directory, address)
 
 
 class LocalAccounts:

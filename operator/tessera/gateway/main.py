@@ -22,7 +22,7 @@ from tessera.adapters.clock import now
 from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.kube.access_review import token_user
 from tessera.adapters.kube.client import KubeCluster
-from tessera.adapters.kube.connection import connect
+from tessera.adapters.kube.connection import Connection, connect
 from tessera.adapters.kube.operator_pods import operator_addresses
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
@@ -36,6 +36,7 @@ from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_reviews import TokenReviews
 from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.store.database import StoreError
@@ -118,7 +119,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 changed=changed,
                 default_limits=settings.default_rate_limits,
                 poller=EnginePoller(partial(read_page, engines)),
-                identifier=Authenticator(_verifier(settings, own).verify),
+                identifier=Authenticator(_verifier(settings, own, connection).verify),
                 borrow=recording.lender.borrow,
                 recorder=recording,
                 engines=engines,
@@ -227,11 +228,14 @@ async def _serve_internal(
     await web.TCPSite(runner, host, port).start()
 
 
-def _verifier(settings: GatewaySettings, cluster: KubeCluster) -> TokenVerifier:
-    review = None
+def _verifier(
+    settings: GatewaySettings, cluster: KubeCluster, connection: Connection
+) -> TokenVerifier:
+    reviews = None
     if settings.token_audience is not None:
         review = partial(token_user, cluster, audience=settings.token_audience)
-    return TokenVerifier(review, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
+        reviews = TokenReviews(review, connection.token)
+    return TokenVerifier(reviews, {issuer.issuer: OidcTokens(issuer) for issuer in settings.oidc})
 
 
 async def _audit(audit: KeyAudit, gateway: Gateway, metrics: GatewayMetrics) -> None:

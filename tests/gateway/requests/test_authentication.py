@@ -16,6 +16,7 @@ from tests.builders import NOW
 KEY = "tsk-" + "a" * 43
 DIGEST = hashlib.sha256(KEY.encode()).hexdigest()
 TOKEN = "eyJh.eyJz.c2ln"  # noqa: S105 - no token of anybody
+ADDRESS = "10.0.0.7"
 OWNER = Identity(tenant="team-a", user="system:serviceaccount:team-a:ci")
 
 
@@ -30,20 +31,28 @@ class Verifier:
     def __init__(self, verdict: TokenVerdict = OWNER) -> None:
         self.verdict = verdict
         self.tokens: list[str] = []
+        self.addresses: list[str | None] = []
+        """Of the senders of unknown tokens."""
         self.seconds = 0.0
         self.authenticator = Authenticator(
             self._verify, clock=lambda: NOW, monotonic=lambda: self.seconds
         )
 
-    async def _verify(self, token: str, directory: Directory) -> TokenVerdict:
+    async def _verify(self, token: str, directory: Directory, address: str | None) -> TokenVerdict:
         assert not directory.keys
         self.tokens.append(token)
+        self.addresses.append(address)
         return self.verdict
+
+    async def settle(self) -> None:
+        """Let what runs beside the requests come to its end."""
+        for _ in range(5):
+            await asyncio.sleep(0)
 
     async def identify(self, credential: str) -> Identity | tuple[int, str]:
         headers = {b"authorization": f"Bearer {credential}".encode()}
         try:
-            return await self.authenticator.identify(headers, Directory())
+            return await self.authenticator.identify(headers, Directory(), ADDRESS)
         except RequestError as error:
             return error.status, error.reason
 
@@ -64,7 +73,7 @@ async def test_requests_without_a_known_key_are_refused(
     headers: dict[bytes, bytes], reason: RequestReason
 ) -> None:
     with pytest.raises(RequestError) as refusal:
-        await Verifier().authenticator.identify(headers, a_directory())
+        await Verifier().authenticator.identify(headers, a_directory(), ADDRESS)
     assert (refusal.value.status, refusal.value.reason) == (401, reason)
     assert KEY[:-1] not in refusal.value.message
 
@@ -72,27 +81,88 @@ async def test_requests_without_a_known_key_are_refused(
 @pytest.mark.parametrize("header", [b"authorization", b"x-api-key"])
 async def test_a_key_identifies_its_tenant(header: bytes) -> None:
     value = KEY if header == b"x-api-key" else f"bearer {KEY}"
-    identity = await Verifier().authenticator.identify({header: value.encode()}, a_directory())
+    headers = {header: value.encode()}
+    identity = await Verifier().authenticator.identify(headers, a_directory(), ADDRESS)
     assert identity == Identity(tenant="team-a", key="ci")
 
 
 async def test_an_expired_key_is_refused_at_its_time() -> None:
     headers, authenticator = {b"x-api-key": KEY.encode()}, Verifier().authenticator
-    assert await authenticator.identify(headers, a_directory(NOW + timedelta(seconds=1)))
+    assert await authenticator.identify(headers, a_directory(NOW + timedelta(seconds=1)), ADDRESS)
     with pytest.raises(RequestError, match="expired"):
-        await authenticator.identify(headers, a_directory(NOW))
+        await authenticator.identify(headers, a_directory(NOW), ADDRESS)
 
 
 async def test_a_token_is_verified_once_while_its_verdict_lasts() -> None:
     verifier = Verifier()
     both = await asyncio.gather(verifier.identify(TOKEN), verifier.identify(TOKEN))
     assert list(both) == [OWNER, OWNER]
-    verifier.seconds = 59
+    verifier.seconds = 39
     assert await verifier.identify(TOKEN) == OWNER
-    assert verifier.tokens == [TOKEN]
+    await verifier.settle()
+    assert (verifier.tokens, verifier.addresses) == ([TOKEN], [ADDRESS])
+
+
+@pytest.mark.parametrize("seconds", [41, 59, 60, 3600])
+async def test_a_known_token_that_is_used_is_verified_again_before_strangers(seconds: int) -> None:
+    verifier = Verifier()
+    await verifier.identify(TOKEN)
+    verifier.seconds = seconds
+    assert await verifier.identify(TOKEN) == OWNER
+    await verifier.settle()
+    assert (len(verifier.tokens), verifier.addresses) == (2, [ADDRESS, None])
+
+
+async def test_a_verdict_holds_while_it_is_renewed_until_its_own_end() -> None:
+    verifier = Verifier()
+    await verifier.identify(TOKEN)
+    verifier.verdict = RequestReason.TOKENS_NOT_VERIFIED
+    for seconds in (41, 41, 41, 50, 59):
+        verifier.seconds = seconds
+        assert await verifier.identify(TOKEN) == OWNER
+        await verifier.settle()
+    # Without a verdict not each request asks.
+    assert len(verifier.tokens) == 4
     verifier.seconds = 60
+    assert await verifier.identify(TOKEN) == (503, "TokensNotVerified")
+    verifier.verdict = OWNER
     assert await verifier.identify(TOKEN) == OWNER
-    assert len(verifier.tokens) == 2
+    assert verifier.addresses[1:] == [None] * 5
+
+
+async def test_a_renewal_that_is_refused_ends_the_token_at_once() -> None:
+    verifier = Verifier()
+    await verifier.identify(TOKEN)
+    verifier.verdict, verifier.seconds = RequestReason.INVALID_TOKEN, 41
+    assert await verifier.identify(TOKEN) == OWNER
+    await verifier.settle()
+    assert await verifier.identify(TOKEN) == (401, "InvalidToken")
+    verifier.seconds = 60
+    assert await verifier.identify(TOKEN) == (401, "InvalidToken")
+    # It is a stranger's again.
+    assert verifier.addresses == [ADDRESS, None, ADDRESS]
+
+
+async def test_a_token_waits_for_no_other_one() -> None:
+    """Those of an OIDC issuer need no review, for which others wait."""
+
+    async def verify(token: str, directory: Directory, address: str | None) -> TokenVerdict:
+        assert (directory, address) == (Directory(), ADDRESS)
+        if token.startswith("junk"):
+            await asyncio.get_running_loop().create_future()
+        return OWNER
+
+    def identify(token: str) -> asyncio.Task[Identity]:
+        headers = {b"x-api-key": token.encode()}
+        return asyncio.create_task(authenticator.identify(headers, Directory(), ADDRESS))
+
+    authenticator = Authenticator(verify)
+    junk = [identify(f"junk.b.{number}") for number in range(1000)]
+    await asyncio.sleep(0)
+    assert await identify(TOKEN) == OWNER
+    for task in junk:
+        task.cancel()
+    await asyncio.wait(junk)
 
 
 async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> None:

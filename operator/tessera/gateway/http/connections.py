@@ -55,7 +55,7 @@ class Connections:
 
     def add(self, connection: OpenConnection, address: str) -> None:
         """Take a new connection, which waits for its first request."""
-        address = _owner(address)
+        address = address_owner(address)
         self._addresses[connection] = address
         self._by_address[address] += 1
         self.wait(connection)
@@ -105,7 +105,7 @@ class Connections:
         self._note_end(end)
 
 
-def _owner(address: str) -> str:
+def address_owner(address: str) -> str:
     """Return what one host has for sure: an IPv4 address, or a /64 of IPv6."""
     if ":" not in address:
         return address

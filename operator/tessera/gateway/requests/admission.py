@@ -39,8 +39,10 @@ _MAX_BORROWINGS = 8
 class Identifier(Protocol):
     """Says who sends a request."""
 
-    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
-        """Return the sender.
+    async def identify(
+        self, headers: Mapping[bytes, bytes], directory: Directory, address: str
+    ) -> Identity:
+        """Return the sender, who has this address.
 
         Raises RequestError with status 401 or 503.
         """
@@ -145,12 +147,12 @@ class Admission:
         self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
         self.queues.pump()
 
-    async def identify(self, headers: Mapping[bytes, bytes]) -> Identity:
-        """Return who sends a request with these headers.
+    async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
+        """Return who sends a request with these headers from this address.
 
         Raises RequestError with status 401 or 503.
         """
-        return await self._identifier.identify(headers, self._directory)
+        return await self._identifier.identify(headers, self._directory, address)
 
     def weight_of(self, identity: Identity) -> float:
         """Return the weight of the sender's tenant where tenants share."""

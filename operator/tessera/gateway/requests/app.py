@@ -78,7 +78,7 @@ class GatewayApp:
             if scope["path"] in ROUTES:
                 await self._relay(scope, headers, request_id, receive, response)
             else:
-                await self._answer(scope["method"], scope["path"], headers, response)
+                await self._answer(scope, headers, response)
         except RequestError as error:
             total_ns = time.monotonic_ns() - started_ns
             path, address = scope["path"], _client_address(scope)
@@ -125,7 +125,8 @@ class GatewayApp:
             raise _wrong_method(path, "POST")
         # Nothing is read for a client that does not read the response before.
         await response.client.drained()
-        identity = await self._admission.identify(headers)
+        address = _client_address(scope)
+        identity = await self._admission.identify(headers, address)
         if not self.can_record():
             raise RequestError(RequestReason.USAGE_NOT_RECORDED)
         task, client = asyncio.current_task(), response.client
@@ -148,7 +149,7 @@ class GatewayApp:
                 headers=headers,
                 identity=identity,
                 request_id=request_id,
-                client_address=_client_address(scope),
+                client_address=address,
                 tags=_tags(headers),
                 started_ns=started_ns,
                 started_at_ns=started_at_ns,
@@ -167,7 +168,7 @@ class GatewayApp:
         body_from_ns = time.monotonic_ns()
         inbound.body = await self._body(inbound, receive)
         # While it came, a key may have been revoked.
-        inbound.identity = await self._admission.identify(inbound.headers)
+        inbound.identity = await self._admission.identify(inbound.headers, inbound.client_address)
         # How slowly a client sends its body is no time of the service.
         sending_ns = time.monotonic_ns() - body_from_ns
         inbound.started_ns += sending_ns
@@ -212,16 +213,18 @@ class GatewayApp:
             parts.clear()
 
     async def _answer(
-        self, method: str, path: str, headers: Mapping[bytes, bytes], response: ClientResponse
+        self, scope: Message, headers: Mapping[bytes, bytes], response: ClientResponse
     ) -> None:
         """Answer what reaches no engine."""
+        method: str = scope["method"]
+        path: str = scope["path"]
         is_models = path == _MODELS or path.startswith(f"{_MODELS}/")
         if not is_models and path not in ("/healthz", "/readyz"):
             raise RequestError(RequestReason.UNKNOWN_ROUTE, method, path[:200])
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
         if is_models:
-            identity = await self._admission.identify(headers)
+            identity = await self._admission.identify(headers, _client_address(scope))
             body = self._models(identity, path.removeprefix(_MODELS).removeprefix("/"))
             await response.send_whole(200, body)
         elif path == "/readyz" and self.draining:

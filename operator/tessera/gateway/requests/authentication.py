@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.adapters.clock import now as utc_now
@@ -21,8 +22,10 @@ _MAX_VERDICTS = 10_000
 # A token stays valid so long after its ServiceAccount or its tenant was deleted.
 VERDICT_SECONDS = 60.0
 _REFUSAL_SECONDS = 10.0
+# A verdict of a token that is used so long after is renewed, and holds meanwhile.
+_RENEWAL_SECONDS = 40.0
+_RETRY_SECONDS = 2.0
 _VERIFY_SECONDS = 6.0
-_MAX_WAITING = 256
 
 
 class Authenticator:
@@ -33,18 +36,24 @@ class Authenticator:
 
     def __init__(
         self,
-        verify: Callable[[str, Directory], Awaitable[TokenVerdict]],
+        verify: Callable[[str, Directory, str | None], Awaitable[TokenVerdict]],
         *,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Take `verify`, which gets a token with the address of its sender.
+
+        The address is None for a token that was accepted before.
+        """
         self._verify_token = verify
         self._clock = clock
         self._verdicts = _VerdictCache(monotonic)
-        self._waiting: dict[bytes, asyncio.Task[TokenVerdict]] = {}
+        self._verifying: dict[bytes, asyncio.Task[TokenVerdict]] = {}
         """By the hash of the token."""
 
-    async def identify(self, headers: Mapping[bytes, bytes], directory: Directory) -> Identity:
+    async def identify(
+        self, headers: Mapping[bytes, bytes], directory: Directory, address: str
+    ) -> Identity:
         """Return the sender.
 
         Raises RequestError with status 401, or 503 while tokens cannot be verified.
@@ -57,7 +66,7 @@ class Authenticator:
         # table leaks nothing; the comparison itself takes constant time.
         key = directory.keys.get(digest.hex())
         if key is None and credential.count(b".") == 2:
-            return await self._identify_token(credential, digest, directory)
+            return await self._identify_token(credential, digest, directory, address)
         if key is not None and not hmac.compare_digest(key.digest, digest.hex()):
             key = None
         identity = key_identity(key, self._clock())
@@ -69,33 +78,47 @@ class Authenticator:
             raise error
         return identity
 
-    async def _identify_token(self, token: bytes, digest: bytes, directory: Directory) -> Identity:
+    async def _identify_token(
+        self, token: bytes, digest: bytes, directory: Directory, address: str
+    ) -> Identity:
         verdict = self._verdicts.get(digest)
-        if verdict is None:
-            waiting = self._waiting.get(digest)
-            if waiting is None:
-                if len(self._waiting) >= _MAX_WAITING:
-                    raise RequestError(RequestReason.TOKENS_NOT_VERIFIED)
-                verifying = self._verify(token, digest, directory)
-                waiting = self._waiting[digest] = asyncio.create_task(verifying)
-            # A client that goes away cancels its own request, not the others with this token.
-            await asyncio.wait((waiting,))
-            verdict = waiting.result()
+        if verdict is None or self._verdicts.is_due(digest):
+            verifying = self._verifying.get(digest)
+            if verifying is None:
+                sender = None if self._verdicts.is_known(digest) else address
+                verifying = asyncio.create_task(self._verify(token, digest, directory, sender))
+                self._verifying[digest] = verifying
+            if verdict is None:
+                # A client that goes away cancels its own request, not the others with this token.
+                await asyncio.wait((verifying,))
+                verdict = verifying.result()
         if isinstance(verdict, RequestReason):
             raise RequestError(verdict)
         return verdict
 
-    async def _verify(self, token: bytes, digest: bytes, directory: Directory) -> TokenVerdict:
+    async def _verify(
+        self, token: bytes, digest: bytes, directory: Directory, address: str | None
+    ) -> TokenVerdict:
         """Return the verdict for all requests with this token."""
         verdict: TokenVerdict = RequestReason.TOKENS_NOT_VERIFIED
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_VERIFY_SECONDS):
-                    verdict = await self._verify_token(token.decode("latin-1"), directory)
+                    text = token.decode("latin-1")
+                    verdict = await self._verify_token(text, directory, address)
         finally:
-            del self._waiting[digest]
+            del self._verifying[digest]
         self._verdicts.put(digest, verdict)
         return verdict
+
+
+@dataclass(slots=True)
+class _Verdict:
+    verdict: TokenVerdict
+    until: float
+    """Monotonic seconds until which it holds."""
+    renew_at: float
+    """From then on a request has it renewed."""
 
 
 class _VerdictCache:
@@ -103,25 +126,38 @@ class _VerdictCache:
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
-        # Each with the monotonic seconds until which it holds.
-        self._accepted: dict[bytes, tuple[TokenVerdict, float]] = {}
-        self._refused: dict[bytes, tuple[TokenVerdict, float]] = {}
+        self._accepted: dict[bytes, _Verdict] = {}
+        self._refused: dict[bytes, _Verdict] = {}
 
     def get(self, digest: bytes) -> TokenVerdict | None:
+        """Return the verdict that holds now."""
         remembered = self._accepted.get(digest) or self._refused.get(digest)
-        if remembered is None or self._monotonic() >= remembered[1]:
+        if remembered is None or self._monotonic() >= remembered.until:
             return None
-        return remembered[0]
+        return remembered.verdict
+
+    def is_known(self, digest: bytes) -> bool:
+        """Return whether the token was accepted the last time."""
+        return digest in self._accepted
+
+    def is_due(self, digest: bytes) -> bool:
+        """Return whether the verdict is to be renewed now, once in a while."""
+        accepted, now = self._accepted.get(digest), self._monotonic()
+        if accepted is None or now < accepted.renew_at:
+            return False
+        accepted.renew_at = now + _RETRY_SECONDS
+        return True
 
     def put(self, digest: bytes, verdict: TokenVerdict) -> None:
         if verdict is RequestReason.TOKENS_NOT_VERIFIED:
             return
         accepted = isinstance(verdict, Identity)
         verdicts = self._accepted if accepted else self._refused
+        now = self._monotonic()
         seconds = VERDICT_SECONDS if accepted else _REFUSAL_SECONDS
         self._accepted.pop(digest, None)
         self._refused.pop(digest, None)
-        verdicts[digest] = verdict, self._monotonic() + seconds
+        verdicts[digest] = _Verdict(verdict, now + seconds, now + _RENEWAL_SECONDS)
         if len(verdicts) > _MAX_VERDICTS:
             del verdicts[next(iter(verdicts))]
 

@@ -1,8 +1,7 @@
 """Verifies tokens of ServiceAccounts and of OIDC issuers."""
 
-import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from typing import TypeAlias
 
 from tessera.adapters.oidc_tokens import (
@@ -14,13 +13,10 @@ from tessera.adapters.oidc_tokens import (
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.requests.token_reviews import ReviewsBusyError, TokenReviews
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
-
-# Strangers can make a gateway review tokens, so the API server gets few at a time.
-_MAX_REVIEWS = 4
-_MAX_WAITING = 64
 
 
 # Whose token it is, or why it is refused.
@@ -30,27 +26,27 @@ TokenVerdict: TypeAlias = Identity | RequestReason
 class TokenVerifier:
     """Asks the API server or the keys of an issuer whose token it is."""
 
-    def __init__(
-        self,
-        review: Callable[[str], Awaitable[str | None]] | None,
-        issuers: Mapping[str, OidcTokens],
-    ) -> None:
-        """Take `review`, which returns the user of a token that an API server issued.
+    def __init__(self, reviews: TokenReviews | None, issuers: Mapping[str, OidcTokens]) -> None:
+        """Take the reviews of ServiceAccounts' tokens; None where these are not accepted.
 
-        Without it only tokens of `issuers` are accepted, which are named by their URLs.
+        Tokens of `issuers`, which are named by their URLs, are verified without the API server.
         """
-        self._review = review
+        self._reviews = reviews
         self._issuers = issuers
-        self._reviews = asyncio.Semaphore(_MAX_REVIEWS)
-        self._waiting = 0
         self._last_problem = ""
 
-    async def verify(self, token: str, directory: Directory) -> TokenVerdict:
-        """Return whose token it is, or why it is refused."""
+    async def verify(self, token: str, directory: Directory, address: str | None) -> TokenVerdict:
+        """Return whose token it is, or why it is refused.
+
+        `address` sent an unknown token; it is None for one that was accepted before.
+        """
         try:
-            verdict = await self._identify(token, directory)
+            verdict = await self._identify(token, directory, address)
         except InvalidTokenError:
             return RequestReason.INVALID_TOKEN
+        except ReviewsBusyError:
+            # Whoever sends many tokens writes no lines of the log by it.
+            return RequestReason.TOKENS_NOT_VERIFIED
         except (ClusterError, IssuerError) as error:
             if str(error) != self._last_problem:
                 self._last_problem = str(error)
@@ -60,28 +56,18 @@ class TokenVerifier:
             self._last_problem = ""
         return verdict
 
-    async def _identify(self, token: str, directory: Directory) -> TokenVerdict:
+    async def _identify(
+        self, token: str, directory: Directory, address: str | None
+    ) -> TokenVerdict:
         issuer = unverified_issuer(token)
         if issuer is None:
             return RequestReason.INVALID_TOKEN
         tokens = self._issuers.get(issuer)
         if tokens is not None:
             return claims_identity(tokens.issuer, await tokens.verify(token), directory)
-        user = await self._reviewed(token)
+        user = await self._reviews.user(token, issuer, address) if self._reviews else None
         return (
             RequestReason.INVALID_TOKEN
             if user is None
             else service_account_identity(user, directory)
         )
-
-    async def _reviewed(self, token: str) -> str | None:
-        if self._review is None:
-            return None
-        if self._waiting >= _MAX_WAITING:
-            raise ClusterError("too many tokens wait for a review")
-        self._waiting += 1
-        try:
-            async with self._reviews:
-                return await self._review(token)
-        finally:
-            self._waiting -= 1

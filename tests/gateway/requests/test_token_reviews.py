@@ -1,0 +1,185 @@
+"""How tokens wait for the API server: known ones for nobody, strangers by their addresses."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+import jwt
+import pytest
+
+from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.refusals import RequestError
+from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_reviews import (
+    MAX_WAITING_TOKENS,
+    ReviewsBusyError,
+    TokenReviews,
+)
+from tessera.gateway.requests.token_verifier import TokenVerifier
+
+ISSUER = "https://kubernetes.default.svc"
+DIRECTORY = Directory(tenants={"team-a": TenantLimits(name="team-a", namespaces=("team-a",))})
+HONEST, JUNK = "10.0.0.7", "10.9.9.9"
+
+
+def a_token(subject: str, issuer: str = ISSUER) -> str:
+    return jwt.encode({"iss": issuer, "sub": subject}, "x" * 32, algorithm="HS256")
+
+
+class ApiServer:
+    """Reviews a token whenever a test lets it."""
+
+    def __init__(self) -> None:
+        self.reviewing: list[tuple[str, asyncio.Future[None]]] = []
+        self.reviewed: list[str] = []
+        self.reviews = TokenReviews(self._review, self._own_token)
+
+    async def _review(self, token: str) -> str | None:
+        subject = jwt.decode(token, options={"verify_signature": False})["sub"]
+        answer = asyncio.get_running_loop().create_future()
+        self.reviewing.append((subject, answer))
+        await answer
+        return None if subject.startswith("junk") else f"system:serviceaccount:team-a:{subject}"
+
+    async def _own_token(self) -> str:
+        return a_token("gateway")
+
+    async def answer(self, count: int) -> None:
+        """Answer so many reviews, one after the other."""
+        for _ in range(count):
+            await settle()
+            subject, answer = self.reviewing.pop(0)
+            self.reviewed.append(subject)
+            answer.set_result(None)
+        await settle()
+
+    def ask(self, subject: str, address: str | None) -> asyncio.Task[str | None]:
+        return asyncio.create_task(self.reviews.user(a_token(subject), ISSUER, address))
+
+
+async def settle() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def outcomes(tasks: Sequence[asyncio.Task[str | None]]) -> Counter[str]:
+    results = await asyncio.gather(*tasks, return_exceptions=True)
+    return Counter(type(each).__name__ for each in results)
+
+
+async def test_strangers_reach_the_api_server_two_at_a_time_and_the_rest_of_many_not_at_all() -> (
+    None
+):
+    server = ApiServer()
+    flood = [server.ask(f"junk-{number}", JUNK) for number in range(MAX_WAITING_TOKENS + 12)]
+    await settle()
+    assert [subject for subject, _ in server.reviewing] == ["junk-0", "junk-1"]
+    await server.answer(MAX_WAITING_TOKENS + 2)
+    assert await outcomes(flood) == Counter(NoneType=MAX_WAITING_TOKENS + 2, ReviewsBusyError=10)
+
+
+async def test_known_tokens_wait_for_no_stranger() -> None:
+    server = ApiServer()
+    strangers = [server.ask(f"junk-{number}", JUNK) for number in range(20)]
+    await settle()
+    known = [server.ask(f"known-{number}", None) for number in range(4)]
+    await settle()
+    assert [subject for subject, _ in server.reviewing[2:]] == [f"known-{n}" for n in range(4)]
+    for task in (*strangers, *known):
+        task.cancel()
+    assert (await outcomes([*strangers, *known])).total() == 24
+
+
+@pytest.mark.parametrize(
+    ("many", "other"),
+    [(JUNK, HONEST), ("2001:db8:0:1::7", "2001:db8:0:2::7"), ("::ffff:10.9.9.9", HONEST)],
+)
+async def test_addresses_take_turns(many: str, other: str) -> None:
+    server = ApiServer()
+    flood = [server.ask(f"junk-{number}", many) for number in range(30)]
+    await settle()
+    honest = [server.ask(f"new-{number}", other) for number in range(3)]
+    await server.answer(33)
+    assert [server.reviewed.index(f"new-{number}") for number in range(3)] == [3, 5, 7]
+    assert await outcomes([*flood, *honest]) == Counter(NoneType=30, str=3)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("2001:db8::1", "2001:db8::ffff:1"), ("::ffff:10.9.9.9", JUNK), ("64:ff9b::a09:909", JUNK)],
+)
+async def test_addresses_of_one_host_share_their_turns(first: str, second: str) -> None:
+    server = ApiServer()
+    tasks = [server.ask(f"junk-{number}", first) for number in range(MAX_WAITING_TOKENS + 2)]
+    await settle()
+    with pytest.raises(ReviewsBusyError):
+        await server.ask("junk", second)
+    await server.answer(MAX_WAITING_TOKENS + 2)
+    assert await outcomes(tasks) == Counter(NoneType=MAX_WAITING_TOKENS + 2)
+
+
+async def test_strangers_who_go_away_leave_their_places() -> None:
+    server = ApiServer()
+    leaving = [server.ask(f"junk-{number}", JUNK) for number in range(MAX_WAITING_TOKENS + 2)]
+    await settle()
+    for task in leaving:
+        task.cancel()
+    await settle()
+    server.reviewing.clear()
+    later = [server.ask(f"new-{number}", JUNK) for number in range(MAX_WAITING_TOKENS + 2)]
+    await server.answer(MAX_WAITING_TOKENS + 2)
+    assert await outcomes(later) == Counter(str=MAX_WAITING_TOKENS + 2)
+
+
+@pytest.mark.parametrize("cancelled", [2, 3])
+async def test_a_turn_that_comes_to_somebody_who_leaves_is_passed_on(cancelled: int) -> None:
+    server = ApiServer()
+    tasks = [server.ask(f"new-{number}", HONEST) for number in range(5)]
+    await settle()
+    # Both happen before anything else does.
+    server.reviewing.pop(0)[1].set_result(None)
+    await asyncio.sleep(0)
+    tasks[cancelled].cancel()
+    await server.answer(3)
+    assert await outcomes(tasks) == Counter(str=4, CancelledError=1)
+
+
+@pytest.mark.parametrize("age", [45, 61])
+async def test_junk_shuts_out_nobody(age: int) -> None:
+    """3,000 junk tokens a second for a second, while reviews take 10 ms.
+
+    40 accounts are known, with verdicts that are due or over, and 5 of other addresses are new.
+    """
+    seconds = 0
+
+    def identify(subject: str, address: str) -> asyncio.Task[Identity]:
+        headers = {b"authorization": f"Bearer {a_token(subject)}".encode()}
+        return asyncio.create_task(authenticator.identify(headers, DIRECTORY, address))
+
+    server = ApiServer()
+    verifier = TokenVerifier(server.reviews, {})
+    authenticator = Authenticator(verifier.verify, monotonic=lambda: seconds)
+    accounts = [identify(f"known-{number}", HONEST) for number in range(40)]
+    await server.answer(40)
+    await asyncio.gather(*accounts)
+    seconds = age
+    junk, honest = list[asyncio.Task[Identity]](), list[asyncio.Task[Identity]]()
+    for step in range(100):
+        junk += [identify(f"junk-{step}-{number}", JUNK) for number in range(30)]
+        if 10 <= step < 50:
+            honest.append(identify(f"known-{step - 10}", HONEST))
+        if 10 <= step < 15:
+            honest.append(identify(f"new-{step}", f"10.0.1.{step}"))
+        await settle()
+        # All that the API server has at this moment.
+        await server.answer(len(server.reviewing))
+    assert {identity.tenant for identity in await asyncio.gather(*honest)} == {"team-a"}
+    reasons = Counter[str]()
+    for task in junk:
+        if task.done() and isinstance(error := task.exception(), RequestError):
+            reasons[error.reason] += 1
+        task.cancel()
+    await asyncio.wait(junk)
+    assert reasons[RequestReason.INVALID_TOKEN] < 250
+    assert reasons[RequestReason.TOKENS_NOT_VERIFIED] > 2600
