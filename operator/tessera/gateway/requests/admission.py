@@ -175,6 +175,13 @@ class Admission:
             raise unknown_model(name, model, offered)
         return model
 
+    async def confirm(self, headers: Mapping[bytes, bytes], address: str, name: str) -> None:
+        """Ask again who sends an admitted request, and whether he may use the model.
+
+        Raises RequestError with status 401, 404 or 503.
+        """
+        self.find_model(await self.identify(headers, address), name)
+
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
         """Return a ticket with a replica, perhaps after a wait.
 

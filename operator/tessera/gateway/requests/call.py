@@ -245,6 +245,7 @@ class Call:
 
     async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
         """Relay an answer, from another replica where the first gave none."""
+        inbound = self._inbound
         tried: list[str] = []
         retried = Retry.SAFE
         while True:
@@ -252,6 +253,9 @@ class Call:
             assert sent is not None  # noqa: S101 - an admitted request has a replica
             state = sent.choice.state
             tried.append(state.replica.uid)
+            # It may have waited long.
+            model = ticket.shape.model
+            await self._admission.confirm(inbound.headers, inbound.client_address, model)
             try:
                 await relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
