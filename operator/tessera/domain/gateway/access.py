@@ -1,7 +1,7 @@
 """Who may use which model, and by which name."""
 
 from bisect import bisect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 
@@ -56,23 +56,21 @@ def visible_models(models: ModelsByName, identity: Identity) -> ModelsByName:
     return {name: model for name, model in models.items() if _in_scope(model, name, identity)}
 
 
-def resolve_model(
-    models: ModelsByName, identity: Identity, name: str
-) -> OfferedModel | tuple[str, ...]:
-    """Return the model of a name; of an unknown one similar names, the most similar first.
-
-    All are of models that the sender may use.
-    """
+def resolve_model(models: ModelsByName, identity: Identity, name: str) -> OfferedModel | None:
+    """Return the model of a name that the sender may use; None for an unknown name."""
     model = models.get(name)
-    if model is not None and _in_scope(model, name, identity):
-        return model
+    return model if model is not None and _in_scope(model, name, identity) else None
+
+
+def scoped_names(models: ModelsByName, identity: Identity) -> Sequence[str]:
+    """Return the names in the scope of a key that stand for a model, in order, without aliases."""
+    return sorted(name for name in identity.models if name in models)
+
+
+def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:
+    """Return the names that have most pairs of letters of this one, of those beside it in order."""
     if len(name) > _MAX_COMPARED_LENGTH:
         return ()
-    return _nearest(name, list(visible_models(models, identity)))
-
-
-def _nearest(name: str, names: list[str]) -> tuple[str, ...]:
-    """Return the names that have most pairs of letters of this one, of those beside it in order."""
     first = max(bisect(names, name) - _MAX_COMPARED_NAMES // 2, 0)
     letters = name.lower()
     # Not all of a long name.
@@ -83,7 +81,7 @@ def _nearest(name: str, names: list[str]) -> tuple[str, ...]:
         common = sum(map(each.lower().__contains__, pairs))
         if common and common >= _LEAST_SIMILARITY * min(len(pairs), len(each) - 1):
             similar.append((-common, each))
-    return tuple(each for _, each in sorted(similar)[:_MAX_NEAREST])
+    return [each for _, each in sorted(similar)[:_MAX_NEAREST]]
 
 
 def _in_scope(model: OfferedModel, name: str, identity: Identity) -> bool:

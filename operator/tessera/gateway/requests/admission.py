@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +11,8 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
     resolve_model,
+    scoped_names,
+    similar_names,
     tenant_models,
     visible_models,
 )
@@ -126,8 +128,9 @@ class Admission:
         self._clock = clock
         self._directory = Directory()
         self.has_directory = False
-        # By tenant, and by sender and service.
+        # By tenant, also their names, and by sender and service.
         self._models: dict[str, ModelsByName] = {}
+        self._names: dict[str, tuple[str, ...]] = {}
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
         self.replicas = Replicas()
         self.limits = GatewayLimits()
@@ -139,7 +142,7 @@ class Admission:
         """Judge by this directory from now on."""
         self.has_directory = True
         self._directory = _with_revoked_keys(directory, self._directory)
-        self._models, self._applicable = {}, {}
+        self._models, self._names, self._applicable = {}, {}, {}
         self.replicas.update(directory, self._clock(), utc_now())
         for model in directory.models:
             self.queues.renew(model)
@@ -168,11 +171,10 @@ class Admission:
 
         Raises RequestError with similar names that the sender may use.
         """
-        models = self._models_of(identity.tenant)
-        model = resolve_model(models, identity, name)
-        if isinstance(model, tuple):
-            offered = () if model else tuple(visible_models(models, identity))
-            raise unknown_model(name, model, offered)
+        model = resolve_model(self._models_of(identity.tenant), identity, name)
+        if model is None:
+            names = self._known_names(identity)
+            raise unknown_model(name, similar_names(name, names), names)
         return model
 
     async def confirm(self, headers: Mapping[bytes, bytes], address: str, name: str) -> None:
@@ -271,6 +273,16 @@ class Admission:
         if models is None:
             models = self._models[tenant] = tenant_models(self._directory, tenant)
         return models
+
+    def _known_names(self, identity: Identity) -> Sequence[str]:
+        """Return names of models that the sender may use, in order."""
+        models = self._models_of(identity.tenant)
+        if identity.models:
+            return scoped_names(models, identity)
+        names = self._names.get(identity.tenant)
+        if names is None:
+            names = self._names[identity.tenant] = tuple(models)
+        return names
 
     def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
         # Most keys have no limits of their own: those of their tenants are the same.
