@@ -31,6 +31,7 @@ _BODY = "The gateway reads these fields; the engine gets them and all others as 
 _ERRORS = {
     400: "The request is invalid; `param` names the field.",
     401: "The key is missing, unknown, revoked or expired.",
+    403: "The service sleeps, and requests of this tenant do not wake it.",
     404: "The model is unknown, or this key may not use it; or its engine has no such route.",
     405: "Another method is taken; `Allow` names it.",
     408: "The headers or the body came too slowly.",
@@ -91,7 +92,7 @@ def _operation(route: Route) -> dict[str, Any]:
     answer = _json({"type": "object"})
     if route.stream is not None:
         answer["content"]["text/event-stream"] = {}
-    return {"requestBody": body, **_responses(answer, (400, 401, 404, 405, 431, *_OF_ENGINES))}
+    return {"requestBody": body, **_responses(answer, (400, 401, 403, 404, 405, 431, *_OF_ENGINES))}
 
 
 def _body_schema(route: Route) -> dict[str, Any]:

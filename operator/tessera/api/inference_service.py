@@ -413,6 +413,10 @@ class Scaling(Wire):
     )
 
 
+# Whose requests start a replica of a service that has none.
+Wake = Literal["OwnTenant", "All"]
+
+
 class Access(Wire):
     """Who may use the model through the gateway, and by which names."""
 
@@ -425,6 +429,10 @@ class Access(Wire):
 
     public: bool = False
     """Whether every tenant may use the model."""
+
+    wake: Wake = "OwnTenant"
+    """Whose requests start a replica while `scaling.minReplicas: 0` lets the service have none:
+    those of the tenant of its namespace, or those of all tenants that may use the model."""
 
     direct: bool = True
     """Whether pods of the namespace may reach the engines without the gateway; `false` closes them

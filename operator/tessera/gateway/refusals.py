@@ -111,6 +111,12 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "InferenceService/{} is stopped: spec.replicas is 0. It answers again once spec.replicas "
         "is raised or removed.",
     ),
+    # The service fails nobody, so it is no error of a server.
+    RequestReason.SERVICE_ASLEEP: _Refusal(
+        403,
+        "InferenceService/{} sleeps, and requests of TenantBudget/{} do not wake it: its owner can "
+        "set spec.access.wake to All.",
+    ),
     RequestReason.QUEUE_FULL: _Refusal(503, _QUEUE_FULL),
     RequestReason.TENANT_QUEUE_FULL: _Refusal(429, _QUEUE_FULL),
     RequestReason.DEADLINE_UNREACHABLE: _Refusal(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
-from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceStatus, ScalingStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
@@ -20,6 +20,7 @@ from tests.builders import A100, H100, MEDIUM, NOW, a_budget, a_pod, a_pool, a_s
 
 DIGEST = "ab" * 32
 SLICE: dict[str, Any] = {"devices": {"nvidia.com/mig-1g.10gb": 1}}
+SLEEPER = {"scaling": {"minReplicas": 0, "maxReplicas": 2, "idle": {"after": "10m"}}}
 POOLS = tuple(
     replace(a_pool(name), status=AcceleratorPoolStatus(product=product))
     for name, product in (("a100", A100), ("h100", H100))
@@ -94,6 +95,42 @@ def test_a_service_is_offered_under_its_names_with_its_terms() -> None:
         itl_seconds=0.05,
         max_model_len=8192,
     )
+
+
+@pytest.mark.parametrize(
+    ("fields", "desired", "asleep"),
+    [
+        (SLEEPER, 0, True),
+        (SLEEPER, 1, False),
+        (SLEEPER, None, False),
+        ({"scaling": {}}, 0, False),
+        ({"replicas": 0}, 0, False),
+    ],
+)
+def test_a_service_sleeps_while_the_autoscaler_wants_no_replica(
+    fields: dict[str, Any], desired: int | None, *, asleep: bool
+) -> None:
+    scaling = None
+    if desired is not None:
+        scaling = ScalingStatus(desired_replicas=desired, reason="ScaledToZero", message="")
+    status = InferenceServiceStatus(scaling=scaling)
+    assert only_model(a_service(spec=a_spec(**fields), status=status)).is_asleep == asleep
+
+
+@pytest.mark.parametrize(
+    ("access", "tenants"),
+    [
+        ({}, {"team-a"}),
+        ({"public": True}, {"team-a"}),
+        ({"tenants": ["team-b"], "wake": "OwnTenant"}, {"team-a"}),
+        ({"tenants": ["team-b"], "wake": "All"}, {"team-a", "team-b"}),
+    ],
+)
+def test_a_service_is_woken_by_its_own_tenant_unless_it_allows_all(
+    access: dict[str, Any], tenants: set[str]
+) -> None:
+    model = only_model(a_service(spec=a_spec(access=access)))
+    assert {tenant for tenant in ("team-a", "team-b") if model.may_wake(tenant)} == tenants
 
 
 @pytest.mark.parametrize(

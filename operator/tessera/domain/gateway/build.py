@@ -162,8 +162,9 @@ def _model(
     pools: tuple[_PoolTerms, ...],
 ) -> OfferedModel:
     """Return the model of one service, by its UID."""
-    spec, variant = service.spec, service.status.variant
+    spec, variant, scaling = service.spec, service.status.variant, service.status.scaling
     assert spec is not None  # noqa: S101
+    may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
     return replace(
         offered_names(service.uid, service, tenant),
         created=int(service.created.timestamp()),
@@ -176,7 +177,9 @@ def _model(
             for pod in sorted(pods, key=lambda pod: pod.ref)
         ),
         stopped=spec.fixed_replicas == 0,
-        may_sleep=spec.fixed_replicas is None and spec.scaling.may_sleep_at_times,
+        may_sleep=may_sleep,
+        is_asleep=may_sleep and scaling is not None and scaling.desired_replicas == 0,
+        wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
 

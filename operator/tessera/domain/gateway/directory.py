@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tessera.api.inference_service import Wake
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
@@ -59,9 +60,17 @@ class OfferedModel:
     replicas: tuple[EngineReplica, ...] = ()
     may_sleep: bool = False
     """`minReplicas` is 0: requests are held while a replica starts."""
+    is_asleep: bool = False
+    """No replica is wanted: the next request that waits starts one."""
+    wake: Wake = "OwnTenant"
+    """Whose requests start the first replica."""
     stopped: bool = False
     """`spec.replicas` is 0: no request starts a replica."""
     limits: RateLimitsSpec = NO_LIMITS
+
+    def may_wake(self, tenant: str) -> bool:
+        """Return whether requests of a tenant that may use the model start its first replica."""
+        return self.wake == "All" or self.tenant == tenant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

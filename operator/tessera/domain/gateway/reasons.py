@@ -50,6 +50,8 @@ class RequestReason(StrEnum):
     # Replicas and their queue.
     NO_READY_REPLICA = "NoReadyReplica"
     SERVICE_STOPPED = "ServiceStopped"
+    SERVICE_ASLEEP = "ServiceAsleep"
+    """It has no replica, and requests of this tenant start none: `spec.access.wake`."""
     QUEUE_FULL = "QueueFull"
     TENANT_QUEUE_FULL = "TenantQueueFull"
     DEADLINE_UNREACHABLE = "DeadlineUnreachable"

@@ -187,8 +187,12 @@ class Admission:
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
         """Return a ticket with a replica, perhaps after a wait.
 
-        Raises RequestError with status 400, 429 or 503.
+        Raises RequestError with status 400, 403, 429 or 503.
         """
+        is_asleep = model.is_asleep and not self.replicas.ready_count(model)
+        if is_asleep and not model.may_wake(identity.tenant):
+            # It is no demand, which would start a replica.
+            raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         admitted = await self._within_limits(identity, model, shape)
         demand = self.demand.setdefault(model.service, DemandCount())
         ticket = Ticket(
