@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
 from tessera.domain.gateway.oidc import OidcIssuer
@@ -246,8 +247,13 @@ class GatewayValues(Values):
     oidc: list[OidcIssuer] = Field(default_factory=list)
     """Issuers of OIDC tokens that are accepted instead of keys."""
 
-    default_rate_limits: dict[str, Any] = Field(default_factory=dict)
-    """Limits of tenants whose TenantBudget has no `rateLimits`, in its format."""
+    default_rate_limits: RateLimitsSpec | None = RateLimitsSpec(
+        requests=PeriodLimits(per_minute=30_000),
+        total_tokens=PeriodLimits(per_day=10_000_000_000),
+        concurrent_requests=1000,
+    )
+    """Limits in each pod of tenants whose TenantBudget has no `rateLimits`, in its format; `null`
+    means none."""
 
     ingress: GatewayIngress = Field(default_factory=GatewayIngress)
     """Ingress to the gateway."""

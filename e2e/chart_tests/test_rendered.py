@@ -10,9 +10,11 @@ import pytest
 import yaml
 
 from chart_rights import Right, granted_rights
+from chart_values import Chart
 from demo.cluster import CHART
 from takeovers import SENTENCES
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
+from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import ServiceClasses
 from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
 from tessera.resources.api_resources import KINDS
@@ -402,6 +404,35 @@ def test_every_variable_of_a_gateway_is_one_that_it_reads(values: tuple[str, ...
             if text is not None
         }
     )
+
+
+@pytest.mark.parametrize(
+    ("values", "limits"),
+    [
+        ("", Chart().gateway.default_rate_limits),
+        ("gateway.defaultRateLimits=null", RateLimitsSpec()),
+        (
+            "gateway.defaultRateLimits.totalTokens=null,"
+            "gateway.defaultRateLimits.requests.perMinute=60,"
+            "gateway.defaultRateLimits.concurrentRequests=null",
+            RateLimitsSpec(requests=PeriodLimits(per_minute=60)),
+        ),
+    ],
+)
+def test_a_gateway_has_default_limits_unless_the_values_say_none(
+    values: str, limits: RateLimitsSpec
+) -> None:
+    (gateway,) = gateway_pod(render(*GATEWAY, "--set", values))["containers"]
+    variables = {variable["name"]: variable.get("value") for variable in gateway["env"]}
+    text = variables.get("TESSERA_DEFAULT_RATE_LIMITS")
+    assert RateLimitsSpec.model_validate_json(text or "{}") == limits
+    assert bool(text) == (limits != RateLimitsSpec())
+
+
+def test_default_limits_that_are_mistyped_are_refused_with_their_name() -> None:
+    for value in ("requests.perMinut=60", "concurrentRequests=0", "totalTokens.perDay=many"):
+        error = render_error(*GATEWAY, "--set", f"gateway.defaultRateLimits.{value}")
+        assert value.partition("=")[0].rpartition(".")[2] in error
 
 
 def test_a_gateway_is_restricted_and_stops_slowly() -> None:

@@ -44,7 +44,7 @@ async def test_a_rate_limit_says_of_what_it_is_and_for_how_long() -> None:
             refused = await gateway.post(body)
     assert refused.status == 429
     assert re.fullmatch(
-        r"Tenant/team-a: limit 500 tokens per minute, remaining \d+, needed 4\d\d; "
+        r"Tenant/team-a: default limit 500 tokens per minute, remaining \d+, needed 4\d\d; "
         r"retry in \d+ s\.",
         refused.error["message"],
     )
@@ -55,7 +55,7 @@ async def test_a_rate_limit_says_of_what_it_is_and_for_how_long() -> None:
     [
         (
             RateLimitsSpec(input_tokens=PeriodLimits(per_day=2)),
-            r"Tenant/team-a: limit 2 input tokens per day, needed \d+\. It never fits: .*",
+            r"Tenant/team-a: default limit 2 input tokens per day, needed \d+\. It never fits: .*",
         ),
         (
             RateLimitsSpec(max_context_tokens=16),

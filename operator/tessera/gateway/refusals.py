@@ -14,6 +14,7 @@ from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.limits.fair_queue import QueueRefusal
 from tessera.domain.limits.gateway_limits import Allowance, LimitRefusal
+from tessera.domain.limits.scopes import ScopeKind
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -213,7 +214,9 @@ def unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> 
 
 def over_limit(refusal: LimitRefusal) -> RequestError:
     """Return the error of a request that a limit refuses."""
-    if refusal.exceeded is not None:
+    if refusal.exceeded is not None and refusal.exceeded.scope is ScopeKind.DEFAULT:
+        limit = f"Tenant/{refusal.exceeded.name}: default limit {refusal.exceeded.phrase}"
+    elif refusal.exceeded is not None:
         limit = f"{refusal.exceeded.scope}/{refusal.exceeded.name}: limit {refusal.exceeded.phrase}"
     elif refusal.reason is RequestReason.TOO_MANY_CHOICES:
         limit = f"The request: limit {counted(refusal.limit, 'output token')}"

@@ -8,10 +8,12 @@ from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitR
 from tessera.domain.limits.scopes import ApplicableLimits, Meter, ScopedLimit, ScopeKind
 
 
-def a_limit(meter: Meter, amount: int, period_seconds: int = 60) -> ScopedLimit:
+def a_limit(
+    meter: Meter, amount: int, period_seconds: int = 60, scope: ScopeKind = ScopeKind.TENANT
+) -> ScopedLimit:
     return ScopedLimit(
-        key=f"Tenant/team-a/{meter}/{period_seconds}",
-        scope=ScopeKind.TENANT,
+        key=f"{scope}/team-a/{meter}/{period_seconds}",
+        scope=scope,
         name="team-a",
         meter=meter,
         amount=amount,
@@ -19,8 +21,8 @@ def a_limit(meter: Meter, amount: int, period_seconds: int = 60) -> ScopedLimit:
     )
 
 
-def slots_limit(amount: int) -> ScopedLimit:
-    return a_limit(Meter.CONCURRENT_REQUESTS, amount, period_seconds=0)
+def slots_limit(amount: int, scope: ScopeKind = ScopeKind.TENANT) -> ScopedLimit:
+    return a_limit(Meter.CONCURRENT_REQUESTS, amount, period_seconds=0, scope=scope)
 
 
 def limits_of(*limits: ScopedLimit, **sizes: int) -> ApplicableLimits:

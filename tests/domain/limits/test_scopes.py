@@ -38,9 +38,9 @@ def test_limits_of_tenant_key_team_and_service_apply_together() -> None:
 
 def test_a_tenant_without_limits_has_the_default_ones() -> None:
     default = RateLimitsSpec(concurrent_requests=5)
-    assert keys(a_directory(default_limits=default)) == ["Tenant/team-a/ConcurrentRequests/0"]
+    assert keys(a_directory(default_limits=default)) == ["Default/team-a/ConcurrentRequests/0"]
     assert keys(a_directory(PER_MINUTE, default_limits=default)) == ["Tenant/team-a/Requests/60"]
-    assert keys(Directory(default_limits=default)) == ["Tenant/team-a/ConcurrentRequests/0"]
+    assert keys(Directory(default_limits=default)) == ["Default/team-a/ConcurrentRequests/0"]
 
 
 def test_keys_of_two_tenants_with_one_name_are_limited_apart() -> None:

@@ -136,3 +136,37 @@ class SlotAccount:
         if slots:
             self.leases[gateway] = (slots, now + SLOT_LEASE_SECONDS)
         return SlotGrant(key=request.limit.key, slots=slots)
+
+
+@dataclass(slots=True)
+class OwnAccounts:
+    """The accounts that one gateway has for itself: they need no store and end with it."""
+
+    _rates: dict[str, tuple[ScopedLimit, Account]] = field(default_factory=dict)
+
+    def lease(self, request: BorrowRequest, now: float) -> Lease:
+        """Lend from these accounts; `now` is of a monotonic clock."""
+        return Lease(
+            portions=tuple(
+                self._account(each.limit, now).borrow(each, now) for each in request.portions
+            ),
+            slots=tuple(
+                SlotGrant(
+                    key=each.limit.key, slots=max(each.in_use, min(each.want, each.limit.amount))
+                )
+                for each in request.slots
+            ),
+        )
+
+    def forget_full(self, now: float) -> None:
+        """Forget the accounts that are full, as new ones are."""
+        self._rates = {
+            key: (limit, account)
+            for key, (limit, account) in self._rates.items()
+            if account.level + (now - account.updated_at) / limit.period_seconds * limit.amount
+            < limit.amount
+        }
+
+    def _account(self, limit: ScopedLimit, now: float) -> Account:
+        new = limit, Account(level=float(limit.amount), updated_at=now)
+        return self._rates.setdefault(limit.key, new)[1]

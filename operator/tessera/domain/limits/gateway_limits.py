@@ -12,6 +12,7 @@ from tessera.domain.limits.account import (
     SLOT_LEASE_SECONDS,
     BorrowRequest,
     Lease,
+    OwnAccounts,
     PortionRequest,
     SlotRequest,
 )
@@ -205,6 +206,7 @@ class GatewayLimits:
 
     _balances: dict[str, _Balance] = field(default_factory=dict)
     _slots: dict[str, _Slots] = field(default_factory=dict)
+    _own: OwnAccounts = field(default_factory=OwnAccounts)
     _renewed_at: float = float("-inf")
 
     def take(
@@ -231,12 +233,15 @@ class GatewayLimits:
                     requests=_scarcest(rates, _REQUEST_METERS, now),
                     tokens=_scarcest(rates, _TOKEN_METERS, now),
                 )
-            return BorrowRequest(
+            borrow = BorrowRequest(
                 portions=tuple(
                     rate.request(amounts[rate.limit.meter], rate.amount, now) for rate in short
                 ),
                 slots=tuple(each.request(1 + each.limit.amount // 64, now) for each in full),
             )
+            shared = self._lend_own(borrow, now)
+            is_answered = not shared.portions and not shared.slots
+            return self.take(limits, request, now) if is_answered else shared
         for rate in rates:
             rate.use(amounts[rate.limit.meter], now)
         for each in slots:
@@ -277,7 +282,7 @@ class GatewayLimits:
         )
         slots = tuple(each.renewal(now) for each in self._slots.values() if each.is_used)
         self._forget_idle(now)
-        return BorrowRequest(portions=portions, slots=slots)
+        return self._lend_own(BorrowRequest(portions=portions, slots=slots), now)
 
     def receive(self, lease: Lease, now: float) -> None:
         """Take the answers of the accounts; those of forgotten limits expire unused."""
@@ -288,6 +293,18 @@ class GatewayLimits:
         for grant in lease.slots:
             if (slots := self._slots.get(grant.key)) is not None:
                 slots.receive(grant.slots, now)
+
+    def _lend_own(self, request: BorrowRequest, now: float) -> BorrowRequest:
+        """Lend what is asked of the gateway's own accounts; return what others have to lend."""
+        own, shared = (
+            BorrowRequest(
+                portions=tuple(each for each in request.portions if each.limit.is_shared == others),
+                slots=tuple(each for each in request.slots if each.limit.is_shared == others),
+            )
+            for others in (False, True)
+        )
+        self.receive(self._own.lease(own, now), now)
+        return shared
 
     def _balance(self, limit: ScopedLimit) -> _Balance:
         balance = self._balances.get(limit.key)
@@ -310,6 +327,7 @@ class GatewayLimits:
             if balance.amount or now - balance.last_used < IDLE_SECONDS
         }
         self._slots = {key: slots for key, slots in self._slots.items() if slots.is_used}
+        self._own.forget_full(now)
 
 
 def _amounts(input_tokens: int, output_tokens: int) -> Mapping[Meter, int]:

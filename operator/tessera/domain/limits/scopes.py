@@ -15,6 +15,8 @@ class ScopeKind(StrEnum):
     KEY = "Key"
     TEAM = "Team"
     TENANT = "Tenant"
+    DEFAULT = "Default"
+    """Of a tenant that has no limits: each gateway has accounts of its own for them."""
     SERVICE = "Service"
 
 
@@ -53,6 +55,11 @@ class ScopedLimit:
     """The amount refills evenly over the period; 0 for concurrent requests."""
 
     @property
+    def is_shared(self) -> bool:
+        """Return whether all gateways together have one account for it."""
+        return self.scope is not ScopeKind.DEFAULT
+
+    @property
     def phrase(self) -> str:
         """Return what it allows, in words: `500 tokens per minute`."""
         counted_amount = counted(self.amount, _NOUNS[self.meter])
@@ -77,10 +84,10 @@ def applicable_limits(
     A tenant without limits of its own has the default ones. The smallest size counts.
     """
     tenant = directory.tenants.get(identity.tenant)
-    of_tenant = tenant.limits if tenant is not None else NO_LIMITS
-    if of_tenant == NO_LIMITS:
-        of_tenant = directory.default_limits
-    scopes = [(ScopeKind.TENANT, identity.tenant, of_tenant)]
+    if tenant is not None and tenant.limits != NO_LIMITS:
+        scopes = [(ScopeKind.TENANT, identity.tenant, tenant.limits)]
+    else:
+        scopes = [(ScopeKind.DEFAULT, identity.tenant, directory.default_limits)]
     if identity.limits is not None:
         scopes.append((ScopeKind.KEY, f"{identity.tenant}/{identity.key}", identity.limits))
     if identity.team is not None and tenant is not None:
