@@ -44,8 +44,20 @@ class Accepted(StatusReason):
     """The spec is valid, but the chart's value `hpa.enabled` is false, so Tessera writes no
     HorizontalPodAutoscaler for `spec.scaling.mode` `HPA`."""
     NAME_CONFLICT = "NameConflict", True
-    """The spec is valid, but an older service has one of its names, and gets the requests for it at
-    the gateway."""
+    """The spec is valid, but another service or tenant has one of its names, so requests for it do
+    not come here from the gateway."""
+    NAME_NOT_PUBLISHED = "NameNotPublished", True
+    """The spec is valid, but no grant in `spec.publishing` of its TenantBudget has one of its
+    names, so tenants in `spec.access` do not get it by that."""
+    PUBLISHER_NOT_ACCEPTED = "PublisherNotAccepted", True
+    """The spec is valid, but a tenant in `spec.access.tenants` does not accept models of this
+    tenant: `spec.acceptedPublishers` of its TenantBudget does not list it."""
+    NAME_GRANT_MISSING = "NameGrantMissing", True
+    """The spec is valid, and tenants in `spec.access` get it by a name that no grant has. That ends
+    with the chart value `gateway.requireNameGrants`."""
+    NAME_CONTESTED = "NameContested", True
+    """The spec is valid, and another service has one of its names and gets no requests for it where
+    this one does."""
     UNTESTED_ENGINE_VERSION = "UntestedEngineVersion", True
     """The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: it
     may lack a flag or a metric that Tessera needs."""
@@ -83,6 +95,16 @@ class Accepted(StatusReason):
     """`spec.placement.pools` names a pool that does not exist."""
     PLANNER_ERROR = "PlannerError"
     """Planning this service failed with an internal error; other services are not affected."""
+
+
+# What the owner of a service should know of its names, the worst first.
+NAME_WARNINGS = (
+    Accepted.NAME_CONFLICT,
+    Accepted.NAME_NOT_PUBLISHED,
+    Accepted.PUBLISHER_NOT_ACCEPTED,
+    Accepted.NAME_GRANT_MISSING,
+)
+NAME_REASONS = (*NAME_WARNINGS, Accepted.NAME_CONTESTED)
 
 
 class PlacementReason(StatusReason):
@@ -448,6 +470,12 @@ class BudgetAccepted(StatusReason):
     """`spec.currency` changed after something was spent in the previous currency."""
     OVERLAPPING = "Overlapping"
     """A namespace already belongs to another budget, which keeps it."""
+    NAME_CONFLICT = "NameConflict"
+    """`spec.publishing` has a name that already belongs to another budget, which keeps it, for the
+    same tenants."""
+    NAME_CONTESTED = "NameContested", True
+    """The spec is valid and enforced, and another budget has one of its names in `spec.publishing`,
+    and is not accepted for that."""
     PLANNER_ERROR = "PlannerError"
     """Evaluating this budget failed with an internal error, so nothing is added; other budgets are
     not affected."""

@@ -10,8 +10,10 @@ from tessera.api.meta import (
     Amount,
     Conditions,
     DnsLabel,
+    DnsSubdomain,
     TimeZoneName,
     Wire,
+    matching,
     rule,
     rules_config,
     text_default,
@@ -19,6 +21,17 @@ from tessera.api.meta import (
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Month"]
+
+# Name of a model as a grant has it: in lower case, so that every name has one spelling.
+GrantedName = Annotated[
+    str,
+    matching(
+        "^[a-z0-9][a-z0-9._:/-]*$",
+        "must be lower-case letters, digits and . _ : / -, such as llama-3; it stands for the name "
+        "in any case",
+    ),
+    StringConstraints(max_length=128),
+]
 
 
 class Tenant(Wire):
@@ -36,6 +49,33 @@ class Limit(Wire):
 
     amount: Amount
     """Maximum spend in one window, in `spec.currency`, for example `"2500"` or `"0.50"`."""
+
+
+class NameGrant(Wire):
+    """Names that belong to the tenant, and tenants that may get its services by them."""
+
+    names: Annotated[
+        tuple[GrantedName, ...],
+        Field(min_length=1, max_length=32, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ]
+    """Served names, aliases and names of adapters, in lower case; each stands for its spellings in
+    any case. A name stays reserved while no service has it."""
+
+    tenants: Annotated[
+        tuple[DnsSubdomain, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ()
+    """TenantBudgets whose tenants may get services by the names, besides the tenant itself."""
+
+    public: bool = False
+    """Whether every tenant may get services by the names."""
+
+    namespaces: Annotated[
+        tuple[DnsLabel, ...],
+        Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+    ] = ()
+    """Namespaces of the tenant whose services alone get requests by the names, also those of the
+    tenant itself; omitted, all of them."""
 
 
 class OnSpendUnknown(Wire):
@@ -79,6 +119,19 @@ class TenantBudgetSpec(Wire):
     )
     """Limits of teams within the tenant, by the name that keys and tokens carry."""
 
+    publishing: Annotated[tuple[NameGrant, ...], Field(max_length=16)] = ()
+    """Names by which services of the tenant may be offered to other tenants through gateways."""
+
+    accepted_publishers: (
+        Annotated[
+            tuple[DnsSubdomain, ...],
+            Field(max_length=64, json_schema_extra={"x-kubernetes-list-type": "set"}),
+        ]
+        | None
+    ) = None
+    """TenantBudgets whose tenants' services this tenant accepts; omitted, all that may offer it
+    theirs."""
+
     on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """Behavior while the spend of a window is unknown because its record was lost."""
 
@@ -92,6 +145,13 @@ class TenantBudgetSpec(Wire):
             "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))",
             "spec.tenant.namespaces lists a namespace twice: remove one",
             ".tenant.namespaces",
+        ),
+        rule(
+            "!has(self.publishing) || self.publishing.all(g, !has(g.namespaces) || "
+            "g.namespaces.all(n, n in self.tenant.namespaces))",
+            "spec.publishing has a namespace that spec.tenant.namespaces lacks: add it there, or "
+            "remove it here",
+            ".publishing",
         ),
         rule(
             "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0",

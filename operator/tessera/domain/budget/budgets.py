@@ -20,6 +20,7 @@ from tessera.domain.budget.metering import (
     recorded_meter,
     restore_meter,
 )
+from tessera.domain.budget.name_grants import GrantedNames
 from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
@@ -113,19 +114,22 @@ class NamespaceClaim:
 def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
     """Return what every budget claims, the oldest budget first.
 
-    A namespace stays with the budget whose accepted spec has it; of new claims the older budget's
-    wins, then the earlier name.
+    A namespace, and a name in `spec.publishing`, stays with the budget whose accepted spec has it;
+    of new claims the older budget's wins, then the earlier name.
     """
     oldest_first = sorted(budgets, key=lambda budget: (budget.created, budget.name))
     owners: dict[str, str] = {}
+    granted = GrantedNames()
     for budget in oldest_first:
         if (accepted_spec := budget.status.accepted_spec) is not None:
+            granted.replace(budget.name, accepted_spec)
             for name in accepted_spec.tenant.namespaces:
                 owners.setdefault(name, budget.name)
     claims = []
     for budget in oldest_first:
-        accepted, spec = acceptance(budget, owners), budget.status.accepted_spec
+        accepted, spec = acceptance(budget, owners, granted), budget.status.accepted_spec
         if accepted.reason.is_true and budget.spec is not None:
+            granted.replace(budget.name, budget.spec, spec)
             spec = budget.spec
             owners = {name: owner for name, owner in owners.items() if owner != budget.name}
             owners |= dict.fromkeys(spec.tenant.namespaces, budget.name)
@@ -137,7 +141,32 @@ def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
         claims.append(
             NamespaceClaim(budget=budget, accepted=accepted, spec=spec, namespaces=tuple(names))
         )
-    return claims
+    return _with_contested_names(claims, granted)
+
+
+def _with_contested_names(
+    claims: Sequence[NamespaceClaim], granted: GrantedNames
+) -> Sequence[NamespaceClaim]:
+    """Return the claims; those that keep a name which another budget wants as well say so."""
+    contested: dict[str, StatusVerdict[BudgetAccepted]] = {}
+    for claim in claims:
+        budget = claim.budget
+        if claim.accepted.reason is not BudgetAccepted.NAME_CONFLICT or budget.spec is None:
+            continue
+        if (clash := granted.find_clash(budget.name, budget.spec)) is not None:
+            message = (
+                f"spec.publishing: {clash.name} stays here, and is also in {clash.field} of "
+                f"TenantBudget/{budget.name}, which is not accepted for that; remove it from one "
+                "of the two"
+            )
+            verdict = StatusVerdict(BudgetAccepted.NAME_CONTESTED, message)
+            contested.setdefault(clash.holder, verdict)
+    return [
+        replace(claim, accepted=contested[claim.budget.name])
+        if claim.budget.name in contested and claim.accepted.reason is BudgetAccepted.VALID
+        else claim
+        for claim in claims
+    ]
 
 
 def build_budget_views(
@@ -250,7 +279,9 @@ def _summarize(spec: TenantBudgetSpec) -> str:
     return f"{counted(len(spec.limits), 'limit')} in {spec.currency} for {names}"
 
 
-def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[BudgetAccepted]:
+def _acceptance(
+    budget: Budget, owners: Mapping[str, str], granted: GrantedNames
+) -> StatusVerdict[BudgetAccepted]:
     spec = budget.spec
     if spec is None:
         return StatusVerdict(BudgetAccepted.INVALID_SPEC, budget.problem or "spec: unreadable")
@@ -265,12 +296,16 @@ def _acceptance(budget: Budget, owners: Mapping[str, str]) -> StatusVerdict[Budg
                 f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{owners[name]} "
                 "already; remove it from one of the two, since a namespace has at most 1 budget",
             )
+    if (clash := granted.find_clash(budget.name, spec)) is not None:
+        return StatusVerdict(
+            BudgetAccepted.NAME_CONFLICT,
+            f"{clash.field}: {clash.name} belongs to TenantBudget/{clash.holder} already; remove "
+            "it from one of the two, since no tenant gets services of two others by one name",
+        )
     return StatusVerdict(BudgetAccepted.VALID, _summarize(spec))
 
 
-def _refuse(
-    error: Exception, budget: Budget, _: Mapping[str, str]
-) -> StatusVerdict[BudgetAccepted]:
+def _refuse(error: Exception, budget: Budget, *_: object) -> StatusVerdict[BudgetAccepted]:
     message = planner_error(error, "tenantbudget", budget.name)
     return StatusVerdict(BudgetAccepted.PLANNER_ERROR, message)
 

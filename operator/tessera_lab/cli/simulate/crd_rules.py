@@ -75,6 +75,10 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))": lambda spec: (
         _distinct(iter(spec.tenant.namespaces))
     ),
+    "!has(self.publishing) || self.publishing.all(g, !has(g.namespaces) || "
+    "g.namespaces.all(n, n in self.tenant.namespaces))": lambda spec: all(
+        name in spec.tenant.namespaces for grant in spec.publishing for name in grant.namespaces
+    ),
     "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0": lambda spec: (
         0.01 <= spec.weight <= 1000
     ),
