@@ -68,14 +68,26 @@ def test_a_name_of_another_service_is_a_warning_for_both() -> None:
         [],
         [
             "spec.access.aliases[1]: default is also a name of InferenceService/team-a/older, "
-            "which is older and gets the requests of TenantBudget/team-a at the gateway; remove "
-            "it from one of the two"
+            "which gets the requests of TenantBudget/team-a at the gateway; remove it from one of "
+            "the two"
         ],
     )
     body["metadata"]["creationTimestamp"] = f"{NOW - timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
     (warning,) = review_service(body, store, gateways=True)[1]
-    assert "InferenceService/team-a/older, which is newer and does not get the requests" in warning
+    assert "InferenceService/team-a/older, which does not get the requests" in warning
     assert review_service(body, store) == ([], []), "without a gateway nobody uses names"
+
+
+def test_a_name_without_a_grant_is_a_warning() -> None:
+    store = a_store()
+    put_plan_input(store, TENANT_BUDGETS, "", a_budget())
+    put_plan_input(store, TENANT_BUDGETS, "", a_budget("team-b"))
+    for required, effect in ((False, "can be used until"), (True, "cannot be used by")):
+        refusals, (warning,) = review_service(
+            a_body(access={"public": True}), store, gateways=True, require_name_grants=required
+        )
+        assert not refusals
+        assert effect in warning
 
 
 def test_several_faults_are_reported_at_once() -> None:

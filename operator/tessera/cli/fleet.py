@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from tessera.adapters.clock import now
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.api.reasons import Accepted, WithinBudget
+from tessera.api.reasons import NAME_REASONS, Accepted, WithinBudget
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
@@ -84,7 +84,12 @@ class FleetInputs:
                 for service in snapshot.services
             ),
             gateways=any(
-                condition.reason == Accepted.NAME_CONFLICT
+                condition.type == "Accepted" and condition.reason in NAME_REASONS
+                for service in snapshot.services
+                for condition in service.status.conditions
+            ),
+            require_name_grants=any(
+                condition.reason == Accepted.NAME_NOT_PUBLISHED
                 for service in snapshot.services
                 for condition in service.status.conditions
             ),

@@ -11,13 +11,14 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import Accepted, Discovered
+from tessera.api.reasons import Accepted, BudgetAccepted, Discovered
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
-from tessera.domain.gateway.name_conflicts import find_name_conflicts, loses, takes
+from tessera.domain.gateway.name_conflicts import find_name_conflicts, name_verdicts
+from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import gpu_models
@@ -45,6 +46,7 @@ def review_service(
     classes: ServiceClasses = BUILT_IN_CLASSES,
     *,
     gateways: bool = False,
+    require_name_grants: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
@@ -70,21 +72,22 @@ def review_service(
     if (verdict := engine_verdict(service.spec)).reason is not Accepted.VALID:
         warnings.append(verdict.message)
     if gateways:
-        warnings += _name_warnings(service, service.spec, store)
+        warnings += _name_warnings(service, service.spec, store, required=require_name_grants)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
 
 
 def _name_warnings(
-    service: ObservedService, spec: InferenceServiceSpec, store: Store
+    service: ObservedService, spec: InferenceServiceSpec, store: Store, *, required: bool
 ) -> Sequence[str]:
-    """Return warnings for names that another service has as well."""
+    """Return warnings for names by which tenants do not get the service."""
     existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
     others = [other for other in existing if other.ref != service.ref]
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
-    conflicts = find_name_conflicts([*others, service], tenants)
-    return [*loses(service.ref, spec, conflicts), *takes(service.ref, spec, conflicts)]
+    rights = name_rights(claims, required=required)
+    conflicts = find_name_conflicts([*others, service], tenants, rights)
+    return [verdict.message for verdict in name_verdicts(service.ref, spec, conflicts)]
 
 
 def review_budget(
@@ -96,10 +99,11 @@ def review_budget(
         return [], _deletion_warnings(budget, store)
     if budget.spec is None:
         return [budget.problem or "spec: unreadable"], []
-    if (fault := zone_fault(budget.spec) or currency_fault(budget)) is not None:
-        return [fault], []
     existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
     others = [other for other in existing if other.name != budget.name]
+    fault = zone_fault(budget.spec) or currency_fault(budget) or _name_fault(budget, others)
+    if fault is not None:
+        return [fault], []
     warnings = [
         f"spec.tenant.namespaces[{index}]: {name} belongs to TenantBudget/{other.name}, which "
         "keeps it: this spec is not accepted until one of the two gives the namespace up"
@@ -210,6 +214,15 @@ def review_batch(
     return [], [verdict.message] if verdict.reason is not BatchAccepted.VALID else []
 
 
+def _name_fault(budget: Budget, others: Sequence[Budget]) -> str | None:
+    """Return which name in spec.publishing belongs to another budget; None if none does."""
+    for claim in namespace_claims([*others, budget]):
+        is_refused = claim.accepted.reason is BudgetAccepted.NAME_CONFLICT
+        if claim.budget is budget and is_refused:
+            return claim.accepted.message
+    return None
+
+
 def _deletion_warnings(budget: Budget, store: Store) -> list[str]:
     existing = plan_inputs(store, api_resources.TENANT_BUDGETS, Budget)
     claims = {claim.budget.name: claim.namespaces for claim in namespace_claims(existing)}
@@ -234,6 +247,7 @@ def validators(
     classes: ServiceClasses = BUILT_IN_CLASSES,
     *,
     gateways: bool = False,
+    require_name_grants: bool = False,
 ) -> dict[str, Any]:
     """Return the handlers that kopf calls, by the plural of their kind.
 
@@ -241,7 +255,7 @@ def validators(
     """
     reviews: dict[api_resources.ApiResource, Reviewer] = {
         api_resources.INFERENCE_SERVICES: lambda body, _: review_service(
-            body, store, classes, gateways=gateways
+            body, store, classes, gateways=gateways, require_name_grants=require_name_grants
         ),
         api_resources.BATCH_INFERENCES: lambda body, operation: review_batch(
             body, store, clock(), created=operation == "CREATE"

@@ -66,6 +66,8 @@ class GatewayParts:
     """Lends from the limits that all gateways share, to a gateway by its name."""
     recorder: Recorder
     engines: EngineSession
+    require_name_grants: bool = False
+    """Whether other tenants are offered only names that a TenantBudget grants."""
 
 
 class Gateway:
@@ -150,7 +152,11 @@ class Gateway:
             if observed is not None:
                 # Streams go on meanwhile.
                 directory = await asyncio.to_thread(
-                    self._incremental.run, build_directory, observed, self._parts.default_limits
+                    self._incremental.run,
+                    build_directory,
+                    observed,
+                    self._parts.default_limits,
+                    require_name_grants=self._parts.require_name_grants,
                 )
                 if self.directory is None:
                     # What stays for long is collected before the first request, and then frozen.

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.name_conflicts import NameConflict, find_name_conflicts
+from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.status.events import event_notes
@@ -38,12 +40,16 @@ def named(
 
 
 OWN = named(2, "team-a/chat")
-CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, ...]]]] = {
-    "of one tenant the newer": ([named(1, "team-a/new"), OWN], {"team-a/new": ("team-a",)}),
+CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, str]]]] = {
+    # Which service has a conflict, and a tenant whose requests it does not get.
+    "of one tenant the newer": (
+        [named(1, "team-a/new"), OWN],
+        {"team-a/new": ("TenantBudget/team-a", "team-a")},
+    ),
     "of two tenants none": ([named(1, "team-b/new"), OWN], {}),
     "shared: the newer, of tenants without their own": (
         [named(2, "team-a/old", public=True), named(1, "team-b/new", public=True)],
-        {"team-b/new": ("team-c",)},
+        {"team-b/new": ("other tenants", "team-c")},
     ),
     "a tenant's own is its choice": (
         [named(3, "team-b/shared", tenants=["team-a"]), named(1, "team-a/new")],
@@ -59,33 +65,44 @@ CASES: dict[str, tuple[Sequence[ObservedService], dict[str, tuple[str, ...]]]] =
 
 @pytest.mark.parametrize(("services", "expected"), CASES.values(), ids=CASES)
 def test_the_service_that_does_not_get_the_requests_has_a_conflict(
-    services: Sequence[ObservedService], expected: dict[str, tuple[str, ...]]
+    services: Sequence[ObservedService], expected: dict[str, tuple[str, str]]
 ) -> None:
-    found_conflicts = find_name_conflicts(services, TENANTS)
-    assert {
-        str(ref): conflict.tenants
-        for ref, conflicts in found_conflicts.items()
+    lost = {
+        str(ref): conflict
+        for ref, conflicts in find_name_conflicts(services, TENANTS, NameRights()).items()
         for conflict in conflicts
-    } == expected
+        if conflict.reason is Accepted.NAME_CONFLICT
+    }
+    assert {ref: each.consumers for ref, each in lost.items()} == {
+        ref: consumers for ref, (consumers, _) in expected.items()
+    }
     budgets = tuple(a_budget(name) for name in TENANTS)
     directory = build_directory(
         GatewayObservations(services=services, budgets=budgets), RateLimitsSpec()
     )
-    for conflicts in found_conflicts.values():
-        for conflict in conflicts:
-            for tenant in conflict.tenants:
-                receiver = tenant_models(directory, tenant)[conflict.name]
-                assert receiver.service == conflict.receiver
+    for ref, (_, tenant) in expected.items():
+        receiver = tenant_models(directory, tenant)[lost[ref].name]
+        assert receiver.service == lost[ref].other
 
 
 def test_adapters_and_served_names_conflict_too() -> None:
     adapter = {"model": {"adapters": [{"name": "legal", "uri": "hf://a/b"}]}}
     older = named(2, "team-a/old", adapter, aliases=["new"])
     newer = named(1, "team-a/new", adapter, aliases=[])
-    assert find_name_conflicts([older, newer], TENANTS) == {
-        newer.ref: (
-            NameConflict(name="new", receiver=older.ref, tenants=("team-a",)),
-            NameConflict(name="legal", receiver=older.ref, tenants=("team-a",)),
+    conflicts = find_name_conflicts([older, newer], TENANTS, NameRights())
+    both: dict[str, Any] = {
+        "tenant": "team-a",
+        "holder": "team-a",
+        "consumers": "TenantBudget/team-a",
+    }
+    assert conflicts == {
+        service.ref: tuple(
+            NameConflict(reason=reason, name=name, other=other.ref, **both)
+            for name in ("new", "legal")
+        )
+        for service, other, reason in (
+            (newer, older, Accepted.NAME_CONFLICT),
+            (older, newer, Accepted.NAME_CONTESTED),
         )
     }
 
@@ -103,10 +120,12 @@ def test_the_status_of_the_newer_service_does_not_say_that_all_is_well() -> None
         for name, status in statuses.items()
     }
     assert {name: condition.reason for name, condition in accepted.items()} == {
-        "chat": "Valid",
+        "chat": "NameContested",
         "new": "NameConflict",
     }
-    assert "InferenceService/team-a/chat, which is older" in accepted["new"].message
+    assert "InferenceService/team-a/chat, which gets the requests" in accepted["new"].message
+    assert "InferenceService/team-a/new, which does not get" in accepted["chat"].message
+    assert not [note for note in event_notes(OWN.status, statuses["chat"]) if note.is_warning]
     notes = [note for note in event_notes(newer.status, statuses["new"]) if note.is_warning]
     assert [note.reason for note in notes if note.action == "Accepted"] == ["NameConflict"]
     assert plan_of(snapshot).service_plans[newer.ref].accepted.reason == "Valid"

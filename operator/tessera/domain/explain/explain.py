@@ -59,6 +59,8 @@ def _accepted(service_plan: ServicePlan) -> Decision:
         would_change = ("with a known spec.engine.version the flags would be checked",)
     if verdict.reason is Accepted.NAME_CONFLICT:
         would_change = ("with names of its own it would get the requests for all of them",)
+    if verdict.reason in (Accepted.NAME_NOT_PUBLISHED, Accepted.NAME_GRANT_MISSING):
+        would_change = ("with a grant for its names all of spec.access could use it by them",)
     return Decision(
         topic="accepted",
         reason=verdict.reason,

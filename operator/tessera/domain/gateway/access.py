@@ -5,7 +5,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 
+from tessera.domain.budget.name_grants import EVERY_TENANT
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity, OfferedModel
+from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.gateway.reasons import RequestReason
 
 # Models of one tenant, by every name that a request may give.
@@ -34,9 +36,10 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
 def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     """Return what a tenant may use, by name: its own, those shared with it, and public ones.
 
-    Of two models with one name its own comes first, then the older one; so no new service takes the
-    requests of another.
+    A name that a grant gives to somebody stands for his services alone, also while none has it. Of
+    two models with one name the tenant's own comes first, then the older one.
     """
+    rights = directory.name_rights
     shared = [
         model
         for model in directory.models
@@ -45,8 +48,40 @@ def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     by_name: dict[str, OfferedModel] = {}
     for model in sorted(shared, key=lambda model: model.tenant != tenant):
         for name in (*model.names, *model.adapters):
-            by_name.setdefault(name, model)
+            if name not in by_name and may_offer(rights, model, name, tenant):
+                by_name[name] = model
     return dict(sorted(by_name.items(), key=itemgetter(0)))
+
+
+def may_offer(rights: NameRights, model: OfferedModel, name: str, consumer: str) -> bool:
+    """Return whether a tenant may get a model by one of its names, if its owner wants that."""
+    holder = rights.holder(name, consumer)
+    namespace = model.service.namespace
+    if model.tenant == consumer:
+        # What others have for this tenant binds no service of its own.
+        return holder is None or holder.tenant != consumer or namespace in holder.namespaces
+    if not rights.accepts(consumer, model.tenant):
+        return False
+    return not rights.required if holder is None else namespace in holder.namespaces
+
+
+def offered_to(
+    rights: NameRights, model: OfferedModel, name: str, consumers: frozenset[str]
+) -> frozenset[str]:
+    """Return those of other tenants that may get a model by a name, of tenants that accept it.
+
+    It is `may_offer` for many at once.
+    """
+    by_consumer = rights.holders.get(name.lower(), {})
+    granted = {
+        consumer
+        for consumer, holder in by_consumer.items()
+        if model.service.namespace in holder.namespaces
+    }
+    is_open = EVERY_TENANT in granted if EVERY_TENANT in by_consumer else not rights.required
+    if is_open:
+        return consumers.difference(by_consumer.keys() - granted)
+    return consumers.intersection(granted)
 
 
 def visible_models(models: ModelsByName, identity: Identity) -> ModelsByName:

@@ -17,6 +17,7 @@ from tessera.domain.gateway.directory import (
     OfferedModel,
     TenantLimits,
 )
+from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.device import (
     MIG_PREFIX,
     Hardware,
@@ -62,7 +63,12 @@ class _Variant(NamedTuple):
     precision: str | None = None
 
 
-def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpec) -> Directory:
+def build_directory(
+    observed: GatewayObservations,
+    default_limits: RateLimitsSpec,
+    *,
+    require_name_grants: bool = False,
+) -> Directory:
     """Return all that requests are judged by; equal observations make equal directories."""
     claims = [claim for claim in namespace_claims(observed.budgets) if claim.spec is not None]
     tenants = {claim.budget.name: _tenant(claim) for claim in claims}
@@ -88,6 +94,7 @@ def build_directory(observed: GatewayObservations, default_limits: RateLimitsSpe
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
+        name_rights=name_rights(claims, required=require_name_grants),
     )
 
 

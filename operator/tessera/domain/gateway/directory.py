@@ -8,9 +8,11 @@ from tessera.api.inference_service import Wake
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
+from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.perf.step import StepTime
 
 NO_LIMITS = RateLimitsSpec()
+_NO_GRANTS = NameRights()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +50,9 @@ class OfferedModel:
     tenant: str | None
     """Tenant of its namespace, who pays for its nodes."""
     tenants: frozenset[str] = frozenset()
-    """Other tenants that may use it."""
+    """Other tenants that its owner lets use it, by the names that it may offer to them."""
     public: bool = False
-    """Every tenant may use it."""
+    """The same of every tenant."""
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""
@@ -127,3 +129,4 @@ class Directory:
     """By digest: the last ones that were removed, so that a refusal of one can be attributed."""
     default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""
+    name_rights: NameRights = _NO_GRANTS

@@ -1,15 +1,18 @@
-"""Names that several services have: the gateway sends the requests for one to a single service."""
+"""Names by which tenants do not get a service although its spec offers it, and why."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import NAME_REASONS, Accepted, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.gateway.access import tenant_models
+from tessera.domain.budget.name_grants import EVERY_TENANT
+from tessera.domain.gateway.access import may_offer, offered_to
 from tessera.domain.gateway.build import offered_names, oldest_first
-from tessera.domain.gateway.directory import Directory, OfferedModel
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.name_rights import NameRights
 from tessera.domain.incremental import reused
 from tessera.domain.observed.snapshot import ObservedService
 
@@ -18,19 +21,18 @@ _MAX_NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameConflict:
-    """A name of a service whose requests an older one gets."""
+    """What is wrong with a name of a service."""
 
+    reason: Accepted
     name: str
-    receiver: Ref
-    tenants: tuple[str, ...]
-    """Whose requests the other one gets, in order."""
-
-    @property
-    def senders(self) -> str:
-        """Return the tenants in words."""
-        if len(self.tenants) == 1:
-            return f"TenantBudget/{self.tenants[0]}"
-        return f"{counted(len(self.tenants), 'tenant')}, first TenantBudget/{self.tenants[0]}"
+    tenant: str | None
+    """Tenant of the service."""
+    consumers: str
+    """Whose requests it is about, in words."""
+    holder: str | None = None
+    """Tenant to which the name belongs for them, or that wants it as well."""
+    other: Ref | None = None
+    """The service that gets the requests; with `NAME_CONTESTED` the one that does not."""
 
 
 NameConflicts = Mapping[Ref, tuple[NameConflict, ...]]
@@ -38,9 +40,11 @@ NameConflicts = Mapping[Ref, tuple[NameConflict, ...]]
 
 @reused
 def find_name_conflicts(
-    services: Sequence[ObservedService], tenants: Mapping[str, tuple[str, ...]]
+    services: Sequence[ObservedService],
+    tenants: Mapping[str, tuple[str, ...]],
+    rights: NameRights,
 ) -> NameConflicts:
-    """Return the conflicts of each service that is not the one to get the requests for a name.
+    """Return what is wrong with the names of each service.
 
     `tenants` maps each tenant to its namespaces. A tenant that names a service of its own like one
     that is shared with it chooses to, which is no conflict.
@@ -50,54 +54,205 @@ def find_name_conflicts(
         offered_names(service.uid, service, tenant_by_namespace.get(service.ref.namespace))
         for service in oldest_first(services)
     )
-    return _conflicts(models, tuple(sorted(tenants)))
+    return _conflicts(models, frozenset(tenants), rights)
 
 
-def loses(service: Ref, spec: InferenceServiceSpec, conflicts: NameConflicts) -> Sequence[str]:
-    """Return a sentence for each name of a service by which an older one gets requests."""
-    return [
-        f"{_field(spec, conflict.name)}: {conflict.name} is also a name of InferenceService/"
-        f"{conflict.receiver}, which is older and gets the requests of {conflict.senders} at the "
-        "gateway; remove it from one of the two"
-        for conflict in conflicts.get(service, ())[:_MAX_NAMED]
-    ]
+def name_verdicts(
+    service: Ref, spec: InferenceServiceSpec, conflicts: NameConflicts
+) -> tuple[StatusVerdict[Accepted], ...]:
+    """Return what the status of a service says of its names, the worst first.
 
-
-def takes(service: Ref, spec: InferenceServiceSpec, conflicts: NameConflicts) -> Sequence[str]:
-    """Return a sentence for each name by which a service gets the requests of a newer one."""
-    return [
-        f"{_field(spec, conflict.name)}: {conflict.name} is also a name of InferenceService/"
-        f"{loser}, which is newer and does not get the requests of {conflict.senders} at the "
-        "gateway; remove it from one of the two"
-        for loser in sorted(conflicts)
-        for conflict in conflicts[loser]
-        if conflict.receiver == service
-    ][:_MAX_NAMED]
+    A tenant learns that a name is taken, but not which other tenant has it.
+    """
+    worst_first = sorted(
+        conflicts.get(service, ()), key=lambda conflict: NAME_REASONS.index(conflict.reason)
+    )
+    return tuple(
+        StatusVerdict(conflict.reason, _sentence(spec, conflict))
+        for conflict in worst_first[:_MAX_NAMED]
+    )
 
 
 @reused
-def _conflicts(models: tuple[OfferedModel, ...], tenants: tuple[str, ...]) -> NameConflicts:
-    visible: dict[str, list[OfferedModel]] = {tenant: [] for tenant in tenants}
-    for model in models:
-        for tenant in tenants if model.public else {model.tenant, *model.tenants}:
-            if tenant in visible:
-                visible[tenant].append(model)
-    senders = defaultdict[Ref, defaultdict[tuple[str, Ref], list[str]]](lambda: defaultdict(list))
-    for tenant in tenants:
-        receivers = tenant_models(Directory(models=tuple(visible[tenant])), tenant)
-        for model in visible[tenant]:
-            for name in dict.fromkeys((*model.names, *model.adapters)):
-                receiver = receivers[name]
-                is_choice = receiver.tenant == tenant != model.tenant
-                if receiver is not model and not is_choice:
-                    senders[model.service][name, receiver.service].append(tenant)
-    return {
-        service: tuple(
-            NameConflict(name=name, receiver=receiver, tenants=tuple(names))
-            for (name, receiver), names in of_service.items()
+def _conflicts(
+    models: tuple[OfferedModel, ...], tenants: frozenset[str], rights: NameRights
+) -> NameConflicts:
+    refusing: dict[str | None, frozenset[str]] = {
+        publisher: frozenset(
+            consumer for consumer in rights.publishers if not rights.accepts(consumer, publisher)
         )
-        for service, of_service in senders.items()
+        for publisher in {model.tenant for model in models}
     }
+    by_name = defaultdict[str, list[OfferedModel]](list)
+    conflicts = defaultdict[Ref, list[NameConflict]](list)
+    for model in models:
+        for name in dict.fromkeys((*model.names, *model.adapters)):
+            by_name[name].append(model)
+        if refused := model.tenants & tenants & refusing[model.tenant]:
+            conflicts[model.service].append(
+                NameConflict(
+                    reason=Accepted.PUBLISHER_NOT_ACCEPTED,
+                    name="",
+                    tenant=model.tenant,
+                    consumers=_in_words(refused, model),
+                )
+            )
+    for name, listers in by_name.items():
+        is_shared = len(listers) > 1 or listers[0].public or listers[0].tenants
+        if not is_shared and name.lower() not in rights.holders:
+            continue
+        for service, conflict in _NameUse(name, listers, tenants, rights, refusing).conflicts():
+            conflicts[service].append(conflict)
+    return {service: tuple(of_service) for service, of_service in conflicts.items()}
+
+
+class _NameUse:
+    """The services that list one name, the oldest first, and who gets which of them by it."""
+
+    def __init__(
+        self,
+        name: str,
+        listers: Sequence[OfferedModel],
+        tenants: frozenset[str],
+        rights: NameRights,
+        refusing: Mapping[str | None, frozenset[str]],
+    ) -> None:
+        self._name, self._listers, self._rights = name, listers, rights
+        self._holders = rights.holders.get(name.lower(), {})
+        self._receivers: dict[str, OfferedModel] = {}
+        for model in listers:
+            if model.tenant in tenants and may_offer(rights, model, name, model.tenant):
+                self._receivers.setdefault(model.tenant, model)
+        # Who has a name for itself gets it from nobody else, also while its service is away.
+        own = {each for each, holder in self._holders.items() if holder.tenant == each}
+        self._others = tenants.difference(own, self._receivers)
+        self._tenants, self._refusing = tenants, refusing
+
+    def conflicts(self) -> Iterator[tuple[Ref, NameConflict]]:
+        """Yield what is wrong, with the service whose status says it."""
+        contested: set[tuple[Ref, bool]] = set()
+        offers = [self._offer(model) for model in self._listers]
+        for model, (lost, withheld, offered) in zip(self._listers, offers, strict=True):
+            taken = lost | self._owned(withheld)
+            for conflict in self._taken(model, taken):
+                yield model.service, conflict
+                is_own = conflict.holder == model.tenant
+                if conflict.other is not None and (conflict.other, is_own) not in contested:
+                    contested.add((conflict.other, is_own))
+                    yield conflict.other, _contest(conflict, model)
+            for reason, consumers in (
+                (Accepted.NAME_NOT_PUBLISHED, withheld - taken),
+                (Accepted.NAME_GRANT_MISSING, offered - self._owned(offered)),
+            ):
+                if consumers:
+                    yield model.service, self._ungranted(reason, model, consumers)
+
+    def _offer(self, model: OfferedModel) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Return other tenants that get an older one instead, that may not get it, and that do."""
+        asked = self._others if model.public else self._others & model.tenants
+        audience = asked.difference(self._refusing[model.tenant], (model.tenant,))
+        allowed = offered_to(self._rights, model, self._name, audience)
+        lost = allowed.intersection(self._receivers)
+        self._receivers.update(dict.fromkeys(allowed - lost, model))
+        return lost, audience - allowed, allowed - lost
+
+    def _owned(self, consumers: frozenset[str]) -> frozenset[str]:
+        """Return those of tenants for whom the name belongs to somebody."""
+        return consumers if EVERY_TENANT in self._holders else consumers.intersection(self._holders)
+
+    def _taken(self, model: OfferedModel, taken: frozenset[str]) -> Iterator[NameConflict]:
+        """Yield who has the name for its own tenant, and for these others, instead of a model."""
+        own, is_own = model.tenant, False
+        if own in self._tenants and self._receivers.get(own) is not model:
+            is_own = True
+            yield self._conflict(model, frozenset((own,)), own)
+        if taken:
+            conflict = self._conflict(model, taken, min(taken))
+            if not is_own or conflict.holder != own:
+                yield conflict
+
+    def _conflict(self, model: OfferedModel, consumers: frozenset[str], first: str) -> NameConflict:
+        receiver, holder = self._receivers.get(first), self._rights.holder(self._name, first)
+        return NameConflict(
+            reason=Accepted.NAME_CONFLICT,
+            name=self._name,
+            tenant=model.tenant,
+            consumers=_in_words(consumers, model),
+            holder=receiver.tenant if receiver else holder and holder.tenant,
+            other=receiver.service if receiver else None,
+        )
+
+    def _ungranted(
+        self, reason: Accepted, model: OfferedModel, consumers: frozenset[str]
+    ) -> NameConflict:
+        return NameConflict(
+            reason=reason,
+            name=self._name,
+            tenant=model.tenant,
+            consumers=_in_words(consumers, model),
+        )
+
+
+def _contest(conflict: NameConflict, loser: OfferedModel) -> NameConflict:
+    return NameConflict(
+        reason=Accepted.NAME_CONTESTED,
+        name=conflict.name,
+        tenant=conflict.holder,
+        consumers=conflict.consumers,
+        holder=loser.tenant,
+        other=loser.service,
+    )
+
+
+def _in_words(consumers: frozenset[str], model: OfferedModel) -> str:
+    """Return tenants in the words of a spec: those that it names, or all others."""
+    if model.tenant in consumers:
+        return f"TenantBudget/{model.tenant}"
+    if model.public:
+        return "other tenants"
+    first = f"TenantBudget/{min(consumers)}"
+    return first if len(consumers) == 1 else f"{counted(len(consumers), 'tenant')}, first {first}"
+
+
+def _sentence(spec: InferenceServiceSpec, conflict: NameConflict) -> str:
+    name, consumers, budget = conflict.name, conflict.consumers, f"TenantBudget/{conflict.tenant}"
+    field, is_lost = _field(spec, name), conflict.reason is Accepted.NAME_CONFLICT
+    if conflict.reason is Accepted.PUBLISHER_NOT_ACCEPTED:
+        return (
+            f"spec.access.tenants: models of {budget} are not accepted by {consumers}; have it "
+            "added to spec.acceptedPublishers there, or remove the tenant"
+        )
+    if conflict.reason in (Accepted.NAME_NOT_PUBLISHED, Accepted.NAME_GRANT_MISSING):
+        until = (
+            "cannot be used"
+            if conflict.reason is Accepted.NAME_NOT_PUBLISHED
+            else "can be used until the chart value gateway.requireNameGrants is true"
+        )
+        grant = (
+            f"no grant in spec.publishing of {budget} has it for them; ask the platform team for "
+            "one"
+            if conflict.tenant is not None
+            else "no TenantBudget has its namespace, so no grant can have it"
+        )
+        return f"{field}: {name} {until} by {consumers}, since {grant}"
+    if conflict.holder != conflict.tenant:
+        return (
+            f"{field}: {name} is taken, so requests of {consumers} for it do not come here from "
+            "the gateway; choose another name"
+            if is_lost
+            else f"{field}: a service of another tenant has the name {name} too, and gets no "
+            "requests for it that come here"
+        )
+    if conflict.other is None:
+        return (
+            f"{field}: {name} belongs to other namespaces by spec.publishing of {budget}, so "
+            f"requests of {consumers} for it do not come here from the gateway; choose another name"
+        )
+    gets = "gets" if is_lost else "does not get"
+    return (
+        f"{field}: {name} is also a name of InferenceService/{conflict.other}, which {gets} the "
+        f"requests of {consumers} at the gateway; remove it from one of the two"
+    )
 
 
 def _field(spec: InferenceServiceSpec, name: str) -> str:

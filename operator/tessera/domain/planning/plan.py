@@ -25,7 +25,12 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import MeteringInputs, metering_inputs
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
-from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, loses
+from tessera.domain.gateway.name_conflicts import (
+    NameConflicts,
+    find_name_conflicts,
+    name_verdicts,
+)
+from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
@@ -246,13 +251,12 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     funded = FundedProposals(proposals, grants, deciding)
     shared = share_devices(proposals, grants, deciding, views, snapshot.pods)
     layouts = repartition(config, snapshot, memory.layouts, views, funded)
-    tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
     context = _ServiceContext(
         config=config,
         snapshot=snapshot,
         memory=memory,
         newest_template=_newest_template(config),
-        name_conflicts=(find_name_conflicts(snapshot.services, tenants) if config.gateways else {}),
+        name_conflicts=_name_conflicts(config, snapshot, budgets),
         grants=shared,
         allocated=allocated,
         layouts=layouts,
@@ -281,6 +285,16 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
             for ref in sorted(batch_proposals)
         },
     )
+
+
+def _name_conflicts(
+    config: Config, snapshot: Snapshot, budgets: Sequence[BudgetView]
+) -> NameConflicts:
+    if not config.gateways:
+        return {}
+    tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
+    rights = name_rights(budgets, required=config.require_name_grants)
+    return find_name_conflicts(snapshot.services, tenants, rights)
 
 
 def _with_last_good_views(
@@ -364,7 +378,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         context.newest_template,
         has_surge_capacity(proposal, grant, context.allocated),
         context.config.autoscalers,
-        tuple(loses(ref, spec, conflicts)) if spec is not None and ref in conflicts else (),
+        name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         memory.replica_conflicts.get(ref),
         memory.pins.get(proposal.service.uid),
         snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None,

@@ -150,8 +150,8 @@ class ServicePlanInputs(NamedTuple):
     """Its pool has devices beyond the desired replicas."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
-    name_conflicts: tuple[str, ...] = ()
-    """What is wrong with names that an older service has as well."""
+    name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()
+    """What is wrong with its names, the worst first."""
     replica_conflict: ReplicaConflict | None = None
     """What the last plan knew of somebody else who writes the replicas."""
     last_pin: ModelStatus | None = None
@@ -276,7 +276,7 @@ def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
 def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
     """Return the verdict of the proposal with what is wrong beside its spec.
 
-    Its names may be those of an older service, or its HorizontalPodAutoscaler is not written.
+    Its names may belong to another service, or its HorizontalPodAutoscaler is not written.
     """
     accepted, conflicts = inputs.proposal.accepted, inputs.name_conflicts
     needed = _is_scaled_by_hpa(inputs.proposal.service.spec)
@@ -289,7 +289,8 @@ def _accepted(inputs: ServicePlanInputs) -> StatusVerdict[Accepted]:
     if not conflicts or not accepted.reason.is_true:
         return accepted
     others = () if accepted.reason is Accepted.VALID else (accepted.message,)
-    return StatusVerdict(Accepted.NAME_CONFLICT, "; ".join((*conflicts, *others)))
+    messages = [conflict.message for conflict in conflicts]
+    return StatusVerdict(conflicts[0].reason, "; ".join((*messages, *others)))
 
 
 class Measurements(NamedTuple):

@@ -13,6 +13,7 @@ from tessera.api.batch_reasons import BatchRunning
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, Conditions
 from tessera.api.reasons import (
+    NAME_WARNINGS,
     Accepted,
     Discovered,
     EventReason,
@@ -81,7 +82,8 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
 def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     before, after = old.conditions, new.conditions
     yield from _transitions(before, after, "Accepted")
-    yield from _begun("Accepted", Accepted.NAME_CONFLICT, before, after, is_warning=True)
+    for reason in NAME_WARNINGS:
+        yield from _begun("Accepted", reason, before, after, is_warning=True)
     yield from _failure("Placed", before, after)
     yield from _placed(old, new)
     yield from _scaled(old, new)

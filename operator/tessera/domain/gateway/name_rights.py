@@ -1,0 +1,93 @@
+"""Which tenant may offer models by which name to whom: the grants of all budgets in force."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from tessera.api.tenant_budget import NameGrant
+from tessera.domain.budget.budgets import BudgetView, NamespaceClaim
+from tessera.domain.budget.name_grants import EVERY_TENANT, consumers_of
+from tessera.domain.incremental import reused
+
+
+class NameHolder(NamedTuple):
+    """The tenant to which a name belongs."""
+
+    tenant: str
+    namespaces: frozenset[str]
+    """Namespaces of the tenant whose services get requests by the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRights:
+    """Names that tenants have for others, and whose models tenants accept."""
+
+    holders: Mapping[str, Mapping[str, NameHolder]] = field(default_factory=dict)
+    """By the name in lower case, and by who gets models by it: a tenant, or `*` for every one."""
+    publishers: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Tenants whose models a tenant accepts, where it does not accept those of all."""
+    required: bool = False
+    """A name that no grant has is offered to no other tenant."""
+
+    def holder(self, name: str, consumer: str) -> NameHolder | None:
+        """Return to whom a name belongs where this tenant sends it; None if no grant has it."""
+        by_consumer = self.holders.get(name.lower())
+        if by_consumer is None:
+            return None
+        return by_consumer.get(consumer) or by_consumer.get(EVERY_TENANT)
+
+    def accepts(self, consumer: str, publisher: str | None) -> bool:
+        """Return whether a tenant accepts models of another one."""
+        accepted = self.publishers.get(consumer)
+        return accepted is None or publisher in accepted
+
+
+class _TenantGrants(NamedTuple):
+    """What the budget of a tenant says of names."""
+
+    tenant: str
+    namespaces: tuple[str, ...]
+    grants: tuple[NameGrant, ...]
+    accepted_publishers: tuple[str, ...] | None
+
+
+def name_rights(claims: Iterable[NamespaceClaim | BudgetView], *, required: bool) -> NameRights:
+    """Return the rights by the specs in force; of two budgets with one name the older one's hold.
+
+    They hold whether or not a service has the name now, so it stays reserved while one is away.
+    """
+    oldest_first = sorted(claims, key=lambda claim: (claim.budget.created, claim.budget.name))
+    grants = tuple(
+        _TenantGrants(
+            claim.budget.name,
+            claim.namespaces,
+            claim.spec.publishing,
+            claim.spec.accepted_publishers,
+        )
+        for claim in oldest_first
+        if claim.spec is not None
+    )
+    return _name_rights(grants, required)
+
+
+@reused
+def _name_rights(grants: tuple[_TenantGrants, ...], required: bool) -> NameRights:
+    holders: dict[str, dict[str, NameHolder]] = {}
+    for tenant, namespaces, of_tenant, _ in grants:
+        for grant in of_tenant:
+            allowed = frozenset(namespaces).intersection(grant.namespaces or namespaces)
+            for name in grant.names:
+                by_consumer = holders.setdefault(name, {})
+                for consumer in consumers_of(grant, tenant):
+                    holder = by_consumer.setdefault(consumer, NameHolder(tenant, allowed))
+                    if holder.tenant == tenant:
+                        by_consumer[consumer] = NameHolder(tenant, holder.namespaces | allowed)
+    return NameRights(
+        holders=holders,
+        publishers={
+            each.tenant: frozenset(each.accepted_publishers)
+            for each in grants
+            if each.accepted_publishers is not None
+        },
+        required=required,
+    )
