@@ -13,6 +13,7 @@ import pytest
 
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.api.ref import Ref
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.errors import CommandError, DeniedError
@@ -23,7 +24,12 @@ from tessera.cli.key.rotate import rotate
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.resources.api_resources import INFERENCE_SERVICES, KEY_SECRETS, TENANT_BUDGETS
+from tessera.resources.api_resources import (
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    KEY_SECRETS,
+    TENANT_BUDGETS,
+)
 from tests.builders import NOW, a_budget
 
 NAMESPACE, GATEWAY_NAMESPACE = "tessera-system-keys", "tessera-system"
@@ -63,6 +69,8 @@ class SecretsApi:
         self.hidden: str | None = None
         """A namespace whose Secrets the user may not list."""
         self.services: list[dict[str, Any]] | None = []
+        self.budgets = [A_BUDGET]
+        self.deployments: list[dict[str, Any]] | None = None
 
     async def request(
         self,
@@ -82,7 +90,8 @@ class SecretsApi:
             objects = {
                 KEY_SECRETS.path(namespace): self._list(namespace),
                 INFERENCE_SERVICES.path(None): self.services,
-                TENANT_BUDGETS.path(None): [A_BUDGET],
+                TENANT_BUDGETS.path(None): self.budgets,
+                DEPLOYMENTS.path(None): self.deployments,
             }[path]
             return (403, {}) if objects is None else (200, {"items": objects, "metadata": {}})
         if self.denied:
@@ -192,6 +201,36 @@ async def test_a_key_for_a_model_that_the_tenant_cannot_use_is_made_with_a_warni
     assert "warning" not in await create_key(api, "all --tenant team-a")
     api.services = None
     assert "warning" not in await create_key(api, "denied --tenant team-a --models assistant")
+
+
+async def test_a_key_for_services_opens_these_alone() -> None:
+    api = SecretsApi()
+    model = {"model": {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}}
+    api.services = [a_body("InferenceService", "chat", model, namespace="team-a")]
+    text = await create_key(api, "ci --tenant team-a --models chat --services team-a/chat,team-b/x")
+    assert "key ci of tenant team-a: for chat of team-a/chat, team-b/x, until it is" in text
+    assert "warning: tenant team-a may use no model team-b/x now; its models: chat\n" in text
+    assert api.keys()["ci"].services == {Ref("team-a", "chat"), Ref("team-b", "x")}
+    listed = (await list_keys(Reader(api), KEY_LIST.parse(words("")), NOW)).text
+    assert "chat of team-a/chat, team-b/x" in listed
+    with pytest.raises(CommandError, match="--services: String should match"):
+        await create_key(api, "cd --tenant team-a --services chat")
+
+
+async def test_a_key_for_a_name_without_a_grant_is_warned_about_where_grants_are_required() -> None:
+    api = SecretsApi()
+    model = {"uri": "hf://meta-llama/Llama-3.1-8B-Instruct"}
+    shared = {"model": model, "access": {"public": True}}
+    api.services = [a_body("InferenceService", "chat", shared, namespace="team-b")]
+    names = {"tenant": {"namespaces": ["team-b"]}}
+    api.budgets = [A_BUDGET, a_body("TenantBudget", "team-b", A_BUDGET["spec"] | names)]
+    required = [{"name": "TESSERA_REQUIRE_NAME_GRANTS", "value": "true"}]
+    for variables, is_warned in (([], False), (required, True)):
+        pod = {"spec": {"containers": [{"env": variables}]}}
+        operator = {"metadata": {"namespace": "tessera-system"}, "spec": {"template": pod}}
+        api.deployments = [operator]
+        text = await create_key(api, f"key-{is_warned!s:.1} --tenant team-a --models chat".lower())
+        assert ("warning" in text) is is_warned
 
 
 async def test_a_record_with_a_misspelled_field_is_listed_with_the_field() -> None:

@@ -17,6 +17,13 @@ KEY_PREFIX = "tsk-"
 KeyName = Annotated[
     str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=63)
 ]
+# An InferenceService, as namespace/name.
+ServiceRef = Annotated[
+    str,
+    StringConstraints(
+        pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?/[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=127
+    ),
+]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$", max_length=64)]
 
 
@@ -30,7 +37,12 @@ class KeyRecord(Wire):
     """Team of the tenant whose limits apply to the key."""
 
     models: Annotated[tuple[ServedName, ...], Field(max_length=64)] = ()
-    """Models that the key may use; empty allows all that its tenant may use."""
+    """Models that the key may use, by names that clients send; empty allows all that its tenant may
+    use."""
+
+    services: Annotated[tuple[ServiceRef, ...], Field(max_length=64)] = ()
+    """The only InferenceServices that the key may use, as namespace/name, by whichever of their
+    names; empty allows all."""
 
     created: AwareDatetime | None = None
     """When it was created."""

@@ -192,6 +192,11 @@ KEY_CREATE = Command(
     _TENANT,
     option("--team", "team of the tenant, whose limits apply too", metavar="NAME"),
     option("--models", "only these models (default: all of the tenant)", metavar="NAME,..."),
+    option(
+        "--services",
+        "only these InferenceServices, whatever else has their names",
+        metavar="NAMESPACE/NAME,...",
+    ),
     option("--expires", "end, such as 90d or 2026-12-31T00:00:00Z", metavar="WHEN"),
     option("--requests-per-minute", "limit of the key", **INTEGER),
     option("--tokens-per-minute", "limit of prompts and answers together", **INTEGER),

@@ -13,6 +13,9 @@ from tessera.resources.api_resources import DEPLOYMENTS
 
 OPERATOR = "tessera-operator"
 OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
+# Set where there are gateways, and where names need a grant.
+GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
+NAME_GRANTS_VARIABLE = "TESSERA_REQUIRE_NAME_GRANTS"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
 
 log = logging.getLogger("tessera")
@@ -38,6 +41,15 @@ async def installed_classes(reader: Reader) -> ServiceClasses:
         except ValidationError as error:
             log.error("the classes of the operator are unreadable: %s", error)
     return BUILT_IN_CLASSES
+
+
+async def has_variable(reader: Reader, name: str) -> bool:
+    """Return whether the operator's Deployment is known to set a variable."""
+    try:
+        deployments = await operator_deployments(reader)
+    except DeniedError:
+        return False
+    return any(variables.get(name) for _, variables in operator_variables(deployments))
 
 
 def operator_variables(

@@ -1,5 +1,6 @@
 """Who may use which model, and by which name."""
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -99,6 +100,8 @@ def test_of_a_key_with_a_scope_only_names_in_it_are_offered() -> None:
     models = tenant_models(Directory(models=(a_model("llama"), a_model("qwen"))), "team-a")
     scoped = Identity(tenant="team-a", models=("qwen", "gone"))
     assert scoped_names(models, scoped) == ["qwen"]
+    elsewhere = replace(scoped, services=frozenset({Ref("team-a", "llama")}))
+    assert scoped_names(models, elsewhere) == []
     assert resolve_model(models, scoped, "llama") is None
 
 

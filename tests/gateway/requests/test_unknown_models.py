@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
@@ -30,6 +31,16 @@ def test_a_sender_learns_of_names_that_he_may_use(scope: tuple[str, ...], hint: 
     with pytest.raises(RequestError) as refusal:
         an_admission("llama-3-8b", "qwen").find_model(identity, "llama-3-9b")
     assert refusal.value.message.endswith(hint)
+
+
+def test_a_sender_with_a_key_for_services_learns_of_their_names() -> None:
+    admission = an_admission("llama-3-8b", "qwen")
+    for service, hint in (("chat", "did you mean `llama-3-8b`?"), ("gone", "may use no model.")):
+        identity = Identity(tenant=TENANT, services=frozenset({Ref("team-a", service)}))
+        for _ in range(2):
+            with pytest.raises(RequestError) as refusal:
+                admission.find_model(identity, "llama-3-9b")
+            assert refusal.value.message.endswith(hint)
 
 
 @pytest.mark.parametrize("scope", [0, 64])

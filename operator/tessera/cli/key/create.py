@@ -2,7 +2,6 @@
 
 import hashlib
 import secrets
-from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
 
@@ -14,6 +13,7 @@ from tessera.api.key_record import KEY_PREFIX, KeyName, KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.cli.cluster import Reader, cluster_command
 from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.installation import NAME_GRANTS_VARIABLE, has_variable
 from tessera.cli.key.key_secrets import KeySecrets, describe_error, parse_moment
 from tessera.cli.output import Output
 from tessera.domain.gateway.access import tenant_models
@@ -28,6 +28,7 @@ _OPTIONS = {
     "sha256": "--sha256",
     "team": "--team",
     "models": "--models",
+    "services": "--services",
     "rateLimits": "--requests-per-minute, --tokens-per-minute, --tokens-per-day",
 }
 
@@ -68,13 +69,13 @@ async def create(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
                 "tessera key rotate"
             )
     await stored.add(arguments.tenant, name, record)
-    note = await _models_note(reader, arguments.tenant, record.models)
+    note = await _scope_note(reader, arguments.tenant, record)
     return key_output(arguments, name, record, key, note)
 
 
-async def _models_note(reader: Reader, tenant: str, models: Sequence[str]) -> str:
-    """Say which models of a key the tenant may not use now; nothing where that cannot be read."""
-    if not models:
+async def _scope_note(reader: Reader, tenant: str, record: KeyRecord) -> str:
+    """Say what of a key's scope the tenant may not use now; nothing where that cannot be read."""
+    if not record.models and not record.services:
         return ""
     try:
         parsed = [
@@ -82,14 +83,17 @@ async def _models_note(reader: Reader, tenant: str, models: Sequence[str]) -> st
             for kind in (INFERENCE_SERVICES, TENANT_BUDGETS)
             for body in await reader.list_objects(kind)
         ]
+        required = await has_variable(reader, NAME_GRANTS_VARIABLE)
     except DeniedError:
         return ""
     observed = GatewayObservations(
         services=[each for each in parsed if isinstance(each, ObservedService)],
         budgets=[each for each in parsed if isinstance(each, Budget)],
     )
-    names = tenant_models(build_directory(observed, RateLimitsSpec()), tenant)
-    if not (unknown := [name for name in models if name not in names]):
+    directory = build_directory(observed, RateLimitsSpec(), require_name_grants=required)
+    names = tenant_models(directory, tenant)
+    usable = {*names, *(str(model.service) for model in names.values())}
+    if not (unknown := [each for each in (*record.models, *record.services) if each not in usable]):
         return ""
     return (
         f"\nwarning: tenant {tenant} may use no model {', '.join(unknown)} now; its models: "
@@ -104,10 +108,16 @@ def key_output(
     if arguments.output == "json":
         fields = {"tenant": arguments.tenant, "name": name, **wire_format(record)}
         return Output.of_json(fields | ({"key": key} if key else {}))
-    models = ", ".join(record.models) or "all models of the tenant"
+    models = scope_text(record) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
     text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{note}\n"
     return Output(f"{text}\n{key}\n\nThis is shown once: store it now.\n" if key else text)
+
+
+def scope_text(record: KeyRecord) -> str:
+    """Return the names and services that a key may use; empty for all."""
+    names, services = ", ".join(record.models), ", ".join(record.services)
+    return f"{names} of {services}" if names and services else names or services
 
 
 def check_name(name: str) -> str:
@@ -124,13 +134,13 @@ def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
     tokens = {"perMinute": arguments.tokens_per_minute, "perDay": arguments.tokens_per_day}
     limits = {"requests": {"perMinute": arguments.requests_per_minute}, "totalTokens": tokens}
     expires = arguments.expires and parse_moment("--expires", arguments.expires, at)
-    models = [name.strip() for name in (arguments.models or "").split(",") if name.strip()]
     try:
         return KeyRecord.model_validate(
             {
                 "sha256": digest.lower(),
                 "team": arguments.team,
-                "models": models,
+                "models": _listed(arguments.models),
+                "services": _listed(arguments.services),
                 "created": at.replace(microsecond=0),
                 "expires": expires,
                 "rateLimits": limits,
@@ -138,3 +148,7 @@ def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
         )
     except ValidationError as error:
         raise CommandError(describe_error(error, _OPTIONS)) from error
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]

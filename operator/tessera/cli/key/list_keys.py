@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.cluster import Reader, cluster_command
+from tessera.cli.key.create import scope_text
 from tessera.cli.key.key_secrets import KeySecrets, StoredKey
 from tessera.cli.output import Output
 from tessera.cli.text import table
@@ -62,7 +63,7 @@ def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:
         key.tenant,
         key.name,
         record.team or "-",
-        ",".join(record.models) or "all",
+        scope_text(record) or "all",
         _day(record.created) or "-",
         "expired" if expired else _day(record.expires) or "never",
         record.sha256[:12],

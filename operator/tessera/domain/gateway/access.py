@@ -29,7 +29,12 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
     if key.expires is not None and key.expires <= now:
         return RequestReason.EXPIRED_KEY
     return Identity(
-        tenant=key.tenant, team=key.team, key=key.name, models=key.models, limits=key.limits
+        tenant=key.tenant,
+        team=key.team,
+        key=key.name,
+        models=key.models,
+        services=key.services,
+        limits=key.limits,
     )
 
 
@@ -86,20 +91,24 @@ def offered_to(
 
 def visible_models(models: ModelsByName, identity: Identity) -> ModelsByName:
     """Return the models of the tenant that this sender may use, in the order of names."""
-    if not identity.models:
+    if not identity.models and not identity.services:
         return models
-    return {name: model for name, model in models.items() if _in_scope(model, name, identity)}
+    return {name: model for name, model in models.items() if _in_scope(models, name, identity)}
 
 
 def resolve_model(models: ModelsByName, identity: Identity, name: str) -> OfferedModel | None:
     """Return the model of a name that the sender may use; None for an unknown name."""
     model = models.get(name)
-    return model if model is not None and _in_scope(model, name, identity) else None
+    return model if model is not None and _in_scope(models, name, identity) else None
 
 
 def scoped_names(models: ModelsByName, identity: Identity) -> Sequence[str]:
     """Return the names in the scope of a key that stand for a model, in order, without aliases."""
-    return sorted(name for name in identity.models if name in models)
+    return sorted(
+        name
+        for name in identity.models
+        if (model := models.get(name)) is not None and _is_allowed(model, identity)
+    )
 
 
 def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:
@@ -119,8 +128,21 @@ def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:
     return [each for _, each in sorted(similar)[:_MAX_NEAREST]]
 
 
-def _in_scope(model: OfferedModel, name: str, identity: Identity) -> bool:
-    """Return whether the key is for this model, under any of its names, or for its adapter."""
+def _is_allowed(model: OfferedModel, identity: Identity) -> bool:
+    return not identity.services or model.service in identity.services
+
+
+def _in_scope(models: ModelsByName, name: str, identity: Identity) -> bool:
+    """Return whether the key is for the model of a name, by any of its names, or for an adapter.
+
+    What a name of the key's scope means is decided for the tenant: another model that lists that
+    name as well is not meant.
+    """
+    model = models[name]
+    if not _is_allowed(model, identity):
+        return False
     if not identity.models or name in identity.models:
         return True
-    return name in model.names and any(alias in identity.models for alias in model.names)
+    return name in model.names and any(
+        alias in identity.models and models.get(alias) is model for alias in model.names
+    )

@@ -86,6 +86,8 @@ class ApiKey:
     team: str | None = None
     models: tuple[str, ...] = ()
     """Names of the models that it may use; empty means all that its tenant may use."""
+    services: frozenset[Ref] = frozenset()
+    """The only services that it may use, by whichever name; empty means all."""
     expires: datetime | None = None
     limits: RateLimitsSpec | None = None
     """None without any of its own."""
@@ -101,6 +103,7 @@ class Identity:
     key: str | None = None
     """Name of the key; None for a token of a ServiceAccount or of OIDC."""
     models: tuple[str, ...] = ()
+    services: frozenset[Ref] = frozenset()
     limits: RateLimitsSpec | None = None
     """Of the key; None without any."""
 

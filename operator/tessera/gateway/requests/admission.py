@@ -130,7 +130,7 @@ class Admission:
         self.has_directory = False
         # By tenant, also their names, and by sender and service.
         self._models: dict[str, ModelsByName] = {}
-        self._names: dict[str, tuple[str, ...]] = {}
+        self._names: dict[tuple[str, frozenset[Ref]], tuple[str, ...]] = {}
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
         self.replicas = Replicas()
         self.limits = GatewayLimits()
@@ -283,9 +283,10 @@ class Admission:
         models = self._models_of(identity.tenant)
         if identity.models:
             return scoped_names(models, identity)
-        names = self._names.get(identity.tenant)
+        scope = identity.tenant, identity.services
+        names = self._names.get(scope)
         if names is None:
-            names = self._names[identity.tenant] = tuple(models)
+            names = self._names[scope] = tuple(visible_models(models, identity))
         return names
 
     def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
