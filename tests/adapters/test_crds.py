@@ -175,6 +175,16 @@ RULES += [
         "spec.tenant.namespaces lists a namespace twice",
     ),
     (TENANT_BUDGETS, BUDGET | {"weight": "0"}, "spec.weight must be from 0.01 to 1000"),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"publishing": [{"names": ["GPT-4o"]}]},
+        'spec.publishing[0].names[0]: Invalid value: "GPT-4o": must be lower-case letters, digits',
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"publishing": [{"names": ["llama"], "namespaces": ["elsewhere"]}]},
+        "spec.publishing has a namespace that spec.tenant.namespaces lacks",
+    ),
 ]
 BATCH: dict[str, Any] = {
     "claimName": "data",
@@ -273,6 +283,21 @@ BOUNDS = [
     (BATCH_INFERENCES, BATCH | {"retries": 21}, "spec.retries"),
     (BATCH_INFERENCES, BATCH | {"spot": {"policy": "maybe"}}, "spec.spot.policy"),
     (TENANT_BUDGETS, BUDGET | {"owner": ""}, "spec.owner"),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"publishing": [{"names": [f"name-{number}" for number in range(10_000)]}]},
+        "spec.publishing[0].names: Too many: 10000: must have at most 32 items",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"publishing": [{"names": ["gpt-4\u043e"]}]},
+        "must be lower-case letters, digits and . _ : / -, such as llama-3",
+    ),
+    (
+        TENANT_BUDGETS,
+        BUDGET | {"publishing": [{"names": ["a", "a"]}]},
+        "spec.publishing[0].names[1]",
+    ),
     (TENANT_BUDGETS, BUDGET | {"limits": []}, "spec.limits"),
     (
         TENANT_BUDGETS,

@@ -301,6 +301,52 @@ async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> N
     assert "prometheus.url" in none["prometheus"].fix
 
 
+async def test_a_name_that_a_service_of_another_tenant_lists_is_reported_with_both() -> None:
+    """For the platform, which reads the objects of all: the tenants learn that it is taken."""
+    operator, api = await a_healthy_cluster()
+    budget = operator.body(ObjectKey("tenantbudgets", "", "team-a"))
+    budget["spec"]["publishing"] = [{"names": ["chat"], "public": True}]
+    for name in ("team-b", "team-evil"):
+        own = {"publishing": [], "tenant": {"namespaces": [name]}}
+        body = {"metadata": {"name": name}, "spec": budget["spec"] | own}
+        operator.cluster.put(TENANT_BUDGETS, body)
+    taking = copy.deepcopy(operator.body(CHAT))
+    taking["metadata"] = {**taking["metadata"], "namespace": "team-evil", "name": "x"}
+    taking["spec"]["access"] = {"aliases": ["chat"], "public": True}
+    operator.cluster.put(INFERENCE_SERVICES, taking)
+    assert "names" not in await findings_by_check(api), "without a gateway nobody uses names"
+
+    environment = operator_of(api)["spec"]["template"]["spec"]["containers"][0]["env"]
+    environment.append({"name": "TESSERA_GATEWAY_ACCOUNT", "value": "tessera-gateway"})
+    finding = (await findings_by_check(api))["names of team-a"]
+    assert finding.state is FindingState.WARNING
+    assert "chat of InferenceService/team-evil/x" in finding.message
+
+    taking["spec"]["access"] = {}
+    operator.cluster.put(INFERENCE_SERVICES, taking)
+    assert (await findings_by_check(api))["names"].state is FindingState.OK
+
+
+async def test_a_name_that_two_budgets_grant_is_a_warning_of_both() -> None:
+    operator, api = await a_healthy_cluster()
+    spec = operator.body(ObjectKey("tenantbudgets", "", "team-a"))["spec"]
+    for name in ("team-a", "team-b"):
+        grant = {"publishing": [{"names": ["chat"], "public": True}]}
+        body = {"metadata": {"name": name}, "spec": spec | grant}
+        body["spec"]["tenant"] = {"namespaces": [name]}
+        operator.cluster.put(TENANT_BUDGETS, body)
+        await operator.reconcile()
+        await operator.reconcile()
+    messages: dict[str, list[str]] = {"budget team-a": [], "budget team-b": []}
+    for finding in await run_checks(a_check_context(api)):
+        messages.setdefault(finding.check, []).append(finding.message)
+    assert (
+        "Accepted NameContested: spec.publishing: chat stays here" in messages["budget team-a"][0]
+    )
+    assert "TenantBudget/team-b" in messages["budget team-a"][0]
+    assert "chat belongs to TenantBudget/team-a already" in messages["budget team-b"][0]
+
+
 async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
     _, api = await a_healthy_cluster()
     plurals = {kind.plural for kind in (NODES, ACCELERATOR_POOLS, PODS, TENANT_BUDGETS)}

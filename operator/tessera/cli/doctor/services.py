@@ -6,7 +6,14 @@ from datetime import datetime, timedelta
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.inference_service import SloStatus
-from tessera.api.reasons import Accepted, PlacementReason, Progressing, Ready, SLOMet
+from tessera.api.reasons import (
+    NAME_WARNINGS,
+    BudgetAccepted,
+    PlacementReason,
+    Progressing,
+    Ready,
+    SLOMet,
+)
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
@@ -72,7 +79,7 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
             finding = warning if condition_type == "Ready" and is_starting else problem
             yield finding(name, f"{condition_type} {condition.reason}: {condition.message}", fix)
     accepted = conditions.get("Accepted")
-    if accepted is not None and accepted.reason == Accepted.NAME_CONFLICT:
+    if accepted is not None and accepted.reason in NAME_WARNINGS:
         yield warning(name, f"Accepted {accepted.reason}: {accepted.message}", fix)
     else:
         yield None
@@ -186,7 +193,7 @@ def _stuck_reason(body: Json, pod: Pod, at: datetime) -> str:
 
 
 async def check_budgets(context: CheckContext) -> Findings:
-    """Report budgets with a False condition, and namespaces without a budget."""
+    """Report budgets with a False condition or a contested name, and namespaces without one."""
     used_namespaces = {service.ref.namespace for service in await context.services()}
     tenant_budgets = [
         wire.parse_budget(body) for body in await context.reader.list_objects(TENANT_BUDGETS)
@@ -200,7 +207,7 @@ async def check_budgets(context: CheckContext) -> Findings:
     findings = []
     for budget in tenant_budgets:
         for condition in budget.status.conditions:
-            if condition.status == "False":
+            if condition.status == "False" or condition.reason == BudgetAccepted.NAME_CONTESTED:
                 message = f"{condition.type} {condition.reason}: {condition.message}"
                 fix = f"kubectl describe tenantbudget {budget.name}"
                 findings.append(warning(f"budget {budget.name}", message, fix))

@@ -1,0 +1,44 @@
+"""Check of the names by which tenants get services of each other."""
+
+from collections import defaultdict
+
+from tessera.adapters.kube import object_parsing as wire
+from tessera.api.reasons import Accepted
+from tessera.cli.doctor.finding import CheckContext, Findings, join_names, ok, warning
+from tessera.cli.installation import GATEWAY_VARIABLE, NAME_GRANTS_VARIABLE, has_variable
+from tessera.domain.budget.budgets import namespace_claims
+from tessera.domain.gateway.name_conflicts import find_name_conflicts
+from tessera.domain.gateway.name_rights import name_rights
+from tessera.resources.api_resources import TENANT_BUDGETS
+
+
+async def check_names(context: CheckContext) -> Findings:
+    """Report names that one tenant has and services of others list, with both sides."""
+    reader = context.reader
+    if not await has_variable(reader, GATEWAY_VARIABLE):
+        return ()
+    budgets = [wire.parse_budget(body) for body in await reader.list_objects(TENANT_BUDGETS)]
+    claims = namespace_claims(budgets)
+    required = await has_variable(reader, NAME_GRANTS_VARIABLE)
+    conflicts = find_name_conflicts(
+        await context.services(),
+        {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None},
+        name_rights(claims, required=required),
+    )
+    taken = defaultdict[str, list[str]](list)
+    for service in sorted(conflicts):
+        for conflict in conflicts[service]:
+            if conflict.reason is Accepted.NAME_CONFLICT and conflict.holder != conflict.tenant:
+                lister = f"{conflict.name} of InferenceService/{service}"
+                taken[conflict.holder or ""].append(lister)
+    if not taken:
+        return ok("names", "no service lists a name that another tenant has")
+    return [
+        warning(
+            f"names of {holder}",
+            f"TenantBudget/{holder} has names that services of other tenants list, which get no "
+            f"requests for them: {join_names(listers)}",
+            "docs/tasks/publish-models.md",
+        )
+        for holder, listers in sorted(taken.items())
+    ]
