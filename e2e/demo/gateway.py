@@ -145,6 +145,7 @@ def _budget(tenant: str) -> Json:
         "owner": f"anna@{tenant}.example",
         "tenant": {"namespaces": [tenant]},
         "limits": [{"window": "Month", "amount": "100000"}],
+        "publishing": [{"names": [SERVICE.name], "tenants": [GUEST]}] if tenant == OWNER else [],
     }
 
 

@@ -557,7 +557,8 @@ class InferenceServiceSpec(Wire):
     """vLLM version, image and flags."""
 
     access: Access = Field(default_factory=Access)
-    """Who may use the model through the gateway, and by which names."""
+    """Who may use the model through the gateway, and by which names. Other tenants get it by those
+    that `spec.publishing` of its TenantBudget has for them."""
 
     drain: Drain = Field(default_factory=Drain)
     """Graceful termination of replicas."""
