@@ -103,13 +103,6 @@ def prices_by_tier(on_demand: float) -> GpuPrices:
     )
 
 
-def mix_price(
-    prices: GpuPrices, *, reserved: float = 0.0, on_demand: float = 0.0, spot: float = 0.0
-) -> float:
-    """Return the price per hour of so many replicas, or of such shares, of each tier."""
-    return reserved * prices.reserved + on_demand * prices.on_demand + spot * prices.spot
-
-
 def effective_spot_price(spot: float, wasted: float) -> float:
     """Return the price of useful spot work, of which interruptions waste a share below 1."""
     return spot / (1 - wasted)
@@ -153,7 +146,7 @@ def mix_options(curve: LoadCurve, prices: GpuPrices, wasted: float) -> Iterator[
             reserved=reserved,
             use=(curve.mean - burst) / reserved if reserved else None,
             burst_ceiling=max(0, curve.quantile(BURST_QUANTILE) - reserved),
-            fixed=MONTH_HOURS * mix_price(prices, reserved=reserved),
-            variable=MONTH_HOURS * mix_price(prices, on_demand=burst),
+            fixed=MONTH_HOURS * (reserved * prices.reserved),
+            variable=MONTH_HOURS * (burst * prices.on_demand),
             variable_spot=MONTH_HOURS * burst * spot,
         )

@@ -11,6 +11,13 @@ class GpuPrices:
     reserved: float
     spot: float
 
+    def times(self, factor: float) -> "GpuPrices":
+        return GpuPrices(
+            on_demand=self.on_demand * factor,
+            reserved=self.reserved * factor,
+            spot=self.spot * factor,
+        )
+
 
 # Sources stand in docs/tasks/simulate.md. Each is one reading of lists that change.
 PRICE_SETS = {

@@ -15,7 +15,6 @@ from tessera_lab.fleet.capacity_mix import (
     critical_reservation,
     effective_spot_price,
     mix_options,
-    mix_price,
     prices_by_tier,
 )
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
@@ -33,7 +32,6 @@ def choices(
 
 def test_tiers_cost_their_part_of_the_price_on_demand() -> None:
     assert (A100.on_demand, A100.reserved, A100.spot) == pytest.approx((3.50, 2.10, 1.05))
-    assert mix_price(A100, reserved=0.7, on_demand=0.2, spot=0.1) == pytest.approx(2.275)
 
 
 def test_wasted_work_makes_spot_dearer_until_others_are_cheaper() -> None:

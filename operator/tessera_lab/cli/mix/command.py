@@ -50,13 +50,7 @@ def _prices(arguments: SimpleNamespace) -> GpuPrices:
         raise CommandError(
             f"no prices: choose a set with --prices ({', '.join(PRICE_SETS)}), or write --on-demand"
         )
-    prices = replace(prices, **amounts)
-    gpus = bounded("--gpus", arguments.gpus, 1, 64)
-    return GpuPrices(
-        on_demand=prices.on_demand * gpus,
-        reserved=prices.reserved * gpus,
-        spot=prices.spot * gpus,
-    )
+    return replace(prices, **amounts).times(bounded("--gpus", arguments.gpus, 1, 64))
 
 
 def _set_prices(name: str, product: str | None) -> GpuPrices:

@@ -86,11 +86,7 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
     return FleetFile(
         objects=objects,
         choice=choice,
-        prices=GpuPrices(
-            on_demand=prices.on_demand * weight,
-            reserved=prices.reserved * weight,
-            spot=prices.spot * weight,
-        ),
+        prices=prices.times(weight),
         currency=currency,
         budget=budget,
         notes=(*notes, *price_notes),
