@@ -113,7 +113,7 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     scenario = read_scenario(first, NOW)
     results = play(scenario, Interrupt())
 
-    report = json.loads(as_json(scenario, results))
+    report = json.loads(as_json(scenario, results).text)
     (policy,) = report["policies"]
     assert (policy["policy"], policy["sloKept"], policy["brokenStreams"]) == ("tessera", True, 0)
     desired = [sample["desired"] for sample in policy["samples"]]
@@ -125,7 +125,7 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     assert policy["bestCost"] < policy["cost"]
 
     assert commands[0].output is not None
-    assert matches(commands[0].output, capsys.readouterr().err + as_table(scenario, results))
+    assert matches(commands[0].output, capsys.readouterr().err + as_table(scenario, results).text)
 
 
 def test_the_page_has_every_policy() -> None:

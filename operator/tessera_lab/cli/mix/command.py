@@ -32,7 +32,7 @@ def run(arguments: SimpleNamespace) -> Output:
         raise CommandError(f"{arguments.load} needs no replica at any time")
     options = tuple(mix_options(curve, prices, wasted))
     report = MixReport(curve=curve, prices=prices, wasted=wasted, options=options)
-    return Output(FORMATTERS[arguments.output](report))
+    return FORMATTERS[arguments.output](report)
 
 
 def _prices(arguments: SimpleNamespace) -> GpuPrices:

@@ -1,9 +1,11 @@
 """The report of `tessera mix`, as a table or JSON."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
+from pydantic.alias_generators import to_camel
+
+from tessera.cli.output import Output
 from tessera.cli.text import table
 from tessera_lab.fleet.capacity_mix import (
     BURST_QUANTILE,
@@ -60,7 +62,7 @@ class MixReport:
                 )
 
 
-def as_table(report: MixReport) -> str:
+def as_table(report: MixReport) -> Output:
     """Return the choices with what the numbers mean."""
     curve, prices = report.curve, report.prices
     rows = [_row(option) for option in report.options]
@@ -81,7 +83,7 @@ def as_table(report: MixReport) -> str:
         f"{spot.reading} with bursts on spot ({spot.total_spot:,.2f} USD)",
         *(f"Warning: {warning}" for warning in report.warnings()),
     ]
-    return "\n".join(lines) + "\n"
+    return Output.of_lines(lines)
 
 
 def _row(option: MixOption) -> list[str]:
@@ -95,7 +97,7 @@ def _row(option: MixOption) -> list[str]:
     ]
 
 
-def as_json(report: MixReport) -> str:
+def as_json(report: MixReport) -> Output:
     """Return all numbers, money per hour or month as the name says."""
     curve, prices = report.curve, report.prices
     body = {
@@ -108,9 +110,7 @@ def as_json(report: MixReport) -> str:
         },
         "currency": "USD",
         "replicaHour": {
-            "onDemand": prices.on_demand,
-            "reserved": prices.reserved,
-            "spot": prices.spot,
+            **{to_camel(tier): price for tier, price in asdict(prices).items()},
             "effectiveSpot": round(report.effective_spot, 4),
         },
         "breakEvenUse": round(report.break_even, 4),
@@ -135,7 +135,7 @@ def as_json(report: MixReport) -> str:
         "cheapestWithSpot": report.cheapest(spot=True).reading,
         "warnings": list(report.warnings()),
     }
-    return json.dumps(body, indent=2) + "\n"
+    return Output.of_json(body)
 
 
-FORMATTERS: Mapping[str, Callable[[MixReport], str]] = {"table": as_table, "json": as_json}
+FORMATTERS: Mapping[str, Callable[[MixReport], Output]] = {"table": as_table, "json": as_json}

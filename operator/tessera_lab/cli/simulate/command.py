@@ -1,5 +1,6 @@
 """`tessera simulate`: a trace through a fleet of simulated engines."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -26,5 +27,5 @@ def run_until(interrupt: Interrupt, arguments: SimpleNamespace) -> Output:
             scenario.svg.write_text(render_svg(scenario, results), encoding="utf-8")
         except OSError as error:
             raise CommandError(f"--svg {scenario.svg}: {error.strerror}") from None
-    text = FORMATTERS[arguments.output](scenario, results)
-    return Output(text, INTERRUPTED if interrupt.requested else 0)
+    output = FORMATTERS[arguments.output](scenario, results)
+    return replace(output, exit_code=INTERRUPTED) if interrupt.requested else output

@@ -1,8 +1,5 @@
 """Results as a table, JSON or CSV."""
 
-import csv
-import io
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +8,7 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from tessera.api.text import counted
+from tessera.cli.output import Output
 from tessera.cli.text import table
 from tessera_lab.cli.simulate.run import PolicyResult
 from tessera_lab.cli.simulate.scenario import Scenario
@@ -21,7 +19,7 @@ _HOUR = 3600.0
 _WINDOW_HOURS = {"Hour": 1.0, "Day": 24.0, "Month": 730.5}
 
 
-def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
+def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
     """Return the policies side by side, with what the numbers mean."""
     file = scenario.file
     heads = [
@@ -37,9 +35,8 @@ def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
         "BROKEN STREAMS",
     ]
     rows = [_row(result) for result in results]
-    lines = [*_head(scenario), "", *table(heads, rows, str.rjust), ""]
-    lines += notes(scenario, results)
-    return "\n".join(lines) + "\n"
+    lines = [*_head(scenario), "", *table(heads, rows, str.rjust), "", *notes(scenario, results)]
+    return Output.of_lines(lines)
 
 
 def _row(result: PolicyResult) -> list[str]:
@@ -143,7 +140,7 @@ def _seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
+def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
     """Return everything, with the fleet once per simulated minute."""
     trace, file, fleet = scenario.trace, scenario.file, scenario.fleet
     body = {
@@ -155,11 +152,7 @@ def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
         "maxReplicas": fleet.max_replicas,
         "startUpSeconds": fleet.start_up.mean,
         "currency": file.currency,
-        "replicaHour": {
-            "onDemand": file.prices.on_demand,
-            "reserved": file.prices.reserved,
-            "spot": file.prices.spot,
-        },
+        "replicaHour": _camel_case(asdict(file.prices)),
         "ttftObjectiveSeconds": fleet.replica.ttft,
         "seed": scenario.seed,
         "interrupted": any(result.course.interrupted for result in results),
@@ -167,25 +160,22 @@ def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
         "policies": [
             {
                 **_fields(result),
-                "samples": [
-                    {to_camel(name): value for name, value in asdict(sample).items()}
-                    for sample in result.course.samples
-                ],
+                "samples": [_camel_case(asdict(sample)) for sample in result.course.samples],
             }
             for result in results
         ],
     }
-    return json.dumps(body, indent=2) + "\n"
+    return Output.of_json(body)
 
 
-def as_csv(_: Scenario, results: Sequence[PolicyResult]) -> str:
+def _camel_case(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {to_camel(name): value for name, value in fields.items()}
+
+
+def as_csv(_: Scenario, results: Sequence[PolicyResult]) -> Output:
     """Return a row per policy."""
-    text = io.StringIO()
     rows = [_fields(result) for result in results]
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return Output.of_csv(list(rows[0]), rows)
 
 
 def _fields(result: PolicyResult) -> dict[str, Any]:
@@ -214,7 +204,7 @@ def _fields(result: PolicyResult) -> dict[str, Any]:
 
 
 # Functions that write the results, by output format.
-FORMATTERS: Mapping[str, Callable[[Scenario, Sequence[PolicyResult]], str]] = {
+FORMATTERS: Mapping[str, Callable[[Scenario, Sequence[PolicyResult]], Output]] = {
     "table": as_table,
     "json": as_json,
     "csv": as_csv,
