@@ -1,6 +1,5 @@
 """`tessera budget override`: open a budget whose spend is unknown or not recorded."""
 
-import asyncio
 import json
 from datetime import datetime, timedelta
 from http import HTTPStatus
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from tessera.adapters.clock import now
 from tessera.api.tenant_budget import BudgetOverride
-from tessera.cli.cluster import Reader, check_status, open_reader
+from tessera.cli.cluster import Reader, check_status, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera.cli.text import parse_time
@@ -22,15 +21,11 @@ from tessera.resources.manifest import wire_format
 _MAX_DURATION = timedelta(days=31)
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Write the override."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
     requested = parse_override(arguments.until, arguments.reason, now())
-    async with open_reader(arguments) as reader:
-        return await override(reader, arguments.budget, requested, arguments.output)
+    return await override(reader, arguments.budget, requested, arguments.output)
 
 
 def parse_override(until: str, reason: str, at: datetime) -> BudgetOverride:

@@ -1,13 +1,11 @@
 """`tessera explain`: every decision about a service, its numbers, and what would change it."""
 
-import asyncio
 import difflib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 
-from tessera.cli.cluster import Json, open_reader
+from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
 from tessera.cli.output import Output
@@ -19,14 +17,10 @@ from tessera.domain.observed.snapshot import Ref
 _MAX_SUGGESTIONS = 5
 
 
-def run(arguments: SimpleNamespace) -> Output:
+@cluster_command
+async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
-    return asyncio.run(_run(arguments))
-
-
-async def _run(arguments: SimpleNamespace) -> Output:
-    async with open_reader(arguments) as reader:
-        fleet = await read_fleet(reader, prometheus_url(arguments))
+    fleet = await read_fleet(reader, prometheus_url(arguments))
     return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
 
 
@@ -37,11 +31,11 @@ def explanation(fleet: FleetInputs, ref: Ref, output_format: str) -> Output:
     decisions = explain(snapshot, fleet.compute_plan(snapshot), ref)
     notes = list(_notes(fleet, decisions))
     if output_format == "json":
-        return Output(json.dumps(_as_json(ref, fleet, decisions, notes), indent=2) + "\n")
+        return Output.of_json(_as_json(ref, fleet, decisions, notes))
     lines = [f"{ref} at {format_time(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
     for decision in decisions:
         lines += ["", *_decision_lines(decision)]
-    return Output("\n".join(lines) + "\n")
+    return Output.of_lines(lines)
 
 
 def require_service(ref: Ref, known: Sequence[Ref]) -> None:
