@@ -64,11 +64,16 @@ class EngineCollector(Collector):
                 yield self._histogram_family(metric, self._meters.histograms[name])
             elif name == "cache_config_info":
                 labels = dict.fromkeys(metric.labels, "None") | self._cache_labels()
-                yield _gauge(metric, {tuple(labels[name] for name in metric.labels): 1})
+                yield self._family(metric, {tuple(labels[name] for name in metric.labels): 1})
             elif name == "lora_requests_info":
-                yield _gauge(metric, self._adapter_series())
+                yield self._family(metric, self._adapter_series())
             else:
-                yield self._number_family(metric, values.get(name, {_NO_LABEL: 0.0}))
+                series = {
+                    tuple(self._common.get(name, own_label) for name in metric.labels): value
+                    for own_label, value in values.get(name, {_NO_LABEL: 0.0}).items()
+                }
+                shown = dict.fromkeys(series, math.nan) if self._state.shows_nan else series
+                yield self._family(metric, shown)
 
     def _values(self) -> dict[str, dict[str, float]]:
         """Return counters and gauges by name and value of their own label."""
@@ -146,20 +151,18 @@ class EngineCollector(Collector):
         }
         return {name: str(value) for name, value in info.items()}
 
-    def _number_family(self, metric: Metric, values: Mapping[str, float]) -> metrics_core.Metric:
-        names = tuple(metric.labels)
-        family: metrics_core.CounterMetricFamily | metrics_core.GaugeMetricFamily
-        if metric.type == "counter":
-            family = metrics_core.CounterMetricFamily(metric.name, _help_text(metric), labels=names)
-        else:
-            family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=names)
-        for label_value, known_value in values.items():
-            labels = [self._common.get(name, label_value) for name in names]
-            value = math.nan if self._state.shows_nan else known_value
-            if isinstance(family, metrics_core.CounterMetricFamily):
-                family.add_metric(labels, value, created=self._created)
-            else:
-                family.add_metric(labels, value)
+    def _family(
+        self, metric: Metric, series: Mapping[tuple[str, ...], float]
+    ) -> metrics_core.Metric:
+        """Return a counter or a gauge with a value for each tuple of labels."""
+        is_counter = metric.type == "counter"
+        name = metric.name.removesuffix("_total") if is_counter else metric.name
+        family = metrics_core.Metric(name, _help_text(metric), metric.type)
+        for label_values, value in series.items():
+            labels = dict(zip(metric.labels, label_values, strict=True))
+            family.add_sample(metric.name, labels, value)
+            if is_counter:
+                family.add_sample(f"{name}_created", labels, self._created)
         return family
 
     def _adapter_series(self) -> dict[tuple[str, ...], float]:
@@ -195,14 +198,6 @@ def _exposed_metrics(config: EngineConfig) -> tuple[Metric, ...]:
         for metric in config.facts.metrics.values()
         if metric.name.startswith(PREFIX) and (metric.always or metric.name.startswith(prefixes))
     )
-
-
-def _gauge(metric: Metric, series: Mapping[tuple[str, ...], float]) -> metrics_core.Metric:
-    """Return a gauge with a value for each tuple of labels."""
-    family = metrics_core.GaugeMetricFamily(metric.name, _help_text(metric), labels=metric.labels)
-    for labels, value in series.items():
-        family.add_metric(labels, value)
-    return family
 
 
 def _help_text(metric: Metric) -> str:

@@ -10,6 +10,8 @@ from tessera_lab.sim.generation_spec import GenerationSpec, SampleSpec
 from tessera_lab.sim.usage import GenerationEnd, Timing, TokenUsage
 
 DONE = b"data: [DONE]\n\n"
+_CHAT_CHUNK, _COMPLETION = "chat.completion.chunk", "text_completion"
+_UNUSED_IN_MESSAGES = ("refusal", "annotations", "audio", "function_call", "reasoning")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +30,12 @@ class TokenSpan:
     @property
     def tokens(self) -> list[str]:
         return self.sample.generated.pieces(self.start, self.end)
+
+    @property
+    def finish(self) -> dict[str, Any]:
+        """Return why the sample ended, in the fields of a choice."""
+        ending = self.ending
+        return {"finish_reason": ending and ending.reason, "stop_reason": ending and ending.stop}
 
     @property
     def token_ids(self) -> list[int]:
@@ -75,13 +83,19 @@ class Envelope:
         }
 
     def chunk(
-        self, kind: str, choice: dict[str, Any], usage: dict[str, Any] | None, *, last: bool
-    ) -> dict[str, Any]:
+        self,
+        kind: str,
+        choice: dict[str, Any],
+        usage: dict[str, Any] | None,
+        *,
+        last: bool = False,
+        **more: Any,
+    ) -> bytes:
         """Return one chunk; the `last` one has the fingerprint where no usage chunk follows."""
         body = {**self.head(kind), "choices": [choice]}
         if last:
             body["system_fingerprint"] = self.fingerprint
-        return body if usage is None else {**body, "usage": usage}
+        return server_sent_event(body | ({"usage": usage} if usage is not None else {}) | more)
 
     def usage_chunk(self, kind: str, usage: dict[str, Any], timing: Timing | None) -> bytes:
         body = {**self.head(kind), "choices": [], "usage": usage}
@@ -103,27 +117,31 @@ class ChatEncoder:
             "logprobs": None,
             "finish_reason": None,
         }
-        body = self._chunk(choice, usage)
-        token_ids = sample.prompt.ids() if self.spec.return_token_ids else None
-        return server_sent_event({**body, "prompt_token_ids": token_ids, "prompt_text": None})
+        return self.envelope.chunk(
+            _CHAT_CHUNK,
+            choice,
+            usage.chat_chunk() if usage else None,
+            prompt_token_ids=sample.prompt.ids() if self.spec.return_token_ids else None,
+            prompt_text=None,
+        )
 
     def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes:
-        ending = span.ending
-        choice: dict[str, Any] = {
+        ended, spec = span.ending is not None, self.spec
+        choice = {
             "index": span.sample.index,
             "delta": {"content": span.text},
             "logprobs": self._logprobs(span),
-            "finish_reason": ending and ending.reason,
+            **(span.finish if ended else {"finish_reason": None}),
+            "token_ids": span.token_ids if spec.return_token_ids else None,
         }
-        if ending is not None:
-            choice["stop_reason"] = ending.stop
-        choice["token_ids"] = span.token_ids if self.spec.return_token_ids else None
-        body = self._chunk(choice, usage, last=ending is not None and not self.spec.include_usage)
-        return server_sent_event(body)
+        last = ended and not spec.include_usage
+        return self.envelope.chunk(
+            _CHAT_CHUNK, choice, usage.chat_chunk() if usage else None, last=last
+        )
 
     def usage(self, usage: TokenUsage, timing: Timing | None) -> bytes:
         usage_body = usage.final_chunk({"created_cache_tokens": 0})
-        return self.envelope.usage_chunk("chat.completion.chunk", usage_body, timing)
+        return self.envelope.usage_chunk(_CHAT_CHUNK, usage_body, timing)
 
     def whole(
         self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
@@ -141,21 +159,12 @@ class ChatEncoder:
         }
 
     def _choice(self, span: TokenSpan) -> dict[str, Any]:
-        message = {
-            "role": "assistant",
-            "content": span.text,
-            "refusal": None,
-            "annotations": None,
-            "audio": None,
-            "function_call": None,
-            "reasoning": None,
-        }
+        message = {"role": "assistant", "content": span.text, **dict.fromkeys(_UNUSED_IN_MESSAGES)}
         return {
             "index": span.sample.index,
             "message": message,
             "logprobs": self._logprobs(span),
-            "finish_reason": span.ending and span.ending.reason,
-            "stop_reason": span.ending and span.ending.stop,
+            **span.finish,
             "token_ids": span.token_ids if self.spec.return_token_ids else None,
             "routed_experts": None,
         }
@@ -165,12 +174,6 @@ class ChatEncoder:
         if count is None or span.start == span.end:
             return None
         return logprobs.chat_logprobs(span.tokens, span.start, count)
-
-    def _chunk(
-        self, choice: dict[str, Any], usage: TokenUsage | None, *, last: bool = False
-    ) -> dict[str, Any]:
-        usage_body = usage.chat_chunk() if usage else None
-        return self.envelope.chunk("chat.completion.chunk", choice, usage_body, last=last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,28 +187,29 @@ class CompletionEncoder:
         """Return the echoed prompt, the only event before the first token."""
         if not self.spec.echo:
             return b""
-        return server_sent_event(self._chunk(self._empty_choice(sample, sample.prompt.text), usage))
+        choice = self._empty_choice(sample, sample.prompt.text)
+        return self.envelope.chunk(_COMPLETION, choice, usage.totals() if usage else None)
 
     def chunk(self, span: TokenSpan, usage: TokenUsage | None) -> bytes:
-        ending, spec = span.ending, self.spec
-        choice = self._empty_choice(span.sample, span.text)
+        spec = self.spec
+        choice = self._empty_choice(span.sample, span.text) | span.finish
         choice["logprobs"] = self._logprobs(span, echo=False)
-        choice["finish_reason"] = ending and ending.reason
-        choice["stop_reason"] = ending and ending.stop
         if spec.return_token_ids:
             choice["token_ids"] = span.token_ids
             choice["prompt_token_ids"] = None if span.start else span.sample.prompt.ids()
-        body = self._chunk(choice, usage, last=ending is not None and not spec.include_usage)
-        return server_sent_event(body)
+        last = span.ending is not None and not spec.include_usage
+        return self.envelope.chunk(
+            _COMPLETION, choice, usage.totals() if usage else None, last=last
+        )
 
     def usage(self, usage: TokenUsage, timing: Timing | None) -> bytes:
-        return self.envelope.usage_chunk("text_completion", usage.final_chunk({}), timing)
+        return self.envelope.usage_chunk(_COMPLETION, usage.final_chunk({}), timing)
 
     def whole(
         self, spans: Sequence[TokenSpan], usage: TokenUsage, timing: Timing | None
     ) -> dict[str, Any]:
         return {
-            **self.envelope.body("text_completion", list(map(self._choice, spans))),
+            **self.envelope.body(_COMPLETION, list(map(self._choice, spans))),
             "usage": usage.full(created=None),
             "kv_transfer_params": None,
             "ec_transfer_params": None,
@@ -218,8 +222,7 @@ class CompletionEncoder:
             "index": span.sample.index,
             "text": (prompt.text if spec.echo else "") + span.text,
             "logprobs": self._logprobs(span, echo=spec.echo),
-            "finish_reason": span.ending and span.ending.reason,
-            "stop_reason": span.ending and span.ending.stop,
+            **span.finish,
             "token_ids": span.token_ids if spec.return_token_ids else None,
             "prompt_logprobs": _prompt_logprobs(spec, span.sample),
             "prompt_token_ids": prompt.ids() if spec.return_token_ids else None,
@@ -227,21 +230,8 @@ class CompletionEncoder:
         }
 
     def _empty_choice(self, sample: SampleSpec, shown_text: str) -> dict[str, Any]:
-        return {
-            "index": sample.index,
-            "text": shown_text,
-            "logprobs": None,
-            "finish_reason": None,
-            "stop_reason": None,
-            "prompt_token_ids": None,
-            "token_ids": None,
-        }
-
-    def _chunk(
-        self, choice: dict[str, Any], usage: TokenUsage | None, *, last: bool = False
-    ) -> dict[str, Any]:
-        usage_body = usage.totals() if usage else None
-        return self.envelope.chunk("text_completion", choice, usage_body, last=last)
+        unset = ("logprobs", "finish_reason", "stop_reason", "prompt_token_ids", "token_ids")
+        return {"index": sample.index, "text": shown_text, **dict.fromkeys(unset)}
 
     def _logprobs(self, span: TokenSpan, *, echo: bool) -> dict[str, Any] | None:
         count = self.spec.logprobs
