@@ -174,17 +174,15 @@ def _attempt_pod(
     template_version: PodTemplateVersion,
 ) -> client.V1PodSpec:
     source = request.source
-    sidecar = engine.engine(source.name, source.spec, choice, template_version)
+    template = engine.EngineTemplate(source.name, source.spec, choice, template_version)
+    sidecar = template.container()
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)
     pod = _pod(spec, image, template_version.platform, runner, _token_volume())
     pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
     pod.init_containers = [sidecar]
-    pod.volumes = [
-        *engine.volumes(source.name, source.spec, choice, template_version),
-        *(pod.volumes or ()),
-    ]
-    return bind_to_pool(pod, source.spec, choice, template_version)
+    pod.volumes = [*template.volumes(), *(pod.volumes or ())]
+    return bind_to_pool(pod, template)
 
 
 def _runner(

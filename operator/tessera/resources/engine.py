@@ -1,9 +1,11 @@
 """The engine's container and its volumes, the same in Deployments and in Jobs."""
 
+from dataclasses import dataclass
+
 from kubernetes import client
 
 from tessera.api.inference_service import EnvVar, InferenceServiceSpec, SecretKeySelector
-from tessera.api.template_version import PodTemplateVersion
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
@@ -20,40 +22,82 @@ _START_PERIOD = 2
 _UNREACHABLE_TAINTS = ("not-ready", "unreachable")
 
 
-def engine(
-    name: str,
-    spec: InferenceServiceSpec,
-    choice: HardwareChoice,
-    template_version: PodTemplateVersion,
-) -> client.V1Container:
-    """Return a vLLM container for the chosen hardware, with startup and liveness probes."""
-    rules = defaults(template_version.builder_version)
-    devices = {choice.fit.hardware.resource: str(choice.fit.hardware.devices)}
-    requests = {
-        "cpu": str(2 * choice.fit.hardware.devices),
-        "memory": f"{_host_mib(choice, rules)}Mi",
-        **devices,
-    }
-    return client.V1Container(
-        name=ENGINE,
-        image=surroundings.engine_image(spec, template_version),
-        args=arguments(name, spec, choice, rules),
-        env=_environment(spec, template_version),
-        ports=[client.V1ContainerPort(name="http", container_port=PORT)],
-        resources=client.V1ResourceRequirements(requests=requests, limits=devices),
-        security_context=restricted(),
-        startup_probe=client.V1Probe(
-            http_get=HEALTH,
-            period_seconds=_START_PERIOD,
-            timeout_seconds=5,
-            failure_threshold=start_seconds(choice, template_version) // _START_PERIOD,
-        ),
-        liveness_probe=client.V1Probe(
-            http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
-        ),
-        termination_message_policy="FallbackToLogsOnError",
-        volume_mounts=[*_mounts(spec), *surroundings.mounts(template_version.platform)],
-    )
+@dataclass(frozen=True, slots=True)
+class EngineTemplate:
+    """The engine of a service or a batch on its hardware, for pods of one template version."""
+
+    name: str
+    spec: InferenceServiceSpec
+    choice: HardwareChoice
+    version: PodTemplateVersion
+
+    @property
+    def rules(self) -> Defaults:
+        return defaults(self.version.builder_version)
+
+    @property
+    def start_seconds(self) -> int:
+        """Return how many seconds the engine may take to start."""
+        return self.rules.start_seconds + self._weights_mib // MIN_LOAD_MIB_PER_SECOND
+
+    @property
+    def _weights_mib(self) -> int:
+        return self.choice.fit.memory.weights_mib * self.choice.fit.hardware.devices
+
+    @property
+    def _shm_mib(self) -> int:
+        """Return the shared memory: tensor parallel ranks communicate through it."""
+        is_single = self.choice.fit.hardware.devices == 1
+        return self.rules.shm_mib if is_single else self.rules.shm_parallel_mib
+
+    def container(self) -> client.V1Container:
+        """Return a vLLM container with startup and liveness probes."""
+        hardware, platform = self.choice.fit.hardware, self.version.platform
+        devices = {hardware.resource: str(hardware.devices)}
+        # Process, shared memory, and a tenth of the weights during loading.
+        host_mib = self.rules.host_mib + self._shm_mib + self._weights_mib // 10
+        requests = {"cpu": str(2 * hardware.devices), "memory": f"{host_mib}Mi", **devices}
+        return client.V1Container(
+            name=ENGINE,
+            image=surroundings.engine_image(self.spec, self.version),
+            args=arguments(self.name, self.spec, self.choice, self.rules),
+            env=_environment(self.spec, platform),
+            ports=[client.V1ContainerPort(name="http", container_port=PORT)],
+            resources=client.V1ResourceRequirements(requests=requests, limits=devices),
+            security_context=restricted(),
+            startup_probe=client.V1Probe(
+                http_get=HEALTH,
+                period_seconds=_START_PERIOD,
+                timeout_seconds=5,
+                failure_threshold=self.start_seconds // _START_PERIOD,
+            ),
+            liveness_probe=client.V1Probe(
+                http_get=HEALTH, period_seconds=10, timeout_seconds=10, failure_threshold=6
+            ),
+            termination_message_policy="FallbackToLogsOnError",
+            volume_mounts=[*_mounts(self.spec), *surroundings.mounts(platform)],
+        )
+
+    def volumes(self) -> list[client.V1Volume]:
+        """Return the volumes that the engine mounts."""
+        model = self.spec.model
+        models = (
+            claim_volume("models", claim_name(self.name), read_only=True)
+            if model.cache.type == "PersistentVolumeClaim"
+            else uri_volume(self.spec)
+        )
+        return [
+            empty_volume("shm", medium="Memory", size_limit=f"{self._shm_mib}Mi"),
+            empty_volume("cache"),
+            empty_volume("tmp"),
+            *([models] if models else ()),
+            *(
+                claim_volume(f"adapter-{adapter.name}", claim, read_only=True)
+                for adapter in model.adapters
+                if (claim := pvc_claim_name(adapter.uri)) is not None
+            ),
+            *surroundings.volumes(self.version.platform),
+        ]
 
 
 def restricted() -> client.V1SecurityContext:
@@ -88,32 +132,6 @@ def unreachable_tolerations(unreachable_seconds: int) -> list[client.V1Toleratio
     ]
 
 
-def volumes(
-    name: str,
-    spec: InferenceServiceSpec,
-    choice: HardwareChoice,
-    template_version: PodTemplateVersion,
-) -> list[client.V1Volume]:
-    """Return the volumes that the engine mounts."""
-    shm = _shm_mib(choice, defaults(template_version.builder_version))
-    cached = spec.model.cache.type == "PersistentVolumeClaim"
-    models = (
-        claim_volume("models", claim_name(name), read_only=True) if cached else uri_volume(spec)
-    )
-    return [
-        empty_volume("shm", medium="Memory", size_limit=f"{shm}Mi"),
-        empty_volume("cache"),
-        empty_volume("tmp"),
-        *([models] if models else ()),
-        *(
-            claim_volume(f"adapter-{adapter.name}", claim, read_only=True)
-            for adapter in spec.model.adapters
-            if (claim := pvc_claim_name(adapter.uri)) is not None
-        ),
-        *surroundings.volumes(template_version.platform),
-    ]
-
-
 def uri_volume(spec: InferenceServiceSpec) -> client.V1Volume | None:
     """Return the volume of the PersistentVolumeClaim or image that the model's URI names."""
     scheme, _, rest = spec.model.uri.partition("://")
@@ -137,18 +155,7 @@ def empty_volume(
     return client.V1Volume(name=name, empty_dir=source)
 
 
-def start_seconds(choice: HardwareChoice, template_version: PodTemplateVersion) -> int:
-    """Return how many seconds the engine may take to start."""
-    weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return (
-        defaults(template_version.builder_version).start_seconds
-        + weights // MIN_LOAD_MIB_PER_SECOND
-    )
-
-
-def _environment(
-    spec: InferenceServiceSpec, template_version: PodTemplateVersion
-) -> list[client.V1EnvVar]:
+def _environment(spec: InferenceServiceSpec, platform: Platform) -> list[client.V1EnvVar]:
     """Return the environment; a variable of the service overrides the platform's."""
     base = [
         client.V1EnvVar(name="HOME", value=_CACHE),
@@ -161,9 +168,7 @@ def _environment(
     service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
     names = {variable.name for variable in service_env}
     platform_env = [
-        env_var
-        for env_var in surroundings.environment(template_version.platform)
-        if env_var.name not in names
+        env_var for env_var in surroundings.environment(platform) if env_var.name not in names
     ]
     return [*base, *token(spec), *platform_env, *service_env]
 
@@ -201,14 +206,3 @@ def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
         if pvc_claim_name(adapter.uri) is not None
     ]
     return mounts
-
-
-def _shm_mib(choice: HardwareChoice, rules: Defaults) -> int:
-    """Return the shared memory: tensor parallel ranks communicate through it."""
-    return rules.shm_mib if choice.fit.hardware.devices == 1 else rules.shm_parallel_mib
-
-
-def _host_mib(choice: HardwareChoice, rules: Defaults) -> int:
-    """Return the host memory: process, shared memory, and a tenth of the weights during loading."""
-    weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return rules.host_mib + _shm_mib(choice, rules) + weights // 10

@@ -49,7 +49,8 @@ def model_job_manifest(
     # A fetch runs on nodes of the chosen pool, where its volume is read later; a read of the config
     # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
-        pod = bind_to_pool(pod, model_job.spec, choice, template_version)
+        name, spec = service.ref.name, model_job.spec
+        pod = bind_to_pool(pod, engine.EngineTemplate(name, spec, choice, template_version))
     job = runner_job(pod, job_labels, _ACTIVE_DEADLINE_SECONDS[model_job.task])
     return owned_manifest(JOBS, service, model_job.name, job_labels, job)
 

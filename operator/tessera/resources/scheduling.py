@@ -5,10 +5,7 @@ from collections.abc import Iterable
 from kubernetes.client import V1LabelSelector, V1PodSpec, V1Toleration, V1TopologySpreadConstraint
 
 from tessera.api.accelerator_pool import Toleration
-from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.names import SERVICE_LABEL
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources import spot_scheduling as spot
@@ -17,26 +14,23 @@ _SPREAD_KEYS = ("kubernetes.io/hostname", "topology.kubernetes.io/zone")
 
 
 def bind_to_pool(
-    pod: V1PodSpec,
-    spec: InferenceServiceSpec,
-    choice: HardwareChoice,
-    template_version: PodTemplateVersion,
-    *,
-    unreachable_seconds: int | None = None,
+    pod: V1PodSpec, template: engine.EngineTemplate, *, unreachable_seconds: int | None = None
 ) -> V1PodSpec:
     """Return the pod bound to the pool of the choice, with the pool's selector and tolerations.
 
     The pod leaves an unreachable node after `unreachable_seconds`, or the default; a spot node
     sooner.
     """
-    offer, on_spot = choice.offer, choice.offer.tier == "Spot"
+    offer = template.choice.offer
+    on_spot = offer.tier == "Spot"
     pod.node_selector = dict(offer.node_selector)
     pod.tolerations = tolerations(offer.tolerations, on_spot=on_spot)
     if unreachable_seconds is not None and not on_spot:
         pod.tolerations += engine.unreachable_tolerations(unreachable_seconds)
     pod.runtime_class_name = offer.runtime_class_name
     pod.scheduler_name = offer.scheduler_name
-    pod.priority_class_name = surroundings.priority_class(spec, template_version.platform)
+    platform = template.version.platform
+    pod.priority_class_name = surroundings.priority_class(template.spec, platform)
     return pod
 
 
