@@ -3,8 +3,10 @@
 import random
 from array import array
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,19 +66,11 @@ class Trace:
         A step that lasts beyond the next recorded arrival ends there.
         """
         rng = random.Random(seed)  # noqa: S311 - not a secret
-        arrivals = array("d")
-        rows = len(self)
-        row = 0
-        while row < rows:
-            begin = self.arrivals[row]
-            after = row
-            while after < rows and self.arrivals[after] == begin:
-                after += 1
-            following = self.arrivals[after] if after < rows else begin + step_seconds
+        arrivals, counts = array("d"), Counter(self.arrivals)
+        last_step = self.arrivals[-1] + step_seconds if counts else 0.0
+        for begin, following in pairwise((*counts, last_step)):
             length = min(step_seconds, following - begin)
-            arrivals.extend(sorted(begin + rng.random() * length for _ in range(row, after)))
-            row = after
-        last_step = self.arrivals[-1] + step_seconds if rows else 0.0
+            arrivals.extend(sorted(begin + rng.random() * length for _ in range(counts[begin])))
         return replace(self, arrivals=arrivals, seconds=max(self.seconds, last_step))
 
     def _rows(self, rows: Sequence[int], arrivals: "array[float]") -> "Trace":

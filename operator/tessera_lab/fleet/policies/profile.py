@@ -4,6 +4,9 @@ Policies that measure or fit such a profile get it from the step time of the sim
 itself, which is more than they would know.
 """
 
+from bisect import bisect_left
+from functools import partial
+
 from tessera_lab.fleet.observation import ReplicaModel
 
 
@@ -20,17 +23,9 @@ def predicted_ttft(
     model: ReplicaModel, *, running: float, kv_tokens: float, queued: float, prompt: float
 ) -> float:
     """Return the seconds until a prompt behind `queued` tokens is read, in full chunks."""
-    chunk = model.max_num_batched_tokens
-    full, rest = divmod(queued + prompt, chunk)
-    return (
-        full * step_seconds(model, running=running, kv_tokens=kv_tokens, chunk=chunk, prompt=prompt)
-        if full
-        else 0.0
-    ) + (
-        step_seconds(model, running=running, kv_tokens=kv_tokens, chunk=rest, prompt=prompt)
-        if rest
-        else 0.0
-    )
+    step = partial(step_seconds, model, running=running, kv_tokens=kv_tokens, prompt=prompt)
+    full, rest = divmod(queued + prompt, model.max_num_batched_tokens)
+    return full * step(chunk=model.max_num_batched_tokens) + (step(chunk=rest) if rest else 0.0)
 
 
 def max_concurrency(
@@ -41,14 +36,11 @@ def max_concurrency(
     batched = model.max_num_batched_tokens
     # Beyond the last, prompts come faster than their share of the steps reads them.
     limits = (model.kv_tokens / context, model.max_num_seqs, output * batched / (prompt + output))
-    low, high = 1, max(1, int(min(limits)))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _keeps(model, middle, prompt, output, slo):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    return 1 + bisect_left(
+        range(2, int(min(limits)) + 1),
+        True,
+        key=lambda running: not _keeps(model, running, prompt, output, slo),
+    )
 
 
 def max_request_rate(
