@@ -218,3 +218,7 @@ Conditions = Annotated[
         json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"]},
     ),
 ]
+
+
+def find_condition(conditions: Conditions, condition_type: str) -> Condition | None:
+    return next((condition for condition in conditions if condition.type == condition_type), None)

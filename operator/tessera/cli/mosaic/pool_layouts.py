@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import TypeAlias
 
-from tessera.api.meta import Condition
+from tessera.api.meta import Condition, find_condition
 from tessera.api.mig import Mig, MigPlan, MigStatus
 from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError, DeniedError
@@ -81,10 +81,7 @@ class PoolSnapshot:
     @property
     def layout_condition(self) -> Condition | None:
         """Return the pool's condition about layouts; None before the operator wrote it."""
-        conditions = self.view.pool.status.conditions
-        return next(
-            (condition for condition in conditions if condition.type == "LayoutReady"), None
-        )
+        return find_condition(self.view.pool.status.conditions, "LayoutReady")
 
     @property
     def pending_plan(self) -> MigPlan | None:

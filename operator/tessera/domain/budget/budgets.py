@@ -8,6 +8,7 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import Price
+from tessera.api.meta import find_condition
 from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
@@ -421,10 +422,9 @@ def _latest_meter(
     recorded = SpendMeter() if spend is None else restore_meter(spend, prices, spec.currency)
     outside = record.meter if record and record.currency == spec.currency else SpendMeter()
     meter = recorded_meter(recorded, outside, at)
-    was_enforced = budget.status.accepted_spec is not None or any(
-        condition.type == "Accepted" and condition.status == "True"
-        for condition in budget.status.conditions
-    )
+    accepted = find_condition(budget.status.conditions, "Accepted")
+    was_accepted = accepted is not None and accepted.status == "True"
+    was_enforced = budget.status.accepted_spec is not None or was_accepted
     # A budget that was enforced had a record of its spend: without it the windows are incomplete.
     is_lost = budget.record_lost or was_enforced or record is not None or recorded.as_of is not None
     return meter, meter.as_of is None and is_lost

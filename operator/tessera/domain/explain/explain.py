@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.api.meta import Condition
+from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import Accepted
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
@@ -89,7 +89,7 @@ def _with_status(decision: Decision, status: InferenceServiceStatus) -> Decision
     """Return the decision with reason, message and time of the status, where it has the topic."""
     # The status also depends on probes and on rejected writes, which a plan made here lacks.
     kind = _CONDITION_BY_TOPIC.get(decision.topic)
-    condition = next((each for each in status.conditions if each.type == kind), None)
+    condition = find_condition(status.conditions, kind) if kind else None
     if condition is None:
         return decision
     same = condition.reason == decision.reason

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
-from tessera.api.meta import Condition
+from tessera.api.meta import find_condition
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.incremental import reused_per_object
@@ -76,7 +76,7 @@ def _next_probe(
 
 def was_ready(service: ObservedService) -> bool:
     """Return whether the status says Ready."""
-    condition = _ready_condition(service)
+    condition = find_condition(service.status.conditions, "Ready")
     return condition is not None and condition.status == "True"
 
 
@@ -84,11 +84,7 @@ def _current_result(
     probe_result: ProbeResult | None, service: ObservedService
 ) -> ProbeResult | None:
     """Return the last result, unless the service was not ready since."""
-    condition = _ready_condition(service)
+    condition = find_condition(service.status.conditions, "Ready")
     if probe_result is None or condition is None or condition.status == "True":
         return probe_result
     return probe_result if probe_result.at >= condition.last_transition_time else None
-
-
-def _ready_condition(service: ObservedService) -> Condition | None:
-    return next((each for each in service.status.conditions if each.type == "Ready"), None)

@@ -5,6 +5,7 @@ from datetime import datetime
 
 from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, ProgressStatus
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
+from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.status.service import conditions, with_accepted
@@ -83,7 +84,7 @@ def _done(progress: ProgressStatus) -> str:
 def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
     """Keep the written message while only amounts in it have moved."""
     running, batch, previous = plan.running, plan.batch, plan.batch.status
-    existing = next((each for each in previous.conditions if each.type == "Running"), None)
+    existing = find_condition(previous.conditions, "Running")
     unchanged = (
         running.reason in _VARYING_REASONS
         and existing is not None

@@ -11,7 +11,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.batch_reasons import BatchRunning
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.api.meta import Condition, Conditions
+from tessera.api.meta import Condition, Conditions, find_condition
 from tessera.api.reasons import (
     NAME_WARNINGS,
     Accepted,
@@ -124,7 +124,7 @@ def _transitions(old: Conditions, new: Conditions, *types: str) -> Iterator[Even
     """Yield the Events of conditions that became False, and of those that were and are True."""
     for condition_type in types:
         yield from _failure(condition_type, old, new)
-        previous, current = _find(condition_type, old), _find(condition_type, new)
+        previous, current = _before_and_after(condition_type, old, new)
         if previous is None or previous.status != "False" or previous.reason in _CONSEQUENCES:
             continue
         if current is not None and current.status == "True":
@@ -133,7 +133,7 @@ def _transitions(old: Conditions, new: Conditions, *types: str) -> Iterator[Even
 
 def _failure(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
     """Yield the Event of a condition that became False for a reason, or for a new spec."""
-    previous, current = _find(condition_type, old), _find(condition_type, new)
+    previous, current = _before_and_after(condition_type, old, new)
     if current is None or current.status != "False" or current.reason in _WITHOUT_EVENT:
         return
     if previous is None or _cause(previous) != _cause(current):
@@ -157,7 +157,7 @@ def _begun(
     condition_type: str, reason: str, old: Conditions, new: Conditions, *, is_warning: bool = False
 ) -> Iterator[EventNote]:
     """Yield the Event of a reason that a condition did not have before."""
-    previous, current = _find(condition_type, old), _find(condition_type, new)
+    previous, current = _before_and_after(condition_type, old, new)
     if current is None or current.reason != reason:
         return
     if previous is None or previous.reason != reason:
@@ -166,7 +166,7 @@ def _begun(
 
 def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     """Yield the Event of a service that moved, or is placed after it was not."""
-    previous, current = _find("Placed", old.conditions), _find("Placed", new.conditions)
+    previous, current = _before_and_after("Placed", old.conditions, new.conditions)
     # A new service that is placed at once would repeat the condition of its first status.
     if previous is None or current is None or current.status != "True" or new.variant is None:
         return
@@ -205,7 +205,7 @@ def _scaled(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterato
 
 def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     """Yield the Events of drained, replaced and rolled replicas, and of failures to start."""
-    previous, current = _find("Progressing", old.conditions), _find("Progressing", new.conditions)
+    previous, current = _before_and_after("Progressing", old.conditions, new.conditions)
     before, after = previous.reason if previous else "", current.reason if current else ""
     was_draining = before == Progressing.DRAINING != after and _desired(new) <= _desired(old)
     if was_draining and current is not None and current.status == "True":
@@ -268,5 +268,7 @@ def _attempt_hardware(attempt: AttemptStatus) -> str:
     return f"on {attempt.variant} of AcceleratorPool/{attempt.pool} ({attempt.tier})"
 
 
-def _find(condition_type: str, conditions: Conditions) -> Condition | None:
-    return next((condition for condition in conditions if condition.type == condition_type), None)
+def _before_and_after(
+    condition_type: str, old: Conditions, new: Conditions
+) -> tuple[Condition | None, Condition | None]:
+    return find_condition(old, condition_type), find_condition(new, condition_type)
