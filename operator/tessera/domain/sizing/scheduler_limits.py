@@ -1,6 +1,7 @@
 """The engine's scheduler limits: the most concurrent requests and largest step in the SLO."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -205,14 +206,8 @@ def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> in
     # Every latency grows with each request, so the limit can be bisected.
     if most > 0 and _meets_slo(demand, step, most, tokens):
         return most
-    low, high = 0, most - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _meets_slo(demand, step, middle, tokens):
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    fewer = range(1, most)
+    return bisect_left(fewer, True, key=lambda count: not _meets_slo(demand, step, count, tokens))
 
 
 def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> bool:
