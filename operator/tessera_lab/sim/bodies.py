@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, Field, ValidationError
 
 from tessera_lab.sim import text
-from tessera_lab.sim.errors import EngineApiError
+from tessera_lab.sim.errors import EngineApiError, bad_request
 
 # Longest answer of `/v1/completions` when the request does not say.
 COMPLETION_TOKENS = 16
@@ -143,10 +143,8 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
     """Return the prompts of a completion, each as text or as token ids."""
     prompts = body.prompt
     if not prompts:
-        message = (
-            "Either prompt or prompt_embeds must be provided and non-empty. (parameter=prompt)"
-        )
-        raise EngineApiError(400, message, "BadRequestError", "prompt")
+        message = "Either prompt or prompt_embeds must be provided and non-empty."
+        raise bad_request(f"{message} (parameter=prompt)", "prompt")
     if isinstance(prompts, str) or isinstance(prompts[0], int):
         return [_prompt(prompts)]
     return [_prompt(prompt) for prompt in prompts]
@@ -157,18 +155,15 @@ def _prompt(prompt: Any) -> Prompt:
         return Prompt(prompt, text.count_tokens(prompt))
     unknown = [token for token in prompt if not 0 <= token < text.VOCABULARY]
     if unknown:
-        message = f"Token id {unknown[0]} is out of vocabulary"
-        raise EngineApiError(400, message, "BadRequestError")
+        raise bad_request(f"Token id {unknown[0]} is out of vocabulary")
     return Prompt(str(prompt), max(1, len(prompt)), tuple(prompt))
 
 
 def chat_prompt(messages: list[ChatMessage]) -> Prompt:
     """Return the messages as a chat template would render them."""
     if not messages:
-        detail = (
-            "Cannot apply chat template to an empty conversation. Provide at least one message."
-        )
-        raise EngineApiError(400, detail, "BadRequestError")
+        message = "Cannot apply chat template to an empty conversation."
+        raise bad_request(f"{message} Provide at least one message.")
     turns = (f"<|{message.role}|>{_content(message)}<|end|>" for message in messages)
     rendered = "".join(itertools.chain(turns, ("<|assistant|>",)))
     return Prompt(rendered, text.count_tokens(rendered))

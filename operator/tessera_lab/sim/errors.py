@@ -36,10 +36,13 @@ class EngineApiError(Exception):
         }
 
 
+def bad_request(message: str, param: str | None = None) -> EngineApiError:
+    return EngineApiError(400, message, "BadRequestError", param)
+
+
 def bad_parameter(message: str, param: str, value: object) -> EngineApiError:
     """Return 400 in the format of the engine's own checks."""
-    detail = f"{message} (parameter={param}, value={value})"
-    return EngineApiError(400, detail, "BadRequestError", param)
+    return bad_request(f"{message} (parameter={param}, value={value})", param)
 
 
 def unknown_model(name: str, names: tuple[str, ...]) -> EngineApiError:

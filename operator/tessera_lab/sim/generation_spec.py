@@ -14,7 +14,7 @@ from tessera_lab.sim.bodies import (
     chat_prompt,
     completion_prompts,
 )
-from tessera_lab.sim.errors import EngineApiError, bad_parameter, unknown_model
+from tessera_lab.sim.errors import EngineApiError, bad_parameter, bad_request, unknown_model
 from tessera_lab.sim.launch.engine_config import EngineConfig
 from tessera_lab.sim.text import GeneratedText, StopMatch
 
@@ -185,29 +185,29 @@ def _served_name(requested: str | None, config: EngineConfig, adapters: Containe
 def _check_parameters(body: GenerationBody) -> None:
     if body.stream_options is not None and not body.stream:
         detail = "Stream options can only be defined when `stream=True`. (parameter=stream_options)"
-        raise _bad_request(detail, "stream_options")
+        raise bad_request(detail, "stream_options")
     count = 1 if body.n is None else body.n
     if count < 1:
-        raise _bad_request(f"n must be at least 1, got {count}.")
+        raise bad_request(f"n must be at least 1, got {count}.")
     if body.temperature is not None and body.temperature < 0:
         message = f"temperature must be non-negative, got {body.temperature}."
         raise bad_parameter(message, "temperature", body.temperature)
     if body.top_p is not None and not 0 < body.top_p <= 1:
         raise bad_parameter(f"top_p must be in (0, 1], got {body.top_p}.", "top_p", body.top_p)
     if body.top_k is not None and body.top_k < -1:
-        raise _bad_request(f"top_k must be 0 (disable), or at least 1, got {body.top_k}.")
+        raise bad_request(f"top_k must be 0 (disable), or at least 1, got {body.top_k}.")
     if count > 1 and body.temperature is not None and body.temperature < _GREEDY:
-        raise _bad_request(f"n must be 1 when using greedy sampling, got {count}.")
+        raise bad_request(f"n must be 1 when using greedy sampling, got {count}.")
 
 
 def _check_chat(body: ChatBody) -> None:
     """Reject what only a chat can get wrong."""
     if body.top_logprobs and not body.logprobs:
         detail = "when using `top_logprobs`, `logprobs` must be set to true."
-        raise _bad_request(f"{detail} (parameter=top_logprobs)", "top_logprobs")
+        raise bad_request(f"{detail} (parameter=top_logprobs)", "top_logprobs")
     if body.tools and body.tool_choice == "auto":
         detail = '"auto" tool choice requires --enable-auto-tool-choice and --tool-call-parser'
-        raise _bad_request(f"{detail} to be set")
+        raise bad_request(f"{detail} to be set")
 
 
 def _logprob_count(body: ChatBody | CompletionBody, max_logprobs: int) -> int | None:
@@ -249,7 +249,7 @@ def _check_min_tokens(min_tokens: int, max_tokens: int) -> None:
         detail = (
             f"min_tokens must be less than or equal to max_tokens={max_tokens}, got {min_tokens}."
         )
-        raise _bad_request(detail)
+        raise bad_request(detail)
 
 
 def _too_long(prompt: Prompt, max_model_len: int) -> EngineApiError:
@@ -260,7 +260,3 @@ def _too_long(prompt: Prompt, max_model_len: int) -> EngineApiError:
         "even without any output tokens. Please reduce the length of the input prompt."
     )
     return bad_parameter(message, "input_tokens", at_least)
-
-
-def _bad_request(message: str, param: str | None = None) -> EngineApiError:
-    return EngineApiError(400, message, "BadRequestError", param)

@@ -6,7 +6,7 @@ from functools import partial
 from aiohttp import web
 
 from tessera_lab.sim.engine_state import EngineState
-from tessera_lab.sim.errors import EngineApiError
+from tessera_lab.sim.errors import bad_request
 from tessera_lab.sim.runner import EngineRunner
 from tessera_lab.sim.server import answering
 
@@ -28,7 +28,7 @@ def fault_routes(
             seconds = -1
         if not seconds > 0:
             message = f"/sim/stall?seconds={value}: expected a number of seconds above 0"
-            raise EngineApiError(400, message, "BadRequestError", "seconds")
+            raise bad_request(message, "seconds")
         runner.freeze(seconds)
         return web.Response()
 
