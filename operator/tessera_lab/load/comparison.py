@@ -12,7 +12,7 @@ class MetricChange:
     """One metric of a load in both tests."""
 
     load: str
-    figure: str
+    metric: str
     before: float
     now: float
 
@@ -41,4 +41,4 @@ def compare_loads(
         earlier = before.get(load, {})
         for figure, value in figures.items():
             if figure in earlier:
-                yield MetricChange(load=load, figure=figure, before=earlier[figure], now=value)
+                yield MetricChange(load=load, metric=figure, before=earlier[figure], now=value)

@@ -66,16 +66,7 @@ def report_json(report: BenchReport) -> Json:
 def _comparison(comparison: BaselineComparison) -> Json:
     return {
         "at": comparison.at,
-        "changes": [
-            {
-                "load": change.load,
-                "metric": change.figure,
-                "before": change.before,
-                "now": change.now,
-                "change": change.share,
-            }
-            for change in comparison.changes
-        ],
+        "changes": [{**asdict(change), "change": change.share} for change in comparison.changes],
         "caveats": list(comparison.caveats),
     }
 

@@ -231,7 +231,7 @@ _RATES = {
 
 def _change(change: MetricChange) -> list[str]:
     share = NONE if change.share is None else f"{change.share:+.1%}"
-    key, _, percentile = change.figure.partition(".")
+    key, _, percentile = change.metric.partition(".")
     load = change.load
     if percentile:
         label = f"{_SECONDS[key]} {percentile.upper()}"
