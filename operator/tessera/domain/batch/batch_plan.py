@@ -18,6 +18,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import AttemptState, end_attempt, podless_job
 from tessera.domain.batch.check import check_pod
+from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.budget.state import GrantRequest
@@ -120,10 +121,14 @@ class BatchContext:
     def deadline(self) -> datetime:
         return self.batch.created + self.spec.deadline
 
-    @property
-    def active_deadline(self) -> timedelta:
-        """The limit of a Job that starts now."""
-        return self.deadline - self.now + _JOB_DEADLINE_MARGIN
+    def job_request(self, attempt: int | None, source: BatchModelSource) -> BatchJobRequest:
+        """Return the Job of the check or of an attempt without a GPU, if it starts now."""
+        return BatchJobRequest(
+            attempt=attempt,
+            name=job_name(self.batch.ref.name, attempt),
+            source=source,
+            active_deadline=self.deadline - self.now + _JOB_DEADLINE_MARGIN,
+        )
 
 
 def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) -> BatchPlan:

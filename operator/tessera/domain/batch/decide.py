@@ -189,16 +189,12 @@ def _propose_check(context: BatchContext, source: BatchModelSource) -> BatchPlan
             # The next cycle knows whether another batch writes where the links lead.
             return unchanged_plan(checked_context, check.running)
         return _propose_attempt(checked_context, source, progress)
-    name = job_name(context.batch.ref.name, None)
-    request = BatchJobRequest(
-        attempt=None, name=name, source=source, active_deadline=context.active_deadline
-    )
     obsolete_jobs = tuple(
         job.ref for job in context.situation.jobs if job.attempt is None and check.recreate
     )
     return replace(
         unchanged_plan(context, check.running),
-        create=request if check.create else None,
+        create=context.job_request(None, source) if check.create else None,
         delete=(*obsolete_jobs, *deletable_jobs(context.situation, (None,), None)),
     )
 
@@ -257,12 +253,7 @@ def _publishing_plan(
     """Return the plan that starts an attempt without a GPU: no row may be sent."""
     attempt = _next_attempt(context, previous.tier, pool="", variant="", replacement="")
     verdict = _publishing_verdict(context, attempt, progress)
-    request = BatchJobRequest(
-        attempt=attempt.number,
-        name=attempt.job,
-        source=source,
-        active_deadline=context.active_deadline,
-    )
+    request = context.job_request(attempt.number, source)
     return _starting_plan(context, attempt, request, verdict)
 
 
@@ -392,12 +383,9 @@ def _propose_next(
         variant=choice.variant,
         replacement=f"replaced: {decision.reason}",
     )
-    request = BatchJobRequest(
-        attempt=attempt.number,
-        name=attempt.job,
-        source=source,
+    request = replace(
+        context.job_request(attempt.number, source),
         choice=choice,
-        active_deadline=context.active_deadline,
         avoided_node="" if previous is None else previous.failed_node,
         spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
