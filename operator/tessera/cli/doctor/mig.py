@@ -109,7 +109,7 @@ def _node_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
             if mig_gpu.fault is not None:
                 message = f"{mig_node.name} GPU {mig_gpu.index}: {mig_gpu.fault}: {mig_gpu.message}"
                 yield problem(name, message, command)
-        status = mig_node.node_layout.status if mig_node.node_layout else None
+        status = mig_node.agent_status
         for gpu in status.gpus if status else ():
             unfinished = [
                 format_placement(SlicePlacement(mig_slice.start, mig_slice.profile))
@@ -139,17 +139,13 @@ async def _backend_faults(
 
 
 def _agent_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
-    missing = [
-        node.name
-        for node in mig_nodes
-        if node.node_layout is None or node.node_layout.status is None
-    ]
+    missing = [node.name for node in mig_nodes if node.agent_status is None]
     if missing:
         nodes = counted(len(missing), "node")
         message = f"tessera-node does not run on {nodes}: {join_names(missing)}"
         yield problem(name, message, "helm upgrade --reuse-values --set node.enabled=true")
     for mig_node in mig_nodes:
-        status = mig_node.node_layout.status if mig_node.node_layout is not None else None
+        status = mig_node.agent_status
         if status is not None and status.problem:
             message = f"tessera-node on {mig_node.name} cannot report: {status.problem}"
             yield problem(name, message, f"kubectl get nodelayouts {mig_node.name} -o yaml")

@@ -190,7 +190,7 @@ def _is_partitioned(node: MigNode, desired: LayoutsByGpu) -> bool:
 
 
 def _agent_problem(node: MigNode) -> StatusVerdict[LayoutReady] | None:
-    status = node.node_layout.status if node.node_layout else None
+    status = node.agent_status
     if status is None:
         return StatusVerdict(
             LayoutReady.BACKEND_UNAVAILABLE,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement
@@ -59,6 +60,11 @@ class MigNode:
     """Why its agent's report cannot be relied on; what it reported last stays."""
     inconsistency: str | None = None
     """Why labels and resources fit no layout; `gpus` is empty then."""
+
+    @property
+    def agent_status(self) -> NodeLayoutStatus | None:
+        """Return what its agent reported last; None without an agent."""
+        return self.node_layout.status if self.node_layout is not None else None
 
     @property
     def located_pods(self) -> frozenset[Ref]:
