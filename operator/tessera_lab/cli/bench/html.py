@@ -1,6 +1,7 @@
 """The report of a load test as one self-contained HTML file."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from html import escape
 
 from tessera.api.text import counted
@@ -97,10 +98,10 @@ def plots(report: BenchReport) -> Iterator[Plot]:
 def _sweep(report: BenchReport) -> Iterator[Plot]:
     results = [result for result in report.results if result.measurement.concurrency is not None]
     mark = (float(report.knee.concurrency), "knee") if report.knee else None
+    by_load = partial(Plot, x_label="concurrent requests", mark=mark)
     concurrencies = [float(result.measurement.concurrency or 0) for result in results]
-    yield Plot(
+    yield by_load(
         title="Output tokens per second by load",
-        x_label="concurrent requests",
         y_label="tokens/s",
         series=[
             _line("whole load", concurrencies, [result.output_per_second for result in results]),
@@ -110,17 +111,11 @@ def _sweep(report: BenchReport) -> Iterator[Plot]:
                 [result.saturated_output_per_second for result in results],
             ),
         ],
-        mark=mark,
     )
     for name, unit, scale in (("TTFT", "seconds", 1.0), ("TPOT", "milliseconds", 1e3)):
         distributions = [getattr(result.latencies, name.lower()) for result in results]
-        yield Plot(
-            title=f"{name} by load",
-            x_label="concurrent requests",
-            y_label=unit,
-            series=_percentiles(concurrencies, distributions, scale),
-            mark=mark,
-        )
+        series = _percentiles(concurrencies, distributions, scale)
+        yield by_load(title=f"{name} by load", y_label=unit, series=series)
     known = [
         (result.per_user, result.output_per_second, result.measurement.name)
         for result in results
@@ -153,18 +148,12 @@ def _over_time(result: LoadMetrics) -> Iterator[Plot]:
             PlotSeries(name="failures" if failed else "", points=failed, dots=True, color=3),
         ],
     )
-    series = [
-        PlotSeries(
-            name="",
-            points=_rates(measurement.responses, measurement.started_at, measurement.seconds),
-        )
-    ]
-    yield Plot(
-        title="Throughput over time", x_label="seconds", y_label="output tokens/s", series=series
-    )
-    yield Plot(
+    over_time = partial(Plot, x_label="seconds")
+    rates = _rates(measurement.responses, measurement.started_at, measurement.seconds)
+    series = [PlotSeries(name="", points=rates)]
+    yield over_time(title="Throughput over time", y_label="output tokens/s", series=series)
+    yield over_time(
         title="Engine queue over time",
-        x_label="seconds",
         y_label="requests",
         series=[
             PlotSeries(
