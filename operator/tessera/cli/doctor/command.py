@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
@@ -116,14 +117,6 @@ def as_json(findings: Sequence[Finding]) -> Json:
     """Return the findings as JSON."""
     counts = Counter(finding.state for finding in findings)
     return {
-        "findings": [
-            {
-                "check": finding.check,
-                "state": finding.state,
-                "message": finding.message,
-                "fix": finding.fix or None,
-            }
-            for finding in findings
-        ],
+        "findings": [asdict(finding) | {"fix": finding.fix or None} for finding in findings],
         "counts": {state.value: counts[state] for state in FindingState},
     }
