@@ -57,8 +57,6 @@ class Purchase:
     spot: bool = False
     """Replicas beyond the reserved ones run on spot nodes while there are any, and on demand until
     they are ready."""
-    spot_extra: int = 0
-    """Spot replicas beyond those that are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

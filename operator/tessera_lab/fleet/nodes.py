@@ -112,13 +112,12 @@ class Nodes:
         burst = desired - reserved
         if not purchase.spot or self._spot is None:
             return {Tier.RESERVED: reserved, Tier.ON_DEMAND: burst, Tier.SPOT: 0}
-        wanted = burst + purchase.spot_extra if burst else 0
         spot = [replica for replica in self.active if replica.tier is Tier.SPOT]
         ready = sum(replica.ready_at <= moment for replica in spot)
         return {
             Tier.RESERVED: reserved,
-            Tier.ON_DEMAND: min(burst, max(0, wanted - ready)),
-            Tier.SPOT: min(wanted, self._spot.available(moment)),
+            Tier.ON_DEMAND: max(0, burst - ready),
+            Tier.SPOT: min(burst, self._spot.available(moment)),
         }
 
     def _order(self, moment: float, tier: Tier) -> bool:

@@ -75,7 +75,7 @@ class Observation:
     """Seconds since the start of the trace."""
     replicas: int
     """Replicas that are ordered, as a Deployment's `spec.replicas`. There may be fewer while the
-    pool is full, and more while spot nodes start or stand by."""
+    pool is full, and more while spot nodes start."""
     ready: int
     """Ready replicas, not draining."""
     scraped_at: float

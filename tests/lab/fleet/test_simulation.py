@@ -262,7 +262,7 @@ class Holding:
 
 
 def test_a_policy_that_holds_keeps_its_replicas_whatever_befalls_the_nodes() -> None:
-    spot = a_fleet(initial_replicas=2, purchase=Purchase(spot=True, spot_extra=1))
+    spot = a_fleet(initial_replicas=2, purchase=Purchase(spot=True))
     market = SpotMarket(capacity=((0.0, 9),), preemptions=SPOT.preemptions, notice=10.0)
     runs = (
         Simulation(steady(2, 120), spot, Holding(), spot=market),
