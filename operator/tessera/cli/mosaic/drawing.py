@@ -4,16 +4,14 @@ A tile is as wide as its memory slices. Free memory slices where no profile fits
 """
 
 import html
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from itertools import groupby
 from operator import attrgetter
-from pathlib import Path
 from typing import TypeAlias
 
-from tessera.cli.errors import CommandError
+from tessera.cli.output import writable_file
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import Layout, fitting_placements
@@ -169,10 +167,7 @@ def _figures(tile: MosaicTile, width: int | None = None) -> str:
 
 def write_svg(file: str, document: str) -> None:
     """Write the picture to a file; CommandError if its folder is not writable."""
-    path = Path(file).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"--svg {file} cannot be written; choose a file in a writable folder")
-    path.write_text(document, encoding="utf-8")
+    writable_file("--svg", file).write_text(document, encoding="utf-8")
 
 
 def layouts_svg(gpu_model: GpuModel, before: Sequence[FleetGpu], after: Sequence[FleetGpu]) -> str:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.output import writable_file
 from tessera.domain.hardware.device import sized_profiles, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.money import money
@@ -74,7 +75,7 @@ def parse_plan(arguments: SimpleNamespace, seed: int) -> BenchPlan:
         seed=seed,
         peaks=_peaks(arguments),
         price=_price(arguments),
-        html=_writable(arguments.html),
+        html=writable_file("--html", arguments.html) if arguments.html else None,
     )
 
 
@@ -187,13 +188,3 @@ def _price(arguments: SimpleNamespace) -> HourlyPrice | None:
         raise CommandError(f"--price {arguments.price}: write an amount such as 3.50")
     per_hour = money(amount * arguments.gpus, arguments.currency)
     return HourlyPrice(per_hour=per_hour, output_input_ratio=Decimal(repr(arguments.price_ratio)))
-
-
-def _writable(file: str | None) -> Path | None:
-    """Check that the file can be written before the test, not after it."""
-    if file is None:
-        return None
-    path = Path(file).expanduser()
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise CommandError(f"--html {file} cannot be written: give a file in a writable folder")
-    return path

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.output import writable_file
 from tessera_lab.cli.numbers import bounded
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.live_load import draw_live_trace
@@ -70,7 +71,7 @@ def read_scenario(arguments: SimpleNamespace, at: datetime) -> Scenario:
     )
     # Policies before the trace, whose reading takes seconds.
     policies = tuple(_policies(arguments, file, fleet))
-    svg = _writable("--svg", arguments.svg)
+    svg = writable_file("--svg", arguments.svg) if arguments.svg else None
     trace, trace_notes = _trace(arguments, file, at)
     spot = None
     if hazard is not None:
@@ -104,7 +105,8 @@ def _trace(
 def _live_trace(
     arguments: SimpleNamespace, file: FleetFile, at: datetime
 ) -> tuple[Trace, tuple[str, ...]]:
-    target = _writable("--save-trace", arguments.save_trace)
+    saved = arguments.save_trace
+    target = writable_file("--save-trace", saved) if saved else None
     trace, sentence = draw_live_trace(arguments, file.objects.service.ref, at)
     if target is not None:
         text = f"# {sentence}\n{trace_csv(trace)}".encode()
@@ -194,15 +196,3 @@ def _policy(text: str, file: FleetFile, fleet: FleetModel) -> NamedPolicy:
         create=lambda: family.create(settings, fleet.replica),
         router=router_of(name),
     )
-
-
-def _writable(option: str, name: str | None) -> Path | None:
-    """Check that the file can be written before the run, not after it."""
-    if name is None:
-        return None
-    path = Path(name).expanduser()
-    try:
-        path.touch()
-    except OSError as error:
-        raise CommandError(f"{option} {name} cannot be written: {error.strerror}") from None
-    return path
