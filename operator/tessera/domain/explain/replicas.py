@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from tessera.api.meta import Condition, format_duration
+from tessera.api.meta import Condition, find_condition, format_duration
 from tessera.api.reasons import Progressing, Ready
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
@@ -93,8 +93,7 @@ def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterat
 def explain_ready(service_plan: ServicePlan, ready: Condition) -> Decision:
     """Return the decision about whether the service responds."""
     serving = sum(pod.takes_requests for pod in service_plan.pods)
-    conditions = service_plan.service.status.conditions
-    reason = {each.type: each.reason for each in conditions}.get("Ready", ready.reason)
+    reason = (find_condition(service_plan.service.status.conditions, "Ready") or ready).reason
     return Decision(
         topic="ready",
         reason=ready.reason,

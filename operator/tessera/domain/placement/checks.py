@@ -74,6 +74,7 @@ POOLING = {
     "convert": "changes what the model returns",
     "runner": "changes what the model returns",
 }
+_RECLAIMED = "may be reclaimed within 15 s; remove it, or set spec.class to Batch if no user waits"
 # With the flag, and what sets or changes it.
 _RESERVED_MESSAGE = f"remove {{}}; it is set by {{}} (1 of {len(RESERVED)} reserved flags)"
 _UNCOUNTED_MESSAGE = (
@@ -239,18 +240,14 @@ def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Deni
         yield Denial(
             reason=Accepted.INTERACTIVE_ON_SPOT,
             field="spec.placement.tiers",
-            message="the nodes of tier Spot may be reclaimed within 15 s; remove it, or set "
-            "spec.class to Batch if no user waits",
+            message=f"the nodes of tier Spot {_RECLAIMED}",
         )
     for index, name in enumerate(spec.placement.pools):
         if pools.get(name) == "Spot":
             yield Denial(
                 reason=Accepted.INTERACTIVE_ON_SPOT,
                 field=f"spec.placement.pools[{index}]",
-                message=(
-                    f"AcceleratorPool/{name} is of tier Spot, whose nodes may be reclaimed within "
-                    "15 s; remove it, or set spec.class to Batch if no user waits"
-                ),
+                message=f"AcceleratorPool/{name} is of tier Spot, whose nodes {_RECLAIMED}",
             )
 
 

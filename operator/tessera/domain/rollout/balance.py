@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceStatus
-from tessera.api.meta import Condition
+from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import LoadBalanced, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER, Until
@@ -146,12 +146,8 @@ def _verdict(
 
 def _condition(status: InferenceServiceStatus) -> Condition | None:
     """Return the condition, if it has a reason that this version knows."""
-    matches = (
-        condition
-        for condition in status.conditions
-        if condition.type == "LoadBalanced" and condition.reason in _BY_NAME
-    )
-    return next(matches, None)
+    condition = find_condition(status.conditions, "LoadBalanced")
+    return condition if condition is not None and condition.reason in _BY_NAME else None
 
 
 def _receiving(pods: Sequence[Pod]) -> list[Pod]:
