@@ -65,7 +65,7 @@ lint: .venv/made ## Check format, lint, types, import rules, generated files and
 	@[ -d .mypy_cache ] || tar xf $(CACHE)/mypy.tar 2>/dev/null || true
 	@MYPYPATH=operator:e2e:tools $(BIN)/mypy
 	@mkdir -p $(CACHE); tar cf $(CACHE)/mypy.$$$$ .mypy_cache && mv $(CACHE)/mypy.$$$$ $(CACHE)/mypy.tar
-	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo --show-timings | tail -12
+	@PYTHONPATH=operator $(BIN)/lint-imports --no-logo
 	@$(RUN) tools/generate.py --check
 	@$(RUN) tools/check_words.py
 	@$(RUN) tools/check_memory.py
