@@ -16,6 +16,9 @@ from tessera_lab.sim.errors import EngineApiError, bad_request
 COMPLETION_TOKENS = 16
 _JSON = "application/json"
 
+# Prompts find each other in the prefix cache where they have the same one.
+CacheSalt = Annotated[str, Field(min_length=1, max_length=128)]
+
 
 class StreamOptions(BaseModel):
     include_usage: bool | None = True
@@ -39,6 +42,7 @@ class GenerationBody(BaseModel):
     top_k: int | None = None
     prompt_logprobs: int | None = None
     return_token_ids: bool | None = None
+    cache_salt: CacheSalt | None = None
 
 
 class CompletionBody(GenerationBody):

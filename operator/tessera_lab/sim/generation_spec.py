@@ -139,14 +139,14 @@ def _sample_spec(
         finish_reason=finish_reason,
         stop=stop,
         generated=generated,
-        shared_prefixes=_shared_prefixes(prompt, limits),
+        shared_prefixes=_shared_prefixes(prompt, limits, body.cache_salt or ""),
     )
 
 
-def _shared_prefixes(prompt: Prompt, limits: EngineLimits) -> tuple[int, ...]:
+def _shared_prefixes(prompt: Prompt, limits: EngineLimits, salt: str) -> tuple[int, ...]:
     if not limits.prefix_cache:
         return ()
-    return text.prefix_hashes(prompt.blocks(limits.block_size))
+    return text.prefix_hashes(prompt.blocks(limits.block_size), salt)
 
 
 def _requested_tokens(body: ChatBody | CompletionBody) -> int | None:

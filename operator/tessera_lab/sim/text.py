@@ -57,9 +57,13 @@ def blocks(text: str, tokens: int) -> list[str]:
     return [text[end - size : end] for end in range(size, len(text) + 1, size)]
 
 
-def prefix_hashes(pieces: Iterable[str]) -> tuple[int, ...]:
-    """Return a name for each block and all before it: equal names mean equal prefixes."""
-    digest, hashes = hashlib.blake2b(digest_size=7), []
+def prefix_hashes(pieces: Iterable[str], salt: str = "") -> tuple[int, ...]:
+    """Return a name for each block and all before it: equal names mean equal prefixes.
+
+    Those of another salt have other names.
+    """
+    key = hashlib.blake2b(salt.encode(), digest_size=16).digest() if salt else b""
+    digest, hashes = hashlib.blake2b(digest_size=7, key=key), []
     for piece in pieces:
         digest.update(piece.encode())
         hashes.append(int.from_bytes(digest.digest()))

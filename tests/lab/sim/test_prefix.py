@@ -9,6 +9,7 @@ from tests.lab.sim.running import running
 
 # 401 tokens.
 PROMPT = "".join(f"{number:>4}" for number in range(401))
+MESSAGES = [{"role": "user", "content": PROMPT}]
 # On a CPU the real engine takes blocks of 128.
 LIKE_CPU = ("--block-size", "128", "--enable-prompt-tokens-details")
 
@@ -76,6 +77,23 @@ async def test_messages_that_begin_alike_share_their_beginning() -> None:
             messages = [system, {"role": "user", "content": question}]
             response = await engine.post("/v1/chat/completions", messages=messages, max_tokens=2)
     assert response.json()["usage"]["prompt_tokens_details"]["cached_tokens"] == 160
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+async def test_prompts_of_another_salt_are_not_shared(path: str) -> None:
+    prompt = {"prompt": PROMPT} if path == "/v1/completions" else {"messages": MESSAGES}
+    cached = []
+    async with running("--enable-prompt-tokens-details") as engine:
+        for salt in (None, "a", "b", "a", None, "b"):
+            response = await engine.post(path, **prompt, max_tokens=1, cache_salt=salt)
+            cached.append(response.json()["usage"]["prompt_tokens_details"]["cached_tokens"])
+        assert (await engine.post(path, **prompt, cache_salt="")).status_code == 400
+    assert [tokens > 0 for tokens in cached] == [False, False, False, True, True, True]
+
+
+def test_a_salt_is_no_beginning_of_a_text() -> None:
+    names = {text.prefix_hashes(["bc"], "a"), text.prefix_hashes(["c"], "ab")}
+    assert len(names | {text.prefix_hashes(["abc"]), text.prefix_hashes(["abc"], "")}) == 3
 
 
 def test_equal_names_mean_equal_beginnings_and_not_only_equal_blocks() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from pydantic import BaseModel, PositiveInt
 
 from tessera.domain.perf.footprint import hidden_size
-from tessera_lab.sim.bodies import CompletionBody, read_body
+from tessera_lab.sim.bodies import CacheSalt, CompletionBody, read_body
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import Envelope, TokenSpan
 from tessera_lab.sim.generation_spec import GenerationSpec
@@ -27,6 +27,7 @@ class EmbeddingBody(BaseModel):
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: PositiveInt | None = None
     priority: int = 0
+    cache_salt: CacheSalt | None = None
 
 
 def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
@@ -37,7 +38,11 @@ def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
         body = await read_body(EmbeddingBody, request)
         # The engine works on a text as on a prompt with one token of output.
         generation = CompletionBody(
-            model=body.model, prompt=body.input, max_tokens=1, priority=body.priority
+            model=body.model,
+            prompt=body.input,
+            max_tokens=1,
+            priority=body.priority,
+            cache_salt=body.cache_salt,
         )
 
         def encoder(envelope: Envelope, _: GenerationSpec) -> EmbeddingEncoder:
