@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
+from tessera.api.engine_egress import EngineEgress
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
@@ -441,6 +442,9 @@ class Chart(Values):
 
     platform: Platform = Field(default_factory=Platform)
     """Environment of the engines, where it is not that of the public internet."""
+
+    engine_egress: EngineEgress = Field(default_factory=EngineEgress)
+    """Where the engines of services may connect to, where a network plugin enforces policies."""
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`. A change applies at once to the services that omit the

@@ -8,6 +8,7 @@ from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from tessera.adapters.prometheus.access import PrometheusAccess
+from tessera.api.engine_egress import EngineEgress
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
@@ -88,6 +89,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
 
     platform: Platform = Field(default_factory=Platform)
     """Registry mirror, proxies, certificates and other surroundings of engines, as JSON."""
+
+    engine_egress: EngineEgress = Field(default_factory=EngineEgress)
+    """Where the engines of services may connect to, as JSON."""
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`, as JSON; what is left out is built in."""

@@ -51,7 +51,7 @@ def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alo
         monitored=False,
     )
     # The policy of closed services comes first: without any policy everybody would be admitted.
-    closed, others = (
+    closed, others, _ = (
         manifest.body for manifest in manifests if manifest.kind.kind == "NetworkPolicy"
     )
     assert closed["metadata"]["name"] == "tessera-engine-closed"

@@ -81,6 +81,8 @@ def _installation(settings: Settings) -> Installation:
         batch_image=RunnerImage(
             settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
         ),
+        egress=settings.engine_egress,
+        platform=settings.platform,
         batch_role=settings.batch_role,
         mig_namespace=settings.mig_manager_namespace,
     )

@@ -25,6 +25,8 @@ ENGINE_ACCOUNT = "tessera-engine"
 USAGE_READER = "tessera-usage-reader"
 # Name of the NetworkPolicy of engines that only gateways reach.
 CLOSED_ENGINES = "tessera-engine-closed"
+# Name of the NetworkPolicy of what engines of services connect to.
+ENGINE_EGRESS = "tessera-engine-egress"
 # The ConfigMap with the configurations of mig-manager.
 MIG_CONFIG = "tessera-mig"
 # The ConfigMap with the spend of all budgets.

@@ -11,6 +11,7 @@ from tessera.domain.names import (
     COMPONENT,
     ENGINE,
     ENGINE_ACCOUNT,
+    ENGINE_EGRESS,
     MANAGED_BY,
     MIG_CONFIG,
     SPEND_RECORDS_NAME,
@@ -89,7 +90,7 @@ SERVICE_ACCOUNTS = _managed_kind(
 NETWORK_POLICIES = _managed_kind(
     group="networking.k8s.io",
     kind="NetworkPolicy",
-    resource_names=(ENGINE_ACCOUNT, CLOSED_ENGINES, BATCH_ACCOUNT),
+    resource_names=(ENGINE_ACCOUNT, CLOSED_ENGINES, ENGINE_EGRESS, BATCH_ACCOUNT),
 )
 DISRUPTION_BUDGETS = _managed_kind(group="policy", kind="PodDisruptionBudget")
 # Listed and written only with the chart's value hpa.enabled.

@@ -4,7 +4,9 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tessera.api.engine_egress import EngineEgress
 from tessera.api.ref import Ref
+from tessera.api.template_version import Platform
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_ROLE
 from tessera.domain.incremental import reused
@@ -22,6 +24,7 @@ from tessera.resources.service import (
 
 # A disruption budget needs this many replicas; with a single one it would block node drains.
 _MIN_REPLICAS_FOR_BUDGET = 2
+_EGRESS, _PLATFORM = EngineEgress(), Platform()
 
 
 def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
@@ -81,6 +84,8 @@ class NamespaceOwners:
         operator_namespace: str,
         ingress_namespaces: tuple[str, ...],
         monitored: bool,
+        egress: EngineEgress = _EGRESS,
+        platform: Platform = _PLATFORM,
         batch_role: str = BATCH_ROLE,
     ) -> tuple[ObjectManifest, ...]:
         """Return the shared objects."""
@@ -98,6 +103,8 @@ class NamespaceOwners:
         shared.append(
             namespace_objects.engine_network_policy(owners, ingress_namespaces, self.closed)
         )
+        if self.services:
+            shared.append(namespace_objects.engine_egress_policy(owners, egress, platform))
         if monitored:
             shared.append(namespace_objects.pod_monitor(owners))
         if batch_owners := self.batches:

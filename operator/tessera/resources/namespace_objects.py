@@ -1,9 +1,12 @@
 """Objects that the services and batches of one namespace share, deleted with the last of them."""
 
 from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
 
 from kubernetes import client
 
+from tessera.api.engine_egress import EngineEgress
+from tessera.api.template_version import Platform
 from tessera.domain import names
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
 from tessera.resources.api_resources import (
@@ -31,6 +34,23 @@ SCRAPE_LIMITS: Mapping[str, int | str] = {
     "labelValueLengthLimit": 1024,
     "bodySizeLimit": "8MB",
 }
+_Networks = Mapping[str, Sequence[str]]
+_LINK_LOCAL: _Networks = {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10"]}
+# Without those of pods, nodes, private networks, and the metadata of clouds. GKE gives pods
+# 240.0.0.0/4, and 64:ff9b::/96 leads to addresses of IPv4.
+_PUBLIC: _Networks = {
+    "0.0.0.0/0": [
+        "10.0.0.0/8",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "198.18.0.0/15",
+        "240.0.0.0/4",
+    ],
+    "::/0": ["64:ff9b::/96", "fc00::/7", "fe80::/10"],
+}
+_PORTS = {"http": 80, "https": 443}
 # All owners of a shared object in the namespace; never empty.
 Owners = Sequence[Owner]
 
@@ -97,6 +117,68 @@ def _engine_policy(
         match_expressions=[chosen] if services else None,
     )
     return _network_policy(_metadata(owners, name), engines, peers, names.PORT)
+
+
+def engine_egress_policy(
+    owners: Owners, egress: EngineEgress, platform: Platform
+) -> ObjectManifest:
+    """Limit what engines of services connect to.
+
+    Engines of batches have no such limit: in their pods the runner asks the API server.
+    """
+    exists = client.V1LabelSelectorRequirement(key=names.SERVICE_LABEL, operator="Exists")
+    engines = client.V1LabelSelector(
+        match_labels={names.COMPONENT: names.ENGINE}, match_expressions=[exists]
+    )
+    rules = _egress_rules(egress, platform) if egress.restricted else [_egress_rule()]
+    spec = client.V1NetworkPolicySpec(pod_selector=engines, policy_types=["Egress"], egress=rules)
+    return manifest(NETWORK_POLICIES, _metadata(owners, names.ENGINE_EGRESS), spec=spec)
+
+
+def _egress_rules(
+    egress: EngineEgress, platform: Platform
+) -> list[client.V1NetworkPolicyEgressRule]:
+    """Return what engines need: names, the public hub or a mirror of it, and what is listed."""
+    others = [
+        *_address_peers({network: () for network in egress.networks}),
+        *(_namespace_peer(name) for name in egress.namespaces),
+    ]
+    rules = [
+        # A cache of names may be on the node, at an address of its own.
+        _egress_rule(ports=[("UDP", 53), ("TCP", 53)]),
+        _egress_rule([*_address_peers(_PUBLIC), *others]),
+    ]
+    urls = (platform.hub_endpoint, platform.https_proxy)
+    if ports := {_port_of(url) for url in urls if url is not None}:
+        every_pod = client.V1NetworkPolicyPeer(namespace_selector=client.V1LabelSelector())
+        peers = [every_pod, *_address_peers(_LINK_LOCAL)]
+        rules.append(_egress_rule(peers, [("TCP", port) for port in sorted(ports)]))
+    return rules
+
+
+def _egress_rule(
+    peers: Sequence[client.V1NetworkPolicyPeer] = (), ports: Sequence[tuple[str, int]] = ()
+) -> client.V1NetworkPolicyEgressRule:
+    """Return a rule for these peers and ports; without any it is for all."""
+    policy_ports = [
+        client.V1NetworkPolicyPort(protocol=protocol, port=port) for protocol, port in ports
+    ]
+    return client.V1NetworkPolicyEgressRule(to=list(peers) or None, ports=policy_ports or None)
+
+
+def _address_peers(networks: _Networks) -> list[client.V1NetworkPolicyPeer]:
+    """Return the addresses of networks, each without some parts."""
+    return [
+        client.V1NetworkPolicyPeer.model_validate(
+            {"ipBlock": {"cidr": network, **({"except": parts} if parts else {})}}
+        )
+        for network, parts in networks.items()
+    ]
+
+
+def _port_of(url: str) -> int:
+    place = urlsplit(url)
+    return place.port or _PORTS[place.scheme]
 
 
 def pod_monitor(owners: Owners) -> ObjectManifest:

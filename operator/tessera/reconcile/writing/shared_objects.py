@@ -3,10 +3,12 @@
 import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
+from tessera.api.engine_egress import EngineEgress
+from tessera.api.template_version import Platform
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import BATCH_ROLE
 from tessera.domain.config import Config
@@ -40,6 +42,8 @@ class Installation:
     ingress_namespaces: tuple[str, ...]
     """From which engines may be reached, besides their own."""
     batch_image: RunnerImage
+    egress: EngineEgress = field(default_factory=EngineEgress)
+    platform: Platform = field(default_factory=Platform)
     batch_role: str = BATCH_ROLE
     mig_namespace: str | None = None
     """With the ConfigMap of mig-manager; None where it is not used."""
@@ -93,6 +97,8 @@ class SharedObjectApplier:
             operator_namespace=self._installation.namespace,
             ingress_namespaces=self._installation.ingress_namespaces,
             monitored=inputs.monitored,
+            egress=self._installation.egress,
+            platform=self._installation.platform,
             batch_role=self._installation.batch_role,
         )
         problems, unchanged = await self._writer.apply_changed(manifests)
