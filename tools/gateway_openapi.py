@@ -27,7 +27,10 @@ _REQUIRED: Mapping[str, Mapping[str, Any]] = {
     "/v1/rerank": _RERANK,
     "/v2/rerank": _RERANK,
 }
-_BODY = "The gateway reads these fields; the engine gets them and all others as they were sent."
+_BODY = (
+    "The gateway reads these fields; the engine gets them and all others as they were sent. Of a "
+    "model that several tenants may use, only the fields that docs/reference/routes.md lists pass."
+)
 _ERRORS = {
     400: "The request is invalid; `param` names the field.",
     401: "The key is missing, unknown, revoked or expired.",

@@ -2,10 +2,12 @@
 
 import asyncio
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from aiohttp import web
 
+from tessera.gateway.bodies.parsing import RequestFields
 from tessera.gateway.requests.routes import OWN_ROUTES, ROUTES
 from tessera_lab.sim.assembly import assemble_engine
 from tessera_lab.sim.launch.engine_config import VERSION, load_config
@@ -29,6 +31,17 @@ Every route of the gateway that reaches an engine authenticates, admits and reco
 | Route | vLLM {VERSION} | tessera-sim | gateway |
 | --- | --- | --- | --- |
 """
+_FIELDS = """
+## Fields of a model that several tenants may use
+
+A request for a model with `spec.access.tenants` or `public` has no fields but these; another one is
+refused with 400 and its name. `cache_salt` is replaced by one of the tenant, unless the service has
+`access.sharedPrefixCache`, and `priority` is 0 at least. Images and clips in it have no `uuid`, and
+are no tensors. A model of one tenant alone gets all fields as they were sent.
+
+| Routes | Fields |
+| --- | --- |
+"""
 
 
 def page() -> str:
@@ -44,7 +57,23 @@ def page() -> str:
         " | ".join((f"| `{row}`", *("yes" if row in column else "" for column in columns))) + " |"
         for row in rows
     )
-    return _HEAD + "\n".join(lines) + "\n"
+    return _HEAD + "\n".join(lines) + "\n" + _FIELDS + "\n".join(_listed_fields()) + "\n"
+
+
+def _listed_fields() -> Iterator[str]:
+    """Yield a row for each list of fields, with its routes."""
+    paths: dict[tuple[str, ...], list[str]] = {}
+    for path, route in ROUTES.items():
+        fields = route.listed.type
+        assert issubclass(fields, RequestFields)  # noqa: S101 - of all routes
+        names = set(fields.__struct_fields__).difference(fields.unlisted_fields)
+        paths.setdefault(tuple(sorted(names)), []).append(path)
+    for listed, routes in paths.items():
+        yield f"| {_code(routes)} | {_code(listed)} |"
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 async def _simulator_routes() -> set[str]:

@@ -444,6 +444,11 @@ class Access(Wire):
     ] = ()
     """Other names that clients of the gateway may send as `model`."""
 
+    shared_prefix_cache: bool = False
+    """Whether tenants share the prefix cache of a model that several may use. It saves the time for
+    a system prompt that all of them send; but the time of an answer, and `cached_tokens` in its
+    usage, then tell a tenant whether another one has sent the same text."""
+
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of all requests for the model together, through all gateways."""
 

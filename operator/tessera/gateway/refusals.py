@@ -199,6 +199,15 @@ def invalid_request(
     return RequestError(RequestReason.INVALID_REQUEST, message, param=param, code=code)
 
 
+def unlisted_field(name: str) -> RequestError:
+    """Return the error of a field that passes only to engines of the sender's tenant alone."""
+    return invalid_request(
+        f"{name}: several tenants may use this model, and this field does not pass to its engines. "
+        "Remove it, or use a model that is your tenant's alone.",
+        name,
+    )
+
+
 def unknown_model(name: str, nearest: Sequence[str], offered: Sequence[str]) -> RequestError:
     """Return the error of a name that stands for no model that the sender may use."""
     if nearest:

@@ -28,7 +28,7 @@ async def test_a_request_of_another_tenant_wakes_nothing(
 ) -> None:
     model = a_model(**FOREIGN, **(ASLEEP | {"public": False} | sharing))
     async with a_gateway(a_directory(model)) as gateway:
-        refused = await gateway.post(CHAT | {"prompt": "hi"}, path)
+        refused = await gateway.post(CHAT, path)
         record = await gateway.record()
     assert (refused.status, refused.error["code"]) == (403, "service_asleep")
     assert refused.error["message"] == (

@@ -1,5 +1,6 @@
 """Who may use which model, and by which name."""
 
+import hashlib
 from bisect import bisect
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -18,6 +19,8 @@ _MAX_NEAREST = 3
 # counts requests for an unknown model.
 _MAX_COMPARED_LENGTH = 64
 _MAX_COMPARED_NAMES = 20
+# vLLM takes 128 characters at most.
+_SALT_LENGTH = 32
 # Of the pairs of letters of the shorter name.
 _LEAST_SIMILARITY = 0.5
 
@@ -109,6 +112,18 @@ def scoped_names(models: ModelsByName, identity: Identity) -> Sequence[str]:
         for name in identity.models
         if (model := models.get(name)) is not None and _is_allowed(model, identity)
     )
+
+
+def cache_salt(model: OfferedModel, tenant: str) -> str | None:
+    """Return what parts the prompts of a tenant from those of others in the cache of an engine.
+
+    None where nothing has to. It is no secret: the gateway puts it in place of what a client
+    sends, and who else reaches an engine is of the tenant that runs it and reads all its prompts.
+    So all gateways make the same of what they know, also after a restart.
+    """
+    if model.shared_prefix_cache or not model.is_shared:
+        return None
+    return hashlib.sha256(f"{model.uid}/{tenant}".encode()).hexdigest()[:_SALT_LENGTH]
 
 
 def similar_names(name: str, names: Sequence[str]) -> Sequence[str]:

@@ -119,6 +119,7 @@ def offered_names(_: str, service: ObservedService, tenant: str | None) -> Offer
         tenant=tenant,
         tenants=frozenset(access.tenants),
         public=access.public,
+        shared_prefix_cache=access.shared_prefix_cache,
     )
 
 

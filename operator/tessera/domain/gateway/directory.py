@@ -53,6 +53,8 @@ class OfferedModel:
     """Other tenants that its owner lets use it, by the names that it may offer to them."""
     public: bool = False
     """The same of every tenant."""
+    shared_prefix_cache: bool = False
+    """Tenants find each other's prompts in the cache of its engines."""
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""
@@ -73,6 +75,11 @@ class OfferedModel:
     def may_wake(self, tenant: str) -> bool:
         """Return whether requests of a tenant that may use the model start its first replica."""
         return self.wake == "All" or self.tenant == tenant
+
+    @property
+    def is_shared(self) -> bool:
+        """Return whether another tenant than its own may use it."""
+        return self.public or bool(self.tenants - {self.tenant})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,9 @@
 """Reads what the gateway needs of a body, and changes a body without touching the rest of it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, cast
 
 import msgspec
 from typing_extensions import override
@@ -27,13 +27,28 @@ _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
 _Choices = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CHOICES)]
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
+_UNLISTED = re.compile(r"Object contains unknown field `([^`]{0,100})")
 
 _NONE = msgspec.Raw()
+
+
+class RequestSummary(msgspec.Struct, frozen=True, gc=False):
+    """What is needed of a request once an engine has its body."""
+
+    model: str
+    streams: bool
+    usage_asked: bool
+    output_tokens: int | None
+    choices: int
 
 
 class RequestFields(msgspec.Struct, gc=False):
     """What every route needs; fields that are not named here are not read at all."""
 
+    media_fields: ClassVar[tuple[str, ...]] = ()
+    """The fields in which images and clips may be."""
+    unlisted_fields: ClassVar[tuple[str, ...]] = ()
+    """What is read, so that it counts, and passes to engines of one tenant alone."""
     model: _Name
 
     @property
@@ -63,31 +78,59 @@ class RequestFields(msgspec.Struct, gc=False):
         """
         return of_conversation(body)
 
-    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
+    @property
+    def media(self) -> list[memoryview]:
+        """Return the values in which images and clips may be."""
+        return [memoryview(getattr(self, name)) for name in self.media_fields]
+
+    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
         """Return the fields that have to differ for the engine."""
-        del max_output_tokens
+        del max_output_tokens, cache_salt
         return {}
 
-    def forget_texts(self) -> None:
-        """Keep nothing of the body, whose size is known then."""
-        for name in self.__struct_fields__:
-            if isinstance(getattr(self, name), msgspec.Raw):
-                setattr(self, name, _NONE)
+    def summary(self) -> RequestSummary:
+        """Return what keeps nothing of the body, whose size is known then."""
+        return RequestSummary(
+            self.model, self.streams, self.usage_asked, self.output_tokens, self.choices
+        )
 
     def has(self, name: str) -> bool:
         """Return whether the client sent this field."""
-        return getattr(self, name) is not msgspec.UNSET
+        value = getattr(self, name)
+        return value is not msgspec.UNSET and value is not _NONE
+
+
+class ConversationFields(RequestFields, gc=False):
+    """`/tokenize` and `/v1/messages/count_tokens`, which compute nothing."""
+
+    media_fields = ("messages", "system")
+    messages: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
+
+
+class _ComputedFields(RequestFields, gc=False):
+    priority: int | msgspec.UnsetType | None = msgspec.UNSET
+    cache_salt: msgspec.Raw = _NONE
+
+    @override
+    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
+        changes: dict[str, Any] = {}
+        # Engines run low numbers first, so that a negative one would pass all others.
+        if isinstance(self.priority, int) and self.priority < 0:
+            changes["priority"] = 0
+        if cache_salt is not None:
+            changes["cache_salt"] = cache_salt
+        return changes
 
 
 class _StreamOptions(msgspec.Struct, gc=False):
     include_usage: bool | None = None
 
 
-class _GenerationFields(RequestFields, gc=False):
+class _GenerationFields(_ComputedFields, gc=False):
     output_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
     """The fields that limit the generated tokens: the first that is given counts."""
     stream: bool | msgspec.UnsetType | None = msgspec.UNSET
-    priority: int | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     @override
@@ -95,11 +138,8 @@ class _GenerationFields(RequestFields, gc=False):
         return self.stream is True
 
     @override
-    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
-        changes: dict[str, Any] = {}
-        # Engines run low numbers first, so that a negative one would pass all others.
-        if isinstance(self.priority, int) and self.priority < 0:
-            changes["priority"] = 0
+    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
+        changes = super().changes(max_output_tokens, cache_salt)
         asked = self.output_tokens
         if max_output_tokens is not None and (asked is None or asked > max_output_tokens):
             changes[self.output_field] = max_output_tokens
@@ -130,8 +170,8 @@ class _UsageStreamFields(_GenerationFields, gc=False):
         return isinstance(options, _StreamOptions) and options.include_usage is True
 
     @override
-    def changes(self, max_output_tokens: int | None) -> dict[str, Any]:
-        changes = super().changes(max_output_tokens)
+    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
+        changes = super().changes(max_output_tokens, cache_salt)
         if self.stream and not self.usage_asked:
             changes["stream_options"] = {"include_usage": True}
         return changes
@@ -141,6 +181,8 @@ class ChatFields(_UsageStreamFields, gc=False):
     """`/v1/chat/completions`."""
 
     output_fields = ("max_completion_tokens", "max_tokens")
+    media_fields = ("messages",)
+    messages: msgspec.Raw = _NONE
     max_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     max_completion_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     n: _Choices | None = None
@@ -154,6 +196,7 @@ class ChatFields(_UsageStreamFields, gc=False):
 class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
+    unlisted_fields = ("prompt_embeds",)
     prompt: msgspec.Raw = _NONE
     suffix: msgspec.Raw = _NONE
     prompt_embeds: msgspec.Raw = _NONE
@@ -189,17 +232,19 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
         return prompts._replace(texts=texts, size_bytes=size_bytes)
 
 
-class EmbeddingFields(RequestFields, gc=False):
+class EmbeddingFields(_ComputedFields, gc=False):
     """`/v1/embeddings` and `/pooling`, which also take a conversation."""
 
+    media_fields = ("input", "messages")
     input: msgspec.Raw = _NONE
+    messages: msgspec.Raw = _NONE
 
     @override
     def prompt_size(self, body: bytes) -> PromptSize:
         return of_inputs(memoryview(self.input), "input", body)
 
 
-class _PairFields(RequestFields, gc=False):
+class _PairFields(_ComputedFields, gc=False):
     sides: ClassVar[tuple[Sequence[str], Sequence[str]]]
     """The names of both sides: of several that are given for one, the largest counts."""
     instruction: msgspec.Raw = _NONE
@@ -211,9 +256,11 @@ class _PairFields(RequestFields, gc=False):
             given = {name: memoryview(getattr(self, name)) for name in names}
             if not any(given.values()):
                 raise invalid_request(f"{names[0]}: is required", names[0])
-            sizes.append(
-                max(of_texts(text, name, structured=True) for name, text in given.items() if text)
-            )
+            of_names = [
+                of_texts(text, name, structured=True) for name, text in given.items() if text
+            ]
+            media_tokens = max(size.media_tokens for size in of_names)
+            sizes.append(max(of_names)._replace(media_tokens=media_tokens))
         queries, documents = sizes
         return of_pairs(queries, documents, len(memoryview(self.instruction)))
 
@@ -222,6 +269,7 @@ class RerankFields(_PairFields, gc=False):
     """`/rerank`."""
 
     sides = (("query",), ("documents",))
+    media_fields = ("query", "documents")
     query: msgspec.Raw = _NONE
     documents: msgspec.Raw = _NONE
 
@@ -230,6 +278,7 @@ class ScoreFields(_PairFields, gc=False):
     """`/score`, whose two sides have several names each."""
 
     sides = (("text_1", "queries", "data_1"), ("text_2", "documents", "items", "data_2"))
+    media_fields = (*sides[0], *sides[1])
     text_1: msgspec.Raw = _NONE
     queries: msgspec.Raw = _NONE
     data_1: msgspec.Raw = _NONE
@@ -243,6 +292,8 @@ class ResponsesFields(_GenerationFields, gc=False):
     """`/v1/responses`."""
 
     output_fields = ("max_output_tokens",)
+    media_fields = ("input",)
+    input: msgspec.Raw = _NONE
     max_output_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     background: bool | None = None
     previous_response_id: str | None = None
@@ -251,7 +302,23 @@ class ResponsesFields(_GenerationFields, gc=False):
 class MessagesFields(_GenerationFields, gc=False):
     """`/v1/messages`."""
 
+    media_fields = ("messages", "system")
+    messages: msgspec.Raw = _NONE
+    system: msgspec.Raw = _NONE
     max_tokens: _Count | msgspec.UnsetType = msgspec.UNSET
+
+
+def with_only(fields: type[RequestFields], others: Iterable[str]) -> type[RequestFields]:
+    """Return the type of bodies that have no fields but these and those that are read."""
+    only = msgspec.defstruct(
+        fields.__name__,
+        [(name, msgspec.Raw, _NONE) for name in others if name not in fields.__struct_fields__],
+        bases=(fields,),
+        forbid_unknown_fields=True,
+        gc=fields.__struct_config__.gc,
+        dict=fields.__struct_config__.dict,
+    )
+    return cast("type[RequestFields]", only)
 
 
 def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestFields:
@@ -261,22 +328,44 @@ def parse(decoder: msgspec.json.Decoder[RequestFields], body: bytes) -> RequestF
     """
     check_marks(body)
     try:
-        parsed = decode(decoder, body)
+        return _stateless(decode(decoder, body))
     except msgspec.ValidationError as error:
         raise _wrong_field(str(error)) from None
-    if isinstance(parsed, ResponsesFields):
-        _check_stateless(parsed)
-    return parsed
+
+
+def parse_with_unlisted(
+    decoder: msgspec.json.Decoder[RequestFields],
+    listed: msgspec.json.Decoder[RequestFields],
+    body: bytes,
+) -> tuple[RequestFields, str | None]:
+    """Read the fields of a body, and the name of one that is not listed, if there is any.
+
+    Raises RequestError, which names the field.
+    """
+    check_marks(body)
+    try:
+        fields = _stateless(decode(listed, body))
+    except msgspec.ValidationError as error:
+        unlisted = _UNLISTED.match(str(error))
+        if unlisted is None:
+            raise _wrong_field(str(error)) from None
+    else:
+        return fields, next(filter(fields.has, fields.unlisted_fields), None)
+    return parse(decoder, body), unlisted[1]
 
 
 def body_for_engine(
-    body: bytes, parsed: RequestFields, served_name: str, max_output_tokens: int | None
+    body: bytes,
+    parsed: RequestFields,
+    served_name: str,
+    max_output_tokens: int | None,
+    cache_salt: str | None = None,
 ) -> bytes:
     """Return the body with the fields that have to differ, every other value byte by byte as sent.
 
-    The engine knows the model by `served_name`.
+    The engine knows the model by `served_name`, and finds in its cache what has the same salt.
     """
-    changes = parsed.changes(max_output_tokens)
+    changes = parsed.changes(max_output_tokens, cache_salt)
     if parsed.model != served_name:
         changes["model"] = served_name
     if not changes:
@@ -286,17 +375,19 @@ def body_for_engine(
     return b"".join((memoryview(body)[: body.rindex(b"}")], b",", msgspec.json.encode(changes)[1:]))
 
 
-def _check_stateless(body: ResponsesFields) -> None:
+def _stateless(body: RequestFields) -> RequestFields:
     """Refuse what a later request could only get from the same replica."""
-    if body.background:
-        raise invalid_request(
-            "background: responses are not stored, so true is not supported", "background"
-        )
-    if body.previous_response_id is not None:
-        raise invalid_request(
-            "previous_response_id: responses are not stored; send the whole input instead",
-            "previous_response_id",
-        )
+    if isinstance(body, ResponsesFields):
+        if body.background:
+            raise invalid_request(
+                "background: responses are not stored, so true is not supported", "background"
+            )
+        if body.previous_response_id is not None:
+            raise invalid_request(
+                "previous_response_id: responses are not stored; send the whole input instead",
+                "previous_response_id",
+            )
+    return body
 
 
 def _wrong_field(text: str) -> RequestError:

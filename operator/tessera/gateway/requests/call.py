@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import ceil
 
+from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import (
@@ -23,15 +24,16 @@ from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import (
     RequestFields,
+    RequestSummary,
     body_for_engine,
-    parse,
+    parse_with_unlisted,
 )
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
-from tessera.gateway.refusals import RequestError
+from tessera.gateway.refusals import RequestError, unlisted_field
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.relay import (
     Delivery,
@@ -102,7 +104,7 @@ class Call:
         self._engines = engines
         self._response = response
         self._record = record
-        self._fields: RequestFields | None = None
+        self._fields: RequestFields | RequestSummary | None = None
         self._size: PromptSize | None = None
         self._model: OfferedModel | None = None
         self._ticket: Ticket | None = None
@@ -203,36 +205,7 @@ class Call:
         task.cancel()
 
     async def _answer(self, heartbeat_seconds: float) -> None:
-        inbound, body_bytes = self._inbound, len(self._inbound.body)
-        turns = inbound.turns
-        fields = self._fields = await turns.take(
-            body_bytes, lambda: parse(inbound.route.decoder, inbound.body)
-        )
-        model = self._admission.find_model(inbound.identity, fields.model)
-        self._model = model
-        if fields.streams:
-            self._response.start_heartbeats(heartbeat_seconds)
-        size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
-        shape = _shape(fields, size, model)
-        ticket = self._ticket = await self._admission.admit(inbound.identity, model, shape)
-        self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
-        most = ticket.max_output_tokens
-        served_name = fields.model if shape.adapter else model.names[0]
-        most_of_choice = None if most is None else most // fields.choices
-        request = UpstreamRequest(
-            route=inbound.route,
-            fields=fields,
-            body=await turns.take(
-                body_bytes,
-                lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice),
-            ),
-            query=inbound.query,
-            headers=_engine_headers(inbound),
-        )
-        if (record := self.partial_record()) is not None:
-            self._note_begun(record)
-        inbound.body = b""
-        fields.forget_texts()
+        request, ticket = await self._admitted(heartbeat_seconds)
         relay = EngineRelay(
             self._engines,
             request,
@@ -242,6 +215,46 @@ class Call:
             lambda: self._end_work(Phase.COMPLETED),
         )
         await self._attempts(relay, ticket)
+
+    async def _admitted(self, heartbeat_seconds: float) -> tuple[UpstreamRequest, Ticket]:
+        """Return what an engine gets, once there is room for it.
+
+        Nothing of the body as it came is kept.
+        """
+        inbound, body_bytes = self._inbound, len(self._inbound.body)
+        identity, route, turns = inbound.identity, inbound.route, inbound.turns
+        fields, unlisted = await turns.take(
+            body_bytes, lambda: parse_with_unlisted(route.decoder, route.listed, inbound.body)
+        )
+        self._fields = fields
+        model = self._model = self._admission.find_model(identity, fields.model)
+        if model.is_shared and unlisted is not None:
+            raise unlisted_field(unlisted)
+        if fields.streams:
+            self._response.start_heartbeats(heartbeat_seconds)
+        size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
+        shape = _shape(fields, size, model)
+        ticket = self._ticket = await self._admission.admit(identity, model, shape)
+        self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
+        most = ticket.max_output_tokens
+        served_name = fields.model if shape.adapter else model.names[0]
+        most_of_choice = None if most is None else most // fields.choices
+        salt = cache_salt(model, identity.tenant)
+        summary = fields.summary()
+        request = UpstreamRequest(
+            route=route,
+            fields=summary,
+            body=await turns.take(
+                body_bytes,
+                lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice, salt),
+            ),
+            query=inbound.query,
+            headers=_engine_headers(inbound),
+        )
+        if (record := self.partial_record()) is not None:
+            self._note_begun(record)
+        self._fields, inbound.body = summary, b""
+        return request, ticket
 
     async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
         """Relay an answer, from another replica where the first gave none."""
@@ -260,7 +273,10 @@ class Call:
                 await relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
                 if error.is_of_replica:
-                    state.failed(time.monotonic(), suspect=self._suspect(error, ticket.model))
+                    # Others are there, and the request may have caused the failure.
+                    is_suspect = ticket.model.is_shared and error.may_be_of_request
+                    suspect = self._inbound.identity.tenant if is_suspect else None
+                    state.failed(time.monotonic(), suspect=suspect)
                 if not (
                     self._delivery.first_token_ns is None
                     and _may_retry(error.retry, retried)
@@ -274,11 +290,6 @@ class Call:
             else:
                 state.succeeded()
                 return
-
-    def _suspect(self, error: EngineError, model: OfferedModel) -> str | None:
-        """Return the tenant whose request may have caused the failure, where others are there."""
-        is_shared = model.public or model.tenants
-        return self._inbound.identity.tenant if is_shared and error.may_be_of_request else None
 
     def _settle(self, phase: Phase, reason: str) -> None:
         counts = self._end_work(phase)

@@ -14,7 +14,7 @@ from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.bodies.memory import Holding
-from tessera.gateway.bodies.parsing import RequestFields
+from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
     EngineConnection,
@@ -99,7 +99,7 @@ class UpstreamRequest:
     """What is sent to an engine."""
 
     route: Route
-    fields: RequestFields
+    fields: RequestSummary
     body: bytes
     """Empty once a stream began, since no other engine gets it then."""
     query: bytes

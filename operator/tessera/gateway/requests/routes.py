@@ -1,10 +1,11 @@
 """The routes of the gateway that reach an engine; everything else answers by itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from tessera.gateway.bodies import listed_fields as listed
 from tessera.gateway.bodies import parsing
 from tessera.gateway.http.sse import StreamFormat
 
@@ -39,36 +40,48 @@ class Route:
 
     path: str
     decoder: msgspec.json.Decoder[parsing.RequestFields]
+    listed: msgspec.json.Decoder[parsing.RequestFields]
+    """Takes only fields that pass to engines which several tenants may use."""
     stream: StreamFormat | None = None
     """None where an engine generates no tokens, but reads the prompt alone."""
 
 
 def _route(
     path: str,
-    body: type[parsing.RequestFields] = parsing.RequestFields,
+    body: type[parsing.RequestFields],
+    others: Sequence[str],
     *,
     stream: StreamFormat | None = None,
 ) -> Route:
-    return Route(path=path, decoder=msgspec.json.Decoder(body), stream=stream)
+    return Route(
+        path=path,
+        decoder=msgspec.json.Decoder(body),
+        listed=msgspec.json.Decoder(parsing.with_only(body, others)),
+        stream=stream,
+    )
 
 
 ROUTES: Mapping[str, Route] = {
     route.path: route
     for route in (
-        _route("/v1/chat/completions", parsing.ChatFields, stream=_OPENAI_STREAM),
-        _route("/v1/completions", parsing.CompletionFields, stream=_OPENAI_STREAM),
-        _route("/v1/responses", parsing.ResponsesFields, stream=_RESPONSES_STREAM),
-        _route("/v1/messages", parsing.MessagesFields, stream=_MESSAGES_STREAM),
-        _route("/v1/messages/count_tokens"),
-        _route("/v1/embeddings", parsing.EmbeddingFields),
-        _route("/tokenize"),
-        _route("/detokenize"),
-        _route("/pooling", parsing.EmbeddingFields),
-        _route("/rerank", parsing.RerankFields),
-        _route("/v1/rerank", parsing.RerankFields),
-        _route("/v2/rerank", parsing.RerankFields),
-        _route("/score", parsing.ScoreFields),
-        _route("/v1/score", parsing.ScoreFields),
+        _route("/v1/chat/completions", parsing.ChatFields, listed.CHAT, stream=_OPENAI_STREAM),
+        _route(
+            "/v1/completions", parsing.CompletionFields, listed.COMPLETIONS, stream=_OPENAI_STREAM
+        ),
+        _route(
+            "/v1/responses", parsing.ResponsesFields, listed.RESPONSES, stream=_RESPONSES_STREAM
+        ),
+        _route("/v1/messages", parsing.MessagesFields, listed.MESSAGES, stream=_MESSAGES_STREAM),
+        _route("/v1/messages/count_tokens", parsing.ConversationFields, listed.MESSAGES),
+        _route("/v1/embeddings", parsing.EmbeddingFields, listed.EMBEDDINGS),
+        _route("/tokenize", parsing.ConversationFields, listed.TOKENIZE),
+        _route("/detokenize", parsing.RequestFields, listed.DETOKENIZE),
+        _route("/pooling", parsing.EmbeddingFields, listed.POOLING),
+        _route("/rerank", parsing.RerankFields, listed.RERANK),
+        _route("/v1/rerank", parsing.RerankFields, listed.RERANK),
+        _route("/v2/rerank", parsing.RerankFields, listed.RERANK),
+        _route("/score", parsing.ScoreFields, listed.SCORE),
+        _route("/v1/score", parsing.ScoreFields, listed.SCORE),
     )
 }
 
