@@ -16,10 +16,12 @@ from scenarios.commands import run_tessera
 from scenarios.lifecycle import wait_for_explained_reason
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
+from tessera.resources.defaults import newest_version
 from world.testing import eventually
 
 NO_HUB = "http://127.0.0.77:1"
 NEXT = "image.repository=tessera/operator-next"
+BUILDER = newest_version()
 
 
 @pytest.fixture
@@ -70,7 +72,7 @@ async def list_pod_uids(namespace: ScenarioNamespace) -> set[str]:
 
 
 async def list_pre_stop_seconds(namespace: ScenarioNamespace) -> list[int]:
-    """Return the preStop seconds of the Deployments: 5 by builder version 1, 6 by version 2."""
+    """Return the preStop seconds of the Deployments: 5 by this builder version, 6 by the next."""
     containers: list[Json] = [
         deployment["spec"]["template"]["spec"]["containers"][0]
         for deployment in await namespace.list_objects(DEPLOYMENTS)
@@ -108,7 +110,7 @@ async def test_an_upgrade_restarts_no_pod_until_the_update_is_requested(
         namespace, "NewTemplateAvailable", "UpdateAvailable", within=60
     )
     assert condition.status == "True"
-    assert "builder version 2 instead of 1" in condition.message
+    assert f"builder version {BUILDER + 1} instead of {BUILDER}" in condition.message
     assert "kubectl tessera update chat" in condition.message
     wide = await namespace.cluster.run(
         "kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide"
@@ -153,7 +155,7 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
             namespace, "Downgraded", "UpdateAvailable", within=60
         )
         await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=120)
-    assert "builder version 2" in condition.message
+    assert f"builder version {BUILDER + 1}" in condition.message
     assert await list_pre_stop_seconds(namespace) == [5]
     assert load.failures == []
 

@@ -1,4 +1,4 @@
-"""The operator of a release to come: its builder has a second version.
+"""The operator of a release to come: its builder has one version more.
 
 The image table lets it stand for `tessera/operator-next`.
 """
@@ -6,8 +6,9 @@ The image table lets it stand for `tessera/operator-next`.
 from dataclasses import replace
 
 from tessera.controller.main import main
-from tessera.resources.defaults import DEFAULTS
+from tessera.resources.defaults import DEFAULTS, newest_version
 
 if __name__ == "__main__":
-    DEFAULTS[2] = replace(DEFAULTS[1], pre_stop_seconds=6)
+    newest = newest_version()
+    DEFAULTS[newest + 1] = replace(DEFAULTS[newest], pre_stop_seconds=6)
     main()

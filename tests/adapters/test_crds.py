@@ -192,7 +192,10 @@ BATCH: dict[str, Any] = {
     "output": "out.jsonl",
     "model": {"uri": URI, "shape": SHAPE},
 }
+ADDRESS = {"allowedMediaDomains": ["images.example.org", "10.0.0.7"]}
 RULES += [
+    (INFERENCE_SERVICES, a_service_spec(engine=ADDRESS), "must be the name of a host"),
+    (BATCH_INFERENCES, BATCH | {"engine": ADDRESS}, "must be the name of a host"),
     (BATCH_INFERENCES, BATCH | {"service": "chat"}, "spec.model and spec.service"),
     (
         BATCH_INFERENCES,

@@ -17,6 +17,7 @@ from tessera.resources.api_resources import (
     PODS,
     ApiResource,
 )
+from tessera.resources.defaults import newest_version
 from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.memory_cluster import MemoryCluster
@@ -132,6 +133,9 @@ def _has_label(body: Json, selector: str) -> bool:
 async def a_served_cluster(**spec: Any) -> tuple[MemoryOperator, MemoryApi]:
     """Return an operator and its API: an A100 in slices, a service with two probed replicas."""
     operator = MemoryOperator()
+    # The commands replay a plan by the newest rules.
+    operator.builder = newest_version()
+    operator.restart()
     add_pool_and_node(operator)
     operator.serve(**spec)
     await operator.reconcile()

@@ -40,13 +40,14 @@ def test_the_manifest_is_built_by_the_template_version_of_its_service_plan() -> 
     service_plan = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
     assert service_plan.template is not None
     assert service_plan.template_version == PodTemplateVersion(builder_version=1)
-    newer = service_plan.template.record.model_copy(update={"builder_version": 2})
+    version = newest_version() + 1
+    newer = service_plan.template.record.model_copy(update={"builder_version": version})
     changed = replace(service_plan, template=replace(service_plan.template, record=newer))
-    DEFAULTS[2] = TABLE[2]
+    DEFAULTS[version] = TABLE[2]
     try:
         assert (pre_stop(service_plan), pre_stop(changed)) == (5, 7)
     finally:
-        del DEFAULTS[2]
+        del DEFAULTS[version]
 
 
 def pre_stop(service_plan: Any) -> int:

@@ -1,4 +1,4 @@
-"""What engines of services connect to, by their NetworkPolicy."""
+"""What engines fetch and where they connect to: by their flags, and by their NetworkPolicy."""
 
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
@@ -8,12 +8,110 @@ import pytest
 from pydantic import ValidationError
 
 from tessera.api.engine_egress import EngineEgress
+from tessera.api.reasons import Accepted
+from tessera.api.ref import Ref
 from tessera.api.template_version import Platform
+from tessera.domain.config import Config
+from tessera.domain.placement.checks import check
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import known_versions, version_facts
 from tessera.resources import children
+from tessera.resources.defaults import newest_version
+from tests.builders import a_service, a_snapshot, a_spec, plan_of
 from tests.resources.engine_objects import SPECS, plan_service
 
 HUB = "https://hub.mirror.svc"
 PROXY = "http://proxy.example:3128"
+
+
+def engine_container(builder_version: int, **spec: Any) -> dict[str, Any]:
+    snapshot = a_snapshot(a_service(spec=a_spec(**spec)))
+    plan = plan_of(snapshot, config=Config(builder_version=builder_version))
+    (body,) = [
+        manifest.body
+        for manifest in children.service_manifests(plan.service_plans[Ref("team-a", "chat")])
+        if manifest.kind.kind == "Deployment"
+    ]
+    container: dict[str, Any] = body["spec"]["template"]["spec"]["containers"][0]
+    return container
+
+
+@pytest.mark.parametrize("version", known_versions())
+@pytest.mark.parametrize(
+    ("listed", "allowed"),
+    [
+        (None, ("media.invalid",)),
+        ([], ("media.invalid",)),
+        (["a.example"], ("a.example",)),
+        (["a.example", "cdn.b.example"], ("a.example", "cdn.b.example")),
+    ],
+)
+def test_an_engine_fetches_media_from_listed_hosts_alone_and_follows_no_redirect(
+    listed: list[str] | None, allowed: tuple[str, ...], version: str
+) -> None:
+    engine = {"version": version, "extraArgs": ["--max-logprobs=5"]}
+    if listed is not None:
+        engine["allowedMediaDomains"] = listed
+    container = engine_container(newest_version(), engine=engine)
+    table = version_facts(version)
+    assert table is not None
+    assert vllm_flags.check(container["args"], table) == ()
+    flags = vllm_flags.parse(container["args"], table)
+    assert (flags["allowed_media_domains"], flags["max_logprobs"]) == (allowed, 5)
+    assert {"name": "VLLM_MEDIA_URL_ALLOW_REDIRECTS", "value": "0"} in container["env"]
+
+
+def test_an_upgrade_leaves_engines_that_run_as_they_are() -> None:
+    before = engine_container(1)
+    assert not [arg for arg in before["args"] if "media" in arg]
+    assert not [variable for variable in before["env"] if "MEDIA" in variable["name"]]
+
+
+@pytest.mark.parametrize("version", [known_versions()[-1], "0.99.0"])
+def test_a_flag_or_variable_of_ones_own_is_refused_with_the_field(version: str) -> None:
+    for arguments in (
+        ["--allowed-media-domains", "a.example", "b.example"],
+        ["--allowed_media_domains=a.example"],
+    ):
+        (denial,) = check(a_spec(engine={"version": version, "extraArgs": arguments}), {})
+        assert denial.reason is Accepted.RESERVED_FLAG
+        assert "it is set by spec.engine.allowedMediaDomains" in denial.message
+    variable = {"name": "VLLM_MEDIA_URL_ALLOW_REDIRECTS", "value": "1"}
+    (denial,) = check(a_spec(podTemplate={"env": [variable]}), {})
+    assert "redirects lead away from" in denial.message
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "*.example.org",
+        "10.0.0.7",
+        "169.254.169.254",
+        "[::1]",
+        "::1",
+        "2130706433",
+        "0x7f.1",
+        "Example.org",
+        "example.org:8080",
+        "https://example.org",
+        "example.org/a",
+        "a@example.org",
+        "example.org.",
+        "-a.example",
+        "",
+        "a" * 300,
+    ],
+)
+def test_a_media_host_is_a_whole_name(host: str) -> None:
+    with pytest.raises(ValidationError):
+        a_spec(engine={"allowedMediaDomains": [host]})
+
+
+def test_the_list_of_media_hosts_has_a_bound() -> None:
+    names = [f"a{number}.example" for number in range(33)]
+    assert a_spec(engine={"allowedMediaDomains": names[:32]}).engine.allowed_media_domains
+    with pytest.raises(ValidationError):
+        a_spec(engine={"allowedMediaDomains": names})
 
 
 @dataclass(frozen=True, slots=True)

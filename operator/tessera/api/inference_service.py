@@ -15,6 +15,7 @@ from tessera.api.meta import (
     Wire,
     at_most,
     between,
+    matching,
     name_rule,
     rule,
     rules_config,
@@ -44,6 +45,17 @@ PodLabel = Annotated[
 ServedName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128),
+]
+
+# An address or a wildcard has no letter at the beginning of its last part.
+HostName = Annotated[
+    str,
+    StringConstraints(max_length=253),
+    matching(
+        r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*[a-z]([-a-z0-9]*[a-z0-9])?$",
+        "must be the name of a host in lower case, such as images.example.org, without wildcard, "
+        "address, scheme or port",
+    ),
 ]
 
 SpeedSource = Literal["Measured", "Table", "Roofline"]
@@ -471,6 +483,12 @@ class EngineOptions(Wire):
     """Additional flags of `vllm serve`. Flags that Tessera sets are rejected with the field that
     sets them, and so are flags that change memory or speed, such as `--kv-cache-dtype` and
     `--speculative-config`."""
+
+    # A default would change the shape of all pods.
+    allowed_media_domains: Annotated[tuple[HostName, ...], Field(max_length=32)] | None = None
+    """Hosts from which engines fetch images and clips that a request names by URL, each by its
+    whole name and without redirects, such as `images.example.org`; omitted, none. Requests may
+    always contain them as `data:` URLs."""
 
 
 class Drain(Wire):

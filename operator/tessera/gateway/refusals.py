@@ -23,6 +23,7 @@ _INVALID, _FAILED = "invalid_request_error", "server_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
+_MAX_HOSTS = 5
 
 
 class _Refusal(NamedTuple):
@@ -204,6 +205,17 @@ def unlisted_field(name: str) -> RequestError:
     return invalid_request(
         f"{name}: several tenants may use this model, and this field does not pass to its engines. "
         "Remove it, or use a model that is your tenant's alone.",
+        name,
+    )
+
+
+def foreign_media(name: str, url: str, model: OfferedModel) -> RequestError:
+    """Return the error of an image or a clip on a host that its service does not list."""
+    hosts = ", ".join(model.media_domains[:_MAX_HOSTS]) or "no host"
+    return invalid_request(
+        f"{name}: {url[:_MAX_NAME_IN_MESSAGE]} is no `data:` URL, and InferenceService/"
+        f"{model.service} fetches media from {hosts} alone. Send the bytes as a `data:` URL, or "
+        "have its owner add the host to spec.engine.allowedMediaDomains.",
         name,
     )
 

@@ -15,6 +15,8 @@ from tessera.resources.defaults import Defaults
 MODELS = "/models"
 # Parent of the mount paths of `pvc://` adapters.
 ADAPTERS = "/adapters"
+# An engine without any allowed host fetches media from all. No host has this name (RFC 2606).
+_NO_HOST = "media.invalid"
 
 
 def arguments(
@@ -36,6 +38,8 @@ def arguments(
         f"--shutdown-timeout={whole_seconds(spec.drain.timeout)}",
         *defaults.flags,
     ]
+    if defaults.limits_media:
+        args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
     if spec.model.revision and spec.model.cache.type == "None":
         args.append(f"--revision={spec.model.revision}")
     if fit.precision:

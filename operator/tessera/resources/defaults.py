@@ -21,6 +21,8 @@ class Defaults:
         "--enable-mfu-metrics",
     )
     """Flags of the engine that no field of the API sets."""
+    limits_media: bool = True
+    """Whether engines fetch media only from `spec.engine.allowedMediaDomains`."""
     gpu_memory_utilization: float = 0.92
     """Share of the device's memory that vLLM takes; sizing uses that of the newest version."""
     pre_stop_seconds: int = 5
@@ -47,7 +49,7 @@ class Defaults:
 
 
 # The defaults by version; the highest number is the newest.
-DEFAULTS: dict[int, Defaults] = {1: Defaults()}
+DEFAULTS: dict[int, Defaults] = {1: Defaults(limits_media=False), 2: Defaults()}
 
 
 def newest_version(table: Mapping[int, Defaults] = DEFAULTS) -> int:

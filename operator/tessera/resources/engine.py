@@ -165,6 +165,9 @@ def _environment(spec: InferenceServiceSpec, platform: Platform) -> list[client.
         client.V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         client.V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
+    if defaults(template_version.builder_version).limits_media:
+        # The engine compares the host of a URL alone, and not that to which it is redirected.
+        base.append(client.V1EnvVar(name="VLLM_MEDIA_URL_ALLOW_REDIRECTS", value="0"))
     service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
     names = {variable.name for variable in service_env}
     platform_env = [

@@ -66,7 +66,7 @@ async def test_a_forged_count_is_cut_to_what_the_request_could_be(body: dict[str
         ({}, 500, (500, 457)),
         ({"max_tokens": 7}, None, (1153, 7)),
         ({}, None, (1136, 2**20)),
-        ({"messages": [{"content": [{"image_url": "https://a"}]}]}, 3000, (3000, 1)),
+        ({"messages": [{"content": [{"image_url": "data:a"}]}]}, 3000, (3000, 1)),
     ],
 )
 async def test_the_bounds_are_the_body_and_the_context(

@@ -120,6 +120,7 @@ def offered_names(_: str, service: ObservedService, tenant: str | None) -> Offer
         tenants=frozenset(access.tenants),
         public=access.public,
         shared_prefix_cache=access.shared_prefix_cache,
+        media_domains=spec.engine.allowed_media_domains or (),
     )
 
 

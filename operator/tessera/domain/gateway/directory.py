@@ -55,6 +55,8 @@ class OfferedModel:
     """The same of every tenant."""
     shared_prefix_cache: bool = False
     """Tenants find each other's prompts in the cache of its engines."""
+    media_domains: tuple[str, ...] = ()
+    """Hosts from which its engines fetch images and clips."""
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""

@@ -21,6 +21,7 @@ _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositi
 
 # Flags by their vLLM destination, and the field or component that sets them.
 RESERVED = {
+    "allowed_media_domains": "spec.engine.allowedMediaDomains",
     "api_key": "no field: the gateway checks keys, see docs/tasks/keys.md",
     "api_server_count": "Tessera: draining needs one API server per pod",
     "data_parallel_size": "spec.scaling",

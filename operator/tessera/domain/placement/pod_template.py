@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "VLLM_API_KEY": "no field: the gateway checks keys, see docs/tasks/keys.md",
     "VLLM_CACHE_ROOT": "Tessera",
     "VLLM_HOST_IP": "Tessera",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "Tessera: redirects lead away from allowedMediaDomains",
     "VLLM_NO_USAGE_STATS": "Tessera",
     "VLLM_PORT": "Tessera",
     "VLLM_SERVER_DEV_MODE": "no field: it lets every client stop the engine",

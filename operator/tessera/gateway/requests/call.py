@@ -21,6 +21,7 @@ from tessera.domain.gateway.requests import (
     UsageRecord,
 )
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
+from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import (
     RequestFields,
@@ -233,6 +234,8 @@ class Call:
         if fields.streams:
             self._response.start_heartbeats(heartbeat_seconds)
         size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
+        if size.media_tokens:
+            await turns.take(body_bytes, lambda: check_media(fields.media, model))
         shape = _shape(fields, size, model)
         ticket = self._ticket = await self._admission.admit(identity, model, shape)
         self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)

@@ -1,0 +1,103 @@
+"""Images and clips of a request: an engine fetches them from hosts that its service lists alone.
+
+What an engine is asked to fetch, it fetches from within the cluster. Only what vLLM reads as media
+is looked at: the parts of messages, of their tool results and of texts that are scored.
+"""
+
+import re
+from collections.abc import Iterable
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
+from tessera.gateway.refusals import foreign_media, invalid_request, unlisted_field
+
+# Lists and objects around a part, those of a batch of conversations with tool results included.
+_MAX_DEPTH = 8
+# Messages, parts and what else is in these lists.
+_MAX_VALUES = 16_384
+# A longer one is no URL but a file.
+_MAX_URL_BYTES = 8192
+
+_NONE = msgspec.Raw()
+_URLS = ("image_url", "video_url", "audio_url", "source")
+# Engines keep what they made of media under this name, for whoever gives the name again, and read
+# the others as tensors, of which one of a wrong shape may end them.
+_UNSHARED = ("uuid", "image_embeds", "video_embeds", "audio_embeds")
+_NESTED = ("content", "output")
+
+_Part = msgspec.defstruct(
+    "_Part", [(name, msgspec.Raw, _NONE) for name in (*_URLS, *_UNSHARED, *_NESTED)], gc=False
+)
+_part = msgspec.json.Decoder(_Part)
+
+
+class _Reference(msgspec.Struct, gc=False):
+    url: msgspec.Raw = _NONE
+
+
+_reference = msgspec.json.Decoder(_Reference)
+_text = msgspec.json.Decoder(str)
+_DATA = re.compile(rb'"data:', re.IGNORECASE)
+# Nothing that two readers could take for different hosts: no user, no escape, no space.
+_URL = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
+
+
+def check_media(values: Iterable[memoryview], model: OfferedModel) -> None:
+    """Refuse what an engine would fetch from a host that its service does not list.
+
+    Raises RequestError, which names the field.
+    """
+    pending = [(value, 0) for value in values]
+    seen = 0
+    while pending:
+        value, depth = pending.pop()
+        is_list = bytes(value[:1]) == b"["
+        if not is_list and bytes(value[:1]) != b"{":
+            continue
+        if depth > _MAX_DEPTH:
+            raise invalid_request("the body: its messages are nested too deep")
+        if is_list:
+            nested = first_items(value)
+            seen += len(nested)
+            if len(nested) > MAX_TEXTS or seen > _MAX_VALUES:
+                raise invalid_request(
+                    f"the body: beside images and clips, expected at most {MAX_TEXTS} messages or "
+                    f"parts in a list, and {_MAX_VALUES} in all"
+                )
+        else:
+            part = decode(_part, value)
+            _check_part(part, model)
+            nested = [getattr(part, name) for name in _NESTED]
+        pending += [(memoryview(each), depth + 1) for each in nested]
+
+
+def _check_part(part: msgspec.Struct, model: OfferedModel) -> None:
+    for name in _URLS:
+        reference = memoryview(getattr(part, name))
+        if bytes(reference[:1]) == b"{":
+            reference = memoryview(decode(_reference, reference).url)
+        elif name == "source":
+            continue
+        if bytes(reference[:1]) == b'"' and not _DATA.match(reference):
+            _check_url(name, reference, model)
+    if model.is_shared:
+        for name in _UNSHARED:
+            if bytes(memoryview(getattr(part, name))[:5]) not in (b"", b"null"):
+                raise unlisted_field(name)
+
+
+def _check_url(name: str, text: memoryview, model: OfferedModel) -> None:
+    if len(text) > _MAX_URL_BYTES:
+        raise invalid_request(
+            f"{name}: a URL has at most {counted(_MAX_URL_BYTES, 'byte')}; data begin with `data:`",
+            name,
+        )
+    url = decode(_text, text)
+    place = _URL.fullmatch(url)
+    if not url or url[:5].lower() == "data:":
+        return
+    if place is None or place[1].lower() not in model.media_domains:
+        raise foreign_media(name, url, model)
