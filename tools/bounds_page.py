@@ -6,7 +6,7 @@ from datetime import timedelta
 from tables import TABLES, most_kibibytes, results
 from tessera.adapters.prometheus.rows import MAX_ROWS
 from tessera.adapters.prometheus.session import MAX_ANSWER_BYTES
-from tessera.api.gateway_demand import MAX_REPORT_BYTES
+from tessera.api.gateway_demand import MAX_REPORT_BYTES, MAX_REPORT_SERVICES
 from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.scan import MAX_ROW_BYTES
@@ -142,7 +142,8 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of an answer of Prometheus", MAX_ANSWER_BYTES),
             ("rows of an answer of Prometheus", MAX_ROWS),
             ("a report of a gateway counts", MAX_REPORT_AGE),
-            ("bytes of a report of a gateway", MAX_REPORT_BYTES),
+            ("bytes of a part of a report", MAX_REPORT_BYTES),
+            ("services of a report, in all its parts", MAX_REPORT_SERVICES),
             ("gateways that report", MAX_GATEWAYS),
             ("between two lists of every kind", timedelta(seconds=RELIST_SECONDS)),
         ),

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 import ssl
 import time
 from collections import Counter
@@ -12,22 +13,32 @@ from datetime import timedelta
 from http import HTTPStatus
 from http.client import HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import aiohttp
 import pytest
 from aiohttp import web
+from pydantic import Field
 from typing_extensions import override
 
 from tessera.adapters import certificates
 from tessera.adapters.clock import now
 from tessera.adapters.kube.operator_pods import operator_addresses
-from tessera.api.gateway_demand import DEMAND_PATH, MAX_REPORT_BYTES, DemandReport
+from tessera.api.gateway_demand import (
+    DEMAND_PATH,
+    MAX_REPORT_BYTES,
+    MAX_REPORT_SERVICES,
+    PART_SERVICES,
+    DemandReport,
+    read_report,
+)
+from tessera.api.meta import Wire
 from tessera.api.ref import Ref
+from tessera.controller import demand as demand_module
 from tessera.controller.certificates import certificate_files, server_context, write_pair
 from tessera.controller.demand import DemandReceiver, serve_demand
 from tessera.controller.https_server import HttpsServer
-from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.demand import GatewayDemand, cut_demand
 from tessera.gateway.fleet import demand as gateway_demand
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.ports import RejectedDemand
@@ -42,14 +53,18 @@ DEADLINE_SECONDS = 60
 
 
 class NotifyingReceiver(DemandReceiver):
-    """Says that a report came."""
+    """Says that a report came, and refuses some."""
 
-    def __init__(self, *arguments: Any) -> None:
+    def __init__(self, receiving: "Receiving", *arguments: Any) -> None:
         super().__init__(*arguments)
+        self._receiving = receiving
         self.received = asyncio.Event()
 
     @override
     def receive(self, report: DemandReport, row_faults: Sequence[str] = ()) -> HTTPStatus:
+        self._receiving.received += 1
+        if self._receiving.refuses(report):
+            return HTTPStatus.TOO_MANY_REQUESTS
         status = super().receive(report, row_faults)
         self.received.set()
         return status
@@ -64,9 +79,12 @@ class Receiving:
     leading: bool = True
     woken: int = 0
     rejected: Counter[RejectedDemand] = field(default_factory=Counter)
+    received: int = 0
+    refuses: Callable[[DemandReport], bool] = lambda _: False
 
     def __post_init__(self) -> None:
         self.receiver = NotifyingReceiver(
+            self,
             self.observations,
             lambda: at(self.seconds),
             self.wake,
@@ -206,9 +224,6 @@ async def test_only_gateways_report_and_only_there(server: tuple[HttpsServer, Re
         b"\xff\xfe",
         b'{"gateway": "g", "services": [], "more": 1}',
         b'{"gateway": "%s"}' % (b"x" * 300),
-        json.dumps(
-            {"gateway": "g", "services": [{"namespace": "a", "name": f"b{n}"} for n in range(5001)]}
-        ).encode(),
     ],
     ids=lambda body: body[:40].decode(errors="replace"),
 )
@@ -249,6 +264,54 @@ async def test_an_invalid_row_is_left_out_and_costs_no_other_its_report(
     assert receiving.rejected == {RejectedDemand.INVALID_ROW: 4}
     (record,) = caplog.records
     assert "InvalidRow: gateway-0: " in record.message
+
+
+async def test_a_report_of_too_many_services_is_cut(
+    server: tuple[HttpsServer, Receiving],
+) -> None:
+    """One of an earlier version names every service that had a request since its start."""
+    serving, receiving = server
+    rows = ",".join(
+        f'{{"namespace":"a","name":"b{number}"}}' for number in range(MAX_REPORT_SERVICES + 3)
+    )
+    body = f'{{"gateway":"gateway-0","services":[{rows}]}}'.encode()
+    connection = connection_to(serving)
+    assert (await asyncio.to_thread(send, connection, body)).status == 204
+    connection.close()
+    assert len(receiving.observations.gateway_reports["gateway-0"].demand) == MAX_REPORT_SERVICES
+    assert receiving.rejected == {RejectedDemand.INVALID_ROW: 3}
+
+
+def test_parts_of_a_report_count_together_once_the_last_comes() -> None:
+    receiving = Receiving()
+    code, sql = Ref("team-a", "code"), Ref("team-a", "sql")
+
+    def receive(*services: Ref, more_follows: bool = False) -> None:
+        rows = [{"namespace": ref.namespace, "name": ref.name, "queued": 1} for ref in services]
+        body = {"gateway": "gateway-0", "moreFollows": more_follows, "services": rows}
+        assert receiving.receiver.receive(DemandReport.model_validate(body)) is NO_CONTENT
+
+    receive(code, more_follows=True)
+    assert receiving.observations.gateway_reports == {}
+    for woken, expected in ((1, {CHAT}), (2, {CHAT, code, sql}), (2, {CHAT, code, sql})):
+        receive(CHAT)
+        demand = receiving.observations.gateway_reports["gateway-0"].demand
+        assert (receiving.woken, set(demand)) == (woken, expected)
+        receive(code, more_follows=True)
+        receive(sql, more_follows=True)
+        assert receiving.observations.gateway_reports["gateway-0"].demand is demand
+
+
+def test_the_parts_of_a_report_have_one_bound_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demand_module, "MAX_REPORT_SERVICES", 5)
+    receiving = Receiving()
+    receiving.receive()
+    for part in range(4):
+        rows = [{"namespace": "evil", "name": f"p{part}-{number}"} for number in range(2)]
+        body = {"gateway": "gateway-0", "moreFollows": part < 3, "services": rows}
+        receiving.receiver.receive(DemandReport.model_validate(body))
+    assert len(receiving.observations.gateway_reports["gateway-0"].demand) == 5
+    assert receiving.rejected == {RejectedDemand.INVALID_ROW: 3}
 
 
 @pytest.mark.parametrize(
@@ -369,6 +432,81 @@ async def test_a_value_that_no_operator_takes_costs_no_other_service_its_report(
         assert reporter.failing_seconds == 0
     assert receiving.demand() == GatewayDemand(queued=1)
     assert receiving.rejected == {RejectedDemand.INVALID_ROW: 1}
+
+
+def a_fleet(services: int, **demand: Any) -> dict[Ref, GatewayDemand]:
+    """Return the demand of services with the longest names."""
+    return {
+        Ref("n" * 63, f"{number:05}{'s' * 58}"): GatewayDemand(**demand)
+        for number in range(services)
+    }
+
+
+async def test_a_fleet_of_20_000_services_is_reported_in_bounded_parts(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    largest = {"arrived": 10**6, "queued": 10**6, "in_flight": 10**6}
+    demand = a_fleet(20_000, **largest, predicted_seconds=0.1234567890123456e9)
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        await reporter.report()
+        assert len(receiving.observations.gateway_reports["gateway-0"].demand) == PART_SERVICES
+        before = receiving.received
+        await reporter.report()
+        assert reporter.failing_seconds == 0
+    assert receiving.received - before == math.ceil(20_000 / PART_SERVICES)
+    assert receiving.observations.gateway_reports["gateway-0"].demand == demand
+    assert not receiving.rejected
+
+
+async def test_a_part_that_is_refused_costs_its_services_alone(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    serving, receiving = server
+    demand = a_fleet(PART_SERVICES * 3, in_flight=1)
+    refused = list(demand)[PART_SERVICES * 2 - 1]
+    receiving.refuses = lambda report: refused.name in {row.name for row in report.services}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        for _ in range(3):
+            await reporter.report()
+        assert reporter.failing_seconds == 0
+    reported = receiving.observations.gateway_reports["gateway-0"].demand
+    assert reported.keys() == set([*demand][:PART_SERVICES] + [*demand][2 * PART_SERVICES :])
+    (record,) = caplog.records
+    assert "HTTP 429" in record.message
+
+
+async def test_an_operator_that_knows_no_parts_has_those_that_wait(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class EarlierReport(Wire):
+        """What an operator took before there were parts."""
+
+        gateway: str
+        services: Annotated[tuple[Any, ...], Field(max_length=5000)] = ()
+
+    def read(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
+        EarlierReport.model_validate_json(body)
+        return read_report(body)
+
+    monkeypatch.setattr(demand_module, "read_report", read)
+    serving, receiving = server
+    demand = a_fleet(20_000, in_flight=1) | {CHAT: GatewayDemand(queued=1)}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        for _ in range(2):
+            await reporter.report()
+        assert reporter.failing_seconds == 0
+    assert receiving.demand() == GatewayDemand(queued=1)
+    assert len(receiving.observations.gateway_reports["gateway-0"].demand) == PART_SERVICES
+
+
+def test_of_too_many_services_the_namespace_with_most_leaves_out_those_without_a_wait() -> None:
+    evil = {Ref("evil", f"s{number}"): GatewayDemand(arrived=1) for number in range(9)}
+    waiting = {Ref("evil", "waits"): GatewayDemand(queued=1)}
+    others = {Ref(f"team-{team}", "chat"): GatewayDemand(arrived=1) for team in range(3)}
+    demand = {**evil, **waiting, **others}
+    assert cut_demand(demand, len(demand)) == demand
+    assert cut_demand(demand, 5).keys() == {*waiting, *others, Ref("evil", "s0")}
 
 
 @pytest.mark.parametrize("missing", ["ca.crt", "token"])

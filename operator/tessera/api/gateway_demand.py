@@ -5,12 +5,17 @@ from typing import Annotated, Any
 from pydantic import Field, StringConstraints, ValidationError
 
 from tessera.api.meta import DnsLabel, Wire
+from tessera.api.text import counted
 
 # Audience of the ServiceAccount tokens that the operator takes; they open nothing else.
 DEMAND_AUDIENCE = "tessera-operator"
 DEMAND_PATH = "/demand"
 MAX_REPORT_BYTES = 1024 * 1024
-_MAX_SERVICES = 5000
+# Of one part of a report: the longest rows fit into its bytes.
+PART_SERVICES = 3000
+# Of one gateway, in all parts: what exceeds them is left out, and the rest counts.
+MAX_REPORT_SERVICES = 8 * PART_SERVICES
+TOO_MANY_SERVICES = f"more than {counted(MAX_REPORT_SERVICES, 'service')}"
 _MAX_FAULT_LENGTH = 200
 _GatewayName = Annotated[str, StringConstraints(pattern=r"^[-a-z0-9.]{1,253}$")]
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -44,7 +49,11 @@ class DemandReport(Wire):
     gateway: _GatewayName
     """Name of the gateway's pod."""
 
-    services: Annotated[tuple[ReportedDemand, ...], Field(max_length=_MAX_SERVICES)] = ()
+    more_follows: bool = False
+    """It is a part of a report that counts once its last part comes. An operator that knows no
+    parts refuses it, and takes the last one, which has no such field."""
+
+    services: Annotated[tuple[ReportedDemand, ...], Field(max_length=MAX_REPORT_SERVICES)] = ()
     """Services with requests."""
 
 
@@ -52,7 +61,8 @@ class _UnreadReport(Wire):
     """A report whose rows are not judged yet."""
 
     gateway: _GatewayName
-    services: Annotated[tuple[Any, ...], Field(max_length=_MAX_SERVICES)] = ()
+    more_follows: bool = False
+    services: tuple[Any, ...] = ()
 
 
 def read_report(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
@@ -61,13 +71,18 @@ def read_report(body: bytes) -> tuple[DemandReport, tuple[str, ...]]:
     Raises ValidationError where the whole is no report.
     """
     unread = _UnreadReport.model_validate_json(body)
-    rows, faults = [], []
-    for row in unread.services:
+    rows = []
+    faults = [TOO_MANY_SERVICES] * (len(unread.services) - MAX_REPORT_SERVICES)
+    for row in unread.services[:MAX_REPORT_SERVICES]:
         try:
             rows.append(ReportedDemand.model_validate(row))
         except ValidationError as error:
             faults.append(fault_of(error))
-    return DemandReport(gateway=unread.gateway, services=tuple(rows)), tuple(faults)
+    # Each row is validated already.
+    report = DemandReport.model_construct(
+        gateway=unread.gateway, more_follows=unread.more_follows, services=tuple(rows)
+    )
+    return report, tuple(faults)
 
 
 def fault_of(error: ValidationError) -> str:

@@ -3,14 +3,18 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from http import HTTPStatus
+from sys import intern
 
 from pydantic import ValidationError
 
 from tessera.api.gateway_demand import (
     DEMAND_PATH,
     MAX_REPORT_BYTES,
+    MAX_REPORT_SERVICES,
+    TOO_MANY_SERVICES,
     DemandReport,
     fault_of,
     read_report,
@@ -83,27 +87,38 @@ class DemandReceiver:
             fault = f"{MAX_GATEWAYS} gateways report already"
             self.reject(RejectedDemand.TOO_MANY_GATEWAYS, fault)
             return HTTPStatus.TOO_MANY_REQUESTS
-        demand = {
-            Ref(row.namespace, row.name): GatewayDemand(
+        before = last.get(report.gateway)
+        known = before or GatewayReport(at=at)
+        demand = self._demand(report, MAX_REPORT_SERVICES - len(known.parts))
+        if not report.more_follows:
+            after = known.followed_by(at, demand)
+            self._observations.gateway_reports = {**current, report.gateway: after}
+            if any(
+                row.queued and not (ref in known.demand and known.demand[ref].queued)
+                for ref, row in after.demand.items()
+            ):
+                self._wake()
+        elif before is not None:
+            # A gateway is known by the last part of a report: before, it would seem without any.
+            after = replace(before, parts={**before.parts, **demand})
+            self._observations.gateway_reports = {**current, report.gateway: after}
+        return HTTPStatus.NO_CONTENT
+
+    def _demand(self, report: DemandReport, limit: int) -> Mapping[Ref, GatewayDemand]:
+        """Return the rows of a report up to a number."""
+        if len(report.services) > limit:
+            fault = f"{report.gateway}: {TOO_MANY_SERVICES}"
+            self.reject(RejectedDemand.INVALID_ROW, fault, len(report.services) - limit)
+        # The reports of a minute are remembered: most name the same services.
+        return {
+            Ref(intern(row.namespace), intern(row.name)): GatewayDemand(
                 arrived=row.arrived,
                 queued=row.queued,
                 in_flight=row.in_flight,
                 predicted_seconds=row.predicted_seconds,
             )
-            for row in report.services
+            for row in report.services[:limit]
         }
-        before = last.get(report.gateway)
-        previous = before or GatewayReport(at=at)
-        self._observations.gateway_reports = {
-            **current,
-            report.gateway: previous.followed_by(at, demand),
-        }
-        waited = before.demand if before is not None else {}
-        if any(
-            row.queued and not (ref in waited and waited[ref].queued) for ref, row in demand.items()
-        ):
-            self._wake()
-        return HTTPStatus.NO_CONTENT
 
 
 def serve_demand(

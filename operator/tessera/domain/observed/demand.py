@@ -48,9 +48,12 @@ class GatewayReport:
     """Requests that came before each report of the last minute, oldest first."""
     arrived: Mapping[Ref, int] = field(default_factory=dict)
     """Sum of these but for the first report, whose requests came before the minute."""
+    parts: Mapping[Ref, GatewayDemand] = field(default_factory=dict)
+    """Services of the next report, of which the last part did not come yet."""
 
     def followed_by(self, at: datetime, demand: Mapping[Ref, GatewayDemand]) -> "GatewayReport":
         """Return the next report of this gateway, with the arrivals of the last minute."""
+        demand = {**self.parts, **demand}
         arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
         entries, total = (*self.arrivals, (at, arrived)), Counter(self.arrived)
         if self.arrivals:
@@ -79,6 +82,17 @@ class GatewayReport:
             for ref, count in arrived.items():
                 counts[ref][-1 - second] += count
         return {ref: tuple(each) for ref, each in counts.items()}
+
+
+def cut_demand(demand: Mapping[Ref, GatewayDemand], limit: int) -> Mapping[Ref, GatewayDemand]:
+    """Return so many services: of the namespace with most, those without a wait are left out."""
+    if len(demand) <= limit:
+        return demand
+    ranks, ranked = Counter[str](), []
+    for ref in sorted(demand, key=lambda ref: (not demand[ref].queued, ref)):
+        ranked.append((ranks[ref.namespace], ref))
+        ranks[ref.namespace] += 1
+    return {ref: demand[ref] for _, ref in sorted(ranked)[:limit]}
 
 
 def current_reports(reports: Iterable[GatewayReport], at: datetime) -> list[GatewayReport]:

@@ -12,9 +12,15 @@ from pathlib import Path
 
 import aiohttp
 
-from tessera.api.gateway_demand import DEMAND_PATH, DemandReport, ReportedDemand
+from tessera.api.gateway_demand import (
+    DEMAND_PATH,
+    MAX_REPORT_SERVICES,
+    PART_SERVICES,
+    DemandReport,
+    ReportedDemand,
+)
 from tessera.api.ref import Ref
-from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.demand import GatewayDemand, cut_demand
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
@@ -82,8 +88,13 @@ class DemandReporter:
             await self.close()
 
     async def report(self) -> None:
-        """Send one report."""
-        body, problem = self._body(), "no pod of the operator"
+        """Send one report, what waits in its last part; a part that is refused costs no other.
+
+        The last part alone is sent where the leader is not known: another one may know no parts.
+        """
+        last, *others = self._parts()
+        part_problem = await self._send_parts(others) if self._leader else ""
+        body, problem = self._body(last), "no pod of the operator"
         try:
             for address in [self._leader] if self._leader else await self._operator.find():
                 problem = await self._send(address, body)
@@ -99,11 +110,32 @@ class DemandReporter:
             await self.close()
         else:
             self._failing_since = None
+        problem = problem or part_problem
         if problem and problem != self._problem:
             log.warning("demand is not reported to the operator: %s, retrying", problem)
         self._problem = problem
 
-    def _body(self) -> bytes:
+    async def _send_parts(self, parts: Sequence[Sequence[tuple[Ref, GatewayDemand]]]) -> str:
+        """Return what went wrong with one of them; what is late is left out."""
+        problem = ""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_TIMEOUT.total):
+                for part in parts:
+                    body = self._body(part, more_follows=True)
+                    problem = await self._send(self._leader, body) or problem
+        return problem
+
+    def _parts(self) -> Sequence[Sequence[tuple[Ref, GatewayDemand]]]:
+        """Return the parts of a report, the one with what waits first."""
+        rows = list(cut_demand(self._read(), MAX_REPORT_SERVICES).items())
+        if len(rows) <= PART_SERVICES:
+            return [rows]
+        rows.sort(key=lambda row: not row[1].queued)
+        return [rows[first : first + PART_SERVICES] for first in range(0, len(rows), PART_SERVICES)]
+
+    def _body(
+        self, rows: Sequence[tuple[Ref, GatewayDemand]], *, more_follows: bool = False
+    ) -> bytes:
         # The operator judges each row, so that one that is out of range costs no other.
         services = tuple(
             ReportedDemand.model_construct(
@@ -114,9 +146,11 @@ class DemandReporter:
                 in_flight=demand.in_flight,
                 predicted_seconds=demand.predicted_seconds,
             )
-            for ref, demand in self._read().items()
+            for ref, demand in rows
         )
-        report = DemandReport.model_construct(gateway=self._gateway, services=services)
+        report = DemandReport.model_construct(
+            gateway=self._gateway, more_follows=more_follows, services=services
+        )
         return report.model_dump_json(by_alias=True, exclude_defaults=True).encode()
 
     async def _send(self, address: str, body: bytes) -> str:
