@@ -28,12 +28,13 @@ def test_arrivals_are_what_ended_and_what_became_more() -> None:
             queued={"team-a/chat": 61, "team-a/code": 0},
             in_flight={"team-a/chat": 44, "team-a/code": 3},
             before={"team-a/chat": 45, "team-a/code": 63},
-            ended={"team-a/chat": 4.0, "team-a/code": 0.5},
+            ended={"team-a/chat": 4.0, "team-a/code": 0.5, "team-a/idle": 2.0, "(other)": 9.0},
         )
     )
     assert demand == {
         Ref("team-a", "chat"): GatewayDemand(queued=61, in_flight=44, arrivals_per_second=5.0),
         Ref("team-a", "code"): GatewayDemand(queued=0, in_flight=3, arrivals_per_second=0.0),
+        Ref("team-a", "idle"): GatewayDemand(arrivals_per_second=2.0),
     }
 
 

@@ -11,7 +11,7 @@ from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
-from tessera.domain.gateway.directory import Directory
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
 from tessera.domain.limits.gateway_limits import Admitted
@@ -22,6 +22,7 @@ from tessera.gateway import gateway as gateway_module
 from tessera.gateway.fleet.polling import EnginePoller
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import DemandCount, Ticket
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
@@ -131,7 +132,7 @@ async def test_engines_of_services_with_requests_are_polled() -> None:
         model, *_ = (await directory(gateway)).models
         [state] = gateway.admission.replicas.states(model)
         assert state.engine is None
-        gateway.admission.demand[CHAT] = DemandCount(arrived=1)
+        gateway.admission.demand[CHAT] = DemandCount(in_flight=1)
         while state.engine is None:  # noqa: ASYNC110 - nobody tells it
             await asyncio.sleep(0.01)
         assert state.engine.running == 5
@@ -161,15 +162,42 @@ async def test_an_answer_that_does_not_come_refuses_the_request(
         assert await gateway.borrow(BorrowRequest())
 
 
+def without_requests(services: int) -> list[OfferedModel]:
+    return [
+        a_model(service=Ref("team-a", f"s{number}"), uid=f"uid-{number}", names=(f"s{number}",))
+        for number in range(services)
+    ]
+
+
+async def refuse(gateway: Gateway, model: OfferedModel) -> None:
+    """Let a request be refused, since its model has no replica."""
+    shape = RequestShape(model=model.names[0], input_tokens=1, max_output_tokens=1)
+    with pytest.raises(RequestError, match="has no ready replica"):
+        await gateway.admission.admit(Identity(tenant="team-a"), model, shape)
+
+
 async def test_arrivals_are_reported_once() -> None:
-    gateway = Surroundings().gateway()
-    count = gateway.admission.demand[CHAT] = DemandCount(arrived=3, in_flight=4)
-    assert gateway.take_demand() == {CHAT: GatewayDemand(arrived=3, in_flight=4)}
-    count.arrived = 5
-    assert gateway.take_demand() == {CHAT: GatewayDemand(arrived=2, in_flight=4)}
-    gateway.admission.demand[CHAT] = DemandCount(arrived=1)
-    assert gateway.take_demand() == {CHAT: GatewayDemand()}
-    assert gateway.load()["team-a/chat"].in_flight == 0
+    gateway, (model,) = Surroundings().gateway(), without_requests(1)
+    gateway.publish(Directory(models=(model,)))
+    gateway.admission.demand[model.service] = DemandCount(in_flight=4)
+    for arrived in (3, 2, 0):
+        for _ in range(arrived):
+            await refuse(gateway, model)
+        demand = {model.service: GatewayDemand(arrived=arrived, in_flight=4)}
+        assert gateway.take_demand() == demand
+    assert gateway.load()["team-a/s0"].in_flight == 4
+    del gateway.admission.demand[model.service]
+    assert (gateway.take_demand(), gateway.load()) == ({}, {})
+
+
+async def test_5_000_refused_services_are_reported_once_and_then_forgotten() -> None:
+    gateway, models = Surroundings().gateway(), without_requests(5000)
+    gateway.publish(Directory(models=tuple(models)))
+    for model in models:
+        await refuse(gateway, model)
+    assert gateway.load() == {}
+    assert gateway.take_demand() == {model.service: GatewayDemand(arrived=1) for model in models}
+    assert gateway.take_demand() == {}
 
 
 def test_the_demand_of_a_service_never_falls_below_zero() -> None:
@@ -197,3 +225,4 @@ def test_the_demand_of_a_service_never_falls_below_zero() -> None:
         assert demand.in_flight >= 0
         assert demand.work_ns >= 0
     assert (demand.in_flight, demand.work_ns) == (0, 0)
+    assert admission.demand == {}

@@ -4,7 +4,8 @@ import asyncio
 import gc
 import itertools
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
-from tessera.gateway.requests.admission import Admission, Identifier
+from tessera.gateway.requests.admission import Admission, DemandCount, Identifier
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.usage.metrics import ServiceRequests
 
@@ -30,6 +31,7 @@ _GATHER_SECONDS = 0.01
 _BORROW_SECONDS = 10.0
 # Portions are renewed with every second poll; streams that wait are looked for with every fourth.
 _POLLS_PER_RENEWAL, _POLLS_PER_NOTE = 2, 4
+_NOTHING = DemandCount()
 
 
 class Recorder(Protocol):
@@ -84,8 +86,8 @@ class Gateway:
         self.directory: Directory | None = None
         """What requests are judged by; None before the first."""
         self._incremental = Incremental()
-        self._arrived_at_report: Mapping[Ref, int] = {}
-        self._arrived_at_poll: Mapping[Ref, int] = {}
+        self._arrived = Counter[Ref]()
+        """Requests since the last report, of services that exist."""
         self._awaited: Mapping[Ref, AwaitedStreams] = {}
         self._borrows: list[tuple[BorrowRequest, asyncio.Future[None]]] = []
         self._borrowing = asyncio.Event()
@@ -104,13 +106,13 @@ class Gateway:
         return answered.done()
 
     def load(self) -> Mapping[str, ServiceRequests]:
-        """Return the requests of each service that had any."""
-        queued = self._queued()
+        """Return the requests of each service that has any."""
+        queued, running = self._queued(), self.admission.demand
         loads = {}
-        for service, count in self.admission.demand.items():
+        for service in {**queued, **running, **self._awaited}:
             awaited = self._awaited.get(service, AwaitedStreams())
             loads[str(service)] = ServiceRequests(
-                in_flight=count.in_flight,
+                in_flight=running.get(service, _NOTHING).in_flight,
                 queued=queued.get(service, (0, 0.0))[0],
                 overdue=awaited.overdue,
                 oldest_seconds=awaited.oldest_seconds,
@@ -118,19 +120,20 @@ class Gateway:
         return loads
 
     def take_demand(self) -> Mapping[Ref, GatewayDemand]:
-        """Return the requests of each service, with those that arrived since the last time."""
-        queued, before = self._queued(), self._arrived_at_report
+        """Return the requests of each service that has any, or to which some came since then."""
+        self._take_arrivals()
+        arrived, self._arrived = self._arrived, Counter()
+        queued, running = self._queued(), self.admission.demand
         demand = {}
-        for service, count in self.admission.demand.items():
+        for service in {**queued, **running, **arrived}:
             waiting, work_seconds = queued.get(service, (0, 0.0))
+            count = running.get(service, _NOTHING)
             demand[service] = GatewayDemand(
-                # A service that was created again begins at 0.
-                arrived=max(0, count.arrived - before.get(service, 0)),
+                arrived=arrived[service],
                 queued=waiting,
                 in_flight=count.in_flight,
                 predicted_seconds=count.work_ns / 1e9 + work_seconds,
             )
-        self._arrived_at_report = self._arrived()
         return demand
 
     def _queued(self) -> Mapping[Ref, tuple[int, float]]:
@@ -141,8 +144,11 @@ class Gateway:
             if len(queue)
         }
 
-    def _arrived(self) -> Mapping[Ref, int]:
-        return {service: count.arrived for service, count in self.admission.demand.items()}
+    def _take_arrivals(self) -> None:
+        """Keep what arrived for the next report, and poll the engines of services with requests."""
+        arrived = self.admission.take_arrivals()
+        self._arrived.update(arrived)
+        self._parts.poller.saw_traffic({**arrived, **self.admission.demand, **self._queued()})
 
     async def _build_directories(self) -> None:
         while True:
@@ -170,11 +176,16 @@ class Gateway:
             self.directory = directory
             self._parts.poller.update(directory)
             self.admission.update(directory)
+            self._take_arrivals()
+            services = {model.service for model in directory.models}
+            self._arrived = Counter(
+                {service: count for service, count in self._arrived.items() if service in services}
+            )
 
     async def _poll_engines(self) -> None:
         poller, recorder = self._parts.poller, self._parts.recorder
         for number in itertools.count():
-            poller.saw_traffic(self._busy_services())
+            self._take_arrivals()
             poller.poll()
             self.admission.replicas.polled(poller.take())
             self.admission.queues.pump()
@@ -186,16 +197,6 @@ class Gateway:
                 if renewal.portions or renewal.slots:
                     self._ask(renewal)
             await asyncio.sleep(POLL_SECONDS)
-
-    def _busy_services(self) -> Iterable[Ref]:
-        """Return the services with requests now, or with some that came since the last time."""
-        before, self._arrived_at_poll = self._arrived_at_poll, self._arrived()
-        queued = self._queued()
-        return [
-            service
-            for service, count in self.admission.demand.items()
-            if count.in_flight or service in queued or count.arrived != before.get(service, 0)
-        ]
 
     def _ask(self, request: BorrowRequest) -> asyncio.Future[None]:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()

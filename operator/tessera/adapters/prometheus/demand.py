@@ -43,7 +43,11 @@ def demand_of(
         for name in ("queued", "in_flight", "before", "ended")
     )
     demand = {}
-    for service in queued.keys() | in_flight.keys():
+    # Gateways show no load of a service that has no request at that moment.
+    for service in queued.keys() | in_flight.keys() | ended.keys():
+        if not service.name:
+            # What has no series of its own has no service.
+            continue
         present = queued.get(service, 0.0) + in_flight.get(service, 0.0)
         growth = (present - before.get(service, 0.0)) / _RATE_SECONDS
         demand[service] = GatewayDemand(

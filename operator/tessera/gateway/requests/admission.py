@@ -2,8 +2,9 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -56,6 +57,15 @@ _BOUNDS = QueueBounds()
 _READY_SECONDS, _WAKING_SECONDS = 60.0, 900.0
 
 
+@dataclass(slots=True)
+class DemandCount:
+    """Requests of one service that are at engines."""
+
+    in_flight: int = 0
+    work_ns: int = 0
+    """Their predicted work: sums of whole numbers return to 0."""
+
+
 @dataclass(slots=True, kw_only=True)
 class Ticket:
     """An admitted request, from its place in the queue to its end."""
@@ -64,7 +74,7 @@ class Ticket:
     shape: RequestShape
     admitted: Admitted
     work_seconds: float
-    demand: "DemandCount"
+    demand: DemandCount = field(default_factory=DemandCount)
     """Where it is counted, also if its service was recreated meanwhile."""
     queue_ns: int = 0
     sent: SentRequest | None = None
@@ -93,17 +103,6 @@ class Ticket:
             headers.append((b"x-tessera-replica", choice.replica.pod.name.encode()))
             headers.append((b"x-tessera-reason", choice.reason.encode()))
         return [*headers, *allowance_headers(self.admitted.requests, self.admitted.tokens)]
-
-
-@dataclass(slots=True)
-class DemandCount:
-    """Requests of one service."""
-
-    arrived: int = 0
-    """Since the gateway began."""
-    in_flight: int = 0
-    work_ns: int = 0
-    """Predicted work of those in flight: sums of whole numbers return to 0."""
 
 
 class Admission:
@@ -137,6 +136,8 @@ class Admission:
         self.queues = ModelQueues(self.replicas, bounds, clock)
         self.replicas.freed = self.queues.freed
         self.demand: dict[Ref, DemandCount] = {}
+        """Of services with requests at engines."""
+        self._arrived = Counter[Ref]()
 
     def update(self, directory: Directory) -> None:
         """Judge by this directory from now on."""
@@ -194,15 +195,13 @@ class Admission:
             # It is no demand, which would start a replica.
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         admitted = await self._within_limits(identity, model, shape)
-        demand = self.demand.setdefault(model.service, DemandCount())
+        self._arrived[model.service] += 1
         ticket = Ticket(
             model=model,
             shape=shape,
             admitted=admitted,
             work_seconds=self.replicas.work_seconds(model, shape),
-            demand=demand,
         )
-        demand.arrived += 1
         try:
             queue = self.queues.of(model)
             ticket.sent = queue.send_now(shape, self._clock())
@@ -211,9 +210,15 @@ class Admission:
         except BaseException:
             self.limits.settle(admitted, input_tokens=0, output_tokens=0)
             raise
+        demand = ticket.demand = self.demand.setdefault(model.service, ticket.demand)
         demand.in_flight += 1
         demand.work_ns += ticket.work_ns
         return ticket
+
+    def take_arrivals(self) -> Counter[Ref]:
+        """Return the requests that came since the last time, also those that were refused then."""
+        arrived, self._arrived = self._arrived, Counter()
+        return arrived
 
     def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
         """Send the request to a replica that was not tried; False if there is none."""
@@ -227,8 +232,11 @@ class Admission:
         if ticket.sent is not None:
             ticket.sent.end()
         self.limits.settle(ticket.admitted, input_tokens=input_tokens, output_tokens=output_tokens)
-        ticket.demand.in_flight -= 1
-        ticket.demand.work_ns -= ticket.work_ns
+        service, demand = ticket.model.service, ticket.demand
+        demand.in_flight -= 1
+        demand.work_ns -= ticket.work_ns
+        if not demand.in_flight and self.demand.get(service) is demand:
+            del self.demand[service]
 
     async def _within_limits(
         self, identity: Identity, model: OfferedModel, shape: RequestShape
