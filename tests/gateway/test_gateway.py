@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations
-from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
+from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
 from tessera.domain.limits.gateway_limits import Admitted
@@ -26,7 +27,7 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import DemandCount, Ticket
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
-from tests.gateway.harness import KeyIdentifier, a_model
+from tests.gateway.harness import KeyIdentifier, a_model, a_replica
 
 CHAT = Ref("team-a", "chat")
 LIMIT = a_limit(Meter.REQUESTS, 60)
@@ -125,6 +126,75 @@ async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_n
         assert second.models == first.models
 
 
+def decisions(gateway: Gateway) -> list[object]:
+    """Return what a gateway would do with requests of each tenant."""
+    admission = gateway.admission
+    models = [admission.visible_models(Identity(tenant=name)) for name in ("team-a", "team-b")]
+    replicas = [
+        [(state.replica, state.ready_at is not None) for state in admission.replicas.states(model)]
+        for visible in models
+        for model in visible.values()
+    ]
+    return [models, replicas]
+
+
+@pytest.mark.parametrize("tenant_limits", [RateLimitsSpec(), RateLimitsSpec(max_output_tokens=1)])
+async def test_a_gateway_that_follows_edits_decides_as_one_that_begins(
+    tenant_limits: RateLimitsSpec,
+) -> None:
+    chat = a_model(a_replica("127.0.0.1:1"), limits=RateLimitsSpec(max_output_tokens=9))
+    other = a_model(service=Ref("team-b", "other"), uid="uid-b", names=("b",), tenant="team-b")
+    tenants = {"team-a": TenantLimits(name="team-a", namespaces=(), limits=tenant_limits)}
+    shared = replace(chat, tenants=frozenset({"team-b"}), names=("chat", "alias"))
+    moved = a_replica("127.0.0.1:2", ready_since=None)
+    edits: Sequence[tuple[OfferedModel, ...]] = (
+        (chat,),
+        (chat, other),
+        (shared, other),
+        (replace(shared, replicas=(moved, a_replica("127.0.0.1:3", "chat-2"))), other),
+        (replace(chat, public=True, limits=RateLimitsSpec()), other),
+        (chat, replace(other, public=True)),
+        (replace(chat, uid="recreated"),),
+        (),
+    )
+    following = Surroundings().gateway()
+    for number, models in enumerate(edits):
+        directory = Directory(models=models, tenants=tenants if number % 2 else {})
+        beginning = Surroundings().gateway()
+        for gateway in (following, beginning):
+            gateway.publish(directory)
+        assert decisions(following) == decisions(beginning)
+        for model in models:
+            limits = [await output_limit(gateway, model) for gateway in (following, beginning)]
+            assert limits[0] == limits[1]
+
+
+async def output_limit(gateway: Gateway, model: OfferedModel) -> object:
+    """Return what is left of 10 tokens that a client asks for."""
+    shape = RequestShape(model=model.names[0], input_tokens=1, max_output_tokens=10)
+    try:
+        ticket = await gateway.admission.admit(Identity(tenant="team-a"), model, shape)
+    except RequestError as error:
+        return error.reason
+    gateway.admission.finish(ticket, input_tokens=0, output_tokens=0)
+    return ticket.max_output_tokens
+
+
+def test_the_edits_of_one_tenant_touch_nothing_of_another() -> None:
+    gateway = Surroundings().gateway()
+    own = a_model(a_replica("127.0.0.1:1"))
+    evil = a_model(service=Ref("evil", "chat"), uid="uid-evil", tenant="evil")
+    gateway.publish(Directory(models=(own, evil)))
+    team = Identity(tenant="team-a")
+    models, states = gateway.admission.visible_models(team), gateway.admission.replicas.states(own)
+    for number in range(3):
+        evil = replace(evil, names=(f"name-{number}",))
+        gateway.publish(Directory(models=(own, evil)))
+        assert gateway.admission.visible_models(team) is models
+        assert gateway.admission.replicas.states(own) is states
+        assert gateway.admission.find_model(Identity(tenant="evil"), f"name-{number}") is evil
+
+
 async def test_engines_of_services_with_requests_are_polled() -> None:
     surroundings = Surroundings()
     async with running(surroundings) as gateway:
@@ -198,6 +268,18 @@ async def test_5_000_refused_services_are_reported_once_and_then_forgotten() -> 
     assert gateway.load() == {}
     assert gateway.take_demand() == {model.service: GatewayDemand(arrived=1) for model in models}
     assert gateway.take_demand() == {}
+
+
+async def test_a_deleted_service_leaves_no_demand() -> None:
+    gateway, models = Surroundings().gateway(), without_requests(2)
+    gateway.publish(Directory(models=tuple(models)))
+    for model in models:
+        gateway.admission.demand[model.service] = DemandCount(in_flight=1)
+        await refuse(gateway, model)
+    remaining, deleted = models
+    recreated = replace(deleted, uid="another")
+    gateway.publish(Directory(models=(remaining, recreated)))
+    assert gateway.take_demand() == {remaining.service: GatewayDemand(arrived=1, in_flight=1)}
 
 
 def test_the_demand_of_a_service_never_falls_below_zero() -> None:

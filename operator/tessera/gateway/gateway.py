@@ -174,13 +174,11 @@ class Gateway:
         """Judge requests by this directory from now on."""
         if directory != self.directory:
             self.directory = directory
-            self._parts.poller.update(directory)
-            self.admission.update(directory)
+            changes = self.admission.update(directory)
+            self._parts.poller.update(changes)
             self._take_arrivals()
-            services = {model.service for model in directory.models}
-            self._arrived = Counter(
-                {service: count for service, count in self._arrived.items() if service in services}
-            )
+            for model in changes.removed:
+                self._arrived.pop(model.service, None)
 
     async def _poll_engines(self) -> None:
         poller, recorder = self._parts.poller, self._parts.recorder

@@ -12,8 +12,15 @@ from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.domain.gateway.build import GatewayObservations, build_directory
-from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel, TenantLimits
+from tessera.domain.gateway.directory import (
+    Directory,
+    EngineReplica,
+    OfferedModel,
+    TenantLimits,
+    model_changes,
+)
 from tessera.domain.hardware.device import GPU
+from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pool
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tests.builders import A100, H100, MEDIUM, NOW, a_budget, a_pod, a_pool, a_service, a_spec
@@ -161,6 +168,39 @@ def test_models_come_in_the_order_of_their_age_without_deleted_and_unreadable_on
         a_service("unreadable", problem="spec.modle: unknown"),
     ).models
     assert [model.service.name for model in models] == ["old", "young"]
+
+
+def test_an_edit_changes_the_models_that_it_means() -> None:
+    count, incremental = 150, Incremental()
+    services = [a_service(f"s{n:03}", created=NOW + timedelta(minutes=n)) for n in range(count)]
+    pods = [a_pod(f"s{n:03}-0", f"s{n:03}", address=f"10.0.0.{n}", **SLICE) for n in range(count)]
+    budget, last = a_budget(), Directory()
+
+    def changed() -> tuple[int, int]:
+        """Return how many models were, and are, others than in the last directory."""
+        nonlocal last
+        observed = GatewayObservations(
+            services=tuple(services), pods=tuple(pods), budgets=(budget,), pools=POOLS
+        )
+        built = incremental.run(build_directory, observed, RateLimitsSpec())
+        assert built == build_directory(observed, RateLimitsSpec())
+        changes, last = model_changes(last.models, built.models), built
+        return len(changes.old), len(changes.new)
+
+    assert changed() == (0, count)
+    services[70] = replace(services[70], spec=a_spec(slo={"ttftP95": "500ms"}), generation=2)
+    assert changed() == (1, 1)
+    services[70] = replace(services[70], generation=3)
+    pods.reverse()
+    assert changed() == (0, 0)
+    pods[0] = replace(pods[0], leaving=True)
+    assert changed() == (1, 1)
+    del services[10]
+    assert changed() == (1, 0)
+    services.append(a_service("new", created=NOW))
+    assert changed() == (0, 1)
+    budget = a_budget(tenant={"namespaces": ["team-b"]})
+    assert changed() == (count, count)
 
 
 @pytest.mark.parametrize(

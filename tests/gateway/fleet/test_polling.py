@@ -3,13 +3,14 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
+from tessera.domain.gateway.directory import EngineReplica, OfferedModel, model_changes
 from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
 from tessera.gateway.fleet.polling import EnginePoller, read_page
 from tessera.gateway.http.engine_connection import MAX_READ_BYTES, EngineSession
@@ -30,6 +31,11 @@ class Engines:
         self.open.set()
         self.seconds = 100.0
         self.poller = EnginePoller(self.read, lambda: self.seconds)
+        self.models: Sequence[OfferedModel] = ()
+
+    def update(self, *models: OfferedModel) -> None:
+        self.poller.update(model_changes(self.models, models))
+        self.models = models
 
     async def read(self, address: str) -> bytes | None:
         self.asked.append(address)
@@ -66,7 +72,7 @@ def a_model(
 
 async def test_engines_are_polled_for_a_minute_after_the_last_request() -> None:
     engines = Engines()
-    engines.poller.update(Directory(models=(a_model("a", 2), a_model("b", 1))))
+    engines.update(a_model("a", 2), a_model("b", 1))
     assert await engines.poll() == []
     engines.poller.saw_traffic([Ref("a", "chat")])
     assert await engines.poll() == ["a-chat-0", "a-chat-1"]
@@ -83,9 +89,23 @@ async def test_engines_are_polled_for_a_minute_after_the_last_request() -> None:
     assert await engines.poll() == []
 
 
+async def test_a_directory_changes_the_replicas_that_it_changes() -> None:
+    engines = Engines()
+    first, second = a_model("a", 2), a_model("b", 1)
+    engines.update(first, second)
+    engines.poller.saw_traffic([first.service, second.service])
+    assert await engines.poll() == ["a-chat-0", "a-chat-1", "b-chat-0"]
+    moved, lost = first.replicas
+    moved = replace(moved, address="moved")
+    engines.update(replace(first, replicas=(moved, replace(lost, ready_since=None))), second)
+    assert await engines.poll() == ["b-chat-0", "moved"]
+    engines.update(second)
+    assert await engines.poll() == ["b-chat-0"]
+
+
 async def test_an_engine_that_hangs_is_asked_once() -> None:
     engines = Engines()
-    engines.poller.update(Directory(models=(a_model("a", 1),)))
+    engines.update(a_model("a", 1))
     engines.poller.saw_traffic([Ref("a", "chat")])
     engines.open.clear()
     assert await engines.poll() == ["a-chat-0"]
@@ -98,7 +118,7 @@ async def test_an_engine_that_hangs_is_asked_once() -> None:
 async def test_hanging_engines_of_one_namespace_do_not_stop_the_polls_of_others() -> None:
     engines = Engines()
     evil = [a_model("evil", 300, f"s{number}") for number in range(3)]
-    engines.poller.update(Directory(models=(*evil, a_model("good", 1))))
+    engines.update(*evil, a_model("good", 1))
     engines.poller.saw_traffic([*(model.service for model in evil), Ref("good", "chat")])
     engines.open.clear()
     asked = await engines.poll()
@@ -111,7 +131,7 @@ async def test_hanging_engines_of_one_namespace_do_not_stop_the_polls_of_others(
 async def test_starting_and_silent_engines_have_no_load() -> None:
     engines = Engines()
     models = (a_model("a", 1, ready=False), a_model("silent", 1))
-    engines.poller.update(Directory(models=models))
+    engines.update(*models)
     engines.poller.saw_traffic([model.service for model in models])
     assert await engines.poll() == ["silent-chat-0"]
     assert engines.poller.take() == {}

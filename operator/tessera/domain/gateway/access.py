@@ -41,6 +41,11 @@ def key_identity(key: ApiKey | None, now: datetime) -> Identity | RequestReason:
     )
 
 
+def may_use(tenant: str, model: OfferedModel) -> bool:
+    """Return whether a model is the tenant's own, shared with it, or public."""
+    return model.tenant == tenant or model.public or tenant in model.tenants
+
+
 def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     """Return what a tenant may use, by name: its own, those shared with it, and public ones.
 
@@ -48,11 +53,7 @@ def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
     two models with one name the tenant's own comes first, then the older one.
     """
     rights = directory.name_rights
-    shared = [
-        model
-        for model in directory.models
-        if model.tenant == tenant or model.public or tenant in model.tenants
-    ]
+    shared = [model for model in directory.models if may_use(tenant, model)]
     by_name: dict[str, OfferedModel] = {}
     for model in sorted(shared, key=lambda model: model.tenant != tenant):
         for name in (*model.names, *model.adapters):

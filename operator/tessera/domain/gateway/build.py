@@ -4,6 +4,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
+from operator import attrgetter
 from typing import NamedTuple
 
 from tessera.api.key_record import KeyRecord
@@ -34,6 +36,8 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 
 _PRECISIONS = (None, "fp8")
+# Services that one look finds unchanged.
+_NEIGHBOURS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +74,22 @@ def build_directory(
     require_name_grants: bool = False,
 ) -> Directory:
     """Return all that requests are judged by; equal observations make equal directories."""
-    claims = [claim for claim in namespace_claims(observed.budgets) if claim.spec is not None]
-    tenants = {claim.budget.name: _tenant(claim) for claim in claims}
+    claims = _claims(tuple(observed.budgets))
+    tenants = _tenants(claims)
     tenant_by_namespace = {
         namespace: tenant.name for tenant in tenants.values() for namespace in tenant.namespaces
     }
-    pools = tuple(_pool_terms(pool) for pool in observed.pools)
-    pods = defaultdict[Ref, list[Pod]](list)
-    for pod in observed.pods:
-        if pod.service.name and pod.address is not None:
-            pods[pod.service].append(pod)
+    pools = _pools(tuple(observed.pools))
+    pods = _pods_by_service(tuple(observed.pods))
+    rows = [
+        (service, pods.get(service.ref, ()), tenant_by_namespace.get(service.ref.namespace))
+        for service in oldest_first(observed.services)
+    ]
     return Directory(
         models=tuple(
-            _model(
-                service.uid,
-                service,
-                tuple(pods[service.ref]),
-                tenant_by_namespace.get(service.ref.namespace),
-                pools,
-            )
-            for service in oldest_first(observed.services)
+            model
+            for first in range(0, len(rows), _NEIGHBOURS)
+            for model in _models(first, tuple(rows[first : first + _NEIGHBOURS]), pools)
         ),
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
@@ -101,7 +101,13 @@ def build_directory(
 def oldest_first(services: Iterable[ObservedService]) -> list[ObservedService]:
     """Return the services that are offered in the order of their age, which decides on names."""
     offered = [each for each in services if each.spec is not None and not each.deleting]
-    return sorted(offered, key=lambda service: (service.created, service.ref))
+    order = _order(tuple(map(attrgetter("created", "ref"), offered)))
+    return [offered[place] for place in order]
+
+
+@reused
+def _order(ages: tuple[tuple[datetime, Ref], ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(ages)), key=ages.__getitem__))
 
 
 @reused_per_object
@@ -122,6 +128,30 @@ def offered_names(_: str, service: ObservedService, tenant: str | None) -> Offer
         shared_prefix_cache=access.shared_prefix_cache,
         media_domains=spec.engine.allowed_media_domains or (),
     )
+
+
+@reused
+def _claims(budgets: tuple[Budget, ...]) -> tuple[NamespaceClaim, ...]:
+    return tuple(claim for claim in namespace_claims(budgets) if claim.spec is not None)
+
+
+@reused
+def _tenants(claims: tuple[NamespaceClaim, ...]) -> Mapping[str, TenantLimits]:
+    return {claim.budget.name: _tenant(claim) for claim in claims}
+
+
+@reused
+def _pools(pools: tuple[Pool, ...]) -> tuple[_PoolTerms, ...]:
+    return tuple(_pool_terms(pool) for pool in pools)
+
+
+@reused
+def _pods_by_service(pods: tuple[Pod, ...]) -> Mapping[Ref, tuple[Pod, ...]]:
+    by_service = defaultdict[Ref, list[Pod]](list)
+    for pod in sorted(pods, key=attrgetter("ref")):
+        if pod.service.name and pod.address is not None:
+            by_service[pod.service].append(pod)
+    return {service: tuple(replicas) for service, replicas in by_service.items()}
 
 
 def _tenant(claim: NamespaceClaim) -> TenantLimits:
@@ -164,6 +194,18 @@ def _key(name: str, tenant: str, record: KeyRecord) -> ApiKey:
 
 
 @reused_per_object
+def _models(
+    _: int,
+    rows: tuple[tuple[ObservedService, tuple[Pod, ...], str | None], ...],
+    pools: tuple[_PoolTerms, ...],
+) -> tuple[OfferedModel, ...]:
+    """Return the models of neighbours by age, so that an edit looks at these alone."""
+    return tuple(
+        _model(service.uid, service, pods, tenant, pools) for service, pods, tenant in rows
+    )
+
+
+@reused_per_object
 def _model(
     _: str,
     service: ObservedService,
@@ -182,10 +224,7 @@ def _model(
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
         itl_seconds=spec.slo.itl_p95.total_seconds(),
         max_model_len=variant.max_model_len if variant is not None else None,
-        replicas=tuple(
-            _replica(service, pod, _variant(pod, pools))
-            for pod in sorted(pods, key=lambda pod: pod.ref)
-        ),
+        replicas=tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods),
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,
         is_asleep=may_sleep and scaling is not None and scaling.desired_replicas == 0,

@@ -1,6 +1,6 @@
 """What one gateway knows of the fleet: models, their replicas, keys and limits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -142,3 +142,31 @@ class Directory:
     default_limits: RateLimitsSpec = NO_LIMITS
     """Of every tenant that has none of its own."""
     name_rights: NameRights = _NO_GRANTS
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChanges:
+    """What differs between two directories; a model that changed is in both."""
+
+    old: Sequence[OfferedModel]
+    """As the first directory has them."""
+    new: Sequence[OfferedModel]
+
+    @property
+    def removed(self) -> Sequence[OfferedModel]:
+        """Return the models that the second directory does not have."""
+        uids = {model.uid for model in self.new}
+        return [model for model in self.old if model.uid not in uids]
+
+
+def model_changes(before: Iterable[OfferedModel], after: Iterable[OfferedModel]) -> ModelChanges:
+    """Return the models that left, came or changed; most of those that did not are the same."""
+    old = {model.uid: model for model in before}
+    new = []
+    for model in after:
+        known = old.get(model.uid)
+        if known is model or known == model:
+            del old[model.uid]
+        else:
+            new.append(model)
+    return ModelChanges(tuple(old.values()), new)

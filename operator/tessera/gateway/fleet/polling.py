@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import Directory, EngineReplica
+from tessera.domain.gateway.directory import EngineReplica, ModelChanges
 from tessera.domain.picking.engine_page import MAX_PAGE_BYTES, engine_load
 from tessera.domain.picking.replica_state import EngineLoad
 from tessera.gateway.http.engine_connection import (
@@ -49,16 +49,20 @@ class EnginePoller:
         self._loads: dict[str, EngineLoad] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def update(self, directory: Directory) -> None:
-        """Poll the replicas of this directory from now on."""
-        targets = {}
-        for model in directory.models:
+    def update(self, changes: ModelChanges) -> None:
+        """Poll the replicas of changed models as they are now."""
+        former = {
+            replica.uid: self._targets.pop(replica.uid)
+            for model in changes.old
+            for replica in model.replicas
+            if replica.uid in self._targets
+        }
+        for model in changes.new:
             for replica in model.replicas:
                 if replica.ready_since is not None:
-                    target = self._targets.get(replica.uid) or _Target(replica, model.service)
+                    target = former.get(replica.uid) or _Target(replica, model.service)
                     target.replica = replica
-                    targets[replica.uid] = target
-        self._targets = targets
+                    self._targets[replica.uid] = target
 
     def saw_traffic(self, services: Iterable[Ref]) -> None:
         """Note that these services have requests now."""

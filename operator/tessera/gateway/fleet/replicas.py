@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import Directory, EngineReplica, OfferedModel
+from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.picking.pick import Choice, pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
@@ -54,22 +54,25 @@ class Replicas:
         self.freed: Callable[[str], None] = lambda _: None
         """Called with a service's UID when one of its replicas has more room."""
 
-    def update(self, directory: Directory, now: float, utc_now: datetime) -> None:
-        """Take the replicas of a new directory; requests at those that left still count."""
-        states: dict[str, ReplicaState] = {}
-        by_service: dict[str, list[ReplicaState]] = {}
-        for model in directory.models:
-            of_model = by_service[model.uid] = []
+    def update(self, changes: ModelChanges, now: float, utc_now: datetime) -> None:
+        """Take the replicas of changed models; requests at those that left still count."""
+        former: dict[str, ReplicaState] = {}
+        for model in changes.old:
+            for left in self._by_service.pop(model.uid):
+                former[left.replica.uid] = left
+                self._states.pop(left.replica.uid, None)
+        for model in changes.new:
+            of_model = self._by_service[model.uid] = []
             for replica in model.replicas:
-                state = self._states.get(replica.uid)
+                state = former.get(replica.uid)
                 if state is None:
                     state = ReplicaState.create(replica, now=now, utc_now=utc_now)
                 else:
                     state.update(replica, now=now, utc_now=utc_now)
-                states[replica.uid] = state
+                self._states[replica.uid] = state
                 of_model.append(state)
-        self._states, self._by_service = states, by_service
-        self._means = {uid: means for uid, means in self._means.items() if uid in by_service}
+        for model in changes.removed:
+            self._means.pop(model.uid, None)
 
     def polled(self, loads: Mapping[str, EngineLoad]) -> None:
         """Take readings of engines, by the UIDs of their pods."""

@@ -11,13 +11,20 @@ from tessera.adapters.clock import now as utc_now
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
+    may_use,
     resolve_model,
     scoped_names,
     similar_names,
     tenant_models,
     visible_models,
 )
-from tessera.domain.gateway.directory import Directory, Identity, OfferedModel
+from tessera.domain.gateway.directory import (
+    Directory,
+    Identity,
+    ModelChanges,
+    OfferedModel,
+    model_changes,
+)
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.account import BorrowRequest
@@ -139,17 +146,33 @@ class Admission:
         """Of services with requests at engines."""
         self._arrived = Counter[Ref]()
 
-    def update(self, directory: Directory) -> None:
-        """Judge by this directory from now on."""
+    def update(self, directory: Directory) -> ModelChanges:
+        """Judge by this directory from now on; return which models differ from the last one's."""
+        before, self._directory = self._directory, _with_revoked_keys(directory, self._directory)
         self.has_directory = True
-        self._directory = _with_revoked_keys(directory, self._directory)
-        self._models, self._names, self._applicable = {}, {}, {}
-        self.replicas.update(directory, self._clock(), utc_now())
-        for model in directory.models:
+        changes = model_changes(before.models, directory.models)
+        if _without_models(before) != _without_models(directory):
+            self._models, self._names, self._applicable = {}, {}, {}
+        self._forget(changes)
+        self.replicas.update(changes, self._clock(), utc_now())
+        for model in changes.new:
             self.queues.renew(model)
-        services = {model.service for model in directory.models}
-        self.demand = {ref: demand for ref, demand in self.demand.items() if ref in services}
         self.queues.pump()
+        return changes
+
+    def _forget(self, changes: ModelChanges) -> None:
+        """Forget what was derived from models that changed: one tenant may edit his without end."""
+        changed = (*changes.old, *changes.new)
+        for tenant in tuple(self._models):
+            if any(may_use(tenant, model) for model in changed):
+                del self._models[tenant]
+        for scope in [scope for scope in self._names if scope[0] not in self._models]:
+            del self._names[scope]
+        uids = {model.uid for model in changed}
+        for key in [key for key in self._applicable if key[-1] in uids]:
+            del self._applicable[key]
+        for model in changes.removed:
+            self.demand.pop(model.service, None)
 
     async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
         """Return who sends a request with these headers from this address.
@@ -307,6 +330,10 @@ class Admission:
                 self._applicable.clear()
             limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
         return limits
+
+
+def _without_models(directory: Directory) -> Directory:
+    return replace(directory, models=(), keys={}, revoked_keys={})
 
 
 def _with_revoked_keys(directory: Directory, last: Directory) -> Directory:
