@@ -450,8 +450,10 @@ _OPERATOR_PAGE = (
 )
 
 _GATEWAY_PAGE = (
-    "`/metrics` of each gateway pod, like that of the operator. Tenants and services beyond 500 "
-    "pairs share the labels `(other)`."
+    "`/metrics` of each gateway pod, like that of the operator. 500 pairs of tenant and service "
+    "have series of their own: those with requests at engines, the latest of each tenant, and the "
+    "tenant with most makes room. All else of a tenant has the service `(other)`, and what names "
+    "no model the empty one."
 )
 
 

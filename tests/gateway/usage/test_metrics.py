@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway.usage import metrics
@@ -12,10 +14,15 @@ from tests.builders import NOW
 from tests.gateway.store.builders import SECOND, a_record
 
 _KEY_ENDS = "key_expiration_timestamp_seconds"
+NOW_S = int(NOW.timestamp())
 
 
 def value(gateway: GatewayMetrics, name: str, **labels: str) -> float | None:
     return gateway.registry.get_sample_value(f"tessera_gateway_{name}", labels)
+
+
+def pages(gateway: GatewayMetrics) -> list[str]:
+    return gateway.page().decode().splitlines()
 
 
 PAIR = {"tenant": "team-a", "service": "team-a/chat"}
@@ -124,29 +131,103 @@ def test_an_answer_that_is_no_stream_has_no_time_to_its_first_token() -> None:
     assert value(gateway, "time_per_output_token_seconds_count", **PAIR) == 0
 
 
-def test_pairs_above_the_bound_share_one_series() -> None:
+def a_use(tenant: str, number: int = 0, *, minute: int = 0, **changes: Any) -> UsageRecord:
+    at = {"started_at_ns": (NOW_S + 60 * minute) * SECOND, "total_ns": SECOND}
+    return a_record(tenant=tenant, service=f"{tenant}/s{number}", **at, **changes)
+
+
+def queued(gateway: GatewayMetrics, tenant: str, service: int | str = 0) -> float | None:
+    name = service if isinstance(service, str) else f"{tenant}/s{service}"
+    return value(gateway, "queue_duration_seconds_count", tenant=tenant, service=name)
+
+
+def series(gateway: GatewayMetrics, tenant: str) -> int:
+    """Return how many services of a tenant have series of their own."""
+    return sum(
+        sample.name == "tessera_gateway_queue_duration_seconds_count"
+        and sample.labels["tenant"] == tenant
+        and sample.labels["service"] not in ("", OTHER)
+        for family in gateway.families()
+        for sample in family.samples
+    )
+
+
+@pytest.fixture
+def few_pairs(monkeypatch: pytest.MonkeyPatch) -> int:
+    monkeypatch.setattr(metrics, "MAX_PAIRS", 20)
+    return 20
+
+
+def test_refused_requests_take_no_series_and_count_for_their_tenant() -> None:
     gateway = GatewayMetrics()
-    observe(gateway, (a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS + 2)))
-    observe(gateway, [a_record(tenant="team-0")])
+    refused: dict[str, Any] = {"phase": Phase.REFUSED, "status": 503, "reason": "NoReadyReplica"}
+    observe(gateway, (a_use("evil", number, **refused) for number in range(MAX_PAIRS)))
+    observe(gateway, [a_use("evil", minute=1), a_use("evil", minute=1, **refused)])
+    observe(gateway, [a_record(tenant="evil", service="", phase=Phase.REFUSED)])
 
-    first = {"tenant": "team-0", "service": "team-a/chat"}
-    other = {"tenant": OTHER, "service": OTHER}
-    assert value(gateway, "queue_duration_seconds_count", **first) == 2
-    assert value(gateway, "queue_duration_seconds_count", **other) == 2
+    counts = [queued(gateway, "evil", service) for service in (0, OTHER, "")]
+    assert (series(gateway, "evil"), counts) == (1, [2, MAX_PAIRS, 1])
 
 
-def test_what_pairs_share_follows_no_target() -> None:
+def test_pairs_of_one_tenant_cost_no_other_its_series(few_pairs: int) -> None:
     gateway = GatewayMetrics()
-    observe(gateway, (a_record(tenant=f"team-{number}") for number in range(MAX_PAIRS)))
+    observe(gateway, (a_use("evil", number) for number in range(few_pairs)))
+    for minute in range(1, 4):
+        observe(gateway, [a_use("team-b", number, minute=minute) for number in range(9)])
+        observe(gateway, (a_use("evil", number, minute=minute) for number in range(few_pairs)))
+
+    assert [queued(gateway, "team-b", number) for number in range(9)] == [3.0] * 9
+    assert series(gateway, "evil") == few_pairs - 9
+    assert queued(gateway, "evil", OTHER) == 3 * 9
+
+
+def test_tenants_with_as_many_pairs_displace_each_other_only_when_idle(few_pairs: int) -> None:
+    gateway = GatewayMetrics()
+    tenants = [f"team-{number}" for number in range(few_pairs + 2)]
+    observe(gateway, map(a_use, tenants))
+    first, *_, last = tenants
+    observe(gateway, [a_use(first, minute=14)])
+    assert (queued(gateway, first), queued(gateway, last)) == (2, None)
+
+    observe(gateway, [a_use(last, minute=15)])
+    assert (queued(gateway, first), queued(gateway, tenants[1])) == (2, None)
+    assert (queued(gateway, last), queued(gateway, last, OTHER)) == (1, 1)
+
+
+def test_series_that_leave_are_gone_and_begin_again_at_0(few_pairs: int) -> None:
+    gateway = GatewayMetrics()
+    stream: dict[str, Any] = {
+        "ttft_ns": SECOND // 2,
+        "output_tokens": 5,
+        "latency": a_stream(gaps=4).latency,
+    }
+    observe(gateway, [a_use("team-a", **stream), a_use("team-a", **stream, status=500)])
+    assert {'service="team-a/s0"' in line for line in pages(gateway)} == {True, False}
+    observe(gateway, (a_use(f"team-{number}", minute=20) for number in range(few_pairs)))
+    assert not [line for line in pages(gateway) if 'service="team-a/s0"' in line]
+
+    observe(gateway, [a_use("team-a", minute=40, **stream)])
+    back = {"tenant": "team-a", "service": "team-a/s0"}
+    assert value(gateway, "requests_total", **back, code="200", reason="LeastLoaded") == 1
+    assert value(gateway, "tokens_total", **back, kind="output") == 5
+    assert value(gateway, "time_to_first_token_seconds_bucket", **back, le="1.0") == 1
+    assert value(gateway, "inter_token_latency_seconds_count", **back) == 4
+
+
+def test_what_services_share_follows_no_target(few_pairs: int) -> None:
+    gateway = GatewayMetrics()
+    observe(gateway, (a_use("team-a", number) for number in range(few_pairs)))
     observe(
         gateway,
         (
-            a_stream(started=number, itl_ms=number, gaps=9, tenant=f"late-{number}", ttft_ns=SECOND)
+            a_stream(
+                started=number, itl_ms=number, gaps=9, service=f"team-a/t{number}", ttft_ns=SECOND
+            )
             for number in range(1, 4)
         ),
     )
 
-    other = {"tenant": OTHER, "service": OTHER}
+    other = {"tenant": "team-a", "service": OTHER}
     assert value(gateway, "time_to_first_token_seconds_count", **other) == 3
     assert value(gateway, "inter_token_latency_seconds_count", **other) == 0
 
@@ -192,4 +273,4 @@ def test_the_page_has_the_store_from_the_start() -> None:
 
     assert 'tessera_gateway_usage_records_total{outcome="Lost"} 0.0' in page
     assert 'tessera_gateway_store_failing_seconds{operation="borrow"} 0.0' in page
-    assert metrics.OTHER not in page
+    assert OTHER not in page

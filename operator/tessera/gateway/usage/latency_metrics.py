@@ -70,6 +70,10 @@ class TargetHistograms(Collector):
         """Return the histogram with these labels."""
         return self._histograms.setdefault(values, TargetHistogram(self._base))
 
+    def remove(self, *values: str) -> None:
+        """Remove the histogram with these labels."""
+        del self._histograms[values]
+
     @override
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(self._name, self._documentation, labels=self._labels)

@@ -1,7 +1,9 @@
 """The metrics of one gateway: its requests, as their usage records tell, and its store."""
 
+import collections
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from operator import attrgetter
@@ -10,14 +12,18 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
-from tessera.domain.gateway.requests import StreamLatency, UsageRecord
+from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
 MAX_PAIRS = 500
+# The service of what a tenant's other requests share.
 OTHER = "(other)"
+# A pair of a tenant with most of them makes room for another of his after so long without a
+# request: the longest range of a rate in our alerts. More at once would begin again and again.
+PAIR_IDLE_NS = 15 * 60 * 10**9
 _NS = 1e9
 _KEY_END_NOTICE = timedelta(days=14)
 _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
@@ -28,16 +34,20 @@ _KINDS = ("input", "cached", "output", "reasoning")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class _PairSeries:
-    """The series of one tenant and service that every request moves."""
+    """The series of one tenant and service."""
 
     names: tuple[str, str]
+    requests: dict[tuple[str, str], Counter] = field(default_factory=dict)
+    """By status and reason."""
     ttft: TargetHistogram
     itl: TargetHistogram
     tpot: Histogram
     queue: Histogram
     tokens: Sequence[Counter]
+    used_ns: int = 0
+    """Unix time of the end of its last admitted request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,23 +128,62 @@ class RequestMetrics:
             (*_PAIR, "kind"),
             registry=registry,
         )
-        self._pairs: dict[tuple[str, str], _PairSeries] = {}
+        # Those with series of their own, and those of a tenant's other requests.
+        self._pairs = OrderedDict[tuple[str, str], _PairSeries]()
+        self._shared: dict[tuple[str, str], _PairSeries] = {}
 
     def observe(self, record: UsageRecord) -> None:
         """Count a request that ended."""
-        pair = self._pair(record.tenant, record.service)
-        self._requests.labels(*pair.names, record.status, record.reason).inc()
+        pair = self._pair(record)
+        outcome = (str(record.status), record.reason)
+        counter = pair.requests.get(outcome)
+        if counter is None:
+            counter = pair.requests[outcome] = self._requests.labels(*pair.names, *outcome)
+        counter.inc()
         pair.queue.observe(record.queue_ns / _NS)
         if record.latency is not None:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
             counter.inc(tokens)
 
-    def _pair(self, tenant: str, service: str) -> _PairSeries:
-        if (pair := self._pairs.get((tenant, service))) is not None:
+    def _pair(self, record: UsageRecord) -> _PairSeries:
+        """Return where a record counts: a request that is refused takes no series."""
+        names = (record.tenant, record.service)
+        pair = self._pairs.get(names)
+        if record.phase is not Phase.REFUSED and record.service:
+            used_ns = record.started_at_ns + record.total_ns
+            if pair is None and self._make_room(record.tenant, used_ns):
+                pair = self._pairs[names] = self._series(names)
+            if pair is not None:
+                pair.used_ns = used_ns
+                self._pairs.move_to_end(names)
+        if pair is not None:
             return pair
-        names = (tenant, service) if len(self._pairs) < MAX_PAIRS else (OTHER, OTHER)
-        pair = _PairSeries(
+        shared = (record.tenant, OTHER if record.service else "")
+        if shared not in self._shared:
+            self._shared[shared] = self._series(shared)
+        return self._shared[shared]
+
+    def _make_room(self, tenant: str, now_ns: int) -> bool:
+        """Return whether there is room for another pair of this tenant.
+
+        One that nobody used for long makes room, else the one of the tenant with most pairs that
+        was not used for longest; a tenant never displaces what it uses itself.
+        """
+        if len(self._pairs) < MAX_PAIRS:
+            return True
+        leaving = next(iter(self._pairs))
+        if now_ns - self._pairs[leaving].used_ns < PAIR_IDLE_NS:
+            pairs = collections.Counter(each for each, _ in self._pairs)
+            ((most, count),) = pairs.most_common(1)
+            if count <= pairs[tenant] + 1:
+                return False
+            leaving = next(names for names in self._pairs if names[0] == most)
+        self._remove(self._pairs.pop(leaving))
+        return True
+
+    def _series(self, names: tuple[str, str]) -> _PairSeries:
+        return _PairSeries(
             names=names,
             ttft=self._ttft.labels(*names),
             itl=self._itl.labels(*names),
@@ -142,9 +191,23 @@ class RequestMetrics:
             queue=self._queue.labels(*names),
             tokens=[self._tokens.labels(*names, kind) for kind in _KINDS],
         )
-        if names != (OTHER, OTHER):
-            self._pairs[tenant, service] = pair
-        return pair
+
+    def _remove(self, pair: _PairSeries) -> None:
+        """Remove all series of a pair.
+
+        One that comes back begins at 0, as after a restart of this process. To `rate` and
+        `increase` that is the reset of a counter if a scrape saw the last value and the new one is
+        less: they add the new value. They miss what came before the first scrape, and, of a series
+        that is back with more than it left with, the last value. Nothing is counted twice or
+        below 0. The operator reads `increase` over 5 minutes and the alerts `rate` over 15, so
+        after PAIR_IDLE_NS nobody sees both the last value and the new one.
+        """
+        for outcome in pair.requests:
+            self._requests.remove(*pair.names, *outcome)
+        for kind in _KINDS:
+            self._tokens.remove(*pair.names, kind)
+        for metric in (self._ttft, self._itl, self._tpot, self._queue):
+            metric.remove(*pair.names)
 
 
 class GatewayMetrics:
@@ -243,7 +306,7 @@ def _observe_stream(pair: _PairSeries, record: UsageRecord, latency: StreamLaten
     """Count the times of a stream, beside others of the same targets."""
     started_at_ns, ttft_ns = record.started_at_ns, record.ttft_ns
     # What many services share can have no target.
-    is_own = pair.names != (OTHER, OTHER)
+    is_own = pair.names[1] not in ("", OTHER)
     follows = not is_own or pair.ttft.follow(latency.ttft_target_ns / _NS, started_at_ns)
     if ttft_ns is None:
         if follows and record.total_ns > latency.ttft_target_ns:
