@@ -57,8 +57,9 @@ ENGINE_IDLE_SECONDS = 300.0
 _AUDIT_SECONDS = 1.0
 # Objects between two collections of the youngest (Python's default is 700), and how many of those
 # are between two of the next generation, and of those between two full ones. A request leaves few
-# cycles, and looking for them often took 5 % of the time.
-_GC_THRESHOLDS = (10_000, 10, 2)
+# cycles, and looking for them often took 5 % of the time. Edits replace objects of the fleet: until
+# a directory is built from them there are up to 20,000 new ones beside those that will go.
+_GC_THRESHOLDS = (30_000, 10, 2)
 
 
 def main() -> None:

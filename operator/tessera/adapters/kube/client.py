@@ -472,6 +472,8 @@ async def _lines(stream: aiohttp.StreamReader) -> AsyncIterator[bytes]:
         *lines, rest = (rest + part).split(b"\n")
         for line in lines:
             yield line
+            # One tenant can make hundreds of them that come at once: others have turns in between.
+            await asyncio.sleep(0)
 
 
 def _to_change(kind: ApiResource, event: Mapping[str, Any], classes: ServiceClasses) -> WatchEvent:
