@@ -71,6 +71,12 @@ class MemoryCluster:
         self.events: dict[str, dict[str, Any]] = {}
         """Recorded Events, by name."""
 
+    def compact(self) -> None:
+        """Forget what changed and was applied so far."""
+        self.forgotten = self.version
+        self._changes.clear()
+        self.applied.clear()
+
     async def list(self, kind: ApiResource) -> ObjectList | None:
         if kind.plural in self._unknown:
             return None

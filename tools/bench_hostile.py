@@ -3,8 +3,10 @@
 A gateway as in a pod, with few descriptors, serves two tenants. One attacks, from a process of its
 own with its own engine. The other sends small requests one after another, on a connection that is
 kept and on new ones. For each attack: the peak of the gateway's memory, how long the bystander
-waits, and how many of its answers differ. Wall time depends on what else the machine does; the
-processor time that the gateway spends while the bystander waits hardly does.
+waits, and how many of its answers differ. Then the other tenant edits his 3,000 services: what four
+edits a second take of the gateway's processor, what the bystander notices of 10,000, and by how
+much an operator grows with them. Wall time depends on what else the machine does; the processor
+time that the gateway spends while the bystander waits hardly does.
 """
 
 import argparse
@@ -14,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
@@ -24,10 +26,12 @@ from secrets import token_hex
 import aiohttp
 
 from bench_gateway import cpu_seconds, memory_bytes
+from edited_fleet import SERVICES, EditedFleet
 from figures import print_figures
 from gateway_process import running
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
+from tessera.domain.names import PORT
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -41,11 +45,16 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
+from tests.hostile.twin import HOSTILE, Fleet
 from world.slots import free_port
 
 SECONDS = 8.0
 PAUSE_SECONDS = 0.02
 BEGIN_SECONDS = 2
+# 500 a second, about what one user makes at an API server.
+EDITS_OF_SCENE, EDIT_SECONDS = 10_000, 20.0
+# They fill the tables of an operator. It reconciles four times a second at most.
+FILLING_EDITS, EDITS_OF_CYCLE = 3_000, 125
 DESCRIPTORS = 1024
 MIB = 2**20
 OTHER_KEY, OTHER_MODEL = "tsk-team-b", "other"
@@ -68,27 +77,22 @@ class Scene:
 def main() -> None:
     """Play all attacks, or with `--attack` one against a running gateway, without end."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=ATTACKS, help="play this attack alone")
-    parser.add_argument("--attack", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=[*ATTACKS, EDITS], help="play this attack alone")
+    parser.add_argument("--attack", nargs="+", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.attack:
-        name, port, engine_port = options.attack
+        name, port, engine_port, *hosts = options.attack
+        if name in EDITED:
+            asyncio.run(_edit(name, int(engine_port), *hosts))
         asyncio.run(_attack(name, int(port), int(engine_port)))
+    elif options.only == EDITS:
+        print_figures(asyncio.run(_measure_edits()))
     else:
         asyncio.run(_measure([options.only] if options.only else list(ATTACKS)))
 
 
 async def _measure(names: list[str]) -> None:
-    columns = ("peak MiB", "p99 ms", "p99 CPU ms", "core", "answers", "different")
-    print(f"{'attack':22}" + "".join(f"{column:>12}" for column in columns))
-    scenes = {}
-    for name in ("quiet", *names):
-        scenes[name] = scene = await _play(name)
-        print(
-            f"{name:22}{scene.peak_mib:12.0f}{scene.p99_ms:12.1f}{scene.p99_cpu_ms:12.1f}"
-            f"{scene.cpu_share:12.2f}{scene.answers:12}{scene.differences:12}",
-            flush=True,
-        )
+    scenes = await _scenes(_play, ("quiet", *names))
     quiet = scenes.pop("quiet")
     figures = {
         "hostile_scenes": len(scenes),
@@ -100,9 +104,72 @@ async def _measure(names: list[str]) -> None:
             max(each.p99_cpu_ms for each in scenes.values()) - quiet.p99_cpu_ms, 1
         ),
         "differences": sum(each.differences for each in scenes.values()),
+        **(await _measure_edits() if len(names) > 1 else {}),
         "load_average": os.getloadavg()[0],
     }
     print_figures(figures)
+
+
+async def _scenes(
+    play: Callable[[str], Awaitable[Scene]], names: Iterable[str]
+) -> dict[str, Scene]:
+    """Play scenes, and print a line for each."""
+    columns = ("peak MiB", "p99 ms", "p99 CPU ms", "core", "answers", "different")
+    print(f"{'attack':22}" + "".join(f"{column:>12}" for column in columns))
+    scenes = {}
+    for name in names:
+        scenes[name] = scene = await play(name)
+        print(
+            f"{name:22}{scene.peak_mib:12.0f}{scene.p99_ms:12.1f}{scene.p99_cpu_ms:12.1f}"
+            f"{scene.cpu_share:12.2f}{scene.answers:12}{scene.differences:12}",
+            flush=True,
+        )
+    return scenes
+
+
+async def _measure_edits() -> dict[str, float]:
+    """Return what edits of services take: of the processor, of the bystander's time, of memory."""
+    scenes = await _scenes(_play_edits, EDITED)
+    none, few, same, many = scenes.values()
+    return {
+        "directory_core_share": round(max(few.cpu_share, same.cpu_share) - none.cpu_share, 3),
+        "edits_added_p99_ms": round(many.p99_ms - none.p99_ms, 1),
+        "edits_added_p99_cpu_ms": round(many.p99_cpu_ms - none.p99_cpu_ms, 1),
+        "edits_grown_mib": round(many.peak_mib - none.peak_mib),
+        "edits_differences": sum(each.differences for each in scenes.values()),
+        "edits_operator_growth_mib": await _operator_growth_mib(),
+    }
+
+
+async def _operator_growth_mib() -> float:
+    """Return by how much an operator grows with 10,000 edits, once its tables are full."""
+    fleet = Fleet()
+    fleet.add_pool("a100")
+    fleet.add_node("a100-0", "a100", {"1g.10gb": 7})
+    fleet.add_budget(HOSTILE, "100")
+    before = 0
+    for number in range(FILLING_EDITS + EDITS_OF_SCENE):
+        access = {"aliases": [f"name-{number}"]}
+        fleet.serve("x", HOSTILE, replicas=1, slo={"ttftP95": f"{1000 + number}ms"}, access=access)
+        if number % EDITS_OF_CYCLE == 0:
+            await fleet.cycle()
+            fleet.cluster.compact()
+        if number == FILLING_EDITS:
+            before = memory_bytes(os.getpid(), "VmRSS")
+    return round((memory_bytes(os.getpid(), "VmRSS") - before) / MIB, 1)
+
+
+async def _play_edits(name: str) -> Scene:
+    api_port, engine_host = free_port(), f"127.64.{os.getpid() % 250}.1"
+    with tempfile.TemporaryDirectory(prefix="tessera-") as folder:
+        async with (
+            ScriptedEngine(_answer, at=(engine_host, PORT)),
+            _attacker(name, 0, api_port, engine_host),
+            running(Path(folder), f"127.0.0.1:{api_port}") as (address, pid),
+        ):
+            # The first directory is built, and what it leaves collected.
+            await asyncio.sleep(BEGIN_SECONDS)
+            return await _scene(address, pid, EDIT_SECONDS)
 
 
 async def _play(name: str) -> Scene:
@@ -124,16 +191,20 @@ async def _play(name: str) -> Scene:
                 running(Path(folder), directory, DESCRIPTORS) as (address, pid),
                 _attacker(name, int(address.rpartition(":")[2]), engine_port),
             ):
-                before, started = cpu_seconds(pid), time.monotonic()
-                times, cpu_times, differences = await _bystander(address, pid)
-                return Scene(
-                    p99_ms=_p99(times) * 1e3,
-                    p99_cpu_ms=_p99(cpu_times) * 1e3,
-                    answers=len(times),
-                    differences=differences,
-                    peak_mib=memory_bytes(pid, "VmHWM") / MIB,
-                    cpu_share=(cpu_seconds(pid) - before) / (time.monotonic() - started),
-                )
+                return await _scene(address, pid)
+
+
+async def _scene(address: str, pid: int, seconds: float = SECONDS) -> Scene:
+    before, started = cpu_seconds(pid), time.monotonic()
+    times, cpu_times, differences = await _bystander(address, pid, seconds)
+    return Scene(
+        p99_ms=_p99(times) * 1e3,
+        p99_cpu_ms=_p99(cpu_times) * 1e3,
+        answers=len(times),
+        differences=differences,
+        peak_mib=memory_bytes(pid, "VmHWM") / MIB,
+        cpu_share=(cpu_seconds(pid) - before) / (time.monotonic() - started),
+    )
 
 
 async def _answer(call: EngineCall) -> None:
@@ -141,9 +212,9 @@ async def _answer(call: EngineCall) -> None:
 
 
 @asynccontextmanager
-async def _attacker(name: str, port: int, engine_port: int) -> AsyncIterator[None]:
+async def _attacker(name: str, port: int, engine_port: int, *options: str) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, __file__, "--attack", name, str(port), str(engine_port)),
+        *(sys.executable, __file__, "--attack", name, str(port), str(engine_port), *options),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -159,14 +230,16 @@ async def _attacker(name: str, port: int, engine_port: int) -> AsyncIterator[Non
         await process.wait()
 
 
-async def _bystander(address: str, pid: int) -> tuple[list[float], list[float], int]:
+async def _bystander(
+    address: str, pid: int, seconds: float
+) -> tuple[list[float], list[float], int]:
     """Ask for a while; return how long each answer took, of the clock and of the gateway's
     processor, and how many differ.
     """
     times: list[float] = []
     cpu_times: list[float] = []
     differences = 0
-    until = time.monotonic() + SECONDS
+    until = time.monotonic() + seconds
     async with aiohttp.ClientSession(headers={"authorization": f"Bearer {OTHER_KEY}"}) as client:
         while (started := time.monotonic()) < until:
             before = cpu_seconds(pid)
@@ -206,6 +279,19 @@ async def _attack(name: str, port: int, engine_port: int) -> None:
         await asyncio.sleep(BEGIN_SECONDS)
         print("begun", flush=True)
         await asyncio.Event().wait()
+
+
+async def _edit(name: str, api_port: int, engine_host: str) -> None:
+    edits_per_second, edited = EDITED[name]
+    fleet = EditedFleet(
+        other=OTHER_MODEL,
+        other_key=OTHER_KEY,
+        other_address=engine_host,
+        edits_per_second=edits_per_second,
+        edited=edited,
+    )
+    print("begun", flush=True)
+    await fleet.serve(api_port)
 
 
 async def _again(attack: Attack, port: int) -> None:
@@ -397,6 +483,15 @@ ATTACKS: dict[str, tuple[Script, int, Attack]] = {
     "forged usage": (_answering(json.dumps(_FORGED).encode()), 4, _posting(CHAT)),
     "early leavers": (_without_end(a_delta()), 8, _leave),
     "unknown keys": (_silent, 4, _unknown_keys),
+}
+
+EDITS = "edits"
+# By name: edits a second, and of how many services.
+EDITED = {
+    "no edits": (0.0, 1),
+    "edits of services": (4.0, SERVICES),
+    "edits of one service": (4.0, 1),
+    "10,000 edits": (EDITS_OF_SCENE / EDIT_SECONDS, SERVICES),
 }
 
 

@@ -1,8 +1,8 @@
 """A gateway without a cluster, for tests and benchmarks: its directory comes from a file.
 
 `python gateway_process.py PORT FOLDER [ANNOUNCE_SECONDS [DRAIN_SECONDS]]` serves what
-`FOLDER/directory` describes, which is read again at SIGHUP. Everything else is as in a pod without
-a database.
+`FOLDER/directory` describes, which is read again at SIGHUP, or what an API server has whose address
+is in `FOLDER/api`. Everything else is as in a pod without a database.
 """
 
 import asyncio
@@ -21,9 +21,12 @@ from pathlib import Path
 
 import uvloop
 
+from tessera.adapters.kube.client import KubeCluster
+from tessera.adapters.kube.connection import Connection
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.directory import Directory
 from tessera.gateway.fleet.polling import EnginePoller, read_page
+from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
@@ -35,6 +38,8 @@ from tessera.gateway.usage.logs import BackgroundStream, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
 from world.slots import free_port
+
+KEYS_NAMESPACE = "tessera"
 
 
 def write_directory(folder: Path, directory: Directory) -> None:
@@ -49,10 +54,16 @@ def command(port: int, folder: Path, *options: float) -> Sequence[str]:
 
 @asynccontextmanager
 async def running(
-    folder: Path, directory: Directory, descriptors: int | None = None
+    folder: Path, directory: Directory | str, descriptors: int | None = None
 ) -> AsyncIterator[tuple[str, int]]:
-    """Run a gateway, with so many descriptors if given; yield its address and its process."""
-    write_directory(folder, directory)
+    """Run a gateway, with so many descriptors if given; yield its address and its process.
+
+    Its directory may be the address of an API server.
+    """
+    if isinstance(directory, str):
+        (folder / "api").write_text(directory, encoding="ascii")
+    else:
+        write_directory(folder, directory)
     address = f"127.0.0.1:{(port := free_port())}"
     process = await asyncio.create_subprocess_exec(
         *command(port, folder),
@@ -105,11 +116,12 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
         )
         stack.push_async_callback(recording.close)
         await recording.recover()
+        watch = _watch(folder / "api", changed := asyncio.Event(), stack)
         gateway = Gateway(
             GatewayParts(
                 name="gateway",
-                observe=lambda: None,
-                changed=asyncio.Event(),
+                observe=watch.observations if watch else lambda: None,
+                changed=changed,
                 default_limits=RateLimitsSpec(),
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(TokenVerifier(None, {}).verify),
@@ -123,8 +135,9 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
             content = (folder / "directory").read_bytes()
             gateway.publish(pickle.loads(content))  # noqa: S301 - a test wrote it
 
-        read_directory()
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_directory)
+        if watch is None:
+            read_directory()
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, read_directory)
         server = GatewayServer(
             gateway.app,
             announce_seconds=announce_seconds,
@@ -132,7 +145,21 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
             clients=Connections(raise_descriptor_limit()),
         )
         parts = {"usage": recording.run, "log": output.run, "gateway": gateway.run}
+        if watch is not None:
+            parts["watch"] = watch.run
         await serve(server, listen("127.0.0.1", port), parts, stop)
+
+
+def _watch(
+    api: Path, changed: asyncio.Event, stack: contextlib.AsyncExitStack
+) -> FleetWatch | None:
+    if not api.exists():
+        return None
+    connection = Connection()
+    connection.host = f"http://{api.read_text(encoding='ascii')}"
+    cluster = KubeCluster(connection)
+    stack.push_async_callback(cluster.close)
+    return FleetWatch(cluster, cluster, changed.set, lambda _: None, KEYS_NAMESPACE)
 
 
 def main() -> None:

@@ -98,13 +98,15 @@ Script = Callable[[EngineCall], Awaitable[None]]
 class ScriptedEngine:
     """An HTTP server that does what its script says, one connection at a time."""
 
-    def __init__(self, script: Script, method: str = "POST") -> None:
-        self.script, self._method = script, method
+    def __init__(
+        self, script: Script, method: str = "POST", *, at: tuple[str, int] = ("127.0.0.1", 0)
+    ) -> None:
+        self.script, self._method, self._at = script, method, at
         self.calls: list[EngineCall] = []
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> "ScriptedEngine":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._connected, *self._at)
         return self
 
     async def __aexit__(self, *_: object) -> None:
