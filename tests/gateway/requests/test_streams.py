@@ -27,7 +27,7 @@ from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.sse import MAX_EVENT_BYTES
 from tessera.gateway.requests import relay
 from tessera.gateway.requests.app import BodyBounds
-from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES
+from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES, EngineError
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -345,6 +345,27 @@ async def test_no_tenant_ejects_replicas_of_others_by_his_requests(
             answers = [await gateway.post(CHAT, authorization="Bearer tsk-b") for _ in range(4)]
     names = {answer.headers["x-tessera-replica"] for answer in answers}
     assert names == {"chat-1", "chat-2"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "counts", "may_be_of_request"),
+    [
+        (RequestReason.ENGINE_UNREACHABLE, True, False),
+        (RequestReason.ENGINE_DRAINING, True, False),
+        (RequestReason.ENGINE_FAILED, True, True),
+        (RequestReason.ENGINE_TIMEOUT, True, True),
+        (RequestReason.INVALID_RESPONSE, True, True),
+        (RequestReason.STREAM_BROKEN, True, True),
+        (RequestReason.ENGINE_BUSY, False, True),
+        (RequestReason.ENGINE_REFUSED, False, True),
+        (RequestReason.RESPONSE_TOO_LARGE, False, True),
+    ],
+)
+def test_a_failure_counts_against_its_replica_or_does_not(
+    reason: RequestReason, counts: bool, may_be_of_request: bool
+) -> None:
+    error = EngineError(reason, "chat-1", "?")
+    assert (error.is_of_replica, error.may_be_of_request) == (counts, may_be_of_request)
 
 
 @pytest.mark.parametrize("ending", ["cut", "end", "abort", "error", "rubbish"])
