@@ -187,8 +187,11 @@ async def test_a_page_of_small_chunks_costs_little() -> None:
     chunks = [CHUNKED, *itertools.repeat(b"1\r\n\n\r\n" * 1000, 300)]
     async with an_engine(chunks) as (session, engine):
         start = time.process_time()
-        assert await read_page(session, engine.address) is not None
+        page = await read_page(session, engine.address)
         assert time.process_time() - start < 0.2
+    # Each of its bytes was sent as six.
+    assert page is not None
+    assert 6 * len(page) < MAX_PAGE_BYTES + MAX_READ_BYTES
 
 
 async def test_a_page_that_does_not_come_in_time_is_none() -> None:

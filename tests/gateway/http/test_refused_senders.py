@@ -89,6 +89,20 @@ async def test_a_client_that_never_stops_is_reset(monkeypatch: pytest.MonkeyPatc
             await _answer(gateway, _DECLARED)
 
 
+async def test_what_a_refused_client_sends_on_is_read_in_turns() -> None:
+    async with a_gateway(a_directory(a_model())) as gateway, asyncio.timeout(_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        writer.write(b"no HTTP\r\n\r\n")
+        assert (await reader.readline()).split()[1] == b"400"
+        (connection,) = gateway.server.server_state.connections
+        connection.data_received(b"x" * 2**14)
+        reads_on = [connection.transport.is_reading()]
+        await asyncio.sleep(0)
+        reads_on.append(connection.transport.is_reading())
+        writer.close()
+    assert reads_on == [False, True], "others have their turn between"
+
+
 _UNKNOWN_KEY = _POST.replace(b"tsk-team-a", b"tsk-unknown") + b"transfer-encoding: chunked\r\n\r\n"
 
 
