@@ -1,6 +1,7 @@
 """A hub's response becomes a commit, or a reason why there is none."""
 
 import asyncio
+import gzip
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -112,6 +113,18 @@ async def test_an_answer_without_end_is_not_read_to_its_end() -> None:
     async with asyncio.timeout(60):
         resolution = await resolve(answer)
     assert resolution.commit is None
+
+
+async def test_an_answer_that_unpacks_to_more_is_no_answer() -> None:
+    encodings: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        encodings.append(request.headers["Accept-Encoding"])
+        packed = gzip.compress(json.dumps({"sha": COMMIT}).encode())
+        return web.Response(body=packed, headers={"Content-Encoding": "gzip"})
+
+    assert (await resolve(answer)).commit is None
+    assert encodings == ["identity"]
 
 
 async def test_an_unreachable_hub_is_reported() -> None:
