@@ -1,6 +1,9 @@
 """Responses of pods are read within a time and a size, whatever they send."""
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 
@@ -41,6 +44,52 @@ async def test_an_answer_without_end_is_not_read_to_its_end(
     async with asyncio.timeout(DEADLINE_SECONDS), a_pod(OK + b"\r\n{", again, every) as address:
         outcome = await call(engines, address)
     assert outcome is None or "POST" in str(outcome)
+
+
+@contextlib.asynccontextmanager
+async def a_closed_port() -> AsyncIterator[str]:
+    async with a_pod(b"") as address:
+        pass
+    yield address
+
+
+@contextlib.asynccontextmanager
+async def a_pod_that(end: Callable[[asyncio.StreamWriter], None]) -> AsyncIterator[str]:
+    """A pod that ends each connection before it reads a request."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        end(writer)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with server:
+        yield f"{host}:{port}"
+
+
+def reset(writer: asyncio.StreamWriter) -> None:
+    sock = writer.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("pod", "problem"),
+    [
+        (a_closed_port, "the connection failed"),
+        (lambda: a_pod_that(reset), "the connection failed"),
+        (lambda: a_pod_that(asyncio.StreamWriter.close), "the connection failed"),
+        (lambda: a_pod(OK + b"\r\n{", b" ", 0.05), "no complete response within 0.5 s"),
+        (lambda: a_pod(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "the response is not HTTP"),
+        (lambda: a_pod(OK + b"Content-Length: 9\r\n\r\n{"), "the connection failed"),
+    ],
+    ids=["refused", "reset", "closed", "slow", "another protocol", "incomplete"],
+)
+async def test_an_engine_that_does_not_answer_has_one_message_for_each_class_of_failure(
+    engines: HttpEngines, pod: Callable[[], AbstractAsyncContextManager[str]], problem: str
+) -> None:
+    async with pod() as address:
+        texts = {await engines.probe(f"http://{address}", "small") for _ in range(5)}
+        assert texts == {f"POST http://{address}/v1/completions: {problem}"}
 
 
 async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines) -> None:

@@ -44,7 +44,7 @@ class HttpEngines:
         try:
             status, response = await self._read("POST", url, self._completion_seconds, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return f"POST {url}: {type(error).__name__} {str(error)[:_MAX_TEXT]}".strip()
+            return f"POST {url}: {_failure(error, self._completion_seconds)}"
         text = response[:_MAX_TEXT].decode(errors="replace")
         if status != HTTPStatus.OK:
             return f"POST {url}: {status} {text}"
@@ -84,6 +84,20 @@ class HttpEngines:
                 if len(content) > _MAX_BYTES:
                     break
             return response.status, bytes(content[:_MAX_BYTES])
+
+
+def _failure(error: Exception, seconds: float) -> str:
+    """Return why there is no response, in words that stay the same from try to try.
+
+    A connection to one and the same engine is refused, reset, or closed before the request is sent.
+    """
+    match error:
+        case aiohttp.ClientResponseError():
+            return "the response is not HTTP"
+        case TimeoutError() if not isinstance(error, aiohttp.ClientError):
+            return f"no complete response within {seconds:g} s"
+        case _:
+            return "the connection failed"
 
 
 def parse_count(response: bytes, *path: str) -> int | None:
