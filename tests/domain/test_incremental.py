@@ -16,6 +16,7 @@ from tessera.domain.health import stall
 from tessera.domain.incremental import FOREVER, Incremental, Until
 from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import (
     BatchPod,
     EngineReading,
@@ -105,7 +106,7 @@ steps = st.builds(
             *("nothing", "nothing", "load", "spec", "pods", "node", "blind", "answer", "refused"),
             *("model", "model job", "claim", "read", "gone"),
             *("batch", "batch pod", "service", "pool"),
-            *("drain", "skew", "engines", "asked", "speeds"),
+            *("drain", "skew", "engines", "asked", "speeds", "latency", "finished", "gateway"),
         )
     ),
 )
@@ -176,6 +177,26 @@ def change_latency(old: Snapshot, new: Snapshot, readings: Readings, step: Fleet
     if step.replicas is None:
         del latencies[ref]
     return {"readings": replace(readings, latencies=latencies, latencies_at=new.at)}
+
+
+def change_finished(old: Snapshot, _: Snapshot, readings: Readings, step: FleetStep) -> Fields:
+    """Let the engines finish requests, or none."""
+    del old
+    rates = {**readings.finish_rates, Ref("team-a", step.name): step.waiting / 4}
+    return {"readings": replace(readings, finish_rates=rates)}
+
+
+def change_demand(old: Snapshot, *rest: Any) -> Fields:
+    """Let a gateway report what came for the service, or let it be silent."""
+    step: FleetStep = rest[-1]
+    if step.pods == 0:
+        return {"demand": None}
+    demand = GatewayDemand(
+        queued=int(step.waiting),
+        arrivals_per_second=step.waiting / 60,
+        arrivals=(0,) * 59 + (int(step.waiting),) if step.waiting else (),
+    )
+    return {"demand": {**(old.demand or {}), Ref("team-a", step.name): demand}}
 
 
 def change_spec(old: Snapshot, *rest: Any) -> Fields:
@@ -344,6 +365,8 @@ CHANGES: dict[str, Callable[[Snapshot, Snapshot, Readings, FleetStep], Fields]] 
     "asked": change_in_flight,
     "speeds": change_speeds,
     "latency": change_latency,
+    "finished": change_finished,
+    "gateway": change_demand,
     "spec": change_spec,
     "pods": change_pods,
     "drain": drain_pods,
@@ -426,6 +449,34 @@ AN_ENGINE_THAT_STALLS = [
 ]
 
 
+A_REPLICA_THAT_HOLDS_ALL_REQUESTS = [
+    replace(a_step("pods"), pods=3),
+    a_step("skew", waiting=4),
+    *(a_step("nothing", passed=45) for _ in range(3)),
+]
+
+
+def of_sum(*sequence: FleetStep) -> list[FleetStep]:
+    return [replace(step, name="sum") for step in sequence]
+
+
+A_LOAD_AFTER_AN_HOUR_WITHOUT = of_sum(
+    replace(a_step("pods"), pods=2),
+    *(a_step(change) for change in ("load", "finished", "speeds")),
+    *(a_step("nothing", passed=45) for _ in range(80)),
+    *(a_step("load", waiting=12) for _ in range(12)),
+    a_step("finished", waiting=12),
+    *(a_step("nothing") for _ in range(20)),
+    a_step("load"),
+    a_step("finished"),
+    *(a_step("nothing", passed=45) for _ in range(30)),
+    *(a_step("blind", passed=45) for _ in range(9)),
+    *(a_step("gateway", waiting=12) for _ in range(8)),
+    *(a_step("load", waiting=4) for _ in range(3)),
+    *(a_step("nothing") for _ in range(3)),
+)
+
+
 A_REPLICA_THAT_LEAVES = [
     replace(a_step("pods"), pods=3),
     *(a_step("nothing", passed=45) for _ in range(4)),
@@ -455,6 +506,8 @@ def compare_plans(sequence: list[FleetStep]) -> None:
 @example(A_MODEL_THAT_IS_READ_AND_FETCHED)
 @example(AN_ENGINE_THAT_STALLS)
 @example(A_REPLICA_THAT_LEAVES)
+@example(A_REPLICA_THAT_HOLDS_ALL_REQUESTS)
+@example(A_LOAD_AFTER_AN_HOUR_WITHOUT)
 def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> None:
     compare_plans(sequence)
 
@@ -462,7 +515,7 @@ def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> No
 @pytest.mark.parametrize(
     ("module", "sequence"),
     [
-        (balance, AN_ENGINE_THAT_STALLS),
+        (balance, A_REPLICA_THAT_HOLDS_ALL_REQUESTS),
         (proposal, SPIKE_AFTER_A_LULL),
         (schedules, [a_step("nothing", passed=45) for _ in range(4)]),
         (service_plan, A_REPLICA_THAT_LEAVES),
@@ -491,6 +544,36 @@ def test_an_unchanged_fleet_gets_the_very_same_service_plans() -> None:
         memory = memory.after(decision)
         service_plans.append(decision.service_plans)
     assert all(service_plans[0] is others for others in service_plans)
+
+
+@pytest.mark.parametrize("policy", ["Capacity", "QueueAndActivity"])
+@pytest.mark.parametrize("asleep", [False, True], ids=["idle", "asleep"])
+@pytest.mark.parametrize("running", [None, 0.0, 1.0], ids=["unread", "no request", "requests"])
+@pytest.mark.parametrize("gateways", [True, False], ids=["gateways", "no gateway"])
+def test_a_service_whose_load_stays_is_not_decided_again(
+    policy: str, running: float | None, *, asleep: bool, gateways: bool
+) -> None:
+    pods = () if asleep else tuple(a_pod(f"chat-{index}") for index in range(2))
+    scaling = {"policy": policy, "minReplicas": 2}
+    if asleep:
+        scaling |= {"minReplicas": 0, "idle": {"after": "1m"}}
+    fleet = a_snapshot(
+        a_service(spec=a_spec(scaling=scaling)),
+        pods=pods,
+        workloads=(a_workload(len(pods)),),
+        demand={} if gateways else None,
+    )
+    incremental, memory, service_plans = Incremental(), NO_MEMORY, []
+    for seconds in range(0, 3600, 60):
+        moment = NOW + timedelta(seconds=seconds)
+        read_pods = pods if running is not None else ()
+        readings = readings_of(read_pods, running=running or 0.0, at=moment)
+        snapshot = replace(fleet, at=moment, readings=readings)
+        decision = plan_of(snapshot, memory=memory, incremental=incremental)
+        memory = memory.after(decision)
+        service_plans.append(decision.service_plans)
+    assert all(service_plans[5] is others for others in service_plans[5:])
+    assert service_plans[-1][Ref("team-a", "chat")].scale.replicas == len(pods)
 
 
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:

@@ -48,6 +48,9 @@ class PeakConcurrency:
         current = current_replicas(load, history)
         return replace(changed(decided, load.at, current, history), assessment=peak)
 
+    def inputs(self, *_: object) -> tuple[object, ...]:
+        return ()
+
     def restore(
         self, _target: ScaleTarget, _readings: Sequence[ServiceLoad], history: ScalingHistory
     ) -> ScalingHistory:

@@ -89,4 +89,6 @@ def _idle_decision(
     bare = ScalingHistory(
         decisions=recent(decisions, load.at, spec.scale_up.period), change=history.change
     )
-    return changed(decided, load.at, current, bare)
+    decision = changed(decided, load.at, current, bare)
+    is_asleep = current == decided.replicas == 0 and decisions[-1].at < load.at
+    return replace(decision, until=load.until) if is_asleep else decision

@@ -86,7 +86,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     objects: CurrentObjects,
     views: Sequence[PoolView],
     _readings: tuple[PodReading | None, ...],
-    _queued: int = 0,
+    _policy_inputs: tuple[object, ...] = (),
     *,
     at: datetime,
     memory: ScalingHistory | None,

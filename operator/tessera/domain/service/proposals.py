@@ -13,6 +13,7 @@ from tessera.domain.incremental import reused
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
+from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
 from tessera.domain.service.proposal import AllocatedDevices, Proposal, allocate, propose
@@ -33,19 +34,17 @@ def propose_all(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
-    demands = snapshot.demand or {}
     proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
-        demand = demands.get(ref)
         proposal = propose(
             ref,
             service,
             objects,
             views,
             tuple([readings_by_pod.get(pod.ref) for pod in objects.pods]),
-            demand.queued if demand is not None else 0,
+            _policy_inputs(service, snapshot, are_usable=bool(readings_by_pod)),
             at=snapshot.at,
             memory=scaling_history.get(ref),
             snapshot=snapshot,
@@ -54,6 +53,17 @@ def propose_all(
         proposals[ref] = proposal
         gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, proposal, forecast)
     return proposals
+
+
+def _policy_inputs(
+    service: ObservedService, snapshot: Snapshot, *, are_usable: bool
+) -> tuple[object, ...]:
+    """Return what the policy of a service reads beside the load of its replicas."""
+    ref, spec = service.ref, service.spec
+    if spec is None or spec.fixed_replicas is not None:
+        return ()
+    policy = POLICIES[spec.scaling.policy]
+    return (are_usable, *policy.inputs(snapshot.readings, snapshot.demand_of(ref), ref))
 
 
 class _ChoiceOrder(NamedTuple):

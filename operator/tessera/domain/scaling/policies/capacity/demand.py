@@ -54,9 +54,12 @@ class DemandHistory:
     """What the policy needs of earlier readings."""
 
     in_flight: tuple[tuple[datetime, float], ...] = ()
-    """Waiting and running requests of the last minute, oldest first."""
+    """Waiting and running requests of the last minute, oldest first; a number that stays since
+    longer is there once."""
     known_at: datetime | None = None
-    """Time of the last load that was known."""
+    """Time of the last known load that was decided on."""
+    missing_since: datetime | None = None
+    """Since when the load is not known."""
     full_since: datetime | None = None
     """Since when requests wait although all replicas serve; None while they do not."""
     correction: float = 1.0
@@ -69,7 +72,7 @@ class DemandHistory:
 
 def gap_is_over(at: datetime, memory: DemandHistory) -> bool:
     """Return whether the readings are missing for so long that those left decide."""
-    return memory.known_at is not None and at - memory.known_at >= MAX_READING_GAP
+    return memory.missing_since is not None and at - memory.missing_since >= MAX_READING_GAP
 
 
 def arrivals_of(
@@ -115,12 +118,22 @@ def _estimated_rate(
         return load.known_requests * capacity.requests_per_second / capacity.concurrent
     changes = [
         (load.known_requests - before) / (load.at - began).total_seconds()
-        for began, before in (memory.in_flight if memory is not None else ())
+        for began, before in (_samples(memory, load.at) if memory is not None else ())
         if load.at - began >= _MIN_RATE_SPAN
     ]
     # Of the longest span, and of the shortest where requests become more.
     change = max(changes[0], changes[-1]) if changes else 0.0
     return max(0.0, load.finish_rate + change)
+
+
+def _samples(memory: DemandHistory, at: datetime) -> tuple[tuple[datetime, float], ...]:
+    """Return the samples of requests; a single one stands until now, and is repeated."""
+    if len(memory.in_flight) != 1:
+        return memory.in_flight
+    ((since, requests),) = memory.in_flight
+    steps = range(RATE_SPAN // _SAMPLE_INTERVAL - 1, 0, -1)
+    moments = (since, at - RATE_SPAN, *(at - step * _SAMPLE_INTERVAL for step in steps))
+    return tuple((moment, requests) for moment in moments if moment >= max(since, at - RATE_SPAN))
 
 
 def remember(
@@ -133,10 +146,12 @@ def remember(
     """Return what later decisions need of this reading; a missed one changes nothing."""
     memory = memory or DemandHistory(known_at=load.at)
     if not load.is_known or load.known_requests is None:
-        return memory
+        return replace(memory, missing_since=memory.missing_since or load.at)
     in_flight = memory.in_flight
-    if not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
-        in_flight = (*in_flight, (load.at, load.known_requests))
+    if in_flight and {requests for _, requests in in_flight} == {load.known_requests}:
+        in_flight = in_flight[:1]
+    elif not in_flight or load.at - in_flight[-1][0] >= _SAMPLE_INTERVAL:
+        in_flight = (*_samples(memory, load.at), (load.at, load.known_requests))
     while len(in_flight) > 1 and load.at - in_flight[1][0] >= RATE_SPAN:
         in_flight = in_flight[1:]
     full_since = (
@@ -146,9 +161,17 @@ def remember(
         memory,
         in_flight=in_flight,
         known_at=load.at,
+        missing_since=None,
         full_since=full_since,
         correction=_correction(capacity, load, memory, full_since),
     )
+
+
+def is_at_rest(memory: DemandHistory, load: ServiceLoad) -> bool:
+    """Return whether no time that passes changes what is remembered while the load stays."""
+    requests = [requests for _, requests in memory.in_flight]
+    is_corrected = memory.full_since is not None or memory.correction != 1
+    return requests == [load.known_requests] and not is_corrected
 
 
 def _is_full(

@@ -14,6 +14,8 @@ from datetime import datetime, timedelta
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.decisions import (
     changed,
     clamp,
@@ -37,6 +39,7 @@ from tessera.domain.scaling.policies.capacity.demand import (
     DemandHistory,
     arrivals_of,
     gap_is_over,
+    is_at_rest,
     remember,
 )
 from tessera.domain.scaling.policies.capacity.growth import next_growth
@@ -99,7 +102,40 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
         latency = readings.latencies.get(variant.service.ref)
         load = replace(load, ttft=ttft_shares(variant.spec.slo, latency, readings.latencies_at))
     capacity = observed_capacity(variant, load, history)
-    return scale_by_capacity(target, capacity, load, history)
+    decision = scale_by_capacity(target, capacity, load, history)
+    return replace(decision, until=load.until) if _is_steady(decision, load) else decision
+
+
+def inputs(
+    readings: Readings | None, demand: GatewayDemand | None, service: Ref
+) -> tuple[object, ...]:
+    """Return the requests at gateways and engines, their lengths and latencies."""
+    if readings is None:
+        return (demand,)
+    by_service = (
+        *(readings.finished, readings.finish_rates, readings.token_rates),
+        *(readings.speeds, readings.latencies),
+    )
+    return (demand, *[values.get(service) for values in by_service])
+
+
+def _is_steady(decision: ScaleDecision, load: ServiceLoad) -> bool:
+    """Return whether only other readings change the decision, as of a service without requests."""
+    history, assessment = decision.history, decision.assessment
+    memory = history.memory
+    if not (isinstance(assessment, CapacityAssessment) and isinstance(memory, DemandHistory)):
+        return False
+    arrivals = assessment.arrivals
+    counts_time = history.requests is not None or history.refused is not None
+    if counts_time or load.ttft is not None or history.decisions[-1].at >= load.at:
+        return False
+    if arrivals.most is None:
+        return not load.known_waiting
+    # Growth is measured of arrivals at gateways alone, and bursts matter while any come.
+    if arrivals.rate and (memory.bursts or not arrivals.estimated):
+        return False
+    retained = [each.replicas for each in history.down_window]
+    return load.is_known and is_at_rest(memory, load) and retained == [decision.replicas]
 
 
 def restore(
