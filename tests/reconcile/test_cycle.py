@@ -352,6 +352,33 @@ async def test_two_namespaces_share_nothing(operator: MemoryOperator) -> None:
     assert ObjectKey("serviceaccounts", "team-b", "tessera-engine") in operator.cluster.objects
 
 
+@pytest.mark.parametrize(
+    ("access", "is_first"),
+    [({}, False), ({"direct": False}, True)],
+    ids=["further owner", "another policy"],
+)
+async def test_only_shared_objects_that_change_beyond_their_owners_delay_children(
+    operator: MemoryOperator, access: dict[str, Any], *, is_first: bool
+) -> None:
+    operator.serve()
+    await operator.reconcile()
+    operator.cluster.applied.clear()
+    operator.serve("code", access=access)
+    await operator.reconcile()
+    plurals = [key.plural for key in operator.cluster.applied]
+    assert (plurals.index("networkpolicies") < plurals.index("deployments")) is is_first
+    owners = operator.body(ObjectKey("networkpolicies", "team-a", "tessera-engine"))["metadata"]
+    assert [owner["name"] for owner in owners["ownerReferences"]] == ["chat", "code"]
+    operator.cluster.remove(
+        ObjectKey("networkpolicies", "team-a", "tessera-engine"), "spec", "podSelector"
+    )
+    operator.serve("sum")
+    operator.cluster.applied.clear()
+    await operator.reconcile()
+    plurals = [key.plural for key in operator.cluster.applied]
+    assert plurals.index("networkpolicies") < plurals.index("deployments")
+
+
 async def test_shared_objects_that_lost_all_their_owners_go_with_the_last_service(
     operator: MemoryOperator,
 ) -> None:

@@ -78,6 +78,14 @@ class NamespaceOwners:
     closed: tuple[str, ...] = ()
     """Services that are reached through the gateway alone."""
 
+    def adds_owners(self, others: "NamespaceOwners") -> bool:
+        """Return whether the objects differ from those of others by further owners at most."""
+        return (
+            self.closed == others.closed
+            and bool(self.batches) == bool(others.batches)
+            and {*self.services, *self.batches} >= {*others.services, *others.batches}
+        )
+
     def manifests(
         self,
         *,

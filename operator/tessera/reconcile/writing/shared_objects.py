@@ -25,7 +25,7 @@ from tessera.resources import prepull
 from tessera.resources.api_resources import DAEMON_SETS
 from tessera.resources.batch_job import RunnerImage
 from tessera.resources.children import NamespaceOwners, namespace_owners
-from tessera.resources.manifest import ObjectKey
+from tessera.resources.manifest import ObjectKey, ObjectManifest
 
 log = logging.getLogger("tessera")
 
@@ -65,6 +65,8 @@ class SharedObjectApplier:
         self._writer = writer
         self._installation = installation
         self._sharing = Incremental()
+        self._applied: dict[str, tuple[SharedInputs, tuple[ObjectManifest, ...]]] = {}
+        """What was applied last, by namespace, if nothing was refused."""
         self._in_place: dict[str, SharedInputs] = {}
         """The inputs of namespaces whose objects are all in place."""
         self.refusals: dict[str, list[str]] = {}
@@ -83,7 +85,19 @@ class SharedObjectApplier:
             namespace = sharing.namespace
             inputs = SharedInputs(sharing, monitored, tuple(of_namespace[namespace]))
             if inputs != self._in_place.get(namespace):
-                yield Work(shared_key(namespace), partial(self.apply, inputs))
+                # A burst of services adds owners in each cycle, which nothing waits for.
+                stage = Stage.STATUS if self._adds_owners(inputs) else Stage.CHILDREN
+                yield Work(shared_key(namespace, stage), partial(self.apply, inputs))
+
+    def _adds_owners(self, inputs: SharedInputs) -> bool:
+        """Return whether the objects are as they were applied, and only have further owners."""
+        applied, manifests = self._applied.get(inputs.sharing.namespace, (None, ()))
+        return (
+            applied is not None
+            and applied.monitored == inputs.monitored
+            and inputs.sharing.adds_owners(applied.sharing)
+            and self._writer.are_in_place(manifests)
+        )
 
     async def apply(self, inputs: SharedInputs) -> None:
         """Apply the shared objects of a namespace."""
@@ -101,9 +115,13 @@ class SharedObjectApplier:
             platform=self._installation.platform,
             batch_role=self._installation.batch_role,
         )
+        namespace = inputs.sharing.namespace
+        self._applied.pop(namespace, None)
         problems, unchanged = await self._writer.apply_changed(manifests)
         if unchanged:
-            self._in_place[inputs.sharing.namespace] = inputs
+            self._in_place[namespace] = inputs
+        if not problems:
+            self._applied[namespace] = inputs, manifests
         return problems
 
     async def prune(
@@ -133,12 +151,12 @@ class SharedObjectApplier:
 
     def forget(self, namespaces: Collection[str]) -> None:
         """Forget all other namespaces."""
-        forget_all_but(namespaces, self._in_place, self.refusals)
+        forget_all_but(namespaces, self._applied, self._in_place, self.refusals)
 
 
-def shared_key(namespace: str) -> WorkKey:
+def shared_key(namespace: str, stage: Stage = Stage.CHILDREN) -> WorkKey:
     """Return the key of the work of a namespace's shared objects."""
-    return WorkKey(ObjectKey("namespaces", namespace, ""), Stage.CHILDREN)
+    return WorkKey(ObjectKey("namespaces", namespace, ""), stage)
 
 
 class PrePullApplier:
