@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from kubernetes import client
 
 from tessera.api.inference_service import EnvVar, InferenceServiceSpec, SecretKeySelector
-from tessera.api.template_version import Platform, PodTemplateVersion
+from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
@@ -61,7 +61,7 @@ class EngineTemplate:
             name=ENGINE,
             image=surroundings.engine_image(self.spec, self.version),
             args=arguments(self.name, self.spec, self.choice, self.rules),
-            env=_environment(self.spec, platform),
+            env=_environment(self.spec, self.version),
             ports=[client.V1ContainerPort(name="http", container_port=PORT)],
             resources=client.V1ResourceRequirements(requests=requests, limits=devices),
             security_context=restricted(),
@@ -155,7 +155,7 @@ def empty_volume(
     return client.V1Volume(name=name, empty_dir=source)
 
 
-def _environment(spec: InferenceServiceSpec, platform: Platform) -> list[client.V1EnvVar]:
+def _environment(spec: InferenceServiceSpec, version: PodTemplateVersion) -> list[client.V1EnvVar]:
     """Return the environment; a variable of the service overrides the platform's."""
     base = [
         client.V1EnvVar(name="HOME", value=_CACHE),
@@ -165,13 +165,15 @@ def _environment(spec: InferenceServiceSpec, platform: Platform) -> list[client.
         client.V1EnvVar(name="VLLM_CACHE_ROOT", value=f"{_CACHE}/vllm"),
         client.V1EnvVar(name="VLLM_NO_USAGE_STATS", value="1"),
     ]
-    if defaults(template_version.builder_version).limits_media:
+    if defaults(version.builder_version).limits_media:
         # The engine compares the host of a URL alone, and not that to which it is redirected.
         base.append(client.V1EnvVar(name="VLLM_MEDIA_URL_ALLOW_REDIRECTS", value="0"))
     service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
     names = {variable.name for variable in service_env}
     platform_env = [
-        env_var for env_var in surroundings.environment(platform) if env_var.name not in names
+        env_var
+        for env_var in surroundings.environment(version.platform)
+        if env_var.name not in names
     ]
     return [*base, *token(spec), *platform_env, *service_env]
 
