@@ -13,8 +13,8 @@ from tessera.domain.planning.plan import Plan, PlanMemory
 from tests.builders import NO_MEMORY
 from tests.domain.test_steps import EVIL, cycles, good_part, owner_of
 
-# They only join names, sort by name, ask for a type, look up what is known of a service by its name,
-# or compare fields that were checked at the border.
+# They only join names, sort by name, ask for a type, look up what is known of a service, or compare
+# fields that were checked at the border.
 PLAIN = {
     "batch_run",
     "billing_ref",
