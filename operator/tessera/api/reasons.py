@@ -265,7 +265,7 @@ class LoadBalanced(StatusReason):
     NO_REPLICA_READY = "NoReplicaReady", None
     """No replica takes requests."""
     FAILED_GET_METRICS = "FailedGetMetrics", None
-    """Running or waiting requests of a replica are not known, as before they are first read."""
+    """Running or waiting requests of a replica are not known."""
 
 
 class RevisionReason(StatusReason):

@@ -41,7 +41,7 @@ def reported(reason: LoadBalanced, seconds: float = -600) -> InferenceServiceSta
     """A status that says so since that many seconds from now."""
     condition = Condition(
         type="LoadBalanced",
-        status="True" if reason.is_true else "False" if reason.is_known else "Unknown",
+        status="True" if reason.is_true else "False",
         reason=reason,
         message="as written then",
         observed_generation=1,
@@ -118,35 +118,6 @@ def test_a_service_that_was_never_placed_says_nothing_of_its_balance() -> None:
         snapshot, plan_of(snapshot).service_plans[CHAT], None, None
     ).conditions[-1]
     assert (condition.status, condition.reason) == ("Unknown", "NoReplicaReady")
-
-
-@pytest.mark.parametrize(
-    "status",
-    [
-        InferenceServiceStatus(),
-        reported(LoadBalanced.NO_REPLICA_READY, -5),
-        reported(LoadBalanced.FAILED_GET_METRICS),
-    ],
-    ids=["new", "starting", "unread"],
-)
-@pytest.mark.parametrize("ready_for", [5, 59, 61])
-def test_a_service_of_which_nothing_was_read_says_so_from_its_first_replica_on(
-    status: InferenceServiceStatus, ready_for: float
-) -> None:
-    up = replace(PODS[0], ready_since=at(-ready_for))
-    starting = replace(PODS[1], ready_since=None, serving=None)
-    both = (up, replace(PODS[1], ready_since=at(-ready_for)))
-    for pods in ((up, starting), both):
-        assert judge(None, None, status=status, pods=pods) is LoadBalanced.FAILED_GET_METRICS
-    assert judge((3, 0), (1, 0), status=status, pods=both) is LoadBalanced.BALANCED
-    assert judge((3, 0), None, status=status, pods=(up, starting)) is LoadBalanced.BALANCED
-
-
-def test_new_replicas_of_a_balanced_service_have_a_minute_until_they_are_read() -> None:
-    balanced = reported(LoadBalanced.BALANCED)
-    for seconds, reason in ((59, LoadBalanced.BALANCED), (61, LoadBalanced.FAILED_GET_METRICS)):
-        pods = tuple(replace(pod, ready_since=at(-seconds)) for pod in PODS[:2])
-        assert judge(None, None, status=balanced, pods=pods) is reason
 
 
 def test_an_unbalanced_service_is_balanced_again_at_other_thresholds() -> None:

@@ -32,8 +32,7 @@ BALANCED = StatusVerdict(
 )
 _UNKNOWN = StatusVerdict(
     LoadBalanced.FAILED_GET_METRICS,
-    "running or waiting requests of a replica are unknown: if that lasts longer than a minute, "
-    "check with tessera doctor",
+    "running or waiting requests of a replica are unknown: check with tessera doctor",
 )
 _NO_REPLICA = StatusVerdict(LoadBalanced.NO_REPLICA_READY, "0 replicas take requests")
 _BY_NAME = {reason.value: reason for reason in LoadBalanced}
@@ -73,9 +72,10 @@ def balance_of(
         return Balance((), "")
     counts = []
     for pod in settled:
-        if (requests := _requests(readings.get(pod.ref))) is None:
+        reading = readings.get(pod.ref)
+        if reading is None or reading.running is None or reading.waiting is None:
             return None
-        counts.append((requests, pod.ref.name))
+        counts.append((reading.running + reading.waiting, pod.ref.name))
     counts.sort()
     return Balance(tuple(count for count, _ in counts), counts[-1][1])
 
@@ -101,10 +101,8 @@ def assess_balance(
         and at - reported.last_transition_time < SETTLING_TIME
     ):
         return Until(_reported_verdict(reported), until)
-    # Else a service without metrics would be balanced until its replicas are settled.
-    is_unknown = (reported is None or reported.status == "Unknown") and _is_unread(pods, readings)
     verdict = _verdict(
-        None if is_unknown else balance_of(pods, readings, at),
+        balance_of(pods, readings, at),
         max_num_seqs,
         was_unbalanced=reported is not None and reported.reason == LoadBalanced.UNBALANCED,
     )
@@ -155,20 +153,6 @@ def _condition(status: InferenceServiceStatus) -> Condition | None:
 def _receiving(pods: Sequence[Pod]) -> list[Pod]:
     """Return the replicas that get new requests."""
     return [pod for pod in pods if pod.takes_requests and pod.serving]
-
-
-def _is_unread(pods: Sequence[Pod], readings: Mapping[Ref, PodReading]) -> bool:
-    """Return whether several replicas start or run, and the requests of none are known."""
-    replicas = [pod for pod in pods if not pod.terminating]
-    known = (_requests(readings.get(pod.ref)) is not None for pod in replicas)
-    return len(replicas) > 1 and not any(known)
-
-
-def _requests(reading: PodReading | None) -> float | None:
-    """Return the running and waiting requests of a replica."""
-    if reading is None or reading.running is None or reading.waiting is None:
-        return None
-    return reading.running + reading.waiting
 
 
 def _is_new(pod: Pod, at: datetime, settling: timedelta) -> bool:
