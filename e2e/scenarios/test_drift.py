@@ -76,10 +76,11 @@ async def create_child(namespace: ScenarioNamespace, kind: ApiResource) -> Json:
 
     async def list_matching() -> list[Json]:
         children = await namespace.list_children()
-        return [child for name, child in children.items() if name.startswith(f"{kind.kind}/")]
+        names = sorted(name for name in children if name.startswith(f"{kind.kind}/"))
+        return [children[name] for name in names]
 
-    (child,) = await eventually(list_matching, lambda children: len(children) == 1)
-    return child
+    # Of NetworkPolicies there is one for what engines connect to as well.
+    return (await eventually(list_matching, bool))[0]
 
 
 @KINDS
