@@ -98,12 +98,6 @@ async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines)
         assert await engines.progress(address) is None
 
 
-async def test_a_message_quotes_no_long_error_of_an_answer(engines: HttpEngines) -> None:
-    async with a_pod(OK + b"x" * 4000 + b"\r\n\r\n") as address:
-        problem = await engines.probe(f"http://{address}", "small")
-    assert problem == f"POST http://{address}/v1/completions: the response is not HTTP"
-
-
 async def test_answers_are_read() -> None:
     engines = HttpEngines(completion_seconds=DEADLINE_SECONDS, load_seconds=DEADLINE_SECONDS)
 
