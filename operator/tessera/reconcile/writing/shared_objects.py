@@ -117,7 +117,9 @@ class SharedObjectApplier:
         )
         namespace = inputs.sharing.namespace
         self._applied.pop(namespace, None)
-        problems, unchanged = await self._writer.apply_changed(manifests)
+        # A newer plan may have further owners, with which it would begin with the first one again.
+        with self._writer.completing():
+            problems, unchanged = await self._writer.apply_changed(manifests)
         if unchanged:
             self._in_place[namespace] = inputs
         if not problems:
