@@ -64,8 +64,13 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
     seconds = time.monotonic() - started
     print(f"woke in {seconds:.1f} s: {dict(response.headers)}")
     assert response.status_code == HTTPStatus.OK, response.text
-    changes = (await service())["status"]["scaling"]["recentChanges"]
-    assert [change["replicas"] for change in changes][-2:] == [0, 1]
+
+    def last_changes(body: Json) -> list[int]:
+        changes = body["status"]["scaling"]["recentChanges"]
+        return [change["replicas"] for change in changes][-2:]
+
+    # The status may come after the answer.
+    await eventually(service, lambda body: last_changes(body) == [0, 1], within=30)
 
 
 async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(
@@ -73,6 +78,8 @@ async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(
 ) -> None:
     await release.install()
     api, name, keys = release.cluster.api, "tessera-keys-movers", keys_namespace(NAMESPACE)
+    # A gateway of another test may have left it.
+    await release.kubectl("delete", "namespace", keys, "--ignore-not-found")
     secret: Json = {
         "metadata": {"name": name, "labels": {TENANT_LABEL: "movers"}},
         "type": KEYS_TYPE,

@@ -24,11 +24,6 @@ from world import binaries
 
 _RAN = pytest.StashKey[Counter[str]]()
 _SKIPPED = pytest.StashKey[dict[str, list[SkippedBlock]]]()
-# Removes everything that a task page may have created.
-_LEFT_OVER = """
-kubectl delete namespace team-a --ignore-not-found
-kubectl delete tenantbudgets,acceleratorpools --all
-"""
 
 
 @contextmanager
@@ -54,22 +49,15 @@ def _empty_machine(folder: Path) -> Iterator[Reader]:
         reader.clean_up("make", "down")
 
 
-@pytest.fixture(scope="module")
-def tutorial_reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
-    """A reader who has started a cluster and installed Tessera as the tutorial says."""
-    with _empty_machine(tmp_path_factory.mktemp("installed")) as reader:
+@pytest.fixture
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    """A reader of a task page, who has installed Tessera in a new cluster as the tutorial says.
+
+    Prometheus would know the requests of services of other pages, which have the same names.
+    """
+    with _empty_machine(tmp_path) as reader:
         reader.follow(TUTORIAL, read_page_steps(TUTORIAL, INSTALLED))
         yield reader
-
-
-@pytest.fixture
-def reader(tutorial_reader: Reader) -> Iterator[Reader]:
-    """A reader of a task page; what the page left over is removed."""
-    reader = Reader(tutorial_reader.folder, tutorial_reader.variables)
-    try:
-        yield reader
-    finally:
-        reader.clean_up("bash", "-c", _LEFT_OVER)
 
 
 @pytest.fixture

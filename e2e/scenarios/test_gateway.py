@@ -189,7 +189,7 @@ async def test_without_the_gateway_a_condition_says_that_the_new_replica_stays_i
     assert match is not None, condition["message"]
     fullest, total, pod = match.groups()
     assert pod == first["metadata"]["name"]
-    assert _CLIENTS / 2 < int(fullest) <= int(total)
+    assert _CLIENTS / 2 <= int(fullest) <= int(total)
     assert "Send requests through the gateway" in condition["message"]
 
 
