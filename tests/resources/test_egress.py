@@ -168,6 +168,10 @@ API_SERVER = Target("10.0.0.1", 6443)
 METADATA = Target("169.254.169.254", 80)
 METADATA_6 = Target("fd00:ec2::254", 80)
 METADATA_BY_NAT64 = Target("64:ff9b::a9fe:a9fe", 80)
+METADATA_BY_LOCAL_NAT64 = Target("64:ff9b:1::a9fe:a9fe", 8080)
+METADATA_OF_GOOGLE_6 = Target("fd20:ce::254", 80)
+METADATA_OF_ALIBABA = Target("100.100.100.200", 80)
+WIRE_SERVER_OF_AZURE = Target("168.63.129.16", 80)
 NODE = Target("192.168.1.4", 10250)
 DATABASE = Target("10.4.1.9", 5432, "data")
 MIRROR = Target("10.4.1.8", 443, "mirror")
@@ -183,6 +187,10 @@ ALL = {
     METADATA,
     METADATA_6,
     METADATA_BY_NAT64,
+    METADATA_BY_LOCAL_NAT64,
+    METADATA_OF_GOOGLE_6,
+    METADATA_OF_ALIBABA,
+    WIRE_SERVER_OF_AZURE,
     NODE,
     DATABASE,
     MIRROR,
@@ -198,6 +206,7 @@ USUAL = {NAMES, NAMES_OF_NODE, PUBLIC_HUB, PUBLIC_HUB_6}
     [
         ({}, {}, USUAL),
         ({}, {"hubEndpoint": HUB}, USUAL | {MIRROR}),
+        ({}, {"hubEndpoint": "http://hub.mirror.svc"}, USUAL),
         ({}, {"httpsProxy": PROXY}, USUAL | {PRIVATE_PROXY}),
         ({"networks": ["10.20.0.0/16"]}, {}, USUAL | {PRIVATE_PROXY, STORAGE}),
         ({"namespaces": ["monitoring"]}, {}, USUAL | {COLLECTOR}),

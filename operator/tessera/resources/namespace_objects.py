@@ -35,20 +35,26 @@ SCRAPE_LIMITS: Mapping[str, int | str] = {
     "bodySizeLimit": "8MB",
 }
 _Networks = Mapping[str, Sequence[str]]
-_LINK_LOCAL: _Networks = {"0.0.0.0/0": ["169.254.0.0/16"], "::/0": ["fe80::/10"]}
+# Where nodes of a cloud get their metadata, keys and certificates among them: at addresses of the
+# link and those of Alibaba, Azure (its WireServer), AWS and Google.
+_METADATA: _Networks = {
+    "0.0.0.0/0": ["100.100.100.200/32", "168.63.129.16/32", "169.254.0.0/16"],
+    "::/0": ["64:ff9b::a9fe:0/112", "fd00:ec2::254/128", "fd20:ce::254/128", "fe80::/10"],
+}
 # Without those of pods, nodes, private networks, and the metadata of clouds. GKE gives pods
-# 240.0.0.0/4, and 64:ff9b::/96 leads to addresses of IPv4.
+# 240.0.0.0/4, and 64:ff9b::/96 and 64:ff9b:1::/48 lead to addresses of IPv4.
 _PUBLIC: _Networks = {
     "0.0.0.0/0": [
         "10.0.0.0/8",
         "100.64.0.0/10",
+        "168.63.129.16/32",
         "169.254.0.0/16",
         "172.16.0.0/12",
         "192.168.0.0/16",
         "198.18.0.0/15",
         "240.0.0.0/4",
     ],
-    "::/0": ["64:ff9b::/96", "fc00::/7", "fe80::/10"],
+    "::/0": ["64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10"],
 }
 _PORTS = {"http": 80, "https": 443}
 # All owners of a shared object in the namespace; never empty.
@@ -151,7 +157,7 @@ def _egress_rules(
     urls = (platform.hub_endpoint, platform.https_proxy)
     if ports := {_port_of(url) for url in urls if url is not None}:
         every_pod = client.V1NetworkPolicyPeer(namespace_selector=client.V1LabelSelector())
-        peers = [every_pod, *_address_peers(_LINK_LOCAL)]
+        peers = [every_pod, *_address_peers(_METADATA)]
         rules.append(_egress_rule(peers, [("TCP", port) for port in sorted(ports)]))
     return rules
 
