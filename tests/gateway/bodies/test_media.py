@@ -228,6 +228,27 @@ def test_on_shared_engines_media_have_no_names_and_are_no_tensors(name: str) -> 
 
 
 @pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "prompt_embeds", "data": "AAAA"},
+        {"data": "AAAA", "prompt_embeds": None},
+        {"type": "text", "text": "a", "prompt_embeds": "AAAA"},
+    ],
+)
+@pytest.mark.parametrize("escaped", ["prompt_embeds", "prompt\\u005fembeds"])
+def test_a_prompt_in_tensors_reaches_no_shared_engine(part: dict[str, Any], escaped: str) -> None:
+    places = {CHATS: "messages", RESPONSES: "input", EMBEDDINGS: "messages", TOKENIZE: "messages"}
+    for path, field in places.items():
+        body = json.dumps({"model": "chat", field: said(part)}).replace("prompt_embeds", escaped)
+        check(path, body.encode(), a_model())
+        with pytest.raises(RequestError, match="several tenants") as refused:
+            check(path, body.encode(), a_model(public=True))
+        assert refused.value.param == "prompt_embeds"
+    text = said({"type": "text", "text": "prompt_embeds"})
+    assert refusal(CHATS, {"messages": text}, a_model(public=True)) is None
+
+
+@pytest.mark.parametrize(
     "messages",
     [
         [[[[[[[[[[[[said(an_image("data:,a"))]]]]]]]]]]]],

@@ -20,17 +20,21 @@ _MAX_DEPTH = 8
 _MAX_VALUES = 16_384
 # A longer one is no URL but a file.
 _MAX_URL_BYTES = 8192
+# Also if all its letters are escapes.
+_MAX_TYPE_BYTES = 256
 
 _NONE = msgspec.Raw()
 _URLS = ("image_url", "video_url", "audio_url", "source")
 # Engines keep what they made of media under this name, for whoever gives the name again, and read
 # the others as tensors, of which one of a wrong shape may end them.
 _UNSHARED = ("uuid", "image_embeds", "video_embeds", "audio_embeds")
+# A part of this type has a tensor in another field.
+_EMBEDS = "prompt_embeds"
 _NESTED = ("content", "output")
+_TYPE = "type"
+_READ = (*_URLS, *_UNSHARED, *_NESTED, _TYPE, _EMBEDS)
 
-_Part = msgspec.defstruct(
-    "_Part", [(name, msgspec.Raw, _NONE) for name in (*_URLS, *_UNSHARED, *_NESTED)], gc=False
-)
+_Part = msgspec.defstruct("_Part", [(name, msgspec.Raw, _NONE) for name in _READ], gc=False)
 _part = msgspec.json.Decoder(_Part)
 
 
@@ -87,6 +91,15 @@ def _check_part(part: msgspec.Struct, model: OfferedModel) -> None:
         for name in _UNSHARED:
             if bytes(memoryview(getattr(part, name))[:5]) not in (b"", b"null"):
                 raise unlisted_field(name)
+        if getattr(part, _EMBEDS) is not _NONE or _type(part) == _EMBEDS:
+            raise unlisted_field(_EMBEDS)
+
+
+def _type(part: msgspec.Struct) -> str:
+    """Return the type of a part; empty if it is none that has a meaning here."""
+    text = memoryview(getattr(part, _TYPE))
+    is_short = bytes(text[:1]) == b'"' and len(text) <= _MAX_TYPE_BYTES
+    return decode(_text, text) if is_short else ""
 
 
 def _check_url(name: str, text: memoryview, model: OfferedModel) -> None:

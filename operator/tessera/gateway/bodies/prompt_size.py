@@ -33,9 +33,12 @@ _MEDIA_TOKENS = {
     b"video_url": _CLIP_TOKENS,
     b"video_embeds": _CLIP_TOKENS,
     b"input_audio": _CLIP_TOKENS,
+    b"prompt_embeds": 1,
 }
+# Without a field of their own. Tensors of a prompt have more bytes than tokens.
+_TYPES = {b"image": _IMAGE_TOKENS, b"prompt_embeds": 1}
 _MEDIA = re.compile(
-    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio)"'
+    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio|prompt_embeds)"'
 )
 # Letters and `_` need no escape, but may hide a name: of one, all from the first such escape on.
 _ESCAPED_LETTER = rb"\\u00(5[fF]|6[1-9a-fA-F]|7[0-9aA])"
@@ -193,8 +196,8 @@ def _media_tokens(body: bytes) -> int:
         # Among spaces alone there may be a colon farther away.
         if after in b":":
             tokens += _MEDIA_TOKENS.get(name, 0)
-        elif name == b"image" and before in b":":
-            tokens += _IMAGE_TOKENS
+        elif before in b":":
+            tokens += _TYPES.get(name, 0)
     return tokens
 
 
