@@ -36,8 +36,9 @@ _FIELDS = """
 
 A request for a model with `spec.access.tenants` or `public` has no fields but these; another one is
 refused with 400 and its name. `cache_salt` is replaced by one of the tenant, unless the service has
-`access.sharedPrefixCache`, and `priority` is 0 at least. Images and clips in it have no `uuid`, and
-are no tensors. A model of one tenant alone gets all fields as they were sent.
+`access.sharedPrefixCache`, and `priority` is 0 at least. Images and clips in it have no `uuid`,
+nothing in it is a tensor, and `chat_template_kwargs` has neither `chat_template` nor `tokenize`.
+A model of one tenant alone gets all fields as they were sent.
 
 | Routes | Fields |
 | --- | --- |

@@ -100,6 +100,37 @@ async def test_a_field_that_is_not_listed_reaches_no_shared_engine(sharing: Any)
         assert not engine.calls
 
 
+TEMPLATED = (
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/embeddings",
+    "/pooling",
+    "/tokenize",
+    "/rerank",
+    "/v1/score",
+)
+
+
+@pytest.mark.parametrize("path", TEMPLATED)
+async def test_no_template_reaches_a_shared_engine_among_its_arguments(path: str) -> None:
+    name, variables = "chat_template_kwargs", {"enable_thinking": False, "template": "a"}
+    async with (
+        ScriptedEngine(answered) as engine,
+        a_gateway(a_directory(a_shared_model(engine))) as gateway,
+    ):
+        for argument in ("chat_template", "chat\\u005ftemplate", "tokenize"):
+            body = json.dumps(body_of(path, **{name: {**variables, argument: "{{ x }}"}}))
+            answer = await gateway.post(body.replace("\\\\", "\\").encode(), path)
+            written = argument.replace("\\u005f", "_")
+            assert (answer.status, answer.error["param"]) == (400, f"{name}.{written}")
+        assert not engine.calls
+        for passed in (variables, None, "chat_template", [{"chat_template": "a"}]):
+            assert (await gateway.post(body_of(path, **{name: passed}), path)).status == 200
+            assert engine.calls.pop().json[name] == passed
+
+
 @pytest.mark.parametrize("own", [{}, {"tenants": frozenset({"team-a"})}])
 async def test_an_engine_of_the_own_tenant_gets_all_fields_as_sent(own: Any) -> None:
     async with (

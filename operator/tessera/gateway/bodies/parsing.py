@@ -28,8 +28,19 @@ _Choices = Annotated[int, msgspec.Meta(ge=1, le=_MAX_CHOICES)]
 _PLACE = re.compile(r"^(?P<what>.*?)(?: - at `\$\.?(?P<path>.*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(.*)`")
 _UNLISTED = re.compile(r"Object contains unknown field `([^`]{0,100})")
+_TEMPLATE_ARGUMENTS = "chat_template_kwargs"
 
 _NONE = msgspec.Raw()
+
+
+class _TemplateArguments(msgspec.Struct, gc=False):
+    """Of the arguments of a chat template those that are the engine's own, and no variables."""
+
+    chat_template: msgspec.Raw = _NONE
+    tokenize: msgspec.Raw = _NONE
+
+
+_template_arguments = msgspec.json.Decoder(_TemplateArguments)
 
 
 class RequestSummary(msgspec.Struct, frozen=True, gc=False):
@@ -350,8 +361,18 @@ def parse_with_unlisted(
         if unlisted is None:
             raise _wrong_field(str(error)) from None
     else:
-        return fields, next(filter(fields.has, fields.unlisted_fields), None)
+        return fields, next(filter(fields.has, fields.unlisted_fields), _unlisted_argument(fields))
     return parse(decoder, body), unlisted[1]
+
+
+def _unlisted_argument(fields: RequestFields) -> str | None:
+    """Return an argument of the chat template that is another template, or the like."""
+    arguments = memoryview(getattr(fields, _TEMPLATE_ARGUMENTS, _NONE))
+    if bytes(arguments[:1]) != b"{":
+        return None
+    given = msgspec.structs.asdict(decode(_template_arguments, arguments))
+    names = (name for name, value in given.items() if value is not _NONE)
+    return next((f"{_TEMPLATE_ARGUMENTS}.{name}" for name in names), None)
 
 
 def body_for_engine(
