@@ -144,6 +144,21 @@ async def test_an_engine_of_the_own_tenant_gets_all_fields_as_sent(own: Any) -> 
             assert engine.calls.pop().json == sent
 
 
+async def test_requests_of_two_tenants_never_have_one_name_at_an_engine() -> None:
+    async with (
+        ScriptedEngine(answered) as engine,
+        a_gateway(a_directory(a_shared_model(engine), keys=KEYS)) as gateway,
+    ):
+        for headers in ({}, {}, OTHER):
+            answer = await gateway.post(CHAT, **{"x-request-id": "my-id", **headers})
+            assert answer.headers["x-request-id"] == "my-id"
+        names = {call.headers["x-request-id"] for call in engine.calls}
+        assert len(names) == 3
+        # Who has one of them finds the request in the log of the engine.
+        assert all(name.startswith("my-id-") for name in names)
+        assert {record.request_id for record in gateway.records} == {"my-id"}
+
+
 async def test_who_may_not_use_a_model_learns_nothing_by_a_field_of_it() -> None:
     foreign = a_model(names=("secret",), tenant="team-b", tenants=frozenset({"team-c"}))
     async with a_gateway(a_directory(foreign)) as gateway:

@@ -252,7 +252,7 @@ class Call:
                 lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice, salt),
             ),
             query=inbound.query,
-            headers=_engine_headers(inbound),
+            headers=_engine_headers(inbound, model, self._record_id),
         )
         if (record := self.partial_record()) is not None:
             self._note_begun(record)
@@ -475,9 +475,12 @@ def _record_id() -> str:
     return f"{_PROCESS_ID}-{next(_numbers)}"
 
 
-def _engine_headers(inbound: Inbound) -> bytes:
+def _engine_headers(inbound: Inbound, model: OfferedModel, record_id: str) -> bytes:
     """Return all headers that an engine gets; nothing else of the client's passes."""
-    lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % inbound.request_id.encode()
+    # No tenant gives a request the name of one of another.
+    suffix = f"-{record_id}" if model.is_shared else ""
+    name = f"{inbound.request_id}{suffix}".encode()
+    lines = b"Content-Type: application/json\r\nX-Request-Id: %b\r\n" % name
     if parent := inbound.trace_parent:
         lines += b"traceparent: %b\r\n" % parent
         state = inbound.headers.get(b"tracestate", b"")
