@@ -1,9 +1,11 @@
 """Who sends a request is asked again before an engine gets it, however long it waited."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
+from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import ApiKey
 from tests.gateway.harness import (
     CHAT,
@@ -99,3 +101,46 @@ async def test_a_request_that_another_engine_gets_after_a_failure(
             model = a_model(first, a_replica(other.address, "chat-2"))
             assert (await gateway.post(CHAT)).status == status
     assert (len(failing.calls), len(other.calls)) == (1, status == 200)
+
+
+# Namespaces without a budget are of no tenant.
+MOVES = [("team-a", "team-a", 200), ("team-a", "team-c", 503), (None, None, 503)]
+
+
+@pytest.mark.parametrize(("former_tenant", "tenant", "status"), MOVES)
+async def test_a_name_that_means_a_service_of_another_tenant_while_a_request_waits(
+    former_tenant: str | None, tenant: str | None, status: int
+) -> None:
+    """As if its owner got a grant for it: who has lost the name gets no more prompts by it."""
+
+    async def script(call: EngineCall) -> None:
+        arrived.put_nowait(call)
+        await release.wait()
+        await call.whole(COMPLETION)
+
+    async def waiting() -> int:
+        return sum(len(queue) for queue in gateway.admission.queues)
+
+    arrived, release = asyncio.Queue[EngineCall](), asyncio.Event()
+    async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
+        replica = a_replica(engine.address, max_num_seqs=1)
+        former = a_model(replica, names=("own", "chat"), tenant=former_tenant, public=True)
+        owner = replace(a_model(tenant=tenant, public=True), service=Ref("owner", "chat"), uid="b")
+        key = an_api_key(tenant="team-b")
+        async with a_gateway(a_directory(former, keys=(key,))) as gateway:
+            running = []
+            for _ in range(2):
+                running.append(asyncio.create_task(gateway.post(CHAT)))
+                await arrived.get()
+            queued = asyncio.create_task(gateway.post(CHAT))
+            await eventually(waiting, lambda count: count == 1, within=WAIT_SECONDS)
+            former = replace(former, names=("own",))
+            gateway.admission.update(a_directory(owner, former, keys=(key,)))
+            release.set()
+            answer = await queued
+            assert answer.status == status
+            assert [(await task).status for task in running] == [200, 200]
+    assert len(engine.calls) == 2 + (status == 200)
+    if status == 503:
+        assert answer.error["code"] == "no_ready_replica"
+        assert f"InferenceService/{owner.service}" in answer.error["message"]

@@ -201,12 +201,18 @@ class Admission:
             raise unknown_model(name, similar_names(name, names), names)
         return model
 
-    async def confirm(self, headers: Mapping[bytes, bytes], address: str, name: str) -> None:
-        """Ask again who sends an admitted request, and whether he may use the model.
+    async def confirm(
+        self, headers: Mapping[bytes, bytes], address: str, name: str, admitted: OfferedModel
+    ) -> None:
+        """Ask again who sends an admitted request, and whether he may use the model by this name.
 
         Raises RequestError with status 401, 404 or 503.
         """
-        self.find_model(await self.identify(headers, address), name)
+        model = self.find_model(await self.identify(headers, address), name)
+        # A tenant may give a name to another service of its own, also while requests wait.
+        is_of_tenant = model.tenant is not None and model.tenant == admitted.tenant
+        if model.service != admitted.service and not is_of_tenant:
+            raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
 
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:
         """Return a ticket with a replica, perhaps after a wait.

@@ -270,8 +270,9 @@ class Call:
             state = sent.choice.state
             tried.append(state.replica.uid)
             # It may have waited long.
-            model = ticket.shape.model
-            await self._admission.confirm(inbound.headers, inbound.client_address, model)
+            await self._admission.confirm(
+                inbound.headers, inbound.client_address, ticket.shape.model, ticket.model
+            )
             try:
                 await relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
