@@ -307,6 +307,26 @@ def test_a_tenant_learns_that_a_name_is_taken_and_not_by_whom() -> None:
     assert "team-a" not in away[EVIL][1]
 
 
+SECRET: dict[str, tuple[Sequence[ObservedService], Sequence[Mapping[str, Any]]]] = {
+    "a service": ([serve("team-b/secret")], ()),
+    "an alias": ([serve("team-b/s", aliases=["secret"])], ()),
+    "a name that it keeps": ([], [{"names": ["secret"]}]),
+}
+
+
+@pytest.mark.parametrize("access", [{"tenants": ["team-b"]}, PUBLIC, {}], ids=["one", "all", "no"])
+@pytest.mark.parametrize("required", [False, True])
+def test_no_status_differs_by_what_another_tenant_has_for_itself(
+    access: Mapping[str, Any], required: bool
+) -> None:
+    guess = serve(EVIL, 9, aliases=["secret"], **access)
+    for published in ((), [{"names": ["secret"], "public": True}]):
+        nothing = reasons([guess], budgets(team_a=published), required=required)[EVIL]
+        for services, reserved in SECRET.values():
+            grants = budgets(team_a=published, team_b=reserved)
+            assert reasons([guess, *services], grants, required=required)[EVIL] == nothing
+
+
 TENANTS = ("team-a", "team-b", "team-c")
 SPELLINGS = ("llama", "LLaMA", "chat")
 
@@ -400,32 +420,25 @@ def test_no_tenant_gets_a_service_of_another_by_a_name_that_it_has_no_right_to(
     assert conflicts == find_name_conflicts(
         shuffled, {each.name: each.namespaces for each in directory.tenants.values()}, rights
     )
-    assert_reported(directory, services, conflicts)
+    assert_reported(directory, conflicts)
 
 
-def assert_reported(
-    directory: Directory,
-    services: Sequence[ObservedService],
-    conflicts: Mapping[Ref, Sequence[NameConflict]],
-) -> None:
-    """A service has a conflict exactly where some tenant of its spec gets none, or no grant."""
-    rights = directory.name_rights
-    received = {(tenant, name): each for tenant, name, each in in_force(directory, services)}
+def assert_reported(directory: Directory, conflicts: Mapping[Ref, Sequence[NameConflict]]) -> None:
+    """A service has a conflict exactly where some tenant of its spec gets none, or no grant.
+
+    What the tenant has for itself makes no difference to others.
+    """
+    public = {tenant: without_own(directory, tenant) for tenant in directory.tenants}
     for model in directory.models:
         for name in model.names:
             expected = set()
             for tenant in directory.tenants:
-                holder = rights.holder(name, tenant)
-                getter = received.get((tenant, name))
-                is_mine = getter is not None and getter.ref == model.service
-                is_choice = tenant != model.tenant and (
-                    (holder is not None and holder.tenant == tenant)
-                    or (getter is not None and owner_of(directory, getter) == tenant)
-                )
-                if is_choice or not (
-                    tenant == model.tenant or model.public or tenant in model.tenants
-                ):
+                if not (tenant == model.tenant or model.public or tenant in model.tenants):
                     continue
+                as_seen = directory if tenant == model.tenant else public[tenant]
+                rights, holder = as_seen.name_rights, as_seen.name_rights.holder(name, tenant)
+                getter = tenant_models(as_seen, tenant).get(name)
+                is_mine = getter is not None and getter.service == model.service
                 if not is_mine and (tenant == model.tenant or rights.accepts(tenant, model.tenant)):
                     is_taken = holder is not None or getter is not None
                     expected.add(
@@ -441,12 +454,18 @@ def assert_reported(
             assert reported == expected, (model.service, name)
 
 
-def owner_of(directory: Directory, service: ObservedService) -> str | None:
-    return next(
-        (
-            each.name
-            for each in directory.tenants.values()
-            if service.ref.namespace in each.namespaces
-        ),
-        None,
+def without_own(directory: Directory, tenant: str) -> Directory:
+    """Return a directory without what a tenant has for itself."""
+    holders = {
+        name: {
+            consumer: holder
+            for consumer, holder in by_consumer.items()
+            if not consumer == holder.tenant == tenant
+        }
+        for name, by_consumer in directory.name_rights.holders.items()
+    }
+    return replace(
+        directory,
+        models=tuple(model for model in directory.models if model.tenant != tenant),
+        name_rights=replace(directory.name_rights, holders=holders),
     )

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import NAME_REASONS, Accepted, StatusVerdict
@@ -118,14 +118,18 @@ class _NameUse:
         refusing: Mapping[str | None, frozenset[str]],
     ) -> None:
         self._name, self._listers, self._rights = name, listers, rights
-        self._holders = rights.holders.get(name.lower(), {})
-        self._receivers: dict[str, OfferedModel] = {}
+        # What a tenant has for itself is its own affair: no status of others depends on it.
+        self._holders = {
+            consumer: holder
+            for consumer, holder in rights.holders.get(name.lower(), {}).items()
+            if holder.tenant != consumer
+        }
+        self._rights_of_others = replace(rights, holders={name.lower(): self._holders})
+        self._own: dict[str, OfferedModel] = {}
         for model in listers:
             if model.tenant in tenants and may_offer(rights, model, name, model.tenant):
-                self._receivers.setdefault(model.tenant, model)
-        # Who has a name for itself gets it from nobody else, also while its service is away.
-        own = {each for each, holder in self._holders.items() if holder.tenant == each}
-        self._others = tenants.difference(own, self._receivers)
+                self._own.setdefault(model.tenant, model)
+        self._receivers: dict[str, OfferedModel] = {}
         self._tenants, self._refusing = tenants, refusing
 
     def conflicts(self) -> Iterator[tuple[Ref, NameConflict]]:
@@ -149,9 +153,9 @@ class _NameUse:
 
     def _offer(self, model: OfferedModel) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
         """Return other tenants that get an older one instead, that may not get it, and that do."""
-        asked = self._others if model.public else self._others & model.tenants
+        asked = self._tenants if model.public else self._tenants & model.tenants
         audience = asked.difference(self._refusing[model.tenant], (model.tenant,))
-        allowed = offered_to(self._rights, model, self._name, audience)
+        allowed = offered_to(self._rights_of_others, model, self._name, audience)
         lost = allowed.intersection(self._receivers)
         self._receivers.update(dict.fromkeys(allowed - lost, model))
         return lost, audience - allowed, allowed - lost
@@ -163,16 +167,19 @@ class _NameUse:
     def _taken(self, model: OfferedModel, taken: frozenset[str]) -> Iterator[NameConflict]:
         """Yield who has the name for its own tenant, and for these others, instead of a model."""
         own, is_own = model.tenant, False
-        if own in self._tenants and self._receivers.get(own) is not model:
+        if own in self._tenants and self._own.get(own) is not model:
             is_own = True
             yield self._conflict(model, frozenset((own,)), own)
         if taken:
-            conflict = self._conflict(model, taken, min(taken))
+            conflict = self._conflict(model, taken, min(taken & self._receivers.keys() or taken))
             if not is_own or conflict.holder != own:
                 yield conflict
 
     def _conflict(self, model: OfferedModel, consumers: frozenset[str], first: str) -> NameConflict:
-        receiver, holder = self._receivers.get(first), self._rights.holder(self._name, first)
+        is_own = first == model.tenant
+        receiver = (self._own if is_own else self._receivers).get(first)
+        rights = self._rights if is_own else self._rights_of_others
+        holder = rights.holder(self._name, first)
         return NameConflict(
             reason=Accepted.NAME_CONFLICT,
             name=self._name,
