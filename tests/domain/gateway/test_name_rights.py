@@ -327,6 +327,15 @@ def test_no_status_differs_by_what_another_tenant_has_for_itself(
             assert reasons([guess, *services], grants, required=required)[EVIL] == nothing
 
 
+def test_without_a_budget_a_namespace_learns_no_more_of_others_than_a_tenant() -> None:
+    older = serve("nobody/x", 2, aliases=["llama"], **PUBLIC)
+    newer = serve("no-one/x", 1, aliases=["llama"], **PUBLIC)
+    for reader, other in ((older, newer), (newer, older)):
+        _, message = reasons([older, newer], budgets())[str(reader.ref)]
+        assert other.ref.namespace not in message
+    assert "llama is taken" in reasons([older, newer], budgets())[str(newer.ref)][1]
+
+
 TENANTS = ("team-a", "team-b", "team-c")
 SPELLINGS = ("llama", "LLaMA", "chat")
 

@@ -25,20 +25,23 @@ async def check_names(context: CheckContext) -> Findings:
         {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None},
         name_rights(claims, required=required),
     )
-    taken = defaultdict[str, list[str]](list)
+    taken = defaultdict[tuple[str, str], list[str]](list)
     for service in sorted(conflicts):
         for conflict in conflicts[service]:
-            if conflict.reason is Accepted.NAME_CONFLICT and conflict.holder != conflict.tenant:
+            is_of_other = conflict.holder != conflict.tenant or conflict.tenant is None
+            if conflict.reason is Accepted.NAME_CONFLICT and is_of_other:
                 lister = f"{conflict.name} of InferenceService/{service}"
-                taken[conflict.holder or ""].append(lister)
+                # Without a budget the service that gets the requests is all that there is.
+                kind = "InferenceService" if conflict.holder is None else "TenantBudget"
+                taken[kind, conflict.holder or str(conflict.other)].append(lister)
     if not taken:
         return ok("names", "no service lists a name that another tenant has")
     return [
         warning(
             f"names of {holder}",
-            f"TenantBudget/{holder} has names that services of other tenants list, which get no "
+            f"{kind}/{holder} has names that services of other tenants list, which get no "
             f"requests for them: {join_names(listers)}",
             "docs/tasks/publish-models.md",
         )
-        for holder, listers in sorted(taken.items())
+        for (kind, holder), listers in sorted(taken.items())
     ]

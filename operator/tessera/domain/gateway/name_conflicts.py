@@ -242,7 +242,8 @@ def _sentence(spec: InferenceServiceSpec, conflict: NameConflict) -> str:
             else "no TenantBudget has its namespace, so no grant can have it"
         )
         return f"{field}: {name} {until} by {consumers}, since {grant}"
-    if conflict.holder != conflict.tenant:
+    # Without a budget namespaces are strangers, too.
+    if conflict.holder != conflict.tenant or conflict.tenant is None:
         return (
             f"{field}: {name} is taken, so requests of {consumers} for it do not come here from "
             "the gateway; choose another name"
