@@ -1,5 +1,6 @@
 """Admission refuses what only an edit can fix, and warns of the rest."""
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -88,6 +89,25 @@ def test_a_name_without_a_grant_is_a_warning() -> None:
         )
         assert not refusals
         assert effect in warning
+
+
+def test_names_of_services_that_share_none_cost_an_admission_little() -> None:
+    """Reviews block the operator, and anyone who edits a service may ask for many."""
+    store = a_store()
+    for number in range(100):
+        put_plan_input(store, TENANT_BUDGETS, "", a_budget(f"team-{number}"))
+    for number in range(1000):
+        names = [f"name-{number}-{alias}" for alias in range(16)]
+        ref = Ref(f"team-{number % 100}", f"x{number}")
+        service = a_service(ref.name, a_spec(access={"aliases": names, "public": True}), ref=ref)
+        put_plan_input(store, INFERENCE_SERVICES, ref.namespace, service)
+    body = a_body(access={"aliases": ["name-7-3"], "public": True})
+    began = time.process_time()
+    _, warnings = review_service(body, store, gateways=True)
+    took = time.process_time() - began
+    assert "name-7-3 is taken" in warnings[0]
+    # It takes 6 ms; a look at the names of all took 50 times as much.
+    assert took < 0.15
 
 
 def test_several_faults_are_reported_at_once() -> None:

@@ -17,7 +17,7 @@ from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
-from tessera.domain.gateway.name_conflicts import find_name_conflicts, name_verdicts
+from tessera.domain.gateway.name_conflicts import all_names, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig.gpu_building import layout_problem
@@ -82,7 +82,15 @@ def _name_warnings(
 ) -> Sequence[str]:
     """Return warnings for names by which tenants do not get the service."""
     existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
-    others = [other for other in existing if other.ref != service.ref]
+    names = all_names(service.ref.name, spec)
+    # Only those matter that have one of its names, which are few of many.
+    others = [
+        other
+        for other in existing
+        if other.ref != service.ref
+        and other.spec is not None
+        and not names.isdisjoint(all_names(other.ref.name, other.spec))
+    ]
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
     rights = name_rights(claims, required=required)

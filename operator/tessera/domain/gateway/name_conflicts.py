@@ -73,6 +73,12 @@ def name_verdicts(
     )
 
 
+def all_names(service: str, spec: InferenceServiceSpec) -> frozenset[str]:
+    """Return all names that a service lists, with those of its adapters."""
+    adapters = (adapter.name for adapter in spec.model.adapters)
+    return frozenset((spec.model.served_name or service, *spec.access.aliases, *adapters))
+
+
 @reused
 def _conflicts(
     models: tuple[OfferedModel, ...], tenants: frozenset[str], rights: NameRights
