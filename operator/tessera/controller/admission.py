@@ -82,7 +82,7 @@ def _name_warnings(
 ) -> Sequence[str]:
     """Return warnings for names by which tenants do not get the service."""
     existing = plan_inputs(store, api_resources.INFERENCE_SERVICES, ObservedService)
-    names = all_names(service.ref.name, spec)
+    names = frozenset(all_names(service.ref.name, spec))
     # Only those matter that have one of its names, which are few of many.
     others = [
         other

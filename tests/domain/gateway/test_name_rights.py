@@ -309,6 +309,7 @@ def test_a_tenant_learns_that_a_name_is_taken_and_not_by_whom() -> None:
 
 SECRET: dict[str, tuple[Sequence[ObservedService], Sequence[Mapping[str, Any]]]] = {
     "a service": ([serve("team-b/secret")], ()),
+    "an older service": ([serve("team-b/secret", 20)], ()),
     "an alias": ([serve("team-b/s", aliases=["secret"])], ()),
     "a name that it keeps": ([], [{"names": ["secret"]}]),
 }

@@ -64,8 +64,11 @@ def name_verdicts(
 
     A tenant learns that a name is taken, but not which other tenant has it.
     """
+    # In the order of the spec: that of all names of all services would tell of those of others.
+    names = ("", *all_names(service.name, spec))
     worst_first = sorted(
-        conflicts.get(service, ()), key=lambda conflict: NAME_REASONS.index(conflict.reason)
+        conflicts.get(service, ()),
+        key=lambda conflict: (NAME_REASONS.index(conflict.reason), names.index(conflict.name)),
     )
     return tuple(
         StatusVerdict(conflict.reason, _sentence(spec, conflict))
@@ -73,10 +76,10 @@ def name_verdicts(
     )
 
 
-def all_names(service: str, spec: InferenceServiceSpec) -> frozenset[str]:
+def all_names(service: str, spec: InferenceServiceSpec) -> tuple[str, ...]:
     """Return all names that a service lists, with those of its adapters."""
     adapters = (adapter.name for adapter in spec.model.adapters)
-    return frozenset((spec.model.served_name or service, *spec.access.aliases, *adapters))
+    return (spec.model.served_name or service, *spec.access.aliases, *adapters)
 
 
 @reused
