@@ -66,3 +66,22 @@ async def test_a_replica_that_is_ready_answers_every_tenant() -> None:
         model = a_model(a_replica(engine.address), **FOREIGN, **ASLEEP)
         async with a_gateway(a_directory(model)) as gateway:
             assert (await gateway.post(CHAT)).status == 200
+
+
+async def test_nobody_waits_for_a_service_that_is_gone() -> None:
+    """Also if it is recreated: what waited for the former one would get none of its replicas."""
+    async with (
+        asyncio.timeout(WAIT_SECONDS),
+        ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine,
+        a_gateway(a_directory(a_model(may_sleep=True))) as gateway,
+    ):
+        request = asyncio.create_task(gateway.post(CHAT))
+        await gateway.woken.wait()
+        gateway.admission.update(a_directory())
+        refused = await request
+        assert (refused.status, refused.error["code"]) == (503, "no_ready_replica")
+        assert refused.headers["retry-after"] == "5"
+        assert not list(gateway.admission.queues)
+        again = a_model(a_replica(engine.address), uid="uid-again")
+        gateway.admission.update(a_directory(again))
+        assert (await gateway.post(CHAT)).status == 200

@@ -155,6 +155,8 @@ class Admission:
             self._models, self._names, self._applicable = {}, {}, {}
         self._forget(changes)
         self.replicas.update(changes, self._clock(), utc_now())
+        for model in changes.removed:
+            self.queues.remove(model)
         for model in changes.new:
             self.queues.renew(model)
         self.queues.pump()

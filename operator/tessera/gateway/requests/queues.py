@@ -95,6 +95,14 @@ class ModelQueue:
             else:
                 waiting.sent.set_result(sent)
 
+    def end(self) -> None:
+        """Refuse what waits, since its service is gone."""
+        for waiting in self._waiting.values():
+            if not waiting.sent.done():
+                reason = RequestReason.NO_READY_REPLICA
+                waiting.sent.set_exception(RequestError(reason, self.model.service))
+        self._waiting.clear()
+
     def _displace(self, entry: QueueEntry, refusal: QueueRefusal) -> None:
         waiting = self._waiting.pop(entry)
         if not waiting.sent.done():
@@ -133,6 +141,12 @@ class ModelQueues:
         """Take the model of a new directory."""
         if model.uid in self._queues:
             self._queues[model.uid].model = model
+
+    def remove(self, model: OfferedModel) -> None:
+        """End the queue of a model that the new directory does not have."""
+        queue = self._queues.pop(model.uid, None)
+        if queue is not None:
+            queue.end()
 
     def freed(self, service_uid: str) -> None:
         """Send what waits for the model, since a request of it moved on."""
