@@ -27,10 +27,11 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import DemandCount, Ticket
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
-from tests.gateway.harness import KeyIdentifier, a_model, a_replica
+from tests.gateway.harness import KeyIdentifier, a_directory, a_model, a_replica, an_api_key
 
 CHAT = Ref("team-a", "chat")
 LIMIT = a_limit(Meter.REQUESTS, 60)
+TEAM = Identity(tenant="team-a")
 
 
 class Surroundings:
@@ -169,11 +170,20 @@ async def test_a_gateway_that_follows_edits_decides_as_one_that_begins(
             assert limits[0] == limits[1]
 
 
-async def output_limit(gateway: Gateway, model: OfferedModel) -> object:
+async def test_limits_of_a_key_hold_as_soon_as_they_change() -> None:
+    gateway, chat = Surroundings().gateway(), a_model(a_replica("127.0.0.1:1"))
+    for most in (9, 3):
+        limits = RateLimitsSpec(max_output_tokens=most)
+        gateway.publish(a_directory(chat, keys=(an_api_key(limits=limits),)))
+        sender = Identity(tenant="team-a", key="ci", limits=limits)
+        assert await output_limit(gateway, chat, sender) == most
+
+
+async def output_limit(gateway: Gateway, model: OfferedModel, sender: Identity = TEAM) -> object:
     """Return what is left of 10 tokens that a client asks for."""
     shape = RequestShape(model=model.names[0], input_tokens=1, max_output_tokens=10)
     try:
-        ticket = await gateway.admission.admit(Identity(tenant="team-a"), model, shape)
+        ticket = await gateway.admission.admit(sender, model, shape)
     except RequestError as error:
         return error.reason
     gateway.admission.finish(ticket, input_tokens=0, output_tokens=0)
@@ -185,12 +195,11 @@ def test_the_edits_of_one_tenant_touch_nothing_of_another() -> None:
     own = a_model(a_replica("127.0.0.1:1"))
     evil = a_model(service=Ref("evil", "chat"), uid="uid-evil", tenant="evil")
     gateway.publish(Directory(models=(own, evil)))
-    team = Identity(tenant="team-a")
-    models, states = gateway.admission.visible_models(team), gateway.admission.replicas.states(own)
+    models, states = gateway.admission.visible_models(TEAM), gateway.admission.replicas.states(own)
     for number in range(3):
         evil = replace(evil, names=(f"name-{number}",))
         gateway.publish(Directory(models=(own, evil)))
-        assert gateway.admission.visible_models(team) is models
+        assert gateway.admission.visible_models(TEAM) is models
         assert gateway.admission.replicas.states(own) is states
         assert gateway.admission.find_model(Identity(tenant="evil"), f"name-{number}") is evil
 

@@ -153,6 +153,9 @@ class Admission:
         changes = model_changes(before.models, directory.models)
         if _without_models(before) != _without_models(directory):
             self._models, self._names, self._applicable = {}, {}, {}
+        elif directory.keys is not before.keys:
+            # A key may have other limits now; the same keys are the same object.
+            self._applicable = {}
         self._forget(changes)
         self.replicas.update(changes, self._clock(), utc_now())
         for model in changes.removed:
