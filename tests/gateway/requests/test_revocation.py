@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -144,3 +145,31 @@ async def test_a_name_that_means_a_service_of_another_tenant_while_a_request_wai
     if status == 503:
         assert answer.error["code"] == "no_ready_replica"
         assert f"InferenceService/{owner.service}" in answer.error["message"]
+
+
+TWIN = a_model(service=Ref("team-a", "twin"), uid="uid-twin")
+
+
+@pytest.mark.parametrize(
+    ("key", "changes", "status"),
+    [
+        (an_api_key(services=frozenset({TWIN.service})), {}, 404),
+        (an_api_key(), {"tenant": "team-b"}, 404),
+        # It has another name of its own.
+        (an_api_key(), {"names": ("chat-1",)}, 200),
+    ],
+)
+async def test_a_name_that_went_to_another_service_while_a_request_waits_opens_no_other(
+    key: ApiKey, changes: dict[str, Any], status: int
+) -> None:
+    async with (
+        asyncio.timeout(WAIT_SECONDS),
+        ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine,
+        a_gateway(a_directory(a_model(may_sleep=True))) as gateway,
+    ):
+        request = asyncio.create_task(gateway.post(CHAT))
+        await gateway.woken.wait()
+        awake = a_model(a_replica(engine.address), may_sleep=True, **changes)
+        gateway.admission.update(a_directory(TWIN, awake, keys=(key,)))
+        assert (await request).status == status
+    assert len(engine.calls) == (status == 200)

@@ -206,17 +206,21 @@ class Admission:
             raise unknown_model(name, similar_names(name, names), names)
         return model
 
-    async def confirm(
-        self, headers: Mapping[bytes, bytes], address: str, name: str, admitted: OfferedModel
-    ) -> None:
-        """Ask again who sends an admitted request, and whether he may use the model by this name.
+    async def confirm(self, headers: Mapping[bytes, bytes], address: str, ticket: Ticket) -> None:
+        """Ask again who sends an admitted request, and whether he may use its model by this name.
 
         Raises RequestError with status 401, 404 or 503.
         """
-        model = self.find_model(await self.identify(headers, address), name)
+        identity = await self.identify(headers, address)
+        name, admitted = ticket.shape.model, ticket.model
+        model = self.find_model(identity, name)
+        if model.uid == admitted.uid:
+            return
+        # The name stands for another service now.
+        if all(each.uid != admitted.uid for each in self.visible_models(identity).values()):
+            raise unknown_model(name, (), self._known_names(identity))
         # A tenant may give a name to another service of its own, also while requests wait.
-        is_of_tenant = model.tenant is not None and model.tenant == admitted.tenant
-        if model.service != admitted.service and not is_of_tenant:
+        if model.tenant is None or model.tenant != admitted.tenant:
             raise RequestError(RequestReason.NO_READY_REPLICA, model.service)
 
     async def admit(self, identity: Identity, model: OfferedModel, shape: RequestShape) -> Ticket:

@@ -270,9 +270,7 @@ class Call:
             state = sent.choice.state
             tried.append(state.replica.uid)
             # It may have waited long.
-            await self._admission.confirm(
-                inbound.headers, inbound.client_address, ticket.shape.model, ticket.model
-            )
+            await self._admission.confirm(inbound.headers, inbound.client_address, ticket)
             try:
                 await relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
