@@ -34,6 +34,7 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission, Identifier
 from tessera.gateway.requests.app import BodyBounds, GatewayApp
+from tessera.gateway.requests.token_reviews import TokenSender
 from tessera.gateway.requests.token_verifier import TokenVerdict
 from tessera.gateway.server import GatewayServer, listen
 
@@ -173,9 +174,9 @@ class KeyIdentifier:
         return identity
 
 
-async def no_tokens(token: str, directory: Directory, address: str | None) -> TokenVerdict:
+async def no_tokens(token: str, directory: Directory, sender: TokenSender) -> TokenVerdict:
     """Verify tokens where none is sent."""
-    raise AssertionError(token, directory, address)
+    raise AssertionError(token, directory, sender)
 
 
 class LocalAccounts:

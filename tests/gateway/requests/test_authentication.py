@@ -10,6 +10,7 @@ from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.requests.token_reviews import TokenSender
 from tessera.gateway.requests.token_verifier import TokenVerdict
 from tests.builders import NOW
 
@@ -31,17 +32,16 @@ class Verifier:
     def __init__(self, verdict: TokenVerdict = OWNER) -> None:
         self.verdict = verdict
         self.tokens: list[str] = []
-        self.addresses: list[str | None] = []
-        """Of the senders of unknown tokens."""
+        self.senders: list[TokenSender] = []
         self.seconds = 0.0
         self.authenticator = Authenticator(
             self._verify, clock=lambda: NOW, monotonic=lambda: self.seconds
         )
 
-    async def _verify(self, token: str, directory: Directory, address: str | None) -> TokenVerdict:
+    async def _verify(self, token: str, directory: Directory, sender: TokenSender) -> TokenVerdict:
         assert not directory.keys
         self.tokens.append(token)
-        self.addresses.append(address)
+        self.senders.append(sender)
         return self.verdict
 
     async def settle(self) -> None:
@@ -100,7 +100,7 @@ async def test_a_token_is_verified_once_while_its_verdict_lasts() -> None:
     verifier.seconds = 39
     assert await verifier.identify(TOKEN) == OWNER
     await verifier.settle()
-    assert (verifier.tokens, verifier.addresses) == ([TOKEN], [ADDRESS])
+    assert (verifier.tokens, verifier.senders) == ([TOKEN], [ADDRESS])
 
 
 @pytest.mark.parametrize("seconds", [41, 59, 60, 3600])
@@ -110,7 +110,7 @@ async def test_a_known_token_that_is_used_is_verified_again_before_strangers(sec
     verifier.seconds = seconds
     assert await verifier.identify(TOKEN) == OWNER
     await verifier.settle()
-    assert (len(verifier.tokens), verifier.addresses) == (2, [ADDRESS, None])
+    assert (len(verifier.tokens), verifier.senders) == (2, [ADDRESS, OWNER])
 
 
 async def test_a_verdict_holds_while_it_is_renewed_until_its_own_end() -> None:
@@ -127,7 +127,7 @@ async def test_a_verdict_holds_while_it_is_renewed_until_its_own_end() -> None:
     assert await verifier.identify(TOKEN) == (503, "TokensNotVerified")
     verifier.verdict = OWNER
     assert await verifier.identify(TOKEN) == OWNER
-    assert verifier.addresses[1:] == [None] * 5
+    assert verifier.senders[1:] == [OWNER] * 5
 
 
 async def test_a_renewal_that_is_refused_ends_the_token_at_once() -> None:
@@ -140,14 +140,14 @@ async def test_a_renewal_that_is_refused_ends_the_token_at_once() -> None:
     verifier.seconds = 60
     assert await verifier.identify(TOKEN) == (401, "InvalidToken")
     # It is a stranger's again.
-    assert verifier.addresses == [ADDRESS, None, ADDRESS]
+    assert verifier.senders == [ADDRESS, OWNER, ADDRESS]
 
 
 async def test_a_token_waits_for_no_other_one() -> None:
     """Those of an OIDC issuer need no review, for which others wait."""
 
-    async def verify(token: str, directory: Directory, address: str | None) -> TokenVerdict:
-        assert (directory, address) == (Directory(), ADDRESS)
+    async def verify(token: str, directory: Directory, sender: TokenSender) -> TokenVerdict:
+        assert (directory, sender) == (Directory(), ADDRESS)
         if token.startswith("junk"):
             await asyncio.get_running_loop().create_future()
         return OWNER

@@ -15,11 +15,14 @@ from tessera.gateway.requests.token_reviews import (
     MAX_WAITING_TOKENS,
     ReviewsBusyError,
     TokenReviews,
+    TokenSender,
 )
 from tessera.gateway.requests.token_verifier import TokenVerifier
 
 ISSUER = "https://kubernetes.default.svc"
-DIRECTORY = Directory(tenants={"team-a": TenantLimits(name="team-a", namespaces=("team-a",))})
+DIRECTORY = Directory(
+    tenants={name: TenantLimits(name=name, namespaces=(name,)) for name in ("team-a", "team-b")}
+)
 HONEST, JUNK = "10.0.0.7", "10.9.9.9"
 
 
@@ -40,7 +43,10 @@ class ApiServer:
         answer = asyncio.get_running_loop().create_future()
         self.reviewing.append((subject, answer))
         await answer
-        return None if subject.startswith("junk") else f"system:serviceaccount:team-a:{subject}"
+        if subject.startswith("junk"):
+            return None
+        tenant = "team-b" if subject.startswith("many") else "team-a"
+        return f"system:serviceaccount:{tenant}:{subject}"
 
     async def _own_token(self) -> str:
         return a_token("gateway")
@@ -54,8 +60,8 @@ class ApiServer:
             answer.set_result(None)
         await settle()
 
-    def ask(self, subject: str, address: str | None) -> asyncio.Task[str | None]:
-        return asyncio.create_task(self.reviews.user(a_token(subject), ISSUER, address))
+    def ask(self, subject: str, sender: TokenSender) -> asyncio.Task[str | None]:
+        return asyncio.create_task(self.reviews.user(a_token(subject), ISSUER, sender))
 
 
 async def settle() -> None:
@@ -83,7 +89,7 @@ async def test_known_tokens_wait_for_no_stranger() -> None:
     server = ApiServer()
     strangers = [server.ask(f"junk-{number}", JUNK) for number in range(20)]
     await settle()
-    known = [server.ask(f"known-{number}", None) for number in range(4)]
+    known = [server.ask(f"known-{number}", Identity(tenant="team-a")) for number in range(4)]
     await settle()
     assert [subject for subject, _ in server.reviewing[2:]] == [f"known-{n}" for n in range(4)]
     for task in (*strangers, *known):
@@ -143,6 +149,27 @@ async def test_a_turn_that_comes_to_somebody_who_leaves_is_passed_on(cancelled: 
     tasks[cancelled].cancel()
     await server.answer(3)
     assert await outcomes(tasks) == Counter(str=4, CancelledError=1)
+
+
+@pytest.mark.parametrize("age", [45, 61])
+async def test_many_known_tokens_of_one_tenant_leave_turns_to_those_of_another(age: int) -> None:
+    seconds = 0
+
+    def identify(subject: str) -> asyncio.Task[Identity]:
+        headers = {b"authorization": f"Bearer {a_token(subject)}".encode()}
+        return asyncio.create_task(authenticator.identify(headers, DIRECTORY, HONEST))
+
+    server = ApiServer()
+    verifier = TokenVerifier(server.reviews, {})
+    authenticator = Authenticator(verifier.verify, monotonic=lambda: seconds)
+    subjects = [*(f"many-{number}" for number in range(50)), "known"]
+    for _ in range(2):
+        requests = [identify(subject) for subject in subjects]
+        await server.answer(51)
+        await asyncio.gather(*requests)
+        seconds = age
+    # Four of the many were reviewed when it came, and one of them had the next turn.
+    assert server.reviewed[51:].index("known") == 5
 
 
 @pytest.mark.parametrize("age", [45, 61])

@@ -101,4 +101,4 @@ async def test_a_silent_api_server_is_not_a_refusal() -> None:
         raise ClusterError("no response")
 
     verifier = TokenVerifier(TokenReviews(review, ApiServer().token), {})
-    assert await verifier.verify(TOKEN, DIRECTORY, None) is RequestReason.TOKENS_NOT_VERIFIED
+    assert await verifier.verify(TOKEN, DIRECTORY, ADDRESS) is RequestReason.TOKENS_NOT_VERIFIED

@@ -14,6 +14,7 @@ from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import RequestError
+from tessera.gateway.requests.token_reviews import TokenSender
 from tessera.gateway.requests.token_verifier import TokenVerdict
 
 # No credential is longer; the tokens of some issuers list hundreds of groups.
@@ -36,15 +37,12 @@ class Authenticator:
 
     def __init__(
         self,
-        verify: Callable[[str, Directory, str | None], Awaitable[TokenVerdict]],
+        verify: Callable[[str, Directory, TokenSender], Awaitable[TokenVerdict]],
         *,
         clock: Callable[[], datetime] = utc_now,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Take `verify`, which gets a token with the address of its sender.
-
-        The address is None for a token that was accepted before.
-        """
+        """Take `verify`, which gets a token with its sender."""
         self._verify_token = verify
         self._clock = clock
         self._verdicts = _VerdictCache(monotonic)
@@ -85,7 +83,7 @@ class Authenticator:
         if verdict is None or self._verdicts.is_due(digest):
             verifying = self._verifying.get(digest)
             if verifying is None:
-                sender = None if self._verdicts.is_known(digest) else address
+                sender = self._verdicts.known_identity(digest) or address
                 verifying = asyncio.create_task(self._verify(token, digest, directory, sender))
                 self._verifying[digest] = verifying
             if verdict is None:
@@ -97,7 +95,7 @@ class Authenticator:
         return verdict
 
     async def _verify(
-        self, token: bytes, digest: bytes, directory: Directory, address: str | None
+        self, token: bytes, digest: bytes, directory: Directory, sender: TokenSender
     ) -> TokenVerdict:
         """Return the verdict for all requests with this token."""
         verdict: TokenVerdict = RequestReason.TOKENS_NOT_VERIFIED
@@ -105,7 +103,7 @@ class Authenticator:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_VERIFY_SECONDS):
                     text = token.decode("latin-1")
-                    verdict = await self._verify_token(text, directory, address)
+                    verdict = await self._verify_token(text, directory, sender)
         finally:
             del self._verifying[digest]
         self._verdicts.put(digest, verdict)
@@ -136,9 +134,11 @@ class _VerdictCache:
             return None
         return remembered.verdict
 
-    def is_known(self, digest: bytes) -> bool:
-        """Return whether the token was accepted the last time."""
-        return digest in self._accepted
+    def known_identity(self, digest: bytes) -> Identity | None:
+        """Return whose token it was the last time, if it was accepted then."""
+        accepted = self._accepted.get(digest)
+        verdict = accepted.verdict if accepted is not None else None
+        return verdict if isinstance(verdict, Identity) else None
 
     def is_due(self, digest: bytes) -> bool:
         """Return whether the verdict is to be renewed now, once in a while."""

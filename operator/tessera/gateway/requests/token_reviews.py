@@ -3,19 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 from tessera.adapters.oidc_tokens import unverified_issuer
+from tessera.domain.gateway.directory import Identity
 from tessera.gateway.http.connections import address_owner
 from tessera.ports import ClusterError
 
 # Reviews at a time. Known tokens were accepted before, and come back once a minute; the others are
 # whatever strangers send.
 _KNOWN_PLACES, _UNKNOWN_PLACES = 4, 2
-MAX_WAITING_TOKENS = 64
+# Of a tenant and of an address: more would wait until they are given up, and so would all others.
+MAX_KNOWN_TOKENS, MAX_WAITING_TOKENS = 1024, 64
+
+# The address that sent an unknown token, or who had a known one when it was accepted.
+TokenSender: TypeAlias = str | Identity
 
 
 class TokenReviews:
-    """Tokens of the cluster's own issuer; known ones wait for no unknown one."""
+    """Tokens of the cluster's own issuer; known ones wait neither for strangers nor for many."""
 
     def __init__(
         self,
@@ -31,21 +37,21 @@ class TokenReviews:
         self._last_own_token: str | None = None
         # A cluster that changes its issuer accepts the one before for a while.
         self._issuers: set[str] = set()
-        self._known = asyncio.Semaphore(_KNOWN_PLACES)
-        self._unknown = AddressTurns(_UNKNOWN_PLACES)
+        self._known = ReviewTurns(_KNOWN_PLACES, MAX_KNOWN_TOKENS)
+        self._unknown = ReviewTurns(_UNKNOWN_PLACES, MAX_WAITING_TOKENS)
 
-    async def user(self, token: str, issuer: str, address: str | None) -> str | None:
+    async def user(self, token: str, issuer: str, sender: TokenSender) -> str | None:
         """Return the user whose token it is; None for a token that is not valid.
 
-        `address` sent an unknown token; it is None for one that was accepted before. Raises
-        ClusterError while tokens cannot be reviewed, and ReviewsBusyError.
+        Raises ClusterError while tokens cannot be reviewed, and ReviewsBusyError.
         """
         if not await self._is_of_cluster(issuer):
             return None
-        if address is None:
-            async with self._known:
-                return await self._review(token)
-        async with self._unknown.place(address):
+        if isinstance(sender, Identity):
+            place = self._known.place(sender.tenant)
+        else:
+            place = self._unknown.place(address_owner(sender))
+        async with place:
             return await self._review(token)
 
     async def _is_of_cluster(self, issuer: str) -> bool:
@@ -63,35 +69,37 @@ class TokenReviews:
 
 
 class ReviewsBusyError(Exception):
-    """Too many unknown tokens of one address wait."""
+    """Too many tokens of one sender wait."""
 
 
-class AddressTurns:
-    """Places for which the addresses that wait take turns, so that none waits for another's many.
+class ReviewTurns:
+    """Places for which the senders that wait take turns, so that none waits for another's many.
 
-    A /64 of IPv6 counts as one address, and all clients behind a proxy have its address.
+    Of unknown tokens an address is a sender, and a /64 of IPv6 is one address; all clients behind a
+    proxy have its address. Of known ones a tenant is.
     """
 
-    def __init__(self, places: int) -> None:
+    def __init__(self, places: int, most_of_sender: int) -> None:
         self._free = places
-        # By address, the one whose turn is next first; the connections bound them.
+        self._most_of_sender = most_of_sender
+        # By sender, the one whose turn is next first; the connections bound them.
         self._waiting: dict[str, dict[asyncio.Future[None], None]] = {}
 
     @asynccontextmanager
-    async def place(self, address: str) -> AsyncIterator[None]:
+    async def place(self, sender: str) -> AsyncIterator[None]:
         """Hold a place, perhaps after a wait; raises ReviewsBusyError where too many wait."""
         if self._free:
             self._free -= 1
         else:
-            await self._wait(address_owner(address))
+            await self._wait(sender)
         try:
             yield
         finally:
             self._pass_on()
 
-    async def _wait(self, address: str) -> None:
-        waiting = self._waiting.setdefault(address, {})
-        if len(waiting) >= MAX_WAITING_TOKENS:
+    async def _wait(self, sender: str) -> None:
+        waiting = self._waiting.setdefault(sender, {})
+        if len(waiting) >= self._most_of_sender:
             raise ReviewsBusyError
         turn = asyncio.get_running_loop().create_future()
         waiting[turn] = None
@@ -104,18 +112,18 @@ class AddressTurns:
             elif turn in waiting:
                 del waiting[turn]
                 if not waiting:
-                    del self._waiting[address]
+                    del self._waiting[sender]
             raise
 
     def _pass_on(self) -> None:
-        """Give a place to the address that waits longest for its turn."""
+        """Give a place to the sender that waits longest for its turn."""
         while self._waiting:
-            address = next(iter(self._waiting))
-            waiting = self._waiting.pop(address)
+            sender = next(iter(self._waiting))
+            waiting = self._waiting.pop(sender)
             turn = next(iter(waiting))
             del waiting[turn]
             if waiting:
-                self._waiting[address] = waiting
+                self._waiting[sender] = waiting
             if not turn.cancelled():
                 turn.set_result(None)
                 return

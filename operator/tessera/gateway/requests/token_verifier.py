@@ -13,7 +13,11 @@ from tessera.adapters.oidc_tokens import (
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.requests.token_reviews import ReviewsBusyError, TokenReviews
+from tessera.gateway.requests.token_reviews import (
+    ReviewsBusyError,
+    TokenReviews,
+    TokenSender,
+)
 from tessera.ports import ClusterError
 
 log = logging.getLogger("tessera")
@@ -35,13 +39,10 @@ class TokenVerifier:
         self._issuers = issuers
         self._last_problem = ""
 
-    async def verify(self, token: str, directory: Directory, address: str | None) -> TokenVerdict:
-        """Return whose token it is, or why it is refused.
-
-        `address` sent an unknown token; it is None for one that was accepted before.
-        """
+    async def verify(self, token: str, directory: Directory, sender: TokenSender) -> TokenVerdict:
+        """Return whose token it is, or why it is refused."""
         try:
-            verdict = await self._identify(token, directory, address)
+            verdict = await self._identify(token, directory, sender)
         except InvalidTokenError:
             return RequestReason.INVALID_TOKEN
         except ReviewsBusyError:
@@ -57,7 +58,7 @@ class TokenVerifier:
         return verdict
 
     async def _identify(
-        self, token: str, directory: Directory, address: str | None
+        self, token: str, directory: Directory, sender: TokenSender
     ) -> TokenVerdict:
         issuer = unverified_issuer(token)
         if issuer is None:
@@ -65,7 +66,7 @@ class TokenVerifier:
         tokens = self._issuers.get(issuer)
         if tokens is not None:
             return claims_identity(tokens.issuer, await tokens.verify(token), directory)
-        user = await self._reviews.user(token, issuer, address) if self._reviews else None
+        user = await self._reviews.user(token, issuer, sender) if self._reviews else None
         return (
             RequestReason.INVALID_TOKEN
             if user is None
