@@ -177,6 +177,20 @@ async def test_refused_tokens_are_remembered_and_displace_no_accepted_one() -> N
     assert len(verifier.tokens) == verified
 
 
+async def test_many_tokens_of_one_tenant_displace_no_token_of_another() -> None:
+    verifier = Verifier()
+    await verifier.identify(TOKEN)
+    verifier.verdict = other = Identity(tenant="team-b")
+    for number in range(10_001):
+        assert await verifier.identify(f"a.b.{number}") == other
+    verified = len(verifier.tokens)
+    assert await verifier.identify(TOKEN) == OWNER
+    assert len(verifier.tokens) == verified
+    # The oldest ones of the tenant who has most made room.
+    await verifier.identify("a.b.0")
+    assert len(verifier.tokens) == verified + 1
+
+
 async def test_without_a_verdict_requests_are_told_to_retry_and_the_next_one_asks_again() -> None:
     verifier = Verifier(RequestReason.TOKENS_NOT_VERIFIED)
     assert await verifier.identify(TOKEN) == (503, "TokensNotVerified")

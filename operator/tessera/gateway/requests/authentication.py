@@ -120,11 +120,13 @@ class _Verdict:
 
 
 class _VerdictCache:
-    """Verdicts by the hash of the token; refusals never displace those who are known."""
+    """Verdicts by the hash of the token; neither refusals nor other tenants displace known ones."""
 
     def __init__(self, monotonic: Callable[[], float]) -> None:
         self._monotonic = monotonic
         self._accepted: dict[bytes, _Verdict] = {}
+        # The oldest of a tenant first.
+        self._accepted_by_tenant: dict[str, dict[bytes, None]] = {}
         self._refused: dict[bytes, _Verdict] = {}
 
     def get(self, digest: bytes) -> TokenVerdict | None:
@@ -151,15 +153,27 @@ class _VerdictCache:
     def put(self, digest: bytes, verdict: TokenVerdict) -> None:
         if verdict is RequestReason.TOKENS_NOT_VERIFIED:
             return
-        accepted = isinstance(verdict, Identity)
-        verdicts = self._accepted if accepted else self._refused
+        self._forget(digest)
         now = self._monotonic()
-        seconds = VERDICT_SECONDS if accepted else _REFUSAL_SECONDS
-        self._accepted.pop(digest, None)
+        renew_at = now + _RENEWAL_SECONDS
+        if not isinstance(verdict, Identity):
+            self._refused[digest] = _Verdict(verdict, now + _REFUSAL_SECONDS, renew_at)
+            if len(self._refused) > _MAX_VERDICTS:
+                del self._refused[next(iter(self._refused))]
+            return
+        self._accepted[digest] = _Verdict(verdict, now + VERDICT_SECONDS, renew_at)
+        self._accepted_by_tenant.setdefault(verdict.tenant, {})[digest] = None
+        if len(self._accepted) > _MAX_VERDICTS:
+            most = max(self._accepted_by_tenant.values(), key=len)
+            self._forget(next(iter(most)))
+
+    def _forget(self, digest: bytes) -> None:
         self._refused.pop(digest, None)
-        verdicts[digest] = _Verdict(verdict, now + seconds, now + _RENEWAL_SECONDS)
-        if len(verdicts) > _MAX_VERDICTS:
-            del verdicts[next(iter(verdicts))]
+        identity = self.known_identity(digest)
+        if identity is not None:
+            del self._accepted[digest], self._accepted_by_tenant[identity.tenant][digest]
+            if not self._accepted_by_tenant[identity.tenant]:
+                del self._accepted_by_tenant[identity.tenant]
 
 
 def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
