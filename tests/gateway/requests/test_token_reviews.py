@@ -12,6 +12,7 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.requests.token_reviews import (
+    MAX_WAITING_OF_ALL,
     MAX_WAITING_TOKENS,
     ReviewsBusyError,
     TokenReviews,
@@ -123,6 +124,31 @@ async def test_addresses_of_one_host_share_their_turns(first: str, second: str) 
         await server.ask("junk", second)
     await server.answer(MAX_WAITING_TOKENS + 2)
     assert await outcomes(tasks) == Counter(NoneType=MAX_WAITING_TOKENS + 2)
+
+
+async def test_strangers_of_very_many_addresses_are_bounded_and_leave_turns_to_others() -> None:
+    server, addresses = ApiServer(), 40
+    crowd = [
+        server.ask(f"junk-{number}", f"2001:db8:0:{number % addresses}::1")
+        for number in range(addresses * MAX_WAITING_TOKENS)
+    ]
+    await settle()
+    waiting = sum(not task.done() for task in crowd)
+    assert waiting == MAX_WAITING_OF_ALL + 2
+    honest = server.ask("new", HONEST)
+    await server.answer(addresses + 3)
+    assert await honest is not None
+    await server.answer(MAX_WAITING_OF_ALL - addresses - 1)
+    refused = len(crowd) - MAX_WAITING_OF_ALL - 1
+    assert await outcomes(crowd) == Counter(
+        NoneType=MAX_WAITING_OF_ALL + 1, ReviewsBusyError=refused
+    )
+    # All places are free again.
+    later = [server.ask(f"later-{number}", JUNK) for number in range(2)]
+    await settle()
+    assert len(server.reviewing) == 2
+    await server.answer(2)
+    assert await outcomes(later) == Counter(str=2)
 
 
 async def test_strangers_who_go_away_leave_their_places() -> None:
