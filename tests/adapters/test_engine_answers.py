@@ -145,6 +145,11 @@ def test_no_answer_of_an_engine_a_runner_or_a_hub_raises(body: bytes) -> None:
         assert count is None or 0 <= count <= 10**9
 
 
+@pytest.mark.parametrize("figure", ["-1", "1.5", "NaN", "1e999", "1000000001", '"3"', "null"])
+def test_a_figure_that_no_engine_counts_to_is_no_count(figure: str) -> None:
+    assert parse_count(f'{{"server_load": {figure}}}'.encode(), "server_load") is None
+
+
 @given(st.one_of(OBJECTS, LAYOUTS))
 def test_no_status_of_a_node_layout_raises(status: dict[str, Any]) -> None:
     body = {"metadata": {"name": "gpu-0", "resourceVersion": "7"}, "status": status}
