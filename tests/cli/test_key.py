@@ -398,14 +398,41 @@ async def test_keys_in_the_namespace_of_the_gateway_go_on_with_a_warning() -> No
     assert "new" in api.namespaces[GATEWAY_NAMESPACE]["tessera-keys-team-a"]["data"]
 
 
-async def test_a_key_that_was_copied_is_revoked_in_both_namespaces() -> None:
-    api = SecretsApi()
-    await old_key(api, "ci --tenant team-a")
+async def copied_key(api: SecretsApi) -> str:
+    """Create a key where keys were, and copy it to where they are."""
+    key = await old_key(api, "ci --tenant team-a")
     secret = json.loads(json.dumps(api.namespaces[GATEWAY_NAMESPACE]["tessera-keys-team-a"]))
     secret["metadata"]["namespace"] = NAMESPACE
     api.secrets["tessera-keys-team-a"] = secret
+    return key
+
+
+async def test_a_key_that_was_copied_is_revoked_in_both_namespaces() -> None:
+    api = SecretsApi()
+    await copied_key(api)
     await revoke(Reader(api), KEY_REVOKE.parse(["ci", "--tenant", "team-a"]))
     assert api.keys() == {}
+
+
+async def test_a_copy_of_a_rotated_key_is_not_valid_again_when_the_old_namespace_is_empty() -> None:
+    api = SecretsApi()
+    key = await copied_key(api)
+    await rotate(Reader(api), KEY_ROTATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    assert {each.expires for each in api.keys().values() if each.digest == digest_of(key)} != {None}
+    api.namespaces[GATEWAY_NAMESPACE].clear()
+    assert api.keys() == {}
+
+
+@pytest.mark.parametrize("command", ["revoke", "rotate"])
+async def test_a_namespace_that_was_not_read_is_warned_about(command: str) -> None:
+    api = SecretsApi()
+    await copied_key(api)
+    api.hidden = GATEWAY_NAMESPACE
+    if command == "revoke":
+        output = await revoke(Reader(api), KEY_REVOKE.parse(["ci", "--tenant", "team-a"]))
+    else:
+        output = await rotate(Reader(api), KEY_ROTATE.parse(["ci", "--tenant", "team-a"]), NOW)
+    assert "you may not read Secrets in namespace tessera-system: " in output.text
 
 
 async def test_keys_are_managed_without_a_right_in_the_namespace_of_the_gateway() -> None:

@@ -48,6 +48,7 @@ class KeySecrets:
         self.namespace = namespace or keys_namespace(gateway)
         self._namespaces = (namespace,) if namespace else (self.namespace, gateway)
         self._versions: dict[Ref, str] = {}
+        self._unread: dict[str, None] = {}
 
     async def keys(self, tenant: str | None = None) -> list[StoredKey]:
         """Return the keys of one tenant or of all, in the order of their names."""
@@ -75,7 +76,16 @@ class KeySecrets:
             # Who manages keys needs no right to read the other Secrets of the gateway's namespace.
             if namespace == self.namespace:
                 raise
+            self._unread[namespace] = None
             return ()
+
+    def unread_note(self, name: str) -> str:
+        """Say where a copy of a key may be that nobody looked for; nothing where all was read."""
+        return "".join(
+            f"\nwarning: you may not read Secrets in namespace {namespace}: if the keys were not "
+            f"moved from there, a key {name} in them goes on as before (docs/tasks/upgrade.md)"
+            for namespace in self._unread
+        )
 
     async def key(self, tenant: str, name: str) -> StoredKey:
         """Return one key; CommandError when it does not exist."""

@@ -14,11 +14,13 @@ async def revoke(reader: Reader, arguments: SimpleNamespace) -> Output:
     for each in await stored.keys(arguments.tenant):
         if each.name == key.name:
             await stored.write(each.secret, {key.name: None})
+    note = stored.unread_note(key.name)
     if arguments.output == "json":
         fields = {"tenant": key.tenant, "name": key.name, "sha256": key.record.sha256}
-        return Output.of_json(fields)
+        return Output.of_json(fields | ({"warning": note.strip()} if note else {}))
     return Output(
-        f"key {key.name} of tenant {key.tenant} is revoked: gateways refuse it within 2 seconds\n"
+        f"key {key.name} of tenant {key.tenant} is revoked: gateways refuse it within 2 seconds"
+        f"{note}\n"
     )
 
 

@@ -28,15 +28,21 @@ async def rotate(reader: Reader, arguments: SimpleNamespace, at: datetime) -> Ou
     )
     old_name = check_name(f"{old.name}.{old.record.sha256[:8]}")
     old_end = min(end, old.record.expires or end)
+    keys = await stored.keys(arguments.tenant)
+    for other in keys:
+        # A copy would be valid again, without an end, once the Secret that counts is gone.
+        if other.name == old.name and other.secret != old.secret:
+            await stored.write(other.secret, {other.name: None})
     changes: dict[str, KeyRecord | None] = {
         other.name: None
-        for other in await stored.keys(arguments.tenant)
+        for other in keys
         if other.secret == old.secret and _is_former(other.name, old.name, other.record, at)
     }
     changes[old.name] = record
     changes[old_name] = old.record.model_copy(update={"expires": old_end})
     await stored.write(old.secret, changes)
     note = f"; the old key is {old_name} and ends at {old_end:%Y-%m-%dT%H:%MZ}"
+    note += stored.unread_note(old.name)
     return key_output(arguments, old.name, record, key, note)
 
 
