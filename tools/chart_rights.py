@@ -105,10 +105,9 @@ def _switched_on(values: BaseModel) -> Json:
 
 def granted_rights(objects: Sequence[Json]) -> Iterator[Right]:
     """Yield each right of each account, by roles and by what pods hold."""
+    roles = [body for body in objects if body["kind"] in ("Role", "ClusterRole")]
     rules: dict[tuple[str, str], Sequence[Json]] = {
-        (_scope(body), body["metadata"]["name"]): body["rules"]
-        for body in objects
-        if body["kind"] in ("Role", "ClusterRole")
+        (_scope(body), body["metadata"]["name"]): body.get("rules") or () for body in roles
     }
     unbound = dict(rules)
     yield from _allowed(BATCH_ACCOUNT, RUNNER_NAMESPACE, unbound.pop((CLUSTER, _RUNNER_ROLE)))
@@ -119,12 +118,29 @@ def granted_rights(objects: Sequence[Json]) -> Iterator[Right]:
             key = CLUSTER if role["kind"] == "ClusterRole" else _scope(body), role["name"]
             unbound.pop(key, None)
             for subject in body["subjects"]:
-                yield from _allowed(subject["name"], _scope(body), rules[key])
+                if key in rules:
+                    yield from _allowed(_account(subject), _scope(body), rules[key])
+                else:
+                    yield Right(_account(subject), _scope(body), "all of", f"role {role['name']}")
         for pod in _pods(body):
             yield from _pod_rights(pod)
+    for body in roles:
+        scope, name = _scope(body), body["metadata"]["name"]
+        if "aggregationRule" in body:
+            yield Right(f"who has the role {name}", scope, "all of", "roles with a label")
+        if any("/aggregate-to-" in label for label in body["metadata"].get("labels", ())):
+            unbound[scope, name] = rules[scope, name]
     # Others may bind it, or take its rules over by a label.
     for (scope, name), role_rules in unbound.items():
         yield from _allowed(f"who has the role {name}", scope, role_rules)
+
+
+def _account(subject: Json) -> str:
+    """Return the name of an account of the release, and of others also what they are."""
+    name, namespace = subject["name"], subject.get("namespace", "")
+    if (subject["kind"], namespace) == ("ServiceAccount", RELEASE):
+        return str(name)
+    return " ".join(filter(None, (subject["kind"], namespace, name)))
 
 
 def _pods(body: Any) -> Iterator[Json]:

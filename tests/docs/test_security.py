@@ -78,6 +78,33 @@ def test_every_section_has_its_tests_or_is_no_claim() -> None:
             "who has the role x may * pods/exec in the cluster: say in",
         ),
         (
+            "batch-runner.yaml",
+            "metadata:\n  name:",
+            "metadata:\n  name: x\naggregationRule: {clusterRoleSelectors: []}\n---\n"
+            "apiVersion: rbac.authorization.k8s.io/v1\nkind: ClusterRole\nmetadata:\n  name:",
+            "who has the role x may all of roles with a label in the cluster: say in",
+        ),
+        (
+            "gateway.yaml",
+            "kind: ClusterRole\nmetadata:\n  name: {{ $name }}\n  labels:",
+            "kind: ClusterRole\nmetadata:\n  name: {{ $name }}\n  labels:\n"
+            "    rbac.authorization.k8s.io/aggregate-to-view: 'true'",
+            "who has the role tessera-gateway-tessera-system may create tokenreviews.",
+        ),
+        (
+            "node.yaml",
+            "name: tessera-node\n  namespace: {{ .Release.Namespace }}\n---\n# An agent may",
+            "name: tessera-node\n  namespace: default\n---\n# An agent may",
+            "ServiceAccount default tessera-node may get nodes in the cluster: say in",
+        ),
+        (
+            "node.yaml",
+            "name: tessera-node\n  namespace: {{ .Release.Namespace }}\n---\n# An agent may",
+            "name: tessera-node\n  namespace: {{ .Release.Namespace }}\n"
+            "- {kind: Group, name: tessera-node}\n---\n# An agent may",
+            "Group tessera-node may get nodes in the cluster: say in",
+        ),
+        (
             "gateway.yaml",
             "  resources: [tokenreviews]\n  verbs: [create]",
             "  resources: [tokenreviews]\n  verbs: []",
