@@ -500,6 +500,16 @@ async def test_an_operator_that_knows_no_parts_has_those_that_wait(
     assert len(receiving.observations.gateway_reports["gateway-0"].demand) == PART_SERVICES
 
 
+async def test_what_waits_is_in_the_first_part_however_many_of_another_namespace_wait(
+    server: tuple[HttpsServer, Receiving], tmp_path: Path
+) -> None:
+    serving, receiving = server
+    demand = {**a_fleet(PART_SERVICES, queued=1), CHAT: GatewayDemand(queued=1)}
+    async with a_reporter(serving, tmp_path, demand) as reporter:
+        await reporter.report()
+    assert receiving.demand() == GatewayDemand(queued=1)
+
+
 def test_of_too_many_services_the_namespace_with_most_leaves_out_those_without_a_wait() -> None:
     evil = {Ref("evil", f"s{number}"): GatewayDemand(arrived=1) for number in range(9)}
     waiting = {Ref("evil", "waits"): GatewayDemand(queued=1)}

@@ -85,9 +85,10 @@ class GatewayReport:
 
 
 def cut_demand(demand: Mapping[Ref, GatewayDemand], limit: int) -> Mapping[Ref, GatewayDemand]:
-    """Return so many services: of the namespace with most, those without a wait are left out."""
-    if len(demand) <= limit:
-        return demand
+    """Return so many services: of the namespace with most, those without a wait are left out.
+
+    They come in turn by namespace, and of each those that wait first.
+    """
     ranks, ranked = Counter[str](), []
     for ref in sorted(demand, key=lambda ref: (not demand[ref].queued, ref)):
         ranked.append((ranks[ref.namespace], ref))

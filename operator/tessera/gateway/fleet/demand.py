@@ -126,10 +126,11 @@ class DemandReporter:
         return problem
 
     def _parts(self) -> Sequence[Sequence[tuple[Ref, GatewayDemand]]]:
-        """Return the parts of a report, the one with what waits first."""
-        rows = list(cut_demand(self._read(), MAX_REPORT_SERVICES).items())
-        if len(rows) <= PART_SERVICES:
-            return [rows]
+        """Return the parts of a report, the one with what waits in each namespace first."""
+        demand = self._read()
+        if len(demand) <= PART_SERVICES:
+            return [list(demand.items())]
+        rows = list(cut_demand(demand, MAX_REPORT_SERVICES).items())
         rows.sort(key=lambda row: not row[1].queued)
         return [rows[first : first + PART_SERVICES] for first in range(0, len(rows), PART_SERVICES)]
 
