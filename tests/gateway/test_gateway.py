@@ -1,12 +1,13 @@
 """A gateway beside its API, with in-memory parts."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
+from typing_extensions import override
 
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import RateLimitsSpec
@@ -202,6 +203,34 @@ def test_the_edits_of_one_tenant_touch_nothing_of_another() -> None:
         assert gateway.admission.visible_models(TEAM) is models
         assert gateway.admission.replicas.states(own) is states
         assert gateway.admission.find_model(Identity(tenant="evil"), f"name-{number}") is evil
+
+
+class CountedModels(tuple[OfferedModel, ...]):
+    """Models, and how often somebody looked at all of them."""
+
+    looks = 0
+
+    @override
+    def __iter__(self) -> Iterator[OfferedModel]:
+        self.looks += 1
+        return super().__iter__()
+
+
+def test_an_edit_of_a_public_service_lets_no_tenant_look_at_all_models() -> None:
+    gateway, tenants = Surroundings().gateway(), [f"team-{number}" for number in range(20)]
+    own = [
+        a_model(service=Ref(tenant, "chat"), uid=tenant, tenant=tenant, names=("chat",))
+        for tenant in tenants
+    ]
+    for edit in range(3):
+        evil = a_model(public=True, uid="evil", tenant="evil", names=("chat", f"name-{edit}"))
+        models = CountedModels((evil, *own))
+        gateway.publish(Directory(models=models))
+        before = models.looks
+        for tenant, model in zip(tenants, own, strict=True):
+            visible = gateway.admission.visible_models(Identity(tenant=tenant))
+            assert visible == {"chat": model, f"name-{edit}": evil}
+        assert models.looks - before == 1
 
 
 async def test_engines_of_services_with_requests_are_polled() -> None:

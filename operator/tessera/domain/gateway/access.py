@@ -2,7 +2,8 @@
 
 import hashlib
 from bisect import bisect
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import itemgetter
 
@@ -60,6 +61,22 @@ def tenant_models(directory: Directory, tenant: str) -> ModelsByName:
             if name not in by_name and may_offer(rights, model, name, tenant):
                 by_name[name] = model
     return dict(sorted(by_name.items(), key=itemgetter(0)))
+
+
+def models_by_user(
+    models: Iterable[OfferedModel],
+) -> Callable[[str], Sequence[OfferedModel]]:
+    """Return what finds the models that a tenant may have, without a look at all of them."""
+    own = defaultdict[str | None, list[OfferedModel]](list)
+    shared = []
+    for model in models:
+        own[model.tenant].append(model)
+        if model.is_shared:
+            shared.append(model)
+    return lambda tenant: (
+        *own.get(tenant, ()),
+        *(each for each in shared if each.tenant != tenant),
+    )
 
 
 def may_offer(rights: NameRights, model: OfferedModel, name: str, consumer: str) -> bool:

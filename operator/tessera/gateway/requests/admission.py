@@ -12,6 +12,7 @@ from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
     may_use,
+    models_by_user,
     resolve_model,
     scoped_names,
     similar_names,
@@ -134,6 +135,7 @@ class Admission:
         self._clock = clock
         self._directory = Directory()
         self.has_directory = False
+        self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
         # By tenant, also their names, and by sender and service.
         self._models: dict[str, ModelsByName] = {}
         self._names: dict[tuple[str, frozenset[Ref]], tuple[str, ...]] = {}
@@ -149,7 +151,7 @@ class Admission:
     def update(self, directory: Directory) -> ModelChanges:
         """Judge by this directory from now on; return which models differ from the last one's."""
         before, self._directory = self._directory, _with_revoked_keys(directory, self._directory)
-        self.has_directory = True
+        self.has_directory, self._of_user = True, None
         changes = model_changes(before.models, directory.models)
         if _without_models(before) != _without_models(directory):
             self._models, self._names, self._applicable = {}, {}, {}
@@ -321,7 +323,10 @@ class Admission:
     def _models_of(self, tenant: str) -> ModelsByName:
         models = self._models.get(tenant)
         if models is None:
-            models = self._models[tenant] = tenant_models(self._directory, tenant)
+            # Tenants ask one after the other when a model changed that all may use.
+            of_user = self._of_user = self._of_user or models_by_user(self._directory.models)
+            directory = replace(self._directory, models=tuple(of_user(tenant)))
+            models = self._models[tenant] = tenant_models(directory, tenant)
         return models
 
     def _known_names(self, identity: Identity) -> Sequence[str]:
