@@ -95,6 +95,19 @@ def test_streams_are_counted_at_the_targets_of_their_service() -> None:
     assert value(gateway, "inter_token_latency_seconds_count", **PAIR) == 100
 
 
+def test_the_statuses_of_one_engine_take_few_series_and_all_are_counted() -> None:
+    gateway = GatewayMetrics()
+    refused: dict[str, Any] = {"phase": Phase.FAILED, "reason": "EngineRefused"}
+    observe(gateway, (a_stream(status=status, **refused) for status in range(400, 500)))
+    observe(gateway, [a_stream(status=429, reason="RateLimited")])
+
+    counts = [line for line in pages(gateway) if line.startswith("tessera_gateway_requests_total{")]
+    assert len(counts) == 26
+    assert sum(float(line.split()[-1]) for line in counts) == 101
+    assert value(gateway, "requests_total", **PAIR, code="429", reason="RateLimited") == 1
+    assert value(gateway, "requests_total", **PAIR, code="4xx", reason="EngineRefused") == 76
+
+
 def test_another_target_begins_the_histogram_again_and_later_records_of_the_last_are_left_out() -> (
     None
 ):

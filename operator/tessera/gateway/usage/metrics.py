@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
@@ -19,6 +20,10 @@ from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistogr
 
 # Pairs of tenant and service with series of their own; the names of both are those of objects.
 MAX_PAIRS = 500
+# Of one pair, by status and reason: an engine may refuse with any status, and of further ones only
+# the first digit is counted.
+_MAX_OUTCOMES = 24
+_ANY_STATUS = RequestReason.ENGINE_REFUSED
 # The service of what a tenant's other requests share.
 OTHER = "(other)"
 # A pair of a tenant with most of them makes room for another of his after so long without a
@@ -89,7 +94,8 @@ class RequestMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
             "tessera_gateway_requests",
-            "Requests that ended, by HTTP status and reason.",
+            "Requests that ended, by HTTP status and reason; of very many statuses with which one "
+            "engine refuses, later ones are `4xx`.",
             (*_PAIR, "code", "reason"),
             registry=registry,
         )
@@ -136,6 +142,9 @@ class RequestMetrics:
         """Count a request that ended."""
         pair = self._pair(record)
         outcome = (str(record.status), record.reason)
+        is_new = outcome not in pair.requests
+        if is_new and record.reason == _ANY_STATUS and len(pair.requests) >= _MAX_OUTCOMES:
+            outcome = (f"{record.status // 100}xx", record.reason)
         counter = pair.requests.get(outcome)
         if counter is None:
             counter = pair.requests[outcome] = self._requests.labels(*pair.names, *outcome)
