@@ -61,13 +61,17 @@ class Account:
     updated_at: float
     """Unix seconds of the clock that the callers share."""
 
+    def refilled(self, limit: ScopedLimit, now: float) -> float:
+        """Return the level with what came since the last update, perhaps above the amount."""
+        elapsed = max(0.0, now - self.updated_at)
+        return self.level + elapsed * limit.amount / limit.period_seconds
+
     def borrow(self, request: PortionRequest, now: float) -> Portion:
         """Take back what is returned, and grant a portion or, short of the need, nothing."""
         limit = request.limit
         elapsed = now - self.updated_at
         if elapsed > 0 or elapsed < -MAX_CLOCK_SKEW_SECONDS:
-            self.level += max(0.0, elapsed) * limit.amount / limit.period_seconds
-            self.updated_at = now
+            self.level, self.updated_at = self.refilled(limit, now), now
         level = self.level + request.returned
         self.level = min(max(level, -float(limit.amount)), float(limit.amount))
         amount = 0
@@ -163,8 +167,7 @@ class OwnAccounts:
         self._rates = {
             key: (limit, account)
             for key, (limit, account) in self._rates.items()
-            if account.level + (now - account.updated_at) / limit.period_seconds * limit.amount
-            < limit.amount
+            if account.refilled(limit, now) < limit.amount
         }
 
     def _account(self, limit: ScopedLimit, now: float) -> Account:
