@@ -1,17 +1,21 @@
 """Who sends a request is asked again before an engine gets it, however long it waited."""
 
 import asyncio
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from tessera.api.ref import Ref
-from tessera.domain.gateway.directory import ApiKey
+from tessera.domain.gateway.directory import ApiKey, Directory, EngineReplica, OfferedModel
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
+    Answer,
     EngineCall,
+    RunningGateway,
     ScriptedEngine,
     a_directory,
     a_gateway,
@@ -53,8 +57,25 @@ async def test_a_request_that_waits_for_a_sleeping_service(
     assert awake.service not in gateway.admission.demand
 
 
-@pytest.mark.parametrize(("keys", "status"), CHANGES)
-async def test_a_request_that_waits_behind_others(keys: tuple[ApiKey, ...], status: int) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """A gateway at whose only engine two requests run, while a third one waits for a place."""
+
+    gateway: RunningGateway
+    engine: ScriptedEngine
+    replica: EngineReplica
+    running: Sequence[asyncio.Task[Answer]]
+    queued: asyncio.Task[Answer]
+    release: asyncio.Event
+    """Lets the engine answer."""
+
+
+@asynccontextmanager
+async def a_queue(
+    directory: Callable[[EngineReplica], Directory], **headers: str
+) -> AsyncIterator[Queue]:
+    """Start a queue; requests that run have these headers."""
+
     async def script(call: EngineCall) -> None:
         arrived.put_nowait(call)
         await release.wait()
@@ -65,22 +86,37 @@ async def test_a_request_that_waits_behind_others(keys: tuple[ApiKey, ...], stat
 
     arrived, release = asyncio.Queue[EngineCall](), asyncio.Event()
     async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
-        model = a_model(a_replica(engine.address, max_num_seqs=1))
-        directory = a_directory(model, keys=(an_api_key(), OTHER_API_KEY))
-        async with a_gateway(directory) as gateway:
+        replica = a_replica(engine.address, max_num_seqs=1)
+        async with a_gateway(directory(replica)) as gateway:
             running = []
             for _ in range(2):
-                running.append(asyncio.create_task(gateway.post(CHAT, **OTHER)))
+                running.append(asyncio.create_task(gateway.post(CHAT, **headers)))
                 await arrived.get()
             queued = asyncio.create_task(gateway.post(CHAT))
             await eventually(waiting, lambda count: count == 1, within=WAIT_SECONDS)
-            gateway.admission.update(a_directory(model, keys=(*keys, OTHER_API_KEY)))
-            release.set()
-            assert (await queued).status == status
-            assert [(await task).status for task in running] == [200, 200]
-            # Its place is free again.
-            assert (await gateway.post(CHAT, **OTHER)).status == 200
-    assert len(engine.calls) == 3 + (status == 200)
+            yield Queue(
+                gateway=gateway,
+                engine=engine,
+                replica=replica,
+                running=running,
+                queued=queued,
+                release=release,
+            )
+
+
+@pytest.mark.parametrize(("keys", "status"), CHANGES)
+async def test_a_request_that_waits_behind_others(keys: tuple[ApiKey, ...], status: int) -> None:
+    def directory(replica: EngineReplica, *keys: ApiKey) -> Directory:
+        return a_directory(a_model(replica), keys=(*keys, OTHER_API_KEY))
+
+    async with a_queue(lambda replica: directory(replica, an_api_key()), **OTHER) as queue:
+        queue.gateway.admission.update(directory(queue.replica, *keys))
+        queue.release.set()
+        assert (await queue.queued).status == status
+        assert [(await task).status for task in queue.running] == [200, 200]
+        # Its place is free again.
+        assert (await queue.gateway.post(CHAT, **OTHER)).status == 200
+    assert len(queue.engine.calls) == 3 + (status == 200)
 
 
 @pytest.mark.parametrize(("keys", "status"), CHANGES)
@@ -113,35 +149,22 @@ async def test_a_name_that_means_a_service_of_another_tenant_while_a_request_wai
     former_tenant: str | None, tenant: str | None, status: int
 ) -> None:
     """As if its owner got a grant for it: who has lost the name gets no more prompts by it."""
+    owner = replace(a_model(tenant=tenant, public=True), service=Ref("owner", "chat"), uid="b")
+    key = an_api_key(tenant="team-b")
 
-    async def script(call: EngineCall) -> None:
-        arrived.put_nowait(call)
-        await release.wait()
-        await call.whole(COMPLETION)
+    def former(replica: EngineReplica, *names: str) -> OfferedModel:
+        return a_model(replica, names=names, tenant=former_tenant, public=True)
 
-    async def waiting() -> int:
-        return sum(len(queue) for queue in gateway.admission.queues)
-
-    arrived, release = asyncio.Queue[EngineCall](), asyncio.Event()
-    async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
-        replica = a_replica(engine.address, max_num_seqs=1)
-        former = a_model(replica, names=("own", "chat"), tenant=former_tenant, public=True)
-        owner = replace(a_model(tenant=tenant, public=True), service=Ref("owner", "chat"), uid="b")
-        key = an_api_key(tenant="team-b")
-        async with a_gateway(a_directory(former, keys=(key,))) as gateway:
-            running = []
-            for _ in range(2):
-                running.append(asyncio.create_task(gateway.post(CHAT)))
-                await arrived.get()
-            queued = asyncio.create_task(gateway.post(CHAT))
-            await eventually(waiting, lambda count: count == 1, within=WAIT_SECONDS)
-            former = replace(former, names=("own",))
-            gateway.admission.update(a_directory(owner, former, keys=(key,)))
-            release.set()
-            answer = await queued
-            assert answer.status == status
-            assert [(await task).status for task in running] == [200, 200]
-    assert len(engine.calls) == 2 + (status == 200)
+    async with a_queue(
+        lambda replica: a_directory(former(replica, "own", "chat"), keys=(key,))
+    ) as queue:
+        models = owner, former(queue.replica, "own")
+        queue.gateway.admission.update(a_directory(*models, keys=(key,)))
+        queue.release.set()
+        answer = await queue.queued
+        assert answer.status == status
+        assert [(await task).status for task in queue.running] == [200, 200]
+    assert len(queue.engine.calls) == 2 + (status == 200)
     if status == 503:
         assert answer.error["code"] == "no_ready_replica"
         assert f"InferenceService/{owner.service}" in answer.error["message"]
