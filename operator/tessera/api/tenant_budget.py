@@ -129,8 +129,8 @@ class TenantBudgetSpec(Wire):
         ]
         | None
     ) = None
-    """TenantBudgets whose tenants' services this tenant accepts; omitted, all that may offer it
-    theirs."""
+    """TenantBudgets whose tenants' services this tenant accepts; omitted, those of all tenants that
+    may offer it services."""
 
     on_spend_unknown: OnSpendUnknown = Field(default_factory=OnSpendUnknown)
     """Behavior while the spend of a window is unknown because its record was lost."""

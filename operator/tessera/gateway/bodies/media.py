@@ -25,8 +25,8 @@ _MAX_TYPE_BYTES = 256
 
 _NONE = msgspec.Raw()
 _URLS = ("image_url", "video_url", "audio_url", "source")
-# Engines keep what they made of media under this name, for whoever gives the name again, and read
-# the others as tensors, of which one of a wrong shape may end them.
+# Engines keep what they made of media under this name, for every request that gives it again, and
+# read the others as tensors, of which one of a wrong shape may end them.
 _UNSHARED = ("uuid", "image_embeds", "video_embeds", "audio_embeds")
 # A part of this type has a tensor in another field.
 _EMBEDS = "prompt_embeds"
