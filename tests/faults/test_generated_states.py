@@ -19,7 +19,7 @@ from tests.faults.namespaces import API_VERSION, TenantNamespace
 from tests.faults.operators import OperatorOptions, RestartingOperator, running_operator
 from tests.generation.coverage import PROPERTY
 from tests.generation.driven_fleet import REFUSED_BY_RULES, base_spec, prepare
-from tests.generation.schema_walk import ITEM, VALUE, Leaf, Value, leaves
+from tests.generation.schema_walk import ITEM, MAP_KEY, VALUE, Leaf, Value, leaves
 from tests.generation.test_states import SEED, driven_leaves, edits
 from world import World
 from world.api import Api, ApiError, Json
@@ -71,7 +71,7 @@ def is_accepted(leaf: Leaf, value: Value) -> bool:
 def is_named(leaf: Leaf, message: str) -> bool:
     """Return whether a refusal names the field, or for a field that is absent its parent."""
     path = ".".join(step for step in leaf.path if step not in (ITEM, VALUE))
-    plain = message.replace("[0]", "")
+    plain = message.replace("[0]", "").replace(f".{MAP_KEY}", "")
     return path in plain or path.rpartition(".")[0] in plain
 
 

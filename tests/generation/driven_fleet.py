@@ -38,7 +38,7 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "spec.scaling.schedules[].timeZone": {"scaling": _SCHEDULE},
     "spec.scaling.schedules[].minReplicas": {"scaling": _SCHEDULE},
     "spec.scaling.schedules[].maxReplicas": {"scaling": _SCHEDULE},
-    "spec.scaling.minReplicas": {"scaling": {"maxReplicas": 1000}},
+    "spec.scaling.minReplicas": {"scaling": {"maxReplicas": 1000, "idle": {"after": "10m"}}},
     "spec.scaling.maxReplicas": {"scaling": {"minReplicas": 1}},
     "spec.model.shape.activeParameters": {
         "model": {
@@ -62,6 +62,9 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "spec.tolerations[].tolerationSeconds": {"tolerations": [{"key": "a", "effect": "NoExecute"}]},
     "spec.mig.layout{}": {"mig": {"mode": "Static", "layout": {}}},
     "spec.service": {"model": None},
+    "spec.publishing[].namespaces[]": {
+        "tenant": {"namespaces": [HOSTILE, "example", "0", f"{'example':a<63}"]}
+    },
 }
 # Steps that the schema of the leaf allows and a rule over several fields refuses.
 REFUSED_BY_RULES = {

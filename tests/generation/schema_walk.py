@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from tessera.api.schema import CustomResourceType, crd
@@ -29,6 +30,7 @@ _RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
     "spec.mig.maintenanceWindow.timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
     "spec.deadline": ("2h", "60s", "720h"),
 }
+MAP_KEY = "example"
 _MAP_KEYS = {"layout": "1g.10gb", "nodeSelector": "pool"}
 
 
@@ -78,19 +80,21 @@ class Leaf:
     def set(self, body: dict[str, Any], value: Any) -> None:
         """Set the leaf, and whatever must be there to hold it."""
         holder: Any = body
-        for step, schema in zip(self.path[:-1], self.schemas[1:-1], strict=True):
+        *parents, last = _keys(self.path)
+        for step, schema in zip(parents, self.schemas[1:-1], strict=True):
             holder = _descend(holder, step, schema)
-        _put(holder, _key(self.path), value)
+        _put(holder, last, value)
 
     def remove(self, body: dict[str, Any]) -> None:
         """Remove the leaf, and nothing else."""
         holder: Any = body
-        for step in self.path[:-1]:
+        *parents, last = _keys(self.path)
+        for step in parents:
             holder = _child(holder, step)
         if isinstance(holder, list):
             holder.pop(0)
         else:
-            del holder[_key(self.path)]
+            del holder[last]
 
 
 def leaves(kind: CustomResourceType, part: str) -> Iterator[Leaf]:
@@ -221,9 +225,10 @@ def _child(holder: Any, step: str) -> Any:
     return holder[0] if step == ITEM else holder[step]
 
 
-def _key(path: tuple[str, ...]) -> str:
-    """Return the last step of a path, with a key for a value of a map."""
-    return _MAP_KEYS.get(path[-2], "example") if path[-1] == VALUE else path[-1]
+def _keys(path: tuple[str, ...]) -> Iterator[str]:
+    """Yield the steps of a path, with a key for each value of a map."""
+    for parent, step in pairwise(("", *path)):
+        yield _MAP_KEYS.get(parent, MAP_KEY) if step == VALUE else step
 
 
 def _put(holder: Any, step: str, value: Any) -> None:
