@@ -22,6 +22,8 @@ class ServedRequest:
     first_token_at: float | None
     """Moment of the first token; None if it got none."""
     ended_at: float
+    last_token_at: float | None = None
+    """Moment of the last token, where the request stayed longer than that."""
 
     @property
     def ttft_seconds(self) -> float | None:
@@ -32,7 +34,8 @@ class ServedRequest:
         """Return the mean time from one token to the next; None below two tokens."""
         if self.first_token_at is None or self.output_tokens < 2:
             return None
-        return (self.ended_at - self.first_token_at) / (self.output_tokens - 1)
+        last_token_at = self.ended_at if self.last_token_at is None else self.last_token_at
+        return (last_token_at - self.first_token_at) / (self.output_tokens - 1)
 
 
 class Timeline:

@@ -10,7 +10,7 @@ from tessera.domain.perf import StepTime
 from tessera.domain.perf.footprint import kv_bytes_per_token
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest
-from tests.lab.engine.static_batching import StaticBatchEngine
+from tessera_lab.engine.static_batch import StaticBatchEngine
 
 # About a 7B model with full attention heads on an A100.
 SPEED = StepTime(weights=9e-3, kv_token=3.4e-7, token=6e-5)
