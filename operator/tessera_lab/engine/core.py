@@ -38,6 +38,8 @@ class EngineCounters:
     """Totals of an engine since its start."""
 
     steps: int = 0
+    slot_steps: int = 0
+    """Running requests, summed over the steps."""
     prefill_tokens: int = 0
     generated_tokens: int = 0
     preemptions: int = 0
@@ -235,6 +237,7 @@ class EngineCore:
         steps, elapsed = decode_steps(self.speed, running, self.kv_tokens, max_steps, seconds)
         counts = self.counts
         counts.steps += steps
+        counts.slot_steps += steps * running
         counts.generated_tokens += steps * running
         counts.read_kv_tokens += steps * self.kv_tokens + running * steps * (steps + 1) // 2
         self._blocks.free -= self._decode_batch.blocks_needed(steps)
@@ -298,6 +301,7 @@ class EngineCore:
             prefill += self._admit(left)
         counts = self.counts
         counts.steps += 1
+        counts.slot_steps += len(self._running)
         counts.prefill_tokens += prefill
         counts.generated_tokens += gain * decoding + len(self.completed_prefills)
         counts.read_kv_tokens += self.kv_tokens

@@ -66,7 +66,7 @@ def roofline(
     bandwidth = hardware.bandwidth * size
     single_token_bytes = footprint.single_token_read_bytes(shape, precision)
     batch_bytes = footprint.batch_read_bytes(shape, precision)
-    flops = _peak_flops(shape, precision, hardware) * size * shares.compute
+    flops = peak_flops(shape, precision, hardware) * size * shares.compute
     reductions = _REDUCTIONS * shape.layers if size > 1 else 0
     # A ring all-reduce sends every value twice, less the device's own part.
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
@@ -88,7 +88,8 @@ def roofline(
     )
 
 
-def _peak_flops(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
+def peak_flops(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:
+    """Return the peak operations per second of one device in the width that the layers compute."""
     if arithmetic(shape, precision, hardware) == "fp8":
         return hardware.fp8_flops or hardware.bf16_flops
     return hardware.bf16_flops
