@@ -308,18 +308,24 @@ class EngineCore:
         return decoding, gain, prefill, self._seconds(decoding, prefill)
 
     def _seconds(self, decoding: int, prefill: int) -> float:
-        speculation = self._speculation if decoding else None
-        k = speculation.draft_tokens if speculation else 0
-        seconds = self.speed.seconds(
+        if self._speculation is None:
+            return self._target_seconds(decoding, prefill)
+        k = self._speculation.draft_tokens
+        # The draft reads the prompts too, in the first of its steps.
+        drafting = self._target_seconds(decoding, prefill) if k else 0.0
+        if decoding and k > 1:
+            plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
+            drafting += (k - 1) * plain
+        seconds = self._target_seconds(decoding, prefill + k * decoding)
+        return seconds + self._speculation.draft_cost * drafting
+
+    def _target_seconds(self, decoding: int, prefill: int) -> float:
+        return self.speed.seconds(
             decoding=decoding,
             kv_tokens=self.kv_tokens,
-            prefill_tokens=prefill + k * decoding,
+            prefill_tokens=prefill,
             prefill_pairs=self._attention_pairs,
         )
-        if speculation is None:
-            return seconds
-        plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
-        return seconds + k * speculation.draft_cost * plain
 
     def _preempt_for_blocks(self, gain: int) -> int:
         """Preempt until the step's blocks suffice; return the tokens of the unfinished prompt."""

@@ -39,8 +39,45 @@ TABLE = [
 def test_the_formula_gives_its_table(acceptance: float, expected: float, speedup: float) -> None:
     speculation = a_speculation(acceptance)
     assert speculation.expected_tokens == pytest.approx(expected, abs=6e-5)
-    drafting = speculation.draft_tokens * speculation.draft_cost
-    assert speculation.expected_tokens / (1 + drafting) == pytest.approx(speedup, abs=1e-3)
+    assert speculation.speedup == pytest.approx(speedup, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "acceptance", "speedup"),
+    [(0.0, 0.75, 2.093), (0.5, 0.68, 1.792), (1.0, 0.61, 1.548)],
+)
+def test_a_warmer_sample_accepts_less_and_gains_less(
+    temperature: float, acceptance: float, speedup: float
+) -> None:
+    speculation = Speculation.at_temperature(temperature, draft_tokens=5, draft_cost=8 / 70)
+    assert speculation.acceptance == pytest.approx(acceptance)
+    assert speculation.speedup == pytest.approx(speedup, abs=1e-3)
+
+
+@pytest.mark.parametrize("temperature", [-0.1, 1.1, math.nan])
+def test_acceptance_is_not_extrapolated_beyond_the_measured_temperatures(
+    temperature: float,
+) -> None:
+    with pytest.raises(ValueError, match="acceptance is known from 0 to 1"):
+        Speculation.at_temperature(temperature, draft_tokens=5, draft_cost=0.1)
+
+
+def test_the_draft_model_reads_the_prompts_as_well() -> None:
+    engine = EngineCore(LIMITS, COSTLY, a_speculation())
+    engine.submit(EngineRequest(id=0, prompt_tokens=1000, output_tokens=5))
+    plain = COSTLY.seconds(decoding=0, kv_tokens=1000, prefill_tokens=1000)
+    assert engine.begin_step() == pytest.approx((1 + 8 / 70) * plain)
+
+
+def test_drafts_without_a_model_cost_only_their_verification() -> None:
+    lookup = Speculation(acceptance=0.5, draft_tokens=3, draft_cost=0.0)
+    engine = EngineCore(LIMITS, COSTLY, lookup)
+    engine.submit(EngineRequest(id=0, prompt_tokens=10, output_tokens=9))
+    engine.begin_step()
+    engine.end_step()
+    seconds = engine.begin_step()
+    read = engine.kv_tokens
+    assert seconds == COSTLY.seconds(decoding=1, kv_tokens=read, prefill_tokens=3)
 
 
 def _decode_seconds(
