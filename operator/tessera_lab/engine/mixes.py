@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from tessera_lab.engine.play import TimedRequest
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.engine.setup import BLOCK_TOKENS
-from tessera_lab.load.lengths import LengthDistribution, log_normal
+from tessera_lab.load.lengths import LengthDistribution, fixed_length, log_normal
+from tessera_lab.load.trace_rows import MAX_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,8 +18,8 @@ class LoadMix:
     name: str
     prompts: LengthDistribution
     outputs: LengthDistribution
-    prompt_bounds: tuple[int, int]
-    output_bounds: tuple[int, int]
+    prompt_bounds: tuple[int, int] = (1, MAX_TOKENS)
+    output_bounds: tuple[int, int] = (1, MAX_TOKENS)
     system_tokens: int = 0
     """Tokens of a system prompt before every prompt; their whole blocks are shared prefixes."""
 
@@ -51,10 +52,6 @@ def _bounded(length: int, bounds: tuple[int, int]) -> int:
     return min(max(length, least), most)
 
 
-def _fixed(length: int) -> LengthDistribution:
-    return LengthDistribution(kind="fixed", low=length, high=length)
-
-
 # Log-normal between 10 and 2,000: their geometric mean, and two standard deviations to each.
 _CHAT_LENGTHS = log_normal(141.4, 1249.0)
 CHAT = LoadMix(
@@ -66,10 +63,8 @@ CHAT = LoadMix(
 )
 RAG = LoadMix(
     name="rag",
-    prompts=_fixed(2000),
-    outputs=_fixed(400),
-    prompt_bounds=(2000, 2000),
-    output_bounds=(400, 400),
+    prompts=fixed_length(2000),
+    outputs=fixed_length(400),
 )
 # The lengths of the Azure code trace of 2023.
 CODE = LoadMix(

@@ -9,7 +9,7 @@ from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.perf.footprint import KvBits
-from tessera.domain.sizing.precision import mismatch_reason, unsupported_reason
+from tessera.domain.sizing.precision import ALTERNATIVES, mismatch_reason, unsupported_reason
 from tessera.domain.sizing.sizing import (
     DEFAULT_MAX_MODEL_LEN,
     DeviceMemoryPlan,
@@ -122,6 +122,8 @@ class EngineSetup:
         longest = shape.max_position_embeddings
         if not 2 <= self.max_model_len <= longest:
             return f"max_model_len {self.max_model_len}: write a number from 2 to {longest}"
+        if self.precision not in (None, *ALTERNATIVES):
+            return f"precision {self.precision}: write {', '.join(ALTERNATIVES)}, or leave it out"
         return (
             mismatch_reason(shape, self.precision)
             or (product and unsupported_reason(shape, self.precision, product))

@@ -28,3 +28,8 @@ class LengthDistribution:
 def log_normal(median: float, p95: float) -> LengthDistribution:
     """Return log-normal lengths with this median and 95th percentile."""
     return LengthDistribution(kind="lognormal", low=median, high=p95)
+
+
+def fixed_length(tokens: int) -> LengthDistribution:
+    """Return a distribution of a single length."""
+    return LengthDistribution(kind="fixed", low=tokens, high=tokens)

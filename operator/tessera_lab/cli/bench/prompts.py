@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from tessera.cli.errors import CommandError
-from tessera_lab.load.lengths import LengthDistribution
+from tessera_lab.load.lengths import LengthDistribution, fixed_length
 from tessera_lab.load.requests import BenchRequest
 from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
@@ -45,7 +45,7 @@ WORDS = tuple(_COMMON.split())
 def parse_lengths(option: str, text: str) -> LengthDistribution:
     """Return the distribution; raise CommandError with the known forms."""
     if re.fullmatch(r"[1-9]\d{0,6}", text):
-        return LengthDistribution(kind="fixed", low=int(text), high=int(text))
+        return fixed_length(int(text))
     matched = re.fullmatch(r"(uniform|lognormal):([1-9]\d{0,6}):([1-9]\d{0,6})", text)
     if matched and int(matched[2]) <= int(matched[3]):
         return LengthDistribution(kind=matched[1], low=int(matched[2]), high=int(matched[3]))
