@@ -22,7 +22,7 @@ def test_chat_has_a_long_tail_between_10_and_2000_tokens() -> None:
     outputs = [each.request.output_tokens for each in CHAT.draw(2000)]
     assert (min(outputs), max(outputs)) == (10, 2000)
     assert median(outputs) == pytest.approx(141, rel=0.1)
-    assert mean(outputs) > 2 * median(outputs)
+    assert mean(outputs) > 1.9 * median(outputs)
 
 
 def test_retrieval_reads_five_tokens_for_each_that_it_writes() -> None:
