@@ -80,6 +80,7 @@ def _missing_command(name: str, summary: str) -> click.Command:
 
 _MISSING_COMMANDS = {
     "bench": _missing_command("bench", "a load test of an OpenAI-compatible server"),
+    "engine": _missing_command("engine", "what one engine does with a load, by its options"),
     "mix": _missing_command("mix", "how many replicas to reserve for a load"),
     "simulate": _missing_command("simulate", "what a load would have cost under a scaling policy"),
 }

@@ -1,4 +1,4 @@
-"""Numbers on a command line."""
+"""Numbers on a command line and in reports."""
 
 import math
 
@@ -10,3 +10,12 @@ def bounded(option: str, value: float, least: float, most: float) -> float:
     if not (math.isfinite(value) and least <= value <= most):
         raise CommandError(f"{option} {value:g}: write a number from {least:g} to {most:g}")
     return value
+
+
+def format_seconds(seconds: float) -> str:
+    """Return about three digits in a suitable unit."""
+    if seconds < 0.01:
+        return f"{seconds * 1e3:.2f} ms"
+    if seconds < 1:
+        return f"{seconds * 1e3:.0f} ms"
+    return f"{seconds:.2f} s"

@@ -19,8 +19,8 @@ from tessera_lab.load.distribution import nearest_rank
 
 Objective = Literal["TTFT", "TPOT"]
 _HOUR = 3600.0
-# How far from the throughput of all requests at once the highest rate is searched.
-_MAX_RATIO = 100.0
+# The range in which the highest rate is searched, in units of the throughput at once.
+_LOWEST, _HIGHEST = 1e-4, 100.0
 
 
 class TimedRequest(NamedTuple):
@@ -245,7 +245,7 @@ def highest_rate(
     """
     at_once = [TimedRequest(0.0, request) for _, request in draw(1.0)]
     rate = play(setup, at_once).requests_per_second
-    highest, low, high = _MAX_RATIO * rate, rate / _MAX_RATIO, math.inf
+    highest, low, high = _HIGHEST * rate, _LOWEST * rate, math.inf
     kept = play(setup, draw(low))
     missed = _missed_objective(kept, ttft, itl, percent)
     if missed is not None:

@@ -20,6 +20,7 @@ from tessera_lab.engine.requests import Allocator, EngineLimits
 from tessera_lab.engine.speculation import Speculation
 
 BLOCK_TOKENS = 16
+DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS = 256, 8192
 _GIB_MIB = 1024
 
 
@@ -62,9 +63,9 @@ class EngineSetup:
     draft: ModelShape | None = None
     """Draft model in the memory of the same devices; None: speculation needs no memory."""
     max_model_len: int = DEFAULT_MAX_MODEL_LEN
-    max_num_seqs: int = 256
+    max_num_seqs: int = DEFAULT_MAX_NUM_SEQS
     """Not used by static batches, like `max_num_batched_tokens`."""
-    max_num_batched_tokens: int = 8192
+    max_num_batched_tokens: int = DEFAULT_MAX_NUM_BATCHED_TOKENS
 
     def __post_init__(self) -> None:
         problem = (
@@ -200,3 +201,12 @@ class EngineSetup:
     @property
     def _draft_tokens(self) -> int:
         return 0 if self.speculation is None else self.speculation.draft_tokens
+
+
+def draft_cost(
+    draft: ModelShape, target: ModelShape, precision: str | None, hardware: Hardware
+) -> float:
+    """Return the predicted time of a draft model's step as a share of the target's."""
+    steps = (perf.step_time(draft, None, hardware), perf.step_time(target, precision, hardware))
+    draft_seconds, target_seconds = (step.seconds(decoding=1, kv_tokens=1) for step in steps)
+    return draft_seconds / target_seconds

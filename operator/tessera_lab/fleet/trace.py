@@ -6,7 +6,10 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, repeat
+
+from tessera_lab.engine.play import TimedRequest
+from tessera_lab.engine.requests import EngineRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +30,23 @@ class Trace:
 
     def __len__(self) -> int:
         return len(self.arrivals)
+
+    def timed_requests(self) -> tuple[TimedRequest, ...]:
+        """Return the requests as one engine gets them."""
+        prefixes = self.prefixes or repeat(())
+        rows = zip(self.arrivals, self.input_tokens, self.output_tokens, prefixes, strict=False)
+        return tuple(
+            TimedRequest(
+                arrival,
+                EngineRequest(
+                    id=number,
+                    prompt_tokens=prompt,
+                    output_tokens=output,
+                    shared_prefixes=shared,
+                ),
+            )
+            for number, (arrival, prompt, output, shared) in enumerate(rows)
+        )
 
     def cut(self, begin: float, end: float) -> "Trace":
         """Return the requests from `begin` up to before `end`, whose window starts at `begin`.

@@ -9,6 +9,7 @@ from tessera.api.text import counted
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
 from tessera_lab.cli.bench.plan import BenchPlan
+from tessera_lab.cli.numbers import format_seconds
 from tessera_lab.load.comparison import BaselineComparison, MetricChange
 from tessera_lab.load.knee import KNEE_RULE, Knee
 from tessera_lab.load.load_metrics import LoadMetrics
@@ -210,15 +211,6 @@ def _format(value: Any, digits: str | None) -> str:
     if isinstance(value, Money):
         return str(value.rounded(int(digits or 0)))
     return format_seconds(value) if digits is None else format(value, digits)
-
-
-def format_seconds(seconds: float) -> str:
-    """Return about three digits in a suitable unit."""
-    if seconds < 0.01:
-        return f"{seconds * 1e3:.2f} ms"
-    if seconds < 1:
-        return f"{seconds * 1e3:.0f} ms"
-    return f"{seconds:.2f} s"
 
 
 _SECONDS = {"ttft": "TTFT", "tpot": "TPOT", "e2eLatency": "E2E"}

@@ -1,0 +1,1 @@
+"""`tessera engine`: what one engine does with a load, by its options."""

@@ -1,0 +1,173 @@
+"""The report of `tessera engine`, as a table or JSON."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from tessera.api.text import counted
+from tessera.cli.output import Output
+from tessera.cli.text import cell, table
+from tessera.domain.hardware.weights import billing_weight
+from tessera_lab.cli.engine.loads import EngineLoad
+from tessera_lab.cli.numbers import format_seconds
+from tessera_lab.engine.play import Capacity, PlayedLoad
+
+_PERCENTILES = (50, 95, 99)
+
+
+class SetupResult(NamedTuple):
+    """What one setup did with the load."""
+
+    name: str
+    played: PlayedLoad
+    capacity: Capacity | None
+    """The highest rate, where an SLO is given; `played` is the load at this rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineReport:
+    """Setups of an engine on one load; the first is what the others are compared with."""
+
+    load: EngineLoad
+    slo: tuple[float, float] | None
+    """Objectives of TTFT and ITL in seconds."""
+    price: float | None
+    """USD per hour of a GPU."""
+    results: tuple[SetupResult, ...]
+
+    def usd_per_million(self, played: PlayedLoad) -> float | None:
+        """Return the price of a million output tokens; None without prices."""
+        if self.price is None:
+            return None
+        return played.usd_per_million(self.price * float(billing_weight(played.setup.hardware)))
+
+    def gain(self, result: SetupResult) -> float | None:
+        """Return the throughput as a multiple of the first setup's; None if that is 0."""
+        if result.capacity is None:
+            first = self.results[0].played.output_tokens_per_second
+            return result.played.output_tokens_per_second / first
+        first_capacity = self.results[0].capacity
+        if first_capacity is None or not first_capacity.rate:
+            return None
+        return result.capacity.rate / first_capacity.rate
+
+    def warnings(self) -> Iterator[str]:
+        for name, played, _ in self.results:
+            if played.rejected:
+                yield (
+                    f"{name}: {counted(played.rejected, 'request')} of "
+                    f"{len(self.load.requests)} are longer than max_model_len "
+                    f"{played.setup.max_model_len} and are not served"
+                )
+
+
+def as_table(report: EngineReport) -> Output:
+    """Return the setups side by side."""
+    heads = ["SETUP", "OUT TOK/S", "REQ/S", "GAIN", "TTFT P95", "TPOT P95", "E2E MEAN"]
+    heads += ["SLOTS IN USE", "IDLE SLOT STEPS", "PADDED", "CACHED", "KV WASTE", "PREEMPTED", "MFU"]
+    if report.price is not None:
+        heads.append("USD/M OUT")
+    if report.slo is not None:
+        heads += ["MAX REQ/S", "LIMIT"]
+    rows = [_row(report, result) for result in report.results]
+    lines = [_load_line(report), "", *table(heads, rows, str.rjust)]
+    lines += [f"Warning: {warning}" for warning in report.warnings()]
+    return Output.of_lines(lines)
+
+
+def _load_line(report: EngineReport) -> str:
+    requests = [each.request for each in report.load.requests]
+    prompt = sum(request.prompt_tokens for request in requests) / len(requests)
+    output = sum(request.output_tokens for request in requests) / len(requests)
+    arrivals = report.load.arrivals
+    if report.slo is not None:
+        ttft, itl = map(format_seconds, report.slo)
+        arrivals = f"at the highest rate whose P95 keeps TTFT {ttft} and TPOT {itl}"
+    return (
+        f"Load {report.load.name}: {counted(len(requests), 'request')} {arrivals}, "
+        f"{prompt:,.0f} tokens in and {output:,.0f} out on average"
+    )
+
+
+def _row(report: EngineReport, result: SetupResult) -> list[str]:
+    played = result.played
+    tpot = played.tpot(95)
+    row = [
+        result.name,
+        f"{played.output_tokens_per_second:,.0f}",
+        f"{played.requests_per_second:.3g}",
+        cell(report.gain(result), "{:.3g}x"),
+        format_seconds(played.ttft(95)),
+        "-" if tpot is None else format_seconds(tpot),
+        format_seconds(played.mean_latency),
+        f"{played.slot_occupancy:.1%}",
+        f"{played.idle_slot_steps:,}",
+        f"{played.padded_tokens:,}",
+        f"{played.cached_share:.1%}",
+        cell(played.kv_waste, "{:.1%}"),
+        str(played.preemptions),
+        f"{played.mfu:.1%}",
+    ]
+    if report.price is not None:
+        row.append(cell(report.usd_per_million(played), "{:.4f}"))
+    if result.capacity is not None:
+        row += [f"{result.capacity.rate:.3g}", result.capacity.limited_by or "-"]
+    return row
+
+
+def as_json(report: EngineReport) -> Output:
+    """Return all numbers, seconds and shares as they are."""
+    body = {
+        "load": {
+            "name": report.load.name,
+            "requests": len(report.load.requests),
+            "arrivals": report.load.arrivals,
+            "seed": report.load.seed,
+        },
+        "slo": report.slo and {"ttftSeconds": report.slo[0], "itlSeconds": report.slo[1]},
+        "setups": [_setup_json(report, result) for result in report.results],
+        "warnings": list(report.warnings()),
+    }
+    return Output.of_json(body)
+
+
+def _setup_json(report: EngineReport, result: SetupResult) -> dict[str, object]:
+    played, capacity = result.played, result.capacity
+    speculation = played.setup.speculation
+    tpot = {f"p{percent}": played.tpot(percent) for percent in _PERCENTILES}
+    return {
+        "setup": result.name,
+        "outputTokensPerSecond": _rounded(played.output_tokens_per_second),
+        "inputTokensPerSecond": _rounded(played.input_tokens_per_second),
+        "requestsPerSecond": _rounded(played.requests_per_second),
+        "gain": _rounded(report.gain(result)),
+        "seconds": _rounded(played.seconds),
+        "busySeconds": _rounded(played.busy_seconds),
+        "ttftSeconds": {f"p{percent}": _rounded(played.ttft(percent)) for percent in _PERCENTILES},
+        "tpotSeconds": {name: _rounded(seconds) for name, seconds in tpot.items()},
+        "e2eSeconds": {
+            "mean": _rounded(played.mean_latency),
+            **{f"p{percent}": _rounded(played.latency(percent)) for percent in _PERCENTILES},
+        },
+        "slotOccupancy": _rounded(played.slot_occupancy),
+        "idleSlotSteps": played.idle_slot_steps,
+        "paddedTokens": played.padded_tokens,
+        "cachedShare": _rounded(played.cached_share),
+        "kvTokens": played.setup.memory.kv_tokens,
+        "kvWaste": _rounded(played.kv_waste),
+        "preemptions": played.preemptions,
+        "mfu": _rounded(played.mfu),
+        "acceptance": None if speculation is None else _rounded(speculation.acceptance),
+        "draftCost": None if speculation is None else _rounded(speculation.draft_cost),
+        "usdPerMillionOutput": _rounded(report.usd_per_million(played)),
+        "maxRequestsPerSecond": None if capacity is None else _rounded(capacity.rate),
+        "limit": None if capacity is None else capacity.limited_by,
+        "rejected": played.rejected,
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+FORMATTERS: Mapping[str, Callable[[EngineReport], Output]] = {"table": as_table, "json": as_json}
