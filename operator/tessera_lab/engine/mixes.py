@@ -29,21 +29,21 @@ class LoadMix:
         """Return so many requests: Poisson arrivals at a rate per second, or all at 0.
 
         The same seed gives the same lengths at every rate, and the same arrivals but for their
-        scale.
+        scale. `count` of them arrive in exactly `count / rate` seconds.
         """
         lengths = random.Random(seed)  # noqa: S311 - not a secret
-        gaps = random.Random(seed)  # noqa: S311 - not a secret
+        moments = random.Random(seed)  # noqa: S311 - not a secret
+        seconds = 0.0 if rate is None else count / rate
         shared = tuple(range(self.system_tokens // BLOCK_TOKENS))
         requests: list[TimedRequest] = []
-        at = 0.0
-        for number in range(count):
-            at += 0.0 if rate is None else gaps.expovariate(1.0) / rate
+        # Poisson arrivals are uniform where their number is known.
+        for number, share in enumerate(sorted(moments.random() for _ in range(count))):
             prompt = self.system_tokens + _bounded(self.prompts.draw(lengths), self.prompt_bounds)
             output = _bounded(self.outputs.draw(lengths), self.output_bounds)
             request = EngineRequest(
                 id=number, prompt_tokens=prompt, output_tokens=output, shared_prefixes=shared
             )
-            requests.append(TimedRequest(at, request))
+            requests.append(TimedRequest(share * seconds, request))
         return tuple(requests)
 
 

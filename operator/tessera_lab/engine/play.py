@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tessera.api.text import counted
@@ -19,8 +19,11 @@ from tessera_lab.load.distribution import nearest_rank
 
 Objective = Literal["TTFT", "TPOT"]
 _HOUR = 3600.0
-# The range in which the highest rate is searched, in units of the throughput at once.
-_LOWEST, _HIGHEST = 1e-4, 100.0
+# Where the search for the highest rate begins, in units of the throughput of all at once.
+_LOWEST = 1e-4
+# A trial of a rate lasts at least so many times the latency, in which the running requests add up,
+# and the TTFT objective, in which a queue does. Its first part does not count.
+_LATENCIES, _OBJECTIVES, _SETTLING_SHARE = 8.0, 20.0, 0.25
 
 
 class TimedRequest(NamedTuple):
@@ -119,12 +122,11 @@ class PlayedLoad:
 
     def ttft(self, percent: int) -> float:
         """Return seconds from the arrival to the first token."""
-        return _percentile([request.ttft_seconds or 0.0 for request in self.served], percent)
+        return _ttft(self.served, percent)
 
     def tpot(self, percent: int) -> float | None:
         """Return seconds from token to token; None where no output has two."""
-        spans = [span for request in self.served if (span := request.tpot_seconds) is not None]
-        return _percentile(spans, percent) if spans else None
+        return _tpot(self.served, percent)
 
     def latency(self, percent: int) -> float:
         """Return seconds from the arrival to the end."""
@@ -213,20 +215,29 @@ def _latency(request: ServedRequest) -> float:
     return request.ended_at - request.arrived_at
 
 
+def _ttft(served: Iterable[ServedRequest], percent: int) -> float:
+    return _percentile([request.ttft_seconds or 0.0 for request in served], percent)
+
+
+def _tpot(served: Iterable[ServedRequest], percent: int) -> float | None:
+    spans = [span for request in served if (span := request.tpot_seconds) is not None]
+    return _percentile(spans, percent) if spans else None
+
+
 def _percentile(values: list[float], percent: int) -> float:
     return nearest_rank(sorted(values), percent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """The highest rate of a load at which an engine keeps its objectives."""
+    """The highest rate of a load at which an engine keeps its objectives for good."""
 
     rate: float
     """Requests per second; 0 where even rare requests miss an objective."""
     played: PlayedLoad
-    """The load at this rate; of rare requests where it is 0."""
-    limited_by: Objective | None
-    """The objective that a higher rate misses; None where no rate misses any."""
+    """The load at this rate, from an idle engine on; of rare requests where it is 0."""
+    limited_by: Objective
+    """The objective that a higher rate misses."""
 
 
 def highest_rate(
@@ -240,19 +251,18 @@ def highest_rate(
 ) -> Capacity:
     """Return the highest rate at which percentiles of TTFT and TPOT keep objectives in seconds.
 
-    `draw` returns the same requests at any rate per second, and so many that a growing queue is
-    longer than the TTFT objective at their end.
+    `draw` returns the same requests at any rate per second, which are repeated until the engine is
+    as full as it will ever be.
     """
+    trial = _RateTrial(setup=setup, draw=draw, ttft=ttft, itl=itl, percent=percent)
     at_once = [TimedRequest(0.0, request) for _, request in draw(1.0)]
     rate = play(setup, at_once).requests_per_second
-    highest, low, high = _HIGHEST * rate, _LOWEST * rate, math.inf
-    kept = play(setup, draw(low))
-    missed = _missed_objective(kept, ttft, itl, percent)
+    low, high = _LOWEST * rate, math.inf
+    kept, missed = trial.run(low)
     if missed is not None:
         return Capacity(rate=0.0, played=kept, limited_by=missed)
-    while low < highest and high > low * (1 + precision):
-        played = play(setup, draw(rate))
-        objective = _missed_objective(played, ttft, itl, percent)
+    while missed is None or high > low * (1 + precision):
+        played, objective = trial.run(rate)
         if objective is None:
             low, kept = rate, played
         else:
@@ -262,9 +272,46 @@ def highest_rate(
     return Capacity(rate=low, played=kept, limited_by=missed)
 
 
-def _missed_objective(
-    played: PlayedLoad, ttft: float, itl: float, percent: int
-) -> Objective | None:
-    if played.ttft(percent) > ttft:
-        return "TTFT"
-    return "TPOT" if (played.tpot(percent) or 0.0) > itl else None
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RateTrial:
+    """Plays of a load at given rates, and whether they keep the objectives."""
+
+    setup: EngineSetup
+    draw: Callable[[float], Sequence[TimedRequest]]
+    ttft: float
+    itl: float
+    percent: int
+
+    def run(self, rate: float) -> tuple[PlayedLoad, Objective | None]:
+        load = self.draw(rate)
+        played = play(self.setup, load)
+        # What a short load misses, a long one misses as well.
+        missed = self._missed(played.served)
+        if missed is not None:
+            return played, missed
+        period = len(load) / rate
+        needed = max(_LATENCIES * played.latency(self.percent), _OBJECTIVES * self.ttft)
+        rounds = math.ceil(needed / period)
+        if rounds > 1:
+            played = play(self.setup, _repeated(load, period, rounds))
+        settled = played.started_at + _SETTLING_SHARE * rounds * period
+        return played, self._missed(
+            [request for request in played.served if request.arrived_at >= settled]
+        )
+
+    def _missed(self, served: Sequence[ServedRequest]) -> Objective | None:
+        if not served:
+            return None
+        if _ttft(served, self.percent) > self.ttft:
+            return "TTFT"
+        return "TPOT" if (_tpot(served, self.percent) or 0.0) > self.itl else None
+
+
+def _repeated(load: Sequence[TimedRequest], period: float, rounds: int) -> list[TimedRequest]:
+    """Return the load again and again, in the order of arrival."""
+    shifted = [(at + number * period, request) for number in range(rounds) for at, request in load]
+    shifted.sort(key=lambda row: row[0])
+    return [
+        TimedRequest(at, replace(request, id=number))
+        for number, (at, request) in enumerate(shifted)
+    ]

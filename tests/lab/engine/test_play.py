@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -196,26 +197,37 @@ def test_equal_input_gives_equal_output() -> None:
     assert CHAT.draw(20, 2.0, seed=1) != CHAT.draw(20, 2.0, seed=2)
 
 
-def test_the_highest_rate_keeps_the_objectives_and_a_little_more_does_not() -> None:
-    setup = a_setup(max_num_seqs=32)
+def evenly(count: int, rate: float) -> list[TimedRequest]:
+    return a_load(*[(number / rate, 1000, 200) for number in range(count)])
 
-    def draw(rate: float) -> tuple[TimedRequest, ...]:
-        return RAG.draw(200, rate)
 
-    capacity = highest_rate(setup, draw, ttft=1.0, itl=0.05)
-    assert capacity.played == play(setup, draw(capacity.rate))
-    assert capacity.played.ttft(95) <= 1.0
-    assert (capacity.played.tpot(95) or 0) <= 0.05
-    more = play(setup, draw(capacity.rate * 1.03))
-    assert more.ttft(95) > 1.0 or (more.tpot(95) or 0) > 0.05
+def test_a_little_less_than_the_highest_rate_keeps_the_objectives_and_more_does_not() -> None:
+    setup = a_setup(max_num_seqs=16)
+    capacity = highest_rate(setup, partial(evenly, 100), ttft=1.0, itl=0.05)
+    kept = play(setup, evenly(1000, capacity.rate * 0.96))
+    assert kept.ttft(95) <= 1.0
+    assert (kept.tpot(95) or 0) <= 0.05
+    assert capacity.limited_by == "TTFT"
+    assert play(setup, evenly(1000, capacity.rate * 1.04)).ttft(95) > 1.0
+
+
+def test_a_few_requests_find_the_rate_that_many_find() -> None:
+    """A load that ends before the engine is full would keep objectives at any rate."""
+    few, many = (
+        highest_rate(a_setup(), partial(evenly, count), ttft=1.0, itl=0.04) for count in (5, 400)
+    )
+    assert few.limited_by == many.limited_by == "TPOT"
+    assert few.rate == pytest.approx(many.rate, rel=0.04)
+    assert len(few.played.served) > 100
 
 
 def test_a_rate_of_zero_says_that_even_rare_requests_miss_the_objective() -> None:
-    capacity = highest_rate(a_setup(), lambda rate: RAG.draw(50, rate), ttft=1.0, itl=0.001)
+    capacity = highest_rate(a_setup(), partial(evenly, 5), ttft=1.0, itl=0.001)
     assert (capacity.rate, capacity.limited_by) == (0.0, "TPOT")
 
 
-def test_a_load_that_misses_no_objective_has_no_limit() -> None:
-    capacity = highest_rate(a_setup(), lambda rate: RAG.draw(5, rate), ttft=60.0, itl=1.0)
-    assert capacity.limited_by is None
-    assert capacity.rate > 0
+def test_a_static_batch_is_searched_down_to_the_rate_of_single_requests() -> None:
+    capacity = highest_rate(a_setup(static_batch=8), partial(evenly, 50), ttft=1.0, itl=0.05)
+    lone = play(a_setup(static_batch=1), evenly(1, 1.0))
+    # Evenly spread requests wait as soon as one comes before the one before has ended.
+    assert capacity.rate * lone.seconds == pytest.approx(1.0, abs=0.02)
