@@ -74,6 +74,7 @@ def test_the_lab_needs_the_version_of_tessera_beside_it() -> None:
         ["bench"],
         ["simulate", "--trace", "day.csv"],
         ["mix", "load.csv"],
+        ["engine", "--model", "m"],
     ],
     ids=" ".join,
 )

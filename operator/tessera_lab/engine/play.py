@@ -134,7 +134,12 @@ class PlayedLoad:
 
     def usd_per_million(self, hourly: float) -> float:
         """Return the price of a million output tokens; `hourly` is of the whole replica."""
-        return hourly / (self.output_tokens_per_second * _HOUR) * 1e6
+        return usd_per_million(hourly, self.output_tokens_per_second)
+
+
+def usd_per_million(hourly: float, tokens_per_second: float) -> float:
+    """Return the price of a million tokens at a steady rate."""
+    return hourly / (tokens_per_second * _HOUR) * 1e6
 
 
 def play(setup: EngineSetup, requests: Iterable[TimedRequest]) -> PlayedLoad:
@@ -238,6 +243,12 @@ class Capacity:
     """The load at this rate, from an idle engine on; of rare requests where it is 0."""
     limited_by: Objective
     """The objective that a higher rate misses."""
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        """Return the tokens at this rate, without the begin and the end of the played load."""
+        requests = len(self.played.served) + self.played.rejected
+        return self.rate * self.played.output_tokens / requests
 
 
 def highest_rate(

@@ -1,5 +1,7 @@
 """Options of `tessera engine`."""
 
+import click
+
 from tessera.cli.options import FILE, INTEGER, Command, option, output_options
 
 OUTPUT_FORMATS = ("table", "json")
@@ -20,10 +22,20 @@ engine = Command(
     option("--gpus", "whole GPUs, tensor parallel", **INTEGER),
     option("--precision", "of the weights (default: of the model's files)", metavar="NAME"),
     option(
-        "--batching", "continuous, or batches that run to their end", metavar="continuous|static:N"
+        "--batching",
+        "continuous, or static:N for batches of N that run to their end (default: continuous)",
+        metavar="HOW",
     ),
-    option("--kv-cache", "how it is reserved, if there is any", metavar="paged|contiguous|none"),
-    option("--kv-cache-dtype", "precision of the KV cache; auto is 16 bits", metavar="auto|fp8"),
+    option(
+        "--kv-cache",
+        "how it is reserved, if there is any (default: paged)",
+        type=click.Choice(("paged", "contiguous", "none")),
+    ),
+    option(
+        "--kv-cache-dtype",
+        "precision of the KV cache; auto is 16 bits (default: auto)",
+        type=click.Choice(("auto", "fp8")),
+    ),
     option("--prefix-cache", "keep the prefixes of prompts", is_flag=True),
     option("--no-chunked-prefill", "compute every prompt in one step", is_flag=True),
     option(
@@ -44,7 +56,11 @@ engine = Command(
         metavar="OPTION=VALUE,...",
         multiple=True,
     ),
-    option("--load", "lengths that are drawn (default: chat)", metavar="chat|rag|code"),
+    option(
+        "--load",
+        "lengths that are drawn (default: chat)",
+        type=click.Choice(("chat", "rag", "code")),
+    ),
     option("--trace", "recorded requests, CSV or Mooncake's JSON lines, or .gz", **FILE),
     option("--requests", "how many (default: 1000; of a trace all)", **INTEGER),
     option(

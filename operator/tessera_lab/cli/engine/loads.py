@@ -46,9 +46,7 @@ def engine_load(arguments: SimpleNamespace) -> EngineLoad:
             raise CommandError("--rate is not allowed with --slo, which finds a rate")
     if arguments.trace is not None:
         return _recorded_load(arguments)
-    name = CHAT.name if arguments.load is None else arguments.load
-    if name not in MIXES:
-        raise CommandError(f"--load {name}: choose {' or '.join(MIXES)}, or write --trace FILE")
+    name = arguments.load or CHAT.name
     system_tokens = int(bounded("--system-tokens", arguments.system_tokens, 0, 10**6))
     mix = replace(MIXES[name], system_tokens=system_tokens)
     count = arguments.requests or _DRAWN_REQUESTS

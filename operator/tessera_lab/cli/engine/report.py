@@ -10,7 +10,7 @@ from tessera.cli.text import cell, table
 from tessera.domain.hardware.weights import billing_weight
 from tessera_lab.cli.engine.loads import EngineLoad
 from tessera_lab.cli.numbers import format_seconds
-from tessera_lab.engine.play import Capacity, PlayedLoad
+from tessera_lab.engine.play import Capacity, PlayedLoad, usd_per_million
 
 _PERCENTILES = (50, 95, 99)
 
@@ -22,6 +22,14 @@ class SetupResult(NamedTuple):
     played: PlayedLoad
     capacity: Capacity | None
     """The highest rate, where an SLO is given; `played` is the load at this rate."""
+
+    @property
+    def output_tokens_per_second(self) -> float:
+        return (self.capacity or self.played).output_tokens_per_second
+
+    @property
+    def requests_per_second(self) -> float:
+        return self.played.requests_per_second if self.capacity is None else self.capacity.rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,21 +43,18 @@ class EngineReport:
     """USD per hour of a GPU."""
     results: tuple[SetupResult, ...]
 
-    def usd_per_million(self, played: PlayedLoad) -> float | None:
-        """Return the price of a million output tokens; None without prices."""
-        if self.price is None:
+    def usd_per_million(self, result: SetupResult) -> float | None:
+        """Return the price of a million output tokens; None without prices or tokens."""
+        rate = result.output_tokens_per_second
+        if self.price is None or not rate:
             return None
-        return played.usd_per_million(self.price * float(billing_weight(played.setup.hardware)))
+        hourly = self.price * float(billing_weight(result.played.setup.hardware))
+        return usd_per_million(hourly, rate)
 
     def gain(self, result: SetupResult) -> float | None:
-        """Return the throughput as a multiple of the first setup's; None if that is 0."""
-        if result.capacity is None:
-            first = self.results[0].played.output_tokens_per_second
-            return result.played.output_tokens_per_second / first
-        first_capacity = self.results[0].capacity
-        if first_capacity is None or not first_capacity.rate:
-            return None
-        return result.capacity.rate / first_capacity.rate
+        """Return the rate of requests as a multiple of the first setup's; None if that is 0."""
+        first = self.results[0].requests_per_second
+        return result.requests_per_second / first if first else None
 
     def warnings(self) -> Iterator[str]:
         for name, played, _ in self.results:
@@ -68,7 +73,7 @@ def as_table(report: EngineReport) -> Output:
     if report.price is not None:
         heads.append("USD/M OUT")
     if report.slo is not None:
-        heads += ["MAX REQ/S", "LIMIT"]
+        heads.append("LIMIT")
     rows = [_row(report, result) for result in report.results]
     lines = [_load_line(report), "", *table(heads, rows, str.rjust)]
     lines += [f"Warning: {warning}" for warning in report.warnings()]
@@ -94,8 +99,8 @@ def _row(report: EngineReport, result: SetupResult) -> list[str]:
     tpot = played.tpot(95)
     row = [
         result.name,
-        f"{played.output_tokens_per_second:,.0f}",
-        f"{played.requests_per_second:.3g}",
+        f"{result.output_tokens_per_second:,.0f}",
+        f"{result.requests_per_second:.3g}",
         cell(report.gain(result), "{:.3g}x"),
         format_seconds(played.ttft(95)),
         "-" if tpot is None else format_seconds(tpot),
@@ -109,9 +114,9 @@ def _row(report: EngineReport, result: SetupResult) -> list[str]:
         f"{played.mfu:.1%}",
     ]
     if report.price is not None:
-        row.append(cell(report.usd_per_million(played), "{:.4f}"))
+        row.append(cell(report.usd_per_million(result), "{:.4f}"))
     if result.capacity is not None:
-        row += [f"{result.capacity.rate:.3g}", result.capacity.limited_by or "-"]
+        row.append(result.capacity.limited_by)
     return row
 
 
@@ -137,9 +142,9 @@ def _setup_json(report: EngineReport, result: SetupResult) -> dict[str, object]:
     tpot = {f"p{percent}": played.tpot(percent) for percent in _PERCENTILES}
     return {
         "setup": result.name,
-        "outputTokensPerSecond": _rounded(played.output_tokens_per_second),
+        "outputTokensPerSecond": _rounded(result.output_tokens_per_second),
         "inputTokensPerSecond": _rounded(played.input_tokens_per_second),
-        "requestsPerSecond": _rounded(played.requests_per_second),
+        "requestsPerSecond": _rounded(result.requests_per_second),
         "gain": _rounded(report.gain(result)),
         "seconds": _rounded(played.seconds),
         "busySeconds": _rounded(played.busy_seconds),
@@ -159,8 +164,7 @@ def _setup_json(report: EngineReport, result: SetupResult) -> dict[str, object]:
         "mfu": _rounded(played.mfu),
         "acceptance": None if speculation is None else _rounded(speculation.acceptance),
         "draftCost": None if speculation is None else _rounded(speculation.draft_cost),
-        "usdPerMillionOutput": _rounded(report.usd_per_million(played)),
-        "maxRequestsPerSecond": None if capacity is None else _rounded(capacity.rate),
+        "usdPerMillionOutput": _rounded(report.usd_per_million(result)),
         "limit": None if capacity is None else capacity.limited_by,
         "rejected": played.rejected,
     }

@@ -49,7 +49,7 @@ def engine_setups(arguments: SimpleNamespace, shared_tokens: int | None) -> dict
     base = {
         name: "on" if value is True else str(value)
         for name in _OPTIONS
-        if (value := getattr(arguments, name.replace("-", "_"))) not in (None, False)
+        if (value := getattr(arguments, name.replace("-", "_"))) is not None and value is not False
     }
     setups = {"as given": _setup("", base, shared_tokens)}
     for text in arguments.setup:
