@@ -18,6 +18,8 @@ from tessera_lab.engine.waste import block_token_steps, cached_token_steps, slot
 from tessera_lab.load.distribution import nearest_rank
 
 Objective = Literal["TTFT", "TPOT"]
+# Seconds; the load that shows whether a queue grows is as long as 20 of them.
+MAX_OBJECTIVE = 60.0
 _HOUR = 3600.0
 # Where the search for the highest rate begins, in units of the throughput of all at once.
 _LOWEST = 1e-4
@@ -50,7 +52,7 @@ class PlayedLoad:
     """Requests that a step worked on, summed over the steps."""
     kv_waste: float | None
     """Share of the reserved KV cache without a token of an unfinished request, over the steps of
-    the outputs; None without a KV cache."""
+    the outputs and as if nothing were shared; None without a KV cache."""
     idle_slot_steps: int = 0
     """Slot steps of complete requests that waited for the longest of their static batch."""
     padded_tokens: int = 0
@@ -263,24 +265,26 @@ def highest_rate(
     """Return the highest rate at which percentiles of TTFT and TPOT keep objectives in seconds.
 
     `draw` returns the same requests at any rate per second, which are repeated until the engine is
-    as full as it will ever be.
+    as full as it will ever be. Raises ValueError for objectives above `MAX_OBJECTIVE`.
     """
+    if not (0 < ttft <= MAX_OBJECTIVE and 0 < itl <= MAX_OBJECTIVE):
+        raise ValueError(f"objectives of {ttft:g} and {itl:g} s: write up to {MAX_OBJECTIVE:g} s")
     trial = _RateTrial(setup=setup, draw=draw, ttft=ttft, itl=itl, percent=percent)
     at_once = [TimedRequest(0.0, request) for _, request in draw(1.0)]
     rate = play(setup, at_once).requests_per_second
     low, high = _LOWEST * rate, math.inf
-    kept, missed = trial.run(low)
+    best, missed = trial.run(low)
     if missed is not None:
-        return Capacity(rate=0.0, played=kept, limited_by=missed)
+        return Capacity(rate=0.0, played=best, limited_by=missed)
     while missed is None or high > low * (1 + precision):
         played, objective = trial.run(rate)
         if objective is None:
-            low, kept = rate, played
+            low, best = rate, played
         else:
             high, missed = rate, objective
         # By the geometric mean, so that low rates are as precise as high ones.
         rate = 2 * low if high == math.inf else math.sqrt(low * high)
-    return Capacity(rate=low, played=kept, limited_by=missed)
+    return Capacity(rate=low, played=best, limited_by=missed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

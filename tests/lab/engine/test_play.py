@@ -25,7 +25,8 @@ A100 = whole_gpu_hardware(products()["NVIDIA-A100-SXM4-80GB"], 1)
 
 
 def a_setup(**options: Any) -> EngineSetup:
-    return EngineSetup(**({"shape": SHAPE, "hardware": A100} | options))
+    defaults: dict[str, Any] = {"shape": SHAPE, "hardware": A100}
+    return EngineSetup(**(defaults | options))
 
 
 def a_load(*shapes: tuple[float, int, int]) -> list[TimedRequest]:
@@ -204,9 +205,9 @@ def evenly(count: int, rate: float) -> list[TimedRequest]:
 def test_a_little_less_than_the_highest_rate_keeps_the_objectives_and_more_does_not() -> None:
     setup = a_setup(max_num_seqs=16)
     capacity = highest_rate(setup, partial(evenly, 100), ttft=1.0, itl=0.05)
-    kept = play(setup, evenly(1000, capacity.rate * 0.96))
-    assert kept.ttft(95) <= 1.0
-    assert (kept.tpot(95) or 0) <= 0.05
+    less = play(setup, evenly(1000, capacity.rate * 0.96))
+    assert less.ttft(95) <= 1.0
+    assert (less.tpot(95) or 0) <= 0.05
     assert capacity.limited_by == "TTFT"
     assert play(setup, evenly(1000, capacity.rate * 1.04)).ttft(95) > 1.0
 
@@ -224,6 +225,12 @@ def test_a_few_requests_find_the_rate_that_many_find() -> None:
 def test_a_rate_of_zero_says_that_even_rare_requests_miss_the_objective() -> None:
     capacity = highest_rate(a_setup(), partial(evenly, 5), ttft=1.0, itl=0.001)
     assert (capacity.rate, capacity.limited_by) == (0.0, "TPOT")
+
+
+@pytest.mark.parametrize("ttft", [math.inf, math.nan, 61.0])
+def test_an_objective_that_no_load_is_long_enough_for_is_refused(ttft: float) -> None:
+    with pytest.raises(ValueError, match="up to 60 s"):
+        highest_rate(a_setup(), partial(evenly, 5), ttft=ttft, itl=0.05)
 
 
 def test_a_static_batch_is_searched_down_to_the_rate_of_single_requests() -> None:

@@ -21,7 +21,8 @@ DRAFTING = Speculation(acceptance=0.7, draft_tokens=5, draft_cost=0.1)
 
 
 def a_setup(**options: Any) -> EngineSetup:
-    return EngineSetup(**({"shape": SMALL, "hardware": ONE} | options))
+    defaults: dict[str, Any] = {"shape": SMALL, "hardware": ONE}
+    return EngineSetup(**(defaults | options))
 
 
 REFUSED: dict[str, dict[str, Any]] = {

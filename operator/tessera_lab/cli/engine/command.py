@@ -9,11 +9,11 @@ from tessera.api.inference_service import Slo
 from tessera.api.meta import Duration
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
-from tessera_lab.cli.engine.loads import EngineLoad, engine_load
+from tessera_lab.cli.engine.loads import RequestLoad, engine_load
 from tessera_lab.cli.engine.report import FORMATTERS, EngineReport, SetupResult
 from tessera_lab.cli.engine.setups import engine_setups
 from tessera_lab.cli.numbers import bounded
-from tessera_lab.engine.play import highest_rate, play
+from tessera_lab.engine.play import MAX_OBJECTIVE, highest_rate, play
 from tessera_lab.engine.setup import EngineSetup, EngineSetupError
 
 _MAX_PRICE = 10_000.0
@@ -32,7 +32,7 @@ def run(arguments: SimpleNamespace) -> Output:
 
 
 def _result(
-    name: str, setup: EngineSetup, load: EngineLoad, slo: tuple[float, float] | None
+    name: str, setup: EngineSetup, load: RequestLoad, slo: tuple[float, float] | None
 ) -> SetupResult:
     try:
         if slo is None:
@@ -52,7 +52,9 @@ def _parse_slo(text: str) -> tuple[float, float]:
             span: timedelta = TypeAdapter(Duration).validate_python(value)
         except ValidationError:
             span = timedelta()
-        if key not in objectives or span <= timedelta():
-            raise CommandError(f"--slo {text}: write ttft=1s,itl=50ms, or only one of them")
+        if key not in objectives or not 0 < span.total_seconds() <= MAX_OBJECTIVE:
+            raise CommandError(
+                f"--slo {text}: write ttft=1s,itl=50ms or only one of them, up to 60s each"
+            )
         objectives[key] = span
     return objectives["ttft"].total_seconds(), objectives["itl"].total_seconds()

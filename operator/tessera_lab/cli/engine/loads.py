@@ -16,7 +16,7 @@ _MAX_REQUESTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EngineLoad:
+class RequestLoad:
     """Requests for an engine, and how they can be drawn at other rates."""
 
     name: str
@@ -36,7 +36,7 @@ class EngineLoad:
         return self.mix.draw(len(self.requests), rate, self.seed)
 
 
-def engine_load(arguments: SimpleNamespace) -> EngineLoad:
+def engine_load(arguments: SimpleNamespace) -> RequestLoad:
     """Return the load of the options; raise CommandError where they are invalid."""
     if arguments.requests is not None:
         bounded("--requests", arguments.requests, 1, _MAX_REQUESTS)
@@ -50,7 +50,7 @@ def engine_load(arguments: SimpleNamespace) -> EngineLoad:
     system_tokens = int(bounded("--system-tokens", arguments.system_tokens, 0, 10**6))
     mix = replace(MIXES[name], system_tokens=system_tokens)
     count = arguments.requests or _DRAWN_REQUESTS
-    return EngineLoad(
+    return RequestLoad(
         name=name,
         arrivals="all at once"
         if arguments.rate is None
@@ -62,7 +62,7 @@ def engine_load(arguments: SimpleNamespace) -> EngineLoad:
     )
 
 
-def _recorded_load(arguments: SimpleNamespace) -> EngineLoad:
+def _recorded_load(arguments: SimpleNamespace) -> RequestLoad:
     drawn = {"--load": arguments.load, "--rate": arguments.rate, "--slo": arguments.slo}
     for name in (name for name, value in drawn.items() if value is not None):
         raise CommandError(f"{name} is not allowed with --trace, whose requests are recorded")
@@ -70,7 +70,7 @@ def _recorded_load(arguments: SimpleNamespace) -> EngineLoad:
         trace = read_trace(arguments.trace)
     except TraceError as error:
         raise CommandError(f"--trace {error}; {TRACE_FORMATS}") from None
-    return EngineLoad(
+    return RequestLoad(
         name=trace.name,
         arrivals="as recorded",
         requests=trace.timed_requests()[: arguments.requests],

@@ -8,7 +8,7 @@ from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
 from tessera.domain.hardware.weights import billing_weight
-from tessera_lab.cli.engine.loads import EngineLoad
+from tessera_lab.cli.engine.loads import RequestLoad
 from tessera_lab.cli.numbers import format_seconds
 from tessera_lab.engine.play import Capacity, PlayedLoad, usd_per_million
 
@@ -36,7 +36,7 @@ class SetupResult(NamedTuple):
 class EngineReport:
     """Setups of an engine on one load; the first is what the others are compared with."""
 
-    load: EngineLoad
+    load: RequestLoad
     slo: tuple[float, float] | None
     """Objectives of TTFT and ITL in seconds."""
     price: float | None
@@ -90,7 +90,7 @@ def _load_line(report: EngineReport) -> str:
         arrivals = f"at the highest rate whose P95 keeps TTFT {ttft} and TPOT {itl}"
     return (
         f"Load {report.load.name}: {counted(len(requests), 'request')} {arrivals}, "
-        f"{prompt:,.0f} tokens in and {output:,.0f} out on average"
+        f"tokens per request: {prompt:,.0f} in, {output:,.0f} out"
     )
 
 
