@@ -181,6 +181,14 @@ def test_mfu_counts_each_useful_token_once() -> None:
     assert played.mfu < 0.8478
 
 
+def test_decoding_alone_uses_little_of_the_compute_and_more_with_every_slot() -> None:
+    load = a_load(*[(0.0, 1, 300)] * 64)
+    shares = [play(a_setup(max_num_seqs=slots), load).mfu for slots in (1, 8, 64)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.01
+    assert shares[-1] < 0.5
+
+
 def test_a_shared_system_prompt_is_computed_once() -> None:
     load = replace(RAG, prompts=fixed_length(800), system_tokens=1200).draw(100)
     cached = play(a_setup(prefix_cache=True), load)
