@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
+from tessera.cli.plots import Plot, PlotSeries, svg, thin_out, ticks
 from tessera_lab.cli.bench.arguments import bench
 from tessera_lab.cli.bench.plan import BenchPlan, parse_plan
 from tessera_lab.cli.bench.prompts import (
@@ -20,7 +21,6 @@ from tessera_lab.cli.bench.prompts import (
     token_ratio,
 )
 from tessera_lab.cli.bench.trace import read_trace
-from tessera_lab.cli.plots import Plot, PlotSeries, svg, thin_out, ticks
 from tests.bench_builders import a_job
 
 URL = "http://127.0.0.1:9"

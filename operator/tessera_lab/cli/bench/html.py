@@ -5,6 +5,7 @@ from functools import partial
 from html import escape
 
 from tessera.api.text import counted
+from tessera.cli.plots import Plot, PlotSeries, Points, svg, thin_out
 from tessera.cli.text import format_time
 from tessera_lab.cli.bench.report import (
     PERCENTILES,
@@ -14,7 +15,6 @@ from tessera_lab.cli.bench.report import (
     knee_lines,
     tables,
 )
-from tessera_lab.cli.plots import Plot, PlotSeries, Points, svg, thin_out
 from tessera_lab.load.distribution import Distribution
 from tessera_lab.load.engine_metrics import RUNNING, WAITING
 from tessera_lab.load.load_metrics import LoadMetrics

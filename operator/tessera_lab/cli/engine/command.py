@@ -12,7 +12,7 @@ from tessera.cli.output import Output
 from tessera_lab.cli.engine.loads import RequestLoad, engine_load
 from tessera_lab.cli.engine.report import FORMATTERS, EngineReport, SetupResult
 from tessera_lab.cli.engine.setups import engine_setups
-from tessera_lab.cli.numbers import bounded
+from tessera.cli.numbers import bounded
 from tessera_lab.engine.play import MAX_OBJECTIVE, highest_rate, play
 from tessera_lab.engine.setup import EngineSetup, EngineSetupError
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
-from tessera_lab.cli.numbers import bounded
+from tessera.cli.numbers import bounded
 from tessera_lab.engine.mixes import CHAT, MIXES, LoadMix
 from tessera_lab.engine.play import TimedRequest
 from tessera_lab.fleet.trace_file import read_trace

@@ -9,7 +9,7 @@ from tessera.cli.output import Output
 from tessera.cli.text import cell, table
 from tessera.domain.hardware.weights import billing_weight
 from tessera_lab.cli.engine.loads import RequestLoad
-from tessera_lab.cli.numbers import format_seconds
+from tessera.cli.numbers import format_seconds
 from tessera_lab.engine.play import Capacity, PlayedLoad, usd_per_million
 
 _PERCENTILES = (50, 95, 99)

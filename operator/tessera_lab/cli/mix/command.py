@@ -4,9 +4,9 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
+from tessera.cli.numbers import bounded
 from tessera.cli.output import Output
 from tessera_lab.cli.mix.report import FORMATTERS, MixReport
-from tessera_lab.cli.numbers import bounded
 from tessera_lab.fleet.capacity_mix import mix_options, prices_by_tier
 from tessera_lab.fleet.load_curve import LOAD_FORMATS, read_load_curve
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import takewhile
 
-from tessera_lab.cli.plots import HEIGHT, WIDTH, Plot, PlotSeries, svg
+from tessera.cli.plots import Plot, PlotSeries, svg_file
 from tessera_lab.cli.simulate.run import PolicyResult
 from tessera_lab.cli.simulate.scenario import Scenario
 from tessera_lab.fleet.course import Course, Lifetime, cost
@@ -14,31 +14,12 @@ from tessera_lab.fleet.course import Course, Lifetime, cost
 _HOUR = 3600.0
 # Points of a line, so that none is thinned out.
 _BINS = 300
-_STYLE = (
-    "text{font:12px sans-serif;fill:#374151}.title{font-weight:bold}"
-    ".grid{stroke:#e5e7eb}.mark{stroke:#9ca3af}"
-)
 
 
 def render_svg(scenario: Scenario, results: Sequence[PolicyResult]) -> str:
     """Return the plots below one another."""
     plots = [plot for plot in _plots(scenario, results) if any(each.points for each in plot.series)]
-    row = HEIGHT + 28
-    height = row * len(plots)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
-        f'width="{WIDTH}" height="{height}">',
-        f"<style>{_STYLE}</style>",
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
-    ]
-    for number, plot in enumerate(plots):
-        parts += [
-            f'<text class="title" x="8" y="{row * number + 20}">{plot.title}</text>',
-            f'<g transform="translate(0 {row * number + 24})">',
-            svg(plot).replace("<svg ", f'<svg width="{WIDTH}" height="{HEIGHT}" ', 1),
-            "</g>",
-        ]
-    return "\n".join((*parts, "</svg>")) + "\n"
+    return svg_file(plots)
 
 
 def _plots(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[Plot]:

@@ -1,4 +1,4 @@
-"""Plots as inline SVG: axes, lines, dots and a legend."""
+"""Plots as SVG, inline or as a file: axes, lines, dots and a legend."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 16, 44
 # Points of a line; more cannot be distinguished at this width.
 _MAX_POINTS = 600
 COLORS = ("#0f766e", "#b45309", "#4338ca", "#be123c", "#4d7c0f", "#0369a1", "#7e22ce", "#57534e")
+
+_FILE_STYLE = (
+    "text{font:12px sans-serif;fill:#374151}.title{font-weight:bold}"
+    ".grid{stroke:#e5e7eb}.mark{stroke:#9ca3af}"
+)
 
 Points = Sequence[tuple[float, float]]
 
@@ -58,6 +63,26 @@ def svg(plot: Plot) -> str:
         "</svg>",
     ]
     return "\n".join(parts)
+
+
+def svg_file(plots: Sequence[Plot]) -> str:
+    """Return the plots below one another, with their titles, as a file of their own."""
+    row = HEIGHT + 28
+    height = row * len(plots)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'width="{WIDTH}" height="{height}">',
+        f"<style>{_FILE_STYLE}</style>",
+        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+    ]
+    for number, plot in enumerate(plots):
+        parts += [
+            f'<text class="title" x="8" y="{row * number + 20}">{escape(plot.title)}</text>',
+            f'<g transform="translate(0 {row * number + 24})">',
+            svg(plot).replace("<svg ", f'<svg width="{WIDTH}" height="{HEIGHT}" ', 1),
+            "</g>",
+        ]
+    return "\n".join((*parts, "</svg>")) + "\n"
 
 
 def ticks(top: float, about: int = 5) -> list[float]:
