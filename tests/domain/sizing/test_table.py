@@ -1,13 +1,11 @@
 """All hardware in all precisions: golden verdicts, order, prices, advice."""
 
 from datetime import date, timedelta
-from decimal import Decimal
 
 import pytest
 
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
-from tessera.domain.money import money
 from tessera.domain.sizing import prices
 from tessera.domain.sizing import table as size_table
 from tessera.domain.sizing.precision import caveat, mismatch_reason, unsupported_reason
@@ -17,7 +15,6 @@ from tessera.domain.sizing.table import (
     SizeRow,
     SizeVerdict,
     all_rows,
-    break_even,
     smallest_serving_rows,
 )
 from tessera.domain.sizing.tensor_parallel import can_shard, sharding_problem
@@ -115,12 +112,6 @@ def test_a_price_of_tokens_is_the_hour_over_the_tokens_of_an_hour() -> None:
     assert size_row.tokens_per_second is not None
     expected = 6.88 / (size_row.tokens_per_second * 3600) * 1e6
     assert float(size_row.per_million.rounded(6)) == pytest.approx(expected, rel=1e-3)
-
-
-@pytest.mark.parametrize(("hourly", "expected"), [("3.50", 972.2222), ("7.00", 1944.444)])
-def test_serving_breaks_even_at_the_rate_that_earns_the_hour(hourly: str, expected: float) -> None:
-    rate = break_even(money(Decimal(hourly), "USD"), money(Decimal(1), "USD"))
-    assert rate == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_product_without_a_price_is_sized_all_the_same() -> None:

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.money import Money, money, per_million_tokens
+from tessera.domain.money import Money, money
 from tessera.domain.perf.utilization import mfu
-from tessera.domain.sizing.table import break_even
 from tessera_lab.load.distribution import distribution, nearest_rank
 from tessera_lab.load.knee import Knee, find_knee
 from tessera_lab.load.token_cost import (
@@ -98,21 +97,6 @@ def test_a_million_output_tokens_cost_the_hour_by_the_tokens_of_an_hour(
     cost = token_cost(price, 0, rate * 60, 60.0).per_million_output
     assert cost is not None
     assert cost.rounded(9) == pytest.approx(Decimal(expected), abs=Decimal("0.000001"))
-
-
-@pytest.mark.parametrize(
-    ("hourly", "target", "expected"), [("3.50", "1.00", 972.2222), ("7.00", "1.00", 1944.444)]
-)
-def test_the_break_even_rate_is_where_the_price_is_met(
-    hourly: str, target: str, expected: float
-) -> None:
-    assert break_even(usd(hourly), usd(target)) == pytest.approx(expected, rel=1e-6)
-
-
-@given(st.integers(1, 10**5), st.integers(1, 10**5))
-def test_the_break_even_rate_costs_what_it_is_for(cents: int, rate: int) -> None:
-    hourly = usd("0.01").times(cents)
-    assert break_even(hourly, per_million_tokens(hourly, rate)) == pytest.approx(rate, rel=1e-3)
 
 
 def test_a_run_costs_its_part_of_the_hour() -> None:

@@ -8,10 +8,11 @@ from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.size.request import SizeRequest
 from tessera.cli.text import cell, table
+from tessera.domain.economics.break_even import break_even_rate
 from tessera.domain.money import Money
 from tessera.domain.sizing.precision import ONLINE_QUANTIZED
 from tessera.domain.sizing.prices import ASSUMED
-from tessera.domain.sizing.table import SizeRow, SizeVerdict, break_even, replicas_before_parallel
+from tessera.domain.sizing.table import SizeRow, SizeVerdict, replicas_before_parallel
 
 _Column: TypeAlias = Callable[[SizeRow], str]
 _COLUMNS: Mapping[str, _Column] = {
@@ -113,7 +114,7 @@ def _break_even_cell(row: SizeRow, target: Money) -> str:
     """Return the tokens per second that pay for the hour, with their share of the full load."""
     if row.hourly is None or row.tokens_per_second is None:
         return "-"
-    needed = break_even(row.hourly, target)
+    needed = break_even_rate(row.hourly, target)
     share = needed / row.tokens_per_second
     return f"{needed:,.0f} tok/s ({share:.0%})" if share <= 1 else f"{needed:,.0f} tok/s (never)"
 
@@ -183,8 +184,8 @@ def as_json(report: SizeReport) -> Output:
 
 
 def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
-    break_even_rate = (
-        break_even(row.hourly, request.api_price)
+    break_even = (
+        break_even_rate(row.hourly, request.api_price)
         if row.hourly is not None and request.api_price
         else None
     )
@@ -203,7 +204,7 @@ def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
         "utilization": None if row.memory_share is None else round(row.memory_share, 4),
         "perHour": _amount(row.hourly),
         "perMillionTokens": _amount(row.per_million),
-        "breakEvenTokensPerSecond": _rounded(break_even_rate),
+        "breakEvenTokensPerSecond": _rounded(break_even),
         "oversized": row.oversize_message,
     }
 

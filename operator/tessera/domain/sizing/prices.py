@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -14,6 +15,7 @@ from tessera.domain.incremental import constant
 from tessera.domain.money import Money, money, price_on
 
 ASSUMED = "assumed"
+EntriesT = TypeVar("EntriesT")
 
 
 class ProductPrice(Price):
@@ -44,7 +46,7 @@ class PriceBook:
 def list_prices() -> tuple[ProductPrice, ...]:
     """Return the shipped list prices, which are for comparing and never for billing."""
     path = resources.files("tessera.domain").joinpath("data", "prices.json")
-    return _entries(path.read_text(encoding="utf-8"))
+    return parse_prices(path.read_text(encoding="utf-8"))
 
 
 def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceBook:
@@ -69,16 +71,7 @@ def price_book(name: str, prices: tuple[ProductPrice, ...], day: date) -> PriceB
 
 def parse_prices(text: str) -> tuple[ProductPrice, ...]:
     """Return the entries of a price file; PriceError where the file or an entry is invalid."""
-    try:
-        entries = _entries(text)
-    except json.JSONDecodeError as error:
-        raise PriceError(f"it is not JSON: {error}; {_FORMAT_HELP}") from None
-    except (KeyError, TypeError):
-        raise PriceError(f"it has no list prices; {_FORMAT_HELP}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-        raise PriceError(f"prices{path}: {first['msg']}; {_FORMAT_HELP}") from None
+    entries = read_entries(text, TypeAdapter(tuple[ProductPrice, ...]), _FORMAT_HELP)
     for index, entry in enumerate(entries):
         if entry.product not in products():
             raise PriceError(
@@ -99,6 +92,15 @@ _FORMAT_HELP = (
 )
 
 
-def _entries(text: str) -> tuple[ProductPrice, ...]:
-    raw_entries = json.loads(text)["prices"]
-    return TypeAdapter(tuple[ProductPrice, ...]).validate_python(raw_entries)
+def read_entries(text: str, entries: TypeAdapter[EntriesT], format_help: str) -> EntriesT:
+    """Return the entries of the list `prices` in JSON; PriceError with the format otherwise."""
+    try:
+        return entries.validate_python(json.loads(text)["prices"])
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise PriceError(f"it is not JSON: {error}; {format_help}") from None
+    except (KeyError, TypeError):
+        raise PriceError(f"it has no list prices; {format_help}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+        raise PriceError(f"prices{path}: {first['msg']}; {format_help}") from None

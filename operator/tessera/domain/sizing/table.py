@@ -119,11 +119,6 @@ def replicas_before_parallel(rows: Sequence[SizeRow]) -> Iterator[str]:
             )
 
 
-def break_even(hourly: Money, target: Money) -> float:
-    """Return the tokens per second at which a million of them cost `target`."""
-    return hourly.nanos / 3600 * 1e6 / target.nanos
-
-
 def _rows_until_served(
     demand: Demand, product: Product, options: list[Hardware], book: PriceBook
 ) -> Iterator[SizeRow]:
