@@ -15,7 +15,7 @@ from tessera.domain.economics.api_prices import (
     parse_api_prices,
 )
 from tessera.domain.money import money
-from tessera.domain.sizing.prices import PriceError
+from tessera.domain.price_files import PriceError
 
 DAY = date(2026, 11, 26)
 ENTRY: dict[str, Any] = {

@@ -9,9 +9,10 @@ from tessera.domain.hardware.device import sized_profiles, slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.price_files import PriceError
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.precision import compute_capability
-from tessera.domain.sizing.prices import PriceError, parse_prices, price_book
+from tessera.domain.sizing.prices import parse_prices, price_book
 
 DAY = date(2026, 11, 20)
 ENTRY = '{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": "1.55"}'

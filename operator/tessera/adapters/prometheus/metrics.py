@@ -53,6 +53,7 @@ from tessera.adapters.prometheus.rows import (
 )
 from tessera.adapters.prometheus.session import PrometheusSession, start_daemon
 from tessera.adapters.prometheus.speeds import SPEEDS, speeds_of
+from tessera.adapters.prometheus.usage import usage_queries, usage_rows
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.budget.periods import MAX_PERIOD
@@ -68,6 +69,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.slo.measurement import LatencyEdges
+from tessera.domain.usage.report import UsageRow
 from tessera.ports import Clock, MetricsError, RejectedSample
 
 _QUEUE_BOUNDS = Bounds((*POD_LABELS, SERVICE), 1e6)
@@ -323,6 +325,10 @@ class PrometheusMetrics:
             for selector, rows in zip(selectors, results, strict=True)
         }
 
+    async def usage(self, since: datetime, until: datetime) -> tuple[UsageRow, ...] | None:
+        """Return what each service used between two moments; None without samples of the first."""
+        return usage_rows(await self._query_union(usage_queries(since, until), until))
+
     async def bill_scrapes(
         self, begin: datetime, end: datetime
     ) -> Mapping[ProcessLabels, tuple[BillScrape, ...]]:
@@ -347,14 +353,17 @@ class PrometheusMetrics:
     ) -> list[QueryRow]:
         """Return the rows of now, or of a past time, which may take longer."""
         seconds = self._timeout_seconds if at is None else _HISTORY_TIMEOUT_SECONDS
-        params = None if at is None else {"time": at.timestamp()}
-        rows = await self._execute(seconds, self._client.custom_query, query, params)
+        rows = await self._execute(seconds, self._client.custom_query, query, _parameters(at))
         return bounded_rows(rows, bounds, self._rejected)
 
-    async def _query_union(self, queries: Queries) -> Mapping[str, list[QueryRow]]:
-        rows = await self._execute(
-            self._timeout_seconds, self._client.custom_query, union_query(queries)
-        )
+    async def _query_union(
+        self, queries: Queries, at: datetime | None = None
+    ) -> Mapping[str, list[QueryRow]]:
+        """Return the rows of each query, as `_query` does."""
+        seconds, query = self._timeout_seconds, union_query(queries)
+        if at is not None:
+            seconds = _HISTORY_TIMEOUT_SECONDS
+        rows = await self._execute(seconds, self._client.custom_query, query, _parameters(at))
         rows_by_query = split_by_query(rows)
         return {
             name: bounded_rows(rows_by_query[name], query.bounds, self._rejected)
@@ -392,6 +401,10 @@ class PrometheusMetrics:
             raise MetricsError(f"Prometheus at {self._url}: {summary}") from error
         self._rejected.update(rejected)
         return rows
+
+
+def _parameters(at: datetime | None) -> Mapping[str, float] | None:
+    return None if at is None else {"time": at.timestamp()}
 
 
 def pods_of(

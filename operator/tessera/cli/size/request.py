@@ -20,9 +20,10 @@ from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.footprint import KvBits
+from tessera.domain.price_files import PriceError
 from tessera.domain.sizing import precision, prices, tensor_parallel
 from tessera.domain.sizing.lora import RANKS, slots_mib
-from tessera.domain.sizing.prices import PriceBook, PriceError
+from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 

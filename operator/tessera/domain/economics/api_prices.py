@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints, TypeAdapter
 from tessera.api.meta import Wire
 from tessera.domain.incremental import constant
 from tessera.domain.money import Money, money
-from tessera.domain.sizing.prices import PriceError, read_entries
+from tessera.domain.price_files import PriceError, read_entries
 
 MAX_PRICE_AGE = timedelta(days=180)
 _MILLION = 10**6
@@ -56,13 +56,11 @@ class TokenPrices:
 
     def cost(self, use: TokenUse) -> Money:
         """Return what tokens cost."""
-        nanos = sum(
-            Decimal(repr(tokens)) * price.nanos
-            for tokens, price in (
-                (use.input_tokens - use.cached_tokens, self.input),
-                (use.cached_tokens, self.cached_input),
-                (use.output_tokens, self.output),
-            )
+        fresh = use.input_tokens - use.cached_tokens
+        nanos = (
+            Decimal(repr(fresh)) * self.input.nanos
+            + Decimal(repr(use.cached_tokens)) * self.cached_input.nanos
+            + Decimal(repr(use.output_tokens)) * self.output.nanos
         )
         return Money(1, self.output.currency).times(nanos / _MILLION)
 

@@ -67,16 +67,13 @@ class Crossover:
     requests_per_day: float
     replicas: int
     tokens_per_month: float
+    tokens_per_second: float
+    """Input and output tokens."""
     output_tokens_per_second: float
     utilization: float | None
     """Mean share of the replicas' full load; None where it is not known."""
     always_from: float
     """Requests per day from which no further replica makes the API the cheaper one again."""
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Return input and output tokens per second."""
-        return self.tokens_per_month / (MONTH_DAYS * _DAY_SECONDS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,26 +125,38 @@ class HostingComparison:
             spike_premium=Money(own.nanos - flat.nanos, currency),
         )
 
+    def needed_load(self) -> float | None:
+        """Return the share of its full load at which a replica earns its own price.
+
+        Above 1 it never does. With a peak the full load is that of the peak. None where the
+        capacity is not known.
+        """
+        if self.own.capacity is None:
+            return None
+        earned = self.prices.cost(self._monthly_use(self._full_day(self.own.capacity)))
+        return self.own.hourly.nanos * MONTH_HOURS / max(1, earned.nanos)
+
     def crossover(self) -> Crossover | None:
         """Return where own GPUs begin to cost less; None where they never do.
 
-        A full replica earns the price of what it answers less its own. So many of them pay for the
-        rest of the month that own GPUs cost less within their load.
+        What full replicas earn beyond their own price pays for the rest of the month, which may
+        need several of them.
         """
-        fixed, hourly = self.own.monthly.nanos, self.own.hourly.nanos
-        replicas = always_replicas = 1
-        if self.own.capacity is not None:
-            full_day = self.own.capacity * _DAY_SECONDS / self.peak.ratio
-            earned = self.prices.cost(self._monthly_use(full_day)).nanos - hourly * MONTH_HOURS
-            if earned <= 0:
+        needed, replicas, always_replicas = self.needed_load(), 1, 1
+        if needed is not None:
+            if needed >= 1:
                 return None
-            replicas = max(1, math.ceil(fixed / earned))
-            always_replicas = max(1, math.ceil((fixed + hourly * MONTH_HOURS) / earned))
+            price, rest = self.own.hourly.nanos * MONTH_HOURS, self.own.monthly.nanos
+            earned = price / needed - price
+            replicas = max(1, math.ceil(rest / earned))
+            # With so many, one replica more is earned as soon as it is needed.
+            always_replicas = max(1, math.ceil((rest + price) / earned))
         volume = self._break_even_volume(replicas)
         return Crossover(
             requests_per_day=volume,
             replicas=replicas,
             tokens_per_month=self._monthly_use(volume).total,
+            tokens_per_second=volume * self.request.total / _DAY_SECONDS,
             output_tokens_per_second=volume * self.request.output_tokens / _DAY_SECONDS,
             utilization=self._utilization(volume, replicas),
             always_from=self._break_even_volume(always_replicas),
@@ -160,6 +169,10 @@ class HostingComparison:
         for month in range(count):
             prices = self.prices.after(month / 12, yearly_decline)
             yield replace(self, prices=prices).at(requests_per_day)
+
+    def _full_day(self, capacity: float) -> float:
+        """Return the requests of a day whose peak is the full load of one replica."""
+        return capacity * _DAY_SECONDS / self.peak.ratio
 
     def _break_even_volume(self, replicas: int) -> float:
         tokens = break_even_tokens(self.own.month(replicas), self.prices.blended(self.request))

@@ -1,21 +1,19 @@
 """Prices of GPUs without an AcceleratorPool: assumed list prices, and those of a file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from importlib import resources
-from typing import TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from tessera.api.accelerator_pool import Price
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import constant
 from tessera.domain.money import Money, money, price_on
+from tessera.domain.price_files import PriceError, read_entries
 
 ASSUMED = "assumed"
-EntriesT = TypeVar("EntriesT")
 
 
 class ProductPrice(Price):
@@ -23,10 +21,6 @@ class ProductPrice(Price):
 
     product: str
     source: str = ""
-
-
-class PriceError(ValueError):
-    """A price file cannot be used; the message says where and what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,17 +84,3 @@ _FORMAT_HELP = (
     'the format is {"prices": [{"product": "NVIDIA-L40S", "from": "2026-01-01", "perGPUHour": '
     '"1.55", "currency": "USD"}]}'
 )
-
-
-def read_entries(text: str, entries: TypeAdapter[EntriesT], format_help: str) -> EntriesT:
-    """Return the entries of the list `prices` in JSON; PriceError with the format otherwise."""
-    try:
-        return entries.validate_python(json.loads(text)["prices"])
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise PriceError(f"it is not JSON: {error}; {format_help}") from None
-    except (KeyError, TypeError):
-        raise PriceError(f"it has no list prices; {format_help}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
-        raise PriceError(f"prices{path}: {first['msg']}; {format_help}") from None

@@ -1,0 +1,63 @@
+"""The Prometheus query for what services used in a past time, by the counters of their engines."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from tessera.adapters.prometheus.queries import (
+    OF_SERVICES,
+    SERVICE,
+    SERVICE_LABELS,
+    BoundedQuery,
+    Bounds,
+    Queries,
+)
+from tessera.adapters.prometheus.rows import QueryRow, service_ref, values_by
+from tessera.domain.usage.report import UsageRow
+
+_BOUNDS = Bounds(SERVICE_LABELS, 1e15)
+_COUNTERS = {
+    "requests": "vllm:request_success_total",
+    "input": "vllm:prompt_tokens_total",
+    "cached": "vllm:prompt_tokens_cached_total",
+    "output": "vllm:generation_tokens_total",
+}
+# A Prometheus that has samples of the beginning has them within so long.
+START_SLACK = timedelta(minutes=5)
+
+
+def usage_queries(since: datetime, until: datetime) -> Queries:
+    """Return the queries at the end of a span, and whether there are samples of its beginning."""
+    seconds = (until - since) // timedelta(seconds=1)
+    offset = (until - since - START_SLACK) // timedelta(seconds=1)
+    # Of this metric a page can add no series, however many it has of its own.
+    started = BoundedQuery(f"count(up offset {offset}s)", Bounds((), 1e9))
+    return {"started": started} | {
+        name: BoundedQuery(
+            f"sum by (namespace, {SERVICE}) (increase({counter}{OF_SERVICES}[{seconds}s]))", _BOUNDS
+        )
+        for name, counter in _COUNTERS.items()
+    }
+
+
+def usage_rows(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> tuple[UsageRow, ...] | None:
+    """Return what each service used; None without samples of the beginning."""
+    if not rows_by_query["started"]:
+        return None
+    requests, inputs, cached, outputs = (
+        values_by(rows_by_query[name], service_ref) for name in _COUNTERS
+    )
+    return tuple(
+        UsageRow(
+            group=(str(service),),
+            requests=round(requests.get(service, 0.0)),
+            failed=0,
+            aborted=0,
+            estimated=0,
+            input_tokens=round(inputs.get(service, 0.0)),
+            # An extrapolated part is never more than the whole.
+            cached_tokens=round(min(cached.get(service, 0.0), inputs.get(service, 0.0))),
+            output_tokens=round(outputs[service]),
+            reasoning_tokens=0,
+        )
+        for service in sorted(outputs)
+    )
