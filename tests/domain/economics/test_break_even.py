@@ -1,4 +1,4 @@
-"""Own GPUs against an API: golden values, crossovers, peaks, falling prices."""
+"""Own GPUs against an API: golden values, break-evens, peaks, falling prices."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -45,10 +45,10 @@ def test_a_gpu_at_3_50_costs_2520_a_month_and_breaks_even_at_2_8_billion_tokens(
     month = own_gpus("3.50").month(1)
     assert month == usd(2520)
     assert break_even_tokens(month, usd("0.90")) == pytest.approx(2.8e9, rel=1e-12)
-    crossover = comparison().crossover()
-    assert crossover is not None
-    assert crossover.tokens_per_month == pytest.approx(2.8e9, rel=1e-9)
-    assert crossover.tokens_per_second == pytest.approx(1080.2469, rel=1e-6)
+    break_even = comparison().break_even()
+    assert break_even is not None
+    assert break_even.tokens_per_month == pytest.approx(2.8e9, rel=1e-9)
+    assert break_even.tokens_per_second == pytest.approx(1080.2469, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -86,34 +86,34 @@ def test_the_break_even_rate_of_what_tokens_cost_is_their_rate(cents: int, rate:
     assert break_even_rate(hourly, per_million) == pytest.approx(rate, rel=1e-3)
 
 
-def test_operation_moves_the_crossover() -> None:
-    crossover = comparison(own=own_gpus(monthly=2520)).crossover()
-    assert crossover is not None
-    assert crossover.tokens_per_month == pytest.approx(5.6e9)
+def test_operation_moves_the_break_even() -> None:
+    break_even = comparison(own=own_gpus(monthly=2520)).break_even()
+    assert break_even is not None
+    assert break_even.tokens_per_month == pytest.approx(5.6e9)
 
 
 def test_the_utilization_needed_is_a_share_of_the_full_load() -> None:
     """A GPU of 12 requests a second has to be used for 9 % to earn 2,520 USD."""
-    crossover = comparison(own=own_gpus(capacity=12.0)).crossover()
-    assert crossover is not None
-    assert crossover.replicas == 1
-    assert crossover.utilization == pytest.approx(1080.2469 / 12_000, rel=1e-6)
-    assert crossover.output_tokens_per_second == pytest.approx(216.0494, rel=1e-6)
+    break_even = comparison(own=own_gpus(capacity=12.0)).break_even()
+    assert break_even is not None
+    assert break_even.replicas == 1
+    assert break_even.utilization == pytest.approx(1080.2469 / 12_000, rel=1e-6)
+    assert break_even.output_tokens_per_second == pytest.approx(216.0494, rel=1e-6)
 
 
 def test_a_gpu_that_is_too_slow_never_pays() -> None:
-    assert comparison(own=own_gpus(capacity=1.08)).crossover() is None
-    assert comparison(own=own_gpus(capacity=1.09)).crossover() is not None
+    assert comparison(own=own_gpus(capacity=1.08)).break_even() is None
+    assert comparison(own=own_gpus(capacity=1.09)).break_even() is not None
 
 
 def test_what_a_month_costs_besides_may_need_several_replicas_to_pay() -> None:
     """Full replicas earn 2,146 USD a month beyond their price; 5,000 USD need 3 of them."""
     own = own_gpus(monthly=5000, capacity=2.0)
-    crossover = comparison(own=own).crossover()
-    assert crossover is not None
-    assert crossover.replicas == 3
-    assert crossover.requests_per_day * 30 * 1000 == pytest.approx((3 * 2520 + 5000) / 0.9e-6)
-    assert crossover.always_from > crossover.requests_per_day
+    break_even = comparison(own=own).break_even()
+    assert break_even is not None
+    assert break_even.replicas == 3
+    assert break_even.requests_per_day * 30 * 1000 == pytest.approx((3 * 2520 + 5000) / 0.9e-6)
+    assert break_even.always_from > break_even.requests_per_day
 
 
 @given(
@@ -122,20 +122,20 @@ def test_what_a_month_costs_besides_may_need_several_replicas_to_pay() -> None:
     ratio=st.floats(1.0, 5.0),
     share=st.floats(1e-3, 0.999),
 )
-def test_a_crossover_is_where_own_gpus_begin_to_cost_less(
+def test_the_break_even_is_where_own_gpus_begin_to_cost_less(
     capacity: float, monthly: int, ratio: float, share: float
 ) -> None:
     choice = comparison(
         own=own_gpus(monthly=monthly, capacity=capacity), peak=DailyPeak(ratio=ratio, hours=4)
     )
-    crossover = choice.crossover()
-    lower = choice.at(share * (1e7 if crossover is None else crossover.requests_per_day))
+    break_even = choice.break_even()
+    lower = choice.at(share * (1e7 if break_even is None else break_even.requests_per_day))
     assert lower.own.nanos >= lower.api.nanos
-    if crossover is not None:
-        exact = choice.at(crossover.requests_per_day)
+    if break_even is not None:
+        exact = choice.at(break_even.requests_per_day)
         assert exact.api.nanos == pytest.approx(exact.own.nanos, rel=1e-6)
-        assert exact.replicas == crossover.replicas
-        higher = choice.at(crossover.always_from / share)
+        assert exact.replicas == break_even.replicas
+        higher = choice.at(break_even.always_from / share)
         assert higher.own.nanos <= higher.api.nanos
 
 
@@ -181,7 +181,7 @@ def test_falling_prices_end_what_own_gpus_save() -> None:
     assert months[11].api.nanos / 1e9 == pytest.approx(5040 * 0.2 ** (11 / 12), rel=1e-6)
 
 
-def test_cached_input_moves_the_crossover_and_more_output_moves_it_back() -> None:
+def test_cached_input_moves_the_break_even_and_more_output_moves_it_back() -> None:
     dear = TokenPrices(input=usd(2), cached_input=usd("0.2"), output=usd(10))
     choice = replace(comparison(), prices=dear)
     volumes = []
@@ -190,9 +190,9 @@ def test_cached_input_moves_the_crossover_and_more_output_moves_it_back() -> Non
         replace(choice.request, cached_tokens=800),
         replace(choice.request, output_tokens=400),
     ):
-        crossover = replace(choice, request=request).crossover()
-        assert crossover is not None
-        volumes.append(crossover.requests_per_day)
+        break_even = replace(choice, request=request).break_even()
+        assert break_even is not None
+        volumes.append(break_even.requests_per_day)
     plain, cached, longer = volumes
     assert cached > plain > longer
     assert plain == pytest.approx(2520 / 30 / (800 * 2e-6 + 200 * 10e-6))

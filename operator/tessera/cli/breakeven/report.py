@@ -12,7 +12,7 @@ from tessera.cli.breakeven.request import BreakEvenRequest
 from tessera.cli.output import Output
 from tessera.cli.plots import Plot, PlotSeries, svg_file
 from tessera.cli.text import cell, table
-from tessera.domain.economics.break_even import MONTH_HOURS, Crossover, VolumeCosts
+from tessera.domain.economics.break_even import MONTH_HOURS, BreakEven, VolumeCosts
 from tessera.domain.money import Money
 
 _DAY_SECONDS = 86_400
@@ -23,9 +23,9 @@ _TABLE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 def as_table(request: BreakEvenRequest) -> Output:
     """Return a table for people, below what was compared and the break-even."""
-    crossover = request.comparison.crossover()
-    lines = [*_premises(request), "", *_conclusions(request, crossover), ""]
-    lines += _volume_table(request, crossover)
+    break_even = request.comparison.break_even()
+    lines = [*_premises(request), "", *_conclusions(request, break_even), ""]
+    lines += _volume_table(request, break_even)
     if request.measured:
         lines += ["", *_measured_table(request)]
     if months := _months(request):
@@ -60,30 +60,30 @@ def _premises(request: BreakEvenRequest) -> Iterator[str]:
         yield f"Peak: {peak.ratio:g} times the mean for {peak.hours:g} h of the day"
 
 
-def _conclusions(request: BreakEvenRequest, crossover: Crossover | None) -> Iterator[str]:
-    if crossover is None:
+def _conclusions(request: BreakEvenRequest, break_even: BreakEven | None) -> Iterator[str]:
+    if break_even is None:
         yield (
             "Break-even: never; to earn its price a replica would have to answer "
             f"{cell(request.comparison.needed_load(), '{:.1f}')} times its full load"
         )
     else:
         yield (
-            f"Break-even: {crossover.requests_per_day:,.0f} requests/day on "
-            f"{counted(crossover.replicas, 'replica')}, "
-            f"{crossover.tokens_per_month:,.0f} tokens/month"
+            f"Break-even: {break_even.requests_per_day:,.0f} requests/day on "
+            f"{counted(break_even.replicas, 'replica')}, "
+            f"{break_even.tokens_per_month:,.0f} tokens/month"
         )
         share = (
             "; write --tokens-per-second for the share of the full load"
-            if crossover.utilization is None
-            else f", {crossover.utilization:.1%} of the full load"
+            if break_even.utilization is None
+            else f", {break_even.utilization:.1%} of the full load"
         )
         yield (
-            f"Needed: {crossover.tokens_per_second:,.1f} tok/s all day, of them "
-            f"{crossover.output_tokens_per_second:,.1f} output{share}"
+            f"Needed: {break_even.tokens_per_second:,.1f} tok/s all day, of them "
+            f"{break_even.output_tokens_per_second:,.1f} output{share}"
         )
-        if crossover.always_from > crossover.requests_per_day:
+        if break_even.always_from > break_even.requests_per_day:
             yield (
-                f"From {crossover.always_from:,.0f} requests/day on own GPUs cost less "
+                f"From {break_even.always_from:,.0f} requests/day on own GPUs cost less "
                 "with any number of replicas"
             )
     if request.requests_per_day is not None:
@@ -107,9 +107,9 @@ def _mix_is_cheaper(costs: VolumeCosts) -> bool:
     return costs.mixed.nanos < min(costs.api.nanos, costs.own.nanos)
 
 
-def _volume_table(request: BreakEvenRequest, crossover: Crossover | None) -> Iterator[str]:
+def _volume_table(request: BreakEvenRequest, break_even: BreakEven | None) -> Iterator[str]:
     demand = request.requests_per_day
-    volumes = {share * _center(request, crossover) for share in _TABLE_SHARES}
+    volumes = {share * _center(request, break_even) for share in _TABLE_SHARES}
     rows = [
         request.comparison.at(volume)
         for volume in sorted(volumes | ({demand} if demand is not None else set()))
@@ -125,8 +125,8 @@ def _volume_table(request: BreakEvenRequest, crossover: Crossover | None) -> Ite
     if any(map(_mix_is_cheaper, rows)):
         columns["OWN AND API"] = lambda row: f"{_rounded(row.mixed)} ({row.mixed_replicas} own)"
     notes = {demand: "demand"}
-    if crossover is not None:
-        notes[crossover.requests_per_day] = "break-even"
+    if break_even is not None:
+        notes[break_even.requests_per_day] = "break-even"
     body = [
         [*(column(row) for column in columns.values()), notes.get(row.requests_per_day, "")]
         for row in rows
@@ -134,10 +134,10 @@ def _volume_table(request: BreakEvenRequest, crossover: Crossover | None) -> Ite
     yield from table([*columns, ""], body, str.rjust, 0)
 
 
-def _center(request: BreakEvenRequest, crossover: Crossover | None) -> float:
+def _center(request: BreakEvenRequest, break_even: BreakEven | None) -> float:
     """Return the requests per day around which volumes are shown."""
-    if crossover is not None:
-        return crossover.requests_per_day
+    if break_even is not None:
+        return break_even.requests_per_day
     full_replica = (request.comparison.own.capacity or 1.0) * _DAY_SECONDS
     return request.requests_per_day or full_replica
 
@@ -209,7 +209,7 @@ def as_json(request: BreakEvenRequest) -> Output:
     body = {
         "currency": comparison.own.hourly.currency,
         **_plain(request),
-        "breakEven": _plain(comparison.crossover()),
+        "breakEven": _plain(comparison.break_even()),
         "demand": None if demand is None else _plain(comparison.at(demand)),
         "outlook": _plain(months),
         "unprofitableFrom": unprofitable_from(months),
@@ -244,22 +244,22 @@ def as_csv(request: BreakEvenRequest) -> Output:
 
 def _curve(request: BreakEvenRequest) -> list[VolumeCosts]:
     """Return the costs of evenly more requests, to twice the break-even and beyond the demand."""
-    center = _center(request, request.comparison.crossover())
+    center = _center(request, request.comparison.break_even())
     end = 2 * max(center, request.requests_per_day or 0.0)
     return [request.comparison.at(end * point / _POINTS) for point in range(1, _POINTS + 1)]
 
 
 def draw(request: BreakEvenRequest) -> str:
     """Return the demand curve as SVG, with the break-even marked."""
-    crossover, curve = request.comparison.crossover(), _curve(request)
+    break_even, curve = request.comparison.break_even(), _curve(request)
     series: Mapping[str, Callable[[VolumeCosts], Money]] = {
         "API": lambda costs: costs.api,
         "own GPUs": lambda costs: costs.own,
         "own GPUs and API": lambda costs: costs.mixed,
     }
     mark = None
-    if crossover is not None:
-        volume = crossover.requests_per_day
+    if break_even is not None:
+        volume = break_even.requests_per_day
         mark = (volume, f"break-even: {volume:,.0f} requests/day")
     plot = Plot(
         title=f"Own GPUs ({request.replica.name}) and an API ({request.api})",

@@ -61,7 +61,7 @@ class DailyPeak:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Crossover:
+class BreakEven:
     """The volume from which own GPUs cost less than the API."""
 
     requests_per_day: float
@@ -136,7 +136,7 @@ class HostingComparison:
         earned = self.prices.cost(self._monthly_use(self._full_day(self.own.capacity)))
         return self.own.hourly.nanos * MONTH_HOURS / max(1, earned.nanos)
 
-    def crossover(self) -> Crossover | None:
+    def break_even(self) -> BreakEven | None:
         """Return where own GPUs begin to cost less; None where they never do.
 
         What full replicas earn beyond their own price pays for the rest of the month, which may
@@ -152,7 +152,7 @@ class HostingComparison:
             # With so many, one replica more is earned as soon as it is needed.
             always_replicas = max(1, math.ceil((rest + price) / earned))
         volume = self._break_even_volume(replicas)
-        return Crossover(
+        return BreakEven(
             requests_per_day=volume,
             replicas=replicas,
             tokens_per_month=self._monthly_use(volume).total,
