@@ -29,7 +29,7 @@ from tessera_lab.cli.simulate.arguments import OUTPUT_FORMATS
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
-    *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench"),
+    *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
     *("plan", "mosaic", "completion", "mix", "simulate", "engine"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")

@@ -34,7 +34,11 @@ def sized_replica(
         words += ["--context", str(context)]
     named = {"--gpu": arguments.gpu, "--slo": arguments.slo, "--prices": arguments.gpu_prices}
     words += [word for option, value in named.items() if value for word in (option, value)]
-    report = build_report(size_request(SIZE.parse([*words, "--", arguments.model]), day))
+    try:
+        report = build_report(size_request(SIZE.parse([*words, "--", arguments.model]), day))
+    except CommandError as error:
+        # The prices of this command are those of APIs.
+        raise CommandError(str(error).replace("--prices ", "--gpu-prices ")) from None
     demand = report.request.demand
     if (demand.input_tokens, demand.output_tokens) != (input_tokens, output_tokens):
         raise CommandError(

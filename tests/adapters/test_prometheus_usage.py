@@ -1,0 +1,81 @@
+"""What services used in a past time, by the counters of their engines; no server runs."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.adapters.prometheus.queries import SERVICE
+from tessera.domain.usage.report import UsageRow
+from tests.builders import NOW
+
+SINCE = NOW - timedelta(days=14)
+
+
+def row(question: str, value: float, **labels: str) -> dict[str, Any]:
+    return {"metric": {"tessera_question": question, **labels}, "value": [0, str(value)]}
+
+
+def of_chat(question: str, value: float) -> dict[str, Any]:
+    return row(question, value, namespace="team-a", **{SERVICE: "chat"})
+
+
+class UsageSeries:
+    """Answers the query for usage, and remembers it."""
+
+    def __init__(self, *rows: dict[str, Any]) -> None:
+        self.rows = list(rows)
+        self.query = ""
+        self.params: dict[str, float] | None = None
+
+    def custom_query(
+        self, query: str, params: dict[str, float] | None = None, **_: Any
+    ) -> list[dict[str, Any]]:
+        self.query, self.params = query, params
+        return self.rows
+
+
+async def usage_of(series: UsageSeries) -> tuple[UsageRow, ...] | None:
+    metrics = PrometheusMetrics("http://unused", lambda: NOW)
+    metrics._client = series
+    return await metrics.usage(SINCE, NOW)
+
+
+async def test_counters_become_what_each_service_used_until_the_end_of_the_span() -> None:
+    series = UsageSeries(
+        row("started", 3),
+        of_chat("requests", 1999.7),
+        of_chat("input", 2_400_000.2),
+        of_chat("cached", 1_600_000),
+        of_chat("output", 500_000),
+    )
+    rows = await usage_of(series)
+    assert rows is not None
+    (chat,) = rows
+    assert chat.group == ("team-a/chat",)
+    assert (chat.requests, chat.input_tokens, chat.cached_tokens, chat.output_tokens) == (
+        *(2000, 2_400_000, 1_600_000),
+        500_000,
+    )
+    assert series.params == {"time": NOW.timestamp()}
+    assert 'increase(vllm:prompt_tokens_total{tessera_dev_service!=""}[1209600s])' in series.query
+
+
+@pytest.mark.parametrize("value", [2_500_000, float("nan"), -1, 1e16])
+async def test_no_more_of_the_input_is_cached_than_there_is(value: float) -> None:
+    series = UsageSeries(
+        row("started", 3),
+        of_chat("input", 2_400_000),
+        of_chat("cached", value),
+        of_chat("output", 5),
+    )
+    rows = await usage_of(series)
+    assert rows is not None
+    assert rows[0].cached_tokens in (0, 2_400_000)
+
+
+async def test_a_prometheus_that_begins_later_says_so() -> None:
+    series = UsageSeries(of_chat("output", 500_000))
+    assert await usage_of(series) is None
+    assert "count(up offset 1209300s)" in series.query
