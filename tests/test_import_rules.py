@@ -50,7 +50,7 @@ PLANTED = {
         "../tessera_lab/sim/text.py",
         "import tessera.adapters.clock",
     ),
-    "The lab's commands take options, numbers, output, plots, text, errors and fleets of the CLI": (
+    "The lab's commands take options, output, plots and fleets of the CLI": (
         "../tessera_lab/cli/bench/plan.py",
         "import tessera.cli.fleet",
     ),
