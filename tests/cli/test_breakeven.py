@@ -134,6 +134,22 @@ def test_falling_prices_name_the_month_in_which_own_gpus_stop_paying() -> None:
     assert "Own GPUs cost less in all 8 months" in text(*words, "--price-decline", "0.1/yr")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--hourly 1e-6 --api-price 1e9 --tokens 1e15 --peak 24 --peak-hours 1",
+        "--hourly 1e9 --api-price 1e-6 --tokens 1 --input-tokens 100000000",
+        "--hourly 1 --api-price 1e-6 --api-input-price 0 --input-tokens 100000000",
+        "--hourly 1 --api-price 1e9 --tokens-per-second 1e-3 --ops 1e9",
+    ],
+)
+def test_the_extremes_of_the_options_have_an_answer(words: str, tmp_path: Path) -> None:
+    question = (*words.split(), "--output-tokens", "1")
+    for output in FORMATTERS:
+        assert text(*question, output=output)
+    run(BREAKEVEN.parse([*question, "--svg", str(tmp_path / "picture.svg")]))
+
+
 def test_a_volume_that_never_pays_says_how_far_it_is() -> None:
     result = text("--hourly", "3.50", "--api-price", "0.10", "--tokens-per-second", "1000")
     assert "Break-even: never" in result

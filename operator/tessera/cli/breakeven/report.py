@@ -262,7 +262,8 @@ def draw(request: BreakEvenRequest) -> str:
         volume = break_even.requests_per_day
         mark = (volume, f"break-even: {volume:,.0f} requests/day")
     plot = Plot(
-        title=f"Own GPUs ({request.replica.name}) and an API ({request.api})",
+        # Without the address, for which the picture is too narrow.
+        title=f"Own GPUs ({request.replica.name}), API ({request.api.partition(',')[0]})",
         x_label="requests per day",
         y_label=f"{request.comparison.own.hourly.currency} per month",
         series=[

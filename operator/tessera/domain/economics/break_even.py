@@ -19,8 +19,8 @@ _MILLION = 1e6
 
 
 def break_even_tokens(cost: Money, per_million: Money) -> float:
-    """Return how many tokens an API sells for an amount."""
-    return cost.nanos / per_million.nanos * _MILLION
+    """Return how many tokens an API sells for an amount; a nano-unit is its lowest price."""
+    return cost.nanos / max(1, per_million.nanos) * _MILLION
 
 
 def break_even_rate(hourly: Money, per_million: Money) -> float:
@@ -144,10 +144,10 @@ class HostingComparison:
         """
         needed, replicas, always_replicas = self.needed_load(), 1, 1
         if needed is not None:
-            if needed >= 1:
-                return None
             price, rest = self.own.hourly.nanos * MONTH_HOURS, self.own.monthly.nanos
             earned = price / needed - price
+            if earned <= 0:
+                return None
             replicas = max(1, math.ceil(rest / earned))
             # With so many, one replica more is earned as soon as it is needed.
             always_replicas = max(1, math.ceil((rest + price) / earned))
