@@ -263,7 +263,9 @@ def test_usage_records_give_the_demand_and_the_mean_request() -> None:
     )
     assert request.requests_per_day == 100
     table = FORMATTERS["table"](request).text
-    assert "2026-11   20.0     2,000     2,400,000      1,600,000        500,000  2.61" in table
+    assert (
+        "2026-11-06     20.0     2,000     2,400,000      1,600,000        500,000  2.61" in table
+    )
     both = month_of_usage(usage_answer("2026-09-01T00:00Z", CHAT, other), None, since, AT)
     assert both.requests == 2_001
 
@@ -280,6 +282,16 @@ def test_a_month_before_the_oldest_record_is_refused(oldest: str | None, problem
         month_of_usage(usage_answer(oldest, CHAT), None, AT - timedelta(days=20), AT)
 
 
+@pytest.mark.parametrize("rows", [(), (CHAT,), ({**CHAT, "outputTokens": 0},)])
+def test_a_month_without_data_is_not_taken_for_one_without_use(
+    rows: tuple[dict[str, Any], ...],
+) -> None:
+    answered = usage_answer("2026-09-01T00:00Z", *rows)
+    service = "team-a/other" if rows == (CHAT,) else None
+    with pytest.raises(CommandError, match=r"no output tokens of .* from 2026-11-06 to 2026-11-26"):
+        month_of_usage(answered, service, AT - timedelta(days=20), AT)
+
+
 def test_months_of_different_length_are_weighed_by_their_days() -> None:
     use = TokenUse(input_tokens=300_000, output_tokens=100_000)
     months = [
@@ -290,8 +302,18 @@ def test_months_of_different_length_are_weighed_by_their_days() -> None:
     assert request.requests_per_day == 50
 
 
-def test_a_span_is_split_at_the_first_of_each_month() -> None:
-    spans = list(calendar_months(datetime(2026, 9, 29, 12, tzinfo=UTC), AT))
-    days = [(end - start) / timedelta(days=1) for start, end in spans]
-    assert [start.month for start, _ in spans] == [9, 10, 11]
-    assert days == [1.5, 31, 25]
+@pytest.mark.parametrize(
+    ("since", "until", "days"),
+    [
+        ("2026-09-29T12:00Z", "2026-11-26T00:00Z", [1.5, 31, 25]),
+        ("2026-09-30T12:00Z", "2026-11-26T00:00Z", [31.5, 25]),
+        ("2026-09-01T00:00Z", "2026-10-01T00:30Z", [30 + 1 / 48]),
+        ("2026-12-15T00:00Z", "2027-01-05T00:00Z", [17, 4]),
+        ("2026-11-25T23:00Z", "2026-11-26T00:00Z", [1 / 24]),
+    ],
+)
+def test_a_span_is_split_at_the_first_of_each_month(
+    since: str, until: str, days: list[float]
+) -> None:
+    spans = list(calendar_months(datetime.fromisoformat(since), datetime.fromisoformat(until)))
+    assert [(end - start) / timedelta(days=1) for start, end in spans] == pytest.approx(days)

@@ -28,7 +28,7 @@ START_SLACK = timedelta(minutes=5)
 def usage_queries(since: datetime, until: datetime) -> Queries:
     """Return the queries at the end of a span, and whether there are samples of its beginning."""
     seconds = (until - since) // timedelta(seconds=1)
-    offset = (until - since - START_SLACK) // timedelta(seconds=1)
+    offset = max(0, seconds - START_SLACK // timedelta(seconds=1))
     # Of this metric a page can add no series, however many it has of its own.
     started = BoundedQuery(f"count(up offset {offset}s)", Bounds((), 1e9))
     return {"started": started} | {

@@ -22,28 +22,17 @@ def measured_months(arguments: SimpleNamespace, until: datetime) -> tuple[Measur
     """Return what was used in each calendar month since then; CommandError for one without data."""
     since = parse_since(arguments.since, until)
     read = _from_gateway if arguments.gateway is not None else _from_prometheus
-    months = [read(arguments, *month) for month in calendar_months(since, until)]
-    for month in months:
-        if not month.use.output_tokens:
-            raise CommandError(
-                f"no usage{_subject(arguments)} in {month.start:%Y-%m}, which is not taken for "
-                "none: write a later --since, or another --service or --tenant"
-            )
-    return tuple(months)
+    return tuple(read(arguments, *month) for month in calendar_months(since, until))
 
 
 def calendar_months(since: datetime, until: datetime) -> Iterator[tuple[datetime, datetime]]:
-    """Yield the parts of a span that are in one calendar month."""
+    """Yield the parts of a span by calendar month; less than a day of one joins its neighbor."""
     while since < until:
-        first = since.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-        end = min(until, (first + 32 * _DAY).replace(day=1))
+        month = (since + _DAY).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        end = (month + 32 * _DAY).replace(day=1)
+        end = until if until - end < _DAY else end
         yield since, end
         since = end
-
-
-def _subject(arguments: SimpleNamespace) -> str:
-    names = (arguments.service, arguments.tenant)
-    return "".join(f" of {name}" for name in names if name is not None)
 
 
 def _from_gateway(arguments: SimpleNamespace, since: datetime, until: datetime) -> MeasuredMonth:
@@ -95,6 +84,12 @@ def _month(
     rows: Iterable[UsageRow], service: str | None, since: datetime, until: datetime
 ) -> MeasuredMonth:
     chosen = [row for row in rows if service in (None, *row.group)]
+    if not any(row.output_tokens for row in chosen):
+        raise CommandError(
+            f"no output tokens of {service or 'any service'} from {since:%Y-%m-%d} to "
+            f"{until:%Y-%m-%d}, which is not taken for a month without use: write a later --since, "
+            "or another --service or --tenant"
+        )
     return MeasuredMonth(
         start=since.date(),
         days=(until - since) / _DAY,

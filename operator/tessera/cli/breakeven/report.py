@@ -144,7 +144,7 @@ def _center(request: BreakEvenRequest, break_even: BreakEven | None) -> float:
 
 def _measured_table(request: BreakEvenRequest) -> Iterator[str]:
     heads = (
-        "MEASURED",
+        "MEASURED FROM",
         "DAYS",
         "REQUESTS",
         "INPUT TOKENS",
@@ -154,7 +154,7 @@ def _measured_table(request: BreakEvenRequest) -> Iterator[str]:
     )
     body = [
         [
-            f"{month.start:%Y-%m}",
+            f"{month.start}",
             f"{month.days:.1f}",
             f"{month.requests:,}",
             f"{month.use.input_tokens:,}",
