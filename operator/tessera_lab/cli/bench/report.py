@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Any
 
 from tessera.api.text import counted
+from tessera.cli.numbers import format_seconds
 from tessera.cli.text import format_time, table
 from tessera.domain.money import Money
 from tessera_lab.cli.bench.plan import BenchPlan
-from tessera.cli.numbers import format_seconds
 from tessera_lab.load.comparison import BaselineComparison, MetricChange
 from tessera_lab.load.knee import KNEE_RULE, Knee
 from tessera_lab.load.load_metrics import LoadMetrics

@@ -8,11 +8,11 @@ from pydantic import TypeAdapter, ValidationError
 from tessera.api.inference_service import Slo
 from tessera.api.meta import Duration
 from tessera.cli.errors import CommandError
+from tessera.cli.numbers import bounded
 from tessera.cli.output import Output
 from tessera_lab.cli.engine.loads import RequestLoad, engine_load
 from tessera_lab.cli.engine.report import FORMATTERS, EngineReport, SetupResult
 from tessera_lab.cli.engine.setups import engine_setups
-from tessera.cli.numbers import bounded
 from tessera_lab.engine.play import MAX_OBJECTIVE, highest_rate, play
 from tessera_lab.engine.setup import EngineSetup, EngineSetupError
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera.api.text import counted
+from tessera.cli.numbers import format_seconds
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
 from tessera.domain.hardware.weights import billing_weight
 from tessera_lab.cli.engine.loads import RequestLoad
-from tessera.cli.numbers import format_seconds
 from tessera_lab.engine.play import Capacity, PlayedLoad, usd_per_million
 
 _PERCENTILES = (50, 95, 99)
