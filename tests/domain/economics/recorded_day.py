@@ -5,7 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tessera.domain.economics.forecast import MONTH_DAYS, UsageFactors
+from tessera.domain.economics.break_even import MONTH_DAYS
+from tessera.domain.economics.forecast import UsageFactors
 from tessera.domain.economics.measurement import LoggedRequest
 
 DAY_SECONDS = 86_400
@@ -84,5 +85,28 @@ class DayOfChats:
         return records
 
 
+def as_table(records: Sequence[LoggedRequest], service: str, started_at: int) -> str:
+    """Return the records as CSV with columns of the gateway's table, from a Unix time on."""
+    lines = ["started_at_ns,tenant,user,key,service,input_tokens,output_tokens,total_ns,requests"]
+    for record in records:
+        start_ns = started_at * 10**9 + round(record.started_at * 1000) * 10**6
+        total_ns = round((record.ended_at - record.started_at) * 1000) * 10**6
+        tenant, key, user = record.sender
+        lines.append(
+            f"{start_ns},{tenant},{user},{key},{service},{record.input_tokens},"
+            f"{record.output_tokens},{total_ns},1"
+        )
+    return "\n".join(lines) + "\n"
+
+
 def _length(rng: random.Random, mean: float) -> int:
     return max(1, round(rng.lognormvariate(math.log(mean) - _DEVIATION**2 / 2, _DEVIATION)))
+
+
+# The day of examples/forecast: its forecast forgot the hidden prompt, and half of the answers.
+EXAMPLE = DayOfChats(requests=2000, senders=150, hidden_tokens=1200, answer_tokens=400)
+
+
+def example_text() -> str:
+    """Return the file of the example."""
+    return as_table(EXAMPLE.records(37), "team-a/chat", 1_795_132_800)

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tessera.domain.economics.break_even import MONTH_HOURS
 from tessera.domain.economics.forecast import (
-    MONTH_HOURS,
     PER_MONTH,
     TOKENS,
     Assumptions,
@@ -91,7 +91,7 @@ def test_percentiles_are_those_of_many_random_cases() -> None:
                 for factor, each in uncertain.ranges.items()
             }
         ).monthly()
-        for _ in range(20_000)
+        for _ in range(10_000)
     ]
 
     tenths = quantiles(counts, n=10)

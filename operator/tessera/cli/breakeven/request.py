@@ -80,7 +80,7 @@ def break_even_request(
     """Return the question that the options ask; CommandError where they are invalid."""
     _check_options(arguments)
     request = _request_tokens(arguments, measured)
-    prices, api, warnings = _api(arguments, day)
+    prices, api, warnings = requested_prices(arguments, day)
     replica = _replica(arguments, request, prices.output.currency, day)
     if replica.hourly.currency != prices.output.currency:
         raise CommandError(
@@ -181,7 +181,7 @@ def _requests_per_day(
     return None
 
 
-def _api(arguments: SimpleNamespace, day: date) -> tuple[TokenPrices, str, list[str]]:
+def requested_prices(arguments: SimpleNamespace, day: date) -> tuple[TokenPrices, str, list[str]]:
     """Return the API's prices, what they are of, and warnings."""
     if arguments.api is None:
         output = _amount("--api-price", arguments.api_price, "USD", 1e-6)

@@ -8,21 +8,42 @@ from tessera.cli.breakeven.request import OwnReplica
 from tessera.cli.commands import SIZE
 from tessera.cli.errors import CommandError
 from tessera.cli.size.command import build_report
+from tessera.cli.size.report import SizeReport
 from tessera.cli.size.request import size_request
 from tessera.domain.economics.api_prices import TokenUse
 from tessera.domain.money import Money
 from tessera.domain.sizing.precision import CHECKPOINT
 from tessera.domain.sizing.prices import ASSUMED
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+from tessera.domain.sizing.table import SizeRow
 
 
 def sized_replica(
     arguments: SimpleNamespace, request: TokenUse, hourly: Money | None, day: date
 ) -> OwnReplica:
-    """Return where requests of these tokens are cheapest; CommandError if the model fits nowhere.
+    """Return where requests of these tokens are cheapest; CommandError as `sized_row` raises it.
 
     The price is `hourly` if that is given.
     """
+    report, row = sized_row(arguments, request, day)
+    price = hourly or row.hourly
+    if price is None:
+        raise CommandError(
+            f"no price of {row.hardware.product}: write what a replica costs with --hourly"
+        )
+    return OwnReplica(
+        name=f"{row.hardware.name} {row.hardware.product} in {row.label}",
+        hourly=price,
+        output_rate=row.tokens_per_second,
+        is_predicted=True,
+        is_assumed=hourly is None and report.request.book.name == ASSUMED,
+    )
+
+
+def sized_row(
+    arguments: SimpleNamespace, request: TokenUse, day: date
+) -> tuple[SizeReport, SizeRow]:
+    """Return the row where requests of these tokens are cheapest; CommandError without any."""
     input_tokens = max(1, round(request.input_tokens))
     output_tokens = max(1, round(request.output_tokens))
     words = [
@@ -51,15 +72,4 @@ def sized_replica(
             f"{arguments.model} fits on none of these GPUs: see tessera size {arguments.model}, "
             "and write another --gpu, --precision or --slo"
         )
-    price = hourly or row.hourly
-    if price is None:
-        raise CommandError(
-            f"no price of {row.hardware.product}: write what a replica costs with --hourly"
-        )
-    return OwnReplica(
-        name=f"{row.hardware.name} {row.hardware.product} in {row.label}",
-        hourly=price,
-        output_rate=row.tokens_per_second,
-        is_predicted=True,
-        is_assumed=hourly is None and report.request.book.name == ASSUMED,
-    )
+    return report, row

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from tessera.domain.economics.forecast import Factor, UsageFactors
 
-# A measured length, or count, that is nearer to the forecast needs no explanation.
+# Of the tokens, and of the error: less than that is no cause to name.
 _NEAR = 0.05
 # The shortest 1 % of what users write is below this share of its mean. Where prompts are nearly
 # equal, as documents cut to one length, nothing tells them from a text that the application adds.
@@ -105,6 +105,7 @@ def compare(forecast: UsageFactors, usage: MeasuredUsage) -> Accuracy:
     """Return which factors were wrong; the usage has at least a request and a token."""
     actual = _actual_factors(forecast, usage)
     growth = usage.input_tokens - actual.input_tokens
+    # Conversations show all factors of the input, so that no growth remains.
     is_explained = usage.conversations is not None
     grown = () if is_explained else _grown(actual, usage.shortest_tokens, growth)
     effects = _arrival_effects(forecast, actual, usage)
@@ -202,7 +203,7 @@ def _logarithmic_mean(first: float, second: float) -> float:
 
 
 def _logarithm(after: float, before: float) -> float:
-    # The ratio of two extreme numbers may be none.
+    """Return the logarithm of a ratio, also where that is too small or large for a number."""
     return math.log(after) - math.log(before)
 
 

@@ -11,16 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
-from typing import NamedTuple, Self
+from typing import Annotated, NamedTuple, Self
 
-from pydantic import model_validator
+from pydantic import StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 from typing_extensions import override
 
 from tessera.api.meta import Wire
+from tessera.domain.economics.break_even import MONTH_DAYS, MONTH_HOURS
 
-MONTH_DAYS = 30
-MONTH_HOURS = MONTH_DAYS * 24
 # By which a rate is multiplied to be one of a month.
 PER_MONTH: Mapping[str, int] = {
     "s": MONTH_HOURS * 3600,
@@ -34,6 +33,7 @@ _DRAWS = 4096
 # Of a normal distribution, below which 90 % are.
 _P90_DEVIATIONS = NormalDist().inv_cdf(0.9)
 _MAX_VALUE = 1e15
+_SERVICE = r"^[a-z0-9][a-z0-9-]{0,62}/[a-z0-9][a-z0-9.-]{0,252}$"
 
 
 class Factor(StrEnum):
@@ -99,7 +99,7 @@ class FactorRange(Wire):
 class Assumptions(Wire):
     """What is assumed of a service before its launch; the file of a forecast."""
 
-    service: str | None = None
+    service: Annotated[str, StringConstraints(pattern=_SERVICE)] | None = None
     """Namespace and name, `team-a/chat`."""
     requests: FactorRange
     """What users ask in a month."""

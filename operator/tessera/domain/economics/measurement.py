@@ -12,7 +12,7 @@ from operator import attrgetter
 from statistics import fmean, linear_regression, median
 
 from tessera.domain.economics.accuracy import ConversationInput, MeasuredUsage
-from tessera.domain.economics.forecast import MONTH_DAYS
+from tessera.domain.economics.break_even import MONTH_DAYS
 
 # What is sent again begins so soon after the end; in as long a time after that as many requests
 # have the same length by chance.
