@@ -30,7 +30,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
-    *("plan", "mosaic", "completion", "mix", "simulate", "engine"),
+    *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
+    *("forecast", "plan", "mosaic", "completion", "mix", "simulate", "engine"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT / "operator"), "HOME": "/nonexistent"}

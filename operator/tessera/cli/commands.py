@@ -392,6 +392,20 @@ SIZE = Command(
     *output_options(),
 )
 
+_SIZED_MODEL = (
+    argument("model", "size this model, as tessera size does", required=False),
+    option("--gpu", "of the model: only these GPUs", metavar="PRODUCT,..."),
+    option("--precision", "of the model (default: that of its files)", metavar="NAME,..."),
+    option("--slo", "of the model", metavar="ttft=1s,itl=33ms"),
+    option("--gpu-prices", "JSON with dated prices of GPUs", **FILE),
+)
+_API_PRICE = (
+    option("--api", "the API's price of a model, in the list of prices", metavar="NAME"),
+    option("--prices", "JSON with dated prices of APIs, instead of the shipped list", **FILE),
+    option("--api-price", "price of 1M output tokens, and of input unless it is given", **_AMOUNT),
+    option("--api-input-price", "price of 1M input tokens", **_AMOUNT),
+)
+
 BREAKEVEN = Command(
     "breakeven",
     "from which volume own GPUs cost less than an API",
@@ -399,11 +413,7 @@ BREAKEVEN = Command(
     "cluster: the break-even as requests, tokens and share of the full load, and both costs by "
     "volume. A replica is described by --hourly and --tokens-per-second, or sized for a model; the "
     "demand is assumed, or read from usage records or counters of engines. A month has 30 days.",
-    argument("model", "size this model, as tessera size does", required=False),
-    option("--gpu", "of the model: only these GPUs", metavar="PRODUCT,..."),
-    option("--precision", "of the model (default: that of its files)", metavar="NAME,..."),
-    option("--slo", "of the model", metavar="ttft=1s,itl=33ms"),
-    option("--gpu-prices", "JSON with dated prices of GPUs", **FILE),
+    *_SIZED_MODEL,
     option(
         "--hourly",
         "price of an hour of one replica (default: where the model's tokens are cheapest)",
@@ -416,10 +426,7 @@ BREAKEVEN = Command(
         metavar="T",
         type=float,
     ),
-    option("--api", "the API's price of a model, in the list of prices", metavar="NAME"),
-    option("--prices", "JSON with dated prices of APIs, instead of the shipped list", **FILE),
-    option("--api-price", "price of 1M output tokens, and of input unless it is given", **_AMOUNT),
-    option("--api-input-price", "price of 1M input tokens", **_AMOUNT),
+    *_API_PRICE,
     option("--api-cached-price", "price of 1M input tokens that its prefix cache has", **_AMOUNT),
     option("--input-tokens", "tokens of a typical prompt", **INTEGER, default=1200),
     option("--output-tokens", "tokens of a typical response", **INTEGER, default=250),
@@ -464,6 +471,62 @@ BREAKEVEN = Command(
     *output_options(COST_FORMATS),
 )
 
+_RANGE = {"metavar": "LOW:LIKELY:HIGH"}
+
+FORECAST = Command(
+    "forecast",
+    "what a service will use and cost in a month, and why a forecast was wrong",
+    "Before a launch: multiplies requests, retries, prompts with what is added to them, and "
+    "answers, each as a number or as LOW:LIKELY:HIGH with a tenth of the cases below and above, "
+    "to tokens, GPU-hours and dollars of a month of 30 days. After it: --compare reads a saved "
+    "forecast, and names the factor that was wrong by usage records, sums or counters.",
+    *_SIZED_MODEL,
+    option("--requests", "what users ask, per s, min, h, day or month", metavar="RANGE/UNIT"),
+    option("--prompt-tokens", "tokens that a user writes in a request", **_RANGE),
+    option(
+        "--hidden-tokens",
+        "tokens that the application adds: system prompt, tools, documents",
+        **_RANGE,
+        default="0",
+    ),
+    option(
+        "--turns",
+        "requests of a conversation; each sends all earlier ones and their answers again",
+        **_RANGE,
+        default="1",
+    ),
+    option("--retries", "how often a request is sent again", **_RANGE, default="0"),
+    option("--answer-tokens", "tokens of one answer", **_RANGE),
+    option("--answers", "answers to a request, its field n", **_RANGE, default="1"),
+    *_API_PRICE,
+    option(
+        "--utilization",
+        "of the model: mean share of the full load of its replicas",
+        metavar="SHARE",
+        type=float,
+        default=0.5,
+    ),
+    option("--service", "the InferenceService that the forecast is of", metavar="NAMESPACE/NAME"),
+    option("--save", "also write the forecast to this file", **FILE),
+    option("--compare", "a saved forecast to compare with what was used", **FILE),
+    option(
+        "--records",
+        "usage records: CSV of the gateway's table, or its access log; may end in .gz",
+        **FILE,
+    ),
+    option("--days", "days of the records (default: first to last)", metavar="N", type=float),
+    option("--gateway", "sums of usage records: URL of a metrics port", metavar="URL"),
+    option("--prometheus", "counters of engines: base URL", metavar="URL"),
+    _SINCE,
+    option(
+        "--alert-rule",
+        "print a PrometheusRule that fires above twice the forecast, for kubectl apply -f -",
+        is_flag=True,
+    ),
+    *CLUSTER_OPTIONS,
+    *output_options(),
+)
+
 SNAPSHOT_SAVE = Command(
     "save",
     "write a snapshot file",
@@ -502,5 +565,19 @@ COMPLETION = Command(
     module="tessera.cli.complete",
 )
 
-_BEFORE = (DOCTOR, EXPLAIN, TOP, UPDATE, BUDGET, KEY, COST, USAGE, PLAN, MOSAIC, SIZE, BREAKEVEN)
+_BEFORE = (
+    DOCTOR,
+    EXPLAIN,
+    TOP,
+    UPDATE,
+    BUDGET,
+    KEY,
+    COST,
+    USAGE,
+    PLAN,
+    MOSAIC,
+    SIZE,
+    BREAKEVEN,
+    FORECAST,
+)
 _AFTER = (SNAPSHOT, COMPLETION)

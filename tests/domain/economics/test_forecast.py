@@ -91,7 +91,7 @@ def test_percentiles_are_those_of_many_random_cases() -> None:
                 for factor, each in uncertain.ranges.items()
             }
         ).monthly()
-        for _ in range(10_000)
+        for _ in range(20_000)
     ]
 
     tenths = quantiles(counts, n=10)
