@@ -30,7 +30,6 @@ ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
 COMMANDS = (
     *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
-    *("doctor", "explain", "top", "update", "cost", "usage", "size", "bench", "breakeven"),
     *("forecast", "plan", "mosaic", "completion", "mix", "simulate", "engine"),
 )
 KEY_COMMANDS = ("create", "list", "revoke", "rotate")
