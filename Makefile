@@ -122,6 +122,10 @@ bench-scaling: .venv/made ## Measure scaling policies on an hour of five load sh
 bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise on public traces (TRACES=DIR, HOURS=24, OPTIONS='--cases conv,code --save FILE').
 	@$(RUN) tools/bench_scale.py $(if $(TRACES),--traces $(TRACES)) $(if $(HOURS),--hours $(HOURS)) $(OPTIONS)
 
+.PHONY: claims
+claims: .venv/made ## Compute fifty claims about the cost of inference, and say which hold (about 2 minutes; OPTIONS=--save records them for the pages).
+	@$(RUN) tools/claims.py $(OPTIONS)
+
 .PHONY: tune-rivals
 tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts that bench-scale does not score.
 	@$(RUN) tools/tune_rivals.py $(OPTIONS)

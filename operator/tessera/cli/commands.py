@@ -80,6 +80,9 @@ def _missing_command(name: str, summary: str) -> click.Command:
 
 _MISSING_COMMANDS = {
     "bench": _missing_command("bench", "a load test of an OpenAI-compatible server"),
+    "claims": _missing_command(
+        "claims", "what is promised about the cost of inference, and what of it holds"
+    ),
     "engine": _missing_command("engine", "what one engine does with a load, by its options"),
     "mix": _missing_command("mix", "how many replicas to reserve for a load"),
     "simulate": _missing_command("simulate", "what a load would have cost under a scaling policy"),
