@@ -1,13 +1,14 @@
 """The verdict of a claim, computed from figures, claimed ranges and tolerance alone.
 
 A claim is met where every figure lies within its range, widened by the tolerance. One with a varied
-condition has to hold over the whole span of that; where it holds over a part, bisection finds where
-that part begins and ends.
+condition has to hold over the whole span of that, at the ends and at quarters of the way to them;
+where it holds over a part, bisection finds where that part begins and ends.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import pairwise
 from typing import TypeAlias
 
 from pydantic import Field
@@ -22,9 +23,12 @@ from tessera_lab.claims.claim import (
     ConditionValue,
     VariedCondition,
 )
+from tessera_lab.engine.play import PlayedLoad
 
 # The end of a part is looked for to this share of the span.
 _RESOLUTION = 1 / 128
+# Parts of each side of the span whose ends are tried before it is bisected.
+_PROBES = 4
 # Figures that are equal but for rounding are equal.
 _ROUNDING = 1e-9
 
@@ -58,6 +62,8 @@ class Conditions:
 
     values: Mapping[str, ConditionValue]
     loads: Mapping[str, ClaimLoad]
+    plays: dict[Hashable, PlayedLoad] = field(default_factory=dict)
+    """What engines did with loads, which do not depend on the varied condition."""
 
     def text(self, name: str) -> str:
         return str(self.values[name])
@@ -198,16 +204,15 @@ class _Trial:
     def holding_part(self, vary: VariedCondition) -> HoldingPart | None:
         """Return the part that holds and is nearest to the stated value; None if none does."""
         stated = self.conditions.number(vary.condition)
-        parts = [
-            holding
-            for end in (vary.least, vary.most)
-            if (holding := self._first_holding(vary, stated, end)) is not None
-        ]
-        if not parts:
+        sides = [self._probes(vary, stated, end) for end in (vary.least, vary.most)]
+        firsts = [first for side in sides if (first := self._first_holding(vary, side)) is not None]
+        if not firsts:
             return None
-        nearest = min(parts, key=lambda value: abs(value - stated))
-        low = self._last_holding(vary, nearest, vary.least)
-        high = self._last_holding(vary, nearest, vary.most)
+        nearest = min(firsts, key=lambda value: abs(value - stated))
+        low, high = (
+            self._last_holding(vary, self._probes(vary, nearest, end))
+            for end in (vary.least, vary.most)
+        )
         if nearest == stated:
             inner = [end for end in (low, high) if end not in (vary.least, vary.most)]
             nearest = min(inner, key=lambda end: abs(end - stated), default=stated)
@@ -220,19 +225,31 @@ class _Trial:
             figures={} if result is None else _all_rounded(result.figures),
         )
 
-    def _first_holding(self, vary: VariedCondition, start: float, end: float) -> float | None:
-        """Return the first value on the way to an end at which the claim holds."""
-        while not _holds(positions := self._positions_at(vary, start)):
-            if positions == self._positions_at(vary, end):
-                return None
-            _, start = self._bisect(vary, start, end)
-        return start
+    def _probes(self, vary: VariedCondition, start: float, end: float) -> list[float]:
+        """Return the values at which a side of the span is tried before it is bisected."""
+        values = [start + (end - start) * step / _PROBES for step in range(_PROBES)]
+        if self._whole(vary):
+            values = [float(round(value)) for value in values]
+        return sorted({*values, end}, reverse=end < start)
 
-    def _last_holding(self, vary: VariedCondition, start: float, end: float) -> float:
-        """Return the last value on the way to an end up to which the claim holds."""
-        if _holds(self._positions_at(vary, end)):
-            return end
-        return self._bisect(vary, start, end)[0]
+    def _first_holding(self, vary: VariedCondition, probes: list[float]) -> float | None:
+        """Return the first value on the way from probe to probe at which the claim holds."""
+        for start, end in pairwise(probes):
+            value = start
+            while not _holds(positions := self._positions_at(vary, value)):
+                if positions == self._positions_at(vary, end):
+                    break
+                _, value = self._bisect(vary, value, end)
+            else:
+                return value
+        return probes[-1] if _holds(self._positions_at(vary, probes[-1])) else None
+
+    def _last_holding(self, vary: VariedCondition, probes: list[float]) -> float:
+        """Return the last value on the way from probe to probe up to which the claim holds."""
+        for start, end in pairwise(probes):
+            if not _holds(self._positions_at(vary, end)):
+                return self._bisect(vary, start, end)[0]
+        return probes[-1]
 
     def _bisect(self, vary: VariedCondition, start: float, end: float) -> tuple[float, float]:
         """Return two neighbors between which the positions first change; those of `end` differ."""

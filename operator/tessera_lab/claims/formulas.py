@@ -1,0 +1,51 @@
+"""Short formulas behind claims that are arithmetic."""
+
+import math
+from collections.abc import Iterable
+
+_DAYS_PER_MONTH = 30
+_MINUTES_PER_DAY = 24 * 60
+_SECONDS_PER_DAY = 86_400
+
+
+def stacked_saving(savings: Iterable[float]) -> float:
+    """Return the saving of levers whose residual costs multiply."""
+    return 1 - math.prod(1 - saving for saving in savings)
+
+
+def missing_saving(residual: float, savings: Iterable[float]) -> float:
+    """Return what a further lever has to save so that the residuals multiply to `residual`."""
+    return 1 - residual / (1 - stacked_saving(savings))
+
+
+def partition_gain(instance_rates: Iterable[float], single_rate: float) -> float:
+    """Return the tokens per second of all instances of a GPU over those of the whole GPU."""
+    return sum(instance_rates) / single_rate
+
+
+def monthly_requests(per_minute: float) -> float:
+    """Return the requests of a month of 30 days."""
+    return per_minute * _MINUTES_PER_DAY * _DAYS_PER_MONTH
+
+
+def usd_per_request(monthly_usd: float, per_minute: float) -> float:
+    return monthly_usd / monthly_requests(per_minute)
+
+
+def requests_per_second(daily: float) -> float:
+    return daily / _SECONDS_PER_DAY
+
+
+def saving_as_ratio(saving: float) -> float:
+    """Return how many times less it costs: 4 for a saving of 0.75."""
+    return 1 / (1 - saving)
+
+
+def reduction(before: float, after: float) -> float:
+    """Return the share by which something fell."""
+    return 1 - after / before
+
+
+def blended_price(small_share: float, small: float, large: float) -> float:
+    """Return the mean price where a share of the tokens goes to the small model."""
+    return small_share * small + (1 - small_share) * large
