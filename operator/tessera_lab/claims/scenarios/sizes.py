@@ -1,4 +1,4 @@
-"""Claims by sizing: what `tessera size` says of a model on the fewest GPUs that keep the SLO."""
+"""Claims by sizing: what `tessera size` says of a model within an SLO."""
 
 from datetime import timedelta
 
@@ -26,7 +26,7 @@ _HOUR = 3600.0
 def _replica(
     conditions: Conditions, precision: str | None, model: ModelShape | None = None
 ) -> ReplicaFit:
-    """Return the replica on the fewest GPUs that keeps the SLO."""
+    """Return the replica with the cheapest tokens within the SLO."""
     demand = Demand(
         shape=model or shape(conditions),
         precision=precision,
@@ -36,13 +36,15 @@ def _replica(
         ttft=timedelta(milliseconds=conditions.number("ttftMs")),
         inter_token=timedelta(milliseconds=conditions.number("itlMs")),
     )
-    for count in GPU_COUNTS:
-        fit = size(demand, hardware(conditions, count=count))
-        if isinstance(fit, ReplicaFit) and (
-            fit.memory.kv_tokens >= MIN_CONCURRENCY * demand.max_model_len
-        ):
-            return fit
-    raise ScenarioError(f"No node of {conditions.text('gpu')} keeps the SLO.")
+    fits = [
+        fit
+        for count in GPU_COUNTS
+        if isinstance(fit := size(demand, hardware(conditions, count=count)), ReplicaFit)
+        and fit.memory.kv_tokens >= MIN_CONCURRENCY * demand.max_model_len
+    ]
+    if not fits:
+        raise ScenarioError(f"No node of {conditions.text('gpu')} keeps the SLO.")
+    return min(fits, key=lambda fit: fit.hardware.devices / fit.limits.tokens_per_second)
 
 
 def _usd_per_million(conditions: Conditions, fit: ReplicaFit) -> float:
