@@ -12,12 +12,17 @@ from tessera_lab.claims.verdict import (
 )
 
 
+def format_number(value: float) -> str:
+    """Return a number to three digits, with all digits before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def format_figure(value: float, unit: str) -> str:
-    """Return a figure with its unit, to three digits."""
+    """Return a figure with its unit."""
     if unit == "share":
         return f"{100 * value:.3g} %"
-    number = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
-    return f"{number}x" if unit == "x" else f"{number} {unit}"
+    number = format_number(value)
+    return f"{number}x" if unit == "x" else f"{number} {unit}".rstrip()
 
 
 def format_range(claimed: ClaimedRange) -> str:
@@ -28,13 +33,14 @@ def format_range(claimed: ClaimedRange) -> str:
     if high is None:
         return f"at least {format_figure(low, unit)}"
     scale = 100 if unit == "share" else 1
-    begin = "" if low == high else f"{scale * low:.3g} to "
+    begin = "" if low == high else f"{format_number(scale * low)} to "
     return begin + format_figure(high, unit)
 
 
 def format_part(part: HoldingPart) -> str:
     """Return where a claim holds: `maxNumSeqs 8 to 52`."""
-    return f"{part.condition} {part.low:.4g} to {part.high:.4g}"
+    low, high = format_number(part.low), format_number(part.high)
+    return f"{part.condition} {low}" + (f" to {high}" if high != low else "")
 
 
 def figure_lines(claim: Claim, result: ClaimResult) -> Iterator[str]:
@@ -64,7 +70,8 @@ def condition(claim: Claim, result: ClaimResult) -> str:
         return f"only {format_part(result.part)}"
     if claim.vary is not None and result.verdict is not ClaimVerdict.NOT_RUN:
         vary = claim.vary
-        return f"{vary.condition} {vary.least:.4g} to {vary.most:.4g}"
+        low, high = format_number(vary.least), format_number(vary.most)
+        return f"{vary.condition} {low} to {high}"
     return ""
 
 

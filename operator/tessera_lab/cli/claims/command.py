@@ -15,6 +15,7 @@ from tessera_lab.claims.text import (
     counts,
     figure_lines,
     format_figure,
+    format_number,
     format_part,
 )
 from tessera_lab.claims.verdict import ClaimResult
@@ -108,7 +109,7 @@ def _verdict_suffix(claim: Claim, result: ClaimResult) -> str:
             for claimed in claim.figures
             if claimed.name in result.part.figures
         )
-        nearest = f"{result.part.condition} {result.part.nearest:.4g}"
+        nearest = f"{result.part.condition} {format_number(result.part.nearest)}"
         return f" {format_part(result.part)} (at {nearest}: {figures})"
     return f": {result.reason}" if result.reason else ""
 
