@@ -1,7 +1,6 @@
 """The claims: who promises what, under which conditions it is tried, and the claimed ranges."""
 
 import json
-import re
 from collections.abc import Mapping
 from enum import StrEnum
 from importlib import resources
@@ -62,6 +61,8 @@ class VariedCondition(Wire):
     """The condition over whose span a claim is tried; all others stay."""
 
     condition: str
+    label: str
+    """What the condition is, in words."""
     least: float
     most: float
 
@@ -151,8 +152,3 @@ def read_claims() -> ClaimSet:
     """Return the claims that are shipped with the package."""
     text = resources.files("tessera_lab.claims").joinpath("claims.json").read_text("utf-8")
     return ClaimSet.model_validate(json.loads(text))
-
-
-def condition_words(name: str) -> str:
-    """Return a condition's name for people: `max num seqs` for `maxNumSeqs`."""
-    return re.sub(r"(?<=[a-z0-9])([A-Z])", lambda match: f" {match[1].lower()}", name)

@@ -6,7 +6,6 @@ from tessera_lab.claims.claim import Claim, ClaimedRange, ClaimKind
 from tessera_lab.claims.verdict import (
     ClaimResult,
     ClaimVerdict,
-    HoldingPart,
     RangePosition,
     position,
 )
@@ -37,10 +36,10 @@ def format_range(claimed: ClaimedRange) -> str:
     return begin + format_figure(high, unit)
 
 
-def format_part(part: HoldingPart) -> str:
-    """Return where a claim holds: `maxNumSeqs 8 to 52`."""
-    low, high = format_number(part.low), format_number(part.high)
-    return f"{part.condition} {low}" + (f" to {high}" if high != low else "")
+def format_span(low: float, high: float) -> str:
+    """Return `8 to 52`, or one number where both are the same to three digits."""
+    begin, end = format_number(low), format_number(high)
+    return begin if begin == end else f"{begin} to {end}"
 
 
 def figure_lines(claim: Claim, result: ClaimResult) -> Iterator[str]:
@@ -66,13 +65,11 @@ def condition(claim: Claim, result: ClaimResult) -> str:
     """Return the decisive condition in a few words."""
     if result.reason is not None:
         return result.reason
+    if claim.vary is None:
+        return ""
     if result.part is not None:
-        return f"only {format_part(result.part)}"
-    if claim.vary is not None and result.verdict is not ClaimVerdict.NOT_RUN:
-        vary = claim.vary
-        low, high = format_number(vary.least), format_number(vary.most)
-        return f"{vary.condition} {low} to {high}"
-    return ""
+        return f"only: {claim.vary.label} {format_span(result.part.low, result.part.high)}"
+    return f"{claim.vary.label} {format_span(claim.vary.least, claim.vary.most)}"
 
 
 def counts(claims: Mapping[str, Claim], results: Mapping[str, ClaimResult]) -> Mapping[str, int]:

@@ -15,7 +15,7 @@ A_CLAIM: dict[str, Any] = {
     "baseline": "without it",
     "scenario": "with it",
     "conditions": {"batch": 8},
-    "vary": {"condition": "batch", "least": 1, "most": 64},
+    "vary": {"condition": "batch", "label": "requests", "least": 1, "most": 64},
     "figures": [{"name": "speed", "unit": "x", "low": 2, "high": 3}],
     "tolerance": 0.1,
 }
@@ -41,8 +41,11 @@ def test_all_fifty_claims_are_there_with_their_conditions() -> None:
         ({"figures": [{"name": "a", "unit": "x", "low": None, "high": None}]}, "neither low nor"),
         ({"figures": [{"name": "a", "unit": "km", "low": 1, "high": 2}]}, "should match pattern"),
         ({"tolerance": 0.9}, "less than or equal to 0.5"),
-        ({"vary": {"condition": "size", "least": 1, "most": 2}}, "no number size"),
-        ({"vary": {"condition": "batch", "least": 9, "most": 12}}, "batch 8 is not within"),
+        ({"vary": {"condition": "size", "label": "a", "least": 1, "most": 2}}, "no number size"),
+        (
+            {"vary": {"condition": "batch", "label": "requests", "least": 9, "most": 12}},
+            "batch 8 is not within",
+        ),
         ({"verdict": "Met"}, "Extra inputs are not permitted"),
     ],
     ids=str,

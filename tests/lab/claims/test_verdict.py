@@ -43,7 +43,7 @@ def test_a_range_without_an_end_is_met_by_all_beyond() -> None:
     assert verdict_of(lambda _: 1.0, figures=ranges).verdict is ClaimVerdict.NOT_MET
 
 
-SPAN = {"condition": "batch", "least": 1, "most": 64}
+SPAN = {"condition": "batch", "label": "requests", "least": 1, "most": 64}
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_part_of_the_span_that_holds_is_bisected(
 def test_a_fraction_is_bisected_to_a_small_share_of_its_span() -> None:
     result = verdict_of(
         lambda share: 2.5 if share < 0.7 else 9.0,
-        {"condition": "batch", "least": 0.0, "most": 1.0},
+        {"condition": "batch", "label": "requests", "least": 0.0, "most": 1.0},
         conditions={"batch": 0.5},
     )
     assert result.part is not None

@@ -6,9 +6,9 @@ from tessera_lab.claims.scenarios.setups import (
     detail,
     engine,
     hardware,
-    highest_rate,
     play_load,
     prices,
+    rate_within,
     throughput_detail,
 )
 from tessera_lab.claims.verdict import Conditions, ScenarioResult
@@ -39,7 +39,7 @@ def more_traffic(conditions: Conditions) -> ScenarioResult:
 
     def rate(setup: EngineSetup) -> float:
         start = play_load(conditions, setup).requests_per_second
-        return highest_rate(lambda r: play_load(conditions, setup, r).latency(95) <= limit, start)
+        return rate_within(lambda r: play_load(conditions, setup, r).latency(95) <= limit, start)
 
     before, after = rate(_static(conditions)), rate(_continuous(conditions))
     return ScenarioResult(

@@ -104,7 +104,7 @@ def narrow_weights(conditions: Conditions) -> ScenarioResult:
         # The request that is admitted last shares its steps with no prompt.
         step = play(setup, requests).tpot(1) or 0.0
         seconds[name] = step * setup.hardware.devices / streams
-        details.append(detail(f"{name} GPUs", setup.hardware.devices, ""))
-        details.append(detail(f"{name} GPU time per token", 1e3 * seconds[name], "ms"))
+        details.append(detail(f"GPUs in {name}", setup.hardware.devices, ""))
+        details.append(detail(f"GPU time per token in {name}", 1e3 * seconds[name], "ms"))
     ratios = {name: seconds[name] / seconds["bf16"] for name in ("int8", "int4")}
     return ScenarioResult(ratios, tuple(details))

@@ -1,7 +1,9 @@
 """Claims that are arithmetic of prices and tokens."""
 
 import math
+from dataclasses import replace
 
+from tessera.domain.economics.forecast import UsageFactors
 from tessera_lab.claims.formulas import (
     blended_price,
     missing_saving,
@@ -125,15 +127,25 @@ def discounts(conditions: Conditions) -> ScenarioResult:
 
 def launch(conditions: Conditions) -> ScenarioResult:
     """H50: real tokens of a request over those of the forecast."""
-    visible = conditions.number("visibleTokens")
-    forecast = visible + conditions.number("forecastOutputTokens")
-    hidden, output = conditions.number("hiddenTokens"), conditions.number("outputTokens")
-    repeats = 1 + conditions.number("repeats")
-    return ScenarioResult(
-        {"tokens": repeats * (visible + hidden + output) / forecast},
-        (
-            detail("longer outputs alone", (visible + output) / forecast, "x"),
-            detail("hidden prompt alone", (forecast + hidden) / forecast, "x"),
-            detail("repeats alone", repeats, "x"),
-        ),
+    forecast = UsageFactors(
+        requests=1,
+        retries=0,
+        prompt_tokens=conditions.number("visibleTokens"),
+        hidden_tokens=0,
+        turns=1,
+        answer_tokens=conditions.number("forecastOutputTokens"),
+        answers=1,
     )
+    causes = {
+        "longer outputs": {"answer_tokens": conditions.number("outputTokens")},
+        "hidden prompt": {"hidden_tokens": conditions.number("hiddenTokens")},
+        "repeats": {"retries": conditions.number("repeats")},
+    }
+    actual = forecast
+    for cause in causes.values():
+        actual = replace(actual, **cause)
+    alone = (
+        detail(f"{name} alone", replace(forecast, **cause).monthly() / forecast.monthly(), "x")
+        for name, cause in causes.items()
+    )
+    return ScenarioResult({"tokens": actual.monthly() / forecast.monthly()}, tuple(alone))

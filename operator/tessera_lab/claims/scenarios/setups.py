@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.sizing.table import GPU_COUNTS
@@ -13,7 +12,7 @@ from tessera_lab.claims.claim import ClaimLoad
 from tessera_lab.claims.verdict import ClaimDetail, Conditions, ScenarioError
 from tessera_lab.engine.mixes import LoadMix
 from tessera_lab.engine.play import PlayedLoad, TimedRequest, play
-from tessera_lab.engine.setup import EngineSetup, EngineSetupError
+from tessera_lab.engine.setup import EngineSetup, EngineSetupError, draft_cost
 from tessera_lab.engine.speculation import Speculation
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
 from tessera_lab.load.lengths import fixed_length, log_normal
@@ -84,15 +83,10 @@ def smallest_engine(conditions: Conditions, kv_tokens: int, **options: Any) -> E
 def drafting(
     conditions: Conditions, device: Hardware, precision: str | None, acceptance: float
 ) -> Speculation:
-    """Return speculation by the draft model on the same device, its cost from the step times."""
-    target = perf.step_time(shape(conditions), precision, device)
-    draft = perf.step_time(shape(conditions, "draft"), None, device)
-    seconds = [step.seconds(decoding=1, kv_tokens=0) for step in (draft, target)]
-    return Speculation(
-        acceptance=acceptance,
-        draft_tokens=conditions.integer("draftTokens"),
-        draft_cost=seconds[0] / seconds[1],
-    )
+    """Return speculation by the draft model on the same device."""
+    cost = draft_cost(shape(conditions, "draft"), shape(conditions), precision, device)
+    draft_tokens = conditions.integer("draftTokens")
+    return Speculation(acceptance=acceptance, draft_tokens=draft_tokens, draft_cost=cost)
 
 
 def mix(conditions: Conditions) -> LoadMix:
@@ -151,7 +145,7 @@ def at_share(conditions: Conditions, setup: EngineSetup, rate: float) -> PlayedL
     return play_load(conditions, setup, rate * conditions.number("loadShare"))
 
 
-def highest_rate(keeps: Callable[[float], bool], start: float) -> float:
+def rate_within(keeps: Callable[[float], bool], start: float) -> float:
     """Return the highest rate that keeps an objective, by bisection from a rate near it."""
     low, high = start, start
     while not keeps(low):

@@ -1,9 +1,19 @@
 """Claims by sizing: what `tessera size` says of a model within an SLO."""
 
+import math
 from datetime import timedelta
+from decimal import Decimal
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
+from tessera.domain.economics.api_prices import TokenPrices, TokenUse
+from tessera.domain.economics.break_even import (
+    HostingComparison,
+    OwnGpus,
+    break_even_rate,
+    break_even_tokens,
+)
+from tessera.domain.money import Money, money
 from tessera.domain.perf import footprint
 from tessera.domain.sizing.oversized import MIN_CONCURRENCY
 from tessera.domain.sizing.scheduler_limits import Demand
@@ -57,8 +67,8 @@ def _details(conditions: Conditions, **replicas: ReplicaFit) -> tuple[ClaimDetai
         item
         for name, fit in replicas.items()
         for item in (
-            detail(f"{name} GPUs", fit.hardware.devices, ""),
-            detail(f"{name} cost", _usd_per_million(conditions, fit), "USD/M"),
+            detail(f"GPUs, {name}", fit.hardware.devices, ""),
+            detail(f"cost, {name}", _usd_per_million(conditions, fit), "USD/M"),
         )
     )
 
@@ -137,15 +147,29 @@ def fine_tuning_payback(conditions: Conditions) -> ScenarioResult:
 def use_to_beat_an_api(conditions: Conditions) -> ScenarioResult:
     """H42: the share of a replica's full load from which it costs less than an API."""
     fit = _replica(conditions, conditions.text("precision"))
-    hourly = prices(conditions).on_demand * fit.hardware.devices
     outputs = conditions.number("outputTokens")
-    tokens_per_output = 1 + conditions.number("inputTokens") / outputs
-    earned = conditions.number("apiUsdPerMillion") * tokens_per_output / 1e6
-    needed = hourly / _HOUR / earned
-    return ScenarioResult(
-        {"use": needed / fit.limits.tokens_per_second},
-        (
-            detail("needed", needed, "output tokens/s"),
-            detail("full load", fit.limits.tokens_per_second, "output tokens/s"),
+    price = _usd(conditions.number("apiUsdPerMillion"))
+    comparison = HostingComparison(
+        request=TokenUse(input_tokens=conditions.number("inputTokens"), output_tokens=outputs),
+        prices=TokenPrices(input=price, cached_input=price, output=price),
+        own=OwnGpus(
+            hourly=_usd(prices(conditions).on_demand * fit.hardware.devices),
+            monthly=_usd(0),
+            capacity=fit.limits.tokens_per_second / outputs,
         ),
     )
+    month, source_price = _usd(2520), _usd(0.90)
+    return ScenarioResult(
+        {"use": comparison.needed_load() or math.inf},
+        (
+            detail("full load", fit.limits.tokens_per_second, "output tokens/s"),
+            detail(
+                "2,520 USD at 0.90", break_even_tokens(month, source_price) / 1e6, "million tokens"
+            ),
+            detail("3.50 USD an hour", break_even_rate(_usd(3.50), source_price), "tokens/s"),
+        ),
+    )
+
+
+def _usd(amount: float) -> Money:
+    return money(Decimal(repr(amount)), "USD")

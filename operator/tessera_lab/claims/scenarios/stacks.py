@@ -115,7 +115,11 @@ def all_levers(conditions: Conditions) -> ScenarioResult:
     }
     details = [detail(name, gain, "x") for name, gain in singles.items()]
     details.append(detail("product of these", math.prod(singles.values()), "x"))
-    return ScenarioResult({"cost": naive / (missed * blended)}, tuple(details))
+    cost = naive / (missed * blended)
+    hourly = prices(conditions).on_demand * conditions.integer("gpus")
+    before = play_load(conditions, _naive(conditions)).usd_per_million(hourly)
+    usd = (detail("baseline", before, "USD/M"), detail("all levers", before / cost, "USD/M"))
+    return ScenarioResult({"cost": cost}, (*usd, *details))
 
 
 def _gpu_seconds(conditions: Conditions, setup: EngineSetup) -> float:

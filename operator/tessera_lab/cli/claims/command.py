@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterator, Mapping
+from itertools import zip_longest
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
@@ -16,7 +17,7 @@ from tessera_lab.claims.text import (
     figure_lines,
     format_figure,
     format_number,
-    format_part,
+    format_span,
 )
 from tessera_lab.claims.verdict import ClaimResult
 
@@ -28,6 +29,8 @@ def run(arguments: SimpleNamespace) -> Output:
     claim_set = read_claims()
     ids = tuple(claim_set.by_id)
     if arguments.id is not None:
+        if arguments.run:
+            raise CommandError("write either an id or --run, which computes all claims")
         ids = (_known_id(arguments.id, claim_set),)
     if arguments.run or arguments.id is not None:
         results: Mapping[str, ClaimResult] = dict(run_claims(claim_set, ids))
@@ -46,7 +49,7 @@ def _known_id(text: str, claim_set: ClaimSet) -> str:
         return text.upper()
     similar = difflib.get_close_matches(text.upper(), ids, n=5, cutoff=0.6) or ids[:1] + ids[-1:]
     raise CommandError(
-        f"no claim {text}; similar: {', '.join(sorted(similar))}; "
+        f"no claim {text or repr(text)}; similar: {', '.join(sorted(similar))}; "
         f"tessera claims lists all from {ids[0]} to {ids[-1]}"
     )
 
@@ -54,18 +57,22 @@ def _known_id(text: str, claim_set: ClaimSet) -> str:
 def claims_table(claim_set: ClaimSet, results: Mapping[str, ClaimResult]) -> Iterator[str]:
     """Yield the lines of the table."""
     rows = [
-        (
-            claim.id,
-            claim.title,
-            str(result.verdict),
-            ", ".join(figure_lines(claim, result)) or "-",
-            ", ".join(claimed_lines(claim)) or "-",
-            condition(claim, result) or "-",
-        )
+        row
         for claim in claim_set.claims
         if (result := results.get(claim.id)) is not None
+        for row in _rows(claim, result)
     ]
     return table(_HEADS, rows)
+
+
+def _rows(claim: Claim, result: ClaimResult) -> Iterator[tuple[str, ...]]:
+    """Yield a row for each figure; the first has what is said once."""
+    figures = list(figure_lines(claim, result)) or ["-"]
+    claimed = list(claimed_lines(claim)) or ["-"]
+    head, last = (claim.id, claim.title, str(result.verdict)), condition(claim, result) or "-"
+    for figure, promised in zip_longest(figures, claimed, fillvalue="-"):
+        yield (*head, figure, promised, last)
+        head, last = ("", "", ""), ""
 
 
 def _summary(claim_set: ClaimSet, results: Mapping[str, ClaimResult]) -> str:
@@ -87,7 +94,8 @@ def claim_text(claim: Claim, result: ClaimResult) -> Iterator[str]:
     if details := [f"{d.name} {format_figure(d.value, d.unit)}" for d in result.details]:
         yield f"Beside it: {', '.join(details)}"
     for mistake in claim.mistakes:
-        yield f"Mistake in {mistake.source}: {mistake.wrong} Right: {mistake.right} {mistake.why}"
+        wrong, right = mistake.wrong.rstrip("."), mistake.right.rstrip(".")
+        yield f"Mistake in {mistake.source}: {wrong}. Right: {right}. {mistake.why}"
     yield from (f"Note: {note}" for note in claim.notes)
     yield from (f"Literature: {r.title}, {r.date}, {r.link}" for r in claim.references)
     yield f"Verdict: {result.verdict}{_verdict_suffix(claim, result)}"
@@ -99,7 +107,8 @@ def _parts(claim: Claim) -> Iterator[tuple[str, str | None]]:
     yield "Conditions", ", ".join(f"{name} {value}" for name, value in claim.conditions.items())
     if claim.vary is not None:
         vary = claim.vary
-        yield "Varied", f"{vary.condition} from {vary.least:g} to {vary.most:g}"
+        span = format_span(vary.least, vary.most)
+        yield "Varied", f"{vary.condition} ({vary.label}) from {span}"
 
 
 def _verdict_suffix(claim: Claim, result: ClaimResult) -> str:
@@ -110,7 +119,7 @@ def _verdict_suffix(claim: Claim, result: ClaimResult) -> str:
             if claimed.name in result.part.figures
         )
         nearest = f"{result.part.condition} {format_number(result.part.nearest)}"
-        return f" {format_part(result.part)} (at {nearest}: {figures})"
+        return f": {condition(claim, result)} (at {nearest}: {figures})"
     return f": {result.reason}" if result.reason else ""
 
 
