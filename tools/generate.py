@@ -15,6 +15,7 @@ from prometheus_client.core import Metric
 from pydantic import BaseModel
 
 import bounds_page
+import claims_pages
 import engine_differences
 import gateway_openapi
 import routes_page
@@ -78,6 +79,7 @@ def generated() -> dict[str, str]:
     files["docs/security.md"] = _with_part("docs/security.md", "rights", takeovers.table(objects))
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()
+    files |= claims_pages.pages()
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
 
