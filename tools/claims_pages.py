@@ -29,10 +29,11 @@ _HEAD = """\
 {notice}
 
 What articles and vendors promise, tried: fifty claims of five texts, each under conditions and with
-a tolerance that were written before any figure was computed. Figures come from the
-[engine machine](../engine-machine.md), from sizing and from dated prices; nothing here was measured
-on a GPU, and the quality of answers is not measured at all. [Check claims](../tasks/claims.md) says
-how to compute them: `make claims`, or `tessera claims H06` for one.
+a tolerance that were written before the code that computes its figures. What was changed later is
+noted with the claim. Figures come from the [engine machine](../engine-machine.md), from sizing and
+from dated prices; nothing here was measured on a GPU, and the quality of answers is not measured at
+all. [Check claims](../tasks/claims.md) says how to compute them: `make claims`, or
+`tessera claims H06` for one.
 
 | verdict | claims |
 | --- | --- |
