@@ -123,7 +123,7 @@ bench-scale: .venv/made ## Measure what scaling policies cost at a kept promise 
 	@$(RUN) tools/bench_scale.py $(if $(TRACES),--traces $(TRACES)) $(if $(HOURS),--hours $(HOURS)) $(OPTIONS)
 
 .PHONY: claims
-claims: .venv/made ## Compute fifty claims about the cost of inference, and say which hold (about 2 minutes; OPTIONS=--save records them for the pages).
+claims: .venv/made ## Compute fifty claims about the cost of inference, and say which hold (about a minute; OPTIONS=--save records them for the pages).
 	@$(RUN) tools/claims.py $(OPTIONS)
 
 .PHONY: tune-rivals

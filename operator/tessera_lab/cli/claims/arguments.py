@@ -12,7 +12,9 @@ claims = Command(
     "claim now, in seconds, without a cluster or a GPU, and shows all conditions.",
     argument("id", "a claim, such as H06; computes it now", required=False),
     option(
-        "--run", "compute all claims now, in minutes, instead of the recorded figures", is_flag=True
+        "--run",
+        "compute all claims now, in about a minute, instead of the recorded figures",
+        is_flag=True,
     ),
     *output_options(OUTPUT_FORMATS),
     module="tessera_lab.cli.claims.command",
