@@ -98,7 +98,7 @@ async def wait_until_settled(namespace: ScenarioNamespace) -> dict[str, Any]:
             for service in await namespace.list_objects(INFERENCE_SERVICES)
         }
         return {
-            name: comparable(body, {namespace.name: "<namespace>"})
+            name: comparable(body, {namespace.name: "<namespace>"}, ["observedAt"])
             for name, body in (services | await namespace.list_children()).items()
         }
 

@@ -26,7 +26,7 @@ from scenarios.gateway import (
 )
 from scenarios.streams import kubectl_scale, wait_for_replicas
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL
-from tessera.domain.names import LEAVING_LABEL
+from tessera.domain.names import LEAVING_LABEL, keys_namespace
 from tessera.resources.api_resources import PODS
 from tests.gateway.store.postgresql import PostgresqlServer, postgresql_server
 from world import World, start
@@ -407,13 +407,13 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
         "kind": "Secret",
         "metadata": {
             "name": secret_name,
-            "namespace": NAMESPACE,
+            "namespace": keys_namespace(NAMESPACE),
             "labels": {TENANT_LABEL: namespace.name},
         },
         "type": KEYS_TYPE,
         "stringData": {"limited": json.dumps(record)},
     }
-    path = SECRETS.path(NAMESPACE, secret_name)
+    path = SECRETS.path(keys_namespace(NAMESPACE), secret_name)
     await namespace.cluster.api.apply(path, secret, "kubectl")
     name = await service_address(namespace.cluster)
     client = LimitedClient(gateway=gateway, key=key, name=name)
