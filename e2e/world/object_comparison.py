@@ -24,7 +24,7 @@ HISTORY: Mapping[str, Collection[str]] = {
 }
 
 # The conditions that depend on measurements alone.
-MEASURED = ("SpeedAsPredicted", "SLOMet")
+MEASURED = ("SpeedAsPredicted", "SLOMet", "LoadBalanced")
 
 _ADDRESS = re.compile(r"\b127(?:\.\d{1,3}){3}\b")
 # How exactly a Service without endpoints fails to answer depends on the moment.
