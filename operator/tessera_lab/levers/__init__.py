@@ -1,0 +1,1 @@
+"""What each lever is worth: alone, in order, and beside the product of all."""

@@ -1,0 +1,111 @@
+"""What one replica carries: its load, faster until it misses the SLO or its queue would grow."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from tessera_lab.engine.play import PlayedLoad, TimedRequest, play
+from tessera_lab.engine.setup import EngineSetup
+
+# A replica is loaded to so much of what it computes while all requests wait, so that its queue
+# ends again after bursts.
+MOST_USE = 0.8
+# One that would keep its SLO only below this misses it, and is loaded as if its users waited. So is
+# a static batch, which keeps an SLO only while it is nearly idle.
+LEAST_USE = 0.2
+_BISECTIONS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyObjectives:
+    """P95 of TTFT and TPOT, in seconds."""
+
+    ttft: float
+    tpot: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadSample:
+    """Requests that stand for a load, at 1 request per second on average."""
+
+    name: str
+    requests: tuple[TimedRequest, ...]
+    shared_tokens: int | None = None
+    """Tokens of each name in `shared_prefixes`; None where no request has any."""
+
+    @property
+    def input_tokens(self) -> float:
+        return fmean(each.request.prompt_tokens for each in self.requests)
+
+    @property
+    def output_tokens(self) -> float:
+        return fmean(each.request.output_tokens for each in self.requests)
+
+    def at(self, rate: float) -> list[TimedRequest]:
+        """Return the requests at so many per second."""
+        return [TimedRequest(each.at / rate, each.request) for each in self.requests]
+
+    def at_once(self) -> list[TimedRequest]:
+        return [TimedRequest(0.0, each.request) for each in self.requests]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaRate:
+    """The load of one replica, in requests per second, with P95 latencies in seconds."""
+
+    rate: float
+    saturated: float
+    """What it computes while all requests wait."""
+    keeps_slo: bool
+    ttft: float
+    tpot: float
+
+    @property
+    def keeps_up(self) -> bool:
+        """Return whether it keeps the SLO at the highest load that any replica gets."""
+        return self.keeps_slo and self.rate >= MOST_USE * self.saturated
+
+
+def replica_rate(
+    setup: EngineSetup, load: LoadSample, objectives: LatencyObjectives
+) -> ReplicaRate:
+    """Return the highest rate within the SLO, at most `MOST_USE` of what the engine computes."""
+    saturated = _saturated(play(setup, load.at_once()))
+
+    def loaded(use: float) -> ReplicaRate:
+        rate = use * saturated
+        played = play(setup, load.at(rate))
+        ttft, tpot = played.ttft(95), played.tpot(95) or 0.0
+        return ReplicaRate(
+            rate=rate,
+            saturated=saturated,
+            keeps_slo=ttft <= objectives.ttft and tpot <= objectives.tpot,
+            ttft=ttft,
+            tpot=tpot,
+        )
+
+    full = loaded(MOST_USE)
+    if full.keeps_slo or setup.static_batch is not None:
+        return full
+    best, low, high = loaded(LEAST_USE), LEAST_USE, MOST_USE
+    if not best.keeps_slo:
+        return full
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        candidate = loaded(middle)
+        if candidate.keeps_slo:
+            best, low = candidate, middle
+        else:
+            high = middle
+    return best
+
+
+def _saturated(played: PlayedLoad) -> float:
+    """Return requests per second, without the first and the last quarter of those that ended.
+
+    The engine fills up in the first one and runs empty in the last one.
+    """
+    ends: Sequence[float] = sorted(each.ended_at for each in played.served)
+    first, last = len(ends) // 4, len(ends) * 3 // 4
+    seconds = ends[last] - ends[first] if last > first else 0.0
+    return (last - first) / seconds if seconds else played.requests_per_second
