@@ -77,7 +77,10 @@ class Trace:
     def fitting(self, max_tokens: int) -> "Trace":
         """Return the requests whose prompt and answer have at most so many tokens."""
         lengths = zip(self.input_tokens, self.output_tokens, strict=True)
-        rows = [row for row, both in enumerate(lengths) if sum(both) <= max_tokens]
+        return self.select([row for row, both in enumerate(lengths) if sum(both) <= max_tokens])
+
+    def select(self, rows: Sequence[int]) -> "Trace":
+        """Return these requests, in rising order, at their times."""
         return self._rows(rows, array("d", (self.arrivals[row] for row in rows)))
 
     def spread(self, step_seconds: float, seed: int) -> "Trace":

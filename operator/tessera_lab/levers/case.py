@@ -38,6 +38,10 @@ class ServiceCase:
     """Spans in seconds with their requests per second; the month repeats them."""
     baseline: Hardware
     """Whole GPUs, before anything is sized."""
+    slice: Hardware | None = None
+    """The slice that the service runs on; None where one would have to be chosen."""
+    precision: str | None = None
+    """Of the baseline; None: as in the model's files."""
     prices: Mapping[str, GpuPrices]
     """Of a GPU and hour by product; other products are not considered."""
     draft: ModelShape | None = None

@@ -1,5 +1,6 @@
 """What one replica carries: its load, faster until it misses the SLO or its queue would grow."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,8 +13,10 @@ from tessera_lab.engine.setup import EngineSetup
 MOST_USE = 0.8
 # One that would keep its SLO only below this misses it, and is loaded as if its users waited. So is
 # a static batch, which keeps an SLO only while it is nearly idle.
-LEAST_USE = 0.2
-_BISECTIONS = 4
+LEAST_USE = 0.02
+_BISECTIONS = 6
+# So many fill an engine for long enough to see what it computes.
+_FILLING_REQUESTS = 4000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,10 +29,15 @@ class LatencyObjectives:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadSample:
-    """Requests that stand for a load, at 1 request per second on average."""
+    """Requests that stand for a load, of which one replica gets a part."""
 
     name: str
     requests: tuple[TimedRequest, ...]
+    rate: float = 1.0
+    """Requests per second."""
+    sessions: tuple[int, ...] | None = None
+    """Number of each request's session, from 0 in the order of their first requests, of a recorded
+    load; None: arrivals are independent, so that fewer of them are the same at longer gaps."""
     shared_tokens: int | None = None
     """Tokens of each name in `shared_prefixes`; None where no request has any."""
 
@@ -42,11 +50,29 @@ class LoadSample:
         return fmean(each.request.output_tokens for each in self.requests)
 
     def at(self, rate: float) -> list[TimedRequest]:
-        """Return the requests at so many per second."""
-        return [TimedRequest(each.at / rate, each.request) for each in self.requests]
+        """Return what one of several replicas gets at so many requests per second.
+
+        Of a recorded load these are some of the sessions at their times, so that bursts last as
+        long as they did. Where even all are too few, they come faster.
+        """
+        share = rate / self.rate
+        if self.sessions is not None and share < 1:
+            return self._part(share)
+        return [TimedRequest(each.at / share, each.request) for each in self.requests]
 
     def at_once(self) -> list[TimedRequest]:
-        return [TimedRequest(0.0, each.request) for each in self.requests]
+        """Return enough requests to fill an engine, all at the same time."""
+        requests = self._part(_FILLING_REQUESTS / len(self.requests))
+        return [TimedRequest(0.0, each.request) for each in requests]
+
+    def _part(self, share: float) -> list[TimedRequest]:
+        """Return a share of the sessions, evenly spread."""
+        sessions = self.sessions or range(len(self.requests))
+        return [
+            request
+            for request, session in zip(self.requests, sessions, strict=True)
+            if session == 0 or int((session + 1) * share) > int(session * share)
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +117,8 @@ def replica_rate(
     if not best.keeps_slo:
         return full
     for _ in range(_BISECTIONS):
-        middle = (low + high) / 2
+        # Low rates are found as precisely as high ones.
+        middle = math.sqrt(low * high)
         candidate = loaded(middle)
         if candidate.keeps_slo:
             best, low = candidate, middle

@@ -1,21 +1,19 @@
 """The engine that a set of levers makes, on the hardware that they choose."""
 
 import functools
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
 from datetime import timedelta
-from decimal import Decimal
 from enum import StrEnum
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.mig.gpu_models import find_gpu_model
-from tessera.domain.money import money
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
-from tessera.domain.sizing.table import all_rows
+from tessera.domain.sizing.table import SizeRow, SizeVerdict, all_rows
 from tessera_lab.engine.setup import (
     DEFAULT_MAX_NUM_BATCHED_TOKENS,
     DEFAULT_MAX_NUM_SEQS,
@@ -31,6 +29,7 @@ from tessera_lab.levers.lever import LeverId
 
 # A batch before continuous batching, and the tokens that a draft model is asked for.
 STATIC_BATCH, DRAFT_TOKENS = 8, 5
+_NO_PRICES = PriceBook(name="", hourly={})
 
 
 class Obstacle(StrEnum):
@@ -45,7 +44,11 @@ class Obstacle(StrEnum):
     NO_SMALL_MODEL = "NoSmallModel"
     ONE_PRODUCT = "OneProduct"
     """There is no other hardware to choose."""
+    NO_TIER = "NoTier"
+    """No price is lower than that on demand."""
+    MISSES_SLO = "MissesSLO"
     NEEDS_EVALUATION = "NeedsEvaluation"
+    """Answers change in a way that only a test with the user's own requests judges."""
 
 
 class LeverUnavailableError(Exception):
@@ -58,18 +61,15 @@ class LeverUnavailableError(Exception):
 
 def main_setup(case: ServiceCase, levers: Set[LeverId]) -> EngineSetup:
     """Return a replica of the model; raise LeverUnavailableError where the levers leave none."""
-    if LeverId.PREFIX_CACHE in levers and case.load.shared_tokens is None:
-        raise LeverUnavailableError(
-            Obstacle.NO_PREFIXES,
-            "the load names no prefixes: record hash_ids, as in Mooncake's JSON lines",
-        )
-    if LeverId.RIGHT_SIZE in levers and len(case.prices) < 2:
-        raise LeverUnavailableError(
-            Obstacle.ONE_PRODUCT,
-            f"{case.baseline.product} is the only GPU with a price: add pools of others",
-        )
-    setup = _first_setup(case, levers, case.shape, slices=LeverId.MIG in levers)
-    if LeverId.MIG in levers and setup.hardware.profile is None:
+    _check(case, levers)
+    demand = _demand(case, levers, case.shape)
+    slices, sized = LeverId.MIG in levers, LeverId.RIGHT_SIZE in levers
+    if not slices and not sized:
+        return _first_setup(case, levers, demand, (case.baseline,))
+    if slices and not sized and case.slice is not None:
+        return _first_setup(case, levers, demand, (case.slice,))
+    setup = _first_setup(case, levers, demand, _hardware(case, demand, slices, sized))
+    if slices and setup.hardware.profile is None:
         raise LeverUnavailableError(
             Obstacle.NO_SLICE,
             f"no slice makes cheaper tokens than {setup.hardware.product} ({setup.hardware.name})",
@@ -85,10 +85,9 @@ def small_setup(case: ServiceCase, levers: Set[LeverId]) -> EngineSetup:
         )
     # Its own draft model would have to be smaller still.
     own = levers - {LeverId.SPECULATION}
-    try:
-        return _first_setup(case, own, case.small, slices=True)
-    except LeverUnavailableError:
-        return _first_setup(case, own | {LeverId.RIGHT_SIZE}, case.small, slices=False)
+    demand, sized = _demand(case, own, case.small), LeverId.RIGHT_SIZE in levers
+    hardware = [*_hardware(case, demand, True, sized), *_hardware(case, demand, False, True)]
+    return _first_setup(case, own, demand, hardware)
 
 
 def unlimited(setup: EngineSetup) -> EngineSetup:
@@ -102,25 +101,56 @@ def unlimited(setup: EngineSetup) -> EngineSetup:
 
 
 def replica_prices(case: ServiceCase, hardware: Hardware) -> GpuPrices:
-    """Return the prices of a replica and hour: its GPUs, or its share of equal slices of one."""
-    prices = case.prices[hardware.product]
+    """Return the prices of a replica and hour."""
+    return case.prices[hardware.product].times(_gpus(hardware))
+
+
+def _gpus(hardware: Hardware) -> float:
+    """Return the GPUs of a replica, or its share of one that is cut into equal slices."""
     if hardware.profile is None:
-        return prices.times(hardware.devices)
+        return hardware.devices
     gpu_model = find_gpu_model(hardware.product)
     profile = gpu_model and gpu_model.find_profile(hardware.profile)
-    return prices.times(1 / profile.max_instances) if profile else prices
+    return 1 / profile.max_instances if profile else 1.0
+
+
+def _check(case: ServiceCase, levers: Set[LeverId]) -> None:
+    """Raise LeverUnavailableError for what the case does not have."""
+    gpu, prices = case.baseline.product, case.prices[case.baseline.product]
+    problems = {
+        LeverId.PREFIX_CACHE: case.load.shared_tokens is None
+        and (
+            Obstacle.NO_PREFIXES,
+            "the load names no prefixes: record hash_ids, as in Mooncake's JSON lines",
+        ),
+        LeverId.QUANTIZATION: case.precision is not None
+        and (
+            Obstacle.NO_FIT,
+            f"the model fits {gpu} ({case.baseline.name}) only in {case.precision}, in which the "
+            "baseline is",
+        ),
+        LeverId.RIGHT_SIZE: len(case.prices) < 2
+        and (Obstacle.ONE_PRODUCT, f"{gpu} is the only GPU with a price: add pools of others"),
+        LeverId.PRICE_MIX: prices.reserved >= prices.on_demand
+        and (Obstacle.NO_TIER, f"no pool of {gpu} is of tier Reserved: add one, or use --prices"),
+        LeverId.SPOT_BATCH: prices.spot >= prices.on_demand
+        and (Obstacle.NO_TIER, f"no pool of {gpu} is of tier Spot: add one, or use --prices"),
+    }
+    for lever in sorted(levers):
+        if problem := problems.get(lever):
+            raise LeverUnavailableError(*problem)
 
 
 def _first_setup(
-    case: ServiceCase, levers: Set[LeverId], shape: ModelShape, *, slices: bool
+    case: ServiceCase, levers: Set[LeverId], demand: Demand, options: Iterable[Hardware]
 ) -> EngineSetup:
     """Return the setup on the first hardware that runs it."""
-    demand = _demand(case, levers, shape)
+    sliced = LeverId.MIG in levers
     problem = LeverUnavailableError(
-        Obstacle.NO_SLICE if slices else Obstacle.NO_FIT,
-        f"no {'slice' if slices else 'number of GPUs'} serves the model within the SLO",
+        Obstacle.NO_SLICE if sliced else Obstacle.NO_FIT,
+        f"no {'slice' if sliced else 'GPU'} serves the model within the SLO",
     )
-    for hardware in _hardware(case, levers, demand, slices=slices):
+    for hardware in options:
         try:
             return _setup(case, levers, demand, hardware)
         except EngineSetupError as error:
@@ -133,7 +163,7 @@ def _demand(case: ServiceCase, levers: Set[LeverId], shape: ModelShape) -> Deman
         raise LeverUnavailableError(
             Obstacle.NO_DRAFT_MODEL, "no draft model is known: name one with --draft"
         )
-    precision = None
+    precision = case.precision
     if LeverId.INT4_FILES in levers:
         precision = "awq-int4"
     elif LeverId.QUANTIZATION in levers:
@@ -151,18 +181,16 @@ def _demand(case: ServiceCase, levers: Set[LeverId], shape: ModelShape) -> Deman
     )
 
 
-def _hardware(
-    case: ServiceCase, levers: Set[LeverId], demand: Demand, *, slices: bool
-) -> Iterator[Hardware]:
-    """Yield the hardware to try, the cheapest tokens first as `tessera size` orders it."""
-    any_product = LeverId.RIGHT_SIZE in levers
-    if not (any_product or slices):
-        yield case.baseline
-        return
-    names = tuple(case.prices) if any_product else (case.baseline.product,)
+def _hardware(case: ServiceCase, demand: Demand, slices: bool, sized: bool) -> Iterator[Hardware]:
+    """Yield what serves the demand, the cheapest tokens first by the figures of `tessera size`.
+
+    These are `slices`, and where it is `sized` whole GPUs and all products, else that of the
+    baseline.
+    """
+    names = tuple(case.prices) if sized else (case.baseline.product,)
     prices = tuple((name, case.prices[name].on_demand) for name in names)
     for hardware in _serving_hardware(demand, prices):
-        if (hardware.profile is not None and slices) or (hardware.profile is None and any_product):
+        if slices if hardware.profile is not None else sized:
             yield hardware
 
 
@@ -170,31 +198,29 @@ def _hardware(
 def _serving_hardware(
     demand: Demand, prices: tuple[tuple[str, float], ...]
 ) -> tuple[Hardware, ...]:
-    hourly = {name: money(Decimal(str(price)), "USD") for name, price in prices}
-    known = [products()[name] for name, _ in prices]
-    rows = all_rows(demand, known, [demand.precision], PriceBook(name="", hourly=hourly))
-    return tuple(row.hardware for row in rows if row.can_serve)
+    hourly, by_name = dict(prices), products()
+    rows = all_rows(demand, [by_name[name] for name in hourly], [demand.precision], _NO_PRICES)
+    serving = [row for row in rows if row.can_serve]
+
+    def order(row: SizeRow) -> tuple[bool, float, str, int]:
+        hardware = row.hardware
+        price = hourly[hardware.product] * _gpus(hardware) / (row.tokens_per_second or 1)
+        return (row.verdict is not SizeVerdict.FITS, price, hardware.product, hardware.devices)
+
+    return tuple(row.hardware for row in sorted(serving, key=order))
 
 
 def _setup(
     case: ServiceCase, levers: Set[LeverId], demand: Demand, hardware: Hardware
 ) -> EngineSetup:
-    paged = LeverId.PAGING in levers
     if LeverId.CONTINUOUS_BATCHING not in levers:
-        return EngineSetup(
-            shape=demand.shape,
-            hardware=hardware,
-            precision=demand.precision,
-            static_batch=STATIC_BATCH,
-            kv_cache=KvCache.PAGED if paged else KvCache.CONTIGUOUS,
-            max_model_len=demand.max_model_len,
-        )
+        return _static_setup(demand, hardware)
     sequences, tokens = _scheduler_limits(demand, hardware)
     return EngineSetup(
         shape=demand.shape,
         hardware=hardware,
         precision=demand.precision,
-        kv_cache=KvCache.PAGED if paged else KvCache.CONTIGUOUS,
+        kv_cache=KvCache.PAGED if LeverId.PAGING in levers else KvCache.CONTIGUOUS,
         prefix_cache=LeverId.PREFIX_CACHE in levers,
         shared_tokens=case.load.shared_tokens,
         speculation=_speculation(case, demand, hardware),
@@ -203,6 +229,20 @@ def _setup(
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
     )
+
+
+def _static_setup(demand: Demand, hardware: Hardware) -> EngineSetup:
+    """Return static batches of `STATIC_BATCH`, or of fewer where the KV cache holds no more."""
+    single = EngineSetup(
+        shape=demand.shape,
+        hardware=hardware,
+        precision=demand.precision,
+        static_batch=1,
+        kv_cache=KvCache.CONTIGUOUS,
+        max_model_len=demand.max_model_len,
+    )
+    held = single.memory.kv_tokens // single.max_model_len
+    return replace(single, static_batch=max(1, min(STATIC_BATCH, held)))
 
 
 def _scheduler_limits(demand: Demand, hardware: Hardware) -> tuple[int, int]:
