@@ -84,6 +84,7 @@ _MISSING_COMMANDS = {
         "claims", "what is promised about the cost of inference, and what of it holds"
     ),
     "engine": _missing_command("engine", "what one engine does with a load, by its options"),
+    "levers": _missing_command("levers", "what each lever is worth on a fleet, in dollars a month"),
     "mix": _missing_command("mix", "how many replicas to reserve for a load"),
     "simulate": _missing_command("simulate", "what a load would have cost under a scaling policy"),
 }

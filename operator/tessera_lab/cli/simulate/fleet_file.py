@@ -1,6 +1,6 @@
 """The service to simulate, with its hardware and its prices, from a fleet file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
@@ -32,6 +32,8 @@ class FleetFile:
     choice: HardwareChoice
     prices: GpuPrices
     """Of one replica and hour, by tier."""
+    gpu_prices: Mapping[str, GpuPrices]
+    """Of one GPU and hour by product, also of the other pools in this currency."""
     currency: str
     budget: Budget | None
     """That of the service's namespace."""
@@ -72,6 +74,10 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         prices, price_notes = _set_prices(price_set, product), ()
     weight = float(choice.offer.tariff.weight)
     currency = "USD" if price_set else choice.offer.tariff.currency
+    if price_set is None:
+        others = _other_products(everywhere, product, currency, at.date())
+    else:
+        others = PRICE_SETS[price_set]
     budget = _budget(snapshot.budgets, service.ref.namespace)
     on_demand = choice.offer.tariff.prices[0].model_copy(
         update={"per_gpu_hour": Decimal(str(prices.on_demand)), "currency": currency}
@@ -87,6 +93,7 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         objects=objects,
         choice=choice,
         prices=prices.times(weight),
+        gpu_prices={**others, product: prices},
         currency=currency,
         budget=budget,
         notes=(*notes, *price_notes),
@@ -194,6 +201,17 @@ def _pool_prices(
         reserved=lowest.get("Reserved", on_demand),
         spot=lowest.get("Spot", on_demand),
     ), (note,) if "OnDemand" in missing else ()
+
+
+def _other_products(
+    objects: FleetObjects, product: str, currency: str, today: date
+) -> dict[str, GpuPrices]:
+    names = {
+        view.product
+        for view in discover(objects.pools, objects.nodes, today)
+        if view.product is not None and view.price is not None and view.price.currency == currency
+    }
+    return {name: _pool_prices(objects, name, today)[0] for name in sorted(names - {product})}
 
 
 def _set_prices(price_set: str, product: str) -> GpuPrices:

@@ -98,8 +98,13 @@ def _trace(
         return _live_trace(arguments, file, at)
     if arguments.save_trace is not None:
         raise CommandError("--save-trace writes what --from-prometheus draws; leave it out")
-    trace = _part(arguments, _recorded_trace(arguments))
+    trace = recorded_trace(arguments)
     return trace, tuple(_step_notes(trace))
+
+
+def recorded_trace(arguments: SimpleNamespace) -> Trace:
+    """Return the chosen part of `--trace`; raise CommandError for a file that cannot be read."""
+    return _part(arguments, _read_trace(arguments))
 
 
 def _live_trace(
@@ -125,7 +130,7 @@ def _step_notes(trace: Trace) -> Iterator[str]:
         )
 
 
-def _recorded_trace(arguments: SimpleNamespace) -> Trace:
+def _read_trace(arguments: SimpleNamespace) -> Trace:
     try:
         trace = read_trace(arguments.trace)
     except TraceError as error:

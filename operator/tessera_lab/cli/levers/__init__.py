@@ -1,0 +1,1 @@
+"""`tessera levers`: what each lever is worth on a fleet."""

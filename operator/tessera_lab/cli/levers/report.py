@@ -1,0 +1,197 @@
+"""The report of `tessera levers`, as a table or JSON."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+from tessera.api.text import counted
+from tessera.cli.output import Output
+from tessera.cli.text import cell, table
+from tessera_lab.cli.levers.scenario import LeverScenario
+from tessera_lab.cli.numbers import format_seconds
+from tessera_lab.levers.advice import Advice
+from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
+from tessera_lab.levers.lever import levers
+from tessera_lab.levers.ranking import DRAWS, RankedLever
+
+_LADDER_HEADS = ("LEVER", "NOW", "ALONE", "HERE", "LAST", "/MONTH", "/MTOK", "TTFT", "TPOT", "NOTE")
+_NEXT_HEADS = (
+    *("LEVER", "SAVES/MONTH", "SHARE", "CONFIDENCE", "RISK", "EFFORT", "GATE", "TODAY", "PAYBACK"),
+    "KEEPS ITS PLACE",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeverReport:
+    """A ladder, and what to do next."""
+
+    scenario: LeverScenario
+    ladder: LadderFigure
+    advice: Advice
+
+
+def as_table(report: LeverReport) -> Output:
+    """Return the ladder, what to take next, and what limits the figures."""
+    lines = [
+        *_head(report),
+        "",
+        *table(_LADDER_HEADS, [*_ladder_rows(report)], _justified),
+        "",
+        *_sums(report),
+        "",
+        *_next(report),
+        "",
+        *_limits(report),
+    ]
+    return Output.of_lines(lines)
+
+
+def _head(report: LeverReport) -> Iterator[str]:
+    scenario, present = report.scenario, month_figure(report.advice.present)
+    trace, case, currency = scenario.trace, scenario.case, scenario.file.currency
+    yield (
+        f"Trace {trace.name}: {counted(len(trace), 'request')} in {trace.seconds / 3600:.2f} h, on "
+        f"average {case.load.input_tokens:.0f} tokens in and {case.load.output_tokens:.0f} out"
+    )
+    yield (
+        f"InferenceService/{scenario.file.objects.service.ref}: P95 of TTFT "
+        f"{format_seconds(case.objectives.ttft)}, of TPOT {format_seconds(case.objectives.tpot)}"
+    )
+    yield (
+        f"Today: {present.setup}; {present.mean_replicas:.1f} replicas on average, up to "
+        f"{present.peak_replicas}; {present.per_month:,.2f} {currency} a month, "
+        f"{present.per_million_tokens:.2f} per million output tokens; SLO "
+        f"{'kept' if present.keeps_slo else 'missed'}"
+    )
+
+
+def _justified(text: str, width: int) -> str:
+    return text.rjust(width) if text[:1].isdigit() or text == "-" else text.ljust(width)
+
+
+def _ladder_rows(report: LeverReport) -> Iterator[tuple[str, ...]]:
+    ladder, in_use = report.ladder, report.scenario.in_use
+    yield ("baseline", "", "", "", "", *_month_cells(ladder.baseline), ladder.baseline.setup)
+    for rung in ladder.rungs:
+        now = "in use" if rung.lever in in_use else "" if rung.offered else "not offered"
+        note = rung.after.setup if rung.used and not rung.note else rung.note
+        factors = (cell(factor, "{:.2f}") for factor in (rung.alone, rung.here, rung.last))
+        months = _month_cells(rung.after) if rung.used else ("-",) * 4
+        yield (rung.lever, now, *factors, *months, note)
+
+
+def _month_cells(month: MonthFigure) -> tuple[str, ...]:
+    return (
+        f"{month.per_month:,.2f}",
+        f"{month.per_million_tokens:.3f}",
+        format_seconds(month.ttft_p95),
+        format_seconds(month.tpot_p95),
+    )
+
+
+def _sums(report: LeverReport) -> Iterator[str]:
+    ladder = report.ladder
+    yield (
+        f"All together cost {ladder.reached:.1f} times less than the baseline; the product of "
+        f"their factors alone is {ladder.product:.1f}"
+    )
+    yield (
+        f"With what Tessera offers: {ladder.reached_today:.1f} times, "
+        f"{ladder.today.per_month:,.2f} {report.scenario.file.currency} a month"
+    )
+
+
+def _next(report: LeverReport) -> Iterator[str]:
+    advice = report.advice
+    rows = advice.ranking.rows
+    if not rows:
+        yield "No other lever saves anything here"
+        return
+    yield "Next, by saving x confidence / (risk x effort):"
+    yield from table(_NEXT_HEADS, [_next_row(advice, each) for each in rows], _justified)
+    stable, places = advice.ranking.stable, counted(len(rows), "place")
+    yield (
+        f"{stable} of {places} in this order hold in half of {DRAWS:,} draws in which confidence, "
+        "risk and effort vary by 2"
+    )
+    if advice.ranking.is_noise:
+        yield "The order is noise: choose by the savings"
+
+
+def _next_row(advice: Advice, row: RankedLever) -> tuple[str, ...]:
+    lever = levers()[row.lever]
+    return (
+        row.lever,
+        f"{row.saving:,.2f}",
+        f"{row.saving / advice.present.usd:.0%}",
+        f"{lever.confidence:.1f}",
+        lever.risk,
+        lever.effort,
+        "yes" if lever.gate else "no",
+        "offered" if lever.offered else "not offered",
+        lever.payback.after if lever.payback else "-",
+        f"{row.stays:.0%}",
+    )
+
+
+def _limits(report: LeverReport) -> Iterator[str]:
+    advice, assumed = report.advice, report.scenario.case.assumptions
+    for lever, saving in advice.savings.items():
+        if saving <= 0:
+            yield f"{lever} would cost {-saving:,.2f} more a month"
+    for unknown in advice.unknown:
+        yield f"Not computed: {unknown.lever} ({unknown.obstacle}): {unknown.message}"
+    yield (
+        f"Assumed: a response cache answers {assumed.hit_share:.0%}, a small model "
+        f"{assumed.small_share:.0%}, nobody waits for {assumed.batch_share:.0%}; temperature "
+        f"{assumed.temperature:g}; an hour of operation costs {assumed.engineer_hour:g}"
+    )
+    yield from report.scenario.notes
+
+
+def as_json(report: LeverReport) -> Output:
+    """Return everything; money is per month, latencies are in seconds."""
+    scenario, advice = report.scenario, report.advice
+    body = {
+        "trace": {
+            "name": scenario.trace.name,
+            "requests": len(scenario.trace),
+            "played": len(scenario.case.load.requests),
+            "seconds": scenario.trace.seconds,
+        },
+        "service": str(scenario.file.objects.service.ref),
+        "currency": scenario.file.currency,
+        "assumptions": {
+            to_camel(name): value for name, value in asdict(scenario.case.assumptions).items()
+        },
+        "present": _wire(month_figure(advice.present)),
+        "inUse": {lever: round(worth, 2) for lever, worth in advice.worth.items()},
+        "ladder": _wire(report.ladder),
+        "next": [
+            {
+                **_wire(levers()[row.lever]),
+                "saving": round(row.saving, 2),
+                "score": round(row.score, 2),
+                "keepsPlace": row.stays,
+            }
+            for row in advice.ranking.rows
+        ],
+        "rankingIsNoise": advice.ranking.is_noise,
+        "savings": {lever: round(saving, 2) for lever, saving in advice.savings.items()},
+        "notComputed": [
+            {"lever": each.lever, "reason": each.obstacle, "message": each.message}
+            for each in advice.unknown
+        ],
+        "notes": list(scenario.notes),
+    }
+    return Output.of_json(body)
+
+
+def _wire(figure: Any) -> dict[str, Any]:
+    body: dict[str, Any] = figure.model_dump(mode="json", by_alias=True)
+    return body
+
+
+FORMATTERS: Mapping[str, Callable[[LeverReport], Output]] = {"table": as_table, "json": as_json}
