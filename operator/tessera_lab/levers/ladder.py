@@ -1,13 +1,12 @@
 """The ladder: each lever alone, all in order, and what their product would have promised."""
 
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from tessera_lab.engine.setup import EngineSetup
 from tessera_lab.levers.case import ServiceCase
-from tessera_lab.levers.lever import LeverId, levers, source_orders
+from tessera_lab.levers.lever import LeverId, levers, source_orders, stacked_residual
 from tessera_lab.levers.month import Measure, Month, month
 from tessera_lab.levers.replica_rate import ReplicaRate, replica_rate
 from tessera_lab.levers.setups import LeverUnavailableError, Obstacle
@@ -67,8 +66,9 @@ class Ladder:
 
     @property
     def product(self) -> float:
-        """Return what the levers of the stack promise if their single factors are multiplied."""
-        return math.prod(rung.alone or 1.0 for rung in self.rungs if rung.used)
+        """Return what the levers of the stack promise if their single savings multiply."""
+        factors = (rung.alone for rung in self.rungs if rung.used)
+        return 1 / stacked_residual(1 - 1 / factor for factor in factors if factor)
 
     @property
     def reached_today(self) -> float:

@@ -16,7 +16,7 @@ MOST_USE = 0.8
 LEAST_USE = 0.02
 _BISECTIONS = 6
 # So many fill an engine for long enough to see what it computes.
-_FILLING_REQUESTS = 4000
+_FILLING_REQUESTS = 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

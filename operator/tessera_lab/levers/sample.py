@@ -22,14 +22,16 @@ _COMMON_SHARE = 0.01
 def sampled(trace: Trace, most: int, seed: int) -> Trace:
     """Return whole sessions with at most so many requests together, at the rate of the trace.
 
-    Sessions are drawn by the seed; one that is longer than `most` is left out, unless there is no
-    other. Their requests come as far apart as they did, but the window is so much shorter that
-    those of several hours come together.
+    Sessions are drawn by the seed: what a client asks in a window, or the requests of one prefix;
+    one that is longer than `most` counts only if there is no other. Requests come as far apart as
+    they did, but the window is so much shorter that those of several hours come together.
     """
     if len(trace) <= most:
         return trace
-    sessions = defaultdict[int, list[int]](list)
-    for row, name in enumerate(trace.clients or _sessions(trace)):
+    sessions = defaultdict[tuple[int, int], list[int]](list)
+    for row, name in enumerate(
+        _clients_by_window(trace) or ((each, 0) for each in _sessions(trace))
+    ):
         sessions[name].append(row)
     names = sorted(sessions)
     random.Random(seed).shuffle(names)  # noqa: S311 - not a secret
@@ -37,8 +39,18 @@ def sampled(trace: Trace, most: int, seed: int) -> Trace:
     for name in names:
         if len(rows) + len(sessions[name]) <= most:
             rows += sessions[name]
+        elif len(rows) > most / 2:
+            # Going on would prefer short sessions.
+            break
     part = trace.select(sorted(rows or sessions[names[0]]))
     return replace(part, seconds=trace.seconds * len(part) / len(trace)).overlaid(1, 0.0)
+
+
+def _clients_by_window(trace: Trace) -> list[tuple[int, int]] | None:
+    if trace.clients is None:
+        return None
+    windows = (int(arrival / WINDOW) for arrival in trace.arrivals)
+    return list(zip(trace.clients, windows, strict=True))
 
 
 def load_sample(trace: Trace) -> LoadSample:

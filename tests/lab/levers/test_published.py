@@ -1,0 +1,63 @@
+"""The ladders of the documents."""
+
+from xml.etree import ElementTree
+
+import pytest
+
+from ladders import committed, figure
+from ladders_page import PAGE, page, today_table
+from tessera_lab.levers.figure import LadderFigure
+from tessera_lab.levers.lever import LeverId, levers
+from tessera_lab.levers.picture import draw_ladders
+from tessera_lab.levers.published import LOADS, MODELS, gpu_prices
+
+FIGURES = {figure.name: figure for figure in committed()}
+
+
+def test_every_model_has_a_ladder_for_every_load() -> None:
+    assert set(FIGURES) == {f"{model}, {load}" for model in MODELS for load in LOADS}
+
+
+def test_a_ladder_computed_anew_is_the_recorded_one() -> None:
+    assert figure("8B", "code") == FIGURES["8B, code"]
+
+
+@pytest.mark.parametrize("ladder", FIGURES.values(), ids=FIGURES.keys())
+def test_a_recorded_ladder_has_every_lever_in_order_and_falls(ladder: LadderFigure) -> None:
+    assert [rung.lever for rung in ladder.rungs] == list(LeverId)
+    before = ladder.baseline
+    for rung in ladder.rungs:
+        if rung.used:
+            assert rung.after.per_month <= before.per_month or not before.keeps_slo
+            before = rung.after
+    assert ladder.reached == pytest.approx(ladder.baseline.per_month / before.per_month, abs=0.01)
+    assert ladder.reached >= ladder.reached_today
+
+
+def test_prices_are_of_one_provider() -> None:
+    prices = gpu_prices()
+    assert "NVIDIA-L40S" not in prices
+    assert all(each.spot < each.reserved < each.on_demand for each in prices.values())
+
+
+def test_the_picture_names_every_lever_and_what_is_not_offered() -> None:
+    picture = draw_ladders([*FIGURES.values()], columns=2)
+    texts = [
+        each.text or ""
+        for each in ElementTree.fromstring(picture).iter()  # noqa: S314 - it is our own
+        if each.tag.endswith("text")
+    ]
+    for lever in LeverId:
+        assert texts.count(levers()[lever].title) == len(FIGURES)
+    assert "not offered today" in texts
+    assert texts.count("Product of the single factors") == len(FIGURES)
+    assert any(text.endswith(", not offered") for text in texts)
+
+
+def test_the_page_and_the_readme_mark_what_is_not_offered() -> None:
+    text = page()
+    for lever in LeverId:
+        entry = levers()[lever]
+        assert f"| {entry.title}{'' if entry.offered else ' (not offered)'} |" in text
+    assert "Not offered today: files of 4 bits" in today_table()
+    assert PAGE == "docs/ladders.md"
