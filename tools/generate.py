@@ -18,6 +18,7 @@ import bounds_page
 import claims_pages
 import engine_differences
 import gateway_openapi
+import ladders_page
 import routes_page
 import takeovers
 from alerts import GROUPS as ALERT_GROUPS
@@ -80,6 +81,9 @@ def generated() -> dict[str, str]:
     files[f"{CHART}/rules/alerts.yaml"] = _alert_rules()
     files[ALERTS_PAGE] = _alerts_page()
     files |= claims_pages.pages()
+    files[ladders_page.PAGE] = ladders_page.page()
+    files[ladders_page.PICTURE] = ladders_page.picture()
+    files["README.md"] = _with_part("README.md", "levers", ladders_page.today_table())
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
 

@@ -16,6 +16,7 @@ from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
 from tessera_lab.levers.lever import levers
 from tessera_lab.levers.ranking import DRAWS, RankedLever
 
+_CENT = 0.01
 _LADDER_HEADS = ("LEVER", "NOW", "ALONE", "HERE", "LAST", "/MONTH", "/MTOK", "TTFT", "TPOT", "NOTE")
 _NEXT_HEADS = (
     *("LEVER", "SAVES/MONTH", "SHARE", "CONFIDENCE", "RISK", "EFFORT", "GATE", "TODAY", "PAYBACK"),
@@ -138,8 +139,10 @@ def _next_row(advice: Advice, row: RankedLever) -> tuple[str, ...]:
 
 def _limits(report: LeverReport) -> Iterator[str]:
     advice, assumed = report.advice, report.scenario.case.assumptions
+    if not advice.present.keeps_slo:
+        yield "At no load of this trace a replica keeps the SLO: it is loaded as if users waited"
     for lever, saving in advice.savings.items():
-        if saving <= 0:
+        if saving < -_CENT:
             yield f"{lever} would cost {-saving:,.2f} more a month"
     for unknown in advice.unknown:
         yield f"Not computed: {unknown.lever} ({unknown.obstacle}): {unknown.message}"

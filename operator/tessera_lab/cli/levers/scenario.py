@@ -152,16 +152,16 @@ def _in_use(case: ServiceCase, file: FleetFile) -> Iterator[LeverId]:
 
 
 def _notes(trace: Trace, part: Trace, longest: int) -> Iterator[str]:
-    too_long = len(trace) - len(trace.fitting(longest))
-    if too_long:
+    fitting = len(trace.fitting(longest))
+    if fitting < len(trace):
         yield (
-            f"{counted(too_long, 'request')} longer than {counted(longest, 'token')} are not "
-            "played, and count as others"
+            f"Longer than {counted(longest, 'token')}, and not played: "
+            f"{counted(len(trace) - fitting, 'request')}; the demand has them"
         )
-    if len(part) < len(trace) - too_long:
+    if len(part) < fitting:
         yield (
-            f"Played: {counted(len(part), 'request')} of {len(trace)}, in whole sessions; the "
-            "demand is that of all"
+            f"Played: {len(part)} of {counted(fitting, 'request')}, in whole sessions; the demand "
+            "is that of all"
         )
     if trace.seconds < _DAY:
         yield (
