@@ -67,8 +67,8 @@ def _conditions() -> Iterator[str]:
     )
     yield (
         f"- **A replica** carries at most {MOST_USE:.0%} of what it computes while all requests "
-        f"wait, less where P95 of TTFT would be above {slo.ttft_p95.total_seconds():g} s or that of "
-        f"TPOT above {slo.itl_p95.total_seconds() * 1e3:.0f} ms, which class `Standard` promises. "
+        "wait, less where P95 of TTFT or TPOT would be above what class `Standard` promises: "
+        f"{slo.ttft_p95.total_seconds():g} s and {slo.itl_p95.total_seconds() * 1e3:.0f} ms. "
         "Its scheduler limits are those that the operator sets, or those of the engine if it "
         "carries more with them."
     )

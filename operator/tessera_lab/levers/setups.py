@@ -241,8 +241,8 @@ def _static_setup(demand: Demand, hardware: Hardware) -> EngineSetup:
         kv_cache=KvCache.CONTIGUOUS,
         max_model_len=demand.max_model_len,
     )
-    held = single.memory.kv_tokens // single.max_model_len
-    return replace(single, static_batch=max(1, min(STATIC_BATCH, held)))
+    most = single.memory.kv_tokens // single.max_model_len
+    return replace(single, static_batch=max(1, min(STATIC_BATCH, most)))
 
 
 def _scheduler_limits(demand: Demand, hardware: Hardware) -> tuple[int, int]:

@@ -54,9 +54,9 @@ def costs_of(
 
     def measure(setup: EngineSetup) -> ReplicaRate:
         saturated = rate(setup) / 0.8
-        kept = setup.static_batch is None if keeps is None else keeps(setup)
+        within = setup.static_batch is None if keeps is None else keeps(setup)
         return ReplicaRate(
-            rate=rate(setup), saturated=saturated, keeps_slo=kept, ttft=0.5, tpot=0.02
+            rate=rate(setup), saturated=saturated, keeps_slo=within, ttft=0.5, tpot=0.02
         )
 
     return MonthlyCosts(replace(CASE, **changes), measure)

@@ -1,5 +1,7 @@
 """A month's cost with a set of levers, by hand."""
 
+from typing import Any
+
 import pytest
 
 from tessera_lab.engine.setup import DEFAULT_MAX_NUM_BATCHED_TOKENS, EngineSetup
@@ -77,7 +79,7 @@ def test_the_price_of_a_million_tokens_counts_all_answers() -> None:
     assert month.usd_per_million == pytest.approx(month.usd / month.million_tokens)
 
 
-LACKING = {
+LACKING: dict[LeverId, tuple[dict[str, Any], Obstacle]] = {
     LeverId.PREFIX_CACHE: (
         {"load": LoadSample(name="plain", requests=CASE.load.requests)},
         Obstacle.NO_PREFIXES,

@@ -58,7 +58,7 @@ def test_a_replica_gets_whole_sessions_of_a_recorded_load_at_their_times() -> No
     part = RECORDED.at(0.25)
     assert len(part) == pytest.approx(100, abs=2)
     assert {each.at for each in part} <= {each.at for each in RECORDED.requests}
-    assert all(one.request.id % 2 == 0 for one in part[::2])
+    assert all(each.request.id % 2 == 0 for each in part[::2])
 
 
 def test_a_recorded_load_that_is_too_small_for_a_replica_comes_faster() -> None:

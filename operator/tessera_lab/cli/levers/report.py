@@ -7,10 +7,10 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from tessera.api.text import counted
+from tessera.cli.numbers import format_seconds
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
 from tessera_lab.cli.levers.scenario import LeverScenario
-from tessera_lab.cli.numbers import format_seconds
 from tessera_lab.levers.advice import Advice
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
 from tessera_lab.levers.lever import levers
@@ -52,17 +52,18 @@ def as_table(report: LeverReport) -> Output:
 def _head(report: LeverReport) -> Iterator[str]:
     scenario, present = report.scenario, month_figure(report.advice.present)
     trace, case, currency = scenario.trace, scenario.case, scenario.file.currency
+    load = case.load
     yield (
         f"Trace {trace.name}: {counted(len(trace), 'request')} in {trace.seconds / 3600:.2f} h, on "
-        f"average {case.load.input_tokens:.0f} tokens in and {case.load.output_tokens:.0f} out"
+        f"average {load.input_tokens:.0f} input and {load.output_tokens:.0f} output tokens"
     )
     yield (
         f"InferenceService/{scenario.file.objects.service.ref}: P95 of TTFT "
         f"{format_seconds(case.objectives.ttft)}, of TPOT {format_seconds(case.objectives.tpot)}"
     )
     yield (
-        f"Today: {present.setup}; {present.mean_replicas:.1f} replicas on average, up to "
-        f"{present.peak_replicas}; {present.per_month:,.2f} {currency} a month, "
+        f"Today: {present.setup}; replicas: {present.mean_replicas:.1f} on average, "
+        f"{present.peak_replicas} at most; {present.per_month:,.2f} {currency} a month, "
         f"{present.per_million_tokens:.2f} per million output tokens; SLO "
         f"{'kept' if present.keeps_slo else 'missed'}"
     )

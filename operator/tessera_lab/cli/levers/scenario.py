@@ -10,11 +10,11 @@ from types import SimpleNamespace
 from tessera.api.inference_service import ModelShape
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.numbers import bounded
 from tessera.cli.output import writable_file
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.placement.checks import max_model_len, shape_of
-from tessera_lab.cli.numbers import bounded
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.scenario import recorded_trace
 from tessera_lab.fleet.sizing import widest_bounds
