@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ladders import committed
 from tessera.api.service_class import BUILT_IN_CLASSES
-from tessera_lab.levers.case import LeverAssumptions
+from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, RungFigure
 from tessera_lab.levers.lever import Lever, SavingRange, levers, source_orders
 from tessera_lab.levers.picture import draw_ladders

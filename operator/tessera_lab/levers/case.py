@@ -1,4 +1,4 @@
-"""A model under a load, the hardware that there is, and what is assumed of the load."""
+"""A model under a load, and the hardware that there is."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,25 +6,8 @@ from dataclasses import dataclass, field
 from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera_lab.fleet.prices import GpuPrices
+from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.replica_rate import LatencyObjectives, LoadSample
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeverAssumptions:
-    """What no measurement of a load says; each share is from 0 to below 1."""
-
-    hit_share: float = 0.34
-    """Requests that a response cache answers: `course` L9. 0.20 to 0.40 are quoted elsewhere."""
-    small_share: float = 0.5
-    """Requests that a small model answers: `engineering` L560; `management` L117 says 0.85."""
-    batch_share: float = 0.1
-    """Requests for which nobody waits. No source has a figure."""
-    wasted: float = 0.1
-    """Work on spot nodes that interruptions waste, as in `tessera mix`."""
-    temperature: float = 0.7
-    """Sampling temperature, by which drafted tokens are accepted."""
-    engineer_hour: float = 100.0
-    """Price of an hour of operation. No source has a figure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,8 @@ from tessera_lab.engine.setup import BLOCK_TOKENS
 from tessera_lab.fleet.capacity_mix import prices_by_tier
 from tessera_lab.fleet.generators import DAY, daily_wave
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
-from tessera_lab.levers.case import LeverAssumptions, ServiceCase
+from tessera_lab.levers.assumptions import LeverAssumptions
+from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.ladder import Ladder, MonthlyCosts, climb
 from tessera_lab.levers.replica_rate import LatencyObjectives, LoadSample
 from tessera_lab.load.lengths import LengthDistribution

@@ -10,7 +10,8 @@ from tessera_lab.engine.play import TimedRequest
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.engine.setup import EngineSetup
 from tessera_lab.fleet.prices import GpuPrices
-from tessera_lab.levers.case import LeverAssumptions, ServiceCase
+from tessera_lab.levers.assumptions import LeverAssumptions
+from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.ladder import MonthlyCosts
 from tessera_lab.levers.replica_rate import LatencyObjectives, LoadSample, ReplicaRate
 

@@ -6,7 +6,7 @@ import pytest
 
 from tessera_lab.engine.setup import DEFAULT_MAX_NUM_BATCHED_TOKENS, EngineSetup
 from tessera_lab.fleet.prices import GpuPrices
-from tessera_lab.levers.case import LeverAssumptions
+from tessera_lab.levers.assumptions import LeverAssumptions
 from tessera_lab.levers.ladder import MonthlyCosts
 from tessera_lab.levers.lever import LeverId
 from tessera_lab.levers.replica_rate import LoadSample, ReplicaRate

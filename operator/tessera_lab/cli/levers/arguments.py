@@ -2,7 +2,7 @@
 
 from tessera.cli.options import FILE, INTEGER, Command, option, output_options
 from tessera_lab.cli.simulate.arguments import FLEET_OPTIONS, PART_OPTIONS, TRACE_OPTION
-from tessera_lab.levers.case import LeverAssumptions
+from tessera_lab.levers.assumptions import LeverAssumptions
 
 OUTPUT_FORMATS = ("table", "json")
 _ASSUMED = LeverAssumptions()

@@ -19,7 +19,8 @@ from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.scenario import recorded_trace
 from tessera_lab.fleet.sizing import widest_bounds
 from tessera_lab.fleet.trace import Trace
-from tessera_lab.levers.case import LeverAssumptions, ServiceCase
+from tessera_lab.levers.assumptions import LeverAssumptions
+from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.lever import LeverId
 from tessera_lab.levers.replica_rate import LatencyObjectives
 from tessera_lab.levers.sample import load_sample, sampled, window_rates
