@@ -72,8 +72,11 @@ def most_kibibytes(name: str) -> int:
 
 
 def tables_in(root: Path) -> Iterator[str]:
-    """Yield the names of all tables below `operator/`; the place of one that has no name."""
-    for module in modules(root, "operator"):
+    """Yield the names of all tables of the product; the place of one that has no name.
+
+    Those of the lab last as long as a command of its user.
+    """
+    for module in modules(root, "operator/tessera"):
         if module.path == _DEFINITIONS:
             continue
         name = module.path.removeprefix("operator/").removesuffix(".py").replace("/", ".")
