@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,10 @@ def test_an_output_on_another_volume_is_refused(tmp_path: Path) -> None:
     assert (code, "use the same volume" in said) == (3, True)
 
 
-def test_a_changed_input_is_checked_again_until_rows_were_answered(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [[a_row(8)], [a_row(7), {"custom_id": "no-body"}], []])
+def test_a_changed_input_is_waited_for_once_rows_of_it_were_answered(
+    tmp_path: Path, other: list[dict[str, Any]]
+) -> None:
     claim = _claim(tmp_path)
     assert _check(claim)[0] == 0
     claim.write([a_row(7)])
@@ -135,9 +139,11 @@ def test_a_changed_input_is_checked_again_until_rows_were_answered(tmp_path: Pat
     parts.parts_folder(claim.work).mkdir()
     parts.part_path(claim.work, 0, 1).touch()
     assert _check(claim)[0] == 0
-    claim.write([a_row(8)])
+    claim.write(other)
     code, said = _check(claim)
-    assert (code, "changed after some of its rows were answered" in said) == (3, True)
+    assert (code, "Put the checked file back" in said) == (1, True)
+    claim.write([a_row(7)])
+    assert _check(claim)[0] == 0
 
 
 def test_a_batch_with_paid_rows_whose_status_was_erased_outlives_its_volumes_trouble(

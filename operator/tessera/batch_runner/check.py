@@ -11,8 +11,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tessera.api.text import counted
 from tessera.batch_runner import manifest, parts, publish
+from tessera.batch_runner.checked_input import changed_error
 from tessera.batch_runner.errors import (
     BatchError,
+    InputChangedError,
     RefusedError,
     StorageRefusedError,
     TransientError,
@@ -51,12 +53,15 @@ def check(
         paid = parts.has_parts(paths.work)
         _prepare_work(paths, paid=paid)
         findings, input_bytes, digest = _scan_input(paths.input, served, heartbeat)
+        if paid:
+            _refuse_another_input(paths, input_bytes, digest)
         if findings.fault_count:
             return RefusedError.code, _refusal_report(findings)
-        _save_manifest(paths, _build_manifest(findings, input_bytes, digest))
+        with storage_errors(paths.work, "write the manifest into"):
+            manifest.save(paths.work, _build_manifest(findings, input_bytes, digest))
     except BatchError as error:
-        # An earlier check could use these paths, so the volume has trouble that may pass.
-        trouble = paid and isinstance(error, StorageRefusedError)
+        # An earlier check could use these paths and this input, so the trouble may pass.
+        trouble = paid and isinstance(error, StorageRefusedError | InputChangedError)
         code = TransientError.code if trouble else error.code
         return code, _failure_report(str(error), rows=0)
     valid = {"phase": "check", "ok": True, "rows": findings.rows, "url": findings.url}
@@ -172,12 +177,8 @@ def _build_manifest(findings: ScanFindings, input_bytes: int, digest: str) -> In
     )
 
 
-def _save_manifest(paths: BatchPaths, new_manifest: InputManifest) -> None:
-    # Answers of another input would count as answers of these rows.
-    if parts.has_parts(paths.work) and manifest.load(paths.work).sha256 != new_manifest.sha256:
-        raise RefusedError(
-            f"{paths.input} changed after some of its rows were answered; create another "
-            "BatchInference for the new file"
-        )
-    with storage_errors(paths.work, "write the manifest into"):
-        manifest.save(paths.work, new_manifest)
+def _refuse_another_input(paths: BatchPaths, input_bytes: int, digest: str) -> None:
+    """Raise InputChangedError: answers of another input would count as answers of these rows."""
+    checked = manifest.load(paths.work)
+    if (input_bytes, digest) != (checked.bytes, checked.sha256):
+        raise changed_error(paths.input, checked, input_bytes)

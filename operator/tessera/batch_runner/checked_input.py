@@ -65,7 +65,7 @@ class CheckedInput:
                     or line.content is None
                     or hash(line.content) != self.row_hashes[row]
                 ):
-                    raise _changed_error(self.path, self.manifest, _size(self.file))
+                    raise changed_error(self.path, self.manifest, _size(self.file))
                 if not ledger.is_answered(row):
                     yield PendingRow(number, row, line.content)
 
@@ -77,7 +77,7 @@ class CheckedInput:
                 return
             size, sha256 = _checksum(self.file, heartbeat)
         if (size, sha256) != (self.manifest.bytes, self.manifest.sha256):
-            raise _changed_error(self.path, self.manifest, size)
+            raise changed_error(self.path, self.manifest, size)
         self.file_state = state
 
     def is_replaced(self) -> bool:
@@ -95,11 +95,11 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Che
     try:
         file = open_regular(path)
     except FileNotFoundError as error:
-        raise _changed_error(path, manifest, None) from error
+        raise changed_error(path, manifest, None) from error
     except OSError as error:
         raise storage_error(error, path, "read") from error
     if file is None:
-        raise _changed_error(path, manifest, None)
+        raise changed_error(path, manifest, None)
     try:
         with storage_errors(path, "read"):
             file_state = _file_state(file)
@@ -108,7 +108,7 @@ def verify(path: Path, manifest: InputManifest, heartbeat: WorkHeartbeat) -> Che
                 if line.number <= manifest.rows:
                     row_hashes.append(hash(line.content))
             if (file.tell(), digest.hexdigest()) != (manifest.bytes, manifest.sha256):
-                raise _changed_error(path, manifest, file.tell())
+                raise changed_error(path, manifest, file.tell())
     except BaseException:
         file.close()
         raise
@@ -151,7 +151,8 @@ def _checksum(file: BinaryIO, heartbeat: WorkHeartbeat) -> tuple[int, str]:
     return offset, digest.hexdigest()
 
 
-def _changed_error(path: Path, manifest: InputManifest, size: int | None) -> InputChangedError:
+def changed_error(path: Path, manifest: InputManifest, size: int | None) -> InputChangedError:
+    """Return the error of an input with `size` now, None if it is no file; it says what to do."""
     checked = counted(manifest.bytes, "byte")
     if size is None:
         change = f"it had {checked}, and is no file any more"
