@@ -1,16 +1,16 @@
 """Short formulas behind claims that are arithmetic."""
 
-import math
 from collections.abc import Iterable
 
-_DAYS_PER_MONTH = 30
-_MINUTES_PER_DAY = 24 * 60
+from tessera.domain.economics.forecast import PER_MONTH
+from tessera_lab.levers.lever import stacked_residual
+
 _SECONDS_PER_DAY = 86_400
 
 
 def stacked_saving(savings: Iterable[float]) -> float:
     """Return the saving of levers whose residual costs multiply."""
-    return 1 - math.prod(1 - saving for saving in savings)
+    return 1 - stacked_residual(savings)
 
 
 def missing_saving(residual: float, savings: Iterable[float]) -> float:
@@ -25,7 +25,7 @@ def partition_gain(instance_rates: Iterable[float], single_rate: float) -> float
 
 def monthly_requests(per_minute: float) -> float:
     """Return the requests of a month of 30 days."""
-    return per_minute * _MINUTES_PER_DAY * _DAYS_PER_MONTH
+    return per_minute * PER_MONTH["min"]
 
 
 def usd_per_request(monthly_usd: float, per_minute: float) -> float:

@@ -102,7 +102,7 @@ def _label(error: FactorError) -> str:
 
 
 def _unseparated(usage: MeasuredUsage, error: FactorError) -> str:
-    """Return why it cannot be told which of several factors it was, and what would show it."""
+    """Return why several factors cannot be separated, and what would separate them."""
     if Factor.RETRIES in error.factors:
         reason = "which requests were sent again"
         fix = "senders with keys of their own have fewer requests of equal length"
