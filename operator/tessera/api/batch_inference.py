@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, StringConstraints
 
 from tessera.api.accelerator_pool import Tier
-from tessera.api.inference_service import Context, EngineOptions, Model, Placement, Precision
+from tessera.api.engine_options import EngineOptions
+from tessera.api.inference_service import Context, Model, Placement
 from tessera.api.meta import (
     Amount,
     Conditions,
@@ -21,6 +22,7 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
+from tessera.api.precision import Precision
 
 # A relative path on the claim; no component begins with a dot.
 ClaimPath = Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, StringConstraints, ValidationInfo, model_validator
 
+from tessera.api.engine_options import EngineOptions
 from tessera.api.meta import (
     Amount,
     Conditions,
@@ -15,13 +16,13 @@ from tessera.api.meta import (
     Wire,
     at_most,
     between,
-    matching,
     name_rule,
     rule,
     rules_config,
     text_default,
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
+from tessera.api.precision import Precision
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import (
     BUILT_IN_CLASSES,
@@ -45,17 +46,6 @@ PodLabel = Annotated[
 ServedName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128),
-]
-
-# An address or a wildcard has no letter at the beginning of its last part.
-HostName = Annotated[
-    str,
-    StringConstraints(max_length=253),
-    matching(
-        r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?[.])*[a-z]([-a-z0-9]*[a-z0-9])?$",
-        "must be the name of a host in lower case, such as images.example.org, without wildcard, "
-        "address, scheme or port",
-    ),
 ]
 
 SpeedSource = Literal["Measured", "Table", "Roofline"]
@@ -166,22 +156,6 @@ class Model(Wire):
     shape: ModelShape | None = None
     """Dimensions of the model. Omitted, they come from the built-in catalog of models, or else from
     the model's `config.json`, which a Job in the namespace reads."""
-
-
-class PrecisionVariant(Wire):
-    """Precision in which the answers are acceptable."""
-
-    precision: Literal["fp8"]
-    """`fp8`: the engine quantizes the weights while loading (native on Hopper, weight-only on
-    Ampere)."""
-
-
-class Precision(Wire):
-    """Precisions that the model may run in, besides that of its files."""
-
-    variants: Annotated[tuple[PrecisionVariant, ...], Field(max_length=8)] = ()
-    """Precisions allowed besides that of the checkpoint; the cheapest that fits is used. No
-    precision that changes answers is used unless it is listed here."""
 
 
 _INTERACTIVE = BUILT_IN_CLASSES.interactive
@@ -463,32 +437,6 @@ class Access(Wire):
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of all requests for the model together, through all gateways."""
-
-
-class EngineOptions(Wire):
-    """vLLM version, image and flags."""
-
-    version: Annotated[
-        str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$", max_length=32)
-    ] = "0.32.0"
-    """vLLM version; flags are validated against the table of that version."""
-
-    image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
-    """Image to run instead of `vllm/vllm-openai:v<version>`, for example from a mirror."""
-
-    extra_args: Annotated[
-        tuple[Annotated[str, StringConstraints(min_length=1, max_length=1024)], ...],
-        Field(max_length=64),
-    ] = ()
-    """Additional flags of `vllm serve`. Flags that Tessera sets are rejected with the field that
-    sets them, and so are flags that change memory or speed, such as `--kv-cache-dtype` and
-    `--speculative-config`."""
-
-    # A default would change the shape of all pods.
-    allowed_media_domains: Annotated[tuple[HostName, ...], Field(max_length=32)] | None = None
-    """Hosts from which engines fetch images and clips that a request names by URL, each by its
-    whole name and without redirects, such as `images.example.org`; omitted, none. Requests may
-    always contain them as `data:` URLs."""
 
 
 class Drain(Wire):

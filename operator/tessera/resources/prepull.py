@@ -13,7 +13,7 @@ from itertools import zip_longest
 from kubernetes import client
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
-from tessera.api.inference_service import EngineOptions
+from tessera.api.engine_options import EngineOptions
 from tessera.api.meta import GROUP
 from tessera.api.template_version import Platform
 from tessera.domain.hardware.pools import PoolView

@@ -8,7 +8,8 @@ verbatim, since users search for it. A known remedy comes first.
 import re
 from collections.abc import Sequence
 
-from tessera.api.inference_service import EngineOptions, InferenceServiceSpec, Model
+from tessera.api.engine_options import EngineOptions
+from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
 
