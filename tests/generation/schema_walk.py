@@ -25,6 +25,7 @@ _RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
     "spec.scaling.activity.target": ("0.5", "0.000000001", "1"),
     "spec.scaling.schedules[].cron": ("0 8 * * 1-5", "* * * * *", "0,1-59/2 23 L 12 SUN"),
     "spec.scaling.schedules[].timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
+    "spec.engine.gpuMemoryUtilization": ("0.9", "0.1", "1"),
     "spec.weight": ("2", "0.01", "1000"),
     "spec.timeZone": ("Europe/Berlin", "GMT", "America/Argentina/ComodRivadavia"),
     "spec.mig.maintenanceWindow.timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION
+from tessera.domain.perf.engine_terms import GPU_MEMORY_UTILIZATION
 from tessera.resources import children
 from tessera.resources.defaults import DEFAULTS, Defaults, defaults, newest_version
 from tests.builders import a_service, a_snapshot, plan_of

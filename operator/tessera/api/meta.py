@@ -159,12 +159,32 @@ def matching(pattern: str, words: str) -> _RuledCheck:
     return _RuledCheck(check, rule(f"self.matches('{pattern}')", words))
 
 
+_AMOUNT = r"^[0-9]{1,15}(\.[0-9]{1,9})?$"
 # A decimal number as a string, which keeps it exact where a float would round.
 Amount = Annotated[
     Decimal,
     PlainSerializer(lambda value: format(value, "f"), return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,9})?$", "maxLength": 25}),
+    WithJsonSchema({"type": "string", "pattern": _AMOUNT, "maxLength": 25}),
 ]
+
+
+# A CEL string has no escape of a dot.
+_NUMBER = _AMOUNT.replace(r"\.", "[.]")
+
+
+def amount_between(lowest: str, highest: str) -> _RuledCheck:
+    """Return the annotation of an Amount with two bounds."""
+    message = f"must be a number from {lowest} to {highest}"
+
+    def check(value: Decimal) -> Decimal:
+        if not Decimal(lowest) <= value <= Decimal(highest):
+            raise ValueError(message)
+        return value
+
+    bounds = f"double(self) >= {float(lowest)} && double(self) <= {float(highest)}"
+    expression = f"self.matches('{_NUMBER}') && {bounds}"
+    return _RuledCheck(check, rule(expression, message))
+
 
 # A DNS label, as Kubernetes names objects.
 DnsLabel = Annotated[

@@ -390,6 +390,26 @@ SIZE = Command(
         type=click.Choice(("auto", "fp8")),
         default="auto",
     ),
+    option(
+        "--max-num-seqs",
+        "concurrent requests of a replica (default: the most within the SLO)",
+        **INTEGER,
+    ),
+    option(
+        "--max-num-batched-tokens",
+        "tokens of one engine step (default: the best within the SLO)",
+        **INTEGER,
+    ),
+    option(
+        "--gpu-memory-utilization",
+        "share of each device's memory for the engine (default: 0.92)",
+        metavar="SHARE",
+    ),
+    option(
+        "--block-size",
+        "tokens of a block of the KV cache (default: 16)",
+        type=click.Choice(("16", "32", "64", "128")),
+    ),
     option("--draft", "a draft model for speculative decoding", metavar="MODEL"),
     option("--adapters", "slots for LoRA adapters", **INTEGER, default=0),
     option("--rank", "rank of the adapters", metavar="R", type=int, default=16),

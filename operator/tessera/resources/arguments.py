@@ -1,8 +1,10 @@
 """The command line of the engine."""
 
 import math
+from collections.abc import Iterator
 from datetime import timedelta
 
+from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
 from tessera.domain.model.names import folder_of
@@ -15,6 +17,8 @@ from tessera.resources.defaults import Defaults
 MODELS = "/models"
 # Parent of the mount paths of `pvc://` adapters.
 ADAPTERS = "/adapters"
+# Mount path of the chat template of a ConfigMap, and its name there.
+CHAT_TEMPLATE, CHAT_TEMPLATE_FILE = "/chat-template", "template.jinja"
 # An engine without any allowed host fetches media from all. No host has this name (RFC 2606).
 _NO_HOST = "media.invalid"
 
@@ -32,7 +36,7 @@ def arguments(
         f"--max-model-len={fit.max_model_len}",
         f"--max-num-seqs={fit.limits.max_num_seqs}",
         f"--max-num-batched-tokens={fit.limits.max_num_batched_tokens}",
-        f"--gpu-memory-utilization={defaults.gpu_memory_utilization}",
+        f"--gpu-memory-utilization={_memory_share(spec.engine, defaults)}",
         f"--tensor-parallel-size={fit.hardware.devices}",
         "--scheduling-policy=priority",
         f"--shutdown-timeout={whole_seconds(spec.drain.timeout)}",
@@ -44,7 +48,40 @@ def arguments(
         args.append(f"--revision={spec.model.revision}")
     if fit.precision:
         args.append(f"--quantization={fit.precision}")
-    return [*args, *_adapters(spec.model), *spec.engine.extra_args]
+    return [*args, *_adapters(spec.model), *_options(spec.engine), *spec.engine.extra_args]
+
+
+def _memory_share(engine: EngineOptions, defaults: Defaults) -> str:
+    share = engine.gpu_memory_utilization
+    return str(defaults.gpu_memory_utilization) if share is None else format(share, "f")
+
+
+def _options(engine: EngineOptions) -> Iterator[str]:
+    """Yield the flags of the options that are set and that sizing has no part in."""
+    if engine.kv_cache_dtype not in (None, "Auto"):
+        yield f"--kv-cache-dtype={engine.kv_cache_dtype}"
+    if engine.block_size is not None:
+        yield f"--block-size={engine.block_size}"
+    if engine.kv_offload is not None:
+        yield f"--kv-offloading-size={engine.kv_offload.gib}"
+    yield from _switch("enable-chunked-prefill", engine.chunked_prefill)
+    yield from _switch("enable-prefix-caching", engine.prefix_caching)
+    yield from _switch("enable-expert-parallel", engine.expert_parallel)
+    if engine.reasoning_parser is not None:
+        yield f"--reasoning-parser={engine.reasoning_parser}"
+    if engine.tool_call_parser is not None:
+        yield "--enable-auto-tool-choice"
+        yield f"--tool-call-parser={engine.tool_call_parser}"
+    if engine.chat_template is not None:
+        yield f"--chat-template={CHAT_TEMPLATE}/{CHAT_TEMPLATE_FILE}"
+    backend = engine.structured_outputs_backend
+    if backend not in (None, "Auto"):
+        yield f"--structured-outputs-config.backend={backend}"
+
+
+def _switch(flag: str, value: bool | None) -> Iterator[str]:
+    if value is not None:
+        yield f"--{flag}" if value else f"--no-{flag}"
 
 
 def _adapters(model: Model) -> list[str]:

@@ -11,7 +11,14 @@ from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.resources import platform as surroundings
-from tessera.resources.arguments import ADAPTERS, MODELS, arguments, pvc_claim_name
+from tessera.resources.arguments import (
+    ADAPTERS,
+    CHAT_TEMPLATE,
+    CHAT_TEMPLATE_FILE,
+    MODELS,
+    arguments,
+    pvc_claim_name,
+)
 from tessera.resources.defaults import Defaults, defaults
 
 HEALTH = client.V1HTTPGetAction(path="/health", port="http")
@@ -48,13 +55,16 @@ class EngineTemplate:
     def _shm_mib(self) -> int:
         """Return the shared memory: tensor parallel ranks communicate through it."""
         is_single = self.choice.fit.hardware.devices == 1
-        return self.rules.shm_mib if is_single else self.rules.shm_parallel_mib
+        offload = self.spec.engine.kv_offload
+        # Offloaded cache is shared memory too, so that all ranks reach it.
+        offload_mib = 0 if offload is None else offload.gib * 1024
+        return offload_mib + (self.rules.shm_mib if is_single else self.rules.shm_parallel_mib)
 
     def container(self) -> client.V1Container:
         """Return a vLLM container with startup and liveness probes."""
         hardware, platform = self.choice.fit.hardware, self.version.platform
         devices = {hardware.resource: str(hardware.devices)}
-        # Process, shared memory, and a tenth of the weights during loading.
+        # Process, shared memory with offloaded cache, and a tenth of the weights during loading.
         host_mib = self.rules.host_mib + self._shm_mib + self._weights_mib // 10
         requests = {"cpu": str(2 * hardware.devices), "memory": f"{host_mib}Mi", **devices}
         return client.V1Container(
@@ -91,6 +101,7 @@ class EngineTemplate:
             empty_volume("cache"),
             empty_volume("tmp"),
             *([models] if models else ()),
+            *_chat_template_volumes(self.spec),
             *(
                 claim_volume(f"adapter-{adapter.name}", claim, read_only=True)
                 for adapter in model.adapters
@@ -147,6 +158,20 @@ def claim_volume(name: str, claim: str, *, read_only: bool | None = None) -> cli
     return client.V1Volume(name=name, persistent_volume_claim=source)
 
 
+def _chat_template_volumes(spec: InferenceServiceSpec) -> list[client.V1Volume]:
+    if spec.engine.chat_template is None:
+        return []
+    template = spec.engine.chat_template.config_map_key_ref
+    # A pod whose volume lacks its key hangs without a word in its status; the variable with the
+    # same key reports it.
+    source = client.V1ConfigMapVolumeSource(
+        name=template.name,
+        items=[client.V1KeyToPath(key=template.key, path=CHAT_TEMPLATE_FILE)],
+        optional=True,
+    )
+    return [client.V1Volume(name="chat-template", config_map=source)]
+
+
 def empty_volume(
     name: str, *, medium: str | None = None, size_limit: str | None = None
 ) -> client.V1Volume:
@@ -175,7 +200,17 @@ def _environment(spec: InferenceServiceSpec, version: PodTemplateVersion) -> lis
         for env_var in surroundings.environment(version.platform)
         if env_var.name not in names
     ]
-    return [*base, *token(spec), *platform_env, *service_env]
+    return [*base, *token(spec), *_chat_template(spec), *platform_env, *service_env]
+
+
+def _chat_template(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
+    """Return a variable without which the container is not created; nothing reads it."""
+    if spec.engine.chat_template is None:
+        return []
+    template = spec.engine.chat_template.config_map_key_ref
+    key = client.V1ConfigMapKeySelector(name=template.name, key=template.key)
+    source = client.V1EnvVarSource(config_map_key_ref=key)
+    return [client.V1EnvVar(name="TESSERA_CHAT_TEMPLATE", value_from=source)]
 
 
 def token(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
@@ -210,4 +245,8 @@ def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
         for adapter in spec.model.adapters
         if pvc_claim_name(adapter.uri) is not None
     ]
+    if spec.engine.chat_template is not None:
+        mounts.append(
+            client.V1VolumeMount(name="chat-template", mount_path=CHAT_TEMPLATE, read_only=True)
+        )
     return mounts

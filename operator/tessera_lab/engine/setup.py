@@ -1,6 +1,6 @@
 """One engine on one replica, by the options that a user can run."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from tessera.api.inference_service import ModelShape
@@ -8,6 +8,7 @@ from tessera.api.text import counted
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.perf.footprint import KvBits
 from tessera.domain.sizing.precision import ALTERNATIVES, mismatch_reason, unsupported_reason
 from tessera.domain.sizing.sizing import (
@@ -89,16 +90,13 @@ class EngineSetup:
             self.shape,
             self.precision,
             self.hardware,
+            self._terms,
             context=self.max_model_len,
-            draft=self.draft,
-            kv_bits=self.kv_bits,
         )
 
     @property
     def step_time(self) -> perf.StepTime:
-        step = perf.step_time(self.shape, self.precision, self.hardware)
-        # The prediction reads 16 bits.
-        return replace(step, kv_token=step.kv_token * self.kv_bits / 16)
+        return perf.step_time(self.shape, self.precision, self.hardware, self._terms)
 
     @property
     def limits(self) -> EngineLimits:
@@ -197,6 +195,10 @@ class EngineSetup:
                     f"{self.max_model_len}, the static batch has {self.static_batch}: lower either"
                 )
         return None
+
+    @property
+    def _terms(self) -> EngineTerms:
+        return EngineTerms(kv_bits=self.kv_bits, draft=self.draft)
 
     @property
     def _draft_tokens(self) -> int:

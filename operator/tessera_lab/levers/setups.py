@@ -10,6 +10,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
@@ -177,7 +178,7 @@ def _demand(case: ServiceCase, levers: Set[LeverId], shape: ModelShape) -> Deman
         output_tokens=max(1, round(load.output_tokens)),
         ttft=timedelta(seconds=objectives.ttft),
         inter_token=timedelta(seconds=objectives.tpot),
-        draft=case.draft if LeverId.SPECULATION in levers else None,
+        engine=EngineTerms(draft=case.draft if LeverId.SPECULATION in levers else None),
     )
 
 
@@ -224,7 +225,7 @@ def _setup(
         prefix_cache=LeverId.PREFIX_CACHE in levers,
         shared_tokens=case.load.shared_tokens,
         speculation=_speculation(case, demand, hardware),
-        draft=demand.draft,
+        draft=demand.engine.draft,
         max_model_len=demand.max_model_len,
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
@@ -247,7 +248,7 @@ def _static_setup(demand: Demand, hardware: Hardware) -> EngineSetup:
 
 def _scheduler_limits(demand: Demand, hardware: Hardware) -> tuple[int, int]:
     """Return the limits that the operator would set, or the engine's where none keep the SLO."""
-    drafted = 1 if demand.draft is None else 1 + DRAFT_TOKENS
+    drafted = 1 if demand.engine.draft is None else 1 + DRAFT_TOKENS
     sequences, tokens = DEFAULT_MAX_NUM_SEQS, DEFAULT_MAX_NUM_BATCHED_TOKENS
     sizing = size(demand, hardware)
     if isinstance(sizing, ReplicaFit):
@@ -257,9 +258,10 @@ def _scheduler_limits(demand: Demand, hardware: Hardware) -> tuple[int, int]:
 
 
 def _speculation(case: ServiceCase, demand: Demand, hardware: Hardware) -> Speculation | None:
-    if demand.draft is None:
+    draft = demand.engine.draft
+    if draft is None:
         return None
-    cost = draft_cost(demand.draft, demand.shape, demand.precision, hardware)
+    cost = draft_cost(draft, demand.shape, demand.precision, hardware)
     return Speculation.at_temperature(
         case.assumptions.temperature, draft_tokens=DRAFT_TOKENS, draft_cost=cost
     )

@@ -6,6 +6,7 @@ import pytest
 
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing import prices
 from tessera.domain.sizing import table as size_table
 from tessera.domain.sizing.precision import caveat, mismatch_reason, unsupported_reason
@@ -217,8 +218,8 @@ def test_heads_that_cannot_be_divided_are_reported_with_the_numbers_that_can() -
 def test_a_cache_at_eight_bits_holds_twice_the_tokens() -> None:
     place = whole_gpu_hardware(products()[H100], 1)
     plain, small = (
-        plan_device_memory(models()[B8], None, place, context=8192, kv_bits=bits).kv_tokens
-        for bits in (16, 8)
+        plan_device_memory(models()[B8], None, place, terms, context=8192).kv_tokens
+        for terms in (EngineTerms(), EngineTerms(kv_bits=8))
     )
     assert small == pytest.approx(2 * plain, abs=64)
 
@@ -226,7 +227,8 @@ def test_a_cache_at_eight_bits_holds_twice_the_tokens() -> None:
 def test_a_draft_model_takes_weights_and_cache_beside_the_model() -> None:
     place = whole_gpu_hardware(products()[H100], 1)
     alone = plan_device_memory(models()[B8], None, place, context=8192)
-    both = plan_device_memory(models()[B8], None, place, context=8192, draft=models()[B1])
+    drafting = EngineTerms(draft=models()[B1])
+    both = plan_device_memory(models()[B8], None, place, drafting, context=8192)
     draft_mib = both.reserve_mib - alone.reserve_mib
     assert draft_mib == pytest.approx(1235814400 * 2 / 2**20, abs=1)
     assert both.kv_tokens == pytest.approx(both.cache_mib * 2**20 / (131_072 + 32_768), abs=32)
@@ -252,7 +254,7 @@ def test_long_requests_of_a_model_with_windows_need_less_than_every_token() -> N
 
 
 def test_the_cache_counts_whole_blocks_and_keeps_one() -> None:
-    kv_cache = DeviceKvCache(shape=models()[B8], draft=None, devices=1, kv_bits=16)
+    kv_cache = DeviceKvCache(shape=models()[B8], devices=1)
     block = 16 * 131_072
     assert kv_cache.tokens(10 * block, None) == 9 * 16
     assert kv_cache.tokens(10 * block, 64) == 9 * 16
@@ -262,6 +264,9 @@ def test_the_cache_counts_whole_blocks_and_keeps_one() -> None:
 def test_a_planned_cache_is_near_what_an_engine_logged() -> None:
     # Llama 3 8B on an H100 of 79.22 GiB at 0.90: 53.29 GiB of cache (vLLM pull request 10511).
     plan = plan_device_memory(
-        models()[B8], None, whole_gpu_hardware(products()[H100], 1, 81_121), 0.90
+        models()[B8],
+        None,
+        whole_gpu_hardware(products()[H100], 1, 81_121),
+        EngineTerms(gpu_memory_utilization=0.90),
     )
     assert plan.cache_mib / 1024 == pytest.approx(53.29, rel=0.05)

@@ -3,7 +3,7 @@
 import difflib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 from pydantic import TypeAdapter, ValidationError
 
+from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import ModelShape, Slo
 from tessera.api.meta import Duration
 from tessera.api.text import counted
@@ -19,7 +20,7 @@ from tessera.domain.hardware.gpu_catalog import Product, models, nearest_product
 from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
-from tessera.domain.perf.footprint import KvBits
+from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
 from tessera.domain.price_files import PriceError
 from tessera.domain.sizing import precision, prices, tensor_parallel
 from tessera.domain.sizing.lora import RANKS, slots_mib
@@ -150,7 +151,6 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
     answer = min(arguments.output_tokens, max(1, length // 2))
     ttft, itl = _parse_slo(arguments.slo)
     adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
-    bits: KvBits = 8 if arguments.kv_cache_dtype == "fp8" else 16
     return Demand(
         shape=shape,
         precision=None,
@@ -160,9 +160,29 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
         ttft=ttft,
         inter_token=itl,
         adapters_mib=adapters_mib,
-        draft=None if arguments.draft is None else known_model(arguments.draft, "--draft"),
-        kv_bits=bits,
+        engine=_requested_terms(arguments),
     )
+
+
+def _requested_terms(arguments: SimpleNamespace) -> EngineTerms:
+    """Return the terms of an engine with these options, by the rules of `spec.engine`."""
+    options = {
+        "kv_cache_dtype": arguments.kv_cache_dtype.replace("auto", "Auto"),
+        "max_num_seqs": arguments.max_num_seqs,
+        "max_num_batched_tokens": arguments.max_num_batched_tokens,
+        "gpu_memory_utilization": arguments.gpu_memory_utilization,
+        "block_size": arguments.block_size and int(arguments.block_size),
+    }
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        terms = engine_terms(EngineOptions(**given))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        name = str(fault["loc"][0])
+        option = "".join(f"-{each.lower()}" if each.isupper() else each for each in name)
+        raise CommandError(f"--{option} {fault['input']}: {fault['msg']}") from None
+    draft = None if arguments.draft is None else known_model(arguments.draft, "--draft")
+    return replace(terms, draft=draft)
 
 
 def _supported_rank(rank: int) -> int:

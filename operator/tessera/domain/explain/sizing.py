@@ -12,7 +12,7 @@ from tessera.domain.placement.placement import HardwareChoice, hardware_candidat
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.sizing.oversized import oversize_message
 from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
-from tessera.domain.sizing.sizing import GPU_MEMORY_UTILIZATION, ReplicaFit, size
+from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera.domain.speed.measurements import corrected_rate
 
 _SOURCES = {
@@ -71,7 +71,8 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
         ("reserve", f"{memory.reserve_mib} MiB for activations, workspaces and CUDA graphs"),
         (
             "memory",
-            f"{fit.hardware.memory_mib} MiB x {GPU_MEMORY_UTILIZATION} = {memory.usable_mib} MiB",
+            f"{fit.hardware.memory_mib} MiB x {demand.engine.gpu_memory_utilization} = "
+            f"{memory.usable_mib} MiB",
         ),
         (
             "KV cache",

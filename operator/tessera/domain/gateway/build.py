@@ -32,6 +32,7 @@ from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, step_time
+from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 
@@ -280,7 +281,8 @@ def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTim
     shape = shape_of(spec) if spec is not None else None
     if spec is None or shape is None or variant.hardware is None:
         return None
-    predicted = step_time(shape, variant.precision, variant.hardware)
+    terms = engine_terms(spec.engine)
+    predicted = step_time(shape, variant.precision, variant.hardware, terms)
     ratio = measured_ratio(service.status.speed, spec.model.uri, pod.variant)
     return predicted if ratio is None else predicted.scaled(ratio, "Measured")
 

@@ -55,6 +55,16 @@ def hidden_size(shape: ModelShape) -> int:
     return shape.hidden_size or shape.attention_heads * shape.head_dim
 
 
+def feed_forward(shape: ModelShape, parameters: int) -> int:
+    """Return the width between the feed-forward matrices, which hold the rest of so many weights.
+
+    The shape has none of its own; embeddings count as feed-forward weights.
+    """
+    hidden = hidden_size(shape)
+    attention = 2 * hidden * (shape.attention_heads + shape.kv_heads) * shape.head_dim
+    return max(0, -(-parameters // shape.layers) - attention) // (3 * hidden)
+
+
 def active_parameters(shape: ModelShape) -> int:
     """Return the number of weights that compute one token: no input embedding, no idle experts."""
     return (shape.active_parameters or shape.parameters) - _input_embedding(shape)

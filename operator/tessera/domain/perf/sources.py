@@ -1,12 +1,13 @@
 """The choice of a speed source: measured in this cluster, else the table, else the roofline."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from tessera.api.inference_service import ModelShape, SpeedStatus
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
+from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.roofline import arithmetic, roofline
 from tessera.domain.perf.step import StepTime
 from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
@@ -57,10 +58,14 @@ def step_time(
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
+    engine: EngineTerms = DEFAULT_TERMS,
     measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> StepTime:
     """Return the step time of a model on one replica's hardware; `source` says how it is known."""
     predicted = predict_step_time(shipped_speed_table(), shape, precision, hardware)
+    if engine.kv_bits != 16:
+        # The prediction reads 16 bits.
+        predicted = replace(predicted, kv_token=predicted.kv_token * engine.kv_bits / 16)
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted

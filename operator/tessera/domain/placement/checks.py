@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.facts import is_older, known_versions, version_facts
+from tessera.domain.vllm.facts import EngineFacts, is_older, known_versions, version_facts
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
@@ -29,24 +29,35 @@ RESERVED = {
     "enable_lora": "spec.model.adapters",
     "enable_mfu_metrics": "Tessera",
     "enable_server_load_tracking": "Tessera",
-    "gpu_memory_utilization": "Tessera",
+    "block_size": "spec.engine.blockSize",
+    "chat_template": "spec.engine.chatTemplate",
+    "enable_auto_tool_choice": "spec.engine.toolCallParser",
+    "enable_chunked_prefill": "spec.engine.chunkedPrefill",
+    "enable_expert_parallel": "spec.engine.expertParallel",
+    "enable_prefix_caching": "spec.engine.prefixCaching",
+    "gpu_memory_utilization": "spec.engine.gpuMemoryUtilization",
+    "kv_cache_dtype": "spec.engine.kvCacheDtype",
+    "kv_offloading_size": "spec.engine.kvOffload.size",
     "host": "Tessera",
     "lora_modules": "spec.model.adapters",
     "max_lora_rank": "spec.model.adapters",
     "max_loras": "spec.model.adapters",
     "max_model_len": "spec.context.maxModelLen",
-    "max_num_batched_tokens": "spec.slo",
-    "max_num_seqs": "spec.slo",
+    "max_num_batched_tokens": "spec.engine.maxNumBatchedTokens, or by spec.slo",
+    "max_num_seqs": "spec.engine.maxNumSeqs, or by spec.slo",
     "model": "spec.model.uri",
     "model_tag": "spec.model.uri",
     "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
     "port": "Tessera",
     "quantization": "spec.precision.variants",
+    "reasoning_parser": "spec.engine.reasoningParser",
     "revision": "spec.model.revision",
     "scheduling_policy": "Tessera",
     "served_model_name": "spec.model.servedName",
     "shutdown_timeout": "spec.drain.timeout",
-    "tensor_parallel_size": "Tessera: a replica gets as many GPUs of one node as the model needs",
+    "structured_outputs_config.backend": "spec.engine.structuredOutputsBackend",
+    "tensor_parallel_size": "spec.engine.tensorParallelSize, or by the model's need",
+    "tool_call_parser": "spec.engine.toolCallParser",
 }
 
 # Flags by their vLLM destination that change what sizing, capacity and price assume of an engine,
@@ -55,11 +66,8 @@ UNCOUNTED = {
     "config": "sets flags that only the engine reads",
     "cpu_offload_gb": "keeps weights in CPU memory",
     "decode_context_parallel_size": "splits the KV cache",
-    "enable_expert_parallel": "places experts in another way",
     "enable_sleep_mode": "changes how GPU memory is allocated",
-    "kv_cache_dtype": "changes the size of the KV cache",
     "kv_cache_memory_bytes": "changes the size of the KV cache",
-    "kv_offloading_size": "keeps KV cache in CPU memory",
     "kv_transfer_config": "moves KV cache out of the GPU",
     "nnodes": "spreads a replica over nodes",
     "num_gpu_blocks_override": "changes the size of the KV cache",
@@ -195,13 +203,21 @@ def _refused_flags(
 ) -> Iterator[Denial]:
     """Yield the flags that are refused, by the newest table if the version has none."""
     table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
-    for name in () if table is None else vllm_flags.parse(spec.engine.extra_args, table):
+    for name in () if table is None else _flag_names(spec.engine.extra_args, table):
         if name in refused:
             yield Denial(
                 reason=Accepted.RESERVED_FLAG,
                 field=_EXTRA_ARGS,
                 message=message.format(f"--{name.replace('_', '-')}", refused[name]),
             )
+
+
+def _flag_names(args: Sequence[str], table: EngineFacts) -> Iterator[str]:
+    """Yield the destinations of flags, and after them those of the keys of JSON flags."""
+    for name, value in vllm_flags.parse(args, table).items():
+        yield name
+        if isinstance(value, Mapping):
+            yield from (f"{name}.{key}" for key in value)
 
 
 def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:

@@ -15,6 +15,7 @@ from tessera.domain.incremental import tabulated
 from tessera.domain.money import Money
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
+from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, shape_of
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.scheduler_limits import Demand
@@ -261,7 +262,7 @@ def hardware_candidates(
     length = max_model_len(spec, shape)
     answer = min(spec.context.typical_output_tokens, max(1, length // 2))
     prompt = min(spec.context.typical_input_tokens, length - answer)
-    adapters = spec.model.adapters
+    engine, adapters = engine_terms(spec.engine), spec.model.adapters
     adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
     demands = [
         Demand(
@@ -273,6 +274,7 @@ def hardware_candidates(
             ttft=spec.slo.ttft_p95,
             inter_token=spec.slo.itl_p95,
             adapters_mib=adapters_mib,
+            engine=engine,
         )
         for precision in (None, *(variant.precision for variant in spec.precision.variants))
     ]
@@ -280,6 +282,7 @@ def hardware_candidates(
         HardwareCandidate(offer=offer, demand=demand, fit=_tabulated_size(demand, offer.hardware))
         for offer in offers
         if can_shard(shape, offer.hardware.devices)
+        and engine.devices in (None, offer.hardware.devices)
         for demand in demands
     ]
 

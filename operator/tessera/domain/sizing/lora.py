@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.model_files import Adapter
-from tessera.domain.perf.footprint import hidden_size
+from tessera.domain.perf.footprint import feed_forward, hidden_size
 
 # Values that `--max-lora-rank` accepts.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -32,9 +32,7 @@ def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
         return 0
     hidden, queries = hidden_size(shape), shape.attention_heads * shape.head_dim
     keys = shape.kv_heads * shape.head_dim
-    attention = 2 * hidden * (queries + keys)
-    # The shape has no feed-forward width: it follows from the number of weights, rounded up.
-    intermediate = max(0, -(-shape.parameters // shape.layers) - attention) // (3 * hidden)
+    intermediate = feed_forward(shape, shape.parameters)
     # Inputs and outputs of q, k, v, o, gate, up and down.
     widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + intermediate)
     weights = rank * (shape.layers * widths + hidden + _VOCABULARY)

@@ -15,7 +15,9 @@ MIN_CONCURRENCY = 4
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:
     """Return the share of a device's memory for weights, reserve and the typical cache."""
     devices = fit.hardware.devices
-    request = footprint.cache_bytes(demand.shape, demand.resident_tokens, devices, demand.kv_bits)
+    request = footprint.cache_bytes(
+        demand.shape, demand.resident_tokens, devices, demand.engine.kv_bits
+    )
     cache = fit.limits.max_num_seqs * request / MIB
     return (fit.memory.weights_mib + fit.memory.reserve_mib + cache) / fit.hardware.memory_mib
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.perf import StepTime
-from tessera.domain.perf.footprint import KvBits
+from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 
 _MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
@@ -39,9 +39,7 @@ class Demand:
     inter_token: timedelta
     adapters_mib: int = 0
     """Memory of the LoRA adapter slots on one device."""
-    draft: ModelShape | None = None
-    """Draft model of speculative decoding; its weights and cache are on the same devices."""
-    kv_bits: KvBits = 16
+    engine: EngineTerms = DEFAULT_TERMS
     cached_tokens: int | None = None
     """Cached tokens of a running request on average; None is a typical one half way."""
 
@@ -51,6 +49,22 @@ class Demand:
         cached = self.cached_tokens or self.input_tokens + self.output_tokens // 2
         # A model of one token of context leaves no room for a prompt beside the answer.
         return max(1, min(self.max_model_len, cached))
+
+    @property
+    def step_tokens(self) -> tuple[int, ...]:
+        """Return the limits of a step's tokens that the engine may have."""
+        if self.engine.max_num_batched_tokens is not None:
+            return (self.engine.max_num_batched_tokens,)
+        if self.engine.chunked_prefill:
+            return _STEP_TOKENS
+        # A step holds whole prompts, and the engine takes none that could be longer.
+        whole = {max(tokens, self.max_model_len) for tokens in _STEP_TOKENS}
+        return tuple(sorted(whole, reverse=True))
+
+    @property
+    def most_step_tokens(self) -> int:
+        """Return the most tokens of one step for which memory is planned."""
+        return max(MAX_CHUNK_TOKENS, *self.step_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,22 +191,27 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     a full step must take no longer than the ITL objective, and the steps of a typical prompt no
     longer than the TTFT objective.
     """
-    most = min(_MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
-    options = [
-        SchedulerLimits(
-            max_num_seqs=sequences,
-            max_num_batched_tokens=tokens,
-            tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
-        )
-        for tokens in _STEP_TOKENS
-        if (
-            sequences := _max_sequences(
-                demand, step, min(most, int(_prefill_bound(demand, tokens))), tokens
+    requested = demand.engine.max_num_seqs
+    most = min(requested or _MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
+    options = []
+    for tokens in demand.step_tokens:
+        bound = int(_prefill_bound(demand, tokens))
+        # Requests beyond the bound wait for prompts to be read; who asks for them gets them.
+        places = min(most, bound if requested is None else tokens - 1)
+        sequences = _max_sequences(demand, step, places, tokens)
+        if sequences > 0 and bound > 0:
+            rate = _tokens_per_second(demand, step, min(sequences, bound), tokens)
+            options.append(
+                SchedulerLimits(
+                    max_num_seqs=sequences, max_num_batched_tokens=tokens, tokens_per_second=rate
+                )
             )
-        )
-        > 0
-    ]
-    return max(options, key=lambda limits: limits.tokens_per_second, default=None)
+    # The most requests count first where their number is given.
+    return max(
+        options,
+        key=lambda limits: (limits.max_num_seqs if requested else 0, limits.tokens_per_second),
+        default=None,
+    )
 
 
 def _prefill_bound(demand: Demand, tokens: int) -> float:

@@ -11,7 +11,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
-from tessera.domain.perf.footprint import KvBits
+from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
     Demand,
@@ -20,16 +20,12 @@ from tessera.domain.sizing.scheduler_limits import (
 )
 
 MIB = 2**20
-# Share of the device that the engine uses; the default of vLLM 0.32.
-GPU_MEMORY_UTILIZATION = 0.92
 DEFAULT_MAX_MODEL_LEN = 8192
 # Share of what remains after weights and reserve that is planned for the cache.
 _KV_SHARE = 0.95
 # The longest objectives of a spec.
 _MAX_TTFT, _MAX_ITL = timedelta(hours=1), timedelta(minutes=1)
 _MILLISECOND = timedelta(milliseconds=1)
-# Tokens of one block of the cache; the engine reserves one block for itself.
-_BLOCK_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,36 +71,42 @@ class ReplicaMisfit:
     """ITL of a single stream."""
     prefill_ms: float
     """Time to read a typical prompt when nothing else runs."""
+    limits: SchedulerLimits | None = None
+    """The limits of which the memory or the SLO allow less than `spec.engine` asks for."""
 
 
 def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model are options
     shape: ModelShape,
     precision: str | None,
     hardware: Hardware,
-    utilization: float = GPU_MEMORY_UTILIZATION,
-    adapters_mib: int = 0,
+    engine: EngineTerms = DEFAULT_TERMS,
     *,
+    adapters_mib: int = 0,
     context: int | None = None,
-    draft: ModelShape | None = None,
-    kv_bits: KvBits = 16,
+    step_tokens: int = MAX_CHUNK_TOKENS,
 ) -> DeviceMemoryPlan:
-    """Return the memory plan of one device of a replica.
+    """Return the memory plan of one device of a replica, for steps of so many tokens at most.
 
     Without a `context` every layer counts as storing every token.
     """
-    weights_mib = _ceil(footprint.resident_bytes(shape, precision), hardware.devices * MIB)
-    draft_bytes = 0 if draft is None else footprint.resident_bytes(draft, None)
-    draft_mib = _ceil(draft_bytes, hardware.devices * MIB)
-    reserve_mib = _reserve_mib(shape, hardware.devices) + adapters_mib + draft_mib
-    usable_mib = int(hardware.memory_mib * utilization)
+    devices = hardware.devices
+    weights_mib = _ceil(footprint.resident_bytes(shape, precision), devices * MIB)
+    draft_bytes = 0 if engine.draft is None else footprint.resident_bytes(engine.draft, None)
+    reserve_mib = (
+        _reserve_mib(shape, devices)
+        + _more_activations_mib(shape, devices, step_tokens)
+        + adapters_mib
+        + _ceil(draft_bytes, devices * MIB)
+    )
+    usable_mib = int(hardware.memory_mib * engine.gpu_memory_utilization)
     cache_mib = int((usable_mib - weights_mib - reserve_mib) * _KV_SHARE)
-    kv_cache = DeviceKvCache(shape=shape, draft=draft, devices=hardware.devices, kv_bits=kv_bits)
+    kv_cache = DeviceKvCache(shape=shape, devices=devices, engine=engine)
     return DeviceMemoryPlan(
         weights_mib=weights_mib,
         reserve_mib=reserve_mib,
         usable_mib=usable_mib,
         cache_mib=cache_mib,
-        kv_tokens=kv_cache.tokens(cache_mib * MIB, context, MAX_CHUNK_TOKENS),
+        kv_tokens=kv_cache.tokens(cache_mib * MIB, context, step_tokens),
     )
 
 
@@ -113,39 +115,42 @@ class DeviceKvCache:
     """The KV cache of one device, for the tokens of the model and of its draft model."""
 
     shape: ModelShape
-    draft: ModelShape | None
     devices: int
-    kv_bits: KvBits
+    engine: EngineTerms = DEFAULT_TERMS
 
     def tokens(self, available_bytes: int, context: int | None, step_tokens: int = 0) -> int:
         """Return the tokens that fit into so many bytes when all requests have `context` tokens.
 
         With sliding windows a token of a long request takes less than one of a short request.
         """
+        # The engine keeps one block for itself.
+        block = self.engine.block_tokens
         if context is None:
-            block_bytes = self._token_bytes(_BLOCK_TOKENS, full_attention=True)
-            return max(0, available_bytes // block_bytes - 1) * _BLOCK_TOKENS
-        blocks = _ceil(context, _BLOCK_TOKENS)
-        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
-        return max(0, available_bytes * blocks // request_bytes - 1) * _BLOCK_TOKENS
+            block_bytes = self._token_bytes(block, full_attention=True)
+            return max(0, available_bytes // block_bytes - 1) * block
+        blocks = _ceil(context, block)
+        request_bytes = self._token_bytes(blocks * block, step_tokens=step_tokens)
+        return max(0, available_bytes * blocks // request_bytes - 1) * block
 
     def bytes_per_request(self, context: int, step_tokens: int = 0) -> int:
         """Return the KV bytes of a request of `context` tokens, with the engine's own block."""
-        blocks = _ceil(context, _BLOCK_TOKENS)
-        request_bytes = self._token_bytes(blocks * _BLOCK_TOKENS, step_tokens=step_tokens)
+        block = self.engine.block_tokens
+        blocks = _ceil(context, block)
+        request_bytes = self._token_bytes(blocks * block, step_tokens=step_tokens)
         return request_bytes + _ceil(request_bytes, blocks)
 
     def _token_bytes(
         self, tokens: int, step_tokens: int = 0, *, full_attention: bool = False
     ) -> int:
-        models = [model for model in (self.shape, self.draft) if model is not None]
+        bits = self.engine.kv_bits
+        models = [model for model in (self.shape, self.engine.draft) if model is not None]
         if full_attention:
             return sum(
-                tokens * footprint.cache_bytes_per_token(model, self.devices, self.kv_bits)
+                tokens * footprint.cache_bytes_per_token(model, self.devices, bits)
                 for model in models
             )
         return sum(
-            footprint.cache_bytes(model, tokens, self.devices, self.kv_bits, step_tokens)
+            footprint.cache_bytes(model, tokens, self.devices, bits, step_tokens)
             for model in models
         )
 
@@ -156,19 +161,19 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
         demand.shape,
         demand.precision,
         hardware,
+        demand.engine,
         adapters_mib=demand.adapters_mib,
         context=demand.max_model_len,
-        draft=demand.draft,
-        kv_bits=demand.kv_bits,
+        step_tokens=demand.most_step_tokens,
     )
-    step = perf.step_time(demand.shape, demand.precision, hardware)
+    step = perf.step_time(demand.shape, demand.precision, hardware, demand.engine)
     limits = None
     if memory_plan.kv_tokens >= demand.max_model_len:
         usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(
             memory_plan.cache_mib * MIB, demand.resident_tokens
         )
         limits = best_limits(demand, step, usual_kv_tokens)
-    if limits is None:
+    if limits is None or limits.max_num_seqs < (demand.engine.max_num_seqs or 0):
         single_stream = step.seconds(decoding=1, kv_tokens=demand.resident_tokens)
         prefill = step.prefill_seconds(demand.input_tokens, MAX_CHUNK_TOKENS)
         return ReplicaMisfit(
@@ -178,6 +183,7 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
             needed_mib=_needed_mib(demand, hardware, memory_plan),
             inter_token_ms=single_stream * 1e3,
             prefill_ms=prefill * 1e3,
+            limits=limits,
         )
     return ReplicaFit(
         hardware=hardware,
@@ -238,23 +244,21 @@ def _least(longest: timedelta, keeps: Callable[[timedelta], bool]) -> timedelta 
 
 
 def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
-    return DeviceKvCache(
-        shape=demand.shape, draft=demand.draft, devices=hardware.devices, kv_bits=demand.kv_bits
-    )
+    return DeviceKvCache(shape=demand.shape, devices=hardware.devices, engine=demand.engine)
 
 
 def _needed_mib(demand: Demand, hardware: Hardware, memory_plan: DeviceMemoryPlan) -> int:
     if memory_plan.kv_tokens >= demand.max_model_len:
         return 0
     request_bytes = _device_kv_cache(demand, hardware).bytes_per_request(
-        demand.max_model_len, MAX_CHUNK_TOKENS
+        demand.max_model_len, demand.most_step_tokens
     )
     used = (
         memory_plan.weights_mib
         + memory_plan.reserve_mib
         + (_ceil(request_bytes, MIB) + 1) / _KV_SHARE
     )
-    return math.ceil((used + 1) / GPU_MEMORY_UTILIZATION)
+    return math.ceil((used + 1) / demand.engine.gpu_memory_utilization)
 
 
 def _ceil(value: int, unit: int) -> int:
@@ -268,3 +272,12 @@ def _reserve_mib(shape: ModelShape, devices: int) -> int:
     billions = shape.parameters / 1e9
     gib = 2 + 2 * min(max((billions - 8) / 62, 0), 1)
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)
+
+
+def _more_activations_mib(shape: ModelShape, devices: int, step_tokens: int) -> int:
+    """Return the MiB of one device for activations beyond those of steps that Tessera sets."""
+    # At the widest point of a layer: input and residual, gate, up and their product, of 16 bits.
+    active = shape.active_parameters or shape.parameters
+    width = 3 * _ceil(footprint.feed_forward(shape, active), devices)
+    width += 2 * footprint.hidden_size(shape)
+    return _ceil(max(0, step_tokens - MAX_CHUNK_TOKENS) * 2 * width, MIB)

@@ -9,6 +9,7 @@ from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing import sizing
 from tessera.domain.sizing.lora import slots_mib
 from tessera.domain.vllm.flag_values import AUTO
@@ -72,9 +73,8 @@ def kv_cache_layout(
     """Return the KV cache; raise EngineExit when the weights leave no memory for it."""
     slots = arguments.max_loras if arguments.lora_modules else 0
     adapters_mib = slots_mib(shape, slots, arguments.max_lora_rank)
-    plan = sizing.plan_device_memory(
-        shape, precision, target, arguments.gpu_memory_utilization, adapters_mib
-    )
+    terms = EngineTerms(gpu_memory_utilization=arguments.gpu_memory_utilization)
+    plan = sizing.plan_device_memory(shape, precision, target, terms, adapters_mib=adapters_mib)
     if plan.weights_mib + plan.reserve_mib > target.memory_mib:
         message = (
             f"torch.OutOfMemoryError: CUDA out of memory: the weights take {_gib(plan.weights_mib)}"

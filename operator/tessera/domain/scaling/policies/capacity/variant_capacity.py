@@ -10,6 +10,7 @@ from tessera.api.inference_service import (
 )
 from tessera.domain.observed.snapshot import SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
+from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.scaling.load import start_up_lead
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
@@ -130,6 +131,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         # it however few requests there are beside the prompt.
         inter_token=spec.slo.itl_p95 * max(1.0, measured_ratio or 1.0),
         cached_tokens=_cached_tokens(reading, fit, prompt, answer),
+        engine=engine_terms(spec.engine),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
 

@@ -1,0 +1,44 @@
+"""The options of an engine, in the terms of memory, scheduler limits and speed."""
+
+from dataclasses import dataclass
+
+from tessera.api.engine_options import EngineOptions
+from tessera.api.inference_service import ModelShape
+from tessera.domain.perf.footprint import KvBits
+
+# Share of a device that the engine uses; the default of vLLM 0.32.
+GPU_MEMORY_UTILIZATION = 0.92
+# Tokens of one block of the KV cache; the default of vLLM 0.32 on GPUs.
+_BLOCK_TOKENS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineTerms:
+    """What the options of an engine change of a replica; None leaves the choice to sizing."""
+
+    devices: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
+    kv_bits: KvBits = 16
+    block_tokens: int = _BLOCK_TOKENS
+    chunked_prefill: bool = True
+    draft: ModelShape | None = None
+    """Draft model of speculative decoding; its weights and cache are on the same devices."""
+
+
+DEFAULT_TERMS = EngineTerms()
+
+
+def engine_terms(options: EngineOptions) -> EngineTerms:
+    """Return the terms of `spec.engine`; an option that has no part in them has no effect there."""
+    share = options.gpu_memory_utilization
+    return EngineTerms(
+        devices=options.tensor_parallel_size,
+        max_num_seqs=options.max_num_seqs,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        gpu_memory_utilization=GPU_MEMORY_UTILIZATION if share is None else float(share),
+        kv_bits=16 if options.kv_cache_dtype in (None, "Auto") else 8,
+        block_tokens=options.block_size or _BLOCK_TOKENS,
+        chunked_prefill=options.chunked_prefill is not False,
+    )
