@@ -95,6 +95,15 @@ SERVICES = [
         says=("'my key'", "63 letters"),
     ),
     RefusalCase(
+        reason=Accepted.INVALID_ENGINE_OPTION,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
+            "  engine: {maxNumSeqs: 512, maxNumBatchedTokens: 512}"
+        ),
+        field="spec.engine.maxNumBatchedTokens",
+        says=("512", "set at least 513"),
+    ),
+    RefusalCase(
         reason=Accepted.RESERVED_FLAG,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['--max-model-len=100']}"
@@ -106,10 +115,10 @@ SERVICES = [
         reason=Accepted.RESERVED_FLAG,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
-            "  engine: {extraArgs: ['-sc.method', ngram, '--kv_cache_dtype=fp8']}"
+            "  engine: {extraArgs: ['-sc.method', ngram, '--cpu_offload_gb=4']}"
         ),
         field="spec.engine.extraArgs",
-        says=("--speculative-config", "--kv-cache-dtype", "computed for another engine"),
+        says=("--speculative-config", "--cpu-offload-gb", "computed for another engine"),
     ),
     RefusalCase(
         reason=Accepted.INVALID_FLAG,
@@ -199,6 +208,15 @@ SERVICES = [
         field="spec.placement.pools",
         says=("a100", "kubectl get nodes -l pool=a100"),
         nodes=(),
+    ),
+    RefusalCase(
+        reason=PlacementReason.ENGINE_LIMITS_UNMET,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://meta-llama/Llama-3.1-8B-Instruct'}\n  engine: {maxNumSeqs: 256}"
+        ),
+        field="spec.engine.maxNumSeqs",
+        says=("256 requests of typically 1325 cached tokens", "3g.40gb", "set at most"),
+        nodes=(a_node(slices={"3g.40gb": 2}),),
     ),
     RefusalCase(
         reason=PlacementReason.LAYOUT_PENDING,

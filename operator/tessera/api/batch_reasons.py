@@ -26,6 +26,8 @@ class BatchAccepted(StatusReason):
     """`spec.context` exceeds the maximum context of the model."""
     ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
     """An adapter in `spec.model.adapters` has the same name as the model."""
+    INVALID_ENGINE_OPTION = "InvalidEngineOption"
+    """Options of `spec.engine` contradict each other or the model."""
     RESERVED_FLAG = "ReservedFlag"
     """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or
     speed and has no field."""

@@ -77,6 +77,8 @@ class Accepted(StatusReason):
     """`spec.precision.variants` contains a precision that the model's files do not support."""
     ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
     """An adapter in `spec.model.adapters` has the same name as the model."""
+    INVALID_ENGINE_OPTION = "InvalidEngineOption"
+    """Options of `spec.engine` contradict each other or the model."""
     RESERVED_FLAG = "ReservedFlag"
     """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or
     speed and has no field."""
@@ -130,6 +132,9 @@ class PlacementReason(StatusReason):
     """Suitable hardware exists, but the scheduler finds no free capacity."""
     LAYOUT_PENDING = "LayoutPending"
     """Slices for the service are planned or being created; see the pool's condition LayoutReady."""
+    ENGINE_LIMITS_UNMET = "EngineLimitsUnmet"
+    """The limits of `spec.engine` fit into the memory and `spec.slo` on none of the hardware, on
+    which the model would fit without them."""
 
 
 class Progressing(StatusReason):

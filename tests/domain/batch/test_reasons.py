@@ -156,10 +156,16 @@ CASES = [
         says=("65536", "40960"),
     ),
     BatchCase(
+        reason=BatchAccepted.INVALID_ENGINE_OPTION,
+        situation=of_model(SMALL, engine={"expertParallel": True}),
+        field="spec.engine.expertParallel",
+        says=(SMALL, "remove it"),
+    ),
+    BatchCase(
         reason=BatchAccepted.RESERVED_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-num-seqs=100"]}),
         field="spec.engine.extraArgs",
-        says=("--max-num-seqs", "set by Tessera"),
+        says=("--max-num-seqs", "set by spec.engine.maxNumSeqs"),
     ),
     BatchCase(
         reason=BatchAccepted.INVALID_FLAG,

@@ -13,6 +13,7 @@ from tessera.domain.placement import pod_template
 from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import EngineFacts, is_older, known_versions, version_facts
 
@@ -43,8 +44,8 @@ RESERVED = {
     "max_lora_rank": "spec.model.adapters",
     "max_loras": "spec.model.adapters",
     "max_model_len": "spec.context.maxModelLen",
-    "max_num_batched_tokens": "spec.engine.maxNumBatchedTokens, or by spec.slo",
-    "max_num_seqs": "spec.engine.maxNumSeqs, or by spec.slo",
+    "max_num_batched_tokens": "spec.engine.maxNumBatchedTokens",
+    "max_num_seqs": "spec.engine.maxNumSeqs",
     "model": "spec.model.uri",
     "model_tag": "spec.model.uri",
     "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
@@ -56,7 +57,7 @@ RESERVED = {
     "served_model_name": "spec.model.servedName",
     "shutdown_timeout": "spec.drain.timeout",
     "structured_outputs_config.backend": "spec.engine.structuredOutputsBackend",
-    "tensor_parallel_size": "spec.engine.tensorParallelSize, or by the model's need",
+    "tensor_parallel_size": "spec.engine.tensorParallelSize",
     "tool_call_parser": "spec.engine.toolCallParser",
 }
 
@@ -187,6 +188,46 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
             yield Denial(reason=Accepted.PRECISION_MISMATCH, field=field, message=message)
 
 
+def _check_engine_options(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for field, message in _engine_faults(spec):
+        yield Denial(
+            reason=Accepted.INVALID_ENGINE_OPTION, field=f"spec.engine.{field}", message=message
+        )
+
+
+def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
+    """Yield the options that the engine would refuse at its start, with what to write instead."""
+    engine, shape = spec.engine, shape_of(spec)
+    tokens, sequences = engine.max_num_batched_tokens, engine.max_num_seqs or 1
+    if tokens is not None and tokens <= sequences:
+        yield (
+            "maxNumBatchedTokens",
+            f"{tokens} leaves no token for prompts beside maxNumSeqs of {sequences}; set at least "
+            f"{sequences + 1}, or lower maxNumSeqs",
+        )
+    if shape is None:
+        return
+    longest = max_model_len(spec, shape)
+    if tokens is not None and engine.chunked_prefill is False and tokens < longest:
+        yield (
+            "maxNumBatchedTokens",
+            f"{tokens} holds no prompt of {longest} tokens, and chunkedPrefill is false; set at "
+            f"least {longest}, or lower spec.context.maxModelLen",
+        )
+    devices = engine.tensor_parallel_size
+    if devices is not None and (problem := sharding_problem(shape, devices)) is not None:
+        yield "tensorParallelSize", problem
+    if engine.expert_parallel and shape.experts is None and shape.active_parameters is None:
+        yield (
+            "expertParallel",
+            f"{spec.model.uri} is no mixture of experts; remove it, or correct "
+            "spec.model.shape.experts",
+        )
+    precisions = {shape.quantization, *(each.precision for each in spec.precision.variants)}
+    if engine.kv_cache_dtype == "fp8_e5m2" and "fp8" in precisions:
+        yield "kvCacheDtype", "fp8_e5m2 does not run with fp8 weights; use fp8, which is fp8_e4m3"
+
+
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     yield from _refused_flags(spec, RESERVED, _RESERVED_MESSAGE)
     yield from _refused_flags(spec, UNCOUNTED, _UNCOUNTED_MESSAGE)
@@ -281,6 +322,7 @@ CHECKS: tuple[Check, ...] = (
     _check_context_length,
     _check_precision,
     _check_adapter_names,
+    _check_engine_options,
     _check_flags,
     _check_pod_template,
     _check_schedules,

@@ -17,6 +17,7 @@ from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import (
@@ -167,7 +168,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     candidates = hardware_candidates(spec, shape, offers)
     choices = sorted(fitting_choices(candidates), key=rank)
     if not choices:
-        return _no_fit(spec, candidates)
+        return _no_fit(spec, candidates) if candidates else _no_group(spec, offers)
     current_choices = [choice for choice in choices if choice.variant == current]
     if layout_pools := _pools_with_layouts(spec, allowed, choices):
         return _place_as_assigned(layout_pools, choices, current_choices, assignment)
@@ -385,11 +386,16 @@ def _no_offer(allowed: Sequence[PoolView], tiers: Collection[Tier]) -> Placement
 def _no_fit(
     spec: InferenceServiceSpec, candidates: Sequence[HardwareCandidate]
 ) -> PlacementDecision:
-    misfits = [
-        candidate.fit for candidate in candidates if isinstance(candidate.fit, ReplicaMisfit)
+    pairs = [
+        (candidate.demand, candidate.fit)
+        for candidate in candidates
+        if isinstance(candidate.fit, ReplicaMisfit)
     ]
+    misfits = [misfit for _, misfit in pairs]
     too_slow = [misfit for misfit in misfits if misfit.needed_mib == 0]
     if too_slow:
+        if (message := unmet_limit(pairs)) is not None:
+            return _not_placed(PlacementReason.ENGINE_LIMITS_UNMET, message)
         fastest = min(too_slow, key=lambda misfit: misfit.inter_token_ms)
         demand = next(each.demand for each in candidates if each.fit is fastest)
         return _not_placed(PlacementReason.TOO_SLOW, _too_slow_message(spec, demand, fastest))
@@ -407,6 +413,16 @@ def _no_fit(
         PlacementReason.TOO_LARGE,
         f"spec.model.uri: does not fit; the closest is {_describe(best)} with "
         f"{best.hardware.memory_mib} MiB per device. Choose {', or '.join(remedies)}",
+    )
+
+
+def _no_group(spec: InferenceServiceSpec, offers: Sequence[HardwareOffer]) -> PlacementDecision:
+    counts = sorted({offer.hardware.devices for offer in offers})
+    return _not_placed(
+        PlacementReason.NO_HARDWARE,
+        f"spec.engine.tensorParallelSize: {spec.engine.tensor_parallel_size}, but the nodes of the "
+        f"allowed pools offer {', '.join(map(str, counts))} GPUs to a replica; choose one of "
+        "these, or add a pool whose nodes have more",
     )
 
 

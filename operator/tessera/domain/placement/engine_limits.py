@@ -1,0 +1,77 @@
+"""Limits of `spec.engine` without which a model would fit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from tessera.api.meta import format_duration
+from tessera.api.text import counted
+from tessera.domain.incremental import tabulated
+from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
+
+_tabulated_size = tabulated(size, size=1024)
+_NO_SEQUENCES = {"max_num_seqs": None}
+_NO_TOKENS = {"max_num_batched_tokens": None}
+# What is left to sizing in turn, by the field that the message names.
+_FREED: Mapping[str, Mapping[str, Any]] = {
+    "maxNumSeqs": _NO_SEQUENCES,
+    "maxNumBatchedTokens": _NO_TOKENS,
+    "maxNumBatchedTokens with maxNumSeqs": _NO_SEQUENCES | _NO_TOKENS,
+    "chunkedPrefill": _NO_SEQUENCES | _NO_TOKENS | {"chunked_prefill": True},
+}
+
+
+class _FreedFit(NamedTuple):
+    """A misfit that fits without a limit."""
+
+    demand: Demand
+    misfit: ReplicaMisfit
+    fit: ReplicaFit
+
+
+def unmet_limit(misfits: Sequence[tuple[Demand, ReplicaMisfit]]) -> str | None:
+    """Return which limit no hardware keeps, and the limits that the fastest of it has without.
+
+    Returns None where the model is too slow without any limit.
+    """
+    for field, change in _FREED.items():
+        fits = [
+            _FreedFit(demand, misfit, fit)
+            for demand, misfit in misfits
+            if (freed := replace(demand, engine=replace(demand.engine, **change))) != demand
+            and isinstance(fit := _tabulated_size(freed, misfit.hardware), ReplicaFit)
+        ]
+        if fits:
+            return _message(field, max(fits, key=lambda freed: freed.fit.limits.tokens_per_second))
+    return None
+
+
+def _message(field: str, freed: _FreedFit) -> str:
+    demand, fit = freed.demand, freed.fit
+    on_hardware = f"on {fit.hardware.name} of {fit.hardware.product}"
+    if field == "maxNumSeqs":
+        limits: SchedulerLimits = freed.misfit.limits or fit.limits
+        most = limits.max_num_seqs
+        return (
+            f"spec.engine.maxNumSeqs: {demand.engine.max_num_seqs} requests of typically "
+            f"{counted(demand.resident_tokens, 'cached token')} do not fit at once into the KV "
+            f"cache and spec.slo, {on_hardware} {most} do; set at most {most}, or remove it"
+        )
+    tokens = min(demand.step_tokens)
+    step_ms = full_step_seconds(demand, fit.step, 1, tokens) * 1e3
+    slo = (
+        f"itlP95 of {format_duration(demand.inter_token)} with ttftP95 of "
+        f"{format_duration(demand.ttft)}"
+    )
+    if field == "chunkedPrefill":
+        return (
+            f"spec.engine.chunkedPrefill: false makes steps of up to {tokens} tokens, which take "
+            f"{step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the objectives, or "
+            "lower spec.context.maxModelLen"
+        )
+    return (
+        f"spec.engine.{field}: full steps of {counted(tokens, 'token')} take {step_ms:.0f} ms "
+        f"{on_hardware} and miss {slo}; set {fit.limits.max_num_batched_tokens} tokens with at "
+        f"most {fit.limits.max_num_seqs} requests, or remove it"
+    )

@@ -1,0 +1,120 @@
+"""What the options of an engine change of memory, limits, speed and capacity."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.api.engine_options import EngineOptions
+from tessera.domain import perf
+from tessera.domain.hardware.device import whole_gpu_hardware
+from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms, engine_terms
+from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
+from tessera.domain.sizing.sizing import DeviceKvCache, ReplicaFit, size
+from tests.builders import H100
+from tests.domain.sizing.test_sizing import B8, demand
+
+GPU = whole_gpu_hardware(products()[H100], 1)
+
+
+def terms(**options: Any) -> EngineTerms:
+    return engine_terms(EngineOptions.model_validate(options))
+
+
+WANTED = demand(B8)
+
+
+def fit(wanted: Demand = WANTED, **options: Any) -> ReplicaFit:
+    fitted = size(replace(wanted, engine=terms(**options)), GPU)
+    assert isinstance(fitted, ReplicaFit)
+    return fitted
+
+
+def sustained(**options: Any) -> SustainedLoad:
+    wanted, fitted = replace(demand(B8), engine=terms(**options)), fit(**options)
+    return sustained_load(wanted, fitted.step, fitted.memory.kv_tokens, fitted.limits)
+
+
+def test_an_engine_without_options_is_the_one_that_tessera_sets() -> None:
+    assert terms() == DEFAULT_TERMS
+    assert terms(kvCacheDtype="Auto", chunkedPrefill=True) == DEFAULT_TERMS
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"reasoningParser": "qwen3"},
+        {"toolCallParser": "hermes"},
+        {"structuredOutputsBackend": "xgrammar"},
+        {"prefixCaching": False},
+        {"expertParallel": True},
+        {"kvOffload": {"size": "32Gi"}},
+        {"chatTemplate": {"configMapKeyRef": {"name": "a", "key": "b"}}},
+    ],
+)
+def test_options_without_effect_on_sizing_change_no_term(options: dict[str, Any]) -> None:
+    assert terms(**options) == DEFAULT_TERMS
+
+
+@pytest.mark.parametrize("dtype", ["fp8", "fp8_e4m3", "fp8_e5m2"])
+def test_a_cache_of_8_bits_holds_twice_the_tokens_that_are_read_in_half_the_time(
+    dtype: str,
+) -> None:
+    plain, narrow = fit(), fit(kvCacheDtype=dtype)
+    assert narrow.memory.kv_tokens == pytest.approx(2 * plain.memory.kv_tokens, abs=64)
+    assert narrow.step.kv_token == plain.step.kv_token / 2
+    assert narrow.limits.tokens_per_second > plain.limits.tokens_per_second
+    assert sustained(kvCacheDtype=dtype).tokens_per_second > sustained().tokens_per_second
+
+
+def test_a_share_of_memory_is_what_the_engine_may_use() -> None:
+    assert fit(gpuMemoryUtilization="0.5").memory.usable_mib == GPU.memory_mib // 2
+    assert fit(gpuMemoryUtilization="0.5").memory.cache_mib < fit().memory.cache_mib
+
+
+@given(context=st.integers(1, 4096), block=st.sampled_from([16, 32, 64, 128]))
+def test_requests_take_whole_blocks_of_the_chosen_size(context: int, block: int) -> None:
+    kv_cache = DeviceKvCache(shape=models()[B8], devices=1, engine=EngineTerms(block_tokens=block))
+    blocks = -(-context // block)
+    assert kv_cache.bytes_per_request(context) == (blocks + 1) * block * 131_072
+    assert kv_cache.tokens((blocks + 1) * block * 131_072, context) == blocks * block
+    assert kv_cache.tokens(10 * block * 131_072, None) == 9 * block
+
+
+def test_a_number_of_requests_that_fits_is_set_and_fewer_give_fewer_tokens() -> None:
+    assert fit(maxNumSeqs=8).limits.max_num_seqs == 8
+    assert fit(maxNumSeqs=8).limits.tokens_per_second < fit().limits.tokens_per_second
+    assert sustained(maxNumSeqs=8).sequences <= 8
+
+
+@pytest.mark.parametrize("tokens", [256, 1024])
+def test_the_tokens_of_a_step_are_those_that_are_set(tokens: int) -> None:
+    assert fit(maxNumBatchedTokens=tokens).limits.max_num_batched_tokens == tokens
+
+
+def test_steps_beyond_those_that_tessera_sets_take_memory_for_their_activations() -> None:
+    patient = replace(demand(B8, ms=60_000), ttft=timedelta(hours=1))
+
+    def reserve(tokens: int) -> int:
+        return fit(patient, maxNumBatchedTokens=tokens).memory.reserve_mib
+
+    assert reserve(8192) == reserve(512) == fit().memory.reserve_mib
+    # Of 2 bytes: 2 x 4096 values between layers, and 3 x 17,008 in one (14,336 and a part of the
+    # embeddings).
+    more = 57_344 * 2 * (2 * 4096 + 3 * 17_008)
+    assert reserve(65_536) - reserve(8192) == pytest.approx(more / 2**20, abs=1)
+
+
+def test_without_chunks_a_step_holds_the_longest_prompt() -> None:
+    wanted = replace(demand(B8, length=16_384, ms=60_000), engine=terms(chunkedPrefill=False))
+    assert wanted.step_tokens == (16_384,)
+    assert replace(wanted, max_model_len=3000).step_tokens == (8192, 4096, 3000)
+
+
+def test_a_step_is_predicted_by_the_same_terms_for_sizing_and_for_gateways() -> None:
+    engine = terms(kvCacheDtype="fp8")
+    assert fit(kvCacheDtype="fp8").step == perf.step_time(models()[B8], None, GPU, engine)

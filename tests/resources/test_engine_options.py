@@ -1,0 +1,95 @@
+"""Options of `spec.engine` on the command line of the engine and in its pod."""
+
+from typing import Any
+
+import pytest
+
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import version_facts
+from tests.builders import SMALL, a_spec
+from tests.resources.engine_objects import container, deployment
+
+OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "tensorParallelSize": (1, {"tensor_parallel_size": 1}),
+    "maxNumSeqs": (7, {"max_num_seqs": 7}),
+    "maxNumBatchedTokens": (512, {"max_num_batched_tokens": 512}),
+    "gpuMemoryUtilization": ("0.85", {"gpu_memory_utilization": 0.85}),
+    "kvCacheDtype": ("fp8_e4m3", {"kv_cache_dtype": "fp8_e4m3"}),
+    "blockSize": (32, {"block_size": 32}),
+    "kvOffload": ({"size": "1Ti"}, {"kv_offloading_size": 1024.0}),
+    "chunkedPrefill": (True, {"enable_chunked_prefill": True}),
+    "prefixCaching": (False, {"enable_prefix_caching": False}),
+    "expertParallel": (False, {"enable_expert_parallel": False}),
+    "reasoningParser": ("deepseek_r1", {"reasoning_parser": "deepseek_r1"}),
+    "toolCallParser": ("hermes", {"enable_auto_tool_choice": True, "tool_call_parser": "hermes"}),
+    "chatTemplate": (
+        {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}},
+        {"chat_template": "/chat-template/template.jinja"},
+    ),
+    "structuredOutputsBackend": (
+        "xgrammar",
+        {"structured_outputs_config": {"backend": "xgrammar"}},
+    ),
+}
+
+
+def parsed_flags(**engine: Any) -> dict[str, Any]:
+    """Return the flags of an engine as its own parser reads them."""
+    facts = version_facts("0.32.0")
+    assert facts is not None
+    arguments = container(a_spec(SMALL, engine=engine))["args"]
+    assert vllm_flags.check(arguments, facts) == ()
+    return dict(vllm_flags.parse(arguments, facts))
+
+
+@pytest.mark.parametrize("field", OPTIONS)
+def test_an_option_that_is_set_is_a_flag_that_the_engine_takes(field: str) -> None:
+    value, flags = OPTIONS[field]
+    parsed = parsed_flags(**{field: value})
+    assert {name: parsed.get(name) for name in flags} == flags
+
+
+@pytest.mark.parametrize("field", ["kvCacheDtype", "structuredOutputsBackend"])
+def test_an_option_that_the_engine_chooses_is_no_flag(field: str) -> None:
+    assert parsed_flags(**{field: "Auto"}) == parsed_flags()
+
+
+@pytest.mark.parametrize("field", OPTIONS)
+def test_an_option_changes_nothing_of_the_pod_but_what_it_names(field: str) -> None:
+    plain, value = container(a_spec(SMALL)), OPTIONS[field][0]
+    changed = container(a_spec(SMALL, engine={field: value}))
+    differing = {key for key in plain if plain[key] != changed[key]}
+    more = {"kvOffload": {"resources"}, "chatTemplate": {"env", "volumeMounts"}}
+    assert differing - {"args"} == more.get(field, set())
+
+
+def test_offloaded_cache_is_memory_of_the_pod_and_shared_by_its_ranks() -> None:
+    def memory(**engine: Any) -> tuple[int, int]:
+        pod = deployment(a_spec(SMALL, engine=engine))["spec"]["template"]["spec"]
+        request = pod["containers"][0]["resources"]["requests"]["memory"]
+        (shm,) = [each["emptyDir"] for each in pod["volumes"] if each["name"] == "shm"]
+        return int(request.removesuffix("Mi")), int(shm["sizeLimit"].removesuffix("Mi"))
+
+    plain, offloading = memory(), memory(kvOffload={"size": "24Gi"})
+    assert [after - before for before, after in zip(plain, offloading, strict=True)] == [
+        24 * 1024,
+        24 * 1024,
+    ]
+
+
+def test_a_chat_template_is_mounted_and_its_lack_stops_the_container() -> None:
+    """A volume alone would leave the pod creating its container, without a word in its status."""
+    spec = a_spec(SMALL, engine={"chatTemplate": OPTIONS["chatTemplate"][0]})
+    pod = deployment(spec)["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "chat-template"]
+    assert volume["configMap"] == {
+        "name": "templates",
+        "items": [{"key": "chat.jinja", "path": "template.jinja"}],
+        "optional": True,
+    }
+    (variable,) = [
+        each["valueFrom"]["configMapKeyRef"]
+        for each in pod["containers"][0]["env"]
+        if "configMapKeyRef" in each.get("valueFrom", {})
+    ]
+    assert variable == {"name": "templates", "key": "chat.jinja"}
