@@ -12,7 +12,7 @@ from tests.resources.engine_objects import container, deployment
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "tensorParallelSize": (1, {"tensor_parallel_size": 1}),
     "maxNumSeqs": (7, {"max_num_seqs": 7}),
-    "maxNumBatchedTokens": (512, {"max_num_batched_tokens": 512}),
+    "maxNumBatchedTokens": (128, {"max_num_batched_tokens": 128}),
     "gpuMemoryUtilization": ("0.85", {"gpu_memory_utilization": 0.85}),
     "kvCacheDtype": ("fp8_e4m3", {"kv_cache_dtype": "fp8_e4m3"}),
     "blockSize": (32, {"block_size": 32}),

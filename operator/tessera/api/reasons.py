@@ -161,6 +161,18 @@ class Progressing(StatusReason):
     """The Secret in `spec.model.tokenSecretRef`, or its key, does not exist."""
     HUB_ACCESS_DENIED = "HubAccessDenied"
     """The model is gated or private, and the token is missing or may not read it."""
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    """The ConfigMap in `spec.engine.chatTemplate`, or its key, does not exist."""
+    WEIGHTS_OUT_OF_MEMORY = "WeightsOutOfMemory"
+    """The weights do not fit into the memory of the GPUs; the message has the end of the log, as
+    with the next three."""
+    KV_CACHE_OUT_OF_MEMORY = "KVCacheOutOfMemory"
+    """Beside the weights the GPUs have no room for the KV cache of a request of the longest
+    context."""
+    ACTIVATIONS_OUT_OF_MEMORY = "ActivationsOutOfMemory"
+    """A step of the engine needs more memory than weights and KV cache leave."""
+    DEVICE_MEMORY_IN_USE = "DeviceMemoryInUse"
+    """Another process uses the memory of the GPU that the engine should take."""
     INVALID_ENGINE_ARGUMENTS = "InvalidEngineArguments"
     """The engine exited with code 2, because it does not know a flag or a value; the message has
     the end of its log."""

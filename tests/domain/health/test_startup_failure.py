@@ -45,6 +45,56 @@ def a_pod_without_container(message: str) -> Pod:
     return a_failed_pod(waiting_reason="CreateContainerConfigError", container_message=message)
 
 
+# As vLLM 0.32 writes them.
+SHORTAGES = [
+    (
+        "Failed to load model - not enough GPU memory. Try lowering --gpu-memory-utilization to "
+        "free memory for weights, increasing --tensor-parallel-size, or using --quantization. "
+        "(original error: CUDA out of memory. Tried to allocate 1.50 GiB. GPU 0 has a total "
+        "capacity of 23.52 GiB of which 1.12 GiB is free.)",
+        Progressing.WEIGHTS_OUT_OF_MEMORY,
+        "set spec.engine.tensorParallelSize",
+    ),
+    (
+        'File "gpu_model_runner.py", line 5403, in load_model\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 768.00 MiB.",
+        Progressing.WEIGHTS_OUT_OF_MEMORY,
+        "allow fp8 in spec.precision.variants",
+    ),
+    (
+        "ValueError: No available memory for the cache blocks. Try increasing "
+        "`gpu_memory_utilization` when initializing the engine.",
+        Progressing.KV_CACHE_OUT_OF_MEMORY,
+        "raise spec.engine.gpuMemoryUtilization from 0.92",
+    ),
+    (
+        "ValueError: To serve at least one request with the models's max seq len (131072), "
+        "(16.00 GiB KV cache is needed, which is larger than the available KV cache memory "
+        "(9.55 GiB). Based on the available memory, the estimated maximum model length is 78192.",
+        Progressing.KV_CACHE_OUT_OF_MEMORY,
+        "lower it to at most 78192",
+    ),
+    (
+        "RuntimeError: CUDA out of memory occurred when warming up sampler with 256 dummy "
+        "requests. Please try lowering `max_num_seqs` or `gpu_memory_utilization`.",
+        Progressing.ACTIVATIONS_OUT_OF_MEMORY,
+        "from 0.92 to 0.87",
+    ),
+    (
+        'File "gpu_model_runner.py", line 3977, in execute_model\n'
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+        Progressing.ACTIVATIONS_OUT_OF_MEMORY,
+        "lower maxNumBatchedTokens or maxNumSeqs",
+    ),
+    (
+        "ValueError: Free memory on device cuda:0 (3.27/15.98 GiB) on startup is less than "
+        "desired GPU memory utilization (0.92, 14.7 GiB). Decrease GPU memory utilization or "
+        "reduce GPU memory used by other processes.",
+        Progressing.DEVICE_MEMORY_IN_USE,
+        "another process",
+    ),
+]
+
 CASES: list[tuple[Pod, Workload | None, Progressing, str]] = [
     (
         a_failed_pod(2, log="vllm serve: error: unrecognized arguments: --fast"),
@@ -114,7 +164,12 @@ def test_a_startup_failure_is_reported_in_the_words_of_its_source(
 
 def test_every_reason_for_trouble_has_a_case() -> None:
     shown = {reason for *_, reason, _ in CASES}
-    advised = {Progressing.SECRET_NOT_FOUND, Progressing.HUB_ACCESS_DENIED}
+    advised = {
+        Progressing.SECRET_NOT_FOUND,
+        Progressing.CONFIG_MAP_NOT_FOUND,
+        Progressing.HUB_ACCESS_DENIED,
+        *(reason for _, reason, _ in SHORTAGES),
+    }
     others = {
         Progressing.ROLLOUT_COMPLETE,
         Progressing.NOT_PLACED,
@@ -236,8 +291,40 @@ def test_what_the_kernel_killed_was_not_refused_by_the_hub() -> None:
     assert progressing_condition(a_failed_pod(137, "OOMKilled", log=HTTPX))[0] == "OOMKilled"
 
 
+@pytest.mark.parametrize(("words", "expected", "remedy"), SHORTAGES)
+def test_what_the_memory_did_not_suffice_for_is_told_apart_with_its_remedy(
+    words: str, expected: Progressing, remedy: str
+) -> None:
+    reason, message = progressing_condition(a_failed_pod(1, log=words))
+    assert reason == expected
+    assert remedy in message
+    assert message.endswith(words)
+
+
+def test_what_the_kernel_killed_ran_out_of_host_memory() -> None:
+    killed = a_failed_pod(137, "OOMKilled", log="torch.OutOfMemoryError: CUDA out of memory")
+    assert progressing_condition(killed)[0] == "OOMKilled"
+
+
+@pytest.mark.parametrize(
+    "words",
+    ['configmap "templates" not found', "couldn't find key chat.jinja in ConfigMap a/templates"],
+)
+def test_a_missing_chat_template_is_named_with_the_command_that_makes_it(words: str) -> None:
+    template = {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}}
+    spec = a_spec(MEDIUM, engine={"chatTemplate": template})
+    failure = startup_failure(spec, [a_pod_without_container(words)], None)
+    assert failure is not None
+    assert failure.reason is Progressing.CONFIG_MAP_NOT_FOUND
+    command = "kubectl create configmap templates -n team-a --from-file=chat.jinja=<file>"
+    assert command in failure.message
+    other = startup_failure(a_spec(MEDIUM), [a_pod_without_container(words)], None)
+    assert other is not None
+    assert other.reason is Progressing.CREATE_CONTAINER_ERROR
+
+
 def test_an_engine_that_fails_for_another_reason_is_reported_with_the_end_of_its_log() -> None:
-    words = "torch.OutOfMemoryError: tried to allocate 403 MiB"
+    words = "RuntimeError: Engine core initialization failed. See root cause above."
     assert progressing_condition(a_failed_pod(1, log=words)) == (
         "EngineStartFailed",
         f"chat-0: exit code 1: {words}",

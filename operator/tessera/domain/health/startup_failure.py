@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.reasons import Progressing, StatusVerdict
+from tessera.domain.health.memory_shortage import memory_advice, memory_shortage
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
 
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
@@ -95,13 +96,34 @@ def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | 
     )
 
 
+def _missing_template_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
+    """Return what to do for a container that lacks the ConfigMap of its chat template."""
+    if spec is None or spec.engine.chat_template is None:
+        return None
+    template = spec.engine.chat_template.config_map_key_ref
+    key, name = re.escape(template.key), re.escape(template.name)
+    if not re.search(
+        rf'configmap "{name}"|key {key} in ConfigMap (\S+/)?{name}(?![a-z0-9.-])',
+        pod.container_message,
+    ):
+        return None
+    return (
+        f"spec.engine.chatTemplate: ConfigMap/{template.name} with key {template.key} not found; "
+        f"create it: kubectl create configmap {template.name} -n {pod.ref.namespace} "
+        f"--from-file={template.key}=<file>"
+    )
+
+
 def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[Progressing] | None:
     """Return the failure of a pod; that of an ended run stays until the next one is ready."""
     if pod.waiting_reason in _IMAGE_REASONS:
         return _failure_verdict(pod, Progressing.IMAGE_PULL_FAILED, pod.container_message)
     if pod.waiting_reason in _CREATION_REASONS:
-        advice = missing_secret_advice(spec, pod)
-        reason = Progressing.SECRET_NOT_FOUND if advice else Progressing.CREATE_CONTAINER_ERROR
+        reason = Progressing.CREATE_CONTAINER_ERROR
+        if (advice := missing_secret_advice(spec, pod)) is not None:
+            reason = Progressing.SECRET_NOT_FOUND
+        elif (advice := _missing_template_advice(spec, pod)) is not None:
+            reason = Progressing.CONFIG_MAP_NOT_FOUND
         return _failure_verdict(pod, reason, pod.container_message, advice=advice)
     if pod.last_exit is None:
         return None
@@ -120,6 +142,8 @@ def _exit_reason(
     log_tail = container_exit.log_tail
     if spec is not None and (refusal := hub_access_advice(spec.model, log_tail)) is not None:
         return Progressing.HUB_ACCESS_DENIED, refusal
+    if (shortage := memory_shortage(log_tail)) is not None:
+        return shortage, memory_advice(shortage, spec, log_tail)
     reason = _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED)
     if spec is None or reason is not Progressing.INVALID_ENGINE_ARGUMENTS:
         return reason, None
