@@ -138,7 +138,7 @@ class EngineCollector(Collector):
         cache, limits = self._config.kv_cache, self._config.limits
         info = {
             "block_size": cache.block_size,
-            "cache_dtype": "auto",
+            "cache_dtype": self._config.arguments.kv_cache_dtype,
             "effective_attention_block_size": cache.block_size,
             "enable_prefix_caching": limits.prefix_cache,
             "engine": 0,

@@ -107,6 +107,20 @@ def test_eight_bit_weights_leave_more_memory_and_read_faster() -> None:
     assert quantised.speed.weights == pytest.approx(plain.speed.weights * 0.535, rel=0.001)
 
 
+def test_a_cache_of_eight_bits_holds_twice_the_blocks_and_is_read_in_half_the_time() -> None:
+    plain, narrow = launch(MEDIUM), launch(MEDIUM, "--kv-cache-dtype", "fp8")
+    assert narrow.kv_cache.bytes_per_token * 2 == plain.kv_cache.bytes_per_token
+    assert narrow.kv_cache.blocks == pytest.approx(2 * plain.kv_cache.blocks, abs=1)
+    assert narrow.speed.kv_token * 2 == plain.speed.kv_token
+
+
+def test_without_chunks_a_step_has_to_hold_the_longest_prompt() -> None:
+    argv = [MEDIUM, "--max-model-len", "4096", "--no-enable-chunked-prefill"]
+    assert not launch(*argv, "--max-num-batched-tokens", "4096").limits.chunked_prefill
+    with pytest.raises(EngineExit, match="is smaller than max_model_len"):
+        launch(*argv, "--max-num-batched-tokens", "2048")
+
+
 def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_taken() -> None:
     config = launch("--model", MEDIUM, "--enforce-eager", "--dtype", "bfloat16", "--seed", "7")
     assert config.names == (MEDIUM,)
@@ -121,7 +135,7 @@ def test_the_model_may_be_given_as_a_flag_and_flags_without_a_meaning_here_are_t
         (["--shutdown-timeout", "-1"], {}, 1, "at least 0"),
         (["--max-num-seqs", "64", "--max-num-batched-tokens", "32"], {}, 1, "lower the other"),
         (["--max-model-len", "1M"], {}, 1, "131072"),
-        (["--num-gpu-blocks-override", "100"], {}, 1, "1584 tokens would fit"),
+        (["--num-gpu-blocks-override", "100"], {}, 1, "maximum model length is 1584"),
         (["--gpu-memory-utilization", "0.2"], {}, 1, "--gpu-memory-utilization"),
         (["-tp", "4"], {"TESSERA_SIM_DEVICES": "2"}, 1, "World size"),
         (["-tp", "2"], {"TESSERA_SIM_DEVICE": f"{A100}/3g.40gb"}, 1, "cannot work together"),

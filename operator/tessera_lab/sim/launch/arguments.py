@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import EngineFacts
 from tessera.domain.vllm.flags import PASSES_PARSER, FlagProblemKind
@@ -38,6 +39,7 @@ class Arguments:
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
     block_size: int | None
+    kv_cache_dtype: str
     max_model_len: int | None
     max_num_seqs: int | None
     max_num_batched_tokens: int | None
@@ -46,6 +48,7 @@ class Arguments:
     scheduling_policy: str
     shutdown_timeout: int
     disable_log_stats: bool
+    enable_chunked_prefill: bool | None
     enable_force_include_usage: bool
     enable_lora: bool
     enable_mfu_metrics: bool
@@ -63,6 +66,16 @@ class Arguments:
     def adapter_paths(self) -> Mapping[str, str]:
         """Return the paths of the adapters by name."""
         return dict(map(_parse_adapter, self.lora_modules or ()))
+
+    @property
+    def terms(self) -> EngineTerms:
+        """Return the flags in the terms of memory and speed."""
+        defaults = EngineTerms()
+        return EngineTerms(
+            gpu_memory_utilization=self.gpu_memory_utilization,
+            kv_bits=8 if self.kv_cache_dtype.startswith("fp8") else 16,
+            block_tokens=self.block_size or defaults.block_tokens,
+        )
 
     @property
     def named_model(self) -> str:

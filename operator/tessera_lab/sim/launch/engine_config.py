@@ -77,7 +77,7 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
         hardware=hardware,
         kv_cache=kv_cache,
         limits=engine_limits(shape, hardware, kv_cache, arguments),
-        speed=engine_speed(shape, precision, hardware, env),
+        speed=engine_speed(shape, precision, hardware, arguments.terms, env),
         start_seconds=environment.read_number(
             env, environment.START_SECONDS, environment.DEFAULT_START_SECONDS
         ),

@@ -11,6 +11,7 @@ from pydantic.alias_generators import to_camel
 from tessera.api.inference_service import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.environment import SPEED
 
@@ -21,11 +22,15 @@ _FIELDS_BY_KEY = {
 
 
 def engine_speed(
-    shape: ModelShape, precision: str | None, hardware: Hardware, env: Mapping[str, str]
+    shape: ModelShape,
+    precision: str | None,
+    hardware: Hardware,
+    terms: EngineTerms,
+    env: Mapping[str, str],
 ) -> perf.StepTime:
     """Return the speed in the environment, else the prediction."""
     text = env.get(SPEED)
-    return _parse_speed(text) if text else perf.step_time(shape, precision, hardware)
+    return _parse_speed(text) if text else perf.step_time(shape, precision, hardware, terms)
 
 
 def as_json(speed: perf.StepTime) -> str:

@@ -4,12 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.inference_service import ModelShape
-from tessera.api.text import counted
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
-from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing import sizing
 from tessera.domain.sizing.lora import slots_mib
 from tessera.domain.vllm.flag_values import AUTO
@@ -73,16 +71,17 @@ def kv_cache_layout(
     """Return the KV cache; raise EngineExit when the weights leave no memory for it."""
     slots = arguments.max_loras if arguments.lora_modules else 0
     adapters_mib = slots_mib(shape, slots, arguments.max_lora_rank)
-    terms = EngineTerms(gpu_memory_utilization=arguments.gpu_memory_utilization)
+    terms = arguments.terms
     plan = sizing.plan_device_memory(shape, precision, target, terms, adapters_mib=adapters_mib)
     if plan.weights_mib + plan.reserve_mib > target.memory_mib:
         message = (
+            "Failed to load model - not enough GPU memory. (original error: CUDA out of memory.) "
             f"torch.OutOfMemoryError: CUDA out of memory: the weights take {_gib(plan.weights_mib)}"
             f" and the rest {_gib(plan.reserve_mib)} of {_gib(target.memory_mib)}"
         )
         raise EngineExit(1, f"{message} on each {target.product} {target.profile or ''}".rstrip())
-    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices)
-    block_size = arguments.block_size or 16
+    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices, terms.kv_bits)
+    block_size = terms.block_tokens
     cache_bytes = arguments.kv_cache_memory_bytes
     if cache_bytes is None:
         cache_bytes = max(0, plan.cache_mib) * sizing.MIB
@@ -103,8 +102,13 @@ def engine_limits(
     if tokens < sequences:
         message = f"max_num_batched_tokens ({tokens}) is below max_num_seqs ({sequences})"
         raise EngineExit(1, f"ValueError: {message}; raise the one or lower the other")
+    length = _max_model_len(shape, kv_cache, arguments.max_model_len)
+    if arguments.enable_chunked_prefill is False and tokens < length:
+        message = f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({length})"
+        raise EngineExit(1, f"ValueError: {message}, and prompts are not read in chunks")
     return EngineLimits(
-        max_model_len=_max_model_len(shape, kv_cache, arguments.max_model_len),
+        max_model_len=length,
+        chunked_prefill=arguments.enable_chunked_prefill is not False,
         max_num_seqs=sequences,
         max_num_batched_tokens=tokens,
         blocks=kv_cache.blocks,
@@ -125,10 +129,17 @@ def _max_model_len(shape: ModelShape, kv_cache: KvCacheLayout, requested: int | 
         message = f"max_model_len ({length}) is beyond what the model was made for ({model_limit})"
         raise EngineExit(1, f"ValueError: {message}; lower --max-model-len")
     if length > kv_cache.max_tokens:
-        message = f"one request of max_model_len ({length}) does not fit into the KV cache"
-        raise EngineExit(
-            1, f"ValueError: {message}; {counted(kv_cache.max_tokens, 'token')} would fit"
+        needed, available = (
+            f"{tokens * kv_cache.bytes_per_token / 2**30:.2f} GiB"
+            for tokens in (length, kv_cache.max_tokens)
         )
+        message = (
+            f"To serve at least one request with the models's max seq len ({length}), ({needed} KV "
+            "cache is needed, which is larger than the available KV cache memory "
+            f"({available}). Based on the available memory, the estimated maximum model length is "
+            f"{kv_cache.max_tokens}."
+        )
+        raise EngineExit(1, f"ValueError: {message}")
     return length
 
 
