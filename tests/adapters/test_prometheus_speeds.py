@@ -25,6 +25,7 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
         "answers": [row(1200)],
         "gaps": [row(190)],
         "gap_seconds": [row(3.8)],
+        "preemptions": [row(12)],
         "read": [row(5e11)],
         "written": [row(1e11)],
     }
@@ -40,6 +41,7 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
                 mean_input_tokens=400,
                 mean_output_tokens=100,
                 itl_seconds=0.02,
+                preemptions=12,
                 bytes_per_second=6e11,
             ),
         )

@@ -875,6 +875,34 @@ class ReplacementStatus(Wire):
     """What was observed of the engine."""
 
 
+class PreemptionStatus(Wire):
+    """Preemptions at steady load: running requests that lost their KV cache to others and are
+    computed again."""
+
+    model: str
+    """Model that was measured."""
+
+    variant: str
+    """Variant that was measured."""
+
+    since: datetime
+    """When they were observed first."""
+
+    at: datetime
+    """End of the five minutes that were measured last."""
+
+    preemptions: Annotated[int, Field(ge=0)]
+    """Preemptions in these five minutes."""
+
+    requests: Annotated[int, Field(ge=0)]
+    """Requests that finished in these five minutes."""
+
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    """Concurrent requests of a replica to which Tessera lowered the limit; it stays until
+    `spec.engine.maxNumSeqs` is set, or the model or its variant changes. Omitted, it is not
+    lowered."""
+
+
 class InferenceServiceStatus(Wire):
     """Observed state of the service; written by the operator only."""
 
@@ -912,6 +940,10 @@ class InferenceServiceStatus(Wire):
 
     speed: SpeedStatus | None = None
     """Measured speed of the engines compared with the prediction."""
+
+    preemption: PreemptionStatus | None = None
+    """Preemptions at steady load, if there are any; they lower the concurrent requests of a
+    replica."""
 
     slo: SloStatus | None = None
     """What was attained of `spec.slo`."""

@@ -541,6 +541,8 @@ class EventReason(StatusReason):
 
     DRAINED = "Drained"
     """Replicas that are removed hold no requests any more and stop."""
+    PREEMPTED_AT_STEADY_LOAD = "PreemptedAtSteadyLoad"
+    """Engines preempt requests at steady load, so a replica runs fewer at once from now on."""
     ATTEMPT_STARTED = "AttemptStarted"
     """An attempt of a batch starts; the message says where."""
     ATTEMPT_INTERRUPTED = "AttemptInterrupted"

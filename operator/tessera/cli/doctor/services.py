@@ -31,6 +31,7 @@ from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
 from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.domain.slo.measurement import GOAL, Objective, judging_edges
+from tessera.domain.speed.preemption import preemption_message
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS, TENANT_BUDGETS
 
 # The longest time that a large model takes to load.
@@ -83,6 +84,8 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
         yield warning(name, f"Accepted {accepted.reason}: {accepted.message}", fix)
     else:
         yield None
+    preemption = service.status.preemption
+    yield None if preemption is None else warning(name, preemption_message(preemption), fix)
     if not conditions:
         yield problem(name, "not reconciled by any operator", "see operator")
     elif service.status.observed_generation < service.generation:

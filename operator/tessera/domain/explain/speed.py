@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from tessera.api.inference_service import PreemptionStatus
 from tessera.api.reasons import SpeedAsPredicted
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
@@ -9,6 +10,7 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.speed.condition import RECOVERY_TOLERANCE, speed_verdict
+from tessera.domain.speed.preemption import preemption_message
 from tessera.domain.speed.service_speed import ServiceSpeed
 
 _CHANGES = {
@@ -31,9 +33,14 @@ def explain_speed(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
         topic="speed",
         reason=current_verdict.reason,
         message=current_verdict.message,
-        numbers=tuple(_numbers(speed)),
+        numbers=(*_numbers(speed), *_preemptions(service_plan.preemption)),
         would_change=(_CHANGES[current_verdict.reason],),
     )
+
+
+def _preemptions(status: PreemptionStatus | None) -> Iterator[tuple[str, str]]:
+    if status is not None:
+        yield "preemptions", preemption_message(status)
 
 
 def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:

@@ -82,7 +82,8 @@ def memory_advice(
                 "maxNumBatchedTokens or maxNumSeqs, or gpuMemoryUtilization from "
                 f"{share:g} to {share - _SMALLER_SHARE:.2f}, which makes the KV cache smaller"
             )
-    return (
-        "spec.engine.gpuMemoryUtilization: another process uses the memory of the GPU; stop it "
-        f"(nvidia-smi on the node shows it), or lower {share:g} to what is free"
-    )
+        case _:
+            return (
+                "spec.engine.gpuMemoryUtilization: another process uses the memory of the GPU; stop it "
+                f"(nvidia-smi on the node shows it), or lower {share:g} to what is free"
+            )

@@ -293,6 +293,8 @@ class SpeedReading:
     """Time between two tokens of an answer."""
     median_itl_seconds: float | None = None
     """The same, as interpolated within its bucket."""
+    preemptions: float | None = None
+    """Requests that lost their cache to others and wait again, of all replicas."""
     running: float | None = None
     """Requests in a replica, whether or not it stepped."""
     kv_usage: float | None = None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tessera.api.inference_service import (
     InferenceServiceSpec,
     ModelStatus,
+    PreemptionStatus,
     SloStatus,
     SpeedStatus,
 )
@@ -26,6 +27,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     SpeedReading,
     Workload,
+    reading_of,
 )
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
@@ -50,6 +52,7 @@ from tessera.domain.slo.condition import next_slo_status
 from tessera.domain.slo.measurement import SloMeasurement, measure_slo
 from tessera.domain.speed.condition import is_recent, next_speed_status
 from tessera.domain.speed.measurements import own_measurement
+from tessera.domain.speed.preemption import next_preemption_status
 from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
 
@@ -90,6 +93,8 @@ class ServicePlan:
     """The pod template version of the replicas; None without a choice."""
     speed: SpeedStatus | None = None
     """The speed for its status, which changes rarely."""
+    preemption: PreemptionStatus | None = None
+    """Its preemptions at steady load, for its status."""
     slo: SloStatus | None = None
     """What it attains of its objectives, for its status."""
     balance: StatusVerdict[LoadBalanced] = BALANCED
@@ -241,6 +246,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         pods=objects.pods,
         workload=objects.workloads[0] if objects.workloads else None,
         speed=status.speed,
+        preemption=status.preemption,
         slo=status.slo,
         balance=proposal.balance,
     )
@@ -326,6 +332,7 @@ def with_observations(
         service_plan,
         stall=stall,
         speed=_next_speed(service_plan, measurements.speeds, measurements.speeds_at),
+        preemption=_next_preemption(service_plan, measurements.speeds, measurements.speeds_at),
         slo=_next_slo(service_plan, measurements.latency, measurements.latency_at),
     )
 
@@ -351,6 +358,18 @@ def _next_speed(
         return current
     observed = service_speed(service.spec, choice, service_plan.pods, readings)
     return next_speed_status(observed, current, at)
+
+
+def _next_preemption(
+    service_plan: ServicePlan, readings: Sequence[SpeedReading], at: datetime | None
+) -> PreemptionStatus | None:
+    service, choice = service_plan.service, service_plan.choice
+    current = service.status.preemption
+    # While replicas are replaced, their readings are of both limits.
+    if at is None or choice is None or service.spec is None or is_rolling_out(service_plan.pods):
+        return current
+    reading = reading_of(choice.variant, readings)
+    return next_preemption_status(service.spec, choice, reading, current, at)
 
 
 def has_surge_capacity(

@@ -43,6 +43,7 @@ from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
+from tessera.domain.service.lowered_limit import with_lowered_limit
 from tessera.domain.service.model_files import Preparation, prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
 from tessera.domain.steps import Step, planner_error
@@ -114,6 +115,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         until = at
     assignment = slice_assignment(service.ref, snapshot.pools)
     placement = _place(service, spec, objects, views, allocated, assignment)
+    placement = with_lowered_limit(placement, service, spec)
     accepted = engine_verdict(spec)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}

@@ -26,6 +26,7 @@ from tessera.api.text import counted
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service.lowered_limit import lowered_limit
 
 # Fields of the spec that shape the pods. The others decide placement and count; of `precision` the
 # chosen variant counts.
@@ -116,7 +117,7 @@ def _newest_template(
     return PodTemplateVersionStatus(
         builder_version=available.builder_version,
         platform=available.platform,
-        template_hash=_template_digest(spec, choice),
+        template_hash=_template_digest(spec, choice, lowered_limit(service, spec, choice)),
         effective_values=EffectiveValues(
             engine_version=spec.engine.version,
             drain_timeout=spec.drain.timeout,
@@ -145,7 +146,9 @@ def _recorded_template(
     return newest.model_copy(update=first)
 
 
-def _template_digest(spec: InferenceServiceSpec, choice: HardwareChoice) -> str:
+def _template_digest(
+    spec: InferenceServiceSpec, choice: HardwareChoice, lowered: int | None
+) -> str:
     """Return a digest of set fields and placement, to which new defaults are no change."""
     hardware, offer = choice.fit.hardware, choice.offer
     template_inputs: dict[str, Any] = spec.model_dump(
@@ -167,6 +170,8 @@ def _template_digest(spec: InferenceServiceSpec, choice: HardwareChoice) -> str:
         offer.runtime_class_name,
         offer.scheduler_name,
     ]
+    if lowered is not None:
+        template_inputs["maxNumSeqs"] = lowered
     return hashlib.sha256(json.dumps(template_inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -111,6 +111,7 @@ def _service_status(
         pod_template_version=template.record if template else previous.pod_template_version,
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=_speed_status(service_plan),
+        preemption=service_plan.preemption,
         slo=service_plan.slo,
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
