@@ -18,6 +18,7 @@ from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, gpu_models
 from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing.scheduler_limits import Demand
 from tests.builders import H100
 
@@ -57,7 +58,7 @@ def a_shape() -> ModelShape:
 def a_demand() -> Demand:
     return Demand(
         shape=a_shape(),
-        draft=a_shape(),
+        engine=EngineTerms(draft=a_shape()),
         precision="fp8",
         max_model_len=8193,
         input_tokens=1201,

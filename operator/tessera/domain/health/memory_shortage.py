@@ -84,6 +84,6 @@ def memory_advice(
             )
         case _:
             return (
-                "spec.engine.gpuMemoryUtilization: another process uses the memory of the GPU; stop it "
-                f"(nvidia-smi on the node shows it), or lower {share:g} to what is free"
+                "spec.engine.gpuMemoryUtilization: another process uses the memory of the GPU; "
+                f"stop it (nvidia-smi on the node shows it), or lower {share:g} to what is free"
             )

@@ -1,16 +1,17 @@
 """Limits of `spec.engine` without which a model would fit."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from tessera.api.meta import format_duration
 from tessera.api.text import counted
-from tessera.domain.incremental import tabulated
+from tessera.domain.hardware.device import Hardware
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds
-from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
-_tabulated_size = tabulated(size, size=1024)
+# Sizes a demand on hardware.
+Sizing = Callable[[Demand, Hardware], ReplicaFit | ReplicaMisfit]
 _NO_SEQUENCES = {"max_num_seqs": None}
 _NO_TOKENS = {"max_num_batched_tokens": None}
 # What is left to sizing in turn, by the field that the message names.
@@ -30,7 +31,7 @@ class _FreedFit(NamedTuple):
     fit: ReplicaFit
 
 
-def unmet_limit(misfits: Sequence[tuple[Demand, ReplicaMisfit]]) -> str | None:
+def unmet_limit(misfits: Sequence[tuple[Demand, ReplicaMisfit]], size: Sizing) -> str | None:
     """Return which limit no hardware keeps, and the limits that the fastest of it has without.
 
     Returns None where the model is too slow without any limit.
@@ -40,7 +41,7 @@ def unmet_limit(misfits: Sequence[tuple[Demand, ReplicaMisfit]]) -> str | None:
             _FreedFit(demand, misfit, fit)
             for demand, misfit in misfits
             if (freed := replace(demand, engine=replace(demand.engine, **change))) != demand
-            and isinstance(fit := _tabulated_size(freed, misfit.hardware), ReplicaFit)
+            and isinstance(fit := size(freed, misfit.hardware), ReplicaFit)
         ]
         if fits:
             return _message(field, max(fits, key=lambda freed: freed.fit.limits.tokens_per_second))

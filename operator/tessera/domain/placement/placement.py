@@ -394,7 +394,7 @@ def _no_fit(
     misfits = [misfit for _, misfit in pairs]
     too_slow = [misfit for misfit in misfits if misfit.needed_mib == 0]
     if too_slow:
-        if (message := unmet_limit(pairs)) is not None:
+        if (message := unmet_limit(pairs, _tabulated_size)) is not None:
             return _not_placed(PlacementReason.ENGINE_LIMITS_UNMET, message)
         fastest = min(too_slow, key=lambda misfit: misfit.inter_token_ms)
         demand = next(each.demand for each in candidates if each.fit is fastest)
