@@ -29,6 +29,7 @@ ENVIRONMENT = {
     "HOME": "Tessera",
     "HUGGING_FACE_HUB_TOKEN": "spec.model.tokenSecretRef",
     "NVIDIA_VISIBLE_DEVICES": "the device plugin",
+    "TESSERA_CHAT_TEMPLATE": "spec.engine.chatTemplate",
     "USER": "Tessera",
     "VLLM_API_KEY": "no field: the gateway checks keys, see docs/tasks/keys.md",
     "VLLM_CACHE_ROOT": "Tessera",
