@@ -162,6 +162,10 @@ bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and
 bench-hostile: .venv/made ## Measure what a bystander notices of seventeen attacks on a gateway and of edits by another tenant, and what they take (about 6 minutes; OPTIONS='--only edits').
 	@$(RUN) tools/bench_hostile.py $(OPTIONS)
 
+.PHONY: engine-tables
+engine-tables: .venv/made ## Write the tables of flags and metrics of vLLM's versions (0.7 GB of downloads once, then seconds).
+	@$(RUN) tools/engine_tables.py
+
 .PHONY: levers
 levers: .venv/made ## Compute what each lever brings, alone and in order, for the page of the ladders (seconds); then run make generate.
 	@$(RUN) tools/ladders.py

@@ -1,4 +1,4 @@
-"""Write the facts of one vLLM version: vllm_facts.py CAPTURE.
+"""Write the facts of one captured vLLM version: vllm_facts.py CAPTURE.
 
 CAPTURE holds `flags.json`, `metrics.json` and `routes-default.txt` as read from a running server of
 that version. Only facts are taken over (names, types, bounds, labels, buckets, methods and paths),
@@ -22,6 +22,7 @@ _ACTIONS = {
     "_HelpAction": "help",
     "_StoreTrueAction": "switch",
     "BooleanOptionalAction": "switch",
+    "EnableDisableAction": "switch",
 }
 _TYPES = {
     "float": "float",
@@ -103,24 +104,20 @@ def route_facts(text: str) -> list[str]:
 
 
 def encode(
-    version: str, flags: list[dict[str, Any]], metrics: list[dict[str, Any]], routes: list[str]
+    version: str,
+    source: str,
+    flags: list[dict[str, Any]],
+    metrics: list[dict[str, Any]],
+    routes: Sequence[str] = (),
 ) -> str:
-    """The file: one line for each flag, metric and route."""
-    source = (
-        f"vllm serve {version}: options of its argument parser, bounds of its config classes, "
-        "/metrics and routes of running servers; `always` marks what a default server shows"
-    )
-    return "\n".join(
-        (
-            "{",
-            f'"version": {json.dumps(version)},',
-            f'"source": {json.dumps(source)},',
-            f'"flags": [\n{_lines(flags)}\n],',
-            f'"metrics": [\n{_lines(metrics)}\n],',
-            f'"routes": [\n{_lines(routes)}\n]',
-            "}\n",
-        )
-    )
+    """The file: one line for each flag, metric and, where a server printed them, route."""
+    lists = {"flags": flags, "metrics": metrics, **({"routes": routes} if routes else {})}
+    parts = [
+        f"{json.dumps(name)}: {json.dumps(text)}"
+        for name, text in (("version", version), ("source", source))
+    ]
+    parts += [f"{json.dumps(name)}: [\n{_lines(rows)}\n]" for name, rows in lists.items()]
+    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 def _lines(rows: Sequence[object]) -> str:
@@ -137,7 +134,11 @@ def main(capture: Path) -> None:
     metrics.sort(key=lambda metric: metric["name"])
     path = DATA / f"vllm-{version}.json"
     routes = route_facts((capture / "routes-default.txt").read_text(encoding="utf-8"))
-    path.write_text(encode(version, flags, metrics, routes), encoding="utf-8")
+    source = (
+        f"vllm serve {version}: options of its argument parser, bounds of its config classes, "
+        "/metrics and routes of running servers; `always` marks what a default server shows"
+    )
+    path.write_text(encode(version, source, flags, metrics, routes), encoding="utf-8")
     print(f"{path.name}: {len(flags)} flags, {len(metrics)} metrics, {len(routes)} routes")
 
 
