@@ -29,6 +29,30 @@ def test_the_default_version_is_known_and_others_are_not() -> None:
     assert version_facts("0.1.0") is None
 
 
+@pytest.mark.parametrize(
+    ("option", "dest", "value"),
+    [
+        ("--enable-sleep-mode", "enable_sleep_mode", True),
+        ("--no-enable-sleep-mode", "enable_sleep_mode", False),
+        ("--disable-sleep-mode", "enable_sleep_mode", False),
+        ("--disable_sleep_mode", "enable_sleep_mode", False),
+        ("--disable-cascade-attn", "disable_cascade_attn", True),
+        ("--no-disable-cascade-attn", "disable_cascade_attn", False),
+        ("--enable-cascade-attn", "disable_cascade_attn", False),
+        ("--disable-log-stats", "disable_log_stats", True),
+        ("--async-scheduling", "async_scheduling", True),
+        ("--no-async-scheduling", "async_scheduling", False),
+    ],
+)
+def test_enable_and_disable_are_each_others_opposite_since_0_33(
+    option: str, dest: str, value: bool
+) -> None:
+    table = version_facts("0.33.0")
+    assert table is not None
+    assert check([option], table) == ()
+    assert parse([option], table) == {dest: value}
+
+
 def test_the_model_is_the_positional_argument() -> None:
     parsed = parse(["org/model", "--port", "8000"], TABLE)
     assert parsed == {"model_tag": "org/model", "port": 8000}
@@ -90,6 +114,12 @@ def test_values_are_read_as_the_engine_reads_them(
         (["--kv-cache", "4"], FlagProblemKind.AMBIGUOUS, "--kv-cache-dtype"),
         (["--max-num-sequences", "4"], FlagProblemKind.UNKNOWN, "did you mean --max-num-seqs?"),
         (["--frobnicate"], FlagProblemKind.UNKNOWN, "vllm serve 0.32.0 has no option --frobnicate"),
+        (
+            ["--disable-sleep-mode"],
+            FlagProblemKind.UNKNOWN,
+            "has no option --disable-sleep-mode, but 0.33.0 has; remove it, or set "
+            "spec.engine.version to such a version",
+        ),
         (["--num-scheduler-steps", "8"], FlagProblemKind.REMOVED, "remove it"),
         (["--disable-log-requests"], FlagProblemKind.REMOVED, "--enable-log-requests"),
         (["--device", "cuda"], FlagProblemKind.REMOVED, "remove it"),

@@ -78,6 +78,13 @@ def version_facts(version: str) -> EngineFacts | None:
     return _facts_by_version().get(version)
 
 
+def versions_with(option: str) -> tuple[str, ...]:
+    """Return the known versions that have an option, oldest first."""
+    return tuple(
+        version for version, facts in _facts_by_version().items() if option in facts.by_option
+    )
+
+
 @constant
 def _facts_by_version() -> Mapping[str, EngineFacts]:
     files = {

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 from tessera.domain.vllm import flag_values as engine_values
-from tessera.domain.vllm.facts import EngineFacts, Flag
+from tessera.domain.vllm.facts import EngineFacts, Flag, versions_with
 from tessera.domain.vllm.outdated_flags import OLD_FLAGS
 
 # Destination of the positional argument.
@@ -141,8 +141,13 @@ class _FlagParser:
 
     def _report_unknown(self, option: str) -> None:
         suggestions = difflib.get_close_matches(option, self._facts.by_option, n=1, cutoff=0.75)
-        hint = f"did you mean {suggestions[0]}?" if suggestions else "remove it"
-        message = f"vllm serve {self._facts.version} has no option {option}; {hint}"
+        if versions := versions_with(option):
+            hint = (
+                f", but {versions[-1]} has; remove it, or set spec.engine.version to such a version"
+            )
+        else:
+            hint = f"; did you mean {suggestions[0]}?" if suggestions else "; remove it"
+        message = f"vllm serve {self._facts.version} has no option {option}{hint}"
         self._report(option, FlagProblemKind.UNKNOWN, message)
 
     def _report_outdated(self, option: str) -> None:
@@ -162,9 +167,7 @@ class _FlagParser:
             message = f"{option} takes no value, but {value!r} was given; write only {option}"
             self._report(option, FlagProblemKind.UNEXPECTED_VALUE, message)
         else:
-            self.values[flag.dest] = not (
-                option.startswith("--no-") and option.replace("--no-", "--", 1) in flag.options
-            )
+            self.values[flag.dest] = not _turns_off(option, flag)
 
     def _set_value(self, flag: Flag, written: _WrittenOption) -> None:
         texts = self._value_texts(flag, written)
@@ -240,6 +243,21 @@ def _is_option(word: str) -> bool:
         return False
     # As in argparse: a negative number is a value, and so is a text with spaces in its name part.
     return not (word[1:].replace(".", "", 1).isdigit() or " " in word.partition("=")[0])
+
+
+def _turns_off(option: str, flag: Flag) -> bool:
+    """Return whether the option sets its switch to False.
+
+    `--no-x` does so for `--x`, and since 0.33 `--disable-x` for `--enable-x` and the reverse.
+    """
+    for prefix, opposite in (
+        ("--no-", "--"),
+        ("--disable-", "--enable-"),
+        ("--enable-", "--disable-"),
+    ):
+        if option.startswith(prefix) and option.replace(prefix, opposite, 1) == flag.name:
+            return True
+    return False
 
 
 def _parse_word(word: str) -> _WrittenOption:
