@@ -11,19 +11,19 @@ import yaml
 
 from chart_values import Chart
 from environments import ROOT
-from tessera.domain.vllm.facts import known_versions
+from tessera.api.engine_options import EngineOptions
 from tessera.resources.defaults import defaults, newest_version
 from tessera.resources.platform import default_image, mirror_image
 
 
 def images(registry: str | None = None) -> Iterator[str]:
-    """The chart's own images, then an engine for each version whose flags are known."""
+    """The chart's own images, then the engine of the default version."""
     chart = Chart()
     version = yaml.safe_load((ROOT / "charts/tessera/Chart.yaml").read_text("utf-8"))["appVersion"]
     for image in (chart.image, chart.batch_image, chart.node.image, chart.gateway.image):
         yield mirror_image(f"{image.repository}:{image.tag or version}", registry)
-    for engine in known_versions():
-        yield mirror_image(default_image(engine, defaults(newest_version())), registry)
+    engine = default_image(EngineOptions().version, defaults(newest_version()))
+    yield mirror_image(engine, registry)
 
 
 if __name__ == "__main__":
