@@ -140,6 +140,24 @@ def constant(read: Callable[[], T]) -> Callable[[], T]:
     return functools.cache(read)
 
 
+class Installed(Generic[T]):
+    """Data of an installation, which a process sets once before its first cycle.
+
+    No decision writes it, and none sees it change: it stands for the inputs that are the same in
+    all of them.
+    """
+
+    def __init__(self, shipped: Callable[[], T]) -> None:
+        self._read = shipped
+
+    def __call__(self) -> T:
+        """Return what the process set, else what is shipped."""
+        return self._read()
+
+    def set(self, data: T) -> None:
+        self._read = lambda: data
+
+
 def tabulated(function: Callable[P, T], *, size: int = _TABLE_SIZE) -> Callable[P, T]:
     """Mark a step of a search over small hashable values, such as the slices of a GPU.
 

@@ -18,7 +18,7 @@ from tessera.domain.hardware.device import (
     slice_hardware,
     whole_gpu_hardware,
 )
-from tessera.domain.hardware.gpu_catalog import Product, products
+from tessera.domain.hardware.gpu_catalog import Product, nearest_products, products
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
 from tessera.domain.mig.gpu_building import layout_problem
@@ -314,7 +314,8 @@ def _unknown_product(product: str) -> str:
     )
     if "-MIG-" in product:
         return f"{message}; set mig.strategy=mixed in the GPU operator to use MIG slices"
-    return f"{message}: {', '.join(sorted(products()))}"
+    nearest = ", ".join(nearest_products(product)[:3])
+    return f"{message}, such as {nearest}; add it to catalogs.gpus of the chart"
 
 
 def format_devices(gpus: int, slices: Sequence[tuple[str, int]]) -> str:
