@@ -12,6 +12,7 @@ from tessera.adapters.kube import client as kube
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.api.schema import KINDS, crd
+from tessera.domain.hardware.gpu_catalog import catalog, shipped
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, ApiResource
 from world.testing import eventually
 
@@ -72,3 +73,10 @@ async def cluster(
         yield kube_cluster
     finally:
         await kube_cluster.close()
+
+
+@pytest.fixture
+def shipped_catalog() -> Iterator[None]:
+    """Let a test install a catalog of its own; then the shipped one is there again."""
+    yield
+    catalog.set(shipped())

@@ -10,6 +10,7 @@ from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.template_version import Platform
 from tessera.domain.gateway.oidc import OidcIssuer
+from tessera.domain.hardware.gpu_catalog import KnownModel, Product
 
 
 class Values(BaseModel):
@@ -412,6 +413,17 @@ class Rules(Values):
     """Labels by which Prometheus selects its rules, such as `release: kube-prometheus-stack`."""
 
 
+class Catalogs(Values):
+    """GPUs and models beside those that Tessera has."""
+
+    gpus: Annotated[list[Product], Field(max_length=256)] = Field(default_factory=list)
+    """GPU products, as their nodes are labeled. The entry of a product that Tessera has stays."""
+
+    models: Annotated[list[KnownModel], Field(max_length=1024)] = Field(default_factory=list)
+    """Shapes of models, which services then may leave out. The entry of a model that Tessera has
+    stays."""
+
+
 class Chart(Values):
     """Values of the chart."""
 
@@ -450,6 +462,10 @@ class Chart(Values):
     """Defaults of services by `spec.class`. A change applies at once to the services that omit the
     field: to what is promised and measured, and to scaling. Engines keep their limits until the
     service is updated."""
+
+    catalogs: Catalogs = Field(default_factory=Catalogs)
+    """GPUs and models beside those that Tessera has, for the operator, the gateway and commands. An
+    entry that cannot be used is left out, and the log says why."""
 
     node: NodeAgent = Field(default_factory=NodeAgent)
     """tessera-node, an agent on nodes with MIG GPUs."""

@@ -13,6 +13,7 @@ from chart_rights import Right, granted_rights
 from chart_values import Chart
 from demo.cluster import CHART
 from takeovers import SENTENCES
+from tessera.adapters.catalog_file import read_catalog
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import ServiceClasses
@@ -613,3 +614,39 @@ def test_the_sentences_name_the_values_that_a_right_of_the_operator_needs() -> N
         for resource in takeover.get("what", ()):
             right = Right("tessera-operator", takeover["where"], takeover["may"], resource)
             assert (right in granted) != takeover["gives"].startswith("With `"), right
+
+
+A5000 = {
+    "product": "NVIDIA-RTX-A5000",
+    "capability": "8.6",
+    "memoryMiB": 24_564,
+    "bandwidthGBs": 768,
+    "multiprocessors": 64,
+    "bf16Tflops": 111,
+}
+
+
+def test_entries_of_the_catalog_reach_the_operator_and_the_gateway(tmp_path: Path) -> None:
+    name, file = "tessera-operator-catalogs", "/etc/tessera/catalogs/catalogs.json"
+    gateway = ("--set", "gateway.enabled=true")
+    assert ("ConfigMap", name) not in render(*gateway)
+    values = tmp_path / "values.yaml"
+    values.write_text(yaml.safe_dump({"catalogs": {"gpus": [A5000]}}), encoding="utf-8")
+    objects = render(*gateway, "-f", str(values))
+    entries = tmp_path / "catalogs.json"
+    entries.write_text(objects["ConfigMap", name]["data"]["catalogs.json"], encoding="utf-8")
+    extended, faults = read_catalog(entries)
+    assert faults == ()
+    assert extended.products["NVIDIA-RTX-A5000"].memory_mib == 24_564
+    for deployment in ("tessera-operator", "tessera-gateway"):
+        template = objects["Deployment", deployment]["spec"]["template"]
+        assert template["metadata"]["annotations"]["checksum/catalogs"]
+        assert {"name": "catalogs", "configMap": {"name": name}} in template["spec"]["volumes"]
+        (container,) = template["spec"]["containers"]
+        assert {"name": "TESSERA_CATALOGS_FILE", "value": file} in container["env"]
+        mounted = {mount["mountPath"] for mount in container["volumeMounts"]}
+        assert "/etc/tessera/catalogs" in mounted
+    for settings in (Settings, GatewaySettings):
+        assert "catalogs_file" in settings.model_fields
+    error = render_error("-f", str(values), "--set", "catalogs.gpus[0].memoryMiB=3")
+    assert "/catalogs/gpus/0/memoryMiB" in error

@@ -96,6 +96,10 @@ class Settings(PrometheusSettings, _ProcessSettings):
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`, as JSON; what is left out is built in."""
 
+    catalogs_file: Path | None = None
+    """JSON with GPUs and models that the installation adds to the catalog; a change needs a new
+    process."""
+
     batch_role: str = BATCH_ROLE
     """ClusterRole that lets a batch's runner read its BatchInference; each release has its own."""
 
@@ -278,3 +282,6 @@ class GatewaySettings(_ProcessSettings):
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`, as JSON; the same as those of the operator."""
+
+    catalogs_file: Path | None = None
+    """JSON with GPUs and models that the installation adds to the catalog; the operator's."""

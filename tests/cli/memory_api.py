@@ -41,6 +41,8 @@ class MemoryApi:
     """Plurals that may not be listed in all namespaces, patched or created."""
     hidden: set[str] = field(default_factory=set)
     """Plurals that may not be listed anywhere."""
+    refused: set[str] = field(default_factory=set)
+    """Paths of objects that may not be read."""
     unknown: set[str] = field(default_factory=lambda: {POD_MONITORS.plural})
     """Plurals that the API server does not have."""
     problem: str = ""
@@ -76,6 +78,8 @@ class MemoryApi:
         return 200, body
 
     def _get(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        if path in self.refused:
+            return 403, {"message": "forbidden"}
         if path in self.pages:
             return 200, self.pages[path]
         for kind in KINDS:

@@ -45,6 +45,11 @@ app.kubernetes.io/name: tessera-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
+{{/* The entries that the installation adds to the catalog, as JSON; nothing without any. */}}
+{{- define "tessera.catalogs" -}}
+{{- if or .Values.catalogs.gpus .Values.catalogs.models }}{{ .Values.catalogs | toJson }}{{ end }}
+{{- end -}}
+
 {{- define "tessera.labels" -}}
 {{ include "tessera.selector" . }}
 app.kubernetes.io/part-of: tessera

@@ -367,6 +367,7 @@ SIZE = Command(
         is_flag=True,
     ),
     option("--prices", "JSON with dated prices of GPUs", **FILE),
+    option("--catalogs", "JSON with further GPUs and models", **FILE),
     option(
         "--api-price",
         "what a million output tokens cost elsewhere: shows where serving breaks even",
@@ -422,6 +423,7 @@ _SIZED_MODEL = (
     option("--precision", "of the model (default: that of its files)", metavar="NAME,..."),
     option("--slo", "of the model", metavar="ttft=1s,itl=33ms"),
     option("--gpu-prices", "JSON with dated prices of GPUs", **FILE),
+    option("--catalogs", "of the model: JSON with further GPUs and models", **FILE),
 )
 _API_PRICE = (
     option("--api", "the API's price of a model, in the list of prices", metavar="NAME"),

@@ -14,9 +14,11 @@ from tessera.api.reasons import NAME_REASONS, Accepted, WithinBudget
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
-from tessera.cli.installation import installed_classes
+from tessera.cli.installation import installed_catalogs, installed_classes
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
+from tessera.domain.hardware.catalog_entries import extended_catalog
+from tessera.domain.hardware.gpu_catalog import catalog, shipped
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
@@ -56,6 +58,8 @@ class FleetInputs:
     """The autoscaler's windows, as far as Prometheus has them."""
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by their class."""
+    catalogs: str = ""
+    """Document of the GPUs and models that the installation adds to the catalog."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -109,9 +113,20 @@ async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
         kind.plural: bodies for kind, (bodies, _) in zip(PLAN_INPUT_KINDS, listings, strict=True)
     }
     unread = tuple(read_error for _, read_error in listings if read_error)
-    classes = await installed_classes(reader)
-    fleet = FleetInputs(at=now(), objects=objects, read_errors=unread, classes=classes)
+    fleet = FleetInputs(
+        at=now(),
+        objects=objects,
+        read_errors=unread,
+        classes=await installed_classes(reader),
+        catalogs=await installed_catalogs(reader),
+    )
+    use_catalogs(fleet.catalogs)
     return fleet if prometheus is None else await with_readings(fleet, prometheus)
+
+
+def use_catalogs(document: str) -> None:
+    """Let this process know the GPUs and models of a document, and no others than are shipped."""
+    catalog.set(extended_catalog(document)[0] if document else shipped())
 
 
 async def _list_trimmed(reader: Reader, kind: ApiResource) -> tuple[list[Json], str]:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
-from tessera.resources.api_resources import DEPLOYMENTS
+from tessera.resources.api_resources import CONFIG_MAPS, DEPLOYMENTS
 
 OPERATOR = "tessera-operator"
 OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
@@ -17,6 +17,8 @@ OPERATOR_SELECTOR = f"app.kubernetes.io/name={OPERATOR}"
 GATEWAY_VARIABLE = "TESSERA_GATEWAY_ACCOUNT"
 NAME_GRANTS_VARIABLE = "TESSERA_REQUIRE_NAME_GRANTS"
 _CLASSES_VARIABLE = "TESSERA_CLASSES"
+# The volume of the operator's pod, and the key of its ConfigMap.
+_CATALOGS = "catalogs"
 
 log = logging.getLogger("tessera")
 
@@ -41,6 +43,32 @@ async def installed_classes(reader: Reader) -> ServiceClasses:
         except ValidationError as error:
             log.error("the classes of the operator are unreadable: %s", error)
     return BUILT_IN_CLASSES
+
+
+async def installed_catalogs(reader: Reader) -> str:
+    """Return the operator's document of catalog entries; empty without one, or where denied."""
+    try:
+        deployments = await operator_deployments(reader)
+    except DeniedError:
+        return ""
+    for path in _catalogs_paths(deployments):
+        try:
+            config_map = await reader.get(path)
+        except DeniedError as error:
+            log.error("%s: GPUs and models that the installation adds are unknown", error)
+        else:
+            return str((config_map or {}).get("data", {}).get(f"{_CATALOGS}.json", ""))
+    return ""
+
+
+def _catalogs_paths(deployments: Sequence[Json]) -> Iterator[str]:
+    """Yield the paths of the ConfigMaps that operators mount with catalog entries."""
+    for deployment in deployments:
+        pod = deployment["spec"].get("template", {}).get("spec", {})
+        for volume in pod.get("volumes", ()):
+            if volume["name"] == _CATALOGS and "configMap" in volume:
+                namespace = deployment["metadata"]["namespace"]
+                yield CONFIG_MAPS.path(namespace, volume["configMap"]["name"])
 
 
 async def has_variable(reader: Reader, name: str) -> bool:

@@ -3,13 +3,16 @@
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 
 from tessera.adapters import certificates
+from tessera.adapters.catalog_file import read_catalog
 from tessera.adapters.kube.admission_objects import AdmissionObjects
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.api.text import counted
 from tessera.controller.runtime import LEASE
+from tessera.domain.hardware.gpu_catalog import shipped
 from tessera.ports import Clock, ClusterError
 from tessera.resources.api_resources import AUTOSCALING, KINDS, POD_MONITORS, ApiResource
 from tessera.settings import Settings
@@ -28,6 +31,8 @@ async def inspect(
     yield await _check_leader(settings, cluster, clock())
     if settings.webhook_service is not None:
         yield await _check_certificate(settings, settings.webhook_service, cluster, clock())
+    if settings.catalogs_file is not None:
+        yield _check_catalogs(settings.catalogs_file)
     yield await _check_readings(settings, clock)
 
 
@@ -70,6 +75,15 @@ async def _check_certificate(
     if expires is None or expires <= at:
         return False, f"Secret/{service} has no valid certificate"
     return True, f"the webhook certificate is valid for {counted((expires - at).days, 'day')}"
+
+
+def _check_catalogs(path: Path) -> InspectionFinding:
+    extended, faults = read_catalog(path)
+    if faults:
+        return False, "; ".join(faults)
+    gpus = len(extended.products) - len(shipped().products)
+    shapes = len(extended.models) - len(shipped().models)
+    return True, f"catalogs: {counted(gpus, 'GPU')} and {counted(shapes, 'model')} are added"
 
 
 async def _check_readings(settings: Settings, clock: Clock) -> InspectionFinding:

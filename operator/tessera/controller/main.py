@@ -11,6 +11,7 @@ import kopf
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from tessera.adapters.catalog_file import install_catalog
 from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
@@ -60,6 +61,7 @@ def main() -> None:
     # httpx logs a line for every probe of an engine.
     logging.getLogger("httpx").setLevel(logging.WARNING)
     log.setLevel(settings.log_level.upper())
+    install_catalog(settings.catalogs_file)
     if arguments.inspect:
         sys.exit(asyncio.run(run_inspection(settings)))
     if arguments.release_nodes:

@@ -18,6 +18,7 @@ import uvloop
 from aiohttp import web
 from pydantic import ValidationError
 
+from tessera.adapters.catalog_file import install_catalog
 from tessera.adapters.clock import now
 from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.kube.access_review import token_user
@@ -68,6 +69,7 @@ def main() -> None:
     parser.add_argument("--host", default="0.0.0.0", help="address of all ports")
     arguments = parser.parse_args()
     settings = read_settings()
+    install_catalog(settings.catalogs_file)
     try:
         uvloop.run(run(settings, arguments.host))
     except (ClusterError, StoreError, OSError) as error:

@@ -1,7 +1,6 @@
 """Entries that an installation adds to the catalog."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -17,39 +16,9 @@ from tessera.domain.placement.checks import unknown_model_denial
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.sizing.prices import parse_prices
 from tests.builders import SMALL, a_node, a_pool, a_service, a_snapshot, a_spec, plan_of
+from tests.catalogs import A5000, ADA, OWN
 
-A5000 = {
-    "product": "NVIDIA-RTX-A5000",
-    "capability": "8.6",
-    "memoryMiB": 24_564,
-    "bandwidthGBs": 768,
-    "multiprocessors": 64,
-    "bf16Tflops": 111,
-}
-ADA = {
-    "product": "NVIDIA-RTX-4000-SFF-Ada-Generation",
-    "capability": "8.9",
-    "memoryMiB": 20_475,
-    "bandwidthGBs": 280,
-    "multiprocessors": 48,
-    "bf16Tflops": 153,
-    "fp8Tflops": 307,
-}
-OWN = {
-    "model": "acme/llama-8b-ft",
-    "parameters": 8_030_261_248,
-    "layers": 32,
-    "attentionHeads": 32,
-    "kvHeads": 8,
-    "headDim": 128,
-    "maxPositionEmbeddings": 131_072,
-}
-
-
-@pytest.fixture(autouse=True)
-def shipped_catalog() -> Iterator[None]:
-    yield
-    catalog.set(shipped())
+pytestmark = pytest.mark.usefixtures("shipped_catalog")
 
 
 def document(gpus: Any = (), models: Any = ()) -> str:

@@ -53,7 +53,12 @@ def sized_row(
     ]
     if (context := input_tokens + output_tokens) > DEFAULT_MAX_MODEL_LEN:
         words += ["--context", str(context)]
-    named = {"--gpu": arguments.gpu, "--slo": arguments.slo, "--prices": arguments.gpu_prices}
+    named = {
+        "--gpu": arguments.gpu,
+        "--slo": arguments.slo,
+        "--prices": arguments.gpu_prices,
+        "--catalogs": arguments.catalogs,
+    }
     words += [word for option, value in named.items() if value for word in (option, value)]
     try:
         report = build_report(size_request(SIZE.parse([*words, "--", arguments.model]), day))

@@ -11,12 +11,19 @@ from types import SimpleNamespace
 
 from pydantic import TypeAdapter, ValidationError
 
+from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import ModelShape, Slo
 from tessera.api.meta import Duration
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
-from tessera.domain.hardware.gpu_catalog import Product, models, nearest_products, products
+from tessera.domain.hardware.gpu_catalog import (
+    Product,
+    catalog,
+    models,
+    nearest_products,
+    products,
+)
 from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
@@ -60,6 +67,7 @@ def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
     """Return the request of the options; CommandError where they are invalid."""
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
         _check_bounds(option, getattr(arguments, option), least)
+    _use_catalogs(arguments.catalogs)
     name, shape = _requested_model(arguments)
     book = _read_price_book(arguments.prices, day)
     chosen, unpriced = _parse_products(arguments.gpu, book, arguments.prices)
@@ -76,6 +84,16 @@ def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
         tensor_parallel=arguments.tensor_parallel,
         api_price=_api_price(arguments.api_price, book),
     )
+
+
+def _use_catalogs(name: str | None) -> None:
+    """Let this process know the entries of a file; CommandError where one cannot be used."""
+    if name is None:
+        return
+    extended, faults = read_catalog(Path(name).expanduser())
+    if faults:
+        raise CommandError(f"--catalogs {name}: {faults[0]}")
+    catalog.set(extended)
 
 
 def known_model(name: str, option: str) -> ModelShape:

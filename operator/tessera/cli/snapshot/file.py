@@ -14,7 +14,7 @@ from pydantic.alias_generators import to_camel
 
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.errors import CommandError
-from tessera.cli.fleet import FleetInputs
+from tessera.cli.fleet import FleetInputs, use_catalogs
 from tessera.cli.snapshot.trim import mask_secrets
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
@@ -44,6 +44,8 @@ class SnapshotFile(BaseModel):
     demand: tuple[tuple[Ref, GatewayDemand], ...] | None = None
     scaling_history: tuple[tuple[Ref, ScalingHistory], ...] = ()
     classes: ServiceClasses = BUILT_IN_CLASSES
+    catalogs: str = ""
+    """Document of the GPUs and models that the installation adds to the catalog."""
 
 
 def tessera_version() -> str:
@@ -62,6 +64,7 @@ def serialize(fleet: FleetInputs) -> str:
         demand=None if fleet.demand is None else tuple(sorted(fleet.demand.items())),
         scaling_history=tuple(sorted(fleet.scaling_history.items())),
         classes=fleet.classes,
+        catalogs=fleet.catalogs,
     )
     return json.dumps(document.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
@@ -149,6 +152,7 @@ def _parse_document(name: str, body: Any) -> tuple[FleetInputs, str]:
 
 
 def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
+    use_catalogs(document.catalogs)
     return FleetInputs(
         at=document.at,
         objects={
@@ -159,4 +163,5 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         demand=None if document.demand is None else dict(document.demand),
         scaling_history=dict(document.scaling_history),
         classes=document.classes,
+        catalogs=document.catalogs,
     )
