@@ -28,6 +28,7 @@ PLANTED = {
         "import tessera.domain.money",
     ),
     "The core is pure": ("domain/scaling/policies/queue_and_activity.py", "import time"),
+    "Few modules know vLLM": ("domain/scaling/target.py", "import tessera.domain.vllm.facts"),
     "kopf stays in controller": ("reconcile/loop.py", "import kopf"),
     "The Kubernetes client stays in adapters, its models in resources": (
         "reconcile/store.py",

@@ -14,6 +14,7 @@ import aiohttp
 from tessera.batch_runner.errors import TransientError
 from tessera.batch_runner.retry import RequestOutcome
 from tessera.batch_runner.rows import reply_object
+from tessera.domain.vllm.metrics import STEPS
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ _KEEPALIVE_SECONDS = 2
 _MAX_SILENT_RESTARTS = 10
 # It cannot match inside a text of the answer, where the quotes are escaped.
 _ABORT_PATTERN = re.compile(rb'"finish_reason": ?"abort"')
-# Counts the steps that emit tokens, of each engine process.
-_STEPS_PATTERN = re.compile(rb"^vllm:iteration_tokens_total_count(?:{[^}]*})? (\S+)", re.MULTILINE)
+_STEPS_PATTERN = re.compile(rb"^%b(?:{[^}]*})? (\S+)" % STEPS.encode(), re.MULTILINE)
 _RETRYABLE_STATUSES = (
     HTTPStatus.REQUEST_TIMEOUT,
     HTTPStatus.TOO_EARLY,

@@ -9,6 +9,7 @@ from tessera.api.engine_egress import EngineEgress
 from tessera.api.template_version import Platform
 from tessera.domain import names
 from tessera.domain.batch.names import BATCH_ACCOUNT, BATCH_LABEL, BATCH_ROLE, RUNNER_PORT
+from tessera.domain.vllm.metrics import PREFIX
 from tessera.resources.api_resources import (
     NETWORK_POLICIES,
     POD_MONITORS,
@@ -25,7 +26,7 @@ from tessera.resources.manifest import (
 )
 
 _NAMESPACE_LABEL = "kubernetes.io/metadata.name"
-ENGINE_METRICS = "vllm:.*"
+ENGINE_METRICS = f"{PREFIX}.*"
 # Several times what a large engine exports; a page beyond them is not read at all.
 SCRAPE_LIMITS: Mapping[str, int | str] = {
     "sampleLimit": 20_000,

@@ -5,6 +5,7 @@ from typing import Any
 from tessera.cli.errors import CommandError
 from tessera.domain.economics.break_even import MONTH_DAYS
 from tessera.domain.economics.forecast import TOKENS, Assumptions, draws, percentiles
+from tessera.domain.vllm.metrics import GENERATION_TOKENS, PROMPT_TOKENS
 
 _LIMIT = 2
 _RUNBOOK = "docs/tasks/forecast.md#get-an-alert"
@@ -23,8 +24,8 @@ def alert_rule(assumptions: Assumptions) -> dict[str, Any]:
     engines = f'namespace="{namespace}",tessera_dev_service="{name}"'
     expr = (
         f"(sum(increase(tessera_gateway_tokens_total{{{gateway}}}[1d])) or "
-        f"sum(increase(vllm:prompt_tokens_total{{{engines}}}[1d])) + "
-        f"sum(increase(vllm:generation_tokens_total{{{engines}}}[1d]))) "
+        f"sum(increase({PROMPT_TOKENS}{{{engines}}}[1d])) + "
+        f"sum(increase({GENERATION_TOKENS}{{{engines}}}[1d]))) "
         f"/ {daily:.0f} > {_LIMIT}"
     )
     rule = {

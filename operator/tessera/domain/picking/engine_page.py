@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 
 from tessera.domain.picking.replica_state import EngineLoad
+from tessera.domain.vllm import metrics
 
 # Pages of vLLM have 53 to 71 KB, and one line more for each set of LoRA adapters that ran together.
 # Gauges come first and adapters last: of a longer page the beginning says what the load is.
@@ -24,9 +25,9 @@ def engine_load(page: bytes, observed_at: float) -> EngineLoad | None:
     """
     # Searches for a few bytes: patterns took 20 times as long for a page that was made for them.
     page = b"\n" + page[:MAX_PAGE_BYTES]
-    running = _requests(_samples(page, b"num_requests_running", _MAX_LINES))
-    waiting = _requests(_samples(page, b"num_requests_waiting", _MAX_LINES))
-    usages = _samples(page, b"kv_cache_usage_perc", _MAX_LINES)
+    running = _requests(_samples(page, metrics.REQUESTS_RUNNING, _MAX_LINES))
+    waiting = _requests(_samples(page, metrics.REQUESTS_WAITING, _MAX_LINES))
+    usages = _samples(page, metrics.KV_CACHE_USAGE, _MAX_LINES)
     if running is None or waiting is None or usages is None:
         return None
     kv_usage = max((value for _, value in usages), default=None)
@@ -34,14 +35,14 @@ def engine_load(page: bytes, observed_at: float) -> EngineLoad | None:
         running=running,
         waiting=waiting,
         kv_usage=kv_usage if kv_usage is not None and kv_usage <= 1 else None,
-        adapters=_adapters(_samples(page, b"lora_requests_info", _MAX_ADAPTER_LINES) or ()),
+        adapters=_adapters(_samples(page, metrics.LORA_REQUESTS, _MAX_ADAPTER_LINES) or ()),
         observed_at=observed_at,
     )
 
 
-def _samples(page: bytes, name: bytes, limit: int) -> list[tuple[bytes, float]] | None:
+def _samples(page: bytes, name: str, limit: int) -> list[tuple[bytes, float]] | None:
     """Return labels and value of each sample of a name; None for too many, or one of no engine."""
-    samples, start, end = list[tuple[bytes, float]](), b"\nvllm:" + name, 0
+    samples, start, end = list[tuple[bytes, float]](), f"\n{name}".encode(), 0
     for _ in range(limit):
         at = page.find(start, end)
         if at < 0 or (end := page.find(b"\n", at + 1)) < 0:

@@ -25,6 +25,7 @@ from tessera.domain.slo.attainment import (
     edges_around,
     overdue_requests,
 )
+from tessera.domain.vllm import metrics
 from tessera.domain.vllm.facts import known_versions, version_facts
 
 # Share of the requests that is to be within the target: that of the 95th percentile.
@@ -62,10 +63,10 @@ class Objective(StrEnum):
 
 
 _ENGINE_METRICS = {
-    Objective.TTFT: "vllm:time_to_first_token_seconds",
-    Objective.ITL: "vllm:inter_token_latency_seconds",
+    Objective.TTFT: metrics.TIME_TO_FIRST_TOKEN,
+    Objective.ITL: metrics.INTER_TOKEN_LATENCY,
 }
-PREFILL_METRIC = "vllm:request_prefill_time_seconds"
+PREFILL_METRIC = metrics.PREFILL_TIME
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
