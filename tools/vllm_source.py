@@ -42,10 +42,10 @@ def read_flags() -> list[dict[str, Any]]:
 
 def _exists(module: str) -> bool:
     try:
-        found = importlib.util.find_spec(module)
+        spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:
         return False
-    return found is not None and found.origin is not None
+    return spec is not None and spec.origin is not None
 
 
 def _flag(

@@ -140,9 +140,9 @@ class _StubFinder(MetaPathFinder, Loader):
         if package in _ABSENT or package in _REAL or package in sys.stdlib_module_names:
             return None
         if package.startswith("_") or (package == "vllm" and not name.startswith(_HEAVY)):
-            found = PathFinder.find_spec(name, path, target)
-            if found is not None or package != "vllm":
-                return found
+            spec = PathFinder.find_spec(name, path, target)
+            if spec is not None or package != "vllm":
+                return spec
         return ModuleSpec(name, self, is_package=True)
 
     @override
