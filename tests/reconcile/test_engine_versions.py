@@ -1,0 +1,60 @@
+"""An upgrade of the engine is a rollout like any other, and one that cannot start is refused."""
+
+from typing import Any
+
+import pytest
+
+from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, add_pool_and_node
+
+
+@pytest.fixture
+async def fleet() -> MemoryOperator:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    operator.serve(engine={"version": "0.32.0", "extraArgs": ["--custom-histogram-buckets={}"]})
+    await operator.reconcile()
+    return operator
+
+
+def engine(fleet: MemoryOperator) -> dict[str, Any]:
+    container: dict[str, Any]
+    (container,) = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    return container
+
+
+def condition(fleet: MemoryOperator, name: str) -> dict[str, Any]:
+    conditions = fleet.body(CHAT)["status"]["conditions"]
+    by_type: dict[str, dict[str, Any]] = {entry["type"]: entry for entry in conditions}
+    return by_type[name]
+
+
+async def edit(fleet: MemoryOperator, **options: Any) -> None:
+    fleet.serve(engine=options)
+    await fleet.reconcile()
+
+
+async def test_a_newer_version_rolls_the_service_with_its_image_and_arguments(
+    fleet: MemoryOperator,
+) -> None:
+    old, buckets = engine(fleet), "--custom-histogram-buckets={}"
+    await edit(fleet, version="0.33.0", extraArgs=[buckets, "--sleep-mode-backend=cumem"])
+    assert (old["image"], engine(fleet)["image"]) == (
+        "vllm/vllm-openai:v0.32.0",
+        "vllm/vllm-openai:v0.33.0",
+    )
+    assert engine(fleet)["args"] == [*old["args"], "--sleep-mode-backend=cumem"]
+    assert condition(fleet, "Accepted")["status"] == "True"
+
+
+async def test_a_version_that_lacks_an_argument_is_refused_and_the_engines_stay(
+    fleet: MemoryOperator,
+) -> None:
+    old = engine(fleet)
+    await edit(fleet, version="0.31.0", extraArgs=["--custom-histogram-buckets={}"])
+    accepted = condition(fleet, "Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "InvalidFlag")
+    assert (
+        "vllm serve 0.31.0 has no option --custom-histogram-buckets, but 0.33.0 has"
+        in (accepted["message"])
+    )
+    assert engine(fleet) == old
