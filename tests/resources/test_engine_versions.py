@@ -13,8 +13,33 @@ from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import known_versions, version_facts
 from tessera.resources import children
 from tessera.resources.defaults import DEFAULTS
-from tests.builders import H100, a_node, a_pool, a_service, a_snapshot, a_spec, plan_of
+from tests.builders import H100, MEDIUM, a_node, a_pool, a_service, a_snapshot, a_spec, plan_of
 from tests.resources.engine_objects import SPECS
+
+# Every field of `spec.engine` that sets flags, with either value of the switches.
+OPTIONS = {
+    "on": a_spec(
+        MEDIUM,
+        engine={
+            "maxNumSeqs": 8,
+            "maxNumBatchedTokens": 512,
+            "gpuMemoryUtilization": "0.9",
+            "kvCacheDtype": "fp8_e5m2",
+            "blockSize": 32,
+            "kvOffload": {"size": "8Gi"},
+            "chunkedPrefill": True,
+            "prefixCaching": True,
+            "reasoningParser": "deepseek_r1",
+            "toolCallParser": "hermes",
+            "chatTemplate": {"configMapKeyRef": {"name": "templates", "key": "chat"}},
+            "structuredOutputsBackend": "lm-format-enforcer",
+        },
+    ),
+    "off": a_spec(
+        MEDIUM,
+        engine={"prefixCaching": False, "expertParallel": False, "tensorParallelSize": 1},
+    ),
+}
 
 
 def with_version(spec: InferenceServiceSpec, version: str) -> InferenceServiceSpec:
@@ -52,9 +77,18 @@ def test_every_flag_that_is_set_exists_in_every_known_version(
 ) -> None:
     table = version_facts(version)
     assert table is not None
-    for name, spec in SPECS.items():
+    for name, spec in (SPECS | OPTIONS).items():
         args = engine(pod_template(with_version(spec, version), builder_version))["args"]
         assert vllm_flags.check(args, table) == (), name
+
+
+def test_the_options_of_the_engine_set_flags() -> None:
+    plain = set(engine(pod_template(a_spec(MEDIUM), max(DEFAULTS)))["args"])
+    counts = [
+        len(set(engine(pod_template(spec, max(DEFAULTS)))["args"]) - plain)
+        for spec in OPTIONS.values()
+    ]
+    assert counts == [13, 2]
 
 
 def test_another_version_is_a_rollout_of_that_versions_image() -> None:
