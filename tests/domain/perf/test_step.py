@@ -149,21 +149,24 @@ def test_the_source_says_whether_anything_alike_was_measured(
 def test_what_this_cluster_saw_replaces_the_prediction_for_its_own_case_only() -> None:
     shape, hardware = models()[B8], gpus(H100)
     measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=100)}
-    plain, got = step_time(shape, None, hardware), step_time(shape, None, hardware, measured)
+    plain, got = (
+        step_time(shape, None, hardware),
+        step_time(shape, None, hardware, measured=measured),
+    )
     assert got.source == "Measured"
     assert got.seconds(decoding=40, kv_tokens=50_000) == pytest.approx(
         1.25 * plain.seconds(decoding=40, kv_tokens=50_000)
     )
     assert got.prefill_seconds(3000, 512) == pytest.approx(1.25 * plain.prefill_seconds(3000, 512))
     for other in (gpus(H100, 2), gpus(A100)):
-        assert step_time(shape, None, other, measured) == step_time(shape, None, other)
-    assert step_time(shape, "fp8", hardware, measured).source == "Table"
+        assert step_time(shape, None, other, measured=measured) == step_time(shape, None, other)
+    assert step_time(shape, "fp8", hardware, measured=measured).source == "Table"
 
 
 def test_a_few_requests_have_measured_nothing() -> None:
     shape, hardware = models()[B8], gpus(H100)
     measured = {measurement_key(shape, None, hardware): SpeedMeasurement(ratio=1.25, requests=99)}
-    assert step_time(shape, None, hardware, measured) == step_time(shape, None, hardware)
+    assert step_time(shape, None, hardware, measured=measured) == step_time(shape, None, hardware)
 
 
 # Precisions and hardware

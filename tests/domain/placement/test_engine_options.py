@@ -132,7 +132,7 @@ def test_more_gpus_than_a_node_has_are_not_placed_with_what_nodes_have() -> None
     refused = placement({}, whole=2, engine={"tensorParallelSize": 8})
     assert refused.verdict.reason is PlacementReason.NO_HARDWARE
     assert "tensorParallelSize: 8" in refused.verdict.message
-    assert "offer 1, 2 GPUs" in refused.verdict.message
+    assert "offer a replica 1, 2; choose" in refused.verdict.message
 
 
 def test_a_model_that_is_too_slow_anyway_is_not_blamed_on_its_limits() -> None:

@@ -211,8 +211,8 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
     if tokens is not None and engine.chunked_prefill is False and tokens < longest:
         yield (
             "maxNumBatchedTokens",
-            f"{tokens} holds no prompt of {longest} tokens, and chunkedPrefill is false; set at "
-            f"least {longest}, or lower spec.context.maxModelLen",
+            f"{tokens} holds no prompt of {counted(longest, 'token')}, and chunkedPrefill is "
+            f"false; set at least {longest}, or lower spec.context.maxModelLen",
         )
     devices = engine.tensor_parallel_size
     if devices is not None and (problem := sharding_problem(shape, devices)) is not None:

@@ -54,8 +54,9 @@ def _message(field: str, freed: _FreedFit) -> str:
     if field == "maxNumSeqs":
         limits: SchedulerLimits = freed.misfit.limits or fit.limits
         most = limits.max_num_seqs
+        requested = counted(demand.engine.max_num_seqs or 1, "request")
         return (
-            f"spec.engine.maxNumSeqs: {demand.engine.max_num_seqs} requests of typically "
+            f"spec.engine.maxNumSeqs: {requested} of typically "
             f"{counted(demand.resident_tokens, 'cached token')} do not fit at once into the KV "
             f"cache and spec.slo, {on_hardware} {most} do; set at most {most}, or remove it"
         )
@@ -67,12 +68,12 @@ def _message(field: str, freed: _FreedFit) -> str:
     )
     if field == "chunkedPrefill":
         return (
-            f"spec.engine.chunkedPrefill: false makes steps of up to {tokens} tokens, which take "
-            f"{step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the objectives, or "
+            f"spec.engine.chunkedPrefill: false makes steps of up to {counted(tokens, 'token')}, "
+            f"which take {step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the objectives, or "
             "lower spec.context.maxModelLen"
         )
     return (
         f"spec.engine.{field}: full steps of {counted(tokens, 'token')} take {step_ms:.0f} ms "
-        f"{on_hardware} and miss {slo}; set {fit.limits.max_num_batched_tokens} tokens with at "
-        f"most {fit.limits.max_num_seqs} requests, or remove it"
+        f"{on_hardware} and miss {slo}; set {counted(fit.limits.max_num_batched_tokens, 'token')} "
+        f"with at most {counted(fit.limits.max_num_seqs, 'request')}, or remove it"
     )

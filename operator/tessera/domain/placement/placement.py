@@ -421,7 +421,7 @@ def _no_group(spec: InferenceServiceSpec, offers: Sequence[HardwareOffer]) -> Pl
     return _not_placed(
         PlacementReason.NO_HARDWARE,
         f"spec.engine.tensorParallelSize: {spec.engine.tensor_parallel_size}, but the nodes of the "
-        f"allowed pools offer {', '.join(map(str, counts))} GPUs to a replica; choose one of "
+        f"allowed pools offer a replica {', '.join(map(str, counts))}; choose one of "
         "these, or add a pool whose nodes have more",
     )
 
