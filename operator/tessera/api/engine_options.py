@@ -99,7 +99,7 @@ class EngineOptions(Wire):
     kv_cache_dtype: Literal["Auto", "fp8", "fp8_e4m3", "fp8_e5m2"] | None = None
     """Type of the KV cache. `Auto`, as when omitted: that of the model. The others halve the cache
     of 16-bit models, so that twice as many tokens fit and are read in half the time, and may change
-    answers; all but `fp8_e5m2` need GPUs with 8-bit arithmetic."""
+    answers."""
 
     block_size: Literal[16, 32, 64, 128] | None = None
     """Tokens of one block of the KV cache; omitted, `16`. Each request wastes half a block on

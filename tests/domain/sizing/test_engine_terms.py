@@ -109,6 +109,14 @@ def test_steps_beyond_those_that_tessera_sets_take_memory_for_their_activations(
     assert reserve(65_536) - reserve(8192) == pytest.approx(more / 2**20, abs=1)
 
 
+def test_requests_beyond_those_that_tessera_sets_take_memory_for_their_logits() -> None:
+    short = replace(demand(B8, ms=60_000), ttft=timedelta(hours=1), input_tokens=64)
+    plain = fit(short, maxNumSeqs=256).memory.reserve_mib
+    assert plain == fit().memory.reserve_mib
+    more = fit(short, maxNumSeqs=300).memory.reserve_mib - plain
+    assert more == pytest.approx(44 * 128_256 * 10 / 2**20, abs=1)
+
+
 def test_without_chunks_a_step_holds_the_longest_prompt() -> None:
     wanted = replace(demand(B8, length=16_384, ms=60_000), engine=terms(chunkedPrefill=False))
     assert wanted.step_tokens == (16_384,)

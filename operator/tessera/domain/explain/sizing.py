@@ -76,7 +76,8 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
         ),
         (
             "KV cache",
-            f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}",
+            f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}"
+            + (f" of {kv_bits}-bit values" if (kv_bits := demand.engine.kv_bits) != 16 else ""),
         ),
         ("longest request", counted(fit.max_model_len, "token")),
         (

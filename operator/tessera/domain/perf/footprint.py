@@ -14,6 +14,8 @@ _GROUP_SIZE = 128
 _FP4_FORMATS = ("mxfp4", "nvfp4")
 # Formats that store a zero point beside each scale, in as many bits as a weight.
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
+# Rows of the output layer in the largest known vocabularies.
+LARGEST_VOCABULARY = 262_144
 # vLLM groups layers with and without a window by the smaller number of the two, unless the larger
 # number is less than this many times as large.
 _MAX_PADDING_RATIO = 1.25
@@ -63,6 +65,13 @@ def feed_forward(shape: ModelShape, parameters: int) -> int:
     hidden = hidden_size(shape)
     attention = 2 * hidden * (shape.attention_heads + shape.kv_heads) * shape.head_dim
     return max(0, -(-parameters // shape.layers) - attention) // (3 * hidden)
+
+
+def vocabulary(shape: ModelShape) -> int:
+    """Return the words of the vocabulary; the most of known models where the shape has none."""
+    if not shape.embedding_parameters:
+        return LARGEST_VOCABULARY
+    return shape.embedding_parameters // hidden_size(shape)
 
 
 def active_parameters(shape: ModelShape) -> int:

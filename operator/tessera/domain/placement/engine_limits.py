@@ -69,8 +69,8 @@ def _message(field: str, freed: _FreedFit) -> str:
     if field == "chunkedPrefill":
         return (
             f"spec.engine.chunkedPrefill: false makes steps of up to {counted(tokens, 'token')}, "
-            f"which take {step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the objectives, or "
-            "lower spec.context.maxModelLen"
+            f"which take {step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the "
+            "objectives, or lower spec.context.maxModelLen"
         )
     return (
         f"spec.engine.{field}: full steps of {counted(tokens, 'token')} take {step_ms:.0f} ms "

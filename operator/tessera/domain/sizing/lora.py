@@ -8,14 +8,12 @@ from collections.abc import Sequence
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.model_files import Adapter
-from tessera.domain.perf.footprint import feed_forward, hidden_size
+from tessera.domain.perf.footprint import LARGEST_VOCABULARY, feed_forward, hidden_size
 
 # Values that `--max-lora-rank` accepts.
 RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 _BYTES_PER_WEIGHT = 2
 _MIB = 2**20
-# Rows of the output layer in the largest known vocabularies.
-_VOCABULARY = 262_144
 
 
 def engine_rank(adapters: Sequence[Adapter]) -> int:
@@ -35,5 +33,5 @@ def slots_mib(shape: ModelShape, slots: int, rank: int) -> int:
     intermediate = feed_forward(shape, shape.parameters)
     # Inputs and outputs of q, k, v, o, gate, up and down.
     widths = 2 * (hidden + queries) + 2 * (hidden + keys) + 3 * (hidden + intermediate)
-    weights = rank * (shape.layers * widths + hidden + _VOCABULARY)
+    weights = rank * (shape.layers * widths + hidden + LARGEST_VOCABULARY)
     return -(-slots * weights * _BYTES_PER_WEIGHT // _MIB)

@@ -10,7 +10,8 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 
-_MAX_SEQUENCES = 256
+# The largest `--max-num-seqs` that Tessera sets.
+MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
 # Squared coefficient of variation of the lengths of prompts: 0 if all are equal, 1 if they are
@@ -192,7 +193,7 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     longer than the TTFT objective.
     """
     requested = demand.engine.max_num_seqs
-    most = min(requested or _MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
+    most = min(requested or MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
     options = []
     for tokens in demand.step_tokens:
         bound = int(_prefill_bound(demand, tokens))

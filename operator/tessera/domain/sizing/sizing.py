@@ -14,6 +14,7 @@ from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
+    MAX_SEQUENCES,
     Demand,
     SchedulerLimits,
     best_limits,
@@ -23,6 +24,8 @@ MIB = 2**20
 DEFAULT_MAX_MODEL_LEN = 8192
 # Share of what remains after weights and reserve that is planned for the cache.
 _KV_SHARE = 0.95
+# Of a sampled token and each word: 16 bits as computed, 32 as sampled, and 32 of its probability.
+_LOGIT_BYTES = 10
 # The longest objectives of a spec.
 _MAX_TTFT, _MAX_ITL = timedelta(hours=1), timedelta(minutes=1)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -94,7 +97,7 @@ def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model ar
     draft_bytes = 0 if engine.draft is None else footprint.resident_bytes(engine.draft, None)
     reserve_mib = (
         _reserve_mib(shape, devices)
-        + _more_activations_mib(shape, devices, step_tokens)
+        + _more_activations_mib(shape, devices, step_tokens, engine.max_num_seqs or 0)
         + adapters_mib
         + _ceil(draft_bytes, devices * MIB)
     )
@@ -274,10 +277,13 @@ def _reserve_mib(shape: ModelShape, devices: int) -> int:
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)
 
 
-def _more_activations_mib(shape: ModelShape, devices: int, step_tokens: int) -> int:
-    """Return the MiB of one device for activations beyond those of steps that Tessera sets."""
+def _more_activations_mib(shape: ModelShape, devices: int, step_tokens: int, sequences: int) -> int:
+    """Return the MiB of one device for activations beyond those of limits that Tessera sets."""
     # At the widest point of a layer: input and residual, gate, up and their product, of 16 bits.
     active = shape.active_parameters or shape.parameters
     width = 3 * _ceil(footprint.feed_forward(shape, active), devices)
     width += 2 * footprint.hidden_size(shape)
-    return _ceil(max(0, step_tokens - MAX_CHUNK_TOKENS) * 2 * width, MIB)
+    in_layers = max(0, step_tokens - MAX_CHUNK_TOKENS) * 2 * width
+    # Every device has the logits of all sequences, and their probabilities.
+    sampled = max(0, sequences - MAX_SEQUENCES) * _LOGIT_BYTES * footprint.vocabulary(shape)
+    return _ceil(in_layers + sampled, MIB)
