@@ -351,6 +351,23 @@ async def test_names_of_a_service_that_no_budget_covers_are_reported_as_those_of
     assert "llama of InferenceService/no-one/x" in finding.message
 
 
+async def test_preemptions_at_steady_load_are_a_warning_with_what_helps() -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(CHAT)["status"]["preemption"] = {
+        "model": "hf://a/b",
+        "variant": "a100-1g-10gb",
+        "since": "2026-11-20T11:50:00Z",
+        "at": "2026-11-20T12:00:00Z",
+        "preemptions": 60,
+        "requests": 1200,
+        "maxNumSeqs": 18,
+    }
+    finding = (await findings_by_check(api))["service team-a/chat"]
+    assert finding.state is FindingState.WARNING
+    assert "60 preemptions in 1200 requests" in finding.message
+    assert "at most 18 from now on" in finding.message
+
+
 async def test_a_name_that_two_budgets_grant_is_a_warning_of_both() -> None:
     operator, api = await a_healthy_cluster()
     spec = operator.body(ObjectKey("tenantbudgets", "", "team-a"))["spec"]

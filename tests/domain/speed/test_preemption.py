@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec, PreemptionStatus
+from tessera.domain.explain.speed import explain_speed
 from tessera.domain.observed.snapshot import ObservedService, Ref, SpeedReading
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.speed.preemption import next_preemption_status, preemption_message
@@ -153,6 +154,9 @@ def test_a_lowered_limit_is_a_rollout_with_its_reason_and_ends_by_the_spec() -> 
     assert lowered.template.record.effective_values.max_num_seqs == 18
     again = service_status(a_snapshot(service), lowered, None, None)
     assert not [each for each in event_notes(changed, again) if each.action == "Lowered"]
+
+    [speed] = explain_speed(a_snapshot(service), lowered)
+    assert dict(speed.numbers)["preemptions"] == note.message
 
     own = replace(service, spec=a_spec(engine={"maxNumSeqs": 25}), status=changed)
     assert (choice := planned(own, seconds=610).choice) is not None
