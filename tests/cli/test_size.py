@@ -74,6 +74,37 @@ def test_without_an_slo_a_model_is_sized_as_its_service_would_be() -> None:
     assert report.rows == named.rows
 
 
+def test_options_of_the_engine_are_sized_as_those_of_a_service() -> None:
+    words = (B8, "--gpu", H100, "--precision", "checkpoint", "--tensor-parallel", "1")
+    (plain,), (limited,) = (
+        size_report(*words, *more).rows
+        for more in ((), ("--max-num-seqs", "8", "--gpu-memory-utilization", "0.5"))
+    )
+    assert limited.message.endswith("8 concurrent requests")
+    assert limited.kv_tokens < plain.kv_tokens
+    (blocks,) = size_report(*words, "--block-size", "128").rows
+    assert blocks.kv_tokens % 128 == 0
+    (refused,) = size_report(*words, "--max-num-seqs", "2000").rows
+    assert refused.message.startswith("of 2000 concurrent requests ")
+    (long,) = size_report(*words, "--max-num-batched-tokens", "100000").rows
+    assert long.message.endswith("with full steps of 100000 tokens")
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (("--gpu-memory-utilization", "2"), "--gpu-memory-utilization 2: "),
+        (("--max-num-seqs", "0"), "--max-num-seqs 0: "),
+        (("--max-num-batched-tokens", "1"), "--max-num-batched-tokens 1: "),
+    ],
+)
+def test_an_option_of_the_engine_outside_its_bounds_is_refused(
+    words: tuple[str, ...], problem: str
+) -> None:
+    with pytest.raises(CommandError, match=problem):
+        size_report(B8, *words)
+
+
 def test_a_model_that_fits_nowhere_is_reported_and_no_error() -> None:
     text = as_table(size_report("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4")).text
     assert "No instance fits" in text

@@ -196,8 +196,7 @@ def _requested_terms(arguments: SimpleNamespace) -> EngineTerms:
         terms = engine_terms(EngineOptions(**given))
     except ValidationError as error:
         fault = error.errors()[0]
-        name = str(fault["loc"][0])
-        option = "".join(f"-{each.lower()}" if each.isupper() else each for each in name)
+        option = str(fault["loc"][0]).replace("_", "-")
         raise CommandError(f"--{option} {fault['input']}: {fault['msg']}") from None
     draft = None if arguments.draft is None else known_model(arguments.draft, "--draft")
     return replace(terms, draft=draft)

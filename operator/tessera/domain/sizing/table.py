@@ -206,11 +206,16 @@ def _sized_row(demand: Demand, product: Product, hardware: Hardware, book: Price
 
 
 def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
+    if misfit.limits is not None:
+        requested = counted(demand.engine.max_num_seqs or 1, "concurrent request")
+        return f"of {requested} {misfit.limits.max_num_seqs} fit into the cache and the SLO"
+    tokens = demand.engine.max_num_batched_tokens
     itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
     return (
         f"a single request has ITL {misfit.inter_token_ms:.1f} ms and TTFT {misfit.prefill_ms:.0f} "
         f"ms for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
         f"{ttft_ms:.0f} ms under load are requested"
+        + (f", with full steps of {counted(tokens, 'token')}" if tokens else "")
     )
 
 
