@@ -10,6 +10,8 @@ import pytest
 
 from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import ModelShape
+from tessera.api.reasons import Progressing
+from tessera.domain.health.memory_shortage import memory_shortage
 from tessera.domain.model.config import read_config
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import engine_terms
@@ -118,3 +120,21 @@ async def test_the_cache_has_as_many_blocks_as_planned(
     planned = CACHE_BYTES // (token_bytes * terms.block_tokens)
     print(f"\n{name} {options}: {token_bytes} bytes a token, {planned} blocks planned, {reported}")
     assert reported == CacheInfo(planned, terms.block_tokens)
+
+
+def log_text(folder: Path) -> str:
+    [log] = folder.glob("too-long-*.log")
+    return log.read_text(encoding="utf-8", errors="replace")
+
+
+async def test_a_context_beyond_the_cache_is_told_by_the_words_of_the_log(
+    venv: Path, model: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shaped_model(model, folder, {**SHAPES["all-heads"], "max_position_embeddings": 400_000})
+    argv = ("--load-format=dummy", "--enforce-eager", "--dtype=bfloat16", "--max-model-len=300000")
+    configuration = Configuration(name="too-long", argv=(*argv, "--block-size=128"))
+    with pytest.raises(AssertionError, match="Engine core initialization failed"):
+        async with engines.running(engines.real(venv), str(folder), configuration, tmp_path):
+            pass
+    assert memory_shortage(log_text(tmp_path)) is Progressing.KV_CACHE_OUT_OF_MEMORY

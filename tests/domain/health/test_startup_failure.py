@@ -323,8 +323,17 @@ def test_a_missing_chat_template_is_named_with_the_command_that_makes_it(words: 
     assert other.reason is Progressing.CREATE_CONTAINER_ERROR
 
 
-def test_an_engine_that_fails_for_another_reason_is_reported_with_the_end_of_its_log() -> None:
+def test_a_log_that_ends_after_its_cause_is_named_with_the_command_for_the_whole() -> None:
     words = "RuntimeError: Engine core initialization failed. See root cause above."
+    reason, message = progressing_condition(a_failed_pod(1, log=words))
+    assert reason == "EngineStartFailed"
+    assert message.startswith(
+        "the cause is above the end of the log: kubectl logs chat-0 -n team-a -c engine --previous"
+    )
+
+
+def test_an_engine_that_fails_for_another_reason_is_reported_with_the_end_of_its_log() -> None:
+    words = "OSError: no such file"
     assert progressing_condition(a_failed_pod(1, log=words)) == (
         "EngineStartFailed",
         f"chat-0: exit code 1: {words}",

@@ -12,6 +12,7 @@ from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.domain.health.memory_shortage import memory_advice, memory_shortage
+from tessera.domain.names import ENGINE
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Workload
 
 _IMAGE_REASONS = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName")
@@ -26,6 +27,8 @@ _REFUSALS = (
 )
 # The end of a log that fits into a condition of 2,048 characters.
 _MAX_LOG_LENGTH = 1500
+# How the API server of vLLM ends after its engine failed, with a trace longer than a pod keeps.
+_CAUSE_ABOVE = "Engine core initialization failed"
 # How requests and httpx report that the hub denied access.
 _ACCESS_DENIED = re.compile(
     r"\b(40[13])\b[\s\S]{0,60}?(?:client error|unauthorized|forbidden)|client error '?(40[13])",
@@ -128,6 +131,11 @@ def _pod_failure(spec: InferenceServiceSpec | None, pod: Pod) -> StatusVerdict[P
     if pod.last_exit is None:
         return None
     reason, advice = _exit_reason(spec, pod.last_exit)
+    if reason is Progressing.ENGINE_START_FAILED and _CAUSE_ABOVE in pod.last_exit.log_tail:
+        advice = (
+            "the cause is above the end of the log: "
+            f"kubectl logs {pod.ref.name} -n {pod.ref.namespace} -c {ENGINE} --previous"
+        )
     return _failure_verdict(
         pod, reason, f"exit code {pod.last_exit.code}", pod.last_exit.log_tail, advice=advice
     )
