@@ -154,6 +154,14 @@ SERVICES = [
         says=("b200", "kubectl get acceleratorpools"),
     ),
     RefusalCase(
+        reason=Accepted.LOADER_MISMATCH,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {loader: {type: Tensorizer}}"
+        ),
+        field="spec.engine.loader.type",
+        says=("hf://Qwen/Qwen3-8B", "pvc://", "set another type"),
+    ),
+    RefusalCase(
         reason=Accepted.INVALID_SCHEDULE,
         manifest=service_manifest(
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n"

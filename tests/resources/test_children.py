@@ -32,6 +32,20 @@ def test_the_objects_of_a_service_are_as_reviewed(name: str, golden: Golden) -> 
     golden(f"service-{name}", [dict(manifest.body) for manifest in objects(SPECS[name])])
 
 
+def test_a_loader_adds_its_flags_and_requests_its_buffer() -> None:
+    plain = container(a_spec(SMALL))
+    loader = {"type": "RunaiStreamer", "buffer": "6Gi"}
+    loading = container(a_spec(SMALL, engine={"loader": loader}))
+    assert [argument for argument in loading["args"] if argument not in plain["args"]] == [
+        "--load-format=runai_streamer",
+        f'--model-loader-extra-config={{"memory_limit":{6 * 2**30}}}',
+    ]
+    before, after = (
+        int(each["resources"]["requests"]["memory"].removesuffix("Mi")) for each in (plain, loading)
+    )
+    assert after - before == 6 * 1024
+
+
 def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
     (shared,) = children.namespace_owners(plan_service(SPECS["slice"]).service_plans, {})
     manifests = shared.manifests(

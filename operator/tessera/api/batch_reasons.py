@@ -33,6 +33,8 @@ class BatchAccepted(StatusReason):
     speed and has no field."""
     INVALID_FLAG = "InvalidFlag"
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
+    LOADER_MISMATCH = "LoaderMismatch"
+    """`spec.engine.loader` has an argument that its type has not, or cannot read this model."""
     POOL_NOT_FOUND = "PoolNotFound"
     """`spec.placement.pools` names a pool that does not exist."""
     CLAIM_NOT_FOUND = "ClaimNotFound"

@@ -23,6 +23,11 @@ MemorySize = Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$",
 ParserName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=63)]
 
 
+def memory_gib(size: str) -> int:
+    """Return a MemorySize in GiB."""
+    return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
+
+
 class KvOffload(Wire):
     """CPU memory that keeps the KV cache of prompts that the GPU has no room for."""
 
@@ -33,7 +38,7 @@ class KvOffload(Wire):
 
     @property
     def gib(self) -> int:
-        return int(self.size[:-2]) * (1024 if self.size.endswith("Ti") else 1)
+        return memory_gib(self.size)
 
 
 class ConfigMapKeySelector(Wire):
@@ -52,6 +57,37 @@ class ChatTemplate(Wire):
     config_map_key_ref: ConfigMapKeySelector
     """The ConfigMap with the template, of at most 100 KiB. A replica reads it when it starts; after
     a change of its text, `kubectl tessera update` starts new ones."""
+
+
+class Loader(Wire):
+    """How the engine reads the weights of the model into the memory of its GPUs.
+
+    Tessera has not measured how fast any loader is: compare `status.start` before and after. The
+    image of the engine must contain the loader's library; that of vLLM may lack some.
+    """
+
+    type: Literal[
+        "Safetensors",
+        "RunaiStreamer",
+        "InstantTensor",
+        "FastSafetensors",
+        "Tensorizer",
+        "ShardedState",
+        "Dummy",
+    ]
+    """`Safetensors`: vLLM's own, which refuses files of other formats. `RunaiStreamer`,
+    `InstantTensor` and `FastSafetensors` read the same files in parallel. `Tensorizer` reads
+    `model.tensors` (on several GPUs `model-rank-000.tensors` and so on) of a `pvc://` or `oci://`
+    model. `ShardedState` reads files that were saved for as many GPUs as a replica has. `Dummy`:
+    random weights, for trials."""
+
+    concurrency: Annotated[int, Field(ge=1, le=256)] | None = None
+    """Parallel reads for each GPU, of `RunaiStreamer` and `Tensorizer`; omitted, the loader's own
+    default."""
+
+    buffer: MemorySize | None = None
+    """Host memory for each GPU through which `RunaiStreamer` reads, at least the size of the
+    largest tensor; omitted, `4Gi`. The pod requests it in addition."""
 
 
 class EngineOptions(Wire):
@@ -138,3 +174,6 @@ class EngineOptions(Wire):
     ) = None
     """Library that holds answers to a grammar or a JSON schema; omitted or `Auto`, the engine
     chooses by the request. Without effect on memory, predicted speed and price."""
+
+    loader: Loader | None = None
+    """How the engine reads the weights; omitted, vLLM's default."""

@@ -84,6 +84,8 @@ class Accepted(StatusReason):
     speed and has no field."""
     INVALID_FLAG = "InvalidFlag"
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
+    LOADER_MISMATCH = "LoaderMismatch"
+    """`spec.engine.loader` has an argument that its type has not, or cannot read this model."""
     RESERVED_POD_TEMPLATE_FIELD = "ReservedPodTemplateField"
     """`spec.podTemplate` contains a name that Tessera or the cluster sets."""
     INVALID_POD_TEMPLATE = "InvalidPodTemplate"

@@ -11,6 +11,7 @@ from tessera.domain.model.names import folder_of
 from tessera.domain.names import PORT
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.lora import engine_rank
+from tessera.domain.vllm.loaders import loader_arguments
 from tessera.resources.defaults import Defaults
 
 # Mount path of a `pvc://` claim.
@@ -42,6 +43,8 @@ def arguments(
         f"--shutdown-timeout={whole_seconds(spec.drain.timeout)}",
         *defaults.flags,
     ]
+    if (loader := spec.engine.loader) is not None:
+        args += loader_arguments(loader, args[0], fit.hardware.devices)
     if defaults.limits_media:
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
     if spec.model.revision and spec.model.cache.type == "None":

@@ -10,6 +10,7 @@ from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.vllm.loaders import loader_host_mib
 from tessera.resources import platform as surroundings
 from tessera.resources.arguments import (
     ADAPTERS,
@@ -66,6 +67,7 @@ class EngineTemplate:
         devices = {hardware.resource: str(hardware.devices)}
         # Process, shared memory with offloaded cache, and a tenth of the weights during loading.
         host_mib = self.rules.host_mib + self._shm_mib + self._weights_mib // 10
+        host_mib += loader_host_mib(self.spec.engine.loader, hardware.devices)
         requests = {"cpu": str(2 * hardware.devices), "memory": f"{host_mib}Mi", **devices}
         return client.V1Container(
             name=ENGINE,

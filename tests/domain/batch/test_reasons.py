@@ -174,6 +174,12 @@ CASES = [
         says=("--max-logprobs", "0.32.0"),
     ),
     BatchCase(
+        reason=BatchAccepted.LOADER_MISMATCH,
+        situation=of_model(SMALL, engine={"loader": {"type": "Dummy", "concurrency": 8}}),
+        field="spec.engine.loader.concurrency",
+        says=("Dummy", "RunaiStreamer or Tensorizer"),
+    ),
+    BatchCase(
         reason=BatchAccepted.POOL_NOT_FOUND,
         situation=of_model(SMALL, placement={"pools": ["spot", "b200"]}),
         field="spec.placement.pools[1]",

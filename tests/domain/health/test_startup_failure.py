@@ -287,6 +287,16 @@ def test_a_refusal_is_known_by_its_words_whatever_the_exit_code(code: int) -> No
     assert message.endswith(f"chat-0: exit code {code}: {HTTPX}")
 
 
+def test_a_library_that_the_image_lacks_is_named_by_its_loader() -> None:
+    pod = a_failed_pod(1, log="ImportError: Please install tensorizer via pip")
+    spec = a_spec(engine={"loader": {"type": "Tensorizer"}})
+    for each, advice in ((a_spec(), "chat-0: exit"), (spec, "spec.engine.loader: this image")):
+        failure = startup_failure(each, [pod], None)
+        assert failure is not None
+        assert failure.reason == Progressing.ENGINE_START_FAILED
+        assert failure.message.startswith(advice)
+
+
 def test_what_the_kernel_killed_was_not_refused_by_the_hub() -> None:
     assert progressing_condition(a_failed_pod(137, "OOMKilled", log=HTTPX))[0] == "OOMKilled"
 

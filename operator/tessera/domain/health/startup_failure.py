@@ -36,6 +36,8 @@ _ACCESS_DENIED = re.compile(
 )
 # How huggingface_hub reports it, with or without the status code.
 _GATED = re.compile(r"gated ?repo", re.IGNORECASE)
+# How Python and vLLM report a library that the image lacks.
+_MISSING_LIBRARY = re.compile(r"\b(ModuleNotFoundError|ImportError)\b|Please install ")
 
 
 def startup_failure(
@@ -153,6 +155,12 @@ def _exit_reason(
     if (shortage := memory_shortage(log_tail)) is not None:
         return shortage, memory_advice(shortage, spec, log_tail)
     reason = _EXIT_REASONS.get(container_exit.code, Progressing.ENGINE_FAILED)
+    loader = spec.engine.loader if spec is not None else None
+    if loader is not None and _MISSING_LIBRARY.search(log_tail):
+        return reason, (
+            f"spec.engine.loader: this image of the engine seems to lack the library of "
+            f"{loader.type}; name an image that has it in spec.engine.image, or remove the loader"
+        )
     if spec is None or reason is not Progressing.INVALID_ENGINE_ARGUMENTS:
         return reason, None
     return reason, _arguments_advice(spec.engine, log_tail)

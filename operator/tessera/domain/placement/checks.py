@@ -16,6 +16,7 @@ from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import EngineFacts, is_older, known_versions, version_facts
+from tessera.domain.vllm.loaders import loader_faults
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
@@ -40,6 +41,7 @@ RESERVED = {
     "kv_cache_dtype": "spec.engine.kvCacheDtype",
     "kv_offloading_size": "spec.engine.kvOffload.size",
     "host": "Tessera",
+    "load_format": "spec.engine.loader",
     "lora_modules": "spec.model.adapters",
     "max_lora_rank": "spec.model.adapters",
     "max_loras": "spec.model.adapters",
@@ -47,6 +49,7 @@ RESERVED = {
     "max_num_batched_tokens": "spec.engine.maxNumBatchedTokens",
     "max_num_seqs": "spec.engine.maxNumSeqs",
     "model": "spec.model.uri",
+    "model_loader_extra_config": "spec.engine.loader",
     "model_tag": "spec.model.uri",
     "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
     "port": "Tessera",
@@ -261,6 +264,11 @@ def _flag_names(args: Sequence[str], table: EngineFacts) -> Iterator[str]:
             yield from (f"{name}.{key}" for key in value)
 
 
+def _check_loader(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    for field, message in loader_faults(spec, shape_of(spec)):
+        yield Denial(reason=Accepted.LOADER_MISMATCH, field=field, message=message)
+
+
 def _check_adapter_names(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     for index, adapter in enumerate(spec.model.adapters):
         if adapter.name == spec.model.served_name:
@@ -324,6 +332,7 @@ CHECKS: tuple[Check, ...] = (
     _check_adapter_names,
     _check_engine_options,
     _check_flags,
+    _check_loader,
     _check_pod_template,
     _check_schedules,
     _check_pools_exist,
