@@ -14,10 +14,10 @@ VOLATILE = {
 }  # fmt: skip
 
 # Fields that depend on what happened before; numbers of replicas are compared elsewhere. Speeds,
-# attained shares and prices of tokens are those that were measured meanwhile.
+# attained shares, starts and prices of tokens are those that were measured meanwhile.
 HISTORY: Mapping[str, Collection[str]] = {
     "InferenceService": {
-        *("scaling", "speed", "slo", "tokensPerSecond", "perMillionTokens", "assumedLoad"),
+        *("scaling", "speed", "slo", "start", "tokensPerSecond", "perMillionTokens", "assumedLoad"),
     },
     "TenantBudget": {"spend", "summary", "message"},
     "Deployment": {"conditions"},

@@ -18,6 +18,7 @@ from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
 from tests.memory_operator import DEPLOYMENT, replica_of
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
+RUNS = {"running": {"startedAt": "2026-11-20T12:00:40Z"}}
 WAITS = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
 
 
@@ -171,6 +172,27 @@ def test_the_last_exit_of_an_engine_is_known_until_it_is_ready_again(
 
     assert exit_of(ready=False) == ContainerExit(code=2, reason="Error", log_tail="no such flag")
     assert exit_of(ready=True) is None
+
+
+@pytest.mark.parametrize(
+    ("container", "started"),
+    [
+        ({"name": "engine", "restartCount": 0, "state": RUNS}, "2026-11-20T12:00:40+00:00"),
+        ({"name": "engine", "restartCount": 1, "state": RUNS}, None),
+        ({"name": "sidecar", "restartCount": 0, "state": RUNS}, None),
+        ({"name": "engine", "state": WAITS}, None),
+        ({"name": "engine", "state": ENDED}, None),
+    ],
+    ids=["first run", "second run", "another container", "waits", "ended"],
+)
+def test_when_the_engine_started_is_known_during_its_first_run(
+    container: dict[str, Any], started: str | None
+) -> None:
+    body = replica_of(DEPLOYMENT, "chat-0")
+    body["metadata"]["uid"] = "uid-chat-0"
+    pod = wire.parse_pod({**body, "status": {"containerStatuses": [container]}})
+    assert pod is not None
+    assert (pod.started.isoformat() if pod.started else None) == started
 
 
 def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:

@@ -274,6 +274,54 @@ async def test_a_replica_takes_requests_once_its_gate_is_open(operator: MemoryOp
     assert (gate["type"], gate["status"]) == ("tessera.dev/serving", "True")
 
 
+async def test_a_start_is_written_once_and_no_phase_of_it_before(
+    operator: MemoryOperator,
+) -> None:
+    operator.serve(replicas=1)
+    await operator.reconcile()
+    body = replica_of(DEPLOYMENT, "chat-0")
+
+    def put(started: str | None, *conditions: tuple[str, str]) -> None:
+        state = {"running": {"startedAt": started}} if started else {"waiting": {}}
+        kinds = [
+            {"type": kind, "status": "True", "lastTransitionTime": at} for kind, at in conditions
+        ]
+        status = {
+            "conditions": kinds,
+            "containerStatuses": [{"name": "engine", "restartCount": 0, "state": state}],
+        }
+        operator.cluster.put(PODS, {**body, "status": status})
+
+    bound = "PodScheduled", "2026-11-20T11:59:02Z"
+    gate = "tessera.dev/serving", "2026-11-20T11:59:02Z"
+    started = "2026-11-20T11:59:12Z"
+    put(None, gate)
+    await operator.reconcile()
+    before = operator.body(CHAT)["status"]
+    for phase in (None, bound, gate), (started, bound, gate):
+        put(phase[0], *phase[1:])
+        assert (await operator.reconcile()).writes == 0
+    assert "start" not in before
+    ready = [(kind, "2026-11-20T11:59:52Z") for kind in ("Ready", "ContainersReady")]
+    put(started, bound, gate, *ready)
+    await operator.reconcile()
+    start = operator.body(CHAT)["status"]["start"]
+    assert start == {
+        "pod": "chat-0",
+        "variant": VARIANT,
+        "createdAt": "2026-11-20T11:59:00Z",
+        "seconds": 52,
+        "scheduleSeconds": 2,
+        "imageSeconds": 10,
+        "engineSeconds": 40,
+    }
+    put(started, bound, gate, ready[1])
+    await operator.reconcile()
+    put(started, bound, gate, ("Ready", "2026-11-20T11:59:59Z"), ready[1])
+    await operator.reconcile()
+    assert operator.body(CHAT)["status"]["start"] == start
+
+
 def add_stalled_replica(operator: MemoryOperator) -> ObjectKey:
     """Add the only replica of a service, with requests in flight and no engine steps."""
     operator.serve(replicas=1)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
+from tessera.api.inference_service import StartStatus
 from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
@@ -66,6 +67,28 @@ def test_what_is_recommended_is_exported_where_another_autoscaler_decides() -> N
     lines = telemetry.exposition().decode().splitlines()
     assert [line for line in lines if line.startswith("tessera_service_recommended")] == [
         'tessera_service_recommended_replicas{namespace="team-a",service="chat"} 3.0'
+    ]
+
+
+def test_the_last_start_of_a_service_is_exported_by_phase() -> None:
+    service = a_service()
+    start = StartStatus(
+        pod="chat-0", variant="a100", created_at=NOW, seconds=42, schedule_seconds=2,
+        image_seconds=40,
+    )  # fmt: skip
+    snapshot = a_snapshot(
+        replace(service, status=service.status.model_copy(update={"start": start}))
+    )
+    telemetry = Telemetry()
+    outcome = ReconcileOutcome(
+        snapshot=snapshot, plan=plan_of(snapshot), bill=Bill(), problems={}, writes=0, cpu_seconds=0
+    )
+    telemetry.record_reconcile(outcome, 0.1)
+    lines = telemetry.exposition().decode().splitlines()
+    chat = 'namespace="team-a",phase="%s",service="chat"'
+    assert sorted(line for line in lines if line.startswith("tessera_service_start")) == [
+        f"tessera_service_start_seconds{{{chat % 'image'}}} 40.0",
+        f"tessera_service_start_seconds{{{chat % 'schedule'}}} 2.0",
     ]
 
 

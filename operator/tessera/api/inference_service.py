@@ -903,6 +903,37 @@ class PreemptionStatus(Wire):
     lowered."""
 
 
+# Far more than the span of the times that an object may have.
+StartSeconds = Annotated[int, Field(ge=0, le=10**10)]
+
+
+class StartStatus(Wire):
+    """Start of the newest replica that became ready; written once for each start."""
+
+    pod: str
+    """Name of the pod."""
+
+    variant: str
+    """Hardware and precision that it runs in."""
+
+    created_at: datetime
+    """When it was created."""
+
+    seconds: StartSeconds
+    """Seconds from its creation until it was ready."""
+
+    schedule_seconds: StartSeconds
+    """Seconds until it was bound to a node."""
+
+    image_seconds: StartSeconds | None = None
+    """Seconds from then until its container started: sandbox, volumes, and the pull of images, that
+    of an `oci://` model included. Absent if the container ended and ran again."""
+
+    engine_seconds: StartSeconds | None = None
+    """Seconds from then until it was ready: download of files without `spec.model.cache`, load,
+    compilation and warm-up, which only the log of the engine tells apart."""
+
+
 class InferenceServiceStatus(Wire):
     """Observed state of the service; written by the operator only."""
 
@@ -956,6 +987,10 @@ class InferenceServiceStatus(Wire):
 
     replacement: ReplacementStatus | None = None
     """Latest replica that was replaced because its engine stalled."""
+
+    start: StartStatus | None = None
+    """Start of the newest replica that became ready, by phase; the policy `Capacity` looks ahead
+    by it while no replica is ready."""
 
 
 class InferenceService(Wire):

@@ -6,6 +6,7 @@ Deleted objects leave no series.
 from collections.abc import Iterator
 
 from tessera.domain.names import RECOMMENDED_REPLICAS
+from tessera.domain.scaling.starts import phase_seconds
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.series import Sample, Series
 
@@ -33,7 +34,13 @@ _CONDITION = Series(
     "1 if the condition is True, else 0; with its reason.",
     *(*_SERVICE_LABELS, "condition", "reason"),
 )
-SERVICE_SERIES = _DESIRED, _RECOMMENDED, _READY, _COST, _CONDITION
+_START_SECONDS = Series(
+    "tessera_service_start_seconds",
+    "Duration of the newest replica's start by `phase`: schedule, image (with volumes), engine "
+    "(download without a cache, load, compilation, warm-up).",
+    *(*_SERVICE_LABELS, "phase"),
+)
+SERVICE_SERIES = _DESIRED, _RECOMMENDED, _READY, _COST, _CONDITION, _START_SECONDS
 
 
 def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
@@ -47,6 +54,9 @@ def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         status = service_plan.service.status
         if status.cost is not None:
             yield _COST, (*labels, status.cost.currency), float(status.cost.per_hour)
+        if status.start is not None:
+            for phase, seconds in phase_seconds(status.start):
+                yield _START_SECONDS, (*labels, phase), seconds
         for condition in status.conditions:
             condition_labels = (*labels, condition.type, condition.reason)
             yield _CONDITION, condition_labels, condition.status == "True"

@@ -452,6 +452,70 @@ def test_a_draining_replica_is_named_with_what_would_let_it_end() -> None:
     assert "spec.drain.timeout of 60s" in decision.would_change[0]
 
 
+def starting(seconds: tuple[int, int, int], **fields: Any) -> Decision:
+    """Explain the rollout of a service whose only replica took so long, phase by phase."""
+    schedule, image, engine = seconds
+    bound = at(-2000 + schedule)
+    pod = replace(
+        pods_of(1)[0],
+        created=at(-2000),
+        bound=bound,
+        started=bound + timedelta(seconds=image),
+        ready_since=bound + timedelta(seconds=image + engine),
+    )
+    fleet = running(1, pods=(pod, *fields.pop("others", ())), **fields)
+    return decisions(fleet)["rollout"]
+
+
+CACHED = {"model": {"cache": {"type": "PersistentVolumeClaim"}}}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "fields", "change"),
+    [
+        ((2, 40, 60), {}, None),
+        ((300, 40, 90), {}, "a free device on a node, or a higher spec.scaling.minReplicas,"),
+        ((2, 140, 20), {}, "spec.prePull of AcceleratorPool/a100, which pulls images in advance,"),
+        ((2, 140, 20), {"pools": (a_pool(prePull=True),)}, "a registry and volumes near the nodes"),
+        (
+            (2, 40, 168),
+            {},
+            "spec.model.cache.type PersistentVolumeClaim, which downloads the files once,",
+        ),
+        ((2, 40, 168), {"spec": CACHED}, "another spec.engine.loader"),
+        (
+            (2, 40, 168),
+            {"spec": {**CACHED, "engine": {"loader": {"type": "RunaiStreamer"}}}},
+            "files on faster volumes",
+        ),
+    ],
+)
+def test_slow_starts_have_their_slowest_phase_and_what_shortens_it(
+    seconds: tuple[int, int, int], fields: dict[str, Any], change: str | None
+) -> None:
+    rollout = starting(seconds, **fields)
+    schedule, image, engine = seconds
+    assert dict(rollout.numbers)["starts"] == (
+        f"take {sum(seconds)} s: schedule {schedule} s, image {image} s, engine {engine} s"
+    )
+    slowest = ("schedule", "image", "engine")[seconds.index(max(seconds))]
+    shorter = f"{change} would shorten starts, whose slowest phase is {slowest}"
+    assert list(rollout.would_change[1:]) == ([] if change is None else [shorter])
+
+
+def test_a_replica_that_starts_is_named_with_its_phase() -> None:
+    pending = replace(
+        pods_of(1)[0], ref=Ref("team-a", "chat-9"), created=at(-700), bound=at(-690),
+        ready_since=None, containers_ready=False,
+    )  # fmt: skip
+    young = replace(pending, ref=Ref("team-a", "chat-8"), bound=at(-5))
+    rollout = starting((2, 40, 60), others=(pending, young))
+    assert dict(rollout.numbers)["starting"] == (
+        "chat-9: image for 690 s, the longest of 2 replicas"
+    )
+    assert "whose slowest phase is image" in rollout.would_change[1]
+
+
 def test_a_full_pool_replaces_in_place_and_a_free_slice_would_change_it() -> None:
     full = running(2, nodes=(a_node(slices={"1g.10gb": 2}),))
     decision = decisions(full)["rollout"]

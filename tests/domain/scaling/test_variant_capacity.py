@@ -14,7 +14,6 @@ from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import (
-    Pod,
     Readings,
     Snapshot,
     SpeedReading,
@@ -23,7 +22,6 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.scaling.load import DEFAULT_LEAD, start_up_lead
 from tessera.domain.scaling.policies.capacity.growth import Growth
 from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
@@ -212,16 +210,6 @@ def test_without_a_target_as_many_may_wait_as_are_served_in_time(
     limits: SchedulerLimits, spec: dict[str, Any], target: float
 ) -> None:
     assert queue_target(a_spec(**spec), limits, 8192) == pytest.approx(target)
-
-
-def test_the_lead_is_the_median_of_what_replicas_took() -> None:
-    def pod(name: str, seconds: float | None) -> Pod:
-        ready = None if seconds is None else at(-1000 + seconds)
-        return replace(a_pod(name), bound=at(-1000), ready_since=ready)
-
-    pods = [pod("a", 90), pod("b", 100), pod("c", 700), pod("d", None)]
-    assert start_up_lead(pods) == timedelta(seconds=100)
-    assert start_up_lead([]) == DEFAULT_LEAD
 
 
 def test_by_default_a_service_follows_the_arrivals_at_the_gateway() -> None:

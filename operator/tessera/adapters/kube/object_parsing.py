@@ -288,6 +288,7 @@ def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
         pod,
         template=labels.get(_TEMPLATE_LABEL, ""),
         address=status.get("podIP"),
+        started=_first_start(status),
         ready_since=_transition_time(ready, "True"),
         containers_ready=_condition(body, "ContainersReady").get("status") == "True",
         serving={"True": True, "False": False}.get(gate.get("status", "")),
@@ -550,6 +551,15 @@ def _device_count(quantity: str) -> int:
 
 def _containers(status: JsonObject) -> Sequence[JsonObject]:
     return (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ()))
+
+
+def _first_start(status: JsonObject) -> datetime | None:
+    """Return when the engine's container began its first run, while that lasts."""
+    for container in status.get("containerStatuses", ()):
+        started = container.get("state", {}).get("running", {}).get("startedAt")
+        if container.get("name") == names.ENGINE and started and not container.get("restartCount"):
+            return _parse_time(started)
+    return None
 
 
 def _end_time(status: JsonObject, never_ran: str) -> datetime | None:

@@ -33,6 +33,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
     service_plan = plan.service_plans[ref]
     budget_view = plan.budgets_by_namespace.get(ref.namespace)
     current_status = service_status(snapshot, service_plan, budget_view, None)
+    progressing = _find_condition(current_status, "Progressing")
     decisions = [
         _accepted(service_plan),
         explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
@@ -43,7 +44,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         *explain_balance(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),
         *explain_drain(snapshot, service_plan),
-        *explain_rollout(service_plan, _find_condition(current_status, "Progressing")),
+        *explain_rollout(snapshot, plan, service_plan, progressing),
         explain_ready(service_plan, _find_condition(current_status, "Ready")),
     ]
     reported = tuple(_with_status(decision, service.status) for decision in decisions)

@@ -7,8 +7,10 @@ from tessera.api.meta import Condition, find_condition, format_duration
 from tessera.api.reasons import Progressing, Ready
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
+from tessera.domain.explain.starts import faster_starts, start_numbers
 from tessera.domain.health.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import PROPAGATION_DELAY
 
@@ -61,7 +63,9 @@ def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
     return f"{(snapshot.at - draining_since).total_seconds():.0f} s without new requests{suffix}"
 
 
-def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterator[Decision]:
+def explain_rollout(
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, progressing: Condition
+) -> Iterator[Decision]:
     """Yield the decision about rollouts; nothing while the service is not placed."""
     choice = service_plan.choice
     if choice is None:
@@ -84,9 +88,10 @@ def explain_rollout(service_plan: ServicePlan, progressing: Condition) -> Iterat
             ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
             ("strategy", strategy),
             ("revisions", str(len(revisions))),
+            *start_numbers(service_plan, snapshot.at),
             *((("deleting", removable),) if removable else ()),
         ),
-        would_change=(change,),
+        would_change=(change, *faster_starts(service_plan, plan.pools, snapshot.at)),
     )
 
 

@@ -127,6 +127,8 @@ class Pod:
     """GPUs and MIG slices that it holds, by extended resource."""
     bound: datetime | None = None
     """When it was bound: from then on it costs money."""
+    started: datetime | None = None
+    """When the engine's container started; None if it ended and ran again, too."""
     ended: datetime | None = None
     """When its last container ended for good."""
     address: str | None = None

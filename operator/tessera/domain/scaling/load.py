@@ -1,6 +1,5 @@
 """The load of a service from the readings of its replicas."""
 
-import statistics
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -11,9 +10,6 @@ from tessera.domain.scaling.state import ServiceLoad
 
 # Older readings count as missing, and younger replicas need no reading yet.
 MAX_READING_AGE = timedelta(seconds=30)
-# Engines whose image and weights are on the node start within it.
-DEFAULT_LEAD = timedelta(seconds=120)
-MAX_LEAD = timedelta(minutes=15)
 
 
 def load_of(
@@ -71,17 +67,6 @@ def load_of(
         until=min(young) + MAX_READING_AGE if young else FOREVER,
         is_read=readings is not None and readings.problem is None,
     )
-
-
-def start_up_lead(pods: Sequence[Pod]) -> timedelta:
-    """Return the median time from binding to readiness of replicas, or a usual one."""
-    times = [
-        pod.ready_since - pod.bound
-        for pod in pods
-        if pod.ready_since is not None and pod.bound is not None and pod.ready_since > pod.bound
-    ]
-    # A replica that became unready later shows a longer time.
-    return min(statistics.median_low(times), MAX_LEAD) if times else DEFAULT_LEAD
 
 
 def usable_readings(readings: Readings | None, now: datetime) -> Mapping[Ref, PodReading]:

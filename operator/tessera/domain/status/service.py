@@ -53,6 +53,7 @@ from tessera.domain.rollout.strategy import (
     rollout_progress,
     strategy_message,
 )
+from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
@@ -122,6 +123,7 @@ def _service_status(
         scaling=_scaling_status(service_plan, previous.scaling, snapshot.at),
         # It is written before the pod is deleted.
         replacement=service_plan.stall.replacement or previous.replacement,
+        start=next_start_status(service_plan.pods, previous.start, snapshot.at),
     )
 
 

@@ -12,7 +12,7 @@ from tessera.domain.observed.snapshot import SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.scaling.load import start_up_lead
+from tessera.domain.scaling.starts import lead_of, typical_start
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
 from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
@@ -74,7 +74,7 @@ def observed_capacity(
         choice.fit,
         reading=reading_of(choice.variant, speeds),
         measured_ratio=ratio,
-        lead=start_up_lead(variant.pods),
+        lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
         last_lengths=history.lengths or _reported_lengths(service.status),
         recent_lengths=lengths_of_last_minute(load),
         requests_wait=bool(load.queued),
