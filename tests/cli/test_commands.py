@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -10,7 +10,7 @@ import pytest
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain.command import explanation
+from tessera.cli.explain.command import explanation, slow_start_log
 from tessera.cli.fleet import read_fleet
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
@@ -18,6 +18,7 @@ from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.ports import ClusterError
 from tessera.resources.api_resources import PODS
 from tests.builders import NOW, a_speed_reading
 from tests.cli.memory_api import MemoryApi, a_pod_body, a_served_cluster
@@ -46,6 +47,52 @@ async def test_a_service_is_explained_in_lines() -> None:
         assert line in text.splitlines()
     assert "pass --prometheus URL" in text
     assert api.sent == []
+
+
+@dataclass
+class MemoryLogs:
+    """Answers with the same log, or refuses or fails to; `asked` are the pods."""
+
+    log: str | None
+    fails: bool = False
+    asked: list[Ref] = field(default_factory=list)
+
+    async def pod_log(self, pod: Ref, container: str, limit_bytes: int) -> str | None:
+        assert (container, limit_bytes) == ("engine", 2**20)
+        self.asked.append(pod)
+        if self.fails:
+            raise ClusterError("no response")
+        return self.log
+
+
+@pytest.mark.parametrize(
+    ("image", "logs", "asked", "shown"),
+    [
+        (600, MemoryLogs("Model loading took 1.2 GiB memory and 83.4 seconds"), True, True),
+        (600, MemoryLogs(None), True, False),
+        (600, MemoryLogs(None, fails=True), True, False),
+        (20, MemoryLogs("Model loading took 1.2 GiB memory and 83.4 seconds"), False, False),
+    ],
+    ids=["slow", "denied", "unreachable", "fast"],
+)
+async def test_the_log_of_a_slow_start_is_read_with_the_rights_of_the_user(
+    image: int, logs: MemoryLogs, *, asked: bool, shown: bool
+) -> None:
+    operator, api = await a_served_cluster()
+    operator.body(CHAT)["status"]["start"] = {
+        "pod": "chat-0",
+        "variant": "a100-1g-10gb",
+        "createdAt": "2026-11-20T11:00:00Z",
+        "seconds": image + 95,
+        "scheduleSeconds": 5,
+    }
+    reader = Reader(api, "team-a", logs)
+    fleet = replace(await read_fleet(reader, None), at=NOW)
+    text = explanation(
+        fleet, TEAM_CHAT, "text", await slow_start_log(reader, fleet, TEAM_CHAT)
+    ).text
+    assert logs.asked == ([Ref("team-a", "chat-0")] if asked else [])
+    assert ("load 83 s, by the log of chat-0" in text) is shown
 
 
 async def test_json_has_the_same() -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import wraps
 from http import HTTPStatus
 from pathlib import Path
@@ -12,14 +12,18 @@ from typing import Any, Protocol, TypeAlias
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.api.meta import GROUP
+from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.output import Output
+from tessera.domain.names import ENGINE
 from tessera.ports import ClusterError
 from tessera.resources.api_resources import ApiResource
 from tessera.settings import CommandSettings
 
 Json = dict[str, Any]
 _PAGE_SIZE = "500"
+# An engine writes far less until it is ready.
+_MAX_LOG_BYTES = 2**20
 _MERGE_PATCH = "application/merge-patch+json"
 
 
@@ -37,11 +41,20 @@ class KubeApi(Protocol):
         """Return status code and decoded body; raise ClusterError without a response."""
 
 
+class PodLogs(Protocol):
+    """Reads logs of containers."""
+
+    async def pod_log(self, pod: Ref, container: str, limit_bytes: int) -> str | None:
+        """Return the beginning of a log; None if it is refused. Raises ClusterError."""
+
+
 class Reader:
     """Reads objects, and each list only once."""
 
-    def __init__(self, api: KubeApi, namespace: str = "default") -> None:
-        self._api = api
+    def __init__(
+        self, api: KubeApi, namespace: str = "default", logs: PodLogs | None = None
+    ) -> None:
+        self._api, self._logs = api, logs
         self._list_tasks: dict[str, asyncio.Task[list[Json] | None]] = {}
         self.namespace = namespace
         """The namespace of names without one."""
@@ -54,6 +67,14 @@ class Reader:
         check_status(status, body, f"get {path}")
         obj: Json = body
         return obj
+
+    async def engine_log(self, pod: Ref) -> str:
+        """Return the beginning of an engine's log; empty if the user may not or cannot read it."""
+        if self._logs is None:
+            return ""
+        with suppress(ClusterError):
+            return await self._logs.pod_log(pod, ENGINE, _MAX_LOG_BYTES) or ""
+        return ""
 
     async def list_objects(
         self, kind: ApiResource, namespace: str | None = None, selector: str | None = None
@@ -165,7 +186,8 @@ async def open_reader(arguments: SimpleNamespace) -> AsyncIterator[Reader]:
         ) from error
     cluster = KubeCluster(connection)
     try:
-        yield Reader(cluster, getattr(arguments, "namespace", None) or connection.namespace)
+        namespace = getattr(arguments, "namespace", None) or connection.namespace
+        yield Reader(cluster, namespace, logs=cluster)
     finally:
         await cluster.close()
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
-from tessera.api.inference_service import InferenceServiceStatus, ScalingStatus
+from tessera.api.inference_service import InferenceServiceStatus, ScalingStatus, StartStatus
 from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
@@ -501,6 +501,41 @@ def test_slow_starts_have_their_slowest_phase_and_what_shortens_it(
     slowest = ("schedule", "image", "engine")[seconds.index(max(seconds))]
     shorter = f"{change} would shorten starts, whose slowest phase is {slowest}"
     assert list(rollout.would_change[1:]) == ([] if change is None else [shorter])
+
+
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("files", "spec.model.cache.type PersistentVolumeClaim, which downloads the files once,"),
+        ("load", "another spec.engine.loader"),
+        ("compile", "faster or less busy processors of the nodes"),
+    ],
+)
+def test_the_log_says_which_part_of_the_engine_is_slowest(part: str, change: str) -> None:
+    seconds = {"files": 20, "load": 21, "compile": 22} | {part: 90}
+    log = f"""Time spent downloading weights for acme/llama: {seconds["files"]}.2 seconds
+        Model loading took 13.63 GiB memory and {seconds["files"] + seconds["load"]}.3 seconds
+        init engine (profile, create kv cache, warmup model) took {seconds["compile"] + 9}.0 s
+        """.replace(".0 s", f".0 s (compilation: {seconds['compile']}.0 s)")
+    recorded = StartStatus(
+        pod="chat-0", variant="a100", created_at=NOW, seconds=200, schedule_seconds=2
+    )
+    pod = replace(
+        pods_of(1)[0], bound=at(-300), started=at(-290), ready_since=at(-100), created=at(-302)
+    )
+    fleet = running(1, pods=(pod,))
+    [service] = fleet.services
+    status = service.status.model_copy(update={"start": recorded})
+    fleet = replace(fleet, services=(replace(service, status=status),))
+    explained = explain(fleet, plan_of(fleet), CHAT, log)
+    [rollout] = [decision for decision in explained if decision.topic == "rollout"]
+    assert dict(rollout.numbers)["engine's start"] == (
+        ", ".join(f"{each} {span} s" for each, span in seconds.items())
+        + ", warm-up 9 s, by the log of chat-0"
+    )
+    assert rollout.would_change[1] == (
+        f"{change} would shorten starts, whose slowest phase is {part}"
+    )
 
 
 def test_a_replica_that_starts_is_named_with_its_phase() -> None:

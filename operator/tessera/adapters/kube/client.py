@@ -203,7 +203,7 @@ class KubeCluster:
         force = "create" not in manifest.kind.verbs
         status, body = await self._apply(manifest, subresource, force=force)
         if status == HTTPStatus.CONFLICT:
-            managers = await self._field_managers(manifest)
+            managers = await _field_managers(self, manifest)
             if managers and not force and FIELD_MANAGER not in managers:
                 raise ClusterError(
                     f"{manifest.key.describe()} already exists and is managed by "
@@ -212,7 +212,7 @@ class KubeCluster:
             if managers:
                 status, body = await self._apply(manifest, subresource, force=True)
         refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
-        if refused and FIELD_MANAGER in await self._field_managers(manifest):
+        if refused and FIELD_MANAGER in await _field_managers(self, manifest):
             status, body = await self._replace(manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"{manifest.key.describe()} not found")
@@ -312,6 +312,14 @@ class KubeCluster:
             raise DisruptionBudgetError(f"evict pod {pod}: {await _budgets_of(self, pod)}")
         raise_for_status(status, response, f"evict pod {pod}")
 
+    async def pod_log(self, pod: Ref, container: str, limit_bytes: int) -> str | None:
+        """Return the beginning of a container's log; None if the API server refuses it."""
+        query = {"container": container, "limitBytes": str(limit_bytes)}
+        request = _ApiRequest("GET", f"{PODS.path(pod.namespace, pod.name)}/log", query)
+        deadline = asyncio.get_running_loop().time() + _TIMEOUT_SECONDS
+        status, text, _ = await self._call(request, deadline)
+        return text.decode(errors="replace") if status == HTTPStatus.OK else None
+
     async def request(
         self,
         method: str,
@@ -382,21 +390,6 @@ class KubeCluster:
             return status, body
         return await self._apply(manifest, subresource, force=True)
 
-    async def _field_managers(self, manifest: ObjectManifest) -> set[str]:
-        """Return the field managers of the object; empty if it was never created.
-
-        Only what this operator created is taken back.
-        """
-        path = manifest.kind.path(manifest.namespace, manifest.name)
-        body = await read_object(self, path, f"get {manifest.key.describe()}")
-        if body is None:
-            if "uid" in manifest.body["metadata"]:
-                raise NotFoundError(f"{manifest.key.describe()} not found")
-            return set()
-        if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
-            raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")
-        return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
-
 
 class _OwnWrites:
     """The resourceVersions that our own writes returned, whose events are still to come."""
@@ -439,6 +432,22 @@ async def _budgets_of(cluster: KubeCluster, pod: Ref) -> str:
     _, listed = await cluster.request("GET", DISRUPTION_BUDGETS.path(pod.namespace))
     _, body = await cluster.request("GET", PODS.path(pod.namespace, pod.name))
     return several_budgets(listed.get("items", ()), body.get("metadata", {}).get("labels", {}))
+
+
+async def _field_managers(cluster: KubeCluster, manifest: ObjectManifest) -> set[str]:
+    """Return the field managers of the object; empty if it was never created.
+
+    Only what this operator created is taken back.
+    """
+    path = manifest.kind.path(manifest.namespace, manifest.name)
+    body = await read_object(cluster, path, f"get {manifest.key.describe()}")
+    if body is None:
+        if "uid" in manifest.body["metadata"]:
+            raise NotFoundError(f"{manifest.key.describe()} not found")
+        return set()
+    if manifest.body["metadata"].get("uid", body["metadata"]["uid"]) != body["metadata"]["uid"]:
+        raise NotFoundError(f"{manifest.key.describe()} was replaced: its UID differs")
+    return {entry["manager"] for entry in body["metadata"].get("managedFields", ())}
 
 
 async def _send(

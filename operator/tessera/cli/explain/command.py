@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 
+from tessera.adapters.kube.object_parsing import parse_service
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
@@ -13,6 +14,8 @@ from tessera.cli.text import format_time, indent_lines, table
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Ref
+from tessera.domain.scaling.starts import is_slow
+from tessera.resources.api_resources import INFERENCE_SERVICES
 
 _MAX_SUGGESTIONS = 5
 
@@ -21,14 +24,29 @@ _MAX_SUGGESTIONS = 5
 async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
     fleet = await read_fleet(reader, prometheus_url(arguments))
-    return explanation(fleet, Ref(reader.namespace, arguments.service), arguments.output)
+    ref = Ref(reader.namespace, arguments.service)
+    log = await slow_start_log(reader, fleet, ref)
+    return explanation(fleet, ref, arguments.output, log)
 
 
-def explanation(fleet: FleetInputs, ref: Ref, output_format: str) -> Output:
-    """Return the decisions about one service; CommandError when it does not exist."""
+async def slow_start_log(reader: Reader, fleet: FleetInputs, ref: Ref) -> str:
+    """Return the log of the replica that started last, if that was slow; else nothing is read."""
+    for body in fleet.objects.get(INFERENCE_SERVICES.plural, ()):
+        if Ref(body["metadata"]["namespace"], body["metadata"]["name"]) == ref:
+            start = parse_service(body).status.start
+            if start is not None and is_slow(start):
+                return await reader.engine_log(Ref(ref.namespace, start.pod))
+    return ""
+
+
+def explanation(fleet: FleetInputs, ref: Ref, output_format: str, log: str = "") -> Output:
+    """Return the decisions about one service; CommandError when it does not exist.
+
+    `log` is that of the replica in its `status.start`, empty if it is not known.
+    """
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
-    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref)
+    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref, log)
     notes = list(_notes(fleet, decisions))
     if output_format == "json":
         return Output.of_json(_as_json(ref, fleet, decisions, notes))

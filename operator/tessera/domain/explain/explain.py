@@ -20,12 +20,13 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 
 
-def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, ...]:
+def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> tuple[Decision, ...]:
     """Return the decisions about one service of the snapshot; KeyError without such a service.
 
     Reasons and messages are those of its status, numbers are those of the plan. Where status and
     plan differ (the operator is down, or the cluster just changed) the decision has both. Without a
-    plan the decisions have only what the status has.
+    plan the decisions have only what the status has. `log` is that of the replica in
+    `status.start`.
     """
     service = {service.ref: service for service in snapshot.services}[ref]
     if plan is None or ref not in plan.service_plans:
@@ -44,7 +45,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref) -> tuple[Decision, 
         *explain_balance(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),
         *explain_drain(snapshot, service_plan),
-        *explain_rollout(snapshot, plan, service_plan, progressing),
+        *explain_rollout(snapshot, plan, service_plan, progressing, log),
         explain_ready(service_plan, _find_condition(current_status, "Ready")),
     ]
     reported = tuple(_with_status(decision, service.status) for decision in decisions)

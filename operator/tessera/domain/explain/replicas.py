@@ -64,7 +64,7 @@ def _drain_progress(snapshot: Snapshot, pod: Pod) -> str:
 
 
 def explain_rollout(
-    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, progressing: Condition
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan, progressing: Condition, log: str
 ) -> Iterator[Decision]:
     """Yield the decision about rollouts; nothing while the service is not placed."""
     choice = service_plan.choice
@@ -88,10 +88,10 @@ def explain_rollout(
             ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
             ("strategy", strategy),
             ("revisions", str(len(revisions))),
-            *start_numbers(service_plan, snapshot.at),
+            *start_numbers(service_plan, snapshot.at, log),
             *((("deleting", removable),) if removable else ()),
         ),
-        would_change=(change, *faster_starts(service_plan, plan.pools, snapshot.at)),
+        would_change=(change, *faster_starts(service_plan, plan.pools, snapshot.at, log)),
     )
 
 

@@ -16,15 +16,23 @@ from tessera.domain.scaling.starts import (
     phase_now,
     typical_start,
 )
+from tessera.domain.vllm.startup_log import engine_phases
 
 
-def start_numbers(service_plan: ServicePlan, at: datetime) -> Numbers:
-    """Return what starts take, and in which phase the longest is that goes on."""
+def start_numbers(service_plan: ServicePlan, at: datetime, log: str) -> Numbers:
+    """Return what starts take, and in which phase the longest is that goes on.
+
+    `log` is that of the replica in `status.start`.
+    """
     numbers = []
     if (start := _typical_start(service_plan)) is not None:
         schedule = start.phases[StartPhase.SCHEDULE]
         text = f"take {_seconds(schedule + start.lead)}: {_phases_text(start.phases)}"
         numbers.append(("starts", text))
+    recorded = service_plan.service.status.start
+    if recorded is not None and (logged := engine_phases(log)):
+        parts = ", ".join(f"{phase} {seconds:.0f} s" for phase, seconds in logged.items())
+        numbers.append(("engine's start", f"{parts}, by the log of {recorded.pod}"))
     if starting := _starting(service_plan, at):
         name, phase, span = starting[0]
         others = f", the longest of {counted(len(starting), 'replica')}" if starting[1:] else ""
@@ -33,7 +41,7 @@ def start_numbers(service_plan: ServicePlan, at: datetime) -> Numbers:
 
 
 def faster_starts(
-    service_plan: ServicePlan, pools: Sequence[PoolView], at: datetime
+    service_plan: ServicePlan, pools: Sequence[PoolView], at: datetime, log: str
 ) -> Iterator[str]:
     """Yield what would shorten slow starts: a change for the phase that takes longest."""
     start, spec = _typical_start(service_plan), service_plan.service.spec
@@ -46,8 +54,14 @@ def faster_starts(
     if spec is None or slowest is None:
         return
     if max(lead_of(start), phases[slowest]) > DEFAULT_LEAD:
-        remedy = _remedy(slowest, service_plan, spec, pools)
-        yield f"{remedy} would shorten starts, whose slowest phase is {slowest}"
+        logged = engine_phases(log) if slowest is StartPhase.ENGINE else {}
+        slowest_part = max(logged, key=lambda part: logged[part], default="")
+        remedy = (
+            _remedy_of_pod_phase(slowest, service_plan, pools)
+            if slowest is not StartPhase.ENGINE
+            else _remedy_of_engine(slowest_part, spec)
+        )
+        yield f"{remedy} would shorten starts, whose slowest phase is {slowest_part or slowest}"
 
 
 def _typical_start(service_plan: ServicePlan) -> ReplicaStart | None:
@@ -68,25 +82,26 @@ def _starting(service_plan: ServicePlan, at: datetime) -> list[tuple[str, StartP
     return sorted(starting, key=lambda each: (-each[2], each[0]))
 
 
-def _remedy(
-    phase: StartPhase,
-    service_plan: ServicePlan,
-    spec: InferenceServiceSpec,
-    pools: Sequence[PoolView],
+def _remedy_of_pod_phase(
+    phase: StartPhase, service_plan: ServicePlan, pools: Sequence[PoolView]
 ) -> str:
     if phase is StartPhase.SCHEDULE:
         return "a free device on a node, or a higher spec.scaling.minReplicas,"
-    if phase is StartPhase.IMAGE:
-        name = service_plan.choice.offer.pool if service_plan.choice is not None else ""
-        for pool in (view.pool for view in pools):
-            if pool.name == name and pool.spec is not None and not pool.spec.pre_pull:
-                return f"spec.prePull of AcceleratorPool/{name}, which pulls images in advance,"
-        return "a registry and volumes near the nodes"
-    if spec.model.uri.startswith("hf://") and spec.model.cache.type == "None":
+    name = service_plan.choice.offer.pool if service_plan.choice is not None else ""
+    for pool in (view.pool for view in pools):
+        if pool.name == name and pool.spec is not None and not pool.spec.pre_pull:
+            return f"spec.prePull of AcceleratorPool/{name}, which pulls images in advance,"
+    return "a registry and volumes near the nodes"
+
+
+def _remedy_of_engine(part: str, spec: InferenceServiceSpec) -> str:
+    """Return what shortens the engine's phase, or the slowest part of it if the log has that."""
+    if part in ("compile", "warm-up"):
+        return "faster or less busy processors of the nodes"
+    downloads = spec.model.uri.startswith("hf://") and spec.model.cache.type == "None"
+    if downloads and part != "load":
         return "spec.model.cache.type PersistentVolumeClaim, which downloads the files once,"
-    if spec.engine.loader is None:
-        return "another spec.engine.loader"
-    return "files on faster volumes"
+    return "another spec.engine.loader" if spec.engine.loader is None else "files on faster volumes"
 
 
 def _phases_text(phases: Mapping[StartPhase, timedelta]) -> str:

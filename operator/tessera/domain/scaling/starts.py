@@ -96,6 +96,11 @@ def lead_of(start: ReplicaStart | None) -> timedelta:
     return DEFAULT_LEAD if start is None else min(start.lead, MAX_LEAD)
 
 
+def is_slow(recorded: StartStatus) -> bool:
+    """Return whether a replica took longer than one whose image and weights are on its node."""
+    return timedelta(seconds=recorded.seconds - recorded.schedule_seconds) > DEFAULT_LEAD
+
+
 def next_start_status(
     pods: Sequence[Pod], recorded: StartStatus | None, at: datetime
 ) -> StartStatus | None:
