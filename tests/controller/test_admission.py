@@ -143,7 +143,7 @@ def test_flags_of_an_unknown_engine_version_are_a_warning() -> None:
 def test_an_engine_older_than_all_that_are_known_is_a_warning() -> None:
     refusals, warnings = review_service(a_body(engine={"version": "0.9.2"}), a_store())
     assert refusals == []
-    assert "vLLM 0.9.2 is older than 0.32.0" in warnings[0]
+    assert "vLLM 0.9.2 is older than 0.30.0" in warnings[0]
 
 
 def test_what_the_schema_would_refuse_is_refused_here_too() -> None:

@@ -143,7 +143,7 @@ SERVICES = [
             "  model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}\n  engine: {version: 0.9.2}"
         ),
         field="spec.engine.version",
-        says=("0.9.2", "older than 0.32.0"),
+        says=("0.9.2", "older than 0.30.0"),
     ),
     RefusalCase(
         reason=Accepted.POOL_NOT_FOUND,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tessera.api.accelerator_pool import Tier
+from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
@@ -134,7 +135,7 @@ def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
             Accepted.UNTESTED_ENGINE_VERSION,
             f"spec.engine.version: vLLM {version} is older than {known[0]}, the oldest version "
             "that Tessera knows, and may lack flags and metrics that Tessera uses; use "
-            f"{known[-1]}, or read the log of the first replica",
+            f"{EngineOptions().version}, or read the log of the first replica",
         )
     if version in known or not spec.engine.extra_args:
         return StatusVerdict(Accepted.VALID, "the spec is valid")
