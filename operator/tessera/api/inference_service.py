@@ -116,6 +116,14 @@ class ModelShape(Wire):
     sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of layers with sliding-window attention; the others cache every token."""
 
+    architecture: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | (
+        None
+    ) = None
+    """`model_type`; files in another precision must have the same."""
+
+    vocab_size: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """`vocab_size`: tokens of the vocabulary; files in another precision must have as many."""
+
 
 class SecretKeySelector(Wire):
     """Key of a Secret in the service's namespace."""

@@ -114,6 +114,8 @@ def _shape(
         latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
         sliding_window=window and window[0],
         sliding_layers=window and window[1],
+        architecture=keys.model_type,
+        vocab_size=keys["vocab_size"],
     )
 
 
