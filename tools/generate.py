@@ -420,6 +420,7 @@ def _reasons() -> str:
         reasons.SLOMet: "InferenceService: condition SLOMet",
         reasons.LoadBalanced: "InferenceService: condition LoadBalanced",
         reasons.RevisionReason: "InferenceService: status.model.reason",
+        reasons.PrecisionReason: "InferenceService: status.precisions[].reason",
         reasons.ScalingReason: "InferenceService: status.scaling.reason",
         reasons.EventReason: "Events without a condition",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",

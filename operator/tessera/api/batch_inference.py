@@ -22,7 +22,7 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
-from tessera.api.precision import Precision
+from tessera.api.precision import Precision, own_files_rule
 
 # A relative path on the claim; no component begins with a dot.
 ClaimPath = Annotated[
@@ -179,6 +179,7 @@ class BatchInferenceSpec(Wire):
             "spec.model.shape.parameters",
             ".model",
         ),
+        own_files_rule("!has(self.model) || "),
         *(
             rule(
                 _unchanged(field),

@@ -21,8 +21,8 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
-from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri
-from tessera.api.precision import Precision
+from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri, Revision
+from tessera.api.precision import Precision, PrecisionName, own_files_rule
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import (
     BUILT_IN_CLASSES,
@@ -143,9 +143,7 @@ class Model(Wire):
     PersistentVolumeClaim in the same namespace, or `oci://registry/repository:tag`, an image with
     the files in its root, which nodes cache like other images."""
 
-    revision: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)] | (
-        None
-    ) = None
+    revision: Revision | None = None
     """Branch, tag or commit of an `hf://` model; omitted, `main`. It is resolved once to the commit
     in `status.model.revision`, so that a restart loads the same weights."""
 
@@ -599,6 +597,7 @@ class InferenceServiceSpec(Wire):
             "spec.access.aliases has the name of an adapter in spec.model.adapters: rename one",
             ".access.aliases",
         ),
+        own_files_rule(),
     )
 
 
@@ -631,6 +630,34 @@ class ModelStatus(Wire):
 
     cache: CacheStatus | None = None
     """Progress of the download, with `spec.model.cache`."""
+
+
+class PrecisionStatus(Wire):
+    """One of `spec.precision.variants`, and what Tessera read about its files."""
+
+    precision: PrecisionName
+    """Precision that this status describes."""
+
+    uri: str | None = None
+    """Location of its files; absent where the engine makes the precision while loading."""
+
+    requested_revision: str | None = None
+    """Revision that the spec named when the files were read."""
+
+    revision: str | None = None
+    """The commit whose `config.json` was read, and that the engines load."""
+
+    reason: str
+    """Whether the precision may be chosen, in one CamelCase word."""
+
+    message: str
+    """Explanation of the reason, with the numbers of both file sets where they differ."""
+
+    observed_update: str | None = None
+    """Value of the annotation `tessera.dev/update` when the files were read."""
+
+    shape: ModelShape | None = None
+    """Dimensions that were read."""
 
 
 class VariantStatus(Wire):
@@ -969,6 +996,9 @@ class InferenceServiceStatus(Wire):
 
     model: ModelStatus | None = None
     """Weights that the engines load, and what Tessera read about the model."""
+
+    precisions: tuple[PrecisionStatus, ...] = ()
+    """The listed precisions: which may be chosen, and why the others may not."""
 
     pod_template_version: PodTemplateVersionStatus | None = None
     """What determines the pod template besides the spec; an upgrade of Tessera does not change

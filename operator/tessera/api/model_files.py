@@ -30,6 +30,8 @@ AdapterUri = Annotated[
         f"must be hf://organization/name or pvc://claim/path, such as hf://acme/sql; {_OTHERS}",
     ),
 ]
+# Branch, tag or commit of a repository on the hub.
+Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)]
 
 
 class Adapter(Wire):

@@ -97,6 +97,9 @@ class Accepted(StatusReason):
     """`spec.placement` names a spot pool or the tier `Spot`, with class `Interactive`."""
     POOL_NOT_FOUND = "PoolNotFound"
     """`spec.placement.pools` names a pool that does not exist."""
+    PRECISION_REFUSED = "PrecisionRefused", True
+    """The spec is valid, but the files of a precision in `spec.precision.variants` are not used;
+    `status.precisions` has the reason."""
     PLANNER_ERROR = "PlannerError"
     """Planning this service failed with an internal error; other services are not affected."""
 
@@ -307,6 +310,21 @@ class RevisionReason(StatusReason):
     """The hub requires a token, which Tessera does not read; the revision is used as given."""
     REVISION_NOT_FOUND = "RevisionNotFound"
     """The hub has no such model or revision; the revision is used as given."""
+
+
+class PrecisionReason(StatusReason):
+    """May a listed precision be chosen?"""
+
+    QUANTIZED_AT_LOAD = "QuantizedAtLoad", True
+    """The engine makes the precision from the model's own files while loading."""
+    FILES_MATCH = "FilesMatch", True
+    """The files are of the same model, in the listed precision."""
+    READING_FILES = "ReadingFiles"
+    """A Job reads the `config.json` of the files, or waits to read it."""
+    FILES_MISMATCH = "FilesMismatch"
+    """The files are of another model or in another precision; the message has the numbers."""
+    FILES_NOT_READ = "FilesNotRead"
+    """The `config.json` of the files cannot be read, or not understood."""
 
 
 class ScalingReason(StatusReason):

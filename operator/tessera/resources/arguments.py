@@ -8,6 +8,7 @@ from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
 from tessera.domain.model.names import folder_of
+from tessera.domain.model.precision_files import files_of
 from tessera.domain.names import PORT
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.lora import engine_rank
@@ -49,7 +50,7 @@ def arguments(
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
     if spec.model.revision and spec.model.cache.type == "None":
         args.append(f"--revision={spec.model.revision}")
-    if fit.precision:
+    if fit.precision and files_of(spec, fit.precision) is None:
         args.append(f"--quantization={fit.precision}")
     return [*args, *_adapters(spec.model), *_options(spec.engine), *spec.engine.extra_args]
 

@@ -14,6 +14,7 @@ from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.model.precision_files import spec_in
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.placement import HardwareChoice
@@ -174,7 +175,8 @@ def _attempt_pod(
     template_version: PodTemplateVersion,
 ) -> client.V1PodSpec:
     source = request.source
-    template = engine.EngineTemplate(source.name, source.spec, choice, template_version)
+    served = spec_in(source.spec, source.spec.model.shape, choice.fit.precision)
+    template = engine.EngineTemplate(source.name, served, choice, template_version)
     sidecar = template.container()
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)

@@ -17,6 +17,7 @@ from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
 from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
+from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
@@ -30,6 +31,7 @@ from tessera.domain.observed.snapshot import (
     reading_of,
 )
 from tessera.domain.perf import SpeedMeasurement
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
@@ -108,14 +110,16 @@ class ServicePlan:
 
     @property
     def effective_spec(self) -> InferenceServiceSpec | None:
-        """The spec with the defaults and the revision of its pod template version."""
+        """The spec with the defaults, files and revision of its pod template version."""
         spec = self.service.spec
         if spec is None or self.template is None:
             return spec
-        return pinned_spec(
+        precision = self.template.choice.fit.precision
+        pinned = pinned_spec(
             spec_with_effective_values(spec, self.template.record.effective_values),
             self.pinned_revision,
         )
+        return spec_in(pinned, shape_of(spec), precision)
 
     @property
     def choice(self) -> HardwareChoice | None:
@@ -209,7 +213,10 @@ def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -
         snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
     )
     drain = with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout)
-    preparation = preparation and with_files(snapshot, service, preparation, pinned_revision)
+    if preparation is not None:
+        preparation = with_files(
+            snapshot, service, preparation, pinned_revision, choice.fit.precision
+        )
     return replace(
         base_plan,
         placement=replace(proposal.placement, choice=template.choice),

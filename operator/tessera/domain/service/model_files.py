@@ -9,6 +9,7 @@ from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.incremental import reused
 from tessera.domain.model.names import claim_name, folder_of
+from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.checks import shape_of, unknown_model_denial
@@ -105,12 +106,14 @@ def with_files(
     service: ObservedService,
     preparation: Preparation,
     pinned_revision: PinnedRevision,
+    precision: str | None,
 ) -> Preparation:
-    """Are the files of the pinned commit on the claim? Nothing is fetched before a hub that is
+    """Are the files of the chosen precision on the claim? Nothing is fetched before a hub that is
     asked has said which commit that is."""
-    if preparation.spec.model.cache.type == "None" or pinned_revision.query is not None:
+    spec = pinned_spec(preparation.spec, pinned_revision)
+    spec, claim = spec_in(spec, shape_of(spec), precision), claim_ref(service.ref)
+    if spec.model.cache.type == "None" or pinned_revision.query is not None:
         return preparation
-    spec, claim = pinned_spec(preparation.spec, pinned_revision), claim_ref(service.ref)
     volume, status = snapshot.claims.get(claim), preparation.status
     job_status = assess_model_job(snapshot, service, spec, "fetch")
     claim_uid = volume.uid if volume else ""
@@ -133,8 +136,9 @@ def with_files(
     return replace(
         preparation,
         status=status.model_copy(update={"cache": cache}),
-        missing_files=_missing_files(preparation.spec, job_status, cache, report_text),
-        job_to_create=job_status.job_to_create if volume is not None else None,
+        missing_files=_missing_files(spec, job_status, cache, report_text),
+        job_to_create=(job_status.job_to_create if volume is not None else None)
+        or preparation.job_to_create,
         obsolete_jobs=obsolete_jobs,
         progress_address=job_status.address,
     )

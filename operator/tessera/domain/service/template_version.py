@@ -23,6 +23,7 @@ from tessera.api.template_version import (
     PodTemplateVersionStatus,
 )
 from tessera.api.text import counted
+from tessera.domain.model.precision_files import spec_in
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import ObservedService, Workload
 from tessera.domain.placement.placement import HardwareChoice
@@ -151,7 +152,7 @@ def _template_digest(
 ) -> str:
     """Return a digest of set fields and placement, to which new defaults are no change."""
     hardware, offer = choice.fit.hardware, choice.offer
-    template_inputs: dict[str, Any] = spec.model_dump(
+    template_inputs: dict[str, Any] = spec_in(spec, None, choice.fit.precision).model_dump(
         mode="json",
         by_alias=True,
         exclude_unset=True,
