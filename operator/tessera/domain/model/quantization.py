@@ -11,6 +11,16 @@ _MXFP4_GROUP = 32
 _NVFP4_GROUP = 16
 # Where AWQ's configuration does not say it.
 _DEFAULT_GROUP = 128
+# Formats of the files of a listed precision; `int4` of compressed-tensors does not say how its
+# numbers were found.
+PRECISION_FORMATS: Mapping[str, tuple[Format, ...]] = {
+    "awq-int4": ("awq", "int4"),
+    "gptq-int4": ("gptq", "int4"),
+    "int8": ("int8",),
+    "fp8": ("fp8",),
+    "nvfp4": ("nvfp4",),
+    "mxfp4": ("mxfp4",),
+}
 # Methods that engines here do not serve, and what to take instead.
 UNSUPPORTED_METHODS = {
     "bitsandbytes": "its kernels are slow and no longer served; take an FP8 or AWQ checkpoint, or "

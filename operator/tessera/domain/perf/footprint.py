@@ -3,6 +3,7 @@
 from typing import Literal
 
 from tessera.api.inference_service import ModelShape
+from tessera.domain.model.quantization import PRECISION_FORMATS
 
 # Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`.
 KvBits = Literal[8, 16]
@@ -11,6 +12,7 @@ _SCALE_BITS = 16
 _BLOCK_SCALE_BITS = 8
 # Weights that share a scale in 4-bit quantization, unless the files say otherwise.
 _GROUP_SIZE = 128
+_GROUP_SIZES = {"nvfp4": 16, "mxfp4": 32}
 _FP4_FORMATS = ("mxfp4", "nvfp4")
 # Formats that store a zero point beside each scale, in as many bits as a weight.
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
@@ -32,7 +34,12 @@ def weight_bits(shape: ModelShape, precision: str | None) -> int:
         return shape.bits_per_weight
     if precision in ("fp8", "int8"):
         return min(8, shape.bits_per_weight)
-    return min(4 if precision.endswith("int4") else 16, shape.bits_per_weight)
+    return min(4 if precision in PRECISION_FORMATS else 16, shape.bits_per_weight)
+
+
+def _is_stored_in(shape: ModelShape, precision: str | None) -> bool:
+    """Return whether the shape is that of files in a precision; None means as in the files."""
+    return precision is None or shape.quantization in PRECISION_FORMATS.get(precision, ())
 
 
 def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
@@ -47,7 +54,7 @@ def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16
 
 def resident_bytes(shape: ModelShape, precision: str | None) -> int:
     """Return the bytes of all weights in memory, summed over all devices of a replica."""
-    if precision is None and shape.weight_bytes is not None:
+    if _is_stored_in(shape, precision) and shape.weight_bytes is not None:
         return shape.weight_bytes
     return _stored_bytes(shape, precision, shape.parameters, _unquantized(shape))
 
@@ -123,8 +130,10 @@ def _stored_bytes(
 def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized: int) -> int:
     """Return the bytes of the scales and zero points of weight groups."""
     # Scales of whole rows and blocks are too few to count: `group` is None for these.
-    quantization = shape.quantization if precision is None else precision
-    group = shape.group_size if precision is None else (_GROUP_SIZE if bits == 4 else None)
+    stored = _is_stored_in(shape, precision)
+    quantization = shape.quantization if stored else precision
+    usual = _GROUP_SIZES.get(precision or "", _GROUP_SIZE) if bits == 4 else None
+    group = shape.group_size if stored else usual
     if group is None:
         return 0
     scale = _BLOCK_SCALE_BITS if quantization in _FP4_FORMATS else _SCALE_BITS

@@ -1,13 +1,16 @@
 """Support of precisions by hardware and by the model's files."""
 
+from dataclasses import dataclass
+
 from tessera.api.inference_service import ModelShape
+from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import Product
-from tessera.domain.model.quantization import UNSUPPORTED_METHODS
+from tessera.domain.model.quantization import PRECISION_FORMATS, UNSUPPORTED_METHODS
 
 # The precision of the model's files.
 CHECKPOINT = "checkpoint"
 # Precisions of a 16-bit model: fp8 by online quantization, the others by quantized files.
-ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4")
+ALTERNATIVES = ("fp8", "int8", "awq-int4", "gptq-int4", "nvfp4")
 # The engine quantizes 16-bit files to this precision while loading them.
 ONLINE_QUANTIZED = "fp8"
 # The engine's images need at least this compute capability: CUDA 13 dropped older ones.
@@ -17,6 +20,17 @@ _INT8_REMOVED_IN = (10, 0)
 # Compute capability from which kernels exist; those below the native one widen the weights.
 _FORMAT_CAPABILITY = {"fp8": (8, 0), "mxfp4": (8, 0), "nvfp4": (8, 0)}
 _NATIVE_FP8_CAPABILITY = (8, 9)
+_NATIVE_NVFP4_CAPABILITY = (10, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class UnsupportedPrecision:
+    """A precision that hardware does not run."""
+
+    hardware: Hardware
+    precision: str
+    message: str
+    """Why, and what to use instead."""
 
 
 def label(shape: ModelShape, precision: str | None) -> str:
@@ -24,11 +38,18 @@ def label(shape: ModelShape, precision: str | None) -> str:
     return precision or shape.quantization or "bf16"
 
 
-def mismatch_reason(shape: ModelShape, precision: str | None) -> str | None:
-    """Return why the model's files do not allow a precision; None when they do."""
+def mismatch_reason(
+    shape: ModelShape, precision: str | None, *, own_files: bool = False
+) -> str | None:
+    """Return why the model's files do not allow a precision; None when they do.
+
+    One with files of its own is allowed unless the model's are in the same.
+    """
     if precision in UNSUPPORTED_METHODS:
         return f"{precision} is not served: {UNSUPPORTED_METHODS[precision]}"
     if precision is None or shape.quantization is None:
+        return None
+    if own_files and shape.quantization not in PRECISION_FORMATS.get(precision, ()):
         return None
     return (
         f"the files are quantized to {shape.quantization} already; remove {precision}, or use the "
@@ -64,8 +85,16 @@ def unsupported_reason(shape: ModelShape, precision: str | None, product: Produc
 
 def caveat(shape: ModelShape, precision: str | None, product: Product) -> str | None:
     """Return a limitation of a supported precision on the product; None without one."""
-    if label(shape, precision) == "fp8" and compute_capability(product) < _NATIVE_FP8_CAPABILITY:
+    format_name, actual = label(shape, precision), compute_capability(product)
+    if format_name == "fp8" and actual < _NATIVE_FP8_CAPABILITY:
         return "fp8 weights only, computed in 16 bits"
+    if format_name == "nvfp4":
+        native = actual >= _NATIVE_NVFP4_CAPABILITY
+        return (
+            "predicted as if computed in 16 bits"
+            if native
+            else "nvfp4 weights only, computed in 16 bits"
+        )
     return None
 
 
