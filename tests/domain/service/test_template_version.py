@@ -108,7 +108,6 @@ def test_without_a_change_there_is_no_update() -> None:
         {"scaling": {"minReplicas": 3}},
         {"placement": {"pools": ["a100"]}},
         {"class": "Standard"},
-        {"precision": {"variants": [{"precision": "fp8"}]}},
     ],
     ids=str,
 )

@@ -11,7 +11,8 @@ from tessera.domain.placement.free_hardware import replicas_free_now
 from tessera.domain.placement.placement import HardwareCandidate, HardwareChoice
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.sizing.sizing import ReplicaMisfit
+from tessera.domain.sizing.precision import UnsupportedPrecision
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +69,13 @@ def alternatives(
         message = placed.exclusion_reason(choice.offer) or _comparison(placed, choice)
         yield Alternative(name=choice.variant, price=choice.hourly.formatted(4), message=message)
     for candidate in candidates:
-        if isinstance(candidate.fit, ReplicaMisfit):
+        if not isinstance(candidate.fit, ReplicaFit):
             precision = f" in {candidate.fit.precision}" if candidate.fit.precision else ""
             yield Alternative(
                 name=f"{candidate.offer.hardware.name} of {candidate.offer.pool}{precision}",
                 price=candidate.offer.hourly.formatted(4),
                 message=placed.exclusion_reason(candidate.offer)
-                or _misfit_message(placed.spec, candidate.fit),
+                or misfit_message(placed.spec, candidate.fit),
             )
     for view in placed.plan.pools:
         if not view.offers:
@@ -82,7 +83,10 @@ def alternatives(
             yield Alternative(name=view.pool.name, price="", message=blocker.message)
 
 
-def _misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit) -> str:
+def misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit | UnsupportedPrecision) -> str:
+    """Return why the model does not run on hardware, with the numbers."""
+    if isinstance(misfit, UnsupportedPrecision):
+        return misfit.message
     if misfit.needed_mib:
         return (
             f"too small: needs devices of {misfit.needed_mib} MiB, "

@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from operator import attrgetter
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 from tessera.api.key_record import KeyRecord
+from tessera.api.precision import PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.budget.budgets import NamespaceClaim, namespace_claims
 from tessera.domain.gateway.directory import (
@@ -28,6 +29,7 @@ from tessera.domain.hardware.device import (
 )
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.model.precision_files import shape_in
 from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -36,7 +38,7 @@ from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_shape
 
-_PRECISIONS = (None, "fp8")
+_PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.
 _NEIGHBOURS = 64
 
@@ -281,7 +283,7 @@ def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTim
     shape = shape_of(spec) if spec is not None else None
     if spec is None or shape is None or variant.hardware is None:
         return None
-    terms = engine_terms(spec.engine)
+    terms, shape = engine_terms(spec.engine), shape_in(spec, shape, variant.precision)
     predicted = step_time(shape, variant.precision, variant.hardware, terms)
     ratio = measured_ratio(service.status.speed, spec.model.uri, pod.variant)
     return predicted if ratio is None else predicted.scaled(ratio, "Measured")

@@ -28,9 +28,13 @@ def folder_of(model: Model) -> str:
     return _digest(model.uri, model.revision or "")
 
 
-def model_job_name(service: str, uid: str, task: Task, model: Model) -> str:
-    """Return the Job's name; another model, revision or size of the claim has another Job."""
+def model_job_name(service: str, uid: str, task: Task, model: Model, update: str = "") -> str:
+    """Return the Job's name; another model, revision or size of the claim has another Job.
+
+    `update` is that for which files are read again.
+    """
     parts = (uid, task, model.uri, model.revision or "", model.cache.size or "")
+    parts += (update,) if update else ()
     return deployment_name(service, f"{task}-{_digest(*parts)}")
 
 

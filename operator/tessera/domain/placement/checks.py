@@ -187,7 +187,8 @@ def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     if shape is None:
         return
     for index, variant in enumerate(spec.precision.variants):
-        if (message := mismatch_reason(shape, variant.precision)) is not None:
+        own_files = variant.uri is not None
+        if (message := mismatch_reason(shape, variant.precision, own_files=own_files)) is not None:
             field = f"spec.precision.variants[{index}].precision"
             yield Denial(reason=Accepted.PRECISION_MISMATCH, field=field, message=message)
 

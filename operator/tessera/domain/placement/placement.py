@@ -1,5 +1,6 @@
 """The cheapest hardware on which a service fits and keeps its SLO."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -10,15 +11,19 @@ from tessera.api.meta import format_duration
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
 from tessera.domain.incremental import tabulated
-from tessera.domain.money import Money
+from tessera.domain.model.precision_files import shape_in
+from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, shape_of
 from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
+from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import (
     ReplicaFit,
@@ -60,6 +65,11 @@ def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | N
     return min(assignments, default=None)
 
 
+def instance_name(hardware: Hardware) -> str:
+    """Return the part of a variant's name for its hardware."""
+    return hardware.profile or f"{hardware.devices}gpu"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareChoice:
     """Hardware on which a service fits."""
@@ -70,14 +80,18 @@ class HardwareChoice:
     """The name of pool, hardware and precision together."""
 
     def __post_init__(self) -> None:
-        hardware = self.offer.hardware
-        instance = hardware.profile or f"{hardware.devices}gpu"
+        instance = instance_name(self.offer.hardware)
         variant = variant_name(self.offer.pool, instance, self.fit.precision)
         object.__setattr__(self, "variant", variant)  # every cycle asks for it
 
     @property
     def hourly(self) -> Money:
         return self.offer.hourly
+
+    @property
+    def token_price(self) -> Money:
+        """Return the predicted price of a million output tokens at full load."""
+        return per_million_tokens(self.hourly, self.fit.limits.tokens_per_second)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +102,9 @@ class PlacementDecision:
     choice: HardwareChoice | None = None
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
+    equal_replicas: int | None = None
+    """Replicas of the choice that serve as much as those that it replaces, in a change of precision
+    alone."""
     keeps_slices: bool = False
     """The model fits on the chosen slices alone, which the layout of their pool does not have."""
 
@@ -98,7 +115,7 @@ class HardwareCandidate:
 
     offer: HardwareOffer
     demand: Demand
-    fit: ReplicaFit | ReplicaMisfit
+    fit: ReplicaFit | ReplicaMisfit | UnsupportedPrecision
 
 
 # Sort key of choices: the lowest is the best.
@@ -120,6 +137,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     *,
     namespace: str,
     current: str | None,
+    replicas: int | None = None,
     min_replicas: int,
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
@@ -129,11 +147,12 @@ def place(  # noqa: PLR0913 - two of them are for batches
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
-    price. It moves from slices that the pool's `spec.mig.layout` has no more, once others have
-    room. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
-    the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
-    of other services by pool and resource. Only pools of `tiers` that admit the namespace count,
-    and `rank` defines cheap.
+    price, except to a listed precision in which it costs less, beside its `replicas` (None: never).
+    It moves from slices that the pool's `spec.mig.layout` has no more, once others have room.
+    Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any the
+    cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices of
+    other services by pool and resource. Only pools of `tiers` that admit the namespace count, and
+    `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
     it stays where it is or waits.
@@ -177,7 +196,11 @@ def place(  # noqa: PLR0913 - two of them are for batches
         for choice in choices
         if free_replicas(choice.offer, used_devices) >= min_replicas
     }
-    return _place_on_existing(choices, current_choices, free)
+    change = None
+    if current_choices and replicas is not None:
+        held = current_choices[0], replicas
+        change = _precision_change(choices, held, used_devices, min_replicas)
+    return change or _place_on_existing(choices, current_choices, free)
 
 
 def _place_on_existing(
@@ -196,6 +219,37 @@ def _place_on_existing(
     if preferred[0].offer.in_layout is False:
         return _leaving_decision(preferred[0], choices)
     return _placed_decision(preferred[0], existing)
+
+
+def _precision_change(
+    choices: Sequence[HardwareChoice],
+    held: tuple[HardwareChoice, int],
+    used_devices: Mapping[tuple[str, str], int],
+    min_replicas: int,
+) -> PlacementDecision | None:
+    """Return the best choice in another precision, if a service that runs should change to it.
+
+    A replica of it costs no more and its tokens less, and as many as serve the same have room
+    beside the running ones: so no change is taken back, and none stops a service.
+    """
+    current, replicas = held
+    key = current.offer.pool, current.offer.hardware.resource
+    own_devices = replicas * current.offer.hardware.devices
+    used_devices = {**used_devices, key: used_devices.get(key, 0) + own_devices}
+    existing = [choice for choice in choices if not choice.offer.needs_repartition]
+    for choice in existing:
+        rates = current.fit.limits.tokens_per_second, choice.fit.limits.tokens_per_second
+        equal_replicas = math.ceil(replicas * rates[0] / rates[1])
+        if (
+            choice.fit.precision != current.fit.precision
+            and choice.offer.in_layout is not False
+            and choice.offer.comparison_price.nanos <= current.offer.comparison_price.nanos
+            and choice.token_price.nanos < current.token_price.nanos
+            and free_replicas(choice.offer, used_devices) >= max(min_replicas, equal_replicas)
+        ):
+            placed = _placed_decision(choice, existing)
+            return replace(placed, equal_replicas=equal_replicas)
+    return None
 
 
 def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:
@@ -267,7 +321,7 @@ def hardware_candidates(
     adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
     demands = [
         Demand(
-            shape=shape,
+            shape=shape_in(spec, shape, precision),
             precision=precision,
             max_model_len=length,
             input_tokens=prompt,
@@ -280,12 +334,25 @@ def hardware_candidates(
         for precision in (None, *(variant.precision for variant in spec.precision.variants))
     ]
     return [
-        HardwareCandidate(offer=offer, demand=demand, fit=_tabulated_size(demand, offer.hardware))
+        HardwareCandidate(offer=offer, demand=demand, fit=sized(demand, offer.hardware))
         for offer in offers
         if can_shard(shape, offer.hardware.devices)
         and engine.devices in (None, offer.hardware.devices)
         for demand in demands
     ]
+
+
+def sized(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit | UnsupportedPrecision:
+    """Return how a demand fits, or why the hardware does not run its precision.
+
+    That of the model's own files is tried on all hardware.
+    """
+    product = products().get(hardware.product)
+    if demand.precision is not None and product is not None:
+        reason = unsupported_reason(demand.shape, demand.precision, product)
+        if reason is not None:
+            return UnsupportedPrecision(hardware, demand.precision, reason)
+    return _tabulated_size(demand, hardware)
 
 
 def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareChoice]:

@@ -20,6 +20,14 @@ from tessera.domain.service.model_jobs import (
     assess_model_job,
 )
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
+from tessera.domain.service.precisions import (
+    PrecisionCheck,
+    check_precisions,
+    has_own_files,
+    shape_job_names,
+    with_known_precisions,
+    with_usable,
+)
 from tessera.domain.steps import Step
 
 # A status is written for each of so many steps of a fetch, not for each answer.
@@ -37,6 +45,8 @@ class Preparation:
     """Why there is no shape, or not yet."""
     missing_files: StatusVerdict[Progressing] | None = None
     """Why the files are not there, or not yet."""
+    precisions: tuple[PrecisionCheck, ...] | None = None
+    """Of the listed precisions with files of their own; None before they are looked at."""
     job_to_create: ModelJob | None = None
     """The Job to make."""
     obsolete_jobs: tuple[Ref, ...] = ()
@@ -48,17 +58,19 @@ class Preparation:
     def pending(self) -> bool:
         """Something is under way, or left to do: Jobs, their pods and the time count."""
         waits = self.missing_shape is not None or self.missing_files is not None
+        waits |= any(check.is_open for check in self.precisions or ())
         return waits or self.job_to_create is not None or bool(self.obsolete_jobs)
 
 
 def _with_known_shape(service: ObservedService) -> ObservedService:
-    """Return the service with the shape that was read before, as if its spec had it."""
-    if service.spec is None or shape_of(service.spec) is not None:
+    """Return the service with the shapes that were read before, as if its spec had them."""
+    spec = service.spec
+    if spec is None or (shape_of(spec) is not None and not has_own_files(spec)):
         return service
-    known = _known_status(service)
-    if known.shape is None:
-        return service
-    return replace(service, spec=_with_shape(service.spec, known.shape))
+    known = _known_status(service).shape
+    if shape_of(spec) is None and known is not None:
+        spec = _with_shape(spec, known)
+    return replace(service, spec=with_known_precisions(spec, service.status))
 
 
 with_known_shape = Step(_with_known_shape, lambda _, service: service)
@@ -76,7 +88,8 @@ def prepare_model(
     """Look for the shape in the service's status and in the report of its Job."""
     known = _known_status(service)
     pinned_revision = PinnedRevision(known)
-    job_status = assess_model_job(snapshot, service, pinned_spec(spec, pinned_revision), "shape")
+    pinned, siblings = pinned_spec(spec, pinned_revision), shape_job_names(service, spec)
+    job_status = assess_model_job(snapshot, service, pinned, "shape", siblings)
     if shape_of(spec) is not None:
         return Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
     job_report = parse_report(ShapeReport, job_status.report)
@@ -98,6 +111,22 @@ def prepare_model(
         ),
         job_to_create=job_status.job_to_create,
         obsolete_jobs=job_status.obsolete_jobs,
+    )
+
+
+def with_precisions(
+    snapshot: Snapshot, service: ObservedService, preparation: Preparation
+) -> Preparation:
+    """Leave the listed precisions whose files were read and match, and have the others read."""
+    checks = check_precisions(snapshot, service, preparation.spec)
+    jobs = (check.job_to_create for check in checks if check.job_to_create is not None)
+    obsolete_jobs = [job for check in checks for job in check.obsolete_jobs]
+    return replace(
+        preparation,
+        spec=with_usable(preparation.spec, checks),
+        precisions=checks,
+        job_to_create=preparation.job_to_create or next(jobs, None),
+        obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs),
     )
 
 

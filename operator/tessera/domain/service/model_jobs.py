@@ -1,6 +1,6 @@
 """Model jobs: which Job to create, its outcome, and which Jobs to delete."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
@@ -9,6 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import missing_secret_advice
 from tessera.domain.model.names import Task, model_job_name
+from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
@@ -68,13 +69,41 @@ class ModelJobStatus:
 
 
 def assess_model_job(
-    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec, task: Task
+    snapshot: Snapshot,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    task: Task,
+    siblings: Collection[str] = (),
 ) -> ModelJobStatus:
-    """Assess a model job by its Job and its pod."""
+    """Assess a model job by its Job and its pod; `siblings` are Jobs for other files."""
     name = model_job_name(service.ref.name, service.uid, task, spec.model)
     model_jobs = [
-        job for job in snapshot.model_jobs if job.service == service.ref and job.task == task
+        job
+        for job in snapshot.model_jobs
+        if job.service == service.ref and job.task == task and job.ref.name not in siblings
     ]
+    return _assess(snapshot, service, ModelJob(task=task, name=name, spec=spec), model_jobs)
+
+
+def assess_job_of_files(
+    snapshot: Snapshot, service: ObservedService, model_job: ModelJob
+) -> ModelJobStatus:
+    """Assess a model job for files beside the model's own, which leaves all other Jobs alone."""
+    model_jobs = [
+        job
+        for job in snapshot.model_jobs
+        if job.service == service.ref and job.ref.name == model_job.name
+    ]
+    return _assess(snapshot, service, model_job, model_jobs)
+
+
+def _assess(
+    snapshot: Snapshot,
+    service: ObservedService,
+    model_job: ModelJob,
+    model_jobs: Sequence[ObservedModelJob],
+) -> ModelJobStatus:
+    name, spec = model_job.name, model_job.spec
     jobs = tuple(sorted(job.ref for job in model_jobs))
     job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
     status = ModelJobStatus(
@@ -84,7 +113,7 @@ def assess_model_job(
         obsolete_jobs=tuple(ref for ref in jobs if ref.name != name),
     )
     if job is None:
-        return replace(status, job_to_create=ModelJob(task=task, name=name, spec=spec))
+        return replace(status, job_to_create=model_job)
     pods = [
         pod
         for pod in snapshot.pods

@@ -44,7 +44,8 @@ from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, Timestam
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.lowered_limit import with_lowered_limit
-from tessera.domain.service.model_files import Preparation, prepare_model
+from tessera.domain.service.model_files import Preparation, prepare_model, with_precisions
+from tessera.domain.service.precisions import awaited_check, refusals
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
 from tessera.domain.steps import Step, planner_error
 
@@ -107,16 +108,20 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if denials := check(spec, tier_by_pool(views)):
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
-    if preparation.missing_shape is not None:
-        accepted = preparation.missing_shape
-        return _unchanged(service, objects, accepted, history, at, preparation=preparation)
+    if preparation.missing_shape is None:
+        preparation = with_precisions(snapshot, service, preparation)
+    awaited = preparation.missing_shape or _awaited_precision(preparation, objects, views)
+    if awaited is not None:
+        return _unchanged(service, objects, awaited, history, at, preparation=preparation)
+    spec = preparation.spec
+    service = replace(service, spec=spec)
     until = (schedule.status.next_at if schedule is not None else None) or FOREVER
     if preparation.pending:
         until = at
     assignment = slice_assignment(service.ref, snapshot.pools)
     placement = _place(service, spec, objects, views, allocated, assignment)
     placement = with_lowered_limit(placement, service, spec)
-    accepted = engine_verdict(spec)
+    accepted = _accepted(spec, preparation)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return _unchanged(service, objects, accepted, history, until, **parts)
@@ -124,8 +129,9 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         until = at  # other services take or free devices
     is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
     moves = objects.workloads and objects.workload_of(placement.choice.variant) is None
-    if assignment is not None and moves and not is_asleep:
-        history = ScalingHistory(decisions=(TimestampedReplicas(at, assignment.replicas),))
+    planned = assignment.replicas if assignment is not None else placement.equal_replicas
+    if planned is not None and moves and not is_asleep:
+        history = ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
     scale = decide_replicas(
         snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
     )
@@ -144,6 +150,27 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         existing_replicas=_existing_replicas(objects.pods, scale.replicas),
     )
     return Until(proposal, min(until, scale.until, balance.until), scale.history)
+
+
+def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:
+    """Return the verdict on a valid spec: what is not used of it, or cannot be known."""
+    verdict, refused = engine_verdict(spec), refusals(preparation.precisions or ())
+    if not refused:
+        return verdict
+    others = () if verdict.reason is Accepted.VALID else (verdict.message,)
+    return StatusVerdict(Accepted.PRECISION_REFUSED, "; ".join((refused, *others)))
+
+
+def _awaited_precision(
+    preparation: Preparation, objects: CurrentObjects, views: Sequence[PoolView]
+) -> StatusVerdict[Accepted] | None:
+    """Return that a service waits for the files of a precision to be read."""
+    current = objects.workloads[0].variant if objects.workloads else None
+    check = awaited_check(preparation.precisions or (), current, views)
+    if check is None:
+        return None
+    message = f"spec.precision.variants: {check.status.precision}: {check.status.message}"
+    return StatusVerdict(Accepted.READING_MODEL, message)
 
 
 def _schedule_of(
@@ -184,6 +211,7 @@ def _place(
         views,
         namespace=service.ref.namespace,
         current=objects.workloads[0].variant if objects.workloads else None,
+        replicas=objects.workloads[0].replicas if objects.workloads else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
         tiers=spec.placement.tiers,

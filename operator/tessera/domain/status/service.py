@@ -11,6 +11,7 @@ from tessera.api.inference_service import (
     CostStatus,
     InferenceServiceStatus,
     ModelStatus,
+    PrecisionStatus,
     ReplicaChange,
     RequestLengths,
     ScalingStatus,
@@ -109,6 +110,7 @@ def _service_status(
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=_variant_status(service_plan, choice) if choice else previous.variant,
         model=_model_status(service_plan, previous.model),
+        precisions=_precisions(service_plan, previous),
         pod_template_version=template.record if template else previous.pod_template_version,
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=_speed_status(service_plan),
@@ -429,6 +431,16 @@ def _model_status(service_plan: ServicePlan, previous: ModelStatus | None) -> Mo
         return pinned
     findings = {"shape": current.shape, "source": current.source, "cache": current.cache}
     return pinned.model_copy(update=findings)
+
+
+def _precisions(
+    service_plan: ServicePlan, previous: InferenceServiceStatus
+) -> tuple[PrecisionStatus, ...]:
+    """Return what was read of the listed precisions, and which may be chosen."""
+    preparation = service_plan.preparation
+    if preparation is None or preparation.precisions is None:
+        return previous.precisions
+    return tuple(check.status for check in preparation.precisions)
 
 
 def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:

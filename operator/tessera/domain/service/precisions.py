@@ -1,0 +1,285 @@
+"""The listed precisions of a service that have files of their own: which may be chosen.
+
+The `config.json` of each is read by a Job, like that of the model. The commit that was read is the
+one that engines load, until the annotation `tessera.dev/update` has it read again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    ModelShape,
+    PrecisionStatus,
+)
+from tessera.api.precision import PrecisionVariant
+from tessera.api.reasons import PrecisionReason
+from tessera.api.ref import Ref
+from tessera.api.text import counted
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.health.startup_failure import hub_access_advice
+from tessera.domain.model.names import model_job_name
+from tessera.domain.model.precision_files import CheckedVariant, with_files_of
+from tessera.domain.names import variant_name
+from tessera.domain.observed.model_reports import ShapeReport, parse_report
+from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.placement.placement import instance_name
+from tessera.domain.service.model_jobs import (
+    ModelJob,
+    ModelJobOutcome,
+    ModelJobStatus,
+    assess_job_of_files,
+)
+from tessera.domain.service.template_version import is_update_requested
+from tessera.domain.sizing.precision_check import files_mismatch
+
+_MAX_TEXT = 600
+
+_REFUSED = (PrecisionReason.FILES_MISMATCH, PrecisionReason.FILES_NOT_READ)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrecisionCheck:
+    """What is known of the files of one listed precision, and what is to be done for them."""
+
+    status: PrecisionStatus
+    variant: PrecisionVariant
+    """As listed; checked, with the commit, if it may be chosen."""
+    is_held_up: bool = False
+    """Its Job does not run as it should, so that nothing waits for it."""
+    job_to_create: ModelJob | None = None
+    obsolete_jobs: tuple[Ref, ...] = ()
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the files were not read yet, nor refused."""
+        return self.status.reason == PrecisionReason.READING_FILES
+
+    @property
+    def is_usable(self) -> bool:
+        """Return whether the precision may be chosen."""
+        return isinstance(self.variant, CheckedVariant)
+
+
+def check_precisions(
+    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec
+) -> tuple[PrecisionCheck, ...]:
+    """Return the check of each listed precision with files of its own, for a model of known
+    shape."""
+    shape = shape_of(spec)
+    if shape is None:
+        return ()
+    return tuple(
+        _check(snapshot, service, spec, shape, variant)
+        for variant in spec.precision.variants
+        if variant.uri is not None
+    )
+
+
+def refusals(checks: Sequence[PrecisionCheck]) -> str:
+    """Return which listed precisions are not used, and why; empty if all may be."""
+    return "; ".join(
+        f"spec.precision.variants: {check.status.precision} is not used: {check.status.message}"
+        for check in checks
+        if check.status.reason in _REFUSED
+    )
+
+
+def awaited_check(
+    checks: Sequence[PrecisionCheck], current: str | None, views: Sequence[PoolView]
+) -> PrecisionCheck | None:
+    """Return the check for which a service waits: its replicas have that precision, or none exist.
+
+    `current` is the variant of the replicas.
+    """
+    for check in checks:
+        if not check.is_open:
+            continue
+        if current is None and not check.is_held_up:
+            return check
+        names = {
+            variant_name(view.pool.name, instance_name(offer.hardware), check.status.precision)
+            for view in views
+            for offer in view.offers
+        }
+        if current in names:
+            return check
+    return None
+
+
+def with_usable(
+    spec: InferenceServiceSpec, checks: Sequence[PrecisionCheck]
+) -> InferenceServiceSpec:
+    """Return the spec without the precisions whose files may not be used, or not yet."""
+    if not has_own_files(spec):
+        return spec
+    variants = {check.status.precision: check.variant for check in checks}
+    usable = tuple(
+        variant
+        for listed in spec.precision.variants
+        if (variant := variants.get(listed.precision, listed)).uri is None
+        or isinstance(variant, CheckedVariant)
+    )
+    precision = spec.precision.model_copy(update={"variants": usable})
+    return spec.model_copy(update={"precision": precision})
+
+
+def with_known_precisions(
+    spec: InferenceServiceSpec, status: InferenceServiceStatus
+) -> InferenceServiceSpec:
+    """Return the spec with the precisions that the status says may be chosen."""
+    shape = shape_of(spec)
+    if shape is None:
+        return spec
+    checks = [
+        _judged(spec, shape, variant, recorded)
+        for variant in spec.precision.variants
+        if variant.uri is not None and (recorded := _recorded(status, variant))
+    ]
+    return with_usable(spec, checks)
+
+
+def has_own_files(spec: InferenceServiceSpec) -> bool:
+    """Return whether a listed precision has files of its own."""
+    return any(variant.uri is not None for variant in spec.precision.variants)
+
+
+def shape_job_names(service: ObservedService, spec: InferenceServiceSpec) -> frozenset[str]:
+    """Return the names of the Jobs that read the listed precisions."""
+    return frozenset(
+        _job_name(service, with_files_of(variant, spec, None))
+        for variant in spec.precision.variants
+        if variant.uri is not None
+    )
+
+
+def _job_name(service: ObservedService, located: InferenceServiceSpec) -> str:
+    return model_job_name(
+        service.ref.name, service.uid, "shape", located.model, service.update or ""
+    )
+
+
+def _check(
+    snapshot: Snapshot,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    shape: ModelShape,
+    variant: PrecisionVariant,
+) -> PrecisionCheck:
+    recorded = _recorded(service.status, variant)
+    located = with_files_of(variant, spec, shape)
+    model_job = ModelJob(task="shape", name=_job_name(service, located), spec=located)
+    job_status = assess_job_of_files(snapshot, service, model_job)
+    if recorded is not None and not is_update_requested(service, recorded.observed_update):
+        check = _judged(spec, shape, variant, recorded)
+        return replace(check, obsolete_jobs=job_status.jobs)
+    report = parse_report(ShapeReport, job_status.report)
+    is_done = job_status.outcome is ModelJobOutcome.DONE
+    if is_done and report is not None and report.shape is not None:
+        found = {"shape": report.shape, "revision": report.commit or None}
+        read = _blank(service, variant).model_copy(update=found)
+        return _judged(spec, shape, variant, read)
+    if recorded is not None:
+        # What was read before stays in use.
+        check = _judged(spec, shape, variant, recorded)
+    elif job_status.outcome is ModelJobOutcome.OPEN:
+        check = _waiting(service, variant, job_status)
+    else:
+        message = report.message if report is not None else job_status.report
+        check = _not_read(service, variant, located, job_status, message)
+    return replace(
+        check, job_to_create=job_status.job_to_create, obsolete_jobs=job_status.obsolete_jobs
+    )
+
+
+def _recorded(status: InferenceServiceStatus, variant: PrecisionVariant) -> PrecisionStatus | None:
+    """Return what the status says of the files of a variant, if they were read."""
+    key = (variant.precision, variant.uri, variant.revision)
+    return next(
+        (
+            entry
+            for entry in status.precisions
+            if (entry.precision, entry.uri, entry.requested_revision) == key
+            and entry.shape is not None
+        ),
+        None,
+    )
+
+
+def _judged(
+    spec: InferenceServiceSpec,
+    shape: ModelShape,
+    variant: PrecisionVariant,
+    read: PrecisionStatus,
+) -> PrecisionCheck:
+    """Compare what was read with the model, which may be another one since."""
+    files, precision = read.shape, variant.precision
+    assert files is not None  # noqa: S101 - recorded with a shape alone
+    source = f"config.json of {variant.uri}{f' at {read.revision}' if read.revision else ''}"
+    difference = files_mismatch(precision, files, shape, max_model_len(spec, shape))
+    if difference is not None:
+        message = (
+            f"{source} has {difference}; name files of {spec.model.uri} in {precision}, or remove "
+            "them from spec.precision.variants"
+        )
+        update = {"reason": PrecisionReason.FILES_MISMATCH, "message": message}
+        return PrecisionCheck(status=read.model_copy(update=update), variant=variant)
+    layout = f"{files.quantization}, {counted(files.bits_per_weight, 'bit')}"
+    if files.group_size is not None:
+        layout += f" in groups of {files.group_size}"
+    update = {"reason": PrecisionReason.FILES_MATCH, "message": f"{source}: {layout}"}
+    return PrecisionCheck(
+        status=read.model_copy(update=update),
+        variant=CheckedVariant(
+            precision=precision,
+            uri=variant.uri,
+            revision=read.revision or variant.revision,
+            shape=files,
+        ),
+    )
+
+
+def _waiting(
+    service: ObservedService, variant: PrecisionVariant, job_status: ModelJobStatus
+) -> PrecisionCheck:
+    progress = job_status.message or f"Job {job_status.name} reads the config.json of {variant.uri}"
+    update = {
+        "reason": PrecisionReason.READING_FILES,
+        "message": f"{progress}; {job_status.logs_command}",
+    }
+    return PrecisionCheck(
+        status=_blank(service, variant).model_copy(update=update),
+        variant=variant,
+        is_held_up=bool(job_status.message),
+    )
+
+
+def _not_read(
+    service: ObservedService,
+    variant: PrecisionVariant,
+    located: InferenceServiceSpec,
+    job_status: ModelJobStatus,
+    report_text: str,
+) -> PrecisionCheck:
+    cause = hub_access_advice(located.model, report_text) or report_text[-_MAX_TEXT:]
+    message = (
+        f"{cause} ({job_status.logs_command}); correct spec.precision.variants, or have the files "
+        f"read again with kubectl tessera update {service.ref.name}"
+    )
+    update = {"reason": PrecisionReason.FILES_NOT_READ, "message": message}
+    return PrecisionCheck(
+        status=_blank(service, variant).model_copy(update=update), variant=variant
+    )
+
+
+def _blank(service: ObservedService, variant: PrecisionVariant) -> PrecisionStatus:
+    return PrecisionStatus(
+        precision=variant.precision,
+        uri=variant.uri,
+        requested_revision=variant.revision,
+        reason=PrecisionReason.READING_FILES,
+        message="",
+        observed_update=service.update,
+    )
