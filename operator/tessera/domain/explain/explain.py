@@ -9,6 +9,7 @@ from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
+from tessera.domain.explain.precisions import explain_precision
 from tessera.domain.explain.replicas import explain_drain, explain_ready, explain_rollout
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
@@ -38,6 +39,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> t
     decisions = [
         _accepted(service_plan),
         explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
+        *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),
         *explain_slo(snapshot, service_plan),
@@ -59,6 +61,8 @@ def _accepted(service_plan: ServicePlan) -> Decision:
     would_change = () if verdict.reason.is_true else (verdict.message,)
     if verdict.reason in (Accepted.FLAGS_UNCHECKED, Accepted.UNTESTED_ENGINE_VERSION):
         would_change = ("with a known spec.engine.version the flags would be checked",)
+    if verdict.reason is Accepted.PRECISION_REFUSED:
+        would_change = ("with files of the same model the precision would be compared by price",)
     if verdict.reason is Accepted.NAME_CONFLICT:
         would_change = ("with names of its own it would get the requests for all of them",)
     if verdict.reason in (Accepted.NAME_NOT_PUBLISHED, Accepted.NAME_GRANT_MISSING):
