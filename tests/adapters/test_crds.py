@@ -69,6 +69,28 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
+        a_service_spec(precision={"variants": [{"precision": "awq-int4"}]}),
+        "the engine makes fp8 alone while loading; set uri",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(precision={"variants": [{"precision": "fp8", "revision": "main"}]}),
+        "spec.precision.variants[].revision applies to an hf:// uri only",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(
+            precision={"variants": [{"precision": "fp8"}, {"precision": "fp8", "uri": "hf://a/b"}]}
+        ),
+        "spec.precision.variants lists a precision twice",
+    ),
+    (
+        INFERENCE_SERVICES,
+        a_service_spec(precision={"variants": [{"precision": "awq-int4", "uri": URI}]}),
+        "spec.precision.variants has the uri of spec.model.uri",
+    ),
+    (
+        INFERENCE_SERVICES,
         a_service_spec(scaling={"activity": {"target": "1.5"}}),
         "spec.scaling.activity.target is a share",
     ),

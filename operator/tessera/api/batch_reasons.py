@@ -48,6 +48,9 @@ class BatchAccepted(StatusReason):
     OUTPUT_CONFLICT = "OutputConflict"
     """Another unfinished batch of the namespace, which came first, writes the same file on the same
     claim, by its name or where a link leads."""
+    PRECISION_MISMATCH = "PrecisionMismatch"
+    """`spec.precision.variants` contains a precision that the model's files do not support, or
+    files of its own, which are checked for services alone."""
     PLANNER_ERROR = "PlannerError"
     """Planning this batch failed with an internal error; other batches are not affected."""
 

@@ -638,8 +638,8 @@ class PrecisionStatus(Wire):
     precision: PrecisionName
     """Precision that this status describes."""
 
-    uri: str | None = None
-    """Location of its files; absent where the engine makes the precision while loading."""
+    uri: str
+    """Location of its files."""
 
     requested_revision: str | None = None
     """Revision that the spec named when the files were read."""
@@ -997,8 +997,9 @@ class InferenceServiceStatus(Wire):
     model: ModelStatus | None = None
     """Weights that the engines load, and what Tessera read about the model."""
 
-    precisions: tuple[PrecisionStatus, ...] = ()
-    """The listed precisions: which may be chosen, and why the others may not."""
+    precisions: Annotated[tuple[PrecisionStatus, ...], Field(max_length=8)] = ()
+    """The listed precisions with files of their own: which may be chosen, and why the others may
+    not."""
 
     pod_template_version: PodTemplateVersionStatus | None = None
     """What determines the pod template besides the spec; an upgrade of Tessera does not change

@@ -16,9 +16,7 @@ class PrecisionVariant(Wire):
 
     precision: PrecisionName
     """`fp8` without `uri`: the engine quantizes the weights while loading (native on Hopper,
-    weight-only on Ampere). Every other precision is that of the files at `uri`: `awq-int4` and
-    `gptq-int4` of AWQ and GPTQ, `int8`, `fp8` and `nvfp4` also of `compressed-tensors` and
-    ModelOpt."""
+    weight-only on Ampere). Every other precision is that of files of their own."""
 
     uri: ModelUri | None = None
     """Location of the same model's files in this precision, as in `spec.model.uri`, read with the
@@ -32,12 +30,14 @@ class PrecisionVariant(Wire):
     model_config = rules_config(
         rule(
             "has(self.uri) || self.precision == 'fp8'",
-            "the engine makes fp8 alone while loading; set uri to files in this precision",
+            "spec.precision.variants[].precision: the engine makes fp8 alone while loading; set "
+            "uri to files in this precision",
             ".precision",
         ),
         rule(
             "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))",
-            "revision applies to an hf:// uri only; remove it, or put it into uri",
+            "spec.precision.variants[].revision applies to an hf:// uri only; remove it, or put it "
+            "into uri",
             ".revision",
         ),
     )
@@ -54,7 +54,7 @@ class Precision(Wire):
         rule(
             "!has(self.variants) || self.variants.all(v, "
             "self.variants.exists_one(w, w.precision == v.precision))",
-            "spec.precision.variants lists a precision twice: keep one of them",
+            "spec.precision.variants lists a precision twice: keep 1 of them",
             ".variants",
         )
     )

@@ -315,8 +315,6 @@ class RevisionReason(StatusReason):
 class PrecisionReason(StatusReason):
     """May a listed precision be chosen?"""
 
-    QUANTIZED_AT_LOAD = "QuantizedAtLoad", True
-    """The engine makes the precision from the model's own files while loading."""
     FILES_MATCH = "FilesMatch", True
     """The files are of the same model, in the listed precision."""
     READING_FILES = "ReadingFiles"

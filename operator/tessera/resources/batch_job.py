@@ -5,7 +5,7 @@ terminates after it; an attempt that only publishes has no engine. Its Job never
 the next attempt needs a new number.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kubernetes import client
 
@@ -174,8 +174,9 @@ def _attempt_pod(
     image: RunnerImage,
     template_version: PodTemplateVersion,
 ) -> client.V1PodSpec:
-    source = request.source
-    served = spec_in(source.spec, source.spec.model.shape, choice.fit.precision)
+    served = spec_in(request.source.spec, request.source.spec.model.shape, choice.fit.precision)
+    source = replace(request.source, spec=served)
+    request = replace(request, source=source)
     template = engine.EngineTemplate(source.name, served, choice, template_version)
     sidecar = template.container()
     sidecar.restart_policy = "Always"

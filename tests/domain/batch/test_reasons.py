@@ -162,6 +162,14 @@ CASES = [
         says=(SMALL, "remove it"),
     ),
     BatchCase(
+        reason=BatchAccepted.PRECISION_MISMATCH,
+        situation=of_model(
+            "hf://Qwen/Qwen3-8B-FP8", precision={"variants": [{"precision": "fp8"}]}
+        ),
+        field="spec.precision.variants[0].precision",
+        says=("quantized to fp8 already", "remove fp8"),
+    ),
+    BatchCase(
         reason=BatchAccepted.RESERVED_FLAG,
         situation=of_model(SMALL, engine={"extraArgs": ["--max-num-seqs=100"]}),
         field="spec.engine.extraArgs",

@@ -1,9 +1,15 @@
 """What the engine of a batch serves, and how its progress reads in `kubectl get`."""
 
+from dataclasses import replace
+
 import pytest
 
+from tessera.api.batch_inference import CheckStatus
 from tessera.api.batch_reasons import BatchAccepted
-from tessera.domain.batch.spec import accept_spec
+from tessera.api.precision import Precision
+from tessera.domain.batch.spec import accept_spec, with_settings
+from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.model.precision_files import CheckedVariant
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     a_batch,
@@ -13,7 +19,7 @@ from tests.batch_builders import (
     on_attempt,
     plan_batch,
 )
-from tests.builders import NOW, SMALL
+from tests.builders import NOW, SMALL, a_spec
 
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 EMBEDDINGS = ("/v1/embeddings",)
@@ -68,6 +74,31 @@ def test_paths_that_cannot_be_three_files_are_refused_before_the_check(
     verdict, source = accept_spec(a_situation(a_batch(a_batch_spec(**paths))))
     assert (verdict.reason is BatchAccepted.VALID, source is not None) == (accepted, accepted)
     assert accepted or "create this batch with another path" in verdict.message
+
+
+def test_files_of_a_precision_are_read_for_services_alone() -> None:
+    variant = {"precision": "awq-int4", "uri": "hf://acme/small-awq"}
+    spec = a_batch_spec(precision={"variants": [variant]})
+    verdict, _ = accept_spec(a_situation(a_batch(spec)))
+    assert verdict.reason is BatchAccepted.PRECISION_MISMATCH
+    for words in ("spec.precision.variants[0].uri", "hf://acme/small-awq", "spec.service"):
+        assert words in verdict.message
+
+
+def test_a_batch_on_a_service_records_the_precisions_as_they_are_listed() -> None:
+    """The commit that was read is part of them, what was read is not."""
+    listed = {"precision": "awq-int4", "uri": "hf://acme/small-awq", "revision": "c0ffee"}
+    read = CheckedVariant(**listed, shape=models()[SMALL.removeprefix("hf://")])
+    service = a_spec(SMALL).model_copy(update={"precision": Precision(variants=(read,))})
+    batch = a_batch(a_batch_spec(model=None, service="chat"))
+    situation = a_situation(batch, services={"chat": service})
+    check = with_settings(CheckStatus(rows=1, url="", input_tokens=1), situation)
+    again = CheckStatus.model_validate_json(check.model_dump_json(by_alias=True))
+    assert again.settings is not None
+    assert again.settings.precision == Precision.model_validate({"variants": [listed]})
+    status = batch.status.model_copy(update={"check": again})
+    later = a_situation(replace(batch, status=status), services={"chat": service})
+    assert "has another" not in accept_spec(later)[0].message
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ async def update(reader: Reader, ref: Ref, output_format: str) -> Output:
     if body is None:
         require_service(ref, await _list_refs(reader, ref))
         raise CommandError(f"InferenceService/{ref.name} in {ref.namespace}: not found")
-    change = _available_update(body) or _revision_recheck(body)
+    change = _available_update(body) or _revision_recheck(body) or _files_recheck(body)
     if change is None:
         text = f"{ref}: no update available, its replicas have the newest pod template"
         return _build_output(output_format, ref, text, requested_at=None)
@@ -69,6 +69,12 @@ def _revision_recheck(body: Json) -> str | None:
         return None
     revision = model.get("requestedRevision") or "the default branch"
     return f"the hub is asked for the commit of {revision} of {model['uri']}; if it changed"
+
+
+def _files_recheck(body: Json) -> str | None:
+    """Return which files are read again; None if no listed precision has files of its own."""
+    uris = [entry["uri"] for entry in body.get("status", {}).get("precisions", ())]
+    return f"config.json of {', '.join(uris)} is read again; if files changed" if uris else None
 
 
 def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | None) -> Output:

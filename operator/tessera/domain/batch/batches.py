@@ -16,7 +16,7 @@ from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.observed.batches import Batch, BatchJob, NodeHealth
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
-from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.service.model_files import with_known_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.steps import Step
@@ -184,7 +184,7 @@ class _SnapshotIndex:
         for service in snapshot.services:
             namespace = service.ref.namespace
             if namespace in namespaces:
-                spec = with_known_shape(service).spec
+                spec = with_known_files(service).spec
                 if spec is not None:
                     recorded = recorded_for_spec(spec, service.status.model)
                     spec = pinned_spec(spec, PinnedRevision(recorded))

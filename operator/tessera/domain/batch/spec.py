@@ -21,6 +21,7 @@ from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.hardware.pools import tier_by_pool
+from tessera.domain.model.precision_files import as_listed
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
 from tessera.domain.vllm.facts import version_facts
@@ -98,7 +99,7 @@ def with_settings(check: CheckStatus, situation: Situation) -> CheckStatus:
         return check
     settings = BatchSettings(
         model=service.model.model_copy(update={"cache": Cache()}),
-        precision=service.precision,
+        precision=as_listed(service.precision),
         context=service.context,
         engine=service.engine,
     )
@@ -195,6 +196,7 @@ def _denials(
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)
         yield StatusVerdict(BatchAccepted[denial.reason.name], message)
+    yield from _precision_denials(spec)
     yield from _path_denials(spec)
     yield from _claim_denials(situation.claim, spec)
     if situation.conflict is not None:
@@ -217,6 +219,18 @@ def _batch_sentence(denial: checks.Denial) -> str:
     for field in _SERVICE_ONLY_FIELDS:
         sentence = sentence.replace(f"set by {field}", "set by Tessera")
     return sentence
+
+
+def _precision_denials(spec: BatchInferenceSpec) -> Iterator[AcceptedVerdict]:
+    """Yield files in another precision of a batch's own model, which no Job has read."""
+    for index, variant in enumerate(spec.precision.variants):
+        if variant.uri is not None:
+            yield StatusVerdict(
+                BatchAccepted.PRECISION_MISMATCH,
+                f"spec.precision.variants[{index}].uri: {variant.uri} is not checked against the "
+                "model for a batch; list it in an InferenceService, which may have spec.replicas "
+                "0, and name that in spec.service",
+            )
 
 
 def _path_denials(spec: BatchInferenceSpec) -> Iterator[AcceptedVerdict]:

@@ -36,7 +36,7 @@ from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, step_time
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.service.model_files import with_known_files
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.
@@ -279,7 +279,7 @@ def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTim
 
     Returns None for a model or hardware of unknown size.
     """
-    spec = with_known_shape(service).spec
+    spec = with_known_files(service).spec
     shape = shape_of(spec) if spec is not None else None
     if spec is None or shape is None or variant.hardware is None:
         return None

@@ -33,9 +33,9 @@ def model_job_name(service: str, uid: str, task: Task, model: Model, update: str
 
     `update` is that for which files are read again.
     """
-    parts = (uid, task, model.uri, model.revision or "", model.cache.size or "")
-    parts += (update,) if update else ()
-    return deployment_name(service, f"{task}-{_digest(*parts)}")
+    parts = [uid, task, model.uri, model.revision or "", model.cache.size or ""]
+    digest = _digest(*parts, *([update] if update else []))
+    return deployment_name(service, f"{task}-{digest}")
 
 
 def _digest(*parts: str) -> str:

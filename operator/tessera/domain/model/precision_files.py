@@ -2,7 +2,7 @@
 
 from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape
 from tessera.api.model_files import Cache
-from tessera.api.precision import PrecisionVariant
+from tessera.api.precision import Precision, PrecisionVariant
 
 
 class CheckedVariant(PrecisionVariant):
@@ -10,6 +10,13 @@ class CheckedVariant(PrecisionVariant):
 
     shape: ModelShape
     """Dimensions of the files."""
+
+
+def as_listed(precision: Precision) -> Precision:
+    """Return the precisions without what was read of their files, but with the commit."""
+    listed = PrecisionVariant.model_fields
+    variants = (variant.model_dump(include=set(listed)) for variant in precision.variants)
+    return Precision(variants=tuple(PrecisionVariant(**fields) for fields in variants))
 
 
 def files_of(spec: InferenceServiceSpec, precision: str | None) -> PrecisionVariant | None:

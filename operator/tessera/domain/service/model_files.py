@@ -63,17 +63,27 @@ class Preparation:
 
 
 def _with_known_shape(service: ObservedService) -> ObservedService:
-    """Return the service with the shapes that were read before, as if its spec had them."""
-    spec = service.spec
-    if spec is None or (shape_of(spec) is not None and not has_own_files(spec)):
+    """Return the service with the shape that was read before, as if its spec had it."""
+    if service.spec is None or shape_of(service.spec) is not None:
         return service
-    known = _known_status(service).shape
-    if shape_of(spec) is None and known is not None:
-        spec = _with_shape(spec, known)
-    return replace(service, spec=with_known_precisions(spec, service.status))
+    known = _known_status(service)
+    if known.shape is None:
+        return service
+    return replace(service, spec=_with_shape(service.spec, known.shape))
 
 
 with_known_shape = Step(_with_known_shape, lambda _, service: service)
+
+
+def _with_known_files(service: ObservedService) -> ObservedService:
+    """Return the service with what was read before, of its model and of listed precisions."""
+    service = _with_known_shape(service)
+    if service.spec is None or not has_own_files(service.spec):
+        return service
+    return replace(service, spec=with_known_precisions(service.spec, service.status))
+
+
+with_known_files = Step(_with_known_files, lambda _, service: service)
 
 
 @reused

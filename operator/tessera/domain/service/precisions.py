@@ -265,8 +265,8 @@ def _not_read(
 ) -> PrecisionCheck:
     cause = hub_access_advice(located.model, report_text) or report_text[-_MAX_TEXT:]
     message = (
-        f"{cause} ({job_status.logs_command}); correct spec.precision.variants, or have the files "
-        f"read again with kubectl tessera update {service.ref.name}"
+        f"{variant.uri}: {cause} ({job_status.logs_command}); correct spec.precision.variants, or "
+        f"have the files read again with kubectl tessera update {service.ref.name}"
     )
     update = {"reason": PrecisionReason.FILES_NOT_READ, "message": message}
     return PrecisionCheck(

@@ -38,6 +38,20 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "!self.model.adapters.exists(a, a.name in self.access.aliases)": lambda spec: (
         not any(adapter.name in spec.access.aliases for adapter in spec.model.adapters)
     ),
+    "has(self.uri) || self.precision == 'fp8'": lambda variant: (
+        variant.uri is not None or variant.precision == "fp8"
+    ),
+    "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))": lambda variant: (
+        variant.revision is None or str(variant.uri).startswith("hf://")
+    ),
+    "!has(self.variants) || self.variants.all(v, "
+    "self.variants.exists_one(w, w.precision == v.precision))": lambda precision: _distinct(
+        variant.precision for variant in precision.variants
+    ),
+    "!has(self.precision) || !has(self.precision.variants) || "
+    "self.precision.variants.all(v, !has(v.uri) || v.uri != self.model.uri)": lambda spec: all(
+        variant.uri != spec.model.uri for variant in spec.precision.variants
+    ),
     "!has(self.minReplicas) || self.minReplicas > 0 || has(self.idle)": lambda scaling: (
         scaling.min_replicas > 0 or scaling.idle is not None
     ),
