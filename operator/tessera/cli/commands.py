@@ -357,7 +357,7 @@ SIZE = Command(
     ),
     option(
         "--precision",
-        "only these precisions: checkpoint, fp8, int8, awq-int4, gptq-int4",
+        "only these precisions: checkpoint, fp8, int8, awq-int4, gptq-int4, nvfp4",
         metavar="NAME,...",
     ),
     option("--tensor-parallel", "only replicas over N whole GPUs", **INTEGER),

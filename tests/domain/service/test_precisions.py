@@ -12,7 +12,9 @@ from tessera.api.inference_service import InferenceServiceStatus, ModelShape
 from tessera.domain.explain.explain import explain
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.model.config import read_config
+from tessera.domain.model.names import claim_name
 from tessera.domain.model.precision_files import with_files_of
+from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
 from tessera.domain.placement.placement import hardware_candidates
 from tessera.domain.service.model_files import with_known_files
@@ -306,6 +308,42 @@ def test_another_file_of_a_variant_is_another_pod_template() -> None:
     assert templates[0].record.template_hash != templates[1].record.template_hash
 
 
+def test_the_cache_fetches_the_files_of_the_chosen_precision_at_the_commit_that_was_read() -> None:
+    cache = {"model": {"cache": {"type": "PersistentVolumeClaim"}}}
+    claims = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",))}
+    snapshot = fleet(a_70b(**cache), claims=claims, **read(a_70b(**cache), files()))
+    service_plan = plan_of(snapshot).service_plans[CHAT]
+    preparation = service_plan.preparation
+    assert preparation is not None
+    assert preparation.job_to_create is not None
+    job = preparation.job_to_create
+    assert (job.task, job.spec.model.uri, job.spec.model.revision) == ("fetch", AWQ_FILES, COMMIT)
+    assert preparation.missing_files is not None
+    assert AWQ_FILES in preparation.missing_files.message
+    kinds = {manifest.body["kind"] for manifest in service_manifests(service_plan)}
+    assert "Deployment" not in kinds
+
+
+def test_files_on_a_claim_are_mounted_and_the_cache_of_the_model_is_not_used() -> None:
+    on_claim = {"variants": [{"precision": "awq-int4", "uri": "pvc://weights/70b-awq"}]}
+    fields = {"precision": on_claim, "model": {"cache": {"type": "PersistentVolumeClaim"}}}
+    service = a_70b(**fields)
+    parts = read(service, files())
+    (deployment,) = [
+        manifest.body
+        for manifest in service_manifests(plan_of(fleet(service, **parts)).service_plans[CHAT])
+        if manifest.body["kind"] == "Deployment"
+    ]
+    pod = deployment["spec"]["template"]["spec"]
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    ]
+    assert claims == ["weights"]
+    assert pod["containers"][0]["args"][0] == "/models/70b-awq"
+
+
 @pytest.mark.parametrize(
     ("precision", "product", "runs"),
     [
@@ -354,3 +392,49 @@ def test_files_of_another_model_never_match_unless_they_have_its_dimensions(
     dimensions = {"layers", "attention_heads", "kv_heads", "head_dim", "architecture", "vocab_size"}
     equal = ours.model_dump(include=dimensions) == theirs.model_dump(include=dimensions)
     assert not same or equal
+
+
+@st.composite
+def any_shape(draw: st.DrawFn) -> ModelShape:
+    """Files of any model, in any format or none, some with numbers that no model has."""
+    model = models()[draw(st.sampled_from(sorted(models())))]
+    number = st.none() | st.integers(1, 10**6)
+    changes = {
+        "quantization": draw(
+            st.sampled_from([None, "awq", "gptq", "int4", "int8", "fp8", "nvfp4"])
+        ),
+        "bits_per_weight": draw(st.sampled_from([4, 8, 16])),
+        "group_size": draw(st.none() | st.integers(1, 65_536)),
+        "weight_bytes": draw(st.none() | st.integers(1, 10**14)),
+        "vocab_size": draw(st.just(model.vocab_size) | number),
+    }
+    fields = model.model_dump(exclude={"model"}) | changes
+    return ModelShape.model_validate(fields)
+
+
+@given(st.lists(st.none() | any_shape(), min_size=3, max_size=3), st.sampled_from([1, 2, 8]))
+def test_whatever_jobs_read_only_files_that_match_are_chosen(
+    shapes: list[ModelShape | None], gpus: int
+) -> None:
+    listed = [
+        {"precision": precision, "uri": f"hf://acme/{precision}"}
+        for precision in ("awq-int4", "fp8", "nvfp4")
+    ]
+    service = a_70b(precision={"variants": listed})
+    parts = [
+        read(service, shape, index) if shape is not None else read(service, None, index)
+        for index, shape in enumerate(shapes)
+    ]
+    snapshot = fleet(
+        service,
+        gpus=gpus,
+        model_jobs=tuple(part["model_jobs"][0] for part in parts),
+        pods=tuple(part["pods"][0] for part in parts),
+    )
+    status = status_of(snapshot)
+    assert condition(snapshot, "Accepted")[0] != "PlannerError"
+    choice = plan_of(snapshot).service_plans[CHAT].choice
+    precision = choice.fit.precision if choice is not None else None
+    chosen = [entry for entry in status.precisions if entry.precision == precision]
+    assert all(entry.reason == "FilesMatch" and entry.shape in shapes for entry in chosen)
+    assert "precision" in decisions(snapshot)

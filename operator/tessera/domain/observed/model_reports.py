@@ -9,7 +9,7 @@ from tessera.api.meta import Wire
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Text = Annotated[str, Field(max_length=8192)]
-_Commit = Annotated[str, Field(max_length=128)]
+_Commit = Annotated[str, Field(max_length=128, pattern=r"^[A-Za-z0-9._/-]*$")]
 ModelReportT = TypeVar("ModelReportT", bound=BaseModel)
 
 

@@ -232,7 +232,7 @@ def _judged(
     update = {"reason": PrecisionReason.FILES_MATCH, "message": f"{source}: {layout}"}
     return PrecisionCheck(
         status=read.model_copy(update=update),
-        variant=CheckedVariant(
+        variant=CheckedVariant.model_construct(
             precision=precision,
             uri=variant.uri,
             revision=read.revision or variant.revision,
