@@ -69,28 +69,6 @@ RULES = [
     ),
     (
         INFERENCE_SERVICES,
-        a_service_spec(precision={"variants": [{"precision": "awq-int4"}]}),
-        "the engine makes fp8 alone while loading; set uri",
-    ),
-    (
-        INFERENCE_SERVICES,
-        a_service_spec(precision={"variants": [{"precision": "fp8", "revision": "main"}]}),
-        "spec.precision.variants[].revision applies to an hf:// uri only",
-    ),
-    (
-        INFERENCE_SERVICES,
-        a_service_spec(
-            precision={"variants": [{"precision": "fp8"}, {"precision": "fp8", "uri": "hf://a/b"}]}
-        ),
-        "spec.precision.variants lists a precision twice",
-    ),
-    (
-        INFERENCE_SERVICES,
-        a_service_spec(precision={"variants": [{"precision": "awq-int4", "uri": URI}]}),
-        "spec.precision.variants has the uri of spec.model.uri",
-    ),
-    (
-        INFERENCE_SERVICES,
         a_service_spec(scaling={"activity": {"target": "1.5"}}),
         "spec.scaling.activity.target is a share",
     ),
@@ -215,7 +193,30 @@ BATCH: dict[str, Any] = {
     "model": {"uri": URI, "shape": SHAPE},
 }
 ADDRESS = {"allowedMediaDomains": ["images.example.org", "10.0.0.7"]}
+# Of lists of precisions: variants, words of the message.
+PRECISION_RULES = [
+    ([{"precision": "awq-int4"}], "the engine makes fp8 alone while loading; set uri"),
+    (
+        [{"precision": "fp8", "revision": "main"}],
+        "spec.precision.variants[].revision applies to an hf:// uri only",
+    ),
+    (
+        [{"precision": "fp8"}, {"precision": "fp8", "uri": "hf://acme/fp8"}],
+        "spec.precision.variants lists a precision twice",
+    ),
+    (
+        [{"precision": "awq-int4", "uri": URI}],
+        "spec.precision.variants has the uri of spec.model.uri",
+    ),
+    ([{"precision": "awq-int4", "uri": "ftp://a/b"}], "spec.precision.variants[0].uri: Invalid"),
+]
+
 RULES += [
+    *(
+        (kind, {**base, "precision": {"variants": variants}}, message)
+        for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
+        for variants, message in PRECISION_RULES
+    ),
     (INFERENCE_SERVICES, a_service_spec(engine=ADDRESS), "must be the name of a host"),
     (BATCH_INFERENCES, BATCH | {"engine": ADDRESS}, "must be the name of a host"),
     (BATCH_INFERENCES, BATCH | {"service": "chat"}, "spec.model and spec.service"),
