@@ -374,6 +374,16 @@ def test_a_fleet_is_refused_as_the_api_server_would(
     assert "fleet.yaml" in str(error.value)
 
 
+def test_files_in_another_precision_are_assumed_to_be_of_the_model(
+    files: SimulationFiles,
+) -> None:
+    listed = "  precision: {variants: [{precision: awq-int4, uri: hf://acme/llama-8b-awq}]}\n---\n"
+    files.write("fleet.yaml", POOL + SERVICE.replace("---\n", listed))
+    file = files.scenario().file
+    assert file.choice.variant == "a100-1gpu-awq-int4"
+    assert file.notes[-1].startswith("the files of awq-int4 at hf://acme/llama-8b-awq are not read")
+
+
 def test_every_rule_of_the_crds_is_checked() -> None:
     def rules(schema: Any) -> Iterator[str]:
         if isinstance(schema, dict):

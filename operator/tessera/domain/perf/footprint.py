@@ -42,6 +42,18 @@ def _is_stored_in(shape: ModelShape, precision: str | None) -> bool:
     return precision is None or shape.quantization in PRECISION_FORMATS.get(precision, ())
 
 
+def stored_shape(shape: ModelShape, precision: str) -> ModelShape:
+    """Return the usual shape of a model's files in a precision with files of its own."""
+    bits = weight_bits(shape, precision)
+    update = {
+        "quantization": PRECISION_FORMATS[precision][0],
+        "bits_per_weight": bits,
+        "group_size": _GROUP_SIZES.get(precision, _GROUP_SIZE) if bits == 4 else None,
+        "weight_bytes": None,
+    }
+    return shape.model_copy(update=update)
+
+
 def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
     """Return whether the layers compute at 8 bits on hardware that has 8-bit arithmetic."""
     return precision == "fp8" or (precision is None and shape.quantization == "fp8")

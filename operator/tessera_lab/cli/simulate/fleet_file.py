@@ -1,18 +1,21 @@
 """The service to simulate, with its hardware and its prices, from a fleet file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, PrecisionStatus
+from tessera.api.reasons import PrecisionReason
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
 from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, discover
 from tessera.domain.money import price_on
 from tessera.domain.observed.snapshot import Budget, Node, ObservedService, Pool, Snapshot
+from tessera.domain.perf.footprint import stored_shape
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera_lab.cli.simulate.manifests import read_objects
 from tessera_lab.fleet.policies.product import FleetObjects
@@ -22,6 +25,7 @@ from tessera_lab.fleet.sizing import widest_bounds
 # GPUs of a node, where no label of the pool says how many.
 _GPUS_OF_NODE = "8"
 _FIRST_DAY = date(2000, 1, 1)
+_ASSUMED = "not read, and assumed to be of the model"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +55,7 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
     those of the pools with this hardware, or of the set.
     """
     snapshot = read_objects(path, at)
-    service = _service(path, snapshot.services, name)
+    service = _with_assumed_files(_service(path, snapshot.services, name))
     pools, notes = _pools(path, snapshot, service, at.date())
     everywhere = FleetObjects(
         service=service,
@@ -96,7 +100,7 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         gpu_prices={**others, product: prices},
         currency=currency,
         budget=budget,
-        notes=(*notes, *price_notes),
+        notes=(*notes, *price_notes, *_assumptions(service)),
     )
 
 
@@ -112,6 +116,35 @@ def _service(path: str, services: Sequence[ObservedService], name: str | None) -
     if matching[0].spec is None:
         raise CommandError(f"--fleet {path}: {matching[0].ref}: {matching[0].problem}")
     return matching[0]
+
+
+def _with_assumed_files(service: ObservedService) -> ObservedService:
+    """Return the service as if the files of its precisions were read, and were of its model."""
+    spec = service.spec
+    shape = shape_of(spec) if spec is not None else None
+    if spec is None or shape is None:
+        return service
+    recorded = {entry.precision for entry in service.status.precisions}
+    assumed = tuple(
+        PrecisionStatus(
+            precision=variant.precision,
+            uri=variant.uri,
+            requested_revision=variant.revision,
+            reason=PrecisionReason.FILES_MATCH,
+            message=_ASSUMED,
+            shape=stored_shape(shape, variant.precision),
+        )
+        for variant in spec.precision.variants
+        if variant.uri is not None and variant.precision not in recorded
+    )
+    update = {"precisions": (*service.status.precisions, *assumed)}
+    return replace(service, status=service.status.model_copy(update=update))
+
+
+def _assumptions(service: ObservedService) -> Iterator[str]:
+    for entry in service.status.precisions:
+        if entry.message == _ASSUMED:
+            yield f"the files of {entry.precision} at {entry.uri} are {entry.message}"
 
 
 def _pools(
