@@ -71,8 +71,8 @@ def read(
     variant = service.spec.precision.variants[index]
     located = replace(service, spec=with_files_of(variant, service.spec, None))
     if shape is not None:
-        found = shape.model_dump(by_alias=True, exclude_none=True, mode="json")
-        fields = {"report": {"ok": True, "shape": found, "commit": COMMIT}, "exit_code": 0}
+        dimensions = shape.model_dump(by_alias=True, exclude_none=True, mode="json")
+        fields = {"report": {"ok": True, "shape": dimensions, "commit": COMMIT}, "exit_code": 0}
     return a_model_job("shape", located, **fields)
 
 
@@ -98,8 +98,8 @@ def chosen_variant(snapshot: Snapshot) -> str | None:
 
 
 def condition(snapshot: Snapshot, kind: str) -> tuple[str, str]:
-    (found,) = [each for each in status_of(snapshot).conditions if each.type == kind]
-    return found.reason, found.message
+    (entry,) = [each for each in status_of(snapshot).conditions if each.type == kind]
+    return entry.reason, entry.message
 
 
 def engine_arguments(snapshot: Snapshot) -> list[str]:
@@ -388,10 +388,9 @@ def test_files_of_another_model_never_match_unless_they_have_its_dimensions(
     read_shape = read_config(config, 10**12)
     assert isinstance(read_shape, ModelShape)
     same = files_mismatch("awq-int4", read_shape, models()[model], 512) is None
-    ours, theirs = models()[model], models()[other]
     dimensions = {"layers", "attention_heads", "kv_heads", "head_dim", "architecture", "vocab_size"}
-    equal = ours.model_dump(include=dimensions) == theirs.model_dump(include=dimensions)
-    assert not same or equal
+    first, second = (models()[name].model_dump(include=dimensions) for name in (model, other))
+    assert not same or first == second
 
 
 @st.composite

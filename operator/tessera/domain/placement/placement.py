@@ -198,8 +198,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     }
     change = None
     if current_choices and replicas is not None:
-        held = current_choices[0], replicas
-        change = _precision_change(choices, held, used_devices, min_replicas)
+        running = current_choices[0], replicas
+        change = _precision_change(choices, running, used_devices, min_replicas)
     return change or _place_on_existing(choices, current_choices, free)
 
 
@@ -223,7 +223,7 @@ def _place_on_existing(
 
 def _precision_change(
     choices: Sequence[HardwareChoice],
-    held: tuple[HardwareChoice, int],
+    running: tuple[HardwareChoice, int],
     used_devices: Mapping[tuple[str, str], int],
     min_replicas: int,
 ) -> PlacementDecision | None:
@@ -232,7 +232,7 @@ def _precision_change(
     A replica of it costs no more and its tokens less, and as many as serve the same have room
     beside the running ones: so no change is taken back, and none stops a service.
     """
-    current, replicas = held
+    current, replicas = running
     key = current.offer.pool, current.offer.hardware.resource
     own_devices = replicas * current.offer.hardware.devices
     used_devices = {**used_devices, key: used_devices.get(key, 0) + own_devices}

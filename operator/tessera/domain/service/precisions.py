@@ -178,8 +178,8 @@ def _check(
     report = parse_report(ShapeReport, job_status.report)
     is_done = job_status.outcome is ModelJobOutcome.DONE
     if is_done and report is not None and report.shape is not None:
-        found = {"shape": report.shape, "revision": report.commit or None}
-        read = _blank(service, variant).model_copy(update=found)
+        update = {"shape": report.shape, "revision": report.commit or None}
+        read = _blank(service, variant).model_copy(update=update)
         return _judged(spec, shape, variant, read)
     if recorded is not None:
         # What was read before stays in use.

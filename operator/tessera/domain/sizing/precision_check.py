@@ -43,7 +43,7 @@ def _format_differences(precision: PrecisionName, files: ModelShape) -> Iterator
 
 
 def _model_differences(files: ModelShape, model: ModelShape) -> Iterator[str]:
-    for key, theirs, own in (
+    for key, of_files, of_model in (
         ("model_type", files.architecture, model.architecture),
         ("num_hidden_layers", files.layers, model.layers),
         ("num_attention_heads", files.attention_heads, model.attention_heads),
@@ -53,5 +53,5 @@ def _model_differences(files: ModelShape, model: ModelShape) -> Iterator[str]:
         ("num_experts", files.experts, model.experts),
         ("vocab_size", files.vocab_size, model.vocab_size),
     ):
-        if theirs is not None and own is not None and theirs != own:
-            yield f"{key} {theirs} instead of {own}"
+        if of_files is not None and of_model is not None and of_files != of_model:
+            yield f"{key} {of_files} instead of {of_model}"
