@@ -162,6 +162,14 @@ def test_an_update_has_the_files_read_again_and_keeps_the_commit_until_then() ->
     assert preparation is not None
     assert preparation.job_to_create is not None
     assert f"--revision={COMMIT}" in engine_arguments(snapshot)
+    running_job = replace(
+        read(updated)["model_jobs"][0], ref=Ref("team-a", preparation.job_to_create.name)
+    )
+    reading = plan_of(fleet(updated, model_jobs=(running_job,))).service_plans[CHAT]
+    assert reading.preparation is not None
+    assert reading.preparation.job_to_create is None
+    # Its pod is no input of the plan, so that every cycle looks for it.
+    assert reading.is_moving
 
 
 def test_explain_and_size_agree_on_the_dollars_of_each_precision() -> None:

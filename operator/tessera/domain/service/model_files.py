@@ -58,7 +58,7 @@ class Preparation:
     def pending(self) -> bool:
         """Something is under way, or left to do: Jobs, their pods and the time count."""
         waits = self.missing_shape is not None or self.missing_files is not None
-        waits |= any(check.is_open for check in self.precisions or ())
+        waits |= any(check.is_open or check.is_reread for check in self.precisions or ())
         return waits or self.job_to_create is not None or bool(self.obsolete_jobs)
 
 

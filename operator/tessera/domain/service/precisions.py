@@ -49,6 +49,8 @@ class PrecisionCheck:
     """As listed; checked, with the commit, if it may be chosen."""
     is_held_up: bool = False
     """Its Job does not run as it should, so that nothing waits for it."""
+    is_reread: bool = False
+    """A Job reads the files again, while what was read before stays in use."""
     job_to_create: ModelJob | None = None
     obsolete_jobs: tuple[Ref, ...] = ()
 
@@ -184,6 +186,7 @@ def _check(
     if recorded is not None:
         # What was read before stays in use.
         check = _judged(spec, shape, variant, recorded)
+        check = replace(check, is_reread=job_status.outcome is ModelJobOutcome.OPEN)
     elif job_status.outcome is ModelJobOutcome.OPEN:
         check = _waiting(service, variant, job_status)
     else:
