@@ -46,6 +46,34 @@ async def test_the_index_of_large_models_is_read_too() -> None:
     assert report["shape"]["parameters"] == 500_000_000
 
 
+EMBEDDER = {
+    "modules.json": [{"type": "sentence_transformers.models.Pooling"}],
+    "sentence_bert_config.json": {"max_seq_length": 256},
+}
+
+
+def an_embedder() -> dict[str, bytes]:
+    files = {name: json.dumps(content).encode() for name, content in EMBEDDER.items()}
+    return {**a_model(), **files}
+
+
+async def test_layers_of_sentence_transformers_are_read_at_the_hub_and_on_a_volume(
+    tmp_path: Path,
+) -> None:
+    for name, content in an_embedder().items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    hub = open_repository(None, None, "")
+    for code, report in (
+        await shape_at(a_hub(files=an_embedder())),
+        await shape("pvc://weights/own", None, tmp_path, hub),
+    ):
+        assert code == 0, report
+        assert report["shape"]["pooling"] == "Embed"
+        assert report["shape"]["maxPositionEmbeddings"] == 256
+    assert "pooling" not in (await shape_at(a_hub()))[1]["shape"]
+
+
 async def test_a_gated_model_is_read_with_the_token_and_refused_without() -> None:
     assert (await shape_at(a_hub(gated=frozenset({"acme/own"})), token=TOKEN))[0] == 0
     code, report = await shape_at(a_hub(gated=frozenset({"acme/own"})))

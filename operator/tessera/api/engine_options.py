@@ -98,6 +98,12 @@ class EngineOptions(Wire):
     ] = "0.32.0"
     """vLLM version; flags are validated against the table of that version."""
 
+    # A default would be a set field of each stored object, and so a new pod template.
+    runner: Literal["Auto", "Generate", "Pooling"] | None = None
+    """What the engine does with a text: `Generate` continues it, `Pooling` returns an embedding, a
+    score or classes of it. `Auto`, the default, follows the model's files as vLLM does; see
+    `spec.model.shape.pooling`."""
+
     image: Annotated[str, StringConstraints(min_length=1, max_length=512)] | None = None
     """Image to run instead of `vllm/vllm-openai:v<version>`, for example from a mirror."""
 

@@ -50,6 +50,9 @@ ServedName = Annotated[
 
 SpeedSource = Literal["Measured", "Table", "Roofline"]
 
+# What a pooling model returns of a text, or of its tokens.
+PoolingTask = Literal["Embed", "Score", "Classify", "Tokens"]
+
 
 class ModelShape(Wire):
     """Dimensions of the model that determine memory and speed, as in its `config.json`."""
@@ -123,6 +126,14 @@ class ModelShape(Wire):
 
     vocab_size: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """`vocab_size`: tokens of the vocabulary; files in another precision must have as many."""
+    pooling: PoolingTask | None = None
+    """What the model returns instead of generated text: an embedding (`Embed`), a score of 2 texts
+    (`Score`, rerankers), classes (`Classify`), or values of each token (`Tokens`, reward models and
+    late interaction). Omitted, it generates text."""
+
+    encoder_only: bool | None = None
+    """Whether all tokens of a text attend to each other, as in BERT: the engine reads a text in one
+    step and keeps no KV cache. For pooling models only."""
 
 
 class SecretKeySelector(Wire):
@@ -691,10 +702,13 @@ class VariantStatus(Wire):
     """Maximum tokens per engine step."""
 
     kv_cache_tokens: int
-    """Planned KV cache of one replica, in tokens."""
+    """Planned KV cache of one replica, in tokens; 0 of an encoder, which has none."""
 
     tokens_per_second: int
-    """Predicted output tokens per second of one replica within `spec.slo`."""
+    """Predicted output tokens per second of one replica within `spec.slo`; 0 of a pooling model."""
+
+    input_tokens_per_second: int | None = None
+    """Of a pooling model: predicted input tokens per second of one replica within `spec.slo`."""
 
     source: SpeedSource
     """Origin of the predicted speed. `Measured`: observed in this cluster. `Table`: calculated with
@@ -711,6 +725,9 @@ class CostStatus(Wire):
 
     per_million_tokens: Amount | None = None
     """Cost of a million output tokens if the service runs at `assumedLoad`."""
+
+    per_million_input_tokens: Amount | None = None
+    """Of a pooling model: cost of a million input tokens if the service runs at `assumedLoad`."""
 
     currency: str
     """Currency of both amounts."""

@@ -59,11 +59,11 @@ class HubRepository:
         except (KeyError, TypeError) as error:
             raise TransientError(f"{url}: the response is not a repository listing") from error
 
-    async def read_json(self, revision: str, name: str) -> tuple[Mapping[str, Any], str]:
-        """Return a JSON object, and the commit of its file ("" where the hub does not name it)."""
+    async def read_json(self, revision: str, name: str) -> tuple[object, str]:
+        """Return a JSON value, and the commit of its file ("" where the hub does not name it)."""
         url = self._file_url(revision, name)
         async with self._get(url) as response:
-            return _parse_object(await self._read_text(response), url), response.headers.get(
+            return _parse_json(await self._read_text(response), url), response.headers.get(
                 "X-Repo-Commit", ""
             )
 
@@ -122,11 +122,15 @@ def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
     return TransientError(f"{response.status} {response.reason} for {url} {message}".strip())
 
 
-def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
+def _parse_json(text: bytes, url: str) -> object:
     try:
-        value = json.loads(text)
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise RefusedError(f"{url} is not JSON") from error
+
+
+def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
+    value = _parse_json(text, url)
     if not isinstance(value, dict):
         raise RefusedError(f"{url} is not a JSON object")
     return value

@@ -7,7 +7,7 @@ model to a volume, once for all replicas.
 import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -21,9 +21,12 @@ from tessera.batch_runner.hub import HubRepository, RepositoryFile
 from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
+from tessera.domain.model.pooling import SentenceTransformersFiles
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
+# Of sentence-transformers: the layers of an embedder, and its longest text.
+_MODULES, _SETTINGS = "modules.json", "sentence_bert_config.json"
 _DEFAULT_REVISION = "main"
 _MAX_PARALLEL_FILES = 4
 # Holds the commit of a folder.
@@ -45,55 +48,75 @@ async def shape(
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     try:
         if folder is not None:
-            model_config, size, commit = _load_from_folder(folder)
+            loaded = _load_from_folder(folder)
         else:
-            model_config, size, commit = await _load_from_hub(
-                repository, revision or _DEFAULT_REVISION
-            )
+            loaded = await _load_from_hub(repository, revision or _DEFAULT_REVISION)
     except BatchError as error:
         return error.code, {"phase": "shape", "ok": False, "message": str(error)}
-    parsed = config.read_config(model_config, size)
+    parsed = config.read_config(loaded.config, loaded.total_size, loaded.sentence_files)
     if isinstance(parsed, UnsupportedConfig):
         message = f"{_CONFIG} of {uri}: {parsed.message}"
         return RefusedError.code, {"phase": "shape", "ok": False, "message": message}
     fields = parsed.model_dump(by_alias=True, exclude_none=True)
-    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": commit}
+    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": loaded.commit}
 
 
-LoadedConfig: TypeAlias = tuple[Mapping[str, Any], int | None, str]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedConfig:
+    """What the files of a model say of its shape."""
+
+    config: object
+    total_size: int | None
+    """Bytes of all weights, where an index has them."""
+    sentence_files: SentenceTransformersFiles
+    commit: str = ""
 
 
 async def _load_from_hub(repository: Repository, revision: str) -> LoadedConfig:
     async with repository as hub:
         model_config, commit = await hub.read_json(revision, _CONFIG)
-        try:
-            index, _ = await hub.read_json(commit or revision, _INDEX)
-        except RefusedError:  # a small model has no index
-            index = {}
-    return model_config, _weights_size(index), commit
+
+        async def optional(name: str) -> object:
+            try:
+                return (await hub.read_json(commit or revision, name))[0]
+            except RefusedError:  # the model has no such file
+                return None
+
+        # A small model has no index.
+        index, modules = await optional(_INDEX), await optional(_MODULES)
+        settings = None if modules is None else await optional(_SETTINGS)
+    return LoadedConfig(
+        config=model_config,
+        total_size=_weights_size(index),
+        sentence_files=SentenceTransformersFiles(modules=modules, settings=settings),
+        commit=commit,
+    )
 
 
 def _load_from_folder(folder: Path) -> LoadedConfig:
-    model_config = _read_object(folder / _CONFIG)
+    model_config = _read_json(folder / _CONFIG)
     if model_config is None:
         raise RefusedError(f"{folder / _CONFIG} does not exist; correct spec.model.uri")
-    return model_config, _weights_size(_read_object(folder / _INDEX) or {}), ""
+    return LoadedConfig(
+        config=model_config,
+        total_size=_weights_size(_read_json(folder / _INDEX)),
+        sentence_files=SentenceTransformersFiles(
+            modules=_read_json(folder / _MODULES), settings=_read_json(folder / _SETTINGS)
+        ),
+    )
 
 
-def _read_object(path: Path) -> Mapping[str, Any] | None:
+def _read_json(path: Path) -> object:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"{path}: {error}") from error
-    if not isinstance(value, dict):
-        raise RefusedError(f"{path} is not a JSON object")
-    return value
 
 
-def _weights_size(index: Mapping[str, Any]) -> int | None:
-    metadata = index.get("metadata")
+def _weights_size(index: object) -> int | None:
+    metadata = index.get("metadata") if isinstance(index, dict) else None
     total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
     return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
 

@@ -183,7 +183,7 @@ def error_message(result: ModelShape | UnsupportedConfig) -> str:
     [
         ([], "not an object"),
         ({}, "model_type is missing"),
-        ({"model_type": "bert"}, "bert is none of the"),
+        ({"model_type": "mpnet"}, "mpnet is none of the"),
         ({"model_type": "llama"}, "num_attention_heads is missing"),
         ({**MIXTRAL, "kv_lora_rank": 512}, "qk_rope_head_dim is missing"),
         ({**MIXTRAL, "mamba_d_state": 16}, "mamba_d_state means state-space layers"),

@@ -6,14 +6,19 @@ than guessed.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.inference_service import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
+from tessera.domain.model.pooling import (
+    NO_SENTENCE_FILES,
+    SentenceTransformersFiles,
+    pooling_task,
+)
 from tessera.domain.model.quantization import Quantization, read_quantization
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 
@@ -35,7 +40,11 @@ class UnsupportedConfig:
     message: str
 
 
-def read_config(config: object, total_size: int | None = None) -> ModelShape | UnsupportedConfig:
+def read_config(
+    config: object,
+    total_size: int | None = None,
+    files: SentenceTransformersFiles = NO_SENTENCE_FILES,
+) -> ModelShape | UnsupportedConfig:
     """Return the shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
 
     With it the weights take what their files take: parts besides the language model count, and
@@ -47,7 +56,7 @@ def read_config(config: object, total_size: int | None = None) -> ModelShape | U
                 "it is not an object; take the config.json of the repository"
             )
         keys, family = _language_model(config, total_size)
-        return _shape(keys, family, config, total_size)
+        return _shape(keys, family, config, total_size, files)
     except UnsupportedConfigError as error:
         return UnsupportedConfig(str(error))
     except ValidationError as error:
@@ -82,10 +91,23 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
 
 
 def _shape(
-    keys: Keys, family: ModelFamily, config: Mapping[str, Any], total_size: int | None
+    keys: Keys,
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    total_size: int | None,
+    files: SentenceTransformersFiles,
 ) -> ModelShape:
     heads = heads_of(keys, family)
+    task = pooling_task(config, files)
+    if task is None and family.encoder:
+        raise UnsupportedConfigError(
+            f"architectures has none that the engine serves for model_type {keys.model_type}; take "
+            "a checkpoint that embeds, scores or classifies texts"
+        )
     weights = weights_of(keys, family, heads)
+    if task is not None:
+        # The engine loads no output layer, and reads of the embedding the rows of its tokens.
+        weights = replace(weights, output=0)
     quantization = read_quantization(config)
     plain = total_size if quantization is None else None
     window = _window_of(keys, family)
@@ -100,13 +122,13 @@ def _shape(
         kv_heads=heads.keys,
         head_dim=heads.width,
         hidden_size=None if query_width == keys["hidden_size"] else keys["hidden_size"],
-        max_position_embeddings=keys["max_position_embeddings"],
+        max_position_embeddings=_max_positions(keys, family, task, files),
         bits_per_weight=16 if quantization is None else quantization.bits,
         quantization=None if quantization is None else quantization.format,
         group_size=None if quantization is None else quantization.group_size,
         unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
         weight_bytes=None if quantization is None else total_size,
-        embedding_parameters=weights.embedding if weights.output else None,
+        embedding_parameters=weights.embedding if weights.output or task else None,
         experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
         if mixture
         else None,
@@ -116,6 +138,25 @@ def _shape(
         sliding_layers=window and window[1],
         architecture=keys.model_type,
         vocab_size=keys["vocab_size"],
+        pooling=task,
+        encoder_only=True if task is not None and _is_bidirectional(keys, family) else None,
+    )
+
+
+def _max_positions(
+    keys: Keys, family: ModelFamily, task: PoolingTask | None, files: SentenceTransformersFiles
+) -> int:
+    positions = keys["max_position_embeddings"]
+    if family.positions_after_padding:
+        positions -= (keys.get("pad_token_id") or 0) + 1
+    return min(positions, files.max_tokens or positions) if task is not None else positions
+
+
+def _is_bidirectional(keys: Keys, family: ModelFamily) -> bool:
+    return (
+        family.encoder
+        or not keys.flag("is_causal", default=True)
+        or keys.flag("use_bidirectional_attention")
     )
 
 

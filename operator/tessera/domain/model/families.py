@@ -1,7 +1,7 @@
 """How the architectures lay out their weights, by the `model_type` of their `config.json`."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 # Names that some architectures use, and the usual ones.
@@ -55,6 +55,12 @@ class ModelFamily:
     those from `max_window_layers` on if `use_sliding_window` is true."""
     window_interval: int = 0
     """Every so many layers one keeps all tokens, when the configuration does not say it."""
+    encoder: bool = False
+    """Every token attends to all others, and the layer after the last one reads a whole text."""
+    learned_positions: bool = False
+    """Positions and kinds of segments have embeddings."""
+    positions_after_padding: bool = False
+    """Positions are counted from the id of the padding token on, so fewer are left for tokens."""
     defaults: Mapping[str, int] = field(default_factory=dict)
     """Numbers that configurations leave to the architecture."""
 
@@ -62,6 +68,18 @@ class ModelFamily:
 _LLAMA = ModelFamily()
 _GEMMA = ModelFamily(tied=True)
 _MISTRAL = ModelFamily(window="all")
+_BERT = ModelFamily(
+    encoder=True,
+    matrices=2,
+    qkv_bias=True,
+    out_bias=True,
+    mlp_bias=True,
+    norm_width=2,
+    tied=True,
+    learned_positions=True,
+    defaults={"type_vocab_size": 2},
+)
+_ROBERTA = replace(_BERT, positions_after_padding=True)
 _DEEPSEEK = {"max_position_embeddings": 2048, "moe_layer_freq": 1}
 
 FAMILIES: Mapping[str, ModelFamily] = {
@@ -141,6 +159,11 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "chatglm": ModelFamily(qkv_bias=True),
     "internlm2": _LLAMA,
     "internlm3": _LLAMA,
+    "bert": _BERT,
+    "camembert": _ROBERTA,
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "modernbert": ModelFamily(encoder=True, tied=True),
 }
 # Models of several parts, and the language part's own name.
 ALIASES: Mapping[str, str] = {"gemma3": "gemma3_text", "llama4": "llama4_text"}

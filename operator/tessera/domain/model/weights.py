@@ -97,8 +97,12 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
     expert_bias = experts * (2 * intermediate + hidden) if family.expert_bias else 0
     shared = family.matrices * hidden * _shared_width(keys, intermediate)
     norms = (layers * _norms(keys, family) + 1) * family.norm_width * hidden
+    pooler = hidden * hidden if family.encoder else 0
+    positions = 0
+    if family.learned_positions:
+        positions = keys["max_position_embeddings"] + keys["type_vocab_size"]
     return Weights(
-        dense=layers * attention + (layers - sparse) * block + sparse * shared,
+        dense=layers * attention + (layers - sparse) * block + sparse * shared + pooler,
         expert=family.matrices * hidden * intermediate,
         experts=sparse * experts,
         active_experts=sparse * (keys["num_experts_per_tok"] if sparse else 0),
@@ -106,8 +110,9 @@ def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
         + layers * other_weights
         + (layers - sparse) * block_bias
         + sparse * (router + expert_bias)
-        + (rows if family.head_bias else 0),
-        embedding=rows * hidden,
+        + (rows if family.head_bias else 0)
+        + (hidden if family.encoder else 0),
+        embedding=(rows + positions) * hidden,
         output=0 if tied else rows * hidden,
     )
 

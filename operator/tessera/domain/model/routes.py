@@ -1,0 +1,28 @@
+"""The routes on which an engine answers, by what its model returns."""
+
+from collections.abc import Mapping
+
+from tessera.api.inference_service import PoolingTask
+
+# Of every engine.
+TOKENIZER_ROUTES = ("/tokenize", "/detokenize")
+_GENERATING = (
+    "/v1/completions",
+    "/v1/chat/completions",
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+)
+_SCORING = ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score")
+_POOLING: Mapping[PoolingTask, tuple[str, ...]] = {
+    # The engine compares embeddings by their angle, so an embedder ranks as well.
+    "Embed": ("/v1/embeddings", *_SCORING, "/pooling"),
+    "Score": (*_SCORING, "/classify", "/pooling"),
+    "Classify": ("/classify", "/pooling"),
+    "Tokens": ("/pooling",),
+}
+
+
+def own_routes(task: PoolingTask | None) -> tuple[str, ...]:
+    """Return the routes of a model by which it is used, the one of its probe first."""
+    return _GENERATING if task is None else _POOLING[task]
