@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from tessera.api.inference_service import PoolingTask
 from tessera.api.template_version import Platform
 from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config
@@ -88,8 +89,8 @@ async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> Recon
 class SilentEngines:
     """Engines that refuse every connection."""
 
-    async def probe(self, base: str, model: str) -> str | None:
-        return f"POST {base} for {model}: connection refused"
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        return f"POST {base} for {model} ({task or 'Generate'}): connection refused"
 
     async def in_flight(self, address: str) -> int | None:
         del address

@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from figures import print_figures
 from tessera.adapters.kube.object_parsing import parse_object
+from tessera.api.inference_service import PoolingTask
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.ports import ClusterObject, ObjectList
@@ -58,8 +59,8 @@ class _Engines(SilentEngines):
     """Engines that answer every completion."""
 
     @override
-    async def probe(self, base: str, model: str) -> str | None:
-        del base, model
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        del base, model, task
         return None
 
 

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
+from tessera.api.inference_service import PoolingTask
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.mig.layouts import SlicePlacement
@@ -261,8 +262,11 @@ class LayoutPlanner(Protocol):
 class Engines(Protocol):
     """The engines, reached through their Service or at a pod's address."""
 
-    async def probe(self, base: str, model: str) -> str | None:
-        """Request a completion of one token; None on success, otherwise what went wrong."""
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        """Request a completion of one token, or what the model returns of one text.
+
+        Returns None on success, otherwise what went wrong.
+        """
 
     async def in_flight(self, address: str) -> int | None:
         """Return the requests in flight in one pod's engine; None if it does not respond."""

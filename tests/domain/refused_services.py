@@ -69,6 +69,17 @@ SERVICES = [
         says=("quantized to fp8 already", "remove fp8"),
     ),
     RefusalCase(
+        reason=Accepted.RUNNER_MISMATCH,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://acme/bge', shape: {parameters: 567754752, layers: 24,"
+            " attentionHeads: 16, kvHeads: 16, headDim: 64, maxPositionEmbeddings: 8192,"
+            " pooling: Embed, encoderOnly: true}}\n"
+            "  engine: {runner: Generate}"
+        ),
+        field="spec.engine.runner",
+        says=("an encoder of 24 layers generates no text", "set Pooling"),
+    ),
+    RefusalCase(
         reason=Accepted.ADAPTER_NAME_CONFLICT,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B', servedName: sql,"

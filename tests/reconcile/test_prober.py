@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 from typing_extensions import override
 
+from tessera.api.inference_service import PoolingTask
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
@@ -31,8 +32,8 @@ class RecordingEngines:
     def __init__(self) -> None:
         self.addresses: list[str] = []
 
-    async def probe(self, base: str, model: str) -> str | None:
-        raise AssertionError(base, model)
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        raise AssertionError(base, model, task)
 
     async def in_flight(self, address: str) -> int | None:
         raise AssertionError(address)
@@ -96,9 +97,11 @@ class StalledEngines:
         self._requests = requests
         self.counted_addresses: list[str] = []
         self.probes: list[tuple[str, str]] = []
+        self.tasks: list[PoolingTask | None] = []
 
-    async def probe(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
         self.probes.append((base, model))
+        self.tasks.append(task)
         return None
 
     async def in_flight(self, address: str) -> int | None:
@@ -160,7 +163,8 @@ class HangingEngines(RecordingEngines):
     hanging = 0
 
     @override
-    async def probe(self, base: str, model: str) -> str | None:
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        del model, task
         if "10.0.0.66" in base:
             self.hanging += 1
             await asyncio.Event().wait()

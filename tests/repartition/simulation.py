@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any, Self
 
+from tessera.api.inference_service import PoolingTask
 from tessera.api.mig import MigStatus
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
@@ -74,8 +75,8 @@ class AnsweringEngines:
 
     kube: Kube
 
-    async def probe(self, base: str, model: str) -> str | None:
-        del base, model
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        del base, model, task
         return None
 
     async def in_flight(self, address: str) -> int | None:

@@ -7,13 +7,24 @@ from http import HTTPStatus
 
 import aiohttp
 
+from tessera.api.inference_service import PoolingTask
+from tessera.domain.model.routes import own_routes
 from tessera.domain.observed.model_reports import FetchProgress, parse_report
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress
 
 _CONNECT_SECONDS = 3
 # Pods belong to tenants, so the size of a response is limited.
-_MAX_BYTES = 64 * 1024
+_MAX_BYTES = 256 * 1024
 _MAX_COUNT = 10**9
+# What a probe asks for, the count of tokens that shows that it was computed, and its fields.
+_PROBES: Mapping[PoolingTask | None, tuple[str, str, Mapping[str, object]]] = {
+    None: ("a completion", "completion_tokens", {"prompt": "1", "max_tokens": 1}),
+    # A long embedding as text would exceed the limit.
+    "Embed": ("an embedding", "prompt_tokens", {"input": "1", "encoding_format": "base64"}),
+    "Score": ("a ranking", "total_tokens", {"query": "1", "documents": ["1"]}),
+    "Classify": ("a classification", "prompt_tokens", {"input": "1"}),
+    "Tokens": ("values of tokens", "prompt_tokens", {"input": "1", "encoding_format": "base64"}),
+}
 # Of a response in a message.
 _MAX_TEXT = 300
 
@@ -38,9 +49,10 @@ class HttpEngines:
     async def close(self) -> None:
         await self._session.close()
 
-    async def probe(self, base: str, model: str) -> str | None:
-        url = f"{base}/v1/completions"
-        body = {"model": model, "prompt": "1", "max_tokens": 1, "priority": -1}
+    async def probe(self, base: str, model: str, task: PoolingTask | None = None) -> str | None:
+        url = f"{base}{own_routes(task)[0]}"
+        kind, tokens_key, fields = _PROBES[task]
+        body = {"model": model, "priority": -1, **fields}
         try:
             status, response = await self._read("POST", url, self._completion_seconds, body)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -48,10 +60,10 @@ class HttpEngines:
         text = response[:_MAX_TEXT].decode(errors="replace")
         if status != HTTPStatus.OK:
             return f"POST {url}: {status} {text}"
-        tokens = parse_count(response, "usage", "completion_tokens")
+        tokens = parse_count(response, "usage", tokens_key)
         if tokens is None:
-            return f"POST {url}: not a completion: {text}"
-        return None if tokens else f"POST {url}: the completion has 0 tokens"
+            return f"POST {url}: not {kind}: {text}"
+        return None if tokens else f"POST {url}: the answer has 0 {tokens_key}"
 
     async def in_flight(self, address: str) -> int | None:
         return parse_count(await self._get(f"http://{address}/load"), "server_load")

@@ -24,6 +24,9 @@ class BatchAccepted(StatusReason):
     """Tessera does not know the dimensions of the model; set `spec.model.shape`."""
     CONTEXT_TOO_LONG = "ContextTooLong"
     """`spec.context` exceeds the maximum context of the model."""
+    RUNNER_MISMATCH = "RunnerMismatch"
+    """`spec.engine.runner` is not one that the model has, or the model answers no rows of
+    batches, as one that scores or classifies."""
     ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
     """An adapter in `spec.model.adapters` has the same name as the model."""
     INVALID_ENGINE_OPTION = "InvalidEngineOption"

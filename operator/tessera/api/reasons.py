@@ -75,6 +75,8 @@ class Accepted(StatusReason):
     """`spec.context` exceeds the maximum context of the model."""
     PRECISION_MISMATCH = "PrecisionMismatch"
     """`spec.precision.variants` contains a precision that the model's files do not support."""
+    RUNNER_MISMATCH = "RunnerMismatch"
+    """`spec.engine.runner` is not one that the model has."""
     ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
     """An adapter in `spec.model.adapters` has the same name as the model."""
     INVALID_ENGINE_OPTION = "InvalidEngineOption"
@@ -226,11 +228,15 @@ class Ready(StatusReason):
     NO_REPLICA_READY = "NoReplicaReady"
     """No replica is ready to receive requests yet."""
     PROBE_PENDING = "ProbePending"
-    """Replicas are ready; the first completion was sent."""
+    """Replicas are ready; the first request was sent."""
     COMPLETION_FAILED = "CompletionFailed"
     """The service did not answer a completion."""
     TERMINATING = "Terminating"
     """The service is being deleted, and its replicas are drained."""
+    PROBE_SUCCEEDED = "ProbeSucceeded", True
+    """The service of a pooling model answered a request of one text."""
+    PROBE_FAILED = "ProbeFailed"
+    """The service of a pooling model did not answer a request of one text."""
 
 
 class UpdateAvailable(StatusReason):
@@ -258,6 +264,8 @@ class SpeedAsPredicted(StatusReason):
     """The inter-token latency is more than 15 % shorter than predicted for the observed load."""
     NOT_ENOUGH_REQUESTS = "NotEnoughRequests", None
     """The service never had 100 requests within 5 minutes, which a comparison needs."""
+    NO_INTER_TOKEN_LATENCY = "NoInterTokenLatency", None
+    """A pooling model generates no tokens, whose latency a comparison needs."""
 
 
 class SLOMet(StatusReason):

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
+from tessera.api.inference_service import PoolingTask
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.health.readiness import was_ready
@@ -22,6 +23,7 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
+from tessera.domain.placement.checks import pooling_task
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DrainPlan
@@ -142,7 +144,9 @@ class Prober:
             await probe()
 
     async def _probe_completion(self, service: ObservedService, address: str) -> None:
-        problem = await self._engines.probe(f"http://{address}", _served_model_name(service))
+        problem = await self._engines.probe(
+            f"http://{address}", _served_model_name(service), _task_of(service)
+        )
         at = self._clock()
         self._answers.probe_results[service.ref] = ProbeResult(at=at, problem=problem)
         if problem is not None or not was_ready(service):
@@ -176,7 +180,10 @@ class Prober:
             self._start_once(f"token {suspect.pod.uid}", suspect.pod.ref.namespace, probe)
 
     async def _request_token(self, suspect: Suspect, address: str) -> None:
-        await self._engines.probe(f"http://{address}", _served_model_name(suspect.service))
+        service = suspect.service
+        await self._engines.probe(
+            f"http://{address}", _served_model_name(service), _task_of(service)
+        )
 
     async def _fetch_progress(self, batch: str, address: str) -> None:
         asked_at = self._clock()
@@ -239,6 +246,10 @@ def _served_model_name(service: ObservedService) -> str:
     """Return the name under which the engine serves the model."""
     served = service.spec.model.served_name if service.spec else None
     return served or service.ref.name
+
+
+def _task_of(service: ObservedService) -> PoolingTask | None:
+    return pooling_task(service.spec) if service.spec is not None else None
 
 
 def _host_port(address: str, port: int) -> str:

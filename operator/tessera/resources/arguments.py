@@ -10,6 +10,7 @@ from tessera.api.model_files import Adapter
 from tessera.domain.model.names import folder_of
 from tessera.domain.model.precision_files import files_of
 from tessera.domain.names import PORT
+from tessera.domain.placement.checks import pooling_task
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.lora import engine_rank
 from tessera.domain.vllm.loaders import loader_arguments
@@ -51,6 +52,11 @@ def arguments(
     if spec.model.revision and spec.model.cache.type == "None":
         args.append(f"--revision={spec.model.revision}")
     if fit.precision and files_of(spec, fit.precision) is None:
+    if pooling_task(spec) is not None:
+        args.append("--runner=pooling")
+    elif spec.engine.runner == "Generate":
+        args.append("--runner=generate")
+    if fit.precision:
         args.append(f"--quantization={fit.precision}")
     return [*args, *_adapters(spec.model), *_options(spec.engine), *spec.engine.extra_args]
 

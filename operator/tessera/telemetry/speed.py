@@ -15,6 +15,12 @@ _OUTPUT_RATE = Series(
     "objective, and measured.",
     *_KIND_LABELS,
 )
+_INPUT_RATE = Series(
+    "tessera_service_input_tokens_per_second",
+    "Of pooling models: input tokens per second of the ready replicas, predicted at full load "
+    "within the latency objective, and measured.",
+    *_KIND_LABELS,
+)
 _ITL = Series(
     "tessera_service_itl_seconds",
     "Mean inter-token latency within 5 minutes; predicted is that for the observed load.",
@@ -30,6 +36,12 @@ _PRICE = Series(
     "tessera_service_cost_per_million_tokens",
     "Cost of a million output tokens: predicted at full load, measured for the tokens that were "
     "generated.",
+    *(*_KIND_LABELS, "currency"),
+)
+_INPUT_PRICE = Series(
+    "tessera_service_cost_per_million_input_tokens",
+    "Of pooling models: cost of a million input tokens, predicted at full load, measured for the "
+    "tokens that were read.",
     *(*_KIND_LABELS, "currency"),
 )
 _MFU = Series(
@@ -69,7 +81,7 @@ _BYTES = Series(
     *(*_SERVICE_LABELS, "variant"),
 )
 SPEED_SERIES = (
-    *(_OUTPUT_RATE, _ITL, _ITL_MEDIAN, _PRICE, _MFU, _MBU),
+    *(_OUTPUT_RATE, _INPUT_RATE, _ITL, _ITL_MEDIAN, _PRICE, _INPUT_PRICE, _MFU, _MBU),
     *(_KV_USAGE, _KV_TOKENS, _KV_ERROR, _FLOPS, _BYTES),
 )
 
@@ -94,8 +106,11 @@ def speed_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         if speed is None:
             continue
         labels, itl = (ref.namespace, ref.name), speed.predicted
+        rate_series, price_series = _OUTPUT_RATE, _PRICE
+        if speed.is_pooling:
+            rate_series, price_series = _INPUT_RATE, _INPUT_PRICE
         for series, predicted, measured in (
-            (_OUTPUT_RATE, speed.capacity, speed.tokens_per_second),
+            (rate_series, speed.capacity, speed.tokens_per_second),
             (_ITL, itl.mean if itl else None, speed.measured_mean),
             (_ITL_MEDIAN, itl.median if itl else None, speed.measured_median),
             (_KV_TOKENS, speed.kv_planned, speed.kv_reported),
@@ -104,7 +119,7 @@ def speed_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
             yield series, (*labels, "measured"), measured
         for kind, price in (("predicted", speed.capacity_price), ("measured", speed.price)):
             if price is not None:
-                yield _PRICE, (*labels, kind, price.currency), float(price.rounded(6))
+                yield price_series, (*labels, kind, price.currency), float(price.rounded(6))
         yield _MFU, labels, speed.mfu
         yield _MBU, labels, speed.mbu
         yield _KV_USAGE, labels, speed.kv_usage

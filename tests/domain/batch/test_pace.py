@@ -13,7 +13,7 @@ from tessera.domain.batch.spec import accept_spec
 from tessera.domain.perf import SpeedMeasurement, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.status.service import service_status
-from tests.batch_builders import NIGHT, a_batch, a_checked_situation, plan_batch
+from tests.batch_builders import NIGHT, a_batch, a_batch_spec, a_checked_situation, plan_batch
 from tests.builders import NOW, SMALL, a_pod, a_service, a_snapshot, a_workload, plan_of
 
 
@@ -58,3 +58,28 @@ def test_a_batch_meets_what_services_of_the_fleet_measured() -> None:
     fleet = replace(plain, services=(a_service(status=measured_status),), batches=(a_batch(),))
     (measurement,) = situation_of(fleet, NIGHT).measured.values()
     assert measurement == SpeedMeasurement(ratio=1.3, requests=500)
+
+
+def test_a_batch_of_embeddings_counts_on_the_tokens_of_its_rows() -> None:
+    shape = {
+        "parameters": 567_754_752,
+        "layers": 24,
+        "attentionHeads": 16,
+        "kvHeads": 16,
+        "headDim": 64,
+        "maxPositionEmbeddings": 8192,
+        "pooling": "Embed",
+        "encoderOnly": True,
+    }
+    model = {"uri": "hf://acme/own", "shape": shape}
+    spec = a_batch_spec(model=model, context={"typicalInputTokens": 512})
+    situation = a_checked_situation(a_batch(spec))
+    source, choice = accept_spec(situation)[1], plan_batch(situation).choice
+    progress = situation.batch.status.progress
+    assert source is not None
+    assert choice is not None
+    assert progress is not None
+    full = choice.fit.limits.tokens_per_second * pace.UNMEASURED_SPEED_SHARE
+    assert pace.rows_per_second(choice, source, progress) == pytest.approx(full / 512)
+    known = progress.model_copy(update={"completed": 100, "prompt_tokens": 25_600})
+    assert pace.rows_per_second(choice, source, known) == pytest.approx(full / 256)

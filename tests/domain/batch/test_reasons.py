@@ -168,6 +168,26 @@ CASES = [
         ),
         field="spec.precision.variants[0].precision",
         says=("quantized to fp8 already", "remove fp8"),
+        reason=BatchAccepted.RUNNER_MISMATCH,
+        situation=a_situation(
+            batch(
+                model={
+                    "uri": "hf://acme/reranker",
+                    "shape": {
+                        "parameters": 567_755_777,
+                        "layers": 24,
+                        "attentionHeads": 16,
+                        "kvHeads": 16,
+                        "headDim": 64,
+                        "maxPositionEmbeddings": 8192,
+                        "pooling": "Score",
+                        "encoderOnly": True,
+                    },
+                }
+            )
+        ),
+        field="spec.engine.runner",
+        says=("returns no embeddings", "use an InferenceService and its /rerank"),
     ),
     BatchCase(
         reason=BatchAccepted.RESERVED_FLAG,

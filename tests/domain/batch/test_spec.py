@@ -23,6 +23,7 @@ from tests.builders import NOW, SMALL, a_spec
 
 COMPLETIONS = ("/v1/chat/completions", "/v1/completions")
 EMBEDDINGS = ("/v1/embeddings",)
+OWN = "hf://acme/own"
 SHAPE = {
     "parameters": 8_000_000,
     "layers": 2,
@@ -34,26 +35,35 @@ SHAPE = {
 
 
 @pytest.mark.parametrize(
-    ("uri", "arguments", "urls"),
+    ("uri", "pooling", "engine", "urls"),
     [
-        (SMALL, [], COMPLETIONS),
-        (SMALL, ["--convert=embed"], EMBEDDINGS),
-        ("hf://acme/own", [], (*COMPLETIONS, *EMBEDDINGS)),
-        ("hf://acme/own", ["--runner", "pooling"], EMBEDDINGS),
-        ("hf://acme/own", ["--runner=generate"], COMPLETIONS),
+        (SMALL, None, {}, COMPLETIONS),
+        (SMALL, None, {"runner": "Pooling"}, EMBEDDINGS),
+        (OWN, "Embed", {}, EMBEDDINGS),
+        (OWN, None, {}, (*COMPLETIONS, *EMBEDDINGS)),
+        (OWN, None, {"runner": "Pooling"}, EMBEDDINGS),
+        (OWN, "Embed", {"runner": "Generate"}, COMPLETIONS),
     ],
 )
 def test_the_paths_of_a_model_are_those_that_are_known(
-    uri: str, arguments: list[str], urls: tuple[str, ...]
+    uri: str, pooling: str | None, engine: dict[str, str], urls: tuple[str, ...]
 ) -> None:
     spec = a_batch_spec(
-        model={"uri": uri, "shape": SHAPE},
+        model={"uri": uri, "shape": {**SHAPE, "pooling": pooling}},
         context={"maxModelLen": 1024},
-        engine={"extraArgs": arguments},
+        engine=engine,
     )
     verdict, source = accept_spec(a_situation(a_batch(spec)))
     assert source is not None, verdict
     assert source.urls == urls
+
+
+@pytest.mark.parametrize("task", ["Score", "Classify", "Tokens"])
+def test_a_model_that_returns_no_embeddings_has_no_rows(task: str) -> None:
+    spec = a_batch_spec(model={"uri": OWN, "shape": {**SHAPE, "pooling": task}})
+    verdict, source = accept_spec(a_situation(a_batch(spec)))
+    assert (verdict.reason, source) == (BatchAccepted.RUNNER_MISMATCH, None)
+    assert "use an InferenceService and its /rerank" in verdict.message
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 
 from tessera.api.reasons import Accepted
-from tessera.domain.placement.checks import POOLING, RESERVED, UNCOUNTED, check, check_engine
+from tessera.domain.placement.checks import RESERVED, UNCOUNTED, check
 from tessera.domain.vllm.facts import Flag, known_versions, version_facts
 from tests.builders import a_spec
 
@@ -37,7 +37,7 @@ def spellings(flag: Flag) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("version", [known_versions()[-1], UNKNOWN])
-@pytest.mark.parametrize("name", [*UNCOUNTED, *POOLING])
+@pytest.mark.parametrize("name", UNCOUNTED)
 def test_a_flag_that_changes_memory_or_speed_is_refused_however_it_is_written(
     name: str, version: str
 ) -> None:
@@ -50,10 +50,9 @@ def test_a_flag_that_changes_memory_or_speed_is_refused_however_it_is_written(
 
 
 def test_a_flag_has_one_reason_to_be_refused() -> None:
-    assert not set(RESERVED) & {*UNCOUNTED, *POOLING}
+    assert not set(RESERVED) & set(UNCOUNTED)
 
 
-@pytest.mark.parametrize("name", POOLING)
-def test_a_batch_may_choose_what_its_model_returns(name: str) -> None:
-    arguments = spellings(flag_of(name))[0]
-    assert check_engine(a_spec(engine={"extraArgs": arguments}), {}) == ()
+def test_the_runner_is_set_by_its_field_alone() -> None:
+    [denial] = check(a_spec(engine={"extraArgs": ["--runner=pooling"]}), {})
+    assert "remove --runner; it is set by spec.engine.runner" in denial.sentence

@@ -12,6 +12,7 @@ from tessera.domain.economics.break_even import break_even_rate
 from tessera.domain.money import Money
 from tessera.domain.sizing.precision import ONLINE_QUANTIZED
 from tessera.domain.sizing.prices import ASSUMED
+from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.table import SizeRow, SizeVerdict, replicas_before_parallel
 
 _Column: TypeAlias = Callable[[SizeRow], str]
@@ -28,6 +29,8 @@ _COLUMNS: Mapping[str, _Column] = {
     "PER HOUR": lambda row: cell(row.hourly and row.hourly.rounded(2)),
     "PER M TOK": lambda row: cell(row.per_million and row.per_million.rounded(3)),
 }
+# Of a pooling model, in place of the columns of tokens that it does not generate.
+_INPUT_COLUMNS = {"TOK/S": "INPUT TOK/S", "TTFT": "ANSWER", "PER M TOK": "PER M INPUT TOK"}
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5
 
@@ -67,10 +70,26 @@ def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
 def as_table(report: SizeReport) -> Output:
     """Return a table for people, with a summary and notes."""
     best = report.cheapest
-    columns = {**_COLUMNS, **_optional_columns(report.request, best), "REASON": _message}
+    columns = {
+        **_columns(report.request.demand),
+        **_optional_columns(report.request, best),
+        "REASON": _message,
+    }
     body = [[column(row) for column in columns.values()] for row in report.rows]
     lines = table(list(columns), body)
     return Output.of_lines([*_summary(report), "", *lines, "", *_notes(report, best)])
+
+
+def _columns(demand: Demand) -> Mapping[str, _Column]:
+    """Return the columns of a model; one that pools has no ITL, and an encoder no KV cache."""
+    if not demand.is_pooling:
+        return _COLUMNS
+    unused = {"ITL"} | ({"KV TOKENS", "MAX CONCURRENCY"} if demand.shape.encoder_only else set())
+    return {
+        _INPUT_COLUMNS.get(head, head): column
+        for head, column in _COLUMNS.items()
+        if head not in unused
+    }
 
 
 def _message(row: SizeRow) -> str:
@@ -83,6 +102,12 @@ def _summary(report: SizeReport) -> Iterator[str]:
     active = f", {shape.active_parameters / 1e9:.1f} active" if shape.active_parameters else ""
     yield f"{request.name}: {shape.parameters / 1e9:.1f} billion weights{active}"
     source = "--slo" if request.has_slo else "as without spec.slo, since no --slo is given"
+    if demand.is_pooling:
+        yield (
+            f"texts of {demand.input_tokens} tokens, at most {demand.max_model_len}; an answer "
+            f"within {_format_seconds(demand.ttft.total_seconds())} ({source}: its TTFT)"
+        )
+        return
     yield (
         f"context {demand.max_model_len}, prompts of {demand.input_tokens} and responses of "
         f"{counted(demand.output_tokens, 'token')}; TTFT at most "
@@ -129,7 +154,10 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
     else:
         yield "No instance fits: use less context, another precision or another GPU."
     if best is not None and best is not simplest and best.per_million is not None:
-        yield f"Cheapest tokens at full load: {_describe(best)}, {best.per_million} per 1M tokens."
+        price, unit = str(best.per_million), "tokens"
+        if request.demand.is_pooling:
+            price, unit = best.per_million.formatted(4), "input tokens"
+        yield f"Cheapest tokens at full load: {_describe(best)}, {price} per 1M {unit}."
     yield from (
         f"OversizedAccelerator: {_describe(row)}: {row.oversize_message}."
         for row in report.rows
@@ -140,11 +168,17 @@ def _notes(report: SizeReport, best: SizeRow | None) -> Iterator[str]:
     )
     if any(row.can_serve and row.precision not in (None, ONLINE_QUANTIZED) for row in report.rows):
         yield "int8 and int4 need other files of the model; the engine quantizes to fp8 at load."
-    yield (
-        "TOK/S, TTFT and ITL are predicted at full load; PER M TOK is the price of 1M output "
-        "tokens at full load; MAX CONCURRENCY is the number of concurrent requests of the whole "
-        "context."
-    )
+    if request.demand.is_pooling:
+        yield (
+            "INPUT TOK/S and ANSWER, the time to an answer, are predicted at full load; PER M "
+            "INPUT TOK is the price of 1M input tokens at full load."
+        )
+    else:
+        yield (
+            "TOK/S, TTFT and ITL are predicted at full load; PER M TOK is the price of 1M output "
+            "tokens at full load; MAX CONCURRENCY is the number of concurrent requests of the "
+            "whole context."
+        )
     if request.book.name == ASSUMED:
         yield (
             f"Prices are {ASSUMED}: list prices of single providers, for comparing only "
@@ -184,6 +218,8 @@ def as_json(report: SizeReport) -> Output:
 
 
 def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
+    is_pooling = request.demand.is_pooling
+    rate, per_million = _rounded(row.tokens_per_second), _amount(row.per_million)
     break_even = (
         break_even_rate(row.hourly, request.api_price)
         if row.hourly is not None and request.api_price
@@ -198,12 +234,14 @@ def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
         "message": row.message,
         "kvTokens": row.kv_tokens,
         "maxConcurrency": _rounded(row.max_concurrency),
-        "tokensPerSecond": _rounded(row.tokens_per_second),
+        "tokensPerSecond": None if is_pooling else rate,
+        "inputTokensPerSecond": rate if is_pooling else None,
         "ttftMs": _rounded(row.ttft_ms),
         "itlMs": _rounded(row.inter_token_ms),
         "utilization": None if row.memory_share is None else round(row.memory_share, 4),
         "perHour": _amount(row.hourly),
-        "perMillionTokens": _amount(row.per_million),
+        "perMillionTokens": None if is_pooling else per_million,
+        "perMillionInputTokens": per_million if is_pooling else None,
         "breakEvenTokensPerSecond": _rounded(break_even),
         "oversized": row.oversize_message,
     }

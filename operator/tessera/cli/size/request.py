@@ -2,7 +2,6 @@
 
 import difflib
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
@@ -25,6 +24,7 @@ from tessera.domain.hardware.gpu_catalog import (
     products,
 )
 from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
@@ -138,23 +138,33 @@ def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
 
 
 def _from_config(path: Path) -> ModelShape:
-    index = path.with_name(_INDEX)
-    metadata = _read_object(index).get("metadata") if index.is_file() else None
+    index = _read_beside(path, _INDEX)
+    metadata = index.get("metadata") if isinstance(index, dict) else None
     total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    shape = read_config(_read_object(path), total_size if isinstance(total_size, int) else None)
+    files = SentenceTransformersFiles(
+        modules=_read_beside(path, "modules.json"),
+        settings=_read_beside(path, "sentence_bert_config.json"),
+    )
+    total_size = total_size if isinstance(total_size, int) else None
+    shape = read_config(_read_json(path), total_size, files)
     if isinstance(shape, UnsupportedConfig):
         raise CommandError(f"--config {path}: {shape.message}")
     return shape
 
 
-def _read_object(path: Path) -> Mapping[str, object]:
+def _read_beside(path: Path, name: str) -> object:
+    """Return the content of a file in the same folder; None if there is none."""
+    neighbor = path.with_name(name)
+    return _read_json(neighbor) if neighbor.is_file() else None
+
+
+def _read_json(path: Path) -> object:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CommandError(f"{path}: {error.strerror}; check the path") from None
     except ValueError as error:
         raise CommandError(f"{path} is not JSON: {error}") from None
-    return document if isinstance(document, dict) else {}
 
 
 def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
@@ -166,7 +176,7 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
             f"{counted(longest, 'token')}; use at most {longest}"
         )
     length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
-    answer = min(arguments.output_tokens, max(1, length // 2))
+    answer = 0 if shape.pooling else min(arguments.output_tokens, max(1, length // 2))
     ttft, itl = _parse_slo(arguments.slo)
     adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
     return Demand(

@@ -102,7 +102,7 @@ def _build_row(
         desired_replicas=scaling.desired_replicas if scaling else None,
         tokens_per_second=tokens_per_second,
         predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
-        if status.variant
+        if status.variant and not status.variant.input_tokens_per_second
         else None,
         # What waits at gateways is known, also without a replica.
         waiting_requests=load.known_waiting if load.queued else load.waiting,

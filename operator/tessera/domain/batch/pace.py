@@ -82,6 +82,9 @@ def with_measured_pace(
 def _expected_rows_per_second(
     choice: HardwareChoice, source: BatchModelSource, progress: ProgressStatus
 ) -> float:
-    known = progress.completed >= _MIN_ROWS and progress.output_tokens > 0
-    tokens = progress.output_tokens / progress.completed if known else source.output_tokens
+    counted, tokens = progress.output_tokens, float(source.output_tokens)
+    if source.pooling_task is not None:
+        counted, tokens = progress.prompt_tokens, float(source.spec.context.typical_input_tokens)
+    if progress.completed >= _MIN_ROWS and counted > 0:
+        tokens = counted / progress.completed
     return choice.fit.limits.tokens_per_second / max(tokens, 1)

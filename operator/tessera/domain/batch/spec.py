@@ -11,6 +11,7 @@ from tessera.api.inference_service import (
     Context,
     Drain,
     InferenceServiceSpec,
+    PoolingTask,
     ServicePlacement,
     Slo,
 )
@@ -24,8 +25,6 @@ from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.model.precision_files import as_listed
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
-from tessera.domain.vllm.facts import version_facts
-from tessera.domain.vllm.flags import parse
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.
@@ -54,15 +53,16 @@ class BatchModelSource:
         return self.spec.model.served_name or self.name
 
     @property
+    def pooling_task(self) -> PoolingTask | None:
+        return checks.pooling_task(self.spec)
+
+    @property
     def urls(self) -> tuple[str, ...]:
-        """Return the paths that the engine serves; all where nothing says which."""
-        engine = self.spec.engine
-        facts = version_facts(engine.version)
-        flags = parse(engine.extra_args, facts) if facts is not None else {}
-        if flags.get("runner") == "pooling" or flags.get("convert") in ("embed", "classify"):
-            return (EMBEDDING_URL,)
-        generates = self.spec.model.uri.removeprefix("hf://") in models()
-        if generates or flags.get("runner") == "generate":
+        """Return the paths of rows that the engine answers; all where nothing says which."""
+        task = self.pooling_task
+        if task is not None:
+            return (EMBEDDING_URL,) if task == "Embed" else ()
+        if self.spec.engine.runner or self.spec.model.uri.removeprefix("hf://") in models():
             return COMPLETION_URLS
         return (*COMPLETION_URLS, EMBEDDING_URL)
 
@@ -191,12 +191,20 @@ def _denials(
             "create the batch under a shorter name",
         )
     unknown = checks.unknown_model_denial(source.spec)
-    for denial in (*((unknown,) if unknown else ()), *checks.check_engine(source.spec, pools)):
+    for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)
         yield StatusVerdict(BatchAccepted[denial.reason.name], message)
     yield from _precision_denials(spec)
+    if not source.urls:
+        yield StatusVerdict(
+            BatchAccepted.RUNNER_MISMATCH,
+            f"spec.engine.runner: {source.spec.model.uri} returns no embeddings "
+            f"(spec.model.shape.pooling {source.pooling_task}), and batches have rows of "
+            f"{' and '.join((*COMPLETION_URLS, EMBEDDING_URL))} only; use an InferenceService and "
+            "its /rerank, /score or /classify",
+        )
     yield from _path_denials(spec)
     yield from _claim_denials(situation.claim, spec)
     if situation.conflict is not None:

@@ -10,6 +10,7 @@ from tessera.domain.perf import SpeedMeasurement, footprint
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice, hardware_candidates
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.sizing import pooling
 from tessera.domain.sizing.oversized import oversize_message
 from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
 from tessera.domain.sizing.sizing import ReplicaFit, size
@@ -38,16 +39,22 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
     fit, measurement = choice.fit, service_plan.measured_speed
     source = fit.step.source if measurement is None else "Measured"
     rate = corrected_rate(fit.limits.tokens_per_second, measurement)
+    load = (
+        f"reads steps of {counted(fit.limits.max_num_batched_tokens, 'token')}"
+        if demand.is_pooling
+        else f"serves {counted(fit.limits.max_num_seqs, 'concurrent request')}"
+    )
     yield Decision(
         topic="sizing",
         reason="Fits",
-        message=(
-            f"1 replica serves {counted(fit.limits.max_num_seqs, 'concurrent request')} at "
-            f"{rate:.0f} output tok/s ({_SOURCES[source]})"
-        ),
+        message=f"1 replica {load} at {rate:.0f} {_unit(demand)} ({_SOURCES[source]})",
         numbers=_numbers(choice, demand, measurement),
         would_change=tuple(_would_change(fit, demand, measurement)),
     )
+
+
+def _unit(demand: Demand) -> str:
+    return "input tok/s" if demand.is_pooling else "output tok/s"
 
 
 def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement | None) -> Numbers:
@@ -55,7 +62,6 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
     memory, devices = fit.memory, fit.hardware.devices
     bits = footprint.weight_bits(shape, fit.precision)
     limits = fit.limits
-    full = full_step_seconds(demand, fit.step, limits.max_num_seqs, limits.max_num_batched_tokens)
     tokens_per_second = corrected_rate(limits.tokens_per_second, measured)
     per_million = per_million_tokens(choice.hourly, tokens_per_second)
     note = ""
@@ -76,10 +82,26 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
         ),
         (
             "KV cache",
-            f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}"
+            "none: an encoder keeps nothing of a text"
+            if shape.encoder_only
+            else f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}"
             + (f" of {kv_bits}-bit values" if (kv_bits := demand.engine.kv_bits) != 16 else ""),
         ),
         ("longest request", counted(fit.max_model_len, "token")),
+        *(_pooling_load(fit, demand) if demand.is_pooling else _load(fit, demand)),
+        (_unit(demand), f"{tokens_per_second:.0f}{note}"),
+        (
+            "price per 1M input tokens" if demand.is_pooling else "price per 1M tokens",
+            per_million.formatted(4),
+        ),
+    )
+
+
+def _load(fit: ReplicaFit, demand: Demand) -> Numbers:
+    """Return a typical request, and the step of a replica that is full of them."""
+    limits = fit.limits
+    full = full_step_seconds(demand, fit.step, limits.max_num_seqs, limits.max_num_batched_tokens)
+    return (
         (
             "typical request",
             f"{counted(demand.input_tokens, 'token')} in, {demand.output_tokens} out, "
@@ -91,8 +113,21 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
             f"{counted(limits.max_num_batched_tokens, 'token')} in {full * 1e3:.1f} ms, ITL SLO "
             f"{demand.inter_token.total_seconds() * 1e3:.0f} ms",
         ),
-        ("output tok/s", f"{tokens_per_second:.0f}{note}"),
-        ("price per 1M tokens", per_million.formatted(4)),
+    )
+
+
+def _pooling_load(fit: ReplicaFit, demand: Demand) -> Numbers:
+    """Return a typical text, and the step of a replica that is full of them."""
+    limits = fit.limits
+    read = min(limits.max_num_batched_tokens, limits.max_num_seqs * demand.input_tokens)
+    answer = pooling.longest_reading(limits, demand.input_tokens).total_seconds()
+    return (
+        ("typical text", counted(demand.input_tokens, "token")),
+        (
+            "full step",
+            f"{counted(read, 'token')} in {answer / 2 * 1e3:.1f} ms, "
+            f"2 of them until an answer, TTFT SLO {demand.ttft.total_seconds() * 1e3:.0f} ms",
+        ),
     )
 
 
@@ -108,14 +143,20 @@ def _would_change(
 ) -> Iterator[str]:
     """Yield what another ITL objective or precision would change on the same hardware."""
     current_rate = fit.limits.tokens_per_second
-    relaxed_slo = demand.inter_token * _SLO_FACTOR
-    relaxed = size(replace(demand, inter_token=relaxed_slo), fit.hardware)
+    relaxed_slo = (demand.ttft if demand.is_pooling else demand.inter_token) * _SLO_FACTOR
+    relaxed_demand = (
+        replace(demand, ttft=relaxed_slo)
+        if demand.is_pooling
+        else replace(demand, inter_token=relaxed_slo)
+    )
+    relaxed = size(relaxed_demand, fit.hardware)
     if isinstance(relaxed, ReplicaFit) and relaxed.limits.tokens_per_second > current_rate:
         rate = corrected_rate(relaxed.limits.tokens_per_second, measurement)
+        field = "spec.slo.ttftP95" if demand.is_pooling else "spec.slo.itlP95"
+        requests = f"{counted(relaxed.limits.max_num_seqs, 'concurrent request')} and "
         yield (
-            f"spec.slo.itlP95 of {relaxed_slo.total_seconds() * 1e3:.0f}ms would allow "
-            f"{counted(relaxed.limits.max_num_seqs, 'concurrent request')} and {rate:.0f} output "
-            "tok/s"
+            f"{field} of {relaxed_slo.total_seconds() * 1e3:.0f}ms would allow "
+            f"{'' if demand.is_pooling else requests}{rate:.0f} {_unit(demand)}"
         )
     if (oversize := oversize_message(demand, fit)) is not None:
         yield f"OversizedAccelerator: {oversize}"
@@ -123,5 +164,6 @@ def _would_change(
         quantized = size(replace(demand, precision="fp8"), fit.hardware)
         if isinstance(quantized, ReplicaFit) and quantized.limits.tokens_per_second > current_rate:
             rate = corrected_rate(quantized.limits.tokens_per_second, measurement)
-            yield f"fp8 in spec.precision.variants would allow {rate:.0f} output tok/s here"
-    yield f"spec.context.maxModelLen above {fit.memory.kv_tokens} would no longer fit here"
+            yield f"fp8 in spec.precision.variants would allow {rate:.0f} {_unit(demand)} here"
+    if not demand.shape.encoder_only:
+        yield f"spec.context.maxModelLen above {fit.memory.kv_tokens} would no longer fit here"

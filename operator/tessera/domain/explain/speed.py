@@ -28,13 +28,15 @@ def explain_speed(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
     speed = service_plan.observed_speed(snapshot.readings)
     if speed is None:
         return
-    current_verdict = speed_verdict(service_plan.speed)
+    current_verdict = speed_verdict(service_plan.speed, is_pooling=service_plan.is_pooling)
     yield Decision(
         topic="speed",
         reason=current_verdict.reason,
         message=current_verdict.message,
         numbers=(*_numbers(speed), *_preemptions(service_plan.preemption)),
-        would_change=(_CHANGES[current_verdict.reason],),
+        would_change=tuple(
+            change for reason, change in _CHANGES.items() if reason is current_verdict.reason
+        ),
     )
 
 
@@ -45,7 +47,7 @@ def _preemptions(status: PreemptionStatus | None) -> Iterator[tuple[str, str]]:
 
 def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
     yield (
-        "output tok/s",
+        "input tok/s" if speed.is_pooling else "output tok/s",
         f"{speed.capacity:.0f} from {counted(speed.replicas, 'full replica')}"
         + (f", {rate:.0f} now" if (rate := speed.tokens_per_second) is not None else ""),
     )
@@ -61,7 +63,7 @@ def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
         bucket = f"between {median[0] * 1e3:g} and {median[1] * 1e3:g} ms" if median else "unknown"
         yield "median ITL", f"{bucket}, {predicted.median * 1e3:.1f} ms predicted"
     yield (
-        "price per 1M tokens",
+        "price per 1M input tokens" if speed.is_pooling else "price per 1M tokens",
         f"{speed.capacity_price.formatted(4)} when full"
         + (f", {price.formatted(4)} now" if (price := speed.price) is not None else ""),
     )
@@ -71,7 +73,7 @@ def _numbers(speed: ServiceSpeed) -> Iterator[tuple[str, str]]:
             f"{speed.mfu:.0%} of {speed.peaks.flops / 1e12:.0f} TFLOP/s, "
             f"{speed.mbu:.0%} of {speed.peaks.bandwidth / 1e9:.0f} GB/s",
         )
-    if speed.kv_usage is not None:
+    if speed.kv_usage is not None and speed.kv_planned:
         yield "KV cache usage", f"{speed.kv_usage:.0%}"
     if speed.kv_reported is not None and speed.kv_error is not None:
         yield (

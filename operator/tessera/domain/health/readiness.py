@@ -1,4 +1,4 @@
-"""Readiness of a service, for which only a real completion counts."""
+"""Readiness of a service, for which only a real answer of its model counts."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -7,9 +7,11 @@ from tessera.api.meta import find_condition
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.incremental import reused_per_object
+from tessera.domain.model.routes import own_routes
 from tessera.domain.observed.snapshot import ObservedService, Pod, ProbeResult, Ref, Snapshot
+from tessera.domain.placement.checks import pooling_task
 
-# How long after a completion an idle service is probed again.
+# How long after a successful probe an idle service is probed again.
 IDLE_PROBE_INTERVAL = timedelta(minutes=5)
 # How long after a failure it is probed again.
 FAILED_PROBE_INTERVAL = timedelta(seconds=5)
@@ -23,9 +25,9 @@ def assess_readiness(
     pods: Sequence[Pod],
     failure: StatusVerdict[Progressing] | None = None,
 ) -> StatusVerdict[Ready]:
-    """Judge a placed service by its replicas and its last completion.
+    """Judge a placed service by its replicas and its last probe.
 
-    After one success it stays ready until a completion fails or no replica is ready. `failure` is
+    After one success it stays ready until a probe fails or no replica is ready. `failure` is
     why replicas do not start.
     """
     if desired == 0:
@@ -35,17 +37,27 @@ def assess_readiness(
         message = f"0 of {counted(desired, 'replica')} ready{cause}"
         return StatusVerdict(Ready.NO_REPLICA_READY, message)
     probe_result = _current_result(snapshot.probe_results.get(service.ref), service)
+    task = pooling_task(service.spec) if service.spec is not None else None
     if probe_result is not None and probe_result.problem is not None:
-        return StatusVerdict(Ready.COMPLETION_FAILED, probe_result.problem)
-    if probe_result is not None or was_ready(service):
+        failed = Ready.COMPLETION_FAILED if task is None else Ready.PROBE_FAILED
+        return StatusVerdict(failed, probe_result.problem)
+    if probe_result is None and not was_ready(service):
+        return StatusVerdict(
+            Ready.PROBE_PENDING,
+            f"a first request to {own_routes(task)[0]} through the Service is pending",
+        )
+    if task is None:
         return StatusVerdict(
             Ready.COMPLETION_SUCCEEDED, "a one-token completion through the Service succeeded"
         )
-    return StatusVerdict(Ready.PROBE_PENDING, "a first completion through the Service is pending")
+    return StatusVerdict(
+        Ready.PROBE_SUCCEEDED,
+        f"a request of one text to {own_routes(task)[0]} through the Service succeeded",
+    )
 
 
 def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]) -> bool:
-    """Return whether a completion is due."""
+    """Return whether a probe is due."""
     last_result = snapshot.probe_results.get(service.ref)
     due = _next_probe(service.ref, service, pods, last_result)
     if due is None or snapshot.at < due:
@@ -63,7 +75,7 @@ def must_probe(snapshot: Snapshot, service: ObservedService, pods: Sequence[Pod]
 def _next_probe(
     _ref: Ref, service: ObservedService, pods: Sequence[Pod], last_result: ProbeResult | None
 ) -> datetime | None:
-    """Return when a completion is due; None without a replica."""
+    """Return when a probe is due; None without a replica."""
     if not any(pod.takes_requests for pod in pods):
         return None
     probe_result = _current_result(last_result, service)

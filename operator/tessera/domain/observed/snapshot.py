@@ -308,6 +308,13 @@ class SpeedReading:
     bytes_per_second: float | None = None
     """What a device read and wrote."""
 
+    @property
+    def input_tokens_per_second(self) -> float | None:
+        """Return the tokens of prompts that all replicas read."""
+        if self.prompt_tokens is None or self.requests is None:
+            return None
+        return self.prompt_tokens * self.requests / 300
+
     def resident_tokens(self, kv_tokens: int) -> float | None:
         """Return the mean cached tokens of a running request, in a cache of so many by default."""
         if not self.running or self.kv_usage is None:

@@ -175,6 +175,8 @@ def cache_bytes(
 
 def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
     """Return the bytes of one token in one layer on one device."""
+    if shape.encoder_only:
+        return 0
     if shape.latent_dim is not None:
         # Multi-head latent attention: every device has the whole latent vector.
         return shape.latent_dim * kv_bits // 8

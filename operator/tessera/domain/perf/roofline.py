@@ -71,6 +71,8 @@ def roofline(
     # A ring all-reduce sends every value twice, less the device's own part.
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
     weights = shares.weights
+    # Without a causal mask every token attends to all others, not to half of them.
+    pair_flops = (4 if shape.encoder_only else 2) * shape.layers * width
     return StepTime(
         weights=min_read_seconds(single_token_bytes, bandwidth * weights),
         other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
@@ -78,7 +80,7 @@ def roofline(
         kv_token=footprint.cache_bytes_per_token(shape, size) * size / (bandwidth * shares.cache),
         token=2 * footprint.active_parameters(shape) / flops,
         unoverlapped=shares.unoverlapped,
-        pair=2 * shape.layers * width / (hardware.bf16_flops * size * shares.attention),
+        pair=pair_flops / (hardware.bf16_flops * size * shares.attention),
         exchange=reductions * sent_bytes / shares.link,
         sequence=shares.sequence_seconds,
         fixed=shares.step_seconds

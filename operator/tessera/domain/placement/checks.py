@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec, ModelShape, PoolingTask
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
+from tessera.domain.model import pooling as model_pooling
 from tessera.domain.placement import pod_template
 from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
@@ -57,6 +59,7 @@ RESERVED = {
     "quantization": "spec.precision.variants",
     "reasoning_parser": "spec.engine.reasoningParser",
     "revision": "spec.model.revision",
+    "runner": "spec.engine.runner",
     "scheduling_policy": "Tessera",
     "served_model_name": "spec.model.servedName",
     "shutdown_timeout": "spec.drain.timeout",
@@ -69,6 +72,7 @@ RESERVED = {
 # and what they change.
 UNCOUNTED = {
     "config": "sets flags that only the engine reads",
+    "convert": "changes what the model returns",
     "cpu_offload_gb": "keeps weights in CPU memory",
     "decode_context_parallel_size": "splits the KV cache",
     "enable_sleep_mode": "changes how GPU memory is allocated",
@@ -83,17 +87,12 @@ UNCOUNTED = {
     "spec_model": "adds speculative decoding",
     "speculative_config": "adds speculative decoding",
 }
-# Batches serve these too: they need neither a probe of completions nor scaling.
-POOLING = {
-    "convert": "changes what the model returns",
-    "runner": "changes what the model returns",
-}
 _RECLAIMED = "may be reclaimed within 15 s; remove it, or set spec.class to Batch if no user waits"
 # With the flag, and what sets or changes it.
 _RESERVED_MESSAGE = f"remove {{}}; it is set by {{}} (1 of {len(RESERVED)} reserved flags)"
 _UNCOUNTED_MESSAGE = (
     "remove {}, which {}: no field sets it yet, so memory, capacity and price would be computed "
-    f"for another engine (1 of {len(UNCOUNTED) + len(POOLING)} such flags)"
+    f"for another engine (1 of {len(UNCOUNTED)} such flags)"
 )
 
 
@@ -118,12 +117,7 @@ Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 
 
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
-    """Return all denials of a service's spec, given the existing pools."""
-    return (*check_engine(spec, pools), *_refused_flags(spec, POOLING, _UNCOUNTED_MESSAGE))
-
-
-def check_engine(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
-    """Return the denials of a spec that hold for batches as well."""
+    """Return all denials of a spec, of a service or a batch, given the existing pools."""
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
 
 
@@ -149,6 +143,26 @@ def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
 def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
     """Return the model's shape from the spec, else from the built-in catalog."""
     return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
+
+
+def pooling_task(spec: InferenceServiceSpec) -> PoolingTask | None:
+    """Return what the engine returns of a text; None if it generates text."""
+    shape, runner = shape_of(spec), spec.engine.runner or "Auto"
+    overridden = _overridden_config(spec)
+    task = shape.pooling if shape is not None else None
+    if "architectures" in overridden:
+        task = model_pooling.pooling_task(overridden)
+    return {"Auto": task, "Generate": None, "Pooling": task or "Embed"}[runner]
+
+
+def _overridden_config(spec: InferenceServiceSpec) -> Mapping[str, Any]:
+    """Return the keys of `config.json` that `--hf-overrides` replaces."""
+    if not any("hf" in argument for argument in spec.engine.extra_args):
+        return {}
+    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
+    values = {} if table is None else vllm_flags.parse(spec.engine.extra_args, table)
+    overrides = values.get("hf_overrides")
+    return overrides if isinstance(overrides, Mapping) else {}
 
 
 def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
@@ -180,6 +194,20 @@ def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Deni
                 f"{counted(shape.max_position_embeddings, 'token')}"
             ),
         )
+
+
+def _check_runner(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    shape = shape_of(spec)
+    if shape is None or not shape.encoder_only or pooling_task(spec) is not None:
+        return
+    fix = "write spec.model.shape.pooling beside encoderOnly"
+    if spec.engine.runner == "Generate":
+        fix = "remove it, or set Pooling"
+    yield Denial(
+        reason=Accepted.RUNNER_MISMATCH,
+        field="spec.engine.runner",
+        message=f"an encoder of {counted(shape.layers, 'layer')} generates no text; {fix}",
+    )
 
 
 def _check_precision(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
@@ -330,6 +358,7 @@ def _check_pod_template(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial
 
 CHECKS: tuple[Check, ...] = (
     _check_context_length,
+    _check_runner,
     _check_precision,
     _check_adapter_names,
     _check_engine_options,

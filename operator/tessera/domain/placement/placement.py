@@ -20,7 +20,7 @@ from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
@@ -316,6 +316,8 @@ def hardware_candidates(
     """Size every offer in every accepted precision, the checkpoint's own first."""
     length = max_model_len(spec, shape)
     answer = min(spec.context.typical_output_tokens, max(1, length // 2))
+    if pooling_task(spec) is not None:
+        answer = 0
     prompt = min(spec.context.typical_input_tokens, length - answer)
     engine, adapters = engine_terms(spec.engine), spec.model.adapters
     adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
@@ -378,9 +380,12 @@ def _placed_decision(
     cheapest = choices[0]
     message = (
         f"{hardware.name} of {choice.offer.pool} at {choice.hourly} per hour: weights and reserve "
-        f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, the KV cache "
-        f"holds {counted(memory.kv_tokens, 'token')}"
+        f"take {memory.weights_mib + memory.reserve_mib} of {memory.usable_mib} MiB, "
     )
+    if memory.kv_tokens:
+        message += f"the KV cache holds {counted(memory.kv_tokens, 'token')}"
+    else:
+        message += "an encoder has no KV cache"
     variant = cheapest.variant
     if choice.variant != variant:
         message += f"; {variant} at {cheapest.hourly} is cheaper, but was full or added later"
@@ -463,7 +468,7 @@ def _no_fit(
     if too_slow:
         if (message := unmet_limit(pairs, _tabulated_size)) is not None:
             return _not_placed(PlacementReason.ENGINE_LIMITS_UNMET, message)
-        fastest = min(too_slow, key=lambda misfit: misfit.inter_token_ms)
+        fastest = min(too_slow, key=lambda misfit: (misfit.inter_token_ms, misfit.prefill_ms))
         demand = next(each.demand for each in candidates if each.fit is fastest)
         return _not_placed(PlacementReason.TOO_SLOW, _too_slow_message(spec, demand, fastest))
     best = max(
@@ -497,7 +502,8 @@ def _too_slow_message(spec: InferenceServiceSpec, demand: Demand, fastest: Repli
     """Return which objective cannot be kept, and what the fastest hardware keeps at best."""
     gap, first = (span.total_seconds() * 1e3 for span in (spec.slo.itl_p95, spec.slo.ttft_p95))
     attainable = " or ".join(
-        f"itlP95 {format_duration(slo.inter_token)} with ttftP95 {format_duration(slo.ttft)}"
+        ("" if demand.is_pooling else f"itlP95 {format_duration(slo.inter_token)} with ")
+        + f"ttftP95 {format_duration(slo.ttft)}"
         for slo in _tabulated_objectives(demand, fastest.hardware)
     )
     if fastest.inter_token_ms > gap:

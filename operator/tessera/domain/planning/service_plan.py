@@ -32,6 +32,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import pooling_task
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
@@ -124,6 +125,11 @@ class ServicePlan:
     @property
     def choice(self) -> HardwareChoice | None:
         return self.placement.choice
+
+    @property
+    def is_pooling(self) -> bool:
+        """Return whether its engines generate no text."""
+        return self.service.spec is not None and pooling_task(self.service.spec) is not None
 
     @property
     def measured_speed(self) -> SpeedMeasurement | None:

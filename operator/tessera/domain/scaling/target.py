@@ -7,8 +7,10 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec, VariantStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings
+from tessera.domain.placement.checks import pooling_task
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.schedules import BoundsSchedule
+from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits, longest_reading
 
 # Ratio of a metric to its target within which the number stays, as for the HorizontalPodAutoscaler.
@@ -93,7 +95,7 @@ def reported_target(spec: InferenceServiceSpec, variant: VariantStatus) -> Scale
     limits = SchedulerLimits(
         max_num_seqs=variant.max_num_seqs,
         max_num_batched_tokens=variant.max_num_batched_tokens,
-        tokens_per_second=variant.tokens_per_second,
+        tokens_per_second=variant.input_tokens_per_second or variant.tokens_per_second,
     )
     return target_of(spec, limits, variant.max_model_len)
 
@@ -108,20 +110,21 @@ def queue_target(spec: InferenceServiceSpec, limits: SchedulerLimits, max_model_
     queue, context = spec.scaling.queue, spec.context
     if "target" in queue.model_fields_set:
         return queue.target
-    prompt, answer = within_context(
-        max_model_len, context.typical_input_tokens, context.typical_output_tokens
-    )
+    answer = 0 if pooling_task(spec) is not None else context.typical_output_tokens
+    prompt, answer = within_context(max_model_len, context.typical_input_tokens, answer)
     seconds = queue_time(spec, prompt, limits).total_seconds()
-    served_in_time = seconds * limits.tokens_per_second / answer
+    served_in_time = seconds * limits.tokens_per_second / (answer or prompt)
     return min(queue.target, max(_LEAST_QUEUE_TARGET, served_in_time / (1 + TOLERANCE)))
 
 
 def queue_time(spec: InferenceServiceSpec, prompt: int, limits: SchedulerLimits) -> timedelta:
     reading = longest_reading(prompt, spec.slo.itl_p95, limits)
+    if pooling_task(spec) is not None:
+        reading = pooling.longest_reading(limits, prompt)
     return max(timedelta(), spec.slo.ttft_p95 - reading)
 
 
 def within_context(max_model_len: int, prompt: int, answer: int) -> tuple[int, int]:
-    """Return the lengths of a request within the context."""
-    answer = max(1, min(answer, max_model_len - 1))
+    """Return the lengths of a request within the context; an answer of 0 tokens stays so."""
+    answer = answer and max(1, min(answer, max_model_len - 1))
     return max(1, min(prompt, max_model_len - answer)), answer

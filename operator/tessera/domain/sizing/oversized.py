@@ -12,6 +12,14 @@ OVERSIZED_BELOW = 0.4
 MIN_CONCURRENCY = 4
 
 
+def max_concurrency(demand: Demand, fit: ReplicaFit) -> float:
+    """Return the requests of the longest context that a replica has at once."""
+    if demand.shape.encoder_only:
+        # Texts leave nothing behind, so those of the next steps may wait in the engine.
+        return fit.limits.max_num_seqs
+    return fit.memory.kv_tokens / fit.max_model_len
+
+
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:
     """Return the share of a device's memory for weights, reserve and the typical cache."""
     devices = fit.hardware.devices
@@ -37,9 +45,6 @@ def _sufficient_slice(demand: Demand, hardware: Hardware) -> Hardware | None:
     product = products().get(hardware.product)
     for candidate in product_slices(product) if product is not None else ():
         sizing = size(demand, candidate)
-        if (
-            isinstance(sizing, ReplicaFit)
-            and sizing.memory.kv_tokens >= MIN_CONCURRENCY * sizing.max_model_len
-        ):
+        if isinstance(sizing, ReplicaFit) and max_concurrency(demand, sizing) >= MIN_CONCURRENCY:
             return candidate
     return None

@@ -36,6 +36,7 @@ class Demand:
     max_model_len: int
     input_tokens: int
     output_tokens: int
+    """0 of a pooling model, which generates none."""
     ttft: timedelta
     inter_token: timedelta
     adapters_mib: int = 0
@@ -43,6 +44,10 @@ class Demand:
     engine: EngineTerms = DEFAULT_TERMS
     cached_tokens: int | None = None
     """Cached tokens of a running request on average; None is a typical one half way."""
+
+    @property
+    def is_pooling(self) -> bool:
+        return not self.output_tokens
 
     @property
     def resident_tokens(self) -> int:
@@ -75,7 +80,8 @@ class SchedulerLimits:
     max_num_seqs: int
     max_num_batched_tokens: int
     tokens_per_second: float
-    """Output tokens per second with `max_num_seqs` typical requests at once."""
+    """Output tokens per second with `max_num_seqs` typical requests at once; of a pooling model
+    input tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,7 @@ class SustainedLoad:
     sequences: float
     """Requests that run at once on average."""
     tokens_per_second: float
-    """Output tokens."""
+    """Output tokens; of a pooling model input tokens."""
     prompts_per_second: float
     """Prompts that it reads at most, beside the requests that run."""
     meets_slo: bool

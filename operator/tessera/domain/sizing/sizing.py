@@ -12,6 +12,7 @@ from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
+from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
     MAX_SEQUENCES,
@@ -42,7 +43,8 @@ class DeviceMemoryPlan:
     usable_mib: int
     """Memory that the engine may use."""
     cache_mib: int
-    """Memory planned for the KV cache; negative when the weights alone do not fit."""
+    """Memory planned for the KV cache, of an encoder 0; negative when the weights alone do not
+    fit."""
     kv_tokens: int
     """Tokens that the cache of the whole replica holds in requests of the longest context."""
 
@@ -71,9 +73,10 @@ class ReplicaMisfit:
     """Memory of a device on which the requested context would fit; 0 when memory suffices and the
     hardware is too slow."""
     inter_token_ms: float
-    """ITL of a single stream."""
+    """ITL of a single stream; 0 of a pooling model."""
     prefill_ms: float
-    """Time to read a typical prompt when nothing else runs."""
+    """Time to read a typical prompt when nothing else runs; of a pooling model, to answer beside
+    other texts."""
     limits: SchedulerLimits | None = None
     """The limits of which the memory or the SLO allow less than `spec.engine` asks for."""
 
@@ -103,6 +106,8 @@ def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model ar
     )
     usable_mib = int(hardware.memory_mib * engine.gpu_memory_utilization)
     cache_mib = int((usable_mib - weights_mib - reserve_mib) * _KV_SHARE)
+    if shape.encoder_only:
+        cache_mib = min(0, cache_mib)
     kv_cache = DeviceKvCache(shape=shape, devices=devices, engine=engine)
     return DeviceMemoryPlan(
         weights_mib=weights_mib,
@@ -126,6 +131,8 @@ class DeviceKvCache:
 
         With sliding windows a token of a long request takes less than one of a short request.
         """
+        if self.shape.encoder_only:
+            return 0
         # The engine keeps one block for itself.
         block = self.engine.block_tokens
         if context is None:
@@ -171,14 +178,18 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
     )
     step = perf.step_time(demand.shape, demand.precision, hardware, demand.engine)
     limits = None
-    if memory_plan.kv_tokens >= demand.max_model_len:
+    if _has_memory(demand, memory_plan):
         usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(
             memory_plan.cache_mib * MIB, demand.resident_tokens
         )
-        limits = best_limits(demand, step, usual_kv_tokens)
+        find_limits = pooling.best_limits if demand.is_pooling else best_limits
+        limits = find_limits(demand, step, usual_kv_tokens)
     if limits is None or limits.max_num_seqs < (demand.engine.max_num_seqs or 0):
-        single_stream = step.seconds(decoding=1, kv_tokens=demand.resident_tokens)
-        prefill = step.prefill_seconds(demand.input_tokens, MAX_CHUNK_TOKENS)
+        if demand.is_pooling:
+            single_stream, prefill = 0.0, pooling.least_answer_seconds(demand, step)
+        else:
+            single_stream = step.seconds(decoding=1, kv_tokens=demand.resident_tokens)
+            prefill = step.prefill_seconds(demand.input_tokens, MAX_CHUNK_TOKENS)
         return ReplicaMisfit(
             hardware=hardware,
             precision=demand.precision,
@@ -196,6 +207,12 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
         limits=limits,
         step=step,
     )
+
+
+def _has_memory(demand: Demand, memory_plan: DeviceMemoryPlan) -> bool:
+    if demand.shape.encoder_only:
+        return memory_plan.cache_mib >= 0
+    return memory_plan.kv_tokens >= demand.max_model_len
 
 
 class Objectives(NamedTuple):
@@ -251,7 +268,7 @@ def _device_kv_cache(demand: Demand, hardware: Hardware) -> DeviceKvCache:
 
 
 def _needed_mib(demand: Demand, hardware: Hardware, memory_plan: DeviceMemoryPlan) -> int:
-    if memory_plan.kv_tokens >= demand.max_model_len:
+    if _has_memory(demand, memory_plan):
         return 0
     request_bytes = _device_kv_cache(demand, hardware).bytes_per_request(
         demand.max_model_len, demand.most_step_tokens

@@ -10,8 +10,13 @@ from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.perf import footprint
-from tessera.domain.sizing import precision, tensor_parallel
-from tessera.domain.sizing.oversized import MIN_CONCURRENCY, memory_share, oversize_message
+from tessera.domain.sizing import pooling, precision, tensor_parallel
+from tessera.domain.sizing.oversized import (
+    MIN_CONCURRENCY,
+    max_concurrency,
+    memory_share,
+    oversize_message,
+)
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import MIB, ReplicaFit, ReplicaMisfit, size
@@ -44,16 +49,16 @@ class SizeRow:
     max_concurrency: float = 0.0
     """Requests of the longest context that its cache holds at once."""
     tokens_per_second: float | None = None
-    """Output tokens per second at full load."""
+    """Output tokens per second at full load; of a pooling model input tokens."""
     ttft_ms: float | None = None
-    """TTFT of a typical prompt at full load."""
+    """TTFT of a typical prompt at full load, of a pooling model the time to its answer."""
     inter_token_ms: float | None = None
-    """Mean ITL at full load."""
+    """Mean ITL at full load; None of a pooling model."""
     memory_share: float | None = None
     """Share of the device's memory for weights, reserve and typical cache."""
     hourly: Money | None = None
     per_million: Money | None = None
-    """Price of a million output tokens at full load."""
+    """Price of a million output tokens at full load; of a pooling model of input tokens."""
     oversize_message: str | None = None
     """A hint when a smaller slice or GPU is enough."""
 
@@ -211,6 +216,11 @@ def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
         return f"of {requested} {misfit.limits.max_num_seqs} fit into the cache and the SLO"
     tokens = demand.engine.max_num_batched_tokens
     itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
+    if demand.is_pooling:
+        return (
+            f"a text of {counted(demand.input_tokens, 'token')} beside others is answered in "
+            f"{misfit.prefill_ms:.0f} ms; at most {ttft_ms:.0f} ms under load are requested"
+        )
     return (
         f"a single request has ITL {misfit.inter_token_ms:.1f} ms and TTFT {misfit.prefill_ms:.0f} "
         f"ms for a prompt of {counted(demand.input_tokens, 'token')}; at most {itl_ms:.0f} and "
@@ -231,28 +241,37 @@ def _too_large_message(demand: Demand, misfit: ReplicaMisfit) -> str:
 def _fit_row(row: SizeRow, demand: Demand, fit: ReplicaFit, product: Product) -> SizeRow:
     limits, memory, hourly = fit.limits, fit.memory, row.hourly
     caveat = precision.caveat(demand.shape, demand.precision, product)
-    max_concurrency = memory.kv_tokens / fit.max_model_len
-    low_concurrency = max_concurrency < MIN_CONCURRENCY
+    concurrency = max_concurrency(demand, fit)
+    low_concurrency = concurrency < MIN_CONCURRENCY
     max_num_seqs = limits.max_num_seqs
+    load = counted(max_num_seqs, "concurrent request")
+    if demand.is_pooling:
+        load = f"{counted(limits.max_num_batched_tokens, 'token')} a step"
     message = (
         f"weights {memory.weights_mib / 1024:.1f}, reserve {memory.reserve_mib / 1024:.1f}, cache "
-        f"{memory.cache_mib / 1024:.1f} GiB; {counted(max_num_seqs, 'concurrent request')}"
+        f"{memory.cache_mib / 1024:.1f} GiB; {load}"
     )
     if low_concurrency:
-        message = f"max concurrency only {max_concurrency:.1f} at full context; {message}"
-    chunk = limits.max_num_batched_tokens - max_num_seqs
-    full_seconds = fit.step.seconds(
-        decoding=max_num_seqs, kv_tokens=max_num_seqs * demand.resident_tokens, prefill_tokens=chunk
-    )
+        message = f"max concurrency only {concurrency:.1f} at full context; {message}"
+    if demand.is_pooling:
+        ttft = pooling.longest_reading(limits, demand.input_tokens).total_seconds()
+    else:
+        chunk = limits.max_num_batched_tokens - max_num_seqs
+        full_seconds = fit.step.seconds(
+            decoding=max_num_seqs,
+            kv_tokens=max_num_seqs * demand.resident_tokens,
+            prefill_tokens=chunk,
+        )
+        ttft = -(-demand.input_tokens // chunk) * full_seconds
     return replace(
         row,
         verdict=SizeVerdict.LOW_CONCURRENCY if low_concurrency else SizeVerdict.FITS,
         message=f"{message}; {caveat}" if caveat else message,
         kv_tokens=memory.kv_tokens,
-        max_concurrency=max_concurrency,
+        max_concurrency=concurrency,
         tokens_per_second=limits.tokens_per_second,
-        ttft_ms=-(-demand.input_tokens // chunk) * full_seconds * 1e3,
-        inter_token_ms=max_num_seqs / limits.tokens_per_second * 1e3,
+        ttft_ms=ttft * 1e3,
+        inter_token_ms=None if demand.is_pooling else max_num_seqs / limits.tokens_per_second * 1e3,
         memory_share=memory_share(demand, fit),
         oversize_message=oversize_message(demand, fit),
         per_million=hourly and per_million_tokens(hourly, limits.tokens_per_second),

@@ -55,8 +55,16 @@ def is_recent(status: SpeedStatus, model: str, variant: str, at: datetime) -> bo
     return (status.model, status.variant) == (model, variant) and at - status.at < WINDOW
 
 
-def speed_verdict(status: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:
+def speed_verdict(
+    status: SpeedStatus | None, *, is_pooling: bool = False
+) -> StatusVerdict[SpeedAsPredicted]:
     """Return the condition that follows from the status."""
+    if is_pooling:
+        return StatusVerdict(
+            SpeedAsPredicted.NO_INTER_TOKEN_LATENCY,
+            "a pooling model generates no tokens whose latency could be compared; SLOMet has the "
+            "time to its answers",
+        )
     reason = _status_reason(status)
     if status is None or reason is None:
         return StatusVerdict(

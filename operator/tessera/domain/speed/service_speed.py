@@ -13,7 +13,7 @@ from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf.roofline import arithmetic
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
-from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.slo.measurement import Objective, engine_edges
@@ -38,12 +38,14 @@ class ServiceSpeed:
     variant: str
     peaks: HardwarePeaks
     """Peaks of one device of a replica."""
+    is_pooling: bool = False
+    """Input tokens count, since its engines generate none."""
     requests: float = 0.0
     """Requests that finished within five minutes."""
     replica_capacity: float
-    """Output tokens per second of one full replica."""
+    """Output tokens per second of one full replica; of a pooling model input tokens."""
     tokens_per_second: float | None = None
-    """Measured output tokens per second of all replicas."""
+    """The same measured, of all replicas."""
     hourly: Money
     """Price of one replica for an hour."""
     replicas: int
@@ -71,17 +73,17 @@ class ServiceSpeed:
 
     @property
     def capacity(self) -> float:
-        """Return the output tokens per second of all replicas that take requests, when full."""
+        """Return the tokens per second of all replicas that take requests, when full."""
         return self.replica_capacity * self.replicas
 
     @property
     def capacity_price(self) -> Money:
-        """Return the price of a million output tokens when full."""
+        """Return the price of a million of these tokens when full."""
         return per_million_tokens(self.hourly, self.replica_capacity)
 
     @property
     def price(self) -> Money | None:
-        """Return the price of a million output tokens now; None below 1 token per second."""
+        """Return the price of a million of these tokens now; None below 1 token per second."""
         rate = self.tokens_per_second
         if rate is None or rate < _MIN_TOKENS_PER_SECOND:
             return None
@@ -115,16 +117,19 @@ def service_speed(
     peak, median = peaks_of(spec, fit), reading.median_itl_seconds
     flops, bytes_read = reading.flops_per_second, reading.bytes_per_second
     # An engine without --enable-mfu-metrics exposes the counters too, and they stay at zero.
-    estimated = bool(flops) or not reading.tokens_per_second
+    is_pooling = pooling_task(spec) is not None
+    rate = reading.input_tokens_per_second if is_pooling else reading.tokens_per_second
+    estimated = bool(flops) or not rate
     return ServiceSpeed(
         model=spec.model.uri,
         variant=choice.variant,
         peaks=peak,
+        is_pooling=is_pooling,
         requests=reading.requests or 0.0,
         replica_capacity=fit.limits.tokens_per_second,
         hourly=choice.hourly,
         replicas=serving,
-        tokens_per_second=reading.tokens_per_second,
+        tokens_per_second=rate,
         sequences=reading.sequences,
         predicted=predicted_itl(fit, reading),
         measured_mean=reading.itl_seconds,

@@ -97,7 +97,7 @@ def _service_status(
         "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
-        "SpeedAsPredicted": speed_verdict(service_plan.speed),
+        "SpeedAsPredicted": speed_verdict(service_plan.speed, is_pooling=service_plan.is_pooling),
         "SLOMet": slo_verdict(service_plan.slo),
         "LoadBalanced": service_plan.balance,
     }
@@ -444,7 +444,8 @@ def _precisions(
 
 
 def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
-    fit = choice.fit
+    fit, is_pooling = choice.fit, service_plan.is_pooling
+    rate = round(corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed))
     return VariantStatus(
         name=choice.variant,
         pool=choice.offer.pool,
@@ -456,9 +457,8 @@ def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> Varian
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=round(
-            corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed)
-        ),
+        tokens_per_second=0 if is_pooling else rate,
+        input_tokens_per_second=rate if is_pooling else None,
         source=_speed_source(service_plan, choice),
     )
 
@@ -476,15 +476,19 @@ def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -
     total_hourly = _hourly_cost(service_plan, choice, day)
     limits = choice.fit.limits
     throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
-    per_million = per_million_tokens(choice.hourly, throughput)
+    per_million = per_million_tokens(choice.hourly, throughput).rounded(4)
+    is_pooling = service_plan.is_pooling
+    load = (
+        f"input tokens/s per replica in steps of {limits.max_num_batched_tokens} tokens"
+        if is_pooling
+        else f"output tokens/s per replica with {limits.max_num_seqs} concurrent requests"
+    )
     return CostStatus(
         per_hour=total_hourly.rounded(4),
-        per_million_tokens=per_million.rounded(4),
+        per_million_tokens=None if is_pooling else per_million,
+        per_million_input_tokens=per_million if is_pooling else None,
         currency=total_hourly.currency,
-        assumed_load=(
-            f"{throughput:.0f} output tokens/s per replica with {limits.max_num_seqs} concurrent "
-            f"requests, {_speed_source(service_plan, choice).lower()}"
-        ),
+        assumed_load=f"{throughput:.0f} {load}, {_speed_source(service_plan, choice).lower()}",
     )
 
 

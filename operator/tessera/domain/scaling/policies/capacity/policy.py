@@ -345,14 +345,18 @@ def numbers(
     capacity, pace = assessment.capacity, ""
     if round(assessment.pace, 2) != 1:
         pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
+    lengths = (
+        f"{capacity.input_tokens} input and {counted(capacity.output_tokens, 'output token')}"
+        if capacity.output_tokens
+        else counted(capacity.input_tokens, "input token")
+    )
     return (
         ("policy", "Capacity"),
         ("arrivals", str(assessment.arrivals)),
         (
             "capacity",
             f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
-            f"{capacity.input_tokens} input and {counted(capacity.output_tokens, 'output token')}"
-            f"{pace}",
+            f"{lengths}{pace}",
         ),
         (
             "needed",

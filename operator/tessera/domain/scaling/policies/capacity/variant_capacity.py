@@ -11,10 +11,11 @@ from tessera.api.inference_service import (
 from tessera.domain.observed.snapshot import SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
 from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.starts import lead_of, typical_start
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
+from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit
 
@@ -119,6 +120,9 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     context = spec.context
     prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
     prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
+    is_pooling = pooling_task(spec) is not None
+    # A request may have many texts, which the engine reads as one request each.
+    answer, texts = (0, max(1.0, prompt / fit.max_model_len)) if is_pooling else (answer, 1.0)
     prompt, answer = within_context(fit.max_model_len, prompt, answer)
     demand = Demand(
         shape=shape,
@@ -130,12 +134,14 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         # The engine's largest step just keeps the objective as predicted, and a slower one misses
         # it however few requests there are beside the prompt.
         inter_token=spec.slo.itl_p95 * max(1.0, measured_ratio or 1.0),
-        cached_tokens=_cached_tokens(reading, fit, prompt, answer),
+        cached_tokens=None if is_pooling else _cached_tokens(reading, fit, prompt, answer),
         engine=engine_terms(spec.engine),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
 
     def sustained_by(replicas: int, servers: int) -> SustainedLoad:
+        if is_pooling:
+            return pooling.sustained_load(demand, step, fit.limits, servers=servers)
         kv_tokens = fit.memory.kv_tokens
         return sustained_load(
             demand, step, kv_tokens, fit.limits, replicas=replicas, servers=servers
@@ -143,11 +149,12 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
 
     sustained = sustained_by(replicas, servers)
     fewer = sustained_by(replicas - 1, max(1, servers - 1)) if replicas > 1 else sustained
+    request_tokens = answer or prompt * texts
     return VariantCapacity(
-        requests_per_second=sustained.tokens_per_second / answer,
-        fewer_requests_per_second=fewer.tokens_per_second / answer,
+        requests_per_second=sustained.tokens_per_second / request_tokens,
+        fewer_requests_per_second=fewer.tokens_per_second / request_tokens,
         concurrent=sustained.sequences,
-        prompts_per_second=sustained.prompts_per_second,
+        prompts_per_second=sustained.prompts_per_second / texts,
         input_tokens=prompt,
         output_tokens=answer,
         queue_time=queue_time(spec, prompt, fit.limits),
