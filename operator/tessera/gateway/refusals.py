@@ -85,6 +85,9 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
     RequestReason.MODEL_NOT_FOUND: _Refusal(
         404, "The model `{}` does not exist or this key may not use it; {}"
     ),
+    RequestReason.ROUTE_NOT_SERVED: _Refusal(
+        404, "The model `{}` {} and does not answer on {}; send the request to {}."
+    ),
     RequestReason.TOO_MANY_REQUESTS: _OVER_LIMIT,
     RequestReason.TOO_MANY_INPUT_TOKENS: _OVER_LIMIT,
     RequestReason.TOO_MANY_OUTPUT_TOKENS: _OVER_LIMIT,
@@ -198,6 +201,18 @@ def invalid_request(
 ) -> RequestError:
     """Return the error of a request that no engine would accept."""
     return RequestError(RequestReason.INVALID_REQUEST, message, param=param, code=code)
+
+
+def route_not_served(name: str, path: str, model: OfferedModel) -> RequestError:
+    """Return the error of a request on a path that the engines of a model do not have."""
+    kind = "generates text" if model.generates else "generates no text"
+    return RequestError(
+        RequestReason.ROUTE_NOT_SERVED,
+        name[:_MAX_NAME_IN_MESSAGE],
+        kind,
+        path,
+        " or ".join(filter(None, (", ".join(model.routes[:-1]), model.routes[-1]))),
+    )
 
 
 def unlisted_field(name: str) -> RequestError:

@@ -53,6 +53,18 @@ def test_a_full_replica_answers_when_sequences_end() -> None:
     assert behind[1] - behind[0] == pytest.approx(10 * 2 * step, rel=0.1)
 
 
+def test_texts_that_generate_nothing_wait_for_no_sequence() -> None:
+    means = RequestMeans(prompt_tokens=512, output_tokens=0).after(512, 0).after(2048, 7)
+    assert means.output_tokens == 0
+    assert means.prompt_tokens > 512
+    full = a_replica_state(awaiting=64, max_num_seqs=64)
+    seconds = predicted_ttft(full, STEP, a_request(512), means, 0.0)
+    full_step = STEP.seconds(decoding=0, kv_tokens=0, prefill_tokens=8192)
+    assert seconds == pytest.approx(4 * full_step, rel=0.2)
+    replica = a_replica(max_num_seqs=64, max_num_batched_tokens=8192)
+    assert work_seconds(replica, a_request(512), means) == pytest.approx(full_step / 16, rel=0.1)
+
+
 def test_a_replica_with_a_full_cache_is_full() -> None:
     state = a_replica_state(decoding=10)
     state.polled(an_engine_load(running=10, kv_usage=0.2))

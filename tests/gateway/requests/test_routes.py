@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from routes_page import PAGE, page
+from tessera.api.inference_service import PoolingTask
+from tessera.domain.model.routes import own_routes
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import (
     MODEL,
@@ -49,6 +51,51 @@ async def test_every_route_is_admitted_and_recorded_and_nothing_else_reaches_an_
         for path in ("/v1/../metrics", "/v1//chat/completions", "/V1/chat/completions"):
             assert (path, (await gateway.post({"model": MODEL}, path)).status) == (path, 404)
         assert not engine.calls
+
+
+@pytest.mark.parametrize(
+    ("task", "path", "other", "words"),
+    [
+        (None, "/v1/chat/completions", "/v1/embeddings", "generates text and does not answer on"),
+        ("Embed", "/v1/embeddings", "/v1/chat/completions", "generates no text and does not"),
+        ("Embed", "/rerank", "/classify", "/v1/embeddings, /rerank"),
+        ("Score", "/rerank", "/v1/embeddings", "send the request to /rerank, "),
+        ("Classify", "/classify", "/rerank", "send the request to /classify or /pooling"),
+        ("Tokens", "/pooling", "/v1/completions", "send the request to /pooling."),
+    ],
+)
+async def test_a_model_answers_on_its_own_routes_and_others_name_these(
+    task: PoolingTask | None, path: str, other: str, words: str
+) -> None:
+    async def script(call: EngineCall) -> None:
+        usage = {"prompt_tokens": 2, "total_tokens": 2}
+        await call.whole({"object": "list", "data": [], "usage": usage})
+
+    async with ScriptedEngine(script) as engine:
+        model = a_model(a_replica(engine.address), routes=own_routes(task), generates=task is None)
+        async with a_gateway(a_directory(model)) as gateway:
+            refused = await gateway.post(BODY, other)
+            assert (refused.status, refused.error["code"]) == (404, "route_not_served")
+            assert words in refused.error["message"]
+            assert not engine.calls
+            for served in (path, "/tokenize", "/detokenize"):
+                assert (served, (await gateway.post(BODY, served)).status) == (served, 200)
+            refusal, answer = gateway.records[0], gateway.records[1]
+            assert (refusal.reason, refusal.input_tokens) == ("RouteNotServed", 0)
+            assert (answer.phase, answer.input_tokens, answer.output_tokens) == ("Completed", 2, 0)
+
+
+async def test_a_ranking_that_reports_its_total_alone_is_counted_as_input() -> None:
+    async def script(call: EngineCall) -> None:
+        await call.whole({"results": [], "usage": {"total_tokens": 2}})
+
+    async with (
+        ScriptedEngine(script) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+    ):
+        await gateway.post(BODY, "/rerank")
+        record = await gateway.record()
+    assert (record.input_tokens, record.output_tokens) == (2, 0)
 
 
 async def test_a_route_takes_its_own_method_only() -> None:

@@ -30,6 +30,7 @@ from tessera.domain.hardware.device import (
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.precision_files import shape_in
+from tessera.domain.model.routes import own_routes
 from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -37,6 +38,8 @@ from tessera.domain.perf import StepTime, measured_ratio, step_time
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_files import with_known_files
+from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.service.model_files import with_known_shape
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.
@@ -220,6 +223,8 @@ def _model(
     spec, variant, scaling = service.spec, service.status.variant, service.status.scaling
     assert spec is not None  # noqa: S101
     may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
+    known_spec = with_known_shape(service).spec or spec
+    task = pooling_task(known_spec)
     return replace(
         offered_names(service.uid, service, tenant),
         created=int(service.created.timestamp()),
@@ -227,6 +232,8 @@ def _model(
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
         itl_seconds=spec.slo.itl_p95.total_seconds(),
         max_model_len=variant.max_model_len if variant is not None else None,
+        routes=own_routes(task) if shape_of(known_spec) is not None else (),
+        generates=task is None,
         replicas=tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods),
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,

@@ -63,6 +63,10 @@ class OfferedModel:
     itl_seconds: float = 0.033
     """Promised 95th percentile of the time between two tokens."""
     max_model_len: int | None = None
+    routes: tuple[str, ...] = ()
+    """Paths on which its engines use the model; empty while the model is not known."""
+    generates: bool = True
+    """False of a pooling model, which generates no tokens."""
     replicas: tuple[EngineReplica, ...] = ()
     may_sleep: bool = False
     """`minReplicas` is 0: requests are held while a replica starts."""

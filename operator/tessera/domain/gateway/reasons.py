@@ -31,6 +31,8 @@ class RequestReason(StrEnum):
     TOKENS_NOT_VERIFIED = "TokensNotVerified"
     """Tokens cannot be verified now, since the API server or the issuer does not answer."""
     MODEL_NOT_FOUND = "ModelNotFound"
+    ROUTE_NOT_SERVED = "RouteNotServed"
+    """The model does not answer on this path, as one of embeddings not on that of chats."""
 
     # Limits.
     TOO_MANY_REQUESTS = "TooManyRequests"

@@ -31,6 +31,7 @@ class RequestMeans:
 
     prompt_tokens: float = 512.0
     output_tokens: float = 128.0
+    """0 of a pooling model, and stays so."""
     tokens_per_byte: float = MOST_TOKENS_PER_BYTE
     """Of prompts in the text of their requests."""
 
@@ -48,7 +49,7 @@ class RequestMeans:
             per_byte += (min(sample, MOST_TOKENS_PER_BYTE) - per_byte) * _MEANS_WEIGHT
         return RequestMeans(
             prompt_tokens=_moved(self.prompt_tokens, prompt_tokens),
-            output_tokens=_moved(self.output_tokens, output_tokens),
+            output_tokens=self.output_tokens and _moved(self.output_tokens, output_tokens),
             tokens_per_byte=per_byte,
         )
 

@@ -65,5 +65,6 @@ TOKENIZE = _names(_TEMPLATE, "prompt tools add_special_tokens return_token_strs"
 DETOKENIZE = ("tokens",)
 EMBEDDINGS = _names(_POOLING, _EMBEDDINGS)
 POOLING = (*EMBEDDINGS, "task")
+CLASSIFY = _names(_POOLING, "add_special_tokens")
 SCORE = _names(_POOLING, _SCORE)
 RERANK = (*SCORE, *_names(_RERANK))

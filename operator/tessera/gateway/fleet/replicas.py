@@ -12,6 +12,7 @@ from tessera.domain.picking.prediction import RequestMeans, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 
 _DEFAULT_MEANS = RequestMeans()
+_POOLING_MEANS = RequestMeans(output_tokens=0)
 # Stands for the replica that a sleeping service will have.
 _UNKNOWN_REPLICA = EngineReplica(pod=Ref("", ""), uid="", address="", ready_since=None)
 
@@ -131,7 +132,8 @@ class Replicas:
 
     def means(self, model: OfferedModel) -> RequestMeans:
         """Return the mean sizes of the model's recent requests."""
-        return self._means.get(model.uid, _DEFAULT_MEANS)
+        default = _DEFAULT_MEANS if model.generates else _POOLING_MEANS
+        return self._means.get(model.uid, default)
 
     def learn(
         self,

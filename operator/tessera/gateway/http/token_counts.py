@@ -44,6 +44,8 @@ class Usage(msgspec.Struct, gc=False):
     completion_tokens_details: _Details | None = None
     input_tokens: _Tokens | None = None
     output_tokens: _Tokens | None = None
+    total_tokens: _Tokens | None = None
+    """Rankings may have nothing else."""
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
     cache_read_input_tokens: _Tokens | None = None
@@ -52,8 +54,12 @@ class Usage(msgspec.Struct, gc=False):
         """Return the tokens under their common names."""
         of_input = self.prompt_tokens_details or self.input_tokens_details or _Details()
         of_output = self.completion_tokens_details or self.output_tokens_details or _Details()
+        named = self.input_tokens if self.prompt_tokens is None else self.prompt_tokens
+        has_output = self.completion_tokens is not None or self.output_tokens is not None
+        if named is None and not has_output:
+            named = self.total_tokens
         return TokenCounts(
-            input=self.prompt_tokens or self.input_tokens or 0,
+            input=named or 0,
             cached=of_input.cached_tokens or self.cache_read_input_tokens or 0,
             output=self.completion_tokens or self.output_tokens or 0,
             reasoning=of_output.reasoning_tokens or 0,

@@ -20,6 +20,7 @@ from tessera.domain.gateway.requests import (
     StreamLatency,
     UsageRecord,
 )
+from tessera.domain.model.routes import TOKENIZER_ROUTES
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.memory import Holding
@@ -34,7 +35,7 @@ from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
-from tessera.gateway.refusals import RequestError, unlisted_field
+from tessera.gateway.refusals import RequestError, route_not_served, unlisted_field
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.relay import (
     Delivery,
@@ -229,6 +230,8 @@ class Call:
         )
         self._fields = fields
         model = self._model = self._admission.find_model(identity, fields.model)
+        if model.routes and route.path not in (*model.routes, *TOKENIZER_ROUTES):
+            raise route_not_served(fields.model, route.path, model)
         if model.is_shared and unlisted is not None:
             raise unlisted_field(unlisted)
         if fields.streams:
