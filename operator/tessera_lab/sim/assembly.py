@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from tessera.domain.model.routes import own_routes
 from tessera_lab.engine import EngineCore
 from tessera_lab.sim.collector import build_registry
 from tessera_lab.sim.dispatcher import GenerationDispatcher
@@ -17,6 +18,7 @@ from tessera_lab.sim.routes.development import SleepMeters, development_routes
 from tessera_lab.sim.routes.embeddings import embedding_routes
 from tessera_lab.sim.routes.faults import fault_routes
 from tessera_lab.sim.routes.generation import generation_routes
+from tessera_lab.sim.routes.scoring import scoring_routes
 from tessera_lab.sim.runner import EngineRunner
 from tessera_lab.sim.server import EngineServer, HttpMeters
 
@@ -46,8 +48,9 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
         runner.fail_all()
         crashed.set()
 
-    is_pooling = config.arguments.runner == "pooling"
-    work_routes = embedding_routes(dispatcher) if is_pooling else generation_routes(dispatcher)
+    work_routes = (
+        _pooling_routes(dispatcher) if config.is_pooling else generation_routes(dispatcher)
+    )
     routes = [*basic_routes(dispatcher, metrics_registry), *work_routes]
     if config.allows_adapter_updates:
         routes += adapter_routes(state.adapter_paths)
@@ -58,3 +61,10 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
     http_meters = HttpMeters(config.facts.metrics, metrics_registry)
     app = EngineServer(dispatcher, http_meters, routes).app()
     return AssembledEngine(app=app, dispatcher=dispatcher, runner=runner, crashed=crashed)
+
+
+def _pooling_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
+    """Return the routes of what the model returns; one that generates text is made to embed."""
+    served = own_routes(dispatcher.config.shape.pooling or "Embed")
+    routes = [*embedding_routes(dispatcher), *scoring_routes(dispatcher)]
+    return [route for route in routes if route.path in served]

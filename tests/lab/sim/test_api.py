@@ -1,7 +1,9 @@
+import json
+
 import pytest
 from openai import AsyncOpenAI
 
-from tests.lab.sim.running import CAPTURED_KEYS, MODEL, SimulatedEngine, keys, running
+from tests.lab.sim.running import CAPTURED_KEYS, MODEL, SHAPE, SimulatedEngine, keys, running
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -72,6 +74,58 @@ async def test_a_pooling_engine_embeds_and_generates_nothing() -> None:
     assert sum(number**2 for number in first) == pytest.approx(1)
     assert (texts.usage.prompt_tokens, texts.usage.total_tokens) == (3, 3)
     assert chat.status_code == 404
+
+
+ENCODER = json.dumps({**json.loads(SHAPE), "encoderOnly": True})
+
+
+def pooling_shape(task: str) -> str:
+    return json.dumps({**json.loads(ENCODER), "pooling": task})
+
+
+async def test_a_reranker_ranks_by_the_words_in_common_and_scores_as_it_ranks() -> None:
+    documents = ["the sky", "a blue sky today", "none"]
+    async with running(TESSERA_SIM_SHAPE=pooling_shape("Score")) as engine:
+        ranking = (await engine.post("/rerank", query="blue sky", documents=documents)).json()
+        first = (await engine.post("/v1/rerank", query="a", documents=["b"], top_n=1)).json()
+        scores = await engine.post("/score", text_1="blue sky", text_2=documents)
+        unequal = await engine.post("/score", text_1=["a", "b"], text_2=documents)
+        embedding = await engine.post("/v1/embeddings", input="a")
+    assert [result["index"] for result in ranking["results"]] == [1, 0, 2]
+    best = ranking["results"][0]
+    assert (best["document"]["text"], best["relevance_score"]) == ("a blue sky today", 0.5)
+    by_index = {each["index"]: each["relevance_score"] for each in ranking["results"]}
+    assert [each["score"] for each in scores.json()["data"]] == [by_index[i] for i in range(3)]
+    assert ranking["usage"]["prompt_tokens"] == ranking["usage"]["total_tokens"] > 0
+    assert len(first["results"]) == 1
+    assert (unequal.status_code, embedding.status_code) == (400, 404)
+
+
+@pytest.mark.parametrize(
+    ("task", "paths"),
+    [
+        ("Embed", {"/v1/embeddings", "/rerank", "/score", "/pooling"}),
+        ("Score", {"/rerank", "/score", "/classify", "/pooling"}),
+        ("Classify", {"/classify", "/pooling"}),
+        ("Tokens", {"/pooling"}),
+    ],
+)
+async def test_an_engine_has_the_routes_of_what_its_model_returns(
+    task: str, paths: set[str]
+) -> None:
+    body = {"input": "a b", "query": "a", "documents": ["b"], "text_1": "a", "text_2": "b"}
+    async with running(TESSERA_SIM_SHAPE=pooling_shape(task)) as engine:
+        answers = {
+            path: await engine.post(path, **body)
+            for path in ("/v1/embeddings", "/rerank", "/score", "/classify", "/pooling")
+        }
+        chat = await engine.post("/v1/chat/completions", messages=HI)
+    assert {path for path, answer in answers.items() if answer.status_code == 200} == paths
+    assert {answer.status_code for answer in answers.values()} <= {200, 404}
+    assert chat.status_code == 404
+    assert all(
+        answer.json()["usage"]["prompt_tokens"] for path, answer in answers.items() if path in paths
+    )
 
 
 async def test_the_json_has_exactly_the_keys_of_a_real_server() -> None:

@@ -48,6 +48,12 @@ class EngineConfig:
     """Whether adapters may be loaded and unloaded while it runs."""
 
     @property
+    def is_pooling(self) -> bool:
+        """Return whether it generates no text: by its flag, else by its model."""
+        runner = self.arguments.runner
+        return runner == "pooling" or (runner == "auto" and self.shape.pooling is not None)
+
+    @property
     def draft_tokens(self) -> int:
         """Return the tokens that a step drafts; 0 without speculation."""
         speculative = self.arguments.speculative_config or {}

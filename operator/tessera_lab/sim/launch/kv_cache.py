@@ -17,6 +17,7 @@ from tessera_lab.sim.launch.arguments import Arguments
 from tessera_lab.sim.launch.environment import DEFAULT_DEVICE, DEVICE, DEVICES, read_number
 
 _GIB_MIB = 1024
+_ENCODER_BLOCKS = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,8 +81,11 @@ def kv_cache_layout(
             f" and the rest {_gib(plan.reserve_mib)} of {_gib(target.memory_mib)}"
         )
         raise EngineExit(1, f"{message} on each {target.product} {target.profile or ''}".rstrip())
-    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices, terms.kv_bits)
     block_size = terms.block_tokens
+    if shape.encoder_only:
+        # It keeps nothing of a text, so the cache bounds nothing.
+        return KvCacheLayout(blocks=_ENCODER_BLOCKS, block_size=block_size, bytes_per_token=0)
+    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices, terms.kv_bits)
     cache_bytes = arguments.kv_cache_memory_bytes
     if cache_bytes is None:
         cache_bytes = max(0, plan.cache_mib) * sizing.MIB

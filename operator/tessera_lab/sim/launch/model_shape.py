@@ -11,6 +11,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.model import config as model_config
 from tessera.domain.model.config import UnsupportedConfig
+from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.environment import SHAPE
 
@@ -50,10 +51,19 @@ def _from_config(path: Path) -> ModelShape:
         config = json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
-    shape = model_config.read_config(config, _total_size(path.parent))
+    files = SentenceTransformersFiles(
+        modules=_read_beside(path, "modules.json"),
+        settings=_read_beside(path, "sentence_bert_config.json"),
+    )
+    shape = model_config.read_config(config, _total_size(path.parent), files)
     if isinstance(shape, UnsupportedConfig):
         raise EngineExit(1, f"{path} is no configuration of a language model: {shape.message}")
     return shape
+
+
+def _read_beside(path: Path, name: str) -> object:
+    neighbor = path.with_name(name)
+    return json.loads(neighbor.read_text(encoding="utf-8")) if neighbor.is_file() else None
 
 
 def _total_size(folder: Path) -> int | None:
