@@ -22,8 +22,8 @@ _HEAD = f"""\
 Which routes a default server of vLLM {VERSION} has (captured from a running one), which
 `tessera-sim` and which the gateway. What the gateway does not have answers 404: it would change an
 engine, or show more than one tenant's requests. `/v1/responses` keeps nothing, so a response cannot
-be read later. A route that the engine of a model lacks answers 404 through the gateway, too: which
-of `rerank`, `score`, `pooling` and `embeddings` there are depends on the model.
+be read later. A route that the engine of a model lacks answers 404 through the gateway, too, with
+the routes that it has: they depend on [what the model returns](../tasks/embeddings.md).
 
 Every route of the gateway that reaches an engine authenticates, admits and records its requests.
 [gateway-openapi.json](gateway-openapi.json) describes the gateway's in OpenAPI 3.1.

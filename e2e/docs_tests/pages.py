@@ -12,6 +12,7 @@ INSTALLED = ("Start a cluster", "Install Tessera")
 SERVED = ("Describe the hardware", "Serve a model")
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
+    "embeddings": SERVED,
     "forecast": (),
     "levers": (),
     "load-test": SERVED,

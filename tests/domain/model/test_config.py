@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera.domain.perf.footprint import resident_bytes
 
 FILE = json.loads(Path(__file__).with_name("model_configs.json").read_text(encoding="utf-8"))
@@ -41,7 +42,9 @@ def expect_shape(result: ModelShape | UnsupportedConfig) -> ModelShape:
 
 @pytest.mark.parametrize("model", sorted(models()))
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
-    shape = expect_shape(read_config(config_of(model), CONFIGS[model].get("totalSize")))
+    entry = CONFIGS[model]
+    files = SentenceTransformersFiles(modules=entry.get("modules"), settings=entry.get("settings"))
+    shape = expect_shape(read_config(config_of(model), entry.get("totalSize"), files))
     assert shape.model_dump() == as_shipped(model)
 
 

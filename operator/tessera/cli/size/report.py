@@ -104,8 +104,8 @@ def _summary(report: SizeReport) -> Iterator[str]:
     source = "--slo" if request.has_slo else "as without spec.slo, since no --slo is given"
     if demand.is_pooling:
         yield (
-            f"texts of {demand.input_tokens} tokens, at most {demand.max_model_len}; an answer "
-            f"within {_format_seconds(demand.ttft.total_seconds())} ({source}: its TTFT)"
+            f"texts of {counted(demand.input_tokens, 'token')}, at most {demand.max_model_len}; an "
+            f"answer within {_format_seconds(demand.ttft.total_seconds())} ({source}: its TTFT)"
         )
         return
     yield (

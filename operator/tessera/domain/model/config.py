@@ -17,6 +17,7 @@ from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFam
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
     SentenceTransformersFiles,
+    labels_of,
     pooling_task,
 )
 from tessera.domain.model.quantization import Quantization, read_quantization
@@ -108,6 +109,9 @@ def _shape(
     if task is not None:
         # The engine loads no output layer, and reads of the embedding the rows of its tokens.
         weights = replace(weights, output=0)
+    if family.encoder and task in ("Score", "Classify"):
+        head = labels_of(config) * (keys["hidden_size"] + 1)
+        weights = replace(weights, small=weights.small + head)
     quantization = read_quantization(config)
     plain = total_size if quantization is None else None
     window = _window_of(keys, family)

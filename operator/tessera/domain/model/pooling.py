@@ -61,10 +61,11 @@ def pooling_task(
     """Return what the model returns of a text; None if it generates text."""
     architectures = config.get("architectures")
     names = architectures if isinstance(architectures, list) else ()
-    task = next((found for name in names for found in _tasks_of(str(name))), None)
+    tasks = (task for name in names for task in _tasks_of(str(name)))
+    task = next(tasks, None)
     if task is None and files.has_pooling:
         return "Embed"
-    return "Score" if task == "Classify" and _labels(config) == 1 else task
+    return "Score" if task == "Classify" and labels_of(config) == 1 else task
 
 
 def _tasks_of(architecture: str) -> Sequence[PoolingTask | None]:
@@ -72,7 +73,8 @@ def _tasks_of(architecture: str) -> Sequence[PoolingTask | None]:
     return [task for suffix, task in _TASK_BY_SUFFIX if architecture.endswith(suffix)][:1]
 
 
-def _labels(config: Mapping[str, Any]) -> int:
+def labels_of(config: Mapping[str, Any]) -> int:
+    """Return the classes of a classifier; 1 of a model that scores."""
     tokens = config.get("classifier_from_token")
     if isinstance(tokens, list) and tokens:
         # Of two tokens the engine returns the share of the second one.

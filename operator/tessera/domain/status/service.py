@@ -479,7 +479,7 @@ def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -
     per_million = per_million_tokens(choice.hourly, throughput).rounded(4)
     is_pooling = service_plan.is_pooling
     load = (
-        f"input tokens/s per replica in steps of {limits.max_num_batched_tokens} tokens"
+        f"input tokens/s per replica in steps of {counted(limits.max_num_batched_tokens, 'token')}"
         if is_pooling
         else f"output tokens/s per replica with {limits.max_num_seqs} concurrent requests"
     )

@@ -75,15 +75,16 @@ def scoring_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
         pairs = [f"{body.query}{_SEPARATOR}{document}" for document in body.documents]
 
         def results(spans: Sequence[TokenSpan]) -> dict[str, Any]:
+            scores = [_score(span.sample.prompt.text) for span in spans]
+            order = sorted(range(len(scores)), key=lambda index: -scores[index])
             ranked = [
                 {
                     "index": index,
-                    "document": {"text": document, "multi_modal": None},
-                    "relevance_score": _score(span.sample.prompt.text),
+                    "document": {"text": body.documents[index], "multi_modal": None},
+                    "relevance_score": scores[index],
                 }
-                for index, (span, document) in enumerate(zip(spans, body.documents, strict=True))
+                for index in order
             ]
-            ranked.sort(key=lambda result: -result["relevance_score"])
             return {"results": ranked[: body.top_n or len(ranked)]}
 
         return await respond(request, body, pairs, "rerank", results)
