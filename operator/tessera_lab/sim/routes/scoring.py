@@ -138,7 +138,12 @@ class PooledEncoder:
         timing: Timing | None,  # noqa: ARG002 - as others
     ) -> dict[str, Any]:
         tokens = {"prompt_tokens": usage.prompt_tokens, "total_tokens": usage.prompt_tokens}
-        return {**self.envelope.head("list"), **self.results(spans), "usage": tokens}
+        results = self.results(spans)
+        head = self.envelope.head("list")
+        if "results" in results:
+            # A ranking has the fields of another API.
+            head = {"id": self.envelope.id, "model": self.envelope.model}
+        return {**head, **results, "usage": tokens}
 
 
 def _rows(
