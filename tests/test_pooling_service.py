@@ -10,6 +10,7 @@ from tessera.api.meta import find_condition
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import ObservedService, ProbeResult, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.scaling.target import target_of
 from tessera.domain.status.service import service_status
 from tessera.resources.arguments import arguments
 from tessera.resources.defaults import Defaults
@@ -197,3 +198,17 @@ def test_a_service_that_generates_is_planned_as_before() -> None:
     assert status.variant.input_tokens_per_second is None
     assert status.cost.per_million_input_tokens is None
     assert status.cost.per_million_tokens is not None
+
+
+def test_a_replica_is_full_when_texts_fill_its_step() -> None:
+    """Far fewer than the engine takes at once, of which most are shorter."""
+    policy = {"policy": "QueueAndActivity", "minReplicas": 1, "maxReplicas": 4}
+    service = an_embedder(scaling=policy)
+    service_plan = planned(a_fleet(service))
+    choice, spec = service_plan.choice, service_plan.service.spec
+    assert choice is not None
+    assert spec is not None
+    limits = choice.fit.limits
+    assert limits.max_num_seqs == 256
+    assert target_of(spec, limits, 8192).max_num_seqs == 8192 // 512
+    assert target_of(a_spec(), limits, 8192).max_num_seqs == 256

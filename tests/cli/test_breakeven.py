@@ -317,3 +317,8 @@ def test_a_span_is_split_at_the_first_of_each_month(
 ) -> None:
     spans = list(calendar_months(datetime.fromisoformat(since), datetime.fromisoformat(until)))
     assert [(end - start) / timedelta(days=1) for start, end in spans] == pytest.approx(days)
+
+
+def test_a_model_that_generates_nothing_has_no_price_of_answers() -> None:
+    with pytest.raises(CommandError, match="BAAI/bge-m3 generates no tokens"):
+        text("BAAI/bge-m3", "--gpu", H100, "--api-price", "1")

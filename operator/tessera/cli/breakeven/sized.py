@@ -66,6 +66,11 @@ def sized_row(
         # The prices of this command are those of APIs.
         raise CommandError(str(error).replace("--prices ", "--gpu-prices ")) from None
     demand = report.request.demand
+    if demand.is_pooling:
+        raise CommandError(
+            f"{arguments.model} generates no tokens, whose prices are compared: see tessera size "
+            f"{arguments.model}, or write a model that does"
+        )
     if (demand.input_tokens, demand.output_tokens) != (input_tokens, output_tokens):
         raise CommandError(
             f"{arguments.model} has no room for prompts of {input_tokens} and responses of "

@@ -23,7 +23,7 @@ from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
-from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import (
     CLASS_RANKS,
     HardwareChoice,
@@ -32,6 +32,7 @@ from tessera.domain.placement.placement import (
 )
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.service.proposal import Proposal, min_replicas_of
+from tessera.domain.sizing import pooling
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.steps import Step
 
@@ -279,7 +280,10 @@ def _token_demand(
     if moving or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
         return current
     limits = choice.fit.limits
-    needed = in_flight / limits.max_num_seqs * limits.tokens_per_second / _TARGET_OCCUPANCY
+    places = limits.max_num_seqs
+    if pooling_task(spec) is not None:
+        places = pooling.texts_per_step(limits, spec.context.typical_input_tokens)
+    needed = in_flight / places * limits.tokens_per_second / _TARGET_OCCUPANCY
     return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
 
 

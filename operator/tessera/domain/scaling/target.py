@@ -82,12 +82,19 @@ def target_of(
         spec=spec.scaling,
         queue_target=target,
         queue_source=source,
-        max_num_seqs=limits.max_num_seqs if limits is not None else 0,
+        max_num_seqs=_places(spec, limits) if limits is not None else 0,
         bounds_source=f"{schedule.status.current.schedule}: "
         if schedule is not None
         else "spec.scaling.",
         variant=variant,
     )
+
+
+def _places(spec: InferenceServiceSpec, limits: SchedulerLimits) -> int:
+    """Return the requests that run at once; of a pooling model those that fill a step."""
+    if pooling_task(spec) is None:
+        return limits.max_num_seqs
+    return pooling.texts_per_step(limits, spec.context.typical_input_tokens)
 
 
 def reported_target(spec: InferenceServiceSpec, variant: VariantStatus) -> ScaleTarget:

@@ -92,6 +92,11 @@ def longest_reading(limits: SchedulerLimits, input_tokens: int) -> timedelta:
     return 2 * timedelta(seconds=read / max(1, limits.tokens_per_second))
 
 
+def texts_per_step(limits: SchedulerLimits, input_tokens: int) -> int:
+    """Return the texts of this length that fill a step; others wait in the engine."""
+    return max(1, min(limits.max_num_seqs, limits.max_num_batched_tokens // input_tokens))
+
+
 def _max_sequences(demand: Demand, step: StepTime, tokens: int, most: int) -> int:
     """Return the most texts of a step within the SLO, at most `most`; 0 if not even one is."""
     seconds = demand.ttft.total_seconds()
