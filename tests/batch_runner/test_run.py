@@ -149,6 +149,26 @@ def test_answers_that_an_engine_aborts_at_its_end_are_requested_again(
     assert runner_exit.report["resentRows"] > 0
 
 
+def test_rows_of_embeddings_are_answered_by_a_pooling_engine(harness: RunnerHarness) -> None:
+    texts = ["a", ["b c", "d"], "a"]
+    rows = [
+        a_row(number, url="/v1/embeddings", body={"input": texts[number % 3]})
+        for number in range(60)
+    ]
+    harness.write_checked_input(*rows)
+    shape = json.dumps({**json.loads(SHAPE), "pooling": "Embed", "encoderOnly": True})
+    words = ("-m", "tessera_lab.sim.main", "tiny", "--runner=pooling")
+    env = {"TESSERA_SIM_SHAPE": shape, "TESSERA_SIM_START_SECONDS": "0"}
+    harness.start_server(harness.engine_port, (*words, "--port", str(harness.engine_port)), **env)
+    runner_exit = harness.start(1).wait_for_exit()
+    report = runner_exit.report
+    assert (runner_exit.code, report.get("completed")) == (0, 60), runner_exit.log_text
+    assert (report["promptTokens"], report["outputTokens"]) == (20 + 20 * 2 + 20, 0)
+    bodies = [answer["response"]["body"] for answer in harness.claim.answers()]
+    assert [len(body["data"]) for body in bodies[:3]] == [1, 2, 1]
+    assert bodies[0]["data"] == bodies[2]["data"]
+
+
 def test_an_engine_that_stays_away_ends_the_attempt(harness: RunnerHarness) -> None:
     harness.write_checked_input(a_row(1))
     runner_exit = harness.start(1, "--engine-seconds", "0.2").wait_for_exit()

@@ -36,7 +36,10 @@ class AssembledEngine:
 
 def assemble_engine(config: EngineConfig) -> AssembledEngine:
     """Return the configured engine with the routes that it serves."""
-    engine, meters = EngineCore(config.limits, config.speed), EngineMeters(config.facts.metrics)
+    engine, meters = (
+        EngineCore(config.limits, config.speed),
+        EngineMeters(config.facts.metrics, generates=not config.is_pooling),
+    )
     runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
     state = EngineState(runner, dict(config.adapters))
     metrics_registry = build_registry(config, engine, meters, state)

@@ -149,6 +149,13 @@ class EngineCollector(Collector):
             "num_gpu_blocks": cache.blocks,
             "num_gpu_blocks_override": self._config.arguments.num_gpu_blocks_override,
         }
+        if not cache.bytes_per_token:
+            info |= {
+                "kv_cache_max_concurrency": None,
+                "kv_cache_memory_bytes": None,
+                "kv_cache_size_tokens": None,
+                "num_gpu_blocks": 1,
+            }
         return {name: str(value) for name, value in info.items()}
 
     def _family(

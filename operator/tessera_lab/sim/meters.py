@@ -49,7 +49,9 @@ class _RequestTimes:
 class EngineMeters:
     """Counters and histograms of one engine; requests may leave during a step."""
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, metrics: Mapping[str, Metric], *, generates: bool = True) -> None:
+        """Count no output tokens of an engine that generates none."""
+        self._generates = generates
         self.histograms = {
             name.removeprefix(PREFIX): Histogram(metric.buckets)
             for name, metric in metrics.items()
@@ -119,7 +121,7 @@ class EngineMeters:
         All requests that also got a token in the step before have the same gap, so that one
         observation serves them all.
         """
-        prompts = 0
+        prompts, generated = 0, len(step.emitted) if self._generates else 0
         for times in self._active_requests(step.first):
             times.first = now
             prompts += times.prompt_tokens
@@ -132,17 +134,17 @@ class EngineMeters:
         if step.emitted:
             # As in the engine, a step that only works on a long prompt is not seen here.
             computed = prompts - step.first_cached_tokens
-            self._observe("iteration_tokens_total", computed + len(step.emitted))
+            self._observe("iteration_tokens_total", computed + generated)
         self.prompt_tokens += prompts
         self.cached_tokens += step.first_cached_tokens
-        self.generation_tokens += len(step.emitted)
+        self.generation_tokens += generated
 
     def _observe_finished(self, finished: FinishedRequest, now: float) -> Timing | None:
         times = self._active.pop(finished.request.id, None)
         if times is None or times.first is None:
             return None
-        self.finished_by[finished.reason] += 1
-        tokens, decode = finished.output_tokens, now - times.first
+        self.finished_by[finished.reason if self._generates else FinishReason.STOP] += 1
+        tokens, decode = finished.output_tokens if self._generates else 0, now - times.first
         observed = {
             "e2e_request_latency_seconds": now - times.arrived,
             "request_queue_time_seconds": times.started - times.arrived,

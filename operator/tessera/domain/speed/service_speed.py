@@ -138,7 +138,8 @@ def service_speed(
         if median is None
         else bucket_of(median, engine_edges(Objective.ITL.engine_metric, spec.engine.version)),
         kv_planned=fit.memory.kv_tokens,
-        kv_reported=reading.kv_tokens,
+        # Of an encoder an engine reports its only block, which holds nothing.
+        kv_reported=reading.kv_tokens if fit.memory.kv_tokens else None,
         kv_usage=reading.kv_usage,
         mfu=mfu(flops, peak.flops) if flops is not None and estimated else None,
         mbu=bytes_read / peak.bandwidth if bytes_read is not None and estimated else None,
