@@ -80,3 +80,14 @@ def test_an_encoder_generates_nothing(
     denials = check(spec_of(shape, **engine), {})
     assert [denial.reason for denial in denials] == [Accepted.RUNNER_MISMATCH] * bool(words)
     assert all(words in denial.sentence for denial in denials if words)
+
+
+def test_a_step_of_a_pooling_model_holds_its_longest_text() -> None:
+    short = {"maxNumBatchedTokens": 4096}
+    [denial] = check(spec_of({"pooling": "Embed"}, **short), {})
+    assert denial.sentence == (
+        "spec.engine.maxNumBatchedTokens: 4096 holds no prompt of 8192 tokens, and a pooling model "
+        "reads whole texts; set at least 8192, or lower spec.context.maxModelLen"
+    )
+    assert check(spec_of({}, **short), {}) == ()
+    assert check(spec_of({"pooling": "Embed"}, maxNumBatchedTokens=8192), {}) == ()

@@ -9,6 +9,7 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.perf import step_time
+from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.oversized import memory_share
 from tessera.domain.sizing.scheduler_limits import Demand
@@ -76,6 +77,15 @@ def test_a_step_holds_the_longest_text_since_an_encoder_reads_it_whole() -> None
     for length in (64, 8192, 32_768):
         needed = demand(max_model_len=length, ttft=timedelta(seconds=20))
         assert fit(needed).limits.max_num_batched_tokens >= length
+
+
+def test_limits_that_the_spec_sets_are_those_of_the_engine() -> None:
+    terms = EngineTerms(max_num_seqs=4, max_num_batched_tokens=16_384)
+    limits = fit(demand(engine=terms)).limits
+    assert (limits.max_num_seqs, limits.max_num_batched_tokens) == (4, 16_384)
+    assert limits.tokens_per_second < fit(demand()).limits.tokens_per_second
+    misfit = size(demand(engine=terms, ttft=timedelta(milliseconds=12)), a_slice())
+    assert isinstance(misfit, ReplicaMisfit)
 
 
 def test_the_objective_of_the_answer_bounds_the_step_and_that_of_tokens_does_not() -> None:

@@ -241,11 +241,13 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
     if shape is None:
         return
     longest = max_model_len(spec, shape)
-    if tokens is not None and engine.chunked_prefill is False and tokens < longest:
+    is_pooling = pooling_task(spec) is not None
+    if tokens is not None and tokens < longest and (is_pooling or engine.chunked_prefill is False):
+        cause = "a pooling model reads whole texts" if is_pooling else "chunkedPrefill is false"
         yield (
             "maxNumBatchedTokens",
-            f"{tokens} holds no prompt of {counted(longest, 'token')}, and chunkedPrefill is "
-            f"false; set at least {longest}, or lower spec.context.maxModelLen",
+            f"{tokens} holds no prompt of {longest} tokens, and {cause}; set at least {longest}, "
+            "or lower spec.context.maxModelLen",
         )
     devices = engine.tensor_parallel_size
     if devices is not None and (problem := sharding_problem(shape, devices)) is not None:

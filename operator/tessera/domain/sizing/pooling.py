@@ -10,7 +10,6 @@ from datetime import timedelta
 
 from tessera.domain.perf import StepTime
 from tessera.domain.sizing.scheduler_limits import (
-    MAX_CHUNK_TOKENS,
     Demand,
     SchedulerLimits,
     SustainedLoad,
@@ -32,7 +31,8 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     A text that comes while a full step runs waits for it, and is then read in the next one. Where
     a step must hold a longer text than that allows, fewer texts at once bound it.
     """
-    most = _MAX_SEQUENCES
+    requested = demand.engine.max_num_seqs
+    most = requested or _MAX_SEQUENCES
     if not demand.shape.encoder_only:
         most = max(1, min(most, kv_tokens // demand.resident_tokens))
     options = [
@@ -41,10 +41,15 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
             max_num_batched_tokens=tokens,
             tokens_per_second=_tokens_per_second(demand, step, tokens, sequences),
         )
-        for tokens in _step_sizes(demand.max_model_len)
+        for tokens in demand.step_tokens
         if (sequences := _max_sequences(demand, step, tokens, min(most, tokens)))
     ]
-    return max(options, key=lambda limits: limits.tokens_per_second, default=None)
+    # The most texts count first where their number is given.
+    return max(
+        options,
+        key=lambda limits: (limits.max_num_seqs if requested else 0, limits.tokens_per_second),
+        default=None,
+    )
 
 
 def sustained_load(
@@ -105,12 +110,6 @@ def _max_sequences(demand: Demand, step: StepTime, tokens: int, most: int) -> in
         return 2 * _step_seconds(demand, step, tokens, sequences) > seconds
 
     return bisect_left(range(1, most + 1), True, key=is_late)
-
-
-def _step_sizes(longest_text: int) -> tuple[int, ...]:
-    """Return the numbers of tokens of a step that hold the longest text."""
-    sizes = (MAX_CHUNK_TOKENS, 4096, 2048, 1024, 512)
-    return tuple(dict.fromkeys(max(size, longest_text) for size in sizes))
 
 
 def _tokens_per_second(demand: Demand, step: StepTime, tokens: int, sequences: int) -> float:

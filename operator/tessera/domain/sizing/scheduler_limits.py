@@ -61,7 +61,7 @@ class Demand:
         """Return the limits of a step's tokens that the engine may have."""
         if self.engine.max_num_batched_tokens is not None:
             return (self.engine.max_num_batched_tokens,)
-        if self.engine.chunked_prefill:
+        if self.engine.chunked_prefill and not self.is_pooling:
             return _STEP_TOKENS
         # A step holds whole prompts, and the engine takes none that could be longer.
         whole = {max(tokens, self.max_model_len) for tokens in _STEP_TOKENS}
