@@ -83,7 +83,8 @@ def test_the_architecture_says_what_a_model_returns(
 def test_layers_that_pool_make_an_embedder_of_a_model_that_generates() -> None:
     assert pooling_task(QWEN3_EMBEDDING) is None
     assert pooling_task(QWEN3_EMBEDDING, EMBEDDER) == "Embed"
-    for modules in (None, 3, {}, [], ["x"], MODULES[:1], [{"type": 3}]):
+    broken: tuple[object, ...] = (None, 3, {}, [], ["x"], MODULES[:1], [{"type": 3}])
+    for modules in broken:
         assert pooling_task(QWEN3_EMBEDDING, SentenceTransformersFiles(modules=modules)) is None
 
 

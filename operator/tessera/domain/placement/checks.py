@@ -246,8 +246,8 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
         cause = "a pooling model reads whole texts" if is_pooling else "chunkedPrefill is false"
         yield (
             "maxNumBatchedTokens",
-            f"{tokens} holds no prompt of {longest} tokens, and {cause}; set at least {longest}, "
-            "or lower spec.context.maxModelLen",
+            f"{tokens} holds no prompt of {counted(longest, 'token')}, and {cause}; set at least "
+            f"{longest}, or lower spec.context.maxModelLen",
         )
     devices = engine.tensor_parallel_size
     if devices is not None and (problem := sharding_problem(shape, devices)) is not None:
