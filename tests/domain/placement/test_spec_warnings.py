@@ -92,3 +92,17 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
     assert len(warnings) == 6
     # The API server may truncate a longer warning.
     assert max(map(len, warnings)) <= 256
+
+
+def test_a_pooling_model_is_told_what_has_no_effect_and_nothing_of_answers() -> None:
+    fields = {
+        "model": {"uri": "hf://BAAI/bge-m3"},
+        "slo": {"itlP95": "100ms"},
+        "context": {"typicalOutputTokens": 10},
+        "drain": {"timeout": "5s"},
+    }
+    assert spec_warnings(a_spec(**fields)) == (
+        "spec.slo.itlP95: without effect, since a pooling model generates no tokens; remove it",
+        "spec.context.typicalOutputTokens: without effect, since a pooling model generates no "
+        "tokens; remove it",
+    )

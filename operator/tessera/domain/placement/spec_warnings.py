@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.text import counted
+from tessera.domain.placement.checks import pooling_task
 
 # A context this many times a typical request is rarely used, but its memory is always paid.
 _LONG_CONTEXT_RATIO = 16
@@ -66,7 +67,7 @@ def _warn_single_schedule(spec: InferenceServiceSpec) -> Iterator[str]:
 def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
     tokens, itl = spec.context.typical_output_tokens, spec.slo.itl_p95
     response_time = tokens * itl
-    if spec.drain.timeout < response_time:
+    if spec.drain.timeout < response_time and pooling_task(spec) is None:
         yield (
             f"spec.drain.timeout: {_format_span(spec.drain.timeout)} interrupts typical responses "
             "of "
@@ -78,7 +79,7 @@ def _warn_short_drain(spec: InferenceServiceSpec) -> Iterator[str]:
 
 def _warn_slow_tokens(spec: InferenceServiceSpec) -> Iterator[str]:
     itl = spec.slo.itl_p95
-    if spec.service_class == "Interactive" and itl > SLOW_ITL:
+    if spec.service_class == "Interactive" and itl > SLOW_ITL and pooling_task(spec) is None:
         rate = 1 / itl.total_seconds()
         yield (
             f"spec.slo.itlP95: {_format_span(itl)} are {rate:.0f} tok/s, slower than the 15 tok/s "
@@ -86,9 +87,21 @@ def _warn_slow_tokens(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_no_answers(spec: InferenceServiceSpec) -> Iterator[str]:
+    if pooling_task(spec) is None:
+        return
+    for part, name, field in (
+        (spec.slo, "itl_p95", "spec.slo.itlP95"),
+        (spec.context, "typical_output_tokens", "spec.context.typicalOutputTokens"),
+    ):
+        if name in part.model_fields_set:
+            yield f"{field}: without effect, since a pooling model generates no tokens; remove it"
+
+
 def _warn_long_context(spec: InferenceServiceSpec) -> Iterator[str]:
     context = spec.context
-    typical = context.typical_input_tokens + context.typical_output_tokens
+    answer = context.typical_output_tokens if pooling_task(spec) is None else 0
+    typical = context.typical_input_tokens + answer
     max_model_len = context.max_model_len or 0
     if max_model_len > _LONG_CONTEXT_RATIO * typical:
         yield (
@@ -126,6 +139,7 @@ _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_single_schedule,
     _warn_short_drain,
     _warn_slow_tokens,
+    _warn_no_answers,
     _warn_long_context,
     _warn_mutable_image,
 )
