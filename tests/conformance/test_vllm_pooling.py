@@ -1,5 +1,6 @@
 """Pooling models on a real vLLM on the CPU, with the arguments that Tessera gives their engines."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from tessera.batch_runner.model_jobs import shape
 from tessera.domain.model.routes import own_routes
 from tessera.resources.arguments import arguments
 from tessera.resources.defaults import Defaults
+from tests.batch_runner.harness import SERVED, RunnerHarness, a_row
 from tests.builders import a_pod, a_service, a_snapshot, a_spec, a_workload, plan_of, readings_of
 from tests.clients.running import offered
 from tests.conformance import engines, pooling_models
@@ -23,7 +25,7 @@ from tests.gateway.test_gateway_process import a_process
 
 pytestmark = pytest.mark.vllm
 
-NAME = "chat"
+NAME = SERVED.name
 # What scaling, speed and usage are read from.
 _METRICS = re.compile(
     r"^vllm:(?:prompt_tokens_total|generation_tokens_total|time_to_first_token_seconds_count"
@@ -103,6 +105,8 @@ async def test_a_real_engine_and_the_simulator_are_ready_by_the_probe_of_their_m
             print(f"\n{name}:", *_METRICS.findall(metrics), sep="\n")
             async with a_process(tmp_path, a_directory(offered(engine, NAME))) as gateway:
                 await _ask_gateway(gateway.url, task)
+            if task == "Embed":
+                await asyncio.to_thread(_run_batch, engine.url, tmp_path / f"batch-{len(seen)}")
         assert 'vllm:time_to_first_token_seconds_count{engine="0"' in metrics
     real, simulated = seen
     assert real == simulated
@@ -128,3 +132,22 @@ async def _ask_gateway(url: str, task: PoolingTask) -> None:
         answer = await client.post(path, json=body_of(path), headers=headers)
     assert answer.status_code == 200, answer.text
     assert answer.json()["usage"]["prompt_tokens"] > 0
+
+
+def _run_batch(url: str, folder: Path) -> None:
+    """Answer rows of a batch by the engine, with the runner as a process."""
+    harness = RunnerHarness(folder)
+    try:
+        harness.engine_port = int(url.rpartition(":")[2])
+        body = {"input": BODIES["input"]}
+        harness.write_checked_input(
+            *(a_row(row, url="/v1/embeddings", body=body) for row in range(20))
+        )
+        runner_exit = harness.start(1).wait_for_exit()
+        assert (runner_exit.code, runner_exit.report.get("completed")) == (0, 20), runner_exit
+        assert runner_exit.report["promptTokens"] > 0
+        assert runner_exit.report["outputTokens"] == 0
+        answers = [answer["response"]["body"] for answer in harness.claim.answers()]
+        assert [len(answer["data"]) for answer in answers] == [2] * 20
+    finally:
+        harness.close()
