@@ -95,7 +95,7 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
 
 
 def test_a_pooling_model_is_told_what_has_no_effect_and_nothing_of_answers() -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "model": {"uri": "hf://BAAI/bge-m3"},
         "slo": {"itlP95": "100ms"},
         "context": {"typicalOutputTokens": 10},
