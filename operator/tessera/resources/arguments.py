@@ -51,12 +51,11 @@ def arguments(
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
     if spec.model.revision and spec.model.cache.type == "None":
         args.append(f"--revision={spec.model.revision}")
-    if fit.precision and files_of(spec, fit.precision) is None:
     if pooling_task(spec) is not None:
         args.append("--runner=pooling")
     elif spec.engine.runner == "Generate":
         args.append("--runner=generate")
-    if fit.precision:
+    if fit.precision and files_of(spec, fit.precision) is None:
         args.append(f"--quantization={fit.precision}")
     return [*args, *_adapters(spec.model), *_options(spec.engine), *spec.engine.extra_args]
 

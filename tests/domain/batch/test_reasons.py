@@ -168,6 +168,8 @@ CASES = [
         ),
         field="spec.precision.variants[0].precision",
         says=("quantized to fp8 already", "remove fp8"),
+    ),
+    BatchCase(
         reason=BatchAccepted.RUNNER_MISMATCH,
         situation=a_situation(
             batch(

@@ -94,6 +94,7 @@ def replicas_on_priced_hardware(service_class: ServiceClass, every: int) -> Iter
     combinations = [
         (shape, hardware)
         for shape in models().values()
+        if not shape.pooling
         for hardware in instances
         if can_shard(shape, hardware.devices)
     ]

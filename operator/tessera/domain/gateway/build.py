@@ -36,10 +36,8 @@ from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool,
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, step_time
 from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.placement.checks import shape_of
-from tessera.domain.service.model_files import with_known_files
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.service.model_files import with_known_shape
+from tessera.domain.service.model_files import with_known_files
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.
@@ -223,7 +221,7 @@ def _model(
     spec, variant, scaling = service.spec, service.status.variant, service.status.scaling
     assert spec is not None  # noqa: S101
     may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
-    known_spec = with_known_shape(service).spec or spec
+    known_spec = with_known_files(service).spec or spec
     task = pooling_task(known_spec)
     return replace(
         offered_names(service.uid, service, tenant),

@@ -31,8 +31,7 @@ from tessera.domain.observed.snapshot import (
     reading_of,
 )
 from tessera.domain.perf import SpeedMeasurement
-from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.checks import pooling_task
+from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
