@@ -4,11 +4,9 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tessera.domain.perf import assumed_acceptance, decode_gain
+from tessera.domain.perf.speculation import expected_tokens
 from tessera_lab.engine.requests import EngineLimits
-
-# Share of the drafted tokens that a target accepts when both sample at temperatures 0 and 1: means
-# of three drafts and two tasks of T5-XXL in arXiv:2211.17192, table 2.
-_GREEDY_ACCEPTANCE, _SAMPLED_ACCEPTANCE = 0.75, 0.61
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,20 +41,21 @@ class Speculation:
             raise ValueError(
                 f"temperature {temperature:g}: acceptance is known from 0 to 1; write it instead"
             )
-        lost = temperature * (_GREEDY_ACCEPTANCE - _SAMPLED_ACCEPTANCE)
         return cls(
-            acceptance=_GREEDY_ACCEPTANCE - lost, draft_tokens=draft_tokens, draft_cost=draft_cost
+            acceptance=assumed_acceptance(temperature),
+            draft_tokens=draft_tokens,
+            draft_cost=draft_cost,
         )
 
     @property
     def expected_tokens(self) -> float:
         """Return the mean tokens per step: (1 - a^(k+1)) / (1 - a)."""
-        return (1 - self.acceptance ** (self.draft_tokens + 1)) / (1 - self.acceptance)
+        return expected_tokens(self.acceptance, self.draft_tokens)
 
     @property
     def speedup(self) -> float:
         """Return the gain of a single request where reading the weights is all that takes time."""
-        return self.expected_tokens / (1 + self.draft_tokens * self.draft_cost)
+        return decode_gain(self.acceptance, self.draft_tokens, self.draft_cost)
 
     def check_limits(self, limits: EngineLimits) -> None:
         """Raise ValueError where drafted tokens beyond the end of an output do not fit."""

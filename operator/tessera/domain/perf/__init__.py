@@ -7,8 +7,8 @@ shares of a device's peaks it reaches comes from one of three sources, named in 
 - `table`: shares fitted on published kernel measurements of this GPU family (`data/speed.json`);
 - `roofline`: the geometric means of those families, for hardware or precisions without any.
 
-`step` has the formula, `roofline` derives its coefficients from shares, `table` reads the shares
-and `sources` chooses among the sources.
+`step` has the formula, `speculation` what drafted tokens yield, `roofline` derives the coefficients
+from shares, `table` reads the shares and `sources` chooses among the sources.
 """
 
 from tessera.domain.perf.roofline import min_read_seconds
@@ -23,16 +23,21 @@ from tessera.domain.perf.sources import (
     plausible_ratio,
     step_time,
 )
-from tessera.domain.perf.step import StepTime, attention_pairs
+from tessera.domain.perf.speculation import acceptance_of, assumed_acceptance, decode_gain
+from tessera.domain.perf.step import Drafting, StepTime, attention_pairs
 
 __all__ = [
     "MIN_LOAD_MIB_PER_SECOND",
     "MIN_REQUESTS",
     "OFF_TOLERANCE",
+    "Drafting",
     "MeasurementKey",
     "SpeedMeasurement",
     "StepTime",
+    "acceptance_of",
+    "assumed_acceptance",
     "attention_pairs",
+    "decode_gain",
     "measured_ratio",
     "measurement_key",
     "min_read_seconds",

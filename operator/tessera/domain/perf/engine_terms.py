@@ -25,6 +25,10 @@ class EngineTerms:
     chunked_prefill: bool = True
     draft: ModelShape | None = None
     """Draft model of speculative decoding; its weights and cache are on the same devices."""
+    draft_tokens: int = 0
+    """Tokens that a step drafts for each request; 0 is no speculation."""
+    acceptance: float = 0.0
+    """Probability that a drafted token is accepted, given that those before it were."""
 
 
 DEFAULT_TERMS = EngineTerms()

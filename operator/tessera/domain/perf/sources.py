@@ -9,7 +9,7 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.roofline import arithmetic, roofline
-from tessera.domain.perf.step import StepTime
+from tessera.domain.perf.step import Drafting, StepTime
 from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
 
 # A replica that loads its weights more slowly counts as stalled.
@@ -66,10 +66,20 @@ def step_time(
     if engine.kv_bits != 16:
         # The prediction reads 16 bits.
         predicted = replace(predicted, kv_token=predicted.kv_token * engine.kv_bits / 16)
+    if engine.draft_tokens:
+        predicted = replace(predicted, drafting=_drafting(engine, hardware))
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted
     return predicted.scaled(measurement.ratio, "Measured")
+
+
+def _drafting(engine: EngineTerms, hardware: Hardware) -> Drafting:
+    """Return what drafts add to a step; their model has the precision of its files."""
+    draft_step = None
+    if engine.draft is not None:
+        draft_step = step_time(engine.draft, None, hardware, EngineTerms(kv_bits=engine.kv_bits))
+    return Drafting(tokens=engine.draft_tokens, acceptance=engine.acceptance, step=draft_step)
 
 
 def plausible_ratio(ratio: float) -> float:

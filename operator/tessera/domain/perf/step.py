@@ -3,6 +3,35 @@
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import SpeedSource
+from tessera.domain.perf.speculation import expected_tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drafting:
+    """The part of a step that speculative decoding adds."""
+
+    tokens: int
+    """Tokens drafted for each decoding sequence, which the same step verifies."""
+    acceptance: float
+    """Probability that a drafted token is accepted, given that those before it were."""
+    step: "StepTime | None" = None
+    """Of the draft model; None where drafts have no model, such as n-grams of the prompt."""
+
+    def seconds(
+        self, *, decoding: float, kv_tokens: float, prefill_tokens: float, prefill_pairs: float
+    ) -> float:
+        """Return the seconds of drafting; the first draft step reads the prompts as well."""
+        if self.step is None:
+            return 0.0
+        first = self.step.seconds(
+            decoding=decoding,
+            kv_tokens=kv_tokens,
+            prefill_tokens=prefill_tokens,
+            prefill_pairs=prefill_pairs,
+        )
+        if not decoding or self.tokens < 2:
+            return first
+        return first + (self.tokens - 1) * self.step.seconds(decoding=decoding, kv_tokens=kv_tokens)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +62,18 @@ class StepTime:
     fixed: float = 0.6e-3
     """Overhead of every step, with the launches of all layers and all-reduces."""
     source: SpeedSource = "Roofline"
+    drafting: Drafting | None = None
+
+    @property
+    def decode_tokens(self) -> int:
+        """Return the tokens that a step computes of each decoding sequence."""
+        return 1 if self.drafting is None else 1 + self.drafting.tokens
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Return the mean tokens that a step yields of each decoding sequence."""
+        drafting = self.drafting
+        return 1.0 if drafting is None else expected_tokens(drafting.acceptance, drafting.tokens)
 
     def seconds(
         self,
@@ -46,14 +87,17 @@ class StepTime:
 
         What is not whole is the mean of many steps. `attention_pairs` counts the pairs of a chunk.
         """
+        drafting = self.drafting
         tokens = decoding + prefill_tokens
+        if drafting is not None:
+            tokens += decoding * drafting.tokens
         reading, computing = self.weights, self.token * tokens
         # An expert stays unread only if every token of the step leaves it out.
         if self.other_experts and tokens:
             reading += self.other_experts * (1 - self.unread_share ** (tokens - 1))
         if reading < computing:
             reading, computing = computing, reading
-        return (
+        seconds = (
             reading
             + self.unoverlapped * computing
             + self.kv_token * kv_tokens
@@ -62,6 +106,19 @@ class StepTime:
             + self.sequence * decoding
             + self.fixed
         )
+        if drafting is None:
+            return seconds
+        return seconds + drafting.seconds(
+            decoding=decoding,
+            kv_tokens=kv_tokens,
+            prefill_tokens=prefill_tokens,
+            prefill_pairs=prefill_pairs,
+        )
+
+    def decode_gain(self, sequences: float, kv_tokens: float) -> float:
+        """Return how many times as fast so many sequences decode as without drafting."""
+        plain = replace(self, drafting=None).seconds(decoding=sequences, kv_tokens=kv_tokens)
+        return self.tokens_per_step * plain / self.seconds(decoding=sequences, kv_tokens=kv_tokens)
 
     def prefill_seconds(self, tokens: int, chunk: int, cached: int = 0) -> float:
         """Return the seconds of reading a prompt alone, in chunks, beyond its `cached` tokens."""
@@ -77,8 +134,17 @@ class StepTime:
             prefill_pairs=attention_pairs(tokens, start),
         )
 
+    def with_acceptance(self, acceptance: float) -> "StepTime":
+        """Return the step with another acceptance; without drafting there is none."""
+        if self.drafting is None:
+            return self
+        return replace(self, drafting=replace(self.drafting, acceptance=acceptance))
+
     def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
         """Return a copy whose every step takes `ratio` times as long."""
+        drafting = self.drafting
+        if drafting is not None and drafting.step is not None:
+            drafting = replace(drafting, step=drafting.step.scaled(ratio, source))
         return replace(
             self,
             weights=self.weights * ratio,
@@ -90,6 +156,7 @@ class StepTime:
             sequence=self.sequence * ratio,
             fixed=self.fixed * ratio,
             source=source,
+            drafting=drafting,
         )
 
 

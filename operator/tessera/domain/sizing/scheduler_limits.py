@@ -82,6 +82,9 @@ class SchedulerLimits:
     tokens_per_second: float
     """Output tokens per second with `max_num_seqs` typical requests at once; of a pooling model
     input tokens."""
+    """Output tokens per second with `max_num_seqs` typical requests at once."""
+    decode_tokens: int = 1
+    """Tokens that a step computes of each decoding request; more than 1 only with speculation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,9 +117,9 @@ def sustained_load(
     """
     tokens = engine.max_num_batched_tokens
     cached = max(1, kv_tokens // demand.resident_tokens)
-    most = max(1, min(engine.max_num_seqs, cached, tokens - 1))
+    most = max(1, min(engine.max_num_seqs, cached, (tokens - 1) // step.decode_tokens))
     places = _max_sequences(demand, step, most, tokens)
-    full = min(places or most, _prefill_bound(demand, tokens))
+    full = min(places or most, _prefill_bound(demand, step, tokens))
     highest = min(full, _mean_within(places or most, replicas))
     limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens)
 
@@ -180,7 +183,7 @@ def _meets_ttft(
 def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
     """Return the seconds of full steps that a typical prompt takes."""
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
-    return demand.input_tokens / (tokens - sequences) * full_seconds
+    return demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
 
 
 def waiting_share(servers: int, busy: float) -> float:
@@ -202,15 +205,18 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     most = min(requested or MAX_SEQUENCES, max(1, kv_tokens // demand.resident_tokens))
     options = []
     for tokens in demand.step_tokens:
-        bound = int(_prefill_bound(demand, tokens))
+        bound = int(_prefill_bound(demand, step, tokens))
         # Requests beyond the bound wait for prompts to be read; who asks for them gets them.
-        places = min(most, bound if requested is None else tokens - 1)
+        places = min(most, bound if requested is None else (tokens - 1) // step.decode_tokens)
         sequences = _max_sequences(demand, step, places, tokens)
         if sequences > 0 and bound > 0:
             rate = _tokens_per_second(demand, step, min(sequences, bound), tokens)
             options.append(
                 SchedulerLimits(
-                    max_num_seqs=sequences, max_num_batched_tokens=tokens, tokens_per_second=rate
+                    max_num_seqs=sequences,
+                    max_num_batched_tokens=tokens,
+                    tokens_per_second=rate,
+                    decode_tokens=step.decode_tokens,
                 )
             )
     # The most requests count first where their number is given.
@@ -221,10 +227,16 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
     )
 
 
-def _prefill_bound(demand: Demand, tokens: int) -> float:
+def _prefill_bound(demand: Demand, step: StepTime, tokens: int) -> float:
     """Return how many requests have their prompts read by steps of `tokens` while others decode."""
-    output_tokens = demand.output_tokens
-    return min(tokens - 1, tokens * output_tokens / (demand.input_tokens + output_tokens))
+    output_tokens, decode_tokens = demand.output_tokens, step.decode_tokens
+    read = step.tokens_per_step * demand.input_tokens + decode_tokens * output_tokens
+    return min((tokens - 1) / decode_tokens, tokens * output_tokens / read)
+
+
+def _prompt_tokens(step: StepTime, sequences: float, tokens: int) -> float:
+    """Return the tokens of prompts that a full step reads beside so many decoding requests."""
+    return tokens - sequences * step.decode_tokens
 
 
 def _max_sequences(demand: Demand, step: StepTime, most: int, tokens: int) -> int:
@@ -240,32 +252,34 @@ def _meets_slo(demand: Demand, step: StepTime, sequences: int, tokens: int) -> b
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
     if full_seconds > demand.inter_token.total_seconds():
         return False
-    chunks = -(-demand.input_tokens // (tokens - sequences))
+    chunks = -(-demand.input_tokens // _prompt_tokens(step, sequences, tokens))
     return chunks * full_seconds <= demand.ttft.total_seconds()
 
 
 def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
     # Steps that carry prompts at a steady rate, 1 at most by the bound: while all requests get one
     # answer, the prompts of as many have to be read.
-    share = sequences * demand.input_tokens / ((tokens - sequences) * demand.output_tokens)
+    yielded, prompts = sequences * step.tokens_per_step, _prompt_tokens(step, sequences, tokens)
+    share = yielded * demand.input_tokens / (prompts * demand.output_tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
     mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
-    return sequences / mean
+    return yielded / mean
 
 
 def longest_reading(
     input_tokens: int, inter_token: timedelta, limits: SchedulerLimits
 ) -> timedelta:
     """Return the most that a full engine, whose steps keep the ITL objective, reads a prompt."""
-    free = max(1, limits.max_num_batched_tokens - limits.max_num_seqs)
+    free = max(1, limits.max_num_batched_tokens - limits.max_num_seqs * limits.decode_tokens)
     return -(-input_tokens // free) * inter_token
 
 
 def full_step_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
     """Return the seconds of a step of so many tokens, filled up with typical prompts."""
+    prompts = _prompt_tokens(step, sequences, tokens)
     return step.seconds(
         decoding=sequences,
-        kv_tokens=sequences * demand.resident_tokens + tokens - sequences,
-        prefill_tokens=tokens - sequences,
-        prefill_pairs=(tokens - sequences) * demand.input_tokens,
+        kv_tokens=sequences * demand.resident_tokens + prompts,
+        prefill_tokens=prompts,
+        prefill_pairs=prompts * demand.input_tokens,
     )
