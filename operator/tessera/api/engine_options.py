@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import Amount, DnsSubdomain, Wire, amount_between, matching
+from tessera.api.meta import Amount, DnsSubdomain, Wire, amount_between, matching, rule, rules_config
+from tessera.api.model_files import AdapterUri, ModelShape, Revision
 
 # An address or a wildcard has no letter at the beginning of its last part.
 HostName = Annotated[
@@ -88,6 +89,51 @@ class Loader(Wire):
     buffer: MemorySize | None = None
     """Host memory for each GPU through which `RunaiStreamer` reads, at least the size of the
     largest tensor; omitted, `4Gi`. The pod requests it in addition."""
+class DraftModel(Wire):
+    """Small model that drafts tokens for the model of the service, with the same vocabulary."""
+
+    uri: AdapterUri
+    """Location of its files: `hf://org/name`, which every replica downloads, or `pvc://claim/path`
+    in the same namespace."""
+
+    revision: Revision | None = None
+    """Branch, tag or commit of an `hf://` draft; omitted, `main`. It is used as given: name a
+    commit, so that a restart loads the same weights."""
+
+    shape: ModelShape | None = None
+    """Dimensions of the draft; omitted, they are read from the built-in catalog or its
+    `config.json`."""
+
+
+class SpeculationOptions(Wire):
+    """Speculative decoding: tokens are drafted cheaply, and one step of the model verifies them.
+    Answers have the same distribution as without. It is switched off while it makes the engines
+    slower, see `status.speculation`."""
+
+    method: Literal["NGram", "DraftModel", "Eagle"]
+    """Who drafts. `NGram`: what followed the same tokens earlier in the prompt, for answers that
+    repeat it. `DraftModel`: a small model of the same family. `Eagle`: an EAGLE or EAGLE-3 head
+    that was trained for the model."""
+
+    tokens: Annotated[int, Field(ge=1, le=8)] = 5
+    """Tokens that are drafted for each request in every step."""
+
+    model: DraftModel | None = None
+    """The draft model or head; for `DraftModel` and `Eagle` only. It is sharded like the model, and
+    its weights and KV cache are on the same GPUs."""
+
+    model_config = rules_config(
+        rule(
+            "self.method == 'NGram' || has(self.model)",
+            "model is required by the methods DraftModel and Eagle: name the draft's uri",
+            ".model",
+        ),
+        rule(
+            "self.method != 'NGram' || !has(self.model)",
+            "the method NGram drafts without a model: remove model, or set method to DraftModel",
+            ".model",
+        ),
+    )
 
 
 class EngineOptions(Wire):
@@ -183,3 +229,5 @@ class EngineOptions(Wire):
 
     loader: Loader | None = None
     """How the engine reads the weights; omitted, vLLM's default."""
+    speculation: SpeculationOptions | None = None
+    """Speculative decoding; omitted, none. Memory, limits, speed and price count it."""

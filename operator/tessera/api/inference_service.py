@@ -23,6 +23,8 @@ from tessera.api.meta import (
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri, Revision
 from tessera.api.precision import Precision, PrecisionName, own_files_rule
+from tessera.api.model_files import ModelShape as ModelShape  # noqa: PLC0414 - re-exported
+from tessera.api.precision import Precision
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import (
     BUILT_IN_CLASSES,
@@ -612,6 +614,22 @@ class InferenceServiceSpec(Wire):
     )
 
 
+class DraftModelStatus(Wire):
+    """What Tessera read about a draft model."""
+
+    uri: str
+    """Draft model that this status describes."""
+
+    requested_revision: str | None = None
+    """Revision that the spec named when it was read."""
+
+    shape: ModelShape
+    """Dimensions that were read."""
+
+    source: str
+    """Where the dimensions were read."""
+
+
 class ModelStatus(Wire):
     """Weights that the engines load, and what Tessera read about the model."""
 
@@ -641,6 +659,10 @@ class ModelStatus(Wire):
 
     cache: CacheStatus | None = None
     """Progress of the download, with `spec.model.cache`."""
+
+    draft: DraftModelStatus | None = None
+    """What Tessera read about the draft model of `spec.engine.speculation`; absent where the spec
+    or the built-in catalog has its dimensions."""
 
 
 class PrecisionStatus(Wire):
@@ -824,6 +846,40 @@ class SloStatus(Wire):
     """End of the five minutes that were judged."""
 
 
+class SpeculationStatus(Wire):
+    """Speculative decoding as the engines measure it. Updated when the reason or the acceptance
+    changes."""
+
+    requested: str
+    """What `spec.engine.speculation` asks for; after an edit of it speculation is on again."""
+
+    enabled: bool = True
+    """Whether the engines speculate; false once it was switched off."""
+
+    reason: str
+    """Reason of the condition Speculating."""
+
+    message: str
+    """Explanation of the reason, with the numbers."""
+
+    acceptance: Amount | None = None
+    """Measured probability that a drafted token is accepted, given that those before it were;
+    absent before it was measured."""
+
+    gain: Amount | None = None
+    """How many times as fast the engines decode as without speculation, by the measured acceptance
+    and the predicted time of a step at the median of the running requests."""
+
+    break_even: Annotated[int, Field(ge=0)] | None = None
+    """Running requests of one replica from which speculation makes it slower."""
+
+    changed_at: datetime
+    """When it was switched on or off last."""
+
+    losing_since: datetime | None = None
+    """Since when speculation gains too little; it is switched off after 15 minutes."""
+
+
 class TenancyStatus(Wire):
     """Budget of the service's tenant."""
 
@@ -994,7 +1050,7 @@ class InferenceServiceStatus(Wire):
 
     conditions: Conditions = ()
     """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable, SpeedAsPredicted, SLOMet
-    and LoadBalanced."""
+    and LoadBalanced; with `spec.engine.speculation` also Speculating."""
 
     replicas: int = 0
     """Replicas that exist."""
@@ -1034,6 +1090,9 @@ class InferenceServiceStatus(Wire):
 
     slo: SloStatus | None = None
     """What was attained of `spec.slo`."""
+
+    speculation: SpeculationStatus | None = None
+    """Speculative decoding, with `spec.engine.speculation`."""
 
     tenant: TenancyStatus | None = None
     """Budget of the service's tenant."""

@@ -77,6 +77,8 @@ class Accepted(StatusReason):
     """`spec.precision.variants` contains a precision that the model's files do not support."""
     RUNNER_MISMATCH = "RunnerMismatch"
     """`spec.engine.runner` is not one that the model has."""
+    DRAFT_MISMATCH = "DraftMismatch"
+    """The draft model of `spec.engine.speculation` belongs to another model."""
     ADAPTER_NAME_CONFLICT = "AdapterNameConflict"
     """An adapter in `spec.model.adapters` has the same name as the model."""
     INVALID_ENGINE_OPTION = "InvalidEngineOption"
@@ -266,6 +268,25 @@ class SpeedAsPredicted(StatusReason):
     """The service never had 100 requests within 5 minutes, which a comparison needs."""
     NO_INTER_TOKEN_LATENCY = "NoInterTokenLatency", None
     """A pooling model generates no tokens, whose latency a comparison needs."""
+
+
+class Speculating(StatusReason):
+    """Do the engines decode faster by speculation?"""
+
+    FASTER = "FasterDecoding", True
+    """By the measured acceptance the engines decode faster than without."""
+    ACCEPTANCE_ASSUMED = "AcceptanceAssumed", True
+    """The engines speculate, and have not drafted enough tokens yet to measure how many are
+    accepted; plans assume a share."""
+    LOSING = "Losing", True
+    """The engines speculate, and gain too little; it is switched off if that stays so for 15
+    minutes."""
+    LOW_ACCEPTANCE = "LowAcceptance"
+    """Switched off: too few drafted tokens were accepted. An edit of `spec.engine.speculation`
+    switches it on again."""
+    HIGH_CONCURRENCY = "HighConcurrency"
+    """Switched off: so many requests run at once that verifying drafts costs more time than it
+    saves. It is switched on again after a day, once far fewer run."""
 
 
 class SLOMet(StatusReason):

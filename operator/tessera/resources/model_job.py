@@ -27,7 +27,7 @@ from tessera.resources.manifest import ObjectManifest, labels, owned_manifest
 from tessera.resources.scheduling import bind_to_pool
 
 # Seconds after which a Job fails; the next one then replaces it.
-_ACTIVE_DEADLINE_SECONDS = {"shape": 600, "fetch": 12 * 3600}
+_ACTIVE_DEADLINE_SECONDS = {"shape": 600, "draft": 600, "fetch": 12 * 3600}
 _GIB = 2**30
 # The default size of the claim, relative to the weights.
 _SIZE_MARGIN = 1.2
@@ -109,10 +109,12 @@ def _container(
 
 def _arguments(model_job: ModelJob, *, mounted: bool) -> list[str]:
     model = model_job.spec.model
-    arguments = [model_job.task, f"--uri={model.uri}", f"--report={REPORT_PATH}"]
+    fetches = model_job.task == "fetch"
+    command = "fetch" if fetches else "shape"
+    arguments = [command, f"--uri={model.uri}", f"--report={REPORT_PATH}"]
     if model.revision:
         arguments.append(f"--revision={model.revision}")
-    if model_job.task == "fetch":
+    if fetches:
         folder = f"{MODELS}/{names.folder_of(model)}"
         return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
     return [*arguments, f"--path={model_path(model.uri)}"] if mounted else arguments

@@ -7,8 +7,9 @@ from tessera.api.inference_service import Model
 from tessera.api.meta import GROUP
 from tessera.domain.names import deployment_name
 
-# Read `config.json`, or bring all files onto the claim of the service.
-Task: TypeAlias = Literal["shape", "fetch"]
+# Read `config.json` of the model or of its draft model, or bring all files onto the claim of the
+# service.
+Task: TypeAlias = Literal["shape", "draft", "fetch"]
 
 # The task of a Job and its pod.
 MODEL_JOB_LABEL = f"{GROUP}/model-job"

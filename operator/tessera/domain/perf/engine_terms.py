@@ -2,9 +2,11 @@
 
 from dataclasses import dataclass
 
-from tessera.api.engine_options import EngineOptions
+from tessera.api.engine_options import EngineOptions, SpeculationOptions
 from tessera.api.inference_service import ModelShape
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.footprint import KvBits
+from tessera.domain.perf.speculation import assumed_acceptance
 
 # Share of a device that the engine uses; the default of vLLM 0.32.
 GPU_MEMORY_UTILIZATION = 0.92
@@ -35,8 +37,13 @@ DEFAULT_TERMS = EngineTerms()
 
 
 def engine_terms(options: EngineOptions) -> EngineTerms:
-    """Return the terms of `spec.engine`; an option that has no part in them has no effect there."""
-    share = options.gpu_memory_utilization
+    """Return the terms of `spec.engine`; an option that has no part in them has no effect there.
+
+    Speculation is planned with the acceptance that is assumed for draft models, and for n-grams
+    with none: how often answers repeat their prompts only a measurement shows.
+    """
+    share, speculation = options.gpu_memory_utilization, options.speculation
+    speculates = speculation is not None and speculation.tokens > 0
     return EngineTerms(
         devices=options.tensor_parallel_size,
         max_num_seqs=options.max_num_seqs,
@@ -45,4 +52,20 @@ def engine_terms(options: EngineOptions) -> EngineTerms:
         kv_bits=16 if options.kv_cache_dtype in (None, "Auto") else 8,
         block_tokens=options.block_size or _BLOCK_TOKENS,
         chunked_prefill=options.chunked_prefill is not False,
+        draft=draft_shape(options) if speculates else None,
+        draft_tokens=speculation.tokens if speculation is not None else 0,
+        acceptance=planned_acceptance(speculation) if speculation is not None else 0.0,
     )
+
+
+def draft_shape(options: EngineOptions) -> ModelShape | None:
+    """Return the draft model's shape from the options, else from the built-in catalog."""
+    draft = options.speculation.model if options.speculation is not None else None
+    if draft is None:
+        return None
+    return draft.shape or models().get(draft.uri.removeprefix("hf://"))
+
+
+def planned_acceptance(speculation: SpeculationOptions) -> float:
+    """Return the acceptance by which memory, limits and price are planned."""
+    return 0.0 if speculation.method == "NGram" else assumed_acceptance()

@@ -11,6 +11,8 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model import pooling as model_pooling
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.perf.footprint import hidden_size
 from tessera.domain.placement import pod_template
 from tessera.domain.schedules import schedule_faults
 from tessera.domain.sizing.precision import mismatch_reason
@@ -21,6 +23,7 @@ from tessera.domain.vllm.facts import EngineFacts, is_older, known_versions, ver
 from tessera.domain.vllm.loaders import loader_faults
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
+_DRAFT_SHAPE = "spec.engine.speculation.model.shape"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
 
 # Flags by their vLLM destination, and the field or component that sets them.
@@ -62,6 +65,10 @@ RESERVED = {
     "scheduling_policy": "Tessera",
     "served_model_name": "spec.model.servedName",
     "shutdown_timeout": "spec.drain.timeout",
+    "spec_method": "spec.engine.speculation",
+    "spec_model": "spec.engine.speculation",
+    "spec_tokens": "spec.engine.speculation",
+    "speculative_config": "spec.engine.speculation",
     "structured_outputs_config.backend": "spec.engine.structuredOutputsBackend",
     "tensor_parallel_size": "spec.engine.tensorParallelSize",
     "tool_call_parser": "spec.engine.toolCallParser",
@@ -82,9 +89,6 @@ UNCOUNTED = {
     "offload_group_size": "keeps weights in CPU memory",
     "prefill_context_parallel_size": "splits the KV cache",
     "quantization_config": "changes the size of the weights",
-    "spec_method": "adds speculative decoding",
-    "spec_model": "adds speculative decoding",
-    "speculative_config": "adds speculative decoding",
 }
 _RECLAIMED = "may be reclaimed within 15 s; remove it, or set spec.class to Batch if no user waits"
 # With the flag, and what sets or changes it.
@@ -179,6 +183,37 @@ def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial 
         "(kubectl explain tsvc.spec.model.shape)"
     )
     return Denial(reason=Accepted.UNKNOWN_MODEL, field="spec.model.shape", message=message)
+
+
+def unknown_draft_denial(uri: str, cause: str) -> Denial:
+    """Return the denial of a draft model whose configuration cannot be read."""
+    message = (
+        f"{cause}; give {_SHAPE_FIELDS} from the config.json of {uri}, or use another draft model"
+    )
+    return Denial(reason=Accepted.UNKNOWN_MODEL, field=_DRAFT_SHAPE, message=message)
+
+
+def _check_draft(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
+    shape, draft, speculation = shape_of(spec), draft_shape(spec.engine), spec.engine.speculation
+    if shape is None or draft is None or speculation is None or speculation.model is None:
+        return
+    known, drafted = shape.vocab_size, draft.vocab_size
+    if known is not None and drafted is not None and known != drafted:
+        yield Denial(
+            reason=Accepted.DRAFT_MISMATCH,
+            field="spec.engine.speculation.model.uri",
+            message=f"{speculation.model.uri} has a vocabulary of {counted(drafted, 'token')}, and "
+            f"{spec.model.uri} one of {known}, so its drafts mean other text; name a draft of the "
+            "same family, or set spec.engine.speculation.method: NGram",
+        )
+    if speculation.method == "Eagle" and hidden_size(draft) != hidden_size(shape):
+        yield Denial(
+            reason=Accepted.DRAFT_MISMATCH,
+            field="spec.engine.speculation.model.uri",
+            message=f"{speculation.model.uri} has a hidden size of {hidden_size(draft)}, and "
+            f"{spec.model.uri} one of {hidden_size(shape)}, whose states the head reads; name the "
+            "head that was trained for this model",
+        )
 
 
 def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
@@ -361,6 +396,7 @@ CHECKS: tuple[Check, ...] = (
     _check_context_length,
     _check_runner,
     _check_precision,
+    _check_draft,
     _check_adapter_names,
     _check_engine_options,
     _check_flags,

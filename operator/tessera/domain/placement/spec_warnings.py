@@ -7,11 +7,15 @@ from datetime import timedelta
 from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.text import counted
 from tessera.domain.placement.checks import pooling_task
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.placement.checks import shape_of
 
 # A context this many times a typical request is rarely used, but its memory is always paid.
 _LONG_CONTEXT_RATIO = 16
 # Response lengths vary: a drain this many times a typical response lets most of them finish.
 _DRAIN_FACTOR = 2
+# Between these a draft is cheap and still accepted.
+_MIN_DRAFT_RATIO, _MAX_DRAFT_RATIO = 5, 10
 
 
 def spec_warnings(spec: InferenceServiceSpec) -> tuple[str, ...]:
@@ -126,6 +130,25 @@ def _warn_mutable_image(spec: InferenceServiceSpec) -> Iterator[str]:
         )
 
 
+def _warn_draft_size(spec: InferenceServiceSpec) -> Iterator[str]:
+    shape, draft, speculation = shape_of(spec), draft_shape(spec.engine), spec.engine.speculation
+    if shape is None or draft is None or speculation is None or speculation.method != "DraftModel":
+        return
+    ratio = shape.parameters / draft.parameters
+    if ratio < _MIN_DRAFT_RATIO:
+        yield (
+            f"spec.engine.speculation.model.uri: the model has {ratio:.1f} times as many weights "
+            f"as its draft, and drafting pays from about {_MIN_DRAFT_RATIO} times; name a smaller "
+            "draft"
+        )
+    elif ratio > _MAX_DRAFT_RATIO:
+        yield (
+            f"spec.engine.speculation.model.uri: the model has {ratio:.0f} times as many weights "
+            f"as its draft, and beyond about {_MAX_DRAFT_RATIO} times drafts are accepted less "
+            "often; watch status.speculation.acceptance, or name a larger draft"
+        )
+
+
 def _format_span(span: timedelta) -> str:
     """Return `33ms`, `8.2s` or `90s`."""
     seconds = span.total_seconds()
@@ -142,4 +165,5 @@ _WARNINGS: tuple[Callable[[InferenceServiceSpec], Iterator[str]], ...] = (
     _warn_no_answers,
     _warn_long_context,
     _warn_mutable_image,
+    _warn_draft_size,
 )
