@@ -417,6 +417,7 @@ def _reasons() -> str:
         reasons.Ready: "InferenceService: condition Ready",
         reasons.UpdateAvailable: "InferenceService: condition UpdateAvailable",
         reasons.SpeedAsPredicted: "InferenceService: condition SpeedAsPredicted",
+        reasons.Speculating: "InferenceService: condition Speculating",
         reasons.SLOMet: "InferenceService: condition SLOMet",
         reasons.LoadBalanced: "InferenceService: condition LoadBalanced",
         reasons.RevisionReason: "InferenceService: status.model.reason",

@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from tessera.api.meta import Amount, DnsSubdomain, Wire, amount_between, matching, rule, rules_config
+from tessera.api.meta import (
+    Amount,
+    DnsSubdomain,
+    Wire,
+    amount_between,
+    matching,
+    rule,
+    rules_config,
+)
 from tessera.api.model_files import AdapterUri, ModelShape, Revision
 
 # An address or a wildcard has no letter at the beginning of its last part.

@@ -866,6 +866,9 @@ class SpeculationStatus(Wire):
     """Measured probability that a drafted token is accepted, given that those before it were;
     absent before it was measured."""
 
+    tokens_per_step: Amount | None = None
+    """Measured tokens that an engine step yields of each request; 1 without speculation."""
+
     gain: Amount | None = None
     """How many times as fast the engines decode as without speculation, by the measured acceptance
     and the predicted time of a step at the median of the running requests."""

@@ -412,6 +412,7 @@ SIZE = Command(
         type=click.Choice(("16", "32", "64", "128")),
     ),
     option("--draft", "a draft model for speculative decoding", metavar="MODEL"),
+    option("--draft-tokens", "tokens that it drafts for each request (default: 5)", **INTEGER),
     option("--adapters", "slots for LoRA adapters", **INTEGER, default=0),
     option("--rank", "rank of the adapters", metavar="R", type=int, default=16),
     *output_options(),

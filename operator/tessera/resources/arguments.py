@@ -1,10 +1,11 @@
 """The command line of the engine."""
 
+import json
 import math
 from collections.abc import Iterator
 from datetime import timedelta
 
-from tessera.api.engine_options import EngineOptions
+from tessera.api.engine_options import EngineOptions, SpeculationOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
 from tessera.domain.model.names import folder_of
@@ -20,8 +21,14 @@ from tessera.resources.defaults import Defaults
 MODELS = "/models"
 # Parent of the mount paths of `pvc://` adapters.
 ADAPTERS = "/adapters"
+# Mount path of a `pvc://` draft model.
+DRAFT = "/draft"
 # Mount path of the chat template of a ConfigMap, and its name there.
 CHAT_TEMPLATE, CHAT_TEMPLATE_FILE = "/chat-template", "template.jinja"
+# The methods of speculation, as vLLM names them.
+_METHODS = {"NGram": "ngram", "DraftModel": "draft_model", "Eagle": "eagle"}
+# Tokens at the end of the text that are looked up in the prompt.
+_LONGEST_NGRAM, _SHORTEST_NGRAM = 4, 2
 # An engine without any allowed host fetches media from all. No host has this name (RFC 2606).
 _NO_HOST = "media.invalid"
 
@@ -83,9 +90,29 @@ def _options(engine: EngineOptions) -> Iterator[str]:
         yield f"--tool-call-parser={engine.tool_call_parser}"
     if engine.chat_template is not None:
         yield f"--chat-template={CHAT_TEMPLATE}/{CHAT_TEMPLATE_FILE}"
+    if engine.speculation is not None and engine.speculation.tokens:
+        yield f"--speculative-config={_speculative_config(engine.speculation)}"
     backend = engine.structured_outputs_backend
     if backend not in (None, "Auto"):
         yield f"--structured-outputs-config.backend={backend}"
+
+
+def _speculative_config(speculation: SpeculationOptions) -> str:
+    """Return the engine's JSON; the draft is sharded like the model, which is its default."""
+    config: dict[str, str | int] = {
+        "method": _METHODS[speculation.method],
+        "num_speculative_tokens": speculation.tokens,
+    }
+    draft = speculation.model
+    if draft is None:
+        config |= {"prompt_lookup_max": _LONGEST_NGRAM, "prompt_lookup_min": _SHORTEST_NGRAM}
+    else:
+        config["model"] = model_path(draft.uri, DRAFT)
+        if speculation.method == "Eagle" and "eagle3" in draft.uri.lower().replace("-", ""):
+            config["method"] = "eagle3"
+        if draft.revision is not None:
+            config["revision"] = draft.revision
+    return json.dumps(config, separators=(",", ":"))
 
 
 def _switch(flag: str, value: bool | None) -> Iterator[str]:

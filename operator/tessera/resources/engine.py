@@ -16,6 +16,7 @@ from tessera.resources.arguments import (
     ADAPTERS,
     CHAT_TEMPLATE,
     CHAT_TEMPLATE_FILE,
+    DRAFT,
     MODELS,
     arguments,
     pvc_claim_name,
@@ -104,6 +105,7 @@ class EngineTemplate:
             empty_volume("tmp"),
             *([models] if models else ()),
             *_chat_template_volumes(self.spec),
+            *_draft_volumes(self.spec),
             *(
                 claim_volume(f"adapter-{adapter.name}", claim, read_only=True)
                 for adapter in model.adapters
@@ -158,6 +160,17 @@ def claim_volume(name: str, claim: str, *, read_only: bool | None = None) -> cli
     """Return the volume of a PersistentVolumeClaim."""
     source = client.V1PersistentVolumeClaimVolumeSource(claim_name=claim, read_only=read_only)
     return client.V1Volume(name=name, persistent_volume_claim=source)
+
+
+def _draft_claim(spec: InferenceServiceSpec) -> str | None:
+    """Return the PersistentVolumeClaim of the draft model; None for any other place."""
+    draft = spec.engine.speculation.model if spec.engine.speculation is not None else None
+    return None if draft is None else pvc_claim_name(draft.uri)
+
+
+def _draft_volumes(spec: InferenceServiceSpec) -> list[client.V1Volume]:
+    claim = _draft_claim(spec)
+    return [] if claim is None else [claim_volume("draft", claim, read_only=True)]
 
 
 def _chat_template_volumes(spec: InferenceServiceSpec) -> list[client.V1Volume]:
@@ -247,6 +260,8 @@ def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
         for adapter in spec.model.adapters
         if pvc_claim_name(adapter.uri) is not None
     ]
+    if _draft_claim(spec) is not None:
+        mounts.append(client.V1VolumeMount(name="draft", mount_path=DRAFT, read_only=True))
     if spec.engine.chat_template is not None:
         mounts.append(
             client.V1VolumeMount(name="chat-template", mount_path=CHAT_TEMPLATE, read_only=True)

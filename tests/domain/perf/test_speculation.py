@@ -59,8 +59,8 @@ def test_impossible_counts_give_an_acceptance_from_0_to_1(
     assert acceptance_of(share, tokens) == pytest.approx(acceptance, abs=1e-6)
 
 
-def drafted(step: StepTime | None = DRAFT, tokens: int = 5, acceptance: float = 0.6) -> StepTime:
-    drafting = Drafting(tokens=tokens, acceptance=acceptance, step=step)
+def drafted(step: StepTime | None = DRAFT) -> StepTime:
+    drafting = Drafting(tokens=5, accepted=expected_tokens(0.6, 5) - 1, step=step)
     return StepTime(weights=40e-3, kv_token=1e-7, token=1e-4, drafting=drafting)
 
 

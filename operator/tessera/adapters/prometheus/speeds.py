@@ -22,9 +22,14 @@ _BUCKETS = f"rate(vllm:inter_token_latency_seconds_bucket{OF_SERVICES}[5m])"
 
 
 def _over(
-    function: str, metric: str, span: str, high: float, aggregation: str = "sum"
+    function: str,
+    metric: str,
+    span: str,
+    high: float,
+    aggregation: str = "sum",
+    parameter: str = "",
 ) -> BoundedQuery:
-    query = f"{aggregation} {_GROUP_BY} ({function}({metric}{OF_SERVICES}[{span}]))"
+    query = f"{aggregation} {_GROUP_BY} ({function}({parameter}{metric}{OF_SERVICES}[{span}]))"
     return BoundedQuery(query, Bounds(SERVICE_LABELS, high))
 
 
@@ -45,6 +50,12 @@ SPEEDS: Queries = {
     "answers": _over("increase", "vllm:request_generation_tokens_count", "10m", 1e9),
     "preemptions": _over("increase", "vllm:num_preemptions_total", "5m", 1e9),
     "running": _over("avg_over_time", "vllm:num_requests_running", "5m", 1e6, "avg"),
+    "running_median": _over(
+        "quantile_over_time", "vllm:num_requests_running", "10m", 1e6, "avg", "0.5, "
+    ),
+    "drafts": _over("increase", "vllm:spec_decode_num_drafts_total", "5m", 1e12),
+    "drafted": _over("increase", "vllm:spec_decode_num_draft_tokens_total", "5m", 1e12),
+    "accepted": _over("increase", "vllm:spec_decode_num_accepted_tokens_total", "5m", 1e12),
     "kv_usage": _over("avg_over_time", "vllm:kv_cache_usage_perc", "5m", 1.01, "avg"),
     "flops": _over("rate", "vllm:estimated_flops_per_gpu_total", "5m", 1e18, "avg"),
     "read": _over("rate", "vllm:estimated_read_bytes_per_gpu_total", "5m", 1e15, "avg"),
@@ -88,11 +99,13 @@ def _speed_reading(
     read, written = values.get("read"), values.get("written")
     requests = values.get("requests")
     requests_per_second = requests / 300 if requests is not None else None
+    # Accepted drafts are further tokens of a sequence that gets one from each step anyway.
+    first_tokens = tokens and tokens - values.get("accepted", 0.0) / 300
     return SpeedReading(
         variant=variant or None,
         requests=requests,
         tokens_per_second=tokens,
-        sequences=_quotient(tokens, values.get("steps")),
+        sequences=_quotient(first_tokens, values.get("steps")),
         prefill_tokens=_quotient(prefilled_tokens, values.get("steps")),
         prompt_tokens=_quotient(prefilled_tokens, requests_per_second),
         mean_input_tokens=_quotient(values.get("inputs"), values.get("answers")),
@@ -101,6 +114,10 @@ def _speed_reading(
         median_itl_seconds=values.get("median"),
         preemptions=values.get("preemptions"),
         running=values.get("running"),
+        median_running=values.get("running_median"),
+        drafts=values.get("drafts"),
+        drafted_tokens=values.get("drafted"),
+        accepted_tokens=values.get("accepted"),
         kv_usage=values.get("kv_usage"),
         kv_tokens=kv_tokens,
         flops_per_second=values.get("flops"),

@@ -3,6 +3,8 @@
 import difflib
 import json
 from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -12,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import EngineOptions
+from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
 from tessera.api.inference_service import ModelShape, Slo
 from tessera.api.meta import Duration
 from tessera.api.text import counted
@@ -200,16 +203,29 @@ def _requested_terms(arguments: SimpleNamespace) -> EngineTerms:
         "max_num_batched_tokens": arguments.max_num_batched_tokens,
         "gpu_memory_utilization": arguments.gpu_memory_utilization,
         "block_size": arguments.block_size and int(arguments.block_size),
+        "speculation": _requested_speculation(arguments),
     }
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        terms = engine_terms(EngineOptions(**given))
+        return engine_terms(EngineOptions(**given))
     except ValidationError as error:
         fault = error.errors()[0]
         option = str(fault["loc"][0]).replace("_", "-")
         raise CommandError(f"--{option} {fault['input']}: {fault['msg']}") from None
-    draft = None if arguments.draft is None else known_model(arguments.draft, "--draft")
-    return replace(terms, draft=draft)
+
+
+def _requested_speculation(arguments: SimpleNamespace) -> SpeculationOptions | None:
+    if arguments.draft is None:
+        if arguments.draft_tokens is not None:
+            raise CommandError("--draft-tokens needs a draft model: add --draft MODEL")
+        return None
+    draft = DraftModel(uri=f"hf://{arguments.draft}", shape=known_model(arguments.draft, "--draft"))
+    tokens = {} if arguments.draft_tokens is None else {"tokens": arguments.draft_tokens}
+    try:
+        return SpeculationOptions(method="DraftModel", model=draft, **tokens)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise CommandError(f"--draft-tokens {arguments.draft_tokens}: {message}") from None
 
 
 def _supported_rank(rank: int) -> int:

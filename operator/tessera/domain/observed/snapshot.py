@@ -282,7 +282,8 @@ class SpeedReading:
     tokens_per_second: float | None = None
     """Output tokens, of all replicas."""
     sequences: float | None = None
-    """Tokens that a step gave out, which is how many answers it worked on."""
+    """Tokens that a step gave out, without accepted drafts, which is how many answers it worked
+    on."""
     prefill_tokens: float | None = None
     """Tokens of prompts that a step read; those out of the prefix cache are none."""
     prompt_tokens: float | None = None
@@ -299,6 +300,14 @@ class SpeedReading:
     """Requests that lost their cache to others and wait again, of all replicas."""
     running: float | None = None
     """Requests in a replica, whether or not it stepped."""
+    median_running: float | None = None
+    """The median of the same over the last ten minutes."""
+    drafts: float | None = None
+    """Times that a sequence had drafted tokens to verify, of all replicas."""
+    drafted_tokens: float | None = None
+    """Tokens that were drafted, of all replicas."""
+    accepted_tokens: float | None = None
+    """Drafted tokens that were accepted, of all replicas."""
     kv_usage: float | None = None
     """Share of the KV cache in use, whether or not the replica stepped."""
     kv_tokens: int | None = None

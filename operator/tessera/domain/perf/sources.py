@@ -9,6 +9,7 @@ from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 from tessera.domain.perf.roofline import arithmetic, roofline
+from tessera.domain.perf.speculation import expected_tokens
 from tessera.domain.perf.step import Drafting, StepTime
 from tessera.domain.perf.table import SpeedTable, family_of, peak_shares, shipped_speed_table
 
@@ -79,7 +80,8 @@ def _drafting(engine: EngineTerms, hardware: Hardware) -> Drafting:
     draft_step = None
     if engine.draft is not None:
         draft_step = step_time(engine.draft, None, hardware, EngineTerms(kv_bits=engine.kv_bits))
-    return Drafting(tokens=engine.draft_tokens, acceptance=engine.acceptance, step=draft_step)
+    accepted = expected_tokens(engine.acceptance, engine.draft_tokens) - 1
+    return Drafting(tokens=engine.draft_tokens, accepted=accepted, step=draft_step)
 
 
 def plausible_ratio(ratio: float) -> float:

@@ -6,6 +6,8 @@ Engines count the share of drafted tokens that were accepted, which is smaller: 
 takes all after it with it.
 """
 
+import math
+
 # Acceptance where both models sample at temperatures 0 and 1: means of three drafts and two tasks
 # of T5-XXL in arXiv:2211.17192, table 2.
 _GREEDY_ACCEPTANCE, _SAMPLED_ACCEPTANCE = 0.75, 0.61
@@ -19,7 +21,7 @@ def expected_tokens(acceptance: float, draft_tokens: float) -> float:
     """Return the mean tokens that a step yields of one sequence: (1 - a^(k+1)) / (1 - a)."""
     if acceptance >= 1:
         return draft_tokens + 1
-    return (1 - acceptance ** (draft_tokens + 1)) / (1 - acceptance)
+    return (1 - math.pow(acceptance, draft_tokens + 1)) / (1 - acceptance)
 
 
 def decode_gain(acceptance: float, draft_tokens: int, draft_cost: float) -> float:

@@ -3,17 +3,17 @@
 from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import SpeedSource
-from tessera.domain.perf.speculation import expected_tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drafting:
     """The part of a step that speculative decoding adds."""
 
-    tokens: int
-    """Tokens drafted for each decoding sequence, which the same step verifies."""
-    acceptance: float
-    """Probability that a drafted token is accepted, given that those before it were."""
+    tokens: float
+    """Tokens drafted for each decoding sequence, which the same step verifies; whole in a plan, and
+    a mean where drafts are measured."""
+    accepted: float
+    """Mean of these that are accepted."""
     step: "StepTime | None" = None
     """Of the draft model; None where drafts have no model, such as n-grams of the prompt."""
 
@@ -29,7 +29,7 @@ class Drafting:
             prefill_tokens=prefill_tokens,
             prefill_pairs=prefill_pairs,
         )
-        if not decoding or self.tokens < 2:
+        if not decoding or self.tokens <= 1:
             return first
         return first + (self.tokens - 1) * self.step.seconds(decoding=decoding, kv_tokens=kv_tokens)
 
@@ -67,13 +67,12 @@ class StepTime:
     @property
     def decode_tokens(self) -> int:
         """Return the tokens that a step computes of each decoding sequence."""
-        return 1 if self.drafting is None else 1 + self.drafting.tokens
+        return 1 if self.drafting is None else 1 + round(self.drafting.tokens)
 
     @property
     def tokens_per_step(self) -> float:
         """Return the mean tokens that a step yields of each decoding sequence."""
-        drafting = self.drafting
-        return 1.0 if drafting is None else expected_tokens(drafting.acceptance, drafting.tokens)
+        return 1.0 if self.drafting is None else 1 + self.drafting.accepted
 
     def seconds(
         self,
@@ -134,11 +133,11 @@ class StepTime:
             prefill_pairs=attention_pairs(tokens, start),
         )
 
-    def with_acceptance(self, acceptance: float) -> "StepTime":
-        """Return the step with another acceptance; without drafting there is none."""
+    def with_accepted(self, accepted: float) -> "StepTime":
+        """Return the step with another mean of accepted drafts; without drafting there is none."""
         if self.drafting is None:
             return self
-        return replace(self, drafting=replace(self.drafting, acceptance=acceptance))
+        return replace(self, drafting=replace(self.drafting, accepted=accepted))
 
     def scaled(self, ratio: float, source: SpeedSource) -> "StepTime":
         """Return a copy whose every step takes `ratio` times as long."""

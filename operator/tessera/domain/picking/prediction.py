@@ -78,7 +78,8 @@ def predicted_ttft(
     kv_tokens = int(running * means.resident_tokens)
     own_tokens = max(1, request.input_tokens - cached_tokens)
     tokens = own_tokens + int(queued_tokens)
-    chunk = max(1, (state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS) - running)
+    step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    chunk = max(1, step_tokens - running * step.decode_tokens)
 
     seconds = step.pair * attention_pairs(own_tokens, cached_tokens)
     chunks, rest = divmod(tokens, chunk)
@@ -94,7 +95,8 @@ def predicted_ttft(
     excess = running + queued + 1 - state.max_sequences
     if excess > 0:
         decode_step = step.seconds(decoding=running, kv_tokens=kv_tokens)
-        seconds_per_end = means.output_tokens * decode_step / state.max_sequences
+        steps = means.output_tokens / step.tokens_per_step
+        seconds_per_end = steps * decode_step / state.max_sequences
         seconds = max(seconds, excess * seconds_per_end + seconds * own_tokens / tokens)
     if running or queued:
         seconds += step_under_way / 2
@@ -106,12 +108,13 @@ def predicted_ttft(
 
 
 def seconds_per_token(state: ReplicaState, means: RequestMeans, now: float) -> float | None:
-    """Return the seconds of a step with all requests that a replica has; None if not known."""
+    """Return the seconds of a token while a replica decodes all that it has; None if not known."""
     step = state.replica.step_time
     if step is None:
         return None
     sequences = max(1, min(sum(state.load(now)), state.max_sequences))
-    return step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
+    seconds = step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
+    return seconds / step.tokens_per_step
 
 
 def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
@@ -152,7 +155,8 @@ def work_seconds(
     sequences = replica.max_num_seqs or 1
     decode_step = step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
     full_step = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk)
-    return own_tokens * full_step / chunk + output_tokens * decode_step / sequences
+    steps = output_tokens / step.tokens_per_step
+    return own_tokens * full_step / chunk + steps * decode_step / sequences
 
 
 def _moved(mean: float, tokens: int) -> float:

@@ -339,6 +339,7 @@ def hardware_candidates(
         HardwareCandidate(offer=offer, demand=demand, fit=sized(demand, offer.hardware))
         for offer in offers
         if can_shard(shape, offer.hardware.devices)
+        and (engine.draft is None or can_shard(engine.draft, offer.hardware.devices))
         and engine.devices in (None, offer.hardware.devices)
         for demand in demands
     ]

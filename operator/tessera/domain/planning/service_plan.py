@@ -10,6 +10,7 @@ from tessera.api.inference_service import (
     ModelStatus,
     PreemptionStatus,
     SloStatus,
+    SpeculationStatus,
     SpeedStatus,
 )
 from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
@@ -45,6 +46,7 @@ from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
+from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (
     TemplateDecision,
     decide_template,
@@ -97,6 +99,8 @@ class ServicePlan:
     """The speed for its status, which changes rarely."""
     preemption: PreemptionStatus | None = None
     """Its preemptions at steady load, for its status."""
+    speculation: SpeculationStatus | None = None
+    """Whether it speculates and what that gains, which changes rarely too."""
     slo: SloStatus | None = None
     """What it attains of its objectives, for its status."""
     balance: StatusVerdict[LoadBalanced] = BALANCED
@@ -228,6 +232,9 @@ def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -
         pinned_revision=pinned_revision,
         preparation=preparation,
         template=template,
+        speculation=next_speculation_status(
+            spec, choice.fit, SpeedReading(), service.status.speculation, at
+        ),
         drain=drain,
         holds_rollout=workload is not None and bool(displacement.draining),
         surge=should_surge(workload, pods, at, has_capacity=inputs.has_surge_capacity),
@@ -259,6 +266,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         workload=objects.workloads[0] if objects.workloads else None,
         speed=status.speed,
         preemption=status.preemption,
+        speculation=status.speculation,
         slo=status.slo,
         balance=proposal.balance,
     )
@@ -345,6 +353,7 @@ def with_observations(
         stall=stall,
         speed=_next_speed(service_plan, measurements.speeds, measurements.speeds_at),
         preemption=_next_preemption(service_plan, measurements.speeds, measurements.speeds_at),
+        speculation=_next_speculation(service_plan, measurements.speeds, measurements.speeds_at),
         slo=_next_slo(service_plan, measurements.latency, measurements.latency_at),
     )
 
@@ -382,6 +391,17 @@ def _next_preemption(
         return current
     reading = reading_of(choice.variant, readings)
     return next_preemption_status(service.spec, choice, reading, current, at)
+
+
+def _next_speculation(
+    service_plan: ServicePlan, readings: Sequence[SpeedReading], at: datetime | None
+) -> SpeculationStatus | None:
+    service, choice = service_plan.service, service_plan.choice
+    if at is None or choice is None or service.spec is None:
+        return service_plan.speculation
+    reading = reading_of(choice.variant, readings)
+    current = service.status.speculation
+    return next_speculation_status(service.spec, choice.fit, reading, current, at)
 
 
 def has_surge_capacity(

@@ -2,7 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape, ModelStatus
+from tessera.api.engine_options import DraftModel
+from tessera.api.inference_service import (
+    DraftModelStatus,
+    InferenceServiceSpec,
+    Model,
+    ModelShape,
+    ModelStatus,
+)
 from tessera.api.model_files import CacheStatus
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
@@ -12,7 +19,8 @@ from tessera.domain.model.names import claim_name, folder_of
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.placement.checks import shape_of, unknown_model_denial
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.placement.checks import shape_of, unknown_draft_denial, unknown_model_denial
 from tessera.domain.service.model_jobs import (
     ModelJob,
     ModelJobOutcome,
@@ -28,6 +36,7 @@ from tessera.domain.service.precisions import (
     with_known_precisions,
     with_usable,
 )
+from tessera.domain.service.speculation import without_losing_speculation
 from tessera.domain.steps import Step
 
 # A status is written for each of so many steps of a fetch, not for each answer.
@@ -63,13 +72,20 @@ class Preparation:
 
 
 def _with_known_shape(service: ObservedService) -> ObservedService:
-    """Return the service with the shape that was read before, as if its spec had it."""
-    if service.spec is None or shape_of(service.spec) is not None:
+    """Return the service as it is planned: as if its spec had what was read and decided before.
+
+    That are the shapes of its model and of its draft model, and whether speculation is off.
+    """
+    spec = service.spec
+    if spec is None:
         return service
     known = _known_status(service)
-    if known.shape is None:
-        return service
-    return replace(service, spec=_with_shape(service.spec, known.shape))
+    if known.shape is not None and shape_of(spec) is None:
+        spec = _with_shape(spec, known.shape)
+    if known.draft is not None and _lacks_draft_shape(spec):
+        spec = _with_draft_shape(spec, known.draft)
+    spec = without_losing_speculation(spec, service.status.speculation)
+    return service if spec is service.spec else replace(service, spec=spec)
 
 
 with_known_shape = Step(_with_known_shape, lambda _, service: service)
@@ -101,18 +117,19 @@ def prepare_model(
     pinned, siblings = pinned_spec(spec, pinned_revision), shape_job_names(service, spec)
     job_status = assess_model_job(snapshot, service, pinned, "shape", siblings)
     if shape_of(spec) is not None:
-        return Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
+        preparation = Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
+        return _with_draft(snapshot, service, preparation)
     job_report = parse_report(ShapeReport, job_status.report)
     is_done = job_status.outcome is ModelJobOutcome.DONE
     if is_done and job_report is not None and job_report.shape is not None:
-        commit = f" at {job_report.commit}" if job_report.commit else ""
-        source = f"config.json of {spec.model.uri}{commit}"
+        source = _source(spec.model, job_report.commit)
         status = known.model_copy(update={"shape": job_report.shape, "source": source})
-        return Preparation(
+        preparation = Preparation(
             spec=_with_shape(spec, job_report.shape),
             status=status,
             obsolete_jobs=job_status.obsolete_jobs,
         )
+        return _with_draft(snapshot, service, preparation)
     return Preparation(
         spec=spec,
         status=known,
@@ -137,6 +154,80 @@ def with_precisions(
         precisions=checks,
         job_to_create=preparation.job_to_create or next(jobs, None),
         obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs),
+def _with_draft(
+    snapshot: Snapshot, service: ObservedService, preparation: Preparation
+) -> Preparation:
+    """Look for the shape of the draft model as for that of the model, once that one is known."""
+    spec, draft = preparation.spec, _draft_of(preparation.spec)
+    if draft is None or not _lacks_draft_shape(spec):
+        jobs = [job for job in snapshot.model_jobs if job.service == service.ref]
+        obsolete_jobs = tuple(sorted(job.ref for job in jobs if job.task == "draft"))
+        return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs))
+    model = Model(
+        uri=draft.uri, revision=draft.revision, token_secret_ref=spec.model.token_secret_ref
+    )
+    draft_spec = spec.model_copy(update={"model": model})
+    job_status = assess_model_job(snapshot, service, draft_spec, "draft")
+    report = parse_report(ShapeReport, job_status.report)
+    obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
+    is_done = job_status.outcome is ModelJobOutcome.DONE
+    if is_done and report is not None and report.shape is not None:
+        status = DraftModelStatus(
+            uri=draft.uri,
+            requested_revision=draft.revision,
+            shape=report.shape,
+            source=_source(model, report.commit),
+        )
+        return replace(
+            preparation,
+            spec=_with_draft_shape(spec, status),
+            status=preparation.status.model_copy(update={"draft": status}),
+            obsolete_jobs=obsolete_jobs,
+        )
+    text = report.message if report is not None else job_status.report
+    return replace(
+        preparation,
+        missing_shape=_missing_draft_verdict(draft_spec, job_status, text),
+        job_to_create=job_status.job_to_create,
+        obsolete_jobs=obsolete_jobs,
+    )
+
+
+def _draft_of(spec: InferenceServiceSpec) -> DraftModel | None:
+    return spec.engine.speculation.model if spec.engine.speculation is not None else None
+
+
+def _lacks_draft_shape(spec: InferenceServiceSpec) -> bool:
+    return _draft_of(spec) is not None and draft_shape(spec.engine) is None
+
+
+def _with_draft_shape(spec: InferenceServiceSpec, known: DraftModelStatus) -> InferenceServiceSpec:
+    """Add the draft's shape as an unset field, if it is that of the draft that the spec names."""
+    speculation, draft = spec.engine.speculation, _draft_of(spec)
+    if speculation is None or draft is None:
+        return spec
+    if (draft.uri, draft.revision) != (known.uri, known.requested_revision):
+        return spec
+    fields = draft.model_fields_set
+    shaped = DraftModel.model_construct(fields, **dict(draft, shape=known.shape))
+    speculation = speculation.model_copy(update={"model": shaped})
+    engine = spec.engine.model_copy(update={"speculation": speculation})
+    return spec.model_copy(update={"engine": engine})
+
+
+def _missing_draft_verdict(
+    draft_spec: InferenceServiceSpec, job_status: ModelJobStatus, report_text: str
+) -> StatusVerdict[Accepted]:
+    uri, logs_command = draft_spec.model.uri, job_status.logs_command
+    if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
+        refusal = hub_access_advice(draft_spec.model, report_text) or report_text[-600:]
+        denial = unknown_draft_denial(uri, f"{refusal} ({logs_command})")
+        return StatusVerdict(denial.reason, denial.sentence)
+    message = job_status.message or f"Job {job_status.name} reads the config.json of {uri}"
+    return StatusVerdict(
+        Accepted.READING_MODEL,
+        f"spec.engine.speculation.model.shape: {message}. Wait, or write the shape there; "
+        f"{logs_command}",
     )
 
 
@@ -198,6 +289,10 @@ def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServi
     """Add the shape as an unset field, so that no replica is new once Tessera ships the shape."""
     model = Model.model_construct(spec.model.model_fields_set, **dict(spec.model, shape=shape))
     return spec.model_copy(update={"model": model})
+
+
+def _source(model: Model, commit: str | None) -> str:
+    return f"config.json of {model.uri}" + (f" at {commit}" if commit else "")
 
 
 def _missing_shape_verdict(

@@ -167,7 +167,8 @@ def predicted_itl(fit: ReplicaFit, reading: SpeedReading) -> InterTokenLatency |
     sequences = max(1, round(reading.sequences))
     kv_tokens = round(sequences * resident)
     decode = fit.step.seconds(decoding=sequences, kv_tokens=kv_tokens)
-    chunk = min(reading.prompt_tokens or 0.0, fit.limits.max_num_batched_tokens - sequences)
+    free_tokens = fit.limits.max_num_batched_tokens - sequences * fit.step.decode_tokens
+    chunk = min(reading.prompt_tokens or 0.0, free_tokens)
     if chunk < 1 or not reading.prefill_tokens:
         return InterTokenLatency(mean=decode, median=decode)
     share = min(1.0, reading.prefill_tokens / chunk)

@@ -56,6 +56,7 @@ from tessera.domain.rollout.strategy import (
 )
 from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
+from tessera.domain.service.speculation import speculation_verdict
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity
@@ -101,6 +102,8 @@ def _service_status(
         "SLOMet": slo_verdict(service_plan.slo),
         "LoadBalanced": service_plan.balance,
     }
+    if service_plan.speculation is not None:
+        verdicts["Speculating"] = speculation_verdict(service_plan.speculation)
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, service, snapshot.at),
@@ -116,6 +119,7 @@ def _service_status(
         speed=_speed_status(service_plan),
         preemption=service_plan.preemption,
         slo=service_plan.slo,
+        speculation=service_plan.speculation,
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
             reason=budget_view.within_budget.reason
@@ -422,14 +426,19 @@ def _model_status(service_plan: ServicePlan, previous: ModelStatus | None) -> Mo
     if service_plan.preparation is None:
         return previous
     current, pinned = service_plan.preparation.status, service_plan.pinned_revision.status
-    has_findings = current.shape is not None or current.cache is not None
+    has_findings = any((current.shape, current.cache, current.draft))
     if service_plan.choice is None:
         return current if has_findings else previous
     if pinned is None:
         return current if has_findings else None
     if (pinned.uri, pinned.requested_revision) != (current.uri, current.requested_revision):
         return pinned
-    findings = {"shape": current.shape, "source": current.source, "cache": current.cache}
+    findings = {
+        "shape": current.shape,
+        "source": current.source,
+        "cache": current.cache,
+        "draft": current.draft,
+    }
     return pinned.model_copy(update=findings)
 
 

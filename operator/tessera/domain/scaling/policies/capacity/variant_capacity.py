@@ -76,12 +76,20 @@ def observed_capacity(
         reading=reading_of(choice.variant, speeds),
         measured_ratio=ratio,
         lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
+        tokens_per_step=_measured_tokens_per_step(service.status),
+        lead=start_up_lead(variant.pods),
         last_lengths=history.lengths or _reported_lengths(service.status),
         recent_lengths=lengths_of_last_minute(load),
         requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
+
+
+def _measured_tokens_per_step(status: InferenceServiceStatus) -> float | None:
+    speculation = status.speculation
+    measured = speculation.tokens_per_step if speculation is not None else None
+    return None if measured is None else float(measured)
 
 
 def _reported_lengths(status: InferenceServiceStatus) -> tuple[int, int] | None:
@@ -98,6 +106,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     reading: SpeedReading,
     measured_ratio: float | None,
     lead: timedelta,
+    tokens_per_step: float | None = None,
     last_lengths: tuple[int, int] | None = None,
     recent_lengths: tuple[int, int] = (0, 0),
     requests_wait: bool = False,
@@ -108,7 +117,8 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
 
     Where those of the last minute are longer, they count: answers that become longer show in their
     tokens long before the first of them ends.
-    `measured_ratio` is the measured time of a step divided by the predicted one. `last_lengths`
+    `measured_ratio` is the measured time of a step divided by the predicted one, `tokens_per_step`
+    what it yields of each request with speculation, where that is measured. `last_lengths`
     count while a reading has none: requests do not become typical while they are not measured. They
     also count, where they are longer, while `requests_wait` at gateways: shorter ones end first.
     `replicas` share the requests; `servers` are those among which a gateway chooses the one with
@@ -138,6 +148,8 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         engine=engine_terms(spec.engine),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
+    if tokens_per_step is not None:
+        step = step.with_accepted(tokens_per_step - 1)
 
     def sustained_by(replicas: int, servers: int) -> SustainedLoad:
         if is_pooling:
