@@ -7,7 +7,7 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
@@ -163,11 +163,17 @@ def a_workload(
 def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str, Any]:
     """The Job and the pod of a model job, as fields of a snapshot; `report` is what it left."""
     assert service.spec is not None
-    name = model_job_name(
-        service.ref.name, service.uid, "fetch" if task == "fetch" else "shape", service.spec.model
-    )
+    model = service.spec.model
+    if task == "draft":
+        assert service.spec.engine.speculation is not None
+        draft = service.spec.engine.speculation.model
+        assert draft is not None
+        model = Model(uri=draft.uri, revision=draft.revision)
+    kind = "fetch" if task == "fetch" else "draft" if task == "draft" else "shape"
+    name = model_job_name(service.ref.name, service.uid, kind, model)
     report, code = fields.pop("report", ""), fields.pop("exit_code", None)
-    text = report if isinstance(report, str) else json.dumps({"phase": task, **report})
+    phase = "fetch" if task == "fetch" else "shape"
+    text = report if isinstance(report, str) else json.dumps({"phase": phase, **report})
     run = ModelJobRun(service=service.ref, job_uid=f"uid-{name}", exit_code=code, report=text)
     job = ObservedModelJob(
         ref=Ref("team-a", name), service=service.ref, task=task, uid=f"uid-{name}"

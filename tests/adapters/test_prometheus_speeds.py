@@ -48,6 +48,27 @@ def test_rates_become_means_of_steps_requests_and_gaps() -> None:
     }
 
 
+def test_accepted_drafts_are_no_sequences_of_a_step() -> None:
+    rates = {
+        "tokens": [row(500)],
+        "steps": [row(25)],
+        "worked": [row(1000)],
+        "drafts": [row(60_000)],
+        "drafted": [row(300_000)],
+        "accepted": [row(90_000)],
+        "running_median": [row(8)],
+    }
+    ((reading,),) = speeds_of(rates).values()
+    # 500 tokens per second are 300 accepted ones, and 200 of 8 sequences in 25 steps.
+    assert (reading.sequences, reading.prefill_tokens) == (8, 20)
+    assert (reading.drafts, reading.drafted_tokens, reading.accepted_tokens) == (
+        60_000,
+        300_000,
+        90_000,
+    )
+    assert reading.median_running == 8
+
+
 def test_where_nothing_happened_there_is_no_mean() -> None:
     rates = {"tokens": [row(0)], "steps": [row(0)], "worked": [row(0)], "gaps": [row(0)]}
     ((reading,),) = speeds_of(rates).values()

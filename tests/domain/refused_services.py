@@ -126,10 +126,30 @@ SERVICES = [
         reason=Accepted.RESERVED_FLAG,
         manifest=service_manifest(
             "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
-            "  engine: {extraArgs: ['-sc.method', ngram, '--cpu_offload_gb=4']}"
+            "  engine: {extraArgs: ['--cpu_offload_gb=4', '--nnodes=2']}"
         ),
         field="spec.engine.extraArgs",
-        says=("--speculative-config", "--cpu-offload-gb", "computed for another engine"),
+        says=("--cpu-offload-gb", "--nnodes", "computed for another engine"),
+    ),
+    RefusalCase(
+        reason=Accepted.RESERVED_FLAG,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n  engine: {extraArgs: ['-sc.method', ngram]}"
+        ),
+        field="spec.engine.extraArgs",
+        says=("--speculative-config", "spec.engine.speculation"),
+    ),
+    RefusalCase(
+        reason=Accepted.DRAFT_MISMATCH,
+        manifest=service_manifest(
+            "  model: {uri: 'hf://Qwen/Qwen3-8B'}\n"
+            "  engine:\n"
+            "    speculation:\n"
+            "      method: DraftModel\n"
+            "      model: {uri: 'hf://meta-llama/Llama-3.2-1B-Instruct'}"
+        ),
+        field="spec.engine.speculation.model.uri",
+        says=("128256", "151936", "same family"),
     ),
     RefusalCase(
         reason=Accepted.INVALID_FLAG,

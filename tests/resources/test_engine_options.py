@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tests.builders import SMALL, a_spec
-from tests.resources.engine_objects import container, deployment
+from tests.resources.engine_objects import SHAPE, container, deployment
 
 OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "tensorParallelSize": (1, {"tensor_parallel_size": 1}),
@@ -25,6 +26,17 @@ OPTIONS: dict[str, tuple[Any, dict[str, Any]]] = {
     "chatTemplate": (
         {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}},
         {"chat_template": "/chat-template/template.jinja"},
+    ),
+    "speculation": (
+        {"method": "NGram", "tokens": 3},
+        {
+            "speculative_config": {
+                "method": "ngram",
+                "num_speculative_tokens": 3,
+                "prompt_lookup_max": 4,
+                "prompt_lookup_min": 2,
+            }
+        },
     ),
     "structuredOutputsBackend": (
         "xgrammar",
@@ -93,3 +105,47 @@ def test_a_chat_template_is_mounted_and_its_lack_stops_the_container() -> None:
         if "configMapKeyRef" in each.get("valueFrom", {})
     ]
     assert variable == {"name": "templates", "key": "chat.jinja"}
+
+
+@pytest.mark.parametrize(
+    ("method", "draft", "config"),
+    [
+        (
+            "DraftModel",
+            {"uri": "hf://acme/draft", "revision": "v1"},
+            {"method": "draft_model", "model": "acme/draft", "revision": "v1"},
+        ),
+        (
+            "DraftModel",
+            {"uri": "pvc://weights/draft"},
+            {"method": "draft_model", "model": "/draft/draft"},
+        ),
+        ("Eagle", {"uri": "hf://acme/EAGLE-1B"}, {"method": "eagle", "model": "acme/EAGLE-1B"}),
+        ("Eagle", {"uri": "hf://acme/EAGLE3-1B"}, {"method": "eagle3", "model": "acme/EAGLE3-1B"}),
+    ],
+)
+def test_a_draft_is_named_to_the_engine_by_its_method(
+    method: str, draft: dict[str, Any], config: dict[str, Any]
+) -> None:
+    # As the model itself, so that vocabulary and hidden size agree.
+    shape = models()[SMALL.removeprefix("hf://")].model_dump(
+        by_alias=True, exclude_none=True, exclude={"model"}
+    )
+    speculation = {"method": method, "tokens": 2, "model": {**draft, "shape": shape}}
+    flags = parsed_flags(speculation=speculation)
+    assert flags["speculative_config"] == {**config, "num_speculative_tokens": 2}
+
+
+def test_the_claim_of_a_draft_is_mounted_beside_the_model() -> None:
+    shape = {**SHAPE, "vocabSize": 32_000}
+    draft = {"uri": "pvc://drafts/tiny", "shape": {**SHAPE, "parameters": 100_000}}
+    spec = a_spec(
+        "pvc://weights/tiny",
+        model={"shape": shape},
+        engine={"speculation": {"method": "DraftModel", "model": draft}},
+    )
+    pod = deployment(spec)["spec"]["template"]["spec"]
+    (volume,) = [each for each in pod["volumes"] if each["name"] == "draft"]
+    assert volume["persistentVolumeClaim"] == {"claimName": "drafts", "readOnly": True}
+    (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "draft"]
+    assert (mount["mountPath"], mount["readOnly"]) == ("/draft", True)

@@ -1,6 +1,7 @@
 """Predicted and measured speed of the services, as metrics."""
 
 from collections.abc import Iterator
+from decimal import Decimal
 
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.steps import Step
@@ -80,8 +81,26 @@ _BYTES = Series(
     "Peak memory bandwidth of one device of a replica in bytes per second; for a slice, its share.",
     *(*_SERVICE_LABELS, "variant"),
 )
+_ACCEPTANCE = Series(
+    "tessera_service_speculation_acceptance_ratio",
+    "Probability that a drafted token is accepted, given that those before it were; as in "
+    "`status.speculation`.",
+    *_SERVICE_LABELS,
+)
+_SPECULATION_GAIN = Series(
+    "tessera_service_speculation_gain_ratio",
+    "How many times as fast the engines decode as without speculation; as in `status.speculation`.",
+    *_SERVICE_LABELS,
+)
+_SPECULATING = Series(
+    "tessera_service_speculating",
+    "Whether the engines speculate (1), or speculation was switched off (0).",
+    *_SERVICE_LABELS,
+)
 SPEED_SERIES = (
     *(_OUTPUT_RATE, _INPUT_RATE, _ITL, _ITL_MEDIAN, _PRICE, _INPUT_PRICE, _MFU, _MBU),
+    *(_ACCEPTANCE, _SPECULATION_GAIN, _SPECULATING),
+    *(_OUTPUT_RATE, _ITL, _ITL_MEDIAN, _PRICE, _MFU, _MBU),
     *(_KV_USAGE, _KV_TOKENS, _KV_ERROR, _FLOPS, _BYTES),
 )
 
@@ -126,3 +145,11 @@ def speed_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         yield _KV_ERROR, labels, speed.kv_error
         yield _FLOPS, (*labels, speed.variant), speed.peaks.flops
         yield _BYTES, (*labels, speed.variant), speed.peaks.bandwidth
+        if (speculation := service_plan.speculation) is not None:
+            yield _ACCEPTANCE, labels, _number(speculation.acceptance)
+            yield _SPECULATION_GAIN, labels, _number(speculation.gain)
+            yield _SPECULATING, labels, float(speculation.enabled)
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)

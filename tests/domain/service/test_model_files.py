@@ -9,6 +9,7 @@ from tessera.domain.model.names import claim_name, model_job_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
+from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
 from tessera.domain.observed.snapshot import (
     ObservedService,
     Ref,
@@ -349,3 +350,64 @@ def test_a_shape_that_was_read_does_not_count_as_written() -> None:
     assert plain is not None
     assert known.model.shape is not None
     assert known.model_dump(exclude_unset=True) == plain.model_dump(exclude_unset=True)
+
+
+DRAFT_SHAPE_REPORT = {**SHAPE_REPORT, "shape": {**SHAPE, "parameters": 10_000_000}}
+
+
+def a_drafted_service(uri: str = "hf://acme/draft", **fields: Any) -> ObservedService:
+    speculation = {"method": "DraftModel", "model": {"uri": uri}}
+    spec = a_spec(
+        OWN, replicas=1, model={"shape": SHAPE}, engine={"speculation": speculation}, **fields
+    )
+    return a_service(spec=spec)
+
+
+def test_an_unknown_draft_is_read_by_a_job_like_the_model() -> None:
+    job = preparation(a_snapshot(a_drafted_service())).job_to_create
+    assert (job.task, job.spec.model.uri) == ("draft", "hf://acme/draft")
+    reason, message = reason_and_message(a_snapshot(a_drafted_service()), "Accepted")
+    assert reason == "ReadingModel"
+    assert message.startswith("spec.engine.speculation.model.shape: ")
+
+
+def test_a_draft_that_was_read_is_recorded_and_planned_with() -> None:
+    service = a_drafted_service()
+    parts = a_model_job("draft", service, report=DRAFT_SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(service, **parts))
+    assert status.model is not None
+    assert status.model.draft is not None
+    assert (status.model.draft.uri, status.model.draft.shape.parameters) == (
+        *("hf://acme/draft",),
+        10_000_000,
+    )
+    later = a_snapshot(replace(service, status=status), **parts)
+    assert preparation(later).obsolete_jobs == (parts["model_jobs"][0].ref,)
+    choice = plan_of(later).service_plans[CHAT].choice
+    assert choice is not None
+    assert choice.fit.step.drafting is not None
+    assert choice.fit.step.drafting.step is not None
+
+
+def test_another_draft_is_read_again() -> None:
+    parts = a_model_job("draft", a_drafted_service(), report=DRAFT_SHAPE_REPORT, exit_code=0)
+    status = status_of(a_snapshot(a_drafted_service(), **parts))
+    other = replace(a_drafted_service("hf://acme/other"), status=status)
+    job = preparation(a_snapshot(other, **parts)).job_to_create
+    assert job.spec.model.uri == "hf://acme/other"
+
+
+def test_a_draft_without_a_readable_config_asks_for_its_shape_or_another() -> None:
+    service = a_drafted_service()
+    report = {"ok": False, "message": "model_type mamba is none of the 40 supported architectures"}
+    parts = a_model_job("draft", service, report=report, exit_code=REFUSED_EXIT_CODE)
+    reason, message = reason_and_message(a_snapshot(service, **parts), "Accepted")
+    assert reason == "UnknownModel"
+    assert "mamba" in message
+    assert "another draft model" in message
+
+
+def test_without_a_draft_its_job_goes() -> None:
+    parts = a_model_job("draft", a_drafted_service())
+    service = an_own_model(model={"shape": SHAPE})
+    assert preparation(a_snapshot(service, **parts)).obsolete_jobs == (parts["model_jobs"][0].ref,)

@@ -268,6 +268,9 @@ SHAPING_DEFAULTS = {
     "context.typicalOutputTokens",
     "engine.version",
     "engine.extraArgs",
+    # Of an object that no service had before.
+    "engine.speculation.tokens",
+    "engine.speculation.model.shape.bitsPerWeight",
     "drain.timeout",
 }
 

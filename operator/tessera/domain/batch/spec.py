@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from tessera.api.batch_inference import BatchInferenceSpec, BatchSettings, CheckStatus
 from tessera.api.batch_reasons import BatchAccepted
@@ -166,7 +167,7 @@ def _batch_source(
         typical_output_tokens, -(-spec.context.typical_input_tokens // _PROMPT_PER_TOKEN)
     )
     context: Context = spec.context.model_copy(update={"typical_output_tokens": output_tokens})
-    update = {
+    update: dict[str, Any] = {
         "model": spec.model.model_copy(update={"cache": Cache()}),
         "service_class": "Batch",
         "slo": _BATCH_SLO,
@@ -175,6 +176,9 @@ def _batch_source(
         "replicas": None,
         "drain": _NO_DRAIN,
     }
+    if spec.engine.speculation is not None:
+        # A full batch computes all the time, so verifying drafts costs more than it saves.
+        update["engine"] = spec.engine.model_copy(update={"speculation": None})
     return BatchModelSource(
         name=name, spec=spec.model_copy(update=update), output_tokens=typical_output_tokens
     )
@@ -189,6 +193,12 @@ def _denials(
             BatchAccepted.INVALID_NAME,
             f"metadata.name has {len(name)} characters, the limit of a label is {MAX_NAME_LENGTH}; "
             "create the batch under a shorter name",
+        )
+    if spec.service is None and spec.engine.speculation is not None:
+        yield StatusVerdict(
+            BatchAccepted.INVALID_ENGINE_OPTION,
+            "spec.engine.speculation: batches fill their engines, where verifying drafts takes "
+            "more time than accepted ones save; remove it",
         )
     unknown = checks.unknown_model_denial(source.spec)
     for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):

@@ -24,6 +24,7 @@ class Decision:
 
     topic: str
     """`accepted`, `placed`, `precision`, `sizing`, `speed`, `slo`, `scaling`, `budget`, `drain`,
+    """`accepted`, `placed`, `sizing`, `speed`, `speculation`, `slo`, `scaling`, `budget`, `drain`,
     `rollout`, `ready`, or the type of a further condition."""
     reason: str
     """The reason in the status, where the status has the topic."""

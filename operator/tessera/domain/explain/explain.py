@@ -14,6 +14,7 @@ from tessera.domain.explain.replicas import explain_drain, explain_ready, explai
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.slo import explain_slo
+from tessera.domain.explain.speculation import explain_speculation
 from tessera.domain.explain.speed import explain_speed
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -42,6 +43,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> t
         *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),
+        *explain_speculation(snapshot, service_plan),
         *explain_slo(snapshot, service_plan),
         *explain_scaling(snapshot, service_plan),
         *explain_balance(snapshot, service_plan),
@@ -84,6 +86,7 @@ _CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
     "speed": "SpeedAsPredicted",
+    "speculation": "Speculating",
     "slo": "SLOMet",
     "balance": "LoadBalanced",
     "rollout": "Progressing",

@@ -135,7 +135,7 @@ def next_speculation_status(
     requested = requested_speculation(speculation)
     if current is None or current.requested != requested or not current.enabled:
         current = _assumed(speculation, requested, at)
-    resident = reading.resident_tokens(fit.memory.kv_tokens) or _typical_tokens(spec)
+    resident = typical_resident_tokens(spec, reading, fit)
     measurement = measured_speculation(fit.step, reading, resident)
     if measurement is None:
         return _without_losing(current)
@@ -162,8 +162,12 @@ def _assumed(speculation: SpeculationOptions, requested: str, at: datetime) -> S
     )
 
 
-def _typical_tokens(spec: InferenceServiceSpec) -> float:
-    return spec.context.typical_input_tokens + spec.context.typical_output_tokens / 2
+def typical_resident_tokens(
+    spec: InferenceServiceSpec, reading: SpeedReading, fit: ReplicaFit
+) -> float:
+    """Return the cached tokens of a running request, as measured or of a typical one half way."""
+    typical = spec.context.typical_input_tokens + spec.context.typical_output_tokens / 2
+    return reading.resident_tokens(fit.memory.kv_tokens) or typical
 
 
 def _without_losing(status: SpeculationStatus) -> SpeculationStatus:

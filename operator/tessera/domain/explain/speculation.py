@@ -1,0 +1,108 @@
+"""Explanation of speculative decoding: what it costs, what it gains, and where it would not."""
+
+import math
+from collections.abc import Iterator
+from datetime import timedelta
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import Speculating
+from tessera.domain.explain.decision import Decision
+from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
+from tessera.domain.perf import footprint
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.speculation import (
+    LOSING_TIME,
+    MIN_ACCEPTANCE,
+    MIN_DRAFTED_TOKENS,
+    OFF_TIME,
+    break_even_sequences,
+    speculation_verdict,
+    typical_resident_tokens,
+)
+from tessera.domain.sizing.sizing import MIB, ReplicaFit
+
+_MINUTES = LOSING_TIME // timedelta(minutes=1)
+_CHANGES = {
+    Speculating.FASTER: f"an acceptance below {MIN_ACCEPTANCE}, or a median of running requests "
+    f"from which it loses, for {_MINUTES} minutes",
+    Speculating.ACCEPTANCE_ASSUMED: f"{MIN_DRAFTED_TOKENS} drafted tokens in five minutes",
+    Speculating.LOSING: f"the same for {_MINUTES} minutes",
+    Speculating.LOW_ACCEPTANCE: "an edit of spec.engine.speculation",
+    Speculating.HIGH_CONCURRENCY: f"far fewer running requests {OFF_TIME // timedelta(hours=1)} "
+    "hours later, or an edit of spec.engine.speculation",
+}
+# Only decoding becomes faster; where it takes less of the engines' time, that is little.
+_MIN_DECODE_SHARE = 0.5
+
+
+def explain_speculation(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
+    """Yield the decision about speculation; nothing where the spec asks for none."""
+    status, choice, spec = service_plan.speculation, service_plan.choice, service_plan.service.spec
+    if status is None or choice is None or spec is None:
+        return
+    verdict, readings = speculation_verdict(status), snapshot.readings
+    speeds = readings.speeds.get(service_plan.service.ref, ()) if readings is not None else ()
+    reading = reading_of(choice.variant, speeds)
+    yield Decision(
+        topic="speculation",
+        reason=verdict.reason,
+        message=verdict.message,
+        numbers=tuple(_numbers(spec, choice.fit, reading)),
+        would_change=(_CHANGES[verdict.reason], *_advice(spec, choice.fit, reading)),
+    )
+
+
+def _numbers(
+    spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedReading
+) -> Iterator[tuple[str, str]]:
+    drafting, draft = fit.step.drafting, draft_shape(spec.engine)
+    if drafting is not None:
+        yield (
+            "planned",
+            f"{drafting.tokens:.0f} drafted tokens, {fit.step.tokens_per_step:.2f} tokens a step "
+            "of each request, assumed",
+        )
+        resident = typical_resident_tokens(spec, reading, fit)
+        if fit.step.tokens_per_step > 1:
+            yield (
+                "planned gain",
+                f"{fit.step.decode_gain(1, resident):.2f} times as fast with 1 running request, "
+                f"slower from {break_even_sequences(fit.step, resident)} on",
+            )
+    if drafting is not None and draft is not None:
+        mib = math.ceil(footprint.resident_bytes(draft, None) / fit.hardware.devices / MIB)
+        token_bytes = footprint.cache_bytes_per_token(draft, fit.hardware.devices)
+        yield (
+            "draft model",
+            f"{draft.parameters} parameters, {mib} MiB and {token_bytes} bytes of KV cache per "
+            "token on each device",
+        )
+    if reading.median_running is not None:
+        yield "running requests", f"{reading.median_running:.0f}, median of 10 minutes"
+
+
+def _advice(spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedReading) -> Iterator[str]:
+    share = decode_share(spec, fit, reading)
+    if share < _MIN_DECODE_SHARE:
+        yield (
+            f"prompts take {1 - share:.0%} of the engines' time, which speculation does not "
+            "shorten: longer answers or shorter prompts would gain more"
+        )
+    yield (
+        "acceptance falls with the temperature, which engines do not report: above 0.8 expect "
+        "little gain"
+    )
+
+
+def decode_share(spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedReading) -> float:
+    """Return the share of the engines' time in which answers are decoded, beside their prompts."""
+    context, step = spec.context, fit.step
+    prompt = reading.mean_input_tokens or context.typical_input_tokens
+    answer = reading.mean_output_tokens or context.typical_output_tokens
+    running = max(1.0, reading.median_running or 1.0)
+    resident = typical_resident_tokens(spec, reading, fit)
+    decode_step = step.seconds(decoding=running, kv_tokens=running * resident)
+    decoding = answer / step.tokens_per_step * decode_step / running
+    reading_prompt = step.prefill_seconds(round(prompt), fit.limits.max_num_batched_tokens)
+    return decoding / (decoding + reading_prompt)
