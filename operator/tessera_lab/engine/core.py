@@ -198,6 +198,7 @@ class EngineCore:
             decoding=decoding,
             kv_tokens=kv_tokens,
             tokens_per_request=gain,
+            drafted=self._speculation is not None,
             queried_tokens=self.counts.queried_tokens - queried,
             hit_tokens=self.counts.hit_tokens - hit,
             first_cached_tokens=sum([sequence.cached or 0 for sequence in first]),

@@ -133,6 +133,8 @@ class EngineStep:
     """Tokens in the cache during the step."""
     tokens_per_request: int = 1
     """Tokens of each decoding request; more than one only under speculation."""
+    drafted: bool = False
+    """Whether the engine speculates."""
     queried_tokens: int = 0
     """Prompt tokens looked up in the prefix cache at first admissions."""
     hit_tokens: int = 0

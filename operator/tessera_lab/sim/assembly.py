@@ -40,6 +40,8 @@ def assemble_engine(config: EngineConfig) -> AssembledEngine:
         EngineCore(config.limits, config.speed),
         EngineMeters(config.facts.metrics, generates=not config.is_pooling),
     )
+    engine = EngineCore(config.limits, config.speed, config.speculation)
+    meters = EngineMeters(config.facts.metrics, config.draft_tokens)
     runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
     state = EngineState(runner, dict(config.adapters))
     metrics_registry = build_registry(config, engine, meters, state)

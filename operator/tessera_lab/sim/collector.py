@@ -110,9 +110,12 @@ class EngineCollector(Collector):
                 refusal.value: meters.rejected_by[refusal]
                 for refusal in (RejectionReason.QUEUED_REQUESTS, RejectionReason.QUEUED_TOKENS)
             },
-            "spec_decode_num_accepted_tokens_per_pos_total": dict.fromkeys(
-                map(str, range(self._config.draft_tokens)), 0.0
-            ),
+            "spec_decode_num_drafts_total": {_NO_LABEL: meters.drafts},
+            "spec_decode_num_draft_tokens_total": {_NO_LABEL: meters.drafted_tokens},
+            "spec_decode_num_accepted_tokens_total": {_NO_LABEL: sum(meters.accepted_by_position)},
+            "spec_decode_num_accepted_tokens_per_pos_total": {
+                str(position): count for position, count in enumerate(meters.accepted_by_position)
+            },
             **(self._estimated_work() if self._config.arguments.enable_mfu_metrics else {}),
         }
 

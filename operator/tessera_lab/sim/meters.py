@@ -35,11 +35,16 @@ class Histogram:
 class _RequestTimes:
     """Timestamps of one request, on the clock of the steps."""
 
-    __slots__ = ("arrived", "first", "max_tokens", "newest", "prompt_tokens", "siblings", "started")
+    __slots__ = (
+        *("arrived", "first", "left", "max_tokens"),
+        *("newest", "prompt_tokens", "siblings", "started"),
+    )
 
     def __init__(self, request: EngineRequest, max_tokens: int, siblings: int, now: float) -> None:
         self.siblings = siblings
         self.prompt_tokens = request.prompt_tokens
+        self.left = request.output_tokens
+        """Tokens that it still gets; counted under speculation alone."""
         self.max_tokens = max_tokens
         self.arrived = self.started = self.newest = now
         self.first: float | None = None
@@ -52,6 +57,12 @@ class EngineMeters:
     def __init__(self, metrics: Mapping[str, Metric], *, generates: bool = True) -> None:
         """Count no output tokens of an engine that generates none."""
         self._generates = generates
+    def __init__(self, metrics: Mapping[str, Metric], draft_tokens: int = 0) -> None:
+        self._draft_tokens = draft_tokens
+        self.drafts = 0
+        """Times that a request had drafted tokens to verify."""
+        self.accepted_by_position = [0] * draft_tokens
+        """Accepted drafts by their place behind the token that a step gives anyway."""
         self.histograms = {
             name.removeprefix(PREFIX): Histogram(metric.buckets)
             for name, metric in metrics.items()
@@ -106,6 +117,10 @@ class EngineMeters:
         )
         return {number: timing for number, timing in timings if timing is not None}
 
+    @property
+    def drafted_tokens(self) -> int:
+        return self.drafts * self._draft_tokens
+
     def request_left(self, request_id: int) -> None:
         """Forget a request whose client disconnected, which vLLM counts nowhere."""
         self._active.pop(request_id, None)
@@ -131,6 +146,9 @@ class EngineMeters:
         steady = len(step.emitted) - len(step.first) - len(step.resumed)
         if steady:
             self._observe("inter_token_latency_seconds", now - self._newest, steady)
+        emitted = len(step.emitted)
+        if step.drafted:
+            emitted += self._count_accepted(step)
         if step.emitted:
             # As in the engine, a step that only works on a long prompt is not seen here.
             computed = prompts - step.first_cached_tokens
@@ -138,6 +156,27 @@ class EngineMeters:
         self.prompt_tokens += prompts
         self.cached_tokens += step.first_cached_tokens
         self.generation_tokens += generated
+            self._observe("iteration_tokens_total", computed + emitted)
+        self.prompt_tokens += prompts
+        self.cached_tokens += step.first_cached_tokens
+        self.generation_tokens += emitted
+
+    def _count_accepted(self, step: EngineStep) -> int:
+        """Return the accepted drafts of a step, beside the token that each request gets anyway."""
+        accepted, single = 0, {*step.first, *step.resumed}
+        for number in step.emitted:
+            times = self._active.get(number)
+            if times is None:
+                continue
+            tokens = 1
+            if number not in single:
+                self.drafts += 1
+                tokens = min(step.tokens_per_request, times.left)
+            times.left -= tokens
+            accepted += tokens - 1
+            for position in range(tokens - 1):
+                self.accepted_by_position[position] += 1
+        return accepted
 
     def _observe_finished(self, finished: FinishedRequest, now: float) -> Timing | None:
         times = self._active.pop(finished.request.id, None)

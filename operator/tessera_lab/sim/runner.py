@@ -57,8 +57,9 @@ class TokenStream:
         """Set at the end."""
         self._live = live
 
-    def add_token(self) -> None:
-        self.tokens += 1
+    def add_tokens(self, count: int = 1) -> None:
+        """Publish the tokens of a step; drafts beyond the end of the output are none."""
+        self.tokens = min(self.tokens + count, self.request.output_tokens)
         if self._live:
             self.changed.set()
 
@@ -314,10 +315,11 @@ class EngineRunner:
         now = self._clock()
         self._pacer.end_step(now)
         timings = self._meters.step_ended(step, now)
+        single = {*step.first, *step.resumed} if step.tokens_per_request > 1 else ()
         for request_id in step.emitted:
             stream = self._streams.get(request_id)
             if stream is not None:
-                stream.add_token()
+                stream.add_tokens(1 if request_id in single else step.tokens_per_request)
         for finished in step.finished:
             self._finish_stream(finished, timings.get(finished.request.id))
 

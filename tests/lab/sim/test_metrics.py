@@ -1,8 +1,10 @@
 import asyncio
 import math
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tessera.domain.perf import acceptance_of
 from tessera.domain.vllm.facts import Metric
 from tests.lab.sim.running import FACTS, SLOW, SimulatedEngine, running
 
@@ -153,3 +155,28 @@ async def test_counters_and_gauges_are_nan_until_they_are_shown_again() -> None:
     for name in ("num_requests_running", "request_success_total stop", "generation_tokens_total"):
         assert math.isnan(during[name])
     assert (after["generation_tokens_total"], after["num_requests_running"]) == (5, 0)
+
+
+N_GRAMS = '--speculative-config={"method":"ngram","num_speculative_tokens":4}'
+
+
+async def test_accepted_drafts_are_counted_and_answers_have_their_length() -> None:
+    async with running(N_GRAMS, TESSERA_SIM_ACCEPTANCE="0.6") as engine:
+        answer = await engine.post("/v1/completions", prompt="x", max_tokens=300, ignore_eos=True)
+        seen = await engine.metrics()
+    assert answer.json()["usage"]["completion_tokens"] == 300
+    drafts, drafted, accepted = (
+        seen[f"spec_decode_num_{name}_total"]
+        for name in ("drafts", "draft_tokens", "accepted_tokens")
+    )
+    assert (drafted, seen["generation_tokens_total"]) == (4 * drafts, 300)
+    # Each draft gave one token beside the accepted ones; the first token had none.
+    assert drafts + accepted == 299
+    assert acceptance_of(accepted / drafted, 4) == pytest.approx(0.6, abs=0.02)
+
+
+async def test_without_an_acceptance_nothing_is_drafted() -> None:
+    async with running(N_GRAMS) as engine:
+        await engine.post("/v1/completions", prompt="x", max_tokens=30, ignore_eos=True)
+        seen = await engine.metrics()
+    assert seen["spec_decode_num_drafts_total"] == 0

@@ -8,6 +8,7 @@ from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.vllm.facts import EngineFacts, version_facts
 from tessera_lab.engine.requests import EngineLimits
+from tessera_lab.engine.speculation import Speculation
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch import environment
 from tessera_lab.sim.launch.arguments import Arguments, parse_arguments
@@ -19,6 +20,7 @@ from tessera_lab.sim.launch.kv_cache import (
     simulated_hardware,
 )
 from tessera_lab.sim.launch.model_shape import model_shape
+from tessera_lab.sim.launch.speculation import draft_shape, draft_tokens, speculation_of
 
 # The simulated version of vLLM.
 VERSION = "0.32.0"
@@ -41,6 +43,8 @@ class EngineConfig:
     kv_cache: KvCacheLayout
     limits: EngineLimits
     speed: perf.StepTime
+    speculation: Speculation | None
+    """Drafts that the engine computes; None while no acceptance is given."""
     start_seconds: float
     dev_mode: bool
     """Whether the routes of development mode are open."""
@@ -56,8 +60,7 @@ class EngineConfig:
     @property
     def draft_tokens(self) -> int:
         """Return the tokens that a step drafts; 0 without speculation."""
-        speculative = self.arguments.speculative_config or {}
-        return int(speculative.get("num_speculative_tokens") or 0)
+        return draft_tokens(self.arguments)
 
 
 def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
@@ -69,7 +72,15 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
     hardware = simulated_hardware(env, arguments.tensor_parallel_size)
     shape = model_shape(arguments.named_model, env)
     precision = "fp8" if arguments.quantization == "fp8" else None
-    kv_cache = kv_cache_layout(shape, precision, hardware, arguments)
+    draft = draft_shape(arguments, env)
+    kv_cache = kv_cache_layout(shape, precision, hardware, arguments, draft)
+    limits = engine_limits(shape, hardware, kv_cache, arguments)
+    speculation = speculation_of(arguments, shape, precision, hardware, env)
+    if speculation is not None:
+        try:
+            speculation.check_limits(limits)
+        except ValueError as error:
+            raise EngineExit(1, str(error)) from None
     return EngineConfig(
         facts=facts,
         arguments=arguments,
@@ -82,8 +93,9 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
         precision=precision,
         hardware=hardware,
         kv_cache=kv_cache,
-        limits=engine_limits(shape, hardware, kv_cache, arguments),
+        limits=limits,
         speed=engine_speed(shape, precision, hardware, arguments.terms, env),
+        speculation=speculation,
         start_seconds=environment.read_number(
             env, environment.START_SECONDS, environment.DEFAULT_START_SECONDS
         ),

@@ -14,6 +14,8 @@ SHAPE = "TESSERA_SIM_SHAPE"
 SPEED = "TESSERA_SIM_SPEED"
 # For so long the port stays closed; without it 0.2.
 START_SECONDS = "TESSERA_SIM_START_SECONDS"
+# Probability that a drafted token is accepted, below 1; without it nothing is drafted.
+ACCEPTANCE = "TESSERA_SIM_ACCEPTANCE"
 # The engine's own variable for its key.
 API_KEY = "VLLM_API_KEY"
 DEV_MODE = "VLLM_SERVER_DEV_MODE"

@@ -1,7 +1,7 @@
 """The simulated device, the memory for the KV cache, and the scheduler's limits."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware import device as hardware
@@ -67,12 +67,16 @@ def _catalog_hardware(product_name: str, profile: str, devices: int) -> Hardware
 
 
 def kv_cache_layout(
-    shape: ModelShape, precision: str | None, target: Hardware, arguments: Arguments
+    shape: ModelShape,
+    precision: str | None,
+    target: Hardware,
+    arguments: Arguments,
+    draft: ModelShape | None = None,
 ) -> KvCacheLayout:
     """Return the KV cache; raise EngineExit when the weights leave no memory for it."""
     slots = arguments.max_loras if arguments.lora_modules else 0
     adapters_mib = slots_mib(shape, slots, arguments.max_lora_rank)
-    terms = arguments.terms
+    terms = replace(arguments.terms, draft=draft)
     plan = sizing.plan_device_memory(shape, precision, target, terms, adapters_mib=adapters_mib)
     if plan.weights_mib + plan.reserve_mib > target.memory_mib:
         message = (
