@@ -245,8 +245,9 @@ def _message(
     measured = (
         f"{requested}: {share:.0%} of {measurement.drafted_tokens:.0f} drafted tokens were "
         f"accepted in 5 minutes, an acceptance of {measurement.acceptance:.2f}; with "
-        f"{measurement.running:.0f} running requests engines decode {measurement.gain:.2f} times "
-        f"as fast as without, and it loses from {measurement.break_even} on"
+        f"{counted(round(measurement.running), 'running request')} engines decode "
+        f"{measurement.gain:.2f} times as fast as without, and it loses from "
+        f"{measurement.break_even} on"
     )
     if cause is None:
         return measured

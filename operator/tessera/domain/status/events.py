@@ -91,7 +91,7 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _progress(old, new)
     yield from _lowered(old, new)
     yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
-    yield from _transitions(before, after, "SLOMet", "LoadBalanced")
+    yield from _transitions(before, after, "SLOMet", "LoadBalanced", "Speculating")
 
 
 def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:

@@ -51,7 +51,9 @@ def _parse_speed(text: str) -> perf.StepTime:
             raise _invalid_speed(f"{key}: not known; known are {', '.join(_FIELDS_BY_KEY)}")
         if not _is_seconds(value):
             raise _invalid_speed(f"{key}: {value} is not a number of seconds of at least 0")
-    parts = {name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()}
+    parts: dict[str, Any] = {
+        name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()
+    }
     speed = perf.StepTime(source="Measured", **parts)
     if not speed.seconds(decoding=1, kv_tokens=1) > 0:
         raise _invalid_speed("a step of one token would take no time")
