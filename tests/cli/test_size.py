@@ -14,6 +14,8 @@ from tessera.cli.main import main
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request
+from tessera.domain.perf.engine_terms import engine_terms
+from tests.builders import a_spec
 
 DAY = date(2026, 11, 20)
 B8 = "meta-llama/Llama-3.1-8B-Instruct"
@@ -182,6 +184,13 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
     assert beside.kv_tokens < plain.kv_tokens < eighth.kv_tokens
 
 
+def test_a_draft_is_sized_by_the_terms_of_a_service() -> None:
+    words = ("meta-llama/Llama-3.1-70B-Instruct", "--draft", B8, "--draft-tokens", "3")
+    draft = {"method": "DraftModel", "tokens": 3, "model": {"uri": f"hf://{B8}"}}
+    options = a_spec(f"hf://{words[0]}", engine={"speculation": draft}).engine
+    assert size_request(SIZE.parse(words), DAY).demand.engine == engine_terms(options)
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
@@ -194,6 +203,8 @@ def test_draft_adapters_and_small_caches_are_counted() -> None:
         ([B8, "--precision", "bitsandbytes"], "take an FP8 or AWQ checkpoint"),
         (["Qwen/Qwen2.5-7B-Instruct-AWQ", "--precision", "fp8"], "remove fp8"),
         ([B8, "--context", "200000"], "use at most 131072"),
+        ([B8, "--draft-tokens", "5"], "add --draft MODEL"),
+        ([B8, "--draft", B8, "--draft-tokens", "9"], "less than or equal to 8"),
         ([B8, "--context", "0"], "write a number from 16 to"),
         ([B8, "--input-tokens", "0"], "write a number from 1 to"),
         ([B8, "--tensor-parallel", "3"], "use one of 1, 2, 4, 8"),

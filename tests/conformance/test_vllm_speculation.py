@@ -37,9 +37,7 @@ def speculating() -> Configuration:
 async def test_the_acceptance_of_n_grams_is_read_from_the_engines_counters(
     venv: Path, model: Path, tmp_path: Path
 ) -> None:
-    async with engines.running(
-        engines.real(venv), str(model), speculating(), tmp_path
-    ) as engine:
+    async with engines.running(engines.real(venv), str(model), speculating(), tmp_path) as engine:
         # Random weights repeat themselves when they decode greedily, which n-grams foresee.
         body = {
             "model": MODEL,

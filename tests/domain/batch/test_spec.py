@@ -64,6 +64,16 @@ def test_a_model_that_returns_no_embeddings_has_no_rows(task: str) -> None:
     verdict, source = accept_spec(a_situation(a_batch(spec)))
     assert (verdict.reason, source) == (BatchAccepted.RUNNER_MISMATCH, None)
     assert "use an InferenceService and its /rerank" in verdict.message
+def test_a_batch_that_asks_for_speculation_is_refused_and_one_of_a_service_runs_without() -> None:
+    n_grams = {"speculation": {"method": "NGram"}}
+    verdict, source = accept_spec(a_situation(a_batch(a_batch_spec(engine=n_grams))))
+    assert (verdict.reason, source) == (BatchAccepted.INVALID_ENGINE_OPTION, None)
+    assert "spec.engine.speculation" in verdict.message
+    situation = a_situation(a_batch(a_batch_spec(model=None, service="chat")))
+    services = {"chat": a_spec(SMALL, engine=n_grams)}
+    _, source = accept_spec(replace(situation, services=services))
+    assert source is not None
+    assert source.spec.engine.speculation is None
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,20 @@ def test_what_is_wise_enough_passes_in_silence(spec: dict[str, Any]) -> None:
     assert spec_warnings(a_spec(**spec)) == ()
 
 
+LARGE, DRAFTS = "hf://meta-llama/Llama-3.1-70B-Instruct", "hf://meta-llama/Llama-3."
+
+
+@pytest.mark.parametrize(
+    ("draft", "words"),
+    [("1-70B-Instruct", "1.0 times"), ("1-8B-Instruct", None), ("2-1B-Instruct", "57 times")],
+)
+def test_a_draft_of_an_unusual_size_is_warned_of(draft: str, words: str | None) -> None:
+    speculation = {"method": "DraftModel", "model": {"uri": f"{DRAFTS}{draft}"}}
+    warnings = spec_warnings(a_spec(LARGE, engine={"speculation": speculation}))
+    assert [words in each for each in warnings if words] == [True] * bool(words)
+    assert bool(warnings) is bool(words)
+
+
 def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
     spec = a_spec(
         scaling={"minReplicas": 1, "maxReplicas": 1},

@@ -8,13 +8,16 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatus
 from tessera.api.reasons import Speculating
+from tessera.domain.explain.explain import explain
+from tessera.domain.explain.speculation import decode_share
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
-from tessera.domain.observed.snapshot import SpeedReading
+from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.perf.speculation import expected_tokens
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.domain.service.speculation import (
     LOSING_TIME,
     OFF_TIME,
@@ -26,11 +29,30 @@ from tessera.domain.service.speculation import (
 )
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
-from tests.builders import A100, a_spec, at
+from tests.builders import (
+    A100,
+    H100,
+    a_node,
+    a_pod,
+    a_pool,
+    a_service,
+    a_snapshot,
+    a_spec,
+    at,
+    plan_of,
+    readings_of,
+)
 
 B70, B8 = "hf://meta-llama/Llama-3.1-70B-Instruct", "hf://meta-llama/Llama-3.1-8B-Instruct"
 DRAFTED = {"speculation": {"method": "DraftModel", "model": {"uri": B8}}}
 N_GRAMS = {"speculation": {"method": "NGram", "tokens": 3}}
+SMALL_DRAFT = {
+    "speculation": {
+        "method": "DraftModel",
+        "model": {"uri": "hf://meta-llama/Llama-3.2-1B-Instruct"},
+    }
+}
+CHAT, H100_VARIANT = Ref("team-a", "chat"), "h100-1gpu"
 RESIDENT = 1500
 FEW, MANY = 4.0, 200.0
 
@@ -246,3 +268,67 @@ def test_n_grams_that_draft_for_few_sequences_cost_as_little() -> None:
     assert sparse.acceptance == dense.acceptance
     assert 1 < sparse.tokens_per_step < 1.2 < dense.tokens_per_step
     assert 0.95 < sparse.gain < dense.gain
+
+
+def test_memory_holds_the_draft_and_limits_leave_room_for_its_tokens() -> None:
+    plain, drafted = fit_of(a_spec(B70)), FIT
+    assert drafted.memory.reserve_mib > plain.memory.reserve_mib
+    assert drafted.memory.kv_tokens < plain.memory.kv_tokens
+    limits = drafted.limits
+    assert limits.max_num_seqs * 6 < limits.max_num_batched_tokens
+    assert limits.max_num_seqs < plain.limits.max_num_seqs
+    assert limits.decode_tokens == 6
+
+
+def test_switched_off_it_is_planned_as_if_it_were_not_asked_for() -> None:
+    status = after((0, LOW), (LOSING, LOW))
+    assert fit_of(without_losing_speculation(SPEC, status)) == fit_of(a_spec(B70))
+
+
+def test_the_measured_acceptance_decides_the_capacity() -> None:
+    def rate(tokens_per_step: float | None) -> float:
+        shape = shape_of(SPEC)
+        assert shape is not None
+        return variant_capacity(
+            SPEC,
+            shape,
+            FIT,
+            reading=SpeedReading(),
+            measured_ratio=None,
+            tokens_per_step=tokens_per_step,
+            lead=timedelta(seconds=60),
+        ).requests_per_second
+
+    assumed = FIT.step.tokens_per_step
+    assert rate(1.2) < rate(None) == rate(assumed) < rate(4.0)
+
+
+def test_explain_has_cost_gain_and_what_is_not_known() -> None:
+    pods = (a_pod("chat-0", variant=H100_VARIANT),)
+    readings = readings_of(
+        pods, speeds={CHAT: (a_reading(0.7, variant=H100_VARIANT),)}, speeds_at=at(0)
+    )
+    fleet = a_snapshot(
+        a_service(spec=a_spec(B8, replicas=1, engine=SMALL_DRAFT)),
+        pods=pods,
+        pools=(a_pool("h100"),),
+        nodes=(a_node("h100", whole=1, product=H100),),
+        readings=readings,
+    )
+    (decision,) = [
+        each for each in explain(fleet, plan_of(fleet), CHAT) if each.topic == "speculation"
+    ]
+    numbers = dict(decision.numbers)
+    assert decision.reason == "FasterDecoding"
+    assert "assumed" in numbers["planned"]
+    assert "running request" in numbers["planned gain"]
+    assert "MiB" in numbers["draft model"]
+    assert "temperature" in decision.would_change[-1]
+
+
+@pytest.mark.parametrize(("answer", "advised"), [(20, True), (2000, False)])
+def test_where_prompts_take_the_time_explain_says_so(answer: int, advised: bool) -> None:
+    reading = SpeedReading(
+        mean_input_tokens=4000.0, mean_output_tokens=float(answer), median_running=4.0
+    )
+    assert (decode_share(SPEC, FIT, reading) < 0.5) is advised
