@@ -133,12 +133,12 @@ class SpeculationOptions(Wire):
     model_config = rules_config(
         rule(
             "self.method == 'NGram' || has(self.model)",
-            "model is required by the methods DraftModel and Eagle: name the draft's uri",
+            "spec.engine.speculation.model: the methods DraftModel and Eagle draft by a model; name it",
             ".model",
         ),
         rule(
             "self.method != 'NGram' || !has(self.model)",
-            "the method NGram drafts without a model: remove model, or set method to DraftModel",
+            "spec.engine.speculation.model: the method NGram drafts without a model; remove it",
             ".model",
         ),
     )
