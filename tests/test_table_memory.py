@@ -58,7 +58,7 @@ def a_shape() -> ModelShape:
 def a_demand() -> Demand:
     return Demand(
         shape=a_shape(),
-        engine=EngineTerms(draft=a_shape()),
+        engine=EngineTerms(draft=a_shape(), draft_tokens=5, acceptance=0.6),
         precision="fp8",
         max_model_len=8193,
         input_tokens=1201,
