@@ -133,7 +133,7 @@ class SpeculationOptions(Wire):
     model_config = rules_config(
         rule(
             "self.method == 'NGram' || has(self.model)",
-            "spec.engine.speculation.model: the methods DraftModel and Eagle draft by a model; name it",
+            "spec.engine.speculation.model: the methods DraftModel and Eagle need it; name one",
             ".model",
         ),
         rule(

@@ -11,12 +11,12 @@ from tessera.api.reasons import Speculating
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.speculation import decode_share
 from tessera.domain.hardware.device import whole_gpu_hardware
-from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.perf.speculation import expected_tokens
-from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import check, shape_of
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.domain.service.speculation import (
     LOSING_TIME,
@@ -332,3 +332,49 @@ def test_where_prompts_take_the_time_explain_says_so(answer: int, advised: bool)
         mean_input_tokens=4000.0, mean_output_tokens=float(answer), median_running=4.0
     )
     assert (decode_share(SPEC, FIT, reading) < 0.5) is advised
+
+
+def placed(spec: InferenceServiceSpec, gpus: int = 1) -> tuple[str, str]:
+    fleet = a_snapshot(
+        a_service(spec=spec),
+        pools=(a_pool("h100"),),
+        nodes=(a_node("h100", whole=gpus, product=H100),),
+    )
+    verdict = plan_of(fleet).service_plans[CHAT].placement.verdict
+    return verdict.reason, verdict.message
+
+
+def test_drafts_that_make_steps_too_long_are_named() -> None:
+    slow = {"speculation": {"method": "DraftModel", "tokens": 8, "model": {"uri": B8}}}
+    spec = a_spec(B8, replicas=1, slo={"itlP95": "40ms"}, engine=slow)
+    reason, message = placed(spec)
+    assert reason == "EngineLimitsUnmet"
+    assert message.startswith("spec.engine.speculation: ")
+    assert "8 drafted tokens" in message
+
+
+def test_a_draft_that_cannot_be_sharded_like_its_model_is_named() -> None:
+    # 14 attention heads, which 4 GPUs cannot share.
+    draft = {"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"}
+    shape = models()["Qwen/Qwen2.5-0.5B-Instruct"].model_dump(
+        by_alias=True, exclude_none=True, exclude={"model"}
+    )
+    shape["vocabSize"] = 128_256
+    options = {
+        "tensorParallelSize": 4,
+        "speculation": {"method": "DraftModel", "model": {**draft, "shape": shape}},
+    }
+    reason, message = placed(a_spec(B70, replicas=1, engine=options), gpus=4)
+    assert reason == "NoHardware"
+    assert message.startswith("spec.engine.speculation.model.uri: ")
+    assert "14 attention heads" in message
+
+
+def test_a_step_must_hold_the_drafted_tokens_of_all_sequences() -> None:
+    options = {**N_GRAMS, "maxNumSeqs": 100, "maxNumBatchedTokens": 400}
+    ((field, message),) = [
+        (each.field, each.message) for each in check(a_spec(B8, engine=options), {})
+    ]
+    assert field == "spec.engine.maxNumBatchedTokens"
+    assert "3 drafted tokens each" in message
+    assert "401" in message

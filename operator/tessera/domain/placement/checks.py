@@ -266,11 +266,14 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
     """Yield the options that the engine would refuse at its start, with what to write instead."""
     engine, shape = spec.engine, shape_of(spec)
     tokens, sequences = engine.max_num_batched_tokens, engine.max_num_seqs or 1
-    if tokens is not None and tokens <= sequences:
+    drafted = engine.speculation.tokens if engine.speculation is not None else 0
+    decoding = sequences * (1 + drafted)
+    if tokens is not None and tokens <= decoding:
+        beside = f" with {counted(drafted, 'drafted token')} each" if drafted else ""
         yield (
             "maxNumBatchedTokens",
-            f"{tokens} leaves no token for prompts beside maxNumSeqs of {sequences}; set at least "
-            f"{sequences + 1}, or lower maxNumSeqs",
+            f"{tokens} leaves no token for prompts beside maxNumSeqs of {sequences}{beside}; set "
+            f"at least {decoding + 1}, or lower maxNumSeqs",
         )
     if shape is None:
         return

@@ -20,6 +20,7 @@ _FREED: Mapping[str, Mapping[str, Any]] = {
     "maxNumBatchedTokens": _NO_TOKENS,
     "maxNumBatchedTokens with maxNumSeqs": _NO_SEQUENCES | _NO_TOKENS,
     "chunkedPrefill": _NO_SEQUENCES | _NO_TOKENS | {"chunked_prefill": True},
+    "speculation": {"draft": None, "draft_tokens": 0},
 }
 
 
@@ -71,6 +72,12 @@ def _message(field: str, freed: _FreedFit) -> str:
             f"spec.engine.chunkedPrefill: false makes steps of up to {counted(tokens, 'token')}, "
             f"which take {step_ms:.0f} ms {on_hardware} and miss {slo}; remove it, raise the "
             "objectives, or lower spec.context.maxModelLen"
+        )
+    if field == "speculation":
+        return (
+            f"spec.engine.speculation: steps that verify "
+            f"{counted(demand.engine.draft_tokens, 'drafted token')} of each request miss {slo} "
+            f"{on_hardware}; remove it, draft fewer, or raise the objectives"
         )
     return (
         f"spec.engine.{field}: full steps of {counted(tokens, 'token')} take {step_ms:.0f} ms "

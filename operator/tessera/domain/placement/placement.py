@@ -21,6 +21,8 @@ from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
+from tessera.domain.perf.engine_terms import draft_shape, engine_terms
+from tessera.domain.placement.checks import max_model_len, shape_of
 from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
@@ -31,7 +33,7 @@ from tessera.domain.sizing.sizing import (
     attainable_objectives,
     size,
 )
-from tessera.domain.sizing.tensor_parallel import can_shard
+from tessera.domain.sizing.tensor_parallel import can_shard, sharding_problem
 
 # Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
@@ -482,6 +484,8 @@ def _no_fit(
     shape = shape_of(spec)
     if not spec.precision.variants and (shape is None or shape.quantization is None):
         remedies.append("fp8 in spec.precision.variants, which halves 16-bit weights")
+    if spec.engine.speculation is not None and spec.engine.speculation.model is not None:
+        remedies.append("no draft model in spec.engine.speculation")
     return _not_placed(
         PlacementReason.TOO_LARGE,
         f"spec.model.uri: does not fit; the closest is {_describe(best)} with "
@@ -491,6 +495,13 @@ def _no_fit(
 
 def _no_group(spec: InferenceServiceSpec, offers: Sequence[HardwareOffer]) -> PlacementDecision:
     counts = sorted({offer.hardware.devices for offer in offers})
+    draft = draft_shape(spec.engine)
+    if draft is not None and (problem := sharding_problem(draft, counts[-1])) is not None:
+        return _not_placed(
+            PlacementReason.NO_HARDWARE,
+            f"spec.engine.speculation.model.uri: the draft is sharded like the model, and its "
+            f"{problem}, or another draft",
+        )
     return _not_placed(
         PlacementReason.NO_HARDWARE,
         f"spec.engine.tensorParallelSize: {spec.engine.tensor_parallel_size}, but the nodes of the "
