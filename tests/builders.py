@@ -11,7 +11,7 @@ from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
-from tessera.domain.model.names import model_job_name
+from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.snapshot import (
@@ -169,7 +169,7 @@ def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str,
         draft = service.spec.engine.speculation.model
         assert draft is not None
         model = Model(uri=draft.uri, revision=draft.revision)
-    kind = "fetch" if task == "fetch" else "draft" if task == "draft" else "shape"
+    kind: Task = "fetch" if task == "fetch" else "draft" if task == "draft" else "shape"
     name = model_job_name(service.ref.name, service.uid, kind, model)
     report, code = fields.pop("report", ""), fields.pop("exit_code", None)
     phase = "fetch" if task == "fetch" else "shape"

@@ -60,8 +60,8 @@ def speculates(operator: MemoryOperator) -> bool:
 
 
 def condition(status: dict[str, Any]) -> dict[str, Any]:
-    (found,) = [each for each in status["conditions"] if each["type"] == "Speculating"]
-    return dict(found)
+    (speculating,) = [each for each in status["conditions"] if each["type"] == "Speculating"]
+    return dict(speculating)
 
 
 async def test_under_load_speculation_is_switched_off_by_a_rollout_and_stays_off(

@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating
+from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import footprint
@@ -22,15 +23,17 @@ from tessera.domain.service.speculation import (
 )
 from tessera.domain.sizing.sizing import MIB, ReplicaFit
 
-_MINUTES = LOSING_TIME // timedelta(minutes=1)
+_MINUTES = counted(LOSING_TIME // timedelta(minutes=1), "minute")
+_HOURS = counted(OFF_TIME // timedelta(hours=1), "hour")
 _CHANGES = {
     Speculating.FASTER: f"an acceptance below {MIN_ACCEPTANCE}, or a median of running requests "
-    f"from which it loses, for {_MINUTES} minutes",
-    Speculating.ACCEPTANCE_ASSUMED: f"{MIN_DRAFTED_TOKENS} drafted tokens in five minutes",
-    Speculating.LOSING: f"the same for {_MINUTES} minutes",
+    f"from which it loses, for {_MINUTES}",
+    Speculating.ACCEPTANCE_ASSUMED: f"{counted(MIN_DRAFTED_TOKENS, 'drafted token')} in five "
+    "minutes",
+    Speculating.LOSING: f"the same for {_MINUTES}",
     Speculating.LOW_ACCEPTANCE: "an edit of spec.engine.speculation",
-    Speculating.HIGH_CONCURRENCY: f"far fewer running requests {OFF_TIME // timedelta(hours=1)} "
-    "hours later, or an edit of spec.engine.speculation",
+    Speculating.HIGH_CONCURRENCY: f"far fewer running requests {_HOURS} later, or an edit of "
+    "spec.engine.speculation",
 }
 # Only decoding becomes faster; where it takes less of the engines' time, that is little.
 _MIN_DECODE_SHARE = 0.5
@@ -60,8 +63,8 @@ def _numbers(
     if drafting is not None:
         yield (
             "planned",
-            f"{drafting.tokens:.0f} drafted tokens, {fit.step.tokens_per_step:.2f} tokens a step "
-            "of each request, assumed",
+            f"{counted(round(drafting.tokens), 'drafted token')}, of each request a step yields "
+            f"{fit.step.tokens_per_step:.2f}, assumed",
         )
         resident = typical_resident_tokens(spec, reading, fit)
         if fit.step.tokens_per_step > 1:
@@ -75,8 +78,8 @@ def _numbers(
         token_bytes = footprint.cache_bytes_per_token(draft, fit.hardware.devices)
         yield (
             "draft model",
-            f"{draft.parameters} parameters, {mib} MiB and {token_bytes} bytes of KV cache per "
-            "token on each device",
+            f"{draft.parameters} parameters take {mib} MiB on each device, and a token "
+            f"{counted(token_bytes, 'byte')} of its KV cache",
         )
     if reading.median_running is not None:
         yield "running requests", f"{reading.median_running:.0f}, median of 10 minutes"

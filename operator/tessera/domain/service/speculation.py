@@ -156,8 +156,8 @@ def _assumed(speculation: SpeculationOptions, requested: str, at: datetime) -> S
         requested=requested,
         reason=Speculating.ACCEPTANCE_ASSUMED,
         message=f"speculating by {requested}; plans assume an acceptance of "
-        f"{planned_acceptance(speculation):.2f} until {MIN_DRAFTED_TOKENS} tokens are drafted "
-        "within 5 minutes",
+        f"{planned_acceptance(speculation):.2f} until "
+        f"{counted(MIN_DRAFTED_TOKENS, 'token')} are drafted within 5 minutes",
         changed_at=at.replace(microsecond=0),
     )
 
@@ -227,8 +227,8 @@ def _next_while_off(
     return SpeculationStatus(
         requested=current.requested,
         reason=Speculating.FASTER,
-        message=f"speculating by {current.requested} again: {running:.0f} requests run at the "
-        f"median of 10 minutes, at most {limit} of {current.break_even} from which it loses",
+        message=f"speculating by {current.requested} again: at the median of 10 minutes "
+        f"{counted(round(running), 'request')} run, and it loses from {current.break_even} on",
         acceptance=current.acceptance,
         break_even=current.break_even,
         changed_at=at.replace(microsecond=0),
@@ -245,24 +245,25 @@ def _message(
     measured = (
         f"{requested}: {share:.0%} of {measurement.drafted_tokens:.0f} drafted tokens were "
         f"accepted in 5 minutes, an acceptance of {measurement.acceptance:.2f}; with "
-        f"{counted(round(measurement.running), 'running request')} engines decode "
-        f"{measurement.gain:.2f} times as fast as without, and it loses from "
+        f"{counted(round(measurement.running), 'running request')} it decodes "
+        f"{measurement.gain:.2f} times as fast as without, and loses from "
         f"{measurement.break_even} on"
     )
     if cause is None:
         return measured
     low = cause is Speculating.LOW_ACCEPTANCE
-    minutes = LOSING_TIME // timedelta(minutes=1)
+    minutes = counted(LOSING_TIME // timedelta(minutes=1), "minute")
     if reason is Speculating.LOSING:
         loss = f"An acceptance below {MIN_ACCEPTANCE}" if low else "Such a loss"
-        return f"{measured}. {loss} switches it off if it lasts {minutes} minutes"
+        return f"{measured}. {loss} switches it off if it lasts {minutes}"
     if low:
         return (
             f"{measured}. Switched off below an acceptance of {MIN_ACCEPTANCE}: name another draft "
             "or fewer tokens in spec.engine.speculation, or remove it"
         )
+    limit = counted(math.floor(measurement.break_even * _RESUME_SHARE), "request")
     return (
-        f"{measured}. Switched off; it is on again after {OFF_TIME // timedelta(hours=1)} hours "
-        f"when at most {math.floor(measurement.break_even * _RESUME_SHARE)} requests run, or after "
-        "an edit of spec.engine.speculation"
+        f"{measured}. Switched off; it is on again after "
+        f"{counted(OFF_TIME // timedelta(hours=1), 'hour')} when at most {limit} run, or after an "
+        "edit of spec.engine.speculation"
     )
