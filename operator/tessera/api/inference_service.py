@@ -851,7 +851,8 @@ class SpeculationStatus(Wire):
     changes."""
 
     requested: str
-    """What `spec.engine.speculation` asks for; after an edit of it speculation is on again."""
+    """What `spec.engine.speculation` asks for, and the model; after an edit of either speculation
+    is on again."""
 
     enabled: bool = True
     """Whether the engines speculate; false once it was switched off."""

@@ -192,6 +192,12 @@ def test_switched_off_it_drafts_no_tokens_until_an_edit() -> None:
     assert after((99, SpeedReading()), status=status, spec=edited).enabled
 
 
+def test_another_model_is_tried_again() -> None:
+    off = after((0, LOW), (LOSING, LOW))
+    other = a_spec("hf://meta-llama/Llama-3.3-70B-Instruct", engine=DRAFTED)
+    assert without_losing_speculation(other, off) is other
+
+
 def test_a_low_acceptance_stays_off_however_few_requests_run() -> None:
     off = after((0, LOW), (LOSING, LOW))
     assert after((10 * minutes(OFF_TIME), a_reading(0.9, 1.0)), status=off) is off
@@ -255,6 +261,22 @@ def test_the_break_even_is_of_the_order_of_the_rule_of_thumb(
 ) -> None:
     step: StepTime = FIT.step.with_accepted(expected_tokens(accepted, 5) - 1)
     assert low <= break_even_sequences(step, RESIDENT) <= high
+
+
+@pytest.mark.parametrize(
+    "counted",
+    [
+        {"accepted_tokens": 1e12},
+        {"drafted_tokens": 1e12, "accepted_tokens": 1e12},
+        {"drafts": 1e-3, "accepted_tokens": 1e12},
+        {"tokens_per_second": 0.0},
+    ],
+)
+def test_what_engines_count_yields_no_more_than_was_asked_for(counted: dict[str, float]) -> None:
+    measurement = measured_speculation(FIT.step, replace(GOOD, **counted), RESIDENT)
+    assert measurement is not None
+    assert 0 <= measurement.acceptance <= 1
+    assert 1 <= measurement.tokens_per_step <= 6
 
 
 def test_n_grams_that_draft_for_few_sequences_cost_as_little() -> None:

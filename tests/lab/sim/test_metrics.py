@@ -6,7 +6,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.domain.perf import acceptance_of
 from tessera.domain.vllm.facts import Metric
-from tests.lab.sim.running import FACTS, SLOW, SimulatedEngine, running
+from tessera_lab.sim.errors import EngineExit
+from tessera_lab.sim.launch.engine_config import load_config
+from tests.lab.sim.running import FACTS, MODEL, SHAPE, SLOW, SimulatedEngine, running
 
 # A histogram with the name of a counter.
 ODD = {"vllm:iteration_tokens_total"}
@@ -180,3 +182,8 @@ async def test_without_an_acceptance_nothing_is_drafted() -> None:
         await engine.post("/v1/completions", prompt="x", max_tokens=30, ignore_eos=True)
         seen = await engine.metrics()
     assert seen["spec_decode_num_drafts_total"] == 0
+
+
+def test_an_impossible_acceptance_ends_the_start() -> None:
+    with pytest.raises(EngineExit, match="TESSERA_SIM_ACCEPTANCE=1 is not a number below 1"):
+        load_config([MODEL, N_GRAMS], {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_ACCEPTANCE": "1"})

@@ -64,19 +64,20 @@ def without_losing_speculation(
     speculation = spec.engine.speculation
     if speculation is None or status is None or status.enabled:
         return spec
-    if requested_speculation(speculation) != status.requested:
+    if requested_speculation(spec, speculation) != status.requested:
         return spec
     off = speculation.model_copy(update={"tokens": 0})
     engine = spec.engine.model_copy(update={"speculation": off})
     return spec.model_copy(update={"engine": engine})
 
 
-def requested_speculation(speculation: SpeculationOptions) -> str:
+def requested_speculation(spec: InferenceServiceSpec, speculation: SpeculationOptions) -> str:
     """Return what a spec asks for in words that differ where engines would speculate otherwise."""
     draft = speculation.model
     place = "" if draft is None else f" of {draft.uri}"
     revision = "" if draft is None or draft.revision is None else f" at {draft.revision}"
-    return f"{speculation.method}, {counted(speculation.tokens, 'token')}{place}{revision}"
+    tokens = counted(speculation.tokens, "token")
+    return f"{speculation.method}, {tokens}{place}{revision} for {spec.model.uri}"
 
 
 def measured_speculation(
@@ -92,9 +93,12 @@ def measured_speculation(
         return None
     if drafted < MIN_DRAFTED_TOKENS or not reading.drafts:
         return None
+    # Engines count themselves: a draft has no more tokens than were asked for.
+    drafted = min(drafted, reading.drafts * drafting.tokens)
+    accepted, running = min(accepted, drafted), max(1.0, running)
     # Each sequence of a step got one token beside its accepted drafts; n-grams draft for some only.
     sequences = max(reading.drafts, rate * _SECONDS - accepted)
-    tokens_per_step, running = 1 + accepted / sequences, max(1.0, running)
+    tokens_per_step = 1 + accepted / sequences
     step = replace(
         step,
         drafting=replace(drafting, tokens=drafted / sequences, accepted=tokens_per_step - 1),
@@ -132,7 +136,7 @@ def next_speculation_status(
         return None
     if current is not None and not speculation.tokens:
         return _next_while_off(current, reading, at)
-    requested = requested_speculation(speculation)
+    requested = requested_speculation(spec, speculation)
     if current is None or current.requested != requested or not current.enabled:
         current = _assumed(speculation, requested, at)
     resident = typical_resident_tokens(spec, reading, fit)
