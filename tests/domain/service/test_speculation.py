@@ -255,12 +255,10 @@ def test_the_break_even_is_where_the_gain_ends() -> None:
 
 # A rule of thumb has speculation off from 50 running requests on. What is computed depends on the
 # draft and its acceptance: a draft that costs next to nothing gains for longer.
-@pytest.mark.parametrize(("accepted", "low", "high"), [(0.6, 5, 50), (0.8, 20, 120)])
-def test_the_break_even_is_of_the_order_of_the_rule_of_thumb(
-    accepted: float, low: int, high: int
-) -> None:
-    step: StepTime = FIT.step.with_accepted(expected_tokens(accepted, 5) - 1)
-    assert low <= break_even_sequences(step, RESIDENT) <= high
+@pytest.mark.parametrize(("acceptance", "count"), [(0.6, 37), (0.7, 62), (0.8, 105)])
+def test_the_break_even_is_around_the_rule_of_thumb(acceptance: float, count: int) -> None:
+    step: StepTime = FIT.step.with_accepted(expected_tokens(acceptance, 5) - 1)
+    assert break_even_sequences(step, RESIDENT) == count
 
 
 @pytest.mark.parametrize(
