@@ -97,6 +97,8 @@ class Loader(Wire):
     buffer: MemorySize | None = None
     """Host memory for each GPU through which `RunaiStreamer` reads, at least the size of the
     largest tensor; omitted, `4Gi`. The pod requests it in addition."""
+
+
 class DraftModel(Wire):
     """Small model that drafts tokens for the model of the service, with the same vocabulary."""
 
@@ -237,5 +239,6 @@ class EngineOptions(Wire):
 
     loader: Loader | None = None
     """How the engine reads the weights; omitted, vLLM's default."""
+
     speculation: SpeculationOptions | None = None
     """Speculative decoding; omitted, none. Memory, limits, speed and price count it."""

@@ -22,9 +22,9 @@ from tessera.api.meta import (
     text_default,
 )
 from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri, Revision
-from tessera.api.precision import Precision, PrecisionName, own_files_rule
 from tessera.api.model_files import ModelShape as ModelShape  # noqa: PLC0414 - re-exported
-from tessera.api.precision import Precision
+from tessera.api.model_files import PoolingTask as PoolingTask  # noqa: PLC0414 - re-exported
+from tessera.api.precision import Precision, PrecisionName, own_files_rule
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import (
     BUILT_IN_CLASSES,
@@ -51,91 +51,6 @@ ServedName = Annotated[
 ]
 
 SpeedSource = Literal["Measured", "Table", "Roofline"]
-
-# What a pooling model returns of a text, or of its tokens.
-PoolingTask = Literal["Embed", "Score", "Classify", "Tokens"]
-
-
-class ModelShape(Wire):
-    """Dimensions of the model that determine memory and speed, as in its `config.json`."""
-
-    parameters: Annotated[int, Field(ge=1, le=10**13)]
-    """Number of weights, including all experts."""
-
-    active_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
-    """Weights used per token; fewer than `parameters` only in a mixture of experts."""
-
-    layers: Annotated[int, Field(ge=1, le=1024)]
-    """`num_hidden_layers`."""
-
-    attention_heads: Annotated[int, Field(ge=1, le=1024)]
-    """`num_attention_heads`; the tensor parallel size must divide it."""
-
-    kv_heads: Annotated[int, Field(ge=1, le=1024)]
-    """`num_key_value_heads`; fewer than the attention heads with grouped-query attention."""
-
-    head_dim: Annotated[int, Field(ge=1, le=4096)]
-    """`head_dim`: width of one attention head."""
-
-    hidden_size: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    """`hidden_size`: width of the hidden state that layers pass on and tensor-parallel devices
-    exchange; omitted, that of all attention heads."""
-
-    max_position_embeddings: Annotated[int, Field(ge=1, le=100_000_000)]
-    """`max_position_embeddings`: maximum context of the model, in tokens."""
-
-    bits_per_weight: Literal[4, 8, 16, 32] = 16
-    """Bits per stored weight."""
-
-    quantization: Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"] | None = None
-    """Quantization of the files, as in `quantization_config`; omitted, they are not quantized. For
-    `compressed-tensors`, the type of the stored weights."""
-
-    group_size: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Quantized weights that share one scale; omitted, one scale per row."""
-
-    unquantized_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
-    """Weights that keep 16 bits when the others are quantized: embeddings, output layer, norms,
-    routers. Omitted, all weights count as quantized."""
-
-    weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
-    """Bytes of all files of a quantized model, where an index gives them."""
-
-    embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
-    """Weights of the input embedding where the output layer has its own; an engine step reads only
-    the rows of its tokens."""
-
-    experts: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Routed experts per layer in a mixture of experts, without shared experts."""
-
-    experts_per_token: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """Routed experts that compute one token."""
-
-    latent_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
-    """With multi-head latent attention, `kv_lora_rank` + `qk_rope_head_dim`: values cached per
-    token and layer instead of keys and values per head. Tensor parallelism does not divide it."""
-
-    sliding_window: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Window of layers with sliding-window attention, in tokens."""
-
-    sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
-    """Number of layers with sliding-window attention; the others cache every token."""
-
-    architecture: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | (
-        None
-    ) = None
-    """`model_type`; files in another precision must have the same."""
-
-    vocab_size: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """`vocab_size`: tokens of the vocabulary; files in another precision must have as many."""
-    pooling: PoolingTask | None = None
-    """What the model returns instead of generated text: an embedding (`Embed`), a score of 2 texts
-    (`Score`, rerankers), classes (`Classify`), or values of each token (`Tokens`, reward models and
-    late interaction). Omitted, it generates text."""
-
-    encoder_only: bool | None = None
-    """Whether all tokens of a text attend to each other, as in BERT: the engine reads a text in one
-    step and keeps no KV cache. For pooling models only."""
 
 
 class SecretKeySelector(Wire):

@@ -33,8 +33,9 @@ AdapterUri = Annotated[
 # Branch, tag or commit of a repository on the hub.
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)]
 
-# Branch, tag or commit.
-Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)]
+
+# What a pooling model returns of a text, or of its tokens.
+PoolingTask = Literal["Embed", "Score", "Classify", "Tokens"]
 
 
 class ModelShape(Wire):
@@ -64,10 +65,6 @@ class ModelShape(Wire):
 
     max_position_embeddings: Annotated[int, Field(ge=1, le=100_000_000)]
     """`max_position_embeddings`: maximum context of the model, in tokens."""
-
-    vocab_size: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
-    """`vocab_size`: tokens that the model knows, which a draft model must share; omitted, it is not
-    compared."""
 
     bits_per_weight: Literal[4, 8, 16, 32] = 16
     """Bits per stored weight."""
@@ -105,6 +102,22 @@ class ModelShape(Wire):
 
     sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of layers with sliding-window attention; the others cache every token."""
+
+    architecture: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | (
+        None
+    ) = None
+    """`model_type`; files in another precision must have the same."""
+
+    vocab_size: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
+    """`vocab_size`: tokens of the vocabulary; files in another precision must have as many."""
+    pooling: PoolingTask | None = None
+    """What the model returns instead of generated text: an embedding (`Embed`), a score of 2 texts
+    (`Score`, rerankers), classes (`Classify`), or values of each token (`Tokens`, reward models and
+    late interaction). Omitted, it generates text."""
+
+    encoder_only: bool | None = None
+    """Whether all tokens of a text attend to each other, as in BERT: the engine reads a text in one
+    step and keeps no KV cache. For pooling models only."""
 
 
 class Adapter(Wire):

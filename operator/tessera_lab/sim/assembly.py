@@ -36,12 +36,10 @@ class AssembledEngine:
 
 def assemble_engine(config: EngineConfig) -> AssembledEngine:
     """Return the configured engine with the routes that it serves."""
-    engine, meters = (
-        EngineCore(config.limits, config.speed),
-        EngineMeters(config.facts.metrics, generates=not config.is_pooling),
-    )
     engine = EngineCore(config.limits, config.speed, config.speculation)
-    meters = EngineMeters(config.facts.metrics, config.draft_tokens)
+    meters = EngineMeters(
+        config.facts.metrics, config.draft_tokens, generates=not config.is_pooling
+    )
     runner = EngineRunner(engine, meters, asyncio.get_running_loop().time)
     state = EngineState(runner, dict(config.adapters))
     metrics_registry = build_registry(config, engine, meters, state)

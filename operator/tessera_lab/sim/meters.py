@@ -54,10 +54,11 @@ class _RequestTimes:
 class EngineMeters:
     """Counters and histograms of one engine; requests may leave during a step."""
 
-    def __init__(self, metrics: Mapping[str, Metric], *, generates: bool = True) -> None:
+    def __init__(
+        self, metrics: Mapping[str, Metric], draft_tokens: int = 0, *, generates: bool = True
+    ) -> None:
         """Count no output tokens of an engine that generates none."""
         self._generates = generates
-    def __init__(self, metrics: Mapping[str, Metric], draft_tokens: int = 0) -> None:
         self._draft_tokens = draft_tokens
         self.drafts = 0
         """Times that a request had drafted tokens to verify."""
@@ -146,9 +147,8 @@ class EngineMeters:
         steady = len(step.emitted) - len(step.first) - len(step.resumed)
         if steady:
             self._observe("inter_token_latency_seconds", now - self._newest, steady)
-        emitted = len(step.emitted)
         if step.drafted:
-            emitted += self._count_accepted(step)
+            generated += self._count_accepted(step)
         if step.emitted:
             # As in the engine, a step that only works on a long prompt is not seen here.
             computed = prompts - step.first_cached_tokens
@@ -156,10 +156,6 @@ class EngineMeters:
         self.prompt_tokens += prompts
         self.cached_tokens += step.first_cached_tokens
         self.generation_tokens += generated
-            self._observe("iteration_tokens_total", computed + emitted)
-        self.prompt_tokens += prompts
-        self.cached_tokens += step.first_cached_tokens
-        self.generation_tokens += emitted
 
     def _count_accepted(self, step: EngineStep) -> int:
         """Return the accepted drafts of a step, beside the token that each request gets anyway."""

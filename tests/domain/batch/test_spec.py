@@ -64,6 +64,8 @@ def test_a_model_that_returns_no_embeddings_has_no_rows(task: str) -> None:
     verdict, source = accept_spec(a_situation(a_batch(spec)))
     assert (verdict.reason, source) == (BatchAccepted.RUNNER_MISMATCH, None)
     assert "use an InferenceService and its /rerank" in verdict.message
+
+
 def test_a_batch_that_asks_for_speculation_is_refused_and_one_of_a_service_runs_without() -> None:
     n_grams = {"speculation": {"method": "NGram"}}
     verdict, source = accept_spec(a_situation(a_batch(a_batch_spec(engine=n_grams))))

@@ -2,8 +2,6 @@
 
 import difflib
 import json
-from dataclasses import dataclass, replace
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
@@ -13,7 +11,6 @@ from types import SimpleNamespace
 from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.catalog_file import read_catalog
-from tessera.api.engine_options import EngineOptions
 from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
 from tessera.api.inference_service import ModelShape, Slo
 from tessera.api.meta import Duration

@@ -127,8 +127,6 @@ def _shape(
         head_dim=heads.width,
         hidden_size=None if query_width == keys["hidden_size"] else keys["hidden_size"],
         max_position_embeddings=_max_positions(keys, family, task, files),
-        max_position_embeddings=keys["max_position_embeddings"],
-        vocab_size=keys["vocab_size"],
         bits_per_weight=16 if quantization is None else quantization.bits,
         quantization=None if quantization is None else quantization.format,
         group_size=None if quantization is None else quantization.group_size,

@@ -19,10 +19,8 @@ from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
-from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
-from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason

@@ -6,9 +6,8 @@ from datetime import timedelta
 
 from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.text import counted
-from tessera.domain.placement.checks import pooling_task
 from tessera.domain.perf.engine_terms import draft_shape
-from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.checks import pooling_task, shape_of
 
 # A context this many times a typical request is rarely used, but its memory is always paid.
 _LONG_CONTEXT_RATIO = 16

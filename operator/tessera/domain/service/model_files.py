@@ -154,6 +154,9 @@ def with_precisions(
         precisions=checks,
         job_to_create=preparation.job_to_create or next(jobs, None),
         obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs),
+    )
+
+
 def _with_draft(
     snapshot: Snapshot, service: ObservedService, preparation: Preparation
 ) -> Preparation:

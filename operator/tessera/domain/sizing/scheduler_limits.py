@@ -82,7 +82,6 @@ class SchedulerLimits:
     tokens_per_second: float
     """Output tokens per second with `max_num_seqs` typical requests at once; of a pooling model
     input tokens."""
-    """Output tokens per second with `max_num_seqs` typical requests at once."""
     decode_tokens: int = 1
     """Tokens that a step computes of each decoding request; more than 1 only with speculation."""
 

@@ -77,7 +77,6 @@ def observed_capacity(
         measured_ratio=ratio,
         lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
         tokens_per_step=_measured_tokens_per_step(service.status),
-        lead=start_up_lead(variant.pods),
         last_lengths=history.lengths or _reported_lengths(service.status),
         recent_lengths=lengths_of_last_minute(load),
         requests_wait=bool(load.queued),
