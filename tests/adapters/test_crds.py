@@ -211,7 +211,27 @@ PRECISION_RULES = [
     ([{"precision": "awq-int4", "uri": "ftp://a/b"}], "spec.precision.variants[0].uri: Invalid"),
 ]
 
+# Of options of the engine: what they are, words of the message.
+DRAFT = {"uri": "hf://acme/draft"}
+ENGINE_RULES: list[tuple[dict[str, Any], str]] = [
+    ({"gpuMemoryUtilization": "1.01"}, "must be a number from 0.1 to 1"),
+    ({"speculation": {"method": "Eagle"}}, "the methods DraftModel and Eagle need it"),
+    (
+        {"speculation": {"method": "NGram", "model": DRAFT}},
+        "the method NGram drafts without a model",
+    ),
+    (
+        {"speculation": {"method": "DraftModel", "model": {"uri": "ftp://a/b"}}},
+        "spec.engine.speculation.model.uri: Invalid value",
+    ),
+]
+
 RULES += [
+    *(
+        (kind, {**base, "engine": engine}, message)
+        for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
+        for engine, message in ENGINE_RULES
+    ),
     *(
         (kind, {**base, "precision": {"variants": variants}}, message)
         for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
