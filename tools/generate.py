@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 import bounds_page
 import claims_pages
+import converted_page
 import engine_differences
 import gateway_openapi
 import ladders_page
@@ -84,6 +85,9 @@ def generated() -> dict[str, str]:
     files[ladders_page.PAGE] = ladders_page.page()
     files[ladders_page.PICTURE] = ladders_page.picture()
     files["README.md"] = _with_part("README.md", "levers", ladders_page.today_table())
+    files[converted_page.PAGE] = _with_part(
+        converted_page.PAGE, "converted", converted_page.table(ROOT)
+    )
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
 

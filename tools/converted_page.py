@@ -1,0 +1,74 @@
+"""The table of the manifests that were converted from other platforms."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+PAGE, FOLDER = "docs/tasks/coming-from.md", "examples/converted"
+_KINDS = {
+    "Gated": "gated",
+    "Quantized": "quantized",
+    "Pooling": "pooling",
+    "LoRA": "LoRA",
+    "SeveralGpus": "several GPUs",
+}
+
+
+def read_sources(root: Path) -> list[Mapping[str, Any]]:
+    """Return the published manifests, with what became of each."""
+    text = (root / FOLDER / "sources.yaml").read_text(encoding="utf-8")
+    sources: list[Mapping[str, Any]] = yaml.safe_load(text)["sources"]
+    return sources
+
+
+def table(root: Path) -> str:
+    """Return how many manifests of each kind were converted, and one row for each manifest."""
+    sources = read_sources(root)
+    lines = [
+        *_counts(sources),
+        "",
+        "| manifest | source | kinds | result | notes |",
+        "| --- | --- | --- | --- | --- |",
+        *map(_row, sources),
+        "",
+        "Refused:",
+        "",
+        *map(_refusal, filter(_is_refused, sources)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_refused(source: Mapping[str, Any]) -> bool:
+    return "refused" in source
+
+
+def _counts(sources: list[Mapping[str, Any]]) -> Iterator[str]:
+    every = Counter(kind for source in sources for kind in source["kinds"])
+    refused = Counter(kind for source in sources if _is_refused(source) for kind in source["kinds"])
+    total, lost = len(sources), sum(map(_is_refused, sources))
+    yield "| kind | manifests | Ready | refused |"
+    yield "| --- | --- | --- | --- |"
+    for kind, words in _KINDS.items():
+        yield f"| {words} | {every[kind]} | {every[kind] - refused[kind]} | {refused[kind]} |"
+    yield f"| all, each once | {total} | {total - lost} | {lost} |"
+
+
+def _refusal(source: Mapping[str, Any]) -> str:
+    refused = source["refused"]
+    return f"- `{source['name']}`: {refused['why']} Instead: {refused['instead']}"
+
+
+def _row(source: Mapping[str, Any]) -> str:
+    name, kinds = source["name"], ", ".join(_KINDS[kind] for kind in source["kinds"])
+    if _is_refused(source):
+        file, result, notes = f"refused/{name}", "refused", f"`{source['refused']['field']}`"
+    else:
+        file, result, notes = name, "Ready", source["notes"]
+    origin = (
+        f"{source['project']} `{source['kind']}`: {source['repository']} {source['path']} at "
+        f"{source['commit'][:12]}"
+    )
+    return f"| [{name}](../../{FOLDER}/{file}.yaml) | {origin} | {kinds} | {result} | {notes} |"
