@@ -8,18 +8,19 @@ import yaml
 
 from converted_page import FOLDER, read_sources
 from demo.cluster import ROOT, InstalledCluster, Json, Ref, StepError, condition
+from tessera.resources.api_resources import CLAIMS, INFERENCE_SERVICES
 from world import World, start
 from world.api import SECRETS
 from world.testing import eventually
 
 CONVERTED = ROOT / FOLDER
 NAMESPACE = "converted"
-# The GPUs that the manifests need together: product, nodes, and the GPUs of each.
+# Product, nodes, and the GPUs of each. They suffice however the scheduler spreads small replicas.
 GPU_NODES = {
-    "l4": ("NVIDIA-L4", 2, ["whole"] * 8),
+    "l4": ("NVIDIA-L4", 7, ["whole"] * 8),
     "a100": ("NVIDIA-A100-80GB-PCIe", 2, ["whole"] * 8),
     "slices": ("NVIDIA-A100-SXM4-80GB", 1, [["1g.10gb"] * 7] * 3 + [["3g.40gb"] * 2] * 2),
-    "h100": ("NVIDIA-H100-80GB-HBM3", 4, ["whole"] * 8),
+    "h100": ("NVIDIA-H100-80GB-HBM3", 6, ["whole"] * 8),
     "gh200": ("NVIDIA-GH200-480GB", 1, ["whole"]),
     "b200": ("NVIDIA-B200", 1, ["whole"] * 8),
 }
@@ -40,15 +41,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-def spec_of(name: str) -> Json:
-    body = yaml.safe_load((CONVERTED / f"{name}.yaml").read_text(encoding="utf-8"))
-    spec: Json = body["spec"]
-    return spec
+def manifest_of(name: str) -> Json:
+    """Return a converted manifest, which also tells the simulator what it would read in files."""
+    manifest: Json = yaml.safe_load((CONVERTED / f"{name}.yaml").read_text(encoding="utf-8"))
+    if (shape := manifest["spec"]["model"].get("shape")) is not None:
+        environment = manifest["spec"].setdefault("podTemplate", {}).setdefault("env", [])
+        environment.append({"name": "TESSERA_SIM_SHAPE", "value": json.dumps(shape)})
+    return manifest
 
 
 async def create_what_they_name(cluster: InstalledCluster) -> None:
     """Create the Secrets and claims that the manifests expect in their namespace."""
-    models = [spec_of(name)["model"] for name in ACCEPTED]
+    models = [manifest_of(name)["spec"]["model"] for name in ACCEPTED]
     tokens = {(ref["name"], ref["key"]) for m in models if (ref := m.get("tokenSecretRef"))}
     for name, key in sorted(tokens):
         body = {"metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {key: "hf_token"}}
@@ -64,8 +68,7 @@ async def create_what_they_name(cluster: InstalledCluster) -> None:
                 "resources": {"requests": {"storage": "1Gi"}},
             },
         }
-        path = f"/api/v1/namespaces/{NAMESPACE}/persistentvolumeclaims"
-        await cluster.api.create(path, body)
+        await cluster.api.create(CLAIMS.path(NAMESPACE), body)
 
 
 async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
@@ -74,7 +77,8 @@ async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
     await cluster.run("kubectl", "apply", "-f", str(CONVERTED / "pools.yaml"))
     await create_what_they_name(cluster)
     for name in ACCEPTED:
-        await cluster.run("kubectl", "apply", "-f", str(CONVERTED / f"{name}.yaml"))
+        path = INFERENCE_SERVICES.path(NAMESPACE, name)
+        await cluster.api.apply(path, manifest_of(name), "kubectl")
 
     async def waiting() -> dict[str, Json]:
         conditions = {
