@@ -89,7 +89,7 @@ async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
 
     await eventually(waiting, lambda services: not services, within=240)
     for name in REFUSED:
-        path = CONVERTED / "refused" / f"{name}.yaml"
+        file = str(CONVERTED / "refused" / f"{name}.yaml")
         with pytest.raises(StepError) as refusal:
-            await cluster.run("kubectl", "apply", "-f", str(path))
+            await cluster.run("kubectl", "apply", "-f", file)
         assert SOURCES[name]["refused"]["field"] in str(refusal.value)
