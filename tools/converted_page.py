@@ -1,11 +1,10 @@
 """The table of the manifests that were converted from other platforms."""
 
+import tomllib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 PAGE, FOLDER = "docs/tasks/coming-from.md", "examples/converted"
 _KINDS = {
@@ -19,8 +18,8 @@ _KINDS = {
 
 def read_sources(root: Path) -> list[Mapping[str, Any]]:
     """Return the published manifests, with what became of each."""
-    text = (root / FOLDER / "sources.yaml").read_text(encoding="utf-8")
-    sources: list[Mapping[str, Any]] = yaml.safe_load(text)["sources"]
+    text = (root / FOLDER / "sources.toml").read_text(encoding="utf-8")
+    sources: list[Mapping[str, Any]] = tomllib.loads(text)["source"]
     return sources
 
 
@@ -58,7 +57,7 @@ def _counts(sources: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def _refusal(source: Mapping[str, Any]) -> str:
     refused = source["refused"]
-    return f"- `{source['name']}`: {refused['why']} Instead: {refused['instead']}"
+    return _line(f"- `{source['name']}`: {refused['why']} Instead: {refused['instead']}")
 
 
 def _row(source: Mapping[str, Any]) -> str:
@@ -71,4 +70,10 @@ def _row(source: Mapping[str, Any]) -> str:
         f"{source['project']} `{source['kind']}`: {source['repository']} {source['path']} at "
         f"{source['commit'][:12]}"
     )
-    return f"| [{name}](../../{FOLDER}/{file}.yaml) | {origin} | {kinds} | {result} | {notes} |"
+    return _line(
+        f"| [{name}](../../{FOLDER}/{file}.yaml) | {origin} | {kinds} | {result} | {notes} |"
+    )
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -74,7 +74,7 @@ async def create_what_they_name(cluster: InstalledCluster) -> None:
 async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
     cluster: InstalledCluster,
 ) -> None:
-    await cluster.run("kubectl", "apply", "-f", str(CONVERTED / "pools.yaml"))
+    await cluster.run("kubectl", "apply", "-f", str(CONVERTED / "00-pools.yaml"))
     await create_what_they_name(cluster)
     for name in ACCEPTED:
         path = INFERENCE_SERVICES.path(NAMESPACE, name)

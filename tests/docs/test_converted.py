@@ -42,7 +42,7 @@ def body_of(path: Path) -> dict[str, Any]:
 
 @cache
 def pools() -> tuple[Pool, ...]:
-    bodies = yaml.safe_load_all((CONVERTED / "pools.yaml").read_text(encoding="utf-8"))
+    bodies = yaml.safe_load_all((CONVERTED / "00-pools.yaml").read_text(encoding="utf-8"))
     return tuple(parse_pool(body) for body in bodies if body["kind"] == "AcceleratorPool")
 
 
@@ -83,7 +83,7 @@ def test_ten_manifests_of_each_kind_were_listed_and_most_are_converted() -> None
 
 
 def test_each_listed_manifest_is_converted_or_refused() -> None:
-    files = {path.stem for path in CONVERTED.glob("*.yaml")} - {"sources", "pools"}
+    files = {path.stem for path in CONVERTED.glob("*.yaml")} - {"00-pools"}
     assert files == set(ACCEPTED)
     assert {path.stem for path in (CONVERTED / "refused").glob("*.yaml")} == set(REFUSED)
 
