@@ -126,19 +126,22 @@ def test_a_converted_manifest_is_placed_as_it_asks_with_flags_that_its_engine_kn
     choice = service_plan.placement.choice
     assert choice is not None, service_plan.placement.verdict.message
     assert choice.offer.pool in (spec.placement.pools or GPUS.keys() | {"a100-slices"})
-    asked = body_of(CONVERTED / f"{name}.yaml")["spec"].get("engine", {})
+    asked = body_of(CONVERTED / f"{name}.yaml")["spec"]
     devices = choice.offer.hardware.devices
-    assert devices == asked.get("tensorParallelSize", devices)
+    assert devices == asked.get("engine", {}).get("tensorParallelSize", devices)
     assert devices > 1 or "SeveralGpus" not in SOURCES[name]["kinds"]
-    (deployment,) = (
+    deployments = [
         manifest.body
         for manifest in children.service_manifests(service_plan)
         if manifest.kind.kind == "Deployment"
-    )
-    (engine, *_) = deployment["spec"]["template"]["spec"]["containers"]
+    ]
+    # Files of a store are downloaded to a claim before any engine starts.
+    assert len(deployments) == ("store" not in asked["model"])
     facts = version_facts(spec.engine.version)
     assert facts is not None
-    assert vllm_flags.check(engine["args"], facts) == ()
+    for deployment in deployments:
+        (engine, *_) = deployment["spec"]["template"]["spec"]["containers"]
+        assert vllm_flags.check(engine["args"], facts) == ()
 
 
 @pytest.mark.parametrize("name", REFUSED)
