@@ -89,11 +89,11 @@ async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
 async def test_a_configuration_out_of_range_is_reported_with_the_message_of_the_engine(
     namespace: ScenarioNamespace,
 ) -> None:
-    engine = {"version": UNCHECKED, "extraArgs": ["--block-size=0"]}
+    engine = {"version": UNCHECKED, "extraArgs": ["--stream-interval=0"]}
     await namespace.apply_service(replicas=1, engine=engine)
     condition = await wait_for_explained_reason(namespace, "EngineStartFailed")
     assert "exit code 1: " in condition.message
-    assert "--block-size" in condition.message
+    assert "--stream-interval" in condition.message
 
 
 async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
