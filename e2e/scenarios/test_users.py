@@ -22,7 +22,7 @@ OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
         ),
         (
             {"model": {"uri": SMALL}, "engine": {"extraArgs": ["--max-num-seqs=4"]}},
-            ("spec.engine.extraArgs", "--max-num-seqs", "spec.slo"),
+            ("spec.engine.extraArgs", "--max-num-seqs", "spec.engine.maxNumSeqs"),
         ),
         (
             {"model": {"uri": SMALL}, "engine": {"extraArgs": ["--swap-space=4"]}},
