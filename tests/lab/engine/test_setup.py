@@ -28,7 +28,7 @@ def a_setup(**options: Any) -> EngineSetup:
 REFUSED: dict[str, dict[str, Any]] = {
     "write a number from 2 to 131072": {"max_model_len": 200_000},
     "cannot be sharded over 3 GPUs": {"hardware": whole_gpu_hardware(A100, 3)},
-    "write fp8, int8, awq-int4, gptq-int4, or leave it out": {"precision": "int9"},
+    "write fp8, int8, awq-int4, gptq-int4, nvfp4, or leave it out": {"precision": "int9"},
     "set the size of a batch": {"kv_cache": KvCache.NONE},
     "a static batch of 0": {"static_batch": 0},
     "a prefix cache needs continuous batching": {"static_batch": 8, "prefix_cache": True},

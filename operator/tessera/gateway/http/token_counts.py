@@ -6,6 +6,7 @@ from typing import Annotated
 import msgspec
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+_TotalTokens = Annotated[int, msgspec.Meta(ge=0, le=2 * 10**9)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ class Usage(msgspec.Struct, gc=False):
     completion_tokens_details: _Details | None = None
     input_tokens: _Tokens | None = None
     output_tokens: _Tokens | None = None
-    total_tokens: _Tokens | None = None
+    total_tokens: _TotalTokens | None = None
     """Rankings may have nothing else."""
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None

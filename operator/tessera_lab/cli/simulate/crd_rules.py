@@ -41,6 +41,12 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "has(self.uri) || self.precision == 'fp8'": lambda variant: (
         variant.uri is not None or variant.precision == "fp8"
     ),
+    "self.method == 'NGram' || has(self.model)": lambda speculation: (
+        speculation.method == "NGram" or speculation.model is not None
+    ),
+    "self.method != 'NGram' || !has(self.model)": lambda speculation: (
+        speculation.method != "NGram" or speculation.model is None
+    ),
     "!has(self.revision) || (has(self.uri) && self.uri.startsWith('hf://'))": lambda variant: (
         variant.revision is None or str(variant.uri).startswith("hf://")
     ),
