@@ -242,3 +242,8 @@ class EngineOptions(Wire):
 
     speculation: SpeculationOptions | None = None
     """Speculative decoding; omitted, none. Memory, limits, speed and price count it."""
+
+    @property
+    def draft(self) -> DraftModel | None:
+        """Return the draft model; None without one, as with n-grams."""
+        return self.speculation.model if self.speculation is not None else None

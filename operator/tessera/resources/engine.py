@@ -164,7 +164,7 @@ def claim_volume(name: str, claim: str, *, read_only: bool | None = None) -> cli
 
 def _draft_claim(spec: InferenceServiceSpec) -> str | None:
     """Return the PersistentVolumeClaim of the draft model; None for any other place."""
-    draft = spec.engine.speculation.model if spec.engine.speculation is not None else None
+    draft = spec.engine.draft
     return None if draft is None else pvc_claim_name(draft.uri)
 
 

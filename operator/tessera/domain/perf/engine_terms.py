@@ -60,7 +60,7 @@ def engine_terms(options: EngineOptions) -> EngineTerms:
 
 def draft_shape(options: EngineOptions) -> ModelShape | None:
     """Return the draft model's shape from the options, else from the built-in catalog."""
-    draft = options.speculation.model if options.speculation is not None else None
+    draft = options.draft
     if draft is None:
         return None
     return draft.shape or models().get(draft.uri.removeprefix("hf://"))

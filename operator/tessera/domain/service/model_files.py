@@ -161,7 +161,7 @@ def _with_draft(
     snapshot: Snapshot, service: ObservedService, preparation: Preparation
 ) -> Preparation:
     """Look for the shape of the draft model as for that of the model, once that one is known."""
-    spec, draft = preparation.spec, _draft_of(preparation.spec)
+    spec, draft = preparation.spec, preparation.spec.engine.draft
     if draft is None or not _lacks_draft_shape(spec):
         jobs = [job for job in snapshot.model_jobs if job.service == service.ref]
         obsolete_jobs = tuple(sorted(job.ref for job in jobs if job.task == "draft"))
@@ -196,17 +196,13 @@ def _with_draft(
     )
 
 
-def _draft_of(spec: InferenceServiceSpec) -> DraftModel | None:
-    return spec.engine.speculation.model if spec.engine.speculation is not None else None
-
-
 def _lacks_draft_shape(spec: InferenceServiceSpec) -> bool:
-    return _draft_of(spec) is not None and draft_shape(spec.engine) is None
+    return spec.engine.draft is not None and draft_shape(spec.engine) is None
 
 
 def _with_draft_shape(spec: InferenceServiceSpec, known: DraftModelStatus) -> InferenceServiceSpec:
     """Add the draft's shape as an unset field, if it is that of the draft that the spec names."""
-    speculation, draft = spec.engine.speculation, _draft_of(spec)
+    speculation, draft = spec.engine.speculation, spec.engine.draft
     if speculation is None or draft is None:
         return spec
     if (draft.uri, draft.revision) != (known.uri, known.requested_revision):
