@@ -1,5 +1,6 @@
 """All hardware in all precisions: golden verdicts, order, prices, advice."""
 
+from dataclasses import replace
 from datetime import date, timedelta
 
 import pytest
@@ -232,6 +233,27 @@ def test_a_draft_model_takes_weights_and_cache_beside_the_model() -> None:
     draft_mib = both.reserve_mib - alone.reserve_mib
     assert draft_mib == pytest.approx(1235814400 * 2 / 2**20, abs=1)
     assert both.kv_tokens == pytest.approx(both.cache_mib * 2**20 / (131_072 + 32_768), abs=32)
+
+
+def test_drafted_tokens_leave_steps_fewer_tokens_of_prompts() -> None:
+    # One step reads the prompt beside 100 requests of 1 token each, and not beside 6 of each.
+    plain = EngineTerms(max_num_seqs=100, max_num_batched_tokens=1400)
+    drafting = replace(plain, draft=models()[B1], draft_tokens=5, acceptance=0.6)
+    for engine, steps in ((plain, 1), (drafting, 2)):
+        needed = demand(B8, engine=engine)
+        [sized] = [
+            size_row
+            for size_row in all_rows(needed, [products()[H100]], [None], BOOK)
+            if size_row.hardware.name == "whole GPU"
+        ]
+        fit = size(needed, sized.hardware)
+        assert isinstance(fit, ReplicaFit)
+        full = fit.step.seconds(
+            decoding=100,
+            kv_tokens=100 * needed.resident_tokens,
+            prefill_tokens=1400 - 100 * fit.limits.decode_tokens,
+        )
+        assert sized.ttft_ms == pytest.approx(steps * full * 1e3)
 
 
 def test_tensor_parallelism_costs_each_device_its_buffers() -> None:

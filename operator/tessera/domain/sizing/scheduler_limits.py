@@ -85,6 +85,11 @@ class SchedulerLimits:
     decode_tokens: int = 1
     """Tokens that a step computes of each decoding request; more than 1 only with speculation."""
 
+    @property
+    def prompt_tokens(self) -> int:
+        """Return the tokens of prompts that a step reads while `max_num_seqs` requests decode."""
+        return max(1, self.max_num_batched_tokens - self.max_num_seqs * self.decode_tokens)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SustainedLoad:
@@ -269,8 +274,7 @@ def longest_reading(
     input_tokens: int, inter_token: timedelta, limits: SchedulerLimits
 ) -> timedelta:
     """Return the most that a full engine, whose steps keep the ITL objective, reads a prompt."""
-    free = max(1, limits.max_num_batched_tokens - limits.max_num_seqs * limits.decode_tokens)
-    return -(-input_tokens // free) * inter_token
+    return -(-input_tokens // limits.prompt_tokens) * inter_token
 
 
 def full_step_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:

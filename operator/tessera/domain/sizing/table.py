@@ -256,7 +256,7 @@ def _fit_row(row: SizeRow, demand: Demand, fit: ReplicaFit, product: Product) ->
     if demand.is_pooling:
         ttft = pooling.longest_reading(limits, demand.input_tokens).total_seconds()
     else:
-        chunk = limits.max_num_batched_tokens - max_num_seqs
+        chunk = limits.prompt_tokens
         full_seconds = fit.step.seconds(
             decoding=max_num_seqs,
             kv_tokens=max_num_seqs * demand.resident_tokens,
