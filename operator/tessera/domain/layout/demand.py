@@ -23,7 +23,7 @@ from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
-from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
     CLASS_RANKS,
     HardwareChoice,
@@ -31,8 +31,8 @@ from tessera.domain.placement.placement import (
     slice_assignment,
 )
 from tessera.domain.scaling.load import usable_readings
+from tessera.domain.scaling.target import places
 from tessera.domain.service.proposal import Proposal, min_replicas_of
-from tessera.domain.sizing import pooling
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.steps import Step
 
@@ -280,10 +280,7 @@ def _token_demand(
     if moving or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
         return current
     limits = choice.fit.limits
-    places = limits.max_num_seqs
-    if pooling_task(spec) is not None:
-        places = pooling.texts_per_step(limits, spec.context.typical_input_tokens)
-    needed = in_flight / places * limits.tokens_per_second / _TARGET_OCCUPANCY
+    needed = in_flight / places(spec, limits) * limits.tokens_per_second / _TARGET_OCCUPANCY
     return min(current, math.ceil(needed / cheapest.tokens_per_second) * cheapest.tokens_per_second)
 
 

@@ -82,7 +82,7 @@ def target_of(
         spec=spec.scaling,
         queue_target=target,
         queue_source=source,
-        max_num_seqs=_places(spec, limits) if limits is not None else 0,
+        max_num_seqs=places(spec, limits) if limits is not None else 0,
         bounds_source=f"{schedule.status.current.schedule}: "
         if schedule is not None
         else "spec.scaling.",
@@ -90,7 +90,7 @@ def target_of(
     )
 
 
-def _places(spec: InferenceServiceSpec, limits: SchedulerLimits) -> int:
+def places(spec: InferenceServiceSpec, limits: SchedulerLimits) -> int:
     """Return the requests that run at once; of a pooling model those that fill a step."""
     if pooling_task(spec) is None:
         return limits.max_num_seqs
