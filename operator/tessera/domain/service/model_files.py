@@ -26,6 +26,8 @@ from tessera.domain.service.model_jobs import (
     ModelJobOutcome,
     ModelJobStatus,
     assess_model_job,
+    config_source,
+    refusal_message,
 )
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.precisions import (
@@ -122,7 +124,7 @@ def prepare_model(
     job_report = parse_report(ShapeReport, job_status.report)
     is_done = job_status.outcome is ModelJobOutcome.DONE
     if is_done and job_report is not None and job_report.shape is not None:
-        source = _source(spec.model, job_report.commit)
+        source = config_source(spec.model.uri, job_report.commit)
         status = known.model_copy(update={"shape": job_report.shape, "source": source})
         preparation = Preparation(
             spec=_with_shape(spec, job_report.shape),
@@ -179,7 +181,7 @@ def _with_draft(
             uri=draft.uri,
             requested_revision=draft.revision,
             shape=report.shape,
-            source=_source(model, report.commit),
+            source=config_source(draft.uri, report.commit),
         )
         return replace(
             preparation,
@@ -219,10 +221,10 @@ def _missing_draft_verdict(
 ) -> StatusVerdict[Accepted]:
     uri, logs_command = draft_spec.model.uri, job_status.logs_command
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        refusal = hub_access_advice(draft_spec.model, report_text) or report_text[-600:]
-        denial = unknown_draft_denial(uri, f"{refusal} ({logs_command})")
+        cause = f"{refusal_message(draft_spec.model, report_text)} ({logs_command})"
+        denial = unknown_draft_denial(uri, cause)
         return StatusVerdict(denial.reason, denial.sentence)
-    message = job_status.message or f"Job {job_status.name} reads the config.json of {uri}"
+    message = job_status.reading_message(uri)
     return StatusVerdict(
         Accepted.READING_MODEL,
         f"spec.engine.speculation.model.shape: {message}. Wait, or write the shape there; "
@@ -290,23 +292,16 @@ def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServi
     return spec.model_copy(update={"model": model})
 
 
-def _source(model: Model, commit: str | None) -> str:
-    return f"config.json of {model.uri}" + (f" at {commit}" if commit else "")
-
-
 def _missing_shape_verdict(
     spec: InferenceServiceSpec, job_status: ModelJobStatus, report_text: str
 ) -> StatusVerdict[Accepted]:
     logs_command = job_status.logs_command
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        refusal = hub_access_advice(spec.model, report_text)
-        cause = f"{refusal or report_text[-600:]} ({logs_command})"
+        cause = f"{refusal_message(spec.model, report_text)} ({logs_command})"
         denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
-    message = (
-        job_status.message or f"Job {job_status.name} reads the config.json of {spec.model.uri}"
-    )
+    message = job_status.reading_message(spec.model.uri)
     return StatusVerdict(
         Accepted.READING_MODEL,
         f"spec.model.shape: {message}. Wait, or write the shape there; {logs_command}",

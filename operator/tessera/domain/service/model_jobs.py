@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.ref import Ref
-from tessera.domain.health.startup_failure import missing_secret_advice
+from tessera.domain.health.startup_failure import hub_access_advice, missing_secret_advice
 from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import report_message
@@ -66,6 +66,20 @@ class ModelJobStatus:
     @property
     def logs_command(self) -> str:
         return f"kubectl logs -n {self.namespace} job/{self.name}"
+
+    def reading_message(self, uri: str) -> str:
+        """Return what holds up a read of `config.json`, or that it goes on."""
+        return self.message or f"Job {self.name} reads the config.json of {uri}"
+
+
+def config_source(uri: str, commit: str | None) -> str:
+    """Return where the shape of a model was read."""
+    return f"config.json of {uri}" + (f" at {commit}" if commit else "")
+
+
+def refusal_message(model: Model, report_text: str) -> str:
+    """Return why a Job cannot read a model: a known remedy, else the end of its report."""
+    return hub_access_advice(model, report_text) or report_text[-_MAX_MESSAGE_LENGTH:]
 
 
 def assess_model_job(

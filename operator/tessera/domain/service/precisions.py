@@ -18,7 +18,6 @@ from tessera.api.reasons import PrecisionReason
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
 from tessera.domain.names import variant_name
@@ -31,11 +30,11 @@ from tessera.domain.service.model_jobs import (
     ModelJobOutcome,
     ModelJobStatus,
     assess_job_of_files,
+    config_source,
+    refusal_message,
 )
 from tessera.domain.service.template_version import is_update_requested
 from tessera.domain.sizing.precision_check import files_mismatch
-
-_MAX_TEXT = 600
 
 _REFUSED = (PrecisionReason.FILES_MISMATCH, PrecisionReason.FILES_NOT_READ)
 
@@ -220,7 +219,7 @@ def _judged(
     """Compare what was read with the model, which may be another one since."""
     files, precision = read.shape, variant.precision
     assert files is not None  # noqa: S101 - recorded with a shape alone
-    source = f"config.json of {variant.uri}{f' at {read.revision}' if read.revision else ''}"
+    source = config_source(read.uri, read.revision)
     difference = files_mismatch(precision, files, shape, max_model_len(spec, shape))
     if difference is not None:
         message = (
@@ -247,13 +246,14 @@ def _judged(
 def _waiting(
     service: ObservedService, variant: PrecisionVariant, job_status: ModelJobStatus
 ) -> PrecisionCheck:
-    progress = job_status.message or f"Job {job_status.name} reads the config.json of {variant.uri}"
+    read = _blank(service, variant)
+    progress = job_status.reading_message(read.uri)
     update = {
         "reason": PrecisionReason.READING_FILES,
         "message": f"{progress}; {job_status.logs_command}",
     }
     return PrecisionCheck(
-        status=_blank(service, variant).model_copy(update=update),
+        status=read.model_copy(update=update),
         variant=variant,
         is_held_up=bool(job_status.message),
     )
@@ -266,7 +266,7 @@ def _not_read(
     job_status: ModelJobStatus,
     report_text: str,
 ) -> PrecisionCheck:
-    cause = hub_access_advice(located.model, report_text) or report_text[-_MAX_TEXT:]
+    cause = refusal_message(located.model, report_text)
     message = (
         f"{variant.uri}: {cause} ({job_status.logs_command}); correct spec.precision.variants, or "
         f"have the files read again with kubectl tessera update {service.ref.name}"
