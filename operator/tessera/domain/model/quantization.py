@@ -7,8 +7,9 @@ from typing import Any, Literal
 from tessera.domain.model.config_keys import UnsupportedConfigError, part
 
 Format = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
-_MXFP4_GROUP = 32
-_NVFP4_GROUP = 16
+# Weights that share a scale in the two formats of 4-bit floats.
+MXFP4_GROUP = 32
+NVFP4_GROUP = 16
 # Where AWQ's configuration does not say it.
 _DEFAULT_GROUP = 128
 # Formats of the files of a listed precision; `int4` of compressed-tensors does not say how its
@@ -63,7 +64,7 @@ def _read_fp8(_: Mapping[str, Any]) -> Quantization:
 
 
 def _read_mxfp4(_: Mapping[str, Any]) -> Quantization:
-    return Quantization(format="mxfp4", bits=4, group_size=_MXFP4_GROUP)
+    return Quantization(format="mxfp4", bits=4, group_size=MXFP4_GROUP)
 
 
 def _read_awq(section: Mapping[str, Any]) -> Quantization:
@@ -81,7 +82,7 @@ def _read_gptq(section: Mapping[str, Any]) -> Quantization:
 def _read_modelopt(section: Mapping[str, Any]) -> Quantization:
     algorithm = str(section.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
-        return Quantization(format="nvfp4", bits=4, group_size=_NVFP4_GROUP)
+        return Quantization(format="nvfp4", bits=4, group_size=NVFP4_GROUP)
     if "fp8" in algorithm:
         return Quantization(format="fp8", bits=8)
     raise UnsupportedConfigError(
@@ -97,7 +98,7 @@ def _read_compressed(section: Mapping[str, Any]) -> Quantization:
     group_size = _read_group_size(weights)
     if weights.get("type") == "float":
         if bits == 4:
-            return Quantization(format="nvfp4", bits=4, group_size=group_size or _NVFP4_GROUP)
+            return Quantization(format="nvfp4", bits=4, group_size=group_size or NVFP4_GROUP)
         return Quantization(format="fp8", bits=8)
     return Quantization(format="int4" if bits == 4 else "int8", bits=bits, group_size=group_size)
 

@@ -3,7 +3,7 @@
 from typing import Literal
 
 from tessera.api.inference_service import ModelShape
-from tessera.domain.model.quantization import PRECISION_FORMATS
+from tessera.domain.model.quantization import MXFP4_GROUP, NVFP4_GROUP, PRECISION_FORMATS
 
 # Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`.
 KvBits = Literal[8, 16]
@@ -12,7 +12,7 @@ _SCALE_BITS = 16
 _BLOCK_SCALE_BITS = 8
 # Weights that share a scale in 4-bit quantization, unless the files say otherwise.
 _GROUP_SIZE = 128
-_GROUP_SIZES = {"nvfp4": 16, "mxfp4": 32}
+_GROUP_SIZES = {"nvfp4": NVFP4_GROUP, "mxfp4": MXFP4_GROUP}
 _FP4_FORMATS = ("mxfp4", "nvfp4")
 # Formats that store a zero point beside each scale, in as many bits as a weight.
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")

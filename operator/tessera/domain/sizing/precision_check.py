@@ -4,15 +4,15 @@ from collections.abc import Iterator
 
 from tessera.api.inference_service import ModelShape
 from tessera.api.precision import PrecisionName
-from tessera.domain.model.quantization import PRECISION_FORMATS
+from tessera.domain.model.quantization import MXFP4_GROUP, NVFP4_GROUP, PRECISION_FORMATS
 from tessera.domain.perf.footprint import hidden_size
 
 # Weights that share a scale, where the engine's kernels are for some numbers alone; None is a row.
 _GROUP_SIZES: dict[PrecisionName, tuple[int | None, ...]] = {
     "awq-int4": (128, 64, 32, None),
     "gptq-int4": (128, 64, 32, None),
-    "nvfp4": (16,),
-    "mxfp4": (32,),
+    "nvfp4": (NVFP4_GROUP,),
+    "mxfp4": (MXFP4_GROUP,),
 }
 
 
