@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -19,7 +19,7 @@ from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.facts import EngineFacts, is_older, known_versions, version_facts
+from tessera.domain.vllm.facts import is_older, known_versions, version_facts
 from tessera.domain.vllm.loaders import loader_faults
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
@@ -162,9 +162,7 @@ def _overridden_config(spec: InferenceServiceSpec) -> Mapping[str, Any]:
     """Return the keys of `config.json` that `--hf-overrides` replaces."""
     if not any("hf" in argument for argument in spec.engine.extra_args):
         return {}
-    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
-    values = {} if table is None else vllm_flags.parse(spec.engine.extra_args, table)
-    overrides = values.get("hf_overrides")
+    overrides = _extra_flags(spec).get("hf_overrides")
     return overrides if isinstance(overrides, Mapping) else {}
 
 
@@ -314,9 +312,8 @@ def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
 def _refused_flags(
     spec: InferenceServiceSpec, refused: Mapping[str, str], message: str
 ) -> Iterator[Denial]:
-    """Yield the flags that are refused, by the newest table if the version has none."""
-    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
-    for name in () if table is None else _flag_names(spec.engine.extra_args, table):
+    """Yield the flags that are refused."""
+    for name in _flag_names(_extra_flags(spec)):
         if name in refused:
             yield Denial(
                 reason=Accepted.RESERVED_FLAG,
@@ -325,9 +322,15 @@ def _refused_flags(
             )
 
 
-def _flag_names(args: Sequence[str], table: EngineFacts) -> Iterator[str]:
+def _extra_flags(spec: InferenceServiceSpec) -> Mapping[str, Any]:
+    """Return the values of `extraArgs`, by the newest table if the version has none."""
+    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
+    return {} if table is None else vllm_flags.parse(spec.engine.extra_args, table)
+
+
+def _flag_names(values: Mapping[str, Any]) -> Iterator[str]:
     """Yield the destinations of flags, and after them those of the keys of JSON flags."""
-    for name, value in vllm_flags.parse(args, table).items():
+    for name, value in values.items():
         yield name
         if isinstance(value, Mapping):
             yield from (f"{name}.{key}" for key in value)
