@@ -14,7 +14,7 @@ from tessera.adapters.prometheus.queries import (
 )
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, variant_key
 from tessera.api.text import parse_decimal
-from tessera.domain.observed.snapshot import Ref, SpeedReading
+from tessera.domain.observed.snapshot import SPEED_SECONDS, Ref, SpeedReading
 
 _GROUP_BY = f"by (namespace, {SERVICE}, {VARIANT})"
 _SIZES = ("kv_cache_size_tokens", "num_gpu_blocks", "block_size")
@@ -98,9 +98,9 @@ def _speed_reading(
     )
     read, written = values.get("read"), values.get("written")
     requests = values.get("requests")
-    requests_per_second = requests / 300 if requests is not None else None
+    requests_per_second = requests / SPEED_SECONDS if requests is not None else None
     # Accepted drafts are further tokens of a sequence that gets one from each step anyway.
-    first_tokens = tokens and tokens - values.get("accepted", 0.0) / 300
+    first_tokens = tokens and tokens - values.get("accepted", 0.0) / SPEED_SECONDS
     return SpeedReading(
         variant=variant or None,
         requests=requests,

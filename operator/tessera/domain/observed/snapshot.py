@@ -268,6 +268,10 @@ class EngineReading:
     """False while it is asleep or paused; None is "not known"."""
 
 
+# Increases that a speed reading has are of so long.
+SPEED_SECONDS = 300
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpeedReading:
     """What the engines of one variant of a service did in the last five minutes.
@@ -322,7 +326,7 @@ class SpeedReading:
         """Return the tokens of prompts that all replicas read."""
         if self.prompt_tokens is None or self.requests is None:
             return None
-        return self.prompt_tokens * self.requests / 300
+        return self.prompt_tokens * self.requests / SPEED_SECONDS
 
     def resident_tokens(self, kv_tokens: int) -> float | None:
         """Return the mean cached tokens of a running request, in a cache of so many by default."""

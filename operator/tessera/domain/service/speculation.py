@@ -16,7 +16,7 @@ from tessera.api.engine_options import SpeculationOptions
 from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatus
 from tessera.api.reasons import Speculating, StatusVerdict
 from tessera.api.text import counted
-from tessera.domain.observed.snapshot import SpeedReading
+from tessera.domain.observed.snapshot import SPEED_SECONDS, SpeedReading
 from tessera.domain.perf import StepTime, acceptance_of
 from tessera.domain.perf.engine_terms import planned_acceptance
 from tessera.domain.sizing.sizing import ReplicaFit
@@ -25,8 +25,6 @@ from tessera.domain.sizing.sizing import ReplicaFit
 MIN_ACCEPTANCE = 0.6
 # Of the tokens drafted within five minutes; fewer do not measure an acceptance.
 MIN_DRAFTED_TOKENS = 1000
-# A reading covers so much time.
-_SECONDS = 300
 # Readings agree for so long before speculation is switched off.
 LOSING_TIME = timedelta(minutes=15)
 # Speculation stays off for so long at least, which is one rollout a day at most.
@@ -97,7 +95,7 @@ def measured_speculation(
     drafted = min(drafted, reading.drafts * drafting.tokens)
     accepted, running = min(accepted, drafted), max(1.0, running)
     # Each sequence of a step got one token beside its accepted drafts; n-grams draft for some only.
-    sequences = max(reading.drafts, rate * _SECONDS - accepted)
+    sequences = max(reading.drafts, rate * SPEED_SECONDS - accepted)
     tokens_per_step = 1 + accepted / sequences
     step = replace(
         step,

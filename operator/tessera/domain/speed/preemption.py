@@ -12,14 +12,13 @@ from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.perf import MIN_REQUESTS
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.speed.condition import WINDOW
 
 # Of the finished requests of five minutes, which is steady load if there are enough.
 _SHARE = 0.01
 # Below this share they are over, unless the limit was lowered for them.
 _RECOVERED_SHARE = 0.005
 _CONFIRMATION = timedelta(minutes=10)
-# A reading covers five minutes; the status is not written more often.
-_WINDOW = timedelta(minutes=5)
 # Requests grow until they end, so those that fit on average do not always.
 _FILL = 0.9
 # One reading does not lower a limit by more.
@@ -39,7 +38,8 @@ def next_preemption_status(
         current = None
     if reading.preemptions is None or (reading.requests or 0) < MIN_REQUESTS:
         return current
-    if current is not None and at - current.at < _WINDOW:
+    # A reading covers the window, and the status is not written more often.
+    if current is not None and at - current.at < WINDOW:
         return current
     requests = reading.requests or 0
     share = reading.preemptions / requests
