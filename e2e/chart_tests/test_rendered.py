@@ -20,6 +20,7 @@ from tessera.api.service_class import ServiceClasses
 from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
 from tessera.resources.api_resources import KINDS
 from tessera.settings import GatewaySettings, NodeSettings, Settings
+from tests.catalogs import A5000
 from world import binaries
 
 RELEASE = ("template", "tessera", str(CHART), "--namespace", "tessera-system")
@@ -614,16 +615,6 @@ def test_the_sentences_name_the_values_that_a_right_of_the_operator_needs() -> N
         for resource in takeover.get("what", ()):
             right = Right("tessera-operator", takeover["where"], takeover["may"], resource)
             assert (right in granted) != takeover["gives"].startswith("With `"), right
-
-
-A5000 = {
-    "product": "NVIDIA-RTX-A5000",
-    "capability": "8.6",
-    "memoryMiB": 24_564,
-    "bandwidthGBs": 768,
-    "multiprocessors": 64,
-    "bf16Tflops": 111,
-}
 
 
 def test_entries_of_the_catalog_reach_the_operator_and_the_gateway(tmp_path: Path) -> None:

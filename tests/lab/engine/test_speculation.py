@@ -10,6 +10,7 @@ from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.engine.speculation import Speculation
+from tests.domain.perf.test_speculation import PUBLISHED
 
 # Neither cache nor computing counts, so that the formula's assumption holds.
 MEMORY_BOUND = StepTime(weights=40e-3, kv_token=0.0, token=1e-7, sequence=0.0, fixed=0.0)
@@ -24,18 +25,7 @@ def a_speculation(acceptance: float = 0.8) -> Speculation:
     return Speculation(acceptance=acceptance, draft_tokens=5, draft_cost=8 / 70)
 
 
-TABLE = [
-    (0.40, 1.6598, 1.056),
-    (0.45, 1.8031, 1.147),
-    (0.50, 1.9688, 1.253),
-    (0.60, 2.3834, 1.517),
-    (0.70, 2.9412, 1.872),
-    (0.80, 3.6893, 2.348),
-    (0.90, 4.6856, 2.982),
-]
-
-
-@pytest.mark.parametrize(("acceptance", "expected", "speedup"), TABLE)
+@pytest.mark.parametrize(("acceptance", "expected", "speedup"), PUBLISHED)
 def test_the_formula_gives_its_table(acceptance: float, expected: float, speedup: float) -> None:
     speculation = a_speculation(acceptance)
     assert speculation.expected_tokens == pytest.approx(expected, abs=6e-5)
@@ -93,7 +83,7 @@ def _decode_seconds(
     return timeline.busy_seconds
 
 
-@pytest.mark.parametrize(("acceptance", "expected", "speedup"), TABLE)
+@pytest.mark.parametrize(("acceptance", "expected", "speedup"), PUBLISHED)
 def test_an_engine_bound_by_memory_gains_what_the_formula_says(
     acceptance: float, expected: float, speedup: float
 ) -> None:
