@@ -114,7 +114,7 @@ RULES = [
                 "cache": {"type": "PersistentVolumeClaim"},
             }
         },
-        "spec.model.cache applies to hf:// models only",
+        "spec.model.cache does not apply to pvc:// and oci:// models",
     ),
     (
         INFERENCE_SERVICES,
@@ -280,14 +280,14 @@ RULES += [
         for kind, base in ((INFERENCE_SERVICES, a_service_spec()), (BATCH_INFERENCES, BATCH))
         for change, field, words in (
             (
-                {"uri": "s3://models/llama"},
+                {"uri": "https://models.example/llama"},
                 "spec.model.uri",
-                '"s3://models/llama": must be hf://organization/name, pvc://claim/path or oci://',
+                '"https://models.example/llama": must be hf://organization/name, pvc://claim/path, ',
             ),
             (
-                {"adapters": [{"name": "sql", "uri": "s3://models/sql"}]},
+                {"adapters": [{"name": "sql", "uri": "s3://models/../sql"}]},
                 "spec.model.adapters[0].uri",
-                '"s3://models/sql": must be hf://organization/name or pvc://claim/path',
+                '"s3://models/../sql": must be hf://organization/name, pvc://claim/path, ',
             ),
         )
     ),

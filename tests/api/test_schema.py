@@ -239,7 +239,26 @@ def test_a_duration_that_is_refused_says_how_to_write_one(kind: CustomResourceTy
             assert rule["message"].endswith(", written like 33ms, 90s or 1h30m"), path
 
 
-@pytest.mark.parametrize("uri", ["s3://models/llama", "gs://models/llama", "meta-llama/Llama", ""])
+DIGEST = "#sha256=" + "0a" * 32
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "meta-llama/Llama",
+        "",
+        "s3://models/../llama",
+        "s3://models/.hidden",
+        "s3://models//llama",
+        "s3://key:secret@models/llama",
+        "gs://models/llama#sha256=1234",
+        "https://models.example/llama",
+        f"https://user:password@models.example/llama{DIGEST}",
+        f"https://models.example/llama?token=secret{DIGEST}",
+        f"https://models.example/%2e%2e/llama{DIGEST}",
+        f"ftp://models.example/llama{DIGEST}",
+    ],
+)
 def test_an_address_of_a_model_that_is_refused_says_which_are_allowed_in_words(uri: str) -> None:
     properties = schema(INFERENCE_SERVICE)["properties"]["spec"]["properties"]["model"][
         "properties"
@@ -250,9 +269,26 @@ def test_an_address_of_a_model_that_is_refused_says_which_are_allowed_in_words(u
     ):
         (rule,) = field["x-kubernetes-validations"]
         assert "pattern" not in field, "its message would come before the rule is evaluated"
-        assert f"such as {example}; for s3:// or gs:// " in rule["message"]
+        assert f"such as {example}" in rule["message"]
         pattern = rule["rule"].removeprefix("self.matches('").removesuffix("')")
         assert not re.search(pattern, uri)
         assert re.search(pattern, example)
     with pytest.raises(ValidationError, match="must be hf://organization/name, pvc://claim/path"):
         InferenceServiceSpec.model_validate({"model": {"uri": uri}})
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "s3://models/llama",
+        f"s3://models/llama-3.1/70b{DIGEST}",
+        "gs://models",
+        "az://weights/llama",
+        f"http://10.0.0.1:8080/llama{DIGEST}",
+        f"https://models.example/llama{DIGEST}",
+    ],
+)
+def test_files_of_a_store_are_fetched_to_a_claim_without_being_asked_for(uri: str) -> None:
+    adapters = [{"name": "sql", "uri": uri}]
+    spec = InferenceServiceSpec.model_validate({"model": {"uri": uri, "adapters": adapters}})
+    assert spec.model.is_fetched

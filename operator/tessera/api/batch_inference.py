@@ -160,7 +160,7 @@ class BatchInferenceSpec(Wire):
         ),
         rule(
             "!has(self.model) || !has(self.model.revision) || self.model.uri.startsWith('hf://')",
-            "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+            "spec.model.revision applies to hf:// models only; every other location holds "
             "exactly one revision, so put it into spec.model.uri",
             ".model",
         ),

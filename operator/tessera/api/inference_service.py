@@ -21,7 +21,15 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
-from tessera.api.model_files import Adapters, Cache, CacheStatus, ModelUri, Revision
+from tessera.api.model_files import (
+    Adapters,
+    Cache,
+    CacheStatus,
+    ModelStore,
+    ModelUri,
+    Revision,
+    is_stored,
+)
 from tessera.api.model_files import ModelShape as ModelShape  # noqa: PLC0414 - re-exported
 from tessera.api.model_files import PoolingTask as PoolingTask  # noqa: PLC0414 - re-exported
 from tessera.api.precision import Precision, PrecisionName, own_files_rule
@@ -68,8 +76,12 @@ class Model(Wire):
 
     uri: ModelUri
     """Location of the weights: `hf://org/name` on the Hugging Face Hub, `pvc://claim/path` on a
-    PersistentVolumeClaim in the same namespace, or `oci://registry/repository:tag`, an image with
-    the files in its root, which nodes cache like other images."""
+    PersistentVolumeClaim in the same namespace, `oci://registry/repository:tag`, an image with the
+    files in its root, which nodes cache like other images; or a folder of a store, which is
+    downloaded to a claim once: `s3://bucket/folder`, `gs://bucket/folder`,
+    `az://container/folder`, or `https://host/folder#sha256=<digest>`, where the digest is that of
+    the file `SHA256SUMS` in the folder, as `sha256sum` writes it. With a digest behind it, the
+    folder of a bucket is checked by its `SHA256SUMS` as well."""
 
     revision: Revision | None = None
     """Branch, tag or commit of an `hf://` model; omitted, `main`. It is resolved once to the commit
@@ -84,12 +96,21 @@ class Model(Wire):
     adapters: Adapters = ()
     """LoRA adapters that every replica serves beside the model, each under its own name."""
 
+    store: ModelStore | None = None
+    """Access to the object store or web server of `s3://`, `gs://`, `az://` and `https://` files,
+    those of adapters included."""
+
     cache: Cache = Field(default_factory=Cache)
-    """Cache for the files of an `hf://` model across restarts of engines."""
+    """Cache for the files of a model across restarts of engines."""
 
     shape: ModelShape | None = None
     """Dimensions of the model. Omitted, they come from the built-in catalog of models, or else from
     the model's `config.json`, which a Job in the namespace reads."""
+
+    @property
+    def is_fetched(self) -> bool:
+        """Return whether the files are downloaded to a claim before any engine starts."""
+        return self.cache.type == "PersistentVolumeClaim" or is_stored(self.uri)
 
 
 _INTERACTIVE = BUILT_IN_CLASSES.interactive
@@ -501,15 +522,16 @@ class InferenceServiceSpec(Wire):
     model_config = rules_config(
         rule(
             "!has(self.model.revision) || self.model.uri.startsWith('hf://')",
-            "spec.model.revision applies to hf:// models only; a pvc:// path holds "
+            "spec.model.revision applies to hf:// models only; every other location holds "
             "exactly one revision, so put it into spec.model.uri",
             ".model.revision",
         ),
         rule(
             "!has(self.model.cache) || !has(self.model.cache.type) || "
-            "self.model.cache.type == 'None' || self.model.uri.startsWith('hf://')",
-            "spec.model.cache applies to hf:// models only; the files of a claim or image "
-            "are not downloaded, so remove it",
+            "self.model.cache.type == 'None' || "
+            "!(self.model.uri.startsWith('pvc://') || self.model.uri.startsWith('oci://'))",
+            "spec.model.cache does not apply to pvc:// and oci:// models: the files of a claim or "
+            "image are not downloaded, so remove it",
             ".model.cache",
         ),
         rule(

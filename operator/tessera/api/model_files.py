@@ -9,29 +9,47 @@ from tessera.api.meta import DnsLabel, DnsSubdomain, Wire, matching
 _HUB = r"hf://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*"
 _CLAIM = r"pvc://[a-z0-9][-a-z0-9.]*(/[A-Za-z0-9._-]+)*"
 _IMAGE = r"oci://[a-z0-9][a-zA-Z0-9.:_/@-]*"
-_OTHERS = "for s3:// or gs:// mount the bucket as a claim, or copy the files to one"
+# Of a folder: no component begins with a dot.
+_FOLDER = r"(/[A-Za-z0-9_][A-Za-z0-9._=@+,-]*)*"
+_DIGEST = r"#sha256=[0-9a-f]{64}"
+_BUCKET = rf"(s3|gs|az)://[a-z0-9][a-z0-9._-]{{1,220}}{_FOLDER}({_DIGEST})?"
+_WEB = rf"https?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{{1,5}})?{_FOLDER}{_DIGEST}"
+_STORES = (
+    "s3://, gs:// or az:// with bucket/folder, or https://host/folder#sha256= with the digest of "
+    "its file SHA256SUMS"
+)
+# What the engine does not read itself: it is downloaded to a claim first.
+_STORE_SCHEMES = ("s3", "gs", "az", "http", "https")
 
-# `hf://org/name`, `pvc://claim/path`, or `oci://registry/repository:tag`.
+# `hf://org/name`, `pvc://claim/path`, `oci://registry/repository:tag`, or a folder of a store.
 ModelUri = Annotated[
     str,
     StringConstraints(max_length=512),
     matching(
-        rf"^({_HUB}|{_CLAIM}|{_IMAGE})$",
-        "must be hf://organization/name, pvc://claim/path or oci://registry/repository:tag, such "
-        f"as hf://acme/llama; {_OTHERS}",
+        rf"^({_HUB}|{_CLAIM}|{_IMAGE}|{_BUCKET}|{_WEB})$",
+        "must be hf://organization/name, pvc://claim/path, oci://registry/repository:tag, "
+        f"{_STORES}; such as hf://acme/llama",
     ),
 ]
-# `hf://org/name`, or `pvc://claim/path`.
+# `hf://org/name`, `pvc://claim/path`, or a folder of a store.
 AdapterUri = Annotated[
     str,
     StringConstraints(max_length=512),
     matching(
-        rf"^({_HUB}|{_CLAIM})$",
-        f"must be hf://organization/name or pvc://claim/path, such as hf://acme/sql; {_OTHERS}",
+        rf"^({_HUB}|{_CLAIM}|{_BUCKET}|{_WEB})$",
+        f"must be hf://organization/name, pvc://claim/path, {_STORES}; such as hf://acme/sql",
     ),
 ]
 # Branch, tag or commit of a repository on the hub.
 Revision = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._/-]+$", max_length=128)]
+
+
+def is_stored(uri: str) -> bool:
+    """Return whether the files lie in an object store or on a web server.
+
+    No engine reads them there: they are downloaded to a claim first.
+    """
+    return uri.partition("://")[0] in _STORE_SCHEMES
 
 
 # What a pooling model returns of a text, or of its tokens.
@@ -127,7 +145,8 @@ class Adapter(Wire):
     """Name that clients send as `model` to use the adapter."""
 
     uri: AdapterUri
-    """Location of its files: `hf://org/name`, or `pvc://claim/path` in the same namespace."""
+    """Location of its files: `hf://org/name`, `pvc://claim/path` in the same namespace, or a folder
+    of a store, as in `spec.model.uri`."""
 
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     """`r` of its `adapter_config.json`. The engine reserves memory for the largest rank in every
@@ -144,13 +163,42 @@ Adapters = Annotated[
 ]
 
 
+class ModelStore(Wire):
+    """Access to the object store or web server of `s3://`, `gs://`, `az://` and `https://` files."""
+
+    secret_name: DnsLabel | None = None
+    """Secret in the same namespace with the credentials: keys `AWS_ACCESS_KEY_ID`,
+    `AWS_SECRET_ACCESS_KEY` and optionally `AWS_SESSION_TOKEN` for `s3://`,
+    `GOOGLE_SERVICE_ACCOUNT_KEY` for `gs://`, `AZURE_STORAGE_ACCOUNT_NAME` with
+    `AZURE_STORAGE_ACCOUNT_KEY` or `AZURE_STORAGE_SAS_TOKEN` for `az://`, `BEARER_TOKEN` for
+    `https://`. Only the Jobs that download get them. Omitted, the identity of the pod is used."""
+
+    endpoint: (
+        Annotated[
+            str,
+            StringConstraints(max_length=256),
+            matching(
+                r"^https?://[A-Za-z0-9][A-Za-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$",
+                "must be http:// or https:// with a host, such as https://minio.storage.svc:9000",
+            ),
+        ]
+        | None
+    ) = None
+    """Address of the store, if it is not that of the cloud: of MinIO, Ceph or another store that
+    speaks S3, or of an Azure account."""
+
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]+$", max_length=64)] | None = None
+    """Region of the bucket of an `s3://` location; omitted, that of the pod, else `us-east-1`."""
+
+
 class Cache(Wire):
-    """Cache for the files of an `hf://` model across restarts of engines."""
+    """Cache for the files of a model across restarts of engines."""
 
     type: Literal["None", "PersistentVolumeClaim"] = "None"
     """`None`: every replica downloads them into its own pod. `PersistentVolumeClaim`: they are
     downloaded once, to a claim of the service that all replicas mount read-only; engines start when
-    the download is complete. The claim is deleted with the service."""
+    the download is complete. The claim is deleted with the service. Files of a store always have a
+    claim."""
 
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which must support ReadWriteMany; omitted, the default class."""

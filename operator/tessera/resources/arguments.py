@@ -56,7 +56,7 @@ def arguments(
         args += loader_arguments(loader, args[0], fit.hardware.devices)
     if defaults.limits_media:
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
-    if spec.model.revision and spec.model.cache.type == "None":
+    if spec.model.revision and not spec.model.is_fetched:
         args.append(f"--revision={spec.model.revision}")
     if pooling_task(spec) is not None:
         args.append("--runner=pooling")
@@ -140,7 +140,7 @@ def adapter_path(adapter: Adapter) -> str:
 
 def served_path(model: Model) -> str:
     """Return what the engine serves: a repository on the hub, or the path of the mounted files."""
-    if model.cache.type == "PersistentVolumeClaim":
+    if model.is_fetched:
         return f"{MODELS}/{folder_of(model)}"
     return model_path(model.uri)
 

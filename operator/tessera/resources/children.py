@@ -33,7 +33,7 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     if choice is None or spec is None:
         return ()
     manifests = [service_manifest(service_plan.service, spec)]
-    if spec.model.cache.type == "PersistentVolumeClaim":
+    if spec.model.is_fetched:
         manifests.append(model_claim_manifest(service_plan.service, spec))
     if not _is_waiting(service_plan):
         manifests.append(deployment_manifest(service_plan, spec, choice))

@@ -96,7 +96,7 @@ class EngineTemplate:
         model = self.spec.model
         models = (
             claim_volume("models", claim_name(self.name), read_only=True)
-            if model.cache.type == "PersistentVolumeClaim"
+            if model.is_fetched
             else uri_volume(self.spec)
         )
         return [
@@ -251,7 +251,7 @@ def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
         client.V1VolumeMount(name="cache", mount_path=_CACHE),
         client.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    if not spec.model.uri.startswith("hf://") or spec.model.cache.type == "PersistentVolumeClaim":
+    if not spec.model.uri.startswith("hf://") or spec.model.is_fetched:
         mounts.append(client.V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
         client.V1VolumeMount(

@@ -53,7 +53,7 @@ def with_files_of(
 ) -> InferenceServiceSpec:
     """Return the spec with the files of a variant in place of the model's own."""
     model, uri = spec.model, variant.uri or spec.model.uri
-    cache = model.cache if uri.startswith("hf://") else Cache()
+    cache = Cache() if uri.startswith(("pvc://", "oci://")) else model.cache
     fields = dict(model, uri=uri, revision=variant.revision, shape=shape, cache=cache)
     # The shape is not set, so that pods are the same wherever it comes from.
     located = Model.model_construct({*model.model_fields_set, "revision"}, **fields)

@@ -243,7 +243,7 @@ def with_files(
     asked has said which commit that is."""
     spec = pinned_spec(preparation.spec, pinned_revision)
     spec, claim = spec_in(spec, shape_of(spec), precision), claim_ref(service.ref)
-    if spec.model.cache.type == "None" or pinned_revision.query is not None:
+    if not spec.model.is_fetched or pinned_revision.query is not None:
         return preparation
     volume, status = snapshot.claims.get(claim), preparation.status
     job_status = assess_model_job(snapshot, service, spec, "fetch")

@@ -25,8 +25,8 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
         spec.model.revision is None or spec.model.uri.startswith("hf://")
     ),
     "!has(self.model.cache) || !has(self.model.cache.type) || self.model.cache.type == 'None' || "
-    "self.model.uri.startsWith('hf://')": lambda spec: (
-        spec.model.cache.type == "None" or spec.model.uri.startswith("hf://")
+    "!(self.model.uri.startsWith('pvc://') || self.model.uri.startsWith('oci://'))": lambda spec: (
+        spec.model.cache.type == "None" or not spec.model.uri.startswith(("pvc://", "oci://"))
     ),
     "!has(self.model.shape) || !has(self.model.shape.activeParameters) || "
     "self.model.shape.activeParameters <= self.model.shape.parameters": lambda spec: (
