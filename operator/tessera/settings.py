@@ -190,6 +190,9 @@ class RunnerSettings(BaseSettings):
     hub_token: Annotated[str | None, Field(validation_alias="HF_TOKEN")] = None
     """The user's token for the hub."""
 
+    bearer_token: Annotated[str | None, Field(validation_alias="BEARER_TOKEN")] = None
+    """The user's token for the web server of an `https://` model."""
+
     kubeconfig: Annotated[str | None, Field(validation_alias="KUBECONFIG")] = None
     """A kubeconfig to use instead of the pod's ServiceAccount."""
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner.hub import open_repository
-from tessera.batch_runner.model_jobs import fetch, shape
+from tessera.batch_runner.model.hub import open_repository
+from tessera.batch_runner.model.jobs import fetch, shape
 from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.slots import free_port
 from world.testing import eventually
@@ -22,14 +22,14 @@ def a_hub(**fields: Any) -> Hub:
 
 async def shape_at(hub: Hub, uri: str = OWN, token: str | None = None) -> tuple[int, Any]:
     async with serve_hub(hub):
-        return await shape(uri, None, None, open_repository(hub.url, token, uri))
+        return await shape(uri, None, open_repository(hub.url, token, uri))
 
 
 async def fetch_from(
     hub: Hub, into: Path, token: str | None = None, port: int | None = None
 ) -> tuple[int, Any]:
     repository = open_repository(hub.url, token, OWN)
-    return await fetch(repository, None, into, host="127.0.0.1", port=port or free_port())
+    return await fetch(repository, into, host="127.0.0.1", port=port or free_port())
 
 
 async def test_the_shape_of_an_unknown_model_is_read_at_the_hub() -> None:
@@ -90,7 +90,7 @@ async def test_a_config_that_is_not_understood_is_reported() -> None:
 
 async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:
     closed = f"http://127.0.0.1:{free_port()}"
-    code, report = await shape(OWN, None, None, open_repository(closed, None, OWN))
+    code, report = await shape(OWN, None, open_repository(closed, None, OWN))
     assert code == 1
     assert "no response from the hub" in report["message"]
 
@@ -98,9 +98,9 @@ async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:
 async def test_files_on_a_volume_are_read_where_they_are(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(a_model()["config.json"])
     hub = open_repository(None, None, "")
-    code, report = await shape("pvc://weights/own", None, tmp_path, hub)
+    code, report = await shape("pvc://weights/own", tmp_path, hub)
     assert (code, report["shape"]["kvHeads"]) == (0, 4)
-    code, report = await shape("pvc://weights/own", None, tmp_path / "none", hub)
+    code, report = await shape("pvc://weights/own", tmp_path / "none", hub)
     assert code == 3
     assert "correct spec.model.uri" in report["message"]
 
@@ -114,6 +114,8 @@ async def test_a_model_is_fetched_whole_and_without_what_engines_do_not_read(
     assert code == 0, report
     assert files == {
         ".tessera-commit",
+        ".tessera-complete",
+        ".tessera-lock",
         "config.json",
         "model.safetensors",
         "tokenizer/tokenizer.json",
@@ -130,7 +132,7 @@ async def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
         hub.requested_paths.clear()
         code, report = await fetch_from(hub, tmp_path)
     assert code == 0, report
-    assert hub.requested_paths == ["/api/models/acme/own/revision/main"]
+    assert hub.requested_paths == []
 
 
 async def test_an_interrupted_download_is_resumed(tmp_path: Path) -> None:
@@ -182,7 +184,7 @@ async def test_a_repository_cannot_write_beside_its_folder(tmp_path: Path) -> No
     async with serve_hub(hub):
         code, report = await fetch_from(hub, tmp_path / "own")
     assert code == 3
-    assert "not a path within the repository" in report["message"]
+    assert "not a path within the folder" in report["message"]
     assert not (tmp_path / "evil.json").exists()
 
 

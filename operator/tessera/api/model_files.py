@@ -164,7 +164,7 @@ Adapters = Annotated[
 
 
 class ModelStore(Wire):
-    """Access to the object store or web server of `s3://`, `gs://`, `az://` and `https://` files."""
+    """Access to the store of `s3://`, `gs://`, `az://` and `https://` files."""
 
     secret_name: DnsLabel | None = None
     """Secret in the same namespace with the credentials: keys `AWS_ACCESS_KEY_ID`,

@@ -16,8 +16,8 @@ from tessera.adapters.kube.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.hub import open_repository
-from tessera.batch_runner.model_jobs import fetch, shape
+from tessera.batch_runner.model.jobs import fetch, shape
+from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
 from tessera.batch_runner.rows import URLS, RequestTarget
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
@@ -69,12 +69,12 @@ def _check_input(arguments: argparse.Namespace, heartbeat: WorkHeartbeat) -> int
 
 
 async def _prepare_model(arguments: argparse.Namespace) -> tuple[int, dict[str, Any]]:
-    settings, uri, revision = RunnerSettings(), arguments.uri, arguments.revision
-    repository = open_repository(settings.hub_endpoint, settings.hub_token, uri)
+    uri, settings = arguments.uri, RunnerSettings()
+    source = open_source(uri, arguments.revision, settings, arguments.endpoint, arguments.region)
     if arguments.command == "shape":
-        return await shape(uri, revision, arguments.path, repository)
-    host, port = arguments.host, arguments.port
-    return await fetch(repository, revision, arguments.into, host=host, port=port)
+        return await shape(uri, arguments.path, source)
+    host, port, allow_pickles = arguments.host, arguments.port, arguments.allow_pickles
+    return await fetch(source, arguments.into, host=host, port=port, allow_pickles=allow_pickles)
 
 
 def _finish(arguments: argparse.Namespace, code: int, fields: dict[str, Any], good: str) -> int:
@@ -168,9 +168,14 @@ def _add_model_commands(commands: "argparse._SubParsersAction[argparse.ArgumentP
     fetch_parser.add_argument("--into", type=Path, required=True, help="folder on the volume")
     fetch_parser.add_argument("--host", default="0.0.0.0", help="address of /progress")
     fetch_parser.add_argument("--port", type=int, default=8000)
+    fetch_parser.add_argument(
+        "--allow-pickles", action="store_true", help="fetch weights that can run code when loaded"
+    )
     for command in (shape_parser, fetch_parser):
         command.add_argument("--uri", required=True, help="as in spec.model.uri")
         command.add_argument("--revision", help="branch, tag or commit")
+        command.add_argument("--endpoint", help="address of the object store")
+        command.add_argument("--region", help="region of an S3 bucket")
         command.add_argument("--report", type=Path, required=True, help="termination message")
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from tessera.api.engine_options import EngineOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_files import is_stored
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.domain.health.memory_shortage import memory_advice, memory_shortage
 from tessera.domain.names import ENGINE
@@ -59,7 +60,7 @@ def startup_failure(
 def hub_access_advice(model: Model, error_text: str) -> str | None:
     """Return what to do when the hub refused a model, by the message of the job that asked."""
     code_match = _ACCESS_DENIED.search(error_text)
-    if code_match is None and not _GATED.search(error_text):
+    if is_stored(model.uri) or (code_match is None and not _GATED.search(error_text)):
         return None
     code = "403" if code_match is None else code_match[1] or code_match[2]
     uri, secret = model.uri, model.token_secret_ref

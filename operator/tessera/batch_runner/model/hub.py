@@ -1,15 +1,15 @@
 """Client of the Hugging Face Hub or its mirror: listings and files of a repository."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
 import aiohttp
 
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+from tessera.batch_runner.model.sources import SourceFile, SourceListing
 from tessera.domain.names import PUBLIC_HUB
 
 _CONNECT_TIMEOUT_SECONDS = 30
@@ -17,60 +17,57 @@ _CONNECT_TIMEOUT_SECONDS = 30
 _READ_TIMEOUT_SECONDS = 60
 _MAX_TEXT_BYTES = 32 * 2**20
 _CHUNK_BYTES = 2**20
+_DEFAULT_REVISION = "main"
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
-@dataclass(frozen=True, slots=True)
-class RepositoryFile:
-    """One file of a repository."""
-
-    name: str
-    size: int | None
-    """In bytes; None where the mirror does not list it."""
-
-
-@dataclass(frozen=True, slots=True)
-class RepositoryListing:
-    """A repository at one commit."""
-
-    commit: str
-    files: tuple[RepositoryFile, ...]
-
-
 class HubRepository:
-    """One repository. The token goes to the hub alone, never to a redirect's target."""
+    """One repository at a revision.
 
-    def __init__(self, session: aiohttp.ClientSession, endpoint: str, repository: str) -> None:
+    The token goes to the hub alone, never to a redirect's target.
+    """
+
+    def __init__(
+        self, session: aiohttp.ClientSession, endpoint: str, repository: str, revision: str
+    ) -> None:
         self._session = session
         self._endpoint = endpoint.rstrip("/")
         self._repository = repository
+        self._revision = revision
 
-    async def listing(self, revision: str) -> RepositoryListing:
+    async def listing(self) -> SourceListing:
         """Return all files at the commit that the revision resolves to now."""
-        url = f"{self._endpoint}/api/models/{self._repository}/revision/{revision}?blobs=true"
+        revision = f"{self._repository}/revision/{self._revision}"
+        url = f"{self._endpoint}/api/models/{revision}?blobs=true"
         async with self._get(url) as response:
             document = _parse_object(await self._read_text(response), url)
         try:
             files = tuple(
-                RepositoryFile(sibling["rfilename"], sibling.get("size"))
+                SourceFile(str(sibling["rfilename"]), sibling.get("size"))
                 for sibling in document["siblings"]
             )
-            return RepositoryListing(str(document["sha"]), files)
+            return SourceListing(str(document["sha"]), files)
         except (KeyError, TypeError) as error:
             raise TransientError(f"{url}: the response is not a repository listing") from error
 
-    async def read_json(self, revision: str, name: str) -> tuple[object, str]:
-        """Return a JSON value, and the commit of its file ("" where the hub does not name it)."""
-        url = self._file_url(revision, name)
-        async with self._get(url) as response:
-            return _parse_json(await self._read_text(response), url), response.headers.get(
-                "X-Repo-Commit", ""
-            )
+    async def read_json(self, name: str) -> tuple[object, str]:
+        """Return a JSON value, and the commit of its file ("" where the hub does not name it).
 
-    async def read_chunks(self, revision: str, name: str, offset: int) -> AsyncIterator[bytes]:
+        What is read later is of the same commit.
+        """
+        url = self._file_url(self._revision, name)
+        async with self._get(url) as response:
+            commit = response.headers.get("X-Repo-Commit", "")
+            value = _parse_json(await self._read_text(response), url)
+        self._revision = commit or self._revision
+        return value, commit
+
+    async def read_chunks(
+        self, commit: str, file: SourceFile, offset: int
+    ) -> AsyncGenerator[bytes]:
         """Yield the content of a file from byte `offset` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
-        async with self._get(self._file_url(revision, name), headers) as response:
+        async with self._get(self._file_url(commit, file.name), headers) as response:
             if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
                 raise TransientError(
                     f"{response.url}: the hub ignored the Range header, cannot resume the download"
@@ -103,7 +100,7 @@ class HubRepository:
 
 @asynccontextmanager
 async def open_repository(
-    endpoint: str | None, token: str | None, uri: str
+    endpoint: str | None, token: str | None, uri: str, revision: str | None = None
 ) -> AsyncIterator[HubRepository]:
     """Open the repository of an `hf://` model, with proxies and CAs of the environment."""
     timeout = aiohttp.ClientTimeout(
@@ -111,7 +108,9 @@ async def open_repository(
     )
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with aiohttp.ClientSession(trust_env=True, timeout=timeout, headers=headers) as session:
-        yield HubRepository(session, endpoint or PUBLIC_HUB, uri.removeprefix("hf://"))
+        repository = uri.removeprefix("hf://")
+        revision = revision or _DEFAULT_REVISION
+        yield HubRepository(session, endpoint or PUBLIC_HUB, repository, revision)
 
 
 def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:

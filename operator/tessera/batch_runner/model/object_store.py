@@ -1,0 +1,209 @@
+"""Files of a model in the buckets of S3, Google Cloud Storage and Azure, by object_store."""
+
+import asyncio
+import hashlib
+import json
+import re
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import obstore
+from obstore import exceptions
+from obstore.store import AzureStore, GCSStore, S3Store
+
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+from tessera.batch_runner.model.sources import (
+    MAX_JSON_BYTES,
+    MAX_SUMS_BYTES,
+    SUMS,
+    SourceFile,
+    SourceListing,
+    check_digest,
+    parse_json,
+    parse_sums,
+)
+
+_CHUNK_BYTES = 2 * 2**20
+_MAX_OBJECTS = 10_000
+_LISTING_SECONDS = 120
+_DEFAULT_REGION = "us-east-1"
+# Of one request; a download is bounded by how fast its bytes come.
+_CLIENT = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(hours=12)}
+_RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
+# The address of the machine's own credentials, which is asked when nothing else has any.
+_IDENTITY = re.compile(r"169\.254\.|metadata\.google|identity/oauth2")
+_EXPIRED = re.compile(r"expired|InvalidToken", re.IGNORECASE)
+_STATUS = re.compile(r"status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_MESSAGE = re.compile(r"<Message>([^<]{1,200})")
+# What follows a question mark may be a signature.
+_QUERY = re.compile(r"\?[^\s\"'<>]*")
+_MAX_MESSAGE_LENGTH = 300
+
+
+class ObjectFolder:
+    """A folder of a bucket."""
+
+    def __init__(self, uri: str, endpoint: str | None, region: str | None) -> None:
+        location, _, fragment = uri.partition("#")
+        self._uri = location
+        self._digest = fragment.removeprefix("sha256=")
+        scheme, _, rest = location.partition("://")
+        bucket, _, self._folder = rest.partition("/")
+        self._store = _open_store(scheme, bucket, endpoint, region)
+
+    async def listing(self) -> SourceListing:
+        """Return the objects below the folder, with the digests of their `SHA256SUMS`."""
+        files = dict[str, SourceFile]()
+        with self._errors():
+            async with asyncio.timeout(_LISTING_SECONDS):
+                async for batch in obstore.list(self._store, self._folder or None):
+                    for item in batch:
+                        name = item["path"].removeprefix(self._folder).lstrip("/")
+                        # Some tools write an empty object for a folder.
+                        if name:
+                            files[name] = SourceFile(name, item["size"], item["e_tag"])
+                    if len(files) > _MAX_OBJECTS:
+                        raise RefusedError(
+                            f"{self._uri} has more than {_MAX_OBJECTS} objects; name the folder of "
+                            "one model"
+                        )
+        if not files:
+            raise RefusedError(
+                f"{self._uri} has 0 objects; correct spec.model.uri, or upload the files there"
+            )
+        sums = await self._sums(files)
+        listed = [file for name, file in sorted(files.items()) if name in sums or not self._digest]
+        if missing := sums.keys() - files.keys():
+            raise RefusedError(
+                f"{self._uri} lacks {min(missing)}, which its {SUMS} names; upload it"
+            )
+        state = [(file.name, file.size, file.etag, sums.get(file.name)) for file in listed]
+        commit = self._digest or hashlib.sha256(json.dumps(state).encode()).hexdigest()
+        return SourceListing(
+            commit,
+            tuple(
+                SourceFile(file.name, file.size, file.etag, sums.get(file.name)) for file in listed
+            ),
+        )
+
+    async def read_json(self, name: str) -> tuple[object, str]:
+        """Return a JSON file of the folder, checked by the digest of the location."""
+        content = await self._read(name, MAX_JSON_BYTES)
+        if self._digest:
+            sums = parse_sums(await self._read_sums(), f"{self._uri}/{SUMS}")
+            if hashlib.sha256(content).hexdigest() != sums.get(name):
+                raise RefusedError(
+                    f"{self._uri}/{name} has another digest than in {SUMS}; upload it again"
+                )
+        return parse_json(content, f"{self._uri}/{name}"), self._digest
+
+    async def read_chunks(
+        self, commit: str, file: SourceFile, offset: int
+    ) -> AsyncGenerator[bytes]:
+        """Yield the content of an object, which must be the one of the listing."""
+        del commit
+        options: dict[str, Any] = {"range": {"offset": offset}} if offset else {}
+        if file.etag:
+            options["if_match"] = file.etag
+        with self._errors():
+            path = f"{self._folder}/{file.name}".lstrip("/")
+            result = await obstore.get_async(self._store, path, options=options)
+            async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
+                yield memoryview(chunk)
+
+    async def _sums(self, files: Mapping[str, SourceFile]) -> Mapping[str, str]:
+        if SUMS not in files and not self._digest:
+            return {}
+        return parse_sums(await self._read_sums(), f"{self._uri}/{SUMS}")
+
+    async def _read_sums(self) -> bytes:
+        content = await self._read(SUMS, MAX_SUMS_BYTES)
+        check_digest(content, self._digest, f"{self._uri}/{SUMS}")
+        return content
+
+    async def _read(self, name: str, limit: int) -> bytes:
+        content = bytearray()
+        with self._errors():
+            async with asyncio.timeout(_LISTING_SECONDS):
+                async for chunk in self.read_chunks("", SourceFile(name, None), 0):
+                    content += chunk
+                    if len(content) > limit:
+                        raise RefusedError(f"{self._uri}/{name} exceeds {limit} bytes; correct it")
+        return bytes(content)
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            raise _store_error(self._uri, error) from error
+
+
+def _open_store(
+    scheme: str, bucket: str, endpoint: str | None, region: str | None
+) -> S3Store | GCSStore | AzureStore:
+    """Open a bucket; the library takes credentials from the environment or the pod's identity."""
+    client = _CLIENT | {"allow_http": (endpoint or "").startswith("http://")}
+    settings: Any = {"client_options": client, "retry_config": _RETRIES}
+    try:
+        if scheme == "gs":
+            config: Any = {"base_url": endpoint} if endpoint else {}
+            return GCSStore(bucket, config=config, **settings)
+        if scheme == "az":
+            config = {"endpoint": endpoint} if endpoint else {}
+            return AzureStore(bucket, config=config, **settings)
+        config = {"endpoint": endpoint} if endpoint else {}
+        if region:
+            config["region"] = region
+        return S3Store(bucket, config=config, **settings)
+    except (exceptions.BaseError, ValueError) as error:
+        raise RefusedError(
+            f"{scheme}://{bucket}: {_text(error)}; correct spec.model.store and its Secret"
+        ) from error
+
+
+def _store_error(uri: str, error: Exception) -> BatchError:
+    text, answer = str(error), _text(error)
+    status = match[1] if (match := _STATUS.search(text)) else ""
+    denied = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
+    transient = True
+    if _IDENTITY.search(text):
+        cause = (
+            "there are no credentials: name their Secret in spec.model.store.secretName, or bind "
+            "an identity to the ServiceAccount of the pod"
+        )
+    elif _EXPIRED.search(answer):
+        cause = (
+            "the credentials have expired: renew the Secret of spec.model.store, which the next "
+            "attempt reads"
+        )
+    elif isinstance(error, exceptions.PreconditionError) or status == "412":
+        cause = (
+            "an object changed during the download: the next attempt starts over with the new "
+            "content, so upload a new version to a folder of its own"
+        )
+    elif isinstance(error, denied) or status in ("401", "403"):
+        transient = False
+        cause = (
+            "the store denied access: let the credentials of spec.model.store, or the "
+            "ServiceAccount of the pod, list and read the bucket"
+        )
+    elif isinstance(error, FileNotFoundError) or status == "404":
+        transient, cause = False, "not found: correct spec.model.uri"
+    elif isinstance(error, exceptions.InvalidPathError):
+        transient, cause = False, "an object has a name that is not a path: rename it"
+    else:
+        cause = "no answer from the store"
+    return (TransientError if transient else RefusedError)(f"{uri}: {cause} ({answer})")
+
+
+def _text(error: Exception) -> str:
+    """Return what the store answered, without addresses that may be signed."""
+    text = " ".join(str(error).split())
+    parts = [match[1] for pattern in (_STATUS, _CODE, _MESSAGE) if (match := pattern.search(text))]
+    return (
+        " ".join(parts) or _QUERY.sub("", text.partition(" Debug source")[0])[:_MAX_MESSAGE_LENGTH]
+    )

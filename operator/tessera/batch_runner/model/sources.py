@@ -1,0 +1,142 @@
+"""What a place with files of a model answers, and which of its files engines read."""
+
+import hashlib
+import json
+import re
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from tessera.api.text import counted
+from tessera.batch_runner.errors import RefusedError
+
+# The digests of a folder's files, as `sha256sum` writes them.
+SUMS = "SHA256SUMS"
+MAX_SUMS_BYTES = 4 * 2**20
+MAX_JSON_BYTES = 32 * 2**20
+_SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
+_MAX_FILES = 10_000
+_MAX_TOTAL_BYTES = 8 * 2**40
+# Files that the engine does not read.
+_UNUSED_FILES = re.compile(
+    r"^original/|^onnx/|^openvino/|\.(onnx|msgpack|h5|ot|gguf|tflite|md|png|jpg|jpeg|gif)$",
+    re.IGNORECASE,
+)
+# Loading one of these runs code that it contains.
+_PICKLES = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One file of a model."""
+
+    name: str
+    """Path below the folder of the model."""
+    size: int | None
+    """In bytes; None where the source does not say."""
+    etag: str | None = None
+    """Version of an object, which a download must not mix with another."""
+    sha256: str | None = None
+    """Digest that the content must have."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceListing:
+    """The files of a model in one state."""
+
+    commit: str
+    """Names the state: other content has another."""
+    files: tuple[SourceFile, ...]
+
+
+class FileSource(Protocol):
+    """A place with the files of one model."""
+
+    async def listing(self) -> SourceListing:
+        """Return all files in their present state."""
+        ...
+
+    async def read_json(self, name: str) -> tuple[object, str]:
+        """Return a JSON value, and the commit of its file ("" where the source has none)."""
+        ...
+
+    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[bytes]:
+        """Yield the content of a file from byte `offset` on."""
+        ...
+
+
+def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[SourceFile, ...]:
+    """Return the files that the engine reads; what could write elsewhere or run code is refused."""
+    needed = tuple(_checked(files))
+    if len(needed) > _MAX_FILES:
+        raise RefusedError(
+            f"{counted(len(needed), 'file')} exceed the limit of {_MAX_FILES}; name the folder of "
+            "one model"
+        )
+    total = sum(file.size or 0 for file in needed)
+    if total > _MAX_TOTAL_BYTES:
+        raise RefusedError(
+            f"{total / 1e12:.1f} TB exceed the limit of {_MAX_TOTAL_BYTES / 1e12:.1f} TB; name the "
+            "folder of one model"
+        )
+    pickles = [file.name for file in needed if _PICKLES.search(file.name)]
+    # Of two formats of the weights the engine prefers safetensors.
+    if any(file.name.endswith(".safetensors") for file in needed):
+        return tuple(file for file in needed if not _PICKLES.search(file.name))
+    if pickles and not allow_pickles:
+        raise RefusedError(
+            f"{pickles[0]} ({counted(len(pickles), 'such file')}) is a pickle, which can run code "
+            "when it is loaded, and there are 0 safetensors files; convert the weights to "
+            "safetensors, or ask the platform for the chart value models.allowPickles"
+        )
+    return needed
+
+
+def _checked(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+    for file in files:
+        parts = file.name.split("/")
+        illegal = {"", ".", ".."} & {*parts}
+        if illegal or "\\" in file.name or not file.name.isprintable() or len(file.name) > 1024:
+            raise RefusedError(f"{file.name[:200]!r} is not a path within the folder; rename it")
+        is_hidden = any(part.startswith(".") for part in parts)
+        if file.name != SUMS and not is_hidden and not _UNUSED_FILES.search(file.name):
+            yield file
+
+
+def parse_sums(text: bytes, where: str) -> Mapping[str, str]:
+    """Return the digests by the paths of the files."""
+    sums = dict[str, str]()
+    try:
+        lines = text.decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise RefusedError(f"{where} is not UTF-8; write it with sha256sum") from error
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        match = _SUM_LINE.fullmatch(line)
+        if match is None:
+            raise RefusedError(
+                f"{where}, line {number} is not '<sha256>  <path>'; write the file with sha256sum"
+            )
+        sums[match[2]] = match[1]
+    if not sums:
+        raise RefusedError(f"{where} names 0 files; write it with sha256sum")
+    return sums
+
+
+def check_digest(content: bytes, digest: str, where: str) -> None:
+    """Refuse a file of digests that is not the one that the location names."""
+    actual = hashlib.sha256(content).hexdigest()
+    if digest and actual != digest:
+        raise RefusedError(
+            f"{where} has sha256 {actual}, but spec.model.uri names {digest}; correct the digest, "
+            "or upload the files that it belongs to"
+        )
+
+
+def parse_json(content: bytes, where: str) -> object:
+    """Return the value of a JSON file."""
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{where} is not JSON") from error
