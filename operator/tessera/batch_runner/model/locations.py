@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 from tessera.batch_runner.model.hub import open_repository
 from tessera.batch_runner.model.sources import FileSource
+from tessera.batch_runner.model.web_folder import open_web_folder
 from tessera.settings import RunnerSettings
 
 
@@ -23,6 +24,9 @@ async def open_source(
         from tessera.batch_runner.model.object_store import ObjectFolder  # noqa: PLC0415
 
         yield ObjectFolder(uri, endpoint, region)
+    elif scheme in ("http", "https"):
+        async with open_web_folder(uri, settings.bearer_token) as web_folder:
+            yield web_folder
     else:
         async with open_repository(
             settings.hub_endpoint, settings.hub_token, uri, revision

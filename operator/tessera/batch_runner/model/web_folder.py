@@ -1,0 +1,129 @@
+"""Files of a model in a folder of a web server, named and checked by its `SHA256SUMS`."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from urllib.parse import quote
+
+import aiohttp
+
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+from tessera.batch_runner.model.sources import (
+    MAX_JSON_BYTES,
+    MAX_SUMS_BYTES,
+    SUMS,
+    SourceFile,
+    SourceListing,
+    check_digest,
+    parse_json,
+    parse_sums,
+)
+
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+# Of the small files that are read as a whole.
+_TEXT_SECONDS = 120
+_MAX_REDIRECTS = 5
+_CHUNK_BYTES = 2**20
+_MAX_PARALLEL_HEADS = 8
+_REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
+
+
+class WebFolder:
+    """A folder of a web server. A token goes to this server alone, never to a redirect's target."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, digest: str) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._digest = digest
+
+    async def listing(self) -> SourceListing:
+        """Return the files that `SHA256SUMS` names, with their sizes where the server has them."""
+        sums, slots = await self._read_sums(), asyncio.Semaphore(_MAX_PARALLEL_HEADS)
+
+        async def sized(name: str) -> SourceFile:
+            async with slots, self._request("HEAD", name) as response:
+                return SourceFile(name, response.content_length, sha256=sums[name])
+
+        files = await asyncio.gather(*(sized(name) for name in sorted(sums)))
+        return SourceListing(self._digest, tuple(files))
+
+    async def read_json(self, name: str) -> tuple[object, str]:
+        """Return a JSON file of the folder, checked by its digest."""
+        digest = (await self._read_sums()).get(name)
+        if digest is None:
+            raise RefusedError(f"{self._url}/{SUMS} does not name {name}; add it")
+        content = await self._read(name, MAX_JSON_BYTES)
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise RefusedError(
+                f"{self._url}/{name} has another digest than in {SUMS}; upload it again"
+            )
+        return parse_json(content, f"{self._url}/{name}"), self._digest
+
+    async def read_chunks(
+        self, commit: str, file: SourceFile, offset: int
+    ) -> AsyncGenerator[bytes]:
+        """Yield the content of a file from byte `offset` on."""
+        del commit
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        async with self._request("GET", file.name, headers) as response:
+            if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
+                # A server without ranges: what was fetched is read again, and dropped here.
+                await response.content.readexactly(offset)
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
+
+    async def _read_sums(self) -> Mapping[str, str]:
+        content, where = await self._read(SUMS, MAX_SUMS_BYTES), f"{self._url}/{SUMS}"
+        check_digest(content, self._digest, where)
+        return parse_sums(content, where)
+
+    async def _read(self, name: str, limit: int) -> bytes:
+        content = bytearray()
+        async with self._request("GET", name) as response, asyncio.timeout(_TEXT_SECONDS):
+            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                content += chunk
+                if len(content) > limit:
+                    raise RefusedError(f"{response.url} exceeds {limit} bytes; correct it")
+        return bytes(content)
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, name: str, headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        url = f"{self._url}/{quote(name)}"
+        try:
+            async with self._session.request(
+                method, url, headers=headers, allow_redirects=True, max_redirects=_MAX_REDIRECTS
+            ) as response:
+                if response.status >= HTTPStatus.BAD_REQUEST:
+                    raise _response_error(response, url)
+                yield response
+        except aiohttp.TooManyRedirects as error:
+            raise RefusedError(
+                f"{url}: more than {_MAX_REDIRECTS} redirects; name the server that has the files"
+            ) from error
+        except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
+            message = str(error) or type(error).__name__
+            raise TransientError(f"{method} {url}: no answer: {message}") from error
+
+
+@asynccontextmanager
+async def open_web_folder(uri: str, token: str | None) -> AsyncIterator[WebFolder]:
+    """Open the folder of an `https://` location, with proxies and CAs of the environment."""
+    url, _, fragment = uri.partition("#")
+    headers = {"Accept-Encoding": "identity"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    async with aiohttp.ClientSession(trust_env=True, timeout=_TIMEOUT, headers=headers) as session:
+        yield WebFolder(session, url, fragment.removeprefix("sha256="))
+
+
+def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
+    text = f"{url}: the server answered {response.status} {response.reason}"
+    if response.status not in _REFUSED_STATUSES:
+        return TransientError(text)
+    if response.status == HTTPStatus.NOT_FOUND:
+        return RefusedError(f"{text}; correct spec.model.uri, or upload the file")
+    return RefusedError(f"{text}; name a Secret with a valid BEARER_TOKEN in spec.model.store")

@@ -1,0 +1,128 @@
+"""Files of models on web servers, which their SHA256SUMS names and checks."""
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from aiohttp import web
+
+from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
+from tessera.batch_runner.model.jobs import shape
+from tessera.batch_runner.model.sources import SUMS
+from tessera.batch_runner.model.web_folder import open_web_folder
+from tests.batch_runner.object_stores import digest_of, fetched, with_sums
+from world.hub import a_model
+
+FILES = with_sums(a_model())
+WEIGHTS = "model.safetensors"
+TOKEN = "valid"  # noqa: S105 - of a server that is made up
+
+
+class WebServer:
+    """A server of files that needs a token, and may send clients elsewhere."""
+
+    def __init__(self, files: Mapping[str, bytes], *, ranges: bool = True) -> None:
+        self.files, self.ranges = files, ranges
+        self.elsewhere = ""
+        self.url = ""
+        self.tokens = set[str]()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.tokens.add(request.headers.get("Authorization", ""))
+        if self.elsewhere:
+            raise web.HTTPFound(self.elsewhere + request.path)
+        content = self.files.get(request.path.removeprefix("/llama/"))
+        if content is None:
+            raise web.HTTPNotFound
+        start = request.http_range.start or 0
+        if not start or not self.ranges:
+            return web.Response(body=content)
+        return web.Response(status=206, body=content[start:])
+
+
+@asynccontextmanager
+async def serve(server: WebServer) -> AsyncIterator[WebServer]:
+    app = web.Application()
+    app.router.add_get("/{path:.*}", server.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    host, port = runner.addresses[0][:2]
+    server.url = f"http://{host}:{port}"
+    try:
+        yield server
+    finally:
+        await runner.cleanup()
+
+
+async def fetch_from(
+    server: WebServer, into: Path, digest: str = digest_of(FILES)
+) -> BatchError | str:
+    async with open_web_folder(f"{server.url}/llama{digest}", TOKEN) as folder:
+        return await fetched(folder, into)
+
+
+async def test_a_web_folder_is_fetched_by_the_digest_of_its_sums(tmp_path: Path) -> None:
+    async with serve(WebServer(FILES)) as server:
+        commit = await fetch_from(server, tmp_path)
+        source = open_web_folder(f"{server.url}/llama{digest_of(FILES)}", None)
+        code, report = await shape(server.url, None, source)
+    assert commit == digest_of(FILES).removeprefix("#sha256=")
+    assert (tmp_path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+    assert not (tmp_path / "pytorch_model.bin").exists()
+    assert (code, report["shape"]["layers"]) == (0, 12)
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_a_download_goes_on_whether_or_not_the_server_knows_ranges(
+    ranges: bool,
+    tmp_path: Path,
+) -> None:
+    commit = digest_of(FILES).removeprefix("#sha256=")
+    (tmp_path / ".tessera-commit").write_text(commit)
+    (tmp_path / f"{WEIGHTS}.{commit[:12]}.part").write_bytes(FILES[WEIGHTS][:1000])
+    async with serve(WebServer(FILES, ranges=ranges)) as server:
+        assert await fetch_from(server, tmp_path) == commit
+    assert (tmp_path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+@pytest.mark.parametrize(
+    ("changes", "digest", "words"),
+    [
+        ({}, "#sha256=" + "0" * 64, "correct the digest"),
+        ({WEIGHTS: b"others"}, digest_of(FILES), "upload the file again, or correct SHA256SUMS"),
+        ({SUMS: b"no sums"}, None, "line 1 is not '<sha256>  <path>'"),
+        ({SUMS: b""}, None, "names 0 files"),
+        ({SUMS: b"\xff"}, None, "is not UTF-8"),
+        ({SUMS: b"0" * 64 + b"  gone.json"}, None, "404 Not Found; correct spec.model.uri"),
+        ({SUMS: b"0" * 64 + b"  ../llama/config.json"}, None, "rename it"),
+    ],
+)
+async def test_what_a_web_folder_has_wrong_has_a_fix(
+    changes: dict[str, bytes], digest: str | None, words: str, tmp_path: Path
+) -> None:
+    files = {**FILES, **changes}
+    digest = digest or f"#sha256={hashlib.sha256(files[SUMS]).hexdigest()}"
+    async with serve(WebServer(files)) as server:
+        outcome = await fetch_from(server, tmp_path / "own", digest)
+    assert isinstance(outcome, RefusedError), outcome
+    assert words in str(outcome)
+
+
+async def test_redirects_end_and_take_no_token_elsewhere(tmp_path: Path) -> None:
+    async with serve(WebServer(FILES)) as server, serve(WebServer(FILES)) as other:
+        server.elsewhere = other.url
+        assert isinstance(await fetch_from(server, tmp_path / "own"), str)
+        assert (server.tokens, other.tokens) == ({f"Bearer {TOKEN}"}, {""})
+        server.elsewhere = server.url
+        outcome = await fetch_from(server, tmp_path / "other")
+        assert isinstance(outcome, RefusedError)
+        assert "more than 5 redirects" in str(outcome)
+
+
+async def test_a_web_server_that_is_not_there_is_asked_again(tmp_path: Path) -> None:
+    async with serve(WebServer(FILES)) as server:
+        pass
+    assert isinstance(await fetch_from(server, tmp_path / "own"), TransientError)
