@@ -11,6 +11,7 @@ from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
+from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
@@ -169,8 +170,11 @@ def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str,
         draft = service.spec.engine.speculation.model
         assert draft is not None
         model = Model(uri=draft.uri, revision=draft.revision)
-    kind: Task = "fetch" if task == "fetch" else "draft" if task == "draft" else "shape"
+    kind: Task = "draft" if task == "draft" else "shape"
     name = model_job_name(service.ref.name, service.uid, kind, model)
+    if task == "fetch":
+        files = (*fields.pop("files", ()), *fetched_files(service.spec))
+        name = files[0].job_name if files else "fetch-of-another-model"
     report, code = fields.pop("report", ""), fields.pop("exit_code", None)
     phase = "fetch" if task == "fetch" else "shape"
     text = report if isinstance(report, str) else json.dumps({"phase": phase, **report})

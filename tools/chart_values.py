@@ -424,6 +424,14 @@ class Catalogs(Values):
     stays."""
 
 
+class Models(Values):
+    """Files of models that are downloaded to claims."""
+
+    allow_pickles: bool = False
+    """Download weights without safetensors too (`.bin`, `.pt`, `.pth`, `.ckpt`, `.pkl`). Whoever
+    wrote such a file can run code in the engine that loads it."""
+
+
 class Chart(Values):
     """Values of the chart."""
 
@@ -457,6 +465,9 @@ class Chart(Values):
 
     engine_egress: EngineEgress = Field(default_factory=EngineEgress)
     """Where the engines of services may connect to, where a network plugin enforces policies."""
+
+    models: Models = Field(default_factory=Models)
+    """Files of models that are downloaded to claims."""
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`. A change applies at once to the services that omit the

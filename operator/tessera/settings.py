@@ -87,6 +87,9 @@ class Settings(PrometheusSettings, _ProcessSettings):
     batch_pull_secrets: tuple[str, ...] = ()
     """Pull secrets for that image; they have to exist in the namespaces of the batches."""
 
+    allow_pickles: bool = False
+    """Whether weights that can run code when they are loaded may be downloaded to claims."""
+
     platform: Platform = Field(default_factory=Platform)
     """Registry mirror, proxies, certificates and other surroundings of engines, as JSON."""
 

@@ -282,7 +282,7 @@ RULES += [
             (
                 {"uri": "https://models.example/llama"},
                 "spec.model.uri",
-                '"https://models.example/llama": must be hf://organization/name, pvc://claim/path, ',
+                '"https://models.example/llama": must be hf://organization/name, pvc://claim/',
             ),
             (
                 {"adapters": [{"name": "sql", "uri": "s3://models/../sql"}]},

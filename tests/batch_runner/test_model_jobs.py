@@ -66,7 +66,7 @@ async def test_layers_of_sentence_transformers_are_read_at_the_hub_and_on_a_volu
     hub = open_repository(None, None, "")
     for code, report in (
         await shape_at(a_hub(files=an_embedder())),
-        await shape("pvc://weights/own", None, tmp_path, hub),
+        await shape("pvc://weights/own", tmp_path, hub),
     ):
         assert code == 0, report
         assert report["shape"]["pooling"] == "Embed"

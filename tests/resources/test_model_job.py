@@ -6,9 +6,16 @@ from typing import Any
 
 import pytest
 
+from tessera.api.inference_service import (
+    InferenceServiceSpec,
+    InferenceServiceStatus,
+    ModelStatus,
+)
+from tessera.api.model_files import CacheStatus
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
-from tessera.domain.model.names import claim_name
+from tessera.domain.model.fetched import fetched_files
+from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
@@ -30,7 +37,6 @@ SHAPE = {
     "headDim": 32,
     "maxPositionEmbeddings": 2048,
 }
-BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
 
 
 def snapshot_of_unread_model(uri: str) -> Snapshot:
@@ -44,19 +50,46 @@ def cached_service(**fields: Any) -> ObservedService:
     return a_service(spec=a_spec(SMALL, replicas=1, model=model), **fields)
 
 
+def bound_claim() -> dict[Ref, VolumeClaim]:
+    spec = cached_service().spec
+    assert spec is not None
+    name = fetched_files(spec)[0].claim_name
+    return {Ref("team-a", name): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
+
+
 def plan_after_fetch() -> ServicePlan:
     """Plan the service after its Job has fetched all files."""
     parts = a_model_job("fetch", cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
-    snapshot = a_snapshot(cached_service(), claims=BOUND, **parts)
+    snapshot = a_snapshot(cached_service(), claims=bound_claim(), **parts)
     status = service_status(snapshot, compute_service_plan(snapshot), None, None)
-    return compute_service_plan(a_snapshot(cached_service(status=status), claims=BOUND))
+    return compute_service_plan(a_snapshot(cached_service(status=status), claims=bound_claim()))
+
+
+DONE = {"ok": True, "bytes": 5}
+STORED = "s3://models/llama"
+STORE = {"secretName": "bucket", "endpoint": "https://minio.acme:9000", "region": "eu-west-1"}
+
+
+def stored_service() -> ObservedService:
+    """A service whose model and adapter lie in a bucket."""
+    adapters = [{"name": "sql", "uri": "s3://models/sql"}]
+    model = {"shape": SHAPE, "store": STORE, "adapters": adapters}
+    return a_service(spec=a_spec(STORED, replicas=1, model=model))
+
+
+def stored_claims() -> dict[Ref, VolumeClaim]:
+    spec = stored_service().spec
+    assert spec is not None
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    return {Ref("team-a", files.claim_name): volume for files in fetched_files(spec)}
 
 
 JOBS = {
     "shape-hub": snapshot_of_unread_model("hf://acme/own"),
     "shape-claim": snapshot_of_unread_model("pvc://weights/own"),
     "shape-image": snapshot_of_unread_model("oci://registry.acme/models/own:1"),
-    "fetch": a_snapshot(cached_service(), claims=BOUND),
+    "fetch": a_snapshot(cached_service(), claims=bound_claim()),
+    "fetch-store": a_snapshot(stored_service(), claims=stored_claims()),
 }
 
 
@@ -171,3 +204,109 @@ def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
         template=before_fetch.template,
     )
     assert children.service_inputs(before_fetch) != children.service_inputs(after_fetch)
+
+
+def test_a_service_keeps_the_claim_and_the_pods_that_it_had_before_claims_were_shared(
+    golden: Golden,
+) -> None:
+    (files,) = fetched_files(_spec(cached_service()))
+    name = own_claim_name("chat")
+    cache = CacheStatus(claim_name=name, claim_uid="uid", path=files.folder, fetched=True)
+    model = ModelStatus(uri=SMALL, requested_revision="v1", cache=cache)
+    service = cached_service(status=InferenceServiceStatus(model=model))
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    snapshot = a_snapshot(service, claims={Ref("team-a", name): volume})
+    service_plan = compute_service_plan(snapshot)
+    assert service_plan.preparation is not None
+    assert service_plan.preparation.job_to_create is None
+    manifests = children.service_manifests(service_plan)
+    golden("service-own-claim", [dict(manifest.body) for manifest in manifests])
+
+
+def test_engines_read_models_and_adapters_of_a_store_from_claims() -> None:
+    snapshot = a_snapshot(stored_service(), claims=stored_claims())
+    model_files, adapter_files = fetched_files(_spec(stored_service()))
+    for files in (model_files, adapter_files):
+        service_plan = compute_service_plan(snapshot)
+        assert service_plan.preparation is not None
+        model_job = service_plan.preparation.job_to_create
+        assert model_job is not None
+        assert (model_job.name, model_job.files) == (files.job_name, files)
+        parts = a_model_job("fetch", stored_service(), files=(files,), report=DONE, exit_code=0)
+        status = service_status(
+            replace(snapshot, **parts), compute_service_plan(replace(snapshot, **parts)), None, None
+        )
+        snapshot = a_snapshot(replace(stored_service(), status=status), claims=stored_claims())
+    manifests = children.service_manifests(compute_service_plan(snapshot))
+    claims = [each.name for each in manifests if each.kind.kind == "PersistentVolumeClaim"]
+    assert claims == [model_files.claim_name, adapter_files.claim_name]
+    (deployment,) = [each.body for each in manifests if each.kind.kind == "Deployment"]
+    pod = deployment["spec"]["template"]["spec"]
+    (engine,) = pod["containers"]
+    assert engine["args"][0] == f"/models/{model_files.folder}"
+    assert f"sql=/adapters/sql/{adapter_files.folder}" in engine["args"]
+    mounted = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod["volumes"]
+        if "persistentVolumeClaim" in volume
+    }
+    assert mounted == {"models": claims[0], "adapter-sql": claims[1]}
+    assert "bucket" not in str(pod), "engines need no credentials of the store"
+
+
+@pytest.mark.parametrize(
+    ("uri", "keys"),
+    [
+        ("s3://models/llama", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"]),
+        ("gs://models/llama", ["GOOGLE_SERVICE_ACCOUNT_KEY"]),
+        (
+            "az://models/llama",
+            [
+                "AZURE_STORAGE_ACCOUNT_NAME",
+                "AZURE_STORAGE_ACCOUNT_KEY",
+                "AZURE_STORAGE_SAS_TOKEN",
+            ],
+        ),
+        (f"https://models.acme/llama#sha256={'0' * 64}", ["BEARER_TOKEN"]),
+    ],
+)
+def test_only_the_jobs_get_the_credentials_of_a_store_and_only_from_its_secret(
+    uri: str, keys: list[str]
+) -> None:
+    snapshot = a_snapshot(a_service(spec=a_spec(uri, model={"store": STORE})))
+    service_plan = compute_service_plan(snapshot)
+    assert service_plan.preparation is not None
+    assert service_plan.preparation.job_to_create is not None
+    body = model_job_manifest(
+        service_plan.service,
+        service_plan.preparation.job_to_create,
+        None,
+        IMAGE,
+        PodTemplateVersion(),
+    ).body
+    (container,) = body["spec"]["template"]["spec"]["containers"]
+    secrets = [
+        variable["valueFrom"]["secretKeyRef"]
+        for variable in container["env"]
+        if "secretKeyRef" in variable.get("valueFrom", {})
+    ]
+    assert [(secret["name"], secret["key"]) for secret in secrets] == [
+        ("bucket", key) for key in keys
+    ]
+    assert "--endpoint=https://minio.acme:9000" in container["args"]
+
+
+def test_pickles_are_allowed_by_the_platform_alone() -> None:
+    service_plan = compute_service_plan(JOBS["fetch-store"])
+    assert service_plan.preparation is not None
+    assert service_plan.preparation.job_to_create is not None
+    image = replace(IMAGE, allow_pickles=True)
+    parts = service_plan.service, service_plan.preparation.job_to_create, service_plan.choice
+    body = model_job_manifest(*parts, image, PodTemplateVersion()).body
+    assert "--allow-pickles" in body["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert "--allow-pickles" not in str(job("fetch-store"))
+
+
+def _spec(service: ObservedService) -> InferenceServiceSpec:
+    assert service.spec is not None
+    return service.spec

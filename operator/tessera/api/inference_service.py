@@ -595,7 +595,10 @@ class ModelStatus(Wire):
     """Where the dimensions were read."""
 
     cache: CacheStatus | None = None
-    """Progress of the download, with `spec.model.cache`."""
+    """Progress of the download to a claim, for models that need one."""
+
+    other_caches: tuple[CacheStatus, ...] = ()
+    """The same of the adapters that lie in a store."""
 
     draft: DraftModelStatus | None = None
     """What Tessera read about the draft model of `spec.engine.speculation`; absent where the spec

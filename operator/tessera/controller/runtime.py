@@ -79,7 +79,10 @@ def _installation(settings: Settings) -> Installation:
         namespace=settings.namespace,
         ingress_namespaces=(settings.namespace, *settings.monitoring_namespaces),
         batch_image=RunnerImage(
-            settings.batch_image, settings.batch_pull_policy, settings.batch_pull_secrets
+            settings.batch_image,
+            settings.batch_pull_policy,
+            settings.batch_pull_secrets,
+            allow_pickles=settings.allow_pickles,
         ),
         egress=settings.engine_egress,
         platform=settings.platform,

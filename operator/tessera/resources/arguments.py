@@ -8,7 +8,6 @@ from datetime import timedelta
 from tessera.api.engine_options import EngineOptions, SpeculationOptions
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
-from tessera.domain.model.names import folder_of
 from tessera.domain.model.precision_files import files_of
 from tessera.domain.names import PORT
 from tessera.domain.placement.checks import pooling_task
@@ -40,7 +39,7 @@ def arguments(
     # vLLM computes its own defaults through NVML, which inside a MIG slice reports the whole GPU.
     fit = choice.fit
     args = [
-        served_path(spec.model),
+        model_path(spec.model.uri),
         f"--served-model-name={spec.model.served_name or name}",
         f"--port={PORT}",
         f"--max-model-len={fit.max_model_len}",
@@ -56,7 +55,7 @@ def arguments(
         args += loader_arguments(loader, args[0], fit.hardware.devices)
     if defaults.limits_media:
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
-    if spec.model.revision and not spec.model.is_fetched:
+    if spec.model.revision:
         args.append(f"--revision={spec.model.revision}")
     if pooling_task(spec) is not None:
         args.append("--runner=pooling")
@@ -136,13 +135,6 @@ def _adapters(model: Model) -> list[str]:
 def adapter_path(adapter: Adapter) -> str:
     """Return `org/name` for `hf://org/name`, which the engine downloads; else the mount path."""
     return model_path(adapter.uri, f"{ADAPTERS}/{adapter.name}")
-
-
-def served_path(model: Model) -> str:
-    """Return what the engine serves: a repository on the hub, or the path of the mounted files."""
-    if model.is_fetched:
-        return f"{MODELS}/{folder_of(model)}"
-    return model_path(model.uri)
 
 
 def model_path(uri: str, mount: str = MODELS) -> str:

@@ -49,6 +49,8 @@ class RunnerImage:
     pull_policy: str | None = None
     pull_secrets: tuple[str, ...] = ()
     """Secrets in the namespace of the batch; missing ones are ignored."""
+    allow_pickles: bool = False
+    """Whether it may download weights that can run code when they are loaded."""
 
 
 def batch_job_manifest(

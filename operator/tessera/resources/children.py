@@ -29,12 +29,11 @@ _EGRESS, _PLATFORM = EngineEgress(), Platform()
 
 def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     """Return the objects of one service; none while nothing is decided for it."""
-    choice, spec = service_plan.choice, service_plan.effective_spec
+    choice, spec = service_plan.choice, service_plan.located_spec
     if choice is None or spec is None:
         return ()
     manifests = [service_manifest(service_plan.service, spec)]
-    if spec.model.is_fetched:
-        manifests.append(model_claim_manifest(service_plan.service, spec))
+    manifests += [model_claim_manifest(claim) for claim in service_plan.claims]
     if not _is_waiting(service_plan):
         manifests.append(deployment_manifest(service_plan, spec, choice))
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
@@ -60,6 +59,7 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         service_plan.choice,
         _is_waiting(service_plan),
         service_plan.pinned_revision,
+        service_plan.claims,
         service_plan.template,
         service_plan.drain.replicas,
         service_plan.surge,

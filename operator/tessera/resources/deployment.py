@@ -27,7 +27,9 @@ def deployment_manifest(
     if (pinned := service_plan.pinned_revision.status) is not None:
         # How it was pinned, without what was found out about the model since.
         text = pinned.model_dump_json(
-            by_alias=True, exclude_none=True, exclude={"shape", "source", "cache", "draft"}
+            by_alias=True,
+            exclude_none=True,
+            exclude={"shape", "source", "cache", "other_caches", "draft"},
         )
         annotations = {names.REVISION_ANNOTATION: text}
     wanted = client.V1DeploymentSpec(

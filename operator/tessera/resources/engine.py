@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 from kubernetes import client
 
-from tessera.api.inference_service import EnvVar, InferenceServiceSpec, SecretKeySelector
+from tessera.api.inference_service import EnvVar, InferenceServiceSpec
 from tessera.api.template_version import PodTemplateVersion
-from tessera.domain.model.names import claim_name
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.placement import HardwareChoice
@@ -94,11 +93,7 @@ class EngineTemplate:
     def volumes(self) -> list[client.V1Volume]:
         """Return the volumes that the engine mounts."""
         model = self.spec.model
-        models = (
-            claim_volume("models", claim_name(self.name), read_only=True)
-            if model.is_fetched
-            else uri_volume(self.spec)
-        )
+        models = uri_volume(self.spec)
         return [
             empty_volume("shm", medium="Memory", size_limit=f"{self._shm_mib}Mi"),
             empty_volume("cache"),
@@ -231,18 +226,20 @@ def _chat_template(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
 def token(spec: InferenceServiceSpec) -> list[client.V1EnvVar]:
     """Return the variable with the hub's token, taken from its Secret."""
     secret = spec.model.token_secret_ref
-    return [] if secret is None else [_secret_env_var("HF_TOKEN", secret)]
+    return [] if secret is None else [secret_env_var("HF_TOKEN", secret.name, secret.key)]
 
 
 def _to_env_var(variable: EnvVar) -> client.V1EnvVar:
     if variable.value_from is None:
         return client.V1EnvVar(name=variable.name, value=variable.value)
-    return _secret_env_var(variable.name, variable.value_from.secret_key_ref)
+    secret = variable.value_from.secret_key_ref
+    return secret_env_var(variable.name, secret.name, secret.key)
 
 
-def _secret_env_var(name: str, secret: SecretKeySelector) -> client.V1EnvVar:
-    key = client.V1SecretKeySelector(name=secret.name, key=secret.key)
-    return client.V1EnvVar(name=name, value_from=client.V1EnvVarSource(secret_key_ref=key))
+def secret_env_var(name: str, secret: str, key: str, *, optional: bool = False) -> client.V1EnvVar:
+    """Return a variable with the value of a Secret's key."""
+    selector = client.V1SecretKeySelector(name=secret, key=key, optional=optional or None)
+    return client.V1EnvVar(name=name, value_from=client.V1EnvVarSource(secret_key_ref=selector))
 
 
 def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
@@ -251,7 +248,7 @@ def _mounts(spec: InferenceServiceSpec) -> list[client.V1VolumeMount]:
         client.V1VolumeMount(name="cache", mount_path=_CACHE),
         client.V1VolumeMount(name="tmp", mount_path="/tmp"),  # noqa: S108
     ]
-    if not spec.model.uri.startswith("hf://") or spec.model.is_fetched:
+    if not spec.model.uri.startswith("hf://"):
         mounts.append(client.V1VolumeMount(name="models", mount_path=MODELS, read_only=True))
     mounts += [
         client.V1VolumeMount(

@@ -2,15 +2,14 @@
 
 from kubernetes import client
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.model_files import ModelStore, is_stored
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
 from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.perf.footprint import weight_bytes
-from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service.model_claims import ModelClaim
 from tessera.domain.service.model_jobs import ModelJob
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
@@ -23,14 +22,31 @@ from tessera.resources.batch_job import (
     runner_job,
     runner_pod,
 )
-from tessera.resources.manifest import ObjectManifest, labels, owned_manifest
+from tessera.resources.manifest import (
+    ObjectManifest,
+    labels,
+    manifest,
+    owned_manifest,
+    owner_of,
+    owner_reference,
+)
 from tessera.resources.scheduling import bind_to_pool
 
 # Seconds after which a Job fails; the next one then replaces it.
 _ACTIVE_DEADLINE_SECONDS = {"shape": 600, "draft": 600, "fetch": 12 * 3600}
-_GIB = 2**30
-# The default size of the claim, relative to the weights.
-_SIZE_MARGIN = 1.2
+# Keys of the Secret with the credentials of a store, by the scheme of the location.
+_CREDENTIALS = {
+    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
+    "az": (
+        "AZURE_STORAGE_ACCOUNT_NAME",
+        "AZURE_STORAGE_ACCOUNT_KEY",
+        "AZURE_STORAGE_SAS_TOKEN",
+    ),
+    "http": ("BEARER_TOKEN",),
+    "https": ("BEARER_TOKEN",),
+}
+_OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
 
 
 def model_job_manifest(
@@ -45,7 +61,7 @@ def model_job_manifest(
         names.MODEL_JOB_LABEL: model_job.task,
         names.MODEL_JOB_SERVICE_LABEL: service.ref.name,
     }
-    pod = _pod(service.ref.name, model_job, image, template_version.platform)
+    pod = _pod(model_job, image, template_version.platform)
     # A fetch runs on nodes of the chosen pool, where its volume is read later; a read of the config
     # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
@@ -55,28 +71,30 @@ def model_job_manifest(
     return owned_manifest(JOBS, service, model_job.name, job_labels, job)
 
 
-def model_claim_manifest(service: ObservedService, spec: InferenceServiceSpec) -> ObjectManifest:
-    """Return the claim for the models of a service, which is deleted with the service."""
-    name, cache = names.claim_name(service.ref.name), spec.model.cache
-    claim = client.V1PersistentVolumeClaimSpec(
+def model_claim_manifest(claim: ModelClaim) -> ObjectManifest:
+    """Return the claim for downloaded files, which is deleted with the last of its users."""
+    spec = client.V1PersistentVolumeClaimSpec(
         access_modes=[SHARED_ACCESS_MODE],
-        storage_class_name=cache.storage_class_name,
-        resources=client.V1VolumeResourceRequirements(
-            requests={"storage": cache.size or _claim_size(shape_of(spec))}
-        ),
+        storage_class_name=claim.files.cache.storage_class_name,
+        resources=client.V1VolumeResourceRequirements(requests={"storage": f"{claim.gib}Gi"}),
     )
-    return owned_manifest(CLAIMS, service, name, labels(VLLM, service.ref.name), claim)
+    is_own = claim.files.own_claim is not None
+    owners = [owner_reference(owner_of(user), controller=is_own) for user in claim.users]
+    metadata = client.V1ObjectMeta(
+        name=claim.ref.name,
+        namespace=claim.ref.namespace,
+        labels=labels(VLLM, claim.users[0].ref.name if is_own else claim.ref.name),
+        owner_references=owners,
+    )
+    return manifest(CLAIMS, metadata, spec=spec)
 
 
-def _claim_size(shape: ModelShape | None) -> str:
-    weights = weight_bytes(shape.parameters, shape.bits_per_weight) if shape else 0
-    return f"{int(weights * _SIZE_MARGIN / _GIB) + 1}Gi"
-
-
-def _pod(name: str, job: ModelJob, image: RunnerImage, platform: Platform) -> client.V1PodSpec:
-    fetches = job.task == "fetch"
-    claim = engine.claim_volume("models", names.claim_name(name))
-    files = claim if fetches else engine.uri_volume(job.spec)
+def _pod(job: ModelJob, image: RunnerImage, platform: Platform) -> client.V1PodSpec:
+    files = (
+        engine.claim_volume("models", job.files.claim_name)
+        if job.files is not None
+        else engine.uri_volume(job.spec)
+    )
     volumes = [engine.empty_volume("home"), *([files] if files else ())]
     container = _container(job, image, platform, mounted=files is not None)
     volumes += surroundings.volumes(platform)
@@ -86,14 +104,14 @@ def _pod(name: str, job: ModelJob, image: RunnerImage, platform: Platform) -> cl
 def _container(
     model_job: ModelJob, image: RunnerImage, platform: Platform, *, mounted: bool
 ) -> client.V1Container:
-    fetches = model_job.task == "fetch"
+    fetches = model_job.files is not None
     requests = {"cpu": "500m" if fetches else "100m", "memory": "256Mi"}
-    arguments = _arguments(model_job, mounted=mounted)
+    arguments = _arguments(model_job, image, mounted=mounted)
     container = runner_container(names.MODEL_JOB_CONTAINER, image, arguments, requests, "1Gi")
     container.env = [
         client.V1EnvVar(name="HOME", value="/tmp"),  # noqa: S108 - a mount
         *(container.env or ()),
-        *engine.token(model_job.spec),
+        *_credentials(model_job),
         *surroundings.environment(platform),
     ]
     files = client.V1VolumeMount(name="models", mount_path=MODELS, read_only=not fetches)
@@ -107,14 +125,40 @@ def _container(
     return container
 
 
-def _arguments(model_job: ModelJob, *, mounted: bool) -> list[str]:
-    model = model_job.spec.model
-    fetches = model_job.task == "fetch"
-    command = "fetch" if fetches else "shape"
-    arguments = [command, f"--uri={model.uri}", f"--report={REPORT_PATH}"]
-    if model.revision:
-        arguments.append(f"--revision={model.revision}")
-    if fetches:
-        folder = f"{MODELS}/{names.folder_of(model)}"
-        return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
-    return [*arguments, f"--path={model_path(model.uri)}"] if mounted else arguments
+def _credentials(model_job: ModelJob) -> list[client.V1EnvVar]:
+    """Return the variables with credentials for the location, from its Secret."""
+    uri, store = _location(model_job)
+    if not is_stored(uri):
+        return engine.token(model_job.spec)
+    if store is None or store.secret_name is None:
+        return []
+    return [
+        engine.secret_env_var(key, store.secret_name, key, optional=key in _OPTIONAL_KEYS)
+        for key in _CREDENTIALS[uri.partition("://")[0]]
+    ]
+
+
+def _location(model_job: ModelJob) -> tuple[str, ModelStore | None]:
+    if model_job.files is not None:
+        return model_job.files.uri, model_job.files.store
+    return model_job.spec.model.uri, model_job.spec.model.store
+
+
+def _arguments(model_job: ModelJob, image: RunnerImage, *, mounted: bool) -> list[str]:
+    model, files = model_job.spec.model, model_job.files
+    uri, store = _location(model_job)
+    revision = files.revision if files is not None else model.revision
+    command = "shape" if files is None else "fetch"
+    arguments = [command, f"--uri={uri}", f"--report={REPORT_PATH}"]
+    if revision:
+        arguments.append(f"--revision={revision}")
+    if store is not None and store.endpoint:
+        arguments.append(f"--endpoint={store.endpoint}")
+    if store is not None and store.region:
+        arguments.append(f"--region={store.region}")
+    if files is None:
+        return [*arguments, f"--path={model_path(uri)}"] if mounted else arguments
+    if image.allow_pickles:
+        arguments.append("--allow-pickles")
+    folder = f"{MODELS}/{files.folder}"
+    return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]

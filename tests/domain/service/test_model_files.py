@@ -5,7 +5,8 @@ from typing import Any
 
 from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.api.reasons import RevisionReason
-from tessera.domain.model.names import claim_name, model_job_name
+from tessera.domain.model.fetched import fetched_files
+from tessera.domain.model.names import model_job_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -45,7 +46,6 @@ SHAPE_REPORT = {"ok": True, "shape": SHAPE, "commit": "c0ffee"}
 COMMIT = "1" * 40
 MAIN = RevisionQuery(SMALL.removeprefix("hf://"), "main")
 RESOLVED = {MAIN: Resolution(COMMIT, RevisionReason.REVISION_RESOLVED, "the hub's words")}
-CLAIM = Ref("team-a", claim_name("chat"))
 
 
 def an_own_model(**fields: Any) -> ObservedService:
@@ -58,11 +58,23 @@ def a_cached_service(status: InferenceServiceStatus | None = None) -> ObservedSe
 
 
 def bound_claim(uid: str = "uid-claim") -> dict[Ref, VolumeClaim]:
-    return {CLAIM: VolumeClaim(access_modes=("ReadWriteMany",), uid=uid)}
+    """The claims of the model at each commit."""
+    spec = a_cached_service().spec
+    assert spec is not None
+    revisions = (None, COMMIT, "2" * 40)
+    models = [spec.model.model_copy(update={"revision": revision}) for revision in revisions]
+    specs = [spec.model_copy(update={"model": model}) for model in models]
+    names = [fetched_files(each)[0].claim_name for each in specs]
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid=uid)
+    return {Ref("team-a", name): volume for name in names}
 
 
 def status_of(snapshot: Snapshot) -> InferenceServiceStatus:
-    return service_status(snapshot, plan_of(snapshot).service_plans[CHAT], None, None)
+    return status_of_service(snapshot, CHAT)
+
+
+def status_of_service(snapshot: Snapshot, service: Ref) -> InferenceServiceStatus:
+    return service_status(snapshot, plan_of(snapshot).service_plans[service], None, None)
 
 
 def reason_and_message(snapshot: Snapshot, kind: str) -> tuple[str, str]:
@@ -411,3 +423,74 @@ def test_without_a_draft_its_job_goes() -> None:
     parts = a_model_job("draft", a_drafted_service())
     service = an_own_model(model={"shape": SHAPE})
     assert preparation(a_snapshot(service, **parts)).obsolete_jobs == (parts["model_jobs"][0].ref,)
+
+
+def two_services(**first: Any) -> tuple[ObservedService, ObservedService]:
+    """Two services of the same cached model, of which the first may have a status."""
+    other = replace(a_cached_service(), ref=Ref("team-a", "code"), uid="uid-code")
+    return a_cached_service(**first), other
+
+
+def test_services_of_the_same_files_share_one_claim_and_one_job() -> None:
+    chat, code = two_services()
+    snapshot = a_snapshot(chat, code, claims=bound_claim())
+    plans = plan_of(snapshot).service_plans
+    (chat_claim,), (code_claim,) = plans[chat.ref].claims, plans[code.ref].claims
+    assert chat_claim.ref == code_claim.ref
+    known = [replace(each, status=status_of_service(snapshot, each.ref)) for each in (chat, code)]
+    (later,) = plan_of(a_snapshot(*known, claims=bound_claim())).service_plans[chat.ref].claims
+    assert [user.ref for user in later.users] == [chat.ref, code.ref]
+    jobs = {plans[ref].preparation.job_to_create.name for ref in (chat.ref, code.ref)}  # type: ignore[union-attr]
+    assert len(jobs) == 1
+    parts = a_model_job("fetch", chat, report={"ok": True, "bytes": 5}, exit_code=0)
+    after = plan_of(a_snapshot(chat, code, claims=bound_claim(), **parts)).service_plans
+    for ref in (chat.ref, code.ref):
+        assert after[ref].preparation is not None
+        assert after[ref].preparation.missing_files is None
+
+
+def test_a_service_that_comes_later_fetches_nothing() -> None:
+    parts = a_model_job("fetch", a_cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
+    status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))
+    chat, code = two_services(status=status)
+    snapshot = a_snapshot(chat, code, claims=bound_claim())
+    for ref in (chat.ref, code.ref):
+        service_plan = plan_of(snapshot).service_plans[ref]
+        assert service_plan.preparation is not None
+        assert service_plan.preparation.job_to_create is None
+        assert service_plan.preparation.missing_files is None
+    # A claim that was created again is empty for both.
+    emptied = replace(snapshot, claims=bound_claim("uid-other"))
+    assert plan_of(emptied).service_plans[code.ref].preparation.job_to_create is not None  # type: ignore[union-attr]
+
+
+def test_only_the_service_that_began_a_fetch_deletes_its_job() -> None:
+    parts = a_model_job("fetch", a_cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
+    status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))
+    chat, code = two_services(status=status)
+    plans = plan_of(a_snapshot(chat, code, claims=bound_claim(), **parts)).service_plans
+    obsolete = [plans[ref].preparation.obsolete_jobs for ref in (chat.ref, code.ref)]  # type: ignore[union-attr]
+    assert obsolete == [(parts["model_jobs"][0].ref,), ()]
+
+
+def test_the_claim_is_never_smaller_than_it_is_since_another_user_may_have_asked_for_more() -> None:
+    (claim,) = plan_of(a_snapshot(a_cached_service())).service_plans[CHAT].claims
+    assert claim.gib == 3
+    grown = {ref: replace(volume, gib=60) for ref, volume in bound_claim().items()}
+    snapshot = a_snapshot(a_cached_service(), claims=grown)
+    (claim,) = plan_of(snapshot).service_plans[CHAT].claims
+    assert claim.gib == 60
+
+
+def test_an_access_that_the_store_denies_is_no_matter_of_the_hub() -> None:
+    spec = a_spec("s3://models/llama", replicas=1, model={"shape": SHAPE})
+    service = a_service(spec=spec)
+    (files,) = fetched_files(spec)
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    report = {"ok": False, "message": "s3://models/llama: denied (403 Forbidden)"}
+    parts = a_model_job("fetch", service, report=report, exit_code=3)
+    snapshot = a_snapshot(service, claims={Ref("team-a", files.claim_name): volume}, **parts)
+    reason, message = reason_and_message(snapshot, "Progressing")
+    assert reason == "ModelFetchFailed"
+    assert "denied (403 Forbidden)" in message
+    assert "tokenSecretRef" not in message

@@ -12,7 +12,6 @@ from tessera.api.inference_service import InferenceServiceStatus, ModelShape
 from tessera.domain.explain.explain import explain
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.model.config import read_config
-from tessera.domain.model.names import claim_name
 from tessera.domain.model.precision_files import with_files_of
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
@@ -318,8 +317,10 @@ def test_another_file_of_a_variant_is_another_pod_template() -> None:
 
 def test_the_cache_fetches_the_files_of_the_chosen_precision_at_the_commit_that_was_read() -> None:
     cache = {"model": {"cache": {"type": "PersistentVolumeClaim"}}}
-    claims = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",))}
-    snapshot = fleet(a_70b(**cache), claims=claims, **read(a_70b(**cache), files()))
+    parts = read(a_70b(**cache), files())
+    (claim,) = plan_of(fleet(a_70b(**cache), **parts)).service_plans[CHAT].claims
+    claims = {claim.ref: VolumeClaim(access_modes=("ReadWriteMany",))}
+    snapshot = fleet(a_70b(**cache), claims=claims, **parts)
     service_plan = plan_of(snapshot).service_plans[CHAT]
     preparation = service_plan.preparation
     assert preparation is not None

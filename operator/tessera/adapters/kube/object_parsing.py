@@ -63,6 +63,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 # Of one node; above it the count is no number of devices.
 _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
+_MAX_BYTES = Decimal(2**60)
 _KEY_NAME = TypeAdapter[str](KeyName)
 # As fields are named, and shorter than any key.
 _KEY_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}", re.ASCII)
@@ -201,6 +202,7 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
         storage_class=storage_class,
         uid=meta.get("uid", ""),
         terminating="deletionTimestamp" in meta,
+        gib=_gib(spec.get("resources", {}).get("requests", {}).get("storage", "0")),
     )
 
 
@@ -547,6 +549,12 @@ def _device_count(quantity: str) -> int:
     if not 0 <= count < Decimal("Infinity"):
         raise ValueError(f"{quantity[:20]!r} is not a count of devices")
     return int(min(count, _MAX_QUANTITY))
+
+
+def _gib(quantity: str) -> int:
+    """Return the whole GiB of a size, rounded up."""
+    size: Decimal = parse_quantity(quantity)  # type: ignore[no-untyped-call]  # partly typed package
+    return -int(-min(size, _MAX_BYTES) // 2**30)
 
 
 def _containers(status: JsonObject) -> Sequence[JsonObject]:

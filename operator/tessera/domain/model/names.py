@@ -7,8 +7,7 @@ from tessera.api.inference_service import Model
 from tessera.api.meta import GROUP
 from tessera.domain.names import deployment_name
 
-# Read `config.json` of the model or of its draft model, or bring all files onto the claim of the
-# service.
+# Read `config.json` of the model or of its draft model, or bring all files onto a claim.
 Task: TypeAlias = Literal["shape", "draft", "fetch"]
 
 # The task of a Job and its pod.
@@ -19,22 +18,19 @@ MODEL_JOB_SERVICE_LABEL = f"{GROUP}/model-job-for"
 MODEL_JOB_CONTAINER = "model-job"
 
 
-def claim_name(service: str) -> str:
-    """Return the name of the claim that holds the models of a service."""
+def own_claim_name(service: str) -> str:
+    """Return the name of the claim that a service had before claims were shared."""
     return deployment_name(service, "models")
 
 
-def folder_of(model: Model) -> str:
-    """Return the folder of a model's revision on the claim."""
-    return _digest(model.uri, model.revision or "")
-
-
 def model_job_name(service: str, uid: str, task: Task, model: Model, update: str = "") -> str:
-    """Return the Job's name; another model, revision or size of the claim has another Job.
+    """Return the name of a Job that reads a model; another model or access has another Job.
 
     `update` is that for which files are read again.
     """
     parts = [uid, task, model.uri, model.revision or "", model.cache.size or ""]
+    if model.store is not None:
+        parts.append(model.store.model_dump_json())
     digest = _digest(*parts, *([update] if update else []))
     return deployment_name(service, f"{task}-{digest}")
 

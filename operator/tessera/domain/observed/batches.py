@@ -84,6 +84,8 @@ class VolumeClaim:
     uid: str = ""
     terminating: bool = False
     """It has a deletion timestamp, so no further pod can mount it."""
+    gib: int = 0
+    """The size that it asks for, rounded up."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,8 @@ from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices
+from tessera.domain.service.model_claims import ClaimUsers, claim_users, recorded_claims
 from tessera.domain.service.model_files import (
-    claim_ref,
     with_known_shape,
     with_known_shapes,
 )
@@ -213,6 +213,7 @@ class _ServiceContext:
     allocated: Mapping[tuple[str, str], int]
     layouts: Repartitions
     watch: EngineWatch
+    claim_users: ClaimUsers
 
 
 class _PlannedService(NamedTuple):
@@ -261,6 +262,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         allocated=allocated,
         layouts=layouts,
         watch=_engine_watch(config, snapshot, memory),
+        claim_users=claim_users(snapshot.services),
     )
     service_plans, inspection = _plan_services(context, proposals)
     return Plan(
@@ -381,9 +383,11 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         memory.replica_conflicts.get(ref),
         memory.pins.get(proposal.service.uid),
-        snapshot.claims.get(claim_ref(ref)) if snapshot.claims else None,
+        recorded_claims(snapshot, context.claim_users, proposal.service),
     )
-    service_plan = plan_service(ref, inputs, at=snapshot.at, snapshot=snapshot)
+    service_plan = plan_service(
+        ref, inputs, at=snapshot.at, snapshot=snapshot, users=context.claim_users
+    )
     inspection = _NO_INSPECTION
     if not context.watch.is_empty:
         watch = context.watch

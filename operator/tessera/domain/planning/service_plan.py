@@ -18,8 +18,8 @@ from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
 from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
+from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
-from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
     ObservedService,
@@ -43,6 +43,7 @@ from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import pods_of_variant
+from tessera.domain.service.model_claims import ClaimUsers, ModelClaim, model_claims, own_claim
 from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
@@ -93,6 +94,8 @@ class ServicePlan:
     """A stalled engine, and the reaction to it."""
     pinned_revision: PinnedRevision = field(default_factory=PinnedRevision)
     """The commit of the weights, or the query for the hub that comes first."""
+    claims: tuple[ModelClaim, ...] = ()
+    """The claims of its model files."""
     template: TemplateDecision | None = None
     """The pod template version of the replicas; None without a choice."""
     speed: SpeedStatus | None = None
@@ -124,6 +127,12 @@ class ServicePlan:
             self.pinned_revision,
         )
         return spec_in(pinned, shape_of(spec), precision)
+
+    @property
+    def located_spec(self) -> InferenceServiceSpec | None:
+        """The effective spec as its engines see it: what is downloaded lies on claims."""
+        spec = self.effective_spec
+        return spec if spec is None else located(spec, own_claim(self.service, spec))
 
     @property
     def choice(self) -> HardwareChoice | None:
@@ -174,20 +183,22 @@ class ServicePlanInputs(NamedTuple):
     """What the last plan knew of somebody else who writes the replicas."""
     last_pin: ModelStatus | None = None
     """The revision that the last plan pinned, while the status does not have it."""
-    volume_claim: VolumeClaim | None = None
-    """The claim of its model cache, if it has one."""
+    recorded_claims: tuple[object, ...] = ()
+    """What the claims of its model files depend on beside itself."""
 
 
 @reused_until
 def plan_service(
-    _ref: Ref, inputs: ServicePlanInputs, *, at: datetime, snapshot: Snapshot
+    _ref: Ref, inputs: ServicePlanInputs, *, at: datetime, snapshot: Snapshot, users: ClaimUsers
 ) -> Until[ServicePlan]:
     """Return the plan of a service within its grant."""
-    service_plan = _plan_service(inputs, at, snapshot)
+    service_plan = _plan_service(inputs, at, snapshot, users)
     return Until(service_plan, at if service_plan.is_moving else FOREVER)
 
 
-def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -> ServicePlan:
+def _plan_service(
+    inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot, users: ClaimUsers
+) -> ServicePlan:
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
     choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
@@ -222,14 +233,18 @@ def _plan_service(inputs: ServicePlanInputs, at: datetime, snapshot: Snapshot) -
         snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
     )
     drain = with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout)
-    if preparation is not None:
-        preparation = with_files(
-            snapshot, service, preparation, pinned_revision, choice.fit.precision
-        )
+    claims: tuple[ModelClaim, ...] = ()
+    # Nothing is fetched before a hub that is asked has said which commit that is.
+    if preparation is not None and pinned_revision.query is None:
+        fetched_spec = pinned_spec(preparation.spec, pinned_revision)
+        fetched_spec = spec_in(fetched_spec, shape_of(fetched_spec), choice.fit.precision)
+        claims = model_claims(snapshot, service, fetched_spec, users)
+        preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
     return replace(
         base_plan,
         placement=replace(proposal.placement, choice=template.choice),
         pinned_revision=pinned_revision,
+        claims=claims,
         preparation=preparation,
         template=template,
         speculation=next_speculation_status(

@@ -15,16 +15,16 @@ from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.incremental import reused
-from tessera.domain.model.names import claim_name, folder_of
-from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import shape_of, unknown_draft_denial, unknown_model_denial
+from tessera.domain.service.model_claims import ModelClaim
 from tessera.domain.service.model_jobs import (
     ModelJob,
     ModelJobOutcome,
     ModelJobStatus,
+    assess_job_of_files,
     assess_model_job,
     config_source,
     refusal_message,
@@ -169,7 +169,10 @@ def _with_draft(
         obsolete_jobs = tuple(sorted(job.ref for job in jobs if job.task == "draft"))
         return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs))
     model = Model(
-        uri=draft.uri, revision=draft.revision, token_secret_ref=spec.model.token_secret_ref
+        uri=draft.uri,
+        revision=draft.revision,
+        token_secret_ref=spec.model.token_secret_ref,
+        store=spec.model.store,
     )
     draft_spec = spec.model_copy(update={"model": model})
     job_status = assess_model_job(snapshot, service, draft_spec, "draft")
@@ -236,41 +239,89 @@ def with_files(
     snapshot: Snapshot,
     service: ObservedService,
     preparation: Preparation,
-    pinned_revision: PinnedRevision,
-    precision: str | None,
+    claims: tuple[ModelClaim, ...],
+    spec: InferenceServiceSpec,
 ) -> Preparation:
-    """Are the files of the chosen precision on the claim? Nothing is fetched before a hub that is
-    asked has said which commit that is."""
-    spec = pinned_spec(preparation.spec, pinned_revision)
-    spec, claim = spec_in(spec, shape_of(spec), precision), claim_ref(service.ref)
-    if not spec.model.is_fetched or pinned_revision.query is not None:
-        return preparation
-    volume, status = snapshot.claims.get(claim), preparation.status
-    job_status = assess_model_job(snapshot, service, spec, "fetch")
-    claim_uid = volume.uid if volume else ""
-    cache = CacheStatus(claim_name=claim.name, claim_uid=claim_uid, path=folder_of(spec.model))
-    previous = status.cache
-    if previous is not None and (previous.claim_uid, previous.path) == (claim_uid, cache.path):
-        cache = previous
-    if cache.fetched:
-        return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *job_status.jobs))
-    obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
-    report = parse_report(FetchReport, job_status.report)
-    is_done = job_status.outcome is ModelJobOutcome.DONE
-    if volume is not None and is_done and report is not None and report.ok:
-        update = {"fetched": True, "bytes_done": report.bytes, "bytes_total": report.bytes}
-        cache = cache.model_copy(update=update | {"commit": report.commit or None})
-        status = status.model_copy(update={"cache": cache})
-        return replace(preparation, status=status, obsolete_jobs=obsolete_jobs)
-    cache = _with_progress(snapshot, service, cache)
-    report_text = report.message if report else job_status.report
+    """Are the files of the pinned spec on their claims? They are downloaded one after another."""
+    caches, recorded = [], _recorded_caches(preparation.status)
+    for claim in claims:
+        cache = _cache_status(claim, recorded)
+        name = claim.files.job_name
+        model_job = ModelJob(task="fetch", name=name, spec=spec, files=claim.files)
+        job_status = assess_job_of_files(snapshot, service, model_job)
+        owned_jobs = _owned_jobs(snapshot, service, job_status)
+        if not cache.fetched and preparation.missing_files is None:
+            cache, preparation = _assess_files(
+                snapshot, spec, preparation, claim, cache, job_status
+            )
+        elif cache.fetched:
+            preparation = replace(
+                preparation, obsolete_jobs=(*preparation.obsolete_jobs, *owned_jobs)
+            )
+        caches.append(cache)
+    wanted = {claim.files.job_name for claim in claims}
+    abandoned = tuple(
+        job.ref
+        for job in snapshot.model_jobs
+        if job.service == service.ref and job.task == "fetch" and job.ref.name not in wanted
+    )
+    is_model = bool(claims) and claims[0].files.uri == spec.model.uri
+    update = {
+        "cache": caches[0] if is_model else None,
+        "other_caches": tuple(caches[1:] if is_model else caches),
+    }
     return replace(
         preparation,
-        status=status.model_copy(update={"cache": cache}),
-        missing_files=_missing_files(spec, job_status, cache, report_text),
-        job_to_create=(job_status.job_to_create if volume is not None else None)
+        status=preparation.status.model_copy(update=update),
+        obsolete_jobs=(*preparation.obsolete_jobs, *sorted(abandoned)),
+    )
+
+
+def _recorded_caches(status: ModelStatus) -> tuple[CacheStatus, ...]:
+    return (*((status.cache,) if status.cache is not None else ()), *status.other_caches)
+
+
+def _cache_status(claim: ModelClaim, recorded: tuple[CacheStatus, ...]) -> CacheStatus:
+    """Return what is known of the files: by this service, or by another that has them."""
+    uid = claim.volume.uid if claim.volume is not None else ""
+    blank = CacheStatus(claim_name=claim.ref.name, claim_uid=uid, path=claim.files.folder)
+    place = (uid, claim.files.folder)
+    known = (cache for cache in recorded if (cache.claim_uid, cache.path) == place)
+    cache = next(known, blank)
+    return cache if cache.fetched else claim.fetched_status() or cache
+
+
+def _owned_jobs(
+    snapshot: Snapshot, service: ObservedService, job_status: ModelJobStatus
+) -> tuple[Ref, ...]:
+    """Return the Jobs that this service began: who else uses the files leaves them alone."""
+    owned = {job.ref for job in snapshot.model_jobs if job.service == service.ref}
+    return tuple(ref for ref in job_status.jobs if ref in owned)
+
+
+def _assess_files(
+    snapshot: Snapshot,
+    spec: InferenceServiceSpec,
+    preparation: Preparation,
+    claim: ModelClaim,
+    cache: CacheStatus,
+    job_status: ModelJobStatus,
+) -> tuple[CacheStatus, Preparation]:
+    """Take the outcome of the Job, or report how far it is."""
+    obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
+    preparation = replace(preparation, obsolete_jobs=obsolete_jobs)
+    report = parse_report(FetchReport, job_status.report)
+    is_done = job_status.outcome is ModelJobOutcome.DONE
+    if claim.volume is not None and is_done and report is not None and report.ok:
+        update = {"fetched": True, "bytes_done": report.bytes, "bytes_total": report.bytes}
+        return cache.model_copy(update=update | {"commit": report.commit or None}), preparation
+    cache = _with_progress(snapshot, claim, cache)
+    report_text = report.message if report else job_status.report
+    return cache, replace(
+        preparation,
+        missing_files=_missing_files(spec, claim, job_status, cache, report_text),
+        job_to_create=(job_status.job_to_create if claim.volume is not None else None)
         or preparation.job_to_create,
-        obsolete_jobs=obsolete_jobs,
         progress_address=job_status.address,
     )
 
@@ -308,14 +359,10 @@ def _missing_shape_verdict(
     )
 
 
-def claim_ref(service: Ref) -> Ref:
-    """Return the claim for the files of a service's model."""
-    return Ref(service.namespace, claim_name(service.name))
-
-
-def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheStatus) -> CacheStatus:
+def _with_progress(snapshot: Snapshot, claim: ModelClaim, cache: CacheStatus) -> CacheStatus:
     """Add the progress of the fetch, rounded down; without a total size, to 1 GiB."""
-    progress = snapshot.fetch_progress.get(service.ref)
+    reports = (snapshot.fetch_progress.get(user.ref) for user in claim.users)
+    progress = next((report for report in reports if report is not None), None)
     if progress is None:
         return cache
     step = max(1, progress.total // _PROGRESS_STEPS) if progress.total else 2**30
@@ -324,7 +371,11 @@ def _with_progress(snapshot: Snapshot, service: ObservedService, cache: CacheSta
 
 
 def _missing_files(
-    spec: InferenceServiceSpec, job_status: ModelJobStatus, cache: CacheStatus, report_text: str
+    spec: InferenceServiceSpec,
+    claim: ModelClaim,
+    job_status: ModelJobStatus,
+    cache: CacheStatus,
+    report_text: str,
 ) -> StatusVerdict[Progressing]:
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
         refusal = hub_access_advice(spec.model, report_text) or f"spec.model: {report_text[-600:]}"
@@ -337,6 +388,6 @@ def _missing_files(
     percent = f" ({cache.bytes_done * 100 // total}%)" if total else ""
     return StatusVerdict(
         Progressing.FETCHING_MODEL,
-        f"spec.model.cache: {cache.bytes_done / 1e9:.1f}{share} GB{percent} of {spec.model.uri} "
+        f"spec.model.cache: {cache.bytes_done / 1e9:.1f}{share} GB{percent} of {claim.files.uri} "
         f"are on claim {cache.claim_name}; {job_status.logs_command}",
     )

@@ -8,6 +8,7 @@ from enum import Enum, auto
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice, missing_secret_advice
+from tessera.domain.model.fetched import FetchedFiles
 from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import report_message
@@ -42,6 +43,8 @@ class ModelJob:
     name: str
     spec: InferenceServiceSpec
     """As it is carried out: of the commit, if one is pinned."""
+    files: FetchedFiles | None = None
+    """What is downloaded; None for the read of a shape."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,25 +92,25 @@ def assess_model_job(
     task: Task,
     siblings: Collection[str] = (),
 ) -> ModelJobStatus:
-    """Assess a model job by its Job and its pod; `siblings` are Jobs for other files."""
+    """Assess the Job that reads a model of a service; `siblings` are Jobs for other files."""
     name = model_job_name(service.ref.name, service.uid, task, spec.model)
     model_jobs = [
         job
         for job in snapshot.model_jobs
         if job.service == service.ref and job.task == task and job.ref.name not in siblings
     ]
-    return _assess(snapshot, service, ModelJob(task=task, name=name, spec=spec), model_jobs)
+    model_job = ModelJob(task=task, name=name, spec=spec)
+    status = _assess(snapshot, service, model_job, model_jobs)
+    others = tuple(ref for ref in status.jobs if ref.name != name)
+    return replace(status, obsolete_jobs=(*others, *status.obsolete_jobs))
 
 
 def assess_job_of_files(
     snapshot: Snapshot, service: ObservedService, model_job: ModelJob
 ) -> ModelJobStatus:
-    """Assess a model job for files beside the model's own, which leaves all other Jobs alone."""
-    model_jobs = [
-        job
-        for job in snapshot.model_jobs
-        if job.service == service.ref and job.ref.name == model_job.name
-    ]
+    """Assess a Job for certain files, whichever service began it; all other Jobs stay alone."""
+    ref = Ref(service.ref.namespace, model_job.name)
+    model_jobs = [job for job in snapshot.model_jobs if job.ref == ref]
     return _assess(snapshot, service, model_job, model_jobs)
 
 
@@ -117,15 +120,10 @@ def _assess(
     model_job: ModelJob,
     model_jobs: Sequence[ObservedModelJob],
 ) -> ModelJobStatus:
-    name, spec = model_job.name, model_job.spec
     jobs = tuple(sorted(job.ref for job in model_jobs))
+    name, spec = model_job.name, model_job.spec
     job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
-    status = ModelJobStatus(
-        name=name,
-        namespace=service.ref.namespace,
-        jobs=jobs,
-        obsolete_jobs=tuple(ref for ref in jobs if ref.name != name),
-    )
+    status = ModelJobStatus(name=name, namespace=service.ref.namespace, jobs=jobs)
     if job is None:
         return replace(status, job_to_create=model_job)
     pods = [
@@ -135,7 +133,7 @@ def _assess(
     ]
     pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
     if pod is None or pod.model_job_run is None:
-        return replace(status, obsolete_jobs=jobs) if job.failed else status
+        return replace(status, obsolete_jobs=(job.ref,)) if job.failed else status
     code, text = pod.model_job_run.exit_code, pod.model_job_run.report
     if code is None and pod.ended is None:
         return replace(status, message=_pod_problem(spec, pod), address=pod.address)
@@ -146,9 +144,7 @@ def _assess(
     message = (
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )
-    return replace(
-        status, obsolete_jobs=jobs if retry_due else status.obsolete_jobs, message=message
-    )
+    return replace(status, obsolete_jobs=(job.ref,) if retry_due else (), message=message)
 
 
 def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:

@@ -279,9 +279,13 @@ class ServiceApplier:
             key = ObjectKey(JOBS.plural, ref.namespace, ref.name)
             problems += await attempt(self._writer.delete(JOBS, key))
         if preparation.job_to_create is not None and may_add:
+            job = preparation.job_to_create
+            namespace = service_plan.service.ref.namespace
+            if ObjectKey(JOBS.plural, namespace, job.name) in self._store.all(JOBS):
+                return problems  # another service that uses the files was first
             manifest = model_job_manifest(
                 service_plan.service,
-                preparation.job_to_create,
+                job,
                 service_plan.choice,
                 self._image,
                 self._config.newest_template,

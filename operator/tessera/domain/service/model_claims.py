@@ -1,0 +1,127 @@
+"""The claims of downloaded files, which the services of a namespace share."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import CacheStatus
+from tessera.api.ref import Ref
+from tessera.domain.incremental import reused
+from tessera.domain.model.fetched import FetchedFiles, fetched_files
+from tessera.domain.model.names import own_claim_name
+from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.perf.footprint import weight_bytes
+from tessera.domain.placement.checks import shape_of
+
+_GIB = 2**30
+# The default size of the claim of a model, relative to its weights, and of an adapter.
+_SIZE_MARGIN = 1.2
+_ADAPTER_GIB = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelClaim:
+    """A claim with the files of a model or an adapter, and those who use it."""
+
+    files: FetchedFiles
+    ref: Ref
+    users: tuple[ObservedService, ...]
+    """Sorted by name; the claim is deleted with the last of them."""
+    volume: VolumeClaim | None = None
+    """The claim as observed; None before it is created."""
+    gib: int = 0
+    """Its size: what its users ask for, and never less than it has."""
+
+    def fetched_status(self) -> CacheStatus | None:
+        """Return how a user of the claim found its files complete; None if none did."""
+        if self.volume is None or self.files.own_claim is not None:
+            return None
+        place = (self.volume.uid, self.files.folder)
+        for user in self.users:
+            model = user.status.model
+            for cache in (model.cache, *model.other_caches) if model is not None else ():
+                if cache is not None and cache.fetched and (cache.claim_uid, cache.path) == place:
+                    return cache
+        return None
+
+
+ClaimUsers = Mapping[Ref, tuple[ObservedService, ...]]
+
+
+@reused
+def claim_users(services: tuple[ObservedService, ...]) -> ClaimUsers:
+    """Return who uses each claim, by what the services recorded."""
+    users: dict[Ref, list[ObservedService]] = defaultdict(list)
+    for service in sorted(services, key=lambda user: user.ref):
+        for ref in _recorded_refs(service):
+            users[ref].append(service)
+    return {ref: tuple(members) for ref, members in users.items()}
+
+
+def recorded_claims(
+    snapshot: Snapshot, users: ClaimUsers, service: ObservedService
+) -> tuple[object, ...]:
+    """Return what else the claims of a service depend on: their volumes, and their users."""
+    refs = _recorded_refs(service)
+    return tuple((ref, snapshot.claims.get(ref), users.get(ref, ())) for ref in refs)
+
+
+def model_claims(
+    snapshot: Snapshot,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    users: ClaimUsers,
+) -> tuple[ModelClaim, ...]:
+    """Return the claims of a service by its pinned spec, the one of its model first."""
+    all_files = fetched_files(spec, own_claim(service, spec))
+    return tuple(_model_claim(snapshot, service, spec, files, users) for files in all_files)
+
+
+def own_claim(service: ObservedService, spec: InferenceServiceSpec) -> str | None:
+    """Return the claim that a service had before claims were shared, if it still has its files."""
+    model, name = service.status.model, own_claim_name(service.ref.name)
+    if model is None or model.cache is None or model.cache.claim_name != name:
+        return None
+    first, *_ = fetched_files(spec) or (None,)
+    return name if first is not None and first.folder == model.cache.path else None
+
+
+def _recorded_refs(service: ObservedService) -> tuple[Ref, ...]:
+    model = service.status.model
+    if model is None:
+        return ()
+    caches = (*((model.cache,) if model.cache is not None else ()), *model.other_caches)
+    return tuple(Ref(service.ref.namespace, cache.claim_name) for cache in caches)
+
+
+def _model_claim(
+    snapshot: Snapshot,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    files: FetchedFiles,
+    users: ClaimUsers,
+) -> ModelClaim:
+    ref = Ref(service.ref.namespace, files.claim_name)
+    members = {user.ref: user for user in users.get(ref, ())} | {service.ref: service}
+    volume = snapshot.claims.get(ref)
+    # Another user may ask for more: that is the size that the volume has by then.
+    size = max(_requested_gib(spec, files), volume.gib if volume is not None else 0)
+    return ModelClaim(
+        files=files,
+        ref=ref,
+        users=tuple(members[user] for user in sorted(members)),
+        volume=volume,
+        gib=size,
+    )
+
+
+def _requested_gib(spec: InferenceServiceSpec, files: FetchedFiles) -> int:
+    if spec.model.uri != files.uri:
+        return _ADAPTER_GIB
+    if (size := spec.model.cache.size) is not None:
+        return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
+    shape = shape_of(spec)
+    weights = weight_bytes(shape.parameters, shape.bits_per_weight) if shape else 0
+    return int(weights * _SIZE_MARGIN / _GIB) + 1
