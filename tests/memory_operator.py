@@ -31,8 +31,8 @@ from tessera.resources.api_resources import (
     KINDS,
     NODES,
 )
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
+from tessera.resources.runner import RunnerImage
 from tests.builders import NOW, SMALL
 from tests.memory_cluster import MemoryCluster
 

@@ -10,10 +10,10 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import children
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.model_job import model_job_manifest
 from tessera.resources.prepull import prepull_daemon_sets
+from tessera.resources.runner import RunnerImage
 from tests.builders import (
     SMALL,
     a_pool,

@@ -10,8 +10,8 @@ from tessera.reconcile.writing.shared_objects import Installation, SharedObjectA
 from tessera.reconcile.writing.write_queue import WriteQueue
 from tessera.reconcile.writing.writer import Writer
 from tessera.resources.api_resources import KINDS, SERVICE_ACCOUNTS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
+from tessera.resources.runner import RunnerImage
 from tests.builders import a_service, a_snapshot, plan_of
 from tests.memory_cluster import MemoryCluster
 

@@ -37,8 +37,8 @@ from tessera.resources.api_resources import (
     PODS,
     WATCHED,
 )
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectKey
+from tessera.resources.runner import RunnerImage
 from tests.cases import full
 from tests.memory_operator import reconcile_and_write
 from tests.mig_builders import A100

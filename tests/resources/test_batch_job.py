@@ -15,8 +15,9 @@ from tessera.domain.placement.checks import RESERVED
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import namespace_objects as namespace
-from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.manifest import owner_of
+from tessera.resources.runner import RunnerImage
 from tests.batch_builders import (
     a_batch,
     a_batch_spec,
@@ -73,6 +74,29 @@ def on_demand() -> Situation:
     return a_checked_situation(
         a_batch(spec),
         services={"chat": service},
+        pools=(a_pool("a100", "2.00", tier="OnDemand"),),
+        nodes=(a_node("a100", whole=2),),
+    )
+
+
+def from_store() -> Situation:
+    """Describe a batch whose model and adapter lie in a bucket."""
+    shape = {
+        "parameters": 8_000_000_000,
+        "layers": 32,
+        "attentionHeads": 32,
+        "kvHeads": 8,
+        "headDim": 128,
+        "maxPositionEmbeddings": 8192,
+    }
+    model = {
+        "uri": "s3://models/llama",
+        "shape": shape,
+        "store": {"secretName": "bucket"},
+        "adapters": [{"name": "sql", "uri": "s3://models/sql"}],
+    }
+    return a_checked_situation(
+        a_batch(a_batch_spec(model=model, spot={"policy": "Never"})),
         pools=(a_pool("a100", "2.00", tier="OnDemand"),),
         nodes=(a_node("a100", whole=2),),
     )
@@ -402,3 +426,28 @@ def test_a_runner_notes_the_commit_that_the_service_had_at_the_check() -> None:
     job = batch_job_manifest(situation.batch, spec, plan.create, IMAGE, PodTemplateVersion())
     (runner,) = job.body["spec"]["template"]["spec"]["containers"]
     assert {f"--uri={MEDIUM}", "--revision=0123abcd"} <= set(runner["args"])
+
+
+def test_files_of_a_store_are_downloaded_before_the_engine_of_a_batch_starts() -> None:
+    batch_plan = plan_batch(from_store())
+    assert batch_plan.create is not None
+    assert batch_plan.batch.spec is not None
+    job = batch_job_manifest(
+        batch_plan.batch, batch_plan.batch.spec, batch_plan.create, IMAGE, PodTemplateVersion()
+    ).body
+    pod_spec = job["spec"]["template"]["spec"]
+    *fetches, sidecar = pod_spec["initContainers"]
+    assert [fetch["name"] for fetch in fetches] == ["fetch-models", "fetch-adapter-sql"]
+    assert sidecar["restartPolicy"] == "Always"
+    targets = [
+        argument.removeprefix("--into=")
+        for fetch in fetches
+        for argument in fetch["args"]
+        if argument.startswith("--into=")
+    ]
+    assert targets[0] == sidecar["args"][0]
+    assert f"sql={targets[1]}" in sidecar["args"]
+    empty = {volume["name"] for volume in pod_spec["volumes"] if "emptyDir" in volume}
+    assert {"models", "adapter-sql"} <= empty
+    assert "AWS_SECRET_ACCESS_KEY" in str(fetches[0]["env"])
+    assert "AWS_SECRET_ACCESS_KEY" not in str(sidecar)

@@ -22,8 +22,8 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.model_job import model_job_manifest
+from tessera.resources.runner import RunnerImage
 from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, compute_service_plan
 
 Golden = Callable[[str, list[Any]], None]

@@ -7,8 +7,9 @@ import pytest
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.resources import children
-from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.platform import mirror_image
+from tessera.resources.runner import RunnerImage
 from tests.batch_builders import NODES, a_batch, a_batch_spec, a_checked_situation, plan_batch
 from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, compute_service_plan
 

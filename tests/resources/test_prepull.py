@@ -11,9 +11,9 @@ import pytest
 from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Budget, ObservedService, Ref
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE, prepull_daemon_sets
+from tessera.resources.runner import RunnerImage
 from tests.builders import a_budget, a_pool, a_service, a_snapshot, a_spec, plan_of
 
 Golden = Callable[[str, list[Any]], None]

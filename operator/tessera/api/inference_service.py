@@ -597,7 +597,7 @@ class ModelStatus(Wire):
     cache: CacheStatus | None = None
     """Progress of the download to a claim, for models that need one."""
 
-    other_caches: tuple[CacheStatus, ...] = ()
+    other_caches: Annotated[tuple[CacheStatus, ...], Field(max_length=32)] = ()
     """The same of the adapters that lie in a store."""
 
     draft: DraftModelStatus | None = None

@@ -46,8 +46,8 @@ from tessera.reconcile.trusted_clock import TrustedClock
 from tessera.reconcile.writing.shared_objects import Installation
 from tessera.reconcile.writing.writer import NotLeadingError
 from tessera.resources.api_resources import AUTOSCALING, KINDS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import newest_version
+from tessera.resources.runner import RunnerImage
 from tessera.settings import Settings
 from tessera.telemetry.telemetry import Telemetry
 

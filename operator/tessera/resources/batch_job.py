@@ -5,7 +5,7 @@ terminates after it; an attempt that only publishes has no engine. Its Job never
 the next attempt needs a new number.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from kubernetes import client
 
@@ -14,6 +14,7 @@ from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.model.fetched import FetchedFiles, fetched_files, located
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
@@ -23,11 +24,19 @@ from tessera.resources import platform as surroundings
 from tessera.resources import spot_scheduling as spot
 from tessera.resources.api_resources import JOBS
 from tessera.resources.manifest import ObjectManifest, labels, owned_manifest
+from tessera.resources.runner import (
+    REPORT_PATH,
+    RunnerImage,
+    fetch_arguments,
+    runner_container,
+    runner_job,
+    runner_pod,
+    store_credentials,
+)
 from tessera.resources.scheduling import bind_to_pool
 
 # Mount path of the batch's PersistentVolumeClaim.
 _CLAIM_PATH = "/claim"
-REPORT_PATH = "/dev/termination-log"
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount"  # noqa: S105 - a path
 _TOKEN_SECONDS = 3600
 # GKE leaves a pod 15 s on preemption: 2 s go to the runner's last rows, 10 s to its engine.
@@ -39,18 +48,6 @@ _NO_EVICTION = {
     "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
     "karpenter.sh/do-not-disrupt": "true",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RunnerImage:
-    """The image of the runner with its pull policy and secrets."""
-
-    name: str
-    pull_policy: str | None = None
-    pull_secrets: tuple[str, ...] = ()
-    """Secrets in the namespace of the batch; missing ones are ignored."""
-    allow_pickles: bool = False
-    """Whether it may download weights that can run code when they are loaded."""
 
 
 def batch_job_manifest(
@@ -82,62 +79,6 @@ def batch_job_manifest(
     seconds = int(request.active_deadline.total_seconds())
     job = runner_job(pod, job_labels, seconds, annotations)
     return owned_manifest(JOBS, batch, request.name, job_labels, job)
-
-
-def runner_job(
-    pod: client.V1PodSpec,
-    job_labels: dict[str, str],
-    active_deadline_seconds: int,
-    annotations: dict[str, str] | None = None,
-) -> client.V1JobSpec:
-    """Return a Job of one pod, which Kubernetes never tries again."""
-    metadata = client.V1ObjectMeta(labels=job_labels, annotations=annotations)
-    return client.V1JobSpec(
-        active_deadline_seconds=active_deadline_seconds,
-        backoff_limit=0,
-        completions=1,
-        parallelism=1,
-        template=client.V1PodTemplateSpec(metadata=metadata, spec=pod),
-    )
-
-
-def runner_pod(
-    account: str,
-    image: RunnerImage,
-    platform: Platform,
-    container: client.V1Container,
-    volumes: list[client.V1Volume],
-) -> client.V1PodSpec:
-    """Return a restricted pod of one run of the runner; it runs on any node."""
-    return client.V1PodSpec(
-        service_account_name=account,
-        automount_service_account_token=False,
-        enable_service_links=False,
-        restart_policy="Never",
-        image_pull_secrets=surroundings.pull_secrets(platform, *image.pull_secrets),
-        security_context=engine.restricted_pod(),
-        containers=[container],
-        volumes=volumes,
-    )
-
-
-def runner_container(
-    name: str, image: RunnerImage, arguments: list[str], requests: dict[str, str], memory_limit: str
-) -> client.V1Container:
-    """Return a container of the runner, which knows its address and reports when it ends."""
-    field_ref = client.V1ObjectFieldSelector(field_path="status.podIP")
-    address = client.V1EnvVarSource(field_ref=field_ref)
-    return client.V1Container(
-        name=name,
-        image=image.name,
-        image_pull_policy=image.pull_policy,
-        args=arguments,
-        env=[client.V1EnvVar(name="POD_IP", value_from=address)],
-        resources=client.V1ResourceRequirements(requests=requests, limits={"memory": memory_limit}),
-        security_context=engine.restricted(),
-        termination_message_path=REPORT_PATH,
-        termination_message_policy="FallbackToLogsOnError",
-    )
 
 
 def _check_container(
@@ -179,15 +120,49 @@ def _attempt_pod(
     served = spec_in(request.source.spec, request.source.spec.model.shape, choice.fit.precision)
     source = replace(request.source, spec=served)
     request = replace(request, source=source)
-    template = engine.EngineTemplate(source.name, served, choice, template_version)
+    template = engine.EngineTemplate(source.name, located(served), choice, template_version)
     sidecar = template.container()
     sidecar.restart_policy = "Always"
     runner = _runner(batch, spec, request, image)
     pod = _pod(spec, image, template_version.platform, runner, _token_volume())
     pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
-    pod.init_containers = [sidecar]
-    pod.volumes = [*template.volumes(), *(pod.volumes or ())]
+    fetched = {files.claim_name: files for files in fetched_files(served)}
+    volumes, fetches = list[client.V1Volume](), list[client.V1Container]()
+    for volume in template.volumes():
+        claim = volume.persistent_volume_claim
+        files = fetched.get(claim.claim_name) if claim is not None else None
+        if files is not None:
+            fetches.append(_fetch_container(files, volume.name, sidecar, image, template_version))
+        volumes.append(volume if files is None else engine.empty_volume(volume.name))
+    # What no engine reads where it lies is downloaded before it starts.
+    pod.init_containers = [*fetches, sidecar]
+    pod.volumes = [*volumes, *(pod.volumes or ())]
     return bind_to_pool(pod, template)
+
+
+def _fetch_container(
+    files: FetchedFiles,
+    volume: str,
+    sidecar: client.V1Container,
+    image: RunnerImage,
+    template_version: PodTemplateVersion,
+) -> client.V1Container:
+    """Return the container that downloads files to where the engine mounts them."""
+    platform = template_version.platform
+    mounts = {mount.name: mount.mount_path for mount in sidecar.volume_mounts or ()}
+    arguments = [*fetch_arguments(files, image, mounts[volume]), "--host=$(POD_IP)"]
+    requests = {"cpu": "500m", "memory": "256Mi"}
+    container = runner_container(f"fetch-{volume}", image, arguments, requests, "1Gi")
+    container.env = [
+        *(container.env or ()),
+        *store_credentials(files.uri, files.store),
+        *surroundings.environment(platform),
+    ]
+    container.volume_mounts = [
+        client.V1VolumeMount(name=volume, mount_path=mounts[volume]),
+        *surroundings.mounts(platform),
+    ]
+    return container
 
 
 def _runner(

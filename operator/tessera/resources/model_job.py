@@ -15,13 +15,6 @@ from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import CLAIMS, JOBS
 from tessera.resources.arguments import MODELS, model_path
-from tessera.resources.batch_job import (
-    REPORT_PATH,
-    RunnerImage,
-    runner_container,
-    runner_job,
-    runner_pod,
-)
 from tessera.resources.manifest import (
     ObjectManifest,
     labels,
@@ -30,23 +23,19 @@ from tessera.resources.manifest import (
     owner_of,
     owner_reference,
 )
+from tessera.resources.runner import (
+    RunnerImage,
+    fetch_arguments,
+    location_arguments,
+    runner_container,
+    runner_job,
+    runner_pod,
+    store_credentials,
+)
 from tessera.resources.scheduling import bind_to_pool
 
 # Seconds after which a Job fails; the next one then replaces it.
 _ACTIVE_DEADLINE_SECONDS = {"shape": 600, "draft": 600, "fetch": 12 * 3600}
-# Keys of the Secret with the credentials of a store, by the scheme of the location.
-_CREDENTIALS = {
-    "s3": ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
-    "gs": ("GOOGLE_SERVICE_ACCOUNT_KEY",),
-    "az": (
-        "AZURE_STORAGE_ACCOUNT_NAME",
-        "AZURE_STORAGE_ACCOUNT_KEY",
-        "AZURE_STORAGE_SAS_TOKEN",
-    ),
-    "http": ("BEARER_TOKEN",),
-    "https": ("BEARER_TOKEN",),
-}
-_OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
 
 
 def model_job_manifest(
@@ -126,16 +115,8 @@ def _container(
 
 
 def _credentials(model_job: ModelJob) -> list[client.V1EnvVar]:
-    """Return the variables with credentials for the location, from its Secret."""
     uri, store = _location(model_job)
-    if not is_stored(uri):
-        return engine.token(model_job.spec)
-    if store is None or store.secret_name is None:
-        return []
-    return [
-        engine.secret_env_var(key, store.secret_name, key, optional=key in _OPTIONAL_KEYS)
-        for key in _CREDENTIALS[uri.partition("://")[0]]
-    ]
+    return store_credentials(uri, store) if is_stored(uri) else engine.token(model_job.spec)
 
 
 def _location(model_job: ModelJob) -> tuple[str, ModelStore | None]:
@@ -146,19 +127,7 @@ def _location(model_job: ModelJob) -> tuple[str, ModelStore | None]:
 
 def _arguments(model_job: ModelJob, image: RunnerImage, *, mounted: bool) -> list[str]:
     model, files = model_job.spec.model, model_job.files
-    uri, store = _location(model_job)
-    revision = files.revision if files is not None else model.revision
-    command = "shape" if files is None else "fetch"
-    arguments = [command, f"--uri={uri}", f"--report={REPORT_PATH}"]
-    if revision:
-        arguments.append(f"--revision={revision}")
-    if store is not None and store.endpoint:
-        arguments.append(f"--endpoint={store.endpoint}")
-    if store is not None and store.region:
-        arguments.append(f"--region={store.region}")
-    if files is None:
-        return [*arguments, f"--path={model_path(uri)}"] if mounted else arguments
-    if image.allow_pickles:
-        arguments.append("--allow-pickles")
-    folder = f"{MODELS}/{files.folder}"
-    return [*arguments, f"--into={folder}", "--host=$(POD_IP)", f"--port={PORT}"]
+    if files is not None:
+        return [*fetch_arguments(files, image, MODELS), "--host=$(POD_IP)", f"--port={PORT}"]
+    arguments = ["shape", *location_arguments(model.uri, model.revision, model.store)]
+    return [*arguments, f"--path={model_path(model.uri)}"] if mounted else arguments

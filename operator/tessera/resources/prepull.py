@@ -24,9 +24,9 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectManifest, Owner, labels, manifest, owner_reference
+from tessera.resources.runner import RunnerImage
 
 # How many images one namespace, and all together, may put on the nodes of a pool.
 MAX_IMAGES_PER_NAMESPACE = 4

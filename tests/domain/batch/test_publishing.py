@@ -7,7 +7,8 @@ import pytest
 from tessera.api.batch_reasons import BatchComplete, BatchRunning
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch.situation import Situation
-from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.batch_job import batch_job_manifest
+from tessera.resources.runner import RunnerImage
 from tests.batch_builders import (
     ROWS,
     a_batch_pod,

@@ -17,8 +17,9 @@ from tessera.reconcile.writing.service_work import FindPrerequisites
 from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
-from tessera.resources.batch_job import RunnerImage, batch_job_manifest
+from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.manifest import ObjectKey
+from tessera.resources.runner import RunnerImage
 
 
 class BatchApplier:

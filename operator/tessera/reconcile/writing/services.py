@@ -33,10 +33,10 @@ from tessera.reconcile.writing.write_order import Stage, Work, work_key
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import children
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, JOBS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.defaults import defaults
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tessera.resources.model_job import model_job_manifest
+from tessera.resources.runner import RunnerImage
 
 
 class ServiceApplier:

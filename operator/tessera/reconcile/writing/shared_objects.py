@@ -23,9 +23,9 @@ from tessera.reconcile.writing.write_order import Stage, Work, WorkKey
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import prepull
 from tessera.resources.api_resources import DAEMON_SETS
-from tessera.resources.batch_job import RunnerImage
 from tessera.resources.children import NamespaceOwners, namespace_owners
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.runner import RunnerImage
 
 log = logging.getLogger("tessera")
 
