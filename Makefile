@@ -150,6 +150,10 @@ bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 service
 bench-batch: .venv/made ## Measure CPU time, memory and losses of the batch runner, killed at random.
 	@$(RUN) tools/bench_batch.py
 
+.PHONY: bench-starts
+bench-starts: .venv/made ## Measure what fetching a model from S3 costs: bytes of later starts, speed beside cat, memory (OPTIONS='--mib 64').
+	@$(RUN) tools/bench_starts.py $(OPTIONS)
+
 .PHONY: bench-gateway-share
 bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct clients share an engine, in a simulation (seconds).
 	@$(RUN) tools/bench_gateway_share.py

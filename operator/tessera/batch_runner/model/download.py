@@ -5,8 +5,8 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -27,6 +27,7 @@ _MAX_FILE_BYTES = 2**40
 _SLOW_BYTES = 2**20
 _SLOW_SECONDS = 60.0
 _READ_BYTES = 2**20
+_LOCK_INTERVAL_SECONDS = 0.2
 
 
 @dataclass(slots=True)
@@ -49,7 +50,7 @@ async def download(
 
     A folder that is complete stays as it is, and the source is not asked: engines may run from it.
     """
-    with _sole_writer(into):
+    async with _sole_writer(into):
         if (complete := _read_complete(into)) is not None:
             progress.done = progress.total = complete[1]
             return complete[0]
@@ -67,21 +68,33 @@ async def download(
     return listing.commit
 
 
-@contextmanager
-def _sole_writer(into: Path) -> Iterator[None]:
-    """Keep other fetches out of a folder: two Jobs may fetch the same files to one claim."""
-    with storage_errors(into, "write"):
-        into.mkdir(parents=True, exist_ok=True)
-        lock = os.open(into / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+@asynccontextmanager
+async def _sole_writer(into: Path) -> AsyncIterator[None]:
+    """Wait for other fetches to one folder: what the first completes, the others take."""
+    lock = _open_lock(into)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        while not _try_lock(lock):  # noqa: ASYNC110 - another process has it
+            await asyncio.sleep(_LOCK_INTERVAL_SECONDS)
         yield
-    except BlockingIOError as error:
-        raise TransientError(
-            f"another fetch writes to {into}; the next attempt takes what it fetched"
-        ) from error
     finally:
         os.close(lock)
+
+
+def _open_lock(into: Path) -> int:
+    with storage_errors(into, "write"):
+        into.mkdir(parents=True, exist_ok=True)
+        return os.open(into / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+
+
+def _try_lock(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        # Some network file systems have no locks; there the name of the Job keeps two apart.
+        return True
+    return True
 
 
 def _read_complete(into: Path) -> tuple[str, int] | None:

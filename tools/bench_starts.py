@@ -1,0 +1,163 @@
+"""What the files of a model cost before an engine starts: their download, and every later start.
+
+The runner's own process fetches from a real S3 server on this machine (versitygw), with the digests
+of SHA256SUMS checked, and is compared with `cat` of the same files into the same disk, until they
+are on it. The time of a fetch is that of its download, without the start of Python; its memory is
+that of the whole process. Bytes from the source are counted by a proxy. The last line is `BENCH`
+and the figures as JSON.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import median
+
+from figures import print_figures
+from tessera.batch_runner.model.sources import SUMS
+from tests.batch_runner.object_stores import BUCKET, LLAMA, Gate, digest_of, upload
+from world.hub import a_model
+from world.object_store import ObjectStore, serve_object_store
+
+_MIB = 2**20
+_COUNTED_MIB = 64
+_SHARDS = 4
+_STARTS = 10
+_PROCESSES = ThreadPoolExecutor(_STARTS)
+_DOWNLOAD = """
+import asyncio, sys, time
+from pathlib import Path
+from tessera.batch_runner.model.download import DownloadProgress, download
+from tessera.batch_runner.model.object_store import ObjectFolder
+began = time.perf_counter()
+folder = ObjectFolder(sys.argv[1], sys.argv[2], "us-east-1")
+asyncio.run(download(folder, Path(sys.argv[3]), DownloadProgress()))
+print(time.perf_counter() - began)
+"""
+# For the modelled times: the files of a model with 70 billion weights, and a network.
+_LARGE_BYTES = 141e9
+_NETWORK_BYTES_PER_SECOND = 10e9 / 8
+
+
+async def main() -> None:
+    """Measure, and print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mib", type=int, default=2048, help="size of the files (default: 2048)")
+    parser.add_argument("--rounds", type=int, default=3, help="of fetch and cat (default: 3)")
+    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
+        async with serve_object_store(Path(folder) / "store", BUCKET) as store:
+            os.environ.update(store.environment())
+            figures = {
+                **await _count_bytes(store, Path(folder)),
+                **await _compare(store, Path(folder), arguments.mib, arguments.rounds),
+                **_modelled(),
+            }
+    print_figures(figures, width=46)
+
+
+async def _count_bytes(store: ObjectStore, folder: Path) -> dict[str, object]:
+    """Count what one start, the next one, and ten at once take from the source."""
+    uri = await _upload_model(store, "counted", _COUNTED_MIB)
+    passed = []
+    for into, starts in (("one", 1), ("one", 1), ("ten", _STARTS)):
+        async with Gate(store.url, 2**60) as gate:
+            fetches = [_fetch(uri, gate.url, folder / into) for _ in range(starts)]
+            await asyncio.gather(*fetches)
+            passed.append(gate.passed)
+    first, second, ten = passed
+    return {
+        "second_start_bytes_from_source": second,
+        "ten_starts_bytes_vs_one": round(ten / first, 3),
+    }
+
+
+async def _compare(store: ObjectStore, folder: Path, mib: int, rounds: int) -> dict[str, object]:
+    """Fetch and copy in turn."""
+    uri = await _upload_model(store, "large", mib)
+    fetch_seconds, cat_seconds, into = [], [], folder / "large"
+    for _ in range(rounds):
+        fetch_seconds.append(await _time_download(uri, store.url, into))
+        shutil.rmtree(into)
+        cat_seconds.append(await _cat(store.buckets / BUCKET / "large", folder / "copy"))
+    rss_mib = await _fetch(uri, store.url, into)
+    return {
+        "fetch_vs_cat": round(median(cat_seconds) / median(fetch_seconds), 3),
+        "fetch_mib_per_second": round(mib / median(fetch_seconds), 1),
+        "cat_mib_per_second": round(mib / median(cat_seconds), 1),
+        "fetch_rss_mib": rss_mib,
+        "fetched_mib": mib,
+    }
+
+
+async def _time_download(uri: str, endpoint: str, into: Path) -> float:
+    """Return the seconds of a download in a process of its own."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _DOWNLOAD, uri, endpoint, str(into), stdout=asyncio.subprocess.PIPE
+    )
+    output, _ = await process.communicate()
+    return float(output)
+
+
+async def _upload_model(store: ObjectStore, name: str, mib: int) -> str:
+    """Put a model of this size into the bucket, and return its location."""
+    block = os.urandom(mib * _MIB // _SHARDS)
+    files = {"config.json": a_model()["config.json"]}
+    sums = {"config.json": hashlib.sha256(files["config.json"]).hexdigest()}
+    await upload(store, files, name)
+    for number in range(_SHARDS):
+        shard = f"model-{number}.safetensors"
+        content = number.to_bytes(8, "big") + block[8:]
+        sums[shard] = hashlib.sha256(content).hexdigest()
+        await upload(store, {shard: content}, name)
+    text = "\n".join(f"{digest}  {file}" for file, digest in sums.items()).encode()
+    await upload(store, {SUMS: text}, name)
+    return LLAMA.replace("llama", name) + digest_of({SUMS: text})
+
+
+async def _fetch(uri: str, endpoint: str, into: Path) -> int:
+    """Run the runner's process; return its peak of resident memory in MiB."""
+    command = [
+        sys.executable, "-m", "tessera.batch_runner.main", "fetch", f"--uri={uri}",
+        f"--report={into.with_name('report')}", f"--into={into}", f"--endpoint={endpoint}",
+        "--region=us-east-1", "--host=127.0.0.1", "--port=0",
+    ]  # fmt: skip
+    return await asyncio.get_running_loop().run_in_executor(_PROCESSES, _run, command)
+
+
+def _run(command: list[str]) -> int:
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
+    return usage.ru_maxrss // 1024
+
+
+async def _cat(source: Path, target: Path) -> float:
+    """Copy the same files, until they are on the disk as those of a fetch are."""
+    began = time.perf_counter()
+    script = f"cat {source}/*.safetensors > {target} && sync {target}"
+    await asyncio.to_thread(_run, ["sh", "-c", script])
+    return time.perf_counter() - began
+
+
+def _modelled() -> dict[str, object]:
+    one = _LARGE_BYTES / _NETWORK_BYTES_PER_SECOND
+    return {
+        "modelled_fetch_70b_at_10_gbit_seconds": round(one, 1),
+        "modelled_ten_starts_70b_each_its_own_seconds": round(_STARTS * one, 1),
+        "modelled_ten_starts_70b_shared_seconds": round(one, 1),
+    }
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
