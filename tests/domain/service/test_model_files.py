@@ -494,3 +494,20 @@ def test_an_access_that_the_store_denies_is_no_matter_of_the_hub() -> None:
     assert reason == "ModelFetchFailed"
     assert "denied (403 Forbidden)" in message
     assert "tokenSecretRef" not in message
+
+
+def test_a_missing_key_of_the_secret_of_a_store_is_reported() -> None:
+    store = {"secretName": "bucket"}
+    spec = a_spec("s3://models/llama", replicas=1, model={"shape": SHAPE, "store": store})
+    (files,) = fetched_files(spec.model)
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    words = {
+        "waiting_reason": "CreateContainerConfigError",
+        "container_message": "couldn't find key AWS_ACCESS_KEY_ID in Secret team-a/bucket",
+    }
+    service = a_service(spec=spec)
+    parts = a_model_job("fetch", service, **words)
+    snapshot = a_snapshot(service, claims={Ref("team-a", files.claim_name): volume}, **parts)
+    message = reason_and_message(snapshot, "Progressing")[1]
+    assert "spec.model.store.secretName: Secret/bucket or one of its keys not found" in message
+    assert "kubectl create secret generic bucket -n team-a" in message

@@ -86,20 +86,30 @@ def hub_access_advice(model: Model, error_text: str) -> str | None:
 
 def missing_secret_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
     """Return what to do for a container that lacks the Secret of its token."""
-    secret = spec.model.token_secret_ref if spec is not None else None
-    if secret is None:
+    if spec is None:
         return None
-    key, name = re.escape(secret.key), re.escape(secret.name)
-    if not re.search(
-        rf'secret "{name}"|key {key} in Secret (\S+/)?{name}(?![a-z0-9.-])', pod.container_message
-    ):
-        return None
-    return (
-        f"spec.model.tokenSecretRef: Secret/{secret.name} with key {secret.key} not found; create "
-        "it: "
-        f"kubectl create secret generic {secret.name} -n {pod.ref.namespace} "
-        f"--from-literal={secret.key}=<token>"
-    )
+    token, store = spec.model.token_secret_ref, spec.model.store
+    if token is not None and _lacks(pod, token.name, re.escape(token.key)):
+        return (
+            f"spec.model.tokenSecretRef: Secret/{token.name} with key {token.key} not found; "
+            f"create it: kubectl create secret generic {token.name} -n {pod.ref.namespace} "
+            f"--from-literal={token.key}=<token>"
+        )
+    if store is not None and store.secret_name and _lacks(pod, store.secret_name, r"\S+"):
+        return (
+            f"spec.model.store.secretName: Secret/{store.secret_name} or one of its keys not "
+            f"found; create it: kubectl create secret generic {store.secret_name} -n "
+            f"{pod.ref.namespace} --from-literal=<key>=<value>, with the keys that kubectl "
+            "explain tsvc.spec.model.store.secretName names"
+        )
+    return None
+
+
+def _lacks(pod: Pod, secret: str, key_pattern: str) -> bool:
+    """Return whether the kubelet reports that a Secret or its key is missing."""
+    name = re.escape(secret)
+    pattern = rf'secret "{name}"|key {key_pattern} in Secret (\S+/)?{name}(?![a-z0-9.-])'
+    return re.search(pattern, pod.container_message) is not None
 
 
 def _missing_template_advice(spec: InferenceServiceSpec | None, pod: Pod) -> str | None:
