@@ -12,11 +12,9 @@ import asyncio
 import hashlib
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +28,15 @@ _MIB = 2**20
 _COUNTED_MIB = 64
 _SHARDS = 4
 _STARTS = 10
-_PROCESSES = ThreadPoolExecutor(_STARTS)
+# The peak is that of the process itself; a parent sees its own in it, if that is larger.
+_RUNNER = """
+import re, sys
+from pathlib import Path
+from tessera.batch_runner.main import main
+code = main()
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+sys.exit(code)
+"""
 _DOWNLOAD = """
 import asyncio, sys, time
 from pathlib import Path
@@ -125,28 +131,25 @@ async def _upload_model(store: ObjectStore, name: str, mib: int) -> str:
 
 async def _fetch(uri: str, endpoint: str, into: Path) -> int:
     """Run the runner's process; return its peak of resident memory in MiB."""
-    command = [
-        sys.executable, "-m", "tessera.batch_runner.main", "fetch", f"--uri={uri}",
-        f"--report={into.with_name('report')}", f"--into={into}", f"--endpoint={endpoint}",
-        "--region=us-east-1", "--host=127.0.0.1", "--port=0",
-    ]  # fmt: skip
-    return await asyncio.get_running_loop().run_in_executor(_PROCESSES, _run, command)
-
-
-def _run(command: list[str]) -> int:
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", _RUNNER,
+        "fetch", f"--uri={uri}", f"--report={into.with_name('report')}", f"--into={into}",
+        f"--endpoint={endpoint}", "--region=us-east-1", "--host=127.0.0.1", "--port=0",
+        stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    output, _ = await process.communicate()
     if process.returncode:
-        raise SystemExit(f"exit code {process.returncode}: {' '.join(command)}")
-    return usage.ru_maxrss // 1024
+        raise SystemExit(f"the fetch of {uri} ended with {process.returncode}")
+    return int(output) // 1024
 
 
 async def _cat(source: Path, target: Path) -> float:
     """Copy the same files, until they are on the disk as those of a fetch are."""
     began = time.perf_counter()
     script = f"cat {source}/*.safetensors > {target} && sync {target}"
-    await asyncio.to_thread(_run, ["sh", "-c", script])
+    copy = await asyncio.create_subprocess_exec("sh", "-c", script)
+    if await copy.wait():
+        raise SystemExit(f"cannot copy {source}")
     return time.perf_counter() - began
 
 
