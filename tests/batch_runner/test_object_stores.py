@@ -12,7 +12,7 @@ from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.jobs import shape
 from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.model.object_store import ObjectFolder
-from tessera.batch_runner.model.sources import SourceFile, SourceListing
+from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
 from tessera.settings import RunnerSettings
 from tests.batch_runner.object_stores import (
     LLAMA,
@@ -123,7 +123,7 @@ class _Earlier:
     async def read_json(self, name: str) -> Any:
         raise NotImplementedError(name)
 
-    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[bytes]:
+    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[Chunk]:
         return self._folder.read_chunks(commit, file, offset)
 
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_errors
-from tessera.batch_runner.model.sources import FileSource, SourceFile, needed_files
+from tessera.batch_runner.model.sources import Chunk, FileSource, SourceFile, needed_files
 
 _MAX_PARALLEL_FILES = 4
 # Holds the commit of a folder.
@@ -223,7 +223,7 @@ class _PartialFile:
             self.digest.update(block)
             self.size += len(block)
 
-    def write(self, chunk: bytes) -> None:
+    def write(self, chunk: Chunk) -> None:
         self._out.write(chunk)
         if self.digest is not None:
             self.digest.update(chunk)
@@ -231,8 +231,8 @@ class _PartialFile:
 
 
 async def _steady(
-    chunks: AsyncGenerator[bytes], name: str, slow_seconds: float
-) -> AsyncGenerator[bytes]:
+    chunks: AsyncGenerator[Chunk], name: str, slow_seconds: float
+) -> AsyncGenerator[Chunk]:
     """Yield the chunks of a source until it becomes too slow to wait for."""
     clock, received = asyncio.get_running_loop(), 0
     deadline = clock.time() + slow_seconds

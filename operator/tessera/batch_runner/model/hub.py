@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
-from tessera.batch_runner.model.sources import SourceFile, SourceListing
+from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
 from tessera.domain.names import PUBLIC_HUB
 
 _CONNECT_TIMEOUT_SECONDS = 30
@@ -64,7 +64,7 @@ class HubRepository:
 
     async def read_chunks(
         self, commit: str, file: SourceFile, offset: int
-    ) -> AsyncGenerator[bytes]:
+    ) -> AsyncGenerator[Chunk]:
         """Yield the content of a file from byte `offset` on."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._get(self._file_url(commit, file.name), headers) as response:

@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import obstore
 from obstore import exceptions
@@ -18,12 +18,16 @@ from tessera.batch_runner.model.sources import (
     MAX_JSON_BYTES,
     MAX_SUMS_BYTES,
     SUMS,
+    Chunk,
     SourceFile,
     SourceListing,
     check_digest,
     parse_json,
     parse_sums,
 )
+
+if TYPE_CHECKING:
+    from obstore import GetOptions
 
 _CHUNK_BYTES = 2 * 2**20
 _MAX_OBJECTS = 10_000
@@ -102,10 +106,10 @@ class ObjectFolder:
 
     async def read_chunks(
         self, commit: str, file: SourceFile, offset: int
-    ) -> AsyncGenerator[bytes]:
+    ) -> AsyncGenerator[Chunk]:
         """Yield the content of an object, which must be the one of the listing."""
         del commit
-        options: dict[str, Any] = {"range": {"offset": offset}} if offset else {}
+        options: GetOptions = {"range": {"offset": offset}} if offset else {}
         if file.etag:
             options["if_match"] = file.etag
         with self._errors():

@@ -5,11 +5,13 @@ import json
 import re
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from tessera.api.text import counted
 from tessera.batch_runner.errors import RefusedError
 
+# A part of a file, as its source has it in memory.
+Chunk: TypeAlias = bytes | memoryview
 # The digests of a folder's files, as `sha256sum` writes them.
 SUMS = "SHA256SUMS"
 MAX_SUMS_BYTES = 4 * 2**20
@@ -60,7 +62,7 @@ class FileSource(Protocol):
         """Return a JSON value, and the commit of its file ("" where the source has none)."""
         ...
 
-    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[bytes]:
+    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[Chunk]:
         """Yield the content of a file from byte `offset` on."""
         ...
 

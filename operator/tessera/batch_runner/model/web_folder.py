@@ -14,6 +14,7 @@ from tessera.batch_runner.model.sources import (
     MAX_JSON_BYTES,
     MAX_SUMS_BYTES,
     SUMS,
+    Chunk,
     SourceFile,
     SourceListing,
     check_digest,
@@ -63,7 +64,7 @@ class WebFolder:
 
     async def read_chunks(
         self, commit: str, file: SourceFile, offset: int
-    ) -> AsyncGenerator[bytes]:
+    ) -> AsyncGenerator[Chunk]:
         """Yield the content of a file from byte `offset` on."""
         del commit
         headers = {"Range": f"bytes={offset}-"} if offset else {}
