@@ -5,7 +5,7 @@ import pytest
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
-from tessera.domain.model.names import claim_name
+from tessera.domain.model.fetched import fetched_files
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
@@ -50,13 +50,15 @@ SHAPE = {
     "headDim": 32,
     "maxPositionEmbeddings": 2048,
 }
-BOUND = {Ref("team-a", claim_name("chat")): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
 ADAPTERS = [{"name": "sql", "uri": "hf://a/b"}, {"name": "tone", "uri": "pvc://adapters/tone"}]
 
 
 def fleet(uri: str, **model: object) -> Snapshot:
     service = a_service(spec=a_spec(uri, replicas=2, model=model))
-    return a_snapshot(service, pools=(POOL,), claims=BOUND)
+    assert service.spec is not None
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    claims = {Ref("team-a", each.claim_name): volume for each in fetched_files(service.spec.model)}
+    return a_snapshot(service, pools=(POOL,), claims=claims)
 
 
 def service_plan_of(uri: str, **model: object) -> ServicePlan:

@@ -14,7 +14,6 @@ from tessera.api.batch_inference import BatchInferenceStatus
 from tessera.domain import schedules
 from tessera.domain.health import stall
 from tessera.domain.incremental import FOREVER, Incremental, Until
-from tessera.domain.model.names import claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import (
@@ -286,11 +285,12 @@ def delete_model_jobs(old: Snapshot, *rest: Any) -> Fields:
     }
 
 
-def change_claim(old: Snapshot, *rest: Any) -> Fields:
-    """Create the claim of its model, or replace it."""
+def change_claim(old: Snapshot, new: Snapshot, *rest: Any) -> Fields:
+    """Create the claims of its model, or replace them."""
     step: FleetStep = rest[-1]
     volume_claim = VolumeClaim(access_modes=("ReadWriteMany",), uid=f"uid-{step.pods}")
-    return {"claims": {**old.claims, Ref("team-a", claim_name(step.name)): volume_claim}}
+    claims = plan_of(new).service_plans[Ref("team-a", step.name)].claims
+    return {"claims": {**old.claims, **dict.fromkeys((each.ref for each in claims), volume_claim)}}
 
 
 def record_model_status(_: Snapshot, new: Snapshot, *rest: Any) -> Fields:

@@ -85,7 +85,11 @@ def reason_and_message(snapshot: Snapshot, kind: str) -> tuple[str, str]:
 
 
 def preparation(snapshot: Snapshot) -> Any:
-    return plan_of(snapshot).service_plans[CHAT].preparation
+    return prepared(snapshot, CHAT)
+
+
+def prepared(snapshot: Snapshot, service: Ref) -> Any:
+    return plan_of(snapshot).service_plans[service].preparation
 
 
 def test_an_unknown_model_is_read_by_a_job_and_nothing_is_placed_before() -> None:
@@ -440,13 +444,12 @@ def test_services_of_the_same_files_share_one_claim_and_one_job() -> None:
     known = [replace(each, status=status_of_service(snapshot, each.ref)) for each in (chat, code)]
     (later,) = plan_of(a_snapshot(*known, claims=bound_claim())).service_plans[chat.ref].claims
     assert [user.ref for user in later.users] == [chat.ref, code.ref]
-    jobs = {plans[ref].preparation.job_to_create.name for ref in (chat.ref, code.ref)}  # type: ignore[union-attr]
+    jobs = {prepared(snapshot, ref).job_to_create.name for ref in (chat.ref, code.ref)}
     assert len(jobs) == 1
     parts = a_model_job("fetch", chat, report={"ok": True, "bytes": 5}, exit_code=0)
-    after = plan_of(a_snapshot(chat, code, claims=bound_claim(), **parts)).service_plans
+    after = a_snapshot(chat, code, claims=bound_claim(), **parts)
     for ref in (chat.ref, code.ref):
-        assert after[ref].preparation is not None
-        assert after[ref].preparation.missing_files is None
+        assert prepared(after, ref).missing_files is None
 
 
 def test_a_service_that_comes_later_fetches_nothing() -> None:
@@ -455,21 +458,19 @@ def test_a_service_that_comes_later_fetches_nothing() -> None:
     chat, code = two_services(status=status)
     snapshot = a_snapshot(chat, code, claims=bound_claim())
     for ref in (chat.ref, code.ref):
-        service_plan = plan_of(snapshot).service_plans[ref]
-        assert service_plan.preparation is not None
-        assert service_plan.preparation.job_to_create is None
-        assert service_plan.preparation.missing_files is None
+        assert prepared(snapshot, ref).job_to_create is None
+        assert prepared(snapshot, ref).missing_files is None
     # A claim that was created again is empty for both.
     emptied = replace(snapshot, claims=bound_claim("uid-other"))
-    assert plan_of(emptied).service_plans[code.ref].preparation.job_to_create is not None  # type: ignore[union-attr]
+    assert prepared(emptied, code.ref).job_to_create is not None
 
 
 def test_only_the_service_that_began_a_fetch_deletes_its_job() -> None:
     parts = a_model_job("fetch", a_cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
     status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))
     chat, code = two_services(status=status)
-    plans = plan_of(a_snapshot(chat, code, claims=bound_claim(), **parts)).service_plans
-    obsolete = [plans[ref].preparation.obsolete_jobs for ref in (chat.ref, code.ref)]  # type: ignore[union-attr]
+    snapshot = a_snapshot(chat, code, claims=bound_claim(), **parts)
+    obsolete = [prepared(snapshot, ref).obsolete_jobs for ref in (chat.ref, code.ref)]
     assert obsolete == [(parts["model_jobs"][0].ref,), ()]
 
 
