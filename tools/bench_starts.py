@@ -154,11 +154,11 @@ async def _cat(source: Path, target: Path) -> float:
 
 
 def _modelled() -> dict[str, object]:
-    one = _LARGE_BYTES / _NETWORK_BYTES_PER_SECOND
+    seconds = _LARGE_BYTES / _NETWORK_BYTES_PER_SECOND
     return {
-        "modelled_fetch_70b_at_10_gbit_seconds": round(one, 1),
-        "modelled_ten_starts_70b_each_its_own_seconds": round(_STARTS * one, 1),
-        "modelled_ten_starts_70b_shared_seconds": round(one, 1),
+        "modelled_fetch_70b_at_10_gbit_seconds": round(seconds, 1),
+        "modelled_ten_starts_70b_each_its_own_seconds": round(_STARTS * seconds, 1),
+        "modelled_ten_starts_70b_shared_seconds": round(seconds, 1),
     }
 
 

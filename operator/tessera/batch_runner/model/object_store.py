@@ -13,6 +13,7 @@ import obstore
 from obstore import exceptions
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.sources import (
     MAX_JSON_BYTES,
@@ -71,8 +72,8 @@ class ObjectFolder:
                             files[name] = SourceFile(name, item["size"], item["e_tag"])
                     if len(files) > _MAX_OBJECTS:
                         raise RefusedError(
-                            f"{self._uri} has more than {_MAX_OBJECTS} objects; name the folder of "
-                            "one model"
+                            f"{self._uri} has more than {counted(_MAX_OBJECTS, 'object')}; "
+                            "name the folder of one model"
                         )
         if not files:
             raise RefusedError(
@@ -135,7 +136,9 @@ class ObjectFolder:
                 async for chunk in self.read_chunks("", SourceFile(name, None), 0):
                     content += chunk
                     if len(content) > limit:
-                        raise RefusedError(f"{self._uri}/{name} exceeds {limit} bytes; correct it")
+                        raise RefusedError(
+                            f"{self._uri}/{name} exceeds {counted(limit, 'byte')}; correct it"
+                        )
         return bytes(content)
 
     @contextmanager

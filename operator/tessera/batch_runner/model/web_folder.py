@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.sources import (
     MAX_JSON_BYTES,
@@ -86,7 +87,9 @@ class WebFolder:
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 content += chunk
                 if len(content) > limit:
-                    raise RefusedError(f"{response.url} exceeds {limit} bytes; correct it")
+                    raise RefusedError(
+                        f"{response.url} exceeds {counted(limit, 'byte')}; correct it"
+                    )
         return bytes(content)
 
     @asynccontextmanager
