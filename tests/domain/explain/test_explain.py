@@ -683,7 +683,7 @@ def test_every_refusal_is_explained_with_the_words_of_the_status(case: RefusalCa
     ("uri", "model", "words"),
     [
         ("hf://acme/own", {}, "reads the config.json of hf://acme/own"),
-        (SMALL, {"cache": {"type": "PersistentVolumeClaim"}}, "are on claim chat-models"),
+        (SMALL, {"cache": {"type": "PersistentVolumeClaim"}}, "are on claim model-"),
         (SMALL, {"adapters": [{"name": "sql", "uri": "hf://acme/sql-lora"}]}, "MiB"),
         ("oci://registry.acme/own:1", {}, "reads the config.json of oci://registry.acme/own:1"),
     ],

@@ -14,6 +14,7 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.footprint import weight_bytes
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.steps import Step
 
 _GIB = 2**30
 # The default size of the claim of a model, relative to its weights, and of an adapter.
@@ -47,6 +48,15 @@ class ModelClaim:
         return None
 
 
+def _recorded_refs(service: ObservedService) -> tuple[Ref, ...]:
+    model = service.status.model
+    if model is None:
+        return ()
+    caches = (*((model.cache,) if model.cache is not None else ()), *model.other_caches)
+    return tuple(Ref(service.ref.namespace, cache.claim_name) for cache in caches)
+
+
+recorded_refs = Step(_recorded_refs, lambda *_: ())
 ClaimUsers = Mapping[Ref, tuple[ObservedService, ...]]
 
 
@@ -55,7 +65,7 @@ def claim_users(services: tuple[ObservedService, ...]) -> ClaimUsers:
     """Return who uses each claim, by what the services recorded."""
     users: dict[Ref, list[ObservedService]] = defaultdict(list)
     for service in sorted(services, key=lambda user: user.ref):
-        for ref in _recorded_refs(service):
+        for ref in recorded_refs(service):
             users[ref].append(service)
     return {ref: tuple(members) for ref, members in users.items()}
 
@@ -64,7 +74,7 @@ def recorded_claims(
     snapshot: Snapshot, users: ClaimUsers, service: ObservedService
 ) -> tuple[object, ...]:
     """Return what else the claims of a service depend on: their volumes, and their users."""
-    refs = _recorded_refs(service)
+    refs = recorded_refs(service)
     return tuple((ref, snapshot.claims.get(ref), users.get(ref, ())) for ref in refs)
 
 
@@ -86,14 +96,6 @@ def own_claim(service: ObservedService, spec: InferenceServiceSpec) -> str | Non
         return None
     first, *_ = fetched_files(spec) or (None,)
     return name if first is not None and first.folder == model.cache.path else None
-
-
-def _recorded_refs(service: ObservedService) -> tuple[Ref, ...]:
-    model = service.status.model
-    if model is None:
-        return ()
-    caches = (*((model.cache,) if model.cache is not None else ()), *model.other_caches)
-    return tuple(Ref(service.ref.namespace, cache.claim_name) for cache in caches)
 
 
 def _model_claim(
