@@ -285,6 +285,11 @@ RULES += [
                 '"https://models.example/llama": must be hf://organization/name, pvc://claim/',
             ),
             (
+                {"store": {"endpoint": "ftp://models.example"}},
+                "spec.model.store.endpoint",
+                '"ftp://models.example": must be http:// or https:// with a host',
+            ),
+            (
                 {"adapters": [{"name": "sql", "uri": "s3://models/../sql"}]},
                 "spec.model.adapters[0].uri",
                 '"s3://models/../sql": must be hf://organization/name, pvc://claim/path, ',
