@@ -57,7 +57,7 @@ def fleet(uri: str, **model: object) -> Snapshot:
     service = a_service(spec=a_spec(uri, replicas=2, model=model))
     assert service.spec is not None
     volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
-    claims = {Ref("team-a", each.claim_name): volume for each in fetched_files(service.spec.model)}
+    claims = {Ref("team-a", each.claim_name): volume for each in fetched_files(service.spec)}
     return a_snapshot(service, pools=(POOL,), claims=claims)
 
 

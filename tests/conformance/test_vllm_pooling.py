@@ -10,8 +10,8 @@ import pytest
 
 from tessera.adapters.engine_client import HttpEngines
 from tessera.api.inference_service import ModelShape, PoolingTask
-from tessera.batch_runner.hub import open_repository
-from tessera.batch_runner.model_jobs import shape
+from tessera.batch_runner.model.hub import open_repository
+from tessera.batch_runner.model.jobs import shape
 from tessera.domain.model.routes import own_routes
 from tessera.resources.arguments import arguments
 from tessera.resources.defaults import Defaults
@@ -54,7 +54,7 @@ def body_of(path: str) -> dict[str, Any]:
 async def shape_read(folder: Path) -> dict[str, Any]:
     """What the Job reads of the files on a volume."""
     repository = open_repository(None, None, "")
-    code, report = await shape("pvc://weights/model", None, folder, repository)
+    code, report = await shape("pvc://weights/model", folder, repository)
     assert code == 0, report
     return cast("dict[str, Any]", report["shape"])
 

@@ -14,7 +14,7 @@ from tessera.api.inference_service import (
 from tessera.api.model_files import CacheStatus
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
-from tessera.domain.model.fetched import fetched_files
+from tessera.domain.model.fetched import fetched_files, located
 from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
@@ -310,3 +310,16 @@ def test_pickles_are_allowed_by_the_platform_alone() -> None:
 def _spec(service: ObservedService) -> InferenceServiceSpec:
     assert service.spec is not None
     return service.spec
+
+
+def test_a_draft_model_of_a_store_is_read_from_a_claim_of_its_own() -> None:
+    draft = {"uri": "s3://models/draft", "shape": {**SHAPE, "parameters": 1_000_000}}
+    engine = {"speculation": {"method": "DraftModel", "model": draft}}
+    spec = a_spec(STORED, replicas=1, model={"shape": SHAPE, "store": STORE}, engine=engine)
+    _, draft_files = fetched_files(spec)
+    speculation = located(spec).engine.speculation
+    assert speculation is not None
+    assert speculation.model is not None
+    assert speculation.model.uri == draft_files.location
+    assert draft_files.store is not None
+    assert draft_files.store.secret_name == "bucket"

@@ -500,7 +500,7 @@ def test_an_access_that_the_store_denies_is_no_matter_of_the_hub() -> None:
 def test_a_missing_key_of_the_secret_of_a_store_is_reported() -> None:
     store = {"secretName": "bucket"}
     spec = a_spec("s3://models/llama", replicas=1, model={"shape": SHAPE, "store": store})
-    (files,) = fetched_files(spec.model)
+    (files,) = fetched_files(spec)
     volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
     words = {
         "waiting_reason": "CreateContainerConfigError",

@@ -55,7 +55,8 @@ def fetched_files(
     spec: InferenceServiceSpec, own_claim: str | None = None
 ) -> tuple[FetchedFiles, ...]:
     """Return what is downloaded before an engine starts, the model first."""
-    model, others = spec.model, (*_stored_adapters(spec), *_stored_drafts(spec))
+    model = spec.model
+    others: list[Adapter | DraftModel] = [*_stored_adapters(spec), *_stored_drafts(spec)]
     further_files = tuple(_other_files(spec, other) for other in others)
     if not model.is_fetched:
         return further_files
