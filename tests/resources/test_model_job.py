@@ -321,5 +321,4 @@ def test_a_draft_model_of_a_store_is_read_from_a_claim_of_its_own() -> None:
     assert speculation is not None
     assert speculation.model is not None
     assert speculation.model.uri == draft_files.location
-    assert draft_files.store is not None
-    assert draft_files.store.secret_name == "bucket"
+    assert draft_files.store == spec.model.store
