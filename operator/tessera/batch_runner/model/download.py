@@ -27,6 +27,7 @@ _MAX_FILE_BYTES = 2**40
 _SLOW_BYTES = 2**20
 _SLOW_SECONDS = 60.0
 _READ_BYTES = 2**20
+_FLUSH_BYTES = 32 * 2**20
 _LOCK_INTERVAL_SECONDS = 0.2
 
 
@@ -168,7 +169,7 @@ class _Folder:
             content = _PartialFile(out, hashlib.sha256() if file.sha256 else None)
             await asyncio.to_thread(content.read_existing)
             await self._append(file, content)
-            await asyncio.to_thread(os.fsync, out.fileno())
+            await asyncio.to_thread(content.sync)
         if file.size is not None and content.size != file.size:
             raise TransientError(
                 f"{file.name}: got {content.size} of {counted(file.size, 'byte')}; the next "
@@ -182,18 +183,21 @@ class _Folder:
             return
         limit = _MAX_FILE_BYTES if file.size is None else file.size
         chunks = self.source.read_chunks(self.commit, file, content.size)
-        async with (
-            aclosing(chunks),
-            aclosing(_steady(chunks, file.name, self.slow_seconds)) as steady,
-        ):
-            async for chunk in steady:
-                if content.size + len(chunk) > limit:
-                    raise TransientError(
-                        f"{file.name}: the answer exceeds {counted(limit, 'byte')}; the next "
-                        "attempt asks again"
-                    )
-                await asyncio.to_thread(content.write, chunk)
-                self.progress.done += len(chunk)
+        try:
+            async with (
+                aclosing(chunks),
+                aclosing(_steady(chunks, file.name, self.slow_seconds)) as steady,
+            ):
+                async for chunk in steady:
+                    if content.size + len(chunk) > limit:
+                        raise TransientError(
+                            f"{file.name}: the answer exceeds {counted(limit, 'byte')}; the next "
+                            "attempt asks again"
+                        )
+                    await content.write(chunk)
+                    self.progress.done += len(chunk)
+        finally:
+            await content.settle()
 
     def _verify(self, file: SourceFile, content: "_PartialFile", part: Path, offset: int) -> None:
         if content.digest is None or content.digest.hexdigest() == file.sha256:
@@ -211,6 +215,7 @@ class _PartialFile:
 
     def __init__(self, out: BinaryIO, digest: Any) -> None:
         self._out = out
+        self._writing: asyncio.Task[None] | None = None
         self.digest = digest
         self.size = 0
 
@@ -223,11 +228,31 @@ class _PartialFile:
             self.digest.update(block)
             self.size += len(block)
 
-    def write(self, chunk: Chunk) -> None:
+    async def write(self, chunk: Chunk) -> None:
+        """Begin to write a chunk, so that the next one comes meanwhile."""
+        await self.settle()
+        self._writing = asyncio.create_task(asyncio.to_thread(self._write, chunk, self.size))
+        self.size += len(chunk)
+
+    async def settle(self) -> None:
+        """Wait until everything is written."""
+        if self._writing is not None:
+            writing, self._writing = self._writing, None
+            await writing
+
+    def sync(self) -> None:
+        """Bring everything to the disk: a file with its name is whole, also after a crash."""
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+    def _write(self, chunk: Chunk, offset: int) -> None:
         self._out.write(chunk)
         if self.digest is not None:
             self.digest.update(chunk)
-        self.size += len(chunk)
+        if offset // _FLUSH_BYTES != (offset + len(chunk)) // _FLUSH_BYTES:
+            # The disk begins now and not at the end alone, and the pages are not the pod's memory.
+            self._out.flush()
+            os.posix_fadvise(self._out.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 async def _steady(
