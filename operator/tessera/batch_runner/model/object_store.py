@@ -30,7 +30,7 @@ from tessera.batch_runner.model.sources import (
 if TYPE_CHECKING:
     from obstore import GetOptions
 
-_CHUNK_BYTES = 2 * 2**20
+_CHUNK_BYTES = 2**20
 _MAX_OBJECTS = 10_000
 _LISTING_SECONDS = 120
 _DEFAULT_REGION = "us-east-1"
