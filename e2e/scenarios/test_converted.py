@@ -1,7 +1,8 @@
 """The converted manifests of other platforms, all on one cluster."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from demo.cluster import ROOT, InstalledCluster, Json, Ref, StepError, condition
 from tessera.resources.api_resources import CLAIMS, INFERENCE_SERVICES
 from world import World, start
 from world.api import SECRETS
+from world.object_store import ObjectStore, serve_object_store
 from world.testing import eventually
 
 CONVERTED = ROOT / FOLDER
@@ -41,21 +43,45 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield world
 
 
-def manifest_of(name: str) -> Json:
-    """Return a converted manifest, which also tells the simulator what it would read in files."""
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    """The bucket that a manifest names, with its adapter."""
+    async with serve_object_store(tmp_path, "my-bucket") as store:
+        folder = store.buckets / "my-bucket" / "adapters" / "code-lora"
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text('{"r": 64}', encoding="utf-8")
+        (folder / "adapter_model.safetensors").write_bytes(bytes(64))
+        yield store
+
+
+def manifest_of(name: str, store: ObjectStore) -> Json:
+    """Return a converted manifest for this cluster.
+
+    It names the store and the storage class, and tells the simulator what files would say.
+    """
     manifest: Json = yaml.safe_load((CONVERTED / f"{name}.yaml").read_text(encoding="utf-8"))
-    if (shape := manifest["spec"]["model"].get("shape")) is not None:
+    model = manifest["spec"]["model"]
+    if "store" in model:
+        model["store"]["endpoint"] = store.url
+        model["cache"] = {"storageClassName": "world"}
+    if (shape := model.get("shape")) is not None:
         environment = manifest["spec"].setdefault("podTemplate", {}).setdefault("env", [])
         environment.append({"name": "TESSERA_SIM_SHAPE", "value": json.dumps(shape)})
     return manifest
 
 
-async def create_what_they_name(cluster: InstalledCluster) -> None:
+async def create_what_they_name(
+    cluster: InstalledCluster, models: list[Json], store: ObjectStore
+) -> None:
     """Create the Secrets and claims that the manifests expect in their namespace."""
-    models = [manifest_of(name)["spec"]["model"] for name in ACCEPTED]
-    tokens = {(ref["name"], ref["key"]) for m in models if (ref := m.get("tokenSecretRef"))}
-    for name, key in sorted(tokens):
-        body = {"metadata": {"name": name, "namespace": NAMESPACE}, "stringData": {key: "hf_token"}}
+    secrets = {
+        model["store"]["secretName"]: store.environment() for model in models if "store" in model
+    }
+    for model in models:
+        if (token := model.get("tokenSecretRef")) is not None:
+            secrets[token["name"]] = {token["key"]: "hf_token"}
+    for name, content in sorted(secrets.items()):
+        body = {"metadata": {"name": name, "namespace": NAMESPACE}, "stringData": content}
         await cluster.api.create(SECRETS.path(NAMESPACE), body)
     uris = [adapter["uri"] for model in models for adapter in model.get("adapters", ())]
     claims = {uri.split("/")[2] for uri in uris if uri.startswith("pvc://")}
@@ -72,13 +98,14 @@ async def create_what_they_name(cluster: InstalledCluster) -> None:
 
 
 async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
-    cluster: InstalledCluster,
+    cluster: InstalledCluster, store: ObjectStore
 ) -> None:
     await cluster.run("kubectl", "apply", "-f", str(CONVERTED / "00-pools.yaml"))
-    await create_what_they_name(cluster)
-    for name in ACCEPTED:
-        path = INFERENCE_SERVICES.path(NAMESPACE, name)
-        await cluster.api.apply(path, manifest_of(name), "kubectl")
+    manifests = {name: manifest_of(name, store) for name in ACCEPTED}
+    models = [manifest["spec"]["model"] for manifest in manifests.values()]
+    await create_what_they_name(cluster, models, store)
+    for name, manifest in manifests.items():
+        await cluster.api.apply(INFERENCE_SERVICES.path(NAMESPACE, name), manifest, "kubectl")
 
     async def waiting() -> dict[str, Json]:
         conditions = {
