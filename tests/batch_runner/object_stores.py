@@ -81,7 +81,7 @@ class Gate:
     def __init__(self, url: str, limit: int) -> None:
         self._host, _, port = url.removeprefix("http://").partition(":")
         self._port = int(port)
-        self._limit = limit
+        self.limit = limit
         self.passed = 0
         self.opened, self.reached = asyncio.Event(), asyncio.Event()
         self.url = ""
@@ -113,7 +113,7 @@ class Gate:
     ) -> None:
         while block := await reader.read(_HALF_MIB):
             if limited:
-                room = max(0, self._limit - self.passed)
+                room = max(0, self.limit - self.passed)
                 if not self.opened.is_set() and len(block) > room:
                     writer.write(block[:room])
                     self.passed += room

@@ -100,10 +100,8 @@ def test_a_manifest_names_its_source_first(name: str) -> None:
 
 
 def spec_of(name: str) -> InferenceServiceSpec:
-    """Return the spec of a converted manifest; skip it while the API lacks one of its fields."""
+    """Return the spec of a converted manifest."""
     service = services()[name]
-    if service.spec is None and "Extra inputs" in (service.problem or ""):
-        pytest.skip(service.problem or "")
     assert service.spec is not None, service.problem
     return service.spec
 

@@ -99,8 +99,7 @@ def _stored_adapters(spec: InferenceServiceSpec) -> list[Adapter]:
 
 
 def _stored_drafts(spec: InferenceServiceSpec) -> list[DraftModel]:
-    speculation = spec.engine.speculation
-    draft = speculation.model if speculation is not None else None
+    draft = spec.engine.draft
     return [draft] if draft is not None and is_stored(draft.uri) else []
 
 
