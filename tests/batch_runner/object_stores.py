@@ -18,7 +18,7 @@ from tessera.batch_runner.model.download import DownloadProgress, download
 from tessera.batch_runner.model.object_store import ObjectFolder
 from tessera.batch_runner.model.sources import SUMS, FileSource
 from world.hub import a_model
-from world.object_store import ObjectStore, serve_object_store
+from world.object_store import ACCESS_KEY, SECRET_KEY, ObjectStore, serve_object_store
 
 BUCKET = "models"
 LLAMA = f"s3://{BUCKET}/llama"
@@ -42,7 +42,12 @@ def digest_of(files: Mapping[str, bytes]) -> str:
 async def upload(store: ObjectStore, files: Mapping[str, bytes], folder: str = "llama") -> None:
     bucket = S3Store(
         BUCKET,
-        config={"endpoint": store.url, "region": "us-east-1"},
+        config={
+            "endpoint": store.url,
+            "region": "us-east-1",
+            "access_key_id": ACCESS_KEY,
+            "secret_access_key": SECRET_KEY,
+        },
         client_options={"allow_http": True},
     )
     for name, content in files.items():
