@@ -40,7 +40,8 @@ def main() -> int:
         return asyncio.run(_serve_check(arguments))
     if arguments.command in ("shape", "fetch"):
         code, fields = asyncio.run(_prepare_model(arguments))
-        return _finish(arguments, code, fields, "done")
+        # The threads of obstore may abort an interpreter that ends in order.
+        _exit_now(_finish(arguments, code, fields, "done"))
     # A row that the check could read may not be nested too deeply here.
     sys.setrecursionlimit(3 * sys.getrecursionlimit())
     # Connections and part files may exceed the usual soft limit of 1,024.
@@ -93,8 +94,12 @@ async def _run_attempt(arguments: argparse.Namespace) -> NoReturn:
     kubeconfig = arguments.kubeconfig or RunnerSettings().kubeconfig
     async with kube_fence(kubeconfig, namespace, name, uid=arguments.work.name) as fence:
         code = await AttemptRunner(_options(arguments), fence, stop).run()
-    logging.shutdown()
     # A thread blocked on a hanging volume would delay a regular exit.
+    _exit_now(code)
+
+
+def _exit_now(code: int) -> NoReturn:
+    logging.shutdown()
     os._exit(code)
 
 
