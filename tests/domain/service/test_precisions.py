@@ -36,6 +36,7 @@ from tests.builders import (
     a_snapshot,
     a_spec,
     a_workload,
+    at,
     plan_of,
 )
 from tests.domain.model.test_config import config_of, expect_shape
@@ -241,8 +242,12 @@ def test_files_that_are_not_there_yet_are_said_and_the_service_goes_on() -> None
     assert chosen_variant(snapshot) == "a100-8gpu"
 
 
-def test_a_service_does_not_wait_for_a_job_that_is_held_up() -> None:
-    snapshot = fleet(a_70b(), **read(a_70b(), report={"ok": False, "message": "503"}, exit_code=1))
+def test_a_new_service_waits_two_minutes_for_a_job_that_is_held_up() -> None:
+    failed = read(a_70b(), report={"ok": False, "message": "503"}, exit_code=1)
+    new = replace(a_70b(), created=at(-119))
+    assert "503" in plan_of(fleet(new, **failed)).service_plans[CHAT].accepted.message
+    assert chosen_variant(fleet(new, **failed)) is None
+    snapshot = fleet(replace(new, created=at(-120)), **failed)
     (entry,) = status_of(snapshot).precisions
     assert entry.reason == "ReadingFiles"
     assert "503" in entry.message

@@ -6,6 +6,7 @@ one that engines load, until the annotation `tessera.dev/update` has it read aga
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 from tessera.api.inference_service import (
     InferenceServiceSpec,
@@ -36,6 +37,8 @@ from tessera.domain.service.model_jobs import (
 from tessera.domain.service.template_version import is_update_requested
 from tessera.domain.sizing.precision_check import files_mismatch
 
+# Of a new service with a Job in trouble: what it would start with meanwhile is downloaded in vain.
+_PATIENCE = timedelta(minutes=2)
 _REFUSED = (PrecisionReason.FILES_MISMATCH, PrecisionReason.FILES_NOT_READ)
 
 
@@ -47,7 +50,7 @@ class PrecisionCheck:
     variant: PrecisionVariant
     """As listed; checked, with the commit, if it may be chosen."""
     is_held_up: bool = False
-    """Its Job does not run as it should, so that nothing waits for it."""
+    """Its Job did not run as it should for so long that no new service waits for it."""
     is_reread: bool = False
     """A Job reads the files again, while what was read before stays in use."""
     job_to_create: ModelJob | None = None
@@ -187,7 +190,7 @@ def _check(
         check = _judged(spec, shape, variant, recorded)
         check = replace(check, is_reread=job_status.outcome is ModelJobOutcome.OPEN)
     elif job_status.outcome is ModelJobOutcome.OPEN:
-        check = _waiting(service, variant, job_status)
+        check = _waiting(service, variant, job_status, snapshot.at)
     else:
         message = report.message if report is not None else job_status.report
         check = _not_read(service, variant, located, job_status, message)
@@ -244,7 +247,10 @@ def _judged(
 
 
 def _waiting(
-    service: ObservedService, variant: PrecisionVariant, job_status: ModelJobStatus
+    service: ObservedService,
+    variant: PrecisionVariant,
+    job_status: ModelJobStatus,
+    at: datetime,
 ) -> PrecisionCheck:
     read = _blank(service, variant)
     progress = job_status.reading_message(read.uri)
@@ -255,7 +261,7 @@ def _waiting(
     return PrecisionCheck(
         status=read.model_copy(update=update),
         variant=variant,
-        is_held_up=bool(job_status.message),
+        is_held_up=bool(job_status.message) and at - service.created >= _PATIENCE,
     )
 
 
