@@ -11,6 +11,7 @@ from tessera.domain.batch.decide import apply_funding, propose_batch
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.pools import discover
+from tessera.domain.model.fetched import fetched_files
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
@@ -21,13 +22,26 @@ from tessera.domain.observed.batches import (
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import BatchPod, Node, Pool, Ref
 from tessera.domain.status.batch import batch_status
-from tests.builders import NOW, SMALL, a_node, a_pool, at
+from tests.builders import NOW, SMALL, a_node, a_pool, a_spec, at
 
 NIGHT = Ref("team-a", "night")
 SPOT_NODE, ON_DEMAND_NODE = "spot-0", "a100-0"
 POOLS = (a_pool("a100", "2.00", tier="OnDemand"), a_pool("spot", "0.80", tier="Spot"))
 NODES = (a_node("a100", {"1g.10gb": 7}), a_node("spot", {"1g.10gb": 7}))
 ROWS = 1000
+# A model in a bucket, and the claim that it is downloaded to.
+STORED: dict[str, Any] = {
+    "uri": "s3://models/small",
+    "shape": {
+        "parameters": 100_000_000,
+        "layers": 12,
+        "attentionHeads": 12,
+        "kvHeads": 4,
+        "headDim": 64,
+        "maxPositionEmbeddings": 8192,
+    },
+}
+MODEL_CLAIM = Ref("team-a", fetched_files(a_spec(model=STORED))[0].claim_name)
 
 
 def a_batch_spec(**fields: Any) -> BatchInferenceSpec:

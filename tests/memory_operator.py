@@ -240,7 +240,9 @@ def add_pool_and_node(operator: MemoryOperator) -> None:
     )
 
 
-def add_batch(operator: MemoryOperator) -> ObjectKey:
+def add_batch(
+    operator: MemoryOperator, name: str = "night", model: dict[str, Any] | None = None
+) -> ObjectKey:
     """Add a batch and the claim that it names."""
     claim = {
         "metadata": {"name": "data", "namespace": "team-a"},
@@ -248,14 +250,14 @@ def add_batch(operator: MemoryOperator) -> ObjectKey:
     }
     operator.cluster.put(CLAIMS, claim)
     meta = {
-        "name": "night",
+        "name": name,
         "namespace": "team-a",
         "creationTimestamp": "2026-11-20T11:59:00Z",
     }
     spec = {
         "claimName": "data",
         "input": "in.jsonl",
-        "output": "out.jsonl",
-        "model": {"uri": SMALL},
+        "output": f"{name}.jsonl",
+        "model": model or {"uri": SMALL},
     }
     return operator.cluster.put(BATCH_INFERENCES, {"metadata": meta, "spec": spec})

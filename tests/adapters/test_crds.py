@@ -260,7 +260,7 @@ RULES += [
     (
         BATCH_INFERENCES,
         BATCH | {"model": {"uri": URI, "shape": SHAPE, "cache": {"type": "PersistentVolumeClaim"}}},
-        "spec.model.cache configures the claim of an InferenceService",
+        "spec.model.cache.type PersistentVolumeClaim downloads the files once and for all",
     ),
     (
         BATCH_INFERENCES,
@@ -487,6 +487,24 @@ async def test_what_answers_depend_on_cannot_change(
     status, answer = await cluster.request("PATCH", path, {}, body, "application/merge-patch+json")
     assert status == 422
     assert f"spec.{next(reversed(change))} is immutable" in answer["message"]
+
+
+@pytest.mark.parametrize(
+    ("model", "status"),
+    [
+        ({"uri": URI, "revision": "a" * 40}, 201),
+        ({"uri": URI, "revision": "main"}, 422),
+        ({"uri": "s3://models/llama"}, 201),
+        ({"uri": "pvc://claim/llama"}, 422),
+        ({"uri": "oci://registry/llama:1"}, 422),
+    ],
+)
+async def test_a_batch_caches_files_that_cannot_become_others(
+    cluster: KubeCluster, model: dict[str, Any], status: int
+) -> None:
+    model = {**model, "cache": {"type": "PersistentVolumeClaim"}}
+    answer = await create(cluster, BATCH_INFERENCES, {**BATCH, "model": model})
+    assert answer[0] == status, answer
 
 
 async def test_unknown_fields_are_refused_under_strict_validation(cluster: KubeCluster) -> None:

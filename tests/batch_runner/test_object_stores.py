@@ -8,12 +8,20 @@ from typing import Any
 
 import pytest
 
+from tessera.api.template_version import PodTemplateVersion
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.jobs import shape
 from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.model.object_store import ObjectFolder
 from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
+from tessera.domain.model.fetched import fetched_files
+from tessera.domain.service.model_jobs import ModelJob
+from tessera.resources.arguments import MODELS
+from tessera.resources.batch_job import batch_job_manifest
+from tessera.resources.model_job import model_job_manifest
+from tessera.resources.runner import REPORT_PATH, RunnerImage
 from tessera.settings import RunnerSettings
+from tests.batch_builders import STORED, a_batch, a_batch_spec, a_checked_situation, plan_batch
 from tests.batch_runner.object_stores import (
     LLAMA,
     Gate,
@@ -25,6 +33,7 @@ from tests.batch_runner.object_stores import (
     upload,
     with_sums,
 )
+from tests.builders import a_service, a_spec
 from world.hub import a_model
 from world.testing import eventually
 
@@ -176,6 +185,52 @@ async def test_a_killed_fetch_goes_on_where_it_was(
         assert gate.passed < size - written + 2**16
     assert (into / WEIGHTS).read_bytes() == LARGE[WEIGHTS]
     assert not [name for name in names_in(into) if name.endswith(".part")]
+
+
+async def test_a_second_batch_and_a_service_fetch_no_byte_of_a_complete_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_store(tmp_path, monkeypatch, LARGE) as store, Gate(store.url, 2**40) as gate:
+        access = {"endpoint": gate.url, "region": "us-east-1"}
+        model = {**STORED, "uri": LLAMA, "store": access}
+        passed = []
+        for arguments in (_batch_fetch(model), _batch_fetch(model), _service_fetch(model)):
+            command = [
+                argument.replace(f"--into={MODELS}", f"--into={tmp_path}")
+                .replace(REPORT_PATH, str(tmp_path / "report"))
+                .replace("$(POD_IP)", "127.0.0.1")
+                for argument in arguments
+                if not argument.startswith("--port=")
+            ]
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "tessera.batch_runner.main", *command, "--port=0"
+            )
+            assert await process.wait() == 0
+            passed.append(gate.passed)
+    assert passed[0] > len(LARGE[WEIGHTS])
+    assert passed == [passed[0]] * 3
+
+
+def _batch_fetch(model: dict[str, Any]) -> list[str]:
+    """Return the arguments of the container that downloads before the engine of a batch."""
+    plan = plan_batch(a_checked_situation(a_batch(a_batch_spec(model=model))))
+    assert plan.create is not None
+    assert plan.batch.spec is not None
+    job = batch_job_manifest(
+        plan.batch, plan.batch.spec, plan.create, RunnerImage("runner"), PodTemplateVersion()
+    )
+    (fetch, _) = job.body["spec"]["template"]["spec"]["initContainers"]
+    return list(fetch["args"])
+
+
+def _service_fetch(model: dict[str, Any]) -> list[str]:
+    service = a_service(spec=a_spec(model=model))
+    assert service.spec is not None
+    (files,) = fetched_files(service.spec)
+    model_job = ModelJob(task="fetch", name=files.job_name, spec=service.spec, files=files)
+    job = model_job_manifest(service, model_job, None, RunnerImage("runner"), PodTemplateVersion())
+    (fetch,) = job.body["spec"]["template"]["spec"]["containers"]
+    return list(fetch["args"])
 
 
 async def _start_fetch(endpoint: str, into: Path) -> asyncio.subprocess.Process:

@@ -10,6 +10,7 @@ from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
 from tessera.resources.api_resources import BATCH_INFERENCES, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tests.batch_builders import MODEL_CLAIM, STORED
 from tests.cases import full
 from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
 
@@ -18,6 +19,7 @@ ATTEMPT = ObjectKey("jobs", "team-a", "night-a1")
 POD = ObjectKey("pods", "team-a", "night-a1-x")
 CHECK = ObjectKey("jobs", "team-a", "night-check")
 ACCOUNT = ObjectKey("serviceaccounts", "team-a", "tessera-batch")
+MODEL_FILES = ObjectKey("persistentvolumeclaims", MODEL_CLAIM.namespace, MODEL_CLAIM.name)
 
 
 @pytest.fixture
@@ -25,17 +27,21 @@ async def operator() -> MemoryOperator:
     """Return an operator with a batch whose first attempt runs."""
     memory_operator = MemoryOperator()
     add_pool_and_node(memory_operator)
-    add_batch(memory_operator)
-    await memory_operator.reconcile()
-    check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
-    progress = {"rows": 10, "at": "2026-11-20T12:00:00Z"}
-    memory_operator.body(NIGHT)["status"] |= {"check": check, "progress": progress}
-    memory_operator.cluster.touch(NIGHT)
-    await memory_operator.reconcile()
+    await _start(memory_operator, add_batch(memory_operator))
     memory_operator.cluster.put(PODS, _pod_of(memory_operator, ATTEMPT))
     await memory_operator.reconcile()
     assert memory_operator.body(NIGHT)["status"]["attempt"]["number"] == 1
     return memory_operator
+
+
+async def _start(operator: MemoryOperator, batch: ObjectKey) -> None:
+    """Let the input of a new batch be valid, so that its first attempt starts."""
+    await operator.reconcile()
+    check = {"rows": 10, "url": "/v1/completions", "inputTokens": 5}
+    progress = {"rows": 10, "at": "2026-11-20T12:00:00Z"}
+    operator.body(batch)["status"] |= {"check": check, "progress": progress}
+    operator.cluster.touch(batch)
+    await operator.reconcile()
 
 
 def _pod_of(operator: MemoryOperator, job: ObjectKey) -> dict[str, Any]:
@@ -133,6 +139,55 @@ async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
         await operator.reconcile()
     assert not {ATTEMPT, ACCOUNT} & operator.cluster.objects.keys()
     assert (await operator.reconcile()).writes == 0
+
+
+def _owners(operator: MemoryOperator) -> list[tuple[str, str]]:
+    references = operator.body(MODEL_FILES)["metadata"]["ownerReferences"]
+    return [(reference["kind"], reference["name"]) for reference in references]
+
+
+async def test_a_claim_with_model_files_belongs_to_the_services_and_batches_that_use_it() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    await _start(operator, add_batch(operator, model=STORED))
+    assert _owners(operator) == [("BatchInference", "night")]
+    assert ATTEMPT in operator.cluster.objects
+    await _start(operator, add_batch(operator, "other", STORED))
+    assert _owners(operator) == [("BatchInference", "night"), ("BatchInference", "other")]
+    # A service may have the name of a batch.
+    operator.serve("night", model=STORED)
+    for _ in range(3):
+        await operator.reconcile()
+    batches = [("BatchInference", "night"), ("BatchInference", "other")]
+    assert _owners(operator) == [("InferenceService", "night"), *batches]
+    assert (await operator.reconcile()).writes == 0
+    for _, name in batches:
+        operator.body(NIGHT._replace(name=name))["status"]["state"] = "completed"
+        operator.cluster.touch(NIGHT._replace(name=name))
+    await operator.reconcile()
+    assert _owners(operator) == [("InferenceService", "night")]
+
+
+async def test_a_batch_that_ended_alone_keeps_its_files_for_the_next() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    await _start(operator, add_batch(operator, model=STORED))
+    operator.body(NIGHT)["status"]["state"] = "completed"
+    operator.cluster.touch(NIGHT)
+    await operator.reconcile()
+    assert _owners(operator) == [("BatchInference", "night")]
+    await _start(operator, add_batch(operator, "other", STORED))
+    assert _owners(operator) == [("BatchInference", "other")]
+
+
+async def test_no_attempt_starts_without_the_claim_of_its_model_files() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    operator.cluster.refusals[MODEL_FILES] = "persistentvolumeclaims: exceeded quota"
+    await _start(operator, add_batch(operator, model=STORED))
+    assert ATTEMPT not in operator.cluster.objects
+    await operator.reconcile()
+    assert "exceeded quota" in operator.body(NIGHT)["status"]["message"]
 
 
 async def test_the_events_of_a_job_without_a_pod_explain_it_at_most_twice_a_minute() -> None:

@@ -10,6 +10,7 @@ from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.names import BATCH_ACCOUNT, job_name
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
+from tessera.domain.model.fetched import fetched_files
 from tessera.domain.names import ENGINE_ACCOUNT, deployment_name
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.vllm import flags as vllm_flags
@@ -428,14 +429,46 @@ def test_a_runner_notes_the_commit_that_the_service_had_at_the_check() -> None:
     assert {f"--uri={MEDIUM}", "--revision=0123abcd"} <= set(runner["args"])
 
 
-def test_files_of_a_store_are_downloaded_before_the_engine_of_a_batch_starts() -> None:
-    batch_plan = plan_batch(from_store())
+def on_cached_service() -> Situation:
+    """Describe a batch whose model a service keeps on a claim, from a gated repository."""
+    model = {
+        "revision": "a" * 40,
+        "tokenSecretRef": {"name": "hub"},
+        "cache": {"type": "PersistentVolumeClaim", "storageClassName": "nfs"},
+    }
+    return a_checked_situation(
+        a_batch(a_batch_spec(model=None, service="chat", spot={"policy": "Never"})),
+        services={"chat": a_spec(MEDIUM, model=model)},
+        pools=(a_pool("a100", "2.00", tier="OnDemand"),),
+        nodes=(a_node("a100", whole=2),),
+    )
+
+
+def pod_and_claims(situation: Situation) -> tuple[dict[str, Any], dict[str, str]]:
+    """Return the pod of an attempt, and the claims that are made before it by its volumes."""
+    batch_plan = plan_batch(situation)
     assert batch_plan.create is not None
     assert batch_plan.batch.spec is not None
     job = batch_job_manifest(
         batch_plan.batch, batch_plan.batch.spec, batch_plan.create, IMAGE, PodTemplateVersion()
     ).body
     pod_spec = job["spec"]["template"]["spec"]
+    claims = {claim.ref.name for claim in batch_plan.create.claims}
+    assert batch_plan.attempt is not None
+    assert {*batch_plan.attempt.claims} == claims
+    volumes = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in pod_spec["volumes"]
+        # A claim that is read-only in the pod is so for the download too.
+        if volume.get("persistentVolumeClaim", {}).get("readOnly") is None
+        and volume.get("persistentVolumeClaim", {}).get("claimName") in claims
+    }
+    assert {*volumes.values()} == claims
+    return pod_spec, volumes
+
+
+def test_files_of_a_store_are_downloaded_before_the_engine_of_a_batch_starts() -> None:
+    pod_spec, volumes = pod_and_claims(from_store())
     *fetches, sidecar = pod_spec["initContainers"]
     assert [fetch["name"] for fetch in fetches] == ["fetch-models", "fetch-adapter-sql"]
     assert sidecar["restartPolicy"] == "Always"
@@ -447,7 +480,22 @@ def test_files_of_a_store_are_downloaded_before_the_engine_of_a_batch_starts() -
     ]
     assert targets[0] == sidecar["args"][0]
     assert f"sql={targets[1]}" in sidecar["args"]
-    empty = {volume["name"] for volume in pod_spec["volumes"] if "emptyDir" in volume}
-    assert {"models", "adapter-sql"} <= empty
+    assert {*volumes} == {"models", "adapter-sql"}
+    mounts = {mount["name"]: mount.get("readOnly") for mount in sidecar["volumeMounts"]}
+    assert (mounts["models"], mounts["adapter-sql"]) == (True, True)
     assert "AWS_SECRET_ACCESS_KEY" in str(fetches[0]["env"])
     assert "AWS_SECRET_ACCESS_KEY" not in str(sidecar)
+
+
+def test_a_batch_on_a_service_with_a_cache_mounts_the_claim_of_the_service() -> None:
+    situation = on_cached_service()
+    spec = situation.services["chat"]
+    assert spec is not None
+    pod_spec, volumes = pod_and_claims(situation)
+    fetch, sidecar = pod_spec["initContainers"]
+    (files,) = fetched_files(spec)
+    assert volumes == {"models": files.claim_name}
+    assert f"--into={sidecar['args'][0]}" in fetch["args"]
+    assert sidecar["args"][0].endswith(f"/{files.folder}")
+    assert f"--revision={'a' * 40}" in fetch["args"]
+    assert [variable["name"] for variable in fetch["env"]] == ["POD_IP", "HF_TOKEN"]

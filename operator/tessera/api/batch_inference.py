@@ -166,9 +166,12 @@ class BatchInferenceSpec(Wire):
         ),
         rule(
             "!has(self.model) || !has(self.model.cache) || !has(self.model.cache.type) || "
-            "self.model.cache.type == 'None'",
-            "spec.model.cache configures the claim of an InferenceService; a batch "
-            "downloads its model itself, so remove it",
+            "self.model.cache.type == 'None' || (self.model.uri.startsWith('hf://') ? "
+            "has(self.model.revision) && self.model.revision.matches('^[0-9a-f]{40}$') : "
+            "!self.model.uri.startsWith('pvc://') && !self.model.uri.startsWith('oci://'))",
+            "spec.model.cache.type PersistentVolumeClaim downloads the files once and for all: "
+            "write the commit, 40 hexadecimal digits, to spec.model.revision of an hf:// model; "
+            "remove cache from pvc:// and oci:// models, whose files are not downloaded",
             ".model",
         ),
         rule(
@@ -264,6 +267,10 @@ class AttemptStatus(_BatchStatusBase):
 
     job: str
     """Name of its Job."""
+
+    claims: Annotated[tuple[str, ...], Field(max_length=32)] = ()
+    """PersistentVolumeClaims that its model files are downloaded to, once for all services and
+    batches of the namespace that use them; they are deleted with the last of these."""
 
     started_at: datetime
     """When the operator decided to start it."""

@@ -94,6 +94,9 @@ class BatchRunning(StatusReason):
     """The deadline leaves time to wait for spot capacity."""
     UNSCHEDULABLE = "Unschedulable"
     """Suitable hardware exists, but the scheduler finds no free capacity."""
+    MODEL_CLAIM_TERMINATING = "ModelClaimTerminating"
+    """The PersistentVolumeClaim with the model's files is being deleted; an attempt starts once it
+    is gone, on another that Tessera creates."""
     BACKING_OFF = "BackingOff"
     """The last attempt failed; the next one starts after a backoff."""
     INPUT_CHANGED = "InputChanged"

@@ -196,9 +196,10 @@ class Cache(Wire):
 
     type: Literal["None", "PersistentVolumeClaim"] = "None"
     """`None`: every replica downloads them into its own pod. `PersistentVolumeClaim`: they are
-    downloaded once, to a claim of the service that all replicas mount read-only; engines start when
-    the download is complete. The claim is deleted with the service. Files of a store always have a
-    claim."""
+    downloaded once, to a claim that engines of all services and batches of the namespace with the
+    same files mount read-only; engines start when the download is complete. The claim is deleted
+    with the last of them. Files of a store always have a claim. For a batch, an `hf://` model needs
+    its commit in `revision`."""
 
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which must support ReadWriteMany; omitted, the default class."""
@@ -211,7 +212,7 @@ class Cache(Wire):
 
 
 class CacheStatus(Wire):
-    """Progress of the download to the claim of the service."""
+    """Progress of the download to a claim."""
 
     claim_name: str
     """Name of the PersistentVolumeClaim."""

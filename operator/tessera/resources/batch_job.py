@@ -10,12 +10,12 @@ from dataclasses import replace
 from kubernetes import client
 
 from tessera.api.batch_inference import BatchInferenceSpec
+from tessera.api.model_files import is_stored
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch import names
 from tessera.domain.batch.batch_plan import BatchJobRequest
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.model.fetched import FetchedFiles, fetched_files, located
-from tessera.domain.model.precision_files import spec_in
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.placement.placement import HardwareChoice
@@ -117,7 +117,7 @@ def _attempt_pod(
     image: RunnerImage,
     template_version: PodTemplateVersion,
 ) -> client.V1PodSpec:
-    served = spec_in(request.source.spec, request.source.spec.model.shape, choice.fit.precision)
+    served = request.source.spec_in(choice.fit.precision)
     source = replace(request.source, spec=served)
     request = replace(request, source=source)
     template = engine.EngineTemplate(source.name, located(served), choice, template_version)
@@ -127,14 +127,14 @@ def _attempt_pod(
     pod = _pod(spec, image, template_version.platform, runner, _token_volume())
     pod.affinity = spot.affinity(spot=request.spot_affinity, avoided_node=request.avoided_node)
     fetched = {files.claim_name: files for files in fetched_files(served)}
-    volumes, fetches = list[client.V1Volume](), list[client.V1Container]()
-    for volume in template.volumes():
+    volumes, fetches = template.volumes(), list[client.V1Container]()
+    for volume in volumes:
         claim = volume.persistent_volume_claim
         files = fetched.get(claim.claim_name) if claim is not None else None
-        if files is not None:
-            fetches.append(_fetch_container(files, volume.name, sidecar, image, template_version))
-        volumes.append(volume if files is None else engine.empty_volume(volume.name))
-    # What no engine reads where it lies is downloaded before it starts.
+        if claim is not None and files is not None:
+            claim.read_only = None  # the engine's own mount is
+            fetches.append(_fetch_container(files, volume.name, sidecar, image, template))
+    # What is not complete on a shared claim is downloaded there before the engine starts.
     pod.init_containers = [*fetches, sidecar]
     pod.volumes = [*volumes, *(pod.volumes or ())]
     return bind_to_pool(pod, template)
@@ -145,17 +145,21 @@ def _fetch_container(
     volume: str,
     sidecar: client.V1Container,
     image: RunnerImage,
-    template_version: PodTemplateVersion,
+    template: engine.EngineTemplate,
 ) -> client.V1Container:
     """Return the container that downloads files to where the engine mounts them."""
-    platform = template_version.platform
+    platform = template.version.platform
     mounts = {mount.name: mount.mount_path for mount in sidecar.volume_mounts or ()}
     arguments = [*fetch_arguments(files, image, mounts[volume]), "--host=$(POD_IP)"]
     requests = {"cpu": "500m", "memory": "256Mi"}
     container = runner_container(f"fetch-{volume}", image, arguments, requests, "1Gi")
     container.env = [
         *(container.env or ()),
-        *store_credentials(files.uri, files.store),
+        *(
+            store_credentials(files.uri, files.store)
+            if is_stored(files.uri)
+            else engine.token(template.spec)
+        ),
         *surroundings.environment(platform),
     ]
     container.volume_mounts = [

@@ -13,10 +13,11 @@ from tessera.domain.service.model_claims import ModelClaim
 from tessera.domain.service.model_jobs import ModelJob
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
-from tessera.resources.api_resources import CLAIMS, JOBS
+from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, JOBS
 from tessera.resources.arguments import MODELS, model_path
 from tessera.resources.manifest import (
     ObjectManifest,
+    Owner,
     labels,
     manifest,
     owned_manifest,
@@ -68,12 +69,13 @@ def model_claim_manifest(claim: ModelClaim) -> ObjectManifest:
         resources=client.V1VolumeResourceRequirements(requests={"storage": f"{claim.gib}Gi"}),
     )
     is_own = claim.files.own_claim is not None
-    owners = [owner_reference(owner_of(user), controller=is_own) for user in claim.users]
+    batches = [Owner(BATCH_INFERENCES, user.ref, user.uid) for user in claim.batches]
+    owners = [*map(owner_of, claim.users), *batches]
     metadata = client.V1ObjectMeta(
         name=claim.ref.name,
         namespace=claim.ref.namespace,
         labels=labels(VLLM, claim.users[0].ref.name if is_own else claim.ref.name),
-        owner_references=owners,
+        owner_references=[owner_reference(owner, controller=is_own) for owner in owners],
     )
     return manifest(CLAIMS, metadata, spec=spec)
 

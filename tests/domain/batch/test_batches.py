@@ -16,6 +16,7 @@ from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
+from tessera.domain.service.model_claims import ClaimUsers
 from tessera.resources import children
 from tests.batch_builders import (
     NIGHT,
@@ -119,7 +120,7 @@ def test_of_two_batches_that_write_one_file_the_older_one_runs(
     )
     fleet = a_fleet(batches=(a_batch(), first))
     proposals = propose_batches(
-        fleet, discover(POOLS, NODES, NOW.date()), Counter(), GrantForecast(()), {}
+        fleet, discover(POOLS, NODES, NOW.date()), Counter(), GrantForecast(()), {}, ClaimUsers()
     )
     plan = proposals[NIGHT].plan
     assert proposals[first.ref].plan.create is not None or "claimName" in older
@@ -212,7 +213,8 @@ def test_a_completed_batch_reads_nothing_of_the_fleet() -> None:
         batches=(a_completed_batch(),), batch_jobs=(a_job(1), a_job(2)), pods=(a_pod(exit_code=0),)
     )
     views = discover(fleet.pools, fleet.nodes, NOW.date())
-    proposal = propose_batches(fleet, views, Counter(), GrantForecast(()), {})[NIGHT]
+    proposals = propose_batches(fleet, views, Counter(), GrantForecast(()), {}, ClaimUsers())
+    proposal = proposals[NIGHT]
     assert (proposal.situation.views, proposal.situation.nodes, proposal.situation.services) == (
         (),
         {},

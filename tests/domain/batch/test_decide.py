@@ -16,14 +16,17 @@ from tessera.domain.batch.decide import apply_funding, planner_error_plan, propo
 from tessera.domain.batch.names import errors_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
+from tessera.domain.model.fetched import fetched_files
 from tessera.domain.money import money
 from tessera.domain.observed.batches import NodeHealth, VolumeClaim
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
+    MODEL_CLAIM,
     NODES,
     POOLS,
     ROWS,
     SPOT_NODE,
+    STORED,
     a_batch,
     a_batch_pod,
     a_batch_spec,
@@ -843,6 +846,36 @@ def test_all_rows_are_answered_with_what_the_service_had_at_the_check() -> None:
         "InferenceService/chat has another spec.model, spec.context, spec.engine since the check: "
         f"all rows are answered by {SMALL} at {'a' * 40}"
     ) in plan.accepted.message
+
+
+def test_a_service_lends_its_cache_which_changes_no_answer() -> None:
+    was = a_spec(model={**STORED, "cache": {"storageClassName": "nfs"}})
+    batch = a_batch(a_batch_spec(model=None, service="chat"))
+    checked = plan_batch(a_checked_situation(batch, services={"chat": was}))
+    assert checked.check is not None
+    (files,) = fetched_files(was)
+    assert checked.attempt is not None
+    assert checked.attempt.claims == (files.claim_name,)
+    moved = a_spec(model={**STORED, "cache": {"storageClassName": "efs"}})
+    situation = a_checked_situation(
+        batch, services={"chat": moved}, status={"check": checked.check.model_dump(by_alias=True)}
+    )
+    plan = plan_batch(situation)
+    assert plan.attempt is not None
+    assert plan.attempt.claims == (files.claim_name,), "one batch stays on one claim"
+    assert plan.accepted.message == "the spec is valid"
+
+
+def test_a_batch_asks_for_no_less_than_the_claim_of_its_files_has() -> None:
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), gib=40)
+    sizes = []
+    for volumes in ({}, {MODEL_CLAIM: volume}):
+        plan = plan_batch(a_checked_situation(a_batch(a_batch_spec(model=STORED)), volumes=volumes))
+        assert plan.create is not None
+        (claim,) = plan.create.claims
+        assert claim.ref == MODEL_CLAIM
+        sizes.append(claim.gib)
+    assert sizes == [1, 40]
 
 
 def test_prompts_that_are_only_read_find_hardware_too() -> None:

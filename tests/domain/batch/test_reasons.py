@@ -19,9 +19,11 @@ from tessera.domain.observed.batches import Batch, NodeHealth, PodRefusal, Volum
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
+    MODEL_CLAIM,
     NODES,
     POOLS,
     SPOT_NODE,
+    STORED,
     a_batch,
     a_batch_pod,
     a_batch_spec,
@@ -54,6 +56,9 @@ class BatchCase:
 
 def batch(**spec: Any) -> Batch:
     return a_batch(a_batch_spec(**spec))
+
+
+TERMINATING = VolumeClaim(access_modes=("ReadWriteMany",), terminating=True)
 
 
 def of_model(uri: str, **spec: Any) -> Situation:
@@ -223,7 +228,7 @@ CASES = [
     ),
     BatchCase(
         reason=BatchAccepted.CLAIM_TERMINATING,
-        situation=a_situation(claim=VolumeClaim(access_modes=("ReadWriteMany",), terminating=True)),
+        situation=a_situation(claim=TERMINATING),
         field="spec.claimName",
         says=("PersistentVolumeClaim/results is being deleted", "kubectl get pvc results"),
     ),
@@ -453,6 +458,12 @@ CASES = [
             "0 of 1000 rows",
             ".tessera/uid-night",
         ),
+    ),
+    BatchCase(
+        reason=BatchRunning.MODEL_CLAIM_TERMINATING,
+        situation=a_checked_situation(batch(model=STORED), volumes={MODEL_CLAIM: TERMINATING}),
+        field=f"PersistentVolumeClaim/{MODEL_CLAIM.name}",
+        says=("being deleted", f"kubectl describe pvc -n team-a {MODEL_CLAIM.name}"),
     ),
     BatchCase(
         reason=BatchRunning.TERMINATING,

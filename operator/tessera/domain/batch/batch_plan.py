@@ -25,6 +25,7 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service.model_claims import ModelClaim
 
 NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED, "Accepted is False, so no attempt starts and running ones continue"
@@ -52,6 +53,8 @@ class BatchJobRequest:
     source: BatchModelSource
     choice: HardwareChoice | None = None
     """Hardware of the attempt; None for the check and for an attempt that only publishes."""
+    claims: tuple[ModelClaim, ...] = ()
+    """Claims that model files are downloaded to; they are applied before the Job."""
     active_deadline: timedelta
     """Limit after which the Job ends without an operator."""
     avoided_node: str = ""

@@ -16,6 +16,7 @@ from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.observed.batches import Batch, BatchJob, NodeHealth
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
+from tessera.domain.service.model_claims import ClaimUsers
 from tessera.domain.service.model_files import with_known_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
@@ -51,6 +52,7 @@ def propose_batches(
     used_devices: Counter[tuple[str, str]],
     forecast: GrantForecast,
     job_creation_errors: Mapping[str, str],
+    users: ClaimUsers,
 ) -> Mapping[Ref, ProposedBatch]:
     """Propose a plan for every batch regardless of budgets.
 
@@ -59,7 +61,7 @@ def propose_batches(
     """
     if not snapshot.batches:
         return {}
-    index = _SnapshotIndex(snapshot, views, job_creation_errors)
+    index = _SnapshotIndex(snapshot, views, job_creation_errors, users)
     proposals = {}
     for batch in sorted(
         snapshot.batches,
@@ -140,7 +142,7 @@ proposed_batch = Step(_propose, _set_aside_proposal)
 def situation_of(snapshot: Snapshot, ref: Ref) -> Situation:
     """Return the situation of one batch, as far as the checks of its spec need it."""
     views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
-    return _SnapshotIndex(snapshot, views, {}).situation(ref, {})
+    return _SnapshotIndex(snapshot, views, {}, ClaimUsers()).situation(ref, {})
 
 
 def _final_plan(proposed: ProposedBatch, funding: Grant | Exception | None) -> BatchPlan:
@@ -161,9 +163,14 @@ class _SnapshotIndex:
     """Objects of the snapshot, by batch and by namespace."""
 
     def __init__(
-        self, snapshot: Snapshot, views: Sequence[PoolView], job_creation_errors: Mapping[str, str]
+        self,
+        snapshot: Snapshot,
+        views: Sequence[PoolView],
+        job_creation_errors: Mapping[str, str],
+        users: ClaimUsers,
     ) -> None:
         self.at = snapshot.at
+        self._users = users
         self._job_creation_errors = job_creation_errors
         self._snapshot = snapshot
         self._views = tuple(views)
@@ -219,6 +226,8 @@ class _SnapshotIndex:
             jobs=tuple(self._jobs[ref]),
             nodes=self._nodes,
             claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
+            volumes=self._snapshot.claims,
+            claim_users=self._users,
             conflict=next(
                 (
                     (path, writer)

@@ -64,6 +64,7 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.service.model_claims import BatchUser, ModelClaim, batch_claims
 from tessera.domain.steps import planner_error
 
 # A stopped attempt is charged for so long, until its engine has exited.
@@ -376,22 +377,45 @@ def _propose_next(
 ) -> BatchPlan:
     """Propose the next attempt, with an unused number; it replaces the running one."""
     choice, previous = option.choice, context.attempt_state.attempt
+    claims = _attempt_claims(context, source, choice)
+    leaving = [claim.ref.name for claim in claims if claim.volume and claim.volume.terminating]
+    if leaving:
+        return continue_plan(context, _leaving_claim_verdict(context, leaving[0]))
     attempt = _next_attempt(
         context,
         choice.offer.tier,
         pool=choice.offer.pool,
         variant=choice.variant,
         replacement=f"replaced: {decision.reason}",
+        claims=tuple(claim.ref.name for claim in claims),
     )
     request = replace(
         context.job_request(attempt.number, source),
         choice=choice,
+        claims=claims,
         avoided_node="" if previous is None else previous.failed_node,
         spot_affinity=attempt.tier == "Spot"
         and has_spot_labels(_pool_nodes(context.situation, attempt.pool)),
     )
     plan = _starting_plan(context, attempt, request, _starting_verdict(attempt, decision))
     return _funded_plan(context, plan, choice, running=0)
+
+
+def _attempt_claims(
+    context: BatchContext, source: BatchModelSource, choice: HardwareChoice
+) -> tuple[ModelClaim, ...]:
+    situation, spec = context.situation, source.spec_in(choice.fit.precision)
+    user = BatchUser(context.batch.ref, context.batch.uid)
+    return batch_claims(situation.volumes, user, spec, situation.claim_users)
+
+
+def _leaving_claim_verdict(context: BatchContext, name: str) -> StatusVerdict[BatchRunning]:
+    return StatusVerdict(
+        BatchRunning.MODEL_CLAIM_TERMINATING,
+        f"PersistentVolumeClaim/{name} with the model's files is being deleted, so no further pod "
+        "can mount it; the attempt starts on another of that name once it is gone (kubectl "
+        f"describe pvc -n {context.batch.ref.namespace} {name} names the pods that use it)",
+    )
 
 
 def _starting_plan(
@@ -409,7 +433,13 @@ def _starting_plan(
 
 
 def _next_attempt(
-    context: BatchContext, tier: Tier, *, pool: str, variant: str, replacement: str
+    context: BatchContext,
+    tier: Tier,
+    *,
+    pool: str,
+    variant: str,
+    replacement: str,
+    claims: tuple[str, ...] = (),
 ) -> AttemptStatus:
     """Return the attempt with the next number; `replacement` is why a running one ends."""
     previous, progress = context.attempt_state.attempt, context.attempt_state.progress
@@ -421,6 +451,7 @@ def _next_attempt(
         tier=tier,
         pool=pool,
         variant=variant,
+        claims=claims,
         job=job_name(context.batch.ref.name, number),
         started_at=context.now,
         previous_outcome=""

@@ -17,6 +17,7 @@ from tessera.domain.observed.batches import (
 )
 from tessera.domain.observed.snapshot import BatchPod
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
+from tessera.domain.service.model_claims import ClaimUsers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,10 @@ class Situation:
     """Every node of the cluster by name; a missing node no longer exists."""
     claim: VolumeClaim | None = None
     """The PersistentVolumeClaim of the spec; None when it does not exist."""
+    volumes: Mapping[Ref, VolumeClaim] = field(default_factory=dict)
+    """All PersistentVolumeClaims, those with downloaded files among them."""
+    claim_users: ClaimUsers = field(default_factory=ClaimUsers)
+    """Who uses claims with downloaded files."""
     conflict: tuple[str, Ref] | None = None
     """A file of this batch that another unfinished batch writes, and that batch."""
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)

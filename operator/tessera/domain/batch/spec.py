@@ -23,7 +23,7 @@ from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.hardware.pools import tier_by_pool
-from tessera.domain.model.precision_files import as_listed
+from tessera.domain.model.precision_files import as_listed, spec_in
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
 
@@ -52,6 +52,10 @@ class BatchModelSource:
     @property
     def model(self) -> str:
         return self.spec.model.served_name or self.name
+
+    def spec_in(self, precision: str | None) -> InferenceServiceSpec:
+        """Return the spec of the engine, with the files that a precision uses."""
+        return spec_in(self.spec, checks.shape_of(self.spec), precision)
 
     @property
     def pooling_task(self) -> PoolingTask | None:
@@ -99,7 +103,7 @@ def with_settings(check: CheckStatus, situation: Situation) -> CheckStatus:
     if service is None or check.settings is not None:
         return check
     settings = BatchSettings(
-        model=service.model.model_copy(update={"cache": Cache()}),
+        model=service.model,
         precision=as_listed(service.precision),
         context=service.context,
         engine=service.engine,
@@ -113,7 +117,7 @@ def _differences(situation: Situation, spec: BatchInferenceSpec) -> str:
     if pinned is None or service is None:
         return ""
     now = with_settings(CheckStatus(rows=0, url="", input_tokens=0), situation).settings
-    if now is None or now == pinned:
+    if now is None or (now := _answering(now)) == (pinned := _answering(pinned)):
         return ""
     fields = [
         name for name in BatchSettings.model_fields if getattr(now, name) != getattr(pinned, name)
@@ -125,6 +129,12 @@ def _differences(situation: Situation, spec: BatchInferenceSpec) -> str:
         f"check: all rows are answered by {model.uri}{commit} with vLLM {pinned.engine.version}, "
         "as it was then; for the new settings create another BatchInference"
     )
+
+
+def _answering(settings: BatchSettings) -> BatchSettings:
+    """Return what decides the answers: not where files are downloaded to."""
+    model = settings.model.model_copy(update={"cache": Cache()})
+    return settings.model_copy(update={"model": model})
 
 
 def _pinned(situation: Situation) -> BatchSettings | None:
@@ -168,7 +178,6 @@ def _batch_source(
     )
     context: Context = spec.context.model_copy(update={"typical_output_tokens": output_tokens})
     update: dict[str, Any] = {
-        "model": spec.model.model_copy(update={"cache": Cache()}),
         "service_class": "Batch",
         "slo": _BATCH_SLO,
         "context": context,

@@ -243,8 +243,9 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     allocated: AllocatedDevices = Counter(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding, metering)
     proposals = propose_all(snapshot, memory.scaling_history, views, allocated, forecast)
+    users = claim_users(snapshot.services, snapshot.batches)
     batch_proposals = batches.propose_batches(
-        snapshot, views, allocated, forecast, memory.job_creation_errors
+        snapshot, views, allocated, forecast, memory.job_creation_errors, users
     )
     grants = grant_replicas(
         proposals, batch_proposals, unclaimed.by_namespace, deciding, memory.scaling_history
@@ -262,7 +263,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         allocated=allocated,
         layouts=layouts,
         watch=_engine_watch(config, snapshot, memory),
-        claim_users=claim_users(snapshot.services),
+        claim_users=users,
     )
     service_plans, inspection = _plan_services(context, proposals)
     return Plan(

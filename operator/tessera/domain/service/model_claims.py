@@ -1,8 +1,8 @@
-"""The claims of downloaded files, which the services of a namespace share."""
+"""The claims of downloaded files, which services and batches of a namespace share."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import CacheStatus
@@ -10,7 +10,7 @@ from tessera.api.ref import Ref
 from tessera.domain.incremental import reused
 from tessera.domain.model.fetched import FetchedFiles, fetched_files
 from tessera.domain.model.names import own_claim_name
-from tessera.domain.observed.batches import VolumeClaim
+from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.footprint import weight_bytes
 from tessera.domain.placement.checks import shape_of
@@ -22,14 +22,24 @@ _SIZE_MARGIN = 1.2
 _ADAPTER_GIB = 5
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class BatchUser:
+    """A batch whose latest attempt uses a claim."""
+
+    ref: Ref
+    uid: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelClaim:
     """A claim with the files of a model or an adapter, and those who use it."""
 
     files: FetchedFiles
     ref: Ref
-    users: tuple[ObservedService, ...]
-    """Sorted by name; the claim is deleted with the last of them."""
+    users: tuple[ObservedService, ...] = ()
+    """Sorted by name; the claim is deleted with the last of them and of `batches`."""
+    batches: tuple[BatchUser, ...] = ()
+    """Sorted by name."""
     volume: VolumeClaim | None = None
     """The claim as observed; None before it is created."""
     gib: int = 0
@@ -57,12 +67,31 @@ def _recorded_refs(service: ObservedService) -> tuple[Ref, ...]:
 
 
 recorded_refs = Step(_recorded_refs, lambda *_: ())
-ClaimUsers = Mapping[Ref, tuple[ObservedService, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimUsers:
+    """Who uses each claim, by what services and unfinished batches recorded."""
+
+    services: Mapping[Ref, tuple[ObservedService, ...]] = field(default_factory=dict)
+    batches: Mapping[Ref, tuple[BatchUser, ...]] = field(default_factory=dict)
+
+
+def claim_users(services: tuple[ObservedService, ...], batches: Iterable[Batch]) -> ClaimUsers:
+    """Return who uses each claim."""
+    users: dict[Ref, list[BatchUser]] = defaultdict(list)
+    for batch in batches:
+        attempt = batch.status.attempt
+        if attempt is not None and attempt.claims and batch.unfinished:
+            for name in attempt.claims:
+                users[Ref(batch.ref.namespace, name)].append(BatchUser(batch.ref, batch.uid))
+    return ClaimUsers(_service_users(services), {ref: tuple(users[ref]) for ref in users})
 
 
 @reused
-def claim_users(services: tuple[ObservedService, ...]) -> ClaimUsers:
-    """Return who uses each claim, by what the services recorded."""
+def _service_users(
+    services: tuple[ObservedService, ...],
+) -> Mapping[Ref, tuple[ObservedService, ...]]:
     users: dict[Ref, list[ObservedService]] = defaultdict(list)
     for service in sorted(services, key=lambda user: user.ref):
         for ref in recorded_refs(service):
@@ -75,7 +104,10 @@ def recorded_claims(
 ) -> tuple[object, ...]:
     """Return what else the claims of a service depend on: their volumes, and their users."""
     refs = recorded_refs(service)
-    return tuple((ref, snapshot.claims.get(ref), users.get(ref, ())) for ref in refs)
+    return tuple(
+        (ref, snapshot.claims.get(ref), users.services.get(ref, ()), users.batches.get(ref, ()))
+        for ref in refs
+    )
 
 
 def model_claims(
@@ -86,7 +118,17 @@ def model_claims(
 ) -> tuple[ModelClaim, ...]:
     """Return the claims of a service by its pinned spec, the one of its model first."""
     all_files = fetched_files(spec, own_claim(service, spec))
-    return tuple(_model_claim(snapshot, service, spec, files, users) for files in all_files)
+    return tuple(_model_claim(snapshot.claims, service, spec, files, users) for files in all_files)
+
+
+def batch_claims(
+    volumes: Mapping[Ref, VolumeClaim],
+    batch: BatchUser,
+    spec: InferenceServiceSpec,
+    users: ClaimUsers,
+) -> tuple[ModelClaim, ...]:
+    """Return the claims of an attempt of a batch, by the spec of its engine."""
+    return tuple(_model_claim(volumes, batch, spec, files, users) for files in fetched_files(spec))
 
 
 def own_claim(service: ObservedService, spec: InferenceServiceSpec) -> str | None:
@@ -99,21 +141,27 @@ def own_claim(service: ObservedService, spec: InferenceServiceSpec) -> str | Non
 
 
 def _model_claim(
-    snapshot: Snapshot,
-    service: ObservedService,
+    volumes: Mapping[Ref, VolumeClaim],
+    user: ObservedService | BatchUser,
     spec: InferenceServiceSpec,
     files: FetchedFiles,
     users: ClaimUsers,
 ) -> ModelClaim:
-    ref = Ref(service.ref.namespace, files.claim_name)
-    members = {user.ref: user for user in users.get(ref, ())} | {service.ref: service}
-    volume = snapshot.claims.get(ref)
+    ref = Ref(user.ref.namespace, files.claim_name)
+    services = {service.ref: service for service in users.services.get(ref, ())}
+    batches = {*users.batches.get(ref, ())}
+    if isinstance(user, BatchUser):
+        batches.add(user)
+    else:
+        services[user.ref] = user
+    volume = volumes.get(ref)
     # Another user may ask for more: that is the size that the volume has by then.
     size = max(_requested_gib(spec, files), volume.gib if volume is not None else 0)
     return ModelClaim(
         files=files,
         ref=ref,
-        users=tuple(members[user] for user in sorted(members)),
+        users=tuple(services[name] for name in sorted(services)),
+        batches=tuple(sorted(batches)),
         volume=volume,
         gib=size,
     )

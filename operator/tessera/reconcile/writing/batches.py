@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from tessera.api.batch_inference import TERMINAL_STATES
-from tessera.domain.batch.batch_plan import BatchPlan
+from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceSpec
+from tessera.domain.batch.batch_plan import BatchJobRequest, BatchPlan
 from tessera.domain.config import Config
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
@@ -19,6 +19,7 @@ from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
 from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.manifest import ObjectKey
+from tessera.resources.model_job import model_claim_manifest
 from tessera.resources.runner import RunnerImage
 
 
@@ -101,11 +102,7 @@ class BatchApplier:
                 for ref in batch_plan.delete:
                     problems += await attempt(self._writer.delete(JOBS, _job_key(ref)))
             if not problems and batch_plan.create is not None and spec is not None:
-                if not refusals:
-                    manifest = batch_job_manifest(
-                        batch, spec, batch_plan.create, self._image, self._config.newest_template
-                    )
-                    refusals = await attempt(self._writer.apply(manifest))
+                refusals = refusals or await self._create(batch, spec, batch_plan.create)
                 if refusals and batch_plan.create.attempt is not None:
                     creation_error = "; ".join(refusals)
                 else:
@@ -114,6 +111,18 @@ class BatchApplier:
         if creation_error:
             self.job_creation_errors[batch.uid] = creation_error
         return problems
+
+    async def _create(
+        self, batch: Batch, spec: BatchInferenceSpec, request: BatchJobRequest
+    ) -> list[str]:
+        """Create a Job after the claims that its pod mounts; return what was refused."""
+        manifests = [model_claim_manifest(claim) for claim in request.claims]
+        template = self._config.newest_template
+        manifests.append(batch_job_manifest(batch, spec, request, self._image, template))
+        for manifest in manifests:
+            if refusals := await attempt(self._writer.apply(manifest)):
+                return refusals
+        return []
 
     @WriteStep
     async def delete_orphan(self, job: BatchJob) -> None:
