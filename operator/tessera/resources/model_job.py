@@ -1,12 +1,14 @@
-"""Model jobs, which read and fetch the model of a service without a GPU, and its volume claim."""
+"""Model jobs, which read and fetch models without a GPU, and the claims of their files."""
 
 from kubernetes import client
 
 from tessera.api.model_files import ModelStore, is_stored
 from tessera.api.template_version import Platform, PodTemplateVersion
+from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.batch.spec import SHARED_ACCESS_MODE
 from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
+from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.service.model_claims import ModelClaim
@@ -40,25 +42,26 @@ _ACTIVE_DEADLINE_SECONDS = {"shape": 600, "draft": 600, "fetch": 12 * 3600}
 
 
 def model_job_manifest(
-    service: ObservedService,
+    owner: ObservedService | Batch,
     model_job: ModelJob,
     choice: HardwareChoice | None,
     image: RunnerImage,
     template_version: PodTemplateVersion,
 ) -> ObjectManifest:
     """Return the manifest of the Job to create."""
-    job_labels = labels(RUNNER_APP, service.ref.name) | {
-        names.MODEL_JOB_LABEL: model_job.task,
-        names.MODEL_JOB_SERVICE_LABEL: service.ref.name,
-    }
-    pod = _pod(model_job, image, template_version.platform)
+    job_labels = labels(RUNNER_APP, owner.ref.name) | {names.MODEL_JOB_LABEL: model_job.task}
+    account = BATCH_ACCOUNT
+    if isinstance(owner, ObservedService):
+        job_labels |= {names.MODEL_JOB_SERVICE_LABEL: owner.ref.name}
+        account = ENGINE_ACCOUNT
+    pod = _pod(model_job, account, image, template_version.platform)
     # A fetch runs on nodes of the chosen pool, where its volume is read later; a read of the config
     # runs anywhere.
     if model_job.task == "fetch" and choice is not None:
-        name, spec = service.ref.name, model_job.spec
+        name, spec = owner.ref.name, model_job.spec
         pod = bind_to_pool(pod, engine.EngineTemplate(name, spec, choice, template_version))
     job = runner_job(pod, job_labels, _ACTIVE_DEADLINE_SECONDS[model_job.task])
-    return owned_manifest(JOBS, service, model_job.name, job_labels, job)
+    return owned_manifest(JOBS, owner, model_job.name, job_labels, job)
 
 
 def model_claim_manifest(claim: ModelClaim) -> ObjectManifest:
@@ -80,7 +83,7 @@ def model_claim_manifest(claim: ModelClaim) -> ObjectManifest:
     return manifest(CLAIMS, metadata, spec=spec)
 
 
-def _pod(job: ModelJob, image: RunnerImage, platform: Platform) -> client.V1PodSpec:
+def _pod(job: ModelJob, account: str, image: RunnerImage, platform: Platform) -> client.V1PodSpec:
     files = (
         engine.claim_volume("models", job.files.claim_name)
         if job.files is not None
@@ -89,7 +92,7 @@ def _pod(job: ModelJob, image: RunnerImage, platform: Platform) -> client.V1PodS
     volumes = [engine.empty_volume("home"), *([files] if files else ())]
     container = _container(job, image, platform, mounted=files is not None)
     volumes += surroundings.volumes(platform)
-    return runner_pod(ENGINE_ACCOUNT, image, platform, container, volumes)
+    return runner_pod(account, image, platform, container, volumes)
 
 
 def _container(

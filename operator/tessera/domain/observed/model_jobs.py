@@ -11,6 +11,7 @@ class ObservedModelJob:
 
     ref: Ref
     service: Ref
+    """Without a name for the Job of a batch."""
     task: str
     uid: str = ""
     failed: bool = False

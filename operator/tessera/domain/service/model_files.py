@@ -15,7 +15,7 @@ from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.incremental import reused
-from tessera.domain.observed.model_reports import FetchReport, ShapeReport, parse_report
+from tessera.domain.observed.model_reports import FetchReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import shape_of, unknown_draft_denial, unknown_model_denial
@@ -26,7 +26,6 @@ from tessera.domain.service.model_jobs import (
     ModelJobStatus,
     assess_job_of_files,
     assess_model_job,
-    config_source,
     refusal_message,
 )
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
@@ -83,7 +82,7 @@ def _with_known_shape(service: ObservedService) -> ObservedService:
         return service
     known = _known_status(service)
     if known.shape is not None and shape_of(spec) is None:
-        spec = _with_shape(spec, known.shape)
+        spec = with_shape(spec, known.shape)
     if known.draft is not None and _lacks_draft_shape(spec):
         spec = _with_draft_shape(spec, known.draft)
     spec = without_losing_speculation(spec, service.status.speculation)
@@ -121,23 +120,18 @@ def prepare_model(
     if shape_of(spec) is not None:
         preparation = Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
         return _with_draft(snapshot, service, preparation)
-    job_report = parse_report(ShapeReport, job_status.report)
-    is_done = job_status.outcome is ModelJobOutcome.DONE
-    if is_done and job_report is not None and job_report.shape is not None:
-        source = config_source(spec.model.uri, job_report.commit)
-        status = known.model_copy(update={"shape": job_report.shape, "source": source})
+    if (read := job_status.read_shape) is not None:
+        update = {"shape": read.shape, "source": read.source(spec.model.uri)}
         preparation = Preparation(
-            spec=_with_shape(spec, job_report.shape),
-            status=status,
+            spec=with_shape(spec, read.shape),
+            status=known.model_copy(update=update),
             obsolete_jobs=job_status.obsolete_jobs,
         )
         return _with_draft(snapshot, service, preparation)
     return Preparation(
         spec=spec,
         status=known,
-        missing_shape=_missing_shape_verdict(
-            spec, job_status, job_report.message if job_report is not None else job_status.report
-        ),
+        missing_shape=missing_shape_verdict(spec, job_status),
         job_to_create=job_status.job_to_create,
         obsolete_jobs=job_status.obsolete_jobs,
     )
@@ -176,15 +170,13 @@ def _with_draft(
     )
     draft_spec = spec.model_copy(update={"model": model})
     job_status = assess_model_job(snapshot, service, draft_spec, "draft")
-    report = parse_report(ShapeReport, job_status.report)
     obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
-    is_done = job_status.outcome is ModelJobOutcome.DONE
-    if is_done and report is not None and report.shape is not None:
+    if (read := job_status.read_shape) is not None:
         status = DraftModelStatus(
             uri=draft.uri,
             requested_revision=draft.revision,
-            shape=report.shape,
-            source=config_source(draft.uri, report.commit),
+            shape=read.shape,
+            source=read.source(draft.uri),
         )
         return replace(
             preparation,
@@ -192,10 +184,9 @@ def _with_draft(
             status=preparation.status.model_copy(update={"draft": status}),
             obsolete_jobs=obsolete_jobs,
         )
-    text = report.message if report is not None else job_status.report
     return replace(
         preparation,
-        missing_shape=_missing_draft_verdict(draft_spec, job_status, text),
+        missing_shape=_missing_draft_verdict(draft_spec, job_status),
         job_to_create=job_status.job_to_create,
         obsolete_jobs=obsolete_jobs,
     )
@@ -220,11 +211,11 @@ def _with_draft_shape(spec: InferenceServiceSpec, known: DraftModelStatus) -> In
 
 
 def _missing_draft_verdict(
-    draft_spec: InferenceServiceSpec, job_status: ModelJobStatus, report_text: str
+    draft_spec: InferenceServiceSpec, job_status: ModelJobStatus
 ) -> StatusVerdict[Accepted]:
     uri, logs_command = draft_spec.model.uri, job_status.logs_command
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        cause = f"{refusal_message(draft_spec.model, report_text)} ({logs_command})"
+        cause = f"{refusal_message(draft_spec.model, job_status.report_text)} ({logs_command})"
         denial = unknown_draft_denial(uri, cause)
         return StatusVerdict(denial.reason, denial.sentence)
     message = job_status.reading_message(uri)
@@ -248,7 +239,7 @@ def with_files(
         cache = _cache_status(claim, recorded)
         name = claim.files.job_name
         model_job = ModelJob(task="fetch", name=name, spec=spec, files=claim.files)
-        job_status = assess_job_of_files(snapshot, service, model_job)
+        job_status = assess_job_of_files(snapshot, service.ref.namespace, model_job)
         owned_jobs = _owned_jobs(snapshot, service, job_status)
         if not cache.fetched and preparation.missing_files is None:
             cache, preparation = _assess_files(
@@ -337,25 +328,28 @@ def _known_status(service: ObservedService) -> ModelStatus:
     return ModelStatus(uri=uri, requested_revision=revision)
 
 
-def _with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
+def with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServiceSpec:
     """Add the shape as an unset field, so that no replica is new once Tessera ships the shape."""
     model = Model.model_construct(spec.model.model_fields_set, **dict(spec.model, shape=shape))
     return spec.model_copy(update={"model": model})
 
 
-def _missing_shape_verdict(
-    spec: InferenceServiceSpec, job_status: ModelJobStatus, report_text: str
+def missing_shape_verdict(
+    spec: InferenceServiceSpec,
+    job_status: ModelJobStatus,
+    alternative: str = "write the shape there",
 ) -> StatusVerdict[Accepted]:
+    """Return why a model has no shape, or not yet, and what else to do."""
     logs_command = job_status.logs_command
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        cause = f"{refusal_message(spec.model, report_text)} ({logs_command})"
+        cause = f"{refusal_message(spec.model, job_status.report_text)} ({logs_command})"
         denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
     message = job_status.reading_message(spec.model.uri)
     return StatusVerdict(
         Accepted.READING_MODEL,
-        f"spec.model.shape: {message}. Wait, or write the shape there; {logs_command}",
+        f"spec.model.shape: {message}. Wait, or {alternative}; {logs_command}",
     )
 
 

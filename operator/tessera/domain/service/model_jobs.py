@@ -5,13 +5,13 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 
-from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice, missing_secret_advice
 from tessera.domain.model.fetched import FetchedFiles
 from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.observed.model_jobs import ObservedModelJob
-from tessera.domain.observed.model_reports import report_message
+from tessera.domain.observed.model_reports import ShapeReport, parse_report, report_message
 from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
 from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 
@@ -37,7 +37,7 @@ _OUTCOMES: Mapping[int | None, ModelJobOutcome] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelJob:
-    """A Job to make for the model of a service."""
+    """A Job to make for the model of a service or of a batch."""
 
     task: Task
     name: str
@@ -45,6 +45,19 @@ class ModelJob:
     """As it is carried out: of the commit, if one is pinned."""
     files: FetchedFiles | None = None
     """What is downloaded; None for the read of a shape."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadShape:
+    """What a Job read in a model's `config.json`."""
+
+    shape: ModelShape
+    commit: str
+    """That of the file; empty where the source has none."""
+
+    def source(self, uri: str) -> str:
+        """Return where it was read."""
+        return config_source(uri, self.commit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +78,20 @@ class ModelJobStatus:
     """All Jobs of the task."""
     address: str | None = None
     """Of its pod, while it runs."""
+
+    @property
+    def read_shape(self) -> ReadShape | None:
+        """Return the shape that it read; None if it did not, or not yet."""
+        report = parse_report(ShapeReport, self.report)
+        if self.outcome is not ModelJobOutcome.DONE or report is None or report.shape is None:
+            return None
+        return ReadShape(report.shape, report.commit)
+
+    @property
+    def report_text(self) -> str:
+        """Return the message of a read, or what stands in place of its report."""
+        report = parse_report(ShapeReport, self.report)
+        return self.report if report is None else report.message
 
     @property
     def logs_command(self) -> str:
@@ -100,30 +127,28 @@ def assess_model_job(
         if job.service == service.ref and job.task == task and job.ref.name not in siblings
     ]
     model_job = ModelJob(task=task, name=name, spec=spec)
-    status = _assess(snapshot, service, model_job, model_jobs)
+    status = _assess(snapshot, service.ref.namespace, model_job, model_jobs)
     others = tuple(ref for ref in status.jobs if ref.name != name)
     return replace(status, obsolete_jobs=(*others, *status.obsolete_jobs))
 
 
-def assess_job_of_files(
-    snapshot: Snapshot, service: ObservedService, model_job: ModelJob
-) -> ModelJobStatus:
-    """Assess a Job for certain files, whichever service began it; all other Jobs stay alone."""
-    ref = Ref(service.ref.namespace, model_job.name)
+def assess_job_of_files(snapshot: Snapshot, namespace: str, model_job: ModelJob) -> ModelJobStatus:
+    """Assess a Job for certain files, whoever began it; all other Jobs stay alone."""
+    ref = Ref(namespace, model_job.name)
     model_jobs = [job for job in snapshot.model_jobs if job.ref == ref]
-    return _assess(snapshot, service, model_job, model_jobs)
+    return _assess(snapshot, namespace, model_job, model_jobs)
 
 
 def _assess(
     snapshot: Snapshot,
-    service: ObservedService,
+    namespace: str,
     model_job: ModelJob,
     model_jobs: Sequence[ObservedModelJob],
 ) -> ModelJobStatus:
     jobs = tuple(sorted(job.ref for job in model_jobs))
     name, spec = model_job.name, model_job.spec
     job = next((candidate for candidate in model_jobs if candidate.ref.name == name), None)
-    status = ModelJobStatus(name=name, namespace=service.ref.namespace, jobs=jobs)
+    status = ModelJobStatus(name=name, namespace=namespace, jobs=jobs)
     if job is None:
         return replace(status, job_to_create=model_job)
     pods = [

@@ -22,7 +22,6 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
 from tessera.domain.names import variant_name
-from tessera.domain.observed.model_reports import ShapeReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.checks import max_model_len, shape_of
 from tessera.domain.placement.placement import instance_name
@@ -175,14 +174,12 @@ def _check(
     recorded = _recorded(service.status, variant)
     located = with_files_of(variant, spec, shape)
     model_job = ModelJob(task="shape", name=_job_name(service, located), spec=located)
-    job_status = assess_job_of_files(snapshot, service, model_job)
+    job_status = assess_job_of_files(snapshot, service.ref.namespace, model_job)
     if recorded is not None and not is_update_requested(service, recorded.observed_update):
         check = _judged(spec, shape, variant, recorded)
         return replace(check, obsolete_jobs=job_status.jobs)
-    report = parse_report(ShapeReport, job_status.report)
-    is_done = job_status.outcome is ModelJobOutcome.DONE
-    if is_done and report is not None and report.shape is not None:
-        update = {"shape": report.shape, "revision": report.commit or None}
+    if (read_shape := job_status.read_shape) is not None:
+        update = {"shape": read_shape.shape, "revision": read_shape.commit or None}
         read = _blank(service, variant).model_copy(update=update)
         return _judged(spec, shape, variant, read)
     if recorded is not None:
@@ -192,8 +189,7 @@ def _check(
     elif job_status.outcome is ModelJobOutcome.OPEN:
         check = _waiting(service, variant, job_status, snapshot.at)
     else:
-        message = report.message if report is not None else job_status.report
-        check = _not_read(service, variant, located, job_status, message)
+        check = _not_read(service, variant, located, job_status)
     return replace(
         check, job_to_create=job_status.job_to_create, obsolete_jobs=job_status.obsolete_jobs
     )
@@ -270,9 +266,8 @@ def _not_read(
     variant: PrecisionVariant,
     located: InferenceServiceSpec,
     job_status: ModelJobStatus,
-    report_text: str,
 ) -> PrecisionCheck:
-    cause = refusal_message(located.model, report_text)
+    cause = refusal_message(located.model, job_status.report_text)
     message = (
         f"{variant.uri}: {cause} ({job_status.logs_command}); correct spec.precision.variants, or "
         f"have the files read again with kubectl tessera update {service.ref.name}"
