@@ -383,6 +383,19 @@ def test_a_model_that_has_to_be_read_is_a_warning() -> None:
     assert "wait until a Job has read it" in warnings[0]
 
 
+def test_a_batch_whose_model_has_to_be_read_is_warned() -> None:
+    store = a_store("a100")
+    claim = VolumeClaim(access_modes=("ReadWriteMany",))
+    key = ObjectKey("persistentvolumeclaims", "team-a", "data")
+    store.put(CLAIMS, ClusterObject(key=key, plan_input=claim))
+    body = a_batch_body(model={"uri": "hf://acme/own"})
+    for created in (True, False):
+        refusals, warnings = review_batch(body, store, NOW, created=created)
+        assert refusals == []
+        assert "spec.model.shape" in warnings[0]
+        assert "config.json" in warnings[0]
+
+
 SHAPE = {
     "parameters": 8_000_000,
     "layers": 2,

@@ -8,11 +8,12 @@ import pytest
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import ClusterObject
-from tessera.resources.api_resources import BATCH_INFERENCES, PODS
+from tessera.resources.api_resources import BATCH_INFERENCES, JOBS, PODS
 from tessera.resources.manifest import ObjectKey, ObjectManifest
 from tests.batch_builders import MODEL_CLAIM, STORED
 from tests.cases import full
 from tests.memory_operator import MemoryOperator, add_batch, add_pool_and_node
+from tests.reconcile.test_precision_files import run_job
 
 NIGHT = ObjectKey("batchinferences", "team-a", "night")
 ATTEMPT = ObjectKey("jobs", "team-a", "night-a1")
@@ -139,6 +140,42 @@ async def test_a_batch_that_a_finalizer_keeps_stops_within_a_cycle(
         await operator.reconcile()
     assert not {ATTEMPT, ACCOUNT} & operator.cluster.objects.keys()
     assert (await operator.reconcile()).writes == 0
+
+
+async def test_a_model_that_nobody_knows_is_read_by_a_job_of_the_batch() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    add_batch(operator, model={"uri": "hf://acme/own"})
+    await operator.reconcile()
+    (key,) = [key for key in operator.cluster.objects if key.plural == JOBS.plural]
+    body = operator.body(key)
+    (owner,) = body["metadata"]["ownerReferences"]
+    assert (owner["kind"], owner["name"]) == ("BatchInference", "night")
+    # Where the identity of the pod opens a bucket, it is that of batches.
+    assert body["spec"]["template"]["spec"]["serviceAccountName"] == ACCOUNT.name
+    assert ACCOUNT in operator.cluster.objects
+    assert operator.body(NIGHT)["status"]["reason"] == "ReadingModel"
+    assert run_job(operator, {"ok": True, "shape": STORED["shape"]}) == "hf://acme/own"
+    await operator.reconcile()
+    assert operator.body(NIGHT)["status"]["model"]["source"] == "config.json of hf://acme/own"
+    assert CHECK in operator.cluster.objects
+    await operator.reconcile()
+    assert key not in operator.cluster.objects
+    assert (await operator.reconcile()).writes == 0
+
+
+async def test_a_read_that_is_refused_is_reported_and_tried_again() -> None:
+    operator = MemoryOperator()
+    add_pool_and_node(operator)
+    operator.cluster.refusals[ACCOUNT] = "serviceaccounts: exceeded quota"
+    add_batch(operator, model={"uri": "hf://acme/own"})
+    for _ in range(2):
+        await operator.reconcile()
+    assert not [key for key in operator.cluster.objects if key.plural == JOBS.plural]
+    assert operator.body(NIGHT)["status"]["message"].startswith("serviceaccounts: exceeded quota")
+    operator.cluster.refusals.clear()
+    await operator.reconcile()
+    assert [key for key in operator.cluster.objects if key.plural == JOBS.plural]
 
 
 def _owners(operator: MemoryOperator) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from tessera.api.meta import (
     rules_config,
     text_default,
 )
+from tessera.api.model_files import ModelShape
 from tessera.api.precision import Precision, own_files_rule
 
 # A relative path on the claim; no component begins with a dot.
@@ -238,6 +239,16 @@ class CheckStatus(_BatchStatusBase):
     when the service has others later. None for a batch with a model of its own."""
 
 
+class BatchModelStatus(_BatchStatusBase):
+    """What Tessera read about the model of a batch."""
+
+    shape: ModelShape
+    """Dimensions that were read."""
+
+    source: str
+    """Where they were read."""
+
+
 class UnavailablePool(_BatchStatusBase):
     """Pool without an available node for an attempt."""
 
@@ -384,6 +395,10 @@ class BatchInferenceStatus(_BatchStatusBase):
 
     deadline: datetime | None = None
     """When the batch expires."""
+
+    model: BatchModelStatus | None = None
+    """What Tessera read about `spec.model`; absent where the spec or the built-in catalog has its
+    dimensions."""
 
     check: CheckStatus | None = None
     """Result of the input validation; no GPU is used before it succeeds."""

@@ -20,8 +20,12 @@ class BatchAccepted(StatusReason):
     """The name is too long for a label value, so no Job can carry it."""
     SERVICE_NOT_FOUND = "ServiceNotFound"
     """`spec.service` names no InferenceService in the namespace that Tessera can read."""
+    READING_MODEL = "ReadingModel"
+    """A Job reads the model's `config.json`, since neither the spec nor the built-in catalog has
+    its dimensions."""
     UNKNOWN_MODEL = "UnknownModel"
-    """Tessera does not know the dimensions of the model; set `spec.model.shape`."""
+    """The dimensions of the model could not be read from its `config.json`; create the batch with
+    `spec.model.shape`."""
     CONTEXT_TOO_LONG = "ContextTooLong"
     """`spec.context` exceeds the maximum context of the model."""
     RUNNER_MISMATCH = "RunnerMismatch"

@@ -36,7 +36,12 @@ _TRANSIENT = {
     BatchAccepted.POOL_NOT_FOUND,
     BatchAccepted.CLAIM_NOT_FOUND,
     BatchAccepted.CLAIM_TERMINATING,
+    BatchAccepted.READING_MODEL,
 }
+_UNREAD_MODEL = (
+    "spec.model.shape: neither the spec nor the catalog has the dimensions of this model, so a Job "
+    "reads its config.json first"
+)
 Reviewer: TypeAlias = Callable[[Mapping[str, Any], str | None], tuple[list[str], list[str]]]
 
 
@@ -216,6 +221,9 @@ def review_batch(
     of_service = batch.spec is not None and batch.spec.service is not None
     model_pending = of_service and verdict.reason is BatchAccepted.UNKNOWN_MODEL
     conflicting = verdict.reason is BatchAccepted.OUTPUT_CONFLICT and not created
+    if verdict.reason is BatchAccepted.READING_MODEL and created:
+        # The Job of a new object has no name yet.
+        return [], [_UNREAD_MODEL]
     waits = verdict.reason in _TRANSIENT or model_pending or conflicting
     if not verdict.reason.is_true and not waits:
         return [verdict.message], []

@@ -17,6 +17,7 @@ from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
 from tessera.domain.observed.batches import Batch, NodeHealth, PodRefusal, VolumeClaim
 from tessera.domain.observed.snapshot import Ref
+from tessera.domain.service.model_jobs import ModelJobOutcome, ModelJobStatus
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     MODEL_CLAIM,
@@ -58,6 +59,7 @@ def batch(**spec: Any) -> Batch:
     return a_batch(a_batch_spec(**spec))
 
 
+SHAPE_JOB = ModelJobStatus(name="night-shape-1", namespace="team-a")
 TERMINATING = VolumeClaim(access_modes=("ReadWriteMany",), terminating=True)
 
 
@@ -127,10 +129,25 @@ CASES = [
         says=("InferenceService/chat has an invalid spec",),
     ),
     BatchCase(
-        reason=BatchAccepted.UNKNOWN_MODEL,
-        situation=of_model("hf://acme/own-model"),
+        reason=BatchAccepted.READING_MODEL,
+        situation=replace(of_model("hf://acme/own-model"), shape_job=SHAPE_JOB),
         field="spec.model.shape",
-        says=("hf://acme/own-model", "kvHeads"),
+        says=(
+            "Job night-shape-1 reads the config.json of hf://acme/own-model",
+            "create another BatchInference with the shape there",
+            "kubectl logs -n team-a job/night-shape-1",
+        ),
+    ),
+    BatchCase(
+        reason=BatchAccepted.UNKNOWN_MODEL,
+        situation=replace(
+            of_model("hf://acme/own-model"),
+            shape_job=replace(
+                SHAPE_JOB, outcome=ModelJobOutcome.MODEL_REJECTED, report="vocab_size is missing"
+            ),
+        ),
+        field="spec.model.shape",
+        says=("vocab_size is missing", "kvHeads", "correct it in another BatchInference"),
     ),
     BatchCase(
         reason=BatchAccepted.UNKNOWN_MODEL,

@@ -8,6 +8,7 @@ from typing import TypeVar
 from tessera.api.batch_inference import (
     AttemptStatus,
     BatchInferenceSpec,
+    BatchModelStatus,
     BatchState,
     CheckStatus,
     ProgressStatus,
@@ -26,6 +27,7 @@ from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.service.model_claims import ModelClaim
+from tessera.domain.service.model_jobs import ModelJob
 
 NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED, "Accepted is False, so no attempt starts and running ones continue"
@@ -86,6 +88,10 @@ class BatchPlan:
     complete: StatusVerdict[BatchComplete]
     state: BatchState
     deadline: datetime | None = None
+    model: BatchModelStatus | None = None
+    """What was read about the model of the spec."""
+    model_job: ModelJob | None = None
+    """A Job to create, which reads it."""
     check: CheckStatus | None = None
     attempt: AttemptStatus | None = None
     progress: ProgressStatus | None = None
@@ -144,6 +150,7 @@ def unchanged_plan(context: BatchContext, running: StatusVerdict[BatchRunning]) 
         complete=complete,
         state=state,
         deadline=context.deadline,
+        model=context.situation.model,
         check=context.check,
         attempt=context.attempt_state.attempt,
         progress=context.attempt_state.progress,
@@ -231,14 +238,21 @@ def deletable_jobs(
     """Return all Jobs except the retained ones and the last attempt's finished Job."""
     # The log of the last Job helps to debug it.
     number = None if last is None else last.number
-    return tuple(
-        sorted(
-            job.ref
-            for job in situation.jobs
-            if job.attempt not in retained
-            and not (job.attempt == number and _all_pods_finished(situation, job))
-        )
+    jobs = sorted(
+        job.ref
+        for job in situation.jobs
+        if job.attempt not in retained
+        and not (job.attempt == number and _all_pods_finished(situation, job))
     )
+    return (*_obsolete_shape_jobs(situation), *jobs)
+
+
+def _obsolete_shape_jobs(situation: Situation) -> tuple[Ref, ...]:
+    """Return the Job that reads the model if the status has what it read, or it runs again."""
+    job = situation.shape_job
+    if job is None:
+        return ()
+    return job.obsolete_jobs if situation.batch.status.model is None else job.jobs
 
 
 def _all_pods_finished(situation: Situation, job: BatchJob) -> bool:
@@ -298,6 +312,7 @@ def _plan_from_status(
         complete=complete,
         state=status.state,
         deadline=status.deadline,
+        model=status.model,
         check=status.check,
         attempt=status.attempt,
         progress=status.progress,

@@ -14,10 +14,13 @@ from tessera.domain.budget.meter import SpendMeter
 from tessera.domain.budget.state import BudgetState, Grant, GrantRequest
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.incremental import reused_per_object
+from tessera.domain.model.names import model_job_name
 from tessera.domain.observed.batches import Batch, BatchJob, NodeHealth
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.model_claims import ClaimUsers
 from tessera.domain.service.model_files import with_known_files
+from tessera.domain.service.model_jobs import ModelJob, ModelJobStatus, assess_job_of_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.steps import Step
@@ -210,6 +213,15 @@ class _SnapshotIndex:
             for node in snapshot.nodes
         }
 
+    def _shape_job(self, batch: Batch) -> ModelJobStatus | None:
+        """Return the Job that reads a batch's own model, whose shape nothing else has."""
+        model = batch.spec.model if batch.spec is not None else None
+        if model is None or shape_of(spec := InferenceServiceSpec(model=model)) is not None:
+            return None
+        name = model_job_name(batch.ref.name, batch.uid, "shape", model)
+        model_job = ModelJob(task="shape", name=name, spec=spec)
+        return assess_job_of_files(self._snapshot, batch.ref.namespace, model_job)
+
     def terminal_situation(self, batch: Batch) -> Situation:
         """Return the pods and Jobs of a finished batch, without the facts of a decision."""
         # There may be many of these, and nothing is decided for them.
@@ -228,6 +240,7 @@ class _SnapshotIndex:
             claim=self._snapshot.claims.get(Ref(ref.namespace, name)),
             volumes=self._snapshot.claims,
             claim_users=self._users,
+            shape_job=self._shape_job(batch),
             conflict=next(
                 (
                     (path, writer)

@@ -126,7 +126,11 @@ def _propose_unfinished(context: BatchContext, source: BatchModelSource | None) 
     if context.batch.deleting:
         return deleting_plan(context)
     if source is None:
-        return continue_plan(context, NOT_ACCEPTED)
+        plan = continue_plan(context, NOT_ACCEPTED)
+        job = context.situation.shape_job
+        if job is None or context.accepted.reason is not BatchAccepted.READING_MODEL:
+            return plan
+        return replace(plan, model_job=job.job_to_create)
     if context.spec.suspend:
         text = (
             f"spec.suspend is true; the deadline {context.deadline:%Y-%m-%dT%H:%MZ} does not move"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from tessera.api.batch_inference import BatchModelStatus
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import PoolView
@@ -18,6 +19,7 @@ from tessera.domain.observed.batches import (
 from tessera.domain.observed.snapshot import BatchPod
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
 from tessera.domain.service.model_claims import ClaimUsers
+from tessera.domain.service.model_jobs import ModelJobStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +41,8 @@ class Situation:
     """Who uses claims with downloaded files."""
     conflict: tuple[str, Ref] | None = None
     """A file of this batch that another unfinished batch writes, and that batch."""
+    shape_job: ModelJobStatus | None = None
+    """The Job that reads `spec.model`; None where the spec or the catalog has its shape."""
     services: Mapping[str, InferenceServiceSpec | None] = field(default_factory=dict)
     """The InferenceServices of the namespace by name; None for an invalid spec."""
     views: tuple[PoolView, ...] = ()
@@ -54,6 +58,15 @@ class Situation:
     """Why Jobs have no pod, by their UIDs."""
     job_refusal: str | None = None
     """The error of the API server when it refused the Job of the last attempt."""
+
+    @property
+    def model(self) -> BatchModelStatus | None:
+        """Return what was read about the model of the spec."""
+        recorded, spec = self.batch.status.model, self.batch.spec
+        read = self.shape_job.read_shape if self.shape_job is not None else None
+        if recorded is not None or read is None or spec is None or spec.model is None:
+            return recorded
+        return BatchModelStatus(shape=read.shape, source=read.source(spec.model.uri))
 
     def job_of(self, attempt: int | None) -> BatchJob | None:
         """Return the Job of an attempt; None is the check."""

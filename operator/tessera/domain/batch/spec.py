@@ -17,7 +17,7 @@ from tessera.api.inference_service import (
     Slo,
 )
 from tessera.api.model_files import Cache
-from tessera.api.reasons import StatusVerdict
+from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.domain.batch import names
 from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_LENGTH
 from tessera.domain.batch.situation import Situation
@@ -26,6 +26,8 @@ from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.model.precision_files import as_listed, spec_in
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
+from tessera.domain.service.model_files import missing_shape_verdict, with_shape
+from tessera.domain.service.model_jobs import ModelJobStatus
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.
@@ -91,6 +93,8 @@ def accept_spec(
     if denials:
         message = "; ".join(denial.message for denial in denials)
         return StatusVerdict(denials[0].reason, message), None
+    if situation.shape_job is not None and situation.model is None:
+        return _missing_shape_verdict(source, situation.shape_job), None
     verdict = checks.engine_verdict(source.spec)
     message = verdict.message + _differences(situation, spec)
     return StatusVerdict(BatchAccepted[verdict.reason.name], message), source
@@ -152,6 +156,8 @@ def _model_source(
         service_spec = InferenceServiceSpec(
             model=spec.model, precision=spec.precision, context=spec.context, engine=spec.engine
         )
+        if (known := situation.model) is not None:
+            service_spec = with_shape(service_spec, known.shape)
         return _batch_source(situation.batch.ref.name, service_spec, spec)
     service = situation.services.get(spec.service)
     if service is None:
@@ -209,7 +215,8 @@ def _denials(
             "spec.engine.speculation: batches fill their engines, where verifying drafts takes "
             "more time than accepted ones save; remove it",
         )
-    unknown = checks.unknown_model_denial(source.spec)
+    # What a Job reads is missing only once nothing else is wrong.
+    unknown = checks.unknown_model_denial(source.spec) if situation.shape_job is None else None
     for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
@@ -238,6 +245,16 @@ def _denials(
             f"{via} on PersistentVolumeClaim/{spec.claim_name} too; create this batch with another "
             f"path, or kubectl delete batchinference -n {writer.namespace} {writer.name}",
         )
+
+
+def _missing_shape_verdict(source: BatchModelSource, job_status: ModelJobStatus) -> AcceptedVerdict:
+    verdict = missing_shape_verdict(
+        source.spec, job_status, "create another BatchInference with the shape there"
+    )
+    message = verdict.message
+    if verdict.reason is Accepted.UNKNOWN_MODEL:
+        message += "; spec.model is immutable, so correct it in another BatchInference"
+    return StatusVerdict(BatchAccepted[verdict.reason.name], message)
 
 
 def _batch_sentence(denial: checks.Denial) -> str:

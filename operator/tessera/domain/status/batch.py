@@ -60,6 +60,7 @@ def _batch_status(
         message=message[:_MAX_MESSAGE_LENGTH],
         done="" if progress is None else _done(progress),
         deadline=plan.deadline,
+        model=plan.model,
         check=plan.check,
         attempt=plan.attempt,
         progress=progress,

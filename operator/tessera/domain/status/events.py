@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
-from tessera.api.batch_reasons import BatchRunning
+from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, Conditions, find_condition
 from tessera.api.reasons import (
@@ -44,6 +44,7 @@ _WITHOUT_EVENT = _CONSEQUENCES | {
 _EXPECTED = frozenset(
     {
         Accepted.READING_MODEL,
+        BatchAccepted.READING_MODEL,
         BatchRunning.SUSPENDED,
         BatchRunning.WAITING_FOR_SPOT,
         LayoutReady.AWAITING_APPROVAL,

@@ -9,6 +9,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
+from tessera.domain.service.model_jobs import ModelJob
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
 from tessera.reconcile.store import forget_all_but
@@ -19,7 +20,7 @@ from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources.api_resources import BATCH_INFERENCES, JOBS
 from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.manifest import ObjectKey
-from tessera.resources.model_job import model_claim_manifest
+from tessera.resources.model_job import model_claim_manifest, model_job_manifest
 from tessera.resources.runner import RunnerImage
 
 
@@ -56,7 +57,7 @@ class BatchApplier:
         for ref, batch_plan in batches.items():
             if ref in self._settled or ref in outdated:
                 continue  # what is outdated is deleted below
-            has_jobs = batch_plan.create is not None or batch_plan.delete
+            has_jobs = batch_plan.create or batch_plan.model_job or batch_plan.delete
             yield Work(
                 work_key(BATCH_INFERENCES, ref, Stage.CHILDREN if has_jobs else Stage.STATUS),
                 partial(self.apply, snapshot, batch_plan, find),
@@ -101,6 +102,8 @@ class BatchApplier:
             if not problems:
                 for ref in batch_plan.delete:
                     problems += await attempt(self._writer.delete(JOBS, _job_key(ref)))
+            if not problems and batch_plan.model_job is not None:
+                problems += refusals or await self._create_model_job(batch, batch_plan.model_job)
             if not problems and batch_plan.create is not None and spec is not None:
                 refusals = refusals or await self._create(batch, spec, batch_plan.create)
                 if refusals and batch_plan.create.attempt is not None:
@@ -111,6 +114,11 @@ class BatchApplier:
         if creation_error:
             self.job_creation_errors[batch.uid] = creation_error
         return problems
+
+    async def _create_model_job(self, batch: Batch, model_job: ModelJob) -> list[str]:
+        template = self._config.newest_template
+        manifest = model_job_manifest(batch, model_job, None, self._image, template)
+        return await attempt(self._writer.apply(manifest))
 
     async def _create(
         self, batch: Batch, spec: BatchInferenceSpec, request: BatchJobRequest
