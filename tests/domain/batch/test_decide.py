@@ -1,5 +1,6 @@
 """What becomes of a batch: every transition, and what never happens whatever does."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +20,7 @@ from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.money import money
 from tessera.domain.observed.batches import NodeHealth, VolumeClaim
+from tessera.domain.observed.snapshot import ContainerExit
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     MODEL_CLAIM,
@@ -883,6 +885,21 @@ def test_prompts_that_are_only_read_find_hardware_too() -> None:
     batch = a_batch(a_batch_spec(context=context))
     nodes = (a_node("a100", {"3g.40gb": 2}), a_node("spot", {"3g.40gb": 2}))
     assert plan_batch(a_checked_situation(batch, nodes=nodes)).create is not None
+
+
+def test_a_download_that_failed_says_why_the_attempt_ended() -> None:
+    report = {"phase": "fetch", "ok": False, "message": "the store denied access: let them read"}
+    ended = {
+        "runner_since": None,
+        "ended": NOW,
+        "last_exit": ContainerExit(code=3, log_tail=json.dumps(report)),
+    }
+    plan = plan_batch(on_attempt("non-spot", pod=ended, attempt={"runningSince": None}))
+    assert plan.running.reason == "BackingOff"
+    assert (
+        "exit code 3 of a container beside the runner: the store denied access"
+        in plan.running.message
+    )
 
 
 # Progress

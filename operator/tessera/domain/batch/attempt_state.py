@@ -13,6 +13,7 @@ from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, ProgressSample
+from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import (
     INPUT_CHANGED,
     REFUSED_EXIT_CODE,
@@ -344,6 +345,10 @@ def _exit_end(pod: BatchPod, disruption: str | None) -> _AttemptEnd:
     report = run_report(pod.report)
     code = "no exit code" if pod.exit_code is None else f"exit code {pod.exit_code}"
     text = report.message if report is not None else pod.report.strip() or pod.container_message
+    if pod.exit_code is None and pod.last_exit is not None:
+        # A download or the engine ended for good before the runner began.
+        code = f"exit code {pod.last_exit.code} of a container beside the runner"
+        text = report_message(pod.last_exit.log_tail)
     message = f"{code}: {text[-_MAX_MESSAGE_LENGTH:]}".strip(": ")
     state = "" if report is None else report.state
     if pod.exit_code == REFUSED_EXIT_CODE:
