@@ -195,6 +195,8 @@ def _check_draft(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape, draft, speculation = shape_of(spec), draft_shape(spec.engine), spec.engine.speculation
     if shape is None or draft is None or speculation is None or speculation.model is None:
         return
+    if pooling_task(spec) is not None:
+        return
     known, drafted = shape.vocab_size, draft.vocab_size
     if known is not None and drafted is not None and known != drafted:
         yield Denial(
@@ -273,10 +275,15 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
             f"{tokens} leaves no token for prompts beside maxNumSeqs of {sequences}{beside}; set "
             f"at least {decoding + 1}, or lower maxNumSeqs",
         )
+    is_pooling = pooling_task(spec) is not None
+    if is_pooling and engine.speculation is not None:
+        yield (
+            "speculation",
+            f"{spec.model.uri} is a pooling model, which generates no tokens to draft; remove it",
+        )
     if shape is None:
         return
     longest = max_model_len(spec, shape)
-    is_pooling = pooling_task(spec) is not None
     if tokens is not None and tokens < longest and (is_pooling or engine.chunked_prefill is False):
         cause = "a pooling model reads whole texts" if is_pooling else "chunkedPrefill is false"
         yield (
