@@ -373,23 +373,6 @@ def test_drafts_that_make_steps_too_long_are_named() -> None:
     assert "8 drafted tokens" in message
 
 
-def test_a_draft_that_cannot_be_sharded_like_its_model_is_named() -> None:
-    # 14 attention heads, which 4 GPUs cannot share.
-    draft = {"uri": "hf://Qwen/Qwen2.5-0.5B-Instruct"}
-    shape = models()["Qwen/Qwen2.5-0.5B-Instruct"].model_dump(
-        by_alias=True, exclude_none=True, exclude={"model"}
-    )
-    shape["vocabSize"] = 128_256
-    options = {
-        "tensorParallelSize": 4,
-        "speculation": {"method": "DraftModel", "model": {**draft, "shape": shape}},
-    }
-    reason, message = placed(a_spec(B70, replicas=1, engine=options), gpus=4)
-    assert reason == "NoHardware"
-    assert message.startswith("spec.engine.speculation.model.uri: ")
-    assert "14 attention heads" in message
-
-
 def test_a_step_must_hold_the_drafted_tokens_of_all_sequences() -> None:
     options = {**N_GRAMS, "maxNumSeqs": 100, "maxNumBatchedTokens": 400}
     ((field, message),) = [

@@ -291,9 +291,14 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
             f"{tokens} holds no prompt of {counted(longest, 'token')}, and {cause}; set at least "
             f"{longest}, or lower spec.context.maxModelLen",
         )
-    devices = engine.tensor_parallel_size
-    if devices is not None and (problem := sharding_problem(shape, devices)) is not None:
+    devices, draft = engine.tensor_parallel_size or 1, draft_shape(engine)
+    if (problem := sharding_problem(shape, devices)) is not None:
         yield "tensorParallelSize", problem
+    elif draft is not None and (problem := sharding_problem(draft, devices)) is not None:
+        yield (
+            "speculation.model.uri",
+            f"the draft is sharded like the model, and its {problem}, or another draft",
+        )
     if engine.expert_parallel and shape.experts is None and shape.active_parameters is None:
         yield (
             "expertParallel",

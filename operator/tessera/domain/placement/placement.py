@@ -19,7 +19,7 @@ from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
-from tessera.domain.perf.engine_terms import draft_shape, engine_terms
+from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.placement.engine_limits import unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
@@ -31,7 +31,7 @@ from tessera.domain.sizing.sizing import (
     attainable_objectives,
     size,
 )
-from tessera.domain.sizing.tensor_parallel import can_shard, sharding_problem
+from tessera.domain.sizing.tensor_parallel import can_shard
 
 # Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
@@ -493,13 +493,6 @@ def _no_fit(
 
 def _no_group(spec: InferenceServiceSpec, offers: Sequence[HardwareOffer]) -> PlacementDecision:
     counts = sorted({offer.hardware.devices for offer in offers})
-    draft = draft_shape(spec.engine)
-    if draft is not None and (problem := sharding_problem(draft, counts[-1])) is not None:
-        return _not_placed(
-            PlacementReason.NO_HARDWARE,
-            f"spec.engine.speculation.model.uri: the draft is sharded like the model, and its "
-            f"{problem}, or another draft",
-        )
     return _not_placed(
         PlacementReason.NO_HARDWARE,
         f"spec.engine.tensorParallelSize: {spec.engine.tensor_parallel_size}, but the nodes of the "
