@@ -31,6 +31,16 @@ DRAFT = {"method": "DraftModel", "model": {"uri": "hf://Qwen/Qwen2.5-0.5B-Instru
             "speculation.model.uri",
             "use one of 1, 2, 14, or another draft",
         ),
+        (
+            "hf://deepseek-ai/DeepSeek-V2-Lite-Chat",
+            {"kvCacheDtype": "fp8_e5m2"},
+            "kvCacheDtype",
+            "multi-head latent attention; use fp8",
+        ),
+        (EMBEDDER, {"kvCacheDtype": "fp8"}, "kvCacheDtype", "has no KV cache"),
+        (EMBEDDER, {"kvOffload": {"size": "8Gi"}}, "kvOffload", "has no KV cache"),
+        (EMBEDDER, {"chunkedPrefill": True}, "chunkedPrefill", "reads whole texts"),
+        (EMBEDDER, {"prefixCaching": True}, "prefixCaching", "has no KV cache"),
     ],
 )
 def test_options_that_contradict_the_model_are_refused(
@@ -42,3 +52,21 @@ def test_options_that_contradict_the_model_are_refused(
         f"spec.engine.{field}",
     )
     assert says in denial.message
+
+
+@pytest.mark.parametrize(
+    ("uri", "engine"),
+    [
+        ("hf://deepseek-ai/DeepSeek-V2-Lite-Chat", {"kvCacheDtype": "fp8"}),
+        (EMBEDDER, {"chunkedPrefill": False, "prefixCaching": False, "kvCacheDtype": "Auto"}),
+        # A decoder that pools the last token keeps a cache, and may read a text in chunks.
+        (
+            "hf://Qwen/Qwen3-Embedding-0.6B",
+            {"chunkedPrefill": True, "prefixCaching": True, "kvCacheDtype": "fp8"},
+        ),
+    ],
+)
+def test_options_that_the_model_has_a_use_for_are_accepted(
+    uri: str, engine: dict[str, Any]
+) -> None:
+    assert check(a_spec(uri, engine=engine), {}) == ()

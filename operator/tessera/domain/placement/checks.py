@@ -305,9 +305,29 @@ def _engine_faults(spec: InferenceServiceSpec) -> Iterator[tuple[str, str]]:
             f"{spec.model.uri} is no mixture of experts; remove it, or correct "
             "spec.model.shape.experts",
         )
-    precisions = {shape.quantization, *(each.precision for each in spec.precision.variants)}
-    if engine.kv_cache_dtype == "fp8_e5m2" and "fp8" in precisions:
-        yield "kvCacheDtype", "fp8_e5m2 does not run with fp8 weights; use fp8, which is fp8_e4m3"
+    yield from _cache_faults(spec, shape)
+
+
+def _cache_faults(spec: InferenceServiceSpec, shape: ModelShape) -> Iterator[tuple[str, str]]:
+    """Yield the options of the KV cache that the model does not have, or no kernel reads."""
+    engine, dtype = spec.engine, spec.engine.kv_cache_dtype
+    if shape.encoder_only:
+        for field, is_set in (
+            ("kvCacheDtype", dtype not in (None, "Auto")),
+            ("kvOffload", engine.kv_offload is not None),
+            ("chunkedPrefill", engine.chunked_prefill),
+            ("prefixCaching", engine.prefix_caching),
+        ):
+            if is_set:
+                yield field, "an encoder reads whole texts and has no KV cache; remove it"
+    elif dtype == "fp8_e5m2":
+        precisions = {shape.quantization, *(each.precision for each in spec.precision.variants)}
+        beside = "fp8 weights" if "fp8" in precisions else "multi-head latent attention"
+        if "fp8" in precisions or shape.latent_dim is not None:
+            yield (
+                "kvCacheDtype",
+                f"fp8_e5m2 does not run with {beside}; use fp8, which is fp8_e4m3",
+            )
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
