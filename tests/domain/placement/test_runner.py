@@ -72,9 +72,18 @@ def test_without_a_shape_the_runner_alone_decides() -> None:
         ({"pooling": "Embed"}, {"runner": "Generate"}, None),
         ({"pooling": "Embed", "encoderOnly": True}, {"runner": "Generate"}, "set Pooling"),
         ({"encoderOnly": True}, {}, "write spec.model.shape.pooling beside"),
+        ({"pooling": "Score"}, {"runner": "Generate"}, "shape has pooling Score generates no text"),
+        (
+            {"pooling": "Score"},
+            {
+                "runner": "Generate",
+                "extraArgs": ['--hf-overrides={"architectures": ["Qwen3ForCausalLM"]}'],
+            },
+            None,
+        ),
     ],
 )
-def test_an_encoder_generates_nothing(
+def test_an_encoder_or_a_classifier_generates_nothing(
     shape: dict[str, Any], engine: dict[str, Any], words: str | None
 ) -> None:
     denials = check(spec_of(shape, **engine), {})

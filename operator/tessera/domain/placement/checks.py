@@ -232,15 +232,24 @@ def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Deni
 
 def _check_runner(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape = shape_of(spec)
-    if shape is None or not shape.encoder_only or pooling_task(spec) is not None:
+    if shape is None or pooling_task(spec) is not None:
         return
+    # Many embedders are models of text with a pooled last layer; others have another last layer.
+    has_head = shape.pooling not in (None, "Embed") and "architectures" not in _overridden_config(
+        spec
+    )
+    if not shape.encoder_only and not has_head:
+        return
+    model = f"an encoder of {counted(shape.layers, 'layer')}"
+    if not shape.encoder_only:
+        model = f"a model whose shape has pooling {shape.pooling}"
     fix = "write spec.model.shape.pooling beside encoderOnly"
     if spec.engine.runner == "Generate":
         fix = "remove it, or set Pooling"
     yield Denial(
         reason=Accepted.RUNNER_MISMATCH,
         field="spec.engine.runner",
-        message=f"an encoder of {counted(shape.layers, 'layer')} generates no text; {fix}",
+        message=f"{model} generates no text; {fix}",
     )
 
 
