@@ -15,6 +15,7 @@ from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.sizing.table import SizeVerdict
 from tests.builders import a_spec
 
 DAY = date(2026, 11, 20)
@@ -191,6 +192,14 @@ def test_a_draft_is_sized_by_the_terms_of_a_service() -> None:
     assert size_request(SIZE.parse(words), DAY).demand.engine == engine_terms(options)
 
 
+def test_a_draft_bounds_the_gpus_of_a_replica() -> None:
+    words = ("Qwen/Qwen3-32B", "--gpu", H100, "--draft", "Qwen/Qwen2-0.5B-Instruct")
+    verdicts = {row.hardware.devices: row.verdict for row in size_report(*words, "--compare").rows}
+    assert [count for count in (1, 2, 4, 8) if verdicts[count] is not SizeVerdict.REFUSED] == [1, 2]
+    [row] = size_report(*words, "--tensor-parallel", "4", "--precision", "fp8").rows
+    assert "the draft's 14 attention heads and 2 KV heads cannot be sharded" in row.message
+
+
 @pytest.mark.parametrize(
     ("words", "fix"),
     [
@@ -205,6 +214,11 @@ def test_a_draft_is_sized_by_the_terms_of_a_service() -> None:
         ([B8, "--context", "200000"], "use at most 131072"),
         ([B8, "--draft-tokens", "5"], "add --draft MODEL"),
         ([B8, "--draft", B8, "--draft-tokens", "9"], "less than or equal to 8"),
+        ([B8, "--draft", "Qwen/Qwen3-0.6B"], "of 151936 tokens, and"),
+        (["BAAI/bge-m3", "--draft", B8], "spec.engine.speculation: "),
+        (["BAAI/bge-m3", "--kv-cache-dtype", "fp8"], "has no KV cache"),
+        (["BAAI/bge-m3", "--max-num-batched-tokens", "512"], "set at least 8192"),
+        ([B8, "--max-num-seqs", "64", "--max-num-batched-tokens", "64"], "set at least 65"),
         ([B8, "--context", "0"], "write a number from 16 to"),
         ([B8, "--input-tokens", "0"], "write a number from 1 to"),
         ([B8, "--tensor-parallel", "3"], "use one of 1, 2, 4, 8"),

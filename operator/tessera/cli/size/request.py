@@ -12,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
-from tessera.api.inference_service import ModelShape, Slo
+from tessera.api.inference_service import Context, InferenceServiceSpec, Model, ModelShape, Slo
 from tessera.api.meta import Duration
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
@@ -28,6 +28,7 @@ from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
+from tessera.domain.placement.checks import check
 from tessera.domain.price_files import PriceError
 from tessera.domain.sizing import precision, prices, tensor_parallel
 from tessera.domain.sizing.lora import RANKS, slots_mib
@@ -188,12 +189,23 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
         ttft=ttft,
         inter_token=itl,
         adapters_mib=adapters_mib,
-        engine=_requested_terms(arguments),
+        engine=_requested_terms(arguments, shape, length),
     )
 
 
-def _requested_terms(arguments: SimpleNamespace) -> EngineTerms:
-    """Return the terms of an engine with these options, by the rules of `spec.engine`."""
+def _requested_terms(
+    arguments: SimpleNamespace, shape: ModelShape, max_model_len: int
+) -> EngineTerms:
+    """Return the terms of an engine with these options, by the rules of a service."""
+    model = Model.model_construct(uri=arguments.model or arguments.config, shape=shape)
+    context, engine = Context(max_model_len=max_model_len), _requested_options(arguments)
+    spec = InferenceServiceSpec(model=model, context=context, engine=engine)
+    if denials := check(spec, {}):
+        raise CommandError(f"an engine with these options does not start: {denials[0].sentence}")
+    return engine_terms(engine)
+
+
+def _requested_options(arguments: SimpleNamespace) -> EngineOptions:
     options = {
         "kv_cache_dtype": arguments.kv_cache_dtype.replace("auto", "Auto"),
         "max_num_seqs": arguments.max_num_seqs,
@@ -204,7 +216,7 @@ def _requested_terms(arguments: SimpleNamespace) -> EngineTerms:
     }
     given = {name: value for name, value in options.items() if value is not None}
     try:
-        return engine_terms(EngineOptions(**given))
+        return EngineOptions(**given)
     except ValidationError as error:
         fault = error.errors()[0]
         option = str(fault["loc"][0]).replace("_", "-")

@@ -133,7 +133,7 @@ def _rows_until_served(
         return
     shape = demand.shape
     weights = footprint.resident_bytes(shape, demand.precision)
-    divisible = [option for option in options if tensor_parallel.can_shard(shape, option.devices)]
+    divisible = [option for option in options if not _sharding_problem(demand, option.devices)]
     large_enough = [
         option for option in divisible if weights < option.memory_mib * MIB * option.devices
     ]
@@ -173,13 +173,20 @@ def _price_order(row: SizeRow) -> tuple[int, bool, int, float, str, int, str, st
 
 
 def _evaluate(demand: Demand, product: Product, hardware: Hardware, book: PriceBook) -> SizeRow:
-    shape = demand.shape
-    problem = _precision_problem(demand, product) or tensor_parallel.sharding_problem(
-        shape, hardware.devices
-    )
+    problem = _precision_problem(demand, product) or _sharding_problem(demand, hardware.devices)
     if problem is not None:
         return _refused_row(demand, hardware, book, problem)
     return _sized_row(demand, product, hardware, book)
+
+
+def _sharding_problem(demand: Demand, devices: int) -> str | None:
+    """Return why model or draft cannot be sharded over so many devices; None if both can."""
+    draft = demand.engine.draft
+    problem = tensor_parallel.sharding_problem(demand.shape, devices)
+    if problem is not None or draft is None:
+        return problem
+    of_draft = tensor_parallel.sharding_problem(draft, devices)
+    return of_draft and f"the draft's {of_draft}"
 
 
 def _refused_row(demand: Demand, hardware: Hardware, book: PriceBook, problem: str) -> SizeRow:
