@@ -11,7 +11,7 @@ from tessera.api.reasons import Speculating
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.speculation import decode_share
 from tessera.domain.hardware.device import whole_gpu_hardware
-from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import engine_terms
@@ -323,13 +323,14 @@ def test_the_measured_acceptance_decides_the_capacity() -> None:
     assert rate(1.2) < rate(None) == rate(assumed) < rate(4.0)
 
 
-def test_explain_has_cost_gain_and_what_is_not_known() -> None:
+@pytest.mark.parametrize(("dtype", "size"), [("Auto", "32768 bytes"), ("fp8", "16384 bytes")])
+def test_explain_has_cost_gain_and_what_is_not_known(dtype: str, size: str) -> None:
     pods = (a_pod("chat-0", variant=H100_VARIANT),)
     readings = readings_of(
         pods, speeds={CHAT: (a_reading(0.7, variant=H100_VARIANT),)}, speeds_at=at(0)
     )
     fleet = a_snapshot(
-        a_service(spec=a_spec(B8, replicas=1, engine=SMALL_DRAFT)),
+        a_service(spec=a_spec(B8, replicas=1, engine={**SMALL_DRAFT, "kvCacheDtype": dtype})),
         pods=pods,
         pools=(a_pool("h100"),),
         nodes=(a_node("h100", whole=1, product=H100),),
@@ -342,7 +343,7 @@ def test_explain_has_cost_gain_and_what_is_not_known() -> None:
     assert decision.reason == "FasterDecoding"
     assert "assumed" in numbers["planned"]
     assert "running request" in numbers["planned gain"]
-    assert "MiB" in numbers["draft model"]
+    assert f"a token {size} of its KV cache" in numbers["draft model"]
     assert "temperature" in decision.would_change[-1]
 
 

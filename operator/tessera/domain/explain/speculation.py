@@ -10,7 +10,7 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import footprint
-from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.perf.engine_terms import draft_shape, engine_terms
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.speculation import (
     LOSING_TIME,
@@ -75,7 +75,8 @@ def _numbers(
             )
     if drafting is not None and draft is not None:
         mib = math.ceil(footprint.resident_bytes(draft, None) / fit.hardware.devices / MIB)
-        token_bytes = footprint.cache_bytes_per_token(draft, fit.hardware.devices)
+        kv_bits = engine_terms(spec.engine).kv_bits
+        token_bytes = footprint.cache_bytes_per_token(draft, fit.hardware.devices, kv_bits)
         yield (
             "draft model",
             f"{draft.parameters} parameters take {mib} MiB on each device, and a token "
