@@ -190,6 +190,16 @@ def test_explain_and_size_agree_on_the_dollars_of_each_precision() -> None:
     assert rows["bf16"].endswith("a replica costs more")
 
 
+@pytest.mark.parametrize(("runner", "tokens"), [("Auto", "output"), ("Pooling", "input")])
+def test_the_dollars_of_a_precision_are_of_the_tokens_that_its_model_is_priced_by(
+    runner: str, tokens: str
+) -> None:
+    service = a_70b(precision={"variants": [{"precision": "fp8"}]}, engine={"runner": runner})
+    explained = decisions(fleet(service))
+    assert f"prices are of 1M {tokens} tokens" in explained["precision"].message
+    assert explained["sizing"].numbers[-2][0] == f"{tokens} tok/s"
+
+
 def decisions(snapshot: Snapshot) -> dict[str, Any]:
     return {decision.topic: decision for decision in explain(snapshot, plan_of(snapshot), CHAT)}
 

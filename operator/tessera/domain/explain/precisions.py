@@ -54,12 +54,13 @@ def explain_precision(
         for precision, of_precision in by_precision.items()
     )
     name = label(shape, chosen.fit.precision) if chosen is not None else "none"
+    tokens = "input tokens" if service_plan.is_pooling else "output tokens"
     yield Decision(
         topic="precision",
         reason="Chosen" if chosen is not None else "NotPlaced",
         message=(
-            f"{name} of {counted(len(rows), 'precision')}; prices are of 1M output tokens at full "
-            "load, on the hardware with the cheapest replica"
+            f"{name} of {counted(len(rows), 'precision')}; prices are of 1M {tokens} at full load, "
+            "on the hardware with the cheapest replica"
         ),
         numbers=rows,
     )

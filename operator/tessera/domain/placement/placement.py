@@ -90,7 +90,8 @@ class HardwareChoice:
 
     @property
     def token_price(self) -> Money:
-        """Return the predicted price of a million output tokens at full load."""
+        """Return the predicted price of a million output tokens at full load; of a pooling model
+        of input tokens."""
         return per_million_tokens(self.hourly, self.fit.limits.tokens_per_second)
 
 
