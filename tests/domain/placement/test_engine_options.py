@@ -102,6 +102,17 @@ def test_more_requests_than_fit_are_not_placed_and_the_number_that_fits_is() -> 
     assert more.verdict.reason is PlacementReason.ENGINE_LIMITS_UNMET
 
 
+def test_texts_of_an_encoder_are_not_said_to_be_in_a_cache() -> None:
+    engine = {"maxNumSeqs": 1024, "maxNumBatchedTokens": 1_048_576}
+    spec = a_spec("hf://BAAI/bge-m3", engine=engine, slo={"ttftP95": "100ms"})
+    snapshot = a_snapshot(a_service(spec=spec), pools=(a_pool(),), nodes=(a_node(whole=1),))
+    verdict = plan_of(snapshot).service_plans[Ref("team-a", "chat")].placement.verdict
+    assert verdict.reason is PlacementReason.ENGINE_LIMITS_UNMET
+    assert "1024 requests of typically 1200 tokens do not fit at once into spec.slo.ttftP95" in (
+        verdict.message
+    )
+
+
 def test_steps_that_miss_the_slo_are_not_placed_and_the_steps_that_keep_it_are() -> None:
     refused = placement({"3g.40gb": 2}, engine={"maxNumBatchedTokens": 16384})
     assert refused.verdict.reason is PlacementReason.ENGINE_LIMITS_UNMET

@@ -56,10 +56,12 @@ def _message(field: str, freed: _FreedFit) -> str:
         limits: SchedulerLimits = freed.misfit.limits or fit.limits
         most = limits.max_num_seqs
         requested = counted(demand.engine.max_num_seqs or 1, "request")
+        size, bounds = counted(demand.resident_tokens, "cached token"), "the KV cache and spec.slo"
+        if demand.shape.encoder_only:
+            size, bounds = counted(demand.input_tokens, "token"), "spec.slo.ttftP95"
         return (
-            f"spec.engine.maxNumSeqs: {requested} of typically "
-            f"{counted(demand.resident_tokens, 'cached token')} do not fit at once into the KV "
-            f"cache and spec.slo, {on_hardware} {most} do; set at most {most}, or remove it"
+            f"spec.engine.maxNumSeqs: {requested} of typically {size} do not fit at once into "
+            f"{bounds}, {on_hardware} {most} do; set at most {most}, or remove it"
         )
     tokens = min(demand.step_tokens)
     step_ms = full_step_seconds(demand, fit.step, 1, tokens) * 1e3

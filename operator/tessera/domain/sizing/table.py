@@ -220,7 +220,8 @@ def _sized_row(demand: Demand, product: Product, hardware: Hardware, book: Price
 def _too_slow_message(demand: Demand, misfit: ReplicaMisfit) -> str:
     if misfit.limits is not None:
         requested = counted(demand.engine.max_num_seqs or 1, "concurrent request")
-        return f"of {requested} {misfit.limits.max_num_seqs} fit into the cache and the SLO"
+        bounds = "the SLO" if demand.shape.encoder_only else "the cache and the SLO"
+        return f"of {requested} {misfit.limits.max_num_seqs} fit into {bounds}"
     tokens = demand.engine.max_num_batched_tokens
     itl_ms, ttft_ms = demand.inter_token.total_seconds() * 1e3, demand.ttft.total_seconds() * 1e3
     if demand.is_pooling:
