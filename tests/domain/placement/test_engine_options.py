@@ -102,6 +102,43 @@ def test_more_requests_than_fit_are_not_placed_and_the_number_that_fits_is() -> 
     assert more.verdict.reason is PlacementReason.ENGINE_LIMITS_UNMET
 
 
+@pytest.mark.parametrize(
+    ("spec", "remedy"),
+    [
+        ({"engine": {"gpuMemoryUtilization": "0.1"}}, "no spec.engine.gpuMemoryUtilization"),
+        (
+            {
+                "engine": {"maxNumBatchedTokens": 1_048_576},
+                "slo": {"itlP95": "1m", "ttftP95": "1h"},
+            },
+            "no spec.engine.maxNumBatchedTokens",
+        ),
+        (
+            {
+                "model": {
+                    "adapters": [
+                        {"name": f"a{index}", "uri": f"hf://acme/a{index}", "rank": 512}
+                        for index in range(16)
+                    ]
+                },
+            },
+            "fewer spec.model.adapters",
+        ),
+    ],
+)
+def test_what_takes_the_memory_that_a_model_lacks_is_named(
+    spec: dict[str, Any], remedy: str
+) -> None:
+    refused = placement({"3g.40gb": 2}, **spec).verdict
+    assert refused.reason is PlacementReason.TOO_LARGE
+    assert refused.message.endswith(f"or {remedy}")
+    unlimited = placement({"1g.10gb": 2}).verdict
+    assert unlimited.reason is PlacementReason.TOO_LARGE
+    assert unlimited.message.endswith(
+        "or fp8 in spec.precision.variants, which halves 16-bit weights"
+    )
+
+
 def test_texts_of_an_encoder_are_not_said_to_be_in_a_cache() -> None:
     engine = {"maxNumSeqs": 1024, "maxNumBatchedTokens": 1_048_576}
     spec = a_spec("hf://BAAI/bge-m3", engine=engine, slo={"ttftP95": "100ms"})

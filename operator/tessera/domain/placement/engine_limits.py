@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from tessera.api.meta import format_duration
 from tessera.api.text import counted
 from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf.engine_terms import GPU_MEMORY_UTILIZATION
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, full_step_seconds
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
@@ -47,6 +48,32 @@ def unmet_limit(misfits: Sequence[tuple[Demand, ReplicaMisfit]], size: Sizing) -
         if fits:
             return _message(field, max(fits, key=lambda freed: freed.fit.limits.tokens_per_second))
     return None
+
+
+def memory_remedies(demand: Demand, hardware: Hardware, size: Sizing) -> list[str]:
+    """Return what may be left out of a spec so that its model has memory on this hardware."""
+    engine = demand.engine
+    share = max(engine.gpu_memory_utilization, GPU_MEMORY_UTILIZATION)
+    freed: Mapping[str, Mapping[str, Any]] = {
+        "no spec.engine.gpuMemoryUtilization": {"gpu_memory_utilization": share},
+        "no spec.engine.maxNumSeqs": _NO_SEQUENCES,
+        "no spec.engine.maxNumBatchedTokens": _NO_TOKENS,
+        "no draft model in spec.engine.speculation": {"draft": None},
+    }
+    demands = {
+        remedy: replace(demand, engine=replace(engine, **change))
+        for remedy, change in freed.items()
+    }
+    demands["fewer spec.model.adapters"] = replace(demand, adapters_mib=0)
+    return [
+        remedy
+        for remedy, each in demands.items()
+        if each != demand and _has_memory(size(each, hardware))
+    ]
+
+
+def _has_memory(fit: ReplicaFit | ReplicaMisfit) -> bool:
+    return isinstance(fit, ReplicaFit) or fit.needed_mib == 0
 
 
 def _message(field: str, freed: _FreedFit) -> str:

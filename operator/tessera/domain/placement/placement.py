@@ -21,7 +21,7 @@ from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
-from tessera.domain.placement.engine_limits import unmet_limit
+from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
 from tessera.domain.sizing.lora import engine_rank, slots_mib
 from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
 from tessera.domain.sizing.scheduler_limits import Demand
@@ -483,8 +483,8 @@ def _no_fit(
     shape = shape_of(spec)
     if not spec.precision.variants and (shape is None or shape.quantization is None):
         remedies.append("fp8 in spec.precision.variants, which halves 16-bit weights")
-    if spec.engine.speculation is not None and spec.engine.speculation.model is not None:
-        remedies.append("no draft model in spec.engine.speculation")
+    demand = next(each.demand for each in candidates if each.fit is best)
+    remedies += memory_remedies(demand, best.hardware, _tabulated_size)
     return _not_placed(
         PlacementReason.TOO_LARGE,
         f"spec.model.uri: does not fit; the closest is {_describe(best)} with "
