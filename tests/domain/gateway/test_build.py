@@ -263,6 +263,21 @@ def test_the_predicted_step_is_scaled_by_the_measured_ratio_within_bounds() -> N
     assert step("0.00") == pytest.approx(0.2 * predicted)
 
 
+def test_a_replica_yields_the_tokens_of_a_step_that_are_measured_of_its_speculation() -> None:
+    spec = a_spec(MEDIUM, engine={"speculation": {"method": "NGram"}})
+
+    def tokens_per_step(measured: str | None) -> float:
+        speculation = {"requested": "", "reason": "FasterDecoding", "message": "", "changedAt": NOW}
+        status = InferenceServiceStatus.model_validate(
+            {"speculation": {**speculation, "tokensPerStep": measured}}
+        )
+        step_time = replica_of(a_service(spec=spec, status=status)).step_time
+        assert step_time is not None
+        return step_time.tokens_per_step
+
+    assert (tokens_per_step(None), tokens_per_step("2.40")) == (1.0, 2.4)
+
+
 def test_every_replica_has_the_speed_limits_and_prices_of_its_own_variant() -> None:
     service = a_service(spec=a_spec(MEDIUM), status=a_status("2.00"))
     whole: dict[str, Any] = {"variant": "h100-1gpu-fp8", "devices": {GPU: 1}}

@@ -34,7 +34,7 @@ from tessera.domain.model.routes import own_routes
 from tessera.domain.names import PORT, variant_name
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.domain.perf import StepTime, measured_ratio, step_time
+from tessera.domain.perf import StepTime, measured_ratio, measured_tokens_per_step, step_time
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.service.model_files import with_known_files
@@ -290,6 +290,8 @@ def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTim
         return None
     terms, shape = engine_terms(spec.engine), shape_in(spec, shape, variant.precision)
     predicted = step_time(shape, variant.precision, variant.hardware, terms)
+    if (tokens_per_step := measured_tokens_per_step(service.status.speculation)) is not None:
+        predicted = predicted.with_accepted(tokens_per_step - 1)
     ratio = measured_ratio(service.status.speed, spec.model.uri, pod.variant)
     return predicted if ratio is None else predicted.scaled(ratio, "Measured")
 

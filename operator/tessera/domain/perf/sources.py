@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from tessera.api.inference_service import ModelShape, SpeedStatus
+from tessera.api.inference_service import ModelShape, SpeculationStatus, SpeedStatus
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
@@ -97,6 +97,12 @@ def measured_ratio(speed: SpeedStatus | None, model: str, variant: str | None) -
     if speed is None or (speed.model, speed.variant) != (model, variant):
         return None
     return plausible_ratio(float(speed.ratio)) if speed.requests >= MIN_REQUESTS else None
+
+
+def measured_tokens_per_step(speculation: SpeculationStatus | None) -> float | None:
+    """Return the measured tokens that a step yields of each request, from a service's status."""
+    measured = speculation.tokens_per_step if speculation is not None else None
+    return None if measured is None else float(measured)
 
 
 def predict_step_time(

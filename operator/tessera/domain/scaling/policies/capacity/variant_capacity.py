@@ -9,7 +9,7 @@ from tessera.api.inference_service import (
     ModelShape,
 )
 from tessera.domain.observed.snapshot import SpeedReading, reading_of
-from tessera.domain.perf import OFF_TOLERANCE, measured_ratio
+from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.starts import lead_of, typical_start
@@ -76,19 +76,13 @@ def observed_capacity(
         reading=reading_of(choice.variant, speeds),
         measured_ratio=ratio,
         lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
-        tokens_per_step=_measured_tokens_per_step(service.status),
+        tokens_per_step=measured_tokens_per_step(service.status.speculation),
         last_lengths=history.lengths or _reported_lengths(service.status),
         recent_lengths=lengths_of_last_minute(load),
         requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
-
-
-def _measured_tokens_per_step(status: InferenceServiceStatus) -> float | None:
-    speculation = status.speculation
-    measured = speculation.tokens_per_step if speculation is not None else None
-    return None if measured is None else float(measured)
 
 
 def _reported_lengths(status: InferenceServiceStatus) -> tuple[int, int] | None:
