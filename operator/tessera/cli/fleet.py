@@ -25,6 +25,7 @@ from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import reported_target
+from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList
@@ -157,9 +158,9 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
     edges = fleet_edges(service.spec for service in services.values() if service.spec is not None)
     readings = await metrics.read(edges)
     targets = {
-        ref: reported_target(service.spec, service.status.variant)
+        ref: reported_target(spec, variant)
         for ref, service in services.items()
-        if service.spec is not None and service.status.variant is not None
+        if (spec := with_known_shape(service).spec) and (variant := service.status.variant)
     }
     windows = [target.longest_window for target in targets.values()]
     history: Mapping[Ref, tuple[ServiceLoad, ...]] = {}

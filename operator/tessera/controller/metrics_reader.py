@@ -11,6 +11,7 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.target import reported_target
+from tessera.domain.service.model_files import with_known_shape
 from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text
@@ -88,7 +89,7 @@ class MetricsReader:
         targets = {
             service.ref: (reported_target(spec, variant), history_from_status(service.status))
             for service in plan_inputs(self._store, INFERENCE_SERVICES, ObservedService)
-            if (spec := service.spec) and (variant := service.status.variant)
+            if (spec := with_known_shape(service).spec) and (variant := service.status.variant)
         }
         if not targets:
             return

@@ -7,6 +7,7 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec, VariantStatus
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings
+from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.schedules import BoundsSchedule
@@ -98,11 +99,13 @@ def places(spec: InferenceServiceSpec, limits: SchedulerLimits) -> int:
 
 
 def reported_target(spec: InferenceServiceSpec, variant: VariantStatus) -> ScaleTarget:
-    """Return what policies need of a spec, and of replicas as the status describes them."""
+    """Return what policies need of a spec with known shapes, and of replicas as the status
+    describes them."""
     limits = SchedulerLimits(
         max_num_seqs=variant.max_num_seqs,
         max_num_batched_tokens=variant.max_num_batched_tokens,
         tokens_per_second=variant.input_tokens_per_second or variant.tokens_per_second,
+        decode_tokens=1 + engine_terms(spec.engine).draft_tokens,
     )
     return target_of(spec, limits, variant.max_model_len)
 
