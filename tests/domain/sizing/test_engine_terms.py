@@ -117,6 +117,16 @@ def test_requests_beyond_those_that_tessera_sets_take_memory_for_their_logits() 
     assert more == pytest.approx(44 * 128_256 * 10 / 2**20, abs=1)
 
 
+@pytest.mark.parametrize(("words", "counted"), [(32_000, 32_000), (None, 262_144)])
+def test_logits_have_the_words_of_the_shape_or_the_most_of_known_models(
+    words: int | None, counted: int
+) -> None:
+    shape = models()[B8].model_copy(update={"vocab_size": words})
+    short = replace(demand(B8, ms=60_000), shape=shape, ttft=timedelta(hours=1), input_tokens=64)
+    more = fit(short, maxNumSeqs=300).memory.reserve_mib - fit(short).memory.reserve_mib
+    assert more == pytest.approx(44 * counted * 10 / 2**20, abs=1)
+
+
 def test_without_chunks_a_step_holds_the_longest_prompt() -> None:
     wanted = replace(demand(B8, length=16_384, ms=60_000), engine=terms(chunkedPrefill=False))
     assert wanted.step_tokens == (16_384,)

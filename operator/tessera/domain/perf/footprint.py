@@ -88,9 +88,7 @@ def feed_forward(shape: ModelShape, parameters: int) -> int:
 
 def vocabulary(shape: ModelShape) -> int:
     """Return the words of the vocabulary; the most of known models where the shape has none."""
-    if not shape.embedding_parameters:
-        return LARGEST_VOCABULARY
-    return shape.embedding_parameters // hidden_size(shape)
+    return shape.vocab_size or LARGEST_VOCABULARY
 
 
 def active_parameters(shape: ModelShape) -> int:
