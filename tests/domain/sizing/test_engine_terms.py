@@ -117,6 +117,13 @@ def test_requests_beyond_those_that_tessera_sets_take_memory_for_their_logits() 
     assert more == pytest.approx(44 * 128_256 * 10 / 2**20, abs=1)
 
 
+def test_every_drafted_token_has_logits_as_well() -> None:
+    short = replace(demand(B8, ms=60_000), ttft=timedelta(hours=1), input_tokens=64)
+    drafted = fit(short, maxNumSeqs=100, speculation={"method": "NGram", "tokens": 3})
+    more = drafted.memory.reserve_mib - fit(short, maxNumSeqs=100).memory.reserve_mib
+    assert more == pytest.approx((400 - 256) * 128_256 * 10 / 2**20, abs=1)
+
+
 @pytest.mark.parametrize(("words", "counted"), [(32_000, 32_000), (None, 262_144)])
 def test_logits_have_the_words_of_the_shape_or_the_most_of_known_models(
     words: int | None, counted: int

@@ -88,6 +88,13 @@ def test_limits_that_the_spec_sets_are_those_of_the_engine() -> None:
     assert isinstance(misfit, ReplicaMisfit)
 
 
+@pytest.mark.parametrize("shape", [ENCODER, DECODER])
+def test_many_texts_at_once_take_no_memory_for_logits(shape: ModelShape) -> None:
+    few = demand(shape, max_model_len=512, input_tokens=64)
+    many = replace(few, engine=EngineTerms(max_num_seqs=2048))
+    assert fit(many).memory.reserve_mib == fit(few).memory.reserve_mib
+
+
 def test_the_objective_of_the_answer_bounds_the_step_and_that_of_tokens_does_not() -> None:
     relaxed = fit(demand(max_model_len=512))
     tight = fit(demand(max_model_len=512, ttft=timedelta(milliseconds=12)))

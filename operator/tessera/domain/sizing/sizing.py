@@ -100,7 +100,7 @@ def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model ar
     draft_bytes = 0 if engine.draft is None else footprint.resident_bytes(engine.draft, None)
     reserve_mib = (
         _reserve_mib(shape, devices)
-        + _more_activations_mib(shape, devices, step_tokens, engine.max_num_seqs or 0)
+        + _more_activations_mib(shape, devices, step_tokens, engine)
         + adapters_mib
         + _ceil(draft_bytes, devices * MIB)
     )
@@ -167,11 +167,13 @@ class DeviceKvCache:
 
 def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
     """Return how `demand` fits on one replica of `hardware`, or why it does not."""
+    # A pooling model has no logits.
+    sampled = None if demand.is_pooling else demand.engine.max_num_seqs
     memory_plan = plan_device_memory(
         demand.shape,
         demand.precision,
         hardware,
-        demand.engine,
+        replace(demand.engine, max_num_seqs=sampled),
         adapters_mib=demand.adapters_mib,
         context=demand.max_model_len,
         step_tokens=demand.most_step_tokens,
@@ -294,13 +296,16 @@ def _reserve_mib(shape: ModelShape, devices: int) -> int:
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)
 
 
-def _more_activations_mib(shape: ModelShape, devices: int, step_tokens: int, sequences: int) -> int:
+def _more_activations_mib(
+    shape: ModelShape, devices: int, step_tokens: int, engine: EngineTerms
+) -> int:
     """Return the MiB of one device for activations beyond those of limits that Tessera sets."""
     # At the widest point of a layer: input and residual, gate, up and their product, of 16 bits.
     active = shape.active_parameters or shape.parameters
     width = 3 * _ceil(footprint.feed_forward(shape, active), devices)
     width += 2 * footprint.hidden_size(shape)
     in_layers = max(0, step_tokens - MAX_CHUNK_TOKENS) * 2 * width
-    # Every device has the logits of all sequences, and their probabilities.
-    sampled = max(0, sequences - MAX_SEQUENCES) * _LOGIT_BYTES * footprint.vocabulary(shape)
+    # Every device has the logits of all sequences and their drafts, and their probabilities.
+    rows = (engine.max_num_seqs or 0) * (1 + engine.draft_tokens)
+    sampled = max(0, rows - MAX_SEQUENCES) * _LOGIT_BYTES * footprint.vocabulary(shape)
     return _ceil(in_layers + sampled, MIB)
