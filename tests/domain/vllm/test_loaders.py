@@ -94,9 +94,45 @@ def test_without_a_loader_nothing_is_added() -> None:
                 "engine": {"loader": {"type": "ShardedState"}, "tensorParallelSize": 1},
                 "precision": {"variants": [{"precision": "fp8"}]},
             },
-            "spec.engine.loader.type: ShardedState reads weights as they were saved, and "
-            "spec.precision.variants would quantize them while loading; remove the variants, or "
-            "set another type",
+            "spec.engine.loader.type: ShardedState reads weights as they were saved, and fp8 "
+            "without a uri in spec.precision.variants is made while loading; name saved files in "
+            "its uri, remove it, or set another type",
+        ),
+        (
+            {
+                "engine": {"loader": {"type": "ShardedState"}, "tensorParallelSize": 1},
+                "precision": {"variants": [{"precision": "awq-int4", "uri": "hf://acme/awq"}]},
+            },
+            None,
+        ),
+        (
+            {
+                "engine": {"loader": {"type": "Tensorizer"}},
+                "model": CLAIM,
+                "precision": {"variants": [{"precision": "fp8", "uri": "pvc://weights/fp8"}]},
+            },
+            None,
+        ),
+        (
+            {
+                "engine": {"loader": {"type": "Tensorizer"}},
+                "model": CLAIM,
+                "precision": {"variants": [{"precision": "fp8", "uri": "hf://acme/fp8"}]},
+            },
+            "spec.engine.loader.type: Tensorizer reads model.tensors at a path, and hf://acme/fp8 "
+            "has none; save the model with vLLM's tensorizer to a claim (pvc://) or an image "
+            "(oci://), or set another type",
+        ),
+        (
+            {
+                "engine": {
+                    "loader": {"type": "Tensorizer"},
+                    "speculation": {"method": "DraftModel", "model": {"uri": LARGE}},
+                },
+                "model": CLAIM,
+            },
+            "spec.engine.loader.type: Tensorizer would read the model's own model.tensors for the "
+            "draft of spec.engine.speculation as well; use the method NGram, or set another type",
         ),
         (
             {

@@ -87,25 +87,7 @@ def loader_faults(
                 f"{value} has no effect, since {loader.type} has no such argument; remove it, or "
                 f"set type to {' or '.join(types)}",
             )
-    uri = spec.model.uri
-    if loader.type == "Tensorizer" and not uri.startswith(("pvc://", "oci://")):
-        yield (
-            f"{_LOADER}.type",
-            f"Tensorizer reads model.tensors at a path, and {uri} has none; save the model with "
-            "vLLM's tensorizer to a claim (pvc://) or an image (oci://), or set another type",
-        )
-    if loader.type == "ShardedState" and spec.engine.tensor_parallel_size is None:
-        yield (
-            f"{_LOADER}.type",
-            "ShardedState reads files that were saved for a certain number of GPUs; set "
-            "spec.engine.tensorParallelSize to it",
-        )
-    if facts.as_saved and spec.precision.variants:
-        yield (
-            f"{_LOADER}.type",
-            f"{loader.type} reads weights as they were saved, and spec.precision.variants would "
-            "quantize them while loading; remove the variants, or set another type",
-        )
+    yield from _saved_file_faults(spec, loader)
     if facts.buffered and shape is not None and shape.embedding_parameters:
         # The embedding is the largest tensor of most models, and hardly ever quantized.
         needed_mib = shape.embedding_parameters * max(16, shape.bits_per_weight) // 8 / 2**20
@@ -116,6 +98,38 @@ def loader_faults(
                 f"{needed_mib / 1024:.1f} GiB, which is read at once; set "
                 f"{-(-needed_mib // 1024):.0f}Gi",
             )
+
+
+def _saved_file_faults(spec: InferenceServiceSpec, loader: Loader) -> Iterator[tuple[str, str]]:
+    """Yield what has no files as the loader's engine saved them."""
+    own_files = [variant.uri for variant in spec.precision.variants if variant.uri is not None]
+    for uri in (spec.model.uri, *own_files):
+        if loader.type == "Tensorizer" and not uri.startswith(("pvc://", "oci://")):
+            yield (
+                f"{_LOADER}.type",
+                f"Tensorizer reads model.tensors at a path, and {uri} has none; save the model "
+                "with vLLM's tensorizer to a claim (pvc://) or an image (oci://), or set another "
+                "type",
+            )
+    if loader.type == "Tensorizer" and spec.engine.draft is not None:
+        yield (
+            f"{_LOADER}.type",
+            "Tensorizer would read the model's own model.tensors for the draft of "
+            "spec.engine.speculation as well; use the method NGram, or set another type",
+        )
+    if loader.type == "ShardedState" and spec.engine.tensor_parallel_size is None:
+        yield (
+            f"{_LOADER}.type",
+            "ShardedState reads files that were saved for a certain number of GPUs; set "
+            "spec.engine.tensorParallelSize to it",
+        )
+    if _FACTS[loader.type].as_saved and len(own_files) < len(spec.precision.variants):
+        yield (
+            f"{_LOADER}.type",
+            f"{loader.type} reads weights as they were saved, and fp8 without a uri in "
+            "spec.precision.variants is made while loading; name saved files in its uri, remove "
+            "it, or set another type",
+        )
 
 
 def _buffer_mib(loader: Loader) -> int:
