@@ -78,6 +78,7 @@ class EngineCore:
         self.completed_prefills: list[SequenceState] = []
         """Requests whose input the newest step completed."""
         self._speculation = speculation
+        self._step_time = speed if speculation is None else speculation.step_time(speed)
         self._tokens_per_step = tokens_per_step or (
             speculation.steady_tokens() if speculation else None
         )
@@ -309,19 +310,7 @@ class EngineCore:
         return decoding, gain, prefill, self._seconds(decoding, prefill)
 
     def _seconds(self, decoding: int, prefill: int) -> float:
-        if self._speculation is None:
-            return self._target_seconds(decoding, prefill)
-        k = self._speculation.draft_tokens
-        # The draft reads the prompts too, in the first of its steps.
-        drafting = self._target_seconds(decoding, prefill) if k else 0.0
-        if decoding and k > 1:
-            plain = self.speed.seconds(decoding=decoding, kv_tokens=self.kv_tokens)
-            drafting += (k - 1) * plain
-        seconds = self._target_seconds(decoding, prefill + k * decoding)
-        return seconds + self._speculation.draft_cost * drafting
-
-    def _target_seconds(self, decoding: int, prefill: int) -> float:
-        return self.speed.seconds(
+        return self._step_time.seconds(
             decoding=decoding,
             kv_tokens=self.kv_tokens,
             prefill_tokens=prefill,

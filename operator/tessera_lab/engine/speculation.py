@@ -2,9 +2,9 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from tessera.domain.perf import assumed_acceptance, decode_gain
+from tessera.domain.perf import Drafting, StepTime, assumed_acceptance, decode_gain
 from tessera.domain.perf.speculation import expected_tokens
 from tessera_lab.engine.requests import EngineLimits
 
@@ -56,6 +56,18 @@ class Speculation:
     def speedup(self) -> float:
         """Return the gain of a single request where reading the weights is all that takes time."""
         return decode_gain(self.acceptance, self.draft_tokens, self.draft_cost)
+
+    def step_time(self, model: StepTime) -> StepTime:
+        """Return the time of a step of a model that drafts tokens and verifies them."""
+        if not self.draft_tokens:
+            return model
+        drafting = Drafting(
+            tokens=self.draft_tokens,
+            accepted=self.expected_tokens - 1,
+            step=model,
+            cost=self.draft_cost,
+        )
+        return replace(model, drafting=drafting)
 
     def check_limits(self, limits: EngineLimits) -> None:
         """Raise ValueError where drafted tokens beyond the end of an output do not fit."""

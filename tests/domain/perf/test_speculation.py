@@ -1,5 +1,7 @@
 """What drafted tokens add to a step, and what they gain."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -81,6 +83,14 @@ def test_the_draft_reads_a_prompt_once() -> None:
         step.seconds(decoding=0, kv_tokens=900, prefill_tokens=900) for step in (MODEL, DRAFT)
     )
     assert drafted().seconds(decoding=0, kv_tokens=900, prefill_tokens=900) == plain + draft
+
+
+def test_a_draft_may_take_a_share_of_the_time_of_another_step() -> None:
+    drafting = Drafting(tokens=5, accepted=1.0, step=MODEL, cost=0.1)
+    seconds = replace(MODEL, drafting=drafting).seconds(decoding=4, kv_tokens=8000)
+    verified = MODEL.seconds(decoding=4, kv_tokens=8000, prefill_tokens=20)
+    draft = MODEL.seconds(decoding=4, kv_tokens=8000)
+    assert seconds == pytest.approx(verified + 5 * 0.1 * draft)
 
 
 def test_a_slower_engine_drafts_more_slowly_too() -> None:

@@ -16,6 +16,8 @@ class Drafting:
     """Mean of these that are accepted."""
     step: "StepTime | None" = None
     """Of the draft model; None where drafts have no model, such as n-grams of the prompt."""
+    cost: float = 1.0
+    """Time of a draft step as a share of `step`, which may be that of another model."""
 
     def seconds(
         self, *, decoding: float, kv_tokens: float, prefill_tokens: float, prefill_pairs: float
@@ -30,8 +32,9 @@ class Drafting:
             prefill_pairs=prefill_pairs,
         )
         if not decoding or self.tokens <= 1:
-            return first
-        return first + (self.tokens - 1) * self.step.seconds(decoding=decoding, kv_tokens=kv_tokens)
+            return self.cost * first
+        later = self.step.seconds(decoding=decoding, kv_tokens=kv_tokens)
+        return self.cost * (first + (self.tokens - 1) * later)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
