@@ -78,7 +78,7 @@ def _conditions() -> Iterator[str]:
     )
     yield (
         f"- **Assumed**: a response cache answers {assumed.hit_share:.0%} (`course` L9), a small "
-        f"model {assumed.small_share:.0%} (`engineering` L560), nobody waits for "
+        f"model {assumed.small_share:.0%} (`engineering` L560), batches "
         f"{assumed.batch_share:.0%}, {assumed.wasted:.0%} of the work on spot nodes is lost, the "
         f"temperature is {assumed.temperature:g}, of {DRAFT_TOKENS} drafted tokens. An hour of "
         f"operation costs {assumed.engineer_hour:g} USD; no source has the last four."

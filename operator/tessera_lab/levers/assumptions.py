@@ -12,7 +12,7 @@ class LeverAssumptions:
     small_share: float = 0.5
     """Requests that a small model answers: `engineering` L560; `management` L117 says 0.85."""
     batch_share: float = 0.1
-    """Requests for which nobody waits. No source has a figure."""
+    """Requests without a latency objective, which batches answer. No source has a figure."""
     wasted: float = 0.1
     """Work on spot nodes that interruptions waste, as in `tessera mix`."""
     temperature: float = 0.7

@@ -95,7 +95,7 @@ def _part(
     usd = MONTH_HOURS * curve.mean * prices.on_demand
     if LeverId.PRICE_MIX in active:
         usd = min(option.total for option in mix_options(curve, prices, assumed.wasted))
-    # Nobody waits for a batch: its replicas are full, and come when spot nodes do.
+    # A batch has no latency objective: its replicas are full, and come when spot nodes do.
     batch_replicas = batch * _mean_rate(case) / replica.saturated
     usd += MONTH_HOURS * batch_replicas * effective_spot_price(prices.spot, assumed.wasted)
     return _Part(setup, replica, usd, curve, batch_replicas)

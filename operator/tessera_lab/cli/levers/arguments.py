@@ -36,7 +36,7 @@ levers = Command(
     ),
     option(
         "--batch-share",
-        "requests for which nobody waits (a guess)",
+        "requests without a latency objective, which batches answer (a guess)",
         metavar="SHARE",
         type=float,
         default=_ASSUMED.batch_share,

@@ -149,7 +149,7 @@ def _limits(report: LeverReport) -> Iterator[str]:
         yield f"Not computed: {unknown.lever} ({unknown.obstacle}): {unknown.message}"
     yield (
         f"Assumed: a response cache answers {assumed.hit_share:.0%}, a small model "
-        f"{assumed.small_share:.0%}, nobody waits for {assumed.batch_share:.0%}; temperature "
+        f"{assumed.small_share:.0%}, batches {assumed.batch_share:.0%}; temperature "
         f"{assumed.temperature:g}; an hour of operation costs {assumed.engineer_hour:g}"
     )
     yield from report.scenario.notes
