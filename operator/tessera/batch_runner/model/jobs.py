@@ -4,9 +4,11 @@
 model to a volume, once for all replicas.
 """
 
+import contextlib
 import json
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,77 +20,51 @@ from tessera.batch_runner.model.sources import FileSource
 from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
-from tessera.domain.model.pooling import SentenceTransformersFiles
-
-_CONFIG = "config.json"
-_INDEX = "model.safetensors.index.json"
-# Of sentence-transformers: the layers of an embedder, and its longest text.
-_MODULES, _SETTINGS = "modules.json", "sentence_bert_config.json"
 
 # A source that is not open yet.
 ClosedSource: TypeAlias = AbstractAsyncContextManager[FileSource]
+# The JSON values of files by name; of a file that does not exist there is none.
+Contents: TypeAlias = Mapping[str, object]
 
 
 async def shape(uri: str, folder: Path | None, source: ClosedSource) -> tuple[int, dict[str, Any]]:
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     try:
-        if folder is not None:
-            loaded = _load_from_folder(folder)
-        else:
-            loaded = await _load_from_source(source)
+        contents, commit = (
+            (_load_from_folder(folder), "")
+            if folder is not None
+            else await _load_from_source(source)
+        )
     except BatchError as error:
         return error.code, {"phase": "shape", "ok": False, "message": str(error)}
-    parsed = config.read_config(loaded.config, loaded.total_size, loaded.sentence_files)
+    parsed = config.read_files(contents.get)
     if isinstance(parsed, UnsupportedConfig):
-        message = f"{_CONFIG} of {uri}: {parsed.message}"
+        message = f"{config.CONFIG} of {uri}: {parsed.message}"
         return RefusedError.code, {"phase": "shape", "ok": False, "message": message}
     fields = parsed.model_dump(by_alias=True, exclude_none=True)
-    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": loaded.commit}
+    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": commit}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedConfig:
-    """What the files of a model say of its shape."""
-
-    config: object
-    total_size: int | None
-    """Bytes of all weights, where an index has them."""
-    sentence_files: SentenceTransformersFiles
-    commit: str = ""
-
-
-async def _load_from_source(closed_source: ClosedSource) -> LoadedConfig:
+async def _load_from_source(closed_source: ClosedSource) -> tuple[Contents, str]:
+    """Return the files that tell the shape, and the commit of the configuration."""
     async with closed_source as source:
-        model_config, commit = await source.read_json(_CONFIG)
-
-        async def optional(name: str) -> object:
-            try:
-                return (await source.read_json(name))[0]
-            except RefusedError:  # the model has no such file
-                return None
-
-        # A small model has no index.
-        index, modules = await optional(_INDEX), await optional(_MODULES)
-        settings = None if modules is None else await optional(_SETTINGS)
-    return LoadedConfig(
-        config=model_config,
-        total_size=_weights_size(index),
-        sentence_files=SentenceTransformersFiles(modules=modules, settings=settings),
-        commit=commit,
-    )
+        model_config, commit = await source.read_json(config.CONFIG)
+        contents: dict[str, object] = {config.CONFIG: model_config}
+        # A small model has no index, and only sentence-transformers have settings beside modules.
+        for name in (config.INDEX, config.MODULES, config.SETTINGS):
+            if name == config.SETTINGS and config.MODULES not in contents:
+                continue
+            with contextlib.suppress(RefusedError):  # the model has no such file
+                contents[name] = (await source.read_json(name))[0]
+    return contents, commit
 
 
-def _load_from_folder(folder: Path) -> LoadedConfig:
-    model_config = _read_json(folder / _CONFIG)
-    if model_config is None:
-        raise RefusedError(f"{folder / _CONFIG} does not exist; correct spec.model.uri")
-    return LoadedConfig(
-        config=model_config,
-        total_size=_weights_size(_read_json(folder / _INDEX)),
-        sentence_files=SentenceTransformersFiles(
-            modules=_read_json(folder / _MODULES), settings=_read_json(folder / _SETTINGS)
-        ),
-    )
+def _load_from_folder(folder: Path) -> Contents:
+    names = (config.CONFIG, config.INDEX, config.MODULES, config.SETTINGS)
+    contents = {name: _read_json(folder / name) for name in names}
+    if contents[config.CONFIG] is None:
+        raise RefusedError(f"{folder / config.CONFIG} does not exist; correct spec.model.uri")
+    return contents
 
 
 def _read_json(path: Path) -> object:
@@ -98,12 +74,6 @@ def _read_json(path: Path) -> object:
         return None
     except (OSError, ValueError, RecursionError) as error:
         raise RefusedError(f"{path}: {error}") from error
-
-
-def _weights_size(index: object) -> int | None:
-    metadata = index.get("metadata") if isinstance(index, dict) else None
-    total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
 
 
 async def fetch(

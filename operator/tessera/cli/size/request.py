@@ -23,8 +23,7 @@ from tessera.domain.hardware.gpu_catalog import (
     nearest_products,
     products,
 )
-from tessera.domain.model.config import UnsupportedConfig, read_config
-from tessera.domain.model.pooling import SentenceTransformersFiles
+from tessera.domain.model.config import CONFIG, UnsupportedConfig, read_files
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
@@ -40,7 +39,6 @@ from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 _DEFAULT_SLO = (Slo().ttft_p95, Slo().itl_p95)
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SLO_KEYS = ("ttft", "itl")
-_INDEX = "model.safetensors.index.json"
 _SHAPE_HINT = (
     "use the name from the Hugging Face Hub, or pass its config.json with --config FILE; similar "
     "known models:"
@@ -139,15 +137,9 @@ def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
 
 
 def _from_config(path: Path) -> ModelShape:
-    index = _read_beside(path, _INDEX)
-    metadata = index.get("metadata") if isinstance(index, dict) else None
-    total_size = metadata.get("total_size") if isinstance(metadata, dict) else None
-    files = SentenceTransformersFiles(
-        modules=_read_beside(path, "modules.json"),
-        settings=_read_beside(path, "sentence_bert_config.json"),
+    shape = read_files(
+        lambda name: _read_json(path) if name == CONFIG else _read_beside(path, name)
     )
-    total_size = total_size if isinstance(total_size, int) else None
-    shape = read_config(_read_json(path), total_size, files)
     if isinstance(shape, UnsupportedConfig):
         raise CommandError(f"--config {path}: {shape.message}")
     return shape

@@ -5,7 +5,7 @@ heads, latent or bounded by windows. What is missing, contradictory or unforesee
 than guessed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +23,10 @@ from tessera.domain.model.pooling import (
 from tessera.domain.model.quantization import Quantization, read_quantization
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 
+# The files that tell the shape: of all models, of large ones, and two of sentence-transformers,
+# with the layers of an embedder and its longest text.
+CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 # Keys of models whose cache does not grow by tokens.
 _UNSUPPORTED_CACHES = {
     "ssm_cfg": "state-space layers",
@@ -39,6 +43,19 @@ class UnsupportedConfig:
     """Why a configuration was not understood, and what to do."""
 
     message: str
+
+
+def read_files(read: Callable[[str], object]) -> ModelShape | UnsupportedConfig:
+    """Return the shape by the files of a model; `read` returns one by its name, or None."""
+    files = SentenceTransformersFiles(modules=read(MODULES), settings=read(SETTINGS))
+    return read_config(read(CONFIG), _weights_size(read(INDEX)), files)
+
+
+def _weights_size(index: object) -> int | None:
+    """Return the bytes of all weights, where an index has them."""
+    metadata = index.get("metadata") if isinstance(index, Mapping) else None
+    total_size = metadata.get("total_size") if isinstance(metadata, Mapping) else None
+    return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
 
 
 def read_config(

@@ -11,7 +11,6 @@ from tessera.api.inference_service import ModelShape
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.model import config as model_config
 from tessera.domain.model.config import UnsupportedConfig
-from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.environment import SHAPE
 
@@ -26,7 +25,7 @@ def model_shape(model: str, env: Mapping[str, str]) -> ModelShape:
     known = catalog.models().get(model)
     if known is not None:
         return known
-    config = Path(model, "config.json")
+    config = Path(model, model_config.CONFIG)
     if config.is_file():
         return _from_config(config)
     if SHAPE in env:
@@ -48,14 +47,9 @@ def _from_json(text: str) -> ModelShape:
 
 def _from_config(path: Path) -> ModelShape:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        shape = model_config.read_files(lambda name: _read_beside(path, name))
     except json.JSONDecodeError as error:
         raise EngineExit(1, f"{path} is no configuration of a language model: {error}") from error
-    files = SentenceTransformersFiles(
-        modules=_read_beside(path, "modules.json"),
-        settings=_read_beside(path, "sentence_bert_config.json"),
-    )
-    shape = model_config.read_config(config, _total_size(path.parent), files)
     if isinstance(shape, UnsupportedConfig):
         raise EngineExit(1, f"{path} is no configuration of a language model: {shape.message}")
     return shape
@@ -64,12 +58,3 @@ def _from_config(path: Path) -> ModelShape:
 def _read_beside(path: Path, name: str) -> object:
     neighbor = path.with_name(name)
     return json.loads(neighbor.read_text(encoding="utf-8")) if neighbor.is_file() else None
-
-
-def _total_size(folder: Path) -> int | None:
-    """Return the bytes of all weights, where there is an index."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return None
-    size: int = json.loads(index.read_text(encoding="utf-8"))["metadata"]["total_size"]
-    return size
