@@ -235,6 +235,41 @@ def test_files_that_do_not_match_are_left_out_alone_with_the_numbers(
     assert words in message
 
 
+@pytest.mark.parametrize(
+    ("model", "runner", "quantized", "difference"),
+    [
+        (None, "Auto", None, None),
+        (None, "Auto", "Classify", "pooling Classify instead of none"),
+        (None, "Auto", "Embed", "pooling Embed instead of none"),
+        (None, "Pooling", "Embed", None),
+        ("Embed", "Auto", None, None),
+        ("Embed", "Generate", "Embed", None),
+        ("Score", "Auto", None, "pooling none instead of Score"),
+        ("Score", "Auto", "Score", None),
+    ],
+)
+def test_files_of_a_precision_return_what_the_model_returns(
+    model: str | None, runner: str, quantized: str | None, difference: str | None
+) -> None:
+    shape = models()[LARGE.removeprefix("hf://")].model_copy(update={"pooling": model})
+    described = shape.model_dump(by_alias=True, exclude_none=True, exclude={"model"})
+    service = a_70b(model={"shape": described}, engine={"runner": runner})
+    snapshot = fleet(service, **read(service, files().model_copy(update={"pooling": quantized})))
+    [entry] = status_of(snapshot).precisions
+    assert entry.reason == ("FilesMatch" if difference is None else "FilesMismatch")
+    assert (difference or "awq, 4 bits") in entry.message
+
+
+@pytest.mark.parametrize(("words", "reason"), [(128_256, "FilesMatch"), (128_000, "FilesMismatch")])
+def test_files_of_a_precision_have_the_vocabulary_of_the_draft(words: int, reason: str) -> None:
+    shape = models()[LARGE.removeprefix("hf://")].model_copy(update={"vocab_size": None})
+    described = shape.model_dump(by_alias=True, exclude_none=True, exclude={"model"})
+    draft = {"method": "DraftModel", "model": {"uri": MEDIUM}}
+    service = a_70b(model={"shape": described}, engine={"speculation": draft})
+    [entry] = status_of(fleet(service, **read(service, files(vocab_size=words)))).precisions
+    assert entry.reason == reason
+
+
 def test_the_dollars_of_a_refused_precision_are_explained_with_the_reason() -> None:
     snapshot = fleet(a_70b(), **read(a_70b(), files(AWQ, vocab_size=128_000)))
     row = dict(decisions(snapshot)["precision"].numbers)["awq-int4"]

@@ -23,7 +23,8 @@ from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
 from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.placement.checks import max_model_len, shape_of
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.placement.placement import instance_name
 from tessera.domain.service.model_jobs import (
     ModelJob,
@@ -219,7 +220,9 @@ def _judged(
     files, precision = read.shape, variant.precision
     assert files is not None  # noqa: S101 - recorded with a shape alone
     source = config_source(read.uri, read.revision)
-    difference = files_mismatch(precision, files, shape, max_model_len(spec, shape))
+    difference = files_mismatch(
+        precision, files, _served_shape(spec, shape), max_model_len(spec, shape)
+    )
     if difference is not None:
         message = (
             f"{source} has {difference}; name files of {spec.model.uri} in {precision}, or remove "
@@ -240,6 +243,14 @@ def _judged(
             shape=files,
         ),
     )
+
+
+def _served_shape(spec: InferenceServiceSpec, shape: ModelShape) -> ModelShape:
+    """Return the shape with what the engine is told, and with the vocabulary of its draft."""
+    draft = draft_shape(spec.engine)
+    words = shape.vocab_size or (draft.vocab_size if draft is not None else None)
+    task = shape.pooling or pooling_task(spec)
+    return shape.model_copy(update={"pooling": task, "vocab_size": words})
 
 
 def _waiting(

@@ -55,3 +55,6 @@ def _model_differences(files: ModelShape, model: ModelShape) -> Iterator[str]:
     ):
         if of_files is not None and of_model is not None and of_files != of_model:
             yield f"{key} {of_files} instead of {of_model}"
+    # Files need not say that they embed: the engine is told so, and may pool any last layer.
+    if files.pooling not in (model.pooling, None if model.pooling == "Embed" else model.pooling):
+        yield f"pooling {files.pooling or 'none'} instead of {model.pooling or 'none'}"
