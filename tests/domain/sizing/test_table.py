@@ -10,6 +10,7 @@ from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing import prices
 from tessera.domain.sizing import table as size_table
+from tessera.domain.sizing.oversized import memory_share
 from tessera.domain.sizing.precision import caveat, mismatch_reason, unsupported_reason
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DeviceKvCache, ReplicaFit, plan_device_memory, size
@@ -233,6 +234,17 @@ def test_a_draft_model_takes_weights_and_cache_beside_the_model() -> None:
     draft_mib = both.reserve_mib - alone.reserve_mib
     assert draft_mib == pytest.approx(1235814400 * 2 / 2**20, abs=1)
     assert both.kv_tokens == pytest.approx(both.cache_mib * 2**20 / (131_072 + 32_768), abs=32)
+
+
+def test_the_cache_of_a_draft_counts_as_used_memory() -> None:
+    place = whole_gpu_hardware(products()[H100], 1)
+    wanted = replace(demand(B8), engine=EngineTerms(draft=models()[B1], draft_tokens=2))
+    fitted = size(wanted, place)
+    assert isinstance(fitted, ReplicaFit)
+    without = memory_share(replace(wanted, engine=EngineTerms()), fitted)
+    requests, tokens = fitted.limits.max_num_seqs, wanted.resident_tokens
+    draft_share = requests * tokens * 32_768 / 2**20 / place.memory_mib
+    assert memory_share(wanted, fitted) - without == pytest.approx(draft_share)
 
 
 def test_drafted_tokens_leave_steps_fewer_tokens_of_prompts() -> None:

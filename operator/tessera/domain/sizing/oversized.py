@@ -22,9 +22,11 @@ def max_concurrency(demand: Demand, fit: ReplicaFit) -> float:
 
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:
     """Return the share of a device's memory for weights, reserve and the typical cache."""
-    devices = fit.hardware.devices
-    request = footprint.cache_bytes(
-        demand.shape, demand.resident_tokens, devices, demand.engine.kv_bits
+    devices, engine = fit.hardware.devices, demand.engine
+    request = sum(
+        footprint.cache_bytes(model, demand.resident_tokens, devices, engine.kv_bits)
+        for model in (demand.shape, engine.draft)
+        if model is not None
     )
     cache = fit.limits.max_num_seqs * request / MIB
     return (fit.memory.weights_mib + fit.memory.reserve_mib + cache) / fit.hardware.memory_mib
