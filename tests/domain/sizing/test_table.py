@@ -260,12 +260,27 @@ def test_drafted_tokens_leave_steps_fewer_tokens_of_prompts() -> None:
         ]
         fit = size(needed, sized.hardware)
         assert isinstance(fit, ReplicaFit)
+        prompts = 1400 - 100 * fit.limits.decode_tokens
         full = fit.step.seconds(
             decoding=100,
-            kv_tokens=100 * needed.resident_tokens,
-            prefill_tokens=1400 - 100 * fit.limits.decode_tokens,
+            kv_tokens=100 * needed.resident_tokens + prompts,
+            prefill_tokens=prompts,
+            prefill_pairs=prompts * needed.input_tokens,
         )
         assert sized.ttft_ms == pytest.approx(steps * full * 1e3)
+
+
+def test_long_prompts_of_a_full_replica_are_read_within_the_objective_that_sizing_keeps() -> None:
+    needed = demand(B8, 131_072, input_tokens=100_000)
+    rows = [each for each in all_rows(needed, [products()[H100]], [None], BOOK) if each.can_serve]
+    for each in rows:
+        fit = size(needed, each.hardware)
+        assert isinstance(fit, ReplicaFit)
+        limits = fit.limits
+        alone = fit.step.prefill_seconds(100_000, limits.prompt_tokens)
+        assert each.ttft_ms is not None
+        assert alone <= each.ttft_ms / 1e3 <= needed.ttft.total_seconds()
+    assert rows
 
 
 def test_tensor_parallelism_costs_each_device_its_buffers() -> None:

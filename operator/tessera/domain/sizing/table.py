@@ -18,7 +18,7 @@ from tessera.domain.sizing.oversized import (
     oversize_message,
 )
 from tessera.domain.sizing.prices import PriceBook
-from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
 from tessera.domain.sizing.sizing import MIB, ReplicaFit, ReplicaMisfit, size
 
 # Numbers of GPUs of one node that a replica may use.
@@ -264,13 +264,9 @@ def _fit_row(row: SizeRow, demand: Demand, fit: ReplicaFit, product: Product) ->
     if demand.is_pooling:
         ttft = pooling.longest_reading(limits, demand.input_tokens).total_seconds()
     else:
-        chunk = limits.prompt_tokens
-        full_seconds = fit.step.seconds(
-            decoding=max_num_seqs,
-            kv_tokens=max_num_seqs * demand.resident_tokens,
-            prefill_tokens=chunk,
-        )
-        ttft = -(-demand.input_tokens // chunk) * full_seconds
+        tokens = limits.max_num_batched_tokens
+        full_seconds = full_step_seconds(demand, fit.step, max_num_seqs, tokens)
+        ttft = -(-demand.input_tokens // limits.prompt_tokens) * full_seconds
     return replace(
         row,
         verdict=SizeVerdict.LOW_CONCURRENCY if low_concurrency else SizeVerdict.FITS,
