@@ -14,9 +14,12 @@ from tessera.cli.main import main
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request
+from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.placement.checks import check
+from tessera.domain.placement.placement import hardware_candidates
 from tessera.domain.sizing.table import SizeVerdict
-from tests.builders import a_spec
+from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, plan_of
 
 DAY = date(2026, 11, 20)
 B8 = "meta-llama/Llama-3.1-8B-Instruct"
@@ -190,6 +193,55 @@ def test_a_draft_is_sized_by_the_terms_of_a_service() -> None:
     draft = {"method": "DraftModel", "tokens": 3, "model": {"uri": f"hf://{B8}"}}
     options = a_spec(f"hf://{words[0]}", engine={"speculation": draft}).engine
     assert size_request(SIZE.parse(words), DAY).demand.engine == engine_terms(options)
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ((), {}),
+        (("--kv-cache-dtype", "fp8"), {"engine": {"kvCacheDtype": "fp8"}}),
+        (("--max-num-batched-tokens", "512"), {"engine": {"maxNumBatchedTokens": 512}}),
+        (
+            ("--context", "2048", "--max-num-seqs", "300", "--block-size", "64"),
+            {
+                "context": {"maxModelLen": 2048},
+                "engine": {"maxNumSeqs": 300, "blockSize": 64},
+            },
+        ),
+        (
+            ("--draft", B8, "--gpu-memory-utilization", "0.8"),
+            {
+                "engine": {
+                    "speculation": {"method": "DraftModel", "model": {"uri": f"hf://{B8}"}},
+                    "gpuMemoryUtilization": "0.8",
+                }
+            },
+        ),
+    ],
+)
+@pytest.mark.parametrize(
+    "model",
+    [
+        "meta-llama/Llama-3.1-70B-Instruct",
+        "BAAI/bge-m3",
+        "Qwen/Qwen3-Embedding-0.6B",
+        "deepseek-ai/DeepSeek-V2-Lite-Chat",
+        "google/gemma-3-4b-it",
+    ],
+)
+def test_what_a_service_would_be_sized_for_is_sized_and_what_is_refused_is_refused(
+    model: str, words: tuple[str, ...], fields: dict[str, Any]
+) -> None:
+    spec = a_spec(f"hf://{model}", **fields)
+    if check(spec, {}):
+        with pytest.raises(CommandError):
+            size_request(SIZE.parse((model, *words)), DAY)
+        return
+    nodes = (a_node("h100", whole=1, product=H100),)
+    fleet = a_snapshot(a_service(spec=spec), pools=(a_pool("h100"),), nodes=nodes)
+    offers = [offer for view in plan_of(fleet).pools for offer in view.offers]
+    [candidate] = hardware_candidates(spec, models()[model], offers)
+    assert size_request(SIZE.parse((model, *words)), DAY).demand == candidate.demand
 
 
 def test_a_draft_bounds_the_gpus_of_a_replica() -> None:
