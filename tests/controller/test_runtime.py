@@ -59,6 +59,28 @@ async def test_what_raises_or_ends_is_started_again_and_told() -> None:
     assert len(failures) >= 2
 
 
+async def test_a_part_that_fails_while_it_is_cancelled_does_not_go_on() -> None:
+    begun, fails, begun_again = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def fail() -> None:
+        (begun_again if begun.is_set() else begun).set()
+        await fails.wait()
+        raise KeyError("defect")
+
+    async def run() -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fail())
+
+    task = asyncio.create_task(run_forever("part", run))
+    await begun.wait()
+    fails.set()
+    task.cancel()
+    going_on = asyncio.create_task(begun_again.wait())
+    await asyncio.wait((task, going_on), return_when=asyncio.FIRST_COMPLETED)
+    going_on.cancel()
+    assert task.cancelled()
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -25,4 +25,7 @@ async def run_forever(
         except Exception:
             failed()
             log.exception("%s: failed, starting it again", name)
+        # Up to Python 3.12 a TaskGroup that fails while it is cancelled raises its errors alone.
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            raise asyncio.CancelledError
         await asyncio.sleep(RESTART_SECONDS)
