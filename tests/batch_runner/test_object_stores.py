@@ -284,6 +284,21 @@ async def test_pickles_are_fetched_where_the_platform_allows_them(
     assert "pytorch_model.bin" in names_in(tmp_path / "own")
 
 
+async def test_a_store_without_ranges_sends_whole_files_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    async with HostileStore("llama/config.json") as store:
+        store.open.set()
+        folder = ObjectFolder(LLAMA, store.url, "us-east-1")
+        commit = (await folder.listing()).commit
+        (tmp_path / ".tessera-commit").write_text(commit)
+        (tmp_path / f"config.json.{commit[:12]}.part").write_bytes(b"??")
+        assert await fetched(folder, tmp_path) == commit
+    assert (tmp_path / "config.json").read_bytes() == store.body
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

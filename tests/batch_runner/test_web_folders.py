@@ -75,14 +75,20 @@ async def test_a_web_folder_is_fetched_by_the_digest_of_its_sums(tmp_path: Path)
     assert (code, report["shape"]["layers"]) == (0, 12)
 
 
-@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize(
+    ("ranges", "partial"),
+    [
+        (True, FILES[WEIGHTS][:1000]),
+        # The whole file comes again, not a part to skip, which would have to fit into memory.
+        (False, bytes(1000)),
+    ],
+)
 async def test_a_download_goes_on_whether_or_not_the_server_knows_ranges(
-    ranges: bool,
-    tmp_path: Path,
+    ranges: bool, partial: bytes, tmp_path: Path
 ) -> None:
     commit = digest_of(FILES).removeprefix("#sha256=")
     (tmp_path / ".tessera-commit").write_text(commit)
-    (tmp_path / f"{WEIGHTS}.{commit[:12]}.part").write_bytes(FILES[WEIGHTS][:1000])
+    (tmp_path / f"{WEIGHTS}.{commit[:12]}.part").write_bytes(partial)
     async with serve(WebServer(FILES, ranges=ranges)) as server:
         assert await fetch_from(server, tmp_path) == commit
     assert (tmp_path / WEIGHTS).read_bytes() == FILES[WEIGHTS]

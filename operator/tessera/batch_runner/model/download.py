@@ -13,7 +13,13 @@ from typing import Any, BinaryIO
 
 from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError, storage_errors
-from tessera.batch_runner.model.sources import Chunk, FileSource, SourceFile, needed_files
+from tessera.batch_runner.model.sources import (
+    Chunk,
+    FileSource,
+    RangeIgnoredError,
+    SourceFile,
+    needed_files,
+)
 
 _MAX_PARALLEL_FILES = 4
 # Holds the commit of a folder.
@@ -168,7 +174,13 @@ class _Folder:
         with part.open("r+b" if part.exists() else "w+b") as out:
             content = _PartialFile(out, hashlib.sha256() if file.sha256 else None)
             await asyncio.to_thread(content.read_existing)
-            await self._append(file, content)
+            try:
+                await self._append(file, content)
+            except RangeIgnoredError:
+                self.progress.done -= content.size
+                offset = 0
+                content.restart()
+                await self._append(file, content)
             await asyncio.to_thread(content.sync)
         if file.size is not None and content.size != file.size:
             raise TransientError(
@@ -227,6 +239,14 @@ class _PartialFile:
         while block := self._out.read(_READ_BYTES):
             self.digest.update(block)
             self.size += len(block)
+
+    def restart(self) -> None:
+        """Drop everything."""
+        self._out.seek(0)
+        self._out.truncate()
+        self.size = 0
+        if self.digest is not None:
+            self.digest = hashlib.sha256()
 
     async def write(self, chunk: Chunk) -> None:
         """Begin to write a chunk, so that the next one comes meanwhile."""

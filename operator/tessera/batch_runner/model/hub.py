@@ -9,7 +9,12 @@ from typing import Any
 import aiohttp
 
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
-from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
+from tessera.batch_runner.model.sources import (
+    Chunk,
+    RangeIgnoredError,
+    SourceFile,
+    SourceListing,
+)
 from tessera.domain.names import PUBLIC_HUB
 
 _CONNECT_TIMEOUT_SECONDS = 30
@@ -69,9 +74,7 @@ class HubRepository:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._get(self._file_url(commit, file.name), headers) as response:
             if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
-                raise TransientError(
-                    f"{response.url}: the hub ignored the Range header, cannot resume the download"
-                )
+                raise RangeIgnoredError(f"{response.url}: the hub ignored the Range header")
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 yield chunk
 

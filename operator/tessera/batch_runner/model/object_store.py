@@ -20,6 +20,7 @@ from tessera.batch_runner.model.sources import (
     MAX_SUMS_BYTES,
     SUMS,
     Chunk,
+    RangeIgnoredError,
     SourceFile,
     SourceListing,
     check_digest,
@@ -45,6 +46,8 @@ _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})")
 # What follows a question mark may be a signature.
 _QUERY = re.compile(r"\?[^\s\"'<>]*")
+# How the library reports that a store sent other bytes than the range that it was asked for.
+_RANGE_IGNORED = re.compile(r"non-partial response|Requested \d+\.\.")
 _MAX_MESSAGE_LENGTH = 300
 
 
@@ -177,6 +180,8 @@ def _store_error(uri: str, error: Exception) -> BatchError:
     status = match[1] if (match := _STATUS.search(text)) else ""
     denied = exceptions.PermissionDeniedError, exceptions.UnauthenticatedError
     transient = True
+    if _RANGE_IGNORED.search(text):
+        return RangeIgnoredError(f"{uri}: the store ignored the Range header ({answer})")
     if _IDENTITY.search(text):
         cause = (
             "there are no credentials: name their Secret in spec.model.store.secretName, or bind "

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from tessera.api.text import counted
-from tessera.batch_runner.errors import RefusedError
+from tessera.batch_runner.errors import RefusedError, TransientError
 
 # A part of a file, as its source has it in memory.
 Chunk: TypeAlias = bytes | memoryview
@@ -26,6 +26,10 @@ _UNUSED_FILES = re.compile(
 )
 # Loading one of these runs code that it contains.
 _PICKLES = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
+
+
+class RangeIgnoredError(TransientError):
+    """The source cannot send the rest of a file, so the whole file is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +67,10 @@ class FileSource(Protocol):
         ...
 
     def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[Chunk]:
-        """Yield the content of a file from byte `offset` on."""
+        """Yield the content of a file from byte `offset` on.
+
+        Raises RangeIgnoredError before the first chunk where the source has whole files alone.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from tessera.batch_runner.model.sources import (
     MAX_SUMS_BYTES,
     SUMS,
     Chunk,
+    RangeIgnoredError,
     SourceFile,
     SourceListing,
     check_digest,
@@ -71,8 +72,7 @@ class WebFolder:
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         async with self._request("GET", file.name, headers) as response:
             if offset and response.status != HTTPStatus.PARTIAL_CONTENT:
-                # A server without ranges: what was fetched is read again, and dropped here.
-                await response.content.readexactly(offset)
+                raise RangeIgnoredError(f"{response.url}: the server ignored the Range header")
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 yield chunk
 
@@ -108,7 +108,7 @@ class WebFolder:
             raise RefusedError(
                 f"{url}: more than {_MAX_REDIRECTS} redirects; name the server that has the files"
             ) from error
-        except (aiohttp.ClientError, asyncio.IncompleteReadError, TimeoutError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             message = str(error) or type(error).__name__
             raise TransientError(f"{method} {url}: no answer: {message}") from error
 
