@@ -23,6 +23,7 @@ from tessera.resources.runner import REPORT_PATH, RunnerImage
 from tessera.settings import RunnerSettings
 from tests.batch_builders import STORED, a_batch, a_batch_spec, a_checked_situation, plan_batch
 from tests.batch_runner.object_stores import (
+    BUCKET,
     LLAMA,
     Gate,
     HostileStore,
@@ -147,8 +148,11 @@ async def test_an_object_that_changes_under_a_download_is_not_mixed(
         outcome = await fetched(earlier, tmp_path / "own")
         assert isinstance(outcome, TransientError)
         assert "an object changed during the download" in str(outcome)
+        assert names_in(tmp_path / "own") >= {"config.json", "tokenizer/tokenizer.json"}
+        (store.buckets / BUCKET / "llama" / "tokenizer" / "tokenizer.json").unlink()
         assert isinstance(await fetched(folder, tmp_path / "own"), str)
     assert (tmp_path / "own" / WEIGHTS).read_bytes() == weights
+    assert names_in(tmp_path / "own") == {"config.json", WEIGHTS}
 
 
 async def test_ten_fetches_of_one_folder_take_its_bytes_once(

@@ -5,6 +5,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -114,12 +115,20 @@ def _read_complete(into: Path) -> tuple[str, int] | None:
 
 
 def _resume_commit(into: Path, commit: str) -> bool:
-    """Return whether an earlier attempt began this commit, so that its files are valid."""
+    """Return whether an earlier attempt began this commit, so that its files are valid.
+
+    The files of another commit go: an engine would read those that this one does not replace.
+    """
     marker = into / _COMMIT_FILE
-    if marker.exists() and marker.read_text(encoding="utf-8") == commit:
+    if marker.exists() and marker.read_bytes() == commit.encode():
         return True
-    for part in into.rglob("*.part"):
-        part.unlink()
+    for path in into.iterdir():
+        if path.name == _LOCK_FILE:
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
     _write_whole(marker, commit)
     return False
 
