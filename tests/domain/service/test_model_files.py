@@ -512,3 +512,22 @@ def test_a_missing_key_of_the_secret_of_a_store_is_reported() -> None:
     message = reason_and_message(snapshot, "Progressing")[1]
     assert "spec.model.store.secretName: Secret/bucket or one of its keys not found" in message
     assert "kubectl create secret generic bucket -n team-a" in message
+
+
+def test_the_refusal_of_one_services_token_is_that_of_no_other() -> None:
+    chat, _ = two_services()
+    cache = {"type": "PersistentVolumeClaim"}
+    spec = a_spec(SMALL, replicas=1, model={"cache": cache, "tokenSecretRef": {"name": "valid"}})
+    code = replace(a_service(spec=spec), ref=Ref("team-a", "code"), uid="uid-code")
+    report = {"ok": False, "message": "401 Client Error: Unauthorized"}
+    parts = a_model_job("fetch", chat, report=report, exit_code=REFUSED_EXIT_CODE)
+    plans = plan_of(a_snapshot(chat, code, claims=bound_claim(), **parts)).service_plans
+    assert plans[chat.ref].claims[0].ref == plans[code.ref].claims[0].ref
+    refused, job = plans[chat.ref].preparation, plans[code.ref].preparation
+    assert refused is not None
+    assert refused.missing_files is not None
+    assert refused.missing_files.reason == "ModelFetchFailed"
+    assert refused.job_to_create is None
+    assert job is not None
+    assert job.job_to_create is not None
+    assert job.job_to_create.name != parts["model_jobs"][0].ref.name

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from tessera.api.engine_options import DraftModel
-from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.inference_service import InferenceServiceSpec, SecretKeySelector
 from tessera.api.model_files import Adapter, Cache, ModelStore, is_stored
 
 
@@ -15,6 +15,8 @@ class FetchedFiles:
     uri: str
     revision: str | None = None
     store: ModelStore | None = None
+    token: SecretKeySelector | None = None
+    """The token of the hub, for files from there."""
     cache: Cache
     own_claim: str | None = None
     """The claim of the service, from before claims were shared; its files stay there."""
@@ -41,9 +43,10 @@ class FetchedFiles:
         """Return the name of the Job, the same for all who use the files.
 
         What may cure a failed download makes another Job: credentials, and the size of the claim.
+        So the credentials of one service fail for no other.
         """
-        store = self.store.model_dump_json() if self.store is not None else ""
-        parts = (self.claim_name, *self._identity, store, self.cache.size or "")
+        accesses = [each.model_dump_json() for each in (self.store, self.token) if each is not None]
+        parts = (self.claim_name, *self._identity, *accesses, self.cache.size or "")
         return f"fetch-{_digest(*parts)}"
 
     @property
@@ -64,6 +67,7 @@ def fetched_files(
         uri=model.uri,
         revision=model.revision,
         store=model.store if is_stored(model.uri) else None,
+        token=None if is_stored(model.uri) else model.token_secret_ref,
         cache=model.cache,
         own_claim=own_claim,
     )
