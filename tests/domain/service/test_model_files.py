@@ -531,3 +531,15 @@ def test_the_refusal_of_one_services_token_is_that_of_no_other() -> None:
     assert job is not None
     assert job.job_to_create is not None
     assert job.job_to_create.name != parts["model_jobs"][0].ref.name
+
+
+def test_files_of_two_azure_accounts_have_two_claims() -> None:
+    """The account is in the Secret; of the same bucket elsewhere the credentials do not matter."""
+    claims = {
+        uri: {
+            fetched_files(a_spec(uri, model={"store": {"secretName": name}}))[0].claim_name
+            for name in ("one", "two")
+        }
+        for uri in ("az://models/llama", "s3://models/llama")
+    }
+    assert [len(names) for names in claims.values()] == [2, 1]

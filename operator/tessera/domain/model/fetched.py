@@ -24,8 +24,7 @@ class FetchedFiles:
     @property
     def claim_name(self) -> str:
         """Return the name of the claim; other files, or those of another store, have another."""
-        endpoint = self.store.endpoint if self.store is not None else None
-        parts = (*self._identity, endpoint or "", self.cache.storage_class_name or "")
+        parts = (*self._identity, *self._store_identity, self.cache.storage_class_name or "")
         return self.own_claim or f"model-{_digest(*parts)}"
 
     @property
@@ -48,6 +47,15 @@ class FetchedFiles:
         accesses = [each.model_dump_json() for each in (self.store, self.token) if each is not None]
         parts = (self.claim_name, *self._identity, *accesses, self.cache.size or "")
         return f"fetch-{_digest(*parts)}"
+
+    @property
+    def _store_identity(self) -> tuple[str, ...]:
+        """Return what tells stores apart that have the same buckets."""
+        if self.store is None:
+            return ("",)
+        # The account, which has the containers, is in the Secret.
+        account = (self.store.secret_name or "",) if self.uri.startswith("az://") else ()
+        return (self.store.endpoint or "", *account)
 
     @property
     def _identity(self) -> tuple[str, str]:
