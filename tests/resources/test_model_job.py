@@ -19,6 +19,7 @@ from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.model_claims import claim_users, model_claims
 from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
@@ -214,13 +215,29 @@ def test_a_service_keeps_the_claim_and_the_pods_that_it_had_before_claims_were_s
     cache = CacheStatus(claim_name=name, claim_uid="uid", path=files.folder, fetched=True)
     model = ModelStatus(uri=SMALL, requested_revision="v1", cache=cache)
     service = cached_service(status=InferenceServiceStatus(model=model))
-    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid", gib=3)
     snapshot = a_snapshot(service, claims={Ref("team-a", name): volume})
     service_plan = compute_service_plan(snapshot)
     assert service_plan.preparation is not None
     assert service_plan.preparation.job_to_create is None
     manifests = children.service_manifests(service_plan)
     golden("service-own-claim", [dict(manifest.body) for manifest in manifests])
+
+
+@pytest.mark.parametrize(("asked", "gib"), [(None, 2), ("9Gi", 9)])
+def test_a_claim_from_before_grows_only_when_its_service_asks(asked: str | None, gib: int) -> None:
+    spec = _spec(cached_service())
+    cache = spec.model.cache.model_copy(update={"size": asked})
+    spec = spec.model_copy(update={"model": spec.model.model_copy(update={"cache": cache})})
+    (files,) = fetched_files(spec)
+    name = own_claim_name("chat")
+    recorded = CacheStatus(claim_name=name, claim_uid="uid", path=files.folder, fetched=True)
+    model = ModelStatus(uri=SMALL, requested_revision="v1", cache=recorded)
+    service = a_service(spec=spec, status=InferenceServiceStatus(model=model))
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid", gib=2)
+    snapshot = a_snapshot(service, claims={Ref("team-a", name): volume})
+    (claim,) = model_claims(snapshot, service, spec, {})
+    assert (claim.ref.name, claim.gib) == (name, gib)
 
 
 def test_engines_read_models_and_adapters_of_a_store_from_claims() -> None:
@@ -322,3 +339,56 @@ def test_a_draft_model_of_a_store_is_read_from_a_claim_of_its_own() -> None:
     assert speculation.model is not None
     assert speculation.model.uri == draft_files.location
     assert draft_files.store == spec.model.store
+
+
+LLAMA_8B = {
+    "parameters": 8_030_261_248,
+    "layers": 32,
+    "attentionHeads": 32,
+    "kvHeads": 8,
+    "headDim": 128,
+    "maxPositionEmbeddings": 131_072,
+}
+LLAMA_70B = {
+    "parameters": 70_553_706_496,
+    "layers": 80,
+    "attentionHeads": 64,
+    "kvHeads": 8,
+    "headDim": 128,
+    "maxPositionEmbeddings": 131_072,
+}
+
+
+def test_claims_hold_what_is_downloaded_to_them() -> None:
+    """An adapter of rank 512 has 6.6 billion weights, which may have 32 bits."""
+    adapters = [
+        {"name": "small", "uri": "s3://models/small"},
+        {"name": "large", "uri": "s3://models/large", "rank": 512},
+    ]
+    draft = {"uri": "s3://models/draft", "shape": {**LLAMA_8B, "vocabSize": 128_256}}
+    engine = {"speculation": {"method": "DraftModel", "model": draft}}
+    model = {"shape": {**LLAMA_70B, "vocabSize": 128_256}, "store": STORE, "adapters": adapters}
+    spec = a_spec(STORED, replicas=1, model=model, engine=engine)
+    snapshot = a_snapshot(a_service(spec=spec))
+    users = claim_users(snapshot.services)
+    claims = model_claims(snapshot, snapshot.services[0], spec, users)
+    sizes = {claim.files.uri: claim.gib for claim in claims}
+    assert sizes[STORED] == 158
+    assert sizes["s3://models/draft"] == 18
+    assert sizes["s3://models/small"] == 5
+    assert 25 <= sizes["s3://models/large"] <= 28
+
+
+def test_the_claim_of_quantized_files_holds_their_embeddings_as_well() -> None:
+    """The files of Llama 3.1 8B in AWQ have 5.7 GB, of which 2.1 GB have 16 bits per weight."""
+    shape = {
+        **LLAMA_8B,
+        "bitsPerWeight": 4,
+        "quantization": "awq",
+        "groupSize": 128,
+        "unquantizedParameters": 1_050_673_152,
+    }
+    spec = a_spec(STORED, replicas=1, model={"shape": shape, "store": STORE})
+    snapshot = a_snapshot(a_service(spec=spec))
+    (claim,) = model_claims(snapshot, snapshot.services[0], spec, {})
+    assert claim.gib * 2**30 > 1.1 * 5.7e9

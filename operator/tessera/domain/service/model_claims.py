@@ -5,21 +5,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.model_files import CacheStatus
+from tessera.api.model_files import CacheStatus, ModelShape
 from tessera.api.ref import Ref
 from tessera.domain.incremental import reused
 from tessera.domain.model.fetched import FetchedFiles, fetched_files
 from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.perf.footprint import weight_bytes
+from tessera.domain.perf.engine_terms import draft_shape
+from tessera.domain.perf.footprint import resident_bytes
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.sizing.lora import slots_mib
 from tessera.domain.steps import Step
 
 _GIB = 2**30
-# The default size of the claim of a model, relative to its weights, and of an adapter.
+# The default size of the claim of a model, relative to its weights, and the least of an adapter.
 _SIZE_MARGIN = 1.2
-_ADAPTER_GIB = 5
+_MIN_ADAPTER_GIB = 5
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -157,6 +159,8 @@ def _model_claim(
     volume = volumes.get(ref)
     # Another user may ask for more: that is the size that the volume has by then.
     size = max(_requested_gib(spec, files), volume.gib if volume is not None else 0)
+    if volume is not None and files.own_claim is not None and files.cache.size is None:
+        size = volume.gib  # an upgrade grows none: not every storage class can
     return ModelClaim(
         files=files,
         ref=ref,
@@ -168,10 +172,19 @@ def _model_claim(
 
 
 def _requested_gib(spec: InferenceServiceSpec, files: FetchedFiles) -> int:
-    if spec.model.uri != files.uri:
-        return _ADAPTER_GIB
-    if (size := spec.model.cache.size) is not None:
-        return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
-    shape = shape_of(spec)
-    weights = weight_bytes(shape.parameters, shape.bits_per_weight) if shape else 0
+    shape, draft = shape_of(spec), spec.engine.draft
+    if files.uri == spec.model.uri:
+        if (size := spec.model.cache.size) is not None:
+            return int(size[:-2]) * (1024 if size.endswith("Ti") else 1)
+        return _weights_gib(shape)
+    if draft is not None and files.uri == draft.uri:
+        return _weights_gib(draft_shape(spec.engine))
+    rank = max((each.rank for each in spec.model.adapters if each.uri == files.uri), default=0)
+    # The files of an adapter may have 32 bits per weight, of which the engine keeps 16.
+    mib = 2 * slots_mib(shape, 1, rank) if shape is not None else 0
+    return max(_MIN_ADAPTER_GIB, -(-mib // 1024))
+
+
+def _weights_gib(shape: ModelShape | None) -> int:
+    weights = resident_bytes(shape, None) if shape is not None else 0
     return int(weights * _SIZE_MARGIN / _GIB) + 1
