@@ -28,8 +28,10 @@ class WebServer:
         self.elsewhere = ""
         self.url = ""
         self.tokens = set[str]()
+        self.requests = 0
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests += 1
         self.tokens.add(request.headers.get("Authorization", ""))
         if self.elsewhere:
             raise web.HTTPFound(self.elsewhere + request.path)
@@ -104,6 +106,12 @@ async def test_a_download_goes_on_whether_or_not_the_server_knows_ranges(
         ({SUMS: b"\xff"}, None, "is not UTF-8"),
         ({SUMS: b"0" * 64 + b"  gone.json"}, None, "404 Not Found; correct spec.model.uri"),
         ({SUMS: b"0" * 64 + b"  ../llama/config.json"}, None, "rename it"),
+        ({SUMS: b"0" * 64 + b"  ../../metadata"}, None, "rename it"),
+        (
+            {SUMS: b"".join(b"0" * 64 + b"  %d.json\n" % number for number in range(10_001))},
+            None,
+            "10001 files exceed the limit of 10000",
+        ),
     ],
 )
 async def test_what_a_web_folder_has_wrong_has_a_fix(
@@ -115,6 +123,7 @@ async def test_what_a_web_folder_has_wrong_has_a_fix(
         outcome = await fetch_from(server, tmp_path / "own", digest)
     assert isinstance(outcome, RefusedError), outcome
     assert words in str(outcome)
+    assert server.requests < 10
 
 
 async def test_redirects_end_and_take_no_token_elsewhere(tmp_path: Path) -> None:

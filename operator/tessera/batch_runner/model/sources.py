@@ -76,12 +76,7 @@ class FileSource(Protocol):
 
 def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[SourceFile, ...]:
     """Return the files that the engine reads; what could write elsewhere or run code is refused."""
-    needed = tuple(_checked(files))
-    if len(needed) > _MAX_FILES:
-        raise RefusedError(
-            f"{counted(len(needed), 'file')} exceed the limit of {_MAX_FILES}; name the folder of "
-            "one model"
-        )
+    needed = readable_files(files)
     total = sum(file.size or 0 for file in needed)
     if total > _MAX_TOTAL_BYTES:
         raise RefusedError(
@@ -101,7 +96,18 @@ def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[S
     return needed
 
 
-def _checked(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+def readable_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:
+    """Return the files that an engine may read; names that lead elsewhere are refused."""
+    readable = tuple(_readable(files))
+    if len(readable) > _MAX_FILES:
+        raise RefusedError(
+            f"{counted(len(readable), 'file')} exceed the limit of {_MAX_FILES}; name the folder "
+            "of one model"
+        )
+    return readable
+
+
+def _readable(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
     for file in files:
         parts = file.name.split("/")
         illegal = {"", ".", ".."} & {*parts}

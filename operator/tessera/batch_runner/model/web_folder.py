@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -22,6 +23,7 @@ from tessera.batch_runner.model.sources import (
     check_digest,
     parse_json,
     parse_sums,
+    readable_files,
 )
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
@@ -44,13 +46,14 @@ class WebFolder:
     async def listing(self) -> SourceListing:
         """Return the files that `SHA256SUMS` names, with their sizes where the server has them."""
         sums, slots = await self._read_sums(), asyncio.Semaphore(_MAX_PARALLEL_HEADS)
+        # Checked before the server is asked for each.
+        files = readable_files(SourceFile(name, None, sha256=sums[name]) for name in sorted(sums))
 
-        async def sized(name: str) -> SourceFile:
-            async with slots, self._request("HEAD", name) as response:
-                return SourceFile(name, response.content_length, sha256=sums[name])
+        async def sized(file: SourceFile) -> SourceFile:
+            async with slots, self._request("HEAD", file.name) as response:
+                return replace(file, size=response.content_length)
 
-        files = await asyncio.gather(*(sized(name) for name in sorted(sums)))
-        return SourceListing(self._digest, tuple(files))
+        return SourceListing(self._digest, tuple(await asyncio.gather(*map(sized, files))))
 
     async def read_json(self, name: str) -> tuple[object, str]:
         """Return a JSON file of the folder, checked by its digest."""
