@@ -23,8 +23,11 @@ TOKEN = "valid"  # noqa: S105 - of a server that is made up
 class WebServer:
     """A server of files that needs a token, and may send clients elsewhere."""
 
-    def __init__(self, files: Mapping[str, bytes], *, ranges: bool = True) -> None:
-        self.files, self.ranges = files, ranges
+    def __init__(
+        self, files: Mapping[str, bytes], *, ranges: bool = True, heads: bool = True
+    ) -> None:
+        self.files, self.ranges, self.heads = files, ranges, heads
+        self.headers = dict[str, str]()
         self.elsewhere = ""
         self.url = ""
         self.tokens = set[str]()
@@ -38,9 +41,11 @@ class WebServer:
         content = self.files.get(request.path.removeprefix("/llama/"))
         if content is None:
             raise web.HTTPNotFound
+        if request.method == "HEAD" and not self.heads:
+            raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
         start = request.http_range.start or 0
         if not start or not self.ranges:
-            return web.Response(body=content)
+            return web.Response(body=content, headers=self.headers)
         return web.Response(status=206, body=content[start:])
 
 
@@ -124,6 +129,20 @@ async def test_what_a_web_folder_has_wrong_has_a_fix(
     assert isinstance(outcome, RefusedError), outcome
     assert words in str(outcome)
     assert server.requests < 10
+
+
+async def test_a_server_without_heads_is_asked_for_files_alone(tmp_path: Path) -> None:
+    async with serve(WebServer(FILES, heads=False)) as server:
+        assert isinstance(await fetch_from(server, tmp_path), str)
+    assert (tmp_path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
+
+
+async def test_compressed_answers_are_refused_unread(tmp_path: Path) -> None:
+    async with serve(WebServer(FILES)) as server:
+        server.headers = {"Content-Encoding": "gzip"}
+        outcome = await fetch_from(server, tmp_path)
+    assert isinstance(outcome, RefusedError), outcome
+    assert "let it send the files as they are" in str(outcome)
 
 
 async def test_redirects_end_and_take_no_token_elsewhere(tmp_path: Path) -> None:

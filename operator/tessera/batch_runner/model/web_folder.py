@@ -32,6 +32,8 @@ _TEXT_SECONDS = 120
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
 _MAX_PARALLEL_HEADS = 8
+# Of servers that answer GET alone; the sizes of their files are not known before.
+_NO_HEAD_STATUSES = (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
@@ -51,7 +53,7 @@ class WebFolder:
 
         async def sized(file: SourceFile) -> SourceFile:
             async with slots, self._request("HEAD", file.name) as response:
-                return replace(file, size=response.content_length)
+                return replace(file, size=response.content_length if response.ok else None)
 
         return SourceListing(self._digest, tuple(await asyncio.gather(*map(sized, files))))
 
@@ -104,8 +106,15 @@ class WebFolder:
             async with self._session.request(
                 method, url, headers=headers, allow_redirects=True, max_redirects=_MAX_REDIRECTS
             ) as response:
-                if response.status >= HTTPStatus.BAD_REQUEST:
+                if response.status >= HTTPStatus.BAD_REQUEST and (
+                    method != "HEAD" or response.status not in _NO_HEAD_STATUSES
+                ):
                     raise _response_error(response, url)
+                if (encoding := response.headers.get("Content-Encoding", "identity")) != "identity":
+                    raise RefusedError(
+                        f"{url}: the server sends the file as {encoding[:32]!r}, though asked for "
+                        "identity; let it send the files as they are"
+                    )
                 yield response
         except aiohttp.TooManyRedirects as error:
             raise RefusedError(
