@@ -288,6 +288,17 @@ async def test_pickles_are_fetched_where_the_platform_allows_them(
     assert "pytorch_model.bin" in names_in(tmp_path / "own")
 
 
+async def test_the_empty_objects_that_consoles_write_for_folders_are_none_of_the_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    keys = ("llama/", "llama/deep/", "llama/deep/er/", "llama/deep/er/a.json")
+    async with HostileStore(*keys, size=0) as store:
+        listing = await ObjectFolder(LLAMA, store.url, "us-east-1").listing()
+    assert [file.name for file in listing.files] == ["deep/er/a.json"]
+
+
 async def test_a_store_without_ranges_sends_whole_files_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import obstore
@@ -70,7 +71,6 @@ class ObjectFolder:
                 async for batch in obstore.list(self._store, self._folder or None):
                     for item in batch:
                         name = item["path"].removeprefix(self._folder).lstrip("/")
-                        # Some tools write an empty object for a folder.
                         if name:
                             files[name] = SourceFile(name, item["size"], item["e_tag"])
                     if len(files) > _MAX_OBJECTS:
@@ -82,6 +82,11 @@ class ObjectFolder:
             raise RefusedError(
                 f"{self._uri} has 0 objects; correct spec.model.uri, or upload the files there"
             )
+        # Consoles write an empty object for a folder.
+        folders = {str(folder) for name in files for folder in PurePosixPath(name).parents}
+        for name in folders & files.keys():
+            if not files[name].size:
+                del files[name]
         sums = await self._sums(files)
         listed = [file for name, file in sorted(files.items()) if name in sums or not self._digest]
         if missing := sums.keys() - files.keys():
