@@ -135,10 +135,15 @@ class HostileStore:
     """A server that speaks S3 and lists what it likes."""
 
     def __init__(
-        self, *keys: str, size: int = 4, body: bytes = b"{}{}", endless: bool = False
+        self,
+        *keys: str,
+        size: int = 4,
+        body: bytes = b"{}{}",
+        endless: bool = False,
+        refusal: tuple[int, str] | None = None,
     ) -> None:
         self.keys, self.size, self.body = keys, size, body
-        self.endless = endless
+        self.endless, self.refusal = endless, refusal
         self.open = asyncio.Event()
         self.url = ""
 
@@ -158,6 +163,9 @@ class HostileStore:
         await self._runner.cleanup()
 
     async def _list(self, request: web.Request) -> web.Response:
+        if self.refusal is not None:
+            status, text = self.refusal
+            return web.Response(status=status, text=text, content_type="application/xml")
         page = int(request.query.get("continuation-token", "0"))
         keys = self.keys or tuple(f"llama/{page}-{number}" for number in range(1000))
         contents = "".join(

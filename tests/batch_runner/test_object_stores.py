@@ -315,6 +315,32 @@ async def test_a_store_without_ranges_sends_whole_files_again(
 
 
 @pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (301, "PermanentRedirect", "must be addressed using the specified endpoint"),
+        (
+            400,
+            "AuthorizationHeaderMalformed",
+            "The authorization header is malformed; the region 'us-east-1' is wrong; expecting "
+            "'eu-west-1'",
+        ),
+    ],
+)
+async def test_a_bucket_of_another_region_is_refused(
+    status: int, code: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As S3 answers."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    async with HostileStore("llama/config.json", refusal=(status, text)) as store:
+        folder = ObjectFolder(LLAMA, store.url, "us-east-1")
+        outcome = await fetched(folder, tmp_path / "own")
+    assert isinstance(outcome, RefusedError), outcome
+    assert "in another region: correct spec.model.store.region" in str(outcome)
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"endless": True}, "exceeds 4 bytes"),

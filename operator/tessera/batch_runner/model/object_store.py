@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 _CHUNK_BYTES = 2**20
 _MAX_OBJECTS = 10_000
 _LISTING_SECONDS = 120
-_DEFAULT_REGION = "us-east-1"
 # Of one request; a download is bounded by how fast its bytes come.
 _CLIENT = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(hours=12)}
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 # The address of the machine's own credentials, which is asked when nothing else has any.
 _IDENTITY = re.compile(r"169\.254\.|metadata\.google|identity/oauth2")
+# Of a bucket elsewhere: a redirect without an address, or what S3 says of the signature.
+_REGION = re.compile(r"redirect without LOCATION|PermanentRedirect|region '[^']*' is wrong")
 _EXPIRED = re.compile(r"expired|InvalidToken", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
@@ -192,6 +193,9 @@ def _store_error(uri: str, error: Exception) -> BatchError:
             "there are no credentials: name their Secret in spec.model.store.secretName, or bind "
             "an identity to the ServiceAccount of the pod"
         )
+    elif _REGION.search(text):
+        transient = False
+        cause = "the bucket is in another region: correct spec.model.store.region"
     elif _EXPIRED.search(answer):
         cause = (
             "the credentials have expired: renew the Secret of spec.model.store, which the next "
