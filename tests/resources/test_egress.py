@@ -10,13 +10,15 @@ from pydantic import ValidationError
 from tessera.api.engine_egress import EngineEgress
 from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
-from tessera.api.template_version import Platform
+from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.domain.placement.checks import check
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import known_versions, version_facts
 from tessera.resources import children
 from tessera.resources.defaults import newest_version
+from tessera.resources.model_job import model_job_manifest
+from tessera.resources.runner import RunnerImage
 from tests.builders import a_service, a_snapshot, a_spec, plan_of
 from tests.resources.engine_objects import SPECS, plan_service
 
@@ -219,9 +221,25 @@ def test_engines_of_services_reach_names_and_public_addresses_and_what_is_listed
     policy = egress_policy(EngineEgress(**values), Platform.model_validate(platform))
     assert {target for target in ALL if admits(policy, target)} == reached
     assert policy["policyTypes"] == ["Egress"]
-    # Pods of batches have no such label: their runner asks the API server.
+    # In pods of batches the runner asks the API server.
     (selected,) = policy["podSelector"]["matchExpressions"]
-    assert selected == {"key": "tessera.dev/service", "operator": "Exists"}
+    assert selected == {"key": "tessera.dev/batch", "operator": "DoesNotExist"}
+
+
+def test_the_jobs_that_fetch_models_reach_what_engines_reach() -> None:
+    """Whoever writes a service names the store that they ask."""
+    model = {"store": {"endpoint": "http://169.254.169.254"}}
+    service = a_service(spec=a_spec("s3://models/own", model=model))
+    service_plan = plan_of(a_snapshot(service)).service_plans[service.ref]
+    assert service_plan.preparation is not None
+    job = service_plan.preparation.job_to_create
+    assert job is not None
+    image, template = RunnerImage("tessera/batch"), PodTemplateVersion()
+    body = model_job_manifest(service_plan.service, job, None, image, template).body
+    labels = body["spec"]["template"]["metadata"]["labels"]
+    selector = egress_policy(EngineEgress())["podSelector"]
+    assert selector["matchLabels"].items() <= labels.items()
+    assert "tessera.dev/batch" not in labels
 
 
 @pytest.mark.parametrize(

@@ -129,13 +129,13 @@ def _engine_policy(
 def engine_egress_policy(
     owners: Owners, egress: EngineEgress, platform: Platform
 ) -> ObjectManifest:
-    """Limit what engines of services connect to.
+    """Limit what the engines of services and the Jobs of their models connect to.
 
-    Engines of batches have no such limit: in their pods the runner asks the API server.
+    Pods of batches have no such limit: in them the runner asks the API server.
     """
-    exists = client.V1LabelSelectorRequirement(key=names.SERVICE_LABEL, operator="Exists")
+    of_no_batch = client.V1LabelSelectorRequirement(key=BATCH_LABEL, operator="DoesNotExist")
     engines = client.V1LabelSelector(
-        match_labels={names.COMPONENT: names.ENGINE}, match_expressions=[exists]
+        match_labels={names.COMPONENT: names.ENGINE}, match_expressions=[of_no_batch]
     )
     rules = _egress_rules(egress, platform) if egress.restricted else [_egress_rule()]
     spec = client.V1NetworkPolicySpec(pod_selector=engines, policy_types=["Egress"], egress=rules)
