@@ -19,7 +19,7 @@ from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.service.model_claims import claim_users, model_claims
+from tessera.domain.service.model_claims import ClaimUsers, claim_users, model_claims
 from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
@@ -236,7 +236,7 @@ def test_a_claim_from_before_grows_only_when_its_service_asks(asked: str | None,
     service = a_service(spec=spec, status=InferenceServiceStatus(model=model))
     volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid", gib=2)
     snapshot = a_snapshot(service, claims={Ref("team-a", name): volume})
-    (claim,) = model_claims(snapshot, service, spec, {})
+    (claim,) = model_claims(snapshot, service, spec, ClaimUsers())
     assert (claim.ref.name, claim.gib) == (name, gib)
 
 
@@ -370,7 +370,7 @@ def test_claims_hold_what_is_downloaded_to_them() -> None:
     model = {"shape": {**LLAMA_70B, "vocabSize": 128_256}, "store": STORE, "adapters": adapters}
     spec = a_spec(STORED, replicas=1, model=model, engine=engine)
     snapshot = a_snapshot(a_service(spec=spec))
-    users = claim_users(snapshot.services)
+    users = claim_users(snapshot.services, (), {})
     claims = model_claims(snapshot, snapshot.services[0], spec, users)
     sizes = {claim.files.uri: claim.gib for claim in claims}
     assert sizes[STORED] == 158
@@ -390,5 +390,5 @@ def test_the_claim_of_quantized_files_holds_their_embeddings_as_well() -> None:
     }
     spec = a_spec(STORED, replicas=1, model={"shape": shape, "store": STORE})
     snapshot = a_snapshot(a_service(spec=spec))
-    (claim,) = model_claims(snapshot, snapshot.services[0], spec, {})
+    (claim,) = model_claims(snapshot, snapshot.services[0], spec, ClaimUsers())
     assert claim.gib * 2**30 > 1.1 * 5.7e9

@@ -198,8 +198,8 @@ class Cache(Wire):
     """`None`: every replica downloads them into its own pod. `PersistentVolumeClaim`: they are
     downloaded once, to a claim that engines of all services and batches of the namespace with the
     same files mount read-only; engines start when the download is complete. The claim is deleted
-    with the last of them. Files of a store always have a claim. For a batch, an `hf://` model needs
-    its commit in `revision`."""
+    with the last of those that ever used it. Files of a store always have a claim. For a batch, an
+    `hf://` model needs its commit in `revision`."""
 
     storage_class_name: DnsSubdomain | None = None
     """StorageClass of the claim, which must support ReadWriteMany; omitted, the default class."""
@@ -208,7 +208,7 @@ class Cache(Wire):
         None
     ) = None
     """Size of the claim, for example `50Gi`; omitted, a fifth more than the weights. It can only
-    grow, and each revision of the model needs its own space."""
+    grow; each revision of the model has its own claim."""
 
 
 class CacheStatus(Wire):

@@ -452,6 +452,17 @@ def test_services_of_the_same_files_share_one_claim_and_one_job() -> None:
         assert prepared(after, ref).missing_files is None
 
 
+def test_a_service_that_changes_its_model_stays_an_owner_of_its_claim() -> None:
+    chat, _ = two_services()
+    status = status_of(a_snapshot(chat, claims=bound_claim()))
+    other = replace(a_service(spec=a_spec(OWN)), ref=Ref("team-a", "code"), uid="uid-code")
+    owners = ("uid-chat", "uid-code", "uid-of-no-service")
+    owned = {ref: replace(volume, owners=owners) for ref, volume in bound_claim().items()}
+    snapshot = a_snapshot(replace(chat, status=status), other, claims=owned)
+    (claim,) = plan_of(snapshot).service_plans[chat.ref].claims
+    assert [user.ref for user in claim.users] == [chat.ref, other.ref]
+
+
 def test_a_service_that_comes_later_fetches_nothing() -> None:
     parts = a_model_job("fetch", a_cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
     status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))

@@ -203,6 +203,7 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
         uid=meta.get("uid", ""),
         terminating="deletionTimestamp" in meta,
         gib=_gib(spec.get("resources", {}).get("requests", {}).get("storage", "0")),
+        owners=tuple(owner["uid"] for owner in meta.get("ownerReferences", ())),
     )
 
 

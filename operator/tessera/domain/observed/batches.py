@@ -86,6 +86,8 @@ class VolumeClaim:
     """It has a deletion timestamp, so no further pod can mount it."""
     gib: int = 0
     """The size that it asks for, rounded up."""
+    owners: tuple[str, ...] = ()
+    """The UIDs of its owners; it is deleted with the last of them."""
 
 
 @dataclass(frozen=True, slots=True)

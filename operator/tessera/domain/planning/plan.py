@@ -243,7 +243,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     allocated: AllocatedDevices = Counter(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding, metering)
     proposals = propose_all(snapshot, memory.scaling_history, views, allocated, forecast)
-    users = claim_users(snapshot.services, snapshot.batches)
+    users = claim_users(snapshot.services, snapshot.batches, snapshot.claims)
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, forecast, memory.job_creation_errors, users
     )

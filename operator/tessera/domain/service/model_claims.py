@@ -34,7 +34,7 @@ class BatchUser:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelClaim:
-    """A claim with the files of a model or an adapter, and those who use it."""
+    """A claim with the files of a model or an adapter, and those who use or used it."""
 
     files: FetchedFiles
     ref: Ref
@@ -79,26 +79,37 @@ class ClaimUsers:
     batches: Mapping[Ref, tuple[BatchUser, ...]] = field(default_factory=dict)
 
 
-def claim_users(services: tuple[ObservedService, ...], batches: Iterable[Batch]) -> ClaimUsers:
-    """Return who uses each claim."""
+def claim_users(
+    services: tuple[ObservedService, ...],
+    batches: Iterable[Batch],
+    claims: Mapping[Ref, VolumeClaim],
+) -> ClaimUsers:
+    """Return who uses each claim, by what was recorded and by its owners."""
     users: dict[Ref, list[BatchUser]] = defaultdict(list)
     for batch in batches:
         attempt = batch.status.attempt
         if attempt is not None and attempt.claims and batch.unfinished:
             for name in attempt.claims:
                 users[Ref(batch.ref.namespace, name)].append(BatchUser(batch.ref, batch.uid))
-    return ClaimUsers(_service_users(services), {ref: tuple(users[ref]) for ref in users})
+    return ClaimUsers(_service_users(services, claims), {ref: tuple(users[ref]) for ref in users})
 
 
 @reused
 def _service_users(
-    services: tuple[ObservedService, ...],
+    services: tuple[ObservedService, ...], claims: Mapping[Ref, VolumeClaim]
 ) -> Mapping[Ref, tuple[ObservedService, ...]]:
-    users: dict[Ref, list[ObservedService]] = defaultdict(list)
-    for service in sorted(services, key=lambda user: user.ref):
+    users: dict[Ref, dict[Ref, ObservedService]] = defaultdict(dict)
+    for service in services:
         for ref in recorded_refs(service):
-            users[ref].append(service)
-    return {ref: tuple(members) for ref, members in users.items()}
+            users[ref][service.ref] = service
+    # A service that now names other files is an owner: its replicas use the claim for as long as
+    # they take to be replaced, and a claim that is being deleted admits no new pods.
+    services_by_uid = {service.uid: service for service in services}
+    for ref, claim in claims.items():
+        for uid in claim.owners:
+            if (owner := services_by_uid.get(uid)) is not None:
+                users[ref][owner.ref] = owner
+    return {ref: tuple(members[user] for user in sorted(members)) for ref, members in users.items()}
 
 
 def recorded_claims(
