@@ -463,6 +463,24 @@ def test_a_service_that_changes_its_model_stays_an_owner_of_its_claim() -> None:
     assert [user.ref for user in claim.users] == [chat.ref, other.ref]
 
 
+def test_the_progress_of_other_files_is_no_progress_of_these() -> None:
+    chat, code = two_services()
+    shown = {code.ref: FetchProgress(done=3_200_000_000, total=16_000_000_000)}
+    status = status_of(a_snapshot(chat, claims=bound_claim()))
+    assert status.model is not None
+    assert status.model.cache is not None
+    of_before = status.model.cache.model_copy(update={"fetched": True, "claim_uid": "of-before"})
+    elsewhere = status.model.cache.model_copy(update={"claim_name": "model-of-others"})
+    others = status.model.model_copy(update={"cache": of_before, "other_caches": (elsewhere,)})
+    for caches, done in ((status.model, 3_200_000_000), (others, 0)):
+        fetching = replace(code, status=InferenceServiceStatus(model=caches))
+        snapshot = a_snapshot(chat, fetching, claims=bound_claim(), fetch_progress=shown)
+        seen = status_of(snapshot).model
+        assert seen is not None
+        assert seen.cache is not None
+        assert seen.cache.bytes_done == done
+
+
 def test_a_service_that_comes_later_fetches_nothing() -> None:
     parts = a_model_job("fetch", a_cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
     status = status_of(a_snapshot(a_cached_service(), claims=bound_claim(), **parts))

@@ -242,9 +242,8 @@ def with_files(
         job_status = assess_job_of_files(snapshot, service.ref.namespace, model_job)
         owned_jobs = _owned_jobs(snapshot, service, job_status)
         if not cache.fetched and preparation.missing_files is None:
-            cache, preparation = _assess_files(
-                snapshot, spec, preparation, claim, cache, job_status
-            )
+            cache = _with_progress(snapshot, service, claim, cache)
+            cache, preparation = _assess_files(spec, preparation, claim, cache, job_status)
         elif cache.fetched:
             preparation = replace(
                 preparation, obsolete_jobs=(*preparation.obsolete_jobs, *owned_jobs)
@@ -291,7 +290,6 @@ def _owned_jobs(
 
 
 def _assess_files(
-    snapshot: Snapshot,
     spec: InferenceServiceSpec,
     preparation: Preparation,
     claim: ModelClaim,
@@ -306,7 +304,6 @@ def _assess_files(
     if claim.volume is not None and is_done and report is not None and report.ok:
         update = {"fetched": True, "bytes_done": report.bytes, "bytes_total": report.bytes}
         return cache.model_copy(update=update | {"commit": report.commit or None}), preparation
-    cache = _with_progress(snapshot, claim, cache)
     report_text = report.message if report else job_status.report
     return cache, replace(
         preparation,
@@ -353,15 +350,28 @@ def missing_shape_verdict(
     )
 
 
-def _with_progress(snapshot: Snapshot, claim: ModelClaim, cache: CacheStatus) -> CacheStatus:
+def _with_progress(
+    snapshot: Snapshot, service: ObservedService, claim: ModelClaim, cache: CacheStatus
+) -> CacheStatus:
     """Add the progress of the fetch, rounded down; without a total size, to 1 GiB."""
-    reports = (snapshot.fetch_progress.get(user.ref) for user in claim.users)
+    users = (user for user in claim.users if user.ref == service.ref or _fetches(user, cache))
+    reports = (snapshot.fetch_progress.get(user.ref) for user in users)
     progress = next((report for report in reports if report is not None), None)
     if progress is None:
         return cache
     step = max(1, progress.total // _PROGRESS_STEPS) if progress.total else 2**30
     update = {"bytes_done": progress.done // step * step, "bytes_total": progress.total}
     return cache.model_copy(update=update)
+
+
+def _fetches(user: ObservedService, cache: CacheStatus) -> bool:
+    """Return whether the next files of a user are these: they come one after another."""
+    if user.status.model is None:
+        return False
+    caches = _recorded_caches(user.status.model)
+    following = next((each for each in caches if not each.fetched), None)
+    place = (cache.claim_name, cache.path)
+    return following is not None and (following.claim_name, following.path) == place
 
 
 def _missing_files(
