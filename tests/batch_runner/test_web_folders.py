@@ -131,6 +131,15 @@ async def test_what_a_web_folder_has_wrong_has_a_fix(
     assert server.requests < 10
 
 
+async def test_after_a_refused_file_no_further_one_is_begun(tmp_path: Path) -> None:
+    many = {f"{number:03}.json": b"{}" for number in range(40)}
+    files = {**with_sums(many), "000.json": b"[]"}
+    async with serve(WebServer(files)) as server:
+        outcome = await fetch_from(server, tmp_path / "own", digest_of(files))
+    assert isinstance(outcome, RefusedError), outcome
+    assert len([*(tmp_path / "own").glob("*.json")]) < 20
+
+
 async def test_a_server_without_heads_is_asked_for_files_alone(tmp_path: Path) -> None:
     async with serve(WebServer(FILES, heads=False)) as server:
         assert isinstance(await fetch_from(server, tmp_path), str)

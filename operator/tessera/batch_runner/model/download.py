@@ -156,6 +156,8 @@ class _Folder:
 
         async def fetch_limited(file: SourceFile) -> None:
             async with slots:
+                if any(isinstance(error, RefusedError) for error in errors):
+                    return  # the others would delay what needs an edit, by hours
                 try:
                     with storage_errors(self.into / file.name, "write"):
                         await self._fetch_file(file)
