@@ -11,7 +11,7 @@ from tessera.api.inference_service import (
     InferenceServiceStatus,
     ModelStatus,
 )
-from tessera.api.model_files import CacheStatus
+from tessera.api.model_files import CacheStatus, ModelStore
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.config import Config
 from tessera.domain.model.fetched import fetched_files, located
@@ -24,7 +24,7 @@ from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
 from tessera.resources.model_job import model_job_manifest
-from tessera.resources.runner import RunnerImage
+from tessera.resources.runner import RunnerImage, store_credentials
 from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, compute_service_plan
 
 Golden = Callable[[str, list[Any]], None]
@@ -311,6 +311,18 @@ def test_only_the_jobs_get_the_credentials_of_a_store_and_only_from_its_secret(
         ("bucket", key) for key in keys
     ]
     assert "--endpoint=https://minio.acme:9000" in container["args"]
+
+
+def test_an_adapter_of_a_public_web_server_needs_no_token_in_the_secret_of_the_bucket() -> None:
+    store = ModelStore.model_validate(STORE)
+    uris = (f"https://models.acme/llama#sha256={'0' * 64}", STORED)
+    optional = [
+        variable.name
+        for uri in uris
+        for variable in store_credentials(uri, store)
+        if variable.model_dump()["value_from"]["secret_key_ref"]["optional"]
+    ]
+    assert optional == ["BEARER_TOKEN", "AWS_SESSION_TOKEN"]
 
 
 def test_pickles_are_allowed_by_the_platform_alone() -> None:

@@ -23,7 +23,13 @@ _CREDENTIALS = {
     "http": ("BEARER_TOKEN",),
     "https": ("BEARER_TOKEN",),
 }
-_OPTIONAL_KEYS = ("AWS_SESSION_TOKEN", "AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_SAS_TOKEN")
+# Web servers that everybody may read may lie beside a bucket whose Secret has no token.
+_OPTIONAL_KEYS = (
+    "AWS_SESSION_TOKEN",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN",
+    "BEARER_TOKEN",
+)
 
 
 @dataclass(frozen=True, slots=True)
