@@ -140,10 +140,10 @@ class HostileStore:
         size: int = 4,
         body: bytes = b"{}{}",
         endless: bool = False,
-        refusal: tuple[int, str] | None = None,
+        answer: tuple[int, str] | None = None,
     ) -> None:
         self.keys, self.size, self.body = keys, size, body
-        self.endless, self.refusal = endless, refusal
+        self.endless, self.answer = endless, answer
         self.open = asyncio.Event()
         self.url = ""
 
@@ -163,8 +163,8 @@ class HostileStore:
         await self._runner.cleanup()
 
     async def _list(self, request: web.Request) -> web.Response:
-        if self.refusal is not None:
-            status, text = self.refusal
+        if self.answer is not None:
+            status, text = self.answer
             return web.Response(status=status, text=text, content_type="application/xml")
         page = int(request.query.get("continuation-token", "0"))
         keys = self.keys or tuple(f"llama/{page}-{number}" for number in range(1000))

@@ -299,6 +299,22 @@ async def test_the_empty_objects_that_consoles_write_for_folders_are_none_of_the
     assert [file.name for file in listing.files] == ["deep/er/a.json"]
 
 
+async def test_a_store_that_lists_without_an_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    page = (
+        "<ListBucketResult><IsTruncated>true</IsTruncated>"
+        "<NextContinuationToken>again</NextContinuationToken></ListBucketResult>"
+    )
+    async with HostileStore("llama/config.json", answer=(200, page)) as store:
+        folder = ObjectFolder(LLAMA, store.url, "us-east-1", listing_seconds=0.3)
+        outcome = await fetched(folder, tmp_path / "own")
+    assert isinstance(outcome, TransientError), outcome
+    assert "did not end within 0.3 s; correct spec.model.store.endpoint" in str(outcome)
+
+
 async def test_a_store_without_ranges_sends_whole_files_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,7 +349,7 @@ async def test_a_bucket_of_another_region_is_refused(
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     text = f"<Error><Code>{code}</Code><Message>{message}</Message></Error>"
-    async with HostileStore("llama/config.json", refusal=(status, text)) as store:
+    async with HostileStore("llama/config.json", answer=(status, text)) as store:
         folder = ObjectFolder(LLAMA, store.url, "us-east-1")
         outcome = await fetched(folder, tmp_path / "own")
     assert isinstance(outcome, RefusedError), outcome

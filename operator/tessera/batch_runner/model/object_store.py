@@ -56,7 +56,15 @@ _MAX_MESSAGE_LENGTH = 300
 class ObjectFolder:
     """A folder of a bucket."""
 
-    def __init__(self, uri: str, endpoint: str | None, region: str | None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        endpoint: str | None,
+        region: str | None,
+        *,
+        listing_seconds: float = _LISTING_SECONDS,
+    ) -> None:
+        self._listing_seconds = listing_seconds
         location, _, fragment = uri.partition("#")
         self._uri = location
         self._digest = fragment.removeprefix("sha256=")
@@ -68,7 +76,7 @@ class ObjectFolder:
         """Return the objects below the folder, with the digests of their `SHA256SUMS`."""
         files = dict[str, SourceFile]()
         with self._errors():
-            async with asyncio.timeout(_LISTING_SECONDS):
+            async with asyncio.timeout(self._listing_seconds):
                 async for batch in obstore.list(self._store, self._folder or None):
                     for item in batch:
                         name = item["path"].removeprefix(self._folder).lstrip("/")
@@ -141,7 +149,7 @@ class ObjectFolder:
     async def _read(self, name: str, limit: int) -> bytes:
         content = bytearray()
         with self._errors():
-            async with asyncio.timeout(_LISTING_SECONDS):
+            async with asyncio.timeout(self._listing_seconds):
                 async for chunk in self.read_chunks("", SourceFile(name, None), 0):
                     content += chunk
                     if len(content) > limit:
@@ -154,6 +162,12 @@ class ObjectFolder:
     def _errors(self) -> Iterator[None]:
         try:
             yield
+        except TimeoutError as error:
+            raise TransientError(
+                f"{self._uri}: the answer of the store did not end within "
+                f"{self._listing_seconds:g} s; correct spec.model.store.endpoint, or name the "
+                "folder of one model"
+            ) from error
         except (exceptions.BaseError, OSError, ValueError) as error:
             raise _store_error(self._uri, error) from error
 
