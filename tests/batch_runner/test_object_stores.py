@@ -61,6 +61,15 @@ async def test_a_folder_of_a_bucket_is_fetched_whole_and_without_pickles(
     assert await fetch_from(store, tmp_path / "own") == commit
 
 
+async def test_credentials_that_end_with_a_line_break_are_those_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_store(tmp_path, monkeypatch) as store:
+        for name, value in store.environment().items():
+            monkeypatch.setenv(name, f"{value}\n")
+        assert isinstance(await fetch_from(store, tmp_path / "own"), str)
+
+
 async def test_the_shape_of_a_model_is_read_in_its_bucket(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,7 +67,8 @@ async def serve(server: WebServer) -> AsyncIterator[WebServer]:
 async def fetch_from(
     server: WebServer, into: Path, digest: str = digest_of(FILES)
 ) -> BatchError | str:
-    async with open_web_folder(f"{server.url}/llama{digest}", TOKEN) as folder:
+    # As `echo` writes it into a Secret.
+    async with open_web_folder(f"{server.url}/llama{digest}", f"{TOKEN}\n") as folder:
         return await fetched(folder, into)
 
 

@@ -109,7 +109,7 @@ async def open_repository(
     timeout = aiohttp.ClientTimeout(
         total=None, sock_connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS
     )
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {token.strip()}"} if token else {}
     async with aiohttp.ClientSession(trust_env=True, timeout=timeout, headers=headers) as session:
         repository = uri.removeprefix("hf://")
         revision = revision or _DEFAULT_REVISION

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import os
 import re
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from obstore import GetOptions
 
 _CHUNK_BYTES = 2**20
+# How the variables with credentials of the three clouds begin.
+_CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
 _MAX_OBJECTS = 10_000
 _LISTING_SECONDS = 120
 # Of one request; a download is bounded by how fast its bytes come.
@@ -176,6 +179,10 @@ def _open_store(
     scheme: str, bucket: str, endpoint: str | None, region: str | None
 ) -> S3Store | GCSStore | AzureStore:
     """Open a bucket; the library takes credentials from the environment or the pod's identity."""
+    for name in os.environ:
+        if name.startswith(_CREDENTIALS):
+            # A Secret that `echo` wrote ends with a line break, at which the library panics.
+            os.environ[name] = os.environ[name].strip()
     client = _CLIENT | {"allow_http": (endpoint or "").startswith("http://")}
     settings: Any = {"client_options": client, "retry_config": _RETRIES}
     try:

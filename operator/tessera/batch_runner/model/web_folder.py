@@ -131,7 +131,7 @@ async def open_web_folder(uri: str, token: str | None) -> AsyncIterator[WebFolde
     url, _, fragment = uri.partition("#")
     headers = {"Accept-Encoding": "identity"}
     if token:
-        headers["Authorization"] = f"Bearer {token}"
+        headers["Authorization"] = f"Bearer {token.strip()}"
     async with aiohttp.ClientSession(trust_env=True, timeout=_TIMEOUT, headers=headers) as session:
         yield WebFolder(session, url, fragment.removeprefix("sha256="))
 
