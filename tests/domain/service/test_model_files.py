@@ -524,6 +524,23 @@ def test_an_access_that_the_store_denies_is_no_matter_of_the_hub() -> None:
     assert reason == "ModelFetchFailed"
     assert "denied (403 Forbidden)" in message
     assert "tokenSecretRef" not in message
+    assert message.endswith(f"kubectl delete job -n team-a {files.job_name}")
+
+
+def test_an_adapter_that_a_web_server_denies_is_no_matter_of_the_hub() -> None:
+    """The model itself comes from the hub."""
+    uri = f"https://models.acme/sql#sha256={'0' * 64}"
+    spec = a_spec(SMALL, replicas=1, model={"adapters": [{"name": "sql", "uri": uri}]})
+    service = a_service(spec=spec)
+    (files,) = fetched_files(spec)
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    report = {"ok": False, "message": f"{uri}: the server answered 403 Forbidden"}
+    parts = a_model_job("fetch", service, report=report, exit_code=3)
+    snapshot = a_snapshot(service, claims={Ref("team-a", files.claim_name): volume}, **parts)
+    message = reason_and_message(snapshot, "Progressing")[1]
+    assert "the server answered 403 Forbidden" in message
+    assert "huggingface" not in message
+    assert "accept the terms" not in message
 
 
 def test_a_missing_key_of_the_secret_of_a_store_is_reported() -> None:

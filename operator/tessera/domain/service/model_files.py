@@ -10,7 +10,7 @@ from tessera.api.inference_service import (
     ModelShape,
     ModelStatus,
 )
-from tessera.api.model_files import CacheStatus
+from tessera.api.model_files import CacheStatus, is_stored
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice
@@ -382,8 +382,13 @@ def _missing_files(
     report_text: str,
 ) -> StatusVerdict[Progressing]:
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        refusal = hub_access_advice(spec.model, report_text) or f"spec.model: {report_text[-600:]}"
-        message = f"{refusal} ({job_status.logs_command})"
+        is_of_hub = not is_stored(claim.files.uri)
+        advice = hub_access_advice(spec.model, report_text) if is_of_hub else None
+        refusal = advice or f"spec.model: {report_text[-600:]}"
+        message = (
+            f"{refusal} ({job_status.logs_command}). After a change outside the spec: "
+            f"{job_status.retry_command}"
+        )
         return StatusVerdict(Progressing.MODEL_FETCH_FAILED, message)
     if job_status.message:
         return StatusVerdict(Progressing.FETCHING_MODEL, f"spec.model.cache: {job_status.message}")

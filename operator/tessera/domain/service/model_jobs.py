@@ -97,6 +97,11 @@ class ModelJobStatus:
     def logs_command(self) -> str:
         return f"kubectl logs -n {self.namespace} job/{self.name}"
 
+    @property
+    def retry_command(self) -> str:
+        """Return how to have a refused Job tried again, which its changed spec would do alone."""
+        return f"kubectl delete job -n {self.namespace} {self.name}"
+
     def reading_message(self, uri: str) -> str:
         """Return what holds up a read of `config.json`, or that it goes on."""
         return self.message or f"Job {self.name} reads the config.json of {uri}"
