@@ -24,9 +24,13 @@ class WebServer:
     """A server of files that needs a token, and may send clients elsewhere."""
 
     def __init__(
-        self, files: Mapping[str, bytes], *, ranges: bool = True, heads: bool = True
+        self,
+        files: Mapping[str, bytes],
+        *,
+        ranges: bool = True,
+        no_heads: type[web.HTTPException] | None = None,
     ) -> None:
-        self.files, self.ranges, self.heads = files, ranges, heads
+        self.files, self.ranges, self.no_heads = files, ranges, no_heads
         self.headers = dict[str, str]()
         self.elsewhere = ""
         self.url = ""
@@ -41,8 +45,8 @@ class WebServer:
         content = self.files.get(request.path.removeprefix("/llama/"))
         if content is None:
             raise web.HTTPNotFound
-        if request.method == "HEAD" and not self.heads:
-            raise web.HTTPMethodNotAllowed("HEAD", ["GET"])
+        if request.method == "HEAD" and self.no_heads is not None:
+            raise self.no_heads
         start = request.http_range.start or 0
         if not start or not self.ranges:
             return web.Response(body=content, headers=self.headers)
@@ -141,8 +145,11 @@ async def test_after_a_refused_file_no_further_one_is_begun(tmp_path: Path) -> N
     assert len([*(tmp_path / "own").glob("*.json")]) < 20
 
 
-async def test_a_server_without_heads_is_asked_for_files_alone(tmp_path: Path) -> None:
-    async with serve(WebServer(FILES, heads=False)) as server:
+@pytest.mark.parametrize("refusal", [web.HTTPForbidden, web.HTTPNotImplemented])
+async def test_a_server_without_heads_is_asked_for_files_alone(
+    refusal: type[web.HTTPException], tmp_path: Path
+) -> None:
+    async with serve(WebServer(FILES, no_heads=refusal)) as server:
         assert isinstance(await fetch_from(server, tmp_path), str)
     assert (tmp_path / WEIGHTS).read_bytes() == FILES[WEIGHTS]
 

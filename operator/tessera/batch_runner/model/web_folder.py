@@ -32,8 +32,13 @@ _TEXT_SECONDS = 120
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
 _MAX_PARALLEL_HEADS = 8
-# Of servers that answer GET alone; the sizes of their files are not known before.
-_NO_HEAD_STATUSES = (HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.NOT_IMPLEMENTED)
+# Of servers that answer GET alone, also where they redirect to: an address that is signed for GET.
+# The sizes of their files are not known before.
+_NO_HEAD_STATUSES = (
+    HTTPStatus.FORBIDDEN,
+    HTTPStatus.METHOD_NOT_ALLOWED,
+    HTTPStatus.NOT_IMPLEMENTED,
+)
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
