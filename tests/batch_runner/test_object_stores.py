@@ -308,6 +308,23 @@ async def test_the_empty_objects_that_consoles_write_for_folders_are_none_of_the
     assert [file.name for file in listing.files] == ["deep/er/a.json"]
 
 
+@pytest.mark.parametrize(
+    ("endpoint", "cause"),
+    [
+        ("http://127.0.0.1:1", "Connection refused"),
+        ("http://store.invalid", "failed to lookup address information"),
+    ],
+)
+async def test_a_store_that_is_not_reached_has_a_cause(
+    endpoint: str, cause: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "any")
+    outcome = await fetched(ObjectFolder(LLAMA, endpoint, "us-east-1"), tmp_path)
+    assert isinstance(outcome, TransientError), outcome
+    assert cause in str(outcome)
+
+
 async def test_a_store_that_lists_without_an_end_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -49,6 +49,8 @@ _EXPIRED = re.compile(r"expired|InvalidToken", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
 _MESSAGE = re.compile(r"<Message>([^<]{1,200})")
+# Why there is no connection: the innermost error of the library's debug text.
+_CAUSE = re.compile(r'(?:message|error): (?:"([^"]{1,120})"|(InvalidCertificate)\( (\w{1,60}))')
 # What follows a question mark may be a signature.
 _QUERY = re.compile(r"\?[^\s\"'<>]*")
 # How the library reports that a store sent other bytes than the range that it was asked for.
@@ -246,6 +248,8 @@ def _text(error: Exception) -> str:
     """Return what the store answered, without addresses that may be signed."""
     text = " ".join(str(error).split())
     parts = [match[1] for pattern in (_STATUS, _CODE, _MESSAGE) if (match := pattern.search(text))]
-    return (
-        " ".join(parts) or _QUERY.sub("", text.partition(" Debug source")[0])[:_MAX_MESSAGE_LENGTH]
-    )
+    if parts:
+        return " ".join(parts)
+    summary, _, debug_text = text.partition(" Debug source")
+    causes = [" ".join(filter(None, groups)) for groups in _CAUSE.findall(debug_text)]
+    return ": ".join((_QUERY.sub("", summary)[:_MAX_MESSAGE_LENGTH], *causes[-1:]))
