@@ -5,6 +5,7 @@ import json
 import sys
 import tracemalloc
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from tessera.gateway.http.sse import (
     InvalidStreamError,
     StreamFormat,
 )
+from tessera.gateway.http.token_counts import TokenCounts, Usage
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import DONE, END, ROLE, USAGE, a_delta, event
 
@@ -222,3 +224,23 @@ def test_the_streams_of_responses_and_messages_end_with_events_of_their_own() ->
     assert b"".join(relay.feed(each) for each in messages) == b"".join(messages)
     assert relay.counts is not None
     assert (relay.ended, relay.counts.input, relay.counts.output) == (True, 5, 2)
+
+
+def test_input_of_messages_has_what_the_cache_had_although_the_engine_reports_it_apart() -> None:
+    """As vLLM writes it with --enable-prompt-tokens-details: the parts come at the end alone."""
+    end = {
+        "input_tokens": 17,
+        "output_tokens": 2,
+        "cache_read_input_tokens": 384,
+        "cache_creation_input_tokens": 8,
+    }
+    events = [
+        {"type": "message_start", "message": {"usage": {"input_tokens": 409, "output_tokens": 0}}},
+        {"type": "content_block_delta", "delta": {"text": "x"}},
+        {"type": "message_delta", "usage": end},
+    ]
+    relay = EventRelay(the_format("/v1/messages"), keep_usage=True)
+    for each in events:
+        relay.feed(event(each))
+    assert relay.counts == TokenCounts(input=409, cached=384, output=2)
+    assert msgspec.convert(end, Usage).counts() == relay.counts

@@ -23,8 +23,7 @@ class TokenCounts:
         input_tokens, output = min(self.input, most_input), min(self.output, most_output)
         possible = TokenCounts(
             input=input_tokens,
-            # Of `/v1/messages` they may stand beside the input.
-            cached=min(self.cached, most_input),
+            cached=min(self.cached, input_tokens),
             output=output,
             reasoning=min(self.reasoning, output),
         )
@@ -50,18 +49,23 @@ class Usage(msgspec.Struct, gc=False):
     input_tokens_details: _Details | None = None
     output_tokens_details: _Details | None = None
     cache_read_input_tokens: _Tokens | None = None
+    """Of `/v1/messages`, whose `input_tokens` are without these and without the created ones."""
+    cache_creation_input_tokens: _Tokens | None = None
 
     def counts(self) -> TokenCounts:
         """Return the tokens under their common names."""
         of_input = self.prompt_tokens_details or self.input_tokens_details or _Details()
         of_output = self.completion_tokens_details or self.output_tokens_details or _Details()
-        named = self.input_tokens if self.prompt_tokens is None else self.prompt_tokens
+        cache_read = self.cache_read_input_tokens or 0
+        named = self.prompt_tokens
+        if named is None and self.input_tokens is not None:
+            named = self.input_tokens + cache_read + (self.cache_creation_input_tokens or 0)
         has_output = self.completion_tokens is not None or self.output_tokens is not None
         if named is None and not has_output:
             named = self.total_tokens
         return TokenCounts(
             input=named or 0,
-            cached=of_input.cached_tokens or self.cache_read_input_tokens or 0,
+            cached=of_input.cached_tokens or cache_read,
             output=self.completion_tokens or self.output_tokens or 0,
             reasoning=of_output.reasoning_tokens or 0,
         )
