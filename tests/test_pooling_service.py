@@ -27,6 +27,7 @@ from tests.builders import (
     readings_of,
 )
 
+CACHED_TOKENS = "--enable-prompt-tokens-details"
 ENCODER = {
     "parameters": 567_754_752,
     "layers": 24,
@@ -77,6 +78,7 @@ def test_its_engine_pools_and_reads_the_longest_text_in_one_step() -> None:
     assert "--runner=pooling" in args
     assert "--max-num-batched-tokens=8192" in args
     assert "--max-model-len=8192" in args
+    assert CACHED_TOKENS not in args
 
 
 @pytest.mark.parametrize(

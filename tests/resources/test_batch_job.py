@@ -17,6 +17,7 @@ from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import namespace_objects as namespace
 from tessera.resources.batch_job import batch_job_manifest
+from tessera.resources.defaults import newest_version
 from tessera.resources.manifest import owner_of
 from tessera.resources.runner import RunnerImage
 from tests.batch_builders import (
@@ -116,13 +117,17 @@ ATTEMPTS = [name for name in SITUATIONS if name != "check"]
 SPOT = [name for name in ATTEMPTS if name.endswith("spot")]
 
 
-def body(name: str) -> dict[str, Any]:
+def body(name: str, builder_version: int = 1) -> dict[str, Any]:
     batch_plan = plan_batch(SITUATIONS[name])
     assert batch_plan.create is not None
     assert batch_plan.batch.spec is not None
     return dict(
         batch_job_manifest(
-            batch_plan.batch, batch_plan.batch.spec, batch_plan.create, IMAGE, PodTemplateVersion()
+            batch_plan.batch,
+            batch_plan.batch.spec,
+            batch_plan.create,
+            IMAGE,
+            PodTemplateVersion(builder_version=builder_version),
         ).body
     )
 
@@ -222,6 +227,11 @@ def test_engines_of_batches_get_flags_that_their_version_takes(name: str) -> Non
     args = engine(name)["args"]
     assert vllm_flags.check(args, table) == ()
     assert set(vllm_flags.parse(args, table)) - set(RESERVED) <= {"max_logprobs"}
+
+
+def test_rows_of_new_attempts_report_cached_tokens() -> None:
+    pod_spec = body("on-demand", newest_version())["spec"]["template"]["spec"]
+    assert "--enable-prompt-tokens-details" in pod_spec["initContainers"][0]["args"]
 
 
 @pytest.mark.parametrize("name", ATTEMPTS)

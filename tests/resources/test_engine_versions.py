@@ -91,6 +91,28 @@ def test_the_options_of_the_engine_set_flags() -> None:
     assert counts == [13, 2]
 
 
+def test_new_engines_report_cached_tokens_and_an_upgrade_adds_the_flag_to_none_that_runs() -> None:
+    with_flag = {
+        builder_version: "--enable-prompt-tokens-details"
+        in engine(pod_template(a_spec(MEDIUM), builder_version))["args"]
+        for builder_version in DEFAULTS
+    }
+    assert with_flag == {1: False, 2: False, 3: True}
+
+
+@pytest.mark.parametrize("version", known_versions())
+def test_whoever_reports_cached_tokens_or_does_not_by_extra_arguments_goes_on(version: str) -> None:
+    table = version_facts(version)
+    assert table is not None
+    for prefix in ("", "no-"):
+        argument = f"--{prefix}enable-prompt-tokens-details"
+        spec = a_spec(MEDIUM, engine={"version": version, "extraArgs": [argument]})
+        assert check(spec, {}) == ()
+        args = engine(pod_template(spec, max(DEFAULTS)))["args"]
+        assert vllm_flags.check(args, table) == ()
+        assert vllm_flags.parse(args, table)["enable_prompt_tokens_details"] is (not prefix)
+
+
 def test_another_version_is_a_rollout_of_that_versions_image() -> None:
     templates = {
         version: pod_template(a_spec(engine={"version": version}), max(DEFAULTS))

@@ -57,7 +57,10 @@ def arguments(
         args += ["--allowed-media-domains", *(spec.engine.allowed_media_domains or (_NO_HOST,))]
     if spec.model.revision:
         args.append(f"--revision={spec.model.revision}")
-    if pooling_task(spec) is not None:
+    is_pooling = pooling_task(spec) is not None
+    if defaults.reports_cached_tokens and not is_pooling:
+        args.append("--enable-prompt-tokens-details")
+    if is_pooling:
         args.append("--runner=pooling")
     elif spec.engine.runner == "Generate":
         args.append("--runner=generate")

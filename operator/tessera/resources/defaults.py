@@ -23,6 +23,9 @@ class Defaults:
     """Flags of the engine that no field of the API sets."""
     limits_media: bool = True
     """Whether engines fetch media only from `spec.engine.allowedMediaDomains`."""
+    reports_cached_tokens: bool = True
+    """Whether engines that generate report how much of a prompt their prefix cache had. It is no
+    reserved flag: `spec.engine.extraArgs` may repeat or negate it."""
     gpu_memory_utilization: float = 0.92
     """Share of the device's memory that vLLM takes; sizing uses that of the newest version."""
     pre_stop_seconds: int = 5
@@ -49,7 +52,11 @@ class Defaults:
 
 
 # The defaults by version; the highest number is the newest.
-DEFAULTS: dict[int, Defaults] = {1: Defaults(limits_media=False), 2: Defaults()}
+DEFAULTS: dict[int, Defaults] = {
+    1: Defaults(limits_media=False, reports_cached_tokens=False),
+    2: Defaults(reports_cached_tokens=False),
+    3: Defaults(),
+}
 
 
 def newest_version(table: Mapping[int, Defaults] = DEFAULTS) -> int:
