@@ -86,6 +86,7 @@ async def _read_all(metrics: PrometheusMetrics) -> list[Any]:
         await metrics.billed_until(),
         await metrics.last_seen(["team-a/chat-0"], timedelta(minutes=5)),
         await metrics.tokens(),
+        await metrics.cached_shares(),
         await metrics.spend_records(),
         await metrics.bill_scrapes(begin, NOW),
         await _amounts_at(metrics, ScrapeRef(process, NOW)),

@@ -174,8 +174,10 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     readings = {Ref("team-a", f"chat-{index}"): PodReading(waiting=4, activity=0.5)
                 for index in range(2)}  # fmt: skip
     read = replace(fleet, readings=Readings(at=NOW, pods=readings))
-    (busy,) = service_rows(read.snapshot, None, {TEAM_CHAT: 1000.0}, "team-a")
+    rates, shares = {TEAM_CHAT: 1000.0}, {TEAM_CHAT: 0.41}
+    (busy,) = service_rows(read.snapshot, None, rates, "team-a", shares)
     assert (busy.tokens_per_second, busy.waiting_requests, busy.activity) == (1000.0, 8.0, 0.5)
+    assert (quiet.cached_share, busy.cached_share) == (None, 0.41)
     assert busy.per_million_tokens == Decimal("0.1488")  # 0.5357 for 3.6 million tokens
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)

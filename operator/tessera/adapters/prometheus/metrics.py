@@ -91,6 +91,11 @@ TOKENS = BoundedQuery(
     f"sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{OF_SERVICES}[1m]))",
     _TOKEN_BOUNDS,
 )
+CACHED_SHARE = BoundedQuery(
+    f"sum by (namespace, {SERVICE}) (rate(vllm:prompt_tokens_cached_total{OF_SERVICES}[5m])) / "
+    f"sum by (namespace, {SERVICE}) (rate(vllm:prompt_tokens_total{OF_SERVICES}[5m]))",
+    Bounds(SERVICE_LABELS, 1.0),
+)
 _LOAD: Queries = {
     "waiting": WAITING,
     "running": RUNNING,
@@ -311,6 +316,13 @@ class PrometheusMetrics:
     async def tokens(self) -> Mapping[Ref, float]:
         """Return the output tokens per second of every service in the last minute."""
         return values_by(await self._query(*TOKENS), service_ref)
+
+    async def cached_shares(self) -> Mapping[Ref, float]:
+        """Return which share of its input tokens each service had in its prefix caches.
+
+        It is that of the last five minutes; a service without input has none.
+        """
+        return values_by(await self._query(*CACHED_SHARE), service_ref)
 
     async def gateway_demand(self) -> Mapping[Ref, GatewayDemand] | None:
         """Return the requests at gateways; None while the operator has no reports of them."""

@@ -24,10 +24,11 @@ def run(arguments: SimpleNamespace) -> Output:
 async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     url = prometheus_url(arguments)
     fleet = await read_fleet(reader, url)
-    token_rates, problem = await _read_token_rates(url)
+    token_rates, cached_shares, problem = await _read_tokens(url)
     namespace = None if arguments.all_namespaces else arguments.namespace
     snapshot = fleet.snapshot
-    rows = service_rows(snapshot, fleet.compute_plan(snapshot), token_rates, namespace)
+    plan = fleet.compute_plan(snapshot)
+    rows = service_rows(snapshot, plan, token_rates, namespace, cached_shares)
     notes = [*fleet.read_errors, *([problem] if problem else [])]
     pools = pools_json(snapshot)
     if arguments.output == "json":
@@ -42,18 +43,22 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     return Output.of_lines(_report_lines(rows, pools, notes))
 
 
-async def _read_token_rates(url: str | None) -> tuple[Mapping[Ref, float], str]:
+async def _read_tokens(
+    url: str | None,
+) -> tuple[Mapping[Ref, float], Mapping[Ref, float], str]:
+    """Return output tokens per second, cached shares of the input, and why they are missing."""
     if url is None:
-        return {}, "queue, activity and measured tokens need --prometheus URL"
+        return {}, {}, "queue, activity and measured tokens need --prometheus URL"
+    metrics = open_prometheus(url)
     try:
-        return await open_prometheus(url).tokens(), ""
+        return await metrics.tokens(), await metrics.cached_shares(), ""
     except MetricsError as error:
-        return {}, str(error)
+        return {}, {}, str(error)
 
 
 _HEADERS = (
-    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "ITL-PREDICTED", "ITL", "SLO-NOW", "WAITING"),
-    *("ACTIVITY", "$/MTOK", "INSTANCE", "REASON"),
+    *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "CACHED", "ITL-PREDICTED", "ITL", "SLO-NOW"),
+    *("WAITING", "ACTIVITY", "$/MTOK", "INSTANCE", "REASON"),
 )
 
 
@@ -80,6 +85,7 @@ def _service_cells(row: TopRow) -> list[str]:
         UNKNOWN_CELL if row.per_hour is None else f"{row.per_hour} {row.currency or ''}",
         f"{row.ready_replicas}/{cell(row.desired_replicas)}",
         tokens,
+        cell(row.cached_share, "{:.0%}"),
         cell(row.predicted_itl_ms, "{:.1f}"),
         cell(row.itl_ms, "{:.1f}"),
         row.slo or UNKNOWN_CELL,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Annotated
 
 from pydantic import PlainSerializer
@@ -23,6 +24,7 @@ UNKNOWN_CELL = "-"
 _MIN_TOKENS_PER_SECOND = 1.0
 
 
+_Share = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_used="json")]
 _Milliseconds = Annotated[float, PlainSerializer(lambda value: round(value, 2), when_used="json")]
 
 
@@ -39,6 +41,8 @@ class TopRow(Wire):
     """Output tokens per second."""
     predicted_tokens_per_second: float | None
     """Output tokens per second of all ready replicas at full load."""
+    cached_share: _Share | None
+    """Share of the input tokens that prefix caches had, in the last five minutes."""
     itl_ms: _Milliseconds | None
     """Measured ITL."""
     predicted_itl_ms: _Milliseconds | None
@@ -60,12 +64,22 @@ class TopRow(Wire):
 
 
 def service_rows(
-    snapshot: Snapshot, plan: Plan | None, token_rates: Mapping[Ref, float], namespace: str | None
+    snapshot: Snapshot,
+    plan: Plan | None,
+    token_rates: Mapping[Ref, float],
+    namespace: str | None,
+    cached_shares: Mapping[Ref, float] = MappingProxyType({}),
 ) -> Sequence[TopRow]:
     """Return the services, the most expensive of each currency first."""
     service_plans = plan.service_plans if plan is not None else {}
     rows = [
-        _build_row(snapshot, service, service_plans.get(service.ref), token_rates.get(service.ref))
+        _build_row(
+            snapshot,
+            service,
+            service_plans.get(service.ref),
+            token_rates.get(service.ref),
+            cached_shares.get(service.ref),
+        )
         for service in snapshot.services
         if namespace in (None, service.ref.namespace)
     ]
@@ -77,6 +91,7 @@ def _build_row(
     service: ObservedService,
     service_plan: ServicePlan | None,
     tokens_per_second: float | None,
+    cached_share: float | None,
 ) -> TopRow:
     status = service.status
     speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
@@ -104,6 +119,7 @@ def _build_row(
         predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
         if status.variant and not status.variant.input_tokens_per_second
         else None,
+        cached_share=cached_share,
         # What waits at gateways is known, also without a replica.
         waiting_requests=load.known_waiting if load.queued else load.waiting,
         activity=load.activity,
