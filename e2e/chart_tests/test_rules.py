@@ -17,6 +17,7 @@ from alerts.speed import ACTIVITY, BUSY, EXPORTED, OTHER, PEAK, POD, SERVICE
 from demo.cluster import CHART, ROOT
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.latency import latency_queries
+from tessera.adapters.prometheus.metrics import CACHED_SHARE
 from tessera.adapters.prometheus.queries import union_query
 from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
@@ -200,6 +201,20 @@ def test_the_query_of_latencies_takes_the_edges_that_decide_and_no_forged_gatewa
     )
     query = union_query(latency_queries(edges, PrometheusAccess().gateway_target))
     tests = [expression_test(query, 30, *expected)]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
+
+
+def test_the_query_of_the_cached_share_has_all_replicas_of_a_service(tmp_path: Path) -> None:
+    values = {
+        f"vllm:prompt_tokens_total{{{POD}}}": growing(30),
+        f"vllm:prompt_tokens_total{{{OTHER}}}": growing(10),
+        f"vllm:prompt_tokens_cached_total{{{POD}}}": growing(12),
+        f"vllm:prompt_tokens_cached_total{{{OTHER}}}": growing(6),
+        'vllm:prompt_tokens_total{namespace="team-b",tessera_dev_service="idle"}': always(7),
+        'vllm:prompt_tokens_cached_total{namespace="team-b",tessera_dev_service="idle"}': always(7),
+    }
+    query = f"round({CACHED_SHARE.text}, 0.0001) >= 0"
+    tests = [expression_test(query, 30, (f"{{{SERVICE}}}", 0.45))]
     promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 

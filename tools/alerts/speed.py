@@ -1,6 +1,6 @@
 """Alerts about engines: their KV cache, their efficiency, and their predicted speed."""
 
-from alerts.alert import Alert, Firing, always, growing
+from alerts.alert import Alert, Firing, Series, always, growing
 
 SERVICE = 'namespace="team-a",tessera_dev_service="chat"'
 POD = f'{SERVICE},pod="chat-0",tessera_dev_variant="a100-1g-10gb"'
@@ -21,6 +21,17 @@ BUSY = {
     f"vllm:generation_tokens_total{{{POD}}}": growing(300),
     PREDICTED % EXPORTED: always(1000),
 }
+
+
+def _input(samples: str, cached_samples: str) -> Series:
+    """Return the input of two replicas, of which one has no cached token."""
+    return {
+        f"vllm:prompt_tokens_total{{{POD}}}": samples,
+        f"vllm:prompt_tokens_total{{{OTHER}}}": samples,
+        f"vllm:prompt_tokens_cached_total{{{POD}}}": cached_samples,
+        f"vllm:prompt_tokens_cached_total{{{OTHER}}}": always(0),
+    }
+
 
 _NAME = "{{ $labels.namespace }}/{{ $labels.tessera_dev_service }}"
 
@@ -125,6 +136,62 @@ SPEED = (
         silent={
             "preemptions of long ago": {f"vllm:num_preemptions_total{{{POD}}}": always(700)},
             "a single preemption": {f"vllm:num_preemptions_total{{{POD}}}": "0x20 1x160"},
+        },
+    ),
+    Alert(
+        name="CachedShareFell",
+        expr="""
+            avg_over_time(tessera:service_cached_tokens:rate5m[30m])
+              / (avg_over_time(tessera:service_input_tokens:rate5m[30m]) > 100)
+            < 0.5 * (
+              avg_over_time(tessera:service_cached_tokens:rate5m[1d] offset 1h)
+                / avg_over_time(tessera:service_input_tokens:rate5m[1d] offset 1h) > 0.1
+            )
+        """,
+        minutes=15,
+        severity="warning",
+        summary=f"The prefix caches of {_NAME} have less than half of what they had.",
+        description="They had {{ $value | humanizePercentage }} of its input tokens in the last 30 "
+        "minutes, less than half of their share on the day before. The rest is computed: replicas "
+        "carry fewer requests, and the first token comes later.",
+        cause="""
+            Something changed between the day before and the last half hour:
+
+            - Prompts begin with something else in each request: a time, a name or a request id
+              before the system prompt, or tools in another order.
+            - Requests go elsewhere: more replicas than before, of which each has the conversations
+              that it answered, or a client that opens new ones.
+            - Prompts are kept apart: `spec.access` shared the model with other tenants, each of
+              which has a part of its own ([Share a model](keys.md#share-a-model)).
+            - Caches keep less: a smaller slice, longer prompts, or `prefixCaching: false`.
+            - Another kind of load runs, such as a batch of prompts that share nothing. It ends with
+              it.
+        """,
+        look="""
+            Of `Tessera: speed` the panels `Cached share of input`, also `by replica`, and of
+            `Tessera: tenants` the one by tenant. `kubectl tessera usage --by tenant,key,model`
+            names the key whose cached tokens fell.
+        """,
+        act="""
+            Have clients send what differs at the end of a prompt, and take the change back if it
+            was not meant. The alert ends by itself when the lower share has lasted for most of a
+            day.
+        """,
+        fires=Firing(
+            series=_input("0+60000x180", "0+96000x80 7680000+12000x100"),
+            labels=CHAT,
+            value="10%",
+            after=114,
+        ),
+        silent={
+            "a share that falls by a third": _input("0+60000x180", "0+96000x80 7680000+64000x100"),
+            "caches that are cold for ten minutes": _input(
+                "0+60000x180", "0+96000x80 7680000+0x10 7680000+96000x90"
+            ),
+            "few requests": _input("0+600x180", "0+960x80 76800+120x100"),
+            "no requests any more": _input("0+60000x80 4800000x100", "0+96000x80 7680000x100"),
+            "prompts that never shared much": _input("0+60000x180", "0+9600x80 768000+1200x100"),
+            "a first day without anything cached": _input("0+60000x180", "0x180"),
         },
     ),
     Alert(
