@@ -158,6 +158,10 @@ bench-starts: .venv/made ## Measure what fetching a model from S3 costs: bytes o
 bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct clients share an engine, in a simulation (seconds).
 	@$(RUN) tools/bench_gateway_share.py
 
+.PHONY: bench-affinity
+bench-affinity: .venv/made ## Measure what prefix caches have of conversations on 4 and 16 simulated replicas (half a minute of CPU; OPTIONS='--seeds 5 --rate 8').
+	@$(RUN) tools/bench_affinity.py $(OPTIONS)
+
 .PHONY: bench-gateway
 bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).
 	@$(RUN) tools/bench_gateway.py $(OPTIONS)

@@ -54,6 +54,10 @@ class Course:
     """Requests on nodes that died."""
     refused: int = 0
     """Requests that no engine can hold."""
+    prompt_tokens: int = 0
+    """Of requests that an engine began."""
+    cached_tokens: int = 0
+    """Those of them that its prefix cache had."""
     interrupted: bool = False
 
     @property

@@ -10,6 +10,7 @@ import math
 from array import array
 from collections.abc import Callable
 
+from tessera.api.text import counted
 from tessera_lab.fleet.course import Course, CourseSample
 from tessera_lab.fleet.disturbance import CALM, Disturbance
 from tessera_lab.fleet.model import FleetModel
@@ -40,6 +41,13 @@ class Simulation:
         disturbance: Disturbance = CALM,
         spot: SpotMarket | None = None,
     ) -> None:
+        limits = fleet.limits
+        unit = limits.shared_tokens or limits.block_size
+        if trace.prefixes is not None and limits.prefix_cache and unit != trace.prefix_tokens:
+            raise ValueError(
+                f"prefixes of {counted(trace.prefix_tokens, 'token')} for an engine that finds "
+                f"those of {unit}"
+            )
         self.course = Course(ttft=array("d", [math.inf]) * len(trace))
         self._trace, self._fleet, self._policy = trace, fleet, policy
         self._progress: Callable[[float], None] = lambda _: None
@@ -196,6 +204,7 @@ class Simulation:
         course.broken_streams = nodes.broken_streams
         course.lost_streams = nodes.lost_streams
         course.refused = self._door.refused
+        course.prompt_tokens, course.cached_tokens = nodes.prompt_tokens, nodes.cached_tokens
 
     def _wait_for_replica(self) -> None:
         """Let requests that came when there was no replica be served after the trace."""

@@ -10,6 +10,7 @@ from itertools import pairwise, repeat
 
 from tessera_lab.engine.play import TimedRequest
 from tessera_lab.engine.requests import EngineRequest
+from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +27,9 @@ class Trace:
     clients: "array[int] | None" = None
     """Anonymous tenant of each request; None where the trace has none."""
     prefixes: tuple[tuple[int, ...], ...] | None = None
-    """Names of each prompt's prefixes of 512 tokens, as `EngineRequest.shared_prefixes`."""
+    """Names of each prompt's prefixes, as `EngineRequest.shared_prefixes`."""
+    prefix_tokens: int = TRACE_BLOCK_TOKENS
+    """Tokens that each name covers."""
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -47,6 +50,20 @@ class Trace:
             )
             for number, (arrival, prompt, output, shared) in enumerate(rows)
         )
+
+    def repeated_tokens(self) -> int:
+        """Return the tokens with which prompts begin like an earlier one and its answer.
+
+        It is what one cache of all replicas that keeps everything would have.
+        """
+        names, tokens = set[int](), 0
+        for prompt, prefixes in zip(self.input_tokens, self.prefixes or (), strict=False):
+            known = next((at for at, name in enumerate(prefixes) if name not in names), None)
+            whole = len(prefixes) if known is None else known
+            # The last token of a prompt is always computed.
+            tokens += min(whole, (prompt - 1) // self.prefix_tokens) * self.prefix_tokens
+            names.update(prefixes)
+        return tokens
 
     def cut(self, begin: float, end: float) -> "Trace":
         """Return the requests from `begin` up to before `end`, whose window starts at `begin`.

@@ -8,9 +8,10 @@ import pytest
 from tessera.domain.perf import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
-from tessera_lab.fleet.hindsight.work import PREFIX_TOKENS, request_use, step_prices, trace_work
+from tessera_lab.fleet.hindsight.work import request_use, step_prices, trace_work
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
+from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
 from tests.lab.fleet.loads import DENSE, EXPERTS, replica, trace
 
 
@@ -22,7 +23,7 @@ def busy_seconds(load: Trace, model: ReplicaModel) -> float:
         max_num_batched_tokens=model.max_num_batched_tokens,
         blocks=model.kv_tokens // 16,
         prefix_cache=load.prefixes is not None,
-        shared_tokens=PREFIX_TOKENS,
+        shared_tokens=TRACE_BLOCK_TOKENS,
     )
     timeline = Timeline(EngineCore(limits, model.step))
     for number, arrival in enumerate(load.arrivals):
@@ -60,7 +61,7 @@ def test_shared_prefixes_are_work_only_once(seed: int) -> None:
         family, shared = rng.randint(0, 4), rng.randint(0, 4)
         own = 1000 + 10 * number
         names = (*(100 * family + depth for depth in range(shared)), own, own + 1)
-        requests.append((number * 0.05, PREFIX_TOKENS * len(names) + rng.randint(0, 50), 20))
+        requests.append((number * 0.05, TRACE_BLOCK_TOKENS * len(names) + rng.randint(0, 50), 20))
         prefixes.append(names)
     load = trace(requests, tuple(prefixes))
     least, taken = trace_work(load, model).total, busy_seconds(load, model)

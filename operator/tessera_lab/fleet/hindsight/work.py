@@ -9,9 +9,6 @@ from tessera.domain.perf import attention_pairs
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
 
-# Tokens that a name in `Trace.prefixes` covers.
-PREFIX_TOKENS = 512
-
 
 class StepUse(NamedTuple):
     """What requests take of the steps that serve them, summed over these steps."""
@@ -154,5 +151,5 @@ def _uses(trace: Trace, replica: ReplicaModel) -> Iterator[RequestUse]:
         known = next((at for at, name in enumerate(prefix) if name not in names), len(prefix))
         names.update(prefix)
         # The last token of a prompt is always computed.
-        cached = min(known * PREFIX_TOKENS, input_tokens - 1)
+        cached = min(known * trace.prefix_tokens, input_tokens - 1)
         yield request_use(input_tokens, output_tokens, step_tokens, cached)
