@@ -61,11 +61,11 @@ async def shape_read(folder: Path) -> dict[str, Any]:
 
 def arguments_of(read_shape: dict[str, Any]) -> list[str]:
     """The arguments of the engine of such a service, without model and port."""
-    flags = ["--load-format=dummy", "--enforce-eager", "--dtype=bfloat16"]
+    flags = ["--enforce-eager", "--dtype=bfloat16"]
     spec = a_spec(
         model={"uri": "pvc://weights/model", "shape": read_shape},
         context={"typicalInputTokens": 64},
-        engine={"extraArgs": flags},
+        engine={"loader": {"type": "Dummy"}, "extraArgs": flags},
     )
     pods = (a_pod(),)
     snapshot = a_snapshot(
