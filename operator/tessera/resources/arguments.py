@@ -94,6 +94,8 @@ def _options(engine: EngineOptions) -> Iterator[str]:
         yield f"--chat-template={CHAT_TEMPLATE}/{CHAT_TEMPLATE_FILE}"
     if engine.speculation is not None and engine.speculation.tokens:
         yield f"--speculative-config={_speculative_config(engine.speculation)}"
+        # Each answer says how many of its drafts were accepted; gateways count by temperature.
+        yield "--per-request-spec-decode-metrics=summary"
     backend = engine.structured_outputs_backend
     if backend not in (None, "Auto"):
         yield f"--structured-outputs-config.backend={backend}"

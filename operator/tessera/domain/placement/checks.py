@@ -56,6 +56,7 @@ RESERVED = {
     "model": "spec.model.uri",
     "model_loader_extra_config": "spec.engine.loader",
     "model_tag": "spec.model.uri",
+    "per_request_spec_decode_metrics": "spec.engine.speculation",
     "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
     "port": "Tessera",
     "quantization": "spec.precision.variants",

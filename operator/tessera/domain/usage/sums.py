@@ -48,6 +48,7 @@ def _first(record: UsageRecord) -> UsageRecord:
         trace_parent="",
         client_address="",
         latency=None,
+        drafts=None,
     )
 
 

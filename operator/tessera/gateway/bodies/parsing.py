@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, cast
 import msgspec
 from typing_extensions import override
 
+from tessera.domain.gateway.requests import TemperatureClass, temperature_class
 from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
     PromptSize,
@@ -51,6 +52,7 @@ class RequestSummary(msgspec.Struct, frozen=True, gc=False):
     usage_asked: bool
     output_tokens: int | None
     choices: int
+    temperature_class: TemperatureClass
 
 
 class RequestFields(msgspec.Struct, gc=False):
@@ -82,6 +84,11 @@ class RequestFields(msgspec.Struct, gc=False):
         """Return how many answers are generated."""
         return 1
 
+    @property
+    def temperature_class(self) -> TemperatureClass:
+        """Return at which temperature it is sampled."""
+        return TemperatureClass.DEFAULT
+
     def prompt_size(self, body: bytes) -> PromptSize:
         """Return what the engine has to read of this body.
 
@@ -102,7 +109,12 @@ class RequestFields(msgspec.Struct, gc=False):
     def summary(self) -> RequestSummary:
         """Return what keeps nothing of the body, whose size is known then."""
         return RequestSummary(
-            self.model, self.streams, self.usage_asked, self.output_tokens, self.choices
+            self.model,
+            self.streams,
+            self.usage_asked,
+            self.output_tokens,
+            self.choices,
+            self.temperature_class,
         )
 
     def has(self, name: str) -> bool:
@@ -142,6 +154,16 @@ class _GenerationFields(_ComputedFields, gc=False):
     output_fields: ClassVar[tuple[str, ...]] = ("max_tokens",)
     """The fields that limit the generated tokens: the first that is given counts."""
     stream: bool | msgspec.UnsetType | None = msgspec.UNSET
+    temperature: msgspec.Raw = _NONE
+    """Engines refuse what is no temperature, and in their own words."""
+
+    @property
+    @override
+    def temperature_class(self) -> TemperatureClass:
+        try:
+            return temperature_class(float(bytes(self.temperature)))
+        except ValueError:
+            return TemperatureClass.DEFAULT
 
     @property
     @override

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from tessera.api.text import counted
-from tessera.gateway.http.token_counts import TokenCounts, Usage, merged
+from tessera.domain.gateway.requests import DraftCounts
+from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts, merged
 
 # An event with log-probabilities of a batch of tokens has some hundred KiB.
 MAX_EVENT_BYTES = 4 * 2**20
@@ -82,6 +83,7 @@ class _Event(msgspec.Struct, gc=False):
     message: _Inner | None = None
     response: _Inner | None = None
     error: msgspec.Raw = _NULL
+    metrics: msgspec.Raw = _NULL
 
     @property
     def is_usage_alone(self) -> bool:
@@ -126,6 +128,8 @@ class EventRelay:
         """The engine gave the request up."""
         self.counts: TokenCounts | None = None
         """As the engine reported them."""
+        self.drafts: DraftCounts | None = None
+        """The same, with the counts of a stream's end."""
         self.deltas = 0
         """Events with generated tokens that were returned."""
         self._text_bytes = 0
@@ -248,6 +252,7 @@ class EventRelay:
             return self.started
         if parsed.counts is not None:
             self.counts = merged(self.counts, parsed.counts)
+            self.drafts = draft_counts(parsed.metrics) or self.drafts
         if bytes(parsed.error) != b"null" or event.startswith(self._format.failures):
             self.error = event
             return False

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import msgspec
 
+from tessera.domain.gateway.requests import DraftCounts
+
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _TotalTokens = Annotated[int, msgspec.Meta(ge=0, le=2 * 10**9)]
 
@@ -69,6 +71,38 @@ class Usage(msgspec.Struct, gc=False):
             output=self.completion_tokens or self.output_tokens or 0,
             reasoning=of_output.reasoning_tokens or 0,
         )
+
+
+class _Speculation(msgspec.Struct, gc=False):
+    num_spec_steps: _Tokens
+    num_draft_tokens: _Tokens
+    num_accepted_draft_tokens: _Tokens
+
+
+class _Metrics(msgspec.Struct, gc=False):
+    speculative_decoding: _Speculation | None = None
+
+
+_metrics_decoder = msgspec.json.Decoder(_Metrics | None)
+
+
+def draft_counts(metrics: msgspec.Raw) -> DraftCounts | None:
+    """Return what the object `metrics` of an answer has of drafts; None of any other shape.
+
+    Engines call its shape experimental, and an answer is none the worse for another one.
+    """
+    try:
+        parsed = _metrics_decoder.decode(metrics)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    counts = parsed.speculative_decoding if parsed is not None else None
+    if counts is None:
+        return None
+    return DraftCounts(
+        drafts=counts.num_spec_steps,
+        drafted_tokens=counts.num_draft_tokens,
+        accepted_tokens=counts.num_accepted_draft_tokens,
+    )
 
 
 def merged(before: TokenCounts | None, counts: TokenCounts) -> TokenCounts:

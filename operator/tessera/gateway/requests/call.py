@@ -13,6 +13,7 @@ from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import (
+    DraftCounts,
     Phase,
     RequestShape,
     RunningPhase,
@@ -430,7 +431,14 @@ class Call:
             trace_parent=inbound.trace_parent.decode(),
             client_address=inbound.client_address,
             latency=self._latency(),
+            drafts=self._drafts(counts.output),
         )
+
+    def _drafts(self, output_tokens: int) -> DraftCounts | None:
+        fields, drafts = self._fields, self._delivery.drafts
+        if fields is None or drafts is None:
+            return None
+        return replace(drafts.at_most(output_tokens), temperature=fields.temperature_class)
 
     def _latency(self) -> StreamLatency | None:
         fields, model, delivery = self._fields, self._model, self._delivery

@@ -13,6 +13,7 @@ from typing_extensions import override
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import DraftCounts
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.http.engine_connection import (
@@ -23,7 +24,7 @@ from tessera.gateway.http.engine_connection import (
 )
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
-from tessera.gateway.http.token_counts import TokenCounts, Usage
+from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts
 from tessera.gateway.refusals import Headers, RequestError
 from tessera.gateway.requests.routes import Route
 
@@ -45,6 +46,7 @@ MAX_REFUSAL_LENGTH = 4096
 # What they say is between the client and the gateway.
 _STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
 _AFTER_SHUTDOWN = b"after shutdown"
+_NULL = msgspec.Raw(b"null")
 
 
 _NO_FAILURES = frozenset({RequestReason.ENGINE_BUSY, RequestReason.RESPONSE_TOO_LARGE})
@@ -125,6 +127,8 @@ class Delivery:
 
     counts: TokenCounts | None = None
     """As the engine reported them."""
+    drafts: DraftCounts | None = None
+    """The same of an engine that speculates."""
     sent_ns: int | None = None
     """When the request went to its last engine, on the monotonic clock."""
     prefilled_ns: int | None = None
@@ -245,6 +249,7 @@ class EngineRelay:
         self._delivery.first_token_ns = time.monotonic_ns()
         if summary.usage is not None:
             self._delivery.counts = summary.usage.counts()
+            self._delivery.drafts = draft_counts(summary.metrics)
         self._answered()
         await self._response.send_whole(200, body, headers)
 
@@ -267,7 +272,7 @@ class EngineRelay:
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
-            delivery.counts = events.counts
+            delivery.counts, delivery.drafts = events.counts, events.drafts
         if self._holding.exceeded:
             raise self._holding.error()
         if not (events.ended and events.started):
@@ -421,6 +426,7 @@ class _ErrorBody(msgspec.Struct, gc=False):
 
 class _Whole(msgspec.Struct, gc=False):
     usage: Usage | None = None
+    metrics: msgspec.Raw = _NULL
 
 
 _error_decoder = msgspec.json.Decoder(_ErrorBody)

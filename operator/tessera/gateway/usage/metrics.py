@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
+from tessera.domain.gateway.requests import Phase, StreamLatency, TemperatureClass, UsageRecord
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
@@ -36,6 +36,7 @@ _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
 _KINDS = ("input", "cached", "output", "reasoning")
+_DRAFTS = attrgetter("drafts", "drafted_tokens", "accepted_tokens")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
 
@@ -51,6 +52,8 @@ class _PairSeries:
     tpot: Histogram
     queue: Histogram
     tokens: Sequence[Counter]
+    temperatures: set[TemperatureClass] = field(default_factory=set)
+    """Of the series of drafts, where its engines speculate."""
     used_ns: int = 0
     """Unix time of the end of its last admitted request."""
 
@@ -68,6 +71,18 @@ class ServiceRequests:
     """Age of the oldest stream without a token."""
 
 
+_DRAFT_SERIES = (
+    (
+        "speculation_drafts",
+        "Steps in which engines verified drafted tokens, by the request's `temperature`: Greedy, "
+        "Low (to 0.8), High or Default (none was given).",
+    ),
+    ("speculation_drafted_tokens", "Tokens that engines drafted, by the request's `temperature`."),
+    (
+        "speculation_accepted_tokens",
+        "Drafted tokens that engines accepted, by the request's `temperature`.",
+    ),
+)
 _LOADS: Sequence[tuple[str, str, Callable[[ServiceRequests], float]]] = (
     ("tessera_gateway_requests_in_flight", "Requests at engines.", lambda load: load.in_flight),
     (
@@ -134,6 +149,10 @@ class RequestMetrics:
             (*_PAIR, "kind"),
             registry=registry,
         )
+        self._drafts = [
+            Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
+            for name, text in _DRAFT_SERIES
+        ]
         # Those with series of their own, and those of a tenant's other requests.
         self._pairs = OrderedDict[tuple[str, str], _PairSeries]()
         self._shared: dict[tuple[str, str], _PairSeries] = {}
@@ -154,6 +173,11 @@ class RequestMetrics:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
             counter.inc(tokens)
+        if record.drafts is not None:
+            temperature = record.drafts.temperature
+            pair.temperatures.add(temperature)
+            for count, counter in zip(_DRAFTS(record.drafts), self._drafts, strict=True):
+                counter.labels(*pair.names, temperature).inc(count)
 
     def _pair(self, record: UsageRecord) -> _PairSeries:
         """Return where a record counts: a request that is refused takes no series."""
@@ -215,6 +239,9 @@ class RequestMetrics:
             self._requests.remove(*pair.names, *outcome)
         for kind in _KINDS:
             self._tokens.remove(*pair.names, kind)
+        for temperature in pair.temperatures:
+            for counter in self._drafts:
+                counter.remove(*pair.names, temperature)
         for metric in (self._ttft, self._itl, self._tpot, self._queue):
             metric.remove(*pair.names)
 
