@@ -170,6 +170,7 @@ async def with_readings(fleet: FleetInputs, url: str) -> FleetInputs:
             history = await metrics.load_history(max(windows))
         with contextlib.suppress(MetricsError):
             demand = await metrics.gateway_demand()
+            readings = replace(readings, drafts=await metrics.drafts())
     scaling_history = {
         ref: restore_history(target, history[ref], history_from_status(services[ref].status))
         for ref, target in targets.items()

@@ -10,6 +10,7 @@ from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatu
 from tessera.api.reasons import Speculating
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.speculation import decode_share
+from tessera.domain.gateway.requests import DraftCounts, TemperatureClass
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.observed.snapshot import Ref, SpeedReading
@@ -323,11 +324,30 @@ def test_the_measured_acceptance_decides_the_capacity() -> None:
     assert rate(1.2) < rate(None) == rate(assumed) < rate(4.0)
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("Auto", "32768 bytes"), ("fp8", "16384 bytes")])
-def test_explain_has_cost_gain_and_what_is_not_known(dtype: str, size: str) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "size", "is_gateway_read"),
+    [("Auto", "32768 bytes", True), ("fp8", "16384 bytes", False)],
+)
+def test_explain_has_cost_gain_and_the_acceptance_by_temperature(
+    dtype: str, size: str, is_gateway_read: bool
+) -> None:
     pods = (a_pod("chat-0", variant=H100_VARIANT),)
+    drafts = (
+        DraftCounts(
+            temperature=TemperatureClass.GREEDY,
+            drafts=1000,
+            drafted_tokens=5000,
+            accepted_tokens=5000,
+        ),
+        DraftCounts(
+            temperature=TemperatureClass.HIGH, drafts=1000, drafted_tokens=5000, accepted_tokens=200
+        ),
+    )
     readings = readings_of(
-        pods, speeds={CHAT: (a_reading(0.7, variant=H100_VARIANT),)}, speeds_at=at(0)
+        pods,
+        speeds={CHAT: (a_reading(0.7, variant=H100_VARIANT),)},
+        speeds_at=at(0),
+        drafts={CHAT: drafts} if is_gateway_read else {},
     )
     fleet = a_snapshot(
         a_service(spec=a_spec(B8, replicas=1, engine={**SMALL_DRAFT, "kvCacheDtype": dtype})),
@@ -344,7 +364,12 @@ def test_explain_has_cost_gain_and_what_is_not_known(dtype: str, size: str) -> N
     assert "assumed" in numbers["planned"]
     assert "running request" in numbers["planned gain"]
     assert f"a token {size} of its KV cache" in numbers["draft model"]
-    assert "temperature" in decision.would_change[-1]
+    if is_gateway_read:
+        assert numbers["acceptance at temperature 0"].startswith("1.00, of 5000 drafted tokens")
+        assert numbers["acceptance at temperatures above 0.8"].startswith("0.17, of 5000 ")
+        assert decision.would_change[-1].endswith("requests at temperatures above 0.8")
+    else:
+        assert "the gateway alone" in decision.would_change[-1]
 
 
 @pytest.mark.parametrize(("answer", "advised"), [(20, True), (2000, False)])

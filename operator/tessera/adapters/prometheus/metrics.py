@@ -28,6 +28,7 @@ from tessera.adapters.prometheus.billing import (
     spend_records_of,
 )
 from tessera.adapters.prometheus.demand import demand_of, demand_queries
+from tessera.adapters.prometheus.drafts import draft_queries, drafts_of
 from tessera.adapters.prometheus.latency import latencies_of, latency_queries
 from tessera.adapters.prometheus.queries import (
     OF_SERVICES,
@@ -57,6 +58,7 @@ from tessera.adapters.prometheus.usage import usage_queries, usage_rows
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.budget.periods import MAX_PERIOD
+from tessera.domain.gateway.requests import DraftCounts
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
@@ -327,6 +329,10 @@ class PrometheusMetrics:
     async def gateway_demand(self) -> Mapping[Ref, GatewayDemand] | None:
         """Return the requests at gateways; None while the operator has no reports of them."""
         return demand_of(await self._query_union(demand_queries(self._gateway_target)))
+
+    async def drafts(self) -> Mapping[Ref, tuple[DraftCounts, ...]]:
+        """Return what engines drafted for each service by temperature, as gateways count it."""
+        return drafts_of(await self._query_union(draft_queries(self._gateway_target)))
 
     async def count_series(self, selectors: Sequence[str]) -> Mapping[str, int]:
         """Return how many series each selector matches now."""

@@ -1,15 +1,16 @@
 """Explanation of speculative decoding: what it costs, what it gains, and where it would not."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
+from tessera.domain.gateway.requests import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
-from tessera.domain.perf import footprint
+from tessera.domain.perf import acceptance_of, footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.speculation import (
@@ -35,6 +36,12 @@ _CHANGES = {
     Speculating.HIGH_CONCURRENCY: f"far fewer running requests {_HOURS} later, or an edit of "
     "spec.engine.speculation",
 }
+_TEMPERATURES = {
+    TemperatureClass.DEFAULT: "without a temperature",
+    TemperatureClass.GREEDY: "at temperature 0",
+    TemperatureClass.LOW: f"at temperatures up to {HIGHEST_LOW_TEMPERATURE}",
+    TemperatureClass.HIGH: f"at temperatures above {HIGHEST_LOW_TEMPERATURE}",
+}
 # Only decoding becomes faster; where it takes less of the engines' time, that is little.
 _MIN_DECODE_SHARE = 0.5
 
@@ -46,13 +53,18 @@ def explain_speculation(snapshot: Snapshot, service_plan: ServicePlan) -> Iterat
         return
     verdict, readings = speculation_verdict(status), snapshot.readings
     speeds = readings.speeds.get(service_plan.service.ref, ()) if readings is not None else ()
+    drafts = readings.drafts.get(service_plan.service.ref, ()) if readings is not None else ()
     reading = reading_of(choice.variant, speeds)
     yield Decision(
         topic="speculation",
         reason=verdict.reason,
         message=verdict.message,
-        numbers=tuple(_numbers(spec, choice.fit, reading)),
-        would_change=(_CHANGES[verdict.reason], *_advice(spec, choice.fit, reading)),
+        numbers=(*_numbers(spec, choice.fit, reading), *_by_temperature(drafts)),
+        would_change=(
+            _CHANGES[verdict.reason],
+            *_advice(spec, choice.fit, reading),
+            _temperature_advice(drafts),
+        ),
     )
 
 
@@ -93,10 +105,38 @@ def _advice(spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedReading) 
             f"prompts take {1 - share:.0%} of the engines' time, which speculation does not "
             "shorten: longer answers or shorter prompts would gain more"
         )
-    yield (
-        "acceptance falls with the temperature, which engines do not report: above 0.8 expect "
-        "little gain"
+
+
+def _by_temperature(drafts: Sequence[DraftCounts]) -> Iterator[tuple[str, str]]:
+    for counts in drafts:
+        if counts.drafted_tokens:
+            yield (
+                f"acceptance {_TEMPERATURES[counts.temperature]}",
+                f"{_acceptance(counts):.2f}, of {counted(counts.drafted_tokens, 'drafted token')} "
+                "in 10 minutes at the gateway",
+            )
+
+
+def _temperature_advice(drafts: Sequence[DraftCounts]) -> str:
+    if not drafts:
+        return (
+            "acceptance falls with the temperature, which is known of requests through the gateway "
+            f"alone: above {HIGHEST_LOW_TEMPERATURE} expect little gain"
+        )
+    low = [
+        _TEMPERATURES[counts.temperature]
+        for counts in drafts
+        if counts.drafted_tokens >= MIN_DRAFTED_TOKENS and _acceptance(counts) < MIN_ACCEPTANCE
+    ]
+    return (
+        f"other temperatures: an acceptance below {MIN_ACCEPTANCE} have "
+        f"{'requests ' + ' and '.join(low) if low else 'none'}"
     )
+
+
+def _acceptance(counts: DraftCounts) -> float:
+    drafted = counts.drafted_tokens
+    return acceptance_of(counts.accepted_tokens / drafted, drafted / max(1, counts.drafts))
 
 
 def decode_share(spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedReading) -> float:

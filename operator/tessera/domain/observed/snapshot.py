@@ -13,6 +13,7 @@ from tessera.api.inference_service import (
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
+from tessera.domain.gateway.requests import DraftCounts
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
@@ -377,6 +378,8 @@ class Readings:
     """By service; a service without any series is absent."""
     latencies_at: datetime | None = None
     """Time of the query of `latencies`; None while nothing is known of any service."""
+    drafts: Mapping[Ref, tuple[DraftCounts, ...]] = field(default_factory=dict)
+    """By service, of ten minutes, as gateways count it; commands alone read it."""
     problem: str | None = None
     """Why nothing could be read."""
 
