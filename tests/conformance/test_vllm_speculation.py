@@ -92,10 +92,10 @@ async def test_the_acceptance_of_n_grams_is_read_from_the_engines_counters(
     }
     names = [f"vllm:spec_decode_{counter}_total" for counter in COUNTERS]
     assert all(any(name in query.text for query in SPEEDS.values()) for name in names)
-    drafts, drafted, accepted = (values[name] for name in names)
+    drafts, drafted, accepted = (int(values[name]) for name in names)
     assert 0 < drafts <= drafted <= TOKENS * drafts
     acceptance = acceptance_of(accepted / drafted, drafted / drafts)
-    print(f"\n{accepted:.0f} of {drafted:.0f} drafted tokens accepted: acceptance {acceptance:.2f}")
+    print(f"\n{accepted} of {drafted} drafted tokens accepted: acceptance {acceptance:.2f}")
     assert 0 <= acceptance <= 1
     # Each step gave one token beside its accepted drafts, and some steps drafted nothing.
     assert drafts + accepted <= 400
