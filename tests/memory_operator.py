@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.api.template_version import Platform
 from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config

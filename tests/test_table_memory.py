@@ -12,7 +12,7 @@ import pynvml
 import pytest
 
 from tables import TABLES, most_kibibytes, table, tables_in
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products

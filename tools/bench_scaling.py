@@ -19,7 +19,8 @@ from typing import Any
 
 from bench import scale_latency
 from figures import print_figures
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.observed.snapshot import SpeedReading

@@ -21,7 +21,7 @@ from typing_extensions import override
 
 from figures import print_figures
 from tessera.adapters.kube.object_parsing import parse_object
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import EngineReading, Pod, PodReading, Readings
 from tessera.ports import ClusterObject, ObjectList

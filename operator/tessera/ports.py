@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.mig.layouts import SlicePlacement

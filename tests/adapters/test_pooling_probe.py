@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tessera.adapters.engine_client import HttpEngines
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tests.lab.sim.running import MODEL, SHAPE, running
 
 TASKS: tuple[PoolingTask, ...] = ("Embed", "Score", "Classify", "Tokens")

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tessera.api.engine_options import EngineOptions
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.api.reasons import Progressing
 from tessera.domain.health.memory_shortage import memory_shortage
 from tessera.domain.model.config import read_config

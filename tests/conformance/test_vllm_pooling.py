@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tessera.adapters.engine_client import HttpEngines
-from tessera.api.inference_service import ModelShape, PoolingTask
+from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.batch_runner.model.hub import open_repository
 from tessera.batch_runner.model.jobs import shape
 from tessera.domain.model.routes import own_routes

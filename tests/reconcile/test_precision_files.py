@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.model.config import read_config
 from tessera.domain.names import deployment_name
 from tessera.resources.api_resources import JOBS, PODS

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 from typing_extensions import override
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Any, Self
 
-from tessera.api.inference_service import PoolingTask
 from tessera.api.mig import MigStatus
+from tessera.api.model_files import PoolingTask
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution

@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 import aiohttp
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.domain.model.routes import own_routes
 from tessera.domain.observed.model_reports import FetchProgress, parse_report
 from tessera.domain.observed.runner_reports import RunnerProgress, runner_progress

@@ -25,13 +25,12 @@ from tessera.api.model_files import (
     Adapters,
     Cache,
     CacheStatus,
+    ModelShape,
     ModelStore,
     ModelUri,
     Revision,
     is_stored,
 )
-from tessera.api.model_files import ModelShape as ModelShape  # noqa: PLC0414 - re-exported
-from tessera.api.model_files import PoolingTask as PoolingTask  # noqa: PLC0414 - re-exported
 from tessera.api.precision import Precision, PrecisionName, own_files_rule
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.service_class import (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import RUNNER_PORT
 from tessera.domain.health.readiness import was_ready

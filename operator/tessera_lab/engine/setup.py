@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.levers.assumptions import LeverAssumptions

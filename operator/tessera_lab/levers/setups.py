@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import timedelta
 from enum import StrEnum
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.mig.gpu_models import find_gpu_model

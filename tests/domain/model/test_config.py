@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.pooling import SentenceTransformersFiles

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.model.config import UnsupportedConfig, read_config
 from tessera.domain.model.pooling import SentenceTransformersFiles, pooling_task
 from tessera.domain.perf.footprint import active_parameters, cache_bytes_per_token

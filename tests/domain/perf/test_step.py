@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import (
     Hardware,
     sized_profiles,

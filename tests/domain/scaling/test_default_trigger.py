@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import ModelShape
 from tessera.api.service_class import ServiceClass
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import models, products

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.perf import step_time

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from routes_page import PAGE, page
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 from tessera.domain.model.routes import own_routes
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import (

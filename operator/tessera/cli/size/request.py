@@ -12,8 +12,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
-from tessera.api.inference_service import Context, InferenceServiceSpec, Model, ModelShape, Slo
+from tessera.api.inference_service import Context, InferenceServiceSpec, Model, Slo
 from tessera.api.meta import Duration
+from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.gpu_catalog import (

@@ -12,11 +12,10 @@ from tessera.api.inference_service import (
     Context,
     Drain,
     InferenceServiceSpec,
-    PoolingTask,
     ServicePlacement,
     Slo,
 )
-from tessera.api.model_files import Cache
+from tessera.api.model_files import Cache, PoolingTask
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.domain.batch import names
 from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL, MAX_NAME_LENGTH

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.gpu_catalog import Catalog, KnownModel, Product, shipped
 
 EntryT = TypeVar("EntryT", Product, KnownModel)

@@ -9,8 +9,8 @@ from typing import Annotated
 
 from pydantic import Field, TypeAdapter
 
-from tessera.api.inference_service import ModelShape
 from tessera.api.meta import LabelValue, Wire
+from tessera.api.model_files import ModelShape
 from tessera.domain.incremental import Installed, constant
 
 # Slices of most MIG-capable GPUs; a few products have four and four.

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tessera.api.inference_service import ModelShape, PoolingTask
+from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.pooling import (

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 
 # Ends of the names of architectures, in the order in which the engine tries them.
 _TASK_BY_SUFFIX: Sequence[tuple[str, PoolingTask | None]] = (

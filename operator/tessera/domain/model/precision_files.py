@@ -1,7 +1,7 @@
 """The files that engines load, by the precision that was chosen."""
 
-from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape
-from tessera.api.model_files import Cache
+from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_files import Cache, ModelShape
 from tessera.api.precision import Precision, PrecisionVariant
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from tessera.api.inference_service import PoolingTask
+from tessera.api.model_files import PoolingTask
 
 # Of every engine.
 TOKENIZER_ROUTES = ("/tokenize", "/detokenize")

@@ -4,8 +4,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tessera.api.inference_service import ModelShape
 from tessera.api.meta import Wire
+from tessera.api.model_files import ModelShape
 
 _Count = Annotated[int, Field(ge=0, le=2**53)]
 _Text = Annotated[str, Field(max_length=8192)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tessera.api.engine_options import EngineOptions, SpeculationOptions
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.footprint import KvBits
 from tessera.domain.perf.speculation import assumed_acceptance

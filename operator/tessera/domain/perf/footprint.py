@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.model.quantization import MXFP4_GROUP, NVFP4_GROUP, PRECISION_FORMATS
 
 # Bits of one number in the KV cache: 8 with `--kv-cache-dtype fp8`.

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera.api.inference_service import ModelShape, SpeedSource
+from tessera.api.inference_service import SpeedSource
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.step import StepTime

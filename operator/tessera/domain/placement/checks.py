@@ -6,7 +6,8 @@ from typing import Any, TypeAlias
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.engine_options import EngineOptions
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape, PoolingTask
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import format_duration
+from tessera.api.model_files import ModelShape
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted

@@ -3,14 +3,8 @@
 from dataclasses import dataclass, replace
 
 from tessera.api.engine_options import DraftModel
-from tessera.api.inference_service import (
-    DraftModelStatus,
-    InferenceServiceSpec,
-    Model,
-    ModelShape,
-    ModelStatus,
-)
-from tessera.api.model_files import CacheStatus, is_stored
+from tessera.api.inference_service import DraftModelStatus, InferenceServiceSpec, Model, ModelStatus
+from tessera.api.model_files import CacheStatus, ModelShape, is_stored
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import Enum, auto
 
-from tessera.api.inference_service import InferenceServiceSpec, Model, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.model_files import ModelShape
 from tessera.api.ref import Ref
 from tessera.domain.health.startup_failure import hub_access_advice, missing_secret_advice
 from tessera.domain.model.fetched import FetchedFiles

@@ -11,9 +11,9 @@ from datetime import datetime, timedelta
 from tessera.api.inference_service import (
     InferenceServiceSpec,
     InferenceServiceStatus,
-    ModelShape,
     PrecisionStatus,
 )
+from tessera.api.model_files import ModelShape
 from tessera.api.precision import PrecisionVariant
 from tessera.api.reasons import PrecisionReason
 from tessera.api.ref import Ref

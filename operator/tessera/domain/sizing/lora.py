@@ -6,8 +6,7 @@ projection of every layer, whichever projections the adapter changes.
 
 from collections.abc import Sequence
 
-from tessera.api.inference_service import ModelShape
-from tessera.api.model_files import Adapter
+from tessera.api.model_files import Adapter, ModelShape
 from tessera.domain.perf.footprint import LARGEST_VOCABULARY, feed_forward, hidden_size
 
 # Values that `--max-lora-rank` accepts.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import Product
 from tessera.domain.model.quantization import PRECISION_FORMATS, UNSUPPORTED_METHODS

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.api.precision import PrecisionName
 from tessera.domain.model.quantization import MXFP4_GROUP, NVFP4_GROUP, PRECISION_FORMATS
 from tessera.domain.perf.footprint import hidden_size

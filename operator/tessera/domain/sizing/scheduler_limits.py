@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
 

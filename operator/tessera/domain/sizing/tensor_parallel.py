@@ -1,6 +1,6 @@
 """Tensor parallelism: the numbers of devices over which a model can be sharded."""
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 
 _MAX_DEVICES = 16

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.api.engine_options import Loader, memory_gib
-from tessera.api.inference_service import InferenceServiceSpec, ModelShape
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import ModelShape
 
 _DEFAULT_BUFFER = "4Gi"
 _LOADER = "spec.engine.loader"

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.sizing.table import GPU_COUNTS

@@ -4,7 +4,7 @@ import math
 from datetime import timedelta
 from decimal import Decimal
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain import perf
 from tessera.domain.economics.api_prices import TokenPrices, TokenUse
 from tessera.domain.economics.break_even import (

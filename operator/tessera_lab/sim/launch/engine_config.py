@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.vllm.facts import EngineFacts, version_facts

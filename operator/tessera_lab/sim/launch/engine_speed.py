@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf.engine_terms import EngineTerms

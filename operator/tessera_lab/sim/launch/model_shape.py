@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.model import config as model_config
 from tessera.domain.model.config import UnsupportedConfig

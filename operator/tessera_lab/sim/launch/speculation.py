@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tessera.api.inference_service import ModelShape
+from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera_lab.engine.setup import draft_cost
 from tessera_lab.engine.speculation import Speculation

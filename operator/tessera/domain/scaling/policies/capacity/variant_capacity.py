@@ -3,11 +3,8 @@
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelShape,
-)
+from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.model_files import ModelShape
 from tessera.domain.observed.snapshot import SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
