@@ -3,7 +3,7 @@
 from typing import Any
 
 from tessera.adapters.prometheus.drafts import draft_queries, drafts_of
-from tessera.domain.gateway.requests import DraftCounts, TemperatureClass
+from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Ref
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.store.builders import a_record

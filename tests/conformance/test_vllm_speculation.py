@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import SERVICE, VARIANT
 from tessera.adapters.prometheus.speeds import SPEEDS
-from tessera.domain.gateway.requests import DraftCounts
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.perf import acceptance_of
 from tessera.gateway.http.token_counts import draft_counts

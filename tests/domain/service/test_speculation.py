@@ -10,9 +10,9 @@ from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatu
 from tessera.api.reasons import Speculating
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.speculation import decode_share
-from tessera.domain.gateway.requests import DraftCounts, TemperatureClass
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import engine_terms

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tessera.domain.gateway.requests import DraftCounts, TemperatureClass
+from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,

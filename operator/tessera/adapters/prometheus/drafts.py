@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.adapters.prometheus.queries import BoundedQuery, Bounds, Queries
 from tessera.adapters.prometheus.rows import QueryRow, gateway_key, sample_value
-from tessera.domain.gateway.requests import DraftCounts, TemperatureClass
+from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Ref
 
 _COUNTS = ("drafts", "drafted_tokens", "accepted_tokens")

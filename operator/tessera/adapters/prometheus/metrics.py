@@ -58,8 +58,8 @@ from tessera.adapters.prometheus.usage import usage_queries, usage_rows
 from tessera.domain.billing.statement import SLACK, Amounts, BillScrape, ProcessLabels, ScrapeRef
 from tessera.domain.budget.meter import SpendRecord
 from tessera.domain.budget.periods import MAX_PERIOD
-from tessera.domain.gateway.requests import DraftCounts
 from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
     EngineReading,
@@ -315,16 +315,14 @@ class PrometheusMetrics:
         }
         return {pod: last_scrapes[pod] for pod in pods if pod in last_scrapes}
 
-    async def tokens(self) -> Mapping[Ref, float]:
-        """Return the output tokens per second of every service in the last minute."""
-        return values_by(await self._query(*TOKENS), service_ref)
+    async def tokens(self) -> tuple[Mapping[Ref, float], Mapping[Ref, float]]:
+        """Return output tokens per second, and the share of input that prefix caches had.
 
-    async def cached_shares(self) -> Mapping[Ref, float]:
-        """Return which share of its input tokens each service had in its prefix caches.
-
-        It is that of the last five minutes; a service without input has none.
+        Both are by service, of the last minute and of the last five; a service without input has no
+        share.
         """
-        return values_by(await self._query(*CACHED_SHARE), service_ref)
+        rates, shares = await asyncio.gather(self._query(*TOKENS), self._query(*CACHED_SHARE))
+        return values_by(rates, service_ref), values_by(shares, service_ref)
 
     async def gateway_demand(self) -> Mapping[Ref, GatewayDemand] | None:
         """Return the requests at gateways; None while the operator has no reports of them."""

@@ -51,7 +51,7 @@ async def _read_tokens(
         return {}, {}, "queue, activity and measured tokens need --prometheus URL"
     metrics = open_prometheus(url)
     try:
-        return await metrics.tokens(), await metrics.cached_shares(), ""
+        return (*await metrics.tokens(), "")
     except MetricsError as error:
         return {}, {}, str(error)
 

@@ -13,7 +13,6 @@ from tessera.api.inference_service import (
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
-from tessera.domain.gateway.requests import DraftCounts
 from tessera.domain.observed.batches import (
     Batch,
     BatchJob,
@@ -22,6 +21,7 @@ from tessera.domain.observed.batches import (
     VolumeClaim,
 )
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, cast
 import msgspec
 from typing_extensions import override
 
-from tessera.domain.gateway.requests import TemperatureClass, temperature_class
+from tessera.domain.observed.drafts import TemperatureClass, temperature_class
 from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
     PromptSize,

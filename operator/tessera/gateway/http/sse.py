@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tessera.api.text import counted
-from tessera.domain.gateway.requests import DraftCounts
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts, merged
 
 # An event with log-probabilities of a batch of tokens has some hundred KiB.

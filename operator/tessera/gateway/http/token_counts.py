@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 
-from tessera.domain.gateway.requests import DraftCounts
+from tessera.domain.observed.drafts import DraftCounts
 
 _Tokens = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
 _TotalTokens = Annotated[int, msgspec.Meta(ge=0, le=2 * 10**9)]

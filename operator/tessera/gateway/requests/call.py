@@ -13,7 +13,6 @@ from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import (
-    DraftCounts,
     Phase,
     RequestShape,
     RunningPhase,
@@ -22,6 +21,7 @@ from tessera.domain.gateway.requests import (
     UsageRecord,
 )
 from tessera.domain.model.routes import TOKENIZER_ROUTES
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
 from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.memory import Holding
@@ -431,14 +431,8 @@ class Call:
             trace_parent=inbound.trace_parent.decode(),
             client_address=inbound.client_address,
             latency=self._latency(),
-            drafts=self._drafts(counts.output),
+            drafts=_drafts_of(self._delivery, self._fields, counts.output),
         )
-
-    def _drafts(self, output_tokens: int) -> DraftCounts | None:
-        fields, drafts = self._fields, self._delivery.drafts
-        if fields is None or drafts is None:
-            return None
-        return replace(drafts.at_most(output_tokens), temperature=fields.temperature_class)
 
     def _latency(self) -> StreamLatency | None:
         fields, model, delivery = self._fields, self._model, self._delivery
@@ -453,6 +447,15 @@ class Call:
             gaps=delivery.gaps if is_single else 0,
             late_gaps=delivery.late_gaps if is_single else 0,
         )
+
+
+def _drafts_of(
+    delivery: Delivery, fields: RequestFields | RequestSummary | None, output_tokens: int
+) -> DraftCounts | None:
+    if fields is None or delivery.drafts is None:
+        return None
+    drafts = delivery.drafts.at_most(output_tokens)
+    return replace(drafts, temperature=fields.temperature_class)
 
 
 def refused_record(

@@ -13,7 +13,7 @@ from typing_extensions import override
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import DraftCounts
+from tessera.domain.observed.drafts import DraftCounts
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestSummary
 from tessera.gateway.http.engine_connection import (

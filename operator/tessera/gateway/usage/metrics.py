@@ -13,7 +13,8 @@ from prometheus_client.core import Metric
 
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import Phase, StreamLatency, TemperatureClass, UsageRecord
+from tessera.domain.gateway.requests import Phase, StreamLatency, UsageRecord
+from tessera.domain.observed.drafts import TemperatureClass
 from tessera.gateway.http.connections import ConnectionEnd
 from tessera.gateway.store.writer import RecordOutcome
 from tessera.gateway.usage.latency_metrics import TargetHistogram, TargetHistograms
