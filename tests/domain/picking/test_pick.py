@@ -53,6 +53,25 @@ def test_cached_tokens_of_a_replica_need_no_time() -> None:
     assert [choice and choice.replica.pod.name for choice in choices] == ["cold", "cold", "warm"]
 
 
+@pytest.mark.parametrize(
+    ("cached", "name", "reason"),
+    [
+        ((0, 3900), "busy", PickReason.CACHED_PREFIX),
+        ((3900, 3900), "idle", PickReason.LEAST_PREDICTED_TTFT),
+        ((3900, 0), "idle", PickReason.LEAST_PREDICTED_TTFT),
+        ((0, 0), "idle", PickReason.LEAST_PREDICTED_TTFT),
+    ],
+)
+def test_a_cached_prefix_is_the_reason_where_it_decides(
+    cached: tuple[int, int], name: str, reason: PickReason
+) -> None:
+    states = (a_replica_state("idle"), a_replica_state("busy", awaiting=1))
+    choice = pick(a_request(4000), states, now=1.0, cached_tokens=cached)
+    assert choice is not None
+    assert (choice.replica.pod.name, choice.reason) == (name, reason)
+    assert choice.cached_tokens == cached[name == "busy"]
+
+
 def test_an_unknown_speed_falls_back_to_the_fewest_requests_for_the_limit() -> None:
     small = a_replica_state("small", decoding=10, max_num_seqs=16)
     large = a_replica_state("large", decoding=20, max_num_seqs=64, step_time=None)

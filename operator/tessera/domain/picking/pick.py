@@ -22,6 +22,8 @@ class PickReason(StrEnum):
     ONLY_REPLICA = "OnlyReplica"
     """No other is ready and healthy."""
     LEAST_PREDICTED_TTFT = "LeastPredictedTTFT"
+    CACHED_PREFIX = "CachedPrefix"
+    """The same, which it is only by more tokens of the prompt in its cache than the second has."""
     LEAST_IN_FLIGHT = "LeastInFlight"
     """The speed of a replica is unknown: the fewest requests relative to `max_num_seqs`."""
 
@@ -34,6 +36,8 @@ class Choice:
     predicted_ttft_seconds: float | None
     """None while the speed of a replica is unknown."""
     reason: PickReason
+    cached_tokens: int = 0
+    """Those of the prompt that it need not compute, as given to `pick`."""
 
     @property
     def replica(self) -> EngineReplica:
@@ -64,26 +68,36 @@ def pick(
         return None
     by_ttft = all([states[index].replica.step_time is not None for index in indices])
     first = turn % len(indices)
-    chosen, least = states[indices[first]], float("inf")
-    chosen_ttft = None
+    chosen = indices[first]
+    least = second = float("inf")
+    chosen_ttft, cached, cached_at_second = None, 0, 0
     for index in indices[first:] + indices[:first]:
         state = states[index]
-        step, ttft = state.replica.step_time, None
+        step, ttft, own_cached = state.replica.step_time, None, 0
         if by_ttft and step is not None:
-            cached = cached_tokens[index] if cached_tokens else 0
-            score = ttft = predicted_ttft(state, step, request, means, now, cached)
+            own_cached = cached_tokens[index] if cached_tokens else 0
+            score = ttft = predicted_ttft(state, step, request, means, now, own_cached)
         else:
             score = _load_after(state, now)
-        seconds_ready = now - (state.ready_at or 0.0)
-        if seconds_ready < SLOW_START_SECONDS:
-            score /= start_share(seconds_ready)
+        score /= _start_share(state, now)
         if score < least:
-            chosen, least, chosen_ttft = state, score, ttft
+            second, cached_at_second = least, cached
+            chosen, least, chosen_ttft, cached = index, score, ttft, own_cached
+        elif score < second:
+            second, cached_at_second = score, own_cached
+    state = states[chosen]
+    step, reason = state.replica.step_time, PickReason.LEAST_IN_FLIGHT
     if len(indices) == 1:
         reason = PickReason.ONLY_REPLICA
-    else:
-        reason = PickReason.LEAST_PREDICTED_TTFT if by_ttft else PickReason.LEAST_IN_FLIGHT
-    return Choice(state=chosen, predicted_ttft_seconds=chosen_ttft, reason=reason)
+    elif by_ttft and step is not None:
+        reason = PickReason.LEAST_PREDICTED_TTFT
+        if cached > cached_at_second:
+            ttft = predicted_ttft(state, step, request, means, now, cached_at_second)
+            if ttft / _start_share(state, now) > second:
+                reason = PickReason.CACHED_PREFIX
+    return Choice(
+        state=state, predicted_ttft_seconds=chosen_ttft, reason=reason, cached_tokens=cached
+    )
 
 
 def with_room(
@@ -114,6 +128,11 @@ def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:
     ejected.sort(key=lambda index: -states[index].health.ejected_until)
     excluded = ejected[: len(ready) // 2]
     return [index for index in ready if index not in excluded]
+
+
+def _start_share(state: ReplicaState, now: float) -> float:
+    seconds_ready = now - (state.ready_at or 0.0)
+    return start_share(seconds_ready) if seconds_ready < SLOW_START_SECONDS else 1.0
 
 
 def _load_after(state: ReplicaState, now: float) -> float:
