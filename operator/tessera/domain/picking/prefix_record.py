@@ -1,0 +1,308 @@
+"""What engines hold of earlier prompts, as far as their gateway can know.
+
+The record of a replica has the blocks of the prompts that were sent to it, and evicts as its engine
+does: least recently used first, and of a prompt the end before the beginning. So what a record has
+of a prompt is always its beginning. Each answer says how many tokens were cached: a record that
+promised more shrinks, and grows again with promises that were kept, up to the size of the cache.
+
+All records share a budget of bytes. Beyond it the owner of prompts who takes most by its weight
+gives way, with what it did not use for the longest time.
+"""
+
+import math
+from array import array
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tessera.domain.picking.prefixes import PromptBlocks
+
+MAX_RECORD_BYTES = 192 * 2**20
+# Of a replica whose cache has an unknown size, until its answers show that it holds more.
+DEFAULT_CACHE_TOKENS = 100_000
+
+# What Python takes at most: a block is an entry of a table that has just grown, its key, and twice
+# 8 bytes in an array; a use has its object, its array, places in two queues, and an empty one.
+BYTES_PER_BLOCK, BYTES_PER_USE, BYTES_PER_OWNER = 170, 400, 1200
+# Parts of the budget and of an owner that are freed at once, so that owners are compared rarely.
+_FREED_SHARE, _OWNERS_FREED_SHARE = 1 / 1024, 1 / 8
+# A promise that was kept lets a record grow by this share of it.
+_GROWTH = 1 / 8
+
+
+class _Use:
+    """One use of a prompt: the blocks that no later use has, and the tokens beside them."""
+
+    __slots__ = ("blocks", "hashes", "other_tokens", "owner", "record", "tokens_per_block")
+
+    def __init__(
+        self, record: "ReplicaPrefixes", owner: "_Owner", prompt: PromptBlocks, other_tokens: float
+    ) -> None:
+        self.record, self.owner = record, owner
+        self.hashes = array("Q", prompt.hashes)
+        """In the order of the prompt; at most half of them are of later uses."""
+        self.blocks = len(self.hashes)
+        """Those of them that no later use has."""
+        self.tokens_per_block = prompt.tokens_per_block
+        self.other_tokens = other_tokens
+        """Tokens in no full block: the end of the prompt, and the answer."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.blocks and not self.other_tokens
+
+
+class _Uses:
+    """Uses in their order, oldest first."""
+
+    def __init__(self) -> None:
+        self._uses = deque[_Use]()
+        self._empty = 0
+
+    def add(self, use: _Use) -> None:
+        self._uses.append(use)
+
+    def oldest(self) -> _Use:
+        """Return the oldest one with blocks or other tokens."""
+        uses = self._uses
+        while uses[0].is_empty:
+            uses.popleft()
+            self._empty -= 1
+        return uses[0]
+
+    def emptied(self) -> None:
+        """Count one that has nothing any more; of all, at most half are such."""
+        self._empty += 1
+        if 2 * self._empty > len(self._uses):
+            self._uses = deque(use for use in self._uses if not use.is_empty)
+            self._empty = 0
+
+
+class _Owner:
+    """Whose prompts find each other, and what all records have of them."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.weight = 1.0
+        self.size = BYTES_PER_OWNER
+        self.uses = _Uses()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SentPrompt:
+    """A prompt that was sent to a replica."""
+
+    prompt: PromptBlocks
+    promised_blocks: int
+    """Those that the record had before."""
+    use: _Use | None
+    """None without a full block."""
+
+    @property
+    def promised_tokens(self) -> int:
+        """Return the tokens of the promised blocks."""
+        return self.prompt.tokens(self.promised_blocks)
+
+
+class ReplicaPrefixes:
+    """The record of one replica."""
+
+    def __init__(self, records: "PrefixRecords", cache_tokens: int | None) -> None:
+        self.tokens = 0.0
+        """What it holds."""
+        self.limit = float(DEFAULT_CACHE_TOKENS if cache_tokens is None else cache_tokens)
+        """Tokens that it may hold; the answers move it."""
+        self._most = math.inf if cache_tokens is None else float(cache_tokens)
+        self._records = records
+        self._last_use: dict[int, _Use] = {}
+        """By the hash of a block."""
+        self._uses = _Uses()
+        self._filler: _Use | None = None
+        """The newest use, if it has no blocks."""
+
+    def __len__(self) -> int:
+        """Return the blocks that it has."""
+        return len(self._last_use)
+
+    def cached_blocks(self, prompt: PromptBlocks) -> int:
+        """Return how many blocks of a prompt, from its beginning, the replica holds."""
+        hashes, last_use = prompt.hashes, self._last_use
+        if not hashes or hashes[0] not in last_use:
+            return 0
+        return bisect_left(hashes, True, key=lambda block: block not in last_use)
+
+    def send(self, prompt: PromptBlocks) -> SentPrompt:
+        """Record a prompt that is sent: what comes to the engine after it finds it there."""
+        promised = self.cached_blocks(prompt)
+        use = self._add(prompt, 0) if prompt.hashes else None
+        return SentPrompt(prompt=prompt, promised_blocks=promised, use=use)
+
+    def complete(
+        self, sent: SentPrompt, output_tokens: int, cached_tokens: int | None = None
+    ) -> None:
+        """Record the end of an answer: until then the engine used the prompt.
+
+        `cached_tokens` is what the engine says that it had before; None where it says nothing.
+        """
+        if cached_tokens is not None:
+            self._correct(sent, cached_tokens)
+        if sent.prompt.hashes:
+            # It gets all that the use at sending still has.
+            self._add(sent.prompt, output_tokens)
+        else:
+            self._fill(sent.prompt.prompt_tokens + output_tokens)
+
+    def fail(self, sent: SentPrompt) -> None:
+        """Forget what this prompt alone would have brought to the cache: it got no answer."""
+        for block in reversed(sent.prompt.hashes[sent.promised_blocks :]):
+            if self._last_use.get(block) is sent.use:
+                self._forget(block)
+
+    def clear(self) -> None:
+        """Forget all, as an engine that was started again."""
+        while self._last_use:
+            self.drop(self._uses.oldest())
+        self._uses, self.tokens = _Uses(), 0.0
+
+    def drop(self, use: _Use, tokens: float = math.inf) -> None:
+        """Forget so many tokens of a use: first those beside its blocks, then the last blocks."""
+        beside = min(use.other_tokens, tokens)
+        use.other_tokens -= beside
+        self.tokens -= beside
+        tokens -= beside
+        if beside and use.is_empty:
+            self._uses.emptied()
+        while tokens > 0 and use.blocks:
+            if self._last_use.get(block := use.hashes.pop()) is use:
+                tokens -= use.tokens_per_block
+                self._forget(block)
+
+    def _add(self, prompt: PromptBlocks, output_tokens: int) -> _Use:
+        hashes, last_use, records = prompt.hashes, self._last_use, self._records
+        block_tokens = len(hashes) * prompt.tokens_per_block
+        other_tokens = max(0.0, prompt.prompt_tokens - block_tokens) + output_tokens
+        owner = records.owner(prompt)
+        use = _Use(self, owner, prompt, other_tokens)
+        records.count(owner, BYTES_PER_USE + len(hashes) * BYTES_PER_BLOCK)
+        self._uses.add(use)
+        owner.uses.add(use)
+        self._filler = None
+        self.tokens += block_tokens + other_tokens
+        for block in hashes:
+            former = last_use.get(block)
+            last_use[block] = use
+            if former is not None:
+                self._lose_block(former)
+        self._evict()
+        records.make_room()
+        return use
+
+    def _fill(self, tokens: float) -> None:
+        """Record tokens that are no beginning of any prompt, but take room."""
+        if self._filler is None or self._filler.is_empty:
+            self._filler = _Use(self, _NOBODY, _NO_PROMPT, 0.0)
+            self._uses.add(self._filler)
+        self._filler.other_tokens += tokens
+        self.tokens += tokens
+        self._evict()
+
+    def _evict(self) -> None:
+        while self.tokens > self.limit and self._last_use:
+            self.drop(self._uses.oldest(), self.tokens - self.limit)
+
+    def _forget(self, block: int) -> None:
+        self._lose_block(self._last_use.pop(block))
+
+    def _lose_block(self, use: _Use) -> None:
+        """Count a block less of a use, which has it no more."""
+        use.blocks -= 1
+        self.tokens -= use.tokens_per_block
+        size = BYTES_PER_BLOCK
+        if not use.blocks:
+            # A later prompt has its answer, too, in a conversation; else this errs by an answer.
+            self.tokens -= use.other_tokens
+            use.other_tokens, use.hashes = 0.0, _NO_HASHES
+            self._uses.emptied()
+            use.owner.uses.emptied()
+            size += BYTES_PER_USE
+        elif 2 * use.blocks < len(use.hashes):
+            last_use = self._last_use
+            use.hashes = array("Q", [each for each in use.hashes if last_use.get(each) is use])
+        self._records.count(use.owner, -size)
+
+    def _correct(self, sent: SentPrompt, cached_tokens: int) -> None:
+        """Move the limit by what was cached, which an engine may say as it likes."""
+        cached_tokens = min(max(0, cached_tokens), sent.prompt.prompt_tokens)
+        missing = sent.promised_tokens - cached_tokens
+        if missing > sent.prompt.tokens_per_block:
+            self.limit = max(0.0, min(self.limit, self.tokens) - missing)
+            self._evict()
+        else:
+            self.limit = min(self._most, self.limit + max(-missing, _GROWTH * cached_tokens))
+
+
+_NO_HASHES = array("Q")
+_NOBODY = _Owner("")
+_NO_PROMPT = PromptBlocks(owner="", hashes=(), tokens_per_block=1.0, prompt_tokens=0)
+
+
+class PrefixRecords:
+    """The records of all replicas of one gateway."""
+
+    def __init__(self, max_bytes: int = MAX_RECORD_BYTES) -> None:
+        self.size = 0
+        """Bytes, at most `max_bytes` as long as one prompt fits."""
+        self._max_bytes = max_bytes
+        self._replicas: dict[str, ReplicaPrefixes] = {}
+        self._owners: dict[str, _Owner] = {}
+
+    def replica(self, uid: str, cache_tokens: int | None = None) -> ReplicaPrefixes:
+        """Return the record of a replica, empty at first; its cache holds so many tokens."""
+        record = self._replicas.get(uid)
+        if record is None:
+            record = self._replicas[uid] = ReplicaPrefixes(self, cache_tokens)
+        return record
+
+    def forget(self, uid: str) -> None:
+        """Forget a replica that is gone."""
+        record = self._replicas.pop(uid, None)
+        if record is not None:
+            record.clear()
+
+    def cached_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
+        """Return the tokens of a prompt that each of these replicas holds, for `pick`."""
+        replicas = self._replicas
+        return [
+            prompt.tokens(replicas[uid].cached_blocks(prompt)) if uid in replicas else 0
+            for uid in uids
+        ]
+
+    def owner(self, prompt: PromptBlocks) -> _Owner:
+        """Return the owner of a prompt."""
+        owner = self._owners.get(prompt.owner)
+        if owner is None:
+            owner = self._owners[prompt.owner] = _Owner(prompt.owner)
+            self.size += owner.size
+        owner.weight = prompt.weight
+        return owner
+
+    def count(self, owner: _Owner, size: int) -> None:
+        """Count bytes more, or less, of an owner."""
+        owner.size += size
+        self.size += size
+        if owner.size == BYTES_PER_OWNER:
+            del self._owners[owner.name]
+            self.size -= BYTES_PER_OWNER
+
+    def make_room(self) -> None:
+        """Let those give way who take most by their weights, until all fit."""
+        if self.size <= self._max_bytes:
+            return
+        target = self._max_bytes * (1 - _FREED_SHARE)
+        while self.size > target:
+            owner = max(self._owners.values(), key=lambda each: each.size / each.weight)
+            least = owner.size * (1 - _OWNERS_FREED_SHARE)
+            while self.size > target and owner.size > least:
+                use = owner.uses.oldest()
+                use.record.drop(use)
