@@ -82,14 +82,22 @@ class Trace:
     def overlaid(self, copies: int, shift_seconds: float) -> "Trace":
         """Return the trace on top of itself, each copy shifted and wrapped around the window.
 
-        The first copy is not shifted. All have the same clients and prefixes.
+        The first copy is not shifted. All have the same clients, and each has prefixes of its own:
+        what is in the cache for one is not for another.
         """
+        named = max((max(names, default=0) + 1 for names in self.prefixes or ()), default=0)
         rows = sorted(
-            ((arrival + copy * shift_seconds) % self.seconds, row)
+            ((arrival + copy * shift_seconds) % self.seconds, row, copy)
             for copy in range(copies)
             for row, arrival in enumerate(self.arrivals)
         )
-        return self._rows([row for _, row in rows], array("d", (arrival for arrival, _ in rows)))
+        return replace(
+            self._rows([row for _, row, _ in rows], array("d", (arrival for arrival, *_ in rows))),
+            prefixes=self.prefixes
+            and tuple(
+                tuple(name + copy * named for name in self.prefixes[row]) for _, row, copy in rows
+            ),
+        )
 
     def fitting(self, max_tokens: int) -> "Trace":
         """Return the requests whose prompt and answer have at most so many tokens."""

@@ -143,6 +143,11 @@ def test_overlaid_copies_wrap_around_the_window_in_order() -> None:
     assert trace.seconds == 10.0
 
 
+def test_overlaid_copies_share_no_prefix() -> None:
+    trace = replace(a_trace(1.0, 8.0), prefixes=((0, 1), (0, 5))).overlaid(2, 4.0)
+    assert trace.prefixes == ((0, 1), (6, 11), (6, 7), (0, 5))
+
+
 def test_quantized_arrivals_spread_within_their_step_by_a_seed() -> None:
     quantized = a_trace(*[0.0] * 200, *[3.0] * 50, 4.0, seconds=5.0)
     trace = quantized.spread(3.0, seed=1)
