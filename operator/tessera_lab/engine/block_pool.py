@@ -1,6 +1,7 @@
 """The KV cache in blocks: free blocks, shared blocks, and evictable contents."""
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from tessera_lab.engine.requests import EngineLimits
@@ -36,8 +37,8 @@ class BlockPool:
         self.saved_by_sharing = 0
         """Blocks that sharing saves: those of all references less those that exist."""
         self._limits = limits
-        self._unit_tokens = limits.shared_tokens or limits.block_size
-        self._unit_blocks = self._unit_tokens // limits.block_size
+        self.unit_tokens = limits.shared_tokens or limits.block_size
+        self._unit_blocks = self.unit_tokens // limits.block_size
         self._ref_counts: dict[int, int] = {}
         """Requests that hold each shared prefix."""
         self._evictable: OrderedDict[int, int] = OrderedDict()
@@ -51,7 +52,7 @@ class BlockPool:
         if not self._limits.prefix_cache or not (shared or sequence.preemptions):
             return _NO_HIT
         self._evict_overwritten()
-        max_units = (sequence.input_tokens - 1) // self._unit_tokens
+        max_units = (sequence.input_tokens - 1) // self.unit_tokens
         units = evictable = 0
         for name in shared[:max_units]:
             if name in self._evictable:
@@ -64,8 +65,18 @@ class BlockPool:
             remaining = self._evictable.get(-sequence.queue_key[1], 0)
             remaining -= (units - sequence.shared_units) * self._unit_blocks
             private = max(0, min(remaining, sequence.full_blocks - units * self._unit_blocks))
-        tokens = units * self._unit_tokens + private * self._limits.block_size
+        tokens = units * self.unit_tokens + private * self._limits.block_size
         return PrefixHit(units, evictable, private, tokens)
+
+    def known_units(self, names: Sequence[int]) -> int:
+        """Return how many of these shared prefixes, from the first on, are cached."""
+        self._evict_overwritten()
+        known = 0
+        while known < len(names) and (
+            names[known] in self._ref_counts or names[known] in self._evictable
+        ):
+            known += 1
+        return known
 
     def cost(self, sequence: SequenceState, hit: PrefixHit) -> int:
         """Return the free blocks that its whole input needs."""
@@ -95,7 +106,7 @@ class BlockPool:
         Where another request published the same prefix meanwhile, this one keeps a private copy.
         """
         shared = sequence.request.shared_prefixes
-        for name in shared[sequence.shared_units : tokens // self._unit_tokens]:
+        for name in shared[sequence.shared_units : tokens // self.unit_tokens]:
             if name in self._ref_counts:
                 return
             if name in self._evictable:

@@ -14,7 +14,7 @@ is counted per request, and many steps in which requests only decode can be done
 
 import heapq
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.domain.perf import StepTime, attention_pairs
@@ -151,6 +151,10 @@ class EngineCore:
     def reset_prefix_cache(self) -> None:
         """Empty the prefix cache; what requests reference at present stays shared."""
         self._blocks.clear()
+
+    def cached_tokens(self, shared_prefixes: Sequence[int]) -> int:
+        """Return the tokens that the prefix cache has of a prompt, by the names of its prefixes."""
+        return self._blocks.known_units(shared_prefixes) * self._blocks.unit_tokens
 
     def is_waiting(self, request_id: int) -> bool:
         """Return whether a request waits, for the first time or after a preemption."""

@@ -58,6 +58,8 @@ class Course:
     """Of requests that an engine began."""
     cached_tokens: int = 0
     """Those of them that its prefix cache had."""
+    promised_tokens: int = 0
+    """Those that the router's record of prefixes promised."""
     interrupted: bool = False
 
     @property

@@ -23,6 +23,14 @@ class Router(StrEnum):
     """The gateway's own choice, `domain.picking`; requests wait there until a replica has room."""
     LEAST_TTFT = "least-ttft"
     """The same choice, at once: what waits is in the engines' queues, where rivals look for it."""
+    PREFIXES = "prefixes"
+    """As `GATEWAY`, with a record of the prefixes that each replica holds."""
+    CACHES = "caches"
+    """As `PREFIXES`, but it sees the caches of the engines, with answers and to the block."""
+    LEAST_REQUESTS = "least-requests"
+    RANDOM = "random"
+    BOUNDED_HASH = "bounded-hash"
+    """Consistent hashing of a prompt's beginning with bounded load, as KubeAI's `PrefixHash`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,4 +90,8 @@ class FleetModel:
     drain_timeout: float = 300.0
     """Seconds after which a removed replica breaks its streams."""
     router: Router = Router.LEAST_TTFT
+    hashed_tokens: int = 256
+    """Of a prompt's beginning, which `Router.BOUNDED_HASH` hashes."""
+    load_factor: float = 1.25
+    """Requests on a replica above which it takes another, relative to the mean."""
     purchase: Purchase = field(default_factory=Purchase)

@@ -38,8 +38,9 @@ class Nodes:
         """Requests that a removed replica had not finished in time."""
         self.lost_streams = 0
         """Requests of nodes that died."""
-        self.prompt_tokens = self.cached_tokens = 0
-        """Of replicas that are gone: looked up in their prefix caches, and found there."""
+        self.prompt_tokens = self.cached_tokens = self.promised_tokens = 0
+        """Of replicas that are gone: looked up in their prefix caches, found there, and promised by
+        the records of these."""
         self._fleet, self._disturbance, self._spot = fleet, disturbance, spot
         self._ttft = ttft
         self._held: list[_HeldNode] = []
@@ -154,6 +155,7 @@ class Nodes:
         self.replicas.remove(replica)
         self.prompt_tokens += replica.engine.counts.queried_tokens
         self.cached_tokens += replica.engine.counts.hit_tokens
+        self.promised_tokens += replica.promised_tokens
         self.lifetimes.append(Lifetime(replica.tier, replica.ordered_at, moment))
         if self._fleet.node_hold and replica.tier is Tier.ON_DEMAND:
             self._held.append(_HeldNode(replica.tier, moment, moment + self._fleet.node_hold))

@@ -9,6 +9,8 @@ from typing import NamedTuple
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.picking.health import SLOW_START_SECONDS
+from tessera.domain.picking.prefix_record import ReplicaPrefixes, SentPrompt
+from tessera.domain.picking.prefixes import PromptBlocks
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineRequest
@@ -66,6 +68,12 @@ class SimulatedReplica:
         self._new = defaultdict[str, float](int)
         """First tokens since the counts were taken last, by the names of `Totals`."""
         self._objective = fleet.replica.ttft
+        self.prefixes: ReplicaPrefixes | None = None
+        """Its record, where its router has one."""
+        self.promised_tokens = 0
+        """Prompt tokens that the record promised to be cached."""
+        self._sent: dict[int, SentPrompt] = {}
+        """Prompts without an answer, by the ids of requests."""
         self.served = False
         """It got a request."""
         self._busy = 0.0
@@ -89,12 +97,21 @@ class SimulatedReplica:
     def idle(self) -> bool:
         return self.engine.idle
 
-    def submit(self, request: EngineRequest, arrival: float, at: float) -> bool:
+    def submit(
+        self,
+        request: EngineRequest,
+        arrival: float,
+        at: float,
+        blocks: PromptBlocks | None = None,
+    ) -> bool:
         """Queue a request at a moment up to which the replica has advanced; False if refused."""
         if self.engine.submit(request, arrival) is not None:
             return False
         self.served = True
-        self.state.sent(request.prompt_tokens)
+        if self.prefixes is not None and blocks is not None:
+            sent = self._sent[request.id] = self.prefixes.send(blocks)
+            self.promised_tokens += sent.promised_tokens
+        self.state.sent(self._prefill_tokens(request))
         if not self._in_step:
             self.now = max(self.now, at)
             self._begin(at)
@@ -147,6 +164,11 @@ class SimulatedReplica:
         self._in_step, self.due = False, math.inf
         return len(requests)
 
+    def _prefill_tokens(self, request: EngineRequest) -> int:
+        """Return the prompt tokens that its router expects to be computed."""
+        sent = self._sent.get(request.id)
+        return request.prompt_tokens - (sent.promised_tokens if sent is not None else 0)
+
     def _begin(self, until: float) -> None:
         """Begin a step, or all decode-only steps that begin before `until`."""
         engine, begin = self.engine, self.now
@@ -180,11 +202,14 @@ class SimulatedReplica:
             prefill = 0.0 if admitted_at is None else now - admitted_at
             new["slow_prefills"] += prefill > self._objective
             new["half_slow_prefills"] += prefill > self._objective / 2
-            state.first_token(request.prompt_tokens)
+            state.first_token(self._prefill_tokens(request))
         self._first = []
         for sequence in self.engine.end_step():
             request = sequence.request
             state.ended()
+            if self.prefixes is not None and request.id in self._sent:
+                sent = self._sent.pop(request.id)
+                self.prefixes.complete(sent, request.output_tokens, sequence.cached)
             first = sequence.first_token_at or now
             self.ended.append(
                 EndedRequest(request.prompt_tokens, request.output_tokens, now - first)

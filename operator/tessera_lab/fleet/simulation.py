@@ -205,6 +205,7 @@ class Simulation:
         course.lost_streams = nodes.lost_streams
         course.refused = self._door.refused
         course.prompt_tokens, course.cached_tokens = nodes.prompt_tokens, nodes.cached_tokens
+        course.promised_tokens = nodes.promised_tokens
 
     def _wait_for_replica(self) -> None:
         """Let requests that came when there was no replica be served after the trace."""
