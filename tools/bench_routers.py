@@ -141,7 +141,7 @@ def mooncake(path: Path) -> Callable[[float, float, int], Trace]:
 
 def workloads(traces: Path) -> Mapping[str, Workload]:
     """Return the workloads by their names; Mooncake only where its trace is."""
-    found = {
+    by_name = {
         "sessions": Workload(trace=conversations(8)),
         "sessions_unsalted": Workload(trace=conversations(1)),
         "rag": Workload(trace=partial(document_questions, tenants=8), input_tokens=5200),
@@ -149,7 +149,7 @@ def workloads(traces: Path) -> Mapping[str, Workload]:
     }
     path = traces / "mooncake_conversation.jsonl.gz"
     if path.exists():
-        found["mooncake"] = Workload(
+        by_name["mooncake"] = Workload(
             trace=mooncake(path),
             ttft=10.0,
             max_model_len=131072,
@@ -157,7 +157,7 @@ def workloads(traces: Path) -> Mapping[str, Workload]:
             output_tokens=343,
             first_rate=1.0,
         )
-    return found
+    return by_name
 
 
 def fleet(workload: Workload, replicas: int, router: Router) -> FleetModel:

@@ -47,7 +47,7 @@ def test_equal_hashes_mean_an_equal_beginning(first: bytes, second: bytes) -> No
     while first[common : common + 1] == second[common : common + 1] != b"":
         common += 1
     hashes = [block_hashes(text, "team-a") for text in (first, second)]
-    equal = [one == other for one, other in zip(*hashes, strict=False)]
+    equal = [first_hash == other for first_hash, other in zip(*hashes, strict=False)]
     assert equal.count(True) == common // BLOCK_BYTES
     assert not any(equal[common // BLOCK_BYTES :])
 
@@ -170,14 +170,14 @@ def test_owners_take_room_by_their_weights() -> None:
     for number in range(0, 10_000, 10):
         answer(record, a_prompt(range(number, number + 5), "heavy", weight=3.0))
         answer(record, a_prompt(range(number + 5, number + 10), "light"))
-    held = [
+    blocks_by_owner = [
         sum(
             record.cached_blocks(a_prompt(range(each, each + 5)))
             for each in range(start, 10_000, 10)
         )
         for start in (0, 5)
     ]
-    assert held[0] / held[1] == pytest.approx(3, rel=0.2)
+    assert blocks_by_owner[0] / blocks_by_owner[1] == pytest.approx(3, rel=0.2)
 
 
 class ExactCache:
@@ -189,16 +189,16 @@ class ExactCache:
 
     def serve(self, hashes: Sequence[int]) -> int:
         """Return the blocks of a prompt that it had."""
-        found = 0
-        while found < len(hashes) and hashes[found] in self._blocks:
-            found += 1
+        cached_blocks = 0
+        while cached_blocks < len(hashes) and hashes[cached_blocks] in self._blocks:
+            cached_blocks += 1
         # The beginning is the most recent one.
         for block in reversed(hashes):
             self._blocks[block] = None
             self._blocks.move_to_end(block)
         while len(self._blocks) > self._size:
             self._blocks.popitem(last=False)
-        return found
+        return cached_blocks
 
 
 @given(st.lists(TEXTS, max_size=30), st.integers(8, 30))
@@ -209,9 +209,9 @@ def test_a_record_knows_the_cache_of_an_engine_that_serves_its_prompts_alone(
     for text in texts:
         prompt = a_prompt(block_hashes(text, ""))
         sent = record.send(prompt)
-        found = cache.serve(prompt.hashes)
-        assert sent.promised_blocks == found
-        record.complete(sent, 0, 100 * found)
+        cached_blocks = cache.serve(prompt.hashes)
+        assert sent.promised_blocks == cached_blocks
+        record.complete(sent, 0, 100 * cached_blocks)
 
 
 # A replica, a prompt by its letters, what is left of its last block, what happens, and a report.
@@ -255,5 +255,7 @@ def test_no_record_promises_more_than_the_prompt_and_all_stay_within_their_bytes
         assert cached == again.cached_tokens(prompt, uids)
         for uid in uids:
             record = records.replica(uid, cache_tokens)
-            found = [record.cached_blocks(a_prompt(blocks[:end], owner)) for end in range(7)]
-            assert found == [min(found[-1], end) for end in range(7)]
+            cached_blocks = [
+                record.cached_blocks(a_prompt(blocks[:end], owner)) for end in range(7)
+            ]
+            assert cached_blocks == [min(cached_blocks[-1], end) for end in range(7)]
