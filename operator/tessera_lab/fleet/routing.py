@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
 
+from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
 from tessera.domain.picking.pick import Choice, pick
 from tessera.domain.picking.prediction import RequestMeans, has_room, work_seconds
 from tessera.domain.picking.prefix_record import PrefixRecords
-from tessera.domain.picking.prefixes import PromptBlocks
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.model import FleetModel, Router
 from tessera_lab.fleet.simulated_replica import (

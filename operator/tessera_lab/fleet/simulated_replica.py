@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.picking.health import SLOW_START_SECONDS
 from tessera.domain.picking.prefix_record import ReplicaPrefixes, SentPrompt
-from tessera.domain.picking.prefixes import PromptBlocks
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineRequest

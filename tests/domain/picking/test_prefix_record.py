@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS, PromptBlocks, block_hashes
 from tessera.domain.picking.prefix_record import PrefixRecords, ReplicaPrefixes
-from tessera.domain.picking.prefixes import BLOCK_BYTES, MAX_BLOCKS, PromptBlocks, block_hashes
 
 TEXTS = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=8).map(
     lambda letters: b"".join(letter * BLOCK_BYTES for letter in letters)

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tessera.domain.picking.prefixes import PromptBlocks
+from tessera.domain.gateway.prefixes import PromptBlocks
 
 MAX_RECORD_BYTES = 192 * 2**20
 # Of a replica whose cache has an unknown size, until its answers show that it holds more.
