@@ -209,7 +209,8 @@ class SimulatedReplica:
             state.ended()
             if self.prefixes is not None and request.id in self._sent:
                 sent = self._sent.pop(request.id)
-                self.prefixes.complete(sent, request.output_tokens, sequence.cached)
+                share = (sequence.cached or 0) / request.prompt_tokens
+                self.prefixes.complete(sent, request.output_tokens, share)
             first = sequence.first_token_at or now
             self.ended.append(
                 EndedRequest(request.prompt_tokens, request.output_tokens, now - first)

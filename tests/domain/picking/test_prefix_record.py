@@ -38,7 +38,8 @@ def a_record(cache_tokens: int = 1000) -> ReplicaPrefixes:
 def answer(
     record: ReplicaPrefixes, prompt: PromptBlocks, output: int = 0, cached: int | None = None
 ) -> None:
-    record.complete(record.send(prompt), output, cached)
+    share = None if cached is None else cached / prompt.prompt_tokens
+    record.complete(record.send(prompt), output, share)
 
 
 @given(TEXTS, TEXTS)

@@ -22,10 +22,35 @@ class PromptBlocks:
     prompt_tokens: int
     weight: float = 1.0
     """Share of the owner in the memory of all records, relative to others."""
+    session: int | None = None
+    """Hash of what the client calls its session, whose prompts are likely to begin alike."""
 
     def tokens(self, blocks: int) -> int:
         """Return the tokens of so many blocks from the beginning."""
         return min(self.prompt_tokens, int(blocks * self.tokens_per_block))
+
+
+def prompt_blocks(
+    text: bytes,
+    salt: str,
+    *,
+    owner: str,
+    weight: float,
+    prompt_tokens: int,
+    session: bytes | None = None,
+) -> PromptBlocks:
+    """Return the blocks of a prompt of about so many tokens.
+
+    Prompts and sessions of another salt never find each other.
+    """
+    return PromptBlocks(
+        owner=owner,
+        hashes=block_hashes(text, salt),
+        tokens_per_block=BLOCK_BYTES * prompt_tokens / max(len(text), 1),
+        prompt_tokens=prompt_tokens,
+        weight=weight,
+        session=None if session is None else hash((salt, session)),
+    )
 
 
 def block_hashes(text: bytes, salt: str) -> list[int]:

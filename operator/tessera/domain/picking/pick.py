@@ -100,7 +100,7 @@ def pick(
         if chosen.cached_tokens > second.cached_tokens:
             cached = second.cached_tokens
             without = _scored(chosen.state, request, means, now, by_ttft, cached)
-            if without.score > second.score:
+            if without.score >= second.score:
                 reason = PickReason.CACHED_PREFIX
     return Choice(
         state=chosen.state,

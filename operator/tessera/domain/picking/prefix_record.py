@@ -12,9 +12,10 @@ gives way, with what it did not use for the longest time.
 import math
 from array import array
 from bisect import bisect_left
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tessera.domain.gateway.prefixes import PromptBlocks
 
@@ -25,16 +26,28 @@ DEFAULT_CACHE_TOKENS = 100_000
 # What Python takes at most: a block is an entry of a table that has just grown, its key, and twice
 # 8 bytes in an array; a use has its object, its array, places in two queues, and an empty one.
 BYTES_PER_BLOCK, BYTES_PER_USE, BYTES_PER_OWNER = 170, 400, 1200
+BYTES_PER_SESSION = 300
+# Of one owner; a session that was not used for so many others is a new one.
+_MAX_SESSIONS = 8192
 # Parts of the budget and of an owner that are freed at once, so that owners are compared rarely.
 _FREED_SHARE, _OWNERS_FREED_SHARE = 1 / 1024, 1 / 8
-# A promise that was kept lets a record grow by this share of it.
+# A promise that was kept lets a record grow by this share of it; one that misses by less was kept,
+# since the bytes of a token are a mean.
 _GROWTH = 1 / 8
 
 
 class _Use:
     """One use of a prompt: the blocks that no later use has, and the tokens beside them."""
 
-    __slots__ = ("blocks", "hashes", "other_tokens", "owner", "record", "tokens_per_block")
+    __slots__ = (
+        "answered_blocks",
+        "blocks",
+        "hashes",
+        "other_tokens",
+        "owner",
+        "record",
+        "tokens_per_block",
+    )
 
     def __init__(
         self, record: "ReplicaPrefixes", owner: "_Owner", prompt: PromptBlocks, other_tokens: float
@@ -44,6 +57,8 @@ class _Use:
         """In the order of the prompt; at most half of them are of later uses."""
         self.blocks = len(self.hashes)
         """Those of them that no later use has."""
+        self.answered_blocks = 0
+        """Those at the beginning that an answer showed to be computed: others may be under way."""
         self.tokens_per_block = prompt.tokens_per_block
         self.other_tokens = other_tokens
         """Tokens in no full block: the end of the prompt, and the answer."""
@@ -87,6 +102,15 @@ class _Owner:
         self.weight = 1.0
         self.size = BYTES_PER_OWNER
         self.uses = _Uses()
+        self.sessions = OrderedDict[int, _Session]()
+        """Those used last at the end."""
+
+
+class _Session(NamedTuple):
+    """Where the last prompt of a session went, and what of the next one may be cached there."""
+
+    uid: str
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +120,8 @@ class SentPrompt:
     prompt: PromptBlocks
     promised_blocks: int
     """Those that the record had before."""
+    answered_blocks: int
+    """Those of them that the engine had certainly computed."""
     use: _Use | None
     """None without a full block."""
 
@@ -134,22 +160,28 @@ class ReplicaPrefixes:
 
     def send(self, prompt: PromptBlocks) -> SentPrompt:
         """Record a prompt that is sent: what comes to the engine after it finds it there."""
-        promised = self.cached_blocks(prompt)
-        use = self._add(prompt, 0) if prompt.hashes else None
-        return SentPrompt(prompt=prompt, promised_blocks=promised, use=use)
+        promised, answered = self.cached_blocks(prompt), 0
+        if promised:
+            answered = min(promised, self._last_use[prompt.hashes[promised - 1]].answered_blocks)
+        use = self._add(prompt, 0, answered) if prompt.hashes else None
+        return SentPrompt(
+            prompt=prompt, promised_blocks=promised, answered_blocks=answered, use=use
+        )
 
     def complete(
-        self, sent: SentPrompt, output_tokens: int, cached_tokens: int | None = None
+        self, sent: SentPrompt, output_tokens: int, cached_share: float | None = None
     ) -> None:
         """Record the end of an answer: until then the engine used the prompt.
 
-        `cached_tokens` is what the engine says that it had before; None where it says nothing.
+        `cached_share` is the part of the prompt that the engine says that it had before, 0 to 1;
+        None where it says nothing.
         """
-        if cached_tokens is not None:
-            self._correct(sent, cached_tokens)
+        if cached_share is not None:
+            share = min(max(0.0, cached_share), 1.0)
+            self._correct(sent, share * sent.prompt.prompt_tokens)
         if sent.prompt.hashes:
             # It gets all that the use at sending still has.
-            self._add(sent.prompt, output_tokens)
+            self._add(sent.prompt, output_tokens, len(sent.prompt.hashes))
         else:
             self._fill(sent.prompt.prompt_tokens + output_tokens)
 
@@ -178,12 +210,19 @@ class ReplicaPrefixes:
                 tokens -= use.tokens_per_block
                 self._forget(block)
 
-    def _add(self, prompt: PromptBlocks, output_tokens: int) -> _Use:
+    def resize(self, cache_tokens: int) -> None:
+        """Take the size of the engine's cache, once it is known."""
+        if cache_tokens != self._most:
+            self.limit = self._most = float(cache_tokens)
+            self._evict()
+
+    def _add(self, prompt: PromptBlocks, output_tokens: int, answered_blocks: int) -> _Use:
         hashes, last_use, records = prompt.hashes, self._last_use, self._records
         block_tokens = len(hashes) * prompt.tokens_per_block
         other_tokens = max(0.0, prompt.prompt_tokens - block_tokens) + output_tokens
         owner = records.owner(prompt)
         use = _Use(self, owner, prompt, other_tokens)
+        use.answered_blocks = answered_blocks
         records.count(owner, BYTES_PER_USE + len(hashes) * BYTES_PER_BLOCK)
         self._uses.add(use)
         owner.uses.add(use)
@@ -231,15 +270,17 @@ class ReplicaPrefixes:
             use.hashes = array("Q", [each for each in use.hashes if last_use.get(each) is use])
         self._records.count(use.owner, -size)
 
-    def _correct(self, sent: SentPrompt, cached_tokens: int) -> None:
+    def _correct(self, sent: SentPrompt, cached_tokens: float) -> None:
         """Move the limit by what was cached, which an engine may say as it likes."""
-        cached_tokens = min(max(0, cached_tokens), sent.prompt.prompt_tokens)
-        missing = sent.promised_tokens - cached_tokens
-        if missing > sent.prompt.tokens_per_block:
+        prompt = sent.prompt
+        answered_tokens = prompt.tokens(sent.answered_blocks)
+        missing = answered_tokens - cached_tokens
+        if missing > max(prompt.tokens_per_block, _GROWTH * answered_tokens):
             self.limit = max(0.0, min(self.limit, self.tokens) - missing)
             self._evict()
-        else:
-            self.limit = min(self._most, self.limit + max(-missing, _GROWTH * cached_tokens))
+        elif cached_tokens:
+            unpromised = cached_tokens - sent.promised_tokens
+            self.limit = min(self._most, self.limit + max(unpromised, _GROWTH * cached_tokens))
 
 
 _NO_HASHES = array("Q")
@@ -273,10 +314,54 @@ class PrefixRecords:
     def cached_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
         """Return the tokens of a prompt that each of these replicas holds, for `pick`."""
         replicas = self._replicas
-        return [
+        cached = [
             prompt.tokens(replicas[uid].cached_blocks(prompt)) if uid in replicas else 0
             for uid in uids
         ]
+        if prompt.session is not None and not any(cached):
+            owner = self._owners.get(prompt.owner)
+            session = owner.sessions.get(prompt.session) if owner is not None else None
+            if session is not None and session.uid in uids:
+                tokens = min(session.tokens, prompt.prompt_tokens)
+                cached[uids.index(session.uid)] = tokens
+        return cached
+
+    def complete(
+        self, uid: str, sent: SentPrompt, output_tokens: int, cached_share: float | None = None
+    ) -> None:
+        """Record the end of an answer, as `ReplicaPrefixes`, unless the replica is gone."""
+        record = self._replicas.get(uid)
+        if record is not None:
+            record.complete(sent, output_tokens, cached_share)
+            self._note_session(sent.prompt, uid, cached_share)
+
+    def fail(self, uid: str, sent: SentPrompt) -> None:
+        """Forget what a prompt without an answer would have brought to a replica."""
+        record = self._replicas.get(uid)
+        if record is not None:
+            record.fail(sent)
+
+    def _note_session(self, prompt: PromptBlocks, uid: str, cached_share: float | None) -> None:
+        """Record where a prompt of a session was answered, and what was cached of it there.
+
+        A session whose last prompt was computed there and found nothing does not begin alike, and
+        is preferred nowhere until a prompt finds something again.
+        """
+        if prompt.session is None:
+            return
+        owner = self.owner(prompt)
+        former = owner.sessions.pop(prompt.session, None)
+        if former is None:
+            self.count(owner, BYTES_PER_SESSION)
+        is_alike = former is None or former.tokens > 0
+        if former is not None and former.uid == uid and cached_share is not None:
+            is_alike = cached_share > 0
+        tokens = prompt.prompt_tokens if is_alike else 0
+        owner.sessions[prompt.session] = _Session(uid, tokens)
+        if len(owner.sessions) > _MAX_SESSIONS:
+            owner.sessions.popitem(last=False)
+            self.count(owner, -BYTES_PER_SESSION)
+        self.make_room()
 
     def owner(self, prompt: PromptBlocks) -> _Owner:
         """Return the owner of a prompt."""
@@ -304,5 +389,10 @@ class PrefixRecords:
             owner = max(self._owners.values(), key=lambda each: each.size / each.weight)
             least = owner.size * (1 - _OWNERS_FREED_SHARE)
             while self.size > target and owner.size > least:
-                use = owner.uses.oldest()
-                use.record.drop(use)
+                of_sessions = len(owner.sessions) * BYTES_PER_SESSION
+                if 2 * of_sessions >= owner.size - BYTES_PER_OWNER:
+                    owner.sessions.popitem(last=False)
+                    self.count(owner, -BYTES_PER_SESSION)
+                else:
+                    use = owner.uses.oldest()
+                    use.record.drop(use)
