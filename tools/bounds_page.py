@@ -24,6 +24,7 @@ from tessera.domain.observed.demand import MAX_REPORT_AGE
 from tessera.domain.observed.node_layout import MAX_HEARTBEAT_AGE
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.picking.engine_page import MAX_PAGE_BYTES
+from tessera.domain.picking.prefix_record import MAX_RECORD_BYTES
 from tessera.domain.repartition.evictions import BLOCKED_PERIOD
 from tessera.domain.repartition.rollout import (
     MAX_ATTEMPTS,
@@ -37,6 +38,7 @@ from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
+from tessera.gateway.bodies.parsing import MAX_PROMPT_BYTES, MAX_SESSION_BYTES
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
 from tessera.gateway.fleet.polling import PAGE_SECONDS
 from tessera.gateway.http.connections import MAX_CONNECTIONS, MAX_DESCRIPTORS
@@ -164,6 +166,9 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),
             ("bytes of the body of a request", _BODY.max_bytes),
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
+            ("bytes of its record of prompts in the caches of engines", MAX_RECORD_BYTES),
+            ("bytes of the beginning of a prompt that it records", MAX_PROMPT_BYTES),
+            ("bytes of the name of a session", MAX_SESSION_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),
             ("bytes of an answer that is no stream", MAX_RESPONSE_BYTES),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),

@@ -1,13 +1,21 @@
 """Replicas as a gateway sees them."""
 
+from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
-from tessera.domain.gateway.directory import model_changes
-from tessera.gateway.fleet.replicas import Replicas
+from tessera.domain.gateway.directory import OfferedModel, model_changes
+from tessera.domain.gateway.prefixes import prompt_blocks
+from tessera.domain.perf.step import StepTime
+from tessera.domain.picking.pick import PickReason
+from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tests.gateway.harness import a_model, a_replica
 from tests.gateway_builders import a_request
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
+STEP = StepTime(weights=0.01, token=1e-5, kv_token=1e-8)
+TEXT = "a long beginning " * 2000
 
 
 def test_one_absurd_count_leaves_room_for_those_that_follow() -> None:
@@ -24,3 +32,108 @@ def test_one_absurd_count_leaves_room_for_those_that_follow() -> None:
     untouched = Replicas()
     untouched.update(model_changes((), (model,)), 0.0, NOW)
     assert work == untouched.work_seconds(model, a_request())
+
+
+def serving(*names: str, **changes: Any) -> tuple[Replicas, OfferedModel]:
+    model = a_model(*(a_replica("127.0.0.1:1", name, step_time=STEP, **changes) for name in names))
+    replicas = Replicas()
+    replicas.update(model_changes((), (model,)), 100.0, NOW)
+    return replicas, model
+
+
+def ask(
+    replicas: Replicas,
+    model: OfferedModel,
+    text: str,
+    session: bytes | None = None,
+    cached_share: float | None = None,
+) -> SentRequest:
+    """Send a prompt that is answered at once."""
+    prompt = prompt_blocks(
+        text.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(text), session=session
+    )
+    shape = replace(a_request(len(text)), prompt=prompt)
+    sent = replicas.send(model, shape, 100.0, replicas.states(model))
+    assert sent is not None
+    sent.answered(10, cached_share)
+    sent.end()
+    return sent
+
+
+def test_a_prompt_goes_to_the_replica_that_has_its_beginning() -> None:
+    replicas, model = serving("chat-0", "chat-1", "chat-2")
+    first = ask(replicas, model, TEXT).choice
+    for _ in range(3):
+        again = ask(replicas, model, TEXT + "and more")
+        assert (again.choice.replica, again.choice.reason) == (
+            first.replica,
+            PickReason.CACHED_PREFIX,
+        )
+        assert again.prefill_tokens < len(TEXT) / 10
+
+
+def test_an_engine_that_was_started_again_has_nothing() -> None:
+    replicas, model = serving("chat-0", "chat-1")
+    replica = ask(replicas, model, TEXT).choice.replica
+    started = [
+        replace(each, ready_since=NOW) if each == replica else each for each in model.replicas
+    ]
+    changed = replace(model, replicas=tuple(started))
+    replicas.update(model_changes((model,), (changed,)), 100.0, NOW)
+    assert ask(replicas, changed, TEXT).predicted_cached_share == 0
+
+
+def test_a_replica_that_left_keeps_no_record() -> None:
+    replicas, model = serving("chat-0")
+    prompt = prompt_blocks(TEXT.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(TEXT))
+    shape = replace(a_request(), prompt=prompt)
+    sent = replicas.send(model, shape, 100.0, replicas.states(model))
+    assert sent is not None
+    assert replicas.record_bytes > 0
+    replicas.update(model_changes((model,), ()), 100.0, NOW)
+    # Its answer is still under way.
+    sent.answered(10, 0.5)
+    sent.end()
+    assert replicas.record_bytes == 0
+
+
+def test_a_request_without_an_answer_left_nothing_in_the_cache() -> None:
+    replicas, model = serving("chat-0")
+    prompt = prompt_blocks(TEXT.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(TEXT))
+    shape = replace(a_request(), prompt=prompt)
+    sent = replicas.send(model, shape, 100.0, replicas.states(model))
+    assert sent is not None
+    sent.end()
+    assert ask(replicas, model, TEXT).predicted_cached_share == 0
+
+
+def test_a_session_is_preferred_where_its_prompts_differ_in_their_text() -> None:
+    replicas, model = serving("chat-0", "chat-1", "chat-2")
+    first = ask(replicas, model, f"1 {TEXT}", session=b"x").choice.replica
+    for number in range(2, 6):
+        assert ask(replicas, model, f"{number} {TEXT}", session=b"x").choice.replica is first
+
+
+def test_a_session_whose_prompts_are_not_alike_is_preferred_no_more() -> None:
+    replicas, model = serving("chat-0", "chat-1", "chat-2")
+    for number in range(2):
+        ask(replicas, model, f"{number} {TEXT}", session=b"x", cached_share=0.0)
+    sent = [ask(replicas, model, f"{number} {TEXT}", session=b"x") for number in range(2, 8)]
+    assert {each.predicted_cached_share for each in sent} == {0}
+    assert len({each.choice.replica.uid for each in sent}) == 3
+
+
+def test_a_session_of_thousands_does_not_fill_its_replica_alone() -> None:
+    replicas, model = serving("chat-0", "chat-1", "chat-2")
+    ask(replicas, model, TEXT, session=b"x")
+    picks = Counter[str]()
+    for number in range(60):
+        text = f"{number} {TEXT}"
+        prompt = prompt_blocks(
+            text.encode(), "", owner="", weight=1.0, prompt_tokens=len(text), session=b"x"
+        )
+        shape = replace(a_request(len(text)), prompt=prompt)
+        sent = replicas.send(model, shape, 100.0, replicas.states(model))
+        assert sent is not None
+        picks[sent.choice.replica.uid] += 1
+    assert max(picks.values()) <= 30

@@ -51,6 +51,7 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
                 output_tokens=5,
                 input_tokens=7,
                 cached_tokens=3,
+                predicted_cached_tokens=2,
             )
         ],
     )

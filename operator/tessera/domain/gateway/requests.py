@@ -1,10 +1,11 @@
-"""A request as the gateway decides about it; its prompt stays outside."""
+"""A request as the gateway decides about it; the text of its prompt stays outside."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
 from tessera.api.meta import Wire
+from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.observed.drafts import DraftCounts
 
 
@@ -33,6 +34,8 @@ class RequestShape:
     """Answers; each has a token at least."""
     stream: bool = False
     adapter: str | None = None
+    prompt: PromptBlocks | None = None
+    """None where no engine keeps anything of a prompt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,8 @@ class UsageRecord:
     stream: bool = False
     input_tokens: int = 0
     cached_tokens: int = 0
+    predicted_cached_tokens: int = 0
+    """What the record of its replica promised of `cached_tokens`; it is not stored."""
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False

@@ -16,6 +16,8 @@ _MAX_REQUESTS = 1_000_000
 _MAX_ADAPTERS = 64
 _MAX_NAME_LENGTH = 128
 _ADAPTER_LABEL = re.compile(rb'(?:running|waiting)_lora_adapters="([^"\\\n]*)"')
+# A terabyte of the smallest caches has 10^9 tokens.
+_KV_TOKENS_LABEL = re.compile(rb'(?<![a-z_])kv_cache_size_tokens="([0-9]{1,10})"')
 
 
 def engine_load(page: bytes, observed_at: float) -> EngineLoad | None:
@@ -36,6 +38,7 @@ def engine_load(page: bytes, observed_at: float) -> EngineLoad | None:
         waiting=waiting,
         kv_usage=kv_usage if kv_usage is not None and kv_usage <= 1 else None,
         adapters=_adapters(_samples(page, metrics.LORA_REQUESTS, _MAX_ADAPTER_LINES) or ()),
+        kv_tokens=_kv_tokens(_samples(page, metrics.CACHE_CONFIG, _MAX_LINES) or ()),
         observed_at=observed_at,
     )
 
@@ -70,6 +73,12 @@ def _requests(samples: Sequence[tuple[bytes, float]] | None) -> int | None:
     """Return the requests of all engines behind one address."""
     total = sum(value for _, value in samples or ())
     return int(total) if samples and total <= _MAX_REQUESTS else None
+
+
+def _kv_tokens(samples: Sequence[tuple[bytes, float]]) -> int | None:
+    """Return the tokens in the caches of all engines behind one address."""
+    sizes = [size for labels, _ in samples for size in _KV_TOKENS_LABEL.findall(labels)]
+    return sum(map(int, sizes)) or None
 
 
 def _adapters(samples: Sequence[tuple[bytes, float]]) -> frozenset[str]:

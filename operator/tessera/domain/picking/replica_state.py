@@ -21,6 +21,8 @@ class EngineLoad:
     """Share of its KV cache in use, 0 to 1."""
     adapters: frozenset[str] = frozenset()
     """LoRA adapters of its running and waiting requests."""
+    kv_tokens: int | None = None
+    """Tokens that its KV cache has room for."""
     observed_at: float
     """Monotonic clock of the machine, in seconds."""
 

@@ -5,6 +5,7 @@ Counters and parts of histograms are named as Prometheus exposes them.
 
 PREFIX = "vllm:"
 
+CACHE_CONFIG = f"{PREFIX}cache_config_info"
 GENERATION_TOKENS = f"{PREFIX}generation_tokens_total"
 INTER_TOKEN_LATENCY = f"{PREFIX}inter_token_latency_seconds"
 KV_CACHE_USAGE = f"{PREFIX}kv_cache_usage_perc"

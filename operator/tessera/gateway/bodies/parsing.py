@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar, cast
 import msgspec
 from typing_extensions import override
 
+from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS
 from tessera.domain.observed.drafts import TemperatureClass, temperature_class
 from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
@@ -22,6 +23,9 @@ from tessera.gateway.refusals import RequestError, invalid_request
 _MAX_NAME = 256
 _MAX_CHOICES = 128
 _MAX_TOKENS = 10**9
+MAX_PROMPT_BYTES = MAX_BLOCKS * BLOCK_BYTES
+MAX_SESSION_BYTES = 512
+_QUOTE = ord('"')
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
 _Count = Annotated[int, msgspec.Meta(ge=1, le=_MAX_TOKENS)]
@@ -62,6 +66,10 @@ class RequestFields(msgspec.Struct, gc=False):
     """The fields in which images and clips may be."""
     unlisted_fields: ClassVar[tuple[str, ...]] = ()
     """What is read, so that it counts, and passes to engines of one tenant alone."""
+    prompt_fields: ClassVar[tuple[str, ...]] = ()
+    """What an engine keeps in its cache, in the order in which chat templates have it."""
+    session_fields: ClassVar[tuple[str, ...]] = ()
+    """Where a client says which prompts begin alike: the first that is given counts."""
     model: _Name
 
     @property
@@ -100,6 +108,19 @@ class RequestFields(msgspec.Struct, gc=False):
     def media(self) -> list[memoryview]:
         """Return the values in which images and clips may be."""
         return [memoryview(getattr(self, name)) for name in self.media_fields]
+
+    def prompt_text(self) -> bytes:
+        """Return the prompt as the body has it, or the beginning of a long one."""
+        values = [memoryview(getattr(self, name)) for name in self.prompt_fields]
+        return b"".join(value[:MAX_PROMPT_BYTES] for value in values)
+
+    def session(self) -> bytes | None:
+        """Return what the client calls its session, as the body has it."""
+        for name in self.session_fields:
+            value = memoryview(getattr(self, name))
+            if 2 < len(value) <= MAX_SESSION_BYTES and value[0] == _QUOTE:
+                return bytes(value)
+        return None
 
     def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
         """Return the fields that have to differ for the engine."""
@@ -215,6 +236,11 @@ class ChatFields(_UsageStreamFields, gc=False):
 
     output_fields = ("max_completion_tokens", "max_tokens")
     media_fields = ("messages",)
+    prompt_fields = ("tools", "messages")
+    session_fields = ("prompt_cache_key", "user")
+    prompt_cache_key: msgspec.Raw = _NONE
+    user: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
     messages: msgspec.Raw = _NONE
     max_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     max_completion_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
@@ -230,6 +256,9 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
     """`/v1/completions`."""
 
     unlisted_fields = ("prompt_embeds",)
+    prompt_fields = ("prompt",)
+    session_fields = ("user",)
+    user: msgspec.Raw = _NONE
     prompt: msgspec.Raw = _NONE
     suffix: msgspec.Raw = _NONE
     prompt_embeds: msgspec.Raw = _NONE
@@ -326,6 +355,12 @@ class ResponsesFields(_GenerationFields, gc=False):
 
     output_fields = ("max_output_tokens",)
     media_fields = ("input",)
+    prompt_fields = ("tools", "instructions", "input")
+    session_fields = ("prompt_cache_key", "user")
+    prompt_cache_key: msgspec.Raw = _NONE
+    user: msgspec.Raw = _NONE
+    tools: msgspec.Raw = _NONE
+    instructions: msgspec.Raw = _NONE
     input: msgspec.Raw = _NONE
     max_output_tokens: _Count | msgspec.UnsetType | None = msgspec.UNSET
     background: bool | None = None
@@ -336,6 +371,8 @@ class MessagesFields(_GenerationFields, gc=False):
     """`/v1/messages`."""
 
     media_fields = ("messages", "system")
+    prompt_fields = ("tools", "system", "messages")
+    tools: msgspec.Raw = _NONE
     messages: msgspec.Raw = _NONE
     system: msgspec.Raw = _NONE
     max_tokens: _Count | msgspec.UnsetType = msgspec.UNSET

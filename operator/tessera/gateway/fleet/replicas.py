@@ -9,6 +9,7 @@ from tessera.domain.gateway.directory import EngineReplica, ModelChanges, Offere
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.picking.pick import Choice, pick, with_room
 from tessera.domain.picking.prediction import RequestMeans, work_seconds
+from tessera.domain.picking.prefix_record import PrefixRecords, SentPrompt
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 
 _DEFAULT_MEANS = RequestMeans()
@@ -23,6 +24,12 @@ class SentRequest:
 
     choice: Choice
     prefill_tokens: int
+    """Those of its prompt that the replica has to compute, as predicted."""
+    records: PrefixRecords
+    prompt: SentPrompt | None
+    """None where no engine keeps anything of it, and once its end is recorded."""
+    predicted_cached_share: float
+    """Part of its prompt that the replica has, by what is recorded: 0 to 1."""
     service_uid: str
     freed: Callable[[str], None]
     """Called with the service's UID when the replica has more room."""
@@ -36,10 +43,20 @@ class SentRequest:
             self.choice.state.first_token(self.prefill_tokens)
             self.freed(self.service_uid)
 
+    def answered(self, output_tokens: int, cached_share: float | None) -> None:
+        """Record what the replica has of it now, and had before as it says: 0 to 1, or None."""
+        if self.prompt is not None:
+            uid = self.choice.replica.uid
+            self.records.complete(uid, self.prompt, output_tokens, cached_share)
+            self.prompt = None
+
     def end(self) -> None:
-        """Count its end, once."""
+        """Count its end, once; without an answer, its replica has nothing of it."""
         if not self.has_ended:
             self.has_ended = True
+            if self.prompt is not None:
+                self.records.fail(self.choice.replica.uid, self.prompt)
+                self.prompt = None
             self.choice.state.ended(None if self.has_token else self.prefill_tokens)
             self.freed(self.service_uid)
 
@@ -51,6 +68,7 @@ class Replicas:
         self._states: dict[str, ReplicaState] = {}
         self._by_service: dict[str, list[ReplicaState]] = {}
         self._means: dict[str, RequestMeans] = {}
+        self._records = PrefixRecords()
         self._turn = 0
         self.freed: Callable[[str], None] = lambda _: None
         """Called with a service's UID when one of its replicas has more room."""
@@ -69,9 +87,14 @@ class Replicas:
                 if state is None:
                     state = ReplicaState.create(replica, now=now, utc_now=utc_now)
                 else:
+                    if replica.ready_since != state.replica.ready_since:
+                        # Its engine may have been started again.
+                        self._records.forget(replica.uid)
                     state.update(replica, now=now, utc_now=utc_now)
                 self._states[replica.uid] = state
                 of_model.append(state)
+        for uid in former.keys() - self._states.keys():
+            self._records.forget(uid)
         for model in changes.removed:
             self._means.pop(model.uid, None)
 
@@ -80,22 +103,39 @@ class Replicas:
         for uid, load in loads.items():
             if uid in self._states:
                 self._states[uid].polled(load)
+                if load.kv_tokens is not None:
+                    self._records.replica(uid).resize(load.kv_tokens)
 
     def send(
         self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
     ) -> SentRequest | None:
         """Choose one of these replicas, and count the request there; None without one."""
         self._turn += 1
-        choice = pick(shape, states, now, turn=self._turn, means=self.means(model))
+        choice = self._pick(model, shape, now, states)
         if choice is None:
             return None
-        choice.state.sent(shape.input_tokens)
+        prefill_tokens = max(1, shape.input_tokens - choice.cached_tokens)
+        choice.state.sent(prefill_tokens)
+        prompt, cached_share = None, 0.0
+        if shape.prompt is not None:
+            prompt = self._records.replica(choice.replica.uid).send(shape.prompt)
+            # By its session, where no block is known.
+            cached_tokens = max(choice.cached_tokens, prompt.promised_tokens)
+            cached_share = cached_tokens / shape.prompt.prompt_tokens
         return SentRequest(
             choice=choice,
-            prefill_tokens=shape.input_tokens,
+            prefill_tokens=prefill_tokens,
+            records=self._records,
+            prompt=prompt,
+            predicted_cached_share=cached_share,
             service_uid=model.uid,
             freed=self.freed,
         )
+
+    @property
+    def record_bytes(self) -> int:
+        """Return what the records of prompts in the caches of engines take."""
+        return self._records.size
 
     def ready_count(self, model: OfferedModel) -> int:
         """Return how many replicas can take requests."""
@@ -117,8 +157,18 @@ class Replicas:
 
         0 where that is not known.
         """
-        choice = pick(shape, states, now, turn=self._turn, means=self.means(model))
+        choice = self._pick(model, shape, now, states)
         return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
+
+    def _pick(
+        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
+    ) -> Choice | None:
+        cached: Sequence[int] = ()
+        if shape.prompt is not None and len(states) > 1:
+            uids = [state.replica.uid for state in states]
+            cached = self._records.cached_tokens(shape.prompt, uids)
+        means = self.means(model)
+        return pick(shape, states, now, turn=self._turn, means=means, cached_tokens=cached)
 
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
         """Return the predicted seconds of a replica that a request takes."""

@@ -7,14 +7,12 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from math import ceil
 
 from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import (
     Phase,
-    RequestShape,
     RunningPhase,
     RunningRequest,
     StreamLatency,
@@ -46,6 +44,7 @@ from tessera.gateway.requests.relay import (
     UpstreamRequest,
 )
 from tessera.gateway.requests.routes import Route
+from tessera.gateway.requests.shapes import likely_tokens, request_shape, with_prompt
 
 # As W3C has it; anything else begins a new trace.
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -240,7 +239,13 @@ class Call:
         size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
         if size.media_tokens:
             await turns.take(body_bytes, lambda: check_media(fields.media, model))
-        shape = _shape(fields, size, model)
+        sizes = request_shape(fields, size, model)
+        means = self._admission.replicas.means(model)
+        prompt_tokens = likely_tokens(sizes.input_tokens, size, means)
+        sender, headers = (identity.tenant, self._admission.weight_of(identity)), inbound.headers
+        shape = await turns.take(
+            body_bytes, lambda: with_prompt(sizes, fields, headers, model, sender, prompt_tokens)
+        )
         ticket = self._ticket = await self._admission.admit(identity, model, shape)
         self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
         most = ticket.max_output_tokens
@@ -318,6 +323,10 @@ class Call:
                 # `/v1/messages` reports before the answer what it has then.
                 counts, estimated = replace(counts, output=output), True
         if ticket is not None:
+            if ticket.sent is not None and self._delivery.first_token_ns is not None:
+                is_reported = phase is Phase.COMPLETED and counts.input > 0 and not estimated
+                cached_share = counts.cached / counts.input if is_reported else None
+                ticket.sent.answered(counts.output, cached_share)
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
         self._counts, self._estimated = counts, estimated
         return counts
@@ -369,9 +378,7 @@ class Call:
             )
         elif not output:
             return TokenCounts()
-        input_tokens = ticket.shape.input_tokens
-        if size.text_bytes is not None:
-            input_tokens = min(input_tokens, ceil(size.text_bytes * means.tokens_per_byte))
+        input_tokens = likely_tokens(ticket.shape.input_tokens, size, means)
         return TokenCounts(input=input_tokens, output=output)
 
     def _unread(self, ticket: Ticket, means: RequestMeans) -> int:
@@ -398,7 +405,9 @@ class Call:
         self, phase: Phase, reason: str, counts: TokenCounts, *, estimated: bool
     ) -> UsageRecord:
         fields, model, ticket, inbound = self._fields, self._model, self._ticket, self._inbound
-        choice = ticket.sent.choice if ticket and ticket.sent else None
+        sent = ticket.sent if ticket else None
+        choice = sent.choice if sent else None
+        predicted_share = sent.predicted_cached_share if sent else 0.0
         first_token_ns = self._delivery.first_token_ns
         identity = inbound.identity
         return UsageRecord(
@@ -421,6 +430,7 @@ class Call:
             stream=fields is not None and fields.streams,
             input_tokens=counts.input,
             cached_tokens=counts.cached,
+            predicted_cached_tokens=round(predicted_share * counts.input),
             output_tokens=counts.output,
             reasoning_tokens=counts.reasoning,
             estimated=estimated,
@@ -500,23 +510,6 @@ def _engine_headers(inbound: Inbound, model: OfferedModel, record_id: str) -> by
         if _TRACE_STATE.fullmatch(state):
             lines += b"tracestate: %b\r\n" % state
     return lines
-
-
-def _shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> RequestShape:
-    context = model.max_model_len
-    input_tokens = size.estimate(context)
-    asked = fields.output_tokens
-    if context is not None:
-        rest = max(context - input_tokens // size.texts, 1)
-        asked = rest if asked is None else min(asked, context)
-    return RequestShape(
-        model=fields.model,
-        input_tokens=input_tokens,
-        max_output_tokens=(asked or 0) * fields.choices,
-        choices=fields.choices,
-        stream=fields.streams,
-        adapter=fields.model if fields.model in model.adapters else None,
-    )
 
 
 def _may_retry(retry: Retry, before: Retry) -> bool:

@@ -128,6 +128,7 @@ def access_line(record: UsageRecord) -> bytes:
         "stream": record.stream,
         "inputTokens": record.input_tokens,
         "cachedTokens": record.cached_tokens,
+        "predictedCachedTokens": record.predicted_cached_tokens,
         "outputTokens": record.output_tokens,
         "reasoningTokens": record.reasoning_tokens,
         "estimated": record.estimated,

@@ -36,7 +36,7 @@ _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
-_KINDS = ("input", "cached", "output", "reasoning")
+_KINDS = ("input", "cached", "predicted_cached", "output", "reasoning")
 _DRAFTS = attrgetter("drafts", "drafted_tokens", "accepted_tokens")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
@@ -146,7 +146,8 @@ class RequestMetrics:
         )
         self._tokens = Counter(
             "tessera_gateway_tokens",
-            "Tokens by `kind`: input, cached (part of input), output, reasoning (part of output).",
+            "Tokens by `kind`: input, cached (part of input), predicted_cached (the same, as the "
+            "gateway predicted), output, reasoning (part of output).",
             (*_PAIR, "kind"),
             registry=registry,
         )

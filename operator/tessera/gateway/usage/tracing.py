@@ -75,6 +75,7 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
         "gen_ai.usage.input_tokens": record.input_tokens,
         "gen_ai.usage.output_tokens": record.output_tokens,
         "gen_ai.usage.cache_read.input_tokens": record.cached_tokens,
+        "tessera.predicted_cached_tokens": record.predicted_cached_tokens,
         "http.response.status_code": record.status,
         "http.route": record.route,
         "tessera.tenant": record.tenant,

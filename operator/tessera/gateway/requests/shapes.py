@@ -1,0 +1,68 @@
+"""What decisions know of a request: its sizes, and by which hashes its prompt is found again."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil
+
+from tessera.domain.gateway.access import cache_salt
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.prefixes import prompt_blocks
+from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.picking.prediction import RequestMeans
+from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
+from tessera.gateway.bodies.prompt_size import PromptSize
+
+SESSION_HEADER = b"x-session-id"
+
+
+def request_shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> RequestShape:
+    """Return the sizes of a request."""
+    context = model.max_model_len
+    input_tokens = size.estimate(context)
+    asked = fields.output_tokens
+    if context is not None:
+        rest = max(context - input_tokens // size.texts, 1)
+        asked = rest if asked is None else min(asked, context)
+    return RequestShape(
+        model=fields.model,
+        input_tokens=input_tokens,
+        max_output_tokens=(asked or 0) * fields.choices,
+        choices=fields.choices,
+        stream=fields.streams,
+        adapter=fields.model if fields.model in model.adapters else None,
+    )
+
+
+def with_prompt(
+    shape: RequestShape,
+    fields: RequestFields,
+    headers: Mapping[bytes, bytes],
+    model: OfferedModel,
+    sender: tuple[str, float],
+    prompt_tokens: int,
+) -> RequestShape:
+    """Return the shape with the blocks of a prompt of about so many tokens.
+
+    Those of tenants, and of adapters, that find nothing of each other in an engine have other
+    hashes. The sender is a tenant, with its weight in the memory of records.
+    """
+    if not fields.prompt_fields:
+        return shape
+    tenant, weight = sender
+    session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES]
+    prompt = prompt_blocks(
+        fields.prompt_text(),
+        f"{cache_salt(model, tenant)}/{shape.adapter}",
+        owner=tenant,
+        weight=weight,
+        prompt_tokens=prompt_tokens,
+        session=session or fields.session(),
+    )
+    return replace(shape, prompt=prompt)
+
+
+def likely_tokens(input_tokens: int, size: PromptSize, means: RequestMeans) -> int:
+    """Return about how many tokens a prompt has, whose estimate is so many."""
+    if size.text_bytes is None:
+        return input_tokens
+    return max(1, min(input_tokens, ceil(size.text_bytes * means.tokens_per_byte)))
