@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tessera.domain.gateway.directory import OfferedModel, model_changes
-from tessera.domain.gateway.prefixes import prompt_blocks
+from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import PickReason
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
@@ -49,14 +49,25 @@ def ask(
     cached_share: float | None = None,
 ) -> SentRequest:
     """Send a prompt that is answered at once."""
-    prompt = prompt_blocks(
-        text.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(text), session=session
+    sent = send(replicas, model, text, session)
+    sent.answered(10, cached_share)
+    sent.end()
+    return sent
+
+
+def send(
+    replicas: Replicas, model: OfferedModel, text: str, session: bytes | None = None
+) -> SentRequest:
+    prompt = PromptBlocks(
+        owner="team-a",
+        hashes=block_hashes(text.encode(), ""),
+        tokens_per_block=BLOCK_BYTES,
+        prompt_tokens=len(text),
+        session=hash(session) if session else None,
     )
     shape = replace(a_request(len(text)), prompt=prompt)
     sent = replicas.send(model, shape, 100.0, replicas.states(model))
     assert sent is not None
-    sent.answered(10, cached_share)
-    sent.end()
     return sent
 
 
@@ -85,10 +96,7 @@ def test_an_engine_that_was_started_again_has_nothing() -> None:
 
 def test_a_replica_that_left_keeps_no_record() -> None:
     replicas, model = serving("chat-0")
-    prompt = prompt_blocks(TEXT.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(TEXT))
-    shape = replace(a_request(), prompt=prompt)
-    sent = replicas.send(model, shape, 100.0, replicas.states(model))
-    assert sent is not None
+    sent = send(replicas, model, TEXT)
     assert replicas.record_bytes > 0
     replicas.update(model_changes((model,), ()), 100.0, NOW)
     # Its answer is still under way.
@@ -99,10 +107,7 @@ def test_a_replica_that_left_keeps_no_record() -> None:
 
 def test_a_request_without_an_answer_left_nothing_in_the_cache() -> None:
     replicas, model = serving("chat-0")
-    prompt = prompt_blocks(TEXT.encode(), "", owner="team-a", weight=1.0, prompt_tokens=len(TEXT))
-    shape = replace(a_request(), prompt=prompt)
-    sent = replicas.send(model, shape, 100.0, replicas.states(model))
-    assert sent is not None
+    sent = send(replicas, model, TEXT)
     sent.end()
     assert ask(replicas, model, TEXT).predicted_cached_share == 0
 
@@ -128,12 +133,6 @@ def test_a_session_of_thousands_does_not_fill_its_replica_alone() -> None:
     ask(replicas, model, TEXT, session=b"x")
     picks = Counter[str]()
     for number in range(60):
-        text = f"{number} {TEXT}"
-        prompt = prompt_blocks(
-            text.encode(), "", owner="", weight=1.0, prompt_tokens=len(text), session=b"x"
-        )
-        shape = replace(a_request(len(text)), prompt=prompt)
-        sent = replicas.send(model, shape, 100.0, replicas.states(model))
-        assert sent is not None
+        sent = send(replicas, model, f"{number} {TEXT}", session=b"x")
         picks[sent.choice.replica.uid] += 1
     assert max(picks.values()) <= 30

@@ -30,29 +30,6 @@ class PromptBlocks:
         return min(self.prompt_tokens, int(blocks * self.tokens_per_block))
 
 
-def prompt_blocks(
-    text: bytes,
-    salt: str,
-    *,
-    owner: str,
-    weight: float,
-    prompt_tokens: int,
-    session: bytes | None = None,
-) -> PromptBlocks:
-    """Return the blocks of a prompt of about so many tokens.
-
-    Prompts and sessions of another salt never find each other.
-    """
-    return PromptBlocks(
-        owner=owner,
-        hashes=block_hashes(text, salt),
-        tokens_per_block=BLOCK_BYTES * prompt_tokens / max(len(text), 1),
-        prompt_tokens=prompt_tokens,
-        weight=weight,
-        session=None if session is None else hash((salt, session)),
-    )
-
-
 def block_hashes(text: bytes, salt: str) -> list[int]:
     """Return a hash of each full block of the text with the salt and all blocks before it.
 

@@ -109,10 +109,11 @@ class RequestFields(msgspec.Struct, gc=False):
         """Return the values in which images and clips may be."""
         return [memoryview(getattr(self, name)) for name in self.media_fields]
 
-    def prompt_text(self) -> bytes:
-        """Return the prompt as the body has it, or the beginning of a long one."""
+    def prompt_text(self) -> tuple[bytes, int]:
+        """Return the prompt as the body has it, of a long one the beginning, and all its bytes."""
         values = [memoryview(getattr(self, name)) for name in self.prompt_fields]
-        return b"".join(value[:MAX_PROMPT_BYTES] for value in values)
+        text = b"".join(value[:MAX_PROMPT_BYTES] for value in values)
+        return text, sum(map(len, values))
 
     def session(self) -> bytes | None:
         """Return what the client calls its session, as the body has it."""

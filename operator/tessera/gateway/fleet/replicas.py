@@ -114,14 +114,13 @@ class Replicas:
         choice = self._pick(model, shape, now, states)
         if choice is None:
             return None
-        prefill_tokens = max(1, shape.input_tokens - choice.cached_tokens)
-        choice.state.sent(prefill_tokens)
         prompt, cached_share = None, 0.0
         if shape.prompt is not None:
+            # What its session alone promises is not certain: many may come with one name at once.
             prompt = self._records.replica(choice.replica.uid).send(shape.prompt)
-            # By its session, where no block is known.
-            cached_tokens = max(choice.cached_tokens, prompt.promised_tokens)
-            cached_share = cached_tokens / shape.prompt.prompt_tokens
+            cached_share = prompt.promised_tokens / shape.prompt.prompt_tokens
+        prefill_tokens = max(1, round(shape.input_tokens * (1 - cached_share)))
+        choice.state.sent(prefill_tokens)
         return SentRequest(
             choice=choice,
             prefill_tokens=prefill_tokens,
@@ -167,6 +166,10 @@ class Replicas:
         if shape.prompt is not None and len(states) > 1:
             uids = [state.replica.uid for state in states]
             cached = self._records.cached_tokens(shape.prompt, uids)
+            if any(cached):
+                # Of the estimate, which is rather too high.
+                ratio = shape.input_tokens / shape.prompt.prompt_tokens
+                cached = [int(tokens * ratio) for tokens in cached]
         means = self.means(model)
         return pick(shape, states, now, turn=self._turn, means=means, cached_tokens=cached)
 

@@ -6,7 +6,7 @@ from math import ceil
 
 from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import OfferedModel
-from tessera.domain.gateway.prefixes import prompt_blocks
+from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
@@ -49,14 +49,16 @@ def with_prompt(
     if not fields.prompt_fields:
         return shape
     tenant, weight = sender
-    session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES]
-    prompt = prompt_blocks(
-        fields.prompt_text(),
-        f"{cache_salt(model, tenant)}/{shape.adapter}",
+    salt = f"{cache_salt(model, tenant)}/{shape.adapter}"
+    text, text_bytes = fields.prompt_text()
+    session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
+    prompt = PromptBlocks(
         owner=tenant,
-        weight=weight,
+        hashes=block_hashes(text, salt),
+        tokens_per_block=BLOCK_BYTES * prompt_tokens / max(text_bytes, 1),
         prompt_tokens=prompt_tokens,
-        session=session or fields.session(),
+        weight=weight,
+        session=None if session is None else hash((salt, session)),
     )
     return replace(shape, prompt=prompt)
 
