@@ -88,6 +88,12 @@ async def test_a_config_that_is_not_understood_is_reported() -> None:
     assert "state-space layers" in report["message"]
 
 
+async def test_a_config_without_an_end_is_reported() -> None:
+    code, report = await shape_at(a_hub(files={"config.json": bytes(2**25 + 1)}))
+    assert code == 3
+    assert "config.json exceeds 33554432 bytes" in report["message"]
+
+
 async def test_a_hub_that_does_not_answer_may_do_so_later() -> None:
     closed = f"http://127.0.0.1:{free_port()}"
     code, report = await shape(OWN, None, open_repository(closed, None, OWN))

@@ -83,6 +83,17 @@ async def test_the_shape_of_a_model_is_read_in_its_bucket(
             assert code or report["shape"]["layers"] == 12
 
 
+async def test_the_shape_of_a_model_is_read_from_a_file_that_its_sums_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = a_model() | with_sums({WEIGHTS: b""})
+    async with a_store(tmp_path, monkeypatch, files) as store:
+        source = open_source(LLAMA + digest_of(files), None, RunnerSettings(), store.url)
+        code, report = await shape(LLAMA, None, source)
+    assert code == RefusedError.code
+    assert "SHA256SUMS does not name config.json; add it" in report["message"]
+
+
 @pytest.mark.parametrize(
     ("changes", "uri", "error", "words"),
     [

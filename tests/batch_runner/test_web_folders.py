@@ -88,6 +88,25 @@ async def test_a_web_folder_is_fetched_by_the_digest_of_its_sums(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (with_sums({WEIGHTS: b""}), "SHA256SUMS does not name config.json; add it"),
+        ({**FILES, "config.json": b"{}"}, "another digest than in SHA256SUMS; upload it again"),
+        (with_sums({"config.json": b"{"}), "config.json is not JSON"),
+        ({**FILES, "config.json": bytes(2**25 + 1)}, "exceeds 33554432 bytes; correct it"),
+    ],
+)
+async def test_the_shape_of_a_model_is_read_from_a_file_that_its_sums_name(
+    files: dict[str, bytes], words: str
+) -> None:
+    async with serve(WebServer(files)) as server:
+        source = open_web_folder(f"{server.url}/llama{digest_of(files)}", None)
+        code, report = await shape(server.url, None, source)
+    assert code == RefusedError.code
+    assert words in report["message"]
+
+
+@pytest.mark.parametrize(
     ("ranges", "partial"),
     [
         (True, FILES[WEIGHTS][:1000]),

@@ -1,6 +1,5 @@
 """Client of the Hugging Face Hub or its mirror: listings and files of a repository."""
 
-import json
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -10,17 +9,19 @@ import aiohttp
 
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.sources import (
+    MAX_JSON_BYTES,
     Chunk,
     RangeIgnoredError,
     SourceFile,
     SourceListing,
+    parse_json,
+    read_whole,
 )
 from tessera.domain.names import PUBLIC_HUB
 
 _CONNECT_TIMEOUT_SECONDS = 30
 # Longest pause within a response.
 _READ_TIMEOUT_SECONDS = 60
-_MAX_TEXT_BYTES = 32 * 2**20
 _CHUNK_BYTES = 2**20
 _DEFAULT_REVISION = "main"
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
@@ -45,7 +46,9 @@ class HubRepository:
         revision = f"{self._repository}/revision/{self._revision}"
         url = f"{self._endpoint}/api/models/{revision}?blobs=true"
         async with self._get(url) as response:
-            document = _parse_object(await self._read_text(response), url)
+            document = await _read_json(response, url)
+        if not isinstance(document, dict):
+            raise RefusedError(f"{url} is not a JSON object")
         try:
             files = tuple(
                 SourceFile(str(sibling["rfilename"]), sibling.get("size"))
@@ -63,7 +66,7 @@ class HubRepository:
         url = self._file_url(self._revision, name)
         async with self._get(url) as response:
             commit = response.headers.get("X-Repo-Commit", "")
-            value = _parse_json(await self._read_text(response), url)
+            value = await _read_json(response, url)
         self._revision = commit or self._revision
         return value, commit
 
@@ -94,12 +97,6 @@ class HubRepository:
             message = str(error) or type(error).__name__
             raise TransientError(f"GET {url}: no response from the hub: {message}") from error
 
-    async def _read_text(self, response: aiohttp.ClientResponse) -> bytes:
-        body = await response.content.read(_MAX_TEXT_BYTES)
-        while not response.content.at_eof() and len(body) < _MAX_TEXT_BYTES:
-            body += await response.content.read(_MAX_TEXT_BYTES - len(body))
-        return body
-
 
 @asynccontextmanager
 async def open_repository(
@@ -124,15 +121,6 @@ def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
     return TransientError(f"{response.status} {response.reason} for {url} {message}".strip())
 
 
-def _parse_json(text: bytes, url: str) -> object:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{url} is not JSON") from error
-
-
-def _parse_object(text: bytes, url: str) -> Mapping[str, Any]:
-    value = _parse_json(text, url)
-    if not isinstance(value, dict):
-        raise RefusedError(f"{url} is not a JSON object")
-    return value
+async def _read_json(response: aiohttp.ClientResponse, url: str) -> Any:
+    chunks = response.content.iter_chunked(_CHUNK_BYTES)
+    return parse_json(await read_whole(chunks, MAX_JSON_BYTES, url), url)

@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import PurePosixPath
@@ -18,16 +18,13 @@ from obstore.store import AzureStore, GCSStore, S3Store
 from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.sources import (
-    MAX_JSON_BYTES,
-    MAX_SUMS_BYTES,
     SUMS,
     Chunk,
+    DigestedFolder,
     RangeIgnoredError,
     SourceFile,
     SourceListing,
-    check_digest,
-    parse_json,
-    parse_sums,
+    read_whole,
 )
 
 if TYPE_CHECKING:
@@ -76,6 +73,7 @@ class ObjectFolder:
         scheme, _, rest = location.partition("://")
         bucket, _, self._folder = rest.partition("/")
         self._store = _open_store(scheme, bucket, endpoint, region)
+        self._small_files = DigestedFolder(address=location, digest=self._digest, read=self._read)
 
     async def listing(self) -> SourceListing:
         """Return the objects below the folder, with the digests of their `SHA256SUMS`."""
@@ -101,7 +99,8 @@ class ObjectFolder:
         for name in folders & files.keys():
             if not files[name].size:
                 del files[name]
-        sums = await self._sums(files)
+        has_sums = SUMS in files or self._digest
+        sums = await self._small_files.read_sums() if has_sums else {}
         listed = [file for name, file in sorted(files.items()) if name in sums or not self._digest]
         if missing := sums.keys() - files.keys():
             raise RefusedError(
@@ -118,14 +117,7 @@ class ObjectFolder:
 
     async def read_json(self, name: str) -> tuple[object, str]:
         """Return a JSON file of the folder, checked by the digest of the location."""
-        content = await self._read(name, MAX_JSON_BYTES)
-        if self._digest:
-            sums = parse_sums(await self._read_sums(), f"{self._uri}/{SUMS}")
-            if hashlib.sha256(content).hexdigest() != sums.get(name):
-                raise RefusedError(
-                    f"{self._uri}/{name} has another digest than in {SUMS}; upload it again"
-                )
-        return parse_json(content, f"{self._uri}/{name}"), self._digest
+        return await self._small_files.read_json(name)
 
     async def read_chunks(
         self, commit: str, file: SourceFile, offset: int
@@ -141,27 +133,11 @@ class ObjectFolder:
             async for chunk in result.stream(min_chunk_size=_CHUNK_BYTES):
                 yield memoryview(chunk)
 
-    async def _sums(self, files: Mapping[str, SourceFile]) -> Mapping[str, str]:
-        if SUMS not in files and not self._digest:
-            return {}
-        return parse_sums(await self._read_sums(), f"{self._uri}/{SUMS}")
-
-    async def _read_sums(self) -> bytes:
-        content = await self._read(SUMS, MAX_SUMS_BYTES)
-        check_digest(content, self._digest, f"{self._uri}/{SUMS}")
-        return content
-
     async def _read(self, name: str, limit: int) -> bytes:
-        content = bytearray()
+        chunks = self.read_chunks("", SourceFile(name, None), 0)
         with self._errors():
             async with asyncio.timeout(self._listing_seconds):
-                async for chunk in self.read_chunks("", SourceFile(name, None), 0):
-                    content += chunk
-                    if len(content) > limit:
-                        raise RefusedError(
-                            f"{self._uri}/{name} exceeds {counted(limit, 'byte')}; correct it"
-                        )
-        return bytes(content)
+                return await read_whole(chunks, limit, f"{self._uri}/{name}")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

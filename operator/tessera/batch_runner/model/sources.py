@@ -3,7 +3,15 @@
 import hashlib
 import json
 import re
-from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
@@ -14,8 +22,8 @@ from tessera.batch_runner.errors import RefusedError, TransientError
 Chunk: TypeAlias = bytes | memoryview
 # The digests of a folder's files, as `sha256sum` writes them.
 SUMS = "SHA256SUMS"
-MAX_SUMS_BYTES = 4 * 2**20
 MAX_JSON_BYTES = 32 * 2**20
+_MAX_SUMS_BYTES = 4 * 2**20
 _SUM_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?(.+)")
 _MAX_FILES = 10_000
 _MAX_TOTAL_BYTES = 8 * 2**40
@@ -118,8 +126,52 @@ def _readable(files: Iterable[SourceFile]) -> Iterator[SourceFile]:
             yield file
 
 
-def parse_sums(text: bytes, where: str) -> Mapping[str, str]:
-    """Return the digests by the paths of the files."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DigestedFolder:
+    """The small files of a folder, checked by its `SHA256SUMS`, which its location may name."""
+
+    address: str
+    """Address of the folder, without the digest."""
+    digest: str
+    """Digest of `SHA256SUMS`; "" where the location names none."""
+    read: Callable[[str, int], Awaitable[bytes]]
+    """Returns the content of a file of at most so many bytes."""
+
+    async def read_sums(self) -> Mapping[str, str]:
+        """Return the digests by the paths of the files."""
+        content, where = await self.read(SUMS, _MAX_SUMS_BYTES), f"{self.address}/{SUMS}"
+        actual = hashlib.sha256(content).hexdigest()
+        if self.digest and actual != self.digest:
+            raise RefusedError(
+                f"{where} has sha256 {actual}, but spec.model.uri names {self.digest}; correct the "
+                "digest, or upload the files that it belongs to"
+            )
+        return _parse_sums(content, where)
+
+    async def read_json(self, name: str) -> tuple[object, str]:
+        """Return a JSON value, checked where the location names a digest, and this digest."""
+        sums = await self.read_sums() if self.digest else {}
+        if self.digest and name not in sums:
+            raise RefusedError(f"{self.address}/{SUMS} does not name {name}; add it")
+        content = await self.read(name, MAX_JSON_BYTES)
+        if self.digest and hashlib.sha256(content).hexdigest() != sums[name]:
+            raise RefusedError(
+                f"{self.address}/{name} has another digest than in {SUMS}; upload it again"
+            )
+        return parse_json(content, f"{self.address}/{name}"), self.digest
+
+
+async def read_whole(chunks: AsyncIterator[Chunk], limit: int, where: str) -> bytes:
+    """Return the content of a file, which is refused beyond `limit` bytes."""
+    content = bytearray()
+    async for chunk in chunks:
+        content += chunk
+        if len(content) > limit:
+            raise RefusedError(f"{where} exceeds {counted(limit, 'byte')}; correct it")
+    return bytes(content)
+
+
+def _parse_sums(text: bytes, where: str) -> Mapping[str, str]:
     sums = dict[str, str]()
     try:
         lines = text.decode().splitlines()
@@ -137,16 +189,6 @@ def parse_sums(text: bytes, where: str) -> Mapping[str, str]:
     if not sums:
         raise RefusedError(f"{where} names 0 files; write it with sha256sum")
     return sums
-
-
-def check_digest(content: bytes, digest: str, where: str) -> None:
-    """Refuse a file of digests that is not the one that the location names."""
-    actual = hashlib.sha256(content).hexdigest()
-    if digest and actual != digest:
-        raise RefusedError(
-            f"{where} has sha256 {actual}, but spec.model.uri names {digest}; correct the digest, "
-            "or upload the files that it belongs to"
-        )
 
 
 def parse_json(content: bytes, where: str) -> object:

@@ -1,7 +1,6 @@
 """Files of a model in a folder of a web server, named and checked by its `SHA256SUMS`."""
 
 import asyncio
-import hashlib
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,19 +9,14 @@ from urllib.parse import quote
 
 import aiohttp
 
-from tessera.api.text import counted
 from tessera.batch_runner.errors import BatchError, RefusedError, TransientError
 from tessera.batch_runner.model.sources import (
-    MAX_JSON_BYTES,
-    MAX_SUMS_BYTES,
-    SUMS,
     Chunk,
+    DigestedFolder,
     RangeIgnoredError,
     SourceFile,
     SourceListing,
-    check_digest,
-    parse_json,
-    parse_sums,
+    read_whole,
     readable_files,
 )
 
@@ -48,11 +42,11 @@ class WebFolder:
     def __init__(self, session: aiohttp.ClientSession, url: str, digest: str) -> None:
         self._session = session
         self._url = url.rstrip("/")
-        self._digest = digest
+        self._small_files = DigestedFolder(address=self._url, digest=digest, read=self._read)
 
     async def listing(self) -> SourceListing:
         """Return the files that `SHA256SUMS` names, with their sizes where the server has them."""
-        sums, slots = await self._read_sums(), asyncio.Semaphore(_MAX_PARALLEL_HEADS)
+        sums, slots = await self._small_files.read_sums(), asyncio.Semaphore(_MAX_PARALLEL_HEADS)
         # Checked before the server is asked for each.
         files = readable_files(SourceFile(name, None, sha256=sums[name]) for name in sorted(sums))
 
@@ -60,19 +54,13 @@ class WebFolder:
             async with slots, self._request("HEAD", file.name) as response:
                 return replace(file, size=response.content_length if response.ok else None)
 
-        return SourceListing(self._digest, tuple(await asyncio.gather(*map(sized, files))))
+        return SourceListing(
+            self._small_files.digest, tuple(await asyncio.gather(*map(sized, files)))
+        )
 
     async def read_json(self, name: str) -> tuple[object, str]:
         """Return a JSON file of the folder, checked by its digest."""
-        digest = (await self._read_sums()).get(name)
-        if digest is None:
-            raise RefusedError(f"{self._url}/{SUMS} does not name {name}; add it")
-        content = await self._read(name, MAX_JSON_BYTES)
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise RefusedError(
-                f"{self._url}/{name} has another digest than in {SUMS}; upload it again"
-            )
-        return parse_json(content, f"{self._url}/{name}"), self._digest
+        return await self._small_files.read_json(name)
 
     async def read_chunks(
         self, commit: str, file: SourceFile, offset: int
@@ -86,21 +74,10 @@ class WebFolder:
             async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                 yield chunk
 
-    async def _read_sums(self) -> Mapping[str, str]:
-        content, where = await self._read(SUMS, MAX_SUMS_BYTES), f"{self._url}/{SUMS}"
-        check_digest(content, self._digest, where)
-        return parse_sums(content, where)
-
     async def _read(self, name: str, limit: int) -> bytes:
-        content = bytearray()
         async with self._request("GET", name) as response, asyncio.timeout(_TEXT_SECONDS):
-            async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
-                content += chunk
-                if len(content) > limit:
-                    raise RefusedError(
-                        f"{response.url} exceeds {counted(limit, 'byte')}; correct it"
-                    )
-        return bytes(content)
+            chunks = response.content.iter_chunked(_CHUNK_BYTES)
+            return await read_whole(chunks, limit, f"{self._url}/{name}")
 
     @asynccontextmanager
     async def _request(
