@@ -155,7 +155,7 @@ async def test_an_etcd_restored_while_the_connection_was_lost_ends_the_reflector
     error = task.exception()
     assert isinstance(error, ExceptionGroup)
     assert [str(cause) for cause in error.exceptions] == [
-        "nodes went back from version 3 to 2: etcd was restored; exiting for restart"
+        "nodes went back from version 3 to 2: etcd was restored; starting over"
     ]
 
 

@@ -137,7 +137,7 @@ class Reflector:
         if listing.version < known:
             raise VersionRollbackError(
                 f"{kind.plural} went back from version {known} to {listing.version}: etcd was "
-                "restored; exiting for restart"
+                "restored; starting over"
             )
         for scope in scopes:
             self._versions[scope] = max(listing.version, self._versions.get(scope, 0))

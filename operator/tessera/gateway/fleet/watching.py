@@ -70,15 +70,16 @@ class FleetWatch:
         return GatewayObservations(**inputs)
 
     async def run(self) -> None:
-        """Watch until cancelled."""
-        while True:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    group.create_task(self._run(self._fleet, _FLEET))
-                    group.create_task(self._run(self._keys, _KEYS))
-            except* VersionRollbackError as errors:
-                log.warning("%s", errors.exceptions[0])
-                self._store = Store((*_FLEET, *_KEYS))
+        """Watch until etcd is restored; the next run lists everything again."""
+        # A loop here could miss its cancellation: up to Python 3.12 a TaskGroup that fails while it
+        # is cancelled raises its errors alone.
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._run(self._fleet, _FLEET))
+                group.create_task(self._run(self._keys, _KEYS))
+        except* VersionRollbackError as errors:
+            log.warning("%s", _first_cause(errors))
+            self._store = Store((*_FLEET, *_KEYS))
 
     async def _run(self, cluster: Cluster, kinds: tuple[ApiResource, ...]) -> None:
         reflector = Reflector(
@@ -104,3 +105,7 @@ class FleetWatch:
                 self._keys_namespace,
             )
         self._outside = outside
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    return _first_cause(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
