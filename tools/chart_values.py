@@ -428,8 +428,8 @@ class Models(Values):
     """Files of models that are downloaded to claims."""
 
     allow_pickles: bool = False
-    """Download weights without safetensors too (`.bin`, `.pt`, `.pth`, `.ckpt`, `.pkl`). Whoever
-    wrote such a file can run code in the engine that loads it."""
+    """Download weights without safetensors too (`.bin`, `.pt`, `.pth`, `.ckpt`, `.pkl`). The
+    author of such a file can run code in the engine that loads it."""
 
 
 class Chart(Values):

@@ -284,7 +284,7 @@ class GatewaySettings(_ProcessSettings):
 
     announce_seconds: Annotated[float, Field(ge=0)] = 5
     """Seconds between the moment at which a stopping gateway is no longer ready and the one from
-    which it accepts no connection, so that nobody is sent to it any more."""
+    which it accepts no connection, so that no client is sent to it anymore."""
 
     classes: ServiceClasses = BUILT_IN_CLASSES
     """Defaults of services by `spec.class`, as JSON; the same as those of the operator."""

@@ -267,7 +267,7 @@ def validators(
 ) -> dict[str, Any]:
     """Return the handlers that kopf calls, by the plural of their kind.
 
-    With `namespaces`, objects in others are not reviewed: a warning says that nobody watches them.
+    With `namespaces`, objects in others are not reviewed: a warning says that they are not watched.
     """
     reviews: dict[api_resources.ApiResource, Reviewer] = {
         api_resources.INFERENCE_SERVICES: lambda body, _: review_service(

@@ -116,7 +116,7 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "InferenceService/{} is stopped: spec.replicas is 0. It answers again once spec.replicas "
         "is raised or removed.",
     ),
-    # The service fails nobody, so it is no error of a server.
+    # The service does not fail, so it is no error of a server.
     RequestReason.SERVICE_ASLEEP: _Refusal(
         403,
         "InferenceService/{} sleeps, and requests of TenantBudget/{} do not wake it: its owner can "

@@ -27,7 +27,7 @@ REST_RATIOS = 1.0, 4.0
 STATUSES_REST_RATIOS = 1.0, 30.0
 BURST_REST_RATIOS = 10.0, 30.0
 MAX_REST, MAX_BURST_REST = 2.0, 10.0
-# The operator writes only the statuses of these, and its own writes wake nobody.
+# The operator writes only the statuses of these, and its own writes wake nothing.
 _EDITED = frozenset(
     kind.plural
     for kind in (INFERENCE_SERVICES, BATCH_INFERENCES, ACCELERATOR_POOLS, TENANT_BUDGETS)

@@ -635,9 +635,9 @@ def parse_object(
 ) -> ClusterObject:
     """Parse an object of any kind that the operator reads or writes.
 
-    Of a kind that the operator manages, an object that it did not apply is nobody's child and no
-    input of a plan: anybody can copy its labels. One that cannot be parsed is logged and is no
-    input either, and the rest goes on.
+    Of a kind that the operator manages, an object that it did not apply is no child and no
+    input of a plan: its labels can be copied. One that cannot be parsed is logged and is no input
+    either, and the rest goes on.
     """
     meta = body["metadata"]
     key = ObjectKey(kind.plural, str(meta.get("namespace", "")), str(meta["name"]))

@@ -80,7 +80,7 @@ class KeySecrets:
             return ()
 
     def unread_note(self, name: str) -> str:
-        """Say where a copy of a key may be that nobody looked for; nothing where all was read."""
+        """Name the namespaces that may have a copy of a key and were not read; "" without any."""
         return "".join(
             f"\nwarning: you may not read Secrets in namespace {namespace}: if the keys were not "
             f"moved from there, a key {name} in them goes on as before (docs/tasks/upgrade.md)"

@@ -24,7 +24,7 @@ def extended_catalog(text: str) -> tuple[Catalog, tuple[str, ...]]:
 
     An entry that cannot be used is left out with a sentence. So is one with the name of a shipped
     entry: what a known GPU or model can do is the same everywhere, and another figure would change
-    prices and limits of services that nobody edited.
+    prices and limits of unchanged services.
     """
     base, faults = shipped(), list[str]()
     entries = _entries(text, faults.append)

@@ -139,7 +139,7 @@ def assess_model_job(
 
 
 def assess_job_of_files(snapshot: Snapshot, namespace: str, model_job: ModelJob) -> ModelJobStatus:
-    """Assess a Job for certain files, whoever began it; all other Jobs stay alone."""
+    """Assess a Job for certain files, of any owner; all other Jobs stay alone."""
     ref = Ref(namespace, model_job.name)
     model_jobs = [job for job in snapshot.model_jobs if job.ref == ref]
     return _assess(snapshot, namespace, model_job, model_jobs)

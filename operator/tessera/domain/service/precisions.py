@@ -37,7 +37,7 @@ from tessera.domain.service.model_jobs import (
 from tessera.domain.service.template_version import is_update_requested
 from tessera.domain.sizing.precision_check import files_mismatch
 
-# Of a new service with a Job in trouble: what it would start with meanwhile is downloaded in vain.
+# Of a new service with a Job in trouble: a download of what it would start with meanwhile is waste.
 _PATIENCE = timedelta(minutes=2)
 _REFUSED = (PrecisionReason.FILES_MISMATCH, PrecisionReason.FILES_NOT_READ)
 

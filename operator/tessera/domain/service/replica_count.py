@@ -72,7 +72,7 @@ def _external_scale(
     """Return `spec.replicas` within the bounds, and what the policy recommends from there.
 
     The policy sees the number in effect as its own last decision, so that it neither counts
-    replicas that nobody started nor keeps those that somebody added.
+    replicas that were not started nor keeps those that a user added.
     """
     requested = service.spec.replicas if service.spec is not None else None
     spec = target.spec.model_copy(update={"idle": None})

@@ -33,7 +33,7 @@ _SOCKET_OPTIONS = (
 )
 # Of the head, and between two parts of the body. Engines belong to tenants.
 _MAX_FRAMING_BYTES = 2**16
-# Of a body that nobody takes now; then the engine is held back.
+# Of a body that is not taken now; then the engine is held back.
 _MAX_WAITING_BYTES = 2**16
 # Handed on before others have their turn. A loop reads 256 KB at once, uvloop up to 32 times.
 MAX_READ_BYTES = 2**14
@@ -238,7 +238,7 @@ class EngineConnection(_Sending):
 
     def on_headers_complete(self) -> None:
         if self.complete:
-            raise InvalidHttpError("it sent what nobody asked for")
+            raise InvalidHttpError("it sent a response without a request")
         self.status = self._parser.get_status_code()
         self._reusable = self._parser.should_keep_alive()
 

@@ -46,7 +46,7 @@ class TokenVerifier:
         except InvalidTokenError:
             return RequestReason.INVALID_TOKEN
         except ReviewsBusyError:
-            # Whoever sends many tokens writes no lines of the log by it.
+            # A client that sends many tokens must not fill the log.
             return RequestReason.TOKENS_NOT_VERIFIED
         except (ClusterError, IssuerError) as error:
             if str(error) != self._last_problem:

@@ -92,7 +92,7 @@ class UsageJournal:
         self._file.close()
 
     def _create(self) -> tuple[Path, BinaryIO]:
-        # Nobody sees it before it is locked.
+        # It is locked before others can see it.
         self._number += 1
         path = self._folder / f"{self._name}-{self._number}{_ENDED}"
         file = path.with_suffix(".new").open("ab", buffering=0)

@@ -202,7 +202,7 @@ class RequestMetrics:
     def _make_room(self, tenant: str, now_ns: int) -> bool:
         """Return whether there is room for another pair of this tenant.
 
-        One that nobody used for long makes room, else the one of the tenant with most pairs that
+        One that was not used for long makes room, else the one of the tenant with most pairs that
         was not used for longest; a tenant never displaces what it uses itself.
         """
         if len(self._pairs) < MAX_PAIRS:
@@ -235,7 +235,7 @@ class RequestMetrics:
         less: they add the new value. They miss what came before the first scrape, and, of a series
         that is back with more than it left with, the last value. Nothing is counted twice or
         below 0. The operator reads `increase` over 5 minutes and the alerts `rate` over 15, so
-        after PAIR_IDLE_NS nobody sees both the last value and the new one.
+        after PAIR_IDLE_NS neither sees both the last value and the new one.
         """
         for outcome in pair.requests:
             self._requests.remove(*pair.names, *outcome)
@@ -285,8 +285,8 @@ class GatewayMetrics:
         )
         self.log_lines_lost = counter(
             "tessera_gateway_log_lines_lost",
-            "Lines of the access log and the audit log that are lost, since nobody read the output "
-            "and too many waited.",
+            "Lines of the access log and the audit log that are lost, since the output was not "
+            "read and too many waited.",
         )
         self.demand_failing = gauge(
             "tessera_gateway_demand_failing_seconds",

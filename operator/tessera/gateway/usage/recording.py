@@ -30,7 +30,7 @@ _RETRY_SECONDS = 5.0
 _GAUGE_SECONDS = 1.0
 # Seconds of a busy gateway; the records of requests that run then still have room.
 _MAX_UNWRITTEN_RECORDS = 5_000
-# Of one tenant in each period: 20 requests a second, so that nobody fills the store by many small
+# Of one tenant in each period: 20 requests a second, so that none fills the store by many small
 # ones. Those that follow are added up, and become rows at the end of the period.
 MAX_TENANT_ROWS = 1200
 SUM_SECONDS = 60
