@@ -192,6 +192,32 @@ async def test_redirects_end_and_take_no_token_elsewhere(tmp_path: Path) -> None
         assert "more than 5 redirects" in str(outcome)
 
 
+@pytest.mark.parametrize(
+    ("address", "token", "refused"),
+    [
+        ("http://models.acme", TOKEN, True),
+        ("http://10.0.0.7:8080", TOKEN, True),
+        ("http://167772167", TOKEN, True),
+        ("http://models.svc.acme", TOKEN, True),
+        ("http://models.acme", None, False),
+        ("https://models.acme", TOKEN, False),
+        ("http://models", TOKEN, False),
+        ("http://models.storage.svc:8080", TOKEN, False),
+        ("http://Models.storage.svc.cluster.local", TOKEN, False),
+    ],
+)
+async def test_a_token_leaves_the_cluster_by_tls_alone(
+    address: str, token: str | None, refused: bool
+) -> None:
+    source = open_web_folder(f"{address}/llama{digest_of(FILES)}", token)
+    if not refused:
+        async with source:
+            return
+    code, report = await shape(address, None, source)
+    assert code == RefusedError.code
+    assert report["message"].startswith(f"{address}/llama: BEARER_TOKEN of the Secret")
+
+
 async def test_a_web_server_that_is_not_there_is_asked_again(tmp_path: Path) -> None:
     async with serve(WebServer(FILES)) as server:
         pass

@@ -1,11 +1,12 @@
 """Files of a model in a folder of a web server, named and checked by its `SHA256SUMS`."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from http import HTTPStatus
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 
@@ -33,6 +34,8 @@ _NO_HEAD_STATUSES = (
     HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.NOT_IMPLEMENTED,
 )
+# Of a Service, and of the pod itself: what is sent there stays in the cluster.
+_CLUSTER_HOSTS = re.compile(r"[a-z][^.]*|.+\.svc(\.cluster\.local)?|127\.[0-9.]+")
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 
 
@@ -109,8 +112,17 @@ class WebFolder:
 
 @asynccontextmanager
 async def open_web_folder(uri: str, token: str | None) -> AsyncIterator[WebFolder]:
-    """Open the folder of an `https://` location, with proxies and CAs of the environment."""
+    """Open the folder of an `https://` location, with proxies and CAs of the environment.
+
+    A token is sent by `http://` within the cluster alone.
+    """
     url, _, fragment = uri.partition("#")
+    parts = urlsplit(url)
+    if token and parts.scheme == "http" and not _CLUSTER_HOSTS.fullmatch(parts.hostname or ""):
+        raise RefusedError(
+            f"{url}: BEARER_TOKEN of the Secret of spec.model.store is not sent outside the "
+            "cluster by http://; write the address with https://, or remove the key"
+        )
     headers = {"Accept-Encoding": "identity"}
     if token:
         headers["Authorization"] = f"Bearer {token.strip()}"
