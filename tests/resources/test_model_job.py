@@ -12,7 +12,7 @@ from tessera.api.inference_service import (
     ModelStatus,
 )
 from tessera.api.model_files import CacheStatus, ModelStore
-from tessera.api.template_version import Platform, PodTemplateVersion
+from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.model.fetched import fetched_files, located
 from tessera.domain.model.names import own_claim_name
@@ -20,6 +20,7 @@ from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.model_claims import ClaimUsers, claim_users, model_claims
+from tessera.domain.service.model_jobs import ModelJob
 from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS
@@ -30,6 +31,9 @@ from tests.builders import SMALL, a_model_job, a_service, a_snapshot, a_spec, co
 Golden = Callable[[str, list[Any]], None]
 IMAGE = RunnerImage("tessera/batch:0.1.0", pull_secrets=("registry",))
 PLATFORM = Platform(hub_endpoint="https://hub.acme", ca_config_map="trusted")
+DONE = {"ok": True, "bytes": 5}
+STORED = "s3://models/llama"
+STORE = {"secretName": "bucket", "endpoint": "https://minio.acme:9000", "region": "eu-west-1"}
 SHAPE = {
     "parameters": 8_000_000,
     "layers": 2,
@@ -51,24 +55,23 @@ def cached_service(**fields: Any) -> ObservedService:
     return a_service(spec=a_spec(SMALL, replicas=1, model=model), **fields)
 
 
-def bound_claim() -> dict[Ref, VolumeClaim]:
-    spec = cached_service().spec
-    assert spec is not None
-    name = fetched_files(spec)[0].claim_name
-    return {Ref("team-a", name): VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")}
+def spec_of(service: ObservedService) -> InferenceServiceSpec:
+    assert service.spec is not None
+    return service.spec
+
+
+def bound_claims(service: ObservedService) -> dict[Ref, VolumeClaim]:
+    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
+    return {Ref("team-a", files.claim_name): volume for files in fetched_files(spec_of(service))}
 
 
 def plan_after_fetch() -> ServicePlan:
     """Plan the service after its Job has fetched all files."""
-    parts = a_model_job("fetch", cached_service(), report={"ok": True, "bytes": 5}, exit_code=0)
-    snapshot = a_snapshot(cached_service(), claims=bound_claim(), **parts)
+    claims = bound_claims(cached_service())
+    parts = a_model_job("fetch", cached_service(), report=DONE, exit_code=0)
+    snapshot = a_snapshot(cached_service(), claims=claims, **parts)
     status = service_status(snapshot, compute_service_plan(snapshot), None, None)
-    return compute_service_plan(a_snapshot(cached_service(status=status), claims=bound_claim()))
-
-
-DONE = {"ok": True, "bytes": 5}
-STORED = "s3://models/llama"
-STORE = {"secretName": "bucket", "endpoint": "https://minio.acme:9000", "region": "eu-west-1"}
+    return compute_service_plan(a_snapshot(cached_service(status=status), claims=claims))
 
 
 def stored_service() -> ObservedService:
@@ -78,32 +81,42 @@ def stored_service() -> ObservedService:
     return a_service(spec=a_spec(STORED, replicas=1, model=model))
 
 
-def stored_claims() -> dict[Ref, VolumeClaim]:
-    spec = stored_service().spec
-    assert spec is not None
-    volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid")
-    return {Ref("team-a", files.claim_name): volume for files in fetched_files(spec)}
-
-
 JOBS = {
     "shape-hub": snapshot_of_unread_model("hf://acme/own"),
     "shape-claim": snapshot_of_unread_model("pvc://weights/own"),
     "shape-image": snapshot_of_unread_model("oci://registry.acme/models/own:1"),
-    "fetch": a_snapshot(cached_service(), claims=bound_claim()),
-    "fetch-store": a_snapshot(stored_service(), claims=stored_claims()),
+    "fetch": a_snapshot(cached_service(), claims=bound_claims(cached_service())),
+    "fetch-store": a_snapshot(stored_service(), claims=bound_claims(stored_service())),
 }
 
 
-def job(name: str) -> dict[str, Any]:
-    config = Config(platform=PLATFORM)
-    service_plan = compute_service_plan(JOBS[name], config=config)
+def job_to_create(service_plan: ServicePlan) -> ModelJob | None:
     assert service_plan.preparation is not None
-    assert service_plan.preparation.job_to_create is not None
-    model_job = service_plan.preparation.job_to_create
+    return service_plan.preparation.job_to_create
+
+
+def planned_job(
+    snapshot: Snapshot, platform: Platform | None = None, image: RunnerImage = IMAGE
+) -> dict[str, Any]:
+    """Return the Job that the service needs next."""
+    config = Config() if platform is None else Config(platform=platform)
+    service_plan = compute_service_plan(snapshot, config=config)
+    model_job = job_to_create(service_plan)
+    assert model_job is not None
     manifest = model_job_manifest(
-        service_plan.service, model_job, service_plan.choice, IMAGE, config.newest_template
+        service_plan.service, model_job, service_plan.choice, image, config.newest_template
     )
     return dict(manifest.body)
+
+
+def job(name: str) -> dict[str, Any]:
+    return planned_job(JOBS[name], PLATFORM)
+
+
+def bodies(service_plan: ServicePlan, kind: str | None = None) -> list[dict[str, Any]]:
+    """Return the objects of a service, all or those of one kind."""
+    manifests = children.service_manifests(service_plan)
+    return [dict(each.body) for each in manifests if kind in (None, each.kind.kind)]
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -133,40 +146,23 @@ def test_no_service_counts_the_pod_of_a_job_as_a_replica(name: str) -> None:
 
 
 def test_a_cached_model_is_served_from_the_claim_once_it_is_there(golden: Golden) -> None:
-    golden(
-        "service-cached",
-        [dict(manifest.body) for manifest in children.service_manifests(plan_after_fetch())],
-    )
+    golden("service-cached", bodies(plan_after_fetch()))
 
 
 def test_a_model_is_read_at_the_hub_before_there_is_a_claim_for_it() -> None:
     spec = a_spec("hf://acme/own", model={"cache": {"type": "PersistentVolumeClaim"}})
-    service_plan = compute_service_plan(a_snapshot(a_service(spec=spec)))
-    assert service_plan.preparation is not None
-    assert service_plan.preparation.job_to_create is not None
-    body = model_job_manifest(
-        service_plan.service,
-        service_plan.preparation.job_to_create,
-        None,
-        IMAGE,
-        PodTemplateVersion(),
-    ).body
-    pod = body["spec"]["template"]["spec"]
+    pod = planned_job(a_snapshot(a_service(spec=spec)))["spec"]["template"]["spec"]
     assert [volume["name"] for volume in pod["volumes"]] == ["home"]
     assert not any(argument.startswith("--path") for argument in pod["containers"][0]["args"])
 
 
 def test_before_that_there_is_the_claim_and_no_deployment() -> None:
-    manifests = children.service_manifests(compute_service_plan(JOBS["fetch"]))
-    assert [manifest.kind.kind for manifest in manifests] == ["Service", "PersistentVolumeClaim"]
+    kinds = [body["kind"] for body in bodies(compute_service_plan(JOBS["fetch"]))]
+    assert kinds == ["Service", "PersistentVolumeClaim"]
 
 
 def test_the_engine_reads_where_the_job_writes() -> None:
-    (deployment,) = [
-        dict(manifest.body)
-        for manifest in children.service_manifests(plan_after_fetch())
-        if manifest.kind.kind == "Deployment"
-    ]
+    (deployment,) = bodies(plan_after_fetch(), "Deployment")
     (engine,) = deployment["spec"]["template"]["spec"]["containers"]
     (target,) = [
         argument
@@ -180,21 +176,14 @@ def test_the_engine_reads_where_the_job_writes() -> None:
 
 def test_a_claim_without_a_size_holds_the_weights_and_a_fifth_more() -> None:
     """The model has 2.3 GiB of weights."""
-    claims = [
-        manifest
-        for manifest in children.service_manifests(compute_service_plan(JOBS["fetch"]))
-        if manifest.kind.kind == "PersistentVolumeClaim"
-    ]
-    assert claims[0].body["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
+    (claim,) = bodies(compute_service_plan(JOBS["fetch"]), "PersistentVolumeClaim")
+    assert claim["spec"]["resources"] == {"requests": {"storage": "3Gi"}}
 
 
 def test_a_model_in_an_image_is_mounted_from_it(golden: Golden) -> None:
     spec = a_spec("oci://registry.acme/models/own:1", replicas=1, model={"shape": SHAPE})
     service_plan = compute_service_plan(a_snapshot(a_service(spec=spec)))
-    golden(
-        "service-image",
-        [dict(manifest.body) for manifest in children.service_manifests(service_plan)],
-    )
+    golden("service-image", bodies(service_plan))
 
 
 def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
@@ -210,7 +199,7 @@ def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
 def test_a_service_keeps_the_claim_and_the_pods_that_it_had_before_claims_were_shared(
     golden: Golden,
 ) -> None:
-    (files,) = fetched_files(_spec(cached_service()))
+    (files,) = fetched_files(spec_of(cached_service()))
     name = own_claim_name("chat")
     cache = CacheStatus(claim_name=name, claim_uid="uid", path=files.folder, fetched=True)
     model = ModelStatus(uri=SMALL, requested_revision="v1", cache=cache)
@@ -218,15 +207,13 @@ def test_a_service_keeps_the_claim_and_the_pods_that_it_had_before_claims_were_s
     volume = VolumeClaim(access_modes=("ReadWriteMany",), uid="uid", gib=3)
     snapshot = a_snapshot(service, claims={Ref("team-a", name): volume})
     service_plan = compute_service_plan(snapshot)
-    assert service_plan.preparation is not None
-    assert service_plan.preparation.job_to_create is None
-    manifests = children.service_manifests(service_plan)
-    golden("service-own-claim", [dict(manifest.body) for manifest in manifests])
+    assert job_to_create(service_plan) is None
+    golden("service-own-claim", bodies(service_plan))
 
 
 @pytest.mark.parametrize(("asked", "gib"), [(None, 2), ("9Gi", 9)])
 def test_a_claim_from_before_grows_only_when_its_service_asks(asked: str | None, gib: int) -> None:
-    spec = _spec(cached_service())
+    spec = spec_of(cached_service())
     cache = spec.model.cache.model_copy(update={"size": asked})
     spec = spec.model_copy(update={"model": spec.model.model_copy(update={"cache": cache})})
     (files,) = fetched_files(spec)
@@ -241,23 +228,24 @@ def test_a_claim_from_before_grows_only_when_its_service_asks(asked: str | None,
 
 
 def test_engines_read_models_and_adapters_of_a_store_from_claims() -> None:
-    snapshot = a_snapshot(stored_service(), claims=stored_claims())
-    model_files, adapter_files = fetched_files(_spec(stored_service()))
+    snapshot = a_snapshot(stored_service(), claims=bound_claims(stored_service()))
+    model_files, adapter_files = fetched_files(spec_of(stored_service()))
     for files in (model_files, adapter_files):
         service_plan = compute_service_plan(snapshot)
-        assert service_plan.preparation is not None
-        model_job = service_plan.preparation.job_to_create
+        model_job = job_to_create(service_plan)
         assert model_job is not None
         assert (model_job.name, model_job.files) == (files.job_name, files)
         parts = a_model_job("fetch", stored_service(), files=(files,), report=DONE, exit_code=0)
         status = service_status(
             replace(snapshot, **parts), compute_service_plan(replace(snapshot, **parts)), None, None
         )
-        snapshot = a_snapshot(replace(stored_service(), status=status), claims=stored_claims())
-    manifests = children.service_manifests(compute_service_plan(snapshot))
-    claims = [each.name for each in manifests if each.kind.kind == "PersistentVolumeClaim"]
+        snapshot = a_snapshot(
+            replace(stored_service(), status=status), claims=bound_claims(stored_service())
+        )
+    service_plan = compute_service_plan(snapshot)
+    claims = [body["metadata"]["name"] for body in bodies(service_plan, "PersistentVolumeClaim")]
     assert claims == [model_files.claim_name, adapter_files.claim_name]
-    (deployment,) = [each.body for each in manifests if each.kind.kind == "Deployment"]
+    (deployment,) = bodies(service_plan, "Deployment")
     pod = deployment["spec"]["template"]["spec"]
     (engine,) = pod["containers"]
     assert engine["args"][0] == f"/models/{model_files.folder}"
@@ -291,17 +279,7 @@ def test_only_the_jobs_get_the_credentials_of_a_store_and_only_from_its_secret(
     uri: str, keys: list[str]
 ) -> None:
     snapshot = a_snapshot(a_service(spec=a_spec(uri, model={"store": STORE})))
-    service_plan = compute_service_plan(snapshot)
-    assert service_plan.preparation is not None
-    assert service_plan.preparation.job_to_create is not None
-    body = model_job_manifest(
-        service_plan.service,
-        service_plan.preparation.job_to_create,
-        None,
-        IMAGE,
-        PodTemplateVersion(),
-    ).body
-    (container,) = body["spec"]["template"]["spec"]["containers"]
+    (container,) = planned_job(snapshot)["spec"]["template"]["spec"]["containers"]
     secrets = [
         variable["valueFrom"]["secretKeyRef"]
         for variable in container["env"]
@@ -326,19 +304,9 @@ def test_an_adapter_of_a_public_web_server_needs_no_token_in_the_secret_of_the_b
 
 
 def test_pickles_are_allowed_by_the_platform_alone() -> None:
-    service_plan = compute_service_plan(JOBS["fetch-store"])
-    assert service_plan.preparation is not None
-    assert service_plan.preparation.job_to_create is not None
-    image = replace(IMAGE, allow_pickles=True)
-    parts = service_plan.service, service_plan.preparation.job_to_create, service_plan.choice
-    body = model_job_manifest(*parts, image, PodTemplateVersion()).body
+    body = planned_job(JOBS["fetch-store"], image=replace(IMAGE, allow_pickles=True))
     assert "--allow-pickles" in body["spec"]["template"]["spec"]["containers"][0]["args"]
     assert "--allow-pickles" not in str(job("fetch-store"))
-
-
-def _spec(service: ObservedService) -> InferenceServiceSpec:
-    assert service.spec is not None
-    return service.spec
 
 
 def test_a_draft_model_of_a_store_is_read_from_a_claim_of_its_own() -> None:
