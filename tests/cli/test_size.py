@@ -326,6 +326,12 @@ def test_a_price_file_with_a_gap_is_reported(tmp_path: Path) -> None:
         size_report(B8, "--prices", write_file(tmp_path, "prices.json", gap))
 
 
+def test_a_price_file_without_a_present_price_is_reported(tmp_path: Path) -> None:
+    later = {"prices": [{"product": H100, "from": "2999-01-01", "perGPUHour": "2"}]}
+    with pytest.raises(CommandError, match="it has no price before 2999-01-01"):
+        size_report(B8, "--prices", write_file(tmp_path, "prices.json", later))
+
+
 def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     main(["size", B8, "--gpu", H100])
     assert H100 in capsys.readouterr().out

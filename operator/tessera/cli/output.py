@@ -3,13 +3,9 @@
 import csv
 import io
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
-
-from tessera.cli.errors import CommandError
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +30,3 @@ class Output:
         writer.writeheader()
         writer.writerows(rows)
         return cls(text.getvalue())
-
-
-def writable_file(option: str, name: str) -> Path:
-    """Return the file of an option; CommandError if it cannot be written."""
-    path = Path(name).expanduser()
-    is_file_in_folder = path.parent.is_dir() and not path.is_dir()
-    if not is_file_in_folder or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise CommandError(f"{option} {name} cannot be written; choose a file in a writable folder")
-    return path

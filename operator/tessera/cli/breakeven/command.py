@@ -6,7 +6,8 @@ from types import SimpleNamespace
 from tessera.adapters.clock import now
 from tessera.cli.breakeven.report import FORMATTERS, draw
 from tessera.cli.breakeven.request import BreakEvenRequest, MeasuredMonth, break_even_request
-from tessera.cli.output import Output, writable_file
+from tessera.cli.files import writable_file
+from tessera.cli.output import Output
 
 
 def run(arguments: SimpleNamespace) -> Output:

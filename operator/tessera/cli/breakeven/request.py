@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
-from pathlib import Path
 from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
+from tessera.cli.files import read_text
 from tessera.cli.numbers import bounded
 from tessera.domain.economics.api_prices import (
     MAX_PRICE_AGE,
@@ -212,10 +212,8 @@ def _price_list(path: str | None) -> tuple[ApiPrice, ...]:
     if path is None:
         return list_api_prices()
     try:
-        return parse_api_prices(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CommandError(f"--prices {path}: {error.strerror}; check the path") from None
-    except (PriceError, UnicodeDecodeError) as error:
+        return parse_api_prices(read_text("--prices", path))
+    except PriceError as error:
         raise CommandError(f"--prices {path}: {error}") from None
 
 

@@ -5,11 +5,12 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.errors import CommandError
+from tessera.cli.files import writable_file
 from tessera.cli.forecast import accuracy_report, forecast_report
 from tessera.cli.forecast.alert_rule import alert_rule
 from tessera.cli.forecast.records import usage_of_records
 from tessera.cli.forecast.request import requested_assumptions, saved_assumptions
-from tessera.cli.output import Output, writable_file
+from tessera.cli.output import Output
 from tessera.domain.economics.accuracy import MeasuredUsage
 from tessera.domain.economics.forecast import Assumptions
 

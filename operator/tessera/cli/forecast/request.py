@@ -1,12 +1,12 @@
 """The assumptions of `tessera forecast`, from its options or from a saved forecast."""
 
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 from pydantic import ValidationError
 
 from tessera.cli.errors import CommandError
+from tessera.cli.files import read_text
 from tessera.domain.economics.forecast import PER_MONTH, Assumptions, Factor, FactorRange
 
 _NUMBER = r"\d{1,15}(?:\.\d{0,9})?(?:e\d{1,2})?"
@@ -39,16 +39,12 @@ def saved_assumptions(arguments: SimpleNamespace) -> Assumptions:
                 "only one of them"
             )
     path = arguments.compare
+    text = read_text("--compare", path)
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
         assumptions = Assumptions.model_validate_json(text)
         if arguments.service is not None:
             fields = assumptions.model_dump() | {"service": arguments.service}
             assumptions = Assumptions.model_validate(fields)
-    except OSError as error:
-        raise CommandError(f"--compare {path}: {error.strerror}; check the path") from None
-    except UnicodeDecodeError as error:
-        raise CommandError(f"--compare {path}: {error}") from None
     except ValidationError as error:
         raise CommandError(
             f"--compare {path}: {_problem(error)}; write the file with tessera forecast --save"

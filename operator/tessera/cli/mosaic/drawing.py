@@ -11,7 +11,7 @@ from itertools import groupby
 from operator import attrgetter
 from typing import TypeAlias
 
-from tessera.cli.output import writable_file
+from tessera.cli.files import writable_file
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.layouts import Layout, fitting_placements

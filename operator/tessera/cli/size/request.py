@@ -17,6 +17,7 @@ from tessera.api.meta import Duration
 from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.files import read_text
 from tessera.domain.hardware.gpu_catalog import (
     Product,
     catalog,
@@ -284,12 +285,10 @@ def _check_divisible(shape: ModelShape, devices: int | None) -> None:
 def _read_price_book(path: str | None, day: date) -> PriceBook:
     if path is None:
         return prices.price_book(prices.ASSUMED, prices.list_prices(), day)
+    text = read_text("--prices", path)
     try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
         return prices.price_book(path, prices.parse_prices(text), day)
-    except OSError as error:
-        raise CommandError(f"--prices {path}: {error.strerror}; check the path") from None
-    except (PriceError, UnicodeDecodeError) as error:
+    except PriceError as error:
         raise CommandError(f"--prices {path}: {error}") from None
 
 

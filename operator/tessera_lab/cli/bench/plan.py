@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
-from tessera.cli.output import writable_file
+from tessera.cli.files import writable_file
 from tessera.domain.hardware.device import sized_profiles, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.money import money

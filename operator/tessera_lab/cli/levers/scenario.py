@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.files import writable_file
 from tessera.cli.numbers import bounded
-from tessera.cli.output import writable_file
 from tessera.domain.hardware.device import Hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.placement.checks import max_model_len, shape_of

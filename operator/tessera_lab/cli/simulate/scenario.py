@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.cli.files import writable_file
 from tessera.cli.numbers import bounded
-from tessera.cli.output import writable_file
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.cli.simulate.live_load import draw_live_trace
 from tessera_lab.fleet.model import COLD_START, FleetModel, Purchase, Router
