@@ -131,7 +131,7 @@ def test_requests_that_are_too_long_are_warned_of() -> None:
         (("--requests", "0"), "--requests 0: write a number from 1"),
         (("--rate", "0"), "--rate 0: write a number from"),
         (("--rate", "1", "--slo", "ttft=1s"), "--rate is not allowed with --slo"),
-        (("--slo", "ttft=-1s"), "--slo ttft=-1s: write ttft=1s,itl=50ms"),
+        (("--slo", "ttft=-1s"), "--slo ttft=-1s: write ttft=1s,itl=33ms"),
         (("--slo", "ttft=2m"), "up to 60s each"),
         (("--system-tokens", "-1"), "--system-tokens -1: write a number from 0"),
         (("--price", "0"), "--price 0: write a number from"),

@@ -3,21 +3,21 @@
 import difflib
 import json
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import SimpleNamespace
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from tessera.adapters.catalog_file import read_catalog
 from tessera.api.engine_options import DraftModel, EngineOptions, SpeculationOptions
-from tessera.api.inference_service import Context, InferenceServiceSpec, Model, Slo
-from tessera.api.meta import Duration
+from tessera.api.inference_service import Context, InferenceServiceSpec, Model
 from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.files import read_text
+from tessera.cli.numbers import objectives
 from tessera.domain.hardware.gpu_catalog import (
     Product,
     catalog,
@@ -37,10 +37,7 @@ from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 
-# The objectives that a service without spec.slo has.
-_DEFAULT_SLO = (Slo().ttft_p95, Slo().itl_p95)
 _PRECISIONS = (None, "fp8", "awq-int4")
-_SLO_KEYS = ("ttft", "itl")
 _SHAPE_HINT = (
     "use the name from the Hugging Face Hub, or pass its config.json with --config FILE; similar "
     "known models:"
@@ -172,7 +169,7 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
         )
     length = arguments.context or min(DEFAULT_MAX_MODEL_LEN, longest)
     answer = 0 if shape.pooling else min(arguments.output_tokens, max(1, length // 2))
-    ttft, itl = _parse_slo(arguments.slo)
+    ttft, itl = objectives(arguments.slo)
     adapters_mib = slots_mib(shape, arguments.adapters, _supported_rank(arguments.rank))
     return Demand(
         shape=shape,
@@ -236,21 +233,6 @@ def _supported_rank(rank: int) -> int:
     if supported is None:
         raise CommandError(f"--rank {rank}: vLLM supports at most {RANKS[-1]}")
     return supported
-
-
-def _parse_slo(text: str | None) -> tuple[timedelta, timedelta]:
-    """Return the TTFT and ITL objectives, each with its default where it is not named."""
-    objectives = dict(zip(_SLO_KEYS, _DEFAULT_SLO, strict=True))
-    for item in text.split(",") if text is not None else ():
-        key, _, value = item.partition("=")
-        try:
-            span: timedelta = TypeAdapter(Duration).validate_python(value)
-        except ValidationError:
-            span = timedelta()
-        if key not in objectives or span <= timedelta():
-            raise CommandError(f"--slo {text}: write ttft=1s,itl=33ms, or only one of them")
-        objectives[key] = span
-    return objectives["ttft"], objectives["itl"]
 
 
 def _parse_precisions(text: str | None, shape: ModelShape) -> tuple[str | None, ...]:
