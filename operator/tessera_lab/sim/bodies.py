@@ -54,6 +54,24 @@ class CompletionBody(GenerationBody):
     echo: bool | None = False
 
 
+class PoolingBody(BaseModel):
+    """Fields that all routes of an engine with `--runner pooling` take."""
+
+    model: str | None = None
+    priority: int = 0
+    cache_salt: CacheSalt | None = None
+
+    def generation(self, prompt: Any) -> CompletionBody:
+        """Return a prompt with one token of output: the engine works on a text as on that."""
+        return CompletionBody(
+            model=self.model,
+            prompt=prompt,
+            max_tokens=1,
+            priority=self.priority,
+            cache_salt=self.cache_salt,
+        )
+
+
 class ContentPart(BaseModel):
     """A part of a message; only text counts."""
 

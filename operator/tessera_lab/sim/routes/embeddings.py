@@ -9,25 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aiohttp import web
-from pydantic import BaseModel, PositiveInt
+from pydantic import PositiveInt
 
 from tessera.domain.perf.footprint import hidden_size
-from tessera_lab.sim.bodies import CacheSalt, CompletionBody, read_body
+from tessera_lab.sim.bodies import PoolingBody, read_body
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import Envelope, TokenSpan
 from tessera_lab.sim.generation_spec import GenerationSpec
 from tessera_lab.sim.usage import Timing, TokenUsage
 
 
-class EmbeddingBody(BaseModel):
-    """The fields that have an effect."""
+class EmbeddingBody(PoolingBody):
+    """`/v1/embeddings`."""
 
-    model: str | None = None
     input: str | list[int] | list[str] | list[list[int]]
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: PositiveInt | None = None
-    priority: int = 0
-    cache_salt: CacheSalt | None = None
 
 
 def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
@@ -36,21 +33,13 @@ def embedding_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
 
     async def embed(request: web.Request) -> web.Response:
         body = await read_body(EmbeddingBody, request)
-        # The engine works on a text as on a prompt with one token of output.
-        generation = CompletionBody(
-            model=body.model,
-            prompt=body.input,
-            max_tokens=1,
-            priority=body.priority,
-            cache_salt=body.cache_salt,
-        )
 
         def encoder(envelope: Envelope, _: GenerationSpec) -> EmbeddingEncoder:
             return EmbeddingEncoder(
                 envelope, min(body.dimensions or width, width), body.encoding_format
             )
 
-        spec = dispatcher.spec(generation)
+        spec = dispatcher.spec(body.generation(body.input))
         return await dispatcher.respond_whole(request, spec, "embd", encoder)
 
     return [web.post("/v1/embeddings", embed)]

@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel
 
-from tessera_lab.sim.bodies import CacheSalt, CompletionBody, read_body
+from tessera_lab.sim.bodies import PoolingBody, read_body
 from tessera_lab.sim.dispatcher import GenerationDispatcher
 from tessera_lab.sim.encoders import Envelope, TokenSpan
 from tessera_lab.sim.errors import bad_request
@@ -19,14 +18,6 @@ _SEPARATOR = " </s> "
 _LABELS = ("LABEL_0", "LABEL_1")
 
 Results = Callable[[Sequence[TokenSpan]], dict[str, Any]]
-
-
-class PoolingBody(BaseModel):
-    """Fields that all of these routes take."""
-
-    model: str | None = None
-    priority: int = 0
-    cache_salt: CacheSalt | None = None
 
 
 class RerankBody(PoolingBody):
@@ -56,19 +47,12 @@ def scoring_routes(dispatcher: GenerationDispatcher) -> list[web.RouteDef]:
     async def respond(
         request: web.Request, body: PoolingBody, texts: Any, prefix: str, results: Results
     ) -> web.Response:
-        # The engine works on a text as on a prompt with one token of output.
-        generation = CompletionBody(
-            model=body.model,
-            prompt=texts,
-            max_tokens=1,
-            priority=body.priority,
-            cache_salt=body.cache_salt,
-        )
-
         def encoder(envelope: Envelope, _: GenerationSpec) -> PooledEncoder:
             return PooledEncoder(envelope, results)
 
-        return await dispatcher.respond_whole(request, dispatcher.spec(generation), prefix, encoder)
+        return await dispatcher.respond_whole(
+            request, dispatcher.spec(body.generation(texts)), prefix, encoder
+        )
 
     async def rerank(request: web.Request) -> web.Response:
         body = await read_body(RerankBody, request)
