@@ -15,7 +15,7 @@ from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.model.object_store import ObjectFolder
 from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
 from tessera.domain.model.fetched import fetched_files
-from tessera.domain.service.model_jobs import ModelJob
+from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.resources.arguments import MODELS
 from tessera.resources.batch_job import batch_job_manifest
 from tessera.resources.model_job import model_job_manifest

@@ -19,8 +19,8 @@ from tessera.domain.model.names import own_claim_name
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.service.model_claims import ClaimUsers, claim_users, model_claims
-from tessera.domain.service.model_jobs import ModelJob
+from tessera.domain.service.preparation.claims import ClaimUsers, claim_users, model_claims
+from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.domain.status.service import service_status
 from tessera.resources import children
 from tessera.resources.arguments import MODELS

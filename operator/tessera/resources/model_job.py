@@ -11,8 +11,8 @@ from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.service.model_claims import ModelClaim
-from tessera.domain.service.model_jobs import ModelJob
+from tessera.domain.service.preparation.claims import ModelClaim
+from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS, JOBS

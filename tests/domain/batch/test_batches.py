@@ -16,7 +16,7 @@ from tessera.domain.config import Config
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.batches import Batch, VolumeClaim
 from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
-from tessera.domain.service.model_claims import ClaimUsers
+from tessera.domain.service.preparation.claims import ClaimUsers
 from tessera.resources import children
 from tests.batch_builders import (
     NIGHT,

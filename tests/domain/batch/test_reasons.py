@@ -17,7 +17,7 @@ from tessera.api.reasons import StatusReason
 from tessera.domain.batch.situation import Situation
 from tessera.domain.observed.batches import Batch, NodeHealth, PodRefusal, VolumeClaim
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.service.model_jobs import ModelJobOutcome, ModelJobStatus
+from tessera.domain.service.preparation.jobs import ModelJobOutcome, ModelJobStatus
 from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     MODEL_CLAIM,

@@ -26,8 +26,8 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.service.model_claims import ModelClaim
-from tessera.domain.service.model_jobs import ModelJob
+from tessera.domain.service.preparation.claims import ModelClaim
+from tessera.domain.service.preparation.jobs import ModelJob
 
 NOT_ACCEPTED = StatusVerdict(
     BatchRunning.NOT_ACCEPTED, "Accepted is False, so no attempt starts and running ones continue"

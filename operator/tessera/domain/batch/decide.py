@@ -64,7 +64,7 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.service.model_claims import BatchUser, ModelClaim, batch_claims
+from tessera.domain.service.preparation.claims import BatchUser, ModelClaim, batch_claims
 from tessera.domain.steps import planner_error
 
 # A stopped attempt is charged for so long, until its engine has exited.

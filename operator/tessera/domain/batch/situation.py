@@ -18,8 +18,8 @@ from tessera.domain.observed.batches import (
 )
 from tessera.domain.observed.snapshot import BatchPod
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement
-from tessera.domain.service.model_claims import ClaimUsers
-from tessera.domain.service.model_jobs import ModelJobStatus
+from tessera.domain.service.preparation.claims import ClaimUsers
+from tessera.domain.service.preparation.jobs import ModelJobStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,7 @@ from tessera.domain.placement.placement import (
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.service.precisions import PrecisionCheck
+from tessera.domain.service.preparation.precisions import PrecisionCheck
 from tessera.domain.sizing.precision import UnsupportedPrecision, label
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 

@@ -43,9 +43,14 @@ from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import pods_of_variant
-from tessera.domain.service.model_claims import ClaimUsers, ModelClaim, model_claims, own_claim
-from tessera.domain.service.model_files import Preparation, with_files
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
+from tessera.domain.service.preparation.claims import (
+    ClaimUsers,
+    ModelClaim,
+    model_claims,
+    own_claim,
+)
+from tessera.domain.service.preparation.files import Preparation, with_files
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (

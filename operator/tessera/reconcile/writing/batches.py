@@ -9,7 +9,7 @@ from tessera.domain.config import Config
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
-from tessera.domain.service.model_jobs import ModelJob
+from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.domain.status.batch import batch_status
 from tessera.ports import Cluster
 from tessera.reconcile.store import forget_all_but

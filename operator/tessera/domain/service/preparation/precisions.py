@@ -26,7 +26,7 @@ from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.placement.placement import instance_name
-from tessera.domain.service.model_jobs import (
+from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
     ModelJobStatus,

@@ -13,8 +13,9 @@ from tessera.domain.observed.model_reports import FetchReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import shape_of, unknown_draft_denial, unknown_model_denial
-from tessera.domain.service.model_claims import ModelClaim
-from tessera.domain.service.model_jobs import (
+from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
+from tessera.domain.service.preparation.claims import ModelClaim
+from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
     ModelJobStatus,
@@ -22,8 +23,7 @@ from tessera.domain.service.model_jobs import (
     assess_model_job,
     refusal_message,
 )
-from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
-from tessera.domain.service.precisions import (
+from tessera.domain.service.preparation.precisions import (
     PrecisionCheck,
     check_precisions,
     has_own_files,

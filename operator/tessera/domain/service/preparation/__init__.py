@@ -1,0 +1,1 @@
+"""What a model needs before its engines: its shape, and its files on claims, both by Jobs."""
