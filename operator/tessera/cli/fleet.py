@@ -25,7 +25,7 @@ from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import reported_target
-from tessera.domain.service.preparation.files import with_known_shape
+from tessera.domain.service.preparation.shape import with_known_shape
 from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import fleet_edges
 from tessera.ports import MetricsError, ObjectList

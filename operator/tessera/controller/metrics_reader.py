@@ -11,7 +11,7 @@ from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.domain.observed.snapshot import Budget, ObservedService, Readings
 from tessera.domain.scaling.policies.by_name import restore_history
 from tessera.domain.scaling.target import reported_target
-from tessera.domain.service.preparation.files import with_known_shape
+from tessera.domain.service.preparation.shape import with_known_shape
 from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.slo.measurement import LatencyEdges, fleet_edges
 from tessera.domain.steps import Step, error_text

@@ -18,7 +18,7 @@ from tessera.domain.observed.snapshot import (
     RevisionQuery,
     Snapshot,
 )
-from tessera.domain.service.preparation.files import with_known_shape
+from tessera.domain.service.preparation.shape import with_known_shape
 from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,

@@ -20,8 +20,8 @@ from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.service.preparation.claims import ClaimUsers
-from tessera.domain.service.preparation.files import with_known_files
 from tessera.domain.service.preparation.jobs import ModelJob, ModelJobStatus, assess_job_of_files
+from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.steps import Step
 

@@ -25,8 +25,8 @@ from tessera.domain.hardware.pools import tier_by_pool
 from tessera.domain.model.precision_files import as_listed, spec_in
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.placement import checks
-from tessera.domain.service.preparation.files import missing_shape_verdict, with_shape
 from tessera.domain.service.preparation.jobs import ModelJobStatus
+from tessera.domain.service.preparation.shape import missing_shape_verdict, with_shape
 
 SHARED_ACCESS_MODE = "ReadWriteMany"
 # Answers are not streamed, so the engine's limits follow from throughput alone.

@@ -37,7 +37,7 @@ from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, measured_tokens_per_step, step_time
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.service.preparation.files import with_known_files
+from tessera.domain.service.preparation.shape import with_known_files
 
 _PRECISIONS: tuple[str | None, ...] = (None, *get_args(PrecisionName))
 # Services that one look finds unchanged.

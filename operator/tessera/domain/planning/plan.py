@@ -73,10 +73,7 @@ from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.preparation.claims import ClaimUsers, claim_users, recorded_claims
-from tessera.domain.service.preparation.files import (
-    with_known_shape,
-    with_known_shapes,
-)
+from tessera.domain.service.preparation.shape import with_known_shape, with_known_shapes
 from tessera.domain.service.proposal import (
     AllocatedDevices,
     Proposal,

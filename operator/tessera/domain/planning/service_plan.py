@@ -50,7 +50,8 @@ from tessera.domain.service.preparation.claims import (
     model_claims,
     own_claim,
 )
-from tessera.domain.service.preparation.files import Preparation, with_files
+from tessera.domain.service.preparation.files import with_files
+from tessera.domain.service.preparation.preparation import Preparation
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (

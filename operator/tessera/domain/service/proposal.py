@@ -44,8 +44,9 @@ from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, Timestam
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.lowered_limit import with_lowered_limit
-from tessera.domain.service.preparation.files import Preparation, prepare_model, with_precisions
 from tessera.domain.service.preparation.precisions import awaited_check, refusals
+from tessera.domain.service.preparation.preparation import Preparation, with_precisions
+from tessera.domain.service.preparation.shape import prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
 from tessera.domain.steps import Step, planner_error
 

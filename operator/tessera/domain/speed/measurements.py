@@ -12,7 +12,7 @@ from tessera.api.inference_service import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement, plausible_ratio
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.service.preparation.files import with_known_shape
+from tessera.domain.service.preparation.shape import with_known_shape
 from tessera.domain.steps import Step
 
 # Of the median of fewer namespaces, one could be the measure.
