@@ -37,7 +37,8 @@ from scenarios.chaos import (
     ChaosResult as Course,
 )
 from scenarios.lifecycle import write_fleet
-from tessera.batch_runner import manifest, parts
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.input import manifest
 from tests.batch_runner.chaos import (
     CONCURRENCY,
     FAULTS,

@@ -9,7 +9,7 @@ from tessera.adapters.prometheus.session import MAX_ANSWER_BYTES
 from tessera.api.gateway_demand import MAX_REPORT_BYTES, MAX_REPORT_SERVICES
 from tessera.api.node_layout import MAX_GPUS
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
-from tessera.batch_runner.scan import MAX_ROW_BYTES
+from tessera.batch_runner.input.scan import MAX_ROW_BYTES
 from tessera.batch_runner.sender import MAX_IN_FLIGHT_BYTES
 from tessera.controller.demand import MAX_GATEWAYS
 from tessera.domain.batch.attempt_state import MAX_BACKOFF, MAX_FAILURES_WITHOUT_ROWS

@@ -10,9 +10,10 @@ from typing import Any
 import aiohttp
 
 from demo.cluster import InstalledCluster, Json, condition
-from tessera.batch_runner import manifest, parts
-from tessera.batch_runner.parts import SentEntry, UnsentEntry
-from tessera.batch_runner.publish import PublicationRecord, read_record
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.parts import SentEntry, UnsentEntry
+from tessera.batch_runner.answers.publish import PublicationRecord, read_record
+from tessera.batch_runner.input import manifest
 from tessera.domain.batch.names import RUNNER, RUNNER_PORT, job_name
 from tessera.resources.api_resources import BATCH_INFERENCES, CLAIMS
 from world.api import VOLUMES

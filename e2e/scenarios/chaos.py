@@ -14,7 +14,7 @@ from pathlib import Path
 from demo.cluster import InstalledCluster, Json, condition
 from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, is_finished
 from scenarios.kills import kill_operator
-from tessera.batch_runner import parts
+from tessera.batch_runner.answers import parts
 from tessera.domain.batch.names import RUNNER, job_name
 from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.names import ENGINE

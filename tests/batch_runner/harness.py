@@ -17,7 +17,7 @@ from typing import Any
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import PROBE_ID
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.rows import RequestTarget
+from tessera.batch_runner.input.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
 from world.slots import free_port
 

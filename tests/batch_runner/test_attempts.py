@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch_runner import parts
-from tessera.batch_runner.assemble import ResultSink, assemble
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.assemble import ResultSink, assemble
+from tessera.batch_runner.answers.ledger import Ledger, replay
 from tessera.batch_runner.errors import StoppedError, TransientError
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.ledger import Ledger, replay
-from tessera.batch_runner.manifest import InputManifest, Shard
+from tessera.batch_runner.input.manifest import InputManifest, Shard
 
 ROWS_OF_A_SHARD = 3
 PULSE = WorkHeartbeat(lambda: 0.0)

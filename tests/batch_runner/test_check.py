@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner import manifest, parts
+from tessera.batch_runner.answers import parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.errors import StorageRefusedError, TransientError, storage_error
 from tessera.batch_runner.files import MAX_IDLE_FOLDER
 from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.input import manifest
 from tests.batch_runner.harness import SERVED, Claim, RunnerHarness, a_row
 
 pytestmark = pytest.mark.long

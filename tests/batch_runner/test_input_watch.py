@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from tessera.batch_runner import parts
+from tessera.batch_runner.answers import parts
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.heartbeat import WorkHeartbeat
 from tessera.batch_runner.run import AttemptRunner, RunOptions

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch_runner.publish import read_record
+from tessera.batch_runner.answers.publish import read_record
 from tests.batch_runner.chaos import CONCURRENCY, run_with_batch_faults
 from tests.batch_runner.harness import RunnerHarness, a_row
 

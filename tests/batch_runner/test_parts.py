@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch_runner import parts
-from tessera.batch_runner.parts import AnsweredEntry, SentEntry, UnsentEntry
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.parts import AnsweredEntry, SentEntry, UnsentEntry
 
 STAMP = "0123456789ab"
 

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch_runner.assemble import ResultSink
-from tessera.batch_runner.errors import RefusedError, TransientError
-from tessera.batch_runner.files import Link
-from tessera.batch_runner.ledger import BatchCounts
-from tessera.batch_runner.publish import (
+from tessera.batch_runner.answers.assemble import ResultSink
+from tessera.batch_runner.answers.ledger import BatchCounts
+from tessera.batch_runner.answers.publish import (
     PublicationRecord,
     ResultFile,
     commit_record,
@@ -20,6 +18,8 @@ from tessera.batch_runner.publish import (
     record_path,
     refuse_unowned,
 )
+from tessera.batch_runner.errors import RefusedError, TransientError
+from tessera.batch_runner.files import Link
 
 # Error numbers of file systems without hard links.
 MISSING = [errno.EPERM, errno.ENOTSUP, errno.ENOSYS]

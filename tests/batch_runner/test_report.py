@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.batch_runner.check import error_list
+from tessera.batch_runner.input.rows import RowFault
+from tessera.batch_runner.input.scan import LineFault
 from tessera.batch_runner.progress import MAX_REPORT_BYTES, encode_report, write_report
-from tessera.batch_runner.rows import RowFault
-from tessera.batch_runner.scan import LineFault
 
 TEXTS = st.text(max_size=2000)
 FAULTS = st.builds(

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from tessera.batch_runner.answers.results import row_result
 from tessera.batch_runner.engine import outcome_of, parse_reply
-from tessera.batch_runner.results import row_result
 from tessera.batch_runner.retry import RequestOutcome
 from tessera.batch_runner.sender import MemoryLimiter
 from tests.batch_runner.harness import DEADLINE_SECONDS

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from tessera.batch_runner.rows import BatchRow, RequestTarget, RowFault, read_row
+from tessera.batch_runner.input.rows import BatchRow, RequestTarget, RowFault, read_row
 from tests.batch_runner.harness import SERVED, a_row
 
 

@@ -6,8 +6,8 @@ import signal
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.batch_runner import parts
-from tessera.batch_runner.publish import read_record
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.publish import read_record
 from tests.batch_runner.harness import RunnerHarness, a_row, eventually, get
 from tests.cases import full
 from tests.lab.sim.running import SHAPE

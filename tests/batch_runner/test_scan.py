@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.batch_runner import manifest
-from tessera.batch_runner.scan import (
+from tessera.batch_runner.input import manifest
+from tessera.batch_runner.input.scan import (
     MAX_ROW_BYTES,
     IdSet,
     InputScan,

@@ -14,8 +14,8 @@ from aiohttp import web
 from typing_extensions import override
 
 from tessera.batch_runner import main
+from tessera.batch_runner.answers.parts import Journal
 from tessera.batch_runner.errors import TransientError
-from tessera.batch_runner.parts import Journal
 from tessera.batch_runner.progress import Progress, serve, status_app
 from tessera.batch_runner.run import AttemptRunner
 from tests.batch_runner.harness import DEADLINE_SECONDS, RunnerHarness, a_row

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.batch_runner import parts
+from tessera.batch_runner.answers import parts
 from tests.batch_runner.harness import RunnerHarness, a_row
 from tests.cases import full
 

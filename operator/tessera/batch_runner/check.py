@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from pydantic import BaseModel, ConfigDict
 
 from tessera.api.text import counted
-from tessera.batch_runner import manifest, parts, publish
+from tessera.batch_runner.answers import parts, publish
 from tessera.batch_runner.checked_input import changed_error
 from tessera.batch_runner.errors import (
     BatchError,
@@ -22,9 +22,16 @@ from tessera.batch_runner.errors import (
 )
 from tessera.batch_runner.files import link_or_move, open_regular, sweep_idle_folders
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.rows import RequestTarget
-from tessera.batch_runner.scan import InputLine, InputScan, LineFault, ScanFindings, read_lines
+from tessera.batch_runner.input import manifest
+from tessera.batch_runner.input.manifest import InputManifest
+from tessera.batch_runner.input.rows import RequestTarget
+from tessera.batch_runner.input.scan import (
+    InputLine,
+    InputScan,
+    LineFault,
+    ScanFindings,
+    read_lines,
+)
 
 log = logging.getLogger(__name__)
 

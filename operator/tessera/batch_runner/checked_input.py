@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, TypeAlias
 
 from tessera.api.text import counted
+from tessera.batch_runner.answers.ledger import Ledger
 from tessera.batch_runner.errors import InputChangedError, storage_error, storage_errors
 from tessera.batch_runner.files import open_regular
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.ledger import Ledger
-from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.scan import read_lines
+from tessera.batch_runner.input.manifest import InputManifest
+from tessera.batch_runner.input.scan import read_lines
 
 _CHUNK_BYTES = 2**20
 

@@ -12,8 +12,8 @@ from typing import Any
 import aiohttp
 
 from tessera.batch_runner.errors import TransientError
+from tessera.batch_runner.input.rows import reply_object
 from tessera.batch_runner.retry import RequestOutcome
-from tessera.batch_runner.rows import reply_object
 from tessera.domain.vllm.metrics import STEPS
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from tessera.adapters.kube.attempt_fence import kube_fence
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import ENGINE_TIMEOUT_SECONDS, ROW_TIMEOUT_SECONDS
 from tessera.batch_runner.heartbeat import WorkHeartbeat
+from tessera.batch_runner.input.rows import URLS, RequestTarget
 from tessera.batch_runner.model.jobs import fetch, shape
 from tessera.batch_runner.model.locations import open_source
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
-from tessera.batch_runner.rows import URLS, RequestTarget
 from tessera.batch_runner.run import KILLED_MESSAGE, AttemptRunner, RunOptions
 from tessera.batch_runner.sender import SendOptions
 from tessera.domain.observed.runner_reports import CHECK_NUMBER

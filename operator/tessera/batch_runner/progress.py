@@ -16,8 +16,8 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from typing_extensions import override
 
+from tessera.batch_runner.answers.ledger import BatchCounts
 from tessera.batch_runner.errors import TransientError
-from tessera.batch_runner.ledger import BatchCounts
 from tessera.domain.observed.runner_reports import STALL_SECONDS, RunnerProgress, RunReport
 
 log = logging.getLogger(__name__)

@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from tessera.api.text import counted
-from tessera.batch_runner import checked_input, manifest, parts, publish
-from tessera.batch_runner.assemble import assemble_files
+from tessera.batch_runner import checked_input
+from tessera.batch_runner.answers import parts, publish
+from tessera.batch_runner.answers.assemble import assemble_files
+from tessera.batch_runner.answers.ledger import BatchCounts, Ledger, replay
+from tessera.batch_runner.answers.parts import Journal
+from tessera.batch_runner.answers.publish import PublicationRecord
 from tessera.batch_runner.check import BatchPaths
 from tessera.batch_runner.checked_input import CheckedInput, FileState
 from tessera.batch_runner.engine import (
@@ -33,12 +37,10 @@ from tessera.batch_runner.errors import (
 )
 from tessera.batch_runner.files import unique_name
 from tessera.batch_runner.heartbeat import LOG_INTERVAL_SECONDS, STOP_MESSAGE, WorkHeartbeat
-from tessera.batch_runner.ledger import BatchCounts, Ledger, replay
-from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.parts import Journal
+from tessera.batch_runner.input import manifest
+from tessera.batch_runner.input.manifest import InputManifest
+from tessera.batch_runner.input.rows import probe_body
 from tessera.batch_runner.progress import Progress, serve, status_app, write_report
-from tessera.batch_runner.publish import PublicationRecord
-from tessera.batch_runner.rows import probe_body
 from tessera.batch_runner.sender import RowSender, SendOptions, run_until_first
 from tessera.domain.batch.names import BATCH_ACCOUNT
 from tessera.domain.observed.runner_reports import STALL_SECONDS

@@ -10,15 +10,17 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 from tessera.api.text import counted
-from tessera.batch_runner import parts, results, retry, rows
+from tessera.batch_runner import retry
+from tessera.batch_runner.answers import parts, results
+from tessera.batch_runner.answers.ledger import Ledger
+from tessera.batch_runner.answers.parts import AnsweredEntry, Journal, SentEntry
+from tessera.batch_runner.answers.results import RowResult
 from tessera.batch_runner.checked_input import CheckedInput, PendingRow
 from tessera.batch_runner.engine import EngineClient, Reply
 from tessera.batch_runner.errors import RefusedError, RowsRefusedError, TransientError
-from tessera.batch_runner.ledger import Ledger
-from tessera.batch_runner.parts import AnsweredEntry, Journal, SentEntry
+from tessera.batch_runner.input import rows
+from tessera.batch_runner.input.rows import RequestTarget, RowFault
 from tessera.batch_runner.progress import Progress
-from tessera.batch_runner.results import RowResult
-from tessera.batch_runner.rows import RequestTarget, RowFault
 
 MAX_IN_FLIGHT_BYTES = 64 * 2**20
 # After so many rows that failed, and none that the engine answered, no other is sent.

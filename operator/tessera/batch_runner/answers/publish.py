@@ -12,6 +12,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from tessera.batch_runner.answers.ledger import BatchCounts
 from tessera.batch_runner.errors import RefusedError, TransientError, storage_error, storage_errors
 from tessera.batch_runner.files import (
     Link,
@@ -20,7 +21,6 @@ from tessera.batch_runner.files import (
     open_regular,
     replace_file,
 )
-from tessera.batch_runner.ledger import BatchCounts
 
 
 class ResultFile(BaseModel):

@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from tessera.batch_runner import parts
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.parts import AnsweredEntry, AttemptParts, Entry, SentEntry
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.parts import AnsweredEntry, AttemptParts, Entry, SentEntry
-from tessera.batch_runner.rows import clamp_tokens
+from tessera.batch_runner.input.manifest import InputManifest
+from tessera.batch_runner.input.rows import clamp_tokens
 
 
 @dataclass(slots=True, kw_only=True)

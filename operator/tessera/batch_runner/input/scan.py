@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple
 
-from tessera.batch_runner import rows
-from tessera.batch_runner.manifest import SHARD_ROWS
-from tessera.batch_runner.rows import BatchRow, RequestTarget, RowFault
+from tessera.batch_runner.input import rows
+from tessera.batch_runner.input.manifest import SHARD_ROWS
+from tessera.batch_runner.input.rows import BatchRow, RequestTarget, RowFault
 
 MAX_ROW_BYTES = 8 * 2**20
 _CHUNK_BYTES = 2**20

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from http import HTTPStatus
 
 from tessera.batch_runner.engine import Reply
+from tessera.batch_runner.input.rows import RowFault, clamp_tokens
 from tessera.batch_runner.retry import RequestOutcome
-from tessera.batch_runner.rows import RowFault, clamp_tokens
 
 _LINE = b'{"id":%s,"custom_id":%s,"response":%s,"error":%s}'
 

@@ -7,14 +7,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from tessera.batch_runner import parts
+from tessera.batch_runner.answers import parts
+from tessera.batch_runner.answers.ledger import Ledger
+from tessera.batch_runner.answers.parts import AnsweredEntry, AttemptParts
+from tessera.batch_runner.answers.publish import ResultFile
 from tessera.batch_runner.errors import TransientError, storage_errors
 from tessera.batch_runner.files import sync_folder
 from tessera.batch_runner.heartbeat import WorkHeartbeat
-from tessera.batch_runner.ledger import Ledger
-from tessera.batch_runner.manifest import InputManifest
-from tessera.batch_runner.parts import AnsweredEntry, AttemptParts
-from tessera.batch_runner.publish import ResultFile
+from tessera.batch_runner.input.manifest import InputManifest
 
 
 class LinePosition(NamedTuple):
