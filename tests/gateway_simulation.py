@@ -3,15 +3,15 @@
 import heapq
 from collections import defaultdict, deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from itertools import count
 from random import Random
 
-from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
-from tessera.domain.picking.pick import pick, with_room
-from tessera.domain.picking.prediction import RequestMeans, work_seconds
+from tessera.domain.picking.pick import pick, with_room, with_spare_room
+from tessera.domain.picking.prediction import RequestMeans, read_until, work_seconds
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 from tests.builders import NOW
 from tests.gateway_builders import STEP, a_request, an_engine_replica
@@ -74,14 +74,20 @@ class ClosedLoop:
         output_tokens: int,
         holds: bool = True,
         think_seconds: float = 0.001,
+        yielding: frozenset[str] = frozenset(),
     ) -> None:
+        """Take the tenants whose requests yield, as `yielding`."""
         self.now = 0.0
         self.engines: list[SimulatedEngine] = []
         self.ttft: dict[str, list[float]] = defaultdict(list)
+        self.queued: dict[str, list[float]] = defaultdict(list)
+        """Seconds in the queue."""
         self._output_tokens = output_tokens
         self._holds = holds
         self._think_seconds = think_seconds
-        self._random = Random(0)  # noqa: S311
+        self._yielding = yielding
+        # One tenant changes nothing of what another sends.
+        self._random = {tenant: Random(tenant) for tenant in clients}  # noqa: S311
         self._queue = FairQueue(QueueBounds(requests=10**6, requests_per_tenant=10**6))
         self._waiting: dict[QueueEntry, SimulatedRequest] = {}
         self._means = RequestMeans(prompt_tokens=512, output_tokens=output_tokens)
@@ -90,7 +96,7 @@ class ClosedLoop:
         self._turns = count()
         for tenant, number in clients.items():
             for _ in range(number):
-                self._arrive_after(self._random.random(), tenant)
+                self._arrive_after(self._random[tenant].random(), tenant)
 
     def add_engine(self, name: str) -> SimulatedEngine:
         utc_now = NOW + timedelta(seconds=self.now)
@@ -118,10 +124,13 @@ class ClosedLoop:
         self._after(seconds, lambda: self._arrive(tenant))
 
     def _arrive(self, tenant: str) -> None:
-        tokens = int(self._random.lognormvariate(6, 0.8)) + 1
-        shape = a_request(tokens, self._output_tokens)
+        tokens = int(self._random[tenant].lognormvariate(6, 0.8)) + 1
+        yields = tenant in self._yielding
+        priority = RequestPriority.BATCH if yields else RequestPriority.DEFAULT
+        shape = replace(a_request(tokens, self._output_tokens), priority=priority)
         replica = self.engines[0].state.replica
-        entry = QueueEntry(tenant=tenant, work_seconds=work_seconds(replica, shape, self._means))
+        work = work_seconds(replica, shape, self._means)
+        entry = QueueEntry(tenant=tenant, work_seconds=work, priority=priority)
         assert self._queue.offer(entry, self.now, replicas=len(self.engines)) is None
         self._waiting[entry] = SimulatedRequest(
             tenant, shape, self.now, tokens, self._output_tokens
@@ -131,16 +140,23 @@ class ClosedLoop:
     def _dispatch(self) -> None:
         while len(self._queue):
             states = [engine.state for engine in self.engines]
-            if self._holds and not (states := with_room(states, self._means, self.now)):
+            if not self._queue.unyielding:
+                states = with_spare_room(states, self.now)
+            elif self._holds:
+                states = with_room(states, self._means, self.now)
+            service = QueueService(now=self.now, replicas=len(self.engines))
+            entry = self._queue.pop(service) if states else None
+            if entry is None:
                 return
-            entry = self._queue.pop(QueueService(now=self.now, replicas=len(self.engines)))
-            assert entry is not None
             request = self._waiting.pop(entry)
+            self.queued[request.tenant].append(self.now - request.arrived_at)
             choice = pick(
                 request.shape, states, self.now, turn=next(self._turns), means=self._means
             )
             assert choice is not None
-            choice.state.sent(request.shape.input_tokens)
+            yields, tokens = request.shape.priority.yields, request.shape.input_tokens
+            until = read_until(choice.state, tokens, 0, self.now)
+            choice.state.sent(tokens, read_until=until, yields=yields)
             [engine] = [engine for engine in self.engines if engine.state is choice.state]
             engine.waiting.append(request)
             if not engine.stepping:
@@ -160,8 +176,9 @@ class ClosedLoop:
             request.output_left -= 1
             if not request.output_left:
                 engine.running.remove(request)
-                engine.state.ended()
-                self._arrive_after(self._think_seconds, request.tenant)
+                engine.state.ended(yields=request.shape.priority.yields)
+                pause = self._random[request.tenant].expovariate(1 / self._think_seconds)
+                self._arrive_after(pause, request.tenant)
         self._dispatch()
         self._step(engine)
 

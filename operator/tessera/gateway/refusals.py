@@ -132,6 +132,17 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "No replica of InferenceService/{} had room for {} s; retry in {retry} s.",
         retry_seconds=5,
     ),
+    RequestReason.SHED: _Refusal(
+        429,
+        "InferenceService/{} has no room to spare for a sheddable request; retry in {retry} s.",
+        retry_seconds=5,
+    ),
+    RequestReason.SHEDDABLE_TOO_LONG: _Refusal(
+        400,
+        "InferenceService/{} reads {} tokens in {} s, and others wait for a sheddable request for "
+        "{} s at most: shorten the prompt, or send it without x-tessera-sheddable and with a key "
+        "that is not sheddable.",
+    ),
     RequestReason.ENGINE_UNREACHABLE: _Refusal(502, "The replica {} cannot be reached: {}."),
     RequestReason.ENGINE_BUSY: _Refusal(
         503, "All replicas of the model have full queues; retry in {retry} second.", retry_seconds=1

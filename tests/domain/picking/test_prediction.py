@@ -8,7 +8,10 @@ from tessera.domain.picking.prediction import (
     ADAPTER_LOAD_SECONDS,
     RequestMeans,
     has_room,
+    has_spare_room,
     predicted_ttft,
+    read_seconds,
+    read_until,
     work_seconds,
 )
 from tessera.domain.picking.replica_state import ReplicaState
@@ -107,6 +110,51 @@ def test_a_replica_has_room_until_its_sequences_and_two_steps_of_prompts_are_tak
     assert room(awaiting=31, max_num_seqs=256)
     assert not room(awaiting=32, max_num_seqs=256)
     assert room(decoding=5000, max_num_seqs=None)
+
+
+def yielding_until_full(*, decoding: int, max_num_seqs: int | None = 64) -> int:
+    state, now = a_replica_state(decoding=decoding, max_num_seqs=max_num_seqs), 0.0
+    while has_spare_room(state, now):
+        state.sent(512, read_until=read_until(state, 512, 0, now), yields=True)
+        assert not has_spare_room(state, now)
+        now = state.read_until
+    return state.yielding
+
+
+def test_requests_that_yield_leave_half_of_the_rest_and_a_quarter_of_all() -> None:
+    counts = [yielding_until_full(decoding=decoding) for decoding in (0, 20, 40, 48, 64, 70)]
+    assert counts == [32, 22, 8, 0, 0, 0]
+    assert yielding_until_full(decoding=0, max_num_seqs=1) == 1
+    assert yielding_until_full(decoding=0, max_num_seqs=None) == 128
+
+
+def test_requests_that_yield_begin_while_no_other_prompt_is_read() -> None:
+    state = a_replica_state()
+    for tokens in (100, 8192):
+        state.sent(tokens, read_until=read_until(state, tokens, 0, 1.0))
+    both = 1.0 + read_seconds(state.replica, 100) + read_seconds(state.replica, 8192)
+    assert state.read_until == both
+    # The first token of neither is seen: they are no streams.
+    assert [has_spare_room(state, now) for now in (both - 0.01, both)] == [False, True]
+    state.polled(an_engine_load(running=1, waiting=3))
+    assert not has_spare_room(state, both)
+    state.polled(an_engine_load(running=40))
+    assert has_spare_room(state, both)
+    unknown = a_replica_state(awaiting=1, step_time=None)
+    assert not has_spare_room(unknown, 9.0)
+    unknown.first_token(512)
+    assert has_spare_room(unknown, 9.0)
+
+
+@pytest.mark.parametrize("input_tokens", [1, 2048, 30_000])
+@pytest.mark.parametrize("cached_tokens", [0, 400])
+def test_a_prompt_is_read_as_fast_as_an_idle_replica_has_its_first_token(
+    input_tokens: int, cached_tokens: int
+) -> None:
+    state = a_replica_state(max_num_batched_tokens=2048)
+    seconds = read_seconds(state.replica, input_tokens, cached_tokens)
+    assert seconds == pytest.approx(ttft(state, input_tokens + cached_tokens, cached_tokens))
+    assert read_seconds(a_replica(step_time=None), input_tokens) == 0.0
 
 
 def test_work_is_the_share_of_a_busy_replica() -> None:

@@ -59,6 +59,10 @@ class RequestReason(StrEnum):
     DEADLINE_UNREACHABLE = "DeadlineUnreachable"
     """It would wait longer than its deadline allows, so it is refused at once."""
     QUEUE_TIMEOUT = "QueueTimeout"
+    SHED = "Shed"
+    """It is sheddable, and no replica had room that others leave."""
+    SHEDDABLE_TOO_LONG = "SheddableTooLong"
+    """It is sheddable, and others would wait too long while its prompt is read."""
 
     # Engines.
     ENGINE_UNREACHABLE = "EngineUnreachable"

@@ -21,6 +21,21 @@ class Phase(StrEnum):
     """The engine failed, or its answer was not one."""
 
 
+class RequestPriority(StrEnum):
+    """What a request lets others of its model do."""
+
+    DEFAULT = "Default"
+    BATCH = "Batch"
+    """They go before it: `priority` of its body is above 0."""
+    SHEDDABLE = "Sheddable"
+    """The same, and it is refused where it would be late: its client or its key says so."""
+
+    @property
+    def yields(self) -> bool:
+        """Return whether requests of the default priority go before it."""
+        return self is not RequestPriority.DEFAULT
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestShape:
     """Sizes of one request."""
@@ -36,6 +51,7 @@ class RequestShape:
     adapter: str | None = None
     prompt: PromptBlocks | None = None
     """None where no engine keeps anything of a prompt."""
+    priority: RequestPriority = RequestPriority.DEFAULT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

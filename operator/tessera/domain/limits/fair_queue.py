@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from tessera.api.service_class import ServiceClass
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestPriority
 
 # After so many requests of other classes, the next is of the class that they passed over.
 MAX_PASSES = 16
@@ -48,6 +49,7 @@ class QueueEntry:
     tenant: str
     weight: float = 1.0
     service_class: ServiceClass = "Interactive"
+    priority: RequestPriority = RequestPriority.DEFAULT
     work_seconds: float
     """Predicted seconds of a replica; fairness is counted in it."""
     due: float = float("inf")
@@ -221,6 +223,9 @@ class FairQueue:
 
     Higher classes go first, strictly but for one bound: after `MAX_PASSES` entries in a row of
     other classes, a waiting class gets the next. So of 18 entries one is of each waiting class.
+
+    Entries that yield are served while nothing else waits, whatever their class, and are the first
+    to leave a full queue.
     """
 
     def __init__(
@@ -232,14 +237,20 @@ class FairQueue:
         self._bounds = bounds
         self._displace = displace
         self._classes = {service_class: _ClassQueue() for service_class in _CLASSES}
+        self._yielding = _ClassQueue()
 
     def __len__(self) -> int:
+        return self.unyielding + self._yielding.count
+
+    @property
+    def unyielding(self) -> int:
+        """Return how many wait that do not yield."""
         return sum(queue.count for queue in self._classes.values())
 
     @property
     def work_seconds(self) -> float:
         """Return the predicted work of all that waits."""
-        return sum(queue.work_seconds for queue in self._classes.values())
+        return sum(queue.work_seconds for queue in self._queues())
 
     def offer(self, entry: QueueEntry, now: float, *, replicas: int) -> QueueRefusal | None:
         """Let a request wait, or say at once why it may not.
@@ -249,29 +260,34 @@ class FairQueue:
         """
         wait = self._work_before(entry) / replicas if replicas else None
         late = 0.0 if wait is None else now + wait - entry.deadline
+        displaced, reason = None, RequestReason.QUEUE_FULL
         # A place is free when the next entry goes: of this tenant, or of all.
         if (waiting := self._waiting(entry.tenant)) >= self._bounds.requests_per_tenant:
-            retry_after = UNKNOWN_RETRY_SECONDS if wait is None else wait / waiting
-            return QueueRefusal(RequestReason.TENANT_QUEUE_FULL, retry_after)
+            reason = RequestReason.TENANT_QUEUE_FULL
+            if entry.priority.yields or not self._yielding.waiting(entry.tenant):
+                retry_after = UNKNOWN_RETRY_SECONDS if wait is None else wait / waiting
+                return _refusal(entry, reason, retry_after)
+            displaced = self._yielding.newest(entry.tenant)
         if late > 0:
-            return QueueRefusal(RequestReason.DEADLINE_UNREACHABLE, late)
-        if len(self) >= self._bounds.requests:
-            work = self.work_seconds / replicas if replicas else None
-            retry_after = UNKNOWN_RETRY_SECONDS if work is None else work / max(1, len(self))
-            refusal = QueueRefusal(RequestReason.QUEUE_FULL, retry_after)
-            displaced = self._displaced_by(entry)
-            if displaced is None:
-                return refusal
-            self.cancel(displaced)
-            self._displace(displaced, refusal)
-        self._classes[entry.service_class].add(entry)
+            return _refusal(entry, RequestReason.DEADLINE_UNREACHABLE, late)
+        if displaced is None and len(self) < self._bounds.requests:
+            self._queue_of(entry).add(entry)
+            return None
+        work = self.work_seconds / replicas if replicas else None
+        retry_after = UNKNOWN_RETRY_SECONDS if work is None else work / max(1, len(self))
+        displaced = displaced or self._displaced_by(entry)
+        if displaced is None:
+            return _refusal(entry, reason, retry_after)
+        self.cancel(displaced)
+        self._displace(displaced, _refusal(displaced, reason, retry_after))
+        self._queue_of(entry).add(entry)
         return None
 
     def pop(self, service: QueueService) -> QueueEntry | None:
         """Take the entry that is served next; None if nothing waits."""
         waiting = [queue for queue in self._classes.values() if queue.count]
         if not waiting:
-            return None
+            return self._yielding.pop(service) if self._yielding.count else None
         most_passed = max(waiting, key=lambda queue: queue.passes)
         chosen = most_passed if most_passed.passes >= MAX_PASSES else waiting[0]
         for queue in self._classes.values():
@@ -280,40 +296,53 @@ class FairQueue:
 
     def cancel(self, entry: QueueEntry) -> bool:
         """Remove an entry whose client went away; False if it does not wait."""
-        return self._classes[entry.service_class].remove(entry)
+        return self._queue_of(entry).remove(entry)
 
     def expire(self, now: float) -> list[QueueEntry]:
         """Remove and return the entries whose deadline has passed."""
         expired = [
-            entry
-            for queue in self._classes.values()
-            for entry in queue.entries()
-            if entry.deadline < now
+            entry for queue in self._queues() for entry in queue.entries() if entry.deadline < now
         ]
         for entry in expired:
             self.cancel(entry)
         return expired
 
+    def _queues(self) -> tuple[_ClassQueue, ...]:
+        """Return all queues, the one that is served last at the end."""
+        return (*self._classes.values(), self._yielding)
+
+    def _queue_of(self, entry: QueueEntry) -> _ClassQueue:
+        return self._yielding if entry.priority.yields else self._classes[entry.service_class]
+
     def _work_before(self, entry: QueueEntry) -> float:
-        higher = _CLASSES[: _CLASSES.index(entry.service_class)]
-        work = sum(self._classes[service_class].work_seconds for service_class in higher)
-        return work + self._classes[entry.service_class].work_before(entry)
+        queues, own = self._queues(), self._queue_of(entry)
+        higher = queues[: queues.index(own)]
+        return sum(queue.work_seconds for queue in higher) + own.work_before(entry)
 
     def _displaced_by(self, entry: QueueEntry) -> QueueEntry | None:
         """Return which entry leaves a full queue for a new one.
 
-        It is the newest of the tenant that has most waiting by its weight; None if that is the
-        tenant of the new one.
+        It is the newest of the tenant that has most waiting by its weight, of those that yield
+        while there are any. None if the new one yields and those do not, or if that tenant is its
+        own and either both yield or none.
         """
+        yields = entry.priority.yields
+        queues = (self._yielding,) if yields or self._yielding.count else self._queues()
         shares: dict[str, float] = {}
-        for queue in self._classes.values():
+        for queue in queues:
             for tenant, share in queue.shares():
                 shares[tenant] = shares.get(tenant, 0.0) + share
         most = max(shares, key=shares.__getitem__, default=entry.tenant)
-        if shares.get(most, 0.0) <= shares.get(entry.tenant, 0.0) + 1 / entry.weight:
+        if (yields or not self._yielding.count) and (
+            shares.get(most, 0.0) <= shares.get(entry.tenant, 0.0) + 1 / entry.weight
+        ):
             return None
-        lowest = next(each for each in reversed(_CLASSES) if self._classes[each].waiting(most))
-        return self._classes[lowest].newest(most)
+        return next(each for each in reversed(queues) if each.waiting(most)).newest(most)
 
     def _waiting(self, tenant: str) -> int:
-        return sum(queue.waiting(tenant) for queue in self._classes.values())
+        return sum(queue.waiting(tenant) for queue in self._queues())
+
+
+def _refusal(entry: QueueEntry, reason: RequestReason, retry_after: float) -> QueueRefusal:
+    is_sheddable = entry.priority is RequestPriority.SHEDDABLE
+    return QueueRefusal(RequestReason.SHED if is_sheddable else reason, retry_after)

@@ -9,17 +9,16 @@ from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.picking.health import SLOW_START_SECONDS, start_share
 from tessera.domain.picking.prediction import (
+    DEFAULT_MAX_NUM_SEQS,
     RequestMeans,
     has_room,
+    has_spare_room,
     predicted_ttft,
     work_seconds,
 )
 from tessera.domain.picking.replica_state import ReplicaState
 
 _MEANS = RequestMeans()
-
-# vLLM's default on most GPUs.
-DEFAULT_MAX_NUM_SEQS = 256
 
 # Requests that wait for the work of one. In `make bench-affinity`, four replicas with 34 requests
 # per second of conversations found 65 % of the prompts cached with 0, and 72 % with 4.
@@ -119,6 +118,12 @@ def with_room(
     """
     admissible = (states[index] for index in _admissible(states, now))
     return [state for state in admissible if has_room(state, means, now)]
+
+
+def with_spare_room(states: Sequence[ReplicaState], now: float) -> list[ReplicaState]:
+    """Return the replicas, ejected ones apart, with room for a request that yields."""
+    admissible = (states[index] for index in _admissible(states, now))
+    return [state for state in admissible if has_spare_room(state, now)]
 
 
 def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:

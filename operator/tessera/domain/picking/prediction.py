@@ -7,7 +7,8 @@ from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.perf.step import StepTime, attention_pairs
 from tessera.domain.picking.replica_state import ReplicaState
 
-# vLLM's default for an API server on most GPUs.
+# vLLM's defaults for an API server on most GPUs.
+DEFAULT_MAX_NUM_SEQS = 256
 DEFAULT_BATCHED_TOKENS = 2048
 
 # An adapter of rank 16 for a model of 8 billion weights has 42 million weights of 2 bytes; a local
@@ -23,6 +24,8 @@ _LEAST_TOKENS_PER_BYTE = 1 / 8
 
 # What may wait in an engine, relative to the sequences that it runs at once.
 _EXCESS = 0.05
+# Of its sequences: without it, those that yield let others wait where these need nearly all.
+_KEPT_FREE = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +139,47 @@ def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
         # No gateway lets so much wait in an engine: direct clients do, who leave no room.
         room, prompts = max(room, sequence_room / 2), max(prompts, prompt_room / 2)
     return state.prefill_tokens < prompts and state.requests < room
+
+
+def has_spare_room(state: ReplicaState, now: float) -> bool:
+    """Return whether a replica has room for a request that yields, and then still for others.
+
+    Unless its KV cache is full, an engine takes no sequence away and reads a prompt to its end,
+    whatever comes: its priorities order what waits. So those that yield take at most half of the
+    sequences that others leave, and none of the last quarter; and their prompts are read one at a
+    time, while no other is. An idle replica has room for one at least.
+    """
+    running, queued = state.load(now)
+    others = running + queued - state.yielding
+    sequences = min(state.max_sequences, DEFAULT_MAX_NUM_SEQS)
+    most = min((sequences - others) / 2, (1 - _KEPT_FREE) * sequences - others)
+    if state.replica.step_time is not None:
+        # Of an answer that is no stream, no first token is seen before its end.
+        queued -= state.awaiting
+    return not queued and now >= state.read_until and state.yielding < most
+
+
+def read_until(state: ReplicaState, tokens: int, cached_tokens: int, now: float) -> float:
+    """Return until when a replica reads its prompts, with one more that is sent now.
+
+    It reads one after the other, each as `read_seconds` says.
+    """
+    return max(now, state.read_until) + read_seconds(state.replica, tokens, cached_tokens)
+
+
+def read_seconds(replica: EngineReplica, tokens: int, cached_tokens: int = 0) -> float:
+    """Return the seconds of reading so many tokens of a prompt alone; 0 for an unknown speed."""
+    step = replica.step_time
+    if step is None:
+        return 0.0
+    chunk = replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    chunks, rest = divmod(tokens, chunk)
+    seconds = step.pair * attention_pairs(tokens, cached_tokens)
+    if chunks:
+        seconds += chunks * step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk)
+    if rest:
+        seconds += step.seconds(decoding=0, kv_tokens=0, prefill_tokens=rest)
+    return seconds
 
 
 def work_seconds(

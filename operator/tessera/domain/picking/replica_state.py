@@ -44,6 +44,10 @@ class ReplicaState:
     """Those of them without a first token."""
     prefill_tokens: int = 0
     """Prompt tokens of those without a first token."""
+    read_until: float = 0.0
+    """When it has read all prompts that the gateway sent, as predicted; monotonic seconds."""
+    yielding: int = 0
+    """Those of the requests that yield to others."""
     engine: EngineLoad | None = None
     foreign_running: int = 0
     """Requests of other gateways and direct clients, at the last poll."""
@@ -81,9 +85,14 @@ class ReplicaState:
         """Return whether the engine works with a LoRA adapter already."""
         return self.engine is not None and adapter in self.engine.adapters
 
-    def sent(self, prefill_tokens: int) -> None:
-        """Count a request that was sent, with the prompt tokens that the engine must compute."""
+    def sent(self, prefill_tokens: int, *, read_until: float = 0.0, yields: bool = False) -> None:
+        """Count a request that was sent, with the prompt tokens that the engine must compute.
+
+        It has read them at `read_until`.
+        """
+        self.read_until = read_until
         self.requests += 1
+        self.yielding += yields
         self.awaiting += 1
         self.prefill_tokens += prefill_tokens
 
@@ -92,9 +101,10 @@ class ReplicaState:
         self.awaiting -= 1
         self.prefill_tokens -= prefill_tokens
 
-    def ended(self, unanswered_prefill_tokens: int | None = None) -> None:
+    def ended(self, unanswered_prefill_tokens: int | None = None, *, yields: bool = False) -> None:
         """Count the end of a request; without a first token, with the tokens given to `sent`."""
         self.requests -= 1
+        self.yielding -= yields
         if unanswered_prefill_tokens is not None:
             self.first_token(unanswered_prefill_tokens)
 
