@@ -41,7 +41,8 @@ _ERRORS = {
     413: "The body is too large.",
     415: "The body is encoded.",
     422: "The engine cannot process the request.",
-    429: "A limit is reached, or the tenant's queue is full; see `Retry-After`.",
+    429: "A limit is reached, the tenant's queue is full, or there is no room for a sheddable "
+    "request; see `Retry-After`.",
     431: "The headers are too large.",
     502: "The engine failed.",
     503: "No replica can take the request now; see `Retry-After`.",

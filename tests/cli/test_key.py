@@ -145,10 +145,10 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
     text = await create_key(
         api,
         "ci --tenant team-a --team search --models chat,legal --expires 90d "
-        "--requests-per-minute 60 --tokens-per-day 1000",
+        "--requests-per-minute 60 --tokens-per-day 1000 --sheddable",
     )
     key = shown(text)
-    assert "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z" in text
+    assert "key ci of tenant team-a: for chat, legal, until 2027-02-18T12:00Z, sheddable\n" in text
     assert api.keys() == {
         "ci": ApiKey(
             name="ci",
@@ -160,6 +160,7 @@ async def test_a_key_is_shown_once_and_gateways_know_its_digest() -> None:
             limits=RateLimitsSpec(
                 requests=PeriodLimits(per_minute=60), total_tokens=PeriodLimits(per_day=1000)
             ),
+            sheddable=True,
         )
     }
     stored = json.dumps(api.secrets) + str(

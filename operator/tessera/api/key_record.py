@@ -52,3 +52,6 @@ class KeyRecord(Wire):
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of the key, besides those of its team and tenant."""
+
+    sheddable: bool = False
+    """Requests with the key are refused first where there is no room, and make no other wait."""

@@ -207,6 +207,11 @@ KEY_CREATE = Command(
     option("--requests-per-minute", "limit of the key", **INTEGER),
     option("--tokens-per-minute", "limit of prompts and answers together", **INTEGER),
     option("--tokens-per-day", "limit of prompts and answers together", **INTEGER),
+    option(
+        "--sheddable",
+        "refuse its requests first where there is no room, and let all others go before them",
+        is_flag=True,
+    ),
     option("--sha256", "store this SHA-256 of a key that exists instead", metavar="HEX"),
     *_KEY_OPTIONS,
     module="tessera.cli.key.create",

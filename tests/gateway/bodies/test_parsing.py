@@ -48,20 +48,27 @@ def encoded(fields: Any, *, ascii_only: bool = True, indent: int | None = None) 
     st.booleans(),
     st.none() | st.just(2),
     st.sampled_from([0, 2**15]),
+    st.booleans(),
 )
 def test_an_engine_gets_all_fields_as_sent_but_those_that_have_to_differ(
-    fields: dict[str, Any], most: int | None, ascii_only: bool, indent: int | None, padding: int
+    fields: dict[str, Any],
+    most: int | None,
+    ascii_only: bool,
+    indent: int | None,
+    padding: int,
+    yields: bool,
 ) -> None:
     fields = {**fields, "padding": "x" * padding}
     body = encoded(fields, ascii_only=ascii_only, indent=indent)
     parsed = parse(CHAT, body)
-    sent = json.loads(body_for_engine(body, parsed, "served", most))
+    sent = json.loads(body_for_engine(body, parsed, "served", most, yields=yields))
     expected = {**fields, "model": "served"}
     if fields.get("stream"):
         given_options = fields.get("stream_options") or {}
         expected["stream_options"] = {**given_options, "include_usage": True}
-    if fields.get("priority", 0) < 0:
-        expected["priority"] = 0
+    assert parsed.yields is (fields.get("priority", 0) > 0)
+    if fields.get("priority", 0) < yields:
+        expected["priority"] = int(yields)
     name = "max_completion_tokens" if fields.get("max_completion_tokens") else "max_tokens"
     asked = fields.get("max_completion_tokens") or fields.get("max_tokens")
     if most is not None:

@@ -110,7 +110,8 @@ def key_output(
         return Output.of_json(fields | ({"key": key} if key else {}))
     models = scope_text(record) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
-    text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{note}\n"
+    shed = ", sheddable" if record.sheddable else ""
+    text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{shed}{note}\n"
     return Output(f"{text}\n{key}\n\nThis is shown once: store it now.\n" if key else text)
 
 
@@ -144,6 +145,7 @@ def _record(arguments: SimpleNamespace, digest: str, at: datetime) -> KeyRecord:
                 "created": at.replace(microsecond=0),
                 "expires": expires,
                 "rateLimits": limits,
+                "sheddable": arguments.sheddable,
             }
         )
     except ValidationError as error:

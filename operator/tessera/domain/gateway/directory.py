@@ -104,6 +104,8 @@ class ApiKey:
     expires: datetime | None = None
     limits: RateLimitsSpec | None = None
     """None without any of its own."""
+    sheddable: bool = False
+    """All its requests are refused first where there is no room."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +121,8 @@ class Identity:
     services: frozenset[Ref] = frozenset()
     limits: RateLimitsSpec | None = None
     """Of the key; None without any."""
+    sheddable: bool = False
+    """Of the key."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

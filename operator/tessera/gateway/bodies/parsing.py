@@ -93,6 +93,11 @@ class RequestFields(msgspec.Struct, gc=False):
         return 1
 
     @property
+    def yields(self) -> bool:
+        """Return whether the client lets the requests of others go first."""
+        return False
+
+    @property
     def temperature_class(self) -> TemperatureClass:
         """Return at which temperature it is sampled."""
         return TemperatureClass.DEFAULT
@@ -123,9 +128,14 @@ class RequestFields(msgspec.Struct, gc=False):
                 return bytes(value)
         return None
 
-    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
-        """Return the fields that have to differ for the engine."""
-        del max_output_tokens, cache_salt
+    def changes(
+        self, max_output_tokens: int | None, cache_salt: str | None, *, yields: bool
+    ) -> dict[str, Any]:
+        """Return the fields that have to differ for the engine.
+
+        It lets others go first as well, of a request that `yields`.
+        """
+        del max_output_tokens, cache_salt, yields
         return {}
 
     def summary(self) -> RequestSummary:
@@ -157,12 +167,21 @@ class _ComputedFields(RequestFields, gc=False):
     priority: int | msgspec.UnsetType | None = msgspec.UNSET
     cache_salt: msgspec.Raw = _NONE
 
+    @property
     @override
-    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
+    def yields(self) -> bool:
+        return isinstance(self.priority, int) and self.priority > 0
+
+    @override
+    def changes(
+        self, max_output_tokens: int | None, cache_salt: str | None, *, yields: bool
+    ) -> dict[str, Any]:
         changes: dict[str, Any] = {}
         # Engines run low numbers first, so that a negative one would pass all others.
         if isinstance(self.priority, int) and self.priority < 0:
             changes["priority"] = 0
+        if yields and not self.yields:
+            changes["priority"] = 1
         if cache_salt is not None:
             changes["cache_salt"] = cache_salt
         return changes
@@ -193,8 +212,10 @@ class _GenerationFields(_ComputedFields, gc=False):
         return self.stream is True
 
     @override
-    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
-        changes = super().changes(max_output_tokens, cache_salt)
+    def changes(
+        self, max_output_tokens: int | None, cache_salt: str | None, *, yields: bool
+    ) -> dict[str, Any]:
+        changes = super().changes(max_output_tokens, cache_salt, yields=yields)
         asked = self.output_tokens
         if max_output_tokens is not None and (asked is None or asked > max_output_tokens):
             changes[self.output_field] = max_output_tokens
@@ -225,8 +246,10 @@ class _UsageStreamFields(_GenerationFields, gc=False):
         return isinstance(options, _StreamOptions) and options.include_usage is True
 
     @override
-    def changes(self, max_output_tokens: int | None, cache_salt: str | None) -> dict[str, Any]:
-        changes = super().changes(max_output_tokens, cache_salt)
+    def changes(
+        self, max_output_tokens: int | None, cache_salt: str | None, *, yields: bool
+    ) -> dict[str, Any]:
+        changes = super().changes(max_output_tokens, cache_salt, yields=yields)
         if self.stream and not self.usage_asked:
             changes["stream_options"] = {"include_usage": True}
         return changes
@@ -441,12 +464,15 @@ def body_for_engine(
     served_name: str,
     max_output_tokens: int | None,
     cache_salt: str | None = None,
+    *,
+    yields: bool = False,
 ) -> bytes:
     """Return the body with the fields that have to differ, every other value byte by byte as sent.
 
-    The engine knows the model by `served_name`, and finds in its cache what has the same salt.
+    The engine knows the model by `served_name`, and finds in its cache what has the same salt. What
+    `yields` waits there for others as well.
     """
-    changes = parsed.changes(max_output_tokens, cache_salt)
+    changes = parsed.changes(max_output_tokens, cache_salt, yields=yields)
     if parsed.model != served_name:
         changes["model"] = served_name
     if not changes:

@@ -7,8 +7,13 @@ from datetime import datetime
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.picking.pick import Choice, pick, with_room
-from tessera.domain.picking.prediction import RequestMeans, work_seconds
+from tessera.domain.picking.pick import Choice, pick, with_room, with_spare_room
+from tessera.domain.picking.prediction import (
+    RequestMeans,
+    read_seconds,
+    read_until,
+    work_seconds,
+)
 from tessera.domain.picking.prefix_record import PrefixRecords, SentPrompt
 from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 
@@ -33,6 +38,7 @@ class SentRequest:
     service_uid: str
     freed: Callable[[str], None]
     """Called with the service's UID when the replica has more room."""
+    yields: bool = False
     has_token: bool = False
     has_ended: bool = False
 
@@ -57,7 +63,8 @@ class SentRequest:
             if self.prompt is not None:
                 self.records.fail(self.choice.replica.uid, self.prompt)
                 self.prompt = None
-            self.choice.state.ended(None if self.has_token else self.prefill_tokens)
+            unanswered = None if self.has_token else self.prefill_tokens
+            self.choice.state.ended(unanswered, yields=self.yields)
             self.freed(self.service_uid)
 
 
@@ -120,7 +127,9 @@ class Replicas:
             prompt = self._records.replica(choice.replica.uid).send(shape.prompt)
             cached_share = prompt.promised_tokens / shape.prompt.prompt_tokens
         prefill_tokens = max(1, round(shape.input_tokens * (1 - cached_share)))
-        choice.state.sent(prefill_tokens)
+        cached_tokens = max(0, shape.input_tokens - prefill_tokens)
+        until = read_until(choice.state, prefill_tokens, cached_tokens, now)
+        choice.state.sent(prefill_tokens, read_until=until, yields=shape.priority.yields)
         return SentRequest(
             choice=choice,
             prefill_tokens=prefill_tokens,
@@ -129,6 +138,7 @@ class Replicas:
             predicted_cached_share=cached_share,
             service_uid=model.uid,
             freed=self.freed,
+            yields=shape.priority.yields,
         )
 
     @property
@@ -144,6 +154,15 @@ class Replicas:
     def with_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
         """Return the replicas that would start one more request soon."""
         return with_room(self.states(model), self.means(model), now)
+
+    def with_spare_room(self, model: OfferedModel, now: float) -> list[ReplicaState]:
+        """Return the replicas with room for a request that yields."""
+        return with_spare_room(self.states(model), now)
+
+    def read_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
+        """Return the seconds for which the slowest idle replica reads a prompt."""
+        replicas, tokens = (state.replica for state in self.states(model)), shape.input_tokens
+        return max((read_seconds(replica, tokens) for replica in replicas), default=0.0)
 
     def untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
         """Return the replicas that a request was not sent to yet, by the UIDs of pods."""

@@ -27,7 +27,7 @@ from tessera.domain.gateway.directory import (
     model_changes,
 )
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
@@ -234,6 +234,7 @@ class Admission:
         if is_asleep and not model.may_wake(identity.tenant):
             # It is no demand, which would start a replica.
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
+        shape = self._with_its_priority(model, shape)
         admitted = await self._within_limits(identity, model, shape)
         self._arrived[model.service] += 1
         ticket = Ticket(
@@ -278,6 +279,18 @@ class Admission:
         if not demand.in_flight and self.demand.get(service) is demand:
             del self.demand[service]
 
+    def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
+        """Return the request as it can wait: while its prompt is read, all others have to."""
+        if not shape.priority.yields:
+            return shape
+        seconds, most = self.replicas.read_seconds(model, shape), model.ttft_seconds / 2
+        if seconds <= most:
+            return shape
+        if shape.priority is RequestPriority.SHEDDABLE:
+            details = shape.input_tokens, f"{seconds:.1f}", f"{most:g}"
+            raise RequestError(RequestReason.SHEDDABLE_TOO_LONG, model.service, *details)
+        return replace(shape, priority=RequestPriority.DEFAULT)
+
     async def _within_limits(
         self, identity: Identity, model: OfferedModel, shape: RequestShape
     ) -> Admitted:
@@ -298,13 +311,18 @@ class Admission:
         if not is_ready and not model.may_sleep:
             stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
             raise RequestError(stopped if model.stopped else unready, model.service)
+        seconds, priority = _READY_SECONDS if is_ready else _WAKING_SECONDS, ticket.shape.priority
+        if is_ready and priority is RequestPriority.SHEDDABLE:
+            # It is of no use where it is late.
+            seconds = model.ttft_seconds
         entry = QueueEntry(
             tenant=identity.tenant,
             weight=self.weight_of(identity),
             service_class=model.service_class,
+            priority=priority,
             work_seconds=ticket.work_seconds,
             due=now + model.ttft_seconds,
-            deadline=now + (_READY_SECONDS if is_ready else _WAKING_SECONDS),
+            deadline=now + seconds,
         )
         queue = self.queues.of(model)
         future = queue.offer(entry, ticket.shape, now)

@@ -151,6 +151,7 @@ class GatewayApp:
                 request_id=request_id,
                 client_address=address,
                 tags=_tags(headers),
+                sheddable=_is_sheddable(headers),
                 started_ns=started_ns,
                 started_at_ns=started_at_ns,
             )
@@ -271,6 +272,13 @@ def _tags(headers: Mapping[bytes, bytes]) -> str:
             "x-tessera-tags: expected `name=value` pairs joined by commas, 256 bytes at most."
         )
     return given.decode()
+
+
+def _is_sheddable(headers: Mapping[bytes, bytes]) -> bool:
+    given = headers.get(b"x-tessera-sheddable", b"false")
+    if given not in (b"true", b"false"):
+        raise invalid_request("x-tessera-sheddable: expected `true` or `false`.")
+    return given == b"true"
 
 
 def _model_object(name: str, model: OfferedModel) -> dict[str, object]:

@@ -13,6 +13,7 @@ from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import (
     Phase,
+    RequestPriority,
     RunningPhase,
     RunningRequest,
     StreamLatency,
@@ -75,6 +76,8 @@ class Inbound:
     request_id: str
     client_address: str
     tags: str
+    sheddable: bool = False
+    """The client says so; its key may as well."""
     started_ns: int
     """Monotonic."""
     started_at_ns: int
@@ -239,7 +242,7 @@ class Call:
         size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
         if size.media_tokens:
             await turns.take(body_bytes, lambda: check_media(fields.media, model))
-        sizes = request_shape(fields, size, model)
+        sizes = request_shape(fields, size, model, _priority(inbound, fields))
         means = self._admission.replicas.means(model)
         prompt_tokens = likely_tokens(sizes.input_tokens, size, means)
         sender, headers = (identity.tenant, self._admission.weight_of(identity)), inbound.headers
@@ -258,7 +261,14 @@ class Call:
             fields=summary,
             body=await turns.take(
                 body_bytes,
-                lambda: body_for_engine(inbound.body, fields, served_name, most_of_choice, salt),
+                lambda: body_for_engine(
+                    inbound.body,
+                    fields,
+                    served_name,
+                    most_of_choice,
+                    salt,
+                    yields=shape.priority.yields,
+                ),
             ),
             query=inbound.query,
             headers=_engine_headers(inbound, model, self._record_id),
@@ -510,6 +520,12 @@ def _engine_headers(inbound: Inbound, model: OfferedModel, record_id: str) -> by
         if _TRACE_STATE.fullmatch(state):
             lines += b"tracestate: %b\r\n" % state
     return lines
+
+
+def _priority(inbound: Inbound, fields: RequestFields) -> RequestPriority:
+    if inbound.sheddable or inbound.identity.sheddable:
+        return RequestPriority.SHEDDABLE
+    return RequestPriority.BATCH if fields.yields else RequestPriority.DEFAULT
 
 
 def _may_retry(retry: Retry, before: Retry) -> bool:

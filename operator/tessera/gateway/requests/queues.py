@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.limits.fair_queue import (
     FairQueue,
     QueueBounds,
@@ -47,9 +47,10 @@ class ModelQueue:
 
     def send_now(self, shape: RequestShape, now: float) -> SentRequest | None:
         """Send a request to a replica with room, unless others wait; None if it has to wait."""
-        if len(self._queue):
+        yields = shape.priority.yields
+        if len(self._queue) if yields else self._queue.unyielding:
             return None
-        return self._replicas.send(self.model, shape, now, self._with_room(now))
+        return self._replicas.send(self.model, shape, now, self._with_room(now, yields=yields))
 
     def offer(
         self, entry: QueueEntry, shape: RequestShape, now: float
@@ -80,7 +81,7 @@ class ModelQueue:
         for entry in self._queue.expire(now):
             self._time_out(self._waiting.pop(entry))
         replicas = self._replicas.ready_count(self.model)
-        while self._waiting and (states := self._with_room(now)):
+        while self._waiting and (states := self._with_room(now, yields=not self._queue.unyielding)):
             is_late = partial(self._is_late, now, states)
             service = QueueService(now=now, replicas=replicas, is_late=is_late)
             next_entry = self._queue.pop(service)
@@ -110,11 +111,15 @@ class ModelQueue:
 
     def _time_out(self, waiting: _WaitingRequest) -> None:
         if not waiting.sent.done():
-            reason, service = RequestReason.QUEUE_TIMEOUT, self.model.service
-            waiting.sent.set_exception(RequestError(reason, service, f"{waiting.seconds:g}"))
+            is_sheddable = waiting.shape.priority is RequestPriority.SHEDDABLE
+            reason = RequestReason.SHED if is_sheddable else RequestReason.QUEUE_TIMEOUT
+            service, seconds = self.model.service, f"{waiting.seconds:g}"
+            waiting.sent.set_exception(RequestError(reason, service, seconds))
 
-    def _with_room(self, now: float) -> list[ReplicaState]:
-        return self._replicas.with_room(self.model, now)
+    def _with_room(self, now: float, *, yields: bool) -> list[ReplicaState]:
+        replicas = self._replicas
+        with_room = replicas.with_spare_room if yields else replicas.with_room
+        return with_room(self.model, now)
 
     def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
         shape = self._waiting[entry].shape

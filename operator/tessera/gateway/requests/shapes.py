@@ -7,7 +7,7 @@ from math import ceil
 from tessera.domain.gateway.access import cache_salt
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
-from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
 from tessera.gateway.bodies.prompt_size import PromptSize
@@ -15,7 +15,12 @@ from tessera.gateway.bodies.prompt_size import PromptSize
 SESSION_HEADER = b"x-session-id"
 
 
-def request_shape(fields: RequestFields, size: PromptSize, model: OfferedModel) -> RequestShape:
+def request_shape(
+    fields: RequestFields,
+    size: PromptSize,
+    model: OfferedModel,
+    priority: RequestPriority = RequestPriority.DEFAULT,
+) -> RequestShape:
     """Return the sizes of a request."""
     context = model.max_model_len
     input_tokens = size.estimate(context)
@@ -30,6 +35,7 @@ def request_shape(fields: RequestFields, size: PromptSize, model: OfferedModel) 
         choices=fields.choices,
         stream=fields.streams,
         adapter=fields.model if fields.model in model.adapters else None,
+        priority=priority,
     )
 
 
