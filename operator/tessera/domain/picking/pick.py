@@ -37,6 +37,42 @@ class PickReason(StrEnum):
     """The speed of a replica is unknown: the fewest requests relative to `max_num_seqs`."""
 
 
+class Exclusion(StrEnum):
+    """Why a replica was not compared with others."""
+
+    NOT_READY = "NotReady"
+    DRAINING = "Draining"
+    EJECTED = "Ejected"
+    """Its last requests failed."""
+    NO_ROOM = "NoRoom"
+    """It would not start one more request soon."""
+    TRIED = "Tried"
+    """It gave no answer to this request before."""
+
+
+class CandidateReplica(NamedTuple):
+    """A replica with what decides: the one with the least score is chosen."""
+
+    state: ReplicaState
+    score: float
+    ttft: float | None
+    """Predicted seconds to the first token; None while the speed of a replica is unknown."""
+    cached_tokens: int
+
+
+class Comparison(NamedTuple):
+    """What stood beside a choice."""
+
+    replicas: Sequence[ReplicaState]
+    """All of the service."""
+    held_tokens: Sequence[int]
+    """Those of the prompt that each of `replicas` had; empty without a prompt."""
+    prompt_tokens: int
+    """Of the prompt, by an estimate; 0 without one."""
+    exclusions: Sequence[tuple[ReplicaState, Exclusion]]
+    """Those of `replicas` that were no candidates."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """The chosen replica; its state counts the request only after `sent`."""
@@ -47,6 +83,8 @@ class Choice:
     reason: PickReason
     cached_tokens: int = 0
     """Those of the prompt that it need not compute, as given to `pick`."""
+    candidates: Sequence[CandidateReplica] = ()
+    """It and the others that were compared."""
 
     @property
     def replica(self) -> EngineReplica:
@@ -81,10 +119,12 @@ def pick(
     # Where nothing is cached, the work is the same everywhere.
     has_cached = by_ttft and any(cached_tokens)
     first = turn % len(indices)
+    candidates = list[CandidateReplica]()
     chosen, second = None, None
     for index in indices[first:] + indices[:first]:
         state, cached = states[index], cached_tokens[index] if has_cached else None
         scored = _scored(state, request, means, now, by_ttft, cached)
+        candidates.append(scored)
         if chosen is None or scored.score < chosen.score:
             chosen, second = scored, chosen
         elif second is None or scored.score < second.score:
@@ -106,6 +146,7 @@ def pick(
         predicted_ttft_seconds=chosen.ttft,
         reason=reason,
         cached_tokens=chosen.cached_tokens,
+        candidates=candidates,
     )
 
 
@@ -124,6 +165,15 @@ def with_spare_room(states: Sequence[ReplicaState], now: float) -> list[ReplicaS
     """Return the replicas, ejected ones apart, with room for a request that yields."""
     admissible = (states[index] for index in _admissible(states, now))
     return [state for state in admissible if has_spare_room(state, now)]
+
+
+def exclusion(state: ReplicaState, now: float) -> Exclusion:
+    """Return why a replica was no candidate for a request that it had not got before."""
+    if state.ready_at is None:
+        return Exclusion.NOT_READY
+    if state.replica.leaving:
+        return Exclusion.DRAINING
+    return Exclusion.EJECTED if state.health.ejected_until > now else Exclusion.NO_ROOM
 
 
 def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:
@@ -152,7 +202,7 @@ def _scored(
     now: float,
     by_ttft: bool,
     cached_tokens: int | None,
-) -> "_Scored":
+) -> CandidateReplica:
     """Return what sending the request to a replica costs; None: nothing is cached anywhere."""
     step, ttft, cached = state.replica.step_time, None, cached_tokens or 0
     if by_ttft and step is not None:
@@ -165,16 +215,7 @@ def _scored(
     seconds_ready = now - (state.ready_at or 0.0)
     if seconds_ready < SLOW_START_SECONDS:
         score /= start_share(seconds_ready)
-    return _Scored(state, score, ttft, cached)
-
-
-class _Scored(NamedTuple):
-    """A replica with what decides: the least is chosen."""
-
-    state: ReplicaState
-    score: float
-    ttft: float | None
-    cached_tokens: int
+    return CandidateReplica(state, score, ttft, cached)
 
 
 def _load_after(state: ReplicaState, now: float) -> float:

@@ -311,20 +311,32 @@ class PrefixRecords:
         if record is not None:
             record.clear()
 
-    def cached_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
-        """Return the tokens of a prompt that each of these replicas holds, for `pick`."""
+    def cached_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> Sequence[int]:
+        """Return the tokens of a prompt that each of these replicas need not compute, for `pick`.
+
+        Where none has a block of it, they are those that its session promises.
+        """
+        tokens = self.held_tokens(prompt, uids)
+        return tokens if any(tokens) else self.session_tokens(prompt, uids) or tokens
+
+    def held_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
+        """Return the tokens of a prompt that each of these replicas holds, by its blocks."""
         replicas = self._replicas
-        cached = [
+        return [
             prompt.tokens(replicas[uid].cached_blocks(prompt)) if uid in replicas else 0
             for uid in uids
         ]
-        if prompt.session is not None and not any(cached):
-            owner = self._owners.get(prompt.owner)
-            session = owner.sessions.get(prompt.session) if owner is not None else None
-            if session is not None and session.uid in uids:
-                tokens = min(session.tokens, prompt.prompt_tokens)
-                cached[uids.index(session.uid)] = tokens
-        return cached
+
+    def session_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
+        """Return the tokens that the session of a prompt promises at each replica; empty for 0."""
+        owner = self._owners.get(prompt.owner)
+        if prompt.session is None or owner is None:
+            return []
+        session = owner.sessions.get(prompt.session)
+        if session is None or session.uid not in uids:
+            return []
+        tokens = min(session.tokens, prompt.prompt_tokens)
+        return [tokens if uid == session.uid else 0 for uid in uids]
 
     def complete(
         self, uid: str, sent: SentPrompt, output_tokens: int, cached_share: float | None = None

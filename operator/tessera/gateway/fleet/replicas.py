@@ -7,7 +7,15 @@ from datetime import datetime
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
-from tessera.domain.picking.pick import Choice, pick, with_room, with_spare_room
+from tessera.domain.picking.pick import (
+    Choice,
+    Comparison,
+    Exclusion,
+    exclusion,
+    pick,
+    with_room,
+    with_spare_room,
+)
 from tessera.domain.picking.prediction import (
     RequestMeans,
     read_seconds,
@@ -35,12 +43,17 @@ class SentRequest:
     """None where no engine keeps anything of it, and once its end is recorded."""
     predicted_cached_share: float
     """Part of its prompt that the replica has, by what is recorded: 0 to 1."""
+    known_prefix_share: float
+    """The same of the replica that has most of it."""
+    comparison: Comparison
     service_uid: str
     freed: Callable[[str], None]
     """Called with the service's UID when the replica has more room."""
     yields: bool = False
     has_token: bool = False
     has_ended: bool = False
+    failure: str = ""
+    """Why another replica got it after this one."""
 
     def first_token(self) -> None:
         """Count its first token."""
@@ -118,14 +131,23 @@ class Replicas:
     ) -> SentRequest | None:
         """Choose one of these replicas, and count the request there; None without one."""
         self._turn += 1
-        choice = self._pick(model, shape, now, states)
+        replicas = self.states(model)
+        held_tokens = available = self._held_tokens(shape, replicas)
+        if held_tokens and len(states) < len(replicas):
+            uids = [state.replica.uid for state in replicas]
+            tokens_by_uid = dict(zip(uids, held_tokens, strict=True))
+            available = [tokens_by_uid[state.replica.uid] for state in states]
+        choice = self._pick(model, shape, now, states, available)
         if choice is None:
             return None
-        prompt, cached_share = None, 0.0
+        prompt, cached_share, known_share, prompt_tokens = None, 0.0, 0.0, 0
         if shape.prompt is not None:
             # What its session alone promises is not certain: many may come with one name at once.
             prompt = self._records.replica(choice.replica.uid).send(shape.prompt)
-            cached_share = prompt.promised_tokens / shape.prompt.prompt_tokens
+            prompt_tokens = shape.prompt.prompt_tokens
+            held_tokens = held_tokens or (prompt.promised_tokens,)
+            cached_share = prompt.promised_tokens / prompt_tokens
+            known_share = max(held_tokens) / prompt_tokens
         prefill_tokens = max(1, round(shape.input_tokens * (1 - cached_share)))
         cached_tokens = max(0, shape.input_tokens - prefill_tokens)
         until = read_until(choice.state, prefill_tokens, cached_tokens, now)
@@ -136,6 +158,10 @@ class Replicas:
             records=self._records,
             prompt=prompt,
             predicted_cached_share=cached_share,
+            known_prefix_share=known_share,
+            comparison=Comparison(
+                replicas, held_tokens, prompt_tokens, _exclusions(choice, replicas, now)
+            ),
             service_uid=model.uid,
             freed=self.freed,
             yields=shape.priority.yields,
@@ -175,16 +201,28 @@ class Replicas:
 
         0 where that is not known.
         """
-        choice = self._pick(model, shape, now, states)
+        choice = self._pick(model, shape, now, states, self._held_tokens(shape, states))
         return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
 
+    def _held_tokens(self, shape: RequestShape, states: Sequence[ReplicaState]) -> Sequence[int]:
+        """Return what each of these replicas has of a prompt; empty where there is no choice."""
+        if shape.prompt is None or len(states) < 2:
+            return ()
+        return self._records.held_tokens(shape.prompt, [state.replica.uid for state in states])
+
     def _pick(
-        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
+        self,
+        model: OfferedModel,
+        shape: RequestShape,
+        now: float,
+        states: Sequence[ReplicaState],
+        held_tokens: Sequence[int],
     ) -> Choice | None:
-        cached: Sequence[int] = ()
-        if shape.prompt is not None and len(states) > 1:
-            uids = [state.replica.uid for state in states]
-            cached = self._records.cached_tokens(shape.prompt, uids)
+        cached = held_tokens
+        if shape.prompt is not None and held_tokens:
+            if not any(cached):
+                uids = [state.replica.uid for state in states]
+                cached = self._records.session_tokens(shape.prompt, uids)
             if any(cached):
                 # Of the estimate, which is rather too high.
                 ratio = shape.input_tokens / shape.prompt.prompt_tokens
@@ -217,3 +255,12 @@ class Replicas:
         """Take the counted sizes of a request into the means."""
         means = self.means(model)
         self._means[model.uid] = means.after(prompt_tokens, output_tokens, prompt_bytes)
+
+
+def _exclusions(
+    choice: Choice, replicas: Sequence[ReplicaState], now: float
+) -> Sequence[tuple[ReplicaState, Exclusion]]:
+    if len(choice.candidates) == len(replicas):
+        return ()
+    compared = {id(candidate.state) for candidate in choice.candidates}
+    return [(state, exclusion(state, now)) for state in replicas if id(state) not in compared]
