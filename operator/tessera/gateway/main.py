@@ -214,6 +214,8 @@ def _server(settings: GatewaySettings, gateway: Gateway, metrics: GatewayMetrics
     clients = Connections(raise_descriptor_limit(), lambda end: ends.labels(end).inc())
     metrics.connections.set_function(lambda: len(clients))
     metrics.held_bytes.set_function(lambda: gateway.app.memory.size)
+    replicas = gateway.admission.replicas
+    metrics.prefix_record_bytes.set_function(lambda: replicas.record_bytes)
     return GatewayServer(
         gateway.app,
         announce_seconds=settings.announce_seconds,

@@ -54,6 +54,7 @@ def test_a_request_is_one_line_of_json() -> None:
         "inputTokens": 100,
         "cachedTokens": 40,
         "predictedCachedTokens": 0,
+        "uncachedPrefixTokens": 0,
         "outputTokens": 20,
         "reasoningTokens": 5,
         "estimated": False,

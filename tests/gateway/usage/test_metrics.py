@@ -52,6 +52,7 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
                 input_tokens=7,
                 cached_tokens=3,
                 predicted_cached_tokens=2,
+                uncached_prefix_tokens=1,
             )
         ],
     )
@@ -60,10 +61,9 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
     assert value(gateway, "queue_duration_seconds_sum", **PAIR) == 0.25
     assert value(gateway, "time_to_first_token_seconds_sum", **PAIR) == 1
     assert value(gateway, "time_per_output_token_seconds_sum", **PAIR) == 0.5
-    tokens = [
-        value(gateway, "tokens_total", **PAIR, kind=kind) for kind in ("input", "cached", "output")
-    ]
-    assert tokens == [7, 3, 5]
+    kinds = ("input", "cached", "predicted_cached", "uncached_prefix", "output")
+    tokens = [value(gateway, "tokens_total", **PAIR, kind=kind) for kind in kinds]
+    assert tokens == [7, 3, 2, 1, 5]
 
 
 def test_a_request_without_a_token_has_no_time_to_one() -> None:

@@ -100,6 +100,9 @@ class UsageRecord:
     cached_tokens: int = 0
     predicted_cached_tokens: int = 0
     """What the record of its replica promised of `cached_tokens`; it is not stored."""
+    uncached_prefix_tokens: int = 0
+    """Those that a replica of the service had, by the records, and its engine computed again; they
+    are not stored."""
     output_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False

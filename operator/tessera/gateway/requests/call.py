@@ -53,6 +53,8 @@ _TRACE_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 _MAX_ROUTE = 256
 # Of one request at engines: the first and two others.
 _MAX_ATTEMPTS = 3
+# Of a known prefix: its tokens are a mean of those of its bytes.
+_UNCERTAIN_SHARE = 1 / 8
 # Of a client that is gone, and of a defect of the gateway.
 _CLIENT_GONE, _DEFECT = 499, 500
 # Unique among all gateways and restarts.
@@ -418,6 +420,12 @@ class Call:
         sent = ticket.sent if ticket else None
         choice = sent.choice if sent else None
         predicted_share = sent.predicted_cached_share if sent else 0.0
+        uncached = 0
+        if sent is not None and not estimated:
+            known = sent.known_prefix_share * counts.input
+            uncached = round(known) - counts.cached
+            if uncached <= _UNCERTAIN_SHARE * known:
+                uncached = 0
         first_token_ns = self._delivery.first_token_ns
         identity = inbound.identity
         return UsageRecord(
@@ -441,6 +449,7 @@ class Call:
             input_tokens=counts.input,
             cached_tokens=counts.cached,
             predicted_cached_tokens=round(predicted_share * counts.input),
+            uncached_prefix_tokens=uncached,
             output_tokens=counts.output,
             reasoning_tokens=counts.reasoning,
             estimated=estimated,

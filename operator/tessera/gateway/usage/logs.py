@@ -129,6 +129,7 @@ def access_line(record: UsageRecord) -> bytes:
         "inputTokens": record.input_tokens,
         "cachedTokens": record.cached_tokens,
         "predictedCachedTokens": record.predicted_cached_tokens,
+        "uncachedPrefixTokens": record.uncached_prefix_tokens,
         "outputTokens": record.output_tokens,
         "reasoningTokens": record.reasoning_tokens,
         "estimated": record.estimated,

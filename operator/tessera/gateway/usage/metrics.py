@@ -36,7 +36,7 @@ _TTFT_BUCKETS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2.5, 5, 10, 30, 60)
 _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1)
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
-_KINDS = ("input", "cached", "predicted_cached", "output", "reasoning")
+_KINDS = ("input", "cached", "predicted_cached", "uncached_prefix", "output", "reasoning")
 _DRAFTS = attrgetter("drafts", "drafted_tokens", "accepted_tokens")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
@@ -147,7 +147,9 @@ class RequestMetrics:
         self._tokens = Counter(
             "tessera_gateway_tokens",
             "Tokens by `kind`: input, cached (part of input), predicted_cached (the same, as the "
-            "gateway predicted), output, reasoning (part of output).",
+            "gateway predicted), uncached_prefix (part of input that a replica of the service had, "
+            "by the gateway's record, and the chosen one computed again), output, reasoning (part "
+            "of output).",
             (*_PAIR, "kind"),
             registry=registry,
         )
@@ -260,6 +262,10 @@ class GatewayMetrics:
         self.held_bytes = gauge(
             "tessera_gateway_held_bytes",
             "Bytes of bodies and answers that all requests hold in the gateway's memory.",
+        )
+        self.prefix_record_bytes = gauge(
+            "tessera_gateway_prefix_record_bytes",
+            "Bytes of the gateway's record of prompts in the caches of engines.",
         )
         self.connections = gauge("tessera_gateway_connections", "Connections of clients.")
         self.connection_ends = counter(
