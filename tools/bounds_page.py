@@ -60,6 +60,7 @@ from tessera.gateway.http.sse import (
 )
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.requests.recent import MAX_RECENT_BYTES
 from tessera.gateway.requests.relay import (
     MAX_REFUSAL_LENGTH,
     MAX_RESPONSE_BYTES,
@@ -167,6 +168,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of the body of a request", _BODY.max_bytes),
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of its record of prompts in the caches of engines", MAX_RECORD_BYTES),
+            ("bytes of its record of where requests went, and why", MAX_RECENT_BYTES),
             ("bytes of the beginning of a prompt that it records", MAX_PROMPT_BYTES),
             ("bytes of the name of a session", MAX_SESSION_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),

@@ -81,7 +81,8 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
         ]
     )
     load = {"team-a/chat": ServiceRequests(in_flight=2)}
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, lambda _: ([], 0))
+    requests: Any = None
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, requests)
     async with TestServer(api.application()) as server:
         yield str(server.make_url("/"))
     await store.close()

@@ -10,6 +10,7 @@ from tessera.api.ref import Ref
 from tessera.cli.cluster import Reader
 from tessera.cli.gateway_port import get
 from tessera.cli.top.requests import report_lines
+from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.requests import RunningPhase, RunningRequest
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.usage.metrics import GatewayMetrics
@@ -140,10 +141,14 @@ async def test_only_a_reader_gets_the_list_and_the_command_prints_it() -> None:
     many = [a_request(7200.0), a_request(7199.0, **waiting), *map(a_request, range(500))]
     store: Any = None
 
-    def running(limit: int) -> tuple[list[RunningRequest], int]:
-        return many[:limit], len(many)
+    class Requests:
+        def running(self, limit: int) -> tuple[list[RunningRequest], int]:
+            return many[:limit], len(many)
 
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, running)
+        def explain(self, request_id: str) -> RequestExplanations:
+            raise AssertionError(request_id)
+
+    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, Requests())
     async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("/requests"))
         async with session.get(url) as refused:

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST
 
+from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
@@ -25,6 +26,18 @@ _EPOCH = datetime.fromtimestamp(0, UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
+class KnownRequests(Protocol):
+    """Requests that run, and those that ended last."""
+
+    def running(self, limit: int) -> tuple[Sequence[RunningRequest], int]:
+        """Return the oldest requests that run, at most so many, and how many do."""
+        ...
+
+    def explain(self, request_id: str) -> RequestExplanations:
+        """Return where the last requests with this id went, and why."""
+        ...
+
+
 class InternalApi:
     """`/metrics` for everybody who reaches the port; the others for holders of a reader's token."""
 
@@ -35,16 +48,15 @@ class InternalApi:
         review: Callable[[str], Awaitable[str | None]],
         namespace: str,
         load: Callable[[], Mapping[str, ServiceRequests]],
-        running: Callable[[int], tuple[Sequence[RunningRequest], int]],
+        requests: KnownRequests,
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        how many requests each service has; `running` returns the oldest of them, at most so many,
-        and how many there are.
+        how many requests each service has.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
-        self._running = running
+        self._known = requests
         self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
 
@@ -54,6 +66,7 @@ class InternalApi:
         app.router.add_get("/metrics", self._metrics_page)
         app.router.add_get("/usage", partial(self._answer, self._usage))
         app.router.add_get("/requests", partial(self._answer, self._requests))
+        app.router.add_get("/explanations", partial(self._answer, self._explanations))
         return app
 
     async def _metrics_page(self, _: web.Request) -> web.Response:
@@ -80,8 +93,13 @@ class InternalApi:
             raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
 
     async def _requests(self, _: Mapping[str, str]) -> dict[str, Any]:
-        requests, total = self._running(MAX_LISTED)
+        requests, total = self._known.running(MAX_LISTED)
         return {"requests": [each.model_dump(by_alias=True) for each in requests], "total": total}
+
+    async def _explanations(self, parameters: Mapping[str, str]) -> dict[str, Any]:
+        return self._known.explain(parameters.get("request", "")).model_dump(
+            mode="json", by_alias=True
+        )
 
     async def _authorize(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")

@@ -135,7 +135,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
             partial(token_user, own, audience=USAGE_READER),
             settings.namespace,
             gateway.load,
-            gateway.app.running,
+            gateway.app,
         )
         await _serve_internal(internal, host, settings.metrics_port, stack)
         server = _server(settings, gateway, metrics)

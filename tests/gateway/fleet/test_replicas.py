@@ -1,6 +1,7 @@
 """Replicas as a gateway sees them."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 from tessera.domain.gateway.directory import OfferedModel, model_changes
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
 from tessera.domain.perf.step import StepTime
-from tessera.domain.picking.pick import PickReason
+from tessera.domain.picking.pick import Exclusion, PickReason
+from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tests.gateway.harness import a_model, a_replica
 from tests.gateway_builders import a_request
@@ -56,7 +58,11 @@ def ask(
 
 
 def send(
-    replicas: Replicas, model: OfferedModel, text: str, session: bytes | None = None
+    replicas: Replicas,
+    model: OfferedModel,
+    text: str,
+    session: bytes | None = None,
+    states: Sequence[ReplicaState] | None = None,
 ) -> SentRequest:
     prompt = PromptBlocks(
         owner="team-a",
@@ -66,7 +72,7 @@ def send(
         session=hash(session) if session else None,
     )
     shape = replace(a_request(len(text)), prompt=prompt)
-    sent = replicas.send(model, shape, 100.0, replicas.states(model))
+    sent = replicas.send(model, shape, 100.0, states or replicas.states(model))
     assert sent is not None
     return sent
 
@@ -81,6 +87,16 @@ def test_a_prompt_goes_to_the_replica_that_has_its_beginning() -> None:
             PickReason.CACHED_PREFIX,
         )
         assert again.prefill_tokens < len(TEXT) / 10
+
+
+def test_what_a_replica_without_room_has_of_a_prompt_is_known_and_computed_again() -> None:
+    replicas, model = serving("chat-0", "chat-1")
+    holder = ask(replicas, model, TEXT).choice.state
+    others = [state for state in replicas.states(model) if state is not holder]
+    sent = send(replicas, model, TEXT, states=others)
+    assert sent.predicted_cached_share == 0
+    assert sent.known_prefix_share > 0.9
+    assert sent.comparison.exclusions == [(holder, Exclusion.NO_ROOM)]
 
 
 def test_an_engine_that_was_started_again_has_nothing() -> None:

@@ -1,4 +1,7 @@
-"""`tessera explain`: every decision about a service, its numbers, and what would change it."""
+"""`tessera explain`: every decision about a service, its numbers, and what would change it.
+
+`tessera explain request` says the same of where one request went.
+"""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -8,6 +11,7 @@ from types import SimpleNamespace
 from tessera.adapters.kube.object_parsing import parse_service
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
+from tessera.cli.explain import request
 from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import format_time, indent_lines, table
@@ -20,9 +24,20 @@ from tessera.resources.api_resources import INFERENCE_SERVICES
 _MAX_SUGGESTIONS = 5
 
 
-@cluster_command
-async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
+def run(arguments: SimpleNamespace) -> Output:
     """Return the decisions as text or JSON."""
+    if arguments.request_id is None:
+        return _service(arguments)
+    if arguments.service != "request":
+        raise CommandError(
+            f"{arguments.service} {arguments.request_id}: pass the name of a service alone, or "
+            "`request` and an id"
+        )
+    return request.run(arguments)
+
+
+@cluster_command
+async def _service(reader: Reader, arguments: SimpleNamespace) -> Output:
     fleet = await read_fleet(reader, prometheus_url(arguments))
     ref = Ref(reader.namespace, arguments.service)
     log = await slow_start_log(reader, fleet, ref)

@@ -87,6 +87,13 @@ class Ticket:
     queue_ns: int = 0
     sent: SentRequest | None = None
     """Where it is, or was last."""
+    former: tuple[SentRequest, ...] = ()
+    """Where it was before."""
+
+    @property
+    def attempts(self) -> tuple[SentRequest, ...]:
+        """Return where it was, the last one at the end."""
+        return self.former if self.sent is None else (*self.former, self.sent)
 
     @property
     def work_ns(self) -> int:
@@ -265,8 +272,12 @@ class Admission:
         """Send the request to a replica that was not tried; False if there is none."""
         states = self.replicas.untried(ticket.model, tried)
         sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
-        ticket.sent = sent or ticket.sent
-        return sent is not None
+        if sent is None:
+            return False
+        if ticket.sent is not None:
+            ticket.former = (*ticket.former, ticket.sent)
+        ticket.sent = sent
+        return True
 
     def finish(self, ticket: Ticket, *, input_tokens: int, output_tokens: int) -> None:
         """End the request with the tokens that it took."""

@@ -12,17 +12,20 @@ import msgspec
 
 from tessera.api.ref import Ref
 from tessera.api.text import counted
+from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
 from tessera.gateway.bodies.memory import Holding, Memory
 from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.call import Call, Inbound, refused_record
+from tessera.gateway.requests.recent import RecentRequests
 from tessera.gateway.requests.routes import ROUTES
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -59,6 +62,7 @@ class GatewayApp:
         self._record = record
         self._bounds = bounds
         self.memory = memory or Memory()
+        self._recent = RecentRequests()
         self._turns, self._reading_turns = Turns(), Turns()
         self._calls: set[Call] = set()
         self.draining = False
@@ -90,6 +94,10 @@ class GatewayApp:
         now_ns = time.monotonic_ns()
         oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
         return [call.running(now_ns) for call in oldest], len(self._calls)
+
+    def explain(self, request_id: str) -> RequestExplanations:
+        """Return where the last requests with this id went, and why."""
+        return self._recent.explain(request_id)
 
     def partial_records(self) -> Sequence[UsageRecord]:
         """Return what the requests that an engine has used so far, as if they ended now."""
@@ -175,13 +183,18 @@ class GatewayApp:
         inbound.started_ns += sending_ns
         inbound.started_at_ns += sending_ns
         call = Call(
-            inbound, self._admission, self._engines, response, self._record, self.note_begun
+            inbound, self._admission, self._engines, response, self._record_call, self.note_begun
         )
         self._calls.add(call)
         try:
             await call.run(self._bounds.heartbeat_seconds)
         finally:
             self._calls.remove(call)
+
+    def _record_call(self, record: UsageRecord, attempts: Sequence[SentRequest]) -> None:
+        self._record(record)
+        if attempts:
+            self._recent.add(record, attempts)
 
     async def _body(self, inbound: Inbound, receive: Receive) -> bytes:
         """Read the whole body.

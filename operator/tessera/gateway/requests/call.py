@@ -5,7 +5,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.access import cache_salt
@@ -32,6 +32,7 @@ from tessera.gateway.bodies.parsing import (
 )
 from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize
 from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
@@ -101,7 +102,7 @@ class Call:
         admission: Admission,
         engines: EngineSession,
         response: ClientResponse,
-        record: Callable[[UsageRecord], None],
+        record: Callable[[UsageRecord, Sequence[SentRequest]], None],
         note_begun: Callable[[UsageRecord], None],
     ) -> None:
         self._note_begun = note_begun
@@ -306,7 +307,7 @@ class Call:
                     and len(tried) < _MAX_ATTEMPTS
                 ):
                     raise
-                retried = error.retry
+                retried, sent.failure = error.retry, error.reason
                 sent.end()
                 if not self._admission.send_again(ticket, tried):
                     raise
@@ -316,7 +317,8 @@ class Call:
 
     def _settle(self, phase: Phase, reason: str) -> None:
         counts = self._end_work(phase)
-        self._record(self._usage(phase, reason, counts, estimated=self._estimated))
+        attempts = self._ticket.attempts if self._ticket is not None else ()
+        self._record(self._usage(phase, reason, counts, estimated=self._estimated), attempts)
 
     def _end_work(self, phase: Phase) -> TokenCounts:
         """Settle what was used and free its place, once: a client may go on reading after that."""

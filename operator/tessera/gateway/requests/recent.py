@@ -1,0 +1,131 @@
+"""The requests that ended last, with what decided where they went."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from tessera.domain.explain.request import (
+    AttemptExplanation,
+    RequestExplanation,
+    RequestExplanations,
+    explain_attempt,
+)
+from tessera.domain.gateway.requests import UsageRecord
+from tessera.gateway.fleet.replicas import SentRequest
+
+MAX_RECENT_BYTES = 16 * 2**20
+# What Python takes at most: of a request its record, with the texts that a client chooses, of an
+# attempt what describes its choice, and of a replica what was compared, or why it was not.
+BYTES_PER_REQUEST, BYTES_PER_ATTEMPT, BYTES_PER_REPLICA = 1600, 400, 250
+BYTES_PER_TENANT = 1000
+# Part of the budget that is freed at once, so that tenants are compared rarely.
+_FREED_SHARE = 1 / 64
+# Of those with one id.
+_MAX_EXPLAINED = 5
+
+
+class _EndedRequest(NamedTuple):
+    record: UsageRecord
+    attempts: Sequence[SentRequest]
+    size: int
+
+
+class _TenantRequests:
+    """Those of one tenant, oldest first."""
+
+    def __init__(self) -> None:
+        self.requests = deque[_EndedRequest]()
+        self.size = BYTES_PER_TENANT
+
+
+class RecentRequests:
+    """Keeps the last requests that engines got; where they are too many, of who has most."""
+
+    def __init__(self, max_bytes: int = MAX_RECENT_BYTES) -> None:
+        self.size = 0
+        """Bytes, at most `max_bytes`."""
+        self._max_bytes = max_bytes
+        self._tenants: dict[str, _TenantRequests] = {}
+
+    def add(self, record: UsageRecord, attempts: Sequence[SentRequest]) -> None:
+        """Keep a request that ended, with the replicas that it was sent to."""
+        size = BYTES_PER_REQUEST
+        for attempt in attempts:
+            size += BYTES_PER_ATTEMPT + BYTES_PER_REPLICA * len(attempt.comparison.replicas)
+        tenant = self._tenants.get(record.tenant)
+        if tenant is None:
+            tenant = self._tenants[record.tenant] = _TenantRequests()
+            self.size += BYTES_PER_TENANT
+        tenant.requests.append(_EndedRequest(record, attempts, size))
+        tenant.size += size
+        self.size += size
+        if self.size > self._max_bytes:
+            self._make_room()
+
+    def explain(self, request_id: str) -> RequestExplanations:
+        """Return the newest requests with this id."""
+        every = [ended for tenant in self._tenants.values() for ended in tenant.requests]
+        named = [ended for ended in every if ended.record.request_id == request_id]
+        named.sort(key=lambda ended: -ended.record.started_at_ns)
+        started_at_ns = [ended.record.started_at_ns for ended in every]
+        return RequestExplanations(
+            requests=tuple(map(_explanation, named[:_MAX_EXPLAINED])),
+            kept_requests=len(every),
+            kept_since=_moment(min(started_at_ns)) if every else None,
+        )
+
+    def _make_room(self) -> None:
+        target = self._max_bytes * (1 - _FREED_SHARE)
+        while self.size > target:
+            name, tenant = max(self._tenants.items(), key=lambda each: each[1].size)
+            least = tenant.size / 2
+            while tenant.requests and self.size > target and tenant.size > least:
+                size = tenant.requests.popleft().size
+                tenant.size -= size
+                self.size -= size
+            if not tenant.requests:
+                del self._tenants[name]
+                self.size -= BYTES_PER_TENANT
+
+
+def _explanation(ended: _EndedRequest) -> RequestExplanation:
+    record = ended.record
+    return RequestExplanation(
+        request_id=record.request_id,
+        tenant=record.tenant,
+        key=record.key,
+        service=record.service,
+        model=record.model,
+        route=record.route,
+        started_at=_moment(record.started_at_ns),
+        attempts=tuple(_attempts(ended.attempts)),
+        phase=record.phase,
+        status=record.status,
+        reason=record.reason,
+        queue_seconds=record.queue_ns / 1e9,
+        ttft_seconds=None if record.ttft_ns is None else record.ttft_ns / 1e9,
+        total_seconds=record.total_ns / 1e9,
+        input_tokens=record.input_tokens,
+        cached_tokens=record.cached_tokens,
+        predicted_cached_tokens=record.predicted_cached_tokens,
+        uncached_prefix_tokens=record.uncached_prefix_tokens,
+        output_tokens=record.output_tokens,
+        estimated=record.estimated,
+    )
+
+
+def _attempts(attempts: Sequence[SentRequest]) -> Iterator[AttemptExplanation]:
+    tried = list[str]()
+    for sent in attempts:
+        yield explain_attempt(
+            sent.choice,
+            sent.comparison,
+            tried,
+            sent.failure,
+        )
+        tried.append(sent.choice.replica.uid)
+
+
+def _moment(unix_ns: int) -> datetime:
+    return datetime.fromtimestamp(unix_ns / 1e9, UTC)
