@@ -290,7 +290,7 @@ USAGE = Command(
     argument("action", "what to do", type=click.Choice(USAGE_ACTIONS), default=USAGE_ACTIONS[0]),
     option(
         "--by",
-        "rows: a list of tenant, team, user, key, service, model, route, phase, reason",
+        "rows: a list of tenant, team, user, key, service, model, replica, route, phase, reason",
         default="tenant",
         metavar="FIELD,...",
     ),

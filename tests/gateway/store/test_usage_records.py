@@ -35,16 +35,21 @@ async def test_sums_are_grouped_and_the_largest_come_first(store: GatewayStore) 
         [
             a_record(tenant="team-a", model="llama", input_tokens=10, output_tokens=1),
             a_record(tenant="team-b", model="llama", key=None, input_tokens=500),
-            a_record(tenant="team-a", model="qwen", input_tokens=20, output_tokens=2),
+            a_record(tenant="team-a", model="qwen", input_tokens=20, replica="chat-1"),
         ]
     )
 
     tenants = await usage(store, UsageDimension.TENANT)
     keys_and_models = await usage(store, UsageDimension.KEY, UsageDimension.MODEL)
+    replicas = await usage(store, UsageDimension.REPLICA)
 
     assert [(row.group, row.requests, row.input_tokens) for row in tenants.rows] == [
         (("team-b",), 1, 500),
         (("team-a",), 2, 30),
+    ]
+    assert [(row.group, row.input_tokens) for row in replicas.rows] == [
+        (("chat-0",), 510),
+        (("chat-1",), 20),
     ]
     assert [row.group for row in keys_and_models.rows] == [
         (None, "llama"),

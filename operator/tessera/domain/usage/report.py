@@ -15,6 +15,7 @@ class UsageDimension(StrEnum):
     KEY = "key"
     SERVICE = "service"
     MODEL = "model"
+    REPLICA = "replica"
     ROUTE = "route"
     PHASE = "phase"
     REASON = "reason"
