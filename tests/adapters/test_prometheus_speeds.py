@@ -1,10 +1,13 @@
 """Responses of Prometheus about speed become readings; no server runs."""
 
+import re
 from typing import Any
 
 from tessera.adapters.prometheus.queries import SERVICE, VARIANT
-from tessera.adapters.prometheus.speeds import speeds_of
+from tessera.adapters.prometheus.speeds import SPEEDS, speeds_of
 from tessera.domain.observed.snapshot import Ref, SpeedReading
+from tests.conformance.configurations import CONFIGURATIONS
+from tests.conformance.recording import recorded_facts
 
 CHAT = Ref("team-a", "chat")
 
@@ -67,6 +70,31 @@ def test_accepted_drafts_are_no_sequences_of_a_step() -> None:
         90_000,
     )
     assert reading.median_running == 8
+
+
+def cached_share(**values: float) -> float | None:
+    ((reading,),) = speeds_of({name: [row(value)] for name, value in values.items()}).values()
+    return reading.cached_share
+
+
+def test_the_cached_share_is_what_engines_say_and_at_most_all() -> None:
+    # As vLLM 0.32 counted four requests, with prefix_cache_queries and prefix_cache_hits the same.
+    assert cached_share(prompts=822, cached=384) == 384 / 822
+    assert cached_share(prompts=822, cached=0) == 0
+    assert cached_share(prompts=822, cached=10**11) == 1
+    unknown = [
+        cached_share(prompts=822),
+        cached_share(cached=384),
+        cached_share(prompts=0, cached=3),
+    ]
+    assert unknown == [None, None, None]
+
+
+def test_the_queries_name_counters_that_a_real_engine_has() -> None:
+    recorded = {name.rpartition(" ")[2] for name in recorded_facts(CONFIGURATIONS[0])}
+    for name in ("prompts", "cached"):
+        (metric,) = re.findall(r"vllm:\w+", SPEEDS[name].text)
+        assert metric in recorded, metric
 
 
 def test_where_nothing_happened_there_is_no_mean() -> None:

@@ -48,6 +48,8 @@ SPEEDS: Queries = {
     "inputs": _over("increase", "vllm:request_prompt_tokens_sum", "10m", 1e12),
     "outputs": _over("increase", "vllm:request_generation_tokens_sum", "10m", 1e12),
     "answers": _over("increase", "vllm:request_generation_tokens_count", "10m", 1e9),
+    "prompts": _over("increase", "vllm:prompt_tokens_total", "10m", 1e12),
+    "cached": _over("increase", "vllm:prompt_tokens_cached_total", "10m", 1e12),
     "preemptions": _over("increase", "vllm:num_preemptions_total", "5m", 1e9),
     "running": _over("avg_over_time", "vllm:num_requests_running", "5m", 1e6, "avg"),
     "running_median": _over(
@@ -110,6 +112,7 @@ def _speed_reading(
         prompt_tokens=_quotient(prefilled_tokens, requests_per_second),
         mean_input_tokens=_quotient(values.get("inputs"), values.get("answers")),
         mean_output_tokens=_quotient(values.get("outputs"), values.get("answers")),
+        cached_share=_cached_share(values.get("cached"), values.get("prompts")),
         itl_seconds=_quotient(values.get("gap_seconds"), values.get("gaps")),
         median_itl_seconds=values.get("median"),
         preemptions=values.get("preemptions"),
@@ -131,6 +134,12 @@ def _quotient(numerator: float | None, denominator: float | None) -> float | Non
         return None
     quotient = max(0.0, numerator) / denominator
     return quotient if quotient <= _MAX_QUOTIENT else None
+
+
+def _cached_share(cached: float | None, prompts: float | None) -> float | None:
+    """Return the share, of which an engine that counts wrongly has all at most."""
+    share = _quotient(cached, prompts)
+    return share if share is None else min(1.0, share)
 
 
 def _cache_tokens(row: QueryRow) -> Iterator[int]:

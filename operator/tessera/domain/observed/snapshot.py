@@ -297,6 +297,8 @@ class SpeedReading:
     """Tokens of a prompt, also those out of the prefix cache, over the last ten minutes."""
     mean_output_tokens: float | None = None
     """Tokens of an answer over the last ten minutes."""
+    cached_share: float | None = None
+    """Share of the tokens of prompts that came out of the prefix cache in the last ten minutes."""
     itl_seconds: float | None = None
     """Time between two tokens of an answer."""
     median_itl_seconds: float | None = None
