@@ -878,6 +878,9 @@ class RequestLengths(Wire):
     output_tokens: Annotated[int, Field(ge=0)]
     """Tokens of an answer."""
 
+    cached_input_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of a prompt that the prefix cache had; absent where it had none."""
+
 
 class ScalingStatus(Wire):
     """Latest decision of the autoscaler."""
@@ -907,7 +910,8 @@ class ScalingStatus(Wire):
 
     request_lengths: RequestLengths | None = None
     """With policy `Capacity`: the lengths with which a restarted operator continues until it
-    measures them. They are written when they differ by more than a fifth."""
+    measures them. They are written when they differ by more than a fifth, and what is cached when
+    it does by a fifth of the input."""
 
 
 class ReplacementStatus(Wire):

@@ -52,6 +52,9 @@ class Totals:
     """Prompt tokens that steps computed."""
     generated_tokens: int = 0
     """Output tokens that steps computed."""
+    queried_tokens: int = 0
+    """Prompt tokens that were looked up in prefix caches, and those found there."""
+    hit_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ import math
 from array import array
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
@@ -13,10 +14,14 @@ from tessera.domain.picking.health import SLOW_START_SECONDS
 from tessera.domain.picking.prefix_record import ReplicaPrefixes, SentPrompt
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera_lab.engine import EngineCore
+from tessera_lab.engine.core import EngineCounters
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.engine.sequence_state import SequenceState
 from tessera_lab.fleet.model import FleetModel, Tier
 from tessera_lab.fleet.observation import EngineSample
+
+# Of the engine, which `Totals` has by the same names.
+_COUNTERS = ("steps", "prefill_tokens", "generated_tokens", "queried_tokens", "hit_tokens")
 
 
 class EndedRequest(NamedTuple):
@@ -78,7 +83,7 @@ class SimulatedReplica:
         """It got a request."""
         self._busy = 0.0
         self._sampled_busy = 0.0
-        self._counted = (0, 0, 0)
+        self._counted = EngineCounters()
         self._in_step = False
         self._first: list[SequenceState] = []
         # The first replicas have served before the trace begins.
@@ -148,12 +153,10 @@ class SimulatedReplica:
     def take_counts(self) -> Mapping[str, float]:
         """Return what was counted since the last call, by the names of `Totals`."""
         new, self._new = self._new, defaultdict(int)
-        counts = self.engine.counts
-        before = self._counted
-        self._counted = (counts.steps, counts.prefill_tokens, counts.generated_tokens)
-        new["steps"] = counts.steps - before[0]
-        new["prefill_tokens"] = counts.prefill_tokens - before[1]
-        new["generated_tokens"] = counts.generated_tokens - before[2]
+        counts, before = self.engine.counts, self._counted
+        self._counted = replace(counts)
+        for name in _COUNTERS:
+            new[name] = getattr(counts, name) - getattr(before, name)
         return new
 
     def break_streams(self) -> int:

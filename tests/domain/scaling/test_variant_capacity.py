@@ -85,14 +85,21 @@ def a_choice() -> HardwareChoice:
     return choice
 
 
-def attainment(rate: float, carried: VariantCapacity, seconds: float = 400) -> float:
-    """Return the share of requests with a first token in time, if they come at random."""
+def attainment(
+    rate: float, carried: VariantCapacity, seconds: float = 400, cached_requests: float = 0.0
+) -> float:
+    """Return the share of requests with a first token in time, if they come at random.
+
+    The prompts of `cached_requests` are in the prefix cache, the others are new.
+    """
     fit, rng = a_choice().fit, random.Random(1)  # noqa: S311 - not a secret
     limits = EngineLimits(
         max_model_len=fit.max_model_len,
         max_num_seqs=fit.limits.max_num_seqs,
         max_num_batched_tokens=fit.limits.max_num_batched_tokens,
         blocks=fit.memory.kv_tokens // 16,
+        prefix_cache=bool(cached_requests),
+        shared_tokens=16,
     )
     timeline, served, moment = Timeline(EngineCore(limits, fit.step)), list[ServedRequest](), 0.0
     for number in itertools.count():
@@ -100,10 +107,13 @@ def attainment(rate: float, carried: VariantCapacity, seconds: float = 400) -> f
         served += timeline.advance(min(moment, seconds))
         if moment >= seconds:
             break
+        prompt = max(1, int(carried.input_tokens * rng.lognormvariate(-0.125, 0.5)))
+        first = 0 if rng.random() < cached_requests else (number + 1) * 10**4
         request = EngineRequest(
             id=number,
-            prompt_tokens=max(1, int(carried.input_tokens * rng.lognormvariate(-0.125, 0.5))),
+            prompt_tokens=prompt,
             output_tokens=carried.output_tokens,
+            shared_prefixes=tuple(range(first, first + prompt // 16)) if cached_requests else (),
         )
         timeline.submit(request, moment)
     served += timeline.advance(math.inf)
@@ -125,6 +135,32 @@ def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
     rate = full / Growth().headroom(carried.lead)
     assert attainment(rate, carried) >= 0.95
     assert attainment(too_many * rate, carried) < 0.95
+
+
+@pytest.mark.parametrize(("prompt", "answer"), [(400, 100), (1200, 250), (3000, 50)])
+def test_what_is_cached_makes_room_for_as_many_more_requests_in_time(
+    prompt: int, answer: int
+) -> None:
+    lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
+    carried = capacity(replace(lengths, cached_share=0.75))
+    assert carried.requests_per_second > 1.05 * capacity(lengths).requests_per_second
+    rate = carried.requests_per_second / Growth().headroom(carried.lead)
+    assert attainment(rate, carried, cached_requests=0.75) >= 0.95
+    assert attainment(1.1 * carried.requests_per_second, carried) < 0.95
+
+
+def test_a_larger_cached_share_carries_more_and_no_engine_more_than_all() -> None:
+    lengths = SpeedReading(requests=100, mean_input_tokens=1200, mean_output_tokens=250)
+
+    def carried(share: float | None, requests: int = 100) -> VariantCapacity:
+        return capacity(replace(lengths, cached_share=share, requests=requests))
+
+    rates = [carried(tenth / 10).requests_per_second for tenth in range(11)]
+    assert rates == sorted(rates)
+    assert carried(None) == carried(0.0) == capacity(lengths)
+    assert carried(0.5).cached_share == pytest.approx(0.5)
+    # Few requests say nothing of the next ones.
+    assert carried(0.5, requests=19).cached_share == 0
 
 
 def test_replicas_together_carry_more_each_and_behind_a_gateway_most() -> None:
@@ -255,6 +291,48 @@ def test_answers_that_become_longer_count_before_the_first_of_them_ends() -> Non
     assert replicas(output=200, prompt=2400) > usual
 
 
+def test_prefixes_that_are_cached_no_more_count_within_the_minute() -> None:
+    rate = 4 * capacity_of_plan()
+    demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
+    lengths = SpeedReading(requests=1000, mean_input_tokens=1600, mean_output_tokens=200)
+    pods = (a_pod("chat-0"),)
+
+    def replicas(cached: float, computed: float) -> int:
+        rates = TokenRates(prompt=computed * rate, output=200 * rate)
+        speeds = {CHAT: (replace(lengths, cached_share=cached),)}
+        readings = replace(readings_of(pods), speeds=speeds, token_rates={CHAT: rates})
+        fleet = a_fleet(SCALING, pods=pods, readings=readings, demand=demand)
+        return plan_of(fleet).service_plans[CHAT].scale.replicas
+
+    uncached = replicas(cached=0.0, computed=1600)
+    assert replicas(cached=0.75, computed=400) < uncached
+    assert replicas(cached=0.75, computed=1600) == uncached
+    # More that is cached in one minute may be less in the next.
+    assert replicas(cached=0.0, computed=400) == uncached
+
+
+def test_a_cached_share_stays_while_it_is_not_measured() -> None:
+    pods = (a_pod("chat-0"),)
+    measured = SpeedReading(
+        requests=500, mean_input_tokens=4000, mean_output_tokens=20, cached_share=0.75
+    )
+    readings = replace(readings_of(pods), speeds={CHAT: (measured,)})
+    fleet = a_fleet(SCALING, pods=pods, readings=readings)
+    before = plan_of(fleet)
+    unread = replace(fleet, at=at(600), readings=Readings(at=at(600), problem="refused"))
+    after = plan_of(unread, memory=PlanMemory(scaling_history=before.scaling_history))
+    status = service_status(fleet, before.service_plans[CHAT], None, None)
+    assert status.scaling is not None
+    assert status.scaling.request_lengths is not None
+    assert status.scaling.request_lengths.cached_input_tokens == 3000
+    (service,) = fleet.services
+    restarted = plan_of(replace(unread, services=(replace(service, status=status),)))
+    for plan in (before, after, restarted):
+        scale = plan.service_plans[CHAT].scale
+        assert isinstance(scale.assessment, CapacityAssessment)
+        assert scale.assessment.capacity.cached_share == 0.75
+
+
 def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
     def lengths(arrivals: float | None, finish_rate: float = 0.5) -> tuple[int, int]:
         loaded = ServiceLoad(
@@ -303,6 +381,29 @@ def test_explain_names_the_signal_the_capacity_and_the_number() -> None:
     assert numbers["needed"].startswith("1,")
     assert f"{capacity_of_plan():.2f} requests/s per replica" in numbers["capacity"]
     assert any("may add replicas at once" in sentence for sentence in decision.would_change)
+
+
+def test_explain_and_the_message_say_how_much_of_the_input_is_cached() -> None:
+    pods = (a_pod("chat-0"),)
+    lengths = SpeedReading(requests=500, mean_input_tokens=800, mean_output_tokens=200)
+
+    def texts(share: float) -> tuple[str, str]:
+        speeds = {CHAT: (replace(lengths, cached_share=share),)}
+        readings = replace(readings_of(pods), speeds=speeds)
+        demand = {CHAT: GatewayDemand(arrivals_per_second=0.5)}
+        fleet = a_fleet(SCALING, pods=pods, readings=readings, demand=demand)
+        plan = plan_of(fleet)
+        numbers = next(
+            decision.numbers
+            for decision in explain(fleet, plan, CHAT)
+            if decision.topic == "scaling"
+        )
+        return plan.service_plans[CHAT].scale.message, dict(numbers)["capacity"]
+
+    message, numbers = texts(0.75)
+    assert message.endswith("/s with 75% of the input cached")
+    assert numbers.endswith("of 800 input and 200 output tokens, 75% of the input cached")
+    assert not any("cached" in text for text in texts(0.004))
 
 
 def test_explain_says_which_arrivals_would_add_replicas_where_none_come() -> None:

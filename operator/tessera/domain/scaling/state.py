@@ -101,6 +101,15 @@ class TimestampedReplicas:
     replicas: int
 
 
+class RequestTokens(NamedTuple):
+    """Mean tokens of the requests of a service."""
+
+    prompt: int
+    answer: int
+    computed: int
+    """Those of the prompt that the prefix cache does not have."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingChange:
     """The last change of the replica count, which may not be reported before the next decision."""
@@ -124,8 +133,8 @@ class ScalingHistory:
     change: ScalingChange | None = None
     requests: RequestWatch | None = None
     """Only of a service that may sleep and has replicas."""
-    lengths: tuple[int, int] | None = None
-    """Mean tokens of prompts and answers, as last measured; None before any were."""
+    lengths: RequestTokens | None = None
+    """Of the requests as last measured; None before any were."""
     memory: object = None
     """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None

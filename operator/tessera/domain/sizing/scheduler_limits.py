@@ -44,10 +44,19 @@ class Demand:
     engine: EngineTerms = DEFAULT_TERMS
     cached_tokens: int | None = None
     """Cached tokens of a running request on average; None is a typical one half way."""
+    computed_tokens: int | None = None
+    """Mean tokens of a prompt that the prefix cache does not have; None is all of them."""
 
     @property
     def is_pooling(self) -> bool:
         return not self.output_tokens
+
+    @property
+    def prefill_tokens(self) -> int:
+        """Return the mean tokens of a prompt that steps compute; the last one is never cached."""
+        if self.computed_tokens is None:
+            return self.input_tokens
+        return max(1, min(self.input_tokens, self.computed_tokens))
 
     @property
     def resident_tokens(self) -> int:
@@ -174,9 +183,11 @@ def _meets_ttft(
     (M/G/n), whose waiting times are exponential beyond the share that need not wait.
     """
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
-    reading = _reading_seconds(demand, step, sequences, tokens)
     rate = _tokens_per_second(demand, step, sequences, tokens) / demand.output_tokens
-    busy = rate * reading
+    busy = rate * _reading_seconds(demand, step, sequences, tokens)
+    # A cache makes engines less busy, but some prompts are read whole all the same, and others wait
+    # for these: the mean wait is longest where a prompt is cached as a whole or not at all.
+    reading = demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
     slack = demand.ttft.total_seconds() - reading - full_seconds
     if busy >= 1 or slack <= 0:
         return False
@@ -185,9 +196,11 @@ def _meets_ttft(
 
 
 def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
-    """Return the seconds of full steps that a typical prompt takes."""
-    full_seconds = full_step_seconds(demand, step, sequences, tokens)
-    return demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
+    """Return the seconds of full steps that what is computed of a typical prompt takes."""
+    computed = demand.prefill_tokens
+    cached = demand.input_tokens - computed
+    full_seconds = full_step_seconds(demand, step, sequences, tokens, cached=cached)
+    return computed / _prompt_tokens(step, sequences, tokens) * full_seconds
 
 
 def waiting_share(servers: int, busy: float) -> float:
@@ -234,7 +247,7 @@ def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimi
 def _prefill_bound(demand: Demand, step: StepTime, tokens: int) -> float:
     """Return how many requests have their prompts read by steps of `tokens` while others decode."""
     output_tokens, decode_tokens = demand.output_tokens, step.decode_tokens
-    read = step.tokens_per_step * demand.input_tokens + decode_tokens * output_tokens
+    read = step.tokens_per_step * demand.prefill_tokens + decode_tokens * output_tokens
     return min((tokens - 1) / decode_tokens, tokens * output_tokens / read)
 
 
@@ -264,9 +277,12 @@ def _tokens_per_second(demand: Demand, step: StepTime, sequences: float, tokens:
     # Steps that carry prompts at a steady rate, 1 at most by the bound: while all requests get one
     # answer, the prompts of as many have to be read.
     yielded, prompts = sequences * step.tokens_per_step, _prompt_tokens(step, sequences, tokens)
-    share = yielded * demand.input_tokens / (prompts * demand.output_tokens)
+    computed = demand.prefill_tokens
+    share = yielded * computed / (prompts * demand.output_tokens)
     decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
-    mean = share * full_step_seconds(demand, step, sequences, tokens) + (1 - share) * decode
+    cached = demand.input_tokens - computed
+    full = full_step_seconds(demand, step, sequences, tokens, cached=cached)
+    mean = share * full + (1 - share) * decode
     return yielded / mean
 
 
@@ -277,12 +293,17 @@ def longest_reading(
     return -(-input_tokens // limits.prompt_tokens) * inter_token
 
 
-def full_step_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
-    """Return the seconds of a step of so many tokens, filled up with typical prompts."""
+def full_step_seconds(
+    demand: Demand, step: StepTime, sequences: float, tokens: int, *, cached: int = 0
+) -> float:
+    """Return the seconds of a step of so many tokens, filled up with typical prompts.
+
+    Of these so many tokens are `cached`: what is computed attends to them as well.
+    """
     prompts = _prompt_tokens(step, sequences, tokens)
     return step.seconds(
         decoding=sequences,
         kv_tokens=sequences * demand.resident_tokens + prompts,
         prefill_tokens=prompts,
-        prefill_pairs=prompts * demand.input_tokens,
+        prefill_pairs=prompts * (demand.input_tokens + cached),
     )

@@ -573,12 +573,21 @@ def _request_lengths(
     lengths = scale.history.lengths
     if lengths is None:
         return previous
-    if previous is not None and all(
-        abs(new - old) <= _MIN_LENGTH_CHANGE * old
-        for new, old in zip(lengths, (previous.input_tokens, previous.output_tokens), strict=True)
-    ):
-        return previous
-    return RequestLengths(input_tokens=lengths[0], output_tokens=lengths[1])
+    cached = max(0, lengths.prompt - lengths.computed)
+    if previous is not None:
+        inputs, outputs = previous.input_tokens, previous.output_tokens
+        changes = (
+            (lengths.prompt - inputs, inputs),
+            (lengths.answer - outputs, outputs),
+            (cached - (previous.cached_input_tokens or 0), inputs),
+        )
+        if all(abs(change) <= _MIN_LENGTH_CHANGE * whole for change, whole in changes):
+            return previous
+    return RequestLengths(
+        input_tokens=lengths.prompt,
+        output_tokens=lengths.answer,
+        cached_input_tokens=cached or None,
+    )
 
 
 def _unreported_change(scale: ScaleDecision, previous: ScalingStatus) -> ScalingChange | None:

@@ -326,6 +326,7 @@ class ProductPolicy:
             prompt_tokens=_quotient(change.prefill_tokens, change.finished),
             mean_input_tokens=_quotient(long.prompt_tokens, long.finished),
             mean_output_tokens=_quotient(long.output_tokens, long.finished),
+            cached_share=_quotient(long.hit_tokens, long.queried_tokens),
             itl_seconds=_quotient(change.gap_seconds, change.output_gaps),
             running=sum(sample.running for sample in samples) / len(samples),
             kv_usage=sum(sample.kv_usage for sample in samples) / len(samples),

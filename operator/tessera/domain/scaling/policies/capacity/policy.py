@@ -329,10 +329,17 @@ def _why(load: ServiceLoad, assessment: CapacityAssessment) -> str:
     bursts = f", bursts need {assessment.bursts}" if assessment.bursts else ""
     at_least = "at least " if load.waiting is None else ""
     waiting = f", {at_least}{load.known_waiting:.0f} waiting" if load.known_waiting else ""
+    cached = _cached_clause(assessment.capacity, " with ")
     return (
         f"{assessment.arrivals}, a replica carries "
-        f"{assessment.capacity.requests_per_second:.2f}/s{slo}{bursts}{waiting}"
+        f"{assessment.capacity.requests_per_second:.2f}/s{cached}{slo}{bursts}{waiting}"
     )
+
+
+def _cached_clause(capacity: VariantCapacity, before: str) -> str:
+    """Return the clause for what the prefix cache has of the prompts; empty for nothing."""
+    share = f"{capacity.cached_share:.0%}"
+    return "" if share == "0%" else f"{before}{share} of the input cached"
 
 
 def numbers(
@@ -356,7 +363,7 @@ def numbers(
         (
             "capacity",
             f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
-            f"{lengths}{pace}",
+            f"{lengths}{_cached_clause(capacity, ', ')}{pace}",
         ),
         (
             "needed",

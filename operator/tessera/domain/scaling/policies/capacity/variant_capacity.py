@@ -10,7 +10,7 @@ from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_p
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.starts import lead_of, typical_start
-from tessera.domain.scaling.state import ScalingHistory, ServiceLoad
+from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
@@ -48,8 +48,10 @@ class VariantCapacity:
     meets_slo: bool = True
     """False if even one request at a time misses the SLO; the rate is then that of a full
     replica."""
-    lengths: tuple[int, int] | None = None
-    """Mean tokens of prompts and answers, as last measured; None before any were."""
+    cached_share: float = 0.0
+    """Share of the prompt that the prefix cache has."""
+    lengths: RequestTokens | None = None
+    """Of the requests as last measured; None before any were."""
 
 
 def observed_capacity(
@@ -82,10 +84,13 @@ def observed_capacity(
     )
 
 
-def _reported_lengths(status: InferenceServiceStatus) -> tuple[int, int] | None:
+def _reported_lengths(status: InferenceServiceStatus) -> RequestTokens | None:
     """Return the lengths of requests as last measured by an earlier leader."""
     lengths = status.scaling.request_lengths if status.scaling is not None else None
-    return None if lengths is None else (lengths.input_tokens, lengths.output_tokens)
+    if lengths is None:
+        return None
+    computed = lengths.input_tokens - (lengths.cached_input_tokens or 0)
+    return RequestTokens(lengths.input_tokens, lengths.output_tokens, max(0, computed))
 
 
 def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
@@ -97,7 +102,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     measured_ratio: float | None,
     lead: timedelta,
     tokens_per_step: float | None = None,
-    last_lengths: tuple[int, int] | None = None,
+    last_lengths: RequestTokens | None = None,
     recent_lengths: tuple[int, int] = (0, 0),
     requests_wait: bool = False,
     replicas: int = 1,
@@ -106,7 +111,8 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     """Return the capacity for requests as long as those of the last ten minutes.
 
     Where those of the last minute are longer, they count: answers that become longer show in their
-    tokens long before the first of them ends.
+    tokens long before the first of them ends, and prefixes that are cached no more in the tokens
+    that engines compute.
     `measured_ratio` is the measured time of a step divided by the predicted one, `tokens_per_step`
     what it yields of each request with speculation, where that is measured. `last_lengths`
     count while a reading has none: requests do not become typical while they are not measured. They
@@ -116,14 +122,17 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     """
     lengths = _measured_lengths(reading) or last_lengths
     if requests_wait and lengths is not None and last_lengths is not None:
-        lengths = max(lengths[0], last_lengths[0]), max(lengths[1], last_lengths[1])
+        lengths = RequestTokens(*map(max, lengths, last_lengths))
     context = spec.context
-    prompt, answer = lengths or (context.typical_input_tokens, context.typical_output_tokens)
+    typical = context.typical_input_tokens, context.typical_output_tokens
+    prompt, answer, computed = lengths or (*typical, typical[0])
     prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
+    computed = max(computed, recent_lengths[0])
     is_pooling = pooling_task(spec) is not None
     # A request may have many texts, which the engine reads as one request each.
     answer, texts = (0, max(1.0, prompt / fit.max_model_len)) if is_pooling else (answer, 1.0)
     prompt, answer = within_context(fit.max_model_len, prompt, answer)
+    computed = prompt if is_pooling else min(prompt, computed)
     demand = Demand(
         shape=shape,
         precision=fit.precision,
@@ -135,6 +144,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         # it however few requests there are beside the prompt.
         inter_token=spec.slo.itl_p95 * max(1.0, measured_ratio or 1.0),
         cached_tokens=None if is_pooling else _cached_tokens(reading, fit, prompt, answer),
+        computed_tokens=computed if computed < prompt else None,
         engine=engine_terms(spec.engine),
     )
     step = fit.step if measured_ratio is None else fit.step.scaled(measured_ratio, "Measured")
@@ -159,6 +169,7 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
         prompts_per_second=sustained.prompts_per_second / texts,
         input_tokens=prompt,
         output_tokens=answer,
+        cached_share=1 - computed / prompt,
         queue_time=queue_time(spec, prompt, fit.limits),
         lead=lead,
         kv_usage=reading.kv_usage,
@@ -190,9 +201,10 @@ def lengths_of_last_minute(load: ServiceLoad) -> tuple[int, int]:
     return round(rates.prompt / requests), round(rates.output / requests)
 
 
-def _measured_lengths(reading: SpeedReading) -> tuple[int, int] | None:
-    """Return the mean tokens of prompts and answers; None of too few requests."""
+def _measured_lengths(reading: SpeedReading) -> RequestTokens | None:
+    """Return the mean tokens of requests; None of too few."""
     prompt, answer = reading.mean_input_tokens, reading.mean_output_tokens
     if prompt is None or answer is None or (reading.requests or 0) < _MIN_REQUESTS_FOR_LENGTH:
         return None
-    return round(prompt), round(answer)
+    computed = prompt * (1 - (reading.cached_share or 0.0))
+    return RequestTokens(round(prompt), round(answer), round(computed))
