@@ -10,6 +10,7 @@ from tessera.domain.perf import SpeedMeasurement, footprint
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice, hardware_candidates
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.measured_limits import has_cached_prompts
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.oversized import oversize_message
 from tessera.domain.sizing.scheduler_limits import Demand, full_step_seconds
@@ -44,6 +45,8 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
         if demand.is_pooling
         else f"serves {counted(fit.limits.max_num_seqs, 'concurrent request')}"
     )
+    if has_cached_prompts(service_plan.service.status):
+        load += _uncached_clause(fit, demand)
     yield Decision(
         topic="sizing",
         reason="Fits",
@@ -51,6 +54,15 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
         numbers=_numbers(choice, demand, measurement),
         would_change=tuple(_would_change(fit, demand, measurement)),
     )
+
+
+def _uncached_clause(fit: ReplicaFit, demand: Demand) -> str:
+    """Return how many requests the plan has where the limit was raised; empty for as many."""
+    planned = size(demand, fit.hardware)
+    if not isinstance(planned, ReplicaFit):
+        return ""
+    sequences = planned.limits.max_num_seqs
+    return f" ({sequences} without cached input)" if sequences < fit.limits.max_num_seqs else ""
 
 
 def _unit(demand: Demand) -> str:

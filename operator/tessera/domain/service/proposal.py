@@ -43,7 +43,7 @@ from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
-from tessera.domain.service.lowered_limit import with_lowered_limit
+from tessera.domain.service.measured_limits import with_measured_limits
 from tessera.domain.service.preparation.precisions import awaited_check, refusals
 from tessera.domain.service.preparation.preparation import Preparation, with_precisions
 from tessera.domain.service.preparation.shape import prepare_model
@@ -121,7 +121,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         until = at
     assignment = slice_assignment(service.ref, snapshot.pools)
     placement = _place(service, spec, objects, views, allocated, assignment)
-    placement = with_lowered_limit(placement, service, spec)
+    placement = with_measured_limits(placement, service, spec)
     accepted = _accepted(spec, preparation)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}

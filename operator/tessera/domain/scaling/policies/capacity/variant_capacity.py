@@ -1,11 +1,12 @@
 """The requests that one replica of a variant carries within the SLO, by the performance model."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.model_files import ModelShape
-from tessera.domain.observed.snapshot import SpeedReading, reading_of
+from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -71,7 +72,7 @@ def observed_capacity(
     return variant_capacity(
         spec,
         shape,
-        choice.fit,
+        _running_fit(choice.fit, variant.pods),
         reading=reading_of(choice.variant, speeds),
         measured_ratio=ratio,
         lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
@@ -82,6 +83,28 @@ def observed_capacity(
         replicas=serving,
         servers=serving if load.queued is not None else 1,
     )
+
+
+def _running_fit(fit: ReplicaFit, pods: Sequence[Pod]) -> ReplicaFit:
+    """Return the fit with the limits of the engines that run, the lowest where they differ.
+
+    New limits come to engines by the next rollout.
+    """
+    running = [
+        (pod.max_num_seqs, pod.max_num_batched_tokens)
+        for pod in pods
+        if pod.ready_since is not None
+        and pod.max_num_seqs is not None
+        and pod.max_num_batched_tokens is not None
+        and pod.max_num_batched_tokens > pod.max_num_seqs * fit.limits.decode_tokens
+    ]
+    if not running:
+        return fit
+    sequences, tokens = min(running)
+    if (sequences, tokens) == (fit.limits.max_num_seqs, fit.limits.max_num_batched_tokens):
+        return fit
+    limits = replace(fit.limits, max_num_seqs=sequences, max_num_batched_tokens=tokens)
+    return replace(fit, limits=limits)
 
 
 def _reported_lengths(status: InferenceServiceStatus) -> RequestTokens | None:
