@@ -64,8 +64,8 @@ def now(pod: str, value: float) -> dict[str, object]:
 
 
 def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
-    assert pods_of([now("a", 4), now("b", 0)], [now("a", 8)], []) == {
-        Ref("team-a", "a"): PodReading(waiting=4, running=8),
+    assert pods_of([now("a", 4), now("b", 0)], [now("a", 8)], [], [now("a", 70)]) == {
+        Ref("team-a", "a"): PodReading(waiting=4, running=8, cached=70),
         Ref("team-a", "b"): PodReading(waiting=0),
     }
 

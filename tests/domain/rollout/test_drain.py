@@ -40,6 +40,20 @@ def test_the_emptiest_replica_leaves() -> None:
     assert (names(plan.draining), plan.replicas) == (["b"], 3)
 
 
+def test_of_replicas_about_as_empty_the_one_leaves_whose_cache_saves_least() -> None:
+    pods = [a_pod(name, created=at(-age)) for age, name in enumerate("abcd")]
+    loads = {"a": (5, 900.0), "b": (4, 2000.0), "c": (6, 300.0), "d": (9, 0.0)}
+    readings = Readings(
+        at=NOW,
+        pods={
+            Ref("team-a", name): PodReading(waiting=0, running=running, cached=cached)
+            for name, (running, cached) in loads.items()
+        },
+    )
+    assert names(plan_of_drain(pods, 3, readings=readings).draining) == ["c"]
+    assert names(plan_of_drain(pods, 2, readings=readings).draining) == ["c", "a"]
+
+
 def test_a_replica_that_cannot_be_read_counts_as_the_fullest() -> None:
     plan = plan_of_drain([a_pod("a"), a_pod("b")], 1, readings=busy({"b": 50}))
     assert names(plan.draining) == ["b"]

@@ -102,6 +102,10 @@ _LOAD: Queries = {
     "waiting": WAITING,
     "running": RUNNING,
     "activity": ACTIVITY,
+    "cached": BoundedQuery(
+        f"sum by (namespace, pod) (rate(vllm:prompt_tokens_cached_total{OF_SERVICES}[5m]))",
+        Bounds(POD_LABELS, 1e9),
+    ),
     "steps": BoundedQuery(
         f"sum by (namespace, pod) (vllm:iteration_tokens_total_count{OF_SERVICES})",
         Bounds(POD_LABELS, 1e15),
@@ -221,7 +225,10 @@ class PrometheusMetrics:
         return Readings(
             at=at,
             pods=pods_of(
-                rows_by_query["waiting"], rows_by_query["running"], rows_by_query["activity"]
+                rows_by_query["waiting"],
+                rows_by_query["running"],
+                rows_by_query["activity"],
+                rows_by_query["cached"],
             ),
             finished=values_by(rows_by_query["finished"], service_ref),
             finish_rates=values_by(rows_by_query["finish_rate"], service_ref),
@@ -424,12 +431,21 @@ def _parameters(at: datetime | None) -> Mapping[str, float] | None:
 
 
 def pods_of(
-    waiting: Iterable[QueryRow], running: Iterable[QueryRow], activity: Iterable[QueryRow]
+    waiting: Iterable[QueryRow],
+    running: Iterable[QueryRow],
+    activity: Iterable[QueryRow],
+    cached: Iterable[QueryRow],
 ) -> dict[Ref, PodReading]:
     """Return the load of each replica; a missing value is None."""
     queued, served, active = (values_by(rows, pod_ref) for rows in (waiting, running, activity))
+    found = values_by(cached, pod_ref)
     return {
-        pod: PodReading(waiting=queued.get(pod), running=served.get(pod), activity=active.get(pod))
+        pod: PodReading(
+            waiting=queued.get(pod),
+            running=served.get(pod),
+            activity=active.get(pod),
+            cached=found.get(pod),
+        )
         for pod in {**queued, **served, **active}
     }
 

@@ -255,6 +255,8 @@ class PodReading:
     waiting: float | None = None
     running: float | None = None
     activity: float | None = None
+    cached: float | None = None
+    """Prompt tokens per second that it found in its cache, of the last five minutes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

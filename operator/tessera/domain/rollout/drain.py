@@ -1,5 +1,7 @@
 """Which replicas are removed, and when: the emptiest first, and none before its streams ended.
 
+Of those that are about as empty it is the one whose KV cache saves least.
+
 A replica whose slice will be repartitioned is replaced first: until it is gone, the Deployment has
 one replica more.
 
@@ -92,12 +94,19 @@ def with_leaving(
 
 def _drain_order(
     pod: Pod, readings: Mapping[Ref, PodReading]
-) -> tuple[bool, bool, float, float, Ref]:
-    """Return a sort key: not serving, then not ready, then fewest requests, then youngest."""
+) -> tuple[bool, bool, float, float, float, Ref]:
+    """Return a sort key: not serving, then not ready, then fewest requests, then least KV worth.
+
+    Requests are compared by their power of two: with 20 or with 30 of them a replica is drained
+    after about as long, and what its cache saves is lost for longer. Of equal ones it is the
+    youngest.
+    """
     reading = readings.get(pod.ref, PodReading())
     known = reading.running is not None and reading.waiting is not None
-    requests = (reading.running or 0) + (reading.waiting or 0) if known else float("inf")
-    return (bool(pod.serving), pod.containers_ready, requests, -pod.created.timestamp(), pod.ref)
+    requests = (reading.running or 0) + (reading.waiting or 0)
+    size = int(requests).bit_length() if known else float("inf")
+    age = -pod.created.timestamp()
+    return (bool(pod.serving), pod.containers_ready, size, reading.cached or 0.0, age, pod.ref)
 
 
 def is_drained(
