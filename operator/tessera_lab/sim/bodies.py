@@ -1,6 +1,5 @@
 """Request bodies: the fields that have an effect; other fields are ignored."""
 
-import itertools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -84,10 +83,17 @@ class ChatMessage(BaseModel):
     content: str | list[ContentPart] | None = None
 
 
-class ChatBody(GenerationBody):
-    """`/v1/chat/completions`."""
+class ConversationBody(BaseModel):
+    """Fields that decide how a conversation becomes a prompt."""
 
     messages: list[ChatMessage]
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+
+
+class ChatBody(GenerationBody, ConversationBody):
+    """`/v1/chat/completions`."""
+
     max_completion_tokens: int | None = None
     logprobs: bool | None = False
     top_logprobs: int | None = None
@@ -103,6 +109,15 @@ class Prompt:
     tokens: int
     token_ids: tuple[int, ...] = ()
     """The tokens, where the request has token ids."""
+    output: tuple[str, ...] = ()
+    """The tokens at its end that an engine generated, as it would go on with what is before."""
+
+    @classmethod
+    def of_text(cls, prompt: str) -> "Prompt":
+        """Return a prompt of text."""
+        output = tuple(text.begun_output(prompt))
+        before = prompt[: len(prompt) - sum(map(len, output))]
+        return cls(prompt, text.count_tokens(before) + len(output), output=output)
 
     def blocks(self, size: int) -> list[str]:
         """Return its full blocks of so many tokens, as text."""
@@ -113,10 +128,13 @@ class Prompt:
 
     def pieces(self) -> list[str]:
         """Return its tokens as text."""
-        return list(map(text.word, self.token_ids)) if self.token_ids else text.pieces(self.text)
+        if self.token_ids:
+            return list(map(text.word, self.token_ids))
+        before = self.text[: len(self.text) - sum(map(len, self.output))]
+        return [*text.pieces(before), *self.output]
 
     def ids(self) -> list[int]:
-        return list(self.token_ids) or text.ids(self.text)
+        return list(self.token_ids) or list(map(text.token_id, self.pieces()))
 
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
@@ -174,21 +192,28 @@ def completion_prompts(body: CompletionBody) -> list[Prompt]:
 
 def _prompt(prompt: Any) -> Prompt:
     if isinstance(prompt, str):
-        return Prompt(prompt, text.count_tokens(prompt))
+        return Prompt.of_text(prompt)
     unknown = [token for token in prompt if not 0 <= token < text.VOCABULARY]
     if unknown:
         raise bad_request(f"Token id {unknown[0]} is out of vocabulary")
     return Prompt(str(prompt), max(1, len(prompt)), tuple(prompt))
 
 
-def chat_prompt(messages: list[ChatMessage]) -> Prompt:
+def chat_prompt(body: ConversationBody) -> Prompt:
     """Return the messages as a chat template would render them."""
+    messages = body.messages
+    if body.continue_final_message and body.add_generation_prompt:
+        detail = "Cannot set both `continue_final_message` and `add_generation_prompt` to True."
+        raise bad_request(detail)
     if not messages:
         message = "Cannot apply chat template to an empty conversation."
         raise bad_request(f"{message} Provide at least one message.")
-    turns = (f"<|{message.role}|>{_content(message)}<|end|>" for message in messages)
-    rendered = "".join(itertools.chain(turns, ("<|assistant|>",)))
-    return Prompt(rendered, text.count_tokens(rendered))
+    turns = [f"<|{message.role}|>{_content(message)}<|end|>" for message in messages]
+    if body.continue_final_message:
+        turns[-1] = turns[-1].removesuffix("<|end|>")
+    elif body.add_generation_prompt:
+        turns.append("<|assistant|>")
+    return Prompt.of_text("".join(turns))
 
 
 def _content(message: ChatMessage) -> str:

@@ -111,7 +111,7 @@ def generation_spec(
 def _prompts(body: ChatBody | CompletionBody) -> list[Prompt]:
     if isinstance(body, CompletionBody):
         return completion_prompts(body)
-    return [chat_prompt(body.messages)]
+    return [chat_prompt(body)]
 
 
 def _sample_spec(
@@ -123,7 +123,7 @@ def _sample_spec(
 ) -> SampleSpec:
     max_tokens = _max_answer_tokens(prompt, _requested_tokens(body), limits.max_model_len)
     _check_min_tokens(body.min_tokens, max_tokens)
-    generated = text.generate_text(prompt.text, sample_index)
+    generated = GeneratedText(prompt.text, sample_index)
     tokens, finish_reason = _natural_end(body, generated, max_tokens)
     stop_strings = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     stop = generated.first_stop(stop_strings, tokens)

@@ -1,6 +1,7 @@
 """Tokens and output text without a model: about four characters per token."""
 
 import hashlib
+import re
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,8 @@ her make see him two has look more day go did my no its who now new any old
 """
 # About three letters each, so that an answer counts the same when it comes back in a prompt.
 _WORDS = _TEXT.split()
+_LAST_WORD = re.compile(r" ?[a-z]+$")
+_MAX_WORD = 8
 
 
 def count_tokens(text: str) -> int:
@@ -81,16 +84,22 @@ class StopMatch:
     """Tokens of the output up to its end."""
 
 
-@dataclass(frozen=True, slots=True)
 class GeneratedText:
-    """The output of a prompt, of any length."""
+    """The output of a prompt, of any length: each token follows from all text before it.
 
-    seed: int
+    So an engine that gets the prompt with a part of the output goes on with the rest of it.
+    """
 
-    @property
-    def natural_length(self) -> int:
-        """Return the tokens after which it would end by itself."""
-        return _MIN_LENGTH + self.seed % _LENGTH_RANGE
+    def __init__(self, prompt: str, sample_index: int = 0) -> None:
+        """Take the prompt; outputs of other samples differ."""
+        self._state = zlib.crc32(prompt.encode(), sample_index)
+        self._follows_letter = prompt[-1:].isalpha()
+        self._tokens: list[str] = []
+        begun = begun_output(prompt)
+        before = prompt[: len(prompt) - sum(map(len, begun))]
+        length = _MIN_LENGTH + zlib.crc32(before.encode(), sample_index) % _LENGTH_RANGE
+        self.natural_length = max(1, length - len(begun))
+        """The tokens after which it would end by itself."""
 
     def text(self, start: int, end: int) -> str:
         """Return the tokens `start` to `end` as one text."""
@@ -98,7 +107,12 @@ class GeneratedText:
 
     def pieces(self, start: int, end: int) -> list[str]:
         """Return the tokens `start` to `end`."""
-        return list(map(self._piece, range(start, end)))
+        for _ in range(len(self._tokens), end):
+            token = _next_token(self._state, follows_letter=self._follows_letter)
+            self._state = zlib.crc32(token.encode(), self._state)
+            self._follows_letter = True
+            self._tokens.append(token)
+        return self._tokens[start:end]
 
     def first_stop(self, stops: Sequence[str], tokens: int) -> StopMatch | None:
         """Return the first stop string among so many tokens."""
@@ -114,15 +128,33 @@ class GeneratedText:
     def _tokens_for(self, characters: int) -> int:
         tokens = 0
         while characters > 0:
-            characters -= len(self._piece(tokens))
+            characters -= len(self._tokens[tokens])
             tokens += 1
         return tokens
 
-    def _piece(self, token: int) -> str:
-        word = _WORDS[((self.seed ^ (token * 0x9E3779B1)) >> 13) % len(_WORDS)]
-        return f" {word}" if token else word
+
+def begun_output(prompt: str) -> list[str]:
+    """Return the tokens with which a prompt ends and that are the output of what is before them."""
+    tokens: list[str] = []
+    while (token := _last_token(prompt)) is not None:
+        tokens.append(token)
+        prompt = prompt[: -len(token)]
+    return tokens[::-1]
 
 
-def generate_text(prompt: str, sample_index: int = 0) -> GeneratedText:
-    """Return the output of a prompt: equal for equal prompts, different for each sample."""
-    return GeneratedText(zlib.crc32(prompt.encode(), sample_index))
+def _last_token(prompt: str) -> str | None:
+    last = _LAST_WORD.search(prompt[-_MAX_WORD:])
+    if last is None:
+        return None
+    # The output itself may have begun behind the space.
+    for token in (last[0], last[0].lstrip()):
+        before = prompt[: -len(token)]
+        follows_letter = before[-1:].isalpha()
+        if _next_token(zlib.crc32(before.encode()), follows_letter=follows_letter) == token:
+            return token
+    return None
+
+
+def _next_token(state: int, *, follows_letter: bool) -> str:
+    word = _WORDS[(state * 0x9E3779B1 >> 13) % len(_WORDS)]
+    return f" {word}" if follows_letter else word

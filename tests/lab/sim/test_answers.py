@@ -39,6 +39,37 @@ async def test_streamed_answers_are_distinguished_by_their_index() -> None:
     assert [end for end in ends if end] == ["length"] * 3
 
 
+@pytest.mark.parametrize("begun", [1, 7, 80])
+async def test_an_answer_goes_on_where_its_turn_was_begun(begun: int) -> None:
+    whole_body = {"messages": HI, "max_tokens": 100, "ignore_eos": True}
+    chat = {"continue_final_message": True, "add_generation_prompt": False}
+    async with running() as engine:
+        whole = (await engine.post("/v1/chat/completions", **whole_body)).json()
+        text = whole["choices"][0]["message"]["content"]
+        words = text.split(" ")
+        turn = {"role": "assistant", "content": " ".join(words[:begun])}
+        rest_body = {**whole_body, **chat, "messages": [*HI, turn], "max_tokens": 100 - begun}
+        rest = (await engine.post("/v1/chat/completions", **rest_body)).json()
+        prompt = (await engine.post("/tokenize", messages=HI)).json()
+        continued = (await engine.post("/tokenize", messages=[*HI, turn], **chat)).json()
+    assert turn["content"] + rest["choices"][0]["message"]["content"] == text
+    assert prompt["count"] == len(prompt["tokens"]) == whole["usage"]["prompt_tokens"]
+    assert continued["count"] == rest["usage"]["prompt_tokens"] == prompt["count"] + begun
+    assert continued["tokens"][: prompt["count"]] == prompt["tokens"]
+
+
+async def test_a_text_is_tokenized_as_a_prompt_is() -> None:
+    async with running() as engine:
+        text = (
+            await engine.post("/tokenize", prompt="once upon a time", return_token_strs=True)
+        ).json()
+        both = {"messages": HI, "continue_final_message": True}
+        refused = await engine.post("/v1/chat/completions", **both)
+    assert (text["count"], text["max_model_len"]) == (4, 4096)
+    assert text["token_strs"] == ["once", " upo", "n a ", "time"]
+    assert refused.status_code == 400
+
+
 async def test_log_probabilities_are_of_the_tokens_and_fall_from_the_chosen_one_on() -> None:
     async with running() as engine:
         asked = {"prompt": "tell", "max_tokens": 6, "logprobs": 3}
