@@ -73,6 +73,29 @@ def test_the_tenant_that_holds_most_by_its_weight_gives_way() -> None:
     assert requests.memory.size == 61
 
 
+def test_what_protects_streams_gives_way_before_any_request() -> None:
+    requests, dropped = Requests(100), list[str]()
+    holdings = {name: requests.open(name, tenant) for name, tenant in (("a1", "a"), ("b1", "b"))}
+    for name, holding in holdings.items():
+        holding.on_drop = partial(dropped.append, name)
+        assert holding.take(20)
+        holding.spare_held(10)
+        assert holding.take_spare(15)
+    # For what can be dropped nobody gives way.
+    assert not holdings["a1"].take_spare(40)
+    assert (dropped, requests.ended, requests.memory.size) == ([], [], 70)
+    # It is that of the tenant that holds most, or else of another one.
+    assert holdings["b1"].take(14)
+    assert requests.open("c1", "c").take(20)
+    assert (dropped, requests.ended, requests.memory.size) == (["b1"], [], 79)
+    assert requests.open("d1", "d").take(36)
+    assert (dropped, requests.ended, requests.memory.size) == (["b1", "a1"], [], 90)
+    assert (holdings["a1"].spare, holdings["a1"].size) == (0, 10)
+    holdings["a1"].free_spare(5)
+    holdings["a1"].close()
+    assert requests.memory.size == 80
+
+
 def test_of_a_tenant_the_largest_request_of_its_largest_key_gives_way() -> None:
     requests = Requests(100)
     for name, key, size in (("x1", "x", 20), ("y1", "y", 8), ("y2", "y", 15), ("y3", "y", 7)):

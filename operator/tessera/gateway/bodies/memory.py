@@ -2,7 +2,8 @@
 
 Tenants share one budget. Bytes are taken before they are kept. Where there is no room for them, the
 tenant that holds most by its weight gives way: the largest request of its key that holds most ends,
-or of very many one that has half of its size at least.
+or of very many one that has half of its size at least. What protects running streams gives way
+before any request does.
 """
 
 from collections import defaultdict
@@ -55,6 +56,15 @@ class _TenantHoldings:
         self.size = 0
         self.weight = 1.0
         self.senders: defaultdict[_Sender, _SenderHoldings] = defaultdict(_SenderHoldings)
+        self.spare: dict[Holding, None] = {}
+        """Those that hold bytes which can be dropped, in the order in which they began to."""
+
+    def drop_spare(self) -> bool:
+        """Drop what the first of them can do without; False if none is left."""
+        for holding in self.spare:
+            holding.drop_spare()
+            return True
+        return False
 
     def largest(self) -> "Holding":
         """Return the largest of the key that holds most; of equal ones, the last to grow."""
@@ -78,6 +88,10 @@ class Holding:
         self._sender.add(self, 0)
         self.exceeded = False
         """The request has to end, and holds nothing more."""
+        self.spare = 0
+        """Of its size what can be dropped without an end of the request."""
+        self.on_drop: Callable[[], None] | None = None
+        """Called when that is dropped."""
 
     def take(self, size: int) -> bool:
         """Hold so many bytes more; False where this request itself has to give way."""
@@ -85,6 +99,8 @@ class Holding:
             return False
         self._add(size)
         while (tenant := self._memory.without_room(self._tenant)) is not None:
+            if tenant.drop_spare() or self._memory.drop_spare():
+                continue
             holding = tenant.largest()
             holding.exceeded = True
             holding._add(-holding.size)
@@ -93,6 +109,36 @@ class Holding:
             holding._end()
         return True
 
+    def spare_held(self, size: int) -> None:
+        """Let so many of the bytes that it holds be dropped where others need room."""
+        if not self.exceeded:
+            self.spare += size
+            self._tenant.spare[self] = None
+
+    def take_spare(self, size: int) -> bool:
+        """Hold bytes more that can be dropped; False where others would have to give way."""
+        if self.exceeded:
+            return False
+        self._add(size)
+        if self._memory.without_room(self._tenant) is not None:
+            self._add(-size)
+            return False
+        self.spare_held(size)
+        return True
+
+    def free_spare(self, size: int) -> None:
+        """Hold so many fewer of the bytes that can be dropped, if they were not."""
+        size = min(size, self.spare)
+        self.spare -= size
+        self._add(-size)
+
+    def drop_spare(self) -> None:
+        """Drop all bytes that can be."""
+        self.free_spare(self.spare)
+        self._tenant.spare.pop(self, None)
+        if self.on_drop is not None:
+            self.on_drop()
+
     def free(self, size: int) -> None:
         """Hold so many bytes less."""
         if not self.exceeded:
@@ -100,6 +146,10 @@ class Holding:
 
     def close(self) -> None:
         """Hold nothing, since the request ended."""
+        self._tenant.spare.pop(self, None)
+        self.spare = 0
+        # Who hears of it refers to this.
+        self.on_drop = None
         self._add(-self.size)
         if self._sender.remove(self, 0):
             del self._tenant.senders[self.identity.key, self.identity.user]
@@ -149,3 +199,8 @@ class Memory:
         if self.size <= self.limit:
             return None
         return max(self._tenants.values(), key=lambda each: each.size / each.weight)
+
+    def drop_spare(self) -> bool:
+        """Drop what a stream of any tenant can do without, if all hold too much together."""
+        tenants = self._tenants.values()
+        return self.size > self.limit and any(tenant.drop_spare() for tenant in tenants)
