@@ -156,6 +156,33 @@ def test_a_replica_brings_the_limits_of_its_command_line(
 
 
 @pytest.mark.parametrize(
+    ("image", "args", "same"),
+    [
+        ("vllm:1", ["org/a", "--revision=1", "--tensor-parallel-size=4"], True),
+        ("vllm:1", ["org/a", "--revision=1", "--max-num-seqs=9", "--max-model-len=10"], True),
+        ("vllm:1", ["org/a", "--revision=2"], False),
+        ("vllm:1", ["org/b", "--revision=1"], False),
+        ("vllm:1", ["org/a", "--revision=1", "--quantization=fp8"], False),
+        ("vllm:1", ["org/a", "--revision=1", "--chat-template=/chat-template/a"], False),
+        ("vllm:1", ["org/a", "--revision=1", "--enable-lora"], False),
+        ("vllm:2", ["org/a", "--revision=1"], False),
+    ],
+)
+def test_replicas_have_the_same_engine_if_they_answer_alike(
+    image: str, args: list[str], *, same: bool
+) -> None:
+    def digest(image: str, args: list[str]) -> str:
+        body = replica_of(DEPLOYMENT, "chat-0")
+        body["metadata"]["uid"] = "uid-chat-0"
+        body["spec"]["containers"][0] |= {"name": "engine", "image": image, "args": args}
+        pod = wire.parse_pod(body)
+        assert pod is not None
+        return pod.engine
+
+    assert (digest(image, args) == digest("vllm:1", ["org/a", "--revision=1"])) is same
+
+
+@pytest.mark.parametrize(
     ("state", "last"),
     [(ENDED, {}), (WAITS, ENDED), ({"running": {}}, ENDED)],
     ids=["ended", "waits", "runs again"],

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -79,6 +80,15 @@ _TERMINAL_PHASES = ("Failed", "Succeeded")
 _MAX_CACHED_LENGTH = 2048
 # GPUs and profiles of a pod; those that people write have one or two.
 _MAX_SHARED_DEVICES = 16
+# Of an engine, what differs between replicas on different hardware, and changes no answer.
+_CAPACITY_FLAGS = (
+    "--gpu-memory-utilization=",
+    "--max-model-len=",
+    "--max-num-batched-tokens=",
+    "--max-num-seqs=",
+    "--shutdown-timeout=",
+    "--tensor-parallel-size=",
+)
 
 
 def parse_service(body: JsonObject, classes: ServiceClasses = BUILT_IN_CLASSES) -> ObservedService:
@@ -303,6 +313,7 @@ def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
         leaving=names.LEAVING_LABEL in labels,
         max_num_seqs=_engine_limit(spec, "--max-num-seqs="),
         max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
+        engine=_engine_digest(spec),
         unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
         if scheduled.get("status") == "False" and scheduled.get("message")
         else None,
@@ -536,6 +547,20 @@ def _engine_limit(spec: JsonObject, flag: str) -> int | None:
             if argument.startswith(flag):
                 return _parse_int32(argument.removeprefix(flag)) or None
     return None
+
+
+def _engine_digest(spec: JsonObject) -> str:
+    """Return what is equal for engines of one image that have the same model, set up alike.
+
+    A model of the hub has its commit on the command line.
+    """
+    for container in spec.get("containers", ()):
+        if container.get("name") == names.ENGINE:
+            arguments = container.get("args", ())
+            decisive = [each for each in arguments if not each.startswith(_CAPACITY_FLAGS)]
+            text = json.dumps([container.get("image"), *decisive])
+            return intern(hashlib.sha256(text.encode()).hexdigest()[:16])
+    return ""
 
 
 @lru_cache(maxsize=1024)

@@ -249,6 +249,7 @@ def _replica(service: ObservedService, pod: Pod, variant: _Variant) -> EngineRep
         address=f"[{pod.address}]:{PORT}" if ":" in str(pod.address) else f"{pod.address}:{PORT}",
         ready_since=pod.ready_since,
         leaving=pod.leaving or pod.terminating or pod.draining_since is not None,
+        engine=pod.engine,
         variant=pod.variant,
         price_version=variant.price_version,
         max_num_seqs=pod.max_num_seqs,

@@ -27,6 +27,8 @@ class EngineReplica:
     """None while it is not ready."""
     leaving: bool = False
     """It is drained or terminates: it gets no new request."""
+    engine: str = ""
+    """Replicas of one model that have the same here go on with each other's streams."""
     variant: str = ""
     price_version: str | None = None
     """Pool, and digest of its prices, by which its time is charged."""
@@ -165,6 +167,15 @@ class ModelChanges:
         """Return the models that the second directory does not have."""
         uids = {model.uid for model in self.new}
         return [model for model in self.old if model.uid not in uids]
+
+    @property
+    def removed_replicas(self) -> frozenset[str]:
+        """Return the UIDs of the replicas that the second directory does not have."""
+        old, new = (
+            {replica.uid for model in models for replica in model.replicas}
+            for models in (self.old, self.new)
+        )
+        return frozenset(old - new)
 
 
 def model_changes(before: Iterable[OfferedModel], after: Iterable[OfferedModel]) -> ModelChanges:

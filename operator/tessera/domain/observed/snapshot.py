@@ -148,6 +148,8 @@ class Pod:
     max_num_seqs: int | None = None
     """Of its engine, by the command line, as is the next."""
     max_num_batched_tokens: int | None = None
+    engine: str = ""
+    """Digest of its image, and of what its command line says of model, tokenizer and template."""
     unschedulable: str | None = None
     """What nodes lack, by the scheduler's words, while it finds none."""
     waiting_reason: str | None = None
