@@ -133,7 +133,7 @@ class EventRelay:
         self.deltas = 0
         """Events with generated tokens that were returned."""
         self._text_bytes = 0
-        self._text_name = stream_format.texts[0]
+        self.text_name = stream_format.texts[0]
         """Of the field that held the last text."""
 
     @property
@@ -145,6 +145,11 @@ class EventRelay:
     def tokens(self) -> int:
         """Return about how many tokens were returned: an event may have several of them."""
         return max(self.deltas, self._text_bytes // _BYTES_PER_TOKEN)
+
+    @property
+    def total(self) -> TokenCounts | None:
+        """Return what the whole stream used; None as long as no engine has said it."""
+        return self.counts
 
     @property
     def waiting_bytes(self) -> int:
@@ -164,7 +169,7 @@ class EventRelay:
                 blank_lines = block.count(_BLANK_LINE) + block.count(_BLANK_LINE_CRLF)
                 self._count_idle(blank_lines, len(block))
             return block
-        return b"".join(self._relayed(_split(block)))
+        return b"".join(self._relayed(split_events(block)))
 
     def _complete_events(self, data: bytes) -> bytes:
         """Return all complete events, and keep the beginning of the next."""
@@ -192,12 +197,12 @@ class EventRelay:
         if b"\\" in block:
             # Backslashes first: after one of them, a quote ends its text.
             block = block.replace(b"\\\\", b"x").replace(b'\\"', b"x")
-        size = _text_bytes(block, self._text_name)
+        size = _text_bytes(block, self.text_name)
         if size is None:
             for name in self._format.texts:
                 size = _text_bytes(block, name)
                 if size is not None:
-                    self._text_name = name
+                    self.text_name = name
                     break
         self._text_bytes += size or 0
         return deltas
@@ -244,7 +249,7 @@ class EventRelay:
 
     def _accepts(self, event: bytes) -> bool:
         """Take note of the event, and return whether the client gets it now."""
-        data = _data(event)
+        data = event_data(event)
         if data in self._format.ends or event.startswith(self._format.ends):
             self.ended = True
         parsed = None if data in (b"", _DONE) else self._parsed(data)
@@ -332,7 +337,7 @@ def _text_bytes(block: bytes, name: bytes) -> int | None:
     return size
 
 
-def _split(block: bytes) -> list[bytes]:
+def split_events(block: bytes) -> list[bytes]:
     """Return the events with their ends."""
     events = _cut(block, _BLANK_LINE)
     if b"\r" in block:
@@ -345,7 +350,7 @@ def _cut(block: bytes, end: bytes) -> list[bytes]:
     return [part + end for part in parts] + [rest] * bool(rest)
 
 
-def _data(event: bytes) -> bytes:
+def event_data(event: bytes) -> bytes:
     """Return the data of an event, of several lines one after the other.
 
     Raises InvalidStreamError.

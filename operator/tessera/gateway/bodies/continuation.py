@@ -1,0 +1,322 @@
+"""A stream that goes on at another engine: which may, and what that engine is asked for.
+
+A completion goes on exactly: its prompt is followed by the text so far, or by the token ids, where
+the client asked for them. What was drawn before from a `seed` is not drawn again, and the penalties
+of presence and frequency count from there on. A chat goes on about as it would have: the template
+renders the text so far as the beginning of the assistant's turn.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import msgspec
+
+from tessera.gateway.bodies.json_values import with_fields
+from tessera.gateway.bodies.parsing import ChatFields, CompletionFields, RequestFields
+
+# Larger ones would hold too much for as long as their streams run: it has 64,000 tokens of text.
+MAX_BODY_BYTES = 2**18
+
+# An engine that goes on does not know what came before: a grammar, the reasoning, the probabilities
+# of tokens, a part of a stop string that was shown.
+_NOT_GIVEN = frozenset({b"null"})
+_OFF = frozenset({b"null", b"false"})
+_ON = frozenset({b"null", b"true"})
+_TEXT_FORMATS = frozenset({b"null", b'{"type":"text"}', b'{"type": "text"}'})
+_TOOL_CHOICES = frozenset({b"null", b'"auto"', b'"none"'})
+_OF_ALL: Mapping[str, frozenset[bytes]] = {
+    "echo": _OFF,
+    "include_stop_str_in_output": _OFF,
+    "length_penalty": _NOT_GIVEN,
+    "logprob_token_ids": _NOT_GIVEN,
+    "prompt_logprobs": _NOT_GIVEN,
+    "repetition_detection": _NOT_GIVEN,
+    "response_format": _TEXT_FORMATS,
+    "structured_outputs": _NOT_GIVEN,
+    "thinking_token_budget": _NOT_GIVEN,
+    "truncate_prompt_tokens": _NOT_GIVEN,
+    "truncation_side": _NOT_GIVEN,
+    "use_beam_search": _OFF,
+}
+_OF_CHAT: Mapping[str, frozenset[bytes]] = {
+    **_OF_ALL,
+    "add_generation_prompt": _ON,
+    "audio": _NOT_GIVEN,
+    "continue_final_message": _OFF,
+    "function_call": _NOT_GIVEN,
+    "functions": _NOT_GIVEN,
+    "logprobs": _OFF,
+    "modalities": frozenset({b"null", b'["text"]'}),
+    "prediction": _NOT_GIVEN,
+    "return_prompt_text": _OFF,
+    "tool_choice": _TOOL_CHOICES,
+    "top_logprobs": frozenset({b"null", b"0"}),
+    "web_search_options": _NOT_GIVEN,
+}
+_OF_COMPLETION: Mapping[str, frozenset[bytes]] = {
+    **_OF_ALL,
+    "logprobs": _NOT_GIVEN,
+    "prompt_embeds": _NOT_GIVEN,
+    "suffix": _NOT_GIVEN,
+}
+_GIVEN_OF_CHAT, _GIVEN_OF_COMPLETION = attrgetter(*_OF_CHAT), attrgetter(*_OF_COMPLETION)
+_ABSENT = msgspec.Raw()
+# Without `max_tokens`, a completion ends after so many.
+_COMPLETION_TOKENS = 16
+# Of a chat, what decides on its prompt.
+_TEMPLATE_FIELDS = ("model", "messages", "tools", "chat_template_kwargs", "add_special_tokens")
+_PROMPT_FIELDS = ("model", "prompt", "add_special_tokens")
+
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_texts = msgspec.json.Decoder(list[str])
+_token_ids = msgspec.json.Decoder(list[int])
+_text = msgspec.json.Decoder(str)
+_NULL = msgspec.Raw(b"null")
+
+
+class NotContinuableError(Exception):
+    """What the client got, or its request, cannot be continued."""
+
+
+def may_continue(fields: RequestFields, unlisted: str | None, body_bytes: int) -> bool:
+    """Return whether the stream of a request may go on at another engine.
+
+    `unlisted` is a field that is not known here. What is not text in the stream, such as a call of
+    a tool, rules it out later.
+    """
+    if unlisted is not None or not fields.streams or body_bytes > MAX_BODY_BYTES:
+        return False
+    if isinstance(fields, ChatFields):
+        given, allowed = _GIVEN_OF_CHAT(fields), _OF_CHAT
+    elif isinstance(fields, CompletionFields) and _continues_prompt(fields):
+        given, allowed = _GIVEN_OF_COMPLETION(fields), _OF_COMPLETION
+    else:
+        return False
+    return fields.choices == 1 and all(
+        bytes(memoryview(value)[:64]) in texts
+        for value, texts in zip(given, allowed.values(), strict=True)
+        if value != _ABSENT
+    )
+
+
+def _continues_prompt(fields: CompletionFields) -> bool:
+    """Return whether what was generated can follow a prompt."""
+    beginning = _beginning(fields.prompt)
+    if not _is_ids(beginning):
+        return beginning[:1] == b'"' or beginning[:2] == b'["'
+    # Text cannot follow token ids.
+    return bytes(memoryview(getattr(fields, "return_token_ids", _NULL))) == b"true"
+
+
+def _beginning(prompt: msgspec.Raw) -> bytes:
+    return bytes(memoryview(prompt)[:64]).translate(None, b" \t\r\n")[:2]
+
+
+def _is_ids(beginning: bytes) -> bool:
+    return beginning[:1] == b"[" and beginning[1:].isdigit()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivered:
+    """What a client got of a stream."""
+
+    head: Mapping[str, msgspec.Raw]
+    """Of its events: `id`, `object`, `created` and `model`, as far as they have them."""
+    text: str
+    """What the next engine reads after the prompt."""
+    repeated: str = ""
+    """What the client has after that, and the next engine generates again."""
+    token_ids: tuple[int, ...]
+    """Empty where the stream has none."""
+    events: int
+    """Those with that text; each has a token at least."""
+    is_finished: bool
+    """It has a reason for its end."""
+
+
+class _Delta(msgspec.Struct, gc=False):
+    content: str | None = None
+    reasoning: str | None = None
+    reasoning_content: str | None = None
+    refusal: msgspec.Raw = _NULL
+    tool_calls: Sequence[msgspec.Raw] | None = None
+    function_call: msgspec.Raw = _NULL
+
+    @property
+    def is_text(self) -> bool:
+        others = (self.reasoning, self.reasoning_content, self.tool_calls)
+        raw = bytes(self.refusal), bytes(self.function_call)
+        return not any(others) and raw == (b"null", b"null")
+
+
+class _TextChoice(msgspec.Struct, gc=False):
+    index: int = 0
+    text: str | None = None
+    delta: _Delta | None = None
+    finish_reason: str | None = None
+    token_ids: tuple[int, ...] | None = None
+
+
+class _TextEvent(msgspec.Struct, gc=False):
+    choices: Sequence[_TextChoice] = ()
+    id: msgspec.Raw = _NULL
+    object: msgspec.Raw = _NULL
+    created: msgspec.Raw = _NULL
+    model: msgspec.Raw = _NULL
+
+
+_event = msgspec.json.Decoder(_TextEvent)
+
+
+def read_delivered(events: Iterable[bytes]) -> Delivered:
+    """Read what the events say that a client got; of comments that is nothing.
+
+    Raises NotContinuableError where anything else was generated than one text.
+    """
+    texts: list[str] = []
+    token_ids: list[int] = []
+    head: _TextEvent | None = None
+    is_chat = is_finished = False
+    for data in filter(None, events):
+        try:
+            event = _event.decode(data)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise NotContinuableError(str(error)) from None
+        head = head or event
+        for choice in event.choices:
+            is_chat = is_chat or choice.delta is not None
+            delta = choice.delta or _Delta()
+            if choice.index or not delta.is_text:
+                raise NotContinuableError("the stream has more than one text")
+            if piece := choice.text or delta.content:
+                texts.append(piece)
+            token_ids += choice.token_ids or ()
+            is_finished = is_finished or choice.finish_reason is not None
+    if head is None or not texts:
+        raise NotContinuableError("the stream has no text")
+    whole = "".join(texts)
+    # Many templates cut the space at the end of a turn.
+    text = whole.rstrip() if is_chat else whole
+    if not text:
+        raise NotContinuableError("the stream has nothing but space")
+    starts = accumulate(map(len, texts), initial=0)
+    shared = {"id": head.id, "object": head.object, "created": head.created, "model": head.model}
+    return Delivered(
+        # Copies, since these are parts of the whole stream.
+        head={name: value.copy() for name, value in shared.items() if value is not _NULL},
+        text=text,
+        repeated=whole[len(text) :],
+        token_ids=tuple(token_ids),
+        events=sum(start < len(text) for start in starts),
+        is_finished=is_finished,
+    )
+
+
+def continued_body(body: bytes, delivered: Delivered, tokens: int) -> bytes | None:
+    """Return what another engine is asked for after so many tokens; None if nothing is left.
+
+    The body is the one that the first engine got.
+    """
+    fields = _fields.decode(body)
+    limit = _limit(fields)
+    changes: dict[str, Any] = _with_answer(fields, delivered)
+    if limit is not None:
+        name, most = limit
+        if tokens >= most:
+            return None
+        changes[name] = most - tokens
+    if (least := _number(fields, "min_tokens")) is not None:
+        changes["min_tokens"] = max(0, least - tokens)
+    return with_fields(body, changes)
+
+
+def last_events(delivered: Delivered, usage: tuple[int, int] | None) -> bytes:
+    """Return the end of a stream that has all tokens that its client asked for.
+
+    Behind it comes its usage, tokens of the prompt and of the answer, if it is wanted and known.
+    """
+    is_chat = b".chunk" in bytes(delivered.head.get("object", _NULL))
+    piece: dict[str, Any] = {"delta": {}} if is_chat else {"text": ""}
+    choice = {"index": 0, **piece, "logprobs": None, "finish_reason": "length"}
+    events: list[dict[str, Any]] = [{**delivered.head, "choices": [choice]}]
+    if usage is not None:
+        counts = {
+            "prompt_tokens": usage[0],
+            "completion_tokens": usage[1],
+            "total_tokens": sum(usage),
+        }
+        events.append({**delivered.head, "choices": [], "usage": counts})
+    return b"".join(b"data: %b\n\n" % msgspec.json.encode(event) for event in events)
+
+
+class TokenizeBodies(NamedTuple):
+    """What `/tokenize` is asked about."""
+
+    prompt: bytes
+    continued: bytes
+    """The prompt with the answer so far."""
+    is_chat: bool
+    """A template is between the request and its prompt."""
+
+
+def tokenize_bodies(body: bytes, delivered: Delivered) -> TokenizeBodies | None:
+    """Return what tells how many tokens the answer has so far.
+
+    None where the engine gave the tokens, and no template is in between.
+    """
+    fields = _fields.decode(body)
+    is_chat = "messages" in fields
+    if delivered.token_ids and not is_chat:
+        return None
+    names = _TEMPLATE_FIELDS if is_chat else _PROMPT_FIELDS
+    prompt: dict[str, Any] = {name: fields[name] for name in names if name in fields}
+    if "prompt" in prompt:
+        prompt["prompt"] = _prompt_text(fields)
+    continued = {**prompt, **_with_answer(fields, delivered)}
+    return TokenizeBodies(msgspec.json.encode(prompt), msgspec.json.encode(continued), is_chat)
+
+
+def _with_answer(fields: Mapping[str, msgspec.Raw], delivered: Delivered) -> dict[str, Any]:
+    """Return the fields of a request whose answer has begun."""
+    if "messages" in fields:
+        messages = bytes(fields["messages"]).rstrip()[:-1]
+        turn = msgspec.json.encode({"role": "assistant", "content": delivered.text})
+        return {
+            "messages": msgspec.Raw(b"%b,%b]" % (messages, turn)),
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+        }
+    prompt = fields["prompt"]
+    if _is_ids(_beginning(prompt)):
+        return {"prompt": [*_token_ids.decode(prompt), *delivered.token_ids]}
+    return {"prompt": _prompt_text(fields) + delivered.text}
+
+
+def _prompt_text(fields: Mapping[str, msgspec.Raw]) -> str:
+    """Return the only prompt of a completion."""
+    prompt = fields["prompt"]
+    if bytes(memoryview(prompt)[:1]) == b'"':
+        return _text.decode(prompt)
+    return _texts.decode(prompt)[0]
+
+
+def _limit(fields: Mapping[str, msgspec.Raw]) -> tuple[str, int] | None:
+    """Return the field that limits the tokens, and the limit; None if it is the model's length."""
+    if "messages" not in fields:
+        if "max_tokens" not in fields:
+            return "max_tokens", _COMPLETION_TOKENS
+        names: tuple[str, ...] = ("max_tokens",)
+    else:
+        names = ("max_completion_tokens", "max_tokens")
+    for name in names:
+        if (most := _number(fields, name)) is not None:
+            return name, most
+    return None
+
+
+def _number(fields: Mapping[str, msgspec.Raw], name: str) -> int | None:
+    text = bytes(fields.get(name, _NULL))
+    return int(text) if text.isdigit() else None
