@@ -175,6 +175,7 @@ class Gateway:
         if directory != self.directory:
             self.directory = directory
             changes = self.admission.update(directory)
+            self.app.leave_replicas(changes.removed_replicas)
             self._parts.poller.update(changes)
             self._take_arrivals()
             for model in changes.removed:

@@ -120,6 +120,10 @@ class UsageRecord:
     """`traceparent` of the request, under which its spans stand; it is not stored."""
     client_address: str = ""
     """Of the connection: a proxy's where there is one; it is logged and not stored."""
+    resumed: int = 0
+    """How often its stream went on at another replica; it is not stored, as is the next."""
+    unchecked_joints: int = 0
+    """Those of them where the next engine did not say how it reads what came before."""
     latency: StreamLatency | None = None
     """Of a stream alone: the first token of another answer comes with its last."""
     drafts: DraftCounts | None = None

@@ -180,6 +180,10 @@ class EngineConnection(_Sending):
         await self.forward(collect)
         return b"".join(parts) if fits else None
 
+    def abandon(self) -> None:
+        """Give the request up as if the engine had closed the connection."""
+        self._fail(ConnectionLostError("its replica is left"))
+
     def check(self, now: float, idle_seconds: float) -> None:
         """Give the request up if nothing came for so long."""
         if self._received or self._paused:

@@ -33,6 +33,7 @@ class ClientResponse:
             self._own.append((b"connection", b"close"))
         self._timer: asyncio.TimerHandle | None = None
         self._heartbeat: asyncio.Task[None] | None = None
+        self._interval_seconds = 0.0
         self.status: int | None = None
         """Once it is sent."""
 
@@ -78,8 +79,14 @@ class ClientResponse:
 
     def start_heartbeats(self, interval_seconds: float) -> None:
         """Send a comment each interval until the stream begins."""
+        self._interval_seconds = interval_seconds
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(interval_seconds, self._beat, interval_seconds)
+
+    def resume_heartbeats(self) -> None:
+        """Send them again until the stream goes on."""
+        self.stop_heartbeats()
+        self.start_heartbeats(self._interval_seconds)
 
     def stop_heartbeats(self) -> None:
         """Send no more heartbeats."""

@@ -32,6 +32,7 @@ from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.refusals import (
     RequestError,
@@ -268,9 +269,12 @@ class Admission:
         arrived, self._arrived = self._arrived, Counter()
         return arrived
 
-    def send_again(self, ticket: Ticket, tried: Collection[str]) -> bool:
-        """Send the request to a replica that was not tried; False if there is none."""
-        states = self.replicas.untried(ticket.model, tried)
+    def send_again(self, ticket: Ticket, tried: Collection[str], engine: str | None = None) -> bool:
+        """Send the request to a replica that was not tried; False if there is none.
+
+        It has the same `engine`, if one is given.
+        """
+        states = self._untried(ticket, tried, engine)
         sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
         if sent is None:
             return False
@@ -278,6 +282,21 @@ class Admission:
             ticket.former = (*ticket.former, ticket.sent)
         ticket.sent = sent
         return True
+
+    def has_other(self, ticket: Ticket) -> bool:
+        """Return whether another replica could go on with the stream of a request."""
+        sent = ticket.sent
+        if sent is None:
+            return False
+        replica = sent.choice.replica
+        states = self._untried(ticket, {replica.uid}, replica.engine)
+        return any(state.ready_at is not None and not state.replica.leaving for state in states)
+
+    def _untried(
+        self, ticket: Ticket, tried: Collection[str], engine: str | None
+    ) -> list[ReplicaState]:
+        states = self.replicas.untried(ticket.model, tried)
+        return [state for state in states if engine in (None, state.replica.engine)]
 
     def finish(self, ticket: Ticket, *, input_tokens: int, output_tokens: int) -> None:
         """End the request with the tokens that it took."""

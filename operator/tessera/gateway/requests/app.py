@@ -5,7 +5,7 @@ import heapq
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -98,6 +98,11 @@ class GatewayApp:
     def explain(self, request_id: str) -> RequestExplanations:
         """Return where the last requests with this id went, and why."""
         return self._recent.explain(request_id)
+
+    def leave_replicas(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with the protected streams that are at these replicas."""
+        for call in self._calls if uids else ():
+            call.leave_replicas(uids)
 
     def partial_records(self) -> Sequence[UsageRecord]:
         """Return what the requests that an engine has used so far, as if they ended now."""

@@ -5,7 +5,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.access import cache_salt
@@ -22,6 +22,7 @@ from tessera.domain.gateway.requests import (
 from tessera.domain.model.routes import TOKENIZER_ROUTES
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
+from tessera.gateway.bodies.continuation import may_continue
 from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import (
@@ -38,11 +39,11 @@ from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import RequestError, route_not_served, unlisted_field
 from tessera.gateway.requests.admission import Admission, Ticket
+from tessera.gateway.requests.attempts import Attempts
 from tessera.gateway.requests.relay import (
     Delivery,
     EngineError,
     EngineRelay,
-    Retry,
     UpstreamRequest,
 )
 from tessera.gateway.requests.routes import Route
@@ -52,8 +53,6 @@ from tessera.gateway.requests.shapes import likely_tokens, request_shape, with_p
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _TRACE_STATE = re.compile(rb"[\x20-\x7e]{1,512}")
 _MAX_ROUTE = 256
-# Of one request at engines: the first and two others.
-_MAX_ATTEMPTS = 3
 # Of a known prefix: its tokens are a mean of those of its bytes.
 _UNCERTAIN_SHARE = 1 / 8
 # Of a client that is gone, and of a defect of the gateway.
@@ -117,6 +116,7 @@ class Call:
         self._model: OfferedModel | None = None
         self._ticket: Ticket | None = None
         self._delivery = Delivery()
+        self._attempts: Attempts | None = None
         self._record_id = _record_id()
         self._client_gone = False
         # What it used, once no engine works for it.
@@ -152,6 +152,8 @@ class Call:
             else:
                 phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
         finally:
+            # They refer to this call.
+            self._attempts = None
             self._response.client.on_gone = None
             self._response.stop_heartbeats()
             self._settle(phase, reason)
@@ -193,6 +195,11 @@ class Call:
             output_tokens=self._delivery.deltas,
         )
 
+    def leave_replicas(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with a protected stream that is at one of these replicas."""
+        if self._attempts is not None:
+            self._attempts.leave_replicas(uids)
+
     @property
     def _phase_of_refusal(self) -> Phase:
         """Return how a request ends that is refused: what an engine did until then is paid."""
@@ -214,6 +221,7 @@ class Call:
 
     async def _answer(self, heartbeat_seconds: float) -> None:
         request, ticket = await self._admitted(heartbeat_seconds)
+        inbound = self._inbound
         relay = EngineRelay(
             self._engines,
             request,
@@ -222,7 +230,17 @@ class Call:
             self._holding,
             lambda: self._end_work(Phase.COMPLETED),
         )
-        await self._attempts(relay, ticket)
+        self._attempts = Attempts(
+            relay,
+            self._admission,
+            ticket,
+            inbound.turns,
+            confirm=lambda: self._admission.confirm(
+                inbound.headers, inbound.client_address, ticket
+            ),
+            suspect=inbound.identity.tenant if ticket.model.is_shared else None,
+        )
+        await self._attempts.run()
 
     async def _admitted(self, heartbeat_seconds: float) -> tuple[UpstreamRequest, Ticket]:
         """Return what an engine gets, once there is room for it.
@@ -275,45 +293,12 @@ class Call:
             ),
             query=inbound.query,
             headers=_engine_headers(inbound, model, self._record_id),
+            may_continue=may_continue(fields, unlisted, body_bytes),
         )
         if (record := self.partial_record()) is not None:
             self._note_begun(record)
         self._fields, inbound.body = summary, b""
         return request, ticket
-
-    async def _attempts(self, relay: EngineRelay, ticket: Ticket) -> None:
-        """Relay an answer, from another replica where the first gave none."""
-        inbound = self._inbound
-        tried: list[str] = []
-        retried = Retry.SAFE
-        while True:
-            sent = ticket.sent
-            assert sent is not None  # noqa: S101 - an admitted request has a replica
-            state = sent.choice.state
-            tried.append(state.replica.uid)
-            # It may have waited long.
-            await self._admission.confirm(inbound.headers, inbound.client_address, ticket)
-            try:
-                await relay.attempt(state.replica, ticket.headers, sent.first_token)
-            except EngineError as error:
-                if error.is_of_replica:
-                    # Others are there, and the request may have caused the failure.
-                    is_suspect = ticket.model.is_shared and error.may_be_of_request
-                    suspect = self._inbound.identity.tenant if is_suspect else None
-                    state.failed(time.monotonic(), suspect=suspect)
-                if not (
-                    self._delivery.first_token_ns is None
-                    and _may_retry(error.retry, retried)
-                    and len(tried) < _MAX_ATTEMPTS
-                ):
-                    raise
-                retried, sent.failure = error.retry, error.reason
-                sent.end()
-                if not self._admission.send_again(ticket, tried):
-                    raise
-            else:
-                state.succeeded()
-                return
 
     def _settle(self, phase: Phase, reason: str) -> None:
         counts = self._end_work(phase)
@@ -330,7 +315,7 @@ class Call:
             counts, estimated = self._delivered(phase), ticket is not None
         else:
             counts = reported.at_most(*self._most(ticket))
-            estimated = counts is not reported
+            estimated = counts is not reported or self._delivery.unchecked_joints > 0
             if phase is Phase.COMPLETED:
                 self._learn(counts, estimated=estimated)
             elif (output := self._delivered(phase).output) > counts.output:
@@ -339,6 +324,8 @@ class Call:
         if ticket is not None:
             if ticket.sent is not None and self._delivery.first_token_ns is not None:
                 is_reported = phase is Phase.COMPLETED and counts.input > 0 and not estimated
+                # The replica that goes on with a stream does not know what the first one had.
+                is_reported = is_reported and not self._delivery.resumed
                 cached_share = counts.cached / counts.input if is_reported else None
                 ticket.sent.answered(counts.output, cached_share)
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
@@ -401,6 +388,8 @@ class Call:
         now = time.monotonic()
         if sent is None or delivery.sent_ns is None or self._counts is not None:
             return 0
+        if delivery.is_resuming:
+            return 0
         if delivery.first_token_ns is not None:
             began = delivery.read_ns / 1e9
         elif delivery.prefilled_ns is not None:
@@ -461,6 +450,8 @@ class Call:
             tags=inbound.tags,
             trace_parent=inbound.trace_parent.decode(),
             client_address=inbound.client_address,
+            resumed=self._delivery.resumed,
+            unchecked_joints=self._delivery.unchecked_joints,
             latency=self._latency(),
             drafts=_drafts_of(self._delivery, self._fields, counts.output),
         )
@@ -537,7 +528,3 @@ def _priority(inbound: Inbound, fields: RequestFields) -> RequestPriority:
     if inbound.sheddable or inbound.identity.sheddable:
         return RequestPriority.SHEDDABLE
     return RequestPriority.BATCH if fields.yields else RequestPriority.DEFAULT
-
-
-def _may_retry(retry: Retry, before: Retry) -> bool:
-    return retry is Retry.SAFE or (retry is Retry.ONCE and before is not Retry.ONCE)

@@ -14,8 +14,20 @@ from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.observed.drafts import DraftCounts
+from tessera.gateway.bodies.continuation import (
+    Delivered,
+    NotContinuableError,
+    continued_body,
+    last_events,
+)
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestSummary
+from tessera.gateway.http.continued_events import (
+    DONE,
+    ContinuedEvents,
+    Joint,
+    resumed_comment,
+)
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
     EngineConnection,
@@ -26,6 +38,7 @@ from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts
 from tessera.gateway.refusals import Headers, RequestError
+from tessera.gateway.requests.resume import RESUMABLE, TEXT_NAMES, Protection, count_tokens
 from tessera.gateway.requests.routes import Route
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
@@ -91,6 +104,11 @@ class EngineError(RequestError):
         return self.status >= 500 and self.reason not in _NO_FAILURES
 
     @property
+    def is_loss(self) -> bool:
+        """Return whether a stream may go on elsewhere that broke off by it."""
+        return self.retry is not Retry.NEVER or self.reason is RequestReason.ENGINE_TIMEOUT
+
+    @property
     def may_be_of_request(self) -> bool:
         """Return whether the request may have caused it."""
         return self.reason not in _FAILURES_OF_REPLICA
@@ -103,10 +121,12 @@ class UpstreamRequest:
     route: Route
     fields: RequestSummary
     body: bytes
-    """Empty once a stream began, since no other engine gets it then."""
+    """Empty once a stream began: its protection keeps it, if it has any."""
     query: bytes
     headers: bytes
     """Lines with their ends."""
+    may_continue: bool = False
+    """Another engine may go on with its stream, as long as that has one text."""
 
     def for_engine(self, address: str) -> bytes:
         """Return what one gets before the body."""
@@ -144,21 +164,40 @@ class Delivery:
     late_gaps: int = 0
     events: EventRelay | None = None
     """Those of the last stream."""
+    resumed: int = 0
+    """How often the stream went on at another engine."""
+    unchecked_joints: int = 0
+    """Those of them where that engine did not say how it reads what came before."""
+    is_ended: bool = False
+    """The gateway wrote its end."""
+    _earlier_deltas: int = 0
+    _earlier_tokens: int = 0
+
+    def resume(self) -> None:
+        """Count that the stream goes on elsewhere."""
+        self._earlier_deltas, self._earlier_tokens = self.deltas, self.tokens
+        self.counts = self.events = None
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether another engine is to go on with it, and has not yet."""
+        return self.first_token_ns is not None and not (self.events and self.events.started)
 
     @property
     def is_complete(self) -> bool:
         """Whether the whole stream was passed on, to its end."""
-        return self.events is not None and self.events.ended and self.events.started
+        events = self.events
+        return self.is_ended or (events is not None and events.ended and events.started)
 
     @property
     def deltas(self) -> int:
         """Return how many events with tokens were sent to the client so far."""
-        return self.events.deltas if self.events else 0
+        return self._earlier_deltas + (self.events.deltas if self.events else 0)
 
     @property
     def tokens(self) -> int:
         """Return about how many tokens these had."""
-        return self.events.tokens if self.events else 0
+        return self._earlier_tokens + (self.events.tokens if self.events else 0)
 
 
 class EngineRelay:
@@ -180,9 +219,14 @@ class EngineRelay:
         self._session = session
         self._request = request
         self._response = response
-        self._delivery = delivery
+        self.delivery = delivery
         self._holding = holding
         self._answered = answered
+        self.protection: Protection | None = None
+        """Of a stream that began and may go on elsewhere."""
+        self._delivered: Delivered | None = None
+        self._joint: Joint | None = None
+        self._connection: EngineConnection | None = None
         # Among those that the request holds.
         self._answer_bytes = 0
         self._namespace = ""
@@ -198,18 +242,21 @@ class EngineRelay:
 
         `first_token` is called when the first is there.
 
-        Raises EngineError: a retry is possible only while nothing of the answer was sent.
+        Raises EngineError: a retry is possible only while nothing of the answer was sent. A stream
+        that goes on may raise NotContinuableError.
         """
         # What another replica sent is lost.
         self._hold(0)
         address, self._namespace = replica.address, replica.pod.namespace
+        if self._delivered is not None and not await self._join(address, self._delivered):
+            return
         try:
-            connection = await self._session.connect(address)
+            connection = self._connection = await self._session.connect(address)
         except OSError as error:
             name = type(error).__name__
             raise EngineError(RequestReason.ENGINE_UNREACHABLE, replica.pod.name, name) from error
         try:
-            self._delivery.sent_ns, self._delivery.prefilled_ns = time.monotonic_ns(), None
+            self.delivery.sent_ns, self.delivery.prefilled_ns = time.monotonic_ns(), None
             await connection.send(self._request.for_engine(address), self._request.body)
             if connection.status != 200:
                 await self._refuse(connection, replica, headers)
@@ -226,7 +273,57 @@ class EngineRelay:
         except ConnectionLostError as error:
             raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
         finally:
+            self._connection = None
             self._session.release(connection, address)
+
+    def go_on(self, delivered: Delivered) -> None:
+        """Let the next attempt go on with a stream of which the client got this."""
+        self._delivered = delivered
+        self.delivery.resume()
+        self._response.resume_heartbeats()
+
+    def leave_replica(self) -> None:
+        """Break off a protected stream, which then goes on at another replica."""
+        is_protected = self.protection is not None and self.protection.is_active
+        if is_protected and self._connection is not None:
+            self._connection.abandon()
+
+    async def end(self, events: bytes = b"") -> None:
+        """End a stream that is complete save for its last events."""
+        await self._response.begin_stream()
+        self.delivery.is_ended = True
+        comment = resumed_comment(self.delivery.resumed) if self.delivery.resumed else b""
+        self._answered()
+        self._response.client.write_chunk(events + comment + DONE)
+        await self._response.end_stream()
+
+    async def _join(self, address: str, delivered: Delivered) -> bool:
+        """Ask the replica for the rest of the stream; False where nothing is left of it."""
+        delivery, request, protection = self.delivery, self._request, self.protection
+        if protection is None or not protection.is_active:
+            raise NotContinuableError("the stream is not protected any more")
+        first_body = protection.body
+        counted = await count_tokens(self._session, address, request.headers, first_body, delivered)
+        tokens = counted.answer if counted is not None else delivered.events
+        body = continued_body(first_body, delivered, tokens)
+        if body is None:
+            usage = None
+            if counted is not None and counted.prompt is not None:
+                delivery.counts = TokenCounts(input=counted.prompt, output=tokens)
+                usage = (counted.prompt, tokens) if request.fields.usage_asked else None
+            await self.end(last_events(delivered, usage))
+            return False
+        if not protection.hold(len(body)):
+            raise NotContinuableError("there is no room for its request")
+        request.body = body
+        self._joint = Joint(
+            head=delivered.head,
+            tokens=tokens,
+            is_checked=counted is not None,
+            repeated=delivered.repeated,
+            resumed=delivery.resumed + 1,
+        )
+        return True
 
     async def _relay_whole(
         self, connection: EngineConnection, replica: EngineReplica, headers: Headers
@@ -246,10 +343,10 @@ class EngineRelay:
             raise _invalid(replica, str(error)) from error
         if is_aborted(body):
             raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
-        self._delivery.first_token_ns = time.monotonic_ns()
+        self.delivery.first_token_ns = time.monotonic_ns()
         if summary.usage is not None:
-            self._delivery.counts = summary.usage.counts()
-            self._delivery.drafts = draft_counts(summary.metrics)
+            self.delivery.counts = summary.usage.counts()
+            self.delivery.drafts = draft_counts(summary.metrics)
         self._answered()
         await self._response.send_whole(200, body, headers)
 
@@ -262,8 +359,12 @@ class EngineRelay:
     ) -> None:
         stream = self._request.route.stream
         assert stream is not None  # noqa: S101 - only such routes have bodies that stream
-        delivery = self._delivery
-        events = EventRelay(stream, keep_usage=self._request.fields.usage_asked)
+        delivery = self.delivery
+        keep_usage = self._request.fields.usage_asked
+        if self._joint is None:
+            events = EventRelay(stream, keep_usage=keep_usage)
+        else:
+            events = ContinuedEvents(stream, self._joint, keep_usage=keep_usage)
         delivery.events = events
         try:
             await self._pass_on(connection, events, headers, first_token)
@@ -272,7 +373,7 @@ class EngineRelay:
         except InvalidStreamError as error:
             raise _invalid(replica, str(error)) from error
         finally:
-            delivery.counts, delivery.drafts = events.counts, events.drafts
+            delivery.counts, delivery.drafts = events.total, events.drafts
         if self._holding.exceeded:
             raise self._holding.error()
         if not (events.ended and events.started):
@@ -290,7 +391,7 @@ class EngineRelay:
         first_token: Callable[[], None],
     ) -> None:
         """Read the events of an engine, and send them to the client, to their end or a failure."""
-        delivery, client = self._delivery, self._response.client
+        delivery, client = self.delivery, self._response.client
         token_ns = unread = 0
 
         def relay(data: bytes) -> bool:
@@ -303,16 +404,19 @@ class EngineRelay:
                 delivery.gaps += events.deltas - deltas
                 delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
                 token_ns = delivery.read_ns = now_ns
+            if block and protection is not None:
+                block = protection.add(block, events.text_name)
             unread = client.write_chunk(block) if block else 0
             fits = self._hold(unread + events.waiting_bytes)
             return fits and unread <= MAX_UNREAD_BYTES and not (self._rest_seconds or events.closed)
 
         block, ended = await self._first_block(connection, events)
+        protection = None
         if block:
-            delivery.first_token_ns = delivery.read_ns = time.monotonic_ns()
-            delivery.gaps += max(0, events.deltas - 1)
+            self._count_first(events)
             first_token()
-            await self._response.begin_stream(headers)
+            block = await self._begin(headers, events, block)
+            protection = self.protection
             self._request.body = b""
             connection.when_sent(self._free_request)
             unread = client.write_chunk(block)
@@ -326,6 +430,36 @@ class EngineRelay:
             token_ns = time.monotonic_ns()
             ended = await connection.forward(relay)
 
+    def _count_first(self, events: EventRelay) -> None:
+        """Count the tokens that came first, from this engine."""
+        delivery, now_ns = self.delivery, time.monotonic_ns()
+        if delivery.first_token_ns is None:
+            delivery.first_token_ns = now_ns
+            delivery.gaps += max(0, events.deltas - 1)
+        else:
+            delivery.gaps += events.deltas
+            delivery.late_gaps += now_ns - delivery.read_ns > delivery.itl_target_ns
+        delivery.read_ns = now_ns
+
+    async def _begin(self, headers: Headers, events: EventRelay, block: bytes) -> bytes:
+        """Begin the stream, or go on with it; return its first part as the client gets it."""
+        request, response, protection = self._request, self._response, self.protection
+        if self._joint is not None and protection is not None:
+            self.delivery.resumed = self._joint.resumed
+            self.delivery.unchecked_joints += not self._joint.is_checked
+            protection.free(len(request.body))
+            await response.begin_stream()
+            return protection.add(block, events.text_name)
+        if request.may_continue and events.text_name in TEXT_NAMES:
+            protection = self.protection = Protection(request.body, self._holding)
+        resumable = b"true" if protection is not None else b"false"
+        # Comments that went before may have taken the headers with them.
+        has_head = response.status is not None
+        await response.begin_stream([*headers, (RESUMABLE, resumable)])
+        if has_head:
+            block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
+        return block if protection is None else protection.add(block, events.text_name)
+
     async def _first_block(
         self, connection: EngineConnection, events: EventRelay
     ) -> tuple[bytes, bool]:
@@ -338,8 +472,8 @@ class EngineRelay:
         def hold(data: bytes) -> bool:
             nonlocal block
             block = self._feed(events, data)
-            if events.prefilled and self._delivery.prefilled_ns is None:
-                self._delivery.prefilled_ns = time.monotonic_ns()
+            if events.prefilled and self.delivery.prefilled_ns is None:
+                self.delivery.prefilled_ns = time.monotonic_ns()
             fits = self._hold(events.waiting_bytes)
             return fits and not (block or self._rest_seconds or events.closed)
 
@@ -374,7 +508,7 @@ class EngineRelay:
         return True
 
     def _free_request(self) -> None:
-        self._holding.free(self._holding.size - self._answer_bytes)
+        self._holding.free(self._holding.size - self._answer_bytes - self._holding.spare)
 
     async def _refuse(
         self, connection: EngineConnection, replica: EngineReplica, headers: Headers

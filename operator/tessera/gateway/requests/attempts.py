@@ -1,0 +1,152 @@
+"""The replicas that one request is sent to, until its client has the whole answer."""
+
+import time
+from collections.abc import Awaitable, Callable, Collection
+
+from tessera.domain.picking.replica_state import ReplicaState
+from tessera.gateway.bodies.continuation import NotContinuableError
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.fleet.replicas import SentRequest
+from tessera.gateway.refusals import RequestError
+from tessera.gateway.requests.admission import Admission, Ticket
+from tessera.gateway.requests.relay import EngineError, EngineRelay, Retry
+
+# Of one request before its first token: the first replica and two others.
+_MAX_ATTEMPTS = 3
+# Of a stream after it, where replicas are lost.
+MAX_RESUMPTIONS = 3
+
+
+class Attempts:
+    """Sends an admitted request to one replica, and to others where that does not answer."""
+
+    def __init__(
+        self,
+        relay: EngineRelay,
+        admission: Admission,
+        ticket: Ticket,
+        turns: Turns,
+        *,
+        confirm: Callable[[], Awaitable[None]],
+        suspect: str | None,
+    ) -> None:
+        """Take `confirm`, which raises RequestError where the sender may not go on.
+
+        `suspect` is the tenant that may have sent what engines fail at, if others use them too.
+        """
+        self._relay = relay
+        self._delivery = relay.delivery
+        self._admission = admission
+        self._ticket = ticket
+        self._turns = turns
+        self._confirm, self._suspect = confirm, suspect
+        self._tried: list[str] = []
+
+    async def run(self) -> None:
+        """Relay an answer, from another replica where the first gave none.
+
+        Raises RequestError.
+        """
+        ticket, retried = self._ticket, Retry.SAFE
+        while True:
+            sent = ticket.sent
+            assert sent is not None  # noqa: S101 - an admitted request has a replica
+            state = sent.choice.state
+            self._tried.append(state.replica.uid)
+            # It may have waited long.
+            await self._confirm()
+            try:
+                await self._relay.attempt(state.replica, ticket.headers, sent.first_token)
+            except EngineError as error:
+                self._blame(state, error)
+                if self._delivery.first_token_ns is not None:
+                    await self._resume(error)
+                    return
+                if not (_may_retry(error.retry, retried) and len(self._tried) < _MAX_ATTEMPTS):
+                    raise
+                retried, sent.failure = error.retry, error.reason
+                sent.end()
+                if not self._admission.send_again(ticket, self._tried):
+                    raise
+            else:
+                state.succeeded()
+                return
+
+    def leave_replicas(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with a protected stream that is at one of these replicas."""
+        sent = self._ticket.sent
+        is_there = sent is not None and sent.choice.replica.uid in uids
+        # Without another replica it stays.
+        if is_there and self._admission.has_other(self._ticket):
+            self._relay.leave_replica()
+
+    async def _resume(self, loss: EngineError) -> None:
+        """Go on at other replicas with a stream whose replica is lost.
+
+        Raises the loss where that is not possible.
+        """
+        failure, retried = loss, Retry.SAFE
+        for _ in range(MAX_RESUMPTIONS):
+            try:
+                sent = await self._sent_elsewhere(loss, failure)
+            except NotContinuableError:
+                break
+            if sent is None:
+                return
+            state = sent.choice.state
+            try:
+                await self._relay.attempt(state.replica, self._ticket.headers, sent.first_token)
+            except NotContinuableError:
+                break
+            except EngineError as error:
+                self._blame(state, error)
+                failure = error
+                if not self._delivery.is_resuming:
+                    loss, retried = error, Retry.SAFE
+                elif _may_retry(error.retry, retried):
+                    retried = error.retry
+                else:
+                    break
+            else:
+                state.succeeded()
+                return
+        raise loss
+
+    async def _sent_elsewhere(self, loss: EngineError, failure: EngineError) -> SentRequest | None:
+        """Choose the replica that goes on; None if the client has all, and got its end.
+
+        `failure` is that of the last replica, from which nothing may have come.
+
+        Raises NotContinuableError.
+        """
+        relay, ticket = self._relay, self._ticket
+        lost = ticket.sent
+        if lost is None or relay.protection is None or not loss.is_loss:
+            raise NotContinuableError("the stream is not protected")
+        delivered = await relay.protection.delivered(self._turns)
+        if delivered.is_finished:
+            await relay.end()
+            return None
+        lost.end()
+        if not self._admission.send_again(ticket, self._tried, lost.choice.replica.engine):
+            raise NotContinuableError("no other replica is ready")
+        lost.failure = failure.reason
+        assert ticket.sent is not None  # noqa: S101 - it was sent again
+        self._tried.append(ticket.sent.choice.replica.uid)
+        try:
+            await self._confirm()
+        except RequestError as error:
+            raise NotContinuableError(str(error)) from None
+        relay.go_on(delivered)
+        return ticket.sent
+
+    def _blame(self, state: ReplicaState, error: EngineError) -> None:
+        """Count a failure of the replica, if it is one."""
+        if error.is_of_replica:
+            # Others are there, and the request may have caused the failure.
+            suspect = self._suspect if error.may_be_of_request else None
+            state.failed(time.monotonic(), suspect=suspect)
+
+
+def _may_retry(retry: Retry, before: Retry) -> bool:
+    return retry is Retry.SAFE or (retry is Retry.ONCE and before is not Retry.ONCE)

@@ -1,0 +1,174 @@
+"""Keeps what a stream needs in order to go on at another replica, and joins the two parts."""
+
+import asyncio
+from typing import Annotated, NamedTuple
+
+import msgspec
+
+from tessera.gateway.bodies.continuation import (
+    Delivered,
+    NotContinuableError,
+    read_delivered,
+    tokenize_bodies,
+)
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.http.engine_connection import (
+    ConnectionLostError,
+    EngineSession,
+    InvalidHttpError,
+)
+from tessera.gateway.http.sse import InvalidStreamError, event_data, split_events
+
+RESUMABLE = b"x-tessera-resumable"
+# Of one stream: its request, and what its client got. A token takes about 250 bytes in an event,
+# so it is enough for 8,000 of them.
+MAX_PROTECTED_BYTES = 2 * 2**20
+# Of the fields of events that have the answer itself: neither its reasoning nor a call of a tool.
+TEXT_NAMES = (b'"content":', b'"text":')
+_UNPROTECTED = b": %b: false\n\n" % RESUMABLE
+# Bytes are held in steps, and each event takes more than its bytes.
+_STEP_BYTES, _EVENT_BYTES = 4096, 48
+# Of an answer, with the ids of 300,000 tokens.
+_MAX_TOKENIZED_BYTES = 2 * 2**20
+_TOKENIZE_SECONDS = 5.0
+
+
+class Protection:
+    """What one running stream needs in order to go on elsewhere.
+
+    It is given up where there is no room for it, and once the stream has more than one text.
+    """
+
+    def __init__(self, body: bytes, holding: Holding) -> None:
+        """Take the request that the engine got, whose bytes are held."""
+        self.body = body
+        self._holding = holding
+        self._blocks: list[bytes] = []
+        self._size = len(body)
+        self._unheld = 0
+        self.is_active = True
+        self._is_announced = False
+        holding.spare_held(len(body))
+        holding.on_drop = self._drop
+
+    def add(self, block: bytes, text_name: bytes) -> bytes:
+        """Keep what the client gets; return it with the word that it is the last, if it is."""
+        if self.is_active:
+            self._blocks.append(block)
+            self._unheld += len(block) + _EVENT_BYTES
+            if self._unheld > _STEP_BYTES:
+                self._hold()
+            if text_name not in TEXT_NAMES:
+                self.end()
+        if self.is_active or self._is_announced:
+            return block
+        self._is_announced = True
+        return _UNPROTECTED + block
+
+    async def delivered(self, turns: Turns) -> Delivered:
+        """Read what the client got.
+
+        Raises NotContinuableError.
+        """
+        if not self.is_active:
+            raise NotContinuableError("the stream is not protected")
+        stream = b"".join(self._blocks)
+        return await turns.take(len(stream), lambda: _read(stream))
+
+    def hold(self, size: int) -> bool:
+        """Hold what another engine is asked for; False where there is no room."""
+        return self._holding.take_spare(size)
+
+    def free(self, size: int) -> None:
+        """Hold it no more."""
+        self._holding.free_spare(size)
+
+    def end(self) -> None:
+        """Keep nothing more."""
+        if self.is_active:
+            self._holding.drop_spare()
+
+    def _hold(self) -> None:
+        size, self._unheld = self._unheld, 0
+        self._size += size
+        if self._size > MAX_PROTECTED_BYTES or not self._holding.take_spare(size):
+            self.end()
+
+    def _drop(self) -> None:
+        self.is_active = False
+        self.body = b""
+        self._blocks.clear()
+
+
+def _read(stream: bytes) -> Delivered:
+    try:
+        return read_delivered(map(event_data, split_events(stream)))
+    except InvalidStreamError as error:
+        raise NotContinuableError(str(error)) from None
+
+
+class CountedTokens(NamedTuple):
+    """Tokens of a prompt, if they are known, and of what was answered so far."""
+
+    prompt: int | None
+    answer: int
+
+
+class _Tokenized(msgspec.Struct, gc=False):
+    count: Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+    tokens: msgspec.Raw
+
+
+_tokenized = msgspec.json.Decoder(_Tokenized)
+
+
+async def count_tokens(
+    session: EngineSession, address: str, headers: bytes, body: bytes, delivered: Delivered
+) -> CountedTokens | None:
+    """Return how an engine reads an answer that has begun.
+
+    None where it does not say. Raises NotContinuableError where it does not read the same prompt
+    before them, as with a template that changes earlier turns.
+    """
+    bodies = tokenize_bodies(body, delivered)
+    if bodies is None:
+        return CountedTokens(None, len(delivered.token_ids))
+    try:
+        async with asyncio.timeout(_TOKENIZE_SECONDS):
+            prompt = await _tokens(session, address, headers, bodies.prompt)
+            whole = await _tokens(session, address, headers, bodies.continued)
+    except (OSError, ConnectionLostError, InvalidHttpError, InvalidStreamError):
+        return None
+    if prompt is None or whole is None:
+        return None
+    # A token at least stands behind each event. Engines may send several in one, and a text may
+    # have fewer tokens than it was generated in; no token has less than a byte.
+    counted = min(whole.count - prompt.count, len(delivered.text.encode()))
+    tokens = max(counted, delivered.events)
+    is_same = bytes(whole.tokens).startswith(bytes(prompt.tokens).rstrip()[:-1] + b",")
+    # The text of a completion is the same, and may have other tokens at the joint.
+    if not is_same and bodies.is_chat:
+        raise NotContinuableError("the engine reads another prompt")
+    return CountedTokens(prompt.count, tokens)
+
+
+async def _tokens(
+    session: EngineSession, address: str, headers: bytes, body: bytes
+) -> _Tokenized | None:
+    head = b"POST /tokenize HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
+        address.encode(),
+        headers,
+        len(body),
+    )
+    connection = await session.connect(address)
+    try:
+        await connection.send(head, body)
+        answer = await connection.read(_MAX_TOKENIZED_BYTES)
+        if connection.status != 200 or answer is None:
+            return None
+        return _tokenized.decode(answer)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    finally:
+        session.release(connection, address)
