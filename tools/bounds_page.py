@@ -36,6 +36,7 @@ from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.scaling.state import MAX_READING_GAP
 from tessera.domain.status.budget import MAX_NAMED_REPLICAS
+from tessera.gateway.bodies.continuation import MAX_BODY_BYTES
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS, MAX_TEXTS
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.bodies.parsing import MAX_PROMPT_BYTES, MAX_SESSION_BYTES
@@ -60,6 +61,7 @@ from tessera.gateway.http.sse import (
 )
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
 from tessera.gateway.requests.recent import MAX_RECENT_BYTES
 from tessera.gateway.requests.relay import (
     MAX_REFUSAL_LENGTH,
@@ -67,6 +69,7 @@ from tessera.gateway.requests.relay import (
     MAX_UNREAD_BYTES,
     SLOW_PART_SECONDS,
 )
+from tessera.gateway.requests.resume import MAX_PROTECTED_BYTES
 from tessera.gateway.requests.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows
@@ -192,6 +195,12 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("events of a stream without a token", MAX_EVENTS_WITHOUT_TOKEN),
             ("bytes of these events", MAX_BYTES_WITHOUT_TOKEN),
             ("bytes of an event", MAX_EVENT_BYTES),
+            (
+                "bytes of the request of a stream that another replica may go on with",
+                MAX_BODY_BYTES,
+            ),
+            ("bytes of it, and of what its client got", MAX_PROTECTED_BYTES),
+            ("other replicas that a stream is sent to, one after the other", MAX_RESUMPTIONS),
             ("bytes of an engine that are read before others have their turn", MAX_READ_BYTES),
             (
                 "milliseconds that a part of a stream takes, before the stream rests for four "

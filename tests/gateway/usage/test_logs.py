@@ -58,6 +58,7 @@ def test_a_request_is_one_line_of_json() -> None:
         "outputTokens": 20,
         "reasoningTokens": 5,
         "estimated": False,
+        "resumed": 0,
         "queueMs": 1,
         "ttftMs": 200,
         "totalMs": 900,

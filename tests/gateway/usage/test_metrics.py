@@ -66,6 +66,13 @@ def test_a_request_is_counted_with_its_times_and_tokens() -> None:
     assert tokens == [7, 3, 2, 1, 5]
 
 
+def test_streams_that_went_on_are_counted_by_their_joints() -> None:
+    gateway = GatewayMetrics()
+    observe(gateway, [a_stream(resumed=3, unchecked_joints=1)])
+    assert value(gateway, "streams_resumed_total", **PAIR, joint="Checked") == 2
+    assert value(gateway, "streams_resumed_total", **PAIR, joint="Unchecked") == 1
+
+
 def test_a_request_without_a_token_has_no_time_to_one() -> None:
     gateway = GatewayMetrics()
     observe(

@@ -47,6 +47,8 @@ def _first(record: UsageRecord) -> UsageRecord:
         tags="",
         trace_parent="",
         client_address="",
+        resumed=0,
+        unchecked_joints=0,
         latency=None,
         drafts=None,
     )

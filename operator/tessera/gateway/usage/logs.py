@@ -133,6 +133,7 @@ def access_line(record: UsageRecord) -> bytes:
         "outputTokens": record.output_tokens,
         "reasoningTokens": record.reasoning_tokens,
         "estimated": record.estimated,
+        "resumed": record.resumed,
         "queueMs": record.queue_ns // _NS_PER_MS,
         "ttftMs": None if record.ttft_ns is None else record.ttft_ns // _NS_PER_MS,
         "totalMs": record.total_ns // _NS_PER_MS,

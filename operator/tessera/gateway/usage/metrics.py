@@ -37,6 +37,7 @@ _TPOT_BUCKETS = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.075, 0.1, 0.15, 0
 _QUEUE_BUCKETS = (0.001, 0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _PAIR = ("tenant", "service")
 _KINDS = ("input", "cached", "predicted_cached", "uncached_prefix", "output", "reasoning")
+_JOINTS = ("Checked", "Unchecked")
 _DRAFTS = attrgetter("drafts", "drafted_tokens", "accepted_tokens")
 _TOKENS = attrgetter(*(f"{kind}_tokens" for kind in _KINDS))
 
@@ -53,6 +54,7 @@ class _PairSeries:
     tpot: Histogram
     queue: Histogram
     tokens: Sequence[Counter]
+    joints: Sequence[Counter]
     temperatures: set[TemperatureClass] = field(default_factory=set)
     """Of the series of drafts, where its engines speculate."""
     used_ns: int = 0
@@ -153,6 +155,13 @@ class RequestMetrics:
             (*_PAIR, "kind"),
             registry=registry,
         )
+        self._joints = Counter(
+            "tessera_gateway_streams_resumed",
+            "How often streams went on at another replica, by `joint`: Checked where its engine "
+            "said how it reads what came before, else Unchecked.",
+            (*_PAIR, "joint"),
+            registry=registry,
+        )
         self._drafts = [
             Counter(f"tessera_gateway_{name}", text, (*_PAIR, "temperature"), registry=registry)
             for name, text in _DRAFT_SERIES
@@ -177,6 +186,9 @@ class RequestMetrics:
             _observe_stream(pair, record, record.latency)
         for tokens, counter in zip(_TOKENS(record), pair.tokens, strict=True):
             counter.inc(tokens)
+        checked, unchecked = pair.joints
+        checked.inc(record.resumed - record.unchecked_joints)
+        unchecked.inc(record.unchecked_joints)
         if record.drafts is not None:
             temperature = record.drafts.temperature
             pair.temperatures.add(temperature)
@@ -227,6 +239,7 @@ class RequestMetrics:
             tpot=self._tpot.labels(*names),
             queue=self._queue.labels(*names),
             tokens=[self._tokens.labels(*names, kind) for kind in _KINDS],
+            joints=[self._joints.labels(*names, joint) for joint in _JOINTS],
         )
 
     def _remove(self, pair: _PairSeries) -> None:
@@ -243,6 +256,8 @@ class RequestMetrics:
             self._requests.remove(*pair.names, *outcome)
         for kind in _KINDS:
             self._tokens.remove(*pair.names, kind)
+        for joint in _JOINTS:
+            self._joints.remove(*pair.names, joint)
         for temperature in pair.temperatures:
             for counter in self._drafts:
                 counter.remove(*pair.names, temperature)

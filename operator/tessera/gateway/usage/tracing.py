@@ -85,5 +85,6 @@ def _attributes(operation: str, record: UsageRecord) -> Mapping[str, str | int |
         "tessera.replica": record.replica,
         "tessera.reason": record.reason,
         "tessera.request_id": record.request_id,
+        "tessera.resumed": record.resumed,
     }
     return {name: value for name, value in attributes.items() if value is not None}
