@@ -401,6 +401,11 @@ class Drain(Wire):
     GPUs are repartitioned and the pool has `mig.onDeadline: Evict`, at most its
     `mig.drainDeadline`."""
 
+    move_streams: bool | None = None
+    """Whether the gateway continues running streams on another replica instead of waiting for
+    their end: those that say `x-tessera-resumable: true`. Others, and those of clients that reach
+    an engine without the gateway, have `timeout`. `false` without a value."""
+
 
 class EnvVarSource(Wire):
     """Source of the value of an environment variable."""

@@ -108,6 +108,9 @@ def test_without_a_change_there_is_no_update() -> None:
         {"scaling": {"minReplicas": 3}},
         {"placement": {"pools": ["a100"]}},
         {"class": "Standard"},
+        {"drain": {"moveStreams": True}},
+        # As the API server adds the default.
+        {"drain": {"moveStreams": True, "timeout": "60s"}},
     ],
     ids=str,
 )

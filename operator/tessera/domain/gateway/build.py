@@ -234,6 +234,7 @@ def _model(
         routes=own_routes(task) if shape_of(known_spec) is not None else (),
         generates=task is None,
         replicas=tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods),
+        moves_streams=bool(spec.drain.move_streams),
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,
         is_asleep=may_sleep and scaling is not None and scaling.desired_replicas == 0,

@@ -57,6 +57,8 @@ class OfferedModel:
     """The same of every tenant."""
     shared_prefix_cache: bool = False
     """Tenants find each other's prompts in the cache of its engines."""
+    moves_streams: bool = False
+    """Streams of a replica that leaves are continued on another one."""
     media_domains: tuple[str, ...] = ()
     """Hosts from which its engines fetch images and clips."""
     service_class: ServiceClass = "Interactive"

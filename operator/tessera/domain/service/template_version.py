@@ -32,6 +32,7 @@ from tessera.domain.service.measured_limits import lowered_limit
 # Fields of the spec that shape the pods. The others decide placement and count; of `precision` the
 # chosen variant counts.
 _TEMPLATE_FIELDS = ("model", "slo", "context", "engine", "drain", "pod_template")
+_NOT_OF_PODS = {"drain": {"move_streams"}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +61,11 @@ def decide_template(
     """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
     record = _recorded_template(service, newest) if workload is not None else newest
-    if record.template_hash != newest.template_hash or is_update_requested(
-        service, record.observed_update
-    ):
+    hashes = {newest.template_hash}
+    if spec.drain.timeout == record.effective_values.drain_timeout:
+        # That of a service without `drain`, to which the API server added the default.
+        hashes.add(_hash(service, spec, choice, without=frozenset({"drain"})))
+    if record.template_hash not in hashes or is_update_requested(service, record.observed_update):
         record = newest
     builder_version = available.builder_version
     if record.builder_version > builder_version:
@@ -118,7 +121,7 @@ def _newest_template(
     return PodTemplateVersionStatus(
         builder_version=available.builder_version,
         platform=available.platform,
-        template_hash=_template_digest(spec, choice, lowered_limit(service, spec, choice)),
+        template_hash=_hash(service, spec, choice),
         effective_values=EffectiveValues(
             engine_version=spec.engine.version,
             drain_timeout=spec.drain.timeout,
@@ -147,17 +150,23 @@ def _recorded_template(
     return newest.model_copy(update=first)
 
 
-def _template_digest(
-    spec: InferenceServiceSpec, choice: HardwareChoice, lowered: int | None
+def _hash(
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+    *,
+    without: frozenset[str] = frozenset(),
 ) -> str:
     """Return a digest of set fields and placement, to which new defaults are no change."""
+    lowered = lowered_limit(service, spec, choice)
     hardware, offer = choice.fit.hardware, choice.offer
     template_inputs: dict[str, Any] = spec_in(spec, None, choice.fit.precision).model_dump(
         mode="json",
         by_alias=True,
         exclude_unset=True,
         exclude_none=True,
-        include=set(_TEMPLATE_FIELDS),
+        include=set(_TEMPLATE_FIELDS) - without,
+        exclude=_NOT_OF_PODS,
     )
     template_inputs["on"] = [
         choice.variant,
