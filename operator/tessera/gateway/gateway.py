@@ -176,6 +176,7 @@ class Gateway:
             self.directory = directory
             changes = self.admission.update(directory)
             self.app.leave_replicas(changes.removed_replicas)
+            self.app.move_streams(changes.moved_replicas)
             self._parts.poller.update(changes)
             self._take_arrivals()
             for model in changes.removed:

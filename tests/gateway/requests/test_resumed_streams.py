@@ -682,6 +682,60 @@ async def test_a_stream_stays_at_a_replica_that_has_no_other_beside_it() -> None
     assert answer.body == ROLE + a_delta() + END + DONE
 
 
+@pytest.mark.parametrize(
+    ("prompt", "moves", "body", "is_moved"),
+    [
+        (4, True, STREAM, True),
+        # The other engine reads another prompt.
+        (6, True, STREAM, False),
+        (4, False, STREAM, False),
+        (4, True, STREAM | {"logprobs": True}, False),
+    ],
+    ids=["moved", "another prompt", "not asked for", "not protected"],
+)
+async def test_a_stream_is_moved_from_a_replica_that_leaves_if_another_one_can_go_on(
+    prompt: int, moves: bool, body: Any, is_moved: bool
+) -> None:
+    release, asked = asyncio.Event(), asyncio.Event()
+    other = going_on(ROLE, a_delta(" two"), END, USAGE, DONE, prompt=prompt)
+
+    async def first(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await asyncio.wait(
+            [asyncio.create_task(each.wait()) for each in (release, call.gone)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        await call.chunk(a_delta(" one") + END + USAGE + DONE)
+        await call.finish()
+
+    async def second(call: EngineCall) -> None:
+        await other(call)
+        asked.set()
+
+    async def sent_tokens() -> int:
+        requests, _ = gateway.app.running(1)
+        return requests[0].output_tokens if requests else 0
+
+    async with replicas(first, second) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(body))
+        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        leaving = a_replica(engines[0].address, "chat-1", leaving=True)
+        model = a_model(a_replica(engines[1].address, "chat-2"), leaving, moves_streams=moves)
+        changes = gateway.admission.update(a_directory(model))
+        gateway.app.move_streams(changes.moved_replicas)
+        if not is_moved:
+            if prompt != 4:
+                await asked.wait()
+            release.set()
+        answer = await sending
+        record = await gateway.record()
+        health = [state.health.failures for state in gateway.admission.replicas.states(model)]
+    assert record.resumed == is_moved
+    assert text_of(data_of(answer.body)) == (" word two" if is_moved else " word one")
+    assert health == [0, 0]
+
+
 async def test_a_client_that_reads_slowly_gets_all_of_a_stream_that_is_resumed() -> None:
     large = a_delta("x" * 50_000)
 

@@ -438,13 +438,13 @@ def pods_of(
 ) -> dict[Ref, PodReading]:
     """Return the load of each replica; a missing value is None."""
     queued, served, active = (values_by(rows, pod_ref) for rows in (waiting, running, activity))
-    found = values_by(cached, pod_ref)
+    cached_tokens = values_by(cached, pod_ref)
     return {
         pod: PodReading(
             waiting=queued.get(pod),
             running=served.get(pod),
             activity=active.get(pod),
-            cached=found.get(pod),
+            cached=cached_tokens.get(pod),
         )
         for pod in {**queued, **served, **active}
     }

@@ -179,6 +179,14 @@ class ModelChanges:
         )
         return frozenset(old - new)
 
+    @property
+    def moved_replicas(self) -> frozenset[str]:
+        """Return the UIDs of the replicas that leave and whose streams are moved."""
+        moving = (model for model in self.new if model.moves_streams)
+        return frozenset(
+            replica.uid for model in moving for replica in model.replicas if replica.leaving
+        )
+
 
 def model_changes(before: Iterable[OfferedModel], after: Iterable[OfferedModel]) -> ModelChanges:
     """Return the models that left, came or changed; most of those that did not are the same."""

@@ -21,6 +21,7 @@ from tessera.domain.gateway.access import (
 )
 from tessera.domain.gateway.directory import (
     Directory,
+    EngineReplica,
     Identity,
     ModelChanges,
     OfferedModel,
@@ -283,14 +284,15 @@ class Admission:
         ticket.sent = sent
         return True
 
-    def has_other(self, ticket: Ticket) -> bool:
-        """Return whether another replica could go on with the stream of a request."""
+    def other(self, ticket: Ticket) -> EngineReplica | None:
+        """Return another replica that could go on with the stream of a request."""
         sent = ticket.sent
         if sent is None:
-            return False
+            return None
         replica = sent.choice.replica
         states = self._untried(ticket, {replica.uid}, replica.engine)
-        return any(state.ready_at is not None and not state.replica.leaving for state in states)
+        others = (state.replica for state in states if state.ready_at is not None)
+        return next((other for other in others if not other.leaving), None)
 
     def _untried(
         self, ticket: Ticket, tried: Collection[str], engine: str | None

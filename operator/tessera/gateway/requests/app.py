@@ -24,6 +24,7 @@ from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
 from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.requests.admission import Admission
+from tessera.gateway.requests.attempts import Attempts
 from tessera.gateway.requests.call import Call, Inbound, refused_record
 from tessera.gateway.requests.recent import RecentRequests
 from tessera.gateway.requests.routes import ROUTES
@@ -101,8 +102,16 @@ class GatewayApp:
 
     def leave_replicas(self, uids: Collection[str]) -> None:
         """Go on elsewhere with the protected streams that are at these replicas."""
-        for call in self._calls if uids else ():
-            call.leave_replicas(uids)
+        for attempts in self._attempts() if uids else ():
+            attempts.leave_replicas(uids)
+
+    def move_streams(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with those that can, of the streams at these replicas, which leave."""
+        for attempts in self._attempts() if uids else ():
+            attempts.move_stream(uids)
+
+    def _attempts(self) -> list[Attempts]:
+        return [call.attempts for call in self._calls if call.attempts is not None]
 
     def partial_records(self) -> Sequence[UsageRecord]:
         """Return what the requests that an engine has used so far, as if they ended now."""

@@ -1,8 +1,10 @@
 """The replicas that one request is sent to, until its client has the whole answer."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection
 
+from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.bodies.continuation import NotContinuableError
 from tessera.gateway.bodies.turns import Turns
@@ -41,12 +43,22 @@ class Attempts:
         self._turns = turns
         self._confirm, self._suspect = confirm, suspect
         self._tried: list[str] = []
+        self._move: asyncio.Task[None] | None = None
+        # The replica that it was for.
+        self._left = ""
 
     async def run(self) -> None:
         """Relay an answer, from another replica where the first gave none.
 
         Raises RequestError.
         """
+        try:
+            await self._run()
+        finally:
+            if self._move is not None:
+                self._move.cancel()
+
+    async def _run(self) -> None:
         ticket, retried = self._ticket, Retry.SAFE
         while True:
             sent = ticket.sent
@@ -77,8 +89,29 @@ class Attempts:
         sent = self._ticket.sent
         is_there = sent is not None and sent.choice.replica.uid in uids
         # Without another replica it stays.
-        if is_there and self._admission.has_other(self._ticket):
+        if is_there and self._admission.other(self._ticket) is not None:
             self._relay.leave_replica()
+
+    def move_stream(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with a protected stream whose replica leaves, if another one reads it."""
+        sent = self._ticket.sent
+        uid = sent.choice.replica.uid if sent is not None else ""
+        if uid in uids and uid != self._left:
+            other = self._admission.other(self._ticket)
+            if other is not None:
+                self._left = uid
+                self._move = asyncio.create_task(self._move_to(other, uid))
+
+    async def _move_to(self, other: EngineReplica, uid: str) -> None:
+        """Leave a replica once another one is known to go on: else the stream may end there."""
+        relay = self._relay
+        try:
+            if relay.protection is not None:
+                delivered = await relay.protection.delivered(self._turns)
+                await relay.check_joint(other.address, delivered)
+                self.leave_replicas({uid})
+        except NotContinuableError:
+            return
 
     async def _resume(self, loss: EngineError) -> None:
         """Go on at other replicas with a stream whose replica is lost.
@@ -142,7 +175,7 @@ class Attempts:
 
     def _blame(self, state: ReplicaState, error: EngineError) -> None:
         """Count a failure of the replica, if it is one."""
-        if error.is_of_replica:
+        if error.is_of_replica and not state.replica.leaving:
             # Others are there, and the request may have caused the failure.
             suspect = self._suspect if error.may_be_of_request else None
             state.failed(time.monotonic(), suspect=suspect)

@@ -5,7 +5,7 @@ import itertools
 import re
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.access import cache_salt
@@ -116,7 +116,8 @@ class Call:
         self._model: OfferedModel | None = None
         self._ticket: Ticket | None = None
         self._delivery = Delivery()
-        self._attempts: Attempts | None = None
+        self.attempts: Attempts | None = None
+        """Those of its request, while it is at engines."""
         self._record_id = _record_id()
         self._client_gone = False
         # What it used, once no engine works for it.
@@ -153,7 +154,7 @@ class Call:
                 phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
         finally:
             # They refer to this call.
-            self._attempts = None
+            self.attempts = None
             self._response.client.on_gone = None
             self._response.stop_heartbeats()
             self._settle(phase, reason)
@@ -195,11 +196,6 @@ class Call:
             output_tokens=self._delivery.deltas,
         )
 
-    def leave_replicas(self, uids: Collection[str]) -> None:
-        """Go on elsewhere with a protected stream that is at one of these replicas."""
-        if self._attempts is not None:
-            self._attempts.leave_replicas(uids)
-
     @property
     def _phase_of_refusal(self) -> Phase:
         """Return how a request ends that is refused: what an engine did until then is paid."""
@@ -230,7 +226,7 @@ class Call:
             self._holding,
             lambda: self._end_work(Phase.COMPLETED),
         )
-        self._attempts = Attempts(
+        self.attempts = Attempts(
             relay,
             self._admission,
             ticket,
@@ -240,7 +236,7 @@ class Call:
             ),
             suspect=inbound.identity.tenant if ticket.model.is_shared else None,
         )
-        await self._attempts.run()
+        await self.attempts.run()
 
     async def _admitted(self, heartbeat_seconds: float) -> tuple[UpstreamRequest, Ticket]:
         """Return what an engine gets, once there is room for it.

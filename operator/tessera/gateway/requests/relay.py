@@ -227,6 +227,8 @@ class EngineRelay:
         self._delivered: Delivered | None = None
         self._joint: Joint | None = None
         self._connection: EngineConnection | None = None
+        # The gateway broke it off itself.
+        self._is_left = False
         # Among those that the request holds.
         self._answer_bytes = 0
         self._namespace = ""
@@ -271,9 +273,11 @@ class EngineRelay:
         except InvalidHttpError as error:
             raise _invalid(replica, str(error)) from error
         except ConnectionLostError as error:
+            if self._is_left:
+                raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name) from error
             raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
         finally:
-            self._connection = None
+            self._connection, self._is_left = None, False
             self._session.release(connection, address)
 
     def go_on(self, delivered: Delivered) -> None:
@@ -286,7 +290,21 @@ class EngineRelay:
         """Break off a protected stream, which then goes on at another replica."""
         is_protected = self.protection is not None and self.protection.is_active
         if is_protected and self._connection is not None:
+            self._is_left = True
             self._connection.abandon()
+
+    async def check_joint(self, address: str, delivered: Delivered) -> None:
+        """Ask a replica whether it reads the stream so far as it was generated.
+
+        Raises NotContinuableError where it does not, or does not say.
+        """
+        protection = self.protection
+        if protection is None or not protection.is_active:
+            raise NotContinuableError("the stream is not protected")
+        headers = self._request.headers
+        body = protection.body
+        if await count_tokens(self._session, address, headers, body, delivered) is None:
+            raise NotContinuableError("the engine does not say how it reads the stream")
 
     async def end(self, events: bytes = b"") -> None:
         """End a stream that is complete save for its last events."""
