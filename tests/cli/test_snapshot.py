@@ -18,7 +18,7 @@ from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import PodReading, Readings, Ref
+from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.resources.api_resources import CHILDREN, INFERENCE_SERVICES, KINDS, NODES, PODS
 from tests.builders import NOW, at
@@ -143,7 +143,16 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
     body = a_pod_body("chat-0")
     body["metadata"] |= {"uid": "one", "resourceVersion": "7"}
     body["metadata"]["annotations"] |= {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
-    assert wire.parse_object(PODS, trim_object(PODS, body)) == wire.parse_object(PODS, body)
+    limits = ["--max-num-seqs=64", "--max-num-batched-tokens=2048"]
+    body["spec"]["containers"][0]["args"] += limits
+    pod, trimmed = (
+        wire.parse_object(PODS, each).plan_input for each in (body, trim_object(PODS, body))
+    )
+    assert isinstance(pod, Pod)
+    assert isinstance(trimmed, Pod)
+    # A plan sends nothing to engines.
+    assert trimmed == replace(pod, engine=trimmed.engine)
+    assert (trimmed.max_num_seqs, trimmed.max_num_batched_tokens) == (64, 2048)
     node = {"metadata": {"name": "a"}, "status": {"images": [1], "allocatable": {}}}
     assert trim_object(NODES, node) == {"metadata": {"name": "a"}, "status": {"allocatable": {}}}
 

@@ -12,6 +12,8 @@ from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiR
 
 _WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
 _COMMAND_FIELDS = frozenset({"args", "command"})
+# Of an engine's arguments those that a plan reads.
+_LIMIT = re.compile(r"--max-num-(seqs|batched-tokens)=[0-9]{1,9}")
 _UNUSED_FIELDS = frozenset({"managedFields", "selfLink"})
 _MASK = "***"
 _LOGIN = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
@@ -42,6 +44,9 @@ def _is_own_annotation(annotation: str) -> bool:
 
 def _clean(value: Any, dropped: frozenset[str]) -> Any:
     if isinstance(value, Mapping):
+        if "args" in dropped and isinstance(arguments := value.get("args"), list):
+            kept = [each for each in arguments if _LIMIT.fullmatch(str(each))]
+            return _clean({**value, "args": kept}, dropped - {"args"})
         return {
             name: _clean_variables(child, dropped) if name == "env" else _clean(child, dropped)
             for name, child in value.items()
@@ -66,7 +71,7 @@ def _mask_arguments(values: list[Any]) -> list[Any]:
     """Mask the values of `--api-key=x` and `--api-key x`."""
     arguments: list[Any] = []
     for value in values:
-        if not isinstance(value, str):
+        if not isinstance(value, str) or _LIMIT.fullmatch(value):
             arguments.append(value)
             continue
         name, equals, _ = value.partition("=")
