@@ -77,6 +77,16 @@ def test_a_prompt_is_found_from_the_moment_it_is_sent() -> None:
     ]
 
 
+def test_a_prompt_that_goes_on_where_another_ended_has_its_answer_too() -> None:
+    record = a_record()
+    answer(record, a_prompt("ab", rest=40), output=70)
+    assert record.cached_tokens(a_prompt("abcd")) == 200 + 40 + 70
+    assert record.cached_tokens(a_prompt("ab", rest=20)) == 220
+    answer(record, a_prompt("abxyz"))
+    # The last use of its beginning goes on otherwise.
+    assert record.cached_tokens(a_prompt("abcd")) == 200
+
+
 def test_a_prompt_without_an_answer_takes_only_its_own_blocks_along() -> None:
     record = a_record()
     answer(record, a_prompt("ab"))

@@ -158,6 +158,19 @@ class ReplicaPrefixes:
             return 0
         return bisect_left(hashes, True, key=lambda block: block not in last_use)
 
+    def cached_tokens(self, prompt: PromptBlocks) -> int:
+        """Return how many tokens of a prompt the replica is expected to hold.
+
+        A prompt that goes on where an earlier one ended most likely has its last tokens and its
+        answer, too, which fill no block.
+        """
+        blocks = self.cached_blocks(prompt)
+        if not blocks:
+            return 0
+        use = self._last_use[prompt.hashes[blocks - 1]]
+        beside = use.other_tokens if use.hashes[-1] == prompt.hashes[blocks - 1] else 0
+        return min(prompt.prompt_tokens, prompt.tokens(blocks) + int(beside))
+
     def send(self, prompt: PromptBlocks) -> SentPrompt:
         """Record a prompt that is sent: what comes to the engine after it finds it there."""
         promised, answered = self.cached_blocks(prompt), 0
@@ -322,10 +335,7 @@ class PrefixRecords:
     def held_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
         """Return the tokens of a prompt that each of these replicas holds, by its blocks."""
         replicas = self._replicas
-        return [
-            prompt.tokens(replicas[uid].cached_blocks(prompt)) if uid in replicas else 0
-            for uid in uids
-        ]
+        return [replicas[uid].cached_tokens(prompt) if uid in replicas else 0 for uid in uids]
 
     def session_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
         """Return the tokens that the session of a prompt promises at each replica; empty for 0."""
