@@ -72,6 +72,30 @@ def test_a_cached_prefix_is_the_reason_where_it_decides(
     assert choice.cached_tokens == cached[name == "busy"]
 
 
+def test_a_cache_is_worth_a_detour_for_those_who_wait_for_the_prompt() -> None:
+    idle, busy = a_replica_state("idle"), a_replica_state("busy", decoding=3)
+    others = a_replica_state("other", decoding=30), a_replica_state("warm", decoding=33)
+    for states, name in (((idle, busy), "idle"), (others, "warm")):
+        choice = pick(a_request(2000), states, now=1.0, cached_tokens=(0, 1000))
+        assert choice is not None
+        assert choice.replica.pod.name == name
+
+
+def test_a_cache_is_worth_no_detour_to_a_much_busier_replica() -> None:
+    states = (a_replica_state("other", decoding=10), a_replica_state("warm", decoding=100))
+    choice = pick(a_request(2000), states, now=1.0, cached_tokens=(0, 1000))
+    assert choice is not None
+    assert choice.replica.pod.name == "other"
+
+
+def test_replicas_that_read_prompts_may_be_picked_while_another_has_room() -> None:
+    reading, full = a_replica_state("reading", awaiting=40), a_replica_state("full", decoding=300)
+    idle = a_replica_state("idle")
+    means = RequestMeans()
+    assert with_room((reading, full, idle), means, now=1.0) == [reading, idle]
+    assert with_room((reading, full), means, now=1.0) == []
+
+
 def test_an_unknown_speed_falls_back_to_the_fewest_requests_for_the_limit() -> None:
     small = a_replica_state("small", decoding=10, max_num_seqs=16)
     large = a_replica_state("large", decoding=20, max_num_seqs=64, step_time=None)

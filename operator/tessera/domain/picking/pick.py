@@ -11,18 +11,15 @@ from tessera.domain.picking.health import SLOW_START_SECONDS, start_share
 from tessera.domain.picking.prediction import (
     DEFAULT_MAX_NUM_SEQS,
     RequestMeans,
+    delay_seconds,
     has_room,
+    has_sequence_room,
     has_spare_room,
     predicted_ttft,
-    work_seconds,
 )
 from tessera.domain.picking.replica_state import ReplicaState
 
 _MEANS = RequestMeans()
-
-# Requests that wait for the work of one. In `make bench-affinity`, four replicas with 34 requests
-# per second of conversations found 65 % of the prompts cached with 0, and 72 % with 4.
-_DELAYED_REQUESTS = 4
 
 
 class PickReason(StrEnum):
@@ -45,7 +42,7 @@ class Exclusion(StrEnum):
     EJECTED = "Ejected"
     """Its last requests failed."""
     NO_ROOM = "NoRoom"
-    """It would not start one more request soon."""
+    """It has no room for one more sequence."""
     TRIED = "Tried"
     """It gave no answer to this request before."""
 
@@ -106,8 +103,9 @@ def pick(
     Replicas that are not ready, leave or are ejected get nothing; None says that no replica is
     ready. `turn` is a counter of the caller: equal replicas take turns by it. `cached_tokens` has
     the prompt tokens that each replica need not compute, in the order of `states`; empty is 0.
-    Where any are cached, the seconds for which others wait for this request count as well: its own
-    first token alone is worth no detour to a cache that is a little busier, but theirs are.
+    Where any are cached, all seconds count for which this request and those on the replica wait for
+    each other: its own first token alone is worth no detour to a cache that is a little busier, but
+    theirs are, and a cache that is much busier is worth none.
 
     A replica that became ready lately takes a growing share of its usual load: what decides is
     divided by that share, as in Envoy's slow start.
@@ -116,7 +114,6 @@ def pick(
     if not indices:
         return None
     by_ttft = all([states[index].replica.step_time is not None for index in indices])
-    # Where nothing is cached, the work is the same everywhere.
     has_cached = by_ttft and any(cached_tokens)
     first = turn % len(indices)
     candidates = list[CandidateReplica]()
@@ -153,12 +150,16 @@ def pick(
 def with_room(
     states: Sequence[ReplicaState], means: RequestMeans, now: float
 ) -> list[ReplicaState]:
-    """Return the replicas, ejected ones apart, that would start one more request soon.
+    """Return the replicas that may be picked, ejected ones apart; none while all are busy.
 
-    A request that waits is picked a replica among these alone.
+    As soon as one of them would start a request soon, one is picked among all that have room for
+    another sequence: the prompts before it in the queue of one that holds its prefix may take less
+    time than to compute it elsewhere.
     """
-    admissible = (states[index] for index in _admissible(states, now))
-    return [state for state in admissible if has_room(state, means, now)]
+    admissible = [states[index] for index in _admissible(states, now)]
+    if not any(has_room(state, means, now) for state in admissible):
+        return []
+    return [state for state in admissible if has_sequence_room(state, now)]
 
 
 def with_spare_room(states: Sequence[ReplicaState], now: float) -> list[ReplicaState]:
@@ -208,8 +209,7 @@ def _scored(
     if by_ttft and step is not None:
         score = ttft = predicted_ttft(state, step, request, means, now, cached)
         if cached_tokens is not None:
-            work = work_seconds(state.replica, request, means, cached_tokens=cached)
-            score += _DELAYED_REQUESTS * work
+            score += delay_seconds(state, step, request, means, now, cached)
     else:
         score = _load_after(state, now)
     seconds_ready = now - (state.ready_at or 0.0)

@@ -110,6 +110,30 @@ def predicted_ttft(
     return seconds
 
 
+def delay_seconds(
+    state: ReplicaState,
+    step: StepTime,
+    request: RequestShape,
+    means: RequestMeans,
+    now: float,
+    cached_tokens: int,
+) -> float:
+    """Return by how much all requests on a replica take longer, if the request were sent now.
+
+    They wait while its prompt is read, and each step of its answer is longer for all, itself
+    included. The answer has the mean length, at most the request's own maximum.
+    """
+    running, queued = state.load(now)
+    requests, resident = running + queued, means.resident_tokens
+    own_tokens = max(1, request.input_tokens - cached_tokens)
+    output_tokens = min(means.output_tokens, request.max_output_tokens)
+    without = step.seconds(decoding=requests, kv_tokens=int(requests * resident))
+    with_it = step.seconds(decoding=requests + 1, kv_tokens=int((requests + 1) * resident))
+    longer = (requests + 1) * with_it - requests * without
+    reading = requests * own_tokens * token_seconds(state.replica, step)
+    return reading + output_tokens / step.tokens_per_step * longer
+
+
 def seconds_per_token(state: ReplicaState, means: RequestMeans, now: float) -> float | None:
     """Return the seconds of a token while a replica decodes all that it has; None if not known."""
     step = state.replica.step_time
@@ -128,17 +152,30 @@ def has_room(state: ReplicaState, means: RequestMeans, now: float) -> bool:
     of its sequences. Room that other gateways and direct clients use does not count. Where direct
     clients wait in the engine, half of it is the gateway's.
     """
-    running, queued = state.load(now)
-    foreign = running + queued - state.requests
-    foreign_queued = queued - state.awaiting
-    sequence_room = max((1 + _EXCESS) * state.max_sequences, state.max_sequences + 1)
     step_tokens = state.replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
     prompt_room = 2 * max(step_tokens, means.prompt_tokens)
-    room, prompts = sequence_room - foreign, prompt_room - foreign_queued * means.prompt_tokens
-    if foreign_queued > 2 * _EXCESS * state.max_sequences + 1:
-        # No gateway lets so much wait in an engine: direct clients do, who leave no room.
-        room, prompts = max(room, sequence_room / 2), max(prompts, prompt_room / 2)
-    return state.prefill_tokens < prompts and state.requests < room
+    _, queued = state.load(now)
+    foreign_queued = queued - state.awaiting
+    prompts = prompt_room - foreign_queued * means.prompt_tokens
+    if _is_crowded(state, foreign_queued):
+        prompts = max(prompts, prompt_room / 2)
+    return state.prefill_tokens < prompts and has_sequence_room(state, now)
+
+
+def has_sequence_room(state: ReplicaState, now: float) -> bool:
+    """Return whether a replica takes one more sequence, however many prompts it reads before."""
+    running, queued = state.load(now)
+    foreign = running + queued - state.requests
+    sequence_room = max((1 + _EXCESS) * state.max_sequences, state.max_sequences + 1)
+    room = sequence_room - foreign
+    if _is_crowded(state, queued - state.awaiting):
+        room = max(room, sequence_room / 2)
+    return state.requests < room
+
+
+def _is_crowded(state: ReplicaState, foreign_queued: int) -> bool:
+    """Return whether direct clients wait in an engine: no gateway lets so much wait there."""
+    return foreign_queued > 2 * _EXCESS * state.max_sequences + 1
 
 
 def has_spare_room(state: ReplicaState, now: float) -> bool:
@@ -182,25 +219,26 @@ def read_seconds(replica: EngineReplica, tokens: int, cached_tokens: int = 0) ->
     return seconds
 
 
-def work_seconds(
-    replica: EngineReplica, request: RequestShape, means: RequestMeans, *, cached_tokens: int = 0
-) -> float:
+def work_seconds(replica: EngineReplica, request: RequestShape, means: RequestMeans) -> float:
     """Return the seconds of a busy replica that a request takes: its share of each step.
 
     The answer has the mean length, at most the request's own maximum. With an unknown speed, every
     token counts 1 ms: queues compare requests of one model only.
     """
     output_tokens = min(means.output_tokens, request.max_output_tokens)
-    own_tokens = max(1, request.input_tokens - cached_tokens)
     step = replica.step_time
     if step is None:
-        return (own_tokens + output_tokens) * 1e-3
-    chunk = replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+        return (request.input_tokens + output_tokens) * 1e-3
     sequences = replica.max_num_seqs or 1
     decode_step = step.seconds(decoding=sequences, kv_tokens=int(sequences * means.resident_tokens))
-    full_step = step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk)
     steps = output_tokens / step.tokens_per_step
-    return own_tokens * full_step / chunk + steps * decode_step / sequences
+    return request.input_tokens * token_seconds(replica, step) + steps * decode_step / sequences
+
+
+def token_seconds(replica: EngineReplica, step: StepTime) -> float:
+    """Return the seconds of a token of a prompt in a step that reads nothing else."""
+    chunk = replica.max_num_batched_tokens or DEFAULT_BATCHED_TOKENS
+    return step.seconds(decoding=0, kv_tokens=0, prefill_tokens=chunk) / chunk
 
 
 def _moved(mean: float, tokens: int) -> float:
