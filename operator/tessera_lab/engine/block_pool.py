@@ -1,5 +1,6 @@
 """The KV cache in blocks: free blocks, shared blocks, and evictable contents."""
 
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -77,6 +78,10 @@ class BlockPool:
         ):
             known += 1
         return known
+
+    def held_units(self, names: Sequence[int]) -> int:
+        """Return how many of these shared prefixes, from the first on, requests hold now."""
+        return bisect_left(names, True, key=lambda name: name not in self._ref_counts)
 
     def cost(self, sequence: SequenceState, hit: PrefixHit) -> int:
         """Return the free blocks that its whole input needs."""

@@ -110,6 +110,11 @@ class EngineCore:
         return len(self._waiting)
 
     @property
+    def waiting_tokens(self) -> int:
+        """Return the prompt tokens of waiting requests."""
+        return sum([sequence.request.prompt_tokens for sequence in self._waiting.values()])
+
+    @property
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
@@ -155,6 +160,10 @@ class EngineCore:
     def cached_tokens(self, shared_prefixes: Sequence[int]) -> int:
         """Return the tokens that the prefix cache has of a prompt, by the names of its prefixes."""
         return self._blocks.known_units(shared_prefixes) * self._blocks.unit_tokens
+
+    def held_tokens(self, shared_prefixes: Sequence[int]) -> int:
+        """Return the tokens of a prompt that admitted requests hold, by its prefixes."""
+        return self._blocks.held_units(shared_prefixes) * self._blocks.unit_tokens
 
     def is_waiting(self, request_id: int) -> bool:
         """Return whether a request waits, for the first time or after a preemption."""

@@ -23,20 +23,22 @@ def document_questions(
 ) -> Trace:
     """Return questions at a rate; the n-th document is asked about 1/n as often as the first.
 
-    Each document is one tenant's.
+    All tenants ask about the same documents, whose prefixes are each tenant's own, as by a salt.
     """
     rng = random.Random(seed)  # noqa: S311 - not a secret
     times = list(arrival_times(lambda _: rate, seconds, rng))
     weights = [1 / (number + 1) for number in range(documents)]
     asked = rng.choices(range(documents), weights, k=len(times))
+    clients = array("i", (rng.randrange(tenants) for _ in times))
     units = document_tokens // _PREFIX_TOKENS
+    owned = (client * documents + number for client, number in zip(clients, asked, strict=True))
     return Trace(
         name="documents",
         seconds=seconds,
         arrivals=array("d", times),
         input_tokens=array("i", (document_tokens + _QUESTIONS.draw(rng) for _ in times)),
         output_tokens=array("i", (min(_ANSWERS.draw(rng), LONGEST_OUTPUT) for _ in times)),
-        clients=array("i", (number % tenants for number in asked)),
-        prefixes=tuple(tuple(range(each * units, (each + 1) * units)) for each in asked),
+        clients=clients,
+        prefixes=tuple(tuple(range(each * units, (each + 1) * units)) for each in owned),
         prefix_tokens=_PREFIX_TOKENS,
     )

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from tessera.domain.perf import StepTime
 from tessera_lab.engine.requests import EngineLimits
-from tessera_lab.fleet.observation import ReplicaModel
+from tessera_lab.fleet.observation import ReplicaModel, Settings
 
 
 class Tier(StrEnum):
@@ -31,6 +31,10 @@ class Router(StrEnum):
     RANDOM = "random"
     BOUNDED_HASH = "bounded-hash"
     """Consistent hashing of a prompt's beginning with bounded load, as KubeAI's `PrefixHash`."""
+    LLM_D = "llm-d"
+    """The weighted scorers of llm-d's router, which see the caches of the engines."""
+    DYNAMO = "dynamo"
+    """The cost formula of NVIDIA Dynamo's KV router, which sees them, too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,8 +94,10 @@ class FleetModel:
     drain_timeout: float = 300.0
     """Seconds after which a removed replica breaks its streams."""
     router: Router = Router.LEAST_TTFT
-    hashed_tokens: int = 256
-    """Of a prompt's beginning, which `Router.BOUNDED_HASH` hashes."""
-    load_factor: float = 1.25
-    """Requests on a replica above which it takes another, relative to the mean."""
+    router_settings: Settings = field(default_factory=dict)
+    """Changes of what the authors of a rival's router published."""
+    gateways: int = 1
+    """Gateways among which requests are spread, each with a record of its own."""
+    session_tokens: int = 0
+    """Tokens of a prompt's beginning by which its gateway is chosen; 0 spreads at random."""
     purchase: Purchase = field(default_factory=Purchase)

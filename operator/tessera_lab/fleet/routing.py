@@ -1,22 +1,27 @@
 """How requests get to replicas."""
 
-import hashlib
-import random
 from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from zlib import crc32
 
 from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
 from tessera.domain.picking.pick import Choice, pick
-from tessera.domain.picking.prediction import RequestMeans, has_room, work_seconds
+from tessera.domain.picking.prediction import (
+    RequestMeans,
+    has_room,
+    has_sequence_room,
+    work_seconds,
+)
 from tessera.domain.picking.prefix_record import PrefixRecords
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.model import FleetModel, Router
+from tessera_lab.fleet.rival_routers import RIVALS, RoutedPrompt
 from tessera_lab.fleet.simulated_replica import (
     EndedRequest,
     SimulatedReplica,
@@ -46,12 +51,14 @@ class Door:
         self._held: dict[QueueEntry, int] = {}
         self._router = fleet.router
         self._is_gateway = fleet.router in _QUEUEING
-        self._records = PrefixRecords() if fleet.router is Router.PREFIXES else None
+        self._rival = RIVALS.get(fleet.router)
+        if self._rival is not None:
+            self._settings = {**self._rival.published, **fleet.router_settings}
+        has_records = fleet.router is Router.PREFIXES and trace.prefixes is not None
+        self._records = [PrefixRecords() for _ in range(fleet.gateways)] if has_records else []
         self._prefix_tokens = trace.prefix_tokens
+        self._session_names = fleet.session_tokens // self._prefix_tokens
         self._kv_tokens = fleet.replica.kv_tokens
-        self._hashed_names = max(1, fleet.hashed_tokens // self._prefix_tokens)
-        self._load_factor = fleet.load_factor
-        self._rng = random.Random(1)  # noqa: S311 - not a secret
         self._objective = fleet.replica.ttft
         self._replica = engine_replica(fleet, -1)
         self._means = RequestMeans()
@@ -137,26 +144,40 @@ class Door:
         if trace.prefixes is None:
             return ()
         if self._router is Router.CACHES:
-            names = trace.prefixes[index][: trace.input_tokens[index] // self._prefix_tokens]
+            names = self._names(index)
             return [replica.engine.cached_tokens(names) for replica in replicas]
-        if self._records is None:
+        if not self._records:
             return ()
         uids = [replica.state.replica.uid for replica in replicas]
-        return self._records.cached_tokens(self._blocks(index), uids)
+        return self._record(index).cached_tokens(self._blocks(index), uids)
+
+    def _record(self, index: int) -> PrefixRecords:
+        """Return the records of the gateway that a request came to."""
+        records, trace = self._records, self._trace
+        if len(records) == 1:
+            return records[0]
+        key = index
+        if self._session_names and trace.prefixes is not None:
+            key = trace.prefixes[index][: self._session_names][-1]
+        return records[crc32(str(key).encode()) % len(records)]
+
+    def _names(self, index: int) -> Sequence[int]:
+        """Return the names of the prefixes of a prompt, without those of its answer."""
+        trace = self._trace
+        if trace.prefixes is None:
+            return ()
+        return trace.prefixes[index][: trace.input_tokens[index] // self._prefix_tokens]
 
     def _blocks(self, index: int) -> PromptBlocks:
         """Return what a gateway makes of the text of a prompt."""
         trace, unit = self._trace, self._prefix_tokens
-        assert trace.prefixes is not None  # noqa: S101 - asked by the caller
-        prompt_tokens = trace.input_tokens[index]
-        names = trace.prefixes[index][: prompt_tokens // unit]
         units = max(1, _BLOCK_TOKENS // unit)
         owner = str(trace.clients[index]) if trace.clients is not None else ""
         return PromptBlocks(
             owner=owner,
-            hashes=names[units - 1 :: units],
+            hashes=self._names(index)[units - 1 :: units],
             tokens_per_block=units * unit,
-            prompt_tokens=prompt_tokens,
+            prompt_tokens=trace.input_tokens[index],
         )
 
     def _advance(self, moment: float) -> None:
@@ -175,12 +196,11 @@ class Door:
     def _send(self, index: int, replicas: list[SimulatedReplica], moment: float) -> None:
         trace = self._trace
         self._turn += 1
-        replica = self._choose(index, replicas, moment)
-        blocks = None
-        if self._records is not None and trace.prefixes is not None:
-            blocks = self._blocks(index)
+        replica, cached_tokens = self._choose(index, replicas, moment)
+        record, blocks = None, None
+        if self._records:
             uid = replica.state.replica.uid
-            replica.prefixes = self._records.replica(uid, self._kv_tokens)
+            record, blocks = self._record(index).replica(uid, self._kv_tokens), self._blocks(index)
         replica.advance(moment, self._ttft)
         request = EngineRequest(
             id=index,
@@ -188,40 +208,42 @@ class Door:
             output_tokens=trace.output_tokens[index],
             shared_prefixes=trace.prefixes[index] if trace.prefixes is not None else (),
         )
-        if not replica.submit(request, trace.arrivals[index], moment, blocks):
+        if not replica.submit(
+            request,
+            trace.arrivals[index],
+            moment,
+            cached_tokens=cached_tokens,
+            record=record,
+            blocks=blocks,
+        ):
             self.refused += 1
 
     def _choose(
         self, index: int, replicas: list[SimulatedReplica], moment: float
-    ) -> SimulatedReplica:
-        if self._router is Router.RANDOM:
-            return self._rng.choice(replicas)
-        if self._router is Router.LEAST_REQUESTS:
-            first = self._turn % len(replicas)
-            return min(replicas[first:] + replicas[:first], key=lambda replica: replica.load)
-        if self._router is Router.BOUNDED_HASH:
-            return self._hashed(index, replicas)
+    ) -> tuple[SimulatedReplica, int]:
+        """Return a replica, and the tokens of the prompt that are believed in its cache."""
+        if self._rival is not None:
+            names = self._names(index)
+            prompt = RoutedPrompt(
+                turn=self._turn,
+                tokens=self._trace.input_tokens[index],
+                names=names,
+                prefix_tokens=self._prefix_tokens,
+            )
+            replica = self._rival.choose(prompt, replicas, self._settings)
+            sees = self._rival.sees_caches
+            return replica, replica.engine.cached_tokens(names) if sees else 0
         choice = self._pick(index, replicas, moment)
         if choice is None:
             raise ValueError("a replica that serves is not ready")
-        return next(replica for replica in replicas if replica.state is choice.state)
-
-    def _hashed(self, index: int, replicas: list[SimulatedReplica]) -> SimulatedReplica:
-        """Return the first replica in the order of a prompt's hash that is not above the bound."""
-        prefixes = self._trace.prefixes
-        names = prefixes[index][: self._hashed_names] if prefixes is not None else ()
-        key = names[-1] if names else -index
-        bound = self._load_factor * (sum(replica.load for replica in replicas) + 1) / len(replicas)
-        order = sorted(replicas, key=lambda replica: _digest(f"{key}/{replica.number}"))
-        return next((each for each in order if each.load < bound), order[0])
+        chosen = next(replica for replica in replicas if replica.state is choice.state)
+        return chosen, choice.cached_tokens
 
     def _open(self, moment: float) -> list[SimulatedReplica]:
         """Return the replicas that may take one more request."""
         if not self._is_gateway:
             return self.serving
-        means = self._means
-        return [replica for replica in self.serving if has_room(replica.state, means, moment)]
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.blake2b(text.encode(), digest_size=8).digest()
+        serving, means = self.serving, self._means
+        if not any(has_room(replica.state, means, moment) for replica in serving):
+            return []
+        return [replica for replica in serving if has_sequence_room(replica.state, moment)]

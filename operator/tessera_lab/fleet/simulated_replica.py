@@ -45,6 +45,16 @@ def engine_replica(fleet: FleetModel, number: int) -> EngineReplica:
     )
 
 
+class _Sent(NamedTuple):
+    """What the router of a request without an end expected, and recorded."""
+
+    uncached_tokens: int
+    """Prompt tokens that the engine must compute."""
+    record: ReplicaPrefixes | None
+    """Of the gateway that sent it."""
+    prompt: SentPrompt | None
+
+
 class SimulatedReplica:
     """An engine from its order until it is gone.
 
@@ -73,12 +83,10 @@ class SimulatedReplica:
         self._new = defaultdict[str, float](int)
         """First tokens since the counts were taken last, by the names of `Totals`."""
         self._objective = fleet.replica.ttft
-        self.prefixes: ReplicaPrefixes | None = None
-        """Its record, where its router has one."""
         self.promised_tokens = 0
-        """Prompt tokens that the record promised to be cached."""
-        self._sent: dict[int, SentPrompt] = {}
-        """Prompts without an answer, by the ids of requests."""
+        """Prompt tokens that its router believed to be cached."""
+        self._sent: dict[int, _Sent] = {}
+        """By the ids of requests."""
         self.served = False
         """It got a request."""
         self._busy = 0.0
@@ -107,16 +115,23 @@ class SimulatedReplica:
         request: EngineRequest,
         arrival: float,
         at: float,
+        *,
+        cached_tokens: int = 0,
+        record: ReplicaPrefixes | None = None,
         blocks: PromptBlocks | None = None,
     ) -> bool:
-        """Queue a request at a moment up to which the replica has advanced; False if refused."""
+        """Queue a request at a moment up to which the replica has advanced; False if refused.
+
+        `cached_tokens` are those that its router believes in the cache; a record takes the blocks.
+        """
         if self.engine.submit(request, arrival) is not None:
             return False
         self.served = True
-        if self.prefixes is not None and blocks is not None:
-            sent = self._sent[request.id] = self.prefixes.send(blocks)
-            self.promised_tokens += sent.promised_tokens
-        self.state.sent(self._prefill_tokens(request))
+        uncached = request.prompt_tokens - cached_tokens
+        prompt = record.send(blocks) if record is not None and blocks is not None else None
+        self._sent[request.id] = _Sent(uncached, record, prompt)
+        self.promised_tokens += cached_tokens
+        self.state.sent(uncached)
         if not self._in_step:
             self.now = max(self.now, at)
             self._begin(at)
@@ -167,11 +182,6 @@ class SimulatedReplica:
         self._in_step, self.due = False, math.inf
         return len(requests)
 
-    def _prefill_tokens(self, request: EngineRequest) -> int:
-        """Return the prompt tokens that its router expects to be computed."""
-        sent = self._sent.get(request.id)
-        return request.prompt_tokens - (sent.promised_tokens if sent is not None else 0)
-
     def _begin(self, until: float) -> None:
         """Begin a step, or all decode-only steps that begin before `until`."""
         engine, begin = self.engine, self.now
@@ -205,15 +215,15 @@ class SimulatedReplica:
             prefill = 0.0 if admitted_at is None else now - admitted_at
             new["slow_prefills"] += prefill > self._objective
             new["half_slow_prefills"] += prefill > self._objective / 2
-            state.first_token(self._prefill_tokens(request))
+            state.first_token(self._sent[request.id].uncached_tokens)
         self._first = []
         for sequence in self.engine.end_step():
             request = sequence.request
             state.ended()
-            if self.prefixes is not None and request.id in self._sent:
-                sent = self._sent.pop(request.id)
+            sent = self._sent.pop(request.id)
+            if sent.record is not None and sent.prompt is not None:
                 share = (sequence.cached or 0) / request.prompt_tokens
-                self.prefixes.complete(sent, request.output_tokens, share)
+                sent.record.complete(sent.prompt, request.output_tokens, share)
             first = sequence.first_token_at or now
             self.ended.append(
                 EndedRequest(request.prompt_tokens, request.output_tokens, now - first)
