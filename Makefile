@@ -159,12 +159,8 @@ bench-gateway-share: .venv/made ## Measure how 1 to 3 gateways and direct client
 	@$(RUN) tools/bench_gateway_share.py
 
 .PHONY: bench-affinity
-bench-affinity: .venv/made ## Measure what prefix caches have of conversations on 4 and 16 simulated replicas (half a minute of CPU; OPTIONS='--seeds 5 --rate 8').
+bench-affinity: .venv/made ## Measure what it is worth to route by cached prefixes, beside other routers, on 4 and 16 simulated replicas (about half an hour of CPU; OPTIONS='--workloads sessions,none --replicas 4 --seeds 1').
 	@$(RUN) tools/bench_affinity.py $(OPTIONS)
-
-.PHONY: bench-routers
-bench-routers: .venv/made ## Measure what it is worth to route by cached prefixes, beside other routers, on 4 and 16 simulated replicas (OPTIONS='--workloads sessions,none --replicas 4 --seeds 1').
-	@$(RUN) tools/bench_routers.py $(OPTIONS)
 
 .PHONY: bench-gateway
 bench-gateway: .venv/made ## Measure the CPU time of a gateway for a request and a chunk, beside vllm-router and LiteLLM, and its memory (OPTIONS='--memory-requests 1000000' for all of it, --save keeps it).

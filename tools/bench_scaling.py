@@ -97,8 +97,10 @@ def service_spec(policy: str) -> InferenceServiceSpec:
     )
 
 
-def replica_fit(spec: InferenceServiceSpec, shape: ModelShape) -> ReplicaFit:
-    """Return the model on one A100."""
+def replica_fit(
+    spec: InferenceServiceSpec, shape: ModelShape, product: str = PRODUCT
+) -> ReplicaFit:
+    """Return the model on one GPU."""
     demand = Demand(
         shape=shape,
         precision=None,
@@ -108,9 +110,9 @@ def replica_fit(spec: InferenceServiceSpec, shape: ModelShape) -> ReplicaFit:
         ttft=spec.slo.ttft_p95,
         inter_token=spec.slo.itl_p95,
     )
-    fit = size(demand, hardware.whole_gpu_hardware(catalog.products()[PRODUCT], 1))
+    fit = size(demand, hardware.whole_gpu_hardware(catalog.products()[product], 1))
     if not isinstance(fit, ReplicaFit):
-        raise TypeError(f"{MODEL} does not fit on {PRODUCT}")
+        raise TypeError(f"{MODEL} does not fit on {product}")
     return fit
 
 
