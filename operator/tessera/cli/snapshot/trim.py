@@ -45,8 +45,8 @@ def _is_own_annotation(annotation: str) -> bool:
 def _clean(value: Any, dropped: frozenset[str]) -> Any:
     if isinstance(value, Mapping):
         if "args" in dropped and isinstance(arguments := value.get("args"), list):
-            kept = [each for each in arguments if _LIMIT.fullmatch(str(each))]
-            return _clean({**value, "args": kept}, dropped - {"args"})
+            limits = [each for each in arguments if _LIMIT.fullmatch(str(each))]
+            return _clean({**value, "args": limits}, dropped - {"args"})
         return {
             name: _clean_variables(child, dropped) if name == "env" else _clean(child, dropped)
             for name, child in value.items()
