@@ -152,3 +152,11 @@ def test_a_session_of_thousands_does_not_fill_its_replica_alone() -> None:
         sent = send(replicas, model, f"{number} {TEXT}", session=b"x")
         picks[sent.choice.replica.uid] += 1
     assert max(picks.values()) <= 30
+
+
+def test_a_first_token_that_is_predicted_after_the_end_counts_for_nothing() -> None:
+    replicas, model = serving("chat-0")
+    sent = ask(replicas, model, TEXT)
+    sent.first_token()
+    (state,) = replicas.states(model)
+    assert (state.requests, state.awaiting, state.prefill_tokens) == (0, 0, 0)

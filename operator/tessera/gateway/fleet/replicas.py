@@ -56,8 +56,8 @@ class SentRequest:
     """Why another replica got it after this one."""
 
     def first_token(self) -> None:
-        """Count its first token."""
-        if not self.has_token:
+        """Count its first token, once and before its end."""
+        if not (self.has_token or self.has_ended):
             self.has_token = True
             self.choice.state.first_token(self.prefill_tokens)
             self.freed(self.service_uid)

@@ -67,6 +67,7 @@ class Attempts:
             self._tried.append(state.replica.uid)
             # It may have waited long.
             await self._confirm()
+            first_token = _expect_first_token(ticket, sent)
             try:
                 await self._relay.attempt(state.replica, ticket.headers, sent.first_token)
             except EngineError as error:
@@ -83,6 +84,9 @@ class Attempts:
             else:
                 state.succeeded()
                 return
+            finally:
+                if first_token is not None:
+                    first_token.cancel()
 
     def leave_replicas(self, uids: Collection[str]) -> None:
         """Go on elsewhere with a protected stream that is at one of these replicas."""
@@ -179,6 +183,17 @@ class Attempts:
             # Others are there, and the request may have caused the failure.
             suspect = self._suspect if error.may_be_of_request else None
             state.failed(time.monotonic(), suspect=suspect)
+
+
+def _expect_first_token(ticket: Ticket, sent: SentRequest) -> asyncio.TimerHandle | None:
+    """Count a first token when it is predicted, where the answer comes as a whole.
+
+    Else all that generates would count as prompts that the next ones have to wait for.
+    """
+    seconds = sent.choice.predicted_ttft_seconds
+    if seconds is None or ticket.shape.stream or not ticket.model.generates:
+        return None
+    return asyncio.get_running_loop().call_later(seconds, sent.first_token)
 
 
 def _may_retry(retry: Retry, before: Retry) -> bool:
