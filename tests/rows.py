@@ -53,11 +53,12 @@ ROWS = {
         ),
         Row(
             (
+                "e2e/scenarios/test_affinity.py",
                 "e2e/scenarios/test_batches.py",
                 "e2e/scenarios/test_gateway.py",
                 "e2e/scenarios/test_lifecycle.py",
             ),
-            cpu_seconds=90,
+            cpu_seconds=100,
         ),
         Row(("tests/faults/",), cpu_seconds=100),
         Row(("e2e/faults/",), cpu_seconds=40),
