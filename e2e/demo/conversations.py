@@ -4,19 +4,21 @@ import asyncio
 import json
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle
+from itertools import cycle, islice
 
 import aiohttp
 
-from demo.cluster import Json
+from demo.cluster import Json, Say, StepError
 from tessera_lab.sim.bodies import ConversationBody, chat_prompt
 from tessera_lab.sim.text import CHARACTERS_PER_TOKEN, prefix_hashes
 
 _BLOCK_TOKENS = 16
 _SECONDS = 120
+# What a demo shows.
+_SHOWN, _SHOWN_TURNS, _SHOWN_CLIENTS, _MIN_OF_BEST = 12, 4, 4, 0.8
 _TEXT = """
 tessera mosaic floor wall stone glass gold color pattern border artist workshop church villa sea
 fish bird lion vine leaf circle square line shadow light mortar lime sand hammer hand eye
@@ -224,3 +226,32 @@ class ConversationClients:
         sent.update(names)
         # An engine computes the last token always.
         return min(blocks, (prompt.tokens - 1) // _BLOCK_TOKENS) * _BLOCK_TOKENS
+
+
+async def show_conversations(
+    base: str, keys: Mapping[str, str], say: Say
+) -> Sequence[ConversationTurn]:
+    """Check that conversations of some tenants find in caches what they sent before."""
+    rng = random.Random(1)  # noqa: S311 - not a secret
+    tenants = [
+        ConversationTenant(name=name, key=key, system_prompt=random_text(rng, 600))
+        for name, key in keys.items()
+    ]
+    load = ConversationClients(base=base, answer_tokens=20)
+    conversations = random_conversations(tenants, (_SHOWN_TURNS, _SHOWN_TURNS), seed=1)
+    await load.hold(islice(conversations, _SHOWN), _SHOWN_CLIENTS)
+    failures = [turn.failure for turn in load.turns if turn.failure]
+    if failures:
+        raise StepError(f"{len(failures)} turns failed, first: {failures[0]}")
+    shares, replicas = cached_shares(load.turns), replicas_by_conversation(load.turns)
+    stayed = sum(len(names) == 1 for names in replicas)
+    say(
+        f"{_SHOWN} conversations of {_SHOWN_TURNS} turns: {shares.cached:.0%} of "
+        f"{shares.prompt_tokens} prompt tokens were in caches, {shares.best:.0%} had been sent "
+        f"before; {stayed} conversations stayed at one replica"
+    )
+    for replica, turns in sorted(Counter(turn.replica for turn in load.turns).items()):
+        say(f"{replica} answered {turns} turns")
+    if shares.of_best < _MIN_OF_BEST:
+        raise StepError(f"caches had {shares.of_best:.0%} of what had been sent before")
+    return load.turns

@@ -14,6 +14,7 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 
 from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
+from demo.conversations import ConversationTurn, show_conversations
 from tessera.domain.names import keys_namespace
 
 # The owner of the models, and the guest who uses one of them.
@@ -53,11 +54,18 @@ class Gateway:
     address: str
     clients: dict[str, openai.AsyncOpenAI]
     answers: list[Answer] = field(default_factory=list)
+    turns: list[ConversationTurn] = field(default_factory=list)
+    """Those of conversations."""
 
     @property
     def metrics_port(self) -> tuple[str, str]:
         """Return the option of commands that read the gateway's metrics port."""
         return ("--gateway", f"http://{self.address}:8080")
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """Return the key of each tenant."""
+        return {tenant: client.api_key for tenant, client in self.clients.items()}
 
     async def ask(self, tenant: str, model: str, client: openai.AsyncOpenAI | None = None) -> Any:
         """Send a request as a tenant; return the response with its headers."""
@@ -92,7 +100,7 @@ class Gateway:
 
 
 async def run(cluster: InstalledCluster) -> None:
-    """Show a key, a shared model, a limit, fairness, a new replica, and a service at zero."""
+    """Show keys, a shared model, a limit, fairness, a new replica, caches, a service at zero."""
     address = await install_gateway(cluster)
     await _serve(cluster)
     async with _connect(cluster, address) as gateway:
@@ -102,6 +110,8 @@ async def run(cluster: InstalledCluster) -> None:
             await _show_requests(gateway)
             await _compare_queues(gateway)
             await _scale_out(gateway)
+        base, keys = f"http://{address}:8443/v1", gateway.keys
+        gateway.turns.extend(await show_conversations(base, keys, cluster.say))
         await _wake(gateway)
         await _show_usage(gateway)
 
@@ -386,6 +396,7 @@ async def _show_usage(gateway: Gateway) -> None:
     cluster = gateway.cluster
     command = ("usage", "--by", "tenant,key,model")
     answered = Counter(answer.tenant for answer in gateway.answers)
+    answered.update(turn.conversation.tenant.name for turn in gateway.turns)
 
     async def recorded() -> Counter[str]:
         report = json.loads(
