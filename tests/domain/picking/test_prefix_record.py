@@ -108,6 +108,14 @@ def test_answers_and_short_prompts_take_room() -> None:
     assert record.cached_blocks(a_prompt("abc")) == 1
 
 
+def test_a_prompt_takes_the_room_that_its_engine_counted() -> None:
+    record = a_record(500)
+    record.complete(record.send(a_prompt("abc")), 0, prompt_tokens=450)
+    assert (record.tokens, record.cached_blocks(a_prompt("abc"))) == (450, 3)
+    answer(record, a_prompt("xyz"))
+    assert [record.cached_blocks(a_prompt(each)) for each in ("abc", "xyz")] == [1, 3]
+
+
 def test_an_answer_makes_room_before_the_blocks_of_its_prompt() -> None:
     record = a_record(500)
     answer(record, a_prompt("abc"), output=200)

@@ -9,6 +9,7 @@ import pytest
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import PickReason
+from tessera.domain.picking.replica_state import EngineLoad
 from tests.gateway.harness import (
     CHAT,
     RunningGateway,
@@ -72,6 +73,21 @@ async def test_turns_of_a_conversation_go_where_the_ones_before_are_cached() -> 
                 share = record.predicted_cached_tokens / record.cached_tokens
                 assert 0.75 < share <= 1.1
     assert len(replicas) == 1
+
+
+async def test_the_record_of_a_prompt_has_as_many_tokens_as_its_engine_counted() -> None:
+    async with two_replicas() as gateway:
+        first = await ask(gateway, SYSTEM)
+        # Both prompts fit, but not as they were estimated, which was a third too high.
+        kv_tokens = int(2.4 * first.input_tokens)
+        load = EngineLoad(running=0, waiting=0, kv_usage=None, kv_tokens=kv_tokens, observed_at=0.0)
+        gateway.admission.replicas.polled({f"uid-chat-{number}": load for number in range(2)})
+        # Replicas without work take turns.
+        others = [await ask(gateway, SYSTEM[skipped:]) for skipped in (1, 2)]
+        assert [other.replica for other in others].count(first.replica) == 1
+        again = await ask(gateway, SYSTEM)
+    assert again.replica == first.replica
+    assert again.predicted_cached_tokens > 0.9 * again.cached_tokens
 
 
 async def test_equal_prompts_of_two_tenants_do_not_find_each_other() -> None:

@@ -1,7 +1,7 @@
 """The blocks of a prompt's text, by which prompts with a common beginning are recognized."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 BLOCK_BYTES = 1024
 # Of a longer prompt the beginning counts: a million bytes are about 250,000 tokens.
@@ -28,6 +28,11 @@ class PromptBlocks:
     def tokens(self, blocks: int) -> int:
         """Return the tokens of so many blocks from the beginning."""
         return min(self.prompt_tokens, int(blocks * self.tokens_per_block))
+
+    def counted(self, prompt_tokens: int) -> "PromptBlocks":
+        """Return the same with so many tokens in all."""
+        tokens_per_block = self.tokens_per_block * prompt_tokens / self.prompt_tokens
+        return replace(self, tokens_per_block=tokens_per_block, prompt_tokens=prompt_tokens)
 
 
 def block_hashes(text: bytes, salt: str) -> list[int]:

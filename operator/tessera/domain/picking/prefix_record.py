@@ -182,21 +182,26 @@ class ReplicaPrefixes:
         )
 
     def complete(
-        self, sent: SentPrompt, output_tokens: int, cached_share: float | None = None
+        self,
+        sent: SentPrompt,
+        output_tokens: int,
+        cached_share: float | None = None,
+        prompt_tokens: int | None = None,
     ) -> None:
         """Record the end of an answer: until then the engine used the prompt.
 
-        `cached_share` is the part of the prompt that the engine says that it had before, 0 to 1;
-        None where it says nothing.
+        `cached_share` is the part of the prompt that the engine says that it had before, 0 to 1,
+        and `prompt_tokens` how long it was; None where it says nothing.
         """
         if cached_share is not None:
             share = min(max(0.0, cached_share), 1.0)
             self._correct(sent, share * sent.prompt.prompt_tokens)
-        if sent.prompt.hashes:
+        prompt = sent.prompt if prompt_tokens is None else sent.prompt.counted(prompt_tokens)
+        if prompt.hashes:
             # It gets all that the use at sending still has.
-            self._add(sent.prompt, output_tokens, len(sent.prompt.hashes))
+            self._add(prompt, output_tokens, len(prompt.hashes))
         else:
-            self._fill(sent.prompt.prompt_tokens + output_tokens)
+            self._fill(prompt.prompt_tokens + output_tokens)
 
     def fail(self, sent: SentPrompt) -> None:
         """Forget what this prompt alone would have brought to the cache: it got no answer."""
@@ -349,12 +354,17 @@ class PrefixRecords:
         return [tokens if uid == session.uid else 0 for uid in uids]
 
     def complete(
-        self, uid: str, sent: SentPrompt, output_tokens: int, cached_share: float | None = None
+        self,
+        uid: str,
+        sent: SentPrompt,
+        output_tokens: int,
+        cached_share: float | None = None,
+        prompt_tokens: int | None = None,
     ) -> None:
         """Record the end of an answer, as `ReplicaPrefixes`, unless the replica is gone."""
         record = self._replicas.get(uid)
         if record is not None:
-            record.complete(sent, output_tokens, cached_share)
+            record.complete(sent, output_tokens, cached_share, prompt_tokens)
             self._note_session(sent.prompt, uid, cached_share)
 
     def fail(self, uid: str, sent: SentPrompt) -> None:

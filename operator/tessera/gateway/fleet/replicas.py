@@ -62,11 +62,16 @@ class SentRequest:
             self.choice.state.first_token(self.prefill_tokens)
             self.freed(self.service_uid)
 
-    def answered(self, output_tokens: int, cached_share: float | None) -> None:
-        """Record what the replica has of it now, and had before as it says: 0 to 1, or None."""
+    def answered(
+        self, output_tokens: int, cached_share: float | None, prompt_tokens: int | None = None
+    ) -> None:
+        """Record what the replica has of it now, and had before as it says: 0 to 1, or None.
+
+        `prompt_tokens` are those that it counted, or None.
+        """
         if self.prompt is not None:
             uid = self.choice.replica.uid
-            self.records.complete(uid, self.prompt, output_tokens, cached_share)
+            self.records.complete(uid, self.prompt, output_tokens, cached_share, prompt_tokens)
             self.prompt = None
 
     def end(self) -> None:

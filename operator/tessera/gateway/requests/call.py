@@ -323,7 +323,8 @@ class Call:
                 # The replica that goes on with a stream does not know what the first one had.
                 is_reported = is_reported and not self._delivery.resumed
                 cached_share = counts.cached / counts.input if is_reported else None
-                ticket.sent.answered(counts.output, cached_share)
+                prompt_tokens = counts.input if is_reported else None
+                ticket.sent.answered(counts.output, cached_share, prompt_tokens)
             self._admission.finish(ticket, input_tokens=counts.input, output_tokens=counts.output)
         self._counts, self._estimated = counts, estimated
         return counts
