@@ -15,6 +15,7 @@ from tessera.domain.health.memory_shortage import memory_shortage
 from tessera.domain.model.config import read_config
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.picking.engine_page import engine_load
 from tests.conformance import engines
 from tests.conformance.configurations import CONTEXT, MODEL, Configuration
 
@@ -95,7 +96,11 @@ async def reported_cache(venv: Path, folder: Path, options: EngineOptions) -> Ca
     info = _INFO.search(page)
     assert info is not None, page[:2000]
     labels = dict(_LABEL.findall(info[1]))
-    return CacheInfo(int(labels["num_gpu_blocks"]), int(labels["block_size"]))
+    cache = CacheInfo(int(labels["num_gpu_blocks"]), int(labels["block_size"]))
+    load = engine_load(page.encode(), 0.0)
+    assert load is not None
+    assert load.kv_tokens == cache.blocks * cache.block_size
+    return cache
 
 
 @pytest.mark.parametrize(
