@@ -212,6 +212,14 @@ def test_other_than_one_text_cannot_be_continued(choice: Any) -> None:
         read(before + event({"choices": [choice]}))
 
 
+def test_tokens_whose_text_did_not_come_are_generated_again() -> None:
+    pieces = (("a", [1]), ("b", [2, 3]), ("", [4]))
+    events = (
+        event({"choices": [{"index": 0, "text": text, "token_ids": ids}]}) for text, ids in pieces
+    )
+    assert read(b"".join(events)).token_ids == (1, 2, 3)
+
+
 def test_tokens_are_asked_for_of_the_prompt_and_of_the_answer_begun() -> None:
     tools = [{"type": "function"}]
     body = {**CHAT, "tools": tools, "temperature": 1, "chat_template_kwargs": {"a": 1}}

@@ -130,7 +130,7 @@ class Delivered:
     repeated: str = ""
     """What the client has after that, and the next engine generates again."""
     token_ids: tuple[int, ...]
-    """Empty where the stream has none."""
+    """Those of the text; empty where the stream has none."""
     events: int
     """Those with that text; each has a token at least."""
     is_finished: bool
@@ -179,6 +179,7 @@ def read_delivered(events: Iterable[bytes]) -> Delivered:
     texts: list[str] = []
     token_ids: list[int] = []
     head: _TextEvent | None = None
+    tokens_with_text = 0
     is_chat = is_finished = False
     for data in filter(None, events):
         try:
@@ -191,9 +192,10 @@ def read_delivered(events: Iterable[bytes]) -> Delivered:
             delta = choice.delta or _Delta()
             if choice.index or not delta.is_text:
                 raise NotContinuableError("the stream has more than one text")
+            token_ids += choice.token_ids or ()
             if piece := choice.text or delta.content:
                 texts.append(piece)
-            token_ids += choice.token_ids or ()
+                tokens_with_text = len(token_ids)
             is_finished = is_finished or choice.finish_reason is not None
     if head is None or not texts:
         raise NotContinuableError("the stream has no text")
@@ -209,7 +211,8 @@ def read_delivered(events: Iterable[bytes]) -> Delivered:
         head={name: value.copy() for name, value in shared.items() if value is not _NULL},
         text=text,
         repeated=whole[len(text) :],
-        token_ids=tuple(token_ids),
+        # The others are a part of a character, or of a stop string, that the client has not got.
+        token_ids=tuple(token_ids[:tokens_with_text]),
         events=sum(start < len(text) for start in starts),
         is_finished=is_finished,
     )
