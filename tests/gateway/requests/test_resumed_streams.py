@@ -13,6 +13,7 @@ import pytest
 from tessera.domain.gateway.requests import Phase
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
 from tests.gateway.harness import (
     DONE,
     END,
@@ -734,6 +735,60 @@ async def test_a_stream_is_moved_from_a_replica_that_leaves_if_another_one_can_g
     assert record.resumed == is_moved
     assert text_of(data_of(answer.body)) == (" word two" if is_moved else " word one")
     assert health == [0, 0]
+
+
+async def busy(call: EngineCall) -> None:
+    await call.whole({}, 503)
+
+
+@pytest.mark.parametrize(
+    ("others", "before"),
+    [
+        (1, [busy]),
+        (MAX_RESUMPTIONS + 1, [breaking(ROLE, a_delta(" word"))] * MAX_RESUMPTIONS),
+    ],
+    ids=["all others were tried", "it went on three times"],
+)
+async def test_a_stream_that_could_not_go_on_stays_at_a_replica_that_leaves(
+    others: int, before: list[Script]
+) -> None:
+    release = asyncio.Event()
+
+    async def last(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta(" last"))
+        await asyncio.wait(
+            [asyncio.create_task(each.wait()) for each in (release, call.gone)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    asked: list[Any] = []
+    script = in_turn(asked, *before, last)
+
+    async def sent_tokens() -> int:
+        requests, _ = gateway.app.running(1)
+        return len(asked) > len(before) and requests[0].output_tokens
+
+    tokens = before.count(before[0]) * (before[0] is not busy) + 1
+    async with replicas(*[script] * (others + 1)) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(STREAM))
+        await eventually(sent_tokens, lambda count: count == tokens, within=WAIT_SECONDS)
+        requests, _ = gateway.app.running(1)
+        known = [
+            a_replica(engine.address, name, leaving=requests[0].replica == name)
+            for number, engine in enumerate(engines, start=1)
+            for name in [f"chat-{number}"]
+        ]
+        assert [replica.leaving for replica in known].count(True) == 1
+        changes = gateway.admission.update(a_directory(a_model(*known, moves_streams=True)))
+        gateway.app.move_streams(changes.moved_replicas)
+        gateway.app.leave_replicas(changes.moved_replicas)
+        release.set()
+        answer = await sending
+    assert text_of(data_of(answer.body)).endswith(" last")
+    assert answer.body.endswith(DONE)
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_a_stream_that_is_resumed() -> None:

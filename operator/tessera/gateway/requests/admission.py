@@ -284,13 +284,12 @@ class Admission:
         ticket.sent = sent
         return True
 
-    def other(self, ticket: Ticket) -> EngineReplica | None:
-        """Return another replica that could go on with the stream of a request."""
+    def other(self, ticket: Ticket, tried: Collection[str]) -> EngineReplica | None:
+        """Return a replica that was not tried and could go on with the stream of a request."""
         sent = ticket.sent
         if sent is None:
             return None
-        replica = sent.choice.replica
-        states = self._untried(ticket, {replica.uid}, replica.engine)
+        states = self._untried(ticket, tried, sent.choice.replica.engine)
         others = (state.replica for state in states if state.ready_at is not None)
         return next((other for other in others if not other.leaving), None)
 

@@ -43,6 +43,7 @@ class Attempts:
         self._turns = turns
         self._confirm, self._suspect = confirm, suspect
         self._tried: list[str] = []
+        self._resumptions = 0
         self._move: asyncio.Task[None] | None = None
         # The replica that it was for.
         self._left = ""
@@ -93,7 +94,7 @@ class Attempts:
         sent = self._ticket.sent
         is_there = sent is not None and sent.choice.replica.uid in uids
         # Without another replica it stays.
-        if is_there and self._admission.other(self._ticket) is not None:
+        if is_there and self._other() is not None:
             self._relay.leave_replica()
 
     def move_stream(self, uids: Collection[str]) -> None:
@@ -101,10 +102,16 @@ class Attempts:
         sent = self._ticket.sent
         uid = sent.choice.replica.uid if sent is not None else ""
         if uid in uids and uid != self._left:
-            other = self._admission.other(self._ticket)
+            other = self._other()
             if other is not None:
                 self._left = uid
                 self._move = asyncio.create_task(self._move_to(other, uid))
+
+    def _other(self) -> EngineReplica | None:
+        """Return a replica that may go on with the stream if it leaves its own now."""
+        if self._resumptions == MAX_RESUMPTIONS:
+            return None
+        return self._admission.other(self._ticket, self._tried)
 
     async def _move_to(self, other: EngineReplica, uid: str) -> None:
         """Leave a replica once another one is known to go on: else the stream may end there."""
@@ -123,7 +130,8 @@ class Attempts:
         Raises the loss where that is not possible.
         """
         failure, retried = loss, Retry.SAFE
-        for _ in range(MAX_RESUMPTIONS):
+        while self._resumptions < MAX_RESUMPTIONS:
+            self._resumptions += 1
             try:
                 sent = await self._sent_elsewhere(loss, failure)
             except NotContinuableError:
