@@ -39,6 +39,8 @@ from world.testing import eventually
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
 STREAMS = 20
+# The prompt and the stream so far are tokenized before it leaves and again when it goes on.
+_CALLS_OF_MOVE = 5
 WITH_USAGE = {"stream": True, "stream_options": {"include_usage": True}}
 RESUMED = b": x-tessera-resumed: 1\n\n"
 UNPROTECTED = b": x-tessera-resumable: false\n\n"
@@ -789,6 +791,45 @@ async def test_a_stream_that_could_not_go_on_stays_at_a_replica_that_leaves(
         answer = await sending
     assert text_of(data_of(answer.body)).endswith(" last")
     assert answer.body.endswith(DONE)
+
+
+@pytest.mark.parametrize(("places", "resumed"), [(1, 0), (2, 1)])
+async def test_a_stream_is_moved_where_a_place_is_free(places: int, resumed: int) -> None:
+    release, rest = asyncio.Event(), going_on(ROLE, a_delta(" two"), END, USAGE, DONE)
+
+    async def script(call: EngineCall) -> None:
+        if call.path == "/tokenize" or call.json["messages"] != STREAM["messages"]:
+            await rest(call)
+            return
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await asyncio.wait(
+            [asyncio.create_task(each.wait()) for each in (release, call.gone)],
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        await call.chunk(END + USAGE + DONE)
+        await call.finish()
+
+    async def both_begun() -> bool:
+        requests, _ = gateway.app.running(2)
+        return len(requests) == 2 and all(each.output_tokens for each in requests)
+
+    async def are_resumed() -> bool:
+        return sum(len(engine.calls) for engine in engines) == 2 + _CALLS_OF_MOVE * resumed
+
+    async with replicas(script, script) as (gateway, engines):
+        sending = [asyncio.create_task(gateway.post(STREAM)) for _ in range(2)]
+        await eventually(both_begun, bool, within=WAIT_SECONDS)
+        assert [len(engine.calls) for engine in engines] == [1, 1]
+        full = a_replica(engines[0].address, "chat-1", max_num_seqs=places)
+        leaving = a_replica(engines[1].address, "chat-2", leaving=True)
+        changes = gateway.admission.update(a_directory(a_model(full, leaving, moves_streams=True)))
+        gateway.app.move_streams(changes.moved_replicas)
+        await eventually(are_resumed, bool, within=WAIT_SECONDS)
+        release.set()
+        answers = await asyncio.gather(*sending)
+    assert sum(answer.body.endswith(RESUMED + DONE) for answer in answers) == resumed
+    assert all(answer.body.endswith(DONE) for answer in answers)
 
 
 async def test_a_client_that_reads_slowly_gets_all_of_a_stream_that_is_resumed() -> None:

@@ -284,14 +284,22 @@ class Admission:
         ticket.sent = sent
         return True
 
-    def other(self, ticket: Ticket, tried: Collection[str]) -> EngineReplica | None:
-        """Return a replica that was not tried and could go on with the stream of a request."""
+    def other(
+        self, ticket: Ticket, tried: Collection[str], *, free: bool = False
+    ) -> EngineReplica | None:
+        """Return a replica that was not tried and could go on with the stream of a request.
+
+        With `free` it has a place for it now.
+        """
         sent = ticket.sent
         if sent is None:
             return None
-        states = self._untried(ticket, tried, sent.choice.replica.engine)
-        others = (state.replica for state in states if state.ready_at is not None)
-        return next((other for other in others if not other.leaving), None)
+        now = self._clock()
+        for state in self._untried(ticket, tried, sent.choice.replica.engine):
+            has_place = not free or sum(state.load(now)) < state.max_sequences
+            if has_place and state.ready_at is not None and not state.replica.leaving:
+                return state.replica
+        return None
 
     def _untried(
         self, ticket: Ticket, tried: Collection[str], engine: str | None

@@ -102,16 +102,17 @@ class Attempts:
         sent = self._ticket.sent
         uid = sent.choice.replica.uid if sent is not None else ""
         if uid in uids and uid != self._left:
-            other = self._other()
+            # It would wait for a place there, while its own replica serves it.
+            other = self._other(free=True)
             if other is not None:
                 self._left = uid
                 self._move = asyncio.create_task(self._move_to(other, uid))
 
-    def _other(self) -> EngineReplica | None:
+    def _other(self, *, free: bool = False) -> EngineReplica | None:
         """Return a replica that may go on with the stream if it leaves its own now."""
         if self._resumptions == MAX_RESUMPTIONS:
             return None
-        return self._admission.other(self._ticket, self._tried)
+        return self._admission.other(self._ticket, self._tried, free=free)
 
     async def _move_to(self, other: EngineReplica, uid: str) -> None:
         """Leave a replica once another one is known to go on: else the stream may end there."""
@@ -120,7 +121,11 @@ class Attempts:
             if relay.protection is not None:
                 delivered = await relay.protection.delivered(self._turns)
                 await relay.check_joint(other.address, delivered)
-                self.leave_replicas({uid})
+                if self._other(free=True) is None:
+                    # Others took the place meanwhile; the next directory may have another.
+                    self._left = ""
+                else:
+                    self.leave_replicas({uid})
         except NotContinuableError:
             return
 
