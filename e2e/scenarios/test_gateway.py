@@ -1,6 +1,7 @@
 """The gateway that the chart installs: keys, OpenAI clients, a service at zero, a new replica."""
 
 import asyncio
+import json
 import re
 import time
 from collections import Counter
@@ -13,6 +14,7 @@ import openai
 import pytest
 
 from demo.cluster import NAMESPACE, InstalledCluster
+from demo.protected_streams import protected_streams, run_streams
 from scenarios.actions import ScenarioNamespace, a_budget
 from scenarios.commands import run_tessera
 from scenarios.gateway import (
@@ -38,6 +40,8 @@ _CLIENTS, _MIN_SHARE, _SHARE_SECONDS = 60, 0.4, 10
 # Clients of two gateways for each place of the engine, and for how long once the engine is full.
 _CLIENTS_PER_PLACE, _OVERLOAD_SECONDS = 1.2, 12
 _KILLED_AFTER_SECONDS = 7
+# Streams of some seconds while a replica is killed.
+_STREAMS, _TOKENS, _STEP_SECONDS = 12, 30, 0.1
 
 
 @pytest.fixture(scope="module")
@@ -98,6 +102,28 @@ async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
         await eventually(refused, bool, within=90)
         seconds = time.monotonic() - revoked_at
     gateway.namespace.cluster.say(f"the revoked key was refused after {seconds:.2f} s")
+
+
+async def test_streams_go_on_at_another_replica_when_theirs_is_killed(gateway: Gateway) -> None:
+    namespace = gateway.namespace
+    env = [{"name": "TESSERA_SIM_SPEED", "value": json.dumps({"weights": _STEP_SECONDS})}]
+    await namespace.apply_service(replicas=2, podTemplate={"env": env})
+    await wait_for_replicas(namespace, 2)
+    await answered(gateway)
+    streams = protected_streams("chat", _STREAMS, _TOKENS)
+
+    async def fewest_pieces() -> int:
+        return min(len(stream.pieces) for stream in streams)
+
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(run_streams(gateway.base, gateway.key, streams))
+        await eventually(fewest_pieces, lambda count: count > _TOKENS / 10, within=60)
+        killed = streams[0].replica
+        namespace.cluster.world.kill(namespace.name, killed, "engine")
+    assert [stream.failure for stream in streams if not stream.is_whole] == []
+    assert {len(stream.pieces) for stream in streams} == {_TOKENS}
+    assert {stream.replica for stream in streams if stream.resumed} == {killed}
+    assert all(stream.resumed for stream in streams if stream.replica == killed)
 
 
 @pytest.mark.full

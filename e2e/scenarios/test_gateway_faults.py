@@ -129,6 +129,8 @@ class Stream:
     replica: str = ""
     pieces: int = 0
     is_done: bool = False
+    is_resumed: bool = False
+    """It went on at another replica."""
     error: Json = field(default_factory=dict)
     broken: str = ""
     ended_at: float = 0.0
@@ -153,6 +155,8 @@ class Stream:
         """Take one line of the response."""
         if line.startswith(b"data: [DONE]"):
             self.is_done = True
+        elif line.startswith(b": x-tessera-resumed: "):
+            self.is_resumed = True
         elif line.startswith(b"data: "):
             event = json.loads(line.removeprefix(b"data: "))
             self.error = event.get("error", self.error)
@@ -292,18 +296,23 @@ async def test_streams_outlast_a_rolling_gateway_a_drain_a_dead_node_and_a_revok
         clients.ending = True
     streams, at = clients.streams, changes.at
     whole = [stream for stream in streams if stream.is_whole]
+    resumed = [stream for stream in whole if stream.is_resumed]
     refused = [stream for stream in streams if stream.is_refused]
     failed = [stream for stream in streams if not stream.is_whole and not stream.is_refused]
     namespace.cluster.say(
-        f"{len(streams)} streams, {len(whole)} whole, {len(refused)} refused, {len(failed)} failed "
+        f"{len(streams)} streams, {len(whole)} whole, of which {len(resumed)} went on at "
+        f"another replica, {len(refused)} refused, {len(failed)} failed "
         f"with {Counter(stream.error.get('code') for stream in failed)}; the gateway rolled in "
         f"{at['rolled'] - at['roll']:.0f} s"
     )
-    assert [stream for stream in failed if not stream.is_of(changes.lost)] == []
-    assert failed
+    # A stream with a revoked key does not go on elsewhere.
+    assert [stream for stream in failed if stream.key != second] == []
     for stream in failed:
+        assert stream.is_of(changes.lost)
         assert (stream.status, stream.broken, stream.is_done) == (200, "", False)
         assert (stream.error["type"], stream.error["code"]) == ("server_error", "stream_broken")
+    assert resumed
+    assert {stream.replica for stream in resumed if stream.replica} <= changes.lost
     assert Counter(stream.key for stream in refused) == {second: _REVOKED_CLIENTS}
     assert any(stream.spans(at["revoke"]) for stream in whole if stream.key == second)
     assert any(stream.spans(at["drain"]) for stream in whole if stream.replica == changes.drained)
