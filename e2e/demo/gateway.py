@@ -15,11 +15,12 @@ from openai.types.chat import ChatCompletionMessageParam
 
 from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, Ref, StepError, condition, until
 from demo.conversations import ConversationTurn, show_conversations
+from demo.lost_node import SPOT_SPEC, lose_node
 from tessera.domain.names import keys_namespace
 
 # The owner of the models, and the guest who uses one of them.
 OWNER, GUEST = "team-a", "team-b"
-SERVICE, SLEEPER = Ref(OWNER, "chat"), Ref(OWNER, "night")
+SERVICE, SLEEPER, SPOT = Ref(OWNER, "chat"), Ref(OWNER, "night"), Ref(OWNER, "spot")
 MODEL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 PER_MINUTE = 5
 GREEDY_CLIENTS, MODEST_CLIENTS = 60, 2
@@ -100,7 +101,7 @@ class Gateway:
 
 
 async def run(cluster: InstalledCluster) -> None:
-    """Show keys, a shared model, a limit, fairness, a new replica, caches, a service at zero."""
+    """Show keys, sharing, limits, fairness, a new replica, caches, sleep, and a lost node."""
     address = await install_gateway(cluster)
     await _serve(cluster)
     async with _connect(cluster, address) as gateway:
@@ -114,6 +115,7 @@ async def run(cluster: InstalledCluster) -> None:
         gateway.turns.extend(await show_conversations(base, keys, cluster.say))
         await _wake(gateway)
         await _show_usage(gateway)
+        await _lose_node(gateway)
 
 
 async def install_gateway(cluster: InstalledCluster) -> str:
@@ -388,6 +390,16 @@ async def _wake(gateway: Gateway) -> None:
     answer = gateway.answers[-1]
     cluster.say(
         f"a request woke it: answered by {answer.replica} after {time.monotonic() - sent_at:.1f} s"
+    )
+
+
+async def _lose_node(gateway: Gateway) -> None:
+    """Serve on spot nodes, of which one is lost under streams."""
+    cluster = gateway.cluster
+    body = {"model": {"uri": MODEL}, **SPOT_SPEC}
+    await apply_spec(cluster, "InferenceService", "inferenceservices", SPOT, body)
+    await lose_node(
+        cluster, SPOT, f"http://{gateway.address}:8443/v1", gateway.clients[OWNER].api_key
     )
 
 
