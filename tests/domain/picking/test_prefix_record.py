@@ -1,14 +1,24 @@
 """What a gateway believes that engines hold of earlier prompts."""
 
+import itertools
+import tracemalloc
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typing_extensions import override
 
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS, PromptBlocks, block_hashes
-from tessera.domain.picking.prefix_record import PrefixRecords, ReplicaPrefixes
+from tessera.domain.picking.prefix_record import (
+    BYTES_PER_BLOCK,
+    BYTES_PER_OWNER,
+    BYTES_PER_USE,
+    PrefixRecords,
+    ReplicaPrefixes,
+)
 
 TEXTS = st.lists(st.sampled_from([b"a", b"b", b"c"]), max_size=8).map(
     lambda letters: b"".join(letter * BLOCK_BYTES for letter in letters)
@@ -169,6 +179,72 @@ def test_a_replica_that_is_gone_or_starts_again_has_nothing() -> None:
     assert len(records.replica("chat-1")) == 0
     records.forget("chat-2")
     assert records.size == 0
+
+
+def test_a_large_record_is_forgotten_a_part_at_a_time_and_promises_nothing_meanwhile() -> None:
+    records = PrefixRecords()
+    for start in range(0, 20_000, 1000):
+        answer(records.replica("chat-0", 10**9), a_prompt(range(start, start + 1000)))
+    records.forget("chat-0")
+    sizes = [records.size]
+    while sizes[-1] > BYTES_PER_OWNER + BYTES_PER_USE + BYTES_PER_BLOCK:
+        assert records.cached_tokens(a_prompt(range(1000)), ("chat-0",)) == [0]
+        answer(records.replica("chat-1"), a_prompt("a"))
+        sizes.append(records.size)
+    steps = [before - after for before, after in itertools.pairwise(sizes)]
+    assert max(steps) < 7000 * BYTES_PER_BLOCK
+    assert len(steps) >= 3
+
+
+def test_a_large_record_shrinks_to_its_new_size_a_part_at_a_time() -> None:
+    record = a_record(10**9)
+    for start in range(0, 20_000, 1000):
+        answer(record, a_prompt(range(start, start + 1000)))
+    record.resize(1000)
+    blocks = len(record)
+    assert blocks > 15_000
+    while blocks > 10:
+        answer(record, a_prompt("a"))
+        assert blocks - len(record) <= 7000
+        blocks = len(record)
+    assert record.tokens <= 1000
+
+
+def test_short_prompts_take_no_memory_of_their_own() -> None:
+    record = a_record(10**6)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for _ in range(5000):
+        answer(record, a_prompt("", rest=4))
+        answer(record, a_prompt("a"))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 50_000
+    assert record.tokens == pytest.approx(4 * 5000 + 100)
+
+
+class CountedWeight(float):
+    """Counts how often what an owner has is compared."""
+
+    comparisons: ClassVar[int] = 0
+
+    @override
+    def __rtruediv__(self, size: float) -> float:
+        CountedWeight.comparisons += 1
+        return size / float(self)
+
+
+def test_thousands_of_owners_are_compared_rarely() -> None:
+    records = PrefixRecords(5_000_000)
+    record = records.replica("chat-0", 10**9)
+    for number in range(0, 6000, 3):
+        owner = f"team-{number % 2000}"
+        answer(record, a_prompt(range(number, number + 3), owner, weight=CountedWeight(1)))
+    assert CountedWeight.comparisons == 0
+    for number in range(6000, 30_000, 3):
+        owner = f"team-{number % 2000}"
+        answer(record, a_prompt(range(number, number + 3), owner, weight=CountedWeight(1)))
+    assert 0 < CountedWeight.comparisons < 8000 * 400
 
 
 def test_whoever_fills_the_records_gives_way_alone() -> None:

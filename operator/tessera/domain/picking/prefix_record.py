@@ -9,6 +9,7 @@ All records share a budget of bytes. Beyond it the owner of prompts who takes mo
 gives way, with what it did not use for the longest time.
 """
 
+import heapq
 import math
 from array import array
 from bisect import bisect_left
@@ -17,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.gateway.prefixes import PromptBlocks
+from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks
 
 MAX_RECORD_BYTES = 192 * 2**20
 # Of a replica whose cache has an unknown size, until its answers show that it holds more.
@@ -29,8 +30,13 @@ BYTES_PER_BLOCK, BYTES_PER_USE, BYTES_PER_OWNER = 170, 400, 1200
 BYTES_PER_SESSION = 300
 # Of one owner; a session that was not used for so many others is a new one.
 _MAX_SESSIONS = 8192
-# Parts of the budget and of an owner that are freed at once, so that owners are compared rarely.
-_FREED_SHARE, _OWNERS_FREED_SHARE = 1 / 1024, 1 / 8
+# Parts of the budget and of an owner that are freed at once, so that owners are compared rarely,
+# and of how many owners by one comparison.
+_FREED_SHARE, _OWNERS_FREED_SHARE, _MAX_OWNERS = 1 / 1024, 1 / 8, 128
+# That a record forgets at once: a million take seconds. It is more than one prompt brings.
+_MAX_FORGOTTEN = 2 * MAX_BLOCKS
+# Of the limit of a record: tokens of short prompts beside each other that count as of one.
+_FILLER_SHARE = 1 / 64
 # A promise that was kept lets a record grow by this share of it; one that misses by less was kept,
 # since the bytes of a token are a mean.
 _GROWTH = 1 / 8
@@ -145,7 +151,7 @@ class ReplicaPrefixes:
         """By the hash of a block."""
         self._uses = _Uses()
         self._filler: _Use | None = None
-        """The newest use, if it has no blocks."""
+        """The newest use without blocks; it may be a little older than others."""
 
     def __len__(self) -> int:
         """Return the blocks that it has."""
@@ -209,11 +215,11 @@ class ReplicaPrefixes:
             if self._last_use.get(block) is sent.use:
                 self._forget(block)
 
-    def clear(self) -> None:
-        """Forget all, as an engine that was started again."""
-        while self._last_use:
-            self.drop(self._uses.oldest())
-        self._uses, self.tokens = _Uses(), 0.0
+    def clear(self) -> bool:
+        """Forget all, or so much of it as there is time for; return whether that was all."""
+        self.limit = self._most = 0.0
+        self._evict()
+        return not self._last_use
 
     def drop(self, use: _Use, tokens: float = math.inf) -> None:
         """Forget so many tokens of a use: first those beside its blocks, then the last blocks."""
@@ -244,7 +250,8 @@ class ReplicaPrefixes:
         records.count(owner, BYTES_PER_USE + len(hashes) * BYTES_PER_BLOCK)
         self._uses.add(use)
         owner.uses.add(use)
-        self._filler = None
+        if self._filler is not None and self._filler.other_tokens > _FILLER_SHARE * self.limit:
+            self._filler = None
         self.tokens += block_tokens + other_tokens
         for block in hashes:
             former = last_use.get(block)
@@ -265,7 +272,9 @@ class ReplicaPrefixes:
         self._evict()
 
     def _evict(self) -> None:
-        while self.tokens > self.limit and self._last_use:
+        """Forget what is too much; of very much, the rest with the next prompts."""
+        least = max(0, len(self._last_use) - _MAX_FORGOTTEN)
+        while self.tokens > self.limit and len(self._last_use) > least:
             self.drop(self._uses.oldest(), self.tokens - self.limit)
 
     def _forget(self, block: int) -> None:
@@ -314,6 +323,8 @@ class PrefixRecords:
         """Bytes, at most `max_bytes` as long as one prompt fits."""
         self._max_bytes = max_bytes
         self._replicas: dict[str, ReplicaPrefixes] = {}
+        # Those that are gone, and not forgotten as a whole yet.
+        self._gone: list[ReplicaPrefixes] = []
         self._owners: dict[str, _Owner] = {}
 
     def replica(self, uid: str, cache_tokens: int | None = None) -> ReplicaPrefixes:
@@ -326,8 +337,8 @@ class PrefixRecords:
     def forget(self, uid: str) -> None:
         """Forget a replica that is gone."""
         record = self._replicas.pop(uid, None)
-        if record is not None:
-            record.clear()
+        if record is not None and not record.clear():
+            self._gone.append(record)
 
     def cached_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> Sequence[int]:
         """Return the tokens of a prompt that each of these replicas need not compute, for `pick`.
@@ -414,17 +425,31 @@ class PrefixRecords:
 
     def make_room(self) -> None:
         """Let those give way who take most by their weights, until all fit."""
+        if self._gone and self._gone[-1].clear():
+            self._gone.pop()
         if self.size <= self._max_bytes:
             return
         target = self._max_bytes * (1 - _FREED_SHARE)
         while self.size > target:
-            owner = max(self._owners.values(), key=lambda each: each.size / each.weight)
-            least = owner.size * (1 - _OWNERS_FREED_SHARE)
-            while self.size > target and owner.size > least:
-                of_sessions = len(owner.sessions) * BYTES_PER_SESSION
-                if 2 * of_sessions >= owner.size - BYTES_PER_OWNER:
-                    owner.sessions.popitem(last=False)
-                    self.count(owner, -BYTES_PER_SESSION)
-                else:
-                    use = owner.uses.oldest()
-                    use.record.drop(use)
+            owners = heapq.nlargest(_MAX_OWNERS, self._owners.values(), key=_by_weight)
+            most = _by_weight(owners[0])
+            for owner in owners:
+                # Who takes much less than the first gives way after that one did again.
+                if self.size <= target or _by_weight(owner) < most * (1 - _OWNERS_FREED_SHARE):
+                    break
+                self._free(owner, target)
+
+    def _free(self, owner: _Owner, target: float) -> None:
+        least = owner.size * (1 - _OWNERS_FREED_SHARE)
+        while self.size > target and owner.size > least:
+            of_sessions = len(owner.sessions) * BYTES_PER_SESSION
+            if 2 * of_sessions >= owner.size - BYTES_PER_OWNER:
+                owner.sessions.popitem(last=False)
+                self.count(owner, -BYTES_PER_SESSION)
+            else:
+                use = owner.uses.oldest()
+                use.record.drop(use)
+
+
+def _by_weight(owner: _Owner) -> float:
+    return owner.size / owner.weight
