@@ -38,7 +38,7 @@ def test_one_absurd_count_leaves_room_for_those_that_follow() -> None:
 
 def serving(*names: str, **changes: Any) -> tuple[Replicas, OfferedModel]:
     model = a_model(*(a_replica("127.0.0.1:1", name, step_time=STEP, **changes) for name in names))
-    replicas = Replicas()
+    replicas = Replicas(lambda: 100.0)
     replicas.update(model_changes((), (model,)), 100.0, NOW)
     return replicas, model
 
@@ -160,3 +160,21 @@ def test_a_first_token_that_is_predicted_after_the_end_counts_for_nothing() -> N
     sent.first_token()
     (state,) = replicas.states(model)
     assert (state.requests, state.awaiting, state.prefill_tokens) == (0, 0, 0)
+
+
+def test_prompts_of_clients_that_left_keep_no_room_from_what_yields() -> None:
+    replicas, model = serving("chat-0")
+    for _ in range(100):
+        send(replicas, model, "x" * 100_000).end()
+    assert replicas.with_spare_room(model, 100.0)
+
+
+def test_a_prompt_that_was_read_sooner_than_predicted_keeps_no_room_from_what_yields() -> None:
+    replicas, model = serving("chat-0")
+    waits, long = send(replicas, model, "y" * 1000), send(replicas, model, "x" * 1_000_000)
+    long.first_token()
+    assert not replicas.with_spare_room(model, 100.0)
+    # What is left to be read is the short one.
+    assert replicas.with_spare_room(model, 100.1)
+    waits.first_token()
+    assert replicas.with_spare_room(model, 100.0)

@@ -204,6 +204,14 @@ def read_until(state: ReplicaState, tokens: int, cached_tokens: int, now: float)
     return max(now, state.read_until) + read_seconds(state.replica, tokens, cached_tokens)
 
 
+def still_reads_until(state: ReplicaState, now: float) -> float:
+    """Return until when a replica reads its prompts, after a request ended or got its first token.
+
+    Prompts of clients that left, and those that were shorter than predicted, are read no more.
+    """
+    return min(state.read_until, now + read_seconds(state.replica, state.prefill_tokens))
+
+
 def read_seconds(replica: EngineReplica, tokens: int, cached_tokens: int = 0) -> float:
     """Return the seconds of reading so many tokens of a prompt alone; 0 for an unknown speed."""
     step = replica.step_time

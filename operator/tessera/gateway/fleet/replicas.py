@@ -1,5 +1,6 @@
 """Load and health of all replicas, as the gateway knows them."""
 
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from tessera.domain.picking.prediction import (
     RequestMeans,
     read_seconds,
     read_until,
+    still_reads_until,
     work_seconds,
 )
 from tessera.domain.picking.prefix_record import PrefixRecords, SentPrompt
@@ -49,6 +51,7 @@ class SentRequest:
     service_uid: str
     freed: Callable[[str], None]
     """Called with the service's UID when the replica has more room."""
+    clock: Callable[[], float]
     yields: bool = False
     has_token: bool = False
     has_ended: bool = False
@@ -60,7 +63,7 @@ class SentRequest:
         if not (self.has_token or self.has_ended):
             self.has_token = True
             self.choice.state.first_token(self.prefill_tokens)
-            self.freed(self.service_uid)
+            self._moved_on()
 
     def answered(
         self, output_tokens: int, cached_share: float | None, prompt_tokens: int | None = None
@@ -83,13 +86,19 @@ class SentRequest:
                 self.prompt = None
             unanswered = None if self.has_token else self.prefill_tokens
             self.choice.state.ended(unanswered, yields=self.yields)
-            self.freed(self.service_uid)
+            self._moved_on()
+
+    def _moved_on(self) -> None:
+        state = self.choice.state
+        state.read_until = still_reads_until(state, self.clock())
+        self.freed(self.service_uid)
 
 
 class Replicas:
     """The replicas of all models; states outlive directories, by the UID of their pods."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._states: dict[str, ReplicaState] = {}
         self._by_service: dict[str, list[ReplicaState]] = {}
         self._means: dict[str, RequestMeans] = {}
@@ -169,6 +178,7 @@ class Replicas:
             ),
             service_uid=model.uid,
             freed=self.freed,
+            clock=self._clock,
             yields=shape.priority.yields,
         )
 

@@ -149,7 +149,7 @@ class Admission:
         self._models: dict[str, ModelsByName] = {}
         self._names: dict[tuple[str, frozenset[Ref]], tuple[str, ...]] = {}
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
-        self.replicas = Replicas()
+        self.replicas = Replicas(clock)
         self.limits = GatewayLimits()
         self.queues = ModelQueues(self.replicas, bounds, clock)
         self.replicas.freed = self.queues.freed
