@@ -342,6 +342,17 @@ async def test_an_engine_that_does_not_tokenize_goes_on_unchecked() -> None:
     assert (record.resumed, record.unchecked_joints, record.estimated) == (1, 1, True)
 
 
+async def test_tokens_that_an_engine_counts_take_room_like_all_else() -> None:
+    lost, memory = breaking(ROLE, a_delta(" word")), Memory(60_000)
+    rest = going_on(ROLE, a_delta(" two"), END, USAGE, DONE, prompt=20_000, begun=20_001)
+    async with replicas(lost, rest, memory=memory) as (gateway, _):
+        answer = await gateway.post({**STREAM, "max_tokens": 5})
+        record = await gateway.record()
+        assert await held_bytes(gateway) == 0
+    assert answer.body.endswith(RESUMED + DONE)
+    assert (record.resumed, record.unchecked_joints) == (1, 1)
+
+
 async def test_two_losses_in_a_row_and_the_client_reads_one_stream() -> None:
     first, second, third = a_delta(" word"), a_delta(" two"), a_delta(" three")
     asked: list[Any] = []

@@ -302,8 +302,7 @@ class EngineRelay:
         if protection is None or not protection.is_active:
             raise NotContinuableError("the stream is not protected")
         headers = self._request.headers
-        body = protection.body
-        if await count_tokens(self._session, address, headers, body, delivered) is None:
+        if await count_tokens(self._session, address, headers, protection, delivered) is None:
             raise NotContinuableError("the engine does not say how it reads the stream")
 
     async def end(self, events: bytes = b"") -> None:
@@ -321,7 +320,7 @@ class EngineRelay:
         if protection is None or not protection.is_active:
             raise NotContinuableError("the stream is not protected any more")
         first_body = protection.body
-        counted = await count_tokens(self._session, address, request.headers, first_body, delivered)
+        counted = await count_tokens(self._session, address, request.headers, protection, delivered)
         tokens = counted.answer if counted is not None else delivered.events
         body = continued_body(first_body, delivered, tokens)
         if body is None:

@@ -1,6 +1,7 @@
 """Keeps what a stream needs in order to go on at another replica, and joins the two parts."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -124,22 +125,39 @@ _tokenized = msgspec.json.Decoder(_Tokenized)
 
 
 async def count_tokens(
-    session: EngineSession, address: str, headers: bytes, body: bytes, delivered: Delivered
+    session: EngineSession,
+    address: str,
+    headers: bytes,
+    protection: Protection,
+    delivered: Delivered,
 ) -> CountedTokens | None:
     """Return how an engine reads an answer that has begun.
 
-    None where it does not say. Raises NotContinuableError where it does not read the same prompt
-    before them, as with a template that changes earlier turns.
+    None where it does not say, or there is no room for what it says. Raises NotContinuableError
+    where it does not read the same prompt before them, as with a template that changes earlier
+    turns.
     """
-    bodies = tokenize_bodies(body, delivered)
+    bodies = tokenize_bodies(protection.body, delivered)
     if bodies is None:
         return CountedTokens(None, len(delivered.token_ids))
+    held_bytes = 0
+
+    def hold(size: int) -> bool:
+        # Thousands of streams may be lost at once, and engines belong to tenants.
+        nonlocal held_bytes
+        fits = protection.hold(size)
+        held_bytes += size if fits else 0
+        return fits
+
     try:
         async with asyncio.timeout(_TOKENIZE_SECONDS):
-            prompt = await _tokens(session, address, headers, bodies.prompt)
-            whole = await _tokens(session, address, headers, bodies.continued)
+            prompt = await _tokens(session, address, headers, bodies.prompt, hold)
+            whole = await _tokens(session, address, headers, bodies.continued, hold)
     except (OSError, ConnectionLostError, InvalidHttpError, InvalidStreamError):
         return None
+    finally:
+        # What is left of them does not outlive this turn of the loop.
+        protection.free(held_bytes)
     if prompt is None or whole is None:
         return None
     # A token at least stands behind each event. Engines may send several in one, and a text may
@@ -154,7 +172,11 @@ async def count_tokens(
 
 
 async def _tokens(
-    session: EngineSession, address: str, headers: bytes, body: bytes
+    session: EngineSession,
+    address: str,
+    headers: bytes,
+    body: bytes,
+    hold: Callable[[int], bool],
 ) -> _Tokenized | None:
     head = b"POST /tokenize HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
         address.encode(),
@@ -164,7 +186,7 @@ async def _tokens(
     connection = await session.connect(address)
     try:
         await connection.send(head, body)
-        answer = await connection.read(_MAX_TOKENIZED_BYTES)
+        answer = await connection.read(_MAX_TOKENIZED_BYTES, hold)
         if connection.status != 200 or answer is None:
             return None
         return _tokenized.decode(answer)
