@@ -111,6 +111,17 @@ def test_the_end_of_the_oldest_prompt_is_evicted_first() -> None:
     assert [record.cached_blocks(a_prompt(each)) for each in ("abc", "xyz")] == [2, 3]
 
 
+def test_a_prompt_takes_the_room_that_its_engine_counts() -> None:
+    record = a_record(1000)
+    answer(record, a_prompt("abcd"))
+    huge = a_prompt("xyz", rest=300)
+    record.complete(record.send(huge), 0, 0.0, 60)
+    assert record.tokens == pytest.approx(400 + 60)
+    small = a_prompt("", rest=600)
+    record.complete(record.send(small), 0, 0.0, 6)
+    assert record.cached_blocks(a_prompt("abcd")) == 4
+
+
 def test_answers_and_short_prompts_take_room() -> None:
     record = a_record(500)
     answer(record, a_prompt("abc"))

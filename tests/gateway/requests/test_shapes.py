@@ -40,6 +40,15 @@ def test_the_tokens_of_a_huge_prompt_are_of_all_its_bytes() -> None:
     assert prompt.tokens(MAX_BLOCKS) == pytest.approx(1000, abs=1)
 
 
+def test_what_is_no_part_of_a_prompt_takes_no_room_in_a_cache() -> None:
+    # As of a body with 9,000 bytes of spaces.
+    prompt = blocks(messages=[{"role": "user", "content": "x" * 1100}])
+    assert prompt is not None
+    assert len(prompt.hashes) == 1
+    assert prompt.tokens(1) <= 1024
+    assert prompt.prompt_tokens < 1200
+
+
 @pytest.mark.parametrize(
     "changes",
     [{"tenant": "team-b"}, {"model": "lora"}, {"tools": [{"type": "function"}]}],

@@ -57,6 +57,8 @@ def with_prompt(
     tenant, weight = sender
     salt = f"{cache_salt(model, tenant)}/{shape.adapter}"
     text, text_bytes = fields.prompt_text()
+    # The rest of a body, which may be spaces, takes no room in a cache.
+    prompt_tokens = max(1, min(prompt_tokens, text_bytes))
     session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
     prompt = PromptBlocks(
         owner=tenant,
