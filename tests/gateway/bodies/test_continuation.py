@@ -220,6 +220,33 @@ def test_tokens_whose_text_did_not_come_are_generated_again() -> None:
     assert read(b"".join(events)).token_ids == (1, 2, 3)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {**COMPLETION, "prompt": [1, 2.5]},
+        {**COMPLETION, "prompt": [10**30]},
+        {**COMPLETION, "prompt": ["a", 1]},
+        {**COMPLETION, "min_tokens": "digits"},
+        {**CHAT, "messages": []},
+        {**CHAT, "messages": {}},
+        {**CHAT, "messages": "hello"},
+    ],
+    ids=json.dumps,
+)
+def test_what_only_a_strange_engine_answered_is_not_continued(body: dict[str, Any]) -> None:
+    # More digits than Python makes of an integer, or reads.
+    data = json.dumps(body).replace('"digits"', "1" * 5000).encode()
+    with pytest.raises(NotContinuableError):
+        continued_body(data, delivered(token_ids=(3,)), 1)
+
+
+@pytest.mark.parametrize("token_id", [-1, 10**30])
+def test_numbers_that_are_no_tokens_are_not_continued(token_id: int) -> None:
+    choice = {"index": 0, "text": "a", "token_ids": [token_id]}
+    with pytest.raises(NotContinuableError):
+        read(event({"choices": [choice]}))
+
+
 def test_tokens_are_asked_for_of_the_prompt_and_of_the_answer_begun() -> None:
     tools = [{"type": "function"}]
     body = {**CHAT, "tools": tools, "temperature": 1, "chat_template_kwargs": {"a": 1}}

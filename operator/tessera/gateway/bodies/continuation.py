@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from operator import attrgetter
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -70,9 +70,13 @@ _COMPLETION_TOKENS = 16
 _TEMPLATE_FIELDS = ("model", "messages", "tools", "chat_template_kwargs", "add_special_tokens")
 _PROMPT_FIELDS = ("model", "prompt", "add_special_tokens")
 
+# Clients and engines may give others, which no JSON of ours can have.
+_TokenId = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+_MAX_DIGITS = 10
+
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _texts = msgspec.json.Decoder(list[str])
-_token_ids = msgspec.json.Decoder(list[int])
+_token_ids = msgspec.json.Decoder(list[_TokenId])
 _text = msgspec.json.Decoder(str)
 _NULL = msgspec.Raw(b"null")
 
@@ -157,7 +161,7 @@ class _TextChoice(msgspec.Struct, gc=False):
     text: str | None = None
     delta: _Delta | None = None
     finish_reason: str | None = None
-    token_ids: tuple[int, ...] | None = None
+    token_ids: tuple[_TokenId, ...] | None = None
 
 
 class _TextEvent(msgspec.Struct, gc=False):
@@ -221,7 +225,7 @@ def read_delivered(events: Iterable[bytes]) -> Delivered:
 def continued_body(body: bytes, delivered: Delivered, tokens: int) -> bytes | None:
     """Return what another engine is asked for after so many tokens; None if nothing is left.
 
-    The body is the one that the first engine got.
+    The body is the one that the first engine got. Raises NotContinuableError.
     """
     fields = _fields.decode(body)
     limit = _limit(fields)
@@ -268,7 +272,8 @@ class TokenizeBodies(NamedTuple):
 def tokenize_bodies(body: bytes, delivered: Delivered) -> TokenizeBodies | None:
     """Return what tells how many tokens the answer has so far.
 
-    None where the engine gave the tokens, and no template is in between.
+    None where the engine gave the tokens, and no template is in between. Raises
+    NotContinuableError.
     """
     fields = _fields.decode(body)
     is_chat = "messages" in fields
@@ -286,6 +291,8 @@ def _with_answer(fields: Mapping[str, msgspec.Raw], delivered: Delivered) -> dic
     """Return the fields of a request whose answer has begun."""
     if "messages" in fields:
         messages = bytes(fields["messages"]).rstrip()[:-1]
+        if messages[:1] != b"[" or not messages[1:].strip():
+            raise NotContinuableError("it has no messages")
         turn = msgspec.json.encode({"role": "assistant", "content": delivered.text})
         return {
             "messages": msgspec.Raw(b"%b,%b]" % (messages, turn)),
@@ -294,16 +301,23 @@ def _with_answer(fields: Mapping[str, msgspec.Raw], delivered: Delivered) -> dic
         }
     prompt = fields["prompt"]
     if _is_ids(_beginning(prompt)):
-        return {"prompt": [*_token_ids.decode(prompt), *delivered.token_ids]}
+        try:
+            ids = _token_ids.decode(prompt)
+        except msgspec.DecodeError as error:
+            raise NotContinuableError(str(error)) from None
+        return {"prompt": [*ids, *delivered.token_ids]}
     return {"prompt": _prompt_text(fields) + delivered.text}
 
 
 def _prompt_text(fields: Mapping[str, msgspec.Raw]) -> str:
     """Return the only prompt of a completion."""
     prompt = fields["prompt"]
-    if bytes(memoryview(prompt)[:1]) == b'"':
-        return _text.decode(prompt)
-    return _texts.decode(prompt)[0]
+    try:
+        if bytes(memoryview(prompt)[:1]) == b'"':
+            return _text.decode(prompt)
+        return _texts.decode(prompt)[0]
+    except msgspec.DecodeError as error:
+        raise NotContinuableError(str(error)) from None
 
 
 def _limit(fields: Mapping[str, msgspec.Raw]) -> tuple[str, int] | None:
@@ -322,4 +336,8 @@ def _limit(fields: Mapping[str, msgspec.Raw]) -> tuple[str, int] | None:
 
 def _number(fields: Mapping[str, msgspec.Raw], name: str) -> int | None:
     text = bytes(fields.get(name, _NULL))
-    return int(text) if text.isdigit() else None
+    if not text.isdigit():
+        return None
+    if len(text) > _MAX_DIGITS:
+        raise NotContinuableError(f"{name} has {len(text)} digits")
+    return int(text)
