@@ -155,6 +155,18 @@ def test_a_record_that_promised_too_much_shrinks_and_grows_with_kept_promises() 
     assert record.cached_blocks(a_prompt("abcd")) == 4
 
 
+def test_no_owner_alone_takes_the_record_of_others() -> None:
+    record = a_record(1000)
+    answer(record, a_prompt("abc", "small"))
+    for _ in range(20):
+        answer(record, a_prompt("xyz", "hostile"), cached=0)
+    assert record.limit == 1000
+    assert record.cached_blocks(a_prompt("abc", "small")) == 3
+    # An engine that has less is missed by all.
+    answer(record, a_prompt("abc", "small"), cached=0)
+    assert record.limit < 1000
+
+
 def test_a_promise_that_missed_by_a_part_of_a_block_was_kept() -> None:
     record = a_record(1000)
     answer(record, a_prompt("abcd"))

@@ -152,6 +152,11 @@ class ReplicaPrefixes:
         self._uses = _Uses()
         self._filler: _Use | None = None
         """The newest use without blocks; it may be a little older than others."""
+        self._suspect: str | None = None
+        """Owner of the last prompt that was promised more than was there."""
+        self._first_owner: str | None = None
+        self._is_shared = False
+        """It has had prompts of several owners."""
 
     def __len__(self) -> int:
         """Return the blocks that it has."""
@@ -245,6 +250,8 @@ class ReplicaPrefixes:
         block_tokens = len(hashes) * prompt.tokens_per_block
         other_tokens = max(0.0, prompt.prompt_tokens - block_tokens) + output_tokens
         owner = records.owner(prompt)
+        self._first_owner = self._first_owner or prompt.owner
+        self._is_shared = self._is_shared or prompt.owner != self._first_owner
         use = _Use(self, owner, prompt, other_tokens)
         use.answered_blocks = answered_blocks
         records.count(owner, BYTES_PER_USE + len(hashes) * BYTES_PER_BLOCK)
@@ -298,11 +305,19 @@ class ReplicaPrefixes:
         self._records.count(use.owner, -size)
 
     def _correct(self, sent: SentPrompt, cached_tokens: float) -> None:
-        """Move the limit by what was cached, which an engine may say as it likes."""
+        """Move the limit by what was cached, which an engine may say as it likes.
+
+        A client can have an engine compute what it has, as for the probabilities of a prompt. So
+        among several owners a broken promise counts only if the last one was another owner's: none
+        takes the record of others by his requests alone.
+        """
         prompt = sent.prompt
         answered_tokens = prompt.tokens(sent.answered_blocks)
         missing = answered_tokens - cached_tokens
         if missing > max(prompt.tokens_per_block, _GROWTH * answered_tokens):
+            suspect, self._suspect = self._suspect, prompt.owner
+            if self._is_shared and suspect in (None, prompt.owner):
+                return
             self.limit = max(0.0, min(self.limit, self.tokens) - missing)
             self._evict()
         elif cached_tokens:
