@@ -10,7 +10,7 @@ from tessera.domain.gateway.directory import OfferedModel, model_changes
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_hashes
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import Exclusion, PickReason
-from tessera.domain.picking.replica_state import ReplicaState
+from tessera.domain.picking.replica_state import EngineLoad, ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tests.gateway.harness import a_model, a_replica
 from tests.gateway_builders import a_request
@@ -119,6 +119,18 @@ def test_a_replica_that_left_keeps_no_record() -> None:
     sent.answered(10, 0.5)
     sent.end()
     assert replicas.record_bytes == 0
+
+
+def test_of_a_replica_that_left_nothing_is_kept_that_its_engine_wrote() -> None:
+    replicas, model = serving("chat-0")
+    (state,) = replicas.states(model)
+    replicas.polled({state.replica.uid: EngineLoad(running=1, waiting=0, observed_at=100.0)})
+    sent = send(replicas, model, TEXT)
+    assert sent.choice.state.engine is not None
+    replicas.update(model_changes((model,), ()), 100.0, NOW)
+    assert sent.choice.state.engine is None
+    sent.end()
+    assert state.requests == 0
 
 
 def test_a_request_without_an_answer_left_nothing_in_the_cache() -> None:

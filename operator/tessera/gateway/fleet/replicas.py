@@ -129,6 +129,8 @@ class Replicas:
                 of_model.append(state)
         for uid in former.keys() - self._states.keys():
             self._records.forget(uid)
+            # Requests that went there are explained for long; what its engine wrote is large.
+            former[uid].engine = None
         for model in changes.removed:
             self._means.pop(model.uid, None)
 
