@@ -1,5 +1,6 @@
 """The requests that ended last, with what decided where they went."""
 
+import heapq
 from collections import deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -19,8 +20,9 @@ MAX_RECENT_BYTES = 16 * 2**20
 # attempt what describes its choice, and of a replica what was compared, or why it was not.
 BYTES_PER_REQUEST, BYTES_PER_ATTEMPT, BYTES_PER_REPLICA = 1600, 400, 250
 BYTES_PER_TENANT = 1000
-# Part of the budget that is freed at once, so that tenants are compared rarely.
-_FREED_SHARE = 1 / 64
+# Part of the budget that is freed at once, so that tenants are compared rarely, and of how many by
+# one comparison.
+_FREED_SHARE, _MAX_TENANTS = 1 / 64, 128
 # Of those with one id.
 _MAX_EXPLAINED = 5
 
@@ -78,15 +80,27 @@ class RecentRequests:
     def _make_room(self) -> None:
         target = self._max_bytes * (1 - _FREED_SHARE)
         while self.size > target:
-            name, tenant = max(self._tenants.items(), key=lambda each: each[1].size)
-            least = tenant.size / 2
-            while tenant.requests and self.size > target and tenant.size > least:
-                size = tenant.requests.popleft().size
-                tenant.size -= size
-                self.size -= size
-            if not tenant.requests:
-                del self._tenants[name]
-                self.size -= BYTES_PER_TENANT
+            named = heapq.nlargest(_MAX_TENANTS, self._tenants.items(), key=_size)
+            least = named[0][1].size / 2
+            for name, tenant in named:
+                # Who has much less than the first gives way after that one did again.
+                if self.size <= target or tenant.size < least:
+                    break
+                self._drop(name, tenant, target)
+
+    def _drop(self, name: str, tenant: _TenantRequests, target: float) -> None:
+        least = tenant.size / 2
+        while tenant.requests and self.size > target and tenant.size > least:
+            size = tenant.requests.popleft().size
+            tenant.size -= size
+            self.size -= size
+        if not tenant.requests:
+            del self._tenants[name]
+            self.size -= BYTES_PER_TENANT
+
+
+def _size(named: tuple[str, _TenantRequests]) -> int:
+    return named[1].size
 
 
 def _explanation(ended: _EndedRequest) -> RequestExplanation:
