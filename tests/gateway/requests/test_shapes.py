@@ -1,6 +1,7 @@
 """What is known of a prompt by which it is found again."""
 
 import json
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,6 +39,16 @@ def test_the_tokens_of_a_huge_prompt_are_of_all_its_bytes() -> None:
     assert prompt is not None
     assert len(prompt.hashes) == MAX_BLOCKS
     assert prompt.tokens(MAX_BLOCKS) == pytest.approx(1000, abs=1)
+
+
+def test_what_a_running_stream_keeps_of_a_huge_prompt_is_small() -> None:
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    prompt = blocks(CompletionFields, prompt=LONG)
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert prompt is not None
+    assert after - before < 16 * MAX_BLOCKS
 
 
 def test_what_is_no_part_of_a_prompt_takes_no_room_in_a_cache() -> None:

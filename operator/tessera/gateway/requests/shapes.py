@@ -1,5 +1,6 @@
 """What decisions know of a request: its sizes, and by which hashes its prompt is found again."""
 
+from array import array
 from collections.abc import Mapping
 from dataclasses import replace
 from math import ceil
@@ -62,7 +63,8 @@ def with_prompt(
     session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
     prompt = PromptBlocks(
         owner=tenant,
-        hashes=block_hashes(text, salt),
+        # As long as its stream runs: a list takes five times as much.
+        hashes=array("Q", block_hashes(text, salt)),
         tokens_per_block=BLOCK_BYTES * prompt_tokens / max(text_bytes, 1),
         prompt_tokens=prompt_tokens,
         weight=weight,
