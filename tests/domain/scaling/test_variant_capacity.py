@@ -311,6 +311,20 @@ def test_prefixes_that_are_cached_no_more_count_within_the_minute() -> None:
     assert replicas(cached=0.0, computed=400) == uncached
 
 
+@pytest.mark.parametrize("prompt", [0.0, 0.4, 1e12])
+@pytest.mark.parametrize("answer", [0.0, 0.4, 1e12])
+@pytest.mark.parametrize("share", [None, 0.0, 1.0])
+def test_absurd_lengths_of_an_engine_give_a_capacity(
+    prompt: float, answer: float, share: float | None
+) -> None:
+    measured = SpeedReading(
+        requests=500, mean_input_tokens=prompt, mean_output_tokens=answer, cached_share=share
+    )
+    carried = capacity(measured)
+    assert 0 < carried.requests_per_second < math.inf
+    assert 0 <= carried.cached_share <= 1
+
+
 def test_a_cached_share_stays_while_it_is_not_measured() -> None:
     pods = (a_pod("chat-0"),)
     measured = SpeedReading(

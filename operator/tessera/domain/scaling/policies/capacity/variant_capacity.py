@@ -152,8 +152,10 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
     computed = max(computed, recent_lengths[0])
     is_pooling = pooling_task(spec) is not None
-    # A request may have many texts, which the engine reads as one request each.
-    answer, texts = (0, max(1.0, prompt / fit.max_model_len)) if is_pooling else (answer, 1.0)
+    # A request may have many texts, which the engine reads as one request each. What generates has
+    # a token at least, whatever its engine counts.
+    by_text = 0, max(1.0, prompt / fit.max_model_len)
+    answer, texts = by_text if is_pooling else (max(1, answer), 1.0)
     prompt, answer = within_context(fit.max_model_len, prompt, answer)
     computed = prompt if is_pooling else min(prompt, computed)
     demand = Demand(
