@@ -98,7 +98,7 @@ async def test_a_request_is_explained_by_what_each_replica_had_of_it() -> None:
     assert best.predicted_ttft_seconds < other.predicted_ttft_seconds / 2
     assert (second.phase, second.status, second.cached_tokens) == (Phase.COMPLETED, 200, 1500)
     # The engine had evicted a part of what it was believed to have.
-    assert 300 < second.uncached_prefix_tokens < 500
+    assert 300 < second.uncached_prefix_tokens <= 500
     assert (unknown.requests, unknown.kept_requests) == ((), 2)
 
 

@@ -21,7 +21,7 @@ def explained(
     return explain_attempt(choice, Comparison(states, held_tokens, 4000, ()))
 
 
-IDLE, BUSY = a_replica_state("chat-0"), a_replica_state("chat-1", decoding=20)
+IDLE, BUSY = a_replica_state("chat-0"), a_replica_state("chat-1", decoding=2)
 UNKNOWN = a_replica_state("chat-2", step_time=None)
 
 
