@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from typing import NamedTuple
 
 from tessera.api.meta import GROUP
 
@@ -56,10 +57,21 @@ _MAX_NAME_LENGTH = 52
 _MAX_LABEL_LENGTH = 63
 
 
-def variant_name(pool: str, instance: str, precision: str | None) -> str:
-    """Return pool, hardware and precision in one label, such as `a100-3g-40gb`."""
-    parts = [pool, re.sub(r"[^a-z0-9]+", "-", instance), *([precision] if precision else [])]
-    return _short("-".join(parts))
+class Variant(NamedTuple):
+    """What the replicas of one Deployment have in common; their tier is that of the pool."""
+
+    pool: str
+    instance: str
+    """MIG profile, or the number of whole GPUs, such as `2gpu`."""
+    precision: str | None
+    """None for the precision of the checkpoint."""
+
+    @property
+    def name(self) -> str:
+        """Return pool, hardware and precision in one label, such as `a100-3g-40gb`."""
+        instance = re.sub(r"[^a-z0-9]+", "-", self.instance)
+        precision = [self.precision] if self.precision else []
+        return _short("-".join((self.pool, instance, *precision)))
 
 
 def deployment_name(service: str, variant: str) -> str:

@@ -31,7 +31,7 @@ from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.model.precision_files import shape_in
 from tessera.domain.model.routes import own_routes
-from tessera.domain.names import PORT, variant_name
+from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.domain.perf import StepTime, measured_ratio, measured_tokens_per_step, step_time
@@ -63,7 +63,7 @@ class _PoolTerms(NamedTuple):
     price_version: str | None
 
 
-class _Variant(NamedTuple):
+class _KnownVariant(NamedTuple):
     """What the name of a variant is made of, and what its time costs."""
 
     price_version: str | None = None
@@ -243,7 +243,7 @@ def _model(
     )
 
 
-def _replica(service: ObservedService, pod: Pod, variant: _Variant) -> EngineReplica:
+def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> EngineReplica:
     return EngineReplica(
         pod=pod.ref,
         uid=pod.uid,
@@ -267,7 +267,7 @@ def _pool_terms(pool: Pool) -> _PoolTerms:
     return _PoolTerms(pool.name, pool.status.product, price_version)
 
 
-def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant:
+def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _KnownVariant:
     """Return what runs in a pod, which may be of an earlier variant than the service has now.
 
     Nothing is known of it where no pool makes the name of its variant.
@@ -276,13 +276,13 @@ def _variant(pod: Pod, pools: Sequence[_PoolTerms]) -> _Variant:
     profile = resource.removeprefix(MIG_PREFIX) if resource.startswith(MIG_PREFIX) else None
     for pool in pools:
         for precision in _PRECISIONS:
-            if variant_name(pool.name, profile or f"{count}gpu", precision) == pod.variant:
+            if Variant(pool.name, profile or f"{count}gpu", precision).name == pod.variant:
                 hardware = _hardware(pool.product, profile, count)
-                return _Variant(pool.price_version, hardware, precision)
-    return _Variant()
+                return _KnownVariant(pool.price_version, hardware, precision)
+    return _KnownVariant()
 
 
-def _step_time(service: ObservedService, pod: Pod, variant: _Variant) -> StepTime | None:
+def _step_time(service: ObservedService, pod: Pod, variant: _KnownVariant) -> StepTime | None:
     """Return the predicted step time of a replica, times the ratio that was measured.
 
     Returns None for a model or hardware of unknown size.

@@ -48,6 +48,11 @@ class Hardware:
         object.__setattr__(self, "resource", resource)  # every cycle asks for it
 
     @property
+    def instance(self) -> str:
+        """Return its part of the name of a variant."""
+        return self.profile or f"{self.devices}gpu"
+
+    @property
     def exclusive(self) -> bool:
         """Return whether nothing else fits beside it on its GPU."""
         return self.memory_slices >= self.memory_slices_of_gpu

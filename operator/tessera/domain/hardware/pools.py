@@ -23,6 +23,7 @@ from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
 from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
+from tessera.domain.names import Variant
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.domain.steps import Step, planner_error
 
@@ -58,6 +59,10 @@ class HardwareOffer:
     """No GPU instance of the profile exists yet."""
     in_layout: bool | None = None
     """Whether the pool's `spec.mig.layout` has such slices; those that it has not go."""
+
+    def variant(self, precision: str | None) -> Variant:
+        """Return the variant of replicas on it."""
+        return Variant(self.pool, self.hardware.instance, precision)
 
     @property
     def layout_profile(self) -> str | None:

@@ -18,7 +18,6 @@ from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans
 from tessera.domain.incremental import tabulated
 from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import Money, per_million_tokens
-from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import Pool
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
@@ -66,11 +65,6 @@ def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | N
     return min(assignments, default=None)
 
 
-def instance_name(hardware: Hardware) -> str:
-    """Return the part of a variant's name for its hardware."""
-    return hardware.profile or f"{hardware.devices}gpu"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HardwareChoice:
     """Hardware on which a service fits."""
@@ -81,9 +75,8 @@ class HardwareChoice:
     """The name of pool, hardware and precision together."""
 
     def __post_init__(self) -> None:
-        instance = instance_name(self.offer.hardware)
-        variant = variant_name(self.offer.pool, instance, self.fit.precision)
-        object.__setattr__(self, "variant", variant)  # every cycle asks for it
+        name = self.offer.variant(self.fit.precision).name
+        object.__setattr__(self, "variant", name)  # every cycle asks for it
 
     @property
     def hourly(self) -> Money:

@@ -21,11 +21,9 @@ from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
-from tessera.domain.names import variant_name
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
-from tessera.domain.placement.placement import instance_name
 from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
@@ -104,9 +102,7 @@ def awaited_check(
         if current is None and not check.is_held_up:
             return check
         names = {
-            variant_name(view.pool.name, instance_name(offer.hardware), check.status.precision)
-            for view in views
-            for offer in view.offers
+            offer.variant(check.status.precision).name for view in views for offer in view.offers
         }
         if current in names:
             return check
