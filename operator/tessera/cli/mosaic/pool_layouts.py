@@ -14,7 +14,7 @@ from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
-from tessera.domain.layout.solution import layouts_by_node
+from tessera.domain.layout.solution import layouts_by_node, profiles_by_service
 from tessera.domain.mig.layouts import (
     Layout,
     SlicePlacement,
@@ -224,14 +224,14 @@ def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, in
 
 def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:
     """Return the pods whose slice is destroyed or whose service gets another profile."""
-    planned = {assignment.service: assignment.profile for assignment in plan.services}
+    planned = profiles_by_service(plan.services)
     pods = {pod for change in layout_changes(pool, plan) for pod in change.leaving_pods}
     for mig_slice in pool.slices:
         pods |= {
             pod
             for pod in mig_slice.holders
-            if planned.get(pool.owner_of(pod), mig_slice.placement.profile)
-            != mig_slice.placement.profile
+            if (profiles := planned.get(pool.owner_of(pod))) is not None
+            and mig_slice.placement.profile not in profiles
         }
     return frozenset(pods)
 

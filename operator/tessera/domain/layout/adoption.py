@@ -1,6 +1,7 @@
 """Which layout plan a pool carries out: its status has that plan, and the proposed next one."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -12,7 +13,12 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
-from tessera.domain.mig.demand import replicas_needed
+from tessera.domain.mig.demand import (
+    InstanceType,
+    ServiceDemand,
+    meets_demand,
+    replicas_needed,
+)
 from tessera.domain.mig.gpu_building import layout_problem, place_geometry
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.backend import Capabilities
@@ -88,17 +94,27 @@ def _served_services(plan: MigPlan, problem: LayoutProblem, pool: str) -> float:
 
     A service that changed since the plan was made counts as far as its slices still serve it.
     """
-    needs = {
-        (demand.service.name, instance_type): replicas_needed(demand.service, speed)
-        for demand in problem.demands
-        for instance_type, speed in demand.service.throughput.items()
-    }
     served = 0.0
-    for assignment in plan.services:
-        key = assignment.service, planned_type(pool, assignment.profile)
-        if needed := needs.get(key):
-            served += min(1.0, assignment.replicas / needed)
+    for service, replicas in _assigned_replicas(plan, problem, pool):
+        shares = (
+            count / replicas_needed(service, service.throughput[instance_type])
+            for instance_type, count in replicas.items()
+        )
+        served += min(1.0, sum(shares))
     return served
+
+
+def _assigned_replicas(
+    plan: MigPlan, problem: LayoutProblem, pool: str
+) -> Iterator[tuple[ServiceDemand, Mapping[InstanceType, int]]]:
+    """Yield the services that need slices, with their replicas in the plan by instance type."""
+    replicas = defaultdict[str, dict[InstanceType, int]](dict)
+    for assignment in plan.services:
+        instance_type = planned_type(pool, assignment.profile)
+        replicas[assignment.service][instance_type] = assignment.replicas
+    for demand in problem.demands:
+        service, assigned = demand.service, replicas[demand.service.name]
+        yield service, {each: assigned[each] for each in assigned if each in service.throughput}
 
 
 def _planning_verdict(view: PoolView, nodes: Sequence[MigNode]) -> StatusVerdict[LayoutReady]:
@@ -167,18 +183,12 @@ def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig)
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
     """Return whether the target meets the demand of every service that the plan has in the pool."""
-    service_names = {assigned.service for assigned in plan.services}
-    assignments = {assigned.service: assigned for assigned in target.services}
-    for demand in problem.demands:
-        if demand.service.name not in service_names:
-            continue
-        assignment = assignments.get(demand.service.name)
-        if assignment is None:
-            return False
-        speed = demand.service.throughput.get(planned_type(pool, assignment.profile), 0.0)
-        if not speed or assignment.replicas < replicas_needed(demand.service, speed):
-            return False
-    return True
+    names = {assignment.service for assignment in plan.services}
+    return all(
+        meets_demand(service, replicas)
+        for service, replicas in _assigned_replicas(target, problem, pool)
+        if service.name in names
+    )
 
 
 def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:

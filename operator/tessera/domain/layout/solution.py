@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -125,7 +125,7 @@ def _pool_layout(
         for name, (_, layout) in targets.items()
         if not _is_same_layout(problem.observed_layouts[name], layout, terms)
     }
-    planned = {assignment.service: assignment.profile for assignment in services}
+    planned = profiles_by_service(services)
     mig_plan = MigPlan(
         name=plan_name(nodes, services),
         at=_UNSET_TIME,
@@ -153,14 +153,17 @@ def _pool_layout(
 
 
 def _count_moves(
-    gpu: FleetGpu, removed: Collection[SlicePlacement], planned: Mapping[str, str]
+    gpu: FleetGpu, removed: Collection[SlicePlacement], planned: Mapping[str, Collection[str]]
 ) -> int:
     """Count the replicas that leave the GPU: of removed slices, or planned on another profile."""
     return sum(
         gpu_slice.service is not None
         and (
             gpu_slice.placement in removed
-            or planned.get(gpu_slice.service, gpu_slice.profile) != gpu_slice.profile
+            or (
+                (profiles := planned.get(gpu_slice.service)) is not None
+                and gpu_slice.profile not in profiles
+            )
         )
         for gpu_slice in gpu.slices
     )
@@ -257,6 +260,14 @@ def plan_name(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> st
         [[assignment.service, assignment.profile] for assignment in services],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+
+
+def profiles_by_service(services: Iterable[Assignment]) -> Mapping[str, Collection[str]]:
+    """Return the profiles that a plan assigns to each service."""
+    profiles = defaultdict[str, set[str]](set)
+    for assignment in services:
+        profiles[assignment.service].add(assignment.profile)
+    return profiles
 
 
 def _assignments(
