@@ -56,6 +56,28 @@ def test_the_objects_of_a_namespace_are_as_reviewed(golden: Golden) -> None:
     golden("namespace", [dict(manifest.body) for manifest in manifests])
 
 
+def test_each_variant_of_a_plan_has_a_deployment_of_its_own() -> None:
+    service_plan = plan_service(SPECS["slice"]).service_plans[Ref("team-a", "chat")]
+    (first,) = service_plan.variants
+    offer = replace(first.choice.offer, pool="burst", node_selector={"pool": "burst"})
+    template = replace(first.template, choice=replace(first.choice, offer=offer))
+    second = replace(first, template=template, replicas=5, surge=not first.surge)
+    both = children.service_manifests(replace(service_plan, variants=(first, second)))
+    bodies = [manifest.body for manifest in both if manifest.kind.kind == "Deployment"]
+    for body, variant in zip(bodies, (first, second), strict=True):
+        assert body["metadata"]["name"] == f"chat-{variant.choice.variant}"
+        assert body["metadata"]["labels"] == body["spec"]["template"]["metadata"]["labels"]
+        assert body["spec"]["selector"]["matchLabels"]["tessera.dev/variant"] == (
+            variant.choice.variant
+        )
+        assert body["spec"]["replicas"] == variant.replicas
+        assert body["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == int(variant.surge)
+        assert body["spec"]["template"]["spec"]["nodeSelector"].items() >= (
+            variant.choice.offer.node_selector.items()
+        )
+    assert len({body["metadata"]["name"] for body in bodies}) == 2
+
+
 def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alone() -> None:
     spec = a_spec(access={"direct": False})
     (shared,) = children.namespace_owners(plan_service(spec).service_plans, {})
@@ -105,11 +127,12 @@ def test_every_object_has_the_recommended_labels_and_no_selector_a_version(name:
 def test_the_version_is_that_of_the_engines_also_where_a_newer_tessera_has_another() -> None:
     """The pinned default stays in the pod's labels, so an upgrade restarts no engine."""
     service_plan = plan_service(SPECS["slice"]).service_plans[Ref("team-a", "chat")]
-    assert service_plan.template is not None
-    record = service_plan.template.record
+    (variant,) = service_plan.variants
+    record = variant.template.record
     values = record.effective_values.model_copy(update={"engine_version": "0.31.0"})
     record = record.model_copy(update={"effective_values": values})
-    pinned = replace(service_plan, template=replace(service_plan.template, record=record))
+    template = replace(variant.template, record=record)
+    pinned = replace(service_plan, variants=(replace(variant, template=template),))
     manifests = children.service_manifests(pinned)
     (body,) = [manifest.body for manifest in manifests if manifest.kind.kind == "Deployment"]
     for metadata in (body["metadata"], body["spec"]["template"]["metadata"]):

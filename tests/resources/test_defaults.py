@@ -38,11 +38,12 @@ def test_sizing_uses_the_share_of_memory_that_the_newest_gives() -> None:
 def test_the_manifest_is_built_by_the_template_version_of_its_service_plan() -> None:
     """The golden manifests of test_children.py are those of version 1."""
     service_plan = plan_of(a_snapshot(a_service())).service_plans[Ref("team-a", "chat")]
-    assert service_plan.template is not None
+    (variant,) = service_plan.variants
     assert service_plan.template_version == PodTemplateVersion(builder_version=1)
     version = newest_version() + 1
-    newer = service_plan.template.record.model_copy(update={"builder_version": version})
-    changed = replace(service_plan, template=replace(service_plan.template, record=newer))
+    newer = variant.template.record.model_copy(update={"builder_version": version})
+    template = replace(variant.template, record=newer)
+    changed = replace(service_plan, variants=(replace(variant, template=template),))
     DEFAULTS[version] = TABLE[2]
     try:
         assert (pre_stop(service_plan), pre_stop(changed)) == (5, 7)

@@ -191,7 +191,7 @@ def test_whatever_else_changes_the_objects_follow_the_fetch() -> None:
     after_fetch = replace(
         plan_after_fetch(),
         pinned_revision=before_fetch.pinned_revision,
-        template=before_fetch.template,
+        variants=before_fetch.variants,
     )
     assert children.service_inputs(before_fetch) != children.service_inputs(after_fetch)
 

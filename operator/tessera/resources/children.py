@@ -29,13 +29,15 @@ _EGRESS, _PLATFORM = EngineEgress(), Platform()
 
 def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     """Return the objects of one service; none while nothing is decided for it."""
-    choice, spec = service_plan.choice, service_plan.located_spec
-    if choice is None or spec is None:
+    located = [(variant, service_plan.located_spec(variant)) for variant in service_plan.variants]
+    specs = [(variant, spec) for variant, spec in located if spec is not None]
+    if not specs:
         return ()
+    spec = specs[0][1]
     manifests = [service_manifest(service_plan.service, spec)]
     manifests += [model_claim_manifest(claim) for claim in service_plan.claims]
     if not _is_waiting(service_plan):
-        manifests.append(deployment_manifest(service_plan, spec, choice))
+        manifests += [deployment_manifest(service_plan, *each) for each in specs]
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
         manifests.append(disruption_budget_manifest(service_plan.service, spec))
     if service_plan.has_autoscaler:
@@ -56,13 +58,10 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
     return (
         service.uid,
         service.spec,
-        service_plan.choice,
         _is_waiting(service_plan),
         service_plan.pinned_revision,
         service_plan.claims,
-        service_plan.template,
-        service_plan.drain.replicas,
-        service_plan.surge,
+        service_plan.variants,
         service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
         service_plan.has_autoscaler,
     )

@@ -4,8 +4,7 @@ from kubernetes import client
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain import names
-from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.resources.api_resources import DEPLOYMENTS
 from tessera.resources.arguments import whole_seconds
 from tessera.resources.engine import HEALTH, EngineTemplate, restricted_pod
@@ -15,11 +14,11 @@ from tessera.resources.scheduling import bind_to_pool, spread_constraints
 
 
 def deployment_manifest(
-    service_plan: ServicePlan, spec: InferenceServiceSpec, choice: HardwareChoice
+    service_plan: ServicePlan, variant: VariantPlan, spec: InferenceServiceSpec
 ) -> ObjectManifest:
-    """Return the Deployment of a variant, with the number of replicas that draining allows."""
-    service = service_plan.service
-    template = EngineTemplate(service.ref.name, spec, choice, service_plan.template_version)
+    """Return the Deployment of a variant, whose engines see this spec."""
+    service, choice = service_plan.service, variant.choice
+    template = EngineTemplate(service.ref.name, spec, choice, variant.template.version)
     name = names.deployment_name(service.ref.name, choice.variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
     all_labels = service_labels(service, spec) | identity
@@ -33,7 +32,7 @@ def deployment_manifest(
         )
         annotations = {names.REVISION_ANNOTATION: text}
     wanted = client.V1DeploymentSpec(
-        replicas=service_plan.drain.replicas,
+        replicas=variant.replicas,
         # The default; applied, so that the pause of somebody else is taken back.
         paused=False,
         revision_history_limit=3,
@@ -42,8 +41,8 @@ def deployment_manifest(
         strategy=client.V1DeploymentStrategy(
             type="RollingUpdate",
             rolling_update=client.V1RollingUpdateDeployment(
-                max_surge=1 if service_plan.surge else 0,
-                max_unavailable=0 if service_plan.surge else 1,
+                max_surge=1 if variant.surge else 0,
+                max_unavailable=0 if variant.surge else 1,
             ),
         ),
         template=client.V1PodTemplateSpec(

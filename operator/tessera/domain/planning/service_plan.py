@@ -68,6 +68,22 @@ from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VariantPlan:
+    """The decision for the Deployment of one variant."""
+
+    template: TemplateDecision
+    """The pod template version of its replicas, with their hardware."""
+    replicas: int
+    """Replicas of the Deployment, which draining ones still count for."""
+    surge: bool = False
+    """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
+
+    @property
+    def choice(self) -> HardwareChoice:
+        return self.template.choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServicePlan:
     """The decision for one service, with its reasons."""
 
@@ -84,8 +100,6 @@ class ServicePlan:
     """State of its model files; None for a spec that is not accepted."""
     holds_rollout: bool = False
     """Its Deployment keeps its template: a rollout would take replicas beside a repartition."""
-    surge: bool = False
-    """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
     pods: tuple[Pod, ...] = ()
     """Existing replicas."""
     workload: Workload | None = None
@@ -102,8 +116,8 @@ class ServicePlan:
     """The commit of the weights, or the query for the hub that comes first."""
     claims: tuple[ModelClaim, ...] = ()
     """The claims of its model files."""
-    template: TemplateDecision | None = None
-    """The pod template version of the replicas; None without a choice."""
+    variants: tuple[VariantPlan, ...] = ()
+    """Its Deployments, that of the reference variant first; none without a choice."""
     speed: SpeedStatus | None = None
     """The speed for its status, which changes rarely."""
     preemption: PreemptionStatus | None = None
@@ -118,26 +132,37 @@ class ServicePlan:
     """The time, or what is probed, may change it, so it is planned in every cycle."""
 
     @property
+    def template(self) -> TemplateDecision | None:
+        """The pod template version of its reference variant."""
+        return self.variants[0].template if self.variants else None
+
+    @property
+    def surge(self) -> bool:
+        """Whether a rollout of its reference variant starts a new replica first."""
+        return bool(self.variants) and self.variants[0].surge
+
+    @property
     def template_version(self) -> PodTemplateVersion:
         return self.template.version if self.template else PodTemplateVersion()
 
     @property
     def effective_spec(self) -> InferenceServiceSpec | None:
-        """The spec with the defaults, files and revision of its pod template version."""
+        """The spec with the defaults, files and revision of its reference variant."""
+        return self._effective_spec(self.template) if self.template else self.service.spec
+
+    def _effective_spec(self, template: TemplateDecision) -> InferenceServiceSpec | None:
         spec = self.service.spec
-        if spec is None or self.template is None:
-            return spec
-        precision = self.template.choice.fit.precision
+        if spec is None:
+            return None
         pinned = pinned_spec(
-            spec_with_effective_values(spec, self.template.record.effective_values),
+            spec_with_effective_values(spec, template.record.effective_values),
             self.pinned_revision,
         )
-        return spec_in(pinned, shape_of(spec), precision)
+        return spec_in(pinned, shape_of(spec), template.choice.fit.precision)
 
-    @property
-    def located_spec(self) -> InferenceServiceSpec | None:
-        """The effective spec as its engines see it: what is downloaded lies on claims."""
-        spec = self.effective_spec
+    def located_spec(self, variant: VariantPlan) -> InferenceServiceSpec | None:
+        """Return the effective spec as its engines see it: what is downloaded lies on claims."""
+        spec = self._effective_spec(variant.template)
         return spec if spec is None else located(spec, own_claim(self.service, spec))
 
     @property
@@ -252,13 +277,18 @@ def _plan_service(
         pinned_revision=pinned_revision,
         claims=claims,
         preparation=preparation,
-        template=template,
+        variants=(
+            VariantPlan(
+                template=template,
+                replicas=drain.replicas,
+                surge=should_surge(workload, pods, at, has_capacity=inputs.has_surge_capacity),
+            ),
+        ),
         speculation=next_speculation_status(
             spec, choice.fit, SpeedReading(), service.status.speculation, at
         ),
         drain=drain,
         holds_rollout=workload is not None and bool(displacement.draining),
-        surge=should_surge(workload, pods, at, has_capacity=inputs.has_surge_capacity),
         is_moving=has_shortage
         or conflict is not None
         or bool(drain.draining)
