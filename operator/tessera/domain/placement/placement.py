@@ -91,10 +91,11 @@ class HardwareChoice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementDecision:
-    """The choice with its reason, or the reason for none."""
+    """The choices with their reason, or the reason for none."""
 
     verdict: StatusVerdict[PlacementReason]
-    choice: HardwareChoice | None = None
+    choices: tuple[HardwareChoice, ...] = ()
+    """The variants that serve it, the reference variant first."""
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
     equal_replicas: int | None = None
@@ -102,6 +103,11 @@ class PlacementDecision:
     alone."""
     keeps_slices: bool = False
     """The model fits on the chosen slices alone, which the layout of their pool does not have."""
+
+    @property
+    def choice(self) -> HardwareChoice | None:
+        """The reference variant."""
+        return self.choices[0] if self.choices else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -288,7 +294,7 @@ def _place_as_assigned(
             "; no other hardware fits"
         )
         verdict = StatusVerdict(PlacementReason.PLACED, f"{message}; assigned by the layout plan")
-        return PlacementDecision(verdict=verdict, choice=assigned_choice)
+        return PlacementDecision(verdict=verdict, choices=(assigned_choice,))
     if current_choices:
         return _placed_decision(current_choices[0], choices)
     return _layout_pending(pools, choices)
@@ -390,7 +396,8 @@ def _placed_decision(
         message += f"{choices[1].variant} at {choices[1].hourly}"
     else:
         message += "; no other hardware fits"
-    return PlacementDecision(verdict=StatusVerdict(PlacementReason.PLACED, message), choice=choice)
+    verdict = StatusVerdict(PlacementReason.PLACED, message)
+    return PlacementDecision(verdict=verdict, choices=(choice,))
 
 
 def _leaving_decision(

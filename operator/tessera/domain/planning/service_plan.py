@@ -273,7 +273,7 @@ def _plan_service(
         preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
     return replace(
         base_plan,
-        placement=replace(proposal.placement, choice=template.choice),
+        placement=replace(proposal.placement, choices=(template.choice,)),
         pinned_revision=pinned_revision,
         claims=claims,
         preparation=preparation,

@@ -21,21 +21,27 @@ _MIN_CACHED_SHARE = 0.25
 def with_measured_limits(
     placement: PlacementDecision, service: ObservedService, spec: InferenceServiceSpec
 ) -> PlacementDecision:
-    """Return the placement with the chosen hardware sized for the limit that holds.
+    """Return the placement with the chosen hardware sized for the limits that hold.
 
     A limit that the spec sets is its owner's, and a lowered one comes before a raised one.
     """
-    choice = placement.choice
-    if choice is None or spec.engine.max_num_seqs is not None:
+    if spec.engine.max_num_seqs is not None:
         return placement
+    choices = (_with_measured_limit(choice, service, spec) for choice in placement.choices)
+    return replace(placement, choices=tuple(choices))
+
+
+def _with_measured_limit(
+    choice: HardwareChoice, service: ObservedService, spec: InferenceServiceSpec
+) -> HardwareChoice:
     # Other policies know no share, and plan replicas by half of the limit.
     by_capacity = spec.scaling.policy == "Capacity" and pooling_task(spec) is None
     if by_capacity and has_cached_prompts(service.status):
         choice = _for_cached_prompts(spec, choice)
     limit = lowered_limit(service, spec, choice)
-    if limit is not None and limit < choice.fit.limits.max_num_seqs:
-        choice = _lowered(spec, choice, limit)
-    return placement if choice is placement.choice else replace(placement, choice=choice)
+    if limit is None or limit >= choice.fit.limits.max_num_seqs:
+        return choice
+    return _lowered(spec, choice, limit)
 
 
 def has_cached_prompts(status: InferenceServiceStatus) -> bool:
