@@ -89,6 +89,7 @@ class Gateway:
         self._arrived = Counter[Ref]()
         """Requests since the last report, of services that exist."""
         self._awaited: Mapping[Ref, AwaitedStreams] = {}
+        self._moved_replicas: frozenset[str] = frozenset()
         self._borrows: list[tuple[BorrowRequest, asyncio.Future[None]]] = []
         self._borrowing = asyncio.Event()
 
@@ -176,7 +177,7 @@ class Gateway:
             self.directory = directory
             changes = self.admission.update(directory)
             self.app.leave_replicas(changes.removed_replicas)
-            self.app.move_streams(changes.moved_replicas)
+            self._moved_replicas = directory.moved_replicas()
             self._parts.poller.update(changes)
             self._take_arrivals()
             for model in changes.removed:
@@ -190,6 +191,7 @@ class Gateway:
             self.admission.replicas.polled(poller.take())
             self.admission.queues.pump()
             if number % _POLLS_PER_NOTE == 0:
+                self.app.move_streams(self._moved_replicas)
                 self._awaited = self.app.awaiting()
                 recorder.note_running(self.app.partial_records())
             if number % _POLLS_PER_RENEWAL == 0:

@@ -736,8 +736,9 @@ async def test_a_stream_is_moved_from_a_replica_that_leaves_if_another_one_can_g
         await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
         leaving = a_replica(engines[0].address, "chat-1", leaving=True)
         model = a_model(a_replica(engines[1].address, "chat-2"), leaving, moves_streams=moves)
-        changes = gateway.admission.update(a_directory(model))
-        gateway.app.move_streams(changes.moved_replicas)
+        directory = a_directory(model)
+        gateway.admission.update(directory)
+        gateway.app.move_streams(directory.moved_replicas())
         if not is_moved:
             if prompt != 4:
                 await asked.wait()
@@ -748,6 +749,41 @@ async def test_a_stream_is_moved_from_a_replica_that_leaves_if_another_one_can_g
     assert record.resumed == is_moved
     assert text_of(data_of(answer.body)) == (" word two" if is_moved else " word one")
     assert health == [0, 0]
+
+
+async def test_an_engine_that_did_not_say_how_it_reads_a_stream_is_asked_again() -> None:
+    rest, asked = going_on(ROLE, a_delta(" two"), END, USAGE, DONE), 0
+
+    async def first(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE + a_delta())
+        await call.gone.wait()
+
+    async def second(call: EngineCall) -> None:
+        nonlocal asked
+        asked += 1
+        await (busy(call) if asked == 1 else rest(call))
+
+    async def moved() -> bool:
+        gateway.app.move_streams(directory.moved_replicas())
+        return sending.done()
+
+    async with replicas(first, second) as (gateway, engines):
+        sending = asyncio.create_task(gateway.post(STREAM))
+
+        async def sent_tokens() -> int:
+            requests, _ = gateway.app.running(1)
+            return requests[0].output_tokens if requests else 0
+
+        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        leaving = a_replica(engines[0].address, "chat-1", leaving=True)
+        model = a_model(a_replica(engines[1].address, "chat-2"), leaving, moves_streams=True)
+        directory = a_directory(model)
+        gateway.admission.update(directory)
+        await eventually(moved, bool, within=WAIT_SECONDS)
+        answer = await sending
+    assert text_of(data_of(answer.body)) == " word two"
+    assert asked > 1
 
 
 async def busy(call: EngineCall) -> None:
@@ -795,9 +831,10 @@ async def test_a_stream_that_could_not_go_on_stays_at_a_replica_that_leaves(
             for name in [f"chat-{number}"]
         ]
         assert [replica.leaving for replica in known].count(True) == 1
-        changes = gateway.admission.update(a_directory(a_model(*known, moves_streams=True)))
-        gateway.app.move_streams(changes.moved_replicas)
-        gateway.app.leave_replicas(changes.moved_replicas)
+        directory = a_directory(a_model(*known, moves_streams=True))
+        gateway.admission.update(directory)
+        gateway.app.move_streams(directory.moved_replicas())
+        gateway.app.leave_replicas(directory.moved_replicas())
         release.set()
         answer = await sending
     assert text_of(data_of(answer.body)).endswith(" last")
@@ -834,8 +871,9 @@ async def test_a_stream_is_moved_where_a_place_is_free(places: int, resumed: int
         assert [len(engine.calls) for engine in engines] == [1, 1]
         full = a_replica(engines[0].address, "chat-1", max_num_seqs=places)
         leaving = a_replica(engines[1].address, "chat-2", leaving=True)
-        changes = gateway.admission.update(a_directory(a_model(full, leaving, moves_streams=True)))
-        gateway.app.move_streams(changes.moved_replicas)
+        directory = a_directory(a_model(full, leaving, moves_streams=True))
+        gateway.admission.update(directory)
+        gateway.app.move_streams(directory.moved_replicas())
         await eventually(are_resumed, bool, within=WAIT_SECONDS)
         release.set()
         answers = await asyncio.gather(*sending)

@@ -155,6 +155,13 @@ class Directory:
     """Of every tenant that has none of its own."""
     name_rights: NameRights = _NO_GRANTS
 
+    def moved_replicas(self) -> frozenset[str]:
+        """Return the UIDs of the replicas that leave and whose streams are moved."""
+        moving = (model for model in self.models if model.moves_streams)
+        return frozenset(
+            replica.uid for model in moving for replica in model.replicas if replica.leaving
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ModelChanges:
@@ -178,14 +185,6 @@ class ModelChanges:
             for models in (self.old, self.new)
         )
         return frozenset(old - new)
-
-    @property
-    def moved_replicas(self) -> frozenset[str]:
-        """Return the UIDs of the replicas that leave and whose streams are moved."""
-        moving = (model for model in self.new if model.moves_streams)
-        return frozenset(
-            replica.uid for model in moving for replica in model.replicas if replica.leaving
-        )
 
 
 def model_changes(before: Iterable[OfferedModel], after: Iterable[OfferedModel]) -> ModelChanges:

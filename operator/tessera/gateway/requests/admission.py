@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -289,17 +290,19 @@ class Admission:
     ) -> EngineReplica | None:
         """Return a replica that was not tried and could go on with the stream of a request.
 
-        With `free` it has a place for it now.
+        It is the one with the fewest requests; with `free` it has a place for it now.
         """
         sent = ticket.sent
         if sent is None:
             return None
         now = self._clock()
-        for state in self._untried(ticket, tried, sent.choice.replica.engine):
-            has_place = not free or sum(state.load(now)) < state.max_sequences
-            if has_place and state.ready_at is not None and not state.replica.leaving:
-                return state.replica
-        return None
+        loads = (
+            (sum(state.load(now)), state.max_sequences, state.replica)
+            for state in self._untried(ticket, tried, sent.choice.replica.engine)
+            if state.ready_at is not None and not state.replica.leaving
+        )
+        least = min(loads, key=itemgetter(0), default=None)
+        return least[2] if least is not None and (not free or least[0] < least[1]) else None
 
     def _untried(
         self, ticket: Ticket, tried: Collection[str], engine: str | None

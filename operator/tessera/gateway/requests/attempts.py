@@ -120,12 +120,12 @@ class Attempts:
         try:
             if relay.protection is not None:
                 delivered = await relay.protection.delivered(self._turns)
-                await relay.check_joint(other.address, delivered)
-                if self._other(free=True) is None:
-                    # Others took the place meanwhile; the next directory may have another.
-                    self._left = ""
-                else:
+                is_read = await relay.check_joint(other.address, delivered)
+                if is_read and self._other(free=True) is not None:
                     self.leave_replicas({uid})
+                else:
+                    # It may be busy, or others took the place meanwhile: it is tried again.
+                    self._left = ""
         except NotContinuableError:
             return
 

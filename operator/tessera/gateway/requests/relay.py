@@ -293,17 +293,18 @@ class EngineRelay:
             self._is_left = True
             self._connection.abandon()
 
-    async def check_joint(self, address: str, delivered: Delivered) -> None:
+    async def check_joint(self, address: str, delivered: Delivered) -> bool:
         """Ask a replica whether it reads the stream so far as it was generated.
 
-        Raises NotContinuableError where it does not, or does not say.
+        False where it does not say. Raises NotContinuableError where it does not.
         """
         protection = self.protection
         if protection is None or not protection.is_active:
             raise NotContinuableError("the stream is not protected")
         headers = self._request.headers
-        if await count_tokens(self._session, address, headers, protection, delivered) is None:
-            raise NotContinuableError("the engine does not say how it reads the stream")
+        return (
+            await count_tokens(self._session, address, headers, protection, delivered) is not None
+        )
 
     async def end(self, events: bytes = b"") -> None:
         """End a stream that is complete save for its last events."""
