@@ -25,11 +25,13 @@ def blocks(
     fields_type: type[RequestFields] = ChatFields,
     headers: Mapping[bytes, bytes] | None = None,
     tenant: str = "team-a",
+    uid: str = "uid-chat",
+    public: bool = True,
     **fields: Any,
 ) -> PromptBlocks | None:
     body = json.dumps({"model": "chat", **fields}).encode()
     parsed = msgspec.json.Decoder(fields_type).decode(body)
-    model = a_model(public=True, adapters=("lora",))
+    model = a_model(public=public, adapters=("lora",), uid=uid)
     shape = request_shape(parsed, parsed.prompt_size(body), model)
     return with_prompt(shape, parsed, headers or {}, model, (tenant, 1.0), 3000).prompt
 
@@ -95,6 +97,13 @@ def test_the_first_name_of_a_session_counts(given: dict[str, Any], same: dict[st
     assert first.session is not None
     assert first.session == second.session
     assert first.session != third.session
+
+
+def test_a_session_is_one_of_each_model() -> None:
+    first, second = (blocks(user="a", uid=uid, public=False) for uid in ("uid-chat", "uid-other"))
+    assert first is not None
+    assert second is not None
+    assert first.session != second.session
 
 
 def test_a_long_name_is_no_session() -> None:

@@ -68,7 +68,7 @@ def with_prompt(
         tokens_per_block=BLOCK_BYTES * prompt_tokens / max(text_bytes, 1),
         prompt_tokens=prompt_tokens,
         weight=weight,
-        session=None if session is None else hash((salt, session)),
+        session=None if session is None else hash((model.uid, salt, session)),
     )
     return replace(shape, prompt=prompt)
 
