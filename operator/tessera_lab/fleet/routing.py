@@ -11,11 +11,10 @@ from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
-from tessera.domain.picking.pick import Choice, pick
+from tessera.domain.picking.pick import Choice, pick, with_prefix
 from tessera.domain.picking.prediction import (
     RequestMeans,
     has_room,
-    has_sequence_room,
     work_seconds,
 )
 from tessera.domain.picking.prefix_record import PrefixRecords
@@ -233,6 +232,10 @@ class Door:
             replica = self._rival.choose(prompt, replicas, self._settings)
             sees = self._rival.sees_caches
             return replica, replica.engine.cached_tokens(names) if sees else 0
+        if self._is_gateway and (held := self._cached_tokens(index, self.serving)):
+            room, states = ([each.state for each in group] for group in (replicas, self.serving))
+            candidates = set(map(id, with_prefix(room, states, held, moment)))
+            replicas = [each for each in self.serving if id(each.state) in candidates]
         choice = self._pick(index, replicas, moment)
         if choice is None:
             raise ValueError("a replica that serves is not ready")
@@ -244,6 +247,4 @@ class Door:
         if not self._is_gateway:
             return self.serving
         serving, means = self.serving, self._means
-        if not any(has_room(replica.state, means, moment) for replica in serving):
-            return []
-        return [replica for replica in serving if has_sequence_room(replica.state, moment)]
+        return [replica for replica in serving if has_room(replica.state, means, moment)]

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.domain.picking.health import ReplicaHealth
-from tessera.domain.picking.pick import PickReason, pick, with_room
+from tessera.domain.picking.pick import PickReason, pick, with_prefix, with_room
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.domain.picking.replica_state import ReplicaState
 from tests.builders import NOW
@@ -88,11 +88,15 @@ def test_a_cache_is_worth_no_detour_to_a_much_busier_replica() -> None:
     assert choice.replica.pod.name == "other"
 
 
-def test_replicas_that_read_prompts_may_be_picked_while_another_has_room() -> None:
+def test_a_replica_that_reads_prompts_may_be_picked_for_those_that_begin_like_them() -> None:
     reading, full = a_replica_state("reading", awaiting=40), a_replica_state("full", decoding=300)
     idle = a_replica_state("idle")
     means = RequestMeans()
-    assert with_room((reading, full, idle), means, now=1.0) == [reading, idle]
+    states = reading, full, idle
+    room = with_room(states, means, now=1.0)
+    assert room == [idle]
+    assert with_prefix(room, states, (0, 0, 0), now=1.0) == [idle]
+    assert with_prefix(room, states, (900, 900, 0), now=1.0) == [reading, idle]
     assert with_room((reading, full), means, now=1.0) == []
 
 

@@ -150,16 +150,31 @@ def pick(
 def with_room(
     states: Sequence[ReplicaState], means: RequestMeans, now: float
 ) -> list[ReplicaState]:
-    """Return the replicas that may be picked, ejected ones apart; none while all are busy.
+    """Return the replicas, ejected ones apart, that would start one more request soon.
 
-    As soon as one of them would start a request soon, one is picked among all that have room for
-    another sequence: the prompts before it in the queue of one that holds its prefix may take less
-    time than to compute it elsewhere.
+    A request that waits is picked a replica among these, and those `with_prefix`.
     """
-    admissible = [states[index] for index in _admissible(states, now)]
-    if not any(has_room(state, means, now) for state in admissible):
-        return []
-    return [state for state in admissible if has_sequence_room(state, now)]
+    admissible = (states[index] for index in _admissible(states, now))
+    return [state for state in admissible if has_room(state, means, now)]
+
+
+def with_prefix(
+    with_room: Sequence[ReplicaState],
+    states: Sequence[ReplicaState],
+    held_tokens: Sequence[int],
+    now: float,
+) -> list[ReplicaState]:
+    """Return the replicas with room, and those of `states` that hold some of a prompt's tokens.
+
+    Room for another sequence is enough there: the prompts before it in the queue of an engine may
+    take less time than to compute its beginning elsewhere. All others wait in the fair queue.
+    """
+    known = set(map(id, with_room))
+    return [
+        state
+        for state, held in zip(states, held_tokens, strict=True)
+        if id(state) in known or (held and has_sequence_room(state, now))
+    ]
 
 
 def with_spare_room(states: Sequence[ReplicaState], now: float) -> list[ReplicaState]:

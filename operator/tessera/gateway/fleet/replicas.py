@@ -14,6 +14,7 @@ from tessera.domain.picking.pick import (
     Exclusion,
     exclusion,
     pick,
+    with_prefix,
     with_room,
     with_spare_room,
 )
@@ -143,12 +144,23 @@ class Replicas:
                     self._records.replica(uid).resize(load.kv_tokens)
 
     def send(
-        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
+        self,
+        model: OfferedModel,
+        shape: RequestShape,
+        now: float,
+        states: Sequence[ReplicaState],
+        *,
+        beyond_room: bool = False,
     ) -> SentRequest | None:
-        """Choose one of these replicas, and count the request there; None without one."""
+        """Choose one of these replicas, and count the request there; None without one.
+
+        With `beyond_room` it may be another one that holds the prompt's beginning.
+        """
         self._turn += 1
         replicas = self.states(model)
         held_tokens = available = self._held_tokens(shape, replicas)
+        if beyond_room and states and any(held_tokens):
+            states = with_prefix(states, replicas, held_tokens, now)
         if held_tokens and len(states) < len(replicas):
             uids = [state.replica.uid for state in replicas]
             tokens_by_uid = dict(zip(uids, held_tokens, strict=True))

@@ -50,7 +50,8 @@ class ModelQueue:
         yields = shape.priority.yields
         if len(self._queue) if yields else self._queue.unyielding:
             return None
-        return self._replicas.send(self.model, shape, now, self._with_room(now, yields=yields))
+        states = self._with_room(now, yields=yields)
+        return self._replicas.send(self.model, shape, now, states, beyond_room=not yields)
 
     def offer(
         self, entry: QueueEntry, shape: RequestShape, now: float
@@ -90,7 +91,8 @@ class ModelQueue:
             waiting = self._waiting.pop(next_entry)
             if waiting.sent.done():
                 continue
-            sent = self._replicas.send(self.model, waiting.shape, now, states)
+            shape, beyond_room = waiting.shape, not next_entry.priority.yields
+            sent = self._replicas.send(self.model, shape, now, states, beyond_room=beyond_room)
             if sent is None:
                 self._time_out(waiting)
             else:
