@@ -127,7 +127,7 @@ def assert_predicted(gateway: Gateway, recorded: Counter[str]) -> None:
     assert -_MOST_OVERPREDICTED <= missing <= _MOST_UNPREDICTED
 
 
-@pytest.mark.parametrize(("count", "turns"), [(48, (2, 4)), *full((200, (3, 7)))])
+@pytest.mark.parametrize(("count", "turns"), [(24, (2, 4)), *full((200, (3, 7)))])
 async def test_conversations_find_nearly_all_that_engines_could_have_of_them(
     gateway: Gateway, tenants: list[ConversationTenant], count: int, turns: tuple[int, int]
 ) -> None:

@@ -104,6 +104,7 @@ async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
     gateway.namespace.cluster.say(f"the revoked key was refused after {seconds:.2f} s")
 
 
+@pytest.mark.full
 async def test_streams_go_on_at_another_replica_when_theirs_is_killed(gateway: Gateway) -> None:
     namespace = gateway.namespace
     env = [{"name": "TESSERA_SIM_SPEED", "value": json.dumps({"weights": _STEP_SECONDS})}]
