@@ -232,9 +232,9 @@ class Door:
             replica = self._rival.choose(prompt, replicas, self._settings)
             sees = self._rival.sees_caches
             return replica, replica.engine.cached_tokens(names) if sees else 0
-        if self._is_gateway and (held := self._cached_tokens(index, self.serving)):
+        if self._is_gateway and (held_tokens := self._cached_tokens(index, self.serving)):
             room, states = ([each.state for each in group] for group in (replicas, self.serving))
-            candidates = set(map(id, with_prefix(room, states, held, moment)))
+            candidates = set(map(id, with_prefix(room, states, held_tokens, moment)))
             replicas = [each for each in self.serving if id(each.state) in candidates]
         choice = self._pick(index, replicas, moment)
         if choice is None:

@@ -172,8 +172,8 @@ def with_prefix(
     known = set(map(id, with_room))
     return [
         state
-        for state, held in zip(states, held_tokens, strict=True)
-        if id(state) in known or (held and has_sequence_room(state, now))
+        for state, tokens in zip(states, held_tokens, strict=True)
+        if id(state) in known or (tokens and has_sequence_room(state, now))
     ]
 
 
