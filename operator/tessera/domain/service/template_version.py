@@ -61,11 +61,12 @@ def decide_template(
     """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
     record = _recorded_template(service, newest) if workload is not None else newest
-    hashes = {newest.template_hash}
-    if spec.drain.timeout == record.effective_values.drain_timeout:
-        # That of a service without `drain`, to which the API server added the default.
-        hashes.add(_hash(service, spec, choice, without=frozenset({"drain"})))
-    if record.template_hash not in hashes or is_update_requested(service, record.observed_update):
+    # The API server adds the default of `drain.timeout` to a service that had no `drain`.
+    is_same = record.template_hash == newest.template_hash or (
+        spec.drain.timeout == record.effective_values.drain_timeout
+        and record.template_hash == _hash(service, spec, choice, without=frozenset({"drain"}))
+    )
+    if not is_same or is_update_requested(service, record.observed_update):
         record = newest
     builder_version = available.builder_version
     if record.builder_version > builder_version:
