@@ -105,7 +105,7 @@ def pick(
     the prompt tokens that each replica need not compute, in the order of `states`; empty is 0.
     Where any are cached, all seconds count for which this request and those on the replica wait for
     each other: its own first token alone is worth no detour to a cache that is a little busier, but
-    theirs are, and a cache that is much busier is worth none.
+    all of them together are, and a cache that is much busier is worth none.
 
     A replica that became ready lately takes a growing share of its usual load: what decides is
     divided by that share, as in Envoy's slow start.

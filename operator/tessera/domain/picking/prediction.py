@@ -191,7 +191,7 @@ def has_spare_room(state: ReplicaState, now: float) -> bool:
     sequences = min(state.max_sequences, DEFAULT_MAX_NUM_SEQS)
     most = min((sequences - others) / 2, (1 - _KEPT_FREE) * sequences - others)
     if state.replica.step_time is not None:
-        # Of an answer that is no stream, no first token is seen before its end.
+        # When these are read is known: `read_until`.
         queued -= state.awaiting
     return not queued and now >= state.read_until and state.yielding < most
 
