@@ -410,7 +410,7 @@ def _table(*columns: str) -> list[str]:
 
 
 # Reasons of no condition have no status.
-_WITHOUT_STATUS = (reasons.ScalingReason, reasons.EventReason)
+_WITHOUT_STATUS = (reasons.ScalingReason, reasons.VariantReason, reasons.EventReason)
 
 
 def _reasons() -> str:
@@ -427,6 +427,7 @@ def _reasons() -> str:
         reasons.RevisionReason: "InferenceService: status.model.reason",
         reasons.PrecisionReason: "InferenceService: status.precisions[].reason",
         reasons.ScalingReason: "InferenceService: status.scaling.reason",
+        reasons.VariantReason: "InferenceService: status.variants[].reason",
         reasons.EventReason: "Events without a condition",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",

@@ -354,6 +354,26 @@ class PrecisionReason(StatusReason):
     """The `config.json` of the files cannot be read, or not understood."""
 
 
+class VariantReason(StatusReason):
+    """Why did the replicas of this variant change?"""
+
+    LEAST_COST = "LeastCost"
+    """More capacity is wanted, and the variant with the least cost has room."""
+    CHEAPER_FULL = "CheaperFull"
+    """More capacity is wanted, and the variants that cost less have no room, such as a full
+    reserved pool."""
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    """More capacity is wanted than all variants have room for, so replicas wait for devices."""
+    MOVED_TO_CHEAPER = "MovedToCheaper"
+    """A variant that costs less has room, so replicas start there before those of another stop."""
+    PENDING_TIMEOUT = "PendingTimeout"
+    """A replica found no node in time, so it was withdrawn, and other variants take it."""
+    SURPLUS = "Surplus"
+    """The other replicas are enough; those with the highest cost go first."""
+    NOT_OFFERED = "NotOffered"
+    """No pool offers the variant any more, so its replicas move."""
+
+
 class ScalingReason(StatusReason):
     """Why this number of replicas?"""
 
