@@ -183,7 +183,7 @@ def test_a_rollout_surges_only_where_there_is_room() -> None:
     service = a_service(spec=a_spec(SMALL))
     roomy = compute_service_plan(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 3}),)))
     full = compute_service_plan(a_snapshot(service, nodes=(a_node(slices={"1g.10gb": 2}),)))
-    assert (roomy.surge, full.surge) == (True, False)
+    assert (roomy.variants[0].surge, full.variants[0].surge) == (True, False)
 
 
 @given(observed_services=services, hardware=nodes, order=st.randoms(use_true_random=False))
@@ -259,7 +259,7 @@ def test_where_a_rollout_may_surge_all_min_replicas_have_a_slice_and_one_is_left
         if service_plan.choice is not None:
             used_slices[service_plan.choice.variant] += service_plan.scale.replicas
             surge_and_offer[service_plan.choice.variant] = (
-                service_plan.surge,
+                service_plan.variants[0].surge,
                 service_plan.choice.offer.replicas,
             )
     for variant, (surge, offered) in surge_and_offer.items():

@@ -18,6 +18,7 @@ from tessera.domain.names import (
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
+from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import children
@@ -61,7 +62,7 @@ def test_each_variant_of_a_plan_has_a_deployment_of_its_own() -> None:
     (first,) = service_plan.variants
     offer = replace(first.choice.offer, pool="burst", node_selector={"pool": "burst"})
     template = replace(first.template, choice=replace(first.choice, offer=offer))
-    second = replace(first, template=template, replicas=5, surge=not first.surge)
+    second = replace(first, template=template, drain=DrainPlan(replicas=5), surge=not first.surge)
     both = children.service_manifests(replace(service_plan, variants=(first, second)))
     bodies = [manifest.body for manifest in both if manifest.kind.kind == "Deployment"]
     for body, variant in zip(bodies, (first, second), strict=True):

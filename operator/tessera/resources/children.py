@@ -61,7 +61,7 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         _is_waiting(service_plan),
         service_plan.pinned_revision,
         service_plan.claims,
-        service_plan.variants,
+        tuple([(each.template, each.replicas, each.surge) for each in service_plan.variants]),
         service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
         service_plan.has_autoscaler,
     )

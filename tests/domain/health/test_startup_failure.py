@@ -194,7 +194,7 @@ def test_an_argument_that_the_engine_does_not_know_is_named_with_its_field(
 ) -> None:
     words = "vllm serve: error: unrecognized arguments: --fast"
     spec = a_spec(engine={"extraArgs": list(arguments)})
-    failure = startup_failure(spec, [a_failed_pod(2, log=words)], None)
+    failure = startup_failure(spec, [a_failed_pod(2, log=words)], ())
     assert failure is not None
     assert failure.message == f"spec.engine.extraArgs: {advice}; chat-0: exit code 2: {words}"
 
@@ -203,7 +203,7 @@ def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     """Between two starts a container waits in CrashLoopBackOff, then runs, then ends."""
     for waits in ("CrashLoopBackOff", None):
         failure = startup_failure(
-            None, [a_failed_pod(1, log="no such model", waiting_reason=waits)], None
+            None, [a_failed_pod(1, log="no such model", waiting_reason=waits)], ()
         )
         assert failure is not None
         assert failure.reason == Progressing.ENGINE_START_FAILED
@@ -215,11 +215,11 @@ def test_a_run_that_ended_stays_the_reason_while_the_next_one_starts() -> None:
     ids=["leaving", "up"],
 )
 def test_a_terminating_or_recovered_replica_is_no_failure(pod: Pod) -> None:
-    assert startup_failure(None, [pod], a_workload()) is None
+    assert startup_failure(None, [pod], [a_workload()]) is None
 
 
 def test_of_a_long_log_the_end_is_reported() -> None:
-    failure = startup_failure(None, [a_failed_pod(1, log="x" * 5000 + "the cause")], None)
+    failure = startup_failure(None, [a_failed_pod(1, log="x" * 5000 + "the cause")], ())
     assert failure is not None
     assert failure.message.endswith("the cause")
     assert len(failure.message) < 2048
@@ -291,7 +291,7 @@ def test_a_library_that_the_image_lacks_is_named_by_its_loader() -> None:
     pod = a_failed_pod(1, log="ImportError: Please install tensorizer via pip")
     spec = a_spec(engine={"loader": {"type": "Tensorizer"}})
     for each, advice in ((a_spec(), "chat-0: exit"), (spec, "spec.engine.loader: this image")):
-        failure = startup_failure(each, [pod], None)
+        failure = startup_failure(each, [pod], ())
         assert failure is not None
         assert failure.reason == Progressing.ENGINE_START_FAILED
         assert failure.message.startswith(advice)
@@ -323,12 +323,12 @@ def test_what_the_kernel_killed_ran_out_of_host_memory() -> None:
 def test_a_missing_chat_template_is_named_with_the_command_that_makes_it(words: str) -> None:
     template = {"configMapKeyRef": {"name": "templates", "key": "chat.jinja"}}
     spec = a_spec(MEDIUM, engine={"chatTemplate": template})
-    failure = startup_failure(spec, [a_pod_without_container(words)], None)
+    failure = startup_failure(spec, [a_pod_without_container(words)], ())
     assert failure is not None
     assert failure.reason is Progressing.CONFIG_MAP_NOT_FOUND
     command = "kubectl create configmap templates -n team-a --from-file=chat.jinja=<file>"
     assert command in failure.message
-    other = startup_failure(a_spec(MEDIUM), [a_pod_without_container(words)], None)
+    other = startup_failure(a_spec(MEDIUM), [a_pod_without_container(words)], ())
     assert other is not None
     assert other.reason is Progressing.CREATE_CONTAINER_ERROR
 

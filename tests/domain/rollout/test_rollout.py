@@ -57,7 +57,7 @@ def progressing_condition(snapshot: Snapshot) -> tuple[str, str]:
 
 def surge(snapshot: Snapshot) -> bool:
     got: ServicePlan = compute_service_plan(snapshot)
-    return got.surge
+    return got.variants[0].surge
 
 
 def test_the_surge_pod_itself_does_not_end_the_surge() -> None:

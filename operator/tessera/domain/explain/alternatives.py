@@ -116,6 +116,6 @@ def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
         return f"{price_ratio}, stranded slices included"
     if (free := placed.free_replicas(offer)) < placed.required_replicas:
         return f"full: {free} free, {placed.required_replicas} required at the start"
-    if placed.service_plan.workload is not None:
+    if placed.service_plan.current_workloads:
         return "no more expensive, but a running service is not moved"
     return "same price, but slower or later by name"

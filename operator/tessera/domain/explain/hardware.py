@@ -144,8 +144,9 @@ def _changes_for(
         )
     elif price is not None:
         limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
-        running = service.service_plan.workload is not None
-        moved = "; but a running service is not moved" if running else ""
+        moved = ""
+        if service.service_plan.current_workloads:
+            moved = "; but a running service is not moved"
         yield (
             f"a price below {limit:.2f} {price.currency} per GPU and hour in {other.offer.pool} "
             f"(now {price.per_gpu_hour}) would make {other.variant} the cheapest{moved}"

@@ -76,7 +76,7 @@ def explain_rollout(
     hardware = f"{choice.offer.hardware.name} in {choice.offer.pool}"
     revisions = Counter(pod.template for pod in service_plan.pods if pod.variant == choice.variant)
     serving = sum(pod.takes_requests for pod in service_plan.pods)
-    if service_plan.surge:
+    if service_plan.variants[0].surge:
         strategy = "surge: a new replica starts before an old one stops"
         change = f"without a free {hardware}, replicas would be replaced in place"
     else:

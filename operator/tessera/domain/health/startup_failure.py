@@ -42,7 +42,7 @@ _MISSING_LIBRARY = re.compile(r"\b(ModuleNotFoundError|ImportError)\b|Please ins
 
 
 def startup_failure(
-    spec: InferenceServiceSpec | None, pods: Sequence[Pod], workload: Workload | None
+    spec: InferenceServiceSpec | None, pods: Sequence[Pod], workloads: Sequence[Workload]
 ) -> StatusVerdict[Progressing] | None:
     """Return why the first replica fails to start, or why none can be created."""
     for pod in pods:
@@ -51,10 +51,11 @@ def startup_failure(
             and (failure := _pod_failure(spec, pod)) is not None
         ):
             return failure
-    if workload is None or workload.replica_failure is None:
+    refusals = (workload.replica_failure for workload in workloads if workload.replica_failure)
+    if (refusal := next(refusals, None)) is None:
         return None
-    reasons = (reason for words, reason in _REFUSALS if words in workload.replica_failure)
-    return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), workload.replica_failure)
+    reasons = (reason for words, reason in _REFUSALS if words in refusal)
+    return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), refusal)
 
 
 def hub_access_advice(model: Model, error_text: str) -> str | None:

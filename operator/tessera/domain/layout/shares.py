@@ -7,7 +7,12 @@ from tessera.api.ref import Ref
 from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import Grant
-from tessera.domain.service.proposal import Proposal, additional_replicas, min_replicas_of
+from tessera.domain.service.proposal import (
+    Proposal,
+    VariantCount,
+    additional_replicas,
+    min_replicas_of,
+)
 from tessera.domain.steps import Step
 
 
@@ -47,7 +52,9 @@ def _paid_replicas(
         return grant.replicas
     if grant is not None or awaited is None or spec is None:
         return len(proposal.objects.pods)
-    request = additional_replicas(proposal, awaited, 0, max(1, min_replicas_of(spec)))
+    request = additional_replicas(
+        proposal, VariantCount(awaited, max(1, min_replicas_of(spec)), existing=0)
+    )
     return forecast.count(request)
 
 

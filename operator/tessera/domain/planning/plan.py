@@ -52,11 +52,11 @@ from tessera.domain.planning.service_plan import (
     Measurements,
     ServicePlan,
     ServicePlanInputs,
-    has_surge_capacity,
     measurements_of,
     plan_service,
     set_aside_plan,
     with_observations,
+    with_surge_capacity,
 )
 from tessera.domain.repartition.cycle import (
     FundedProposals,
@@ -146,7 +146,7 @@ class PlanMemory:
 
     scaling_history: Mapping[Ref, ScalingHistory] = field(default_factory=dict)
     replica_conflicts: Mapping[Ref, ReplicaConflict] = field(default_factory=dict)
-    """Who else writes the replicas of services."""
+    """Who else writes the replicas of which Deployments."""
     pins: Mapping[str, ModelStatus] = field(default_factory=dict)
     """Pinned revisions that are not in a status yet, by the services' uids."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
@@ -178,9 +178,10 @@ class PlanMemory:
             self,
             scaling_history=plan.scaling_history,
             replica_conflicts={
-                ref: service_plan.replica_conflict
-                for ref, service_plan in service_plans.items()
-                if service_plan.replica_conflict is not None
+                variant.workload.ref: variant.replica_conflict
+                for service_plan in service_plans.values()
+                for variant in service_plan.variants
+                if variant.workload is not None and variant.replica_conflict is not None
             },
             pins={
                 service_plan.service.uid: pin
@@ -370,16 +371,17 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         displacement = displaced_pods(actions.values(), proposal.objects.pods)
         surge_replicas = sum(pool.surge_replicas.get(ref, 0) for pool in actions.values())
     spec, conflicts = proposal.service.spec, context.name_conflicts
+    conflicts_of = memory.replica_conflicts
     inputs = ServicePlanInputs(
         proposal,
         grant,
         displacement,
         surge_replicas,
         context.newest_template,
-        has_surge_capacity(proposal, grant, context.allocated),
+        with_surge_capacity(proposal, grant, context.allocated),
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
-        memory.replica_conflicts.get(ref),
+        tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),
         memory.pins.get(proposal.service.uid),
         recorded_claims(snapshot, context.claim_users, proposal.service),
     )

@@ -36,7 +36,13 @@ from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
-from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain, with_leaving
+from tessera.domain.rollout.drain import (
+    Displacement,
+    DrainPlan,
+    joined_drains,
+    plan_drain,
+    with_leaving,
+)
 from tessera.domain.rollout.replica_conflict import ReplicaConflict, next_conflict
 from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
@@ -52,7 +58,7 @@ from tessera.domain.service.preparation.claims import (
 )
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.preparation.preparation import Preparation
-from tessera.domain.service.proposal import Proposal, planner_error_proposal
+from tessera.domain.service.proposal import Proposal, VariantCount, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (
     TemplateDecision,
@@ -73,14 +79,25 @@ class VariantPlan:
 
     template: TemplateDecision
     """The pod template version of its replicas, with their hardware."""
-    replicas: int
-    """Replicas of the Deployment, which draining ones still count for."""
+    desired: int
+    """Replicas that are desired of it."""
+    drain: DrainPlan
+    """The replicas of the Deployment meanwhile, and those that leave."""
     surge: bool = False
     """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
+    workload: Workload | None = None
+    """The Deployment, if it exists."""
+    replica_conflict: ReplicaConflict | None = None
+    """Somebody else who writes the replicas of this Deployment."""
 
     @property
     def choice(self) -> HardwareChoice:
         return self.template.choice
+
+    @property
+    def replicas(self) -> int:
+        """Return the replicas of the Deployment, which draining ones still count for."""
+        return self.drain.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +109,7 @@ class ServicePlan:
     placement: PlacementDecision
     scale: ScaleDecision
     drain: DrainPlan
+    """Those of its replicas that leave, of all variants."""
     schedule: BoundsSchedule | None = None
     """The bounds of the autoscaler that schedules set."""
     has_autoscaler: bool = False
@@ -102,10 +120,8 @@ class ServicePlan:
     """Its Deployment keeps its template: a rollout would take replicas beside a repartition."""
     pods: tuple[Pod, ...] = ()
     """Existing replicas."""
-    workload: Workload | None = None
-    """The Deployment of the chosen variant, if it exists."""
-    replica_conflict: ReplicaConflict | None = None
-    """Somebody else who writes the replicas of this Deployment."""
+    workloads: tuple[Workload, ...] = ()
+    """Its existing Deployments, also of previous variants."""
     removable_deployments: tuple[Ref, ...] = ()
     """Deployments of previous variants to delete now."""
     previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
@@ -137,9 +153,12 @@ class ServicePlan:
         return self.variants[0].template if self.variants else None
 
     @property
-    def surge(self) -> bool:
-        """Whether a rollout of its reference variant starts a new replica first."""
-        return bool(self.variants) and self.variants[0].surge
+    def current_workloads(self) -> tuple[Workload, ...]:
+        """The existing Deployments of its variants; without a choice all of them."""
+        if not self.variants:
+            return self.workloads
+        workloads = (variant.workload for variant in self.variants)
+        return tuple(workload for workload in workloads if workload is not None)
 
     @property
     def template_version(self) -> PodTemplateVersion:
@@ -204,14 +223,14 @@ class ServicePlanInputs(NamedTuple):
     surge_replicas: int
     """Further replicas that it needs on its previous variants."""
     newest_template: PodTemplateVersion
-    has_surge_capacity: bool
-    """Its pool has devices beyond the desired replicas."""
+    with_surge_capacity: frozenset[str]
+    """The variants whose pools have devices beyond the desired replicas."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()
     """What is wrong with its names, the worst first."""
-    replica_conflict: ReplicaConflict | None = None
-    """What the last plan knew of somebody else who writes the replicas."""
+    replica_conflicts: tuple[ReplicaConflict | None, ...] = ()
+    """What the last plan knew of others who write the replicas of each of its Deployments."""
     last_pin: ModelStatus | None = None
     """The revision that the last plan pinned, while the status does not have it."""
     recorded_claims: tuple[object, ...] = ()
@@ -251,19 +270,21 @@ def _plan_service(
     spec = service.spec
     if choice is None or spec is None:
         return base_plan
-    workload = proposal.objects.workload_of(choice.variant)
-    pods = pods_of_variant(proposal.objects.pods, choice)
-    pinned_revision = pin_revision(service, spec, workload, snapshot.resolutions, inputs.last_pin)
-    template = decide_template(inputs.newest_template, service, spec, choice, workload)
-    conflict = _conflict(inputs, spec, workload, scale.replicas, at)
-    replicas = scale.replicas
-    if conflict is not None and workload is not None and conflict.stands(at):
-        replicas = workload.replicas
-    removable, previous = _previous_variants(inputs, spec, choice.variant, pods, scale.replicas)
-    drain = plan_drain(
-        snapshot, workload, replicas, pods, spec.drain.timeout, displacement=displacement
+    objects = proposal.objects
+    pinned_revision = pin_revision(
+        service, spec, objects.workload_of(choice.variant), snapshot.resolutions, inputs.last_pin
     )
-    drain = with_leaving(snapshot, drain, previous.leaving, spec.drain.timeout)
+    counts = proposal.counts
+    if scale is not proposal.scale:
+        counts = tuple(count._replace(replicas=scale.replicas) for count in counts)
+    variants = tuple(_plan_variant(inputs, spec, count, at, snapshot) for count in counts)
+    removable, previous = _previous_variants(inputs, variants)
+    drain = with_leaving(
+        snapshot,
+        joined_drains([variant.drain for variant in variants]),
+        previous.leaving,
+        spec.drain.timeout,
+    )
     claims: tuple[ModelClaim, ...] = ()
     # Nothing is fetched before a hub that is asked has said which commit that is.
     if preparation is not None and pinned_revision.query is None:
@@ -273,34 +294,71 @@ def _plan_service(
         preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
     return replace(
         base_plan,
-        placement=replace(proposal.placement, choices=(template.choice,)),
+        placement=replace(
+            proposal.placement, choices=tuple(variant.choice for variant in variants)
+        ),
         pinned_revision=pinned_revision,
         claims=claims,
         preparation=preparation,
-        variants=(
-            VariantPlan(
-                template=template,
-                replicas=drain.replicas,
-                surge=should_surge(workload, pods, at, has_capacity=inputs.has_surge_capacity),
-            ),
-        ),
+        variants=variants,
         speculation=next_speculation_status(
             spec, choice.fit, SpeedReading(), service.status.speculation, at
         ),
         drain=drain,
-        holds_rollout=workload is not None and bool(displacement.draining),
+        holds_rollout=bool(displacement.draining)
+        and any(variant.workload is not None for variant in variants),
         is_moving=has_shortage
-        or conflict is not None
         or bool(drain.draining)
         or (preparation is not None and preparation.pending)
         or pinned_revision.query is not None
-        # A surge replica stays pending for a while at most.
-        or (workload is not None and not workload.rollout_complete)
-        or is_rolling_out(pods),
-        workload=workload,
-        replica_conflict=conflict,
+        or any(_is_moving(variant, objects.pods) for variant in variants),
         removable_deployments=removable,
         previous_deployments=previous.replicas,
+    )
+
+
+def _plan_variant(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    count: VariantCount,
+    at: datetime,
+    snapshot: Snapshot,
+) -> VariantPlan:
+    objects, choice, desired = inputs.proposal.objects, count.choice, count.replicas
+    workload = objects.workload_of(choice.variant)
+    pods = pods_of_variant(objects.pods, choice)
+    conflict = _conflict(inputs, spec, workload, desired, at)
+    replicas = desired
+    if conflict is not None and workload is not None and conflict.stands(at):
+        replicas = workload.replicas
+    return VariantPlan(
+        template=decide_template(
+            inputs.newest_template, inputs.proposal.service, spec, choice, workload
+        ),
+        desired=desired,
+        drain=plan_drain(
+            snapshot,
+            workload,
+            replicas,
+            pods,
+            spec.drain.timeout,
+            displacement=inputs.displacement,
+        ),
+        surge=should_surge(
+            workload, pods, at, has_capacity=choice.variant in inputs.with_surge_capacity
+        ),
+        workload=workload,
+        replica_conflict=conflict,
+    )
+
+
+def _is_moving(variant: VariantPlan, pods: Sequence[Pod]) -> bool:
+    """Return whether the time alone may change what is decided for a Deployment."""
+    # A surge replica stays pending for a while at most.
+    return (
+        variant.replica_conflict is not None
+        or (variant.workload is not None and not variant.workload.rollout_complete)
+        or is_rolling_out(pods_of_variant(pods, variant.choice))
     )
 
 
@@ -314,7 +372,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         scale=proposal.scale,
         drain=DrainPlan(replicas=proposal.scale.replicas),
         pods=objects.pods,
-        workload=objects.workloads[0] if objects.workloads else None,
+        workloads=objects.workloads,
         speed=status.speed,
         preemption=status.preemption,
         speculation=status.speculation,
@@ -343,7 +401,8 @@ def _conflict(
     may_stand = workload.replicas < desired or (
         inputs.grant is None and workload.replicas <= spec.scaling.max_replicas
     )
-    return next_conflict(inputs.replica_conflict, workload, desired, at, may_stand=may_stand)
+    last = inputs.replica_conflicts[inputs.proposal.objects.workloads.index(workload)]
+    return next_conflict(last, workload, desired, at, may_stand=may_stand)
 
 
 def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:
@@ -455,40 +514,50 @@ def _next_speculation(
     return next_speculation_status(service.spec, choice.fit, reading, current, at)
 
 
-def has_surge_capacity(
+def with_surge_capacity(
     proposal: Proposal, grant: Grant | None, allocated: Mapping[tuple[str, str], int]
-) -> bool:
-    """Return whether there is capacity beyond the desired replicas, rollouts of its own apart.
+) -> frozenset[str]:
+    """Return the variants with capacity beyond the desired replicas, own rollouts apart.
 
     `allocated` has the devices of all services, by pool and resource.
     """
-    choice = proposal.placement.choice
-    if choice is None:
-        return False
-    hardware, desired = choice.offer.hardware, proposal.scale.replicas
+    return frozenset(
+        count.choice.variant
+        for count in proposal.counts
+        if _has_surge_capacity(count, grant, allocated)
+    )
+
+
+def _has_surge_capacity(
+    count: VariantCount, grant: Grant | None, allocated: Mapping[tuple[str, str], int]
+) -> bool:
+    offer, desired = count.choice.offer, count.replicas
     if grant is not None and grant.shortage is not None:
         desired = grant.replicas
-    key = choice.offer.pool, hardware.resource
-    own_devices = max(desired, proposal.existing_replicas) * hardware.devices
+    key = offer.pool, offer.hardware.resource
+    own_devices = max(desired, count.existing) * offer.hardware.devices
     other_devices = max(0, allocated.get(key, 0) - own_devices)
-    return free_replicas(choice.offer, {key: other_devices}) > desired
+    return free_replicas(offer, {key: other_devices}) > desired
 
 
 def _previous_variants(
-    inputs: ServicePlanInputs,
-    spec: InferenceServiceSpec,
-    variant: str,
-    pods: Sequence[Pod],
-    desired: int,
+    inputs: ServicePlanInputs, variants: Sequence[VariantPlan]
 ) -> tuple[tuple[Ref, ...], PreviousVariants]:
     """Return previous variants to delete, and what becomes of those that stay for a while.
 
-    They are deleted once the new one is ready, or if it needs their devices. A service whose slices
-    are planned keeps them, also when its pool does not plan any more: its replicas move one by one.
+    They are deleted once the new ones are ready, or if these need their devices. A service whose
+    slices are planned keeps them, also when its pool does not plan any more: its replicas move one
+    by one.
     """
-    objects, waits_for_slices = inputs.proposal.objects, spec.placement.mig == "Auto"
-    workloads = [workload for workload in objects.workloads if workload.variant != variant]
-    enough_ready = sum(pod.takes_requests for pod in pods) >= desired
+    proposal = inputs.proposal
+    objects, spec = proposal.objects, proposal.service.spec
+    waits_for_slices = spec is not None and spec.placement.mig == "Auto"
+    names = {variant.choice.variant for variant in variants}
+    pods = [pod for pod in objects.pods if pod.variant in names]
+    workloads = [workload for workload in objects.workloads if workload.variant not in names]
+    enough_ready = sum(pod.takes_requests for pod in pods) >= sum(
+        variant.desired for variant in variants
+    )
     blocked = any(pod.unschedulable for pod in pods)
     others_remain = len(objects.pods) > len(pods)
     stay = waits_for_slices and (others_remain or not enough_ready)

@@ -79,6 +79,18 @@ def plan_drain(
     )
 
 
+def joined_drains(drains: Sequence[DrainPlan]) -> DrainPlan:
+    """Return the replicas of all Deployments of a service, and those that leave of any."""
+    if len(drains) == 1:
+        return drains[0]
+    return DrainPlan(
+        replicas=sum(drain.replicas for drain in drains),
+        # Each has the displaced replicas of all.
+        draining=tuple(dict.fromkeys(ref for drain in drains for ref in drain.draining)),
+        drained=tuple(ref for drain in drains for ref in drain.drained),
+    )
+
+
 def with_leaving(
     snapshot: Snapshot, drain: DrainPlan, leaving: Iterable[Pod], timeout: timedelta
 ) -> DrainPlan:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from tessera.api.inference_service import (
     InferenceServiceSpec,
@@ -25,7 +25,6 @@ from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.names import can_name_service
 from tessera.domain.observed.snapshot import (
     ObservedService,
-    Pod,
     PodReading,
     Ref,
     Snapshot,
@@ -64,6 +63,16 @@ _INVALID_NAME = StatusVerdict(
 )
 
 
+class VariantCount(NamedTuple):
+    """How many replicas of a service are of one variant."""
+
+    choice: HardwareChoice
+    replicas: int
+    """Those that are desired."""
+    existing: int
+    """Those that hold devices or should get some; others merely wait for them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposal:
     """Hardware and replica count of a service before budgets."""
@@ -75,8 +84,8 @@ class Proposal:
     scale: ScaleDecision
     balance: StatusVerdict[LoadBalanced]
     """Whether its replicas share the requests, which changes rarely."""
-    existing_replicas: int
-    """Pods that hold devices or should get some; others merely wait for them."""
+    counts: tuple[VariantCount, ...] = ()
+    """The replicas of each variant, those of the reference variant first; none without a choice."""
     preparation: Preparation | None = None
     schedule: BoundsSchedule | None = None
     """The bounds that schedules set now and next."""
@@ -148,7 +157,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         schedule=schedule,
         scale=scale,
         balance=balance.result,
-        existing_replicas=_existing_replicas(objects.pods, scale.replicas),
+        counts=_counts(placement, objects, scale),
     )
     return Until(proposal, min(until, scale.until, balance.until), scale.history)
 
@@ -244,7 +253,6 @@ def _unchanged(
             until=FOREVER,
         ),
         balance=reported_balance(service.status, objects.pods),
-        existing_replicas=_existing_replicas(objects.pods, replicas),
     )
     return Until(replace(proposal, **parts), until, history)
 
@@ -266,39 +274,41 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
 
 def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
     """Count the devices of the replicas that exist or would be granted; return their GPUs."""
-    choice, variant = proposal.placement.choice, proposal.service.status.variant
-    if choice is not None:
-        offer, hardware = choice.offer, choice.offer.hardware
-        replicas, desired = proposal.existing_replicas, proposal.scale.replicas
-        if desired > replicas:
-            replicas += forecast.count(additional_replicas(proposal, choice, replicas, desired))
+    variant, gpus = proposal.service.status.variant, _NO_GPUS
+    for count in proposal.counts:
+        offer, hardware, replicas = count.choice.offer, count.choice.offer.hardware, count.existing
+        if count.replicas > replicas:
+            replicas += forecast.count(additional_replicas(proposal, count))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
-        return replicas * offer.tariff.weight
-    if variant is not None:
+        gpus += replicas * offer.tariff.weight
+    if not proposal.counts and variant is not None:
         # Replicas of a service for which nothing is decided hold their devices all the same.
         for pod in proposal.objects.pods:
-            for resource, count in pod.devices.items():
-                allocated[variant.pool, resource] += count
-    return _NO_GPUS
+            for resource, devices in pod.devices.items():
+                allocated[variant.pool, resource] += devices
+    return gpus
 
 
 allocate = Step(_allocate, lambda *_: _NO_GPUS)
 
 
-def _existing_replicas(pods: Sequence[Pod], desired: int) -> int:
-    bound = sum(pod.node is not None for pod in pods)
-    return max(bound, min(len(pods), desired))
+def _counts(
+    placement: PlacementDecision, objects: CurrentObjects, scale: ScaleDecision
+) -> tuple[VariantCount, ...]:
+    """Return the replicas of each variant; pods of previous ones count for the reference one."""
+    reference = placement.choices[0]
+    bound = sum(pod.node is not None for pod in objects.pods)
+    existing = max(bound, min(len(objects.pods), scale.replicas))
+    return (VariantCount(reference, scale.replicas, existing),)
 
 
-def additional_replicas(
-    proposal: Proposal, choice: HardwareChoice, existing: int, desired: int
-) -> GrantRequest:
-    """Return the request of the replicas that a service desires beside existing ones."""
-    spec = proposal.service.spec
+def additional_replicas(proposal: Proposal, count: VariantCount) -> GrantRequest:
+    """Return the request of the replicas of a variant that are desired beside existing ones."""
+    spec, existing, desired = proposal.service.spec, count.existing, count.replicas
     missing = guaranteed_replicas(spec) - existing if spec is not None else 0
     return GrantRequest(
         ref=proposal.service.ref,
-        tariff=choice.offer.tariff,
+        tariff=count.choice.offer.tariff,
         min_replicas=max(0, min(missing, desired - existing)),
         desired=desired - existing,
         running=0,

@@ -292,12 +292,11 @@ def _progressing_verdict(
         return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
     desired, complete = service_plan.scale.replicas, _is_rollout_complete(service_plan)
-    workload, conflict = service_plan.workload, service_plan.replica_conflict
     failure = (
-        startup_failure(spec, service_plan.pods, workload)
+        startup_failure(spec, service_plan.pods, service_plan.current_workloads)
         or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
-        or (conflict_verdict(conflict, workload, desired, at) if conflict and workload else None)
+        or _conflict_verdict(service_plan, at)
     )
     if failure is not None:
         return failure
@@ -308,17 +307,27 @@ def _progressing_verdict(
         )
     if complete and service_plan.pinned_revision.query is None:
         return _complete_verdict(service_plan)
-    return _in_progress_verdict(service_plan, service_plan.choice)
+    return _in_progress_verdict(service_plan)
+
+
+def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[Progressing] | None:
+    """Return who else writes the replicas of a Deployment."""
+    for variant in service_plan.variants:
+        if variant.replica_conflict is not None and variant.workload is not None:
+            return conflict_verdict(variant.replica_conflict, variant.workload, variant.desired, at)
+    return None
 
 
 def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return that all replicas run as planned, or what others added to their Deployment."""
     summary = f"{counted(service_plan.scale.replicas, 'replica')} ready"
-    workload = service_plan.workload
-    foreign = workload.foreign_fields if workload is not None else ()
-    if workload is None or not foreign:
+    changed = (each for each in service_plan.current_workloads if each.foreign_fields)
+    workload = next(changed, None)
+    if workload is None:
         return StatusVerdict(Progressing.ROLLOUT_COMPLETE, f"{summary}, with the newest template")
-    fields = ", ".join(f"{field.path} (set by {field.manager})" for field in foreign)
+    fields = ", ".join(
+        f"{field.path} (set by {field.manager})" for field in workload.foreign_fields
+    )
     ref = workload.ref
     return StatusVerdict(
         Progressing.FIELD_MANAGER_CONFLICT,
@@ -328,9 +337,7 @@ def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     )
 
 
-def _in_progress_verdict(
-    service_plan: ServicePlan, choice: HardwareChoice
-) -> StatusVerdict[Progressing]:
+def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return what a rollout or start waits for."""
     desired, pods = service_plan.scale.replicas, service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
@@ -338,7 +345,15 @@ def _in_progress_verdict(
             Progressing.RESOLVING_REVISION,
             f"resolving revision {query.revision} of {query.repository}",
         )
-    strategy = strategy_message(choice, surge=service_plan.surge)
+    rolling = next(
+        (
+            variant
+            for variant in service_plan.variants
+            if variant.workload is not None and not variant.workload.rollout_complete
+        ),
+        service_plan.variants[0],
+    )
+    strategy = strategy_message(rolling.choice, surge=rolling.surge)
     if _is_rolling_out(service_plan):
         new, old = rollout_progress(pods)
         return StatusVerdict(
@@ -347,8 +362,7 @@ def _in_progress_verdict(
         )
     ready_count = sum(pod.takes_requests for pod in pods)
     summary = f"{ready_count} of {counted(desired, 'replica')} ready"
-    workload = service_plan.workload
-    changed = workload is not None and not workload.rollout_complete and pods
+    changed = rolling.workload is not None and not rolling.workload.rollout_complete and pods
     message = f"{summary}; rolling out: {strategy}" if changed else summary
     return StatusVerdict(Progressing.STARTING, message)
 
@@ -363,10 +377,12 @@ def _is_rolling_out(service_plan: ServicePlan) -> bool:
 
 
 def _is_rollout_complete(service_plan: ServicePlan) -> bool:
-    pods, workload = service_plan.pods, service_plan.workload
+    pods, variants = service_plan.pods, service_plan.variants
     ready_count = sum(pod.takes_requests for pod in pods)
-    deployment_complete = workload is not None and workload.rollout_complete
-    return ready_count == len(pods) == service_plan.scale.replicas and deployment_complete
+    desired = sum(variant.desired for variant in variants)
+    return ready_count == len(pods) == desired and all(
+        variant.workload is not None and variant.workload.rollout_complete for variant in variants
+    )
 
 
 def _stalled_verdict(
@@ -394,7 +410,9 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
         return StatusVerdict(Ready.SCALED_TO_ZERO, _sleeping_message(service_plan))
     if desired == 0 and scaling_reason in _WITHOUT_REPLICA:
         return _WITHOUT_REPLICA[scaling_reason]
-    failure = startup_failure(service_plan.service.spec, service_plan.pods, service_plan.workload)
+    failure = startup_failure(
+        service_plan.service.spec, service_plan.pods, service_plan.current_workloads
+    )
     return assess_readiness(snapshot, service_plan.service, desired, service_plan.pods, failure)
 
 

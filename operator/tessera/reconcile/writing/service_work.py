@@ -100,9 +100,14 @@ def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     planned = work.service_plan.previous_deployments
     if work.may_change_deployments:
         return planned.items()
-    workload = work.service_plan.workload
-    if workload is not None:
-        planned = {**planned, workload.ref: work.service_plan.drain.replicas}
+    planned = {
+        **planned,
+        **{
+            variant.workload.ref: variant.replicas
+            for variant in work.service_plan.variants
+            if variant.workload is not None
+        },
+    }
     running = {current.ref: current.replicas for current in work.snapshot.workloads}
     return [
         (ref, count)

@@ -3,12 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from operator import is_
 
 from tessera.api.reasons import Accepted
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
 from tessera.domain.planning.plan import Plan
-from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.service.removed import RemovedWorkload
 from tessera.domain.status.service import (
     StatusUrgency,
@@ -294,17 +295,23 @@ class ServiceApplier:
         return problems
 
     def _with_applied_workload(self, service_plan: ServicePlan) -> ServicePlan:
-        """Return the plan with the Deployment as this cycle left it.
+        """Return the plan with the Deployments as this cycle left them.
 
         A changed one is not rolled out.
         """
-        if service_plan.workload is None:
+        variants = tuple([self._with_applied(variant) for variant in service_plan.variants])
+        if all(map(is_, variants, service_plan.variants)):
             return service_plan
-        ref = service_plan.workload.ref
+        return replace(service_plan, variants=variants)
+
+    def _with_applied(self, variant: VariantPlan) -> VariantPlan:
+        if variant.workload is None:
+            return variant
+        ref = variant.workload.ref
         observed = self._store.all(DEPLOYMENTS).get(
             ObjectKey(DEPLOYMENTS.plural, ref.namespace, ref.name)
         )
         workload = observed.plan_input if observed is not None else None
-        if workload is service_plan.workload:
-            return service_plan
-        return replace(service_plan, workload=workload if isinstance(workload, Workload) else None)
+        if workload is variant.workload:
+            return variant
+        return replace(variant, workload=workload if isinstance(workload, Workload) else None)

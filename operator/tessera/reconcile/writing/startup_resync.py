@@ -58,11 +58,14 @@ class StartupResync:
 
 def was_reconciled_before(service_plan: ServicePlan) -> bool:
     """Return whether the status shows that a previous process reached the desired state."""
-    status, workload = service_plan.service.status, service_plan.workload
+    status, variants = service_plan.service.status, service_plan.variants
     failed = any(condition.reason == Progressing.APPLY_FAILED for condition in status.conditions)
     return (
-        workload is not None
-        and workload.replicas == service_plan.drain.replicas
+        bool(variants)
+        and all(
+            variant.workload is not None and variant.workload.replicas == variant.replicas
+            for variant in variants
+        )
         and not service_plan.removable_deployments
         and not failed
         and status.observed_generation == service_plan.service.generation
