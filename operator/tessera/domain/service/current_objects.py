@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from tessera.api.inference_service import InferenceServiceStatus
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
@@ -20,6 +21,11 @@ class CurrentObjects:
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     model_jobs: tuple[ObservedModelJob, ...] = ()
+
+    def reference_workload(self, status: InferenceServiceStatus) -> Workload | None:
+        """Return the Deployment of the reference variant, as last written; else the first one."""
+        name = status.variant.name if status.variant is not None else ""
+        return self.workload_of(name) or next(iter(self.workloads), None)
 
     def workload_of(self, variant: str) -> Workload | None:
         return next((workload for workload in self.workloads if workload.variant == variant), None)

@@ -120,7 +120,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
     if preparation.missing_shape is None:
         preparation = with_precisions(snapshot, service, preparation)
-    awaited = preparation.missing_shape or _awaited_precision(preparation, objects, views)
+    awaited = preparation.missing_shape or _awaited_precision(preparation, service, objects, views)
     if awaited is not None:
         return _unchanged(service, objects, awaited, history, at, preparation=preparation)
     spec = preparation.spec
@@ -135,10 +135,11 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return _unchanged(service, objects, accepted, history, until, **parts)
-    if not objects.workloads or objects.workloads[0].variant != placement.choice.variant:
+    reference = objects.reference_workload(service.status)
+    if reference is None or reference.variant != placement.choice.variant:
         until = at  # other services take or free devices
     is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
-    moves = objects.workloads and objects.workload_of(placement.choice.variant) is None
+    moves = reference is not None and objects.workload_of(placement.choice.variant) is None
     planned = assignment.replicas if assignment is not None else placement.equal_replicas
     if planned is not None and moves and not is_asleep:
         history = ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
@@ -172,11 +173,16 @@ def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVer
 
 
 def _awaited_precision(
-    preparation: Preparation, objects: CurrentObjects, views: Sequence[PoolView]
+    preparation: Preparation,
+    service: ObservedService,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
 ) -> StatusVerdict[Accepted] | None:
     """Return that a service waits for the files of a precision to be read."""
-    current = objects.workloads[0].variant if objects.workloads else None
-    check = awaited_check(preparation.precisions or (), current, views)
+    current = objects.reference_workload(service.status)
+    check = awaited_check(
+        preparation.precisions or (), current.variant if current is not None else None, views
+    )
     if check is None:
         return None
     message = f"spec.precision.variants: {check.status.precision}: {check.status.message}"
@@ -216,12 +222,13 @@ def _place(
         if view.pool.name == pool and error and not view.offers:
             message = f"AcceleratorPool/{pool} is set aside (PlannerError), so its replicas stay"
             return PlacementDecision(verdict=StatusVerdict(PlacementReason.NO_HARDWARE, message))
+    current = objects.reference_workload(service.status)
     return place(
         spec,
         views,
         namespace=service.ref.namespace,
-        current=objects.workloads[0].variant if objects.workloads else None,
-        replicas=objects.workloads[0].replicas if objects.workloads else None,
+        current=current.variant if current is not None else None,
+        replicas=current.replicas if current is not None else None,
         min_replicas=min_replicas_of(spec),
         used_devices=allocated,
         tiers=spec.placement.tiers,
@@ -238,7 +245,8 @@ def _unchanged(
     **parts: Any,
 ) -> Until[Proposal]:
     """Return a proposal that leaves everything unchanged, but for these parts of it."""
-    replicas = objects.workloads[0].replicas if objects.workloads else 0
+    current = objects.reference_workload(service.status)
+    replicas = current.replicas if current is not None else 0
     message = "nothing is placed while Accepted is False"
     proposal = Proposal(
         service=service,
