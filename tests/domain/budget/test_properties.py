@@ -148,7 +148,7 @@ class BudgetSimulation:
         self.meter = view.meter
         self.budget = replace(self.budget, status=budget_status(view, state.at))
         for name in NAMES:
-            self.granted[name] = grants[Ref("team-a", name)].replicas
+            self.granted[name] = grants[NAMES.index(name)].replicas
             for uid in self.staying(name)[self.granted[name] :]:
                 self.ends[uid] = self.now + LEAVING
         self.start_missing()

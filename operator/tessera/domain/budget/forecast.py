@@ -41,7 +41,7 @@ class GrantForecast:
             return request.desired
         if view.state not in self._states:
             self._states[view.state] = self._with_running(view, deepcopy(view.state))
-        return grant_requests(self._states[view.state], [request])[request.ref].replicas
+        return grant_requests(self._states[view.state], [request])[0].replicas
 
     def _with_running(self, view: BudgetView, state: BudgetState) -> BudgetState:
         counts = Counter[Ref]()

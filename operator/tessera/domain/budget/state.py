@@ -6,8 +6,8 @@ and without losing a stream. Running replicas within minReplicas are never remov
 spend beyond a limit is reported.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tessera.api.reasons import ScalingReason, StatusVerdict, WithinBudget
@@ -172,7 +172,7 @@ class BudgetState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantRequest:
-    """The replicas that one service or batch requests from a budget."""
+    """The replicas that a variant of a service, or a batch, requests from a budget."""
 
     ref: Ref
     tariff: Tariff
@@ -200,77 +200,93 @@ class GrantRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """The replicas that a request got, with the reason when these are fewer than desired."""
+    """The replicas that requests got, with the reason when these are fewer than desired."""
 
-    replicas: int
+    counts: tuple[int, ...]
+    """Those of each request: a service has one for each variant."""
     shortage: str | None = None
     reason: ScalingReason = ScalingReason.BUDGET_EXHAUSTED
 
+    @property
+    def replicas(self) -> int:
+        """Return all of them."""
+        return sum(self.counts)
 
-def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Mapping[Ref, Grant]:
-    """Return the grant of each request.
+
+def joined_grants(grants: Sequence[Grant]) -> Grant:
+    """Return one grant for the requests of several, with the first shortage among them."""
+    short = next((grant for grant in grants if grant.shortage is not None), grants[0])
+    return replace(short, counts=tuple(count for grant in grants for count in grant.counts))
+
+
+def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequence[Grant]:
+    """Return the grant of each request, in their order.
 
     Running replicas within minReplicas and terminating ones are paid first, then other running
     ones, then new ones within minReplicas, then new ones beyond; each in the order of the requests.
     A request in another currency gets no new replica, and a closed budget grants none at all.
     """
-    blocked = [
-        request
-        for request in requests
-        if state.closed is not None or request.tariff.currency != state.currency
+    open_requests = [
+        index
+        for index, request in enumerate(requests)
+        if state.closed is None and request.tariff.currency == state.currency
     ]
-    requests = [request for request in requests if request not in blocked]
-    granted = {request.ref: request.running_min_replicas for request in requests}
-    shortages: dict[Ref, str] = {}
+    granted = {index: requests[index].running_min_replicas for index in open_requests}
+    shortages: dict[int, str] = {}
 
-    def record_grant(request: GrantRequest, shortage: str | None) -> bool:
+    def record_grant(index: int, shortage: str | None) -> bool:
         if shortage is not None:
-            shortages[request.ref] = shortage
+            shortages[index] = shortage
             return False
-        granted[request.ref] += 1
+        granted[index] += 1
         return True
 
-    def grant(request: GrantRequest) -> bool:
+    def grant(index: int) -> bool:
+        request = requests[index]
         span = max(RESERVED_DURATION, request.termination_time)
-        return record_grant(request, state.reserve_replica(request.tariff, span))
+        return record_grant(index, state.reserve_replica(request.tariff, span))
 
-    for request in requests:
+    for index in open_requests:
+        request = requests[index]
         state.reserve_min_replicas(request.tariff, request.running_min_replicas)
         terminating = max(
             0, request.existing_pods - request.running_min_replicas - request.continuing_extra
         )
         state.reserve_termination(request.tariff, request.termination_time, terminating)
-    for request in requests:
+    for index in open_requests:
+        request = requests[index]
         continued = sum(
-            grant(request) for _ in range(request.continuing_extra) if request.ref not in shortages
+            grant(index) for _ in range(request.continuing_extra) if index not in shortages
         )
         replicas = request.continuing_extra - continued
         state.reserve_termination(request.tariff, request.termination_time, replicas)
-    for request in requests:
-        while request.ref not in shortages and granted[request.ref] < request.min_replicas:
+    for index in open_requests:
+        request = requests[index]
+        while index not in shortages and granted[index] < request.min_replicas:
             state.has_new_grants |= record_grant(
-                request, state.reserve_new_min_replica(request.tariff)
+                index, state.reserve_new_min_replica(request.tariff)
             )
-    for request in requests:
-        while request.ref not in shortages and granted[request.ref] < request.desired:
-            state.has_new_grants |= grant(request)
-    grants = {
-        request.ref: Grant(replicas=granted[request.ref], shortage=shortages.get(request.ref))
-        for request in requests
-    }
-    return grants | {request.ref: _unchanged_grant(state, request) for request in blocked}
+    for index in open_requests:
+        while index not in shortages and granted[index] < requests[index].desired:
+            state.has_new_grants |= grant(index)
+    return [
+        Grant(counts=(granted[index],), shortage=shortages.get(index))
+        if index in granted
+        else _unchanged_grant(state, request)
+        for index, request in enumerate(requests)
+    ]
 
 
 def _unchanged_grant(state: BudgetState, request: GrantRequest) -> Grant:
     """Return a grant that adds nothing: what runs stays, and what is not desired leaves."""
     if request.desired <= request.running:
-        return Grant(replicas=request.desired)
+        return Grant(counts=(request.desired,))
     if state.closed is not None:
-        return Grant(replicas=request.running, shortage=state.closed.message)
+        return Grant(counts=(request.running,), shortage=state.closed.message)
     shortage = (
         f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
         f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "
         f"pools priced in {state.currency} in spec.placement.pools, or convert the price."
     )
     state.currency_mismatch = state.currency_mismatch or shortage
-    return Grant(replicas=request.running, shortage=shortage)
+    return Grant(counts=(request.running,), shortage=shortage)

@@ -1,5 +1,7 @@
 """Grants of budgets to services and batches."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -14,11 +16,17 @@ from tessera.domain.budget.state import (
     Grant,
     GrantRequest,
     grant_requests,
+    joined_grants,
 )
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
-from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
+from tessera.domain.service.proposal import (
+    Proposal,
+    VariantCount,
+    guaranteed_replicas,
+    termination_time,
+)
 from tessera.domain.service.replica_count import history_from_status
 from tessera.domain.steps import Step
 
@@ -73,7 +81,10 @@ def _grant_members(
             errors[_billed_ref(member)] = claims
         else:
             requests += claims
-    return errors | {**grant_requests(state, requests)}
+    grants: dict[Ref, list[Grant]] = defaultdict(list)
+    for request, grant in zip(requests, grant_requests(state, requests), strict=True):
+        grants[request.ref].append(grant)
+    return errors | {ref: joined_grants(parts) for ref, parts in grants.items()}
 
 
 grant_tenant = Step(
@@ -113,36 +124,52 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
     Pods of a service without a choice stay unchanged, and pods of a previous variant run until the
     new one is ready.
     """
-    choice = proposal.placement.choice
+    variants = {count.choice.variant for count in proposal.counts}
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
-        if running is not None and choice is None:
+        if running is not None and not variants:
             budget_state.reserve_min_replicas(running.tariff, 1)
-        elif running is not None and choice is not None and pod.variant != choice.variant:
+        elif running is not None and pod.variant not in variants:
             budget_state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
 
 
 def _grant_requests(
     proposal: Proposal, known_history: ScalingHistory | None
 ) -> tuple[GrantRequest, ...]:
-    """Return the request of a service."""
-    choice, spec = proposal.placement.choice, proposal.service.spec
-    if choice is None or spec is None:
+    """Return the requests of a service, one for each variant.
+
+    Its minimum is that of the first variants, as far as these have replicas.
+    """
+    spec = proposal.service.spec
+    if spec is None:
         return ()
-    objects, desired, ref = proposal.objects, proposal.scale.replicas, proposal.service.ref
     history = known_history or history_from_status(proposal.service.status)
+    requests, missing = [], float(guaranteed_replicas(spec))
+    for count in proposal.counts:
+        share = count.share_of(proposal.counts[0].choice)
+        minimum = min(count.replicas, math.ceil(max(0.0, missing) / share))
+        missing -= minimum * share
+        pods = pods_of_variant(proposal.objects.pods, count.choice)
+        requests.append(
+            GrantRequest(
+                ref=proposal.service.ref,
+                tariff=count.choice.offer.tariff,
+                min_replicas=minimum,
+                desired=count.replicas,
+                running=_running(proposal, count, history),
+                existing_pods=sum(pod.ended is None for pod in pods),
+                termination_time=termination_time(spec),
+            )
+        )
+    return tuple(requests)
+
+
+def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
+    """Return the replicas of a variant that the last cycle desired."""
+    objects = proposal.objects
+    if len(proposal.counts) > 1:
+        workload = objects.workload_of(count.choice.variant)
+        return workload.replicas if workload is not None else 0
     # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
-    running = [count.replicas for count in history.decisions[-1:]] or [
-        workload.replicas for workload in objects.workloads
-    ]
-    active_pods = [pod for pod in pods_of_variant(objects.pods, choice) if pod.ended is None]
-    grant_request = GrantRequest(
-        ref=ref,
-        tariff=choice.offer.tariff,
-        min_replicas=min(guaranteed_replicas(spec), desired),
-        desired=desired,
-        running=max(running, default=0),
-        existing_pods=len(active_pods),
-        termination_time=termination_time(spec),
-    )
-    return (grant_request,)
+    decided = [decision.replicas for decision in history.decisions[-1:]]
+    return max(decided or [workload.replicas for workload in objects.workloads], default=0)

@@ -58,7 +58,12 @@ from tessera.domain.service.preparation.claims import (
 )
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.preparation.preparation import Preparation
-from tessera.domain.service.proposal import Proposal, VariantCount, planner_error_proposal
+from tessera.domain.service.proposal import (
+    Proposal,
+    VariantCount,
+    planner_error_proposal,
+    served_replicas,
+)
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (
     TemplateDecision,
@@ -252,9 +257,13 @@ def _plan_service(
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
     choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
-    scale = proposal.scale
+    scale, counts = proposal.scale, proposal.counts
     if grant is not None and grant.shortage is not None:
-        scale = cap_to_grant(scale, grant, at)
+        counts = tuple(
+            count._replace(replicas=granted)
+            for count, granted in zip(counts, grant.counts, strict=True)
+        )
+        scale = cap_to_grant(scale, served_replicas(counts), grant, at)
     base_plan = replace(
         _unchanged_plan(proposal),
         accepted=_accepted(inputs),
@@ -274,9 +283,6 @@ def _plan_service(
     pinned_revision = pin_revision(
         service, spec, objects.workload_of(choice.variant), snapshot.resolutions, inputs.last_pin
     )
-    counts = proposal.counts
-    if scale is not proposal.scale:
-        counts = tuple(count._replace(replicas=scale.replicas) for count in counts)
     variants = tuple(_plan_variant(inputs, spec, count, at, snapshot) for count in counts)
     removable, previous = _previous_variants(inputs, variants)
     drain = with_leaving(
@@ -523,17 +529,17 @@ def with_surge_capacity(
     """
     return frozenset(
         count.choice.variant
-        for count in proposal.counts
-        if _has_surge_capacity(count, grant, allocated)
+        for index, count in enumerate(proposal.counts)
+        if _has_surge_capacity(
+            count, count.replicas if grant is None else grant.counts[index], allocated
+        )
     )
 
 
 def _has_surge_capacity(
-    count: VariantCount, grant: Grant | None, allocated: Mapping[tuple[str, str], int]
+    count: VariantCount, desired: int, allocated: Mapping[tuple[str, str], int]
 ) -> bool:
-    offer, desired = count.choice.offer, count.replicas
-    if grant is not None and grant.shortage is not None:
-        desired = grant.replicas
+    offer = count.choice.offer
     key = offer.pool, offer.hardware.resource
     own_devices = max(desired, count.existing) * offer.hardware.devices
     other_devices = max(0, allocated.get(key, 0) - own_devices)

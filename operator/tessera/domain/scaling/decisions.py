@@ -54,9 +54,11 @@ def changed(decided: Decided, at: datetime, current: int, history: ScalingHistor
     )
 
 
-def cap_to_grant(decision: ScaleDecision, grant: Grant, at: datetime) -> ScaleDecision:
+def cap_to_grant(
+    decision: ScaleDecision, granted_replicas: int, grant: Grant, at: datetime
+) -> ScaleDecision:
     """Return the decision after fewer replicas were granted; the windows stay."""
-    granted_replicas, message = grant.replicas, grant.shortage or ""
+    message = grant.shortage or ""
     change = decision.history.change
     decisions = tuple(decided for decided in decision.history.decisions if decided.at < at)
     if not decisions or decisions[-1].replicas != granted_replicas:

@@ -26,15 +26,17 @@ from tessera.domain.steps import Step
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _DeviceClaim:
-    """What one service wants of the devices of one kind."""
+    """What one variant of a service wants of the devices of one kind."""
 
-    ref: Ref
+    key: tuple[Ref, int]
+    """The service, and which of its variants."""
+    grant: Grant
     demand: ServiceDemand
     desired: int
     devices: int
     """Devices of one replica."""
     existing: int
-    """Its replicas that have a node, of any variant."""
+    """Its replicas that have a node, with those of previous variants."""
 
 
 def _share_devices(
@@ -48,14 +50,15 @@ def _share_devices(
     if not budgets:
         return grants
     budget_views = by_namespace(budgets)
-    groups: dict[tuple[str, str], list[Proposal]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Proposal, int]]] = defaultdict(list)
     needed = Counter[tuple[str, str]]()
     for ref, proposal in proposals.items():
-        if (choice := proposal.placement.choice) is not None:
-            hardware = choice.offer.hardware
-            key = choice.offer.pool, hardware.resource
-            groups[key].append(proposal)
-            needed[key] += _desired(proposal, grants.get(ref)) * hardware.devices
+        granted = _granted(proposal, grants.get(ref)).counts
+        for index, count in enumerate(proposal.counts):
+            hardware = count.choice.offer.hardware
+            key = count.choice.offer.pool, hardware.resource
+            groups[key].append((proposal, index))
+            needed[key] += granted[index] * hardware.devices
     capped = dict(grants)
     for view in views:
         for resource, capacity in _capacities(view).items():
@@ -63,10 +66,10 @@ def _share_devices(
             if needed[key] <= capacity:
                 continue
             claims = [
-                _device_claim(proposal, grant, budget_views)
-                for proposal in groups[key]
-                for grant in (grants.get(proposal.service.ref),)
-                if _desired(proposal, grant)
+                _device_claim(proposal, index, grant, budget_views)
+                for proposal, index in groups[key]
+                for grant in (_granted(proposal, capped.get(proposal.service.ref)),)
+                if grant.counts[index]
             ]
             if len({claim.demand.tenant for claim in claims}) > 1:
                 capped |= _capped_grants(view, resource, capacity, claims, pods)
@@ -76,10 +79,19 @@ def _share_devices(
 share_devices = Step(_share_devices, lambda _error, _proposals, grants, *_: grants)
 
 
-def _desired(proposal: Proposal, grant: Grant | Exception | None) -> int:
+def _granted(proposal: Proposal, grant: Grant | Exception | None) -> Grant:
     if isinstance(grant, Exception):  # it is set aside: nothing is added to it
-        return _count_bound(proposal.objects.pods)
-    return proposal.scale.replicas if grant is None else grant.replicas
+        bound = [_count_bound(_own_pods(proposal, index)) for index in range(len(proposal.counts))]
+        return Grant(counts=tuple(bound))
+    return grant or Grant(counts=tuple(count.replicas for count in proposal.counts))
+
+
+def _own_pods(proposal: Proposal, index: int) -> Sequence[Pod]:
+    """Return the pods of a variant; those of previous variants count for the reference one."""
+    names = [count.choice.variant for count in proposal.counts]
+    if index:
+        return [pod for pod in proposal.objects.pods if pod.variant == names[index]]
+    return [pod for pod in proposal.objects.pods if pod.variant not in names[1:]]
 
 
 def _capacities(view: PoolView) -> Mapping[str, int]:
@@ -93,15 +105,15 @@ def _capacities(view: PoolView) -> Mapping[str, int]:
 
 
 def _device_claim(
-    proposal: Proposal, grant: Grant | Exception | None, budget_views: Mapping[str, BudgetView]
+    proposal: Proposal, index: int, grant: Grant, budget_views: Mapping[str, BudgetView]
 ) -> _DeviceClaim:
-    choice, spec, ref = proposal.placement.choice, proposal.service.spec, proposal.service.ref
+    choice, spec, ref = proposal.counts[index].choice, proposal.service.spec, proposal.service.ref
     tenant, weight = tenant_of(ref.namespace, budget_views)
-    running = pods_of_variant(proposal.objects.pods, choice) if choice is not None else ()
+    running = pods_of_variant(proposal.objects.pods, choice)
     demand = ServiceDemand(
-        name=str(ref),
+        name=f"{ref} {index}" if index else str(ref),
         demand=0.0,
-        min_replicas=min_replicas_of(spec) if spec is not None else 0,
+        min_replicas=min_replicas_of(spec) if spec is not None and not index else 0,
         throughput={},
         tenant=tenant,
         weight=weight,
@@ -109,11 +121,12 @@ def _device_claim(
         class_rank=CLASS_RANKS[spec.service_class] if spec is not None else 0,
     )
     return _DeviceClaim(
-        ref=ref,
+        key=(ref, index),
+        grant=grant,
         demand=demand,
-        desired=_desired(proposal, grant),
-        devices=choice.offer.hardware.devices if choice is not None else 1,
-        existing=_count_bound(proposal.objects.pods),
+        desired=grant.counts[index],
+        devices=choice.offer.hardware.devices,
+        existing=_count_bound(_own_pods(proposal, index)),
     )
 
 
@@ -129,7 +142,7 @@ def _capped_grants(
     pods: Sequence[Pod],
 ) -> Mapping[Ref, Grant]:
     """Return the grants of services that desire more than their share of one kind of devices."""
-    refs = {claim.ref for claim in claims}
+    refs = {claim.key[0] for claim in claims}
     free = capacity - sum(
         pod.devices.get(resource, 0)
         for pod in pods
@@ -137,7 +150,7 @@ def _capped_grants(
         and pod.ended is None
         and (pod.service not in refs or pod.batch_run is not None or pod.model_job_run is not None)
     )
-    shares = dict.fromkeys(refs, 0)
+    shares = dict.fromkeys((claim.key for claim in claims), 0)
     by_name = {claim.demand.name: claim for claim in claims}
     for step in in_fair_order(
         ReplicaStep(claim.demand, count, 0.0, claim.devices, count == claim.desired)
@@ -145,12 +158,12 @@ def _capped_grants(
         for count in range(1, min(claim.desired, capacity // claim.devices) + 1)
     ):
         claim = by_name[step.service.name]
-        if claim.devices <= free and shares[claim.ref] == step.replicas - 1:
-            shares[claim.ref], free = step.replicas, free - claim.devices
+        if claim.devices <= free and shares[claim.key] == step.replicas - 1:
+            shares[claim.key], free = step.replicas, free - claim.devices
     tenants = len({claim.demand.tenant for claim in claims})
     return {
-        claim.ref: Grant(
-            replicas=replicas,
+        claim.key[0]: Grant(
+            counts=(*claim.grant.counts[:index], replicas, *claim.grant.counts[index + 1 :]),
             shortage=f"AcceleratorPool/{view.pool.name}: {counted(tenants, 'tenant')} desire more "
             f"than {capacity} {resource}, so with weight {claim.demand.weight:g} the service "
             f"gets {replicas} of {counted(claim.desired, 'replica')}. Add nodes, or raise "
@@ -158,5 +171,6 @@ def _capped_grants(
             reason=ScalingReason.FAIR_SHARE,
         )
         for claim in claims
-        if (replicas := max(shares[claim.ref], claim.existing)) < claim.desired
+        for index in (claim.key[1],)
+        if (replicas := max(shares[claim.key], claim.existing)) < claim.desired
     }

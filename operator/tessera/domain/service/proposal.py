@@ -1,5 +1,6 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -55,6 +56,8 @@ AllocatedDevices = Counter[tuple[str, str]]
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 _NO_GPUS = Decimal(0)
+# Sums of shares are inexact.
+_ROUNDING = 1e-9
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
     Accepted.INVALID_NAME,
@@ -71,6 +74,17 @@ class VariantCount(NamedTuple):
     """Those that are desired."""
     existing: int
     """Those that hold devices or should get some; others merely wait for them."""
+
+    def share_of(self, reference: HardwareChoice) -> float:
+        """Return how much one of them serves, in replicas of the reference variant."""
+        rates = self.choice.fit.limits, reference.fit.limits
+        return rates[0].tokens_per_second / rates[1].tokens_per_second
+
+
+def served_replicas(counts: Sequence[VariantCount]) -> int:
+    """Return how many whole replicas of the reference variant serve as much as all together."""
+    served = sum(count.replicas * count.share_of(counts[0].choice) for count in counts)
+    return math.floor(served + _ROUNDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
