@@ -16,7 +16,7 @@ from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, 
 from scenarios.kills import kill_operator
 from tessera.batch_runner.answers import parts
 from tessera.domain.batch.names import RUNNER, job_name
-from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
+from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import JOBS, NODES, PODS
 from world import WorldError

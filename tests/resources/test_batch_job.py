@@ -9,7 +9,7 @@ import yaml
 from tessera.api.template_version import Platform, PodTemplateVersion
 from tessera.domain.batch.names import BATCH_ACCOUNT, job_name
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
+from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.names import ENGINE_ACCOUNT, deployment_name
 from tessera.domain.placement.checks import RESERVED

@@ -10,7 +10,7 @@ from kubernetes.client import (
     V1Toleration,
 )
 
-from tessera.domain.batch.spot_nodes import SPOT_LABELS
+from tessera.domain.hardware.spot_nodes import SPOT_LABELS
 from tessera.resources.engine import unreachable_tolerations
 
 # Seconds before a pod leaves an unreachable node; the Kubernetes default is 300.

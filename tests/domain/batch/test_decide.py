@@ -16,7 +16,7 @@ from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.decide import apply_funding, planner_error_plan, propose_batch
 from tessera.domain.batch.names import errors_path
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spot_nodes import DISRUPTION_TAINTS
+from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.money import money
 from tessera.domain.observed.batches import NodeHealth, VolumeClaim

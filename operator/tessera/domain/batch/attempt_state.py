@@ -11,7 +11,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spot_nodes import disruption_message
+from tessera.domain.hardware.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob, ProgressSample
 from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import (

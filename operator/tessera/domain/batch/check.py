@@ -10,7 +10,7 @@ from tessera.api.text import counted
 from tessera.domain.batch.attempt_state import STALL_TIMEOUT, pod_refusal_message, unmoved_since
 from tessera.domain.batch.names import job_name
 from tessera.domain.batch.situation import Situation
-from tessera.domain.batch.spot_nodes import disruption_message
+from tessera.domain.hardware.spot_nodes import disruption_message
 from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.runner_reports import (
     CHECK_NUMBER,

@@ -59,8 +59,8 @@ from tessera.domain.batch.options import (
 from tessera.domain.batch.schedule import CapacityDecision, Schedule, choose_capacity
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource, accept_spec, with_settings
-from tessera.domain.batch.spot_nodes import has_spot_labels
 from tessera.domain.budget.state import GrantRequest
+from tessera.domain.hardware.spot_nodes import has_spot_labels
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.observed.runner_reports import STALL_SECONDS
 from tessera.domain.placement.placement import HardwareChoice
