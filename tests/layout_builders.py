@@ -1,6 +1,5 @@
 """Pools whose GPUs are partitioned by plan, with defaults."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -20,6 +19,7 @@ from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, S
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import objects_by_service
 from tessera.domain.service.proposal import Proposal, propose
+from tessera.domain.service.variant_counts import Devices, Room
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
 GPU_MODEL = gpu_models()["A100-80GB"]
@@ -116,7 +116,7 @@ def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
             at=snapshot.at,
             memory=ScalingHistory(),
             snapshot=snapshot,
-            allocated=Counter(),
+            room=Room(used=Devices(), held=Devices()),
         )
         for service in snapshot.services
     }

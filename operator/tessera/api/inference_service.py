@@ -43,6 +43,7 @@ from tessera.api.service_class import (
     WaitingRequests,
 )
 from tessera.api.template_version import PodTemplateVersionStatus
+from tessera.api.variant_status import VariantReplicas, VariantStatus
 
 # A label value that Kubernetes accepts.
 PodLabel = Annotated[
@@ -56,8 +57,6 @@ ServedName = Annotated[
     str,
     StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/-]*$", max_length=128),
 ]
-
-SpeedSource = Literal["Measured", "Table", "Roofline"]
 
 
 class SecretKeySelector(Wire):
@@ -637,51 +636,6 @@ class PrecisionStatus(Wire):
     """Dimensions that were read."""
 
 
-class VariantStatus(Wire):
-    """Hardware and precision that the model runs in."""
-
-    name: str
-    """Name of the variant, part of the name of its Deployment."""
-
-    pool: str
-    """AcceleratorPool of the replicas."""
-
-    product: str
-    """GPU product as named by GPU Feature Discovery."""
-
-    profile: str | None = None
-    """MIG profile; absent on whole GPUs."""
-
-    gpus: int
-    """Devices per replica: 1 for a slice, the tensor parallel size for whole GPUs."""
-
-    precision: str
-    """`checkpoint`, or the precision chosen from `spec.precision.variants`."""
-
-    max_model_len: int
-    """Maximum length of prompt plus answer that the engine accepts, in tokens."""
-
-    max_num_seqs: int
-    """Maximum concurrent requests per replica; more requests wait."""
-
-    max_num_batched_tokens: int
-    """Maximum tokens per engine step."""
-
-    kv_cache_tokens: int
-    """Planned KV cache of one replica, in tokens; 0 of an encoder, which has none."""
-
-    tokens_per_second: int
-    """Predicted output tokens per second of one replica within `spec.slo`; 0 of a pooling model."""
-
-    input_tokens_per_second: int | None = None
-    """Of a pooling model: predicted input tokens per second of one replica within `spec.slo`."""
-
-    source: SpeedSource
-    """Origin of the predicted speed. `Measured`: observed in this cluster. `Table`: calculated with
-    shares of the peaks that were fitted to published measurements of this GPU family. `Roofline`:
-    calculated with typical shares, without comparable measurements."""
-
-
 class CostStatus(Wire):
     """Current cost of the service."""
 
@@ -1005,10 +959,10 @@ class InferenceServiceStatus(Wire):
     and LoadBalanced; with `spec.engine.speculation` also Speculating."""
 
     replicas: int = 0
-    """Replicas that exist."""
+    """Replicas that exist, in whole replicas of the reference variant; `variants` has the pods."""
 
     ready_replicas: int = 0
-    """Replicas that are ready and receive requests."""
+    """The same of those that are ready and receive requests."""
 
     selector: str = ""
     """Label selector of the replicas, for `kubectl scale` and autoscalers."""
@@ -1017,7 +971,12 @@ class InferenceServiceStatus(Wire):
     """Base URL of the OpenAI-compatible API inside the cluster."""
 
     variant: VariantStatus | None = None
-    """Hardware and precision that the model runs in."""
+    """Reference variant: hardware and precision that the model runs in, and in whose replicas
+    capacity is counted."""
+
+    variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=16)] | None = None
+    """All variants that serve it, the reference variant first; absent while that is the only
+    one."""
 
     model: ModelStatus | None = None
     """Weights that the engines load, and what Tessera read about the model."""
@@ -1058,6 +1017,12 @@ class InferenceServiceStatus(Wire):
     start: StartStatus | None = None
     """Start of the newest replica that became ready, by phase; the policy `Capacity` looks ahead
     by it while no replica is ready."""
+
+    @property
+    def pools(self) -> frozenset[str]:
+        """Pools that its replicas run in, as last decided."""
+        variants = (*(self.variants or ()), *((self.variant,) if self.variant is not None else ()))
+        return frozenset(variant.pool for variant in variants)
 
 
 class InferenceService(Wire):

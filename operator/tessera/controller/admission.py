@@ -188,9 +188,8 @@ def review_pool(
 
 
 def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:
-    variants = [service.status.variant for service in snapshot.services]
     attempts = [batch.status.attempt for batch in snapshot.batches if batch.unfinished]
-    services = sum(variant is not None and variant.pool == name for variant in variants)
+    services = sum(name in service.status.pools for service in snapshot.services)
     batches = sum(attempt is not None and attempt.pool == name for attempt in attempts)
     if not services + batches:
         return []

@@ -282,7 +282,13 @@ def test_a_sleeping_service_leaves_its_devices_to_others() -> None:
 
 
 def test_a_new_service_chooses_hardware_that_has_room_for_its_first_replica() -> None:
-    full = a_pod("other-0", "other", node="cheap-0", devices={"nvidia.com/mig-1g.10gb": 1})
+    full = a_pod(
+        "other-0",
+        "other",
+        node="cheap-0",
+        variant="cheap-1g-10gb",
+        devices={"nvidia.com/mig-1g.10gb": 1},
+    )
     spec = a_spec(scaling={"minReplicas": 1, "maxReplicas": 1})
     snapshot = sleeper(
         workloads=(a_workload(1, "other", "cheap-1g-10gb"),),

@@ -116,6 +116,16 @@ def pools_by_node(views: Sequence[PoolView]) -> Mapping[str, PoolView]:
     return {name: view for view in views for name in view.node_names | view.odd_nodes}
 
 
+def device_capacities(view: PoolView) -> Mapping[str, int]:
+    """Return the devices of the pool by resource."""
+    capacities = Counter[str]()
+    for offer in view.offers:
+        hardware = offer.hardware
+        devices = offer.replicas * hardware.devices
+        capacities[hardware.resource] = max(capacities[hardware.resource], devices)
+    return capacities
+
+
 def admits(spec: AcceleratorPoolSpec | None, namespace: str) -> bool:
     """Return whether the services and batches of a namespace may use a pool."""
     return spec is None or spec.namespaces is None or namespace in spec.namespaces

@@ -7,12 +7,8 @@ from tessera.api.ref import Ref
 from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import Grant
-from tessera.domain.service.proposal import (
-    Proposal,
-    VariantCount,
-    additional_replicas,
-    min_replicas_of,
-)
+from tessera.domain.service.proposal import Proposal, additional_replicas, min_replicas_of
+from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step
 
 

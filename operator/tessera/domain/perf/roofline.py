@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from tessera.api.inference_service import SpeedSource
 from tessera.api.model_files import ModelShape
+from tessera.api.variant_status import SpeedSource
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.step import StepTime

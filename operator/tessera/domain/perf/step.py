@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.api.inference_service import SpeedSource
+from tessera.api.variant_status import SpeedSource
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -144,6 +144,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     tiers: Collection[Tier] = NON_SPOT_TIERS,
     rank: Rank = price_order,
     assignment: SliceAssignment | None = None,
+    serves_beside: Callable[[HardwareChoice, HardwareChoice], bool] | None = None,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
@@ -156,7 +157,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
-    it stays where it is or waits.
+    it stays where it is or waits. `serves_beside` says which hardware of other pools may serve
+    beside the chosen one (None: none).
     """
     shape = shape_of(spec)
     if shape is None:
@@ -201,7 +203,30 @@ def place(  # noqa: PLR0913 - two of them are for batches
     if current_choices and replicas is not None:
         running = current_choices[0], replicas
         change = _precision_change(choices, running, used_devices, min_replicas)
-    return change or _place_on_existing(choices, current_choices, free)
+    decision = change or _place_on_existing(choices, current_choices, free)
+    return _with_others(decision, choices, serves_beside)
+
+
+def _with_others(
+    decision: PlacementDecision,
+    choices: Sequence[HardwareChoice],
+    serves_beside: Callable[[HardwareChoice, HardwareChoice], bool] | None,
+) -> PlacementDecision:
+    """Add the cheapest hardware per token of each other pool, in the same precision."""
+    reference = decision.choice
+    if serves_beside is None or reference is None:
+        return decision
+    by_pool: dict[str, HardwareChoice] = {}
+    for choice in sorted(choices, key=lambda choice: (choice.token_price.nanos, choice.variant)):
+        if (
+            choice.offer.pool != reference.offer.pool
+            and choice.fit.precision == reference.fit.precision
+            and not choice.offer.needs_repartition
+            and choice.offer.in_layout is not False
+            and serves_beside(choice, reference)
+        ):
+            by_pool.setdefault(choice.offer.pool, choice)
+    return replace(decision, choices=(reference, *by_pool.values()))
 
 
 def _place_on_existing(

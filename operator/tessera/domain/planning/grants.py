@@ -21,13 +21,9 @@ from tessera.domain.budget.state import (
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
-from tessera.domain.service.proposal import (
-    Proposal,
-    VariantCount,
-    guaranteed_replicas,
-    termination_time,
-)
+from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
 from tessera.domain.service.replica_count import history_from_status
+from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step
 
 _Member: TypeAlias = Proposal | batches.ProposedBatch
@@ -166,10 +162,16 @@ def _grant_requests(
 
 def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
     """Return the replicas of a variant that the last cycle desired."""
-    objects = proposal.objects
-    if len(proposal.counts) > 1:
-        workload = objects.workload_of(count.choice.variant)
-        return workload.replicas if workload is not None else 0
+    objects, reference = proposal.objects, proposal.counts[0].choice.variant
     # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
-    decided = [decision.replicas for decision in history.decisions[-1:]]
-    return max(decided or [workload.replicas for workload in objects.workloads], default=0)
+    decided = {}
+    if history.decisions:
+        decided[reference] = history.decisions[-1].replicas
+    if len(proposal.counts) > 1 and history.counts:
+        decided = dict(history.counts)
+    if decided:
+        return decided.get(count.choice.variant, 0)
+    if len(proposal.counts) == 1:
+        return max((workload.replicas for workload in objects.workloads), default=0)
+    workload = objects.workload_of(count.choice.variant)
+    return workload.replicas if workload is not None else 0

@@ -1,6 +1,5 @@
 """The decision for the whole fleet: settings, one snapshot and the memory in, one plan out."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -67,7 +66,7 @@ from tessera.domain.repartition.cycle import (
 )
 from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
-from tessera.domain.rollout.drain import NO_DISPLACEMENT
+from tessera.domain.rollout.drain import NO_DISPLACEMENT, Displacement
 from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
@@ -75,16 +74,21 @@ from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.preparation.claims import ClaimUsers, claim_users, recorded_claims
 from tessera.domain.service.preparation.shape import with_known_shape, with_known_shapes
 from tessera.domain.service.proposal import (
-    AllocatedDevices,
     Proposal,
     allocate,
     guaranteed_replicas,
     min_replicas_of,
     propose,
 )
-from tessera.domain.service.proposals import propose_all
+from tessera.domain.service.proposals import (
+    free_for,
+    free_in_pool,
+    held_devices,
+    propose_all,
+)
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
+from tessera.domain.service.variant_counts import Devices, reclaimed_pods
 from tessera.domain.speed.measurements import measured_speed
 from tessera.domain.steps import Step
 
@@ -238,9 +242,16 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     unclaimed = unclaimed_pods(
         snapshot.pods, snapshot.services, snapshot.batches, snapshot.nodes, views
     )
-    allocated: AllocatedDevices = Counter(unclaimed.allocated)
+    allocated = Devices(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding, metering)
-    proposals = propose_all(snapshot, memory.scaling_history, views, allocated, forecast)
+    proposals = propose_all(
+        snapshot,
+        memory.scaling_history,
+        views,
+        allocated,
+        forecast,
+        gateways=config.gateways,
+    )
     users = claim_users(snapshot.services, snapshot.batches, snapshot.claims)
     batch_proposals = batches.propose_batches(
         snapshot, views, allocated, forecast, memory.job_creation_errors, users
@@ -370,6 +381,10 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
     if actions := context.layouts.actions:
         displacement = displaced_pods(actions.values(), proposal.objects.pods)
         surge_replicas = sum(pool.surge_replicas.get(ref, 0) for pool in actions.values())
+    reclaimed = [reclaimed_pods(each.choice, proposal.objects) for each in proposal.counts]
+    if any(reclaimed):
+        lost = frozenset[Ref]().union(*reclaimed)
+        displacement = Displacement(displacement.displaced | lost, displacement.draining | lost)
     spec, conflicts = proposal.service.spec, context.name_conflicts
     conflicts_of = memory.replica_conflicts
     inputs = ServicePlanInputs(
@@ -447,6 +462,9 @@ STEPS: tuple[Step[..., Any], ...] = (
     pool_view,
     acceptance,
     meter_budget,
+    held_devices,
+    free_in_pool,
+    free_for,
     propose,
     allocate,
     measured_speed,

@@ -34,6 +34,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
+from tessera.domain.placement.split import VariantChange
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.drain import (
@@ -48,7 +49,7 @@ from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
-from tessera.domain.service.current_objects import pods_of_variant
+from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
 from tessera.domain.service.pinned_revision import PinnedRevision, pin_revision, pinned_spec
 from tessera.domain.service.preparation.claims import (
     ClaimUsers,
@@ -58,18 +59,14 @@ from tessera.domain.service.preparation.claims import (
 )
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.preparation.preparation import Preparation
-from tessera.domain.service.proposal import (
-    Proposal,
-    VariantCount,
-    planner_error_proposal,
-    served_replicas,
-)
+from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import (
     TemplateDecision,
     decide_template,
     spec_with_effective_values,
 )
+from tessera.domain.service.variant_counts import VariantCount, served_replicas
 from tessera.domain.slo.condition import next_slo_status
 from tessera.domain.slo.measurement import SloMeasurement, measure_slo
 from tessera.domain.speed.condition import is_recent, next_speed_status
@@ -94,6 +91,8 @@ class VariantPlan:
     """The Deployment, if it exists."""
     replica_conflict: ReplicaConflict | None = None
     """Somebody else who writes the replicas of this Deployment."""
+    change: VariantChange | None = None
+    """Why it gets another number of replicas than it has; None with one variant."""
 
     @property
     def choice(self) -> HardwareChoice:
@@ -263,7 +262,9 @@ def _plan_service(
             count._replace(replicas=granted)
             for count, granted in zip(counts, grant.counts, strict=True)
         )
-        scale = cap_to_grant(scale, served_replicas(counts), grant, at)
+        # Without one that a move would start first all that is wanted may still be served.
+        if (served := served_replicas(counts)) < scale.replicas:
+            scale = cap_to_grant(scale, served, grant, at)
     base_plan = replace(
         _unchanged_plan(proposal),
         accepted=_accepted(inputs),
@@ -283,7 +284,11 @@ def _plan_service(
     pinned_revision = pin_revision(
         service, spec, objects.workload_of(choice.variant), snapshot.resolutions, inputs.last_pin
     )
-    variants = tuple(_plan_variant(inputs, spec, count, at, snapshot) for count in counts)
+    variants = tuple(
+        _plan_variant(inputs, spec, count, at, snapshot)
+        for index, count in enumerate(counts)
+        if not index or _is_used(count, objects)
+    )
     removable, previous = _previous_variants(inputs, variants)
     drain = with_leaving(
         snapshot,
@@ -323,6 +328,11 @@ def _plan_service(
     )
 
 
+def _is_used(count: VariantCount, objects: CurrentObjects) -> bool:
+    """Return whether a variant has a replica, or gets one."""
+    return bool(count.replicas or pods_of_variant(objects.pods, count.choice))
+
+
 def _plan_variant(
     inputs: ServicePlanInputs,
     spec: InferenceServiceSpec,
@@ -355,6 +365,9 @@ def _plan_variant(
         ),
         workload=workload,
         replica_conflict=conflict,
+        change=next(
+            (each for each in inputs.proposal.changes if each.variant == choice.variant), None
+        ),
     )
 
 
@@ -549,9 +562,10 @@ def _has_surge_capacity(
 def _previous_variants(
     inputs: ServicePlanInputs, variants: Sequence[VariantPlan]
 ) -> tuple[tuple[Ref, ...], PreviousVariants]:
-    """Return previous variants to delete, and what becomes of those that stay for a while.
+    """Return Deployments to delete, and what becomes of those of previous variants meanwhile.
 
-    They are deleted once the new ones are ready, or if these need their devices. A service whose
+    One of a variant that may come back goes once it is empty, others once the new ones are ready,
+    or if these need their devices. A service whose
     slices are planned keeps them, also when its pool does not plan any more: its replicas move one
     by one.
     """
@@ -559,8 +573,10 @@ def _previous_variants(
     objects, spec = proposal.objects, proposal.service.spec
     waits_for_slices = spec is not None and spec.placement.mig == "Auto"
     names = {variant.choice.variant for variant in variants}
+    offered = {count.choice.variant for count in proposal.counts}
     pods = [pod for pod in objects.pods if pod.variant in names]
-    workloads = [workload for workload in objects.workloads if workload.variant not in names]
+    workloads = [workload for workload in objects.workloads if workload.variant not in offered]
+    empty = tuple(each.ref for each in objects.workloads if each.variant in offered - names)
     enough_ready = sum(pod.takes_requests for pod in pods) >= sum(
         variant.desired for variant in variants
     )
@@ -575,4 +591,5 @@ def _previous_variants(
         surge=inputs.surge_replicas,
         enough_ready=enough_ready and not is_rolling_out(pods),
     )
-    return tuple(workload.ref for workload in workloads if are_removable), previous
+    removable = tuple(workload.ref for workload in workloads if are_removable)
+    return (*empty, *removable), previous

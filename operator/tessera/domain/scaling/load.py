@@ -1,6 +1,7 @@
 """The load of a service from the readings of its replicas."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.domain.incremental import FOREVER
@@ -66,6 +67,25 @@ def load_of(
         with_counts=len(counts),
         until=min(young) + MAX_READING_AGE if young else FOREVER,
         is_read=readings is not None and readings.problem is None,
+    )
+
+
+def in_reference_replicas(
+    load: ServiceLoad, pods: Sequence[Pod], shares: Mapping[str, float]
+) -> ServiceLoad:
+    """Return the load with its replicas counted as of the reference variant.
+
+    `shares` says how much a replica of each variant serves in one of that.
+    """
+    serving = [shares[pod.variant] for pod in pods if pod.takes_requests and pod.serving]
+    mean = sum(serving) / len(serving) if serving else 1.0
+    if mean == 1:
+        return load
+    return replace(
+        load,
+        ready=round(load.ready * mean),
+        serving=round(load.serving * mean),
+        with_counts=round(load.with_counts * mean),
     )
 
 

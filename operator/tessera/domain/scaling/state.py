@@ -7,6 +7,7 @@ from typing import NamedTuple
 from tessera.api.reasons import ScalingReason
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import TokenRates
+from tessera.domain.placement.split import VariantMemory
 
 # After so long without a reading, the stabilization window of scale-down starts again.
 MAX_READING_GAP = timedelta(minutes=5)
@@ -139,6 +140,10 @@ class ScalingHistory:
     """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None
     """When the scheduler last found no node for a replica, and how many had one."""
+    counts: tuple[tuple[str, int], ...] = ()
+    """Replicas of each variant as decided last, where there are several."""
+    variants: tuple[VariantMemory, ...] = ()
+    """What the split into replicas of several variants needs of earlier ones."""
 
 
 class Decided(NamedTuple):

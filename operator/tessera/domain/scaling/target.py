@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, VariantStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as ScalingSpec
+from tessera.api.variant_status import VariantStatus
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task

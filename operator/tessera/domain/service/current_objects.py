@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
 from tessera.domain.placement.placement import HardwareChoice
 
+_NONE: frozenset[Ref] = frozenset()
 OwnedT = TypeVar("OwnedT", Pod, Workload, ObservedModelJob)
 
 
@@ -21,6 +23,8 @@ class CurrentObjects:
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     model_jobs: tuple[ObservedModelJob, ...] = ()
+    disrupted: frozenset[Ref] = frozenset()
+    """Pods on nodes that terminate soon."""
 
     def reference_workload(self, status: InferenceServiceStatus) -> Workload | None:
         """Return the Deployment of the reference variant, as last written; else the first one."""
@@ -41,6 +45,7 @@ def objects_by_service(
 ) -> Mapping[Ref, CurrentObjects]:
     """Return the existing objects of each service."""
     ready_nodes = {node.name for node in nodes if node.kubelet_ready}
+    leaving_nodes = {node.name for node in nodes if node.taints & DISRUPTION_TAINTS}
     pods_by_ref = _by_service(pod for pod in pods if not _is_stuck(pod, ready_nodes))
     workloads_by_ref, jobs_by_ref = _by_service(workloads), _by_service(model_jobs)
     return {
@@ -49,6 +54,9 @@ def objects_by_service(
             tuple(pods_by_ref.get(ref, ())),
             tuple(workloads_by_ref.get(ref, ())),
             tuple(jobs_by_ref.get(ref, ())),
+            frozenset(pod.ref for pod in pods_by_ref.get(ref, ()) if pod.node in leaving_nodes)
+            if leaving_nodes
+            else _NONE,
         )
         for ref in (service.ref for service in services)
     }
@@ -67,11 +75,13 @@ def _objects_in_order(
     pods: tuple[Pod, ...],
     workloads: tuple[Workload, ...],
     model_jobs: tuple[ObservedModelJob, ...],
+    disrupted: frozenset[Ref],
 ) -> CurrentObjects:
     return CurrentObjects(
         pods=tuple(sorted(pods, key=lambda pod: pod.ref)),
         workloads=tuple(sorted(workloads, key=lambda workload: workload.ref)),
         model_jobs=tuple(sorted(model_jobs, key=lambda job: job.ref)),
+        disrupted=disrupted,
     )
 
 

@@ -14,7 +14,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, by_namespace, tenant_of
 from tessera.domain.budget.state import Grant
-from tessera.domain.hardware.pools import PoolView
+from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.mig.demand import ServiceDemand
 from tessera.domain.mig.fair_shares import ReplicaStep, in_fair_order
 from tessera.domain.observed.snapshot import Pod
@@ -61,7 +61,7 @@ def _share_devices(
             needed[key] += granted[index] * hardware.devices
     capped = dict(grants)
     for view in views:
-        for resource, capacity in _capacities(view).items():
+        for resource, capacity in device_capacities(view).items():
             key = view.pool.name, resource
             if needed[key] <= capacity:
                 continue
@@ -92,16 +92,6 @@ def _own_pods(proposal: Proposal, index: int) -> Sequence[Pod]:
     if index:
         return [pod for pod in proposal.objects.pods if pod.variant == names[index]]
     return [pod for pod in proposal.objects.pods if pod.variant not in names[1:]]
-
-
-def _capacities(view: PoolView) -> Mapping[str, int]:
-    """Return the devices of the pool by resource."""
-    capacities = Counter[str]()
-    for offer in view.offers:
-        hardware = offer.hardware
-        devices = offer.replicas * hardware.devices
-        capacities[hardware.resource] = max(capacities[hardware.resource], devices)
-    return capacities
 
 
 def _device_claim(

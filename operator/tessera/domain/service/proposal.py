@@ -1,12 +1,10 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
-import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple
+from typing import Any
 
 from tessera.api.inference_service import (
     InferenceServiceSpec,
@@ -38,6 +36,7 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
+from tessera.domain.placement.split import VariantChange
 from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
@@ -48,43 +47,24 @@ from tessera.domain.service.preparation.precisions import awaited_check, refusal
 from tessera.domain.service.preparation.preparation import Preparation, with_precisions
 from tessera.domain.service.preparation.shape import prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
+from tessera.domain.service.variant_counts import (
+    Devices,
+    Room,
+    VariantCount,
+    split_counts,
+    with_split,
+)
 from tessera.domain.steps import Step, planner_error
-
-# Devices of services, by pool and resource.
-AllocatedDevices = Counter[tuple[str, str]]
 
 # The time that a removed replica costs after its drain, until its engine has exited.
 EXIT_ALLOWANCE = timedelta(seconds=60)
 _NO_GPUS = Decimal(0)
-# Sums of shares are inexact.
-_ROUNDING = 1e-9
 # Of a service that is older than the rule of its CRD.
 _INVALID_NAME = StatusVerdict(
     Accepted.INVALID_NAME,
     "metadata.name: no Service can have it, since it has a dot or more than 63 characters; its "
     "replicas are deleted, so create the InferenceService under another name",
 )
-
-
-class VariantCount(NamedTuple):
-    """How many replicas of a service are of one variant."""
-
-    choice: HardwareChoice
-    replicas: int
-    """Those that are desired."""
-    existing: int
-    """Those that hold devices or should get some; others merely wait for them."""
-
-    def share_of(self, reference: HardwareChoice) -> float:
-        """Return how much one of them serves, in replicas of the reference variant."""
-        rates = self.choice.fit.limits, reference.fit.limits
-        return rates[0].tokens_per_second / rates[1].tokens_per_second
-
-
-def served_replicas(counts: Sequence[VariantCount]) -> int:
-    """Return how many whole replicas of the reference variant serve as much as all together."""
-    served = sum(count.replicas * count.share_of(counts[0].choice) for count in counts)
-    return math.floor(served + _ROUNDING)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +80,8 @@ class Proposal:
     """Whether its replicas share the requests, which changes rarely."""
     counts: tuple[VariantCount, ...] = ()
     """The replicas of each variant, those of the reference variant first; none without a choice."""
+    changes: tuple[VariantChange, ...] = ()
+    """Why variants get other numbers of replicas than they have."""
     preparation: Preparation | None = None
     schedule: BoundsSchedule | None = None
     """The bounds that schedules set now and next."""
@@ -113,11 +95,13 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     views: Sequence[PoolView],
     _readings: tuple[PodReading | None, ...],
     _policy_inputs: tuple[object, ...] = (),
+    gateways: bool = False,
+    _free: object = None,
     *,
     at: datetime,
     memory: ScalingHistory | None,
     snapshot: Snapshot,
-    allocated: AllocatedDevices,
+    room: Room,
 ) -> Until[Proposal]:
     spec, history = service.spec, memory or history_from_status(service.status)
     if spec is None:
@@ -143,7 +127,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if preparation.pending:
         until = at
     assignment = slice_assignment(service.ref, snapshot.pools)
-    placement = _place(service, spec, objects, views, allocated, assignment)
+    placement = _place(service, spec, objects, views, room.used, assignment, gateways=gateways)
     placement = with_measured_limits(placement, service, spec)
     accepted = _accepted(spec, preparation)
     if placement.choice is None:
@@ -158,8 +142,20 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if planned is not None and moves and not is_asleep:
         history = ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
     scale = decide_replicas(
-        snapshot, service, placement.choice, objects=objects, history=history, schedule=schedule
+        snapshot, service, placement.choices, objects=objects, history=history, schedule=schedule
     )
+    counts, split = split_counts(
+        placement.choices,
+        scale.replicas,
+        objects,
+        service.status,
+        room,
+        # No client of class Batch waits, so all of its replicas may be on spot nodes.
+        floor=0 if spec.service_class == "Batch" else guaranteed_replicas(spec),
+        memory=history.variants,
+        at=at,
+    )
+    scale = replace(scale, history=with_split(scale.history, counts, split))
     readings = usable_readings(snapshot.readings, at)
     max_num_seqs = placement.choice.fit.limits.max_num_seqs
     balance = assess_balance(service.status, objects.pods, readings, max_num_seqs, at)
@@ -172,9 +168,10 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         schedule=schedule,
         scale=scale,
         balance=balance.result,
-        counts=_counts(placement, objects, scale),
+        counts=counts,
+        changes=split.changes,
     )
-    return Until(proposal, min(until, scale.until, balance.until), scale.history)
+    return Until(proposal, min(until, scale.until, balance.until, split.until), scale.history)
 
 
 def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:
@@ -221,13 +218,15 @@ propose = Step(
 )
 
 
-def _place(
+def _place(  # noqa: PLR0913 - inputs and circumstances
     service: ObservedService,
     spec: InferenceServiceSpec,
     objects: CurrentObjects,
     views: Sequence[PoolView],
-    allocated: AllocatedDevices,
+    used: Devices,
     assignment: SliceAssignment | None,
+    *,
+    gateways: bool,
 ) -> PlacementDecision:
     """Place a service; it stays if the devices of its pool could not be discovered."""
     pool = service.status.variant.pool if service.status.variant is not None else None
@@ -244,10 +243,19 @@ def _place(
         current=current.variant if current is not None else None,
         replicas=current.replicas if current is not None else None,
         min_replicas=min_replicas_of(spec),
-        used_devices=allocated,
+        used_devices=used,
         tiers=spec.placement.tiers,
         assignment=assignment,
+        serves_beside=_any_speed if gateways else _same_speed,
     )
+
+
+def _any_speed(_choice: HardwareChoice, _reference: HardwareChoice) -> bool:
+    return True  # gateways send each replica what it can serve
+
+
+def _same_speed(choice: HardwareChoice, reference: HardwareChoice) -> bool:
+    return choice.fit.limits == reference.fit.limits
 
 
 def _unchanged(
@@ -294,7 +302,7 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return spec.scaling.floor if fixed is None else max(1, fixed)
 
 
-def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
+def _allocate(allocated: Devices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
     """Count the devices of the replicas that exist or would be granted; return their GPUs."""
     variant, gpus = proposal.service.status.variant, _NO_GPUS
     for count in proposal.counts:
@@ -312,16 +320,6 @@ def _allocate(allocated: AllocatedDevices, proposal: Proposal, forecast: GrantFo
 
 
 allocate = Step(_allocate, lambda *_: _NO_GPUS)
-
-
-def _counts(
-    placement: PlacementDecision, objects: CurrentObjects, scale: ScaleDecision
-) -> tuple[VariantCount, ...]:
-    """Return the replicas of each variant; pods of previous ones count for the reference one."""
-    reference = placement.choices[0]
-    bound = sum(pod.node is not None for pod in objects.pods)
-    existing = max(bound, min(len(objects.pods), scale.replicas))
-    return (VariantCount(reference, scale.replicas, existing),)
 
 
 def additional_replicas(proposal: Proposal, count: VariantCount) -> GrantRequest:

@@ -8,27 +8,32 @@ from itertools import chain
 from typing import NamedTuple
 
 from tessera.domain.budget.forecast import GrantForecast
-from tessera.domain.hardware.pools import PoolView
-from tessera.domain.incremental import reused
-from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
+from tessera.domain.hardware.pools import PoolView, device_capacities
+from tessera.domain.incremental import reused, reused_per_object
+from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
-from tessera.domain.service.proposal import AllocatedDevices, Proposal, allocate, propose
+from tessera.domain.service.proposal import Proposal, allocate, propose
+from tessera.domain.service.variant_counts import Devices, Room
+from tessera.domain.steps import Step
 
 
 def propose_all(
     snapshot: Snapshot,
     scaling_history: Mapping[Ref, ScalingHistory],
     views: Sequence[PoolView],
-    allocated: AllocatedDevices,
+    allocated: Devices,
     forecast: GrantForecast,
+    *,
+    gateways: bool,
 ) -> Mapping[Ref, Proposal]:
     """Propose for all services, in the order in which they choose hardware.
 
-    `allocated` is increased by the devices of replicas that exist or would be granted.
+    `allocated` is increased by the devices of replicas that exist or would be granted. What
+    services hold is counted from the start, so that none takes it before their turn.
     """
     objects_by_ref = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
@@ -36,8 +41,17 @@ def propose_all(
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
     proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
+    pools_by_name = pool_names_by_node(views)
+    held_by_ref = {
+        ref: held_devices(ref, objects.pods, pools_by_name)
+        for ref, objects in objects_by_ref.items()
+    }
+    for held in held_by_ref.values():
+        allocated.update(held)
+    free = _free_devices({view.pool.name: free_in_pool(view, allocated) for view in views})
     for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
+        allocated.subtract(held_by_ref[ref])
         proposal = propose(
             ref,
             service,
@@ -45,14 +59,70 @@ def propose_all(
             views,
             tuple([readings_by_pod.get(pod.ref) for pod in objects.pods]),
             _policy_inputs(service, snapshot, are_usable=bool(readings_by_pod)),
+            gateways,
+            free_for(service, free),
             at=snapshot.at,
             memory=scaling_history.get(ref),
             snapshot=snapshot,
-            allocated=allocated,
+            room=Room(used=allocated, held=held_by_ref[ref]),
         )
         proposals[ref] = proposal
         gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, proposal, forecast)
     return proposals
+
+
+@reused
+def pool_names_by_node(views: Sequence[PoolView]) -> Mapping[str, str]:
+    """Return the pool of each node that is used."""
+    return {node: view.pool.name for view in views for node in view.node_names}
+
+
+@reused_per_object
+def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Devices:
+    """Return the devices that the pods of a service hold on nodes of pools."""
+    devices = Devices()
+    for pod in pods:
+        pool = pools.get(pod.node) if pod.node is not None and pod.holds_devices else None
+        if pool is not None:
+            for resource, count in pod.devices.items():
+                devices[pool, resource] += count
+    return devices
+
+
+held_devices = Step(_count_held, lambda *_: Devices())
+
+
+@reused
+def _free_devices(free: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int, ...]]:
+    """Return how many devices are free, as the same object while that does not change."""
+    return free
+
+
+def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[int, ...]:
+    """Return about how many devices of each kind of a pool nobody holds.
+
+    The power of two is enough to learn of room, and changes rarely where many services run.
+    """
+    return tuple(
+        max(0, capacity - used.get((view.pool.name, resource), 0)).bit_length()
+        for resource, capacity in device_capacities(view).items()
+    )
+
+
+free_in_pool = Step(_count_free, lambda *_: ())
+
+
+def _read_free(service: ObservedService, free: Mapping[str, tuple[int, ...]]) -> object:
+    """Return what a service that may use several pools sees of their free devices."""
+    if service.spec is None or len(free) < 2:
+        return None
+    pools = service.spec.placement.pools
+    if not pools:
+        return free
+    return tuple([free.get(pool) for pool in pools]) if len(pools) > 1 else None
+
+
+free_for = Step(_read_free, lambda *_: None)
 
 
 def _policy_inputs(

@@ -1,5 +1,6 @@
 """The number of replicas of a service before budgets: who decides it, and by which policy."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -14,7 +15,7 @@ from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.scaling.additions import with_refusal, without_useless
 from tessera.domain.scaling.decisions import current_replicas
-from tessera.domain.scaling.load import load_of, usable_readings
+from tessera.domain.scaling.load import in_reference_replicas, load_of, usable_readings
 from tessera.domain.scaling.policies.by_name import POLICIES, ScalingPolicy
 from tessera.domain.scaling.state import (
     Decided,
@@ -26,36 +27,51 @@ from tessera.domain.scaling.state import (
 from tessera.domain.scaling.target import ObservedVariant, ScaleTarget, target_of
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
+from tessera.domain.service.variant_counts import share_of
 
 
 def decide_replicas(
     snapshot: Snapshot,
     service: ObservedService,
-    choice: HardwareChoice,
+    choices: Sequence[HardwareChoice],
     *,
     objects: CurrentObjects,
     history: ScalingHistory,
     schedule: BoundsSchedule | None,
 ) -> ScaleDecision:
-    """Return the number of replicas, decided by the spec, another autoscaler or a policy."""
-    spec, ref = service.spec, service.ref
+    """Return the number of replicas, decided by the spec, another autoscaler or a policy.
+
+    They are counted as of the first variant, which is the reference.
+    """
+    spec, ref, choice = service.spec, service.ref, choices[0]
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.fixed_replicas is not None:
         return _fixed_scale(spec, spec.fixed_replicas, history, snapshot.at)
-    pods, workload = pods_of_variant(objects.pods, choice), objects.workload_of(choice.variant)
-    existing = workload.replicas if workload else spec.scaling.floor
+    shares = {each.variant: share_of(each, choice) for each in choices}
+    workloads = [workload for workload in objects.workloads if workload.variant in shares]
+    existing = spec.scaling.floor
+    if workloads:
+        existing = round(sum(each.replicas * shares[each.variant] for each in workloads))
     if spec.scaling.paused is not None:
         return _paused_scale(spec.scaling.paused, existing, history, snapshot.at)
     policy, readings = POLICIES[spec.scaling.policy], snapshot.readings
     variant = ObservedVariant(
-        service=service, spec=spec, choice=choice, pods=pods, readings=readings
+        service=service,
+        spec=spec,
+        choice=choice,
+        pods=pods_of_variant(objects.pods, choice),
+        readings=readings,
     )
+    pods = [pod for pod in objects.pods if pod.variant in shares]
     target = target_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule, variant)
-    load = load_of(pods, readings, existing, snapshot.at, snapshot.demand_of(ref), service=ref)
+    demand = snapshot.demand_of(ref)
+    load = load_of(pods, readings, existing, snapshot.at, demand, service=ref)
+    load = in_reference_replicas(load, pods, shares)
     if spec.scaling.mode != "Native":
         return _external_scale(service, policy, target, load, history)
-    if spec.placement.mig != "Auto":
-        # GPUs may be partitioned for a service that has it, so what it wants stays its demand.
+    if spec.placement.mig != "Auto" and len(choices) == 1:
+        # GPUs may be partitioned for a service that has it, and of several variants another one
+        # may have room: so what it wants stays its demand.
         history = with_refusal(history, pods, snapshot.at)
     decision = policy.decide(target, load, history)
     usable = usable_readings(readings, snapshot.at)
@@ -148,4 +164,5 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     decisions = tuple(
         TimestampedReplicas(change.at, change.replicas) for change in status.scaling.recent_changes
     )
-    return ScalingHistory(decisions=decisions)
+    counts = tuple((variant.name, variant.desired_replicas) for variant in status.variants or ())
+    return ScalingHistory(decisions=decisions, counts=counts)

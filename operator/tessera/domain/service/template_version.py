@@ -60,7 +60,7 @@ def decide_template(
 ) -> TemplateDecision:
     """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
-    record = _recorded_template(service, newest) if workload is not None else newest
+    record = _recorded_template(service, choice, newest) if workload is not None else newest
     # The API server adds the default of `drain.timeout` to a service that had no `drain`.
     is_same = record.template_hash == newest.template_hash or (
         spec.drain.timeout == record.effective_values.drain_timeout
@@ -136,13 +136,16 @@ def _newest_template(
 
 
 def _recorded_template(
-    service: ObservedService, newest: PodTemplateVersionStatus
+    service: ObservedService, choice: HardwareChoice, newest: PodTemplateVersionStatus
 ) -> PodTemplateVersionStatus:
-    """Return the version in the status.
+    """Return the version of the variant in the status.
 
     A status with a variant but no version is older than versions; one without both was lost right
     after the Deployment was created.
     """
+    for variant in service.status.variants or ():
+        if variant.name == choice.variant:
+            return variant.pod_template_version
     if service.status.pod_template_version is not None:
         return service.status.pod_template_version
     if service.status.variant is None:

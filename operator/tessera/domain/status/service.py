@@ -15,10 +15,8 @@ from tessera.api.inference_service import (
     ReplicaChange,
     RequestLengths,
     ScalingStatus,
-    SpeedSource,
     SpeedStatus,
     TenancyStatus,
-    VariantStatus,
 )
 from tessera.api.meta import Condition
 from tessera.api.reasons import (
@@ -61,6 +59,12 @@ from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity
 from tessera.domain.speed.measurements import corrected_rate
+from tessera.domain.status.variants import (
+    reference_replicas,
+    speed_source,
+    variant_status,
+    variant_statuses,
+)
 from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
@@ -107,11 +111,14 @@ def _service_status(
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, service, snapshot.at),
-        replicas=len(service_plan.pods),
-        ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
+        replicas=reference_replicas(service_plan, service_plan.pods),
+        ready_replicas=reference_replicas(
+            service_plan, [pod for pod in service_plan.pods if pod.takes_requests]
+        ),
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
-        variant=_variant_status(service_plan, choice) if choice else previous.variant,
+        variant=variant_status(service_plan, choice) if choice else previous.variant,
+        variants=variant_statuses(service_plan) if choice else previous.variants,
         model=_model_status(service_plan, previous.model),
         precisions=_precisions(service_plan, previous),
         pod_template_version=template.record if template else previous.pod_template_version,
@@ -268,7 +275,10 @@ def _placed_verdict(
     stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
     if service_plan.choice is None or not stuck:
         return service_plan.placement.verdict
-    pool, free = service_plan.choice.offer.pool, ""
+    choices = (variant.choice for variant in service_plan.variants)
+    named = (choice for choice in choices if choice.variant == stuck[0].variant)
+    choice = next(named, service_plan.choice)
+    pool, free = choice.offer.pool, ""
     if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
         free = (
             f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, but a "
@@ -277,7 +287,7 @@ def _placed_verdict(
     return StatusVerdict(
         PlacementReason.UNSCHEDULABLE,
         f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
-        f"unschedulable, no free {service_plan.choice.fit.hardware.name} in "
+        f"unschedulable, no free {choice.fit.hardware.name} in "
         f"AcceleratorPool/{pool} ({stuck[0].unschedulable}){free}. Free or add such "
         "hardware, lower spec.scaling.minReplicas, or name another pool.",
     )
@@ -291,7 +301,7 @@ def _progressing_verdict(
     if service_plan.choice is None:
         return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
-    desired, complete = service_plan.scale.replicas, _is_rollout_complete(service_plan)
+    desired, complete = _desired_pods(service_plan), _is_rollout_complete(service_plan)
     failure = (
         startup_failure(spec, service_plan.pods, service_plan.current_workloads)
         or _stalled_verdict(service_plan, complete=complete)
@@ -310,6 +320,10 @@ def _progressing_verdict(
     return _in_progress_verdict(service_plan)
 
 
+def _desired_pods(service_plan: ServicePlan) -> int:
+    return sum(variant.desired for variant in service_plan.variants)
+
+
 def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[Progressing] | None:
     """Return who else writes the replicas of a Deployment."""
     for variant in service_plan.variants:
@@ -320,7 +334,7 @@ def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[
 
 def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return that all replicas run as planned, or what others added to their Deployment."""
-    summary = f"{counted(service_plan.scale.replicas, 'replica')} ready"
+    summary = f"{counted(_desired_pods(service_plan), 'replica')} ready"
     changed = (each for each in service_plan.current_workloads if each.foreign_fields)
     workload = next(changed, None)
     if workload is None:
@@ -339,7 +353,7 @@ def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
 
 def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return what a rollout or start waits for."""
-    desired, pods = service_plan.scale.replicas, service_plan.pods
+    desired, pods = _desired_pods(service_plan), service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
         return StatusVerdict(
             Progressing.RESOLVING_REVISION,
@@ -379,8 +393,7 @@ def _is_rolling_out(service_plan: ServicePlan) -> bool:
 def _is_rollout_complete(service_plan: ServicePlan) -> bool:
     pods, variants = service_plan.pods, service_plan.variants
     ready_count = sum(pod.takes_requests for pod in pods)
-    desired = sum(variant.desired for variant in variants)
-    return ready_count == len(pods) == desired and all(
+    return ready_count == len(pods) == _desired_pods(service_plan) and all(
         variant.workload is not None and variant.workload.rollout_complete for variant in variants
     )
 
@@ -470,26 +483,6 @@ def _precisions(
     return tuple(check.status for check in preparation.precisions)
 
 
-def _variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
-    fit, is_pooling = choice.fit, service_plan.is_pooling
-    rate = round(corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed))
-    return VariantStatus(
-        name=choice.variant,
-        pool=choice.offer.pool,
-        product=fit.hardware.product,
-        profile=fit.hardware.profile,
-        gpus=fit.hardware.devices,
-        precision=fit.precision or "checkpoint",
-        max_model_len=fit.max_model_len,
-        max_num_seqs=fit.limits.max_num_seqs,
-        max_num_batched_tokens=fit.limits.max_num_batched_tokens,
-        kv_cache_tokens=fit.memory.kv_tokens,
-        tokens_per_second=0 if is_pooling else rate,
-        input_tokens_per_second=rate if is_pooling else None,
-        source=_speed_source(service_plan, choice),
-    )
-
-
 def _speed_status(service_plan: ServicePlan) -> SpeedStatus | None:
     """Return what was measured, with the prediction for the replicas of now."""
     speed, choice = service_plan.speed, service_plan.choice
@@ -515,27 +508,29 @@ def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -
         per_million_tokens=None if is_pooling else per_million,
         per_million_input_tokens=per_million if is_pooling else None,
         currency=total_hourly.currency,
-        assumed_load=f"{throughput:.0f} {load}, {_speed_source(service_plan, choice).lower()}",
+        assumed_load=f"{throughput:.0f} {load}, {speed_source(service_plan, choice).lower()}",
     )
 
 
 def _hourly_cost(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> Money:
     """Return the price of what runs, and of desired replicas that no running pod stands for."""
+    variants = service_plan.variants
+    names = {variant.choice.variant for variant in variants}
     running = [pod for pod in service_plan.pods if pod.node is not None and pod.ended is None]
-    others = [pod for pod in running if pod.variant != choice.variant]
+    others = [pod for pod in running if pod.variant not in names]
     product, prices = choice.fit.hardware.product, choice.offer.tariff.prices
     weight = sum(
         weight_of(product, resource) * count
         for pod in others
         for resource, count in pod.devices.items()
     )
-    planned = max(len(running), service_plan.scale.replicas) - len(others)
-    nanos = Tariff(prices, Decimal(weight)).hourly(day).nanos + choice.hourly.times(planned).nanos
+    nanos = Tariff(prices, Decimal(weight)).hourly(day).nanos
+    for index, variant in enumerate(variants):
+        own = sum(pod.variant == variant.choice.variant for pod in running)
+        replaced = 0 if index else len(others)
+        planned = max(own + replaced, variant.desired) - replaced
+        nanos += variant.choice.hourly.times(planned).nanos
     return Money(nanos, choice.hourly.currency)
-
-
-def _speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
-    return choice.fit.step.source if service_plan.measured_speed is None else "Measured"
 
 
 # Reasons whose message changes with the spec, not with the load.

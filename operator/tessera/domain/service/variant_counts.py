@@ -1,0 +1,133 @@
+"""The replicas of each variant of a service, and how much they serve together."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import NamedTuple
+
+from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.ref import Ref
+from tessera.domain.placement.placement import HardwareChoice, free_replicas
+from tessera.domain.placement.split import ReplicaSplit, VariantMemory, VariantPods, split_replicas
+from tessera.domain.scaling.starts import lead_of, typical_start
+from tessera.domain.scaling.state import ScalingHistory
+from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
+
+# Devices by pool and resource.
+Devices = Counter[tuple[str, str]]
+# Sums of shares are inexact.
+ROUNDING = 1e-9
+
+
+class VariantCount(NamedTuple):
+    """How many replicas of a service are of one variant."""
+
+    choice: HardwareChoice
+    replicas: int
+    """Those that are desired."""
+    existing: int
+    """Those that hold devices or should get some; others merely wait for them."""
+
+    def share_of(self, reference: HardwareChoice) -> float:
+        """Return how much one of them serves, in replicas of the reference variant."""
+        return share_of(self.choice, reference)
+
+
+def share_of(choice: HardwareChoice, reference: HardwareChoice) -> float:
+    """Return how much a replica serves, in replicas of the reference variant."""
+    return choice.fit.limits.tokens_per_second / reference.fit.limits.tokens_per_second
+
+
+def served_replicas(counts: Sequence[VariantCount]) -> int:
+    """Return how many whole replicas of the reference variant serve as much as all together."""
+    served = sum(count.replicas * count.share_of(counts[0].choice) for count in counts)
+    return math.floor(served + ROUNDING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Room:
+    """The devices that a service finds, as far as its variants' counts depend on them."""
+
+    used: Devices
+    """Devices of others."""
+    held: Devices
+    """Its own."""
+
+
+def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
+    choices: Sequence[HardwareChoice],
+    wanted: int,
+    objects: CurrentObjects,
+    status: InferenceServiceStatus,
+    room: Room,
+    *,
+    floor: int,
+    memory: Sequence[VariantMemory],
+    at: datetime,
+) -> tuple[tuple[VariantCount, ...], ReplicaSplit]:
+    """Return the replicas of each variant that serve as much as those `wanted` of the first."""
+    names = {choice.variant for choice in choices}
+    split = split_replicas(
+        wanted,
+        [_variant_pods(choice, objects, status, room) for choice in choices],
+        at=at,
+        floor=floor,
+        memory=memory,
+    )
+    counts = []
+    for index, choice in enumerate(choices):
+        # Those of previous variants count for the reference variant, which replaces them.
+        pods = [
+            pod
+            for pod in objects.pods
+            if pod.variant == choice.variant or (not index and pod.variant not in names)
+        ]
+        replicas = split.replicas[choice.variant]
+        bound = sum(pod.node is not None for pod in pods)
+        counts.append(VariantCount(choice, replicas, max(bound, min(len(pods), replicas))))
+    return tuple(counts), split
+
+
+def with_split(
+    history: ScalingHistory, counts: Sequence[VariantCount], split: ReplicaSplit
+) -> ScalingHistory:
+    """Return the history with how the replicas were split, where there are several variants."""
+    pairs = tuple((count.choice.variant, count.replicas) for count in counts)
+    return replace(history, counts=pairs if len(pairs) > 1 else (), variants=split.memory)
+
+
+def reclaimed_pods(choice: HardwareChoice, objects: CurrentObjects) -> frozenset[Ref]:
+    """Return the pods of a variant on spot nodes that are reclaimed: others replace them at once.
+
+    Other nodes evict their pods one by one, as disruption budgets allow.
+    """
+    if choice.offer.tier != "Spot" or not objects.disrupted:
+        return frozenset()
+    pods = pods_of_variant(objects.pods, choice)
+    return frozenset(pod.ref for pod in pods if pod.ref in objects.disrupted)
+
+
+def _variant_pods(
+    choice: HardwareChoice, objects: CurrentObjects, status: InferenceServiceStatus, room: Room
+) -> VariantPods:
+    lost = reclaimed_pods(choice, objects)
+    pods = [
+        pod
+        for pod in pods_of_variant(objects.pods, choice)
+        if not pod.terminating and pod.ref not in lost
+    ]
+    kind = choice.offer.pool, choice.offer.hardware.resource
+    ready = sum(pod.takes_requests for pod in pods)
+    pending = [pod for pod in pods if pod.node is None]
+    return VariantPods(
+        variant=choice.variant,
+        choice=choice,
+        ready=ready,
+        starting=len(pods) - ready - len(pending),
+        pending=len(pending),
+        pending_since=min((pod.created for pod in pending), default=None),
+        free=max(0, free_replicas(choice.offer, {kind: room.used[kind] + room.held[kind]})),
+        start=lead_of(typical_start(pods, status.start, choice.variant)),
+    )

@@ -1,0 +1,75 @@
+"""The status of the variants of a service."""
+
+import math
+from collections.abc import Sequence
+
+from tessera.api.variant_status import SpeedSource, VariantReplicas, VariantStatus
+from tessera.domain.observed.snapshot import Pod
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
+from tessera.domain.service.variant_counts import ROUNDING, share_of
+from tessera.domain.speed.measurements import corrected_rate
+
+
+def variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
+    """Return the hardware and precision of a variant, with what a replica of it carries."""
+    fit, is_pooling = choice.fit, service_plan.is_pooling
+    rate = round(corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed))
+    return VariantStatus(
+        name=choice.variant,
+        pool=choice.offer.pool,
+        product=fit.hardware.product,
+        profile=fit.hardware.profile,
+        gpus=fit.hardware.devices,
+        precision=fit.precision or "checkpoint",
+        max_model_len=fit.max_model_len,
+        max_num_seqs=fit.limits.max_num_seqs,
+        max_num_batched_tokens=fit.limits.max_num_batched_tokens,
+        kv_cache_tokens=fit.memory.kv_tokens,
+        tokens_per_second=0 if is_pooling else rate,
+        input_tokens_per_second=rate if is_pooling else None,
+        source=speed_source(service_plan, choice),
+    )
+
+
+def speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
+    """Return where the speed of a variant is known from."""
+    is_measured = choice is service_plan.choice and service_plan.measured_speed is not None
+    return "Measured" if is_measured else choice.fit.step.source
+
+
+def variant_statuses(service_plan: ServicePlan) -> tuple[VariantReplicas, ...] | None:
+    """Return all variants of a service, which are not said while there is one."""
+    variants = service_plan.variants
+    if len(variants) < 2:
+        return None
+    return tuple(_variant_replicas(service_plan, variant) for variant in variants)
+
+
+def _variant_replicas(service_plan: ServicePlan, variant: VariantPlan) -> VariantReplicas:
+    choice, previous = variant.choice, service_plan.service.status.variants or ()
+    reported = next((each for each in previous if each.name == choice.variant), None)
+    pods = [pod for pod in service_plan.pods if pod.variant == choice.variant]
+    # The change stays until the next one.
+    change = variant.change or reported
+    return VariantReplicas(
+        **variant_status(service_plan, choice).model_dump(),
+        tier=choice.offer.tier,
+        desired_replicas=variant.desired,
+        replicas=len(pods),
+        ready_replicas=sum(pod.takes_requests for pod in pods),
+        per_hour=choice.hourly.rounded(4),
+        currency=choice.hourly.currency,
+        reason=change.reason if change is not None else None,
+        message=change.message if change is not None else None,
+        pod_template_version=variant.template.record,
+    )
+
+
+def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:
+    """Return how many whole replicas of the reference variant serve as much as these pods."""
+    variants = service_plan.variants
+    if len(variants) < 2:
+        return len(pods)
+    shares = {each.choice.variant: share_of(each.choice, variants[0].choice) for each in variants}
+    return math.floor(sum(shares.get(pod.variant, 1.0) for pod in pods) + ROUNDING)

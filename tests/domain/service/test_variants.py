@@ -1,0 +1,131 @@
+"""A service on several pools: reserved first, on-demand above it, back when there is room."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.builders import a_node, a_pool, a_service, a_spec
+from tests.domain.variant_fleet import VariantFleet
+from tests.properties import examples
+
+RESERVED = a_pool("reserved", "1.00")
+BURST = a_pool("burst", "3.00", tier="OnDemand")
+
+
+def fleet(replicas: int, reserved: int, burst: int) -> VariantFleet:
+    """A service with so many replicas on pools with so many GPUs."""
+    return VariantFleet(
+        service=a_service(spec=a_spec(replicas=replicas)),
+        pools=(RESERVED, BURST),
+        nodes=[a_node("reserved", whole=reserved), a_node("burst", whole=burst)],
+    )
+
+
+def resized(cluster: VariantFleet, replicas: int) -> None:
+    cluster.service = replace(cluster.service, spec=a_spec(replicas=replicas))
+
+
+def test_what_a_full_reserved_pool_cannot_take_runs_on_demand_and_comes_back() -> None:
+    cluster = fleet(2, reserved=2, burst=4)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 0}
+    assert len(cluster.workloads) == 1
+    resized(cluster, 4)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 2}
+    resized(cluster, 3)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 1}
+    cluster.nodes[0] = a_node("reserved", whole=3)
+    cluster.run(1800)
+    assert cluster.counts() == {"reserved": 3, "burst": 0}
+    assert len(cluster.workloads) == 1
+    assert cluster.lost == []
+
+
+def test_a_service_starts_on_both_where_neither_has_room_for_all() -> None:
+    cluster = fleet(5, reserved=2, burst=3)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 3}
+
+
+@st.composite
+def courses(draw: st.DrawFn) -> list[tuple[int, int, int, int]]:
+    """Wanted replicas, GPUs of both pools, and for how many seconds that stays."""
+    step = st.tuples(
+        st.integers(1, 5), st.integers(0, 4), st.integers(0, 5), st.sampled_from((20, 90, 400))
+    )
+    return draw(st.lists(step, min_size=1, max_size=6))
+
+
+@given(course=courses())
+@settings(max_examples=examples(8))
+def test_capacity_that_runs_stays_while_replicas_move(
+    course: list[tuple[int, int, int, int]],
+) -> None:
+    cluster = fleet(1, reserved=2, burst=2)
+    for wanted, reserved, burst, seconds in course:
+        resized(cluster, wanted)
+        _resize_pool(cluster, "reserved", reserved)
+        _resize_pool(cluster, "burst", burst)
+        end = cluster.now + timedelta(seconds=seconds)
+        while cluster.now < end:
+            before = sum(cluster.counts().values())
+            cluster.cycle()
+            assert sum(cluster.counts().values()) >= min(before, wanted)
+    for _ in range(120):
+        cluster.cycle(30)
+    total = sum(node.allocatable.get("nvidia.com/gpu", 0) for node in cluster.nodes)
+    room = cluster.nodes[0].allocatable.get("nvidia.com/gpu", 0)
+    counts = cluster.counts()
+    assert sum(counts.values()) == min(wanted, total)
+    assert counts["reserved"] == min(wanted, room)
+    assert cluster.lost == []
+
+
+def _resize_pool(cluster: VariantFleet, pool: str, gpus: int) -> None:
+    """Set the GPUs of a pool; those that pods hold stay."""
+    index = ("reserved", "burst").index(pool)
+    held = sum(pod.node == f"{pool}-0" for pod in cluster.pods.values())
+    cluster.nodes[index] = a_node(pool, whole=max(gpus, held))
+
+
+SPOT = a_pool("spot", "0.50", tier="Spot")
+
+
+def standard_fleet() -> VariantFleet:
+    """Four replicas of class Standard, of which two are its floor, with room everywhere."""
+    spec = a_spec(
+        **{"class": "Standard"},
+        placement={"tiers": ["Reserved", "OnDemand", "Spot"]},
+        scaling={"minReplicas": 2, "maxReplicas": 4},
+        replicas=4,
+    )
+    return VariantFleet(
+        service=a_service(spec=spec),
+        pools=(RESERVED, BURST, SPOT),
+        nodes=[a_node("reserved", whole=1), a_node("burst", whole=4), a_node("spot", whole=4)],
+    )
+
+
+def test_a_standard_service_uses_spot_above_its_floor_alone() -> None:
+    cluster = standard_fleet()
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 1, "burst": 1, "spot": 2}
+
+
+def test_a_spot_notice_is_answered_at_once_by_replicas_elsewhere() -> None:
+    cluster = standard_fleet()
+    cluster.run(120)
+    reclaimed = replace(
+        cluster.nodes[2],
+        taints=frozenset({"aws-node-termination-handler/spot-itn"}),
+        schedulable=False,
+    )
+    cluster.nodes[2] = reclaimed
+    cluster.cycle()
+    assert all(pod.draining_since for pod in cluster.pods.values() if pod.node == "spot-0")
+    cluster.run(70)
+    assert cluster.counts() == {"reserved": 1, "burst": 3, "spot": 0}

@@ -1,0 +1,155 @@
+"""A cluster in memory that carries out what is decided for one service with several variants."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any
+
+from tessera.domain.config import Config
+from tessera.domain.observed.snapshot import (
+    InFlight,
+    Node,
+    ObservedService,
+    Pod,
+    Pool,
+    Ref,
+    Snapshot,
+    Workload,
+)
+from tessera.domain.planning.plan import Plan, PlanMemory, plan
+from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.status.service import service_status
+from tests.builders import NOW, a_workload
+
+CHAT = Ref("team-a", "chat")
+
+
+@dataclass
+class VariantFleet:
+    """One service on nodes of several pools, with the controllers of Deployments and pods."""
+
+    service: ObservedService
+    pools: Sequence[Pool]
+    nodes: list[Node]
+    start: timedelta = timedelta(seconds=60)
+    """From the binding of a pod until it is ready."""
+    config: Config = field(default_factory=lambda: Config(gateways=True))
+    pods: dict[Ref, Pod] = field(default_factory=dict)
+    workloads: dict[str, Workload] = field(default_factory=dict)
+    memory: PlanMemory = field(default_factory=PlanMemory)
+    now: timedelta = timedelta()
+    created: int = 0
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Further fields of its snapshots."""
+    lost: list[Pod] = field(default_factory=list)
+    """Pods that took requests when they were deleted."""
+
+    def snapshot(self) -> Snapshot:
+        at = NOW + self.now
+        return Snapshot(
+            at=at,
+            services=(self.service,),
+            pools=tuple(self.pools),
+            nodes=tuple(self.nodes),
+            pods=tuple(self.pods.values()),
+            workloads=tuple(self.workloads.values()),
+            in_flight={
+                pod.ref: InFlight(at, 0)
+                for pod in self.pods.values()
+                if pod.draining_since is not None
+            },
+            **self.fields,
+        )
+
+    def cycle(self, seconds: float = 5) -> ServicePlan:
+        """Plan, carry it out, and let time pass."""
+        snapshot = self.snapshot()
+        decision: Plan = plan(self.config, snapshot, self.memory)
+        self.memory = self.memory.after(decision)
+        service_plan = decision.service_plans[CHAT]
+        status = service_status(snapshot, service_plan, None, None)
+        self.service = replace(self.service, status=status)
+        self._apply(service_plan)
+        self.now += timedelta(seconds=seconds)
+        self._run_controllers()
+        return service_plan
+
+    def run(self, seconds: float) -> ServicePlan:
+        """Run cycles for so long; return the last plan."""
+        end = self.now + timedelta(seconds=seconds)
+        service_plan = self.cycle()
+        while self.now < end:
+            service_plan = self.cycle()
+        return service_plan
+
+    def counts(self) -> Mapping[str, int]:
+        """Return the pods that take requests, by pool."""
+        counts = {pool.name: 0 for pool in self.pools}
+        for pod in self.pods.values():
+            counts[pool_of(pod)] += pod.takes_requests and pod.draining_since is None
+        return counts
+
+    def _apply(self, service_plan: ServicePlan) -> None:
+        for variant in service_plan.variants:
+            name = variant.choice.variant
+            workload = self.workloads.get(name) or a_workload(0, variant=name)
+            self.workloads[name] = replace(workload, replicas=variant.replicas)
+        for ref in service_plan.removable_deployments:
+            name = next(each.variant for each in self.workloads.values() if each.ref == ref)
+            del self.workloads[name]
+            for pod in [pod for pod in self.pods.values() if pod.variant == name]:
+                self._delete(pod)
+        drain = service_plan.drain
+        for ref, pod in self.pods.items():
+            leaving = ref in drain.draining
+            self.pods[ref] = replace(
+                pod,
+                serving=not leaving,
+                draining_since=(pod.draining_since or NOW + self.now) if leaving else None,
+                deletion_cost=-1000 if ref in drain.drained else 0,
+            )
+
+    def _run_controllers(self) -> None:
+        at = NOW + self.now
+        for workload in self.workloads.values():
+            own = [pod for pod in self.pods.values() if pod.variant == workload.variant]
+            for _ in range(workload.replicas - len(own)):
+                self.created += 1
+                ref = Ref("team-a", f"chat-{self.created}")
+                self.pods[ref] = Pod(
+                    ref=ref,
+                    uid=f"uid-{self.created}",
+                    service=CHAT,
+                    variant=workload.variant,
+                    template="one",
+                    created=at,
+                    devices={"nvidia.com/gpu": 1},
+                    unschedulable="0/1 nodes are available",
+                )
+            order = sorted(
+                own, key=lambda pod: (pod.node is not None, pod.deletion_cost, not pod.ready_since)
+            )
+            for pod in order[: max(0, len(own) - workload.replicas)]:
+                self._delete(pod)
+        for ref, pod in self.pods.items():
+            if pod.node is None and (node := self._free_node(pod)) is not None:
+                self.pods[ref] = replace(pod, node=node, bound=at, unschedulable=None)
+            elif pod.bound is not None and pod.ready_since is None and at - pod.bound >= self.start:
+                self.pods[ref] = replace(pod, ready_since=at, containers_ready=True, serving=True)
+
+    def _delete(self, pod: Pod) -> None:
+        if pod.takes_requests and pod.draining_since is None:
+            self.lost.append(pod)
+        del self.pods[pod.ref]
+
+    def _free_node(self, pod: Pod) -> str | None:
+        for node in self.nodes:
+            used = sum(other.node == node.name for other in self.pods.values())
+            is_own = node.labels["pool"] == pool_of(pod)
+            if is_own and node.schedulable and used < node.allocatable.get("nvidia.com/gpu", 0):
+                return node.name
+        return None
+
+
+def pool_of(pod: Pod) -> str:
+    return pod.variant.split("-")[0]
