@@ -2,7 +2,8 @@
 
 An in-memory cluster holds the fleet, so that the operator's own work is measured: observing,
 planning, comparing. With `--foreign`, other people's pods hold devices of all nodes of the cluster,
-the pool's and others, and what one takes is measured. The last line is `BENCH {json}`.
+the pool's and others, and what one takes is measured. With `--variants`, each service has a replica
+in each of so many pools, of which none has room for more. The last line is `BENCH {json}`.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     DEPLOYMENTS,
+    INFERENCE_SERVICES,
     KINDS,
     NODES,
     PODS,
@@ -52,7 +54,7 @@ PERIOD = timedelta(seconds=5)
 _SPEEDS = timedelta(seconds=30)
 _SPEED_RECONCILES = 20
 NAMESPACES = 40
-VARIANT = "a100-1g-10gb"
+POOLS = ("a100", "b100", "c100", "d100", "e100", "f100", "g100", "h100")
 
 
 class _Engines(SilentEngines):
@@ -64,30 +66,44 @@ class _Engines(SilentEngines):
         return None
 
 
-def _stock(operator: MemoryOperator, services: int) -> None:
+def _stock(operator: MemoryOperator, services: int, variants: int) -> None:
     cluster = operator.cluster
-    pool = {
-        "nodeSelector": {"pool": "a100"},
-        "tier": "Reserved",
-        "prices": [{"from": "2026-01-01", "perGPUHour": "2"}],
-    }
-    cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": "a100"}, "spec": pool})
+    for index, name in enumerate(POOLS[:variants]):
+        pool = {
+            "nodeSelector": {"pool": name},
+            "tier": "OnDemand" if index else "Reserved",
+            "prices": [{"from": "2026-01-01", "perGPUHour": str(2 + index)}],
+        }
+        cluster.put(ACCELERATOR_POOLS, {"metadata": {"name": name}, "spec": pool})
     for index in range(services):
-        labels = {
-            "pool": "a100",
-            "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
-            "nvidia.com/gpu.count": "2",
-        }
-        status = {
-            "allocatable": {"nvidia.com/mig-1g.10gb": "7", "nvidia.com/gpu": "1"},
-            "conditions": [{"type": "Ready", "status": "True"}],
-        }
-        node = {"metadata": {"name": f"node-{index}", "labels": labels}, "status": status}
-        cluster.put(NODES, node)
-        name = f"chat-{index:04d}"
-        operator.serve(name, f"team-{index % NAMESPACES}")
-        for replica in range(REPLICAS):
-            cluster.put(PODS, _pod(f"team-{index % NAMESPACES}", name, replica))
+        for pool_name in POOLS[:variants]:
+            cluster.put(NODES, _node(pool_name, index, full=variants > 1))
+        name, namespace = f"chat-{index:04d}", f"team-{index % NAMESPACES}"
+        if variants == 1:
+            operator.serve(name, namespace)
+            for replica in range(REPLICAS):
+                cluster.put(PODS, _pod(namespace, name, "a100", replica))
+            continue
+        operator.serve(name, namespace, replicas=variants)
+        for pool_name in POOLS[:variants]:
+            body = _pod(namespace, name, pool_name, 0)
+            body["spec"]["nodeName"] = f"{pool_name}-{index}"
+            cluster.put(PODS, body)
+
+
+def _node(pool: str, index: int, *, full: bool) -> dict[str, Any]:
+    """Return a node with room for one replica, or for more than any service has."""
+    labels = {
+        "pool": pool,
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB",
+        "nvidia.com/gpu.count": "1" if full else "2",
+    }
+    slices = {"nvidia.com/mig-1g.10gb": "1"}
+    status = {
+        "allocatable": slices if full else {"nvidia.com/mig-1g.10gb": "7", "nvidia.com/gpu": "1"},
+        "conditions": [{"type": "Ready", "status": "True"}],
+    }
+    return {"metadata": {"name": f"{pool}-{index}", "labels": labels}, "status": status}
 
 
 def _settle(cluster: MemoryCluster) -> None:
@@ -102,8 +118,9 @@ def _settle(cluster: MemoryCluster) -> None:
             cluster.put(DEPLOYMENTS, named | {"status": counts})
 
 
-def _pod(namespace: str, service: str, replica: int) -> dict[str, Any]:
-    deployment = ObjectKey("deployments", namespace, deployment_name(service, VARIANT))
+def _pod(namespace: str, service: str, pool: str, replica: int) -> dict[str, Any]:
+    name = deployment_name(service, f"{pool}-1g-10gb")
+    deployment = ObjectKey("deployments", namespace, name)
     body = replica_of(deployment, f"{deployment.name}-{replica}", service)
     since = "2026-11-20T11:00:00Z"
     conditions = [
@@ -157,10 +174,10 @@ def _foreign_pod_bytes(count: int) -> int:
     return size // count
 
 
-async def _measure(services: int, foreign: int) -> dict[str, float]:
+async def _measure(services: int, foreign: int, variants: int) -> dict[str, float]:
     operator = MemoryOperator(engines=_Engines())
     observations = operator.observations
-    _stock(operator, services)
+    _stock(operator, services, variants)
     await operator.reflector.list_all()
     pods = [
         entry.plan_input
@@ -191,16 +208,25 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
         begun = time.process_time()
         writes += (await _reconcile(operator)).writes
         spent.append((time.process_time() - begun) * 1e3)
+    one_change = await _one_change(operator, pods[0])
+    status_bytes = max(
+        len(to_json(body["status"]))
+        for key, body in operator.cluster.objects.items()
+        if key.plural == INFERENCE_SERVICES.plural
+    )
     measured, speed_writes = await _with_speeds(operator)
     await operator.prober.stop()
     return {
         "services": services,
+        "variants": variants,
         "pods": len(pods),
         "foreign_pods": foreign,
         "turn_cpu_ms": round(statistics.median(spent), 2),
         "turn_cpu_ms_mean": round(statistics.mean(spent), 2),
         "turn_cpu_ms_max": round(max(spent), 2),
         "writes": writes,
+        "change_cpu_ms": one_change,
+        "status_bytes": status_bytes,
         "speeds_turn_cpu_ms": measured,
         "speeds_writes_per_service": round(speed_writes / services, 2),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -209,6 +235,24 @@ async def _measure(services: int, foreign: int) -> dict[str, float]:
 
 async def _reconcile(operator: MemoryOperator) -> ReconcileOutcome:
     return await reconcile_and_write(operator.fleet, operator.applier)
+
+
+async def _one_change(operator: MemoryOperator, pod: Pod) -> float:
+    """Return the CPU time that a reconcile needs more when one replica turns unready or ready."""
+    key = ObjectKey(PODS.plural, pod.ref.namespace, pod.ref.name)
+    entry = operator.store.all(PODS)[key]
+    spent: dict[bool, list[float]] = {True: [], False: []}
+    for index in range(RECONCILES):
+        changes = bool(index % 2)
+        if changes:
+            since = None if index % 4 == 1 else pod.ready_since
+            changed = replace(entry, plan_input=replace(pod, ready_since=since))
+            operator.store.put(PODS, changed)
+        operator.at += PERIOD
+        begun = time.process_time()
+        await _reconcile(operator)
+        spent[changes].append((time.process_time() - begun) * 1e3)
+    return round(statistics.median(spent[True]) - statistics.median(spent[False]), 2)
 
 
 async def _with_speeds(operator: MemoryOperator) -> tuple[float, int]:
@@ -243,8 +287,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench_turn")
     parser.add_argument("--services", type=int, default=50)
     parser.add_argument("--foreign", type=int, default=0)
+    parser.add_argument("--variants", type=int, default=1, choices=range(1, len(POOLS) + 1))
     arguments = parser.parse_args()
-    figures = asyncio.run(_measure(arguments.services, arguments.foreign))
+    figures = asyncio.run(_measure(arguments.services, arguments.foreign, arguments.variants))
     if arguments.foreign:
         figures["foreign_pod_bytes"] = _foreign_pod_bytes(arguments.foreign)
     print_figures(figures, 16)
