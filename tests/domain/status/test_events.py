@@ -13,7 +13,6 @@ from tessera.api.inference_service import (
     InferenceServiceStatus,
     ReplacementStatus,
     ScalingStatus,
-    VariantStatus,
 )
 from tessera.api.meta import Condition
 from tessera.api.mig import MigStatus, Unit
@@ -31,6 +30,7 @@ from tessera.api.reasons import (
     WithinBudget,
 )
 from tessera.api.tenant_budget import TenantBudgetStatus
+from tessera.api.variant_status import VariantStatus
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.events import EventNote, event_notes
 from tessera.domain.status.service import pool_status, service_status

@@ -15,7 +15,6 @@ from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER
 from tessera.domain.placement.placement import HardwareChoice
-from tessera.domain.scaling.starts import DEFAULT_LEAD
 
 # A scheduler that finds a free device binds a pod within it.
 BINDING_TIME = timedelta(seconds=15)
@@ -44,7 +43,7 @@ class VariantPods:
     """Further replicas that the free devices of existing nodes hold; pending pods take none."""
     growth: int | None = 0
     """Further replicas on nodes that may come; None is unbounded."""
-    start: timedelta = DEFAULT_LEAD
+    start: timedelta = timedelta(minutes=2)
     """Expected time from a pod's binding until it is ready."""
     node_start: timedelta = timedelta()
     """Expected time until a node comes."""
