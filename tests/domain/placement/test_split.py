@@ -16,13 +16,8 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.incremental import FOREVER
 from tessera.domain.money import NANO, Money
 from tessera.domain.placement.placement import HardwareChoice, place
-from tessera.domain.placement.split import (
-    MAX_REST,
-    ReplicaSplit,
-    VariantMemory,
-    VariantPods,
-    split_replicas,
-)
+from tessera.domain.placement.split import MAX_REST, split_replicas
+from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
 from tests.builders import NOW, a_node, a_pool, a_spec, at
 
 START = timedelta(seconds=120)
@@ -116,8 +111,14 @@ def test_the_last_replica_is_of_the_size_that_costs_least() -> None:
 
 def test_spot_takes_only_what_exceeds_the_floor() -> None:
     variants = pods_of(ON_DEMAND, free=9), pods_of(SPOT, free=9)
-    assert split(5, *variants, floor=2).replicas == {D: 2, S: 3}
+    result = split(5, *variants, floor=2)
+    assert result.replicas == {D: 2, S: 3}
+    # Spot is not full, but must not hold the floor.
+    assert reasons_of(result)[D] == VariantReason.LEAST_COST
     assert split(5, *variants).replicas == {D: 0, S: 5}
+    running = pods_of(ON_DEMAND, 2), pods_of(SPOT, 3)
+    assert split(2, *running, floor=2).replicas == {D: 2, S: 0}
+    assert split(2, *running).replicas == {D: 0, S: 2}
 
 
 def test_a_replica_returns_to_reserved_once_the_move_has_paid() -> None:
@@ -162,7 +163,7 @@ def test_ready_replicas_stay_until_those_that_replace_them_are_ready() -> None:
 
 
 def test_what_no_pool_offers_any_more_moves_at_once_but_stays_until_others_are_ready() -> None:
-    former = VariantPods(variant="former", choice=None, ready=2)
+    former = VariantPods(variant="former", choice=None, ready=2, start=START)
     result = split(2, pods_of(RESERVED, free=2), former)
     assert result.replicas == {R: 1, "former": 2}
     ready = split(2, pods_of(RESERVED, 1, free=1), former, memory=result.memory)

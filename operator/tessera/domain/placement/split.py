@@ -15,6 +15,12 @@ from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER
 from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.split_state import (
+    ReplicaSplit,
+    VariantChange,
+    VariantMemory,
+    VariantPods,
+)
 
 # A scheduler that finds a free device binds a pod within it.
 BINDING_TIME = timedelta(seconds=15)
@@ -23,72 +29,6 @@ MAX_REST = timedelta(hours=1)
 _UNBOUNDED = 1_000_000
 # The price of anything that is paid only while it is used is above all that is paid anyway.
 _CASH_BITS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantPods:
-    """The pods of one variant of a service, and the room for more."""
-
-    variant: str
-    choice: HardwareChoice | None
-    """None if no pool offers it any more: its replicas move to others."""
-    ready: int = 0
-    starting: int = 0
-    """Pods on a node that are not ready."""
-    pending: int = 0
-    """Pods without a node."""
-    pending_since: datetime | None = None
-    """When the oldest of these was created."""
-    free: int = 0
-    """Further replicas that the free devices of existing nodes hold; pending pods take none."""
-    growth: int | None = 0
-    """Further replicas on nodes that may come; None is unbounded."""
-    start: timedelta = timedelta(minutes=2)
-    """Expected time from a pod's binding until it is ready."""
-    node_start: timedelta = timedelta()
-    """Expected time until a node comes."""
-
-    @property
-    def bound(self) -> int:
-        """Return the pods on nodes."""
-        return self.ready + self.starting
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantMemory:
-    """What the next split needs of earlier ones for a variant."""
-
-    variant: str
-    room_since: datetime | None = None
-    """Since when a move to it would have saved cost."""
-    rest_from: datetime | None = None
-    """When a pod of it was withdrawn that found no node in time."""
-    rest_until: datetime | None = None
-    """No pods are tried until then, unless devices become free."""
-    rest_devices: int = 0
-    """Replicas for which existing nodes had devices at that time, used or free."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantChange:
-    """Why a variant gets another number of replicas."""
-
-    variant: str
-    added: int
-    """Replicas more; below 0 fewer."""
-    reason: VariantReason
-    message: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplicaSplit:
-    """Replicas by variant; the caller keeps the memory."""
-
-    replicas: Mapping[str, int]
-    memory: tuple[VariantMemory, ...] = ()
-    changes: tuple[VariantChange, ...] = ()
-    until: datetime = FOREVER
-    """When the time alone may change it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -470,7 +410,11 @@ def _changes(
         added = replicas[variant] - pods.bound - pods.pending
         if not added:
             continue
-        cheaper = [each.variant for each in order[:index]]
+        full = [
+            each.variant
+            for each in order[:index]
+            if each.has_failed or replicas[each.variant] >= each.most_now
+        ]
         if added < 0:
             reason, message = _removal(option, -added)
         elif move is not None and variant == move.destination:
@@ -480,13 +424,12 @@ def _changes(
         elif waiting.get(variant):
             reason = VariantReason.INSUFFICIENT_CAPACITY
             message = f"no variant has room, so {counted(added, 'replica')} wait here for devices"
-        elif cheaper:
+        elif full:
             reason = VariantReason.CHEAPER_FULL
-            message = f"{', '.join(cheaper)} cost less and have no room, so "
-            message += _started(option, added)
+            message = f"no room on {', '.join(full)} at less cost, so {_started(option, added)}"
         else:
             reason = VariantReason.LEAST_COST
-            message = f"costs least, so {_started(option, added)}"
+            message = f"costs least for what is missing, so {_started(option, added)}"
         yield VariantChange(variant=variant, added=added, reason=reason, message=message)
 
 

@@ -34,7 +34,7 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import HardwareChoice, PlacementDecision, free_replicas
-from tessera.domain.placement.split import VariantChange
+from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
 from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.drain import (

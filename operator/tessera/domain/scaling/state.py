@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tessera.api.reasons import ScalingReason
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import TokenRates
-from tessera.domain.placement.split import VariantMemory
+from tessera.domain.placement.split_state import VariantMemory
 
 # After so long without a reading, the stabilization window of scale-down starts again.
 MAX_READING_GAP = timedelta(minutes=5)

@@ -36,7 +36,7 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
-from tessera.domain.placement.split import VariantChange
+from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas

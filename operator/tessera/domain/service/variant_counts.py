@@ -10,7 +10,8 @@ from typing import NamedTuple
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
 from tessera.domain.placement.placement import HardwareChoice, free_replicas
-from tessera.domain.placement.split import ReplicaSplit, VariantMemory, VariantPods, split_replicas
+from tessera.domain.placement.split import split_replicas
+from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
 from tessera.domain.scaling.starts import lead_of, typical_start
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
