@@ -158,6 +158,34 @@ RULES = [
     ),
 ]
 
+TEMPLATE = {"product": "NVIDIA-A100-SXM4-80GB", "gpus": 8, "maxNodes": 4}
+RULES += [
+    (ACCELERATOR_POOLS, a_pool_spec(PRICE, nodeTemplate=TEMPLATE | fields), words)
+    for fields, words in (
+        ({"labels": {"a": "c"}}, "spec.nodeTemplate.labels has a label of spec.nodeSelector with"),
+        (
+            {"labels": {"nvidia.com/gpu.product": "NVIDIA-L4"}},
+            "spec.nodeTemplate.product is not the label nvidia.com/gpu.product",
+        ),
+        (
+            {"labels": {"nvidia.com/gpu.count": "4"}},
+            "spec.nodeTemplate.gpus is not the label nvidia.com/gpu.count",
+        ),
+        ({"expectedStart": "2h"}, "must be a duration of at least 10s and at most 1h"),
+    )
+]
+RULES += [
+    (
+        ACCELERATOR_POOLS,
+        a_pool_spec(
+            PRICE,
+            mig={"mode": "Static", "layout": {"3g.40gb": 2}},
+            nodeTemplate=TEMPLATE | {"migLayout": {"1g.10gb": 7}},
+        ),
+        "spec.nodeTemplate.migLayout is not spec.mig.layout",
+    ),
+]
+
 BUDGET = {
     "owner": "anna@example.org",
     "tenant": {"namespaces": ["team-a"]},

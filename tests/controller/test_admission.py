@@ -217,6 +217,9 @@ def test_a_budget_in_a_currency_that_no_pool_has_is_a_warning() -> None:
     assert warning.startswith("spec.currency: no AcceleratorPool is priced in EUR but in USD")
 
 
+NODES_OF_TEMPLATE = {"gpus": 1, "maxNodes": 2}
+
+
 def a_pool_body(name: str = "a-new", **spec: Any) -> dict[str, Any]:
     prices = [{"from": "2026-01-01", "perGPUHour": "2"}]
     body = {"nodeSelector": {"pool": "a100"}, "prices": prices, **spec}
@@ -248,6 +251,17 @@ def a_pool_body(name: str = "a-new", **spec: Any) -> dict[str, Any]:
                 "prices": [{"from": "2026-01-01", "perGPUHour": "2", "currency": "EUR"}],
             },
             "spec.prices: no TenantBudget is in EUR but in USD",
+        ),
+        (
+            {
+                "nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L4"},
+                "nodeTemplate": {"product": "NVIDIA-L4", **NODES_OF_TEMPLATE},
+            },
+            "spec.nodeSelector: nodes get nvidia.com/gpu.product after they started",
+        ),
+        (
+            {"nodeSelector": {"p": "new"}, "nodeTemplate": {"product": "L4", **NODES_OF_TEMPLATE}},
+            "spec.nodeTemplate.product: L4 is none of the",
         ),
     ],
 )

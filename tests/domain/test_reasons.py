@@ -109,6 +109,15 @@ POOLS += [
         pools=(),
     ),
     RefusalCase(
+        reason=PoolAccepted.INVALID_NODE_TEMPLATE,
+        manifest=pool_manifest(
+            LABELS + PRICES + "  nodeTemplate: {product: NVIDIA-H100-NVL, gpus: 8, maxNodes: 4}"
+        ),
+        field="spec.nodeTemplate.product",
+        says=("NVIDIA-H100-NVL", "have NVIDIA-A100-SXM4-80GB", "a pool of their own"),
+        pools=(),
+    ),
+    RefusalCase(
         reason=LayoutReady.UNKNOWN_PROFILE,
         manifest=pool_manifest(LABELS + PRICES + "  mig: {mode: Static, layout: {3g.71gb: 2}}"),
         field="spec.mig.layout",

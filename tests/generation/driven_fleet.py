@@ -34,6 +34,12 @@ _SCHEDULE = {
     "idle": {"after": "10m"},
     "schedules": [{"cron": "0 8 * * *"}],
 }
+_NODE_TEMPLATE = {
+    "product": A100,
+    "gpus": 1,
+    "maxNodes": 2,
+    "taints": [{"key": "a", "effect": "NoSchedule"}],
+}
 _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "spec.scaling.schedules[].timeZone": {"scaling": _SCHEDULE},
     "spec.scaling.schedules[].minReplicas": {"scaling": _SCHEDULE},
@@ -60,6 +66,13 @@ _COMPANIONS: Mapping[str, Mapping[str, Any]] = {
     "spec.tolerations[].value": {"tolerations": [{"key": "a"}]},
     "spec.tolerations[].effect": {"tolerations": [{"key": "a"}]},
     "spec.tolerations[].tolerationSeconds": {"tolerations": [{"key": "a", "effect": "NoExecute"}]},
+    **{
+        f"spec.nodeTemplate.{field}": {"nodeTemplate": _NODE_TEMPLATE}
+        for field in (
+            *("product", "gpus", "maxNodes", "expectedStart", "labels{}", "migLayout{}"),
+            *("taints[].key", "taints[].value", "taints[].effect"),
+        )
+    },
     "spec.mig.layout{}": {"mig": {"mode": "Static", "layout": {}}},
     "spec.service": {"model": None},
     "spec.publishing[].namespaces[]": {

@@ -30,9 +30,10 @@ _RULED_VALUES: Mapping[str, tuple[str, str, str]] = {
     "spec.timeZone": ("Europe/Berlin", "GMT", "America/Argentina/ComodRivadavia"),
     "spec.mig.maintenanceWindow.timeZone": ("Europe/Berlin", "GMT", "Asia/Tokyo"),
     "spec.deadline": ("2h", "60s", "720h"),
+    "spec.nodeTemplate.expectedStart": ("5m", "10s", "1h"),
 }
 MAP_KEY = "example"
-_MAP_KEYS = {"layout": "1g.10gb", "nodeSelector": "pool"}
+_MAP_KEYS = {"layout": "1g.10gb", "migLayout": "1g.10gb", "nodeSelector": "pool"}
 
 
 class Value(NamedTuple):

@@ -1,6 +1,6 @@
 """`AcceleratorPool`: nodes with the same GPU product, bought in the same way."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -10,15 +10,23 @@ from tessera.api.meta import (
     Conditions,
     DnsLabel,
     DnsSubdomain,
+    Duration,
     LabelKey,
     LabelValue,
     Wire,
+    between,
     name_rule,
     rule,
     rules_config,
+    text_default,
 )
-from tessera.api.mig import Mig, MigStatus
+from tessera.api.mig import Mig, MigStatus, Profile
 
+# Labels by which GPU feature discovery names the product of a node and counts its GPUs.
+PRODUCT_LABEL = "nvidia.com/gpu.product"
+COUNT_LABEL = "nvidia.com/gpu.count"
+
+TaintEffect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 Tier = Literal["Reserved", "OnDemand", "Spot"]
 
 
@@ -50,7 +58,7 @@ class Toleration(Wire):
     value: LabelValue | None = None
     """Taint value to match with `operator: Equal`."""
 
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    effect: TaintEffect | None = None
     """Taint effect to match; omitted, all effects match."""
 
     toleration_seconds: Annotated[int, Field(ge=0, le=86_400)] | None = None
@@ -80,6 +88,53 @@ class Toleration(Wire):
     def manifest(self) -> dict[str, Any]:
         """Return the toleration as it is written in a pod."""
         return self.model_dump(by_alias=True, exclude_none=True)
+
+
+class NodeTaint(Wire):
+    """Taint that a node has for as long as it exists."""
+
+    key: Annotated[LabelKey, Field(min_length=1)]
+    """Key of the taint."""
+
+    value: LabelValue = ""
+    """Value of the taint."""
+
+    effect: TaintEffect
+    """Effect of the taint."""
+
+
+class NodeTemplate(Wire):
+    """Nodes that an autoscaler of nodes adds to the pool for pods that wait."""
+
+    product: Annotated[LabelValue, Field(min_length=1)]
+    """GPU product of a node, as GPU feature discovery names it in the label
+    `nvidia.com/gpu.product`."""
+
+    gpus: Annotated[int, Field(ge=1, le=16)]
+    """GPUs of a node."""
+
+    mig_layout: Annotated[
+        dict[Profile, Annotated[int, Field(ge=1, le=8)]], Field(max_length=8, default_factory=dict)
+    ]
+    """Slices by profile into which every GPU of a new node is partitioned without Tessera; empty,
+    its GPUs are whole, or as `spec.mig.layout` partitions them."""
+
+    labels: Annotated[dict[LabelKey, LabelValue], Field(max_length=16, default_factory=dict)]
+    """Labels that the autoscaler gives a new node, beside those of `spec.nodeSelector`. Pods select
+    nodes by `spec.nodeSelector` alone."""
+
+    taints: Annotated[tuple[NodeTaint, ...], Field(max_length=16)] = ()
+    """Taints that a node keeps; engine pods tolerate them. Taints that are removed once a node has
+    started do not belong here."""
+
+    max_nodes: Annotated[int, Field(ge=1, le=1000)]
+    """Nodes that the pool may have, existing ones included; at least 1. Without
+    `spec.nodeTemplate`, the pool offers its existing nodes alone."""
+
+    expected_start: Annotated[Duration, between(timedelta(seconds=10), timedelta(hours=1))] = (
+        text_default("5m")
+    )
+    """Time from a pod that waits until a new node offers its GPUs, from `10s` to `1h`."""
 
 
 class AcceleratorPoolSpec(Wire):
@@ -118,6 +173,11 @@ class AcceleratorPoolSpec(Wire):
     """How the GPUs are partitioned into MIG slices; omitted, GPUs and slices are used as they
     exist."""
 
+    node_template: NodeTemplate | None = None
+    """Nodes that do not exist yet and that an autoscaler of nodes, such as Karpenter, adds for
+    pods that wait: the pool offers them up to `maxNodes`. Omitted, only existing nodes are
+    offered."""
+
     model_config = rules_config(
         rule(
             "self.prices.all(p, p.currency == self.prices[0].currency)",
@@ -128,6 +188,37 @@ class AcceleratorPoolSpec(Wire):
             "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))",
             "spec.prices has two prices with the same first day: keep one of them",
             ".prices",
+        ),
+        rule(
+            "!has(self.nodeTemplate) || !has(self.nodeTemplate.labels) || "
+            "self.nodeTemplate.labels.all(k, !(k in self.nodeSelector) || "
+            "self.nodeSelector[k] == self.nodeTemplate.labels[k])",
+            "spec.nodeTemplate.labels has a label of spec.nodeSelector with another value: the "
+            "pool would not select its new nodes",
+            ".nodeTemplate",
+        ),
+        *(
+            rule(
+                f"!has(self.nodeTemplate) || ((!('{label}' in self.nodeSelector) || "
+                f"self.nodeSelector['{label}'] == {value}) && (!has(self.nodeTemplate.labels) || "
+                f"!('{label}' in self.nodeTemplate.labels) || "
+                f"self.nodeTemplate.labels['{label}'] == {value}))",
+                f"spec.nodeTemplate.{field} is not the label {label} of spec.nodeSelector or "
+                "spec.nodeTemplate.labels: correct one of them",
+                ".nodeTemplate",
+            )
+            for field, label, value in (
+                ("product", PRODUCT_LABEL, "self.nodeTemplate.product"),
+                ("gpus", COUNT_LABEL, "string(self.nodeTemplate.gpus)"),
+            )
+        ),
+        rule(
+            "!has(self.nodeTemplate) || !has(self.nodeTemplate.migLayout) || !has(self.mig) || "
+            "!has(self.mig.layout) || size(self.nodeTemplate.migLayout) == 0 || "
+            "size(self.mig.layout) == 0 || self.nodeTemplate.migLayout == self.mig.layout",
+            "spec.nodeTemplate.migLayout is not spec.mig.layout, which every GPU of the pool gets: "
+            "omit one of them",
+            ".nodeTemplate",
         ),
     )
 

@@ -137,6 +137,8 @@ class PlacementReason(StatusReason):
     """The model fits on none of the hardware; the message says what is sufficient."""
     TOO_SLOW = "TooSlow"
     """The model fits, but even a single stream would miss `spec.slo.itlP95` on all hardware."""
+    NODES_STARTING = "NodesStarting", True
+    """Replicas wait for nodes that an autoscaler adds to the pool by its `spec.nodeTemplate`."""
     UNSCHEDULABLE = "Unschedulable"
     """Suitable hardware exists, but the scheduler finds no free capacity."""
     LAYOUT_PENDING = "LayoutPending"
@@ -460,6 +462,9 @@ class PoolAccepted(StatusReason):
     """Every node that `spec.nodeSelector` matches belongs to an older pool."""
     INVALID_LAYOUT = "InvalidLayout"
     """No GPU of the pool can have `spec.mig.layout`, so its slices stay; services go on."""
+    INVALID_NODE_TEMPLATE = "InvalidNodeTemplate"
+    """`spec.nodeTemplate` contradicts the GPUs of the pool or the catalog, or an older pool selects
+    its nodes; only existing nodes are offered."""
     PLANNER_ERROR = "PlannerError"
     """Discovering this pool failed with an internal error; what runs there stays."""
 
@@ -469,6 +474,8 @@ class Discovered(StatusReason):
 
     DEVICES_FOUND = "DevicesFound", True
     """Nodes with known devices match `spec.nodeSelector`."""
+    NODES_ON_DEMAND = "NodesOnDemand", True
+    """No node offers a device, and `spec.nodeTemplate` says what an autoscaler of nodes adds."""
     NOT_ACCEPTED = "NotAccepted"
     """Nothing is discovered while `Accepted` is False."""
     NO_NODES = "NoNodes"

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import kopf
 
 from tessera.adapters.kube import object_parsing as wire
-from tessera.api.accelerator_pool import Tier
+from tessera.api.accelerator_pool import NodeTemplate, Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, BudgetAccepted, Discovered
@@ -177,6 +177,8 @@ def review_pool(
             f"spec.prices: no TenantBudget is in {currency} but in {', '.join(sorted(budgets))}, "
             "so none of their tenants gets anything new here"
         )
+    if spec.node_template is not None:
+        warnings += _late_labels(spec.node_selector, spec.node_template)
     if (
         spec.mig is not None
         and view.product is None
@@ -185,6 +187,23 @@ def review_pool(
         slices = ", ".join(f"{count}x {name}" for name, count in sorted(spec.mig.layout.items()))
         warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of any known product")
     return [], warnings
+
+
+def _late_labels(node_selector: Mapping[str, str], template: NodeTemplate) -> list[str]:
+    """Return a warning of labels that nodes get only after they started."""
+    late = sorted(
+        key
+        for key in node_selector
+        if key.startswith(("nvidia.com/", "feature.node.kubernetes.io/"))
+        and key not in template.labels
+    )
+    if not late:
+        return []
+    return [
+        f"spec.nodeSelector: nodes get {', '.join(late)} after they started, so an autoscaler may "
+        "start none for pods that select by it; give the autoscaler's nodes the label, and list it "
+        "in spec.nodeTemplate.labels"
+    ]
 
 
 def _pool_deletion_warnings(name: str, snapshot: Snapshot) -> list[str]:

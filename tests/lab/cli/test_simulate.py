@@ -354,6 +354,20 @@ def test_a_bad_trace_is_named_with_its_line_and_the_formats(
             + SERVICE,
             "two prices with the same first day",
         ),
+        *(
+            (
+                POOL.replace("prices:", f"nodeTemplate: {{{fields}, maxNodes: 2}}\n  prices:")
+                + SERVICE,
+                words,
+            )
+            for fields, words in (
+                ("product: NVIDIA-L4, gpus: 1", "spec.nodeTemplate.product is not the label"),
+                (
+                    f"product: {A100}, gpus: 1, labels: {{nvidia.com/gpu.count: '4'}}",
+                    "spec.nodeTemplate.gpus is not the label nvidia.com/gpu.count",
+                ),
+            )
+        ),
         (
             POOL + SERVICE + BUDGET.replace("Day", "Year"),
             "TenantBudget/team-a: spec.limits.0.window",

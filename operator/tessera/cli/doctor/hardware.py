@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
+from tessera.api.accelerator_pool import PRODUCT_LABEL
 from tessera.api.reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
@@ -16,7 +17,7 @@ from tessera.cli.doctor.finding import (
     warning,
 )
 from tessera.domain.hardware.device import is_gpu_resource
-from tessera.domain.hardware.pools import PRODUCT_LABEL, PoolView, discover
+from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.money import price_on
 from tessera.resources.api_resources import ACCELERATOR_POOLS, NODES
 
@@ -52,6 +53,8 @@ def _pool_finding(view: PoolView, context: CheckContext) -> Finding:
             fix = f"kubectl get acceleratorpool {view.pool.name} -o yaml"
             return problem(name, f"{verdict.reason}: {verdict.message}", fix)
     message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
+    if view.startable is not None:
+        message = f"{view.product}: {view.discovered.message}, {view.accepted.message}"
     if view.discovered.reason is Discovered.NODES_SET_ASIDE:
         fix = "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
         return warning(name, message, fix)
@@ -69,13 +72,14 @@ def _pool_finding(view: PoolView, context: CheckContext) -> Finding:
 
 async def check_gpu_nodes(context: CheckContext) -> Findings:
     """Check labels, MIG strategy and device plugin of the nodes with GPUs."""
-    selectors = [
-        body.get("spec", {}).get("nodeSelector", {})
-        for body in await context.reader.list_objects(ACCELERATOR_POOLS)
-    ]
+    pools = [body.get("spec", {}) for body in await context.reader.list_objects(ACCELERATOR_POOLS)]
+    selectors = [pool.get("nodeSelector", {}) for pool in pools]
     nodes = [
         body for body in await context.reader.list_objects(NODES) if _has_gpus(body, selectors)
     ]
+    if not nodes and (on_demand := sum("nodeTemplate" in pool for pool in pools)):
+        message = f"no node has a GPU yet; {counted(on_demand, 'pool')} with spec.nodeTemplate"
+        return ok("gpu nodes", message)
     if not nodes:
         fix = (
             f"check for GPU nodes and NVIDIA's GPU operator: kubectl get nodes -L {PRODUCT_LABEL}; "

@@ -172,7 +172,7 @@ async def _unschedulable_services(context: CheckContext) -> frozenset[Ref]:
         service.ref
         for service in services
         for condition in service.status.conditions
-        if condition.reason == PlacementReason.UNSCHEDULABLE
+        if condition.reason in {PlacementReason.UNSCHEDULABLE, PlacementReason.NODES_STARTING}
     )
 
 

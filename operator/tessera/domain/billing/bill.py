@@ -14,7 +14,7 @@ from heapq import nlargest
 from itertools import pairwise
 from typing import NamedTuple, Self
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.accelerator_pool import COUNT_LABEL, AcceleratorPoolSpec
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
 from tessera.domain.batch.names import billing_ref
@@ -231,7 +231,7 @@ class _NodeCharges:
 
     def _gpu_count(self) -> int:
         """Return the number of GPUs of the node by its label, else by its allocatable devices."""
-        labeled = parse_decimal(self.node.labels.get(pools.COUNT_LABEL, ""), MAX_GPUS)
+        labeled = parse_decimal(self.node.labels.get(COUNT_LABEL, ""), MAX_GPUS)
         if labeled is not None:
             return labeled
         # Without the label: the fewest GPUs that could have these devices.

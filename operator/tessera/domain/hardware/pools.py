@@ -2,11 +2,18 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from decimal import Decimal
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier, Toleration
+from tessera.api.accelerator_pool import (
+    COUNT_LABEL,
+    PRODUCT_LABEL,
+    AcceleratorPoolSpec,
+    Price,
+    Tier,
+    Toleration,
+)
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
 from tessera.api.text import counted, parse_decimal
@@ -19,6 +26,14 @@ from tessera.domain.hardware.device import (
     whole_gpu_hardware,
 )
 from tessera.domain.hardware.gpu_catalog import Product, nearest_products, products
+from tessera.domain.hardware.node_templates import (
+    StartableNodes,
+    startable_nodes,
+    template_labels,
+    template_node,
+    template_problem,
+    template_tolerations,
+)
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
 from tessera.domain.mig.gpu_building import layout_problem
@@ -27,8 +42,6 @@ from tessera.domain.names import Variant
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.domain.steps import Step, planner_error
 
-PRODUCT_LABEL = "nvidia.com/gpu.product"
-COUNT_LABEL = "nvidia.com/gpu.count"
 _GPU_COUNTS = (1, 2, 4, 8)
 # Far above any GPU, and small enough for every product of it.
 _MAX_MIB = 10_000_000
@@ -59,10 +72,19 @@ class HardwareOffer:
     """No GPU instance of the profile exists yet."""
     in_layout: bool | None = None
     """Whether the pool's `spec.mig.layout` has such slices; those that it has not go."""
+    startable: StartableNodes | None = None
+    """Nodes that an autoscaler may add to the pool; None where it adds none of this hardware."""
+    startable_replicas: int = 0
+    """Replicas among `replicas` that need nodes that do not exist yet."""
 
     def variant(self, precision: str | None) -> Variant:
         """Return the variant of replicas on it."""
         return Variant(self.pool, self.hardware.instance, precision)
+
+    @property
+    def exists(self) -> bool:
+        """Return whether nodes that exist have it, or could with another layout."""
+        return self.replicas > self.startable_replicas or not self.startable_replicas
 
     @property
     def layout_profile(self) -> str | None:
@@ -89,24 +111,38 @@ class PoolView:
     slices: tuple[tuple[str, int], ...] = ()
     price: Price | None = None
     offers: tuple[HardwareOffer, ...] = ()
+    startable: StartableNodes | None = None
+    """Nodes that an autoscaler may add; None without a usable `spec.nodeTemplate`."""
 
 
 @reused
 def discover(pools: Sequence[Pool], nodes: Sequence[Node], today: date) -> tuple[PoolView, ...]:
     """Return every pool with its nodes, devices and price of the day, in the order of names."""
+    by_age = sorted(pools, key=lambda pool: (pool.created, pool.name))
     selected = {
         pool.name: [
             node for node in nodes if pool.spec.node_selector.items() <= node.labels.items()
         ]
-        for pool in sorted(pools, key=lambda pool: (pool.created, pool.name))
+        for pool in by_age
         if pool.spec is not None
     }
     owners: dict[str, str] = {}
     for name, pool_nodes in selected.items():
         for node in pool_nodes:
             owners.setdefault(node.name, name)
+    # The pools that the nodes of templates would belong to, in the order of age as above.
+    oldest_first = [(pool.name, pool.spec) for pool in by_age if pool.spec is not None]
+    template_owners = {
+        name: next(
+            older
+            for older, other in oldest_first
+            if other.node_selector.items() <= template_labels(spec, spec.node_template).items()
+        )
+        for name, spec in oldest_first
+        if spec.node_template is not None
+    }
     return tuple(
-        pool_view(pool, selected.get(pool.name, ()), owners, today)
+        pool_view(pool, selected.get(pool.name, ()), owners, template_owners, today)
         for pool in sorted(pools, key=lambda pool: pool.name)
     )
 
@@ -132,7 +168,11 @@ def admits(spec: AcceleratorPoolSpec | None, namespace: str) -> bool:
 
 
 def _discover_pool(
-    pool: Pool, selected: Sequence[Node], owners: Mapping[str, str], today: date
+    pool: Pool,
+    selected: Sequence[Node],
+    owners: Mapping[str, str],
+    template_owners: Mapping[str, str],
+    today: date,
 ) -> PoolView:
     """Return the view of a pool; a node that two pools select belongs to the older one."""
     if pool.spec is None:
@@ -150,7 +190,9 @@ def _discover_pool(
             "narrow the labels of one of them"
         )
         return _rejected_view(pool, PoolAccepted.OVERLAPPING, message)
-    return _discovered_view(pool, pool.spec, nodes, others, price)
+    owner = template_owners.get(pool.name, pool.name)
+    template_owner = owner if owner != pool.name else None
+    return _discovered_view(pool, pool.spec, nodes, others, price, template_owner)
 
 
 def _rejected_view(pool: Pool, reason: PoolAccepted, message: str) -> PoolView:
@@ -173,23 +215,32 @@ def _owned_by_others(owners: Mapping[str, str]) -> str:
 
 
 def _accepted(
-    spec: AcceleratorPoolSpec, product: str | None, price: Price
+    spec: AcceleratorPoolSpec, product: str | None, price: Price, template_fault: str | None
 ) -> StatusVerdict[PoolAccepted]:
-    """Return whether GPUs of the product can have the layout of the spec."""
+    """Return whether the spec fits the product of the pool."""
     gpu_model = find_gpu_model(product) if product is not None else None
     if spec.mig is not None and gpu_model is not None:
         problem = layout_problem(gpu_model, spec.mig.layout)
         if problem is not None:
             return StatusVerdict(PoolAccepted.INVALID_LAYOUT, problem[1])
+    if template_fault is not None:
+        return StatusVerdict(PoolAccepted.INVALID_NODE_TEMPLATE, template_fault)
     price_text = f"{price.per_gpu_hour} {price.currency} per GPU and hour ({price.basis})"
     return StatusVerdict(PoolAccepted.VALID, price_text)
 
 
 def _product_name(pool: Pool, nodes: Sequence[Node]) -> str | None:
-    """Return the product of a pool: the known one while a node has it, else that of most nodes."""
+    """Return the product of a pool: the known one while a node has it, else that of most nodes.
+
+    The product of the template comes before that of most nodes if a node has it, and where none has
+    any.
+    """
     counts = Counter(name for node in nodes if (name := node.labels.get(PRODUCT_LABEL)))
     if pool.status.product in counts:
         return pool.status.product
+    template = pool.spec.node_template if pool.spec is not None else None
+    if template is not None and (template.product in counts or not counts):
+        return template.product
     return min(counts, key=lambda name: (-counts[name], name), default=None)
 
 
@@ -199,8 +250,13 @@ def _discovered_view(
     owned: tuple[Node, ...],
     others: Mapping[str, str],
     price: Price,
+    template_owner: str | None,
 ) -> PoolView:
-    name = _product_name(pool, owned)
+    name, template = _product_name(pool, owned), spec.node_template
+    problem = None
+    if template is not None:
+        problem = template_problem(template, name, template_owner)
+    startable = startable_nodes(template, owned) if template and problem is None else None
     odd = {
         node.name: node.labels[PRODUCT_LABEL]
         for node in owned
@@ -211,12 +267,19 @@ def _discovered_view(
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
     slices = +_slice_counts(ready)
     product = products().get(name) if name is not None else None
-    verdict = _discovery_verdict(spec, nodes, name, gpus, slices)
+    if startable is not None and not (gpus or slices):
+        verdict = StatusVerdict(Discovered.NODES_ON_DEMAND, _nodes_on_demand(startable, nodes))
+    else:
+        verdict = _discovery_verdict(spec, nodes, name, gpus, slices)
+    if problem is not None and not nodes:
+        verdict = StatusVerdict(verdict.reason, f"{verdict.message}; {problem}")
+    elif startable is not None and startable.count and verdict.reason is Discovered.DEVICES_FOUND:
+        verdict = StatusVerdict(verdict.reason, f"{verdict.message}; {startable.text}")
     if odd or others:
         verdict = _with_nodes_set_aside(verdict, odd, others)
     return PoolView(
         pool=pool,
-        accepted=_accepted(spec, name, price),
+        accepted=_accepted(spec, name, price, problem),
         discovered=verdict,
         product=name,
         node_names=frozenset(node.name for node in nodes),
@@ -226,8 +289,18 @@ def _discovered_view(
         gpus=gpus,
         slices=tuple(sorted(slices.items())),
         price=price,
-        offers=() if product is None else _offers(pool.name, spec, product, nodes, price),
+        offers=()
+        if product is None
+        else _offers(pool.name, spec, product, nodes, price, startable),
+        startable=startable,
     )
+
+
+def _nodes_on_demand(startable: StartableNodes, nodes: Sequence[Node]) -> str:
+    """Return what the pool has while none of its nodes offers a device."""
+    if not nodes:
+        return f"{startable.text}; an autoscaler adds nodes for pods that wait"
+    return f"{startable.text}; {counted(len(nodes), 'node')} without a device that is ready"
 
 
 def _discovery_verdict(
@@ -358,9 +431,17 @@ def _profile_names(nodes: Sequence[Node]) -> Sequence[str]:
 
 
 def _offers(
-    pool: str, spec: AcceleratorPoolSpec, product: Product, nodes: tuple[Node, ...], price: Price
+    pool: str,
+    spec: AcceleratorPoolSpec,
+    product: Product,
+    existing: tuple[Node, ...],
+    price: Price,
+    startable: StartableNodes | None,
 ) -> tuple[HardwareOffer, ...]:
+    """Return the hardware of existing nodes, and of those that an autoscaler may add."""
     hourly = money.money(price.per_gpu_hour, price.currency)
+    new_nodes = _new_nodes(spec, product, existing, startable)
+    nodes = (*existing, *new_nodes)
     candidates = [*_existing_slices(product, nodes), *_whole_gpu_options(product, nodes)]
     existing_profiles = {hardware.profile for hardware, _, _ in candidates}
     candidates += [
@@ -369,6 +450,7 @@ def _offers(
         if candidate[0].profile not in existing_profiles
     ]
     layout = _layout_profiles(spec, product)
+    tolerations = template_tolerations(spec)
     return tuple(
         HardwareOffer(
             pool=pool,
@@ -379,7 +461,7 @@ def _offers(
             tariff=money.Tariff(spec.prices, billing_weight(hardware)),
             hourly=hourly.times(billing_weight(hardware)),
             comparison_price=hourly.times(weight),
-            tolerations=spec.tolerations,
+            tolerations=tolerations,
             runtime_class_name=spec.runtime_class_name,
             scheduler_name=spec.scheduler_name,
             needs_repartition=hardware.profile is not None
@@ -387,9 +469,39 @@ def _offers(
             in_layout=None
             if layout is None or hardware.profile is None
             else hardware.profile in layout,
+            startable=startable if new_replicas else None,
+            startable_replicas=new_replicas,
         )
         for hardware, replicas, weight in candidates
+        for new_replicas in (_replicas_on(new_nodes, hardware),)
     )
+
+
+def _new_nodes(
+    spec: AcceleratorPoolSpec,
+    product: Product,
+    existing: tuple[Node, ...],
+    startable: StartableNodes | None,
+) -> tuple[Node, ...]:
+    """Return the nodes that an autoscaler may add; slices have the names of existing nodes."""
+    if startable is None or spec.node_template is None:
+        return ()
+    names = {
+        hardware.profile: hardware.resource
+        for name in _profile_names(existing)
+        if (hardware := slice_hardware(product, name)) is not None
+    }
+    node = template_node(spec, spec.node_template)
+    allocatable = {
+        resource if hardware is None else names.get(hardware.profile, resource): count
+        for resource, count in node.allocatable.items()
+        for hardware in (_resource_hardware(product.product, resource),)
+    }
+    return (replace(node, allocatable=allocatable),) * startable.count
+
+
+def _replicas_on(nodes: Sequence[Node], hardware: Hardware) -> int:
+    return sum(node.allocatable.get(hardware.resource, 0) // hardware.devices for node in nodes)
 
 
 def _layout_profiles(spec: AcceleratorPoolSpec, product: Product) -> frozenset[str] | None:

@@ -227,7 +227,7 @@ def _options(
         if not spec.placement.pools or view.pool.name in spec.placement.pools
         if admits(view.pool.spec, proposal.service.ref.namespace)
         for offer in view.offers
-        if offer.layout_profile and offer.tier in spec.placement.tiers
+        if offer.layout_profile and offer.exists and offer.tier in spec.placement.tiers
     ]
     options: dict[InstanceType, HardwareOption] = {}
     for candidate in hardware_candidates(spec, shape, offers):

@@ -31,19 +31,19 @@ def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = (
     return None
 
 
-def layout_problem(gpu_model: GpuModel, layout: Mapping[str, int]) -> tuple[bool, str] | None:
+def layout_problem(
+    gpu_model: GpuModel, layout: Mapping[str, int], field: str = "spec.mig.layout"
+) -> tuple[bool, str] | None:
     """Return why no GPU of the model can have the slices, and whether a profile is unknown."""
     unknown = sorted(profile for profile in layout if gpu_model.find_profile(profile) is None)
     if unknown:
         known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
         return True, (
-            f"spec.mig.layout: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
+            f"{field}: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
         )
     if place_geometry(gpu_model, tuple(sorted(layout.items()))) is None:
         counts = ", ".join(f"{count} x {profile}" for profile, count in sorted(layout.items()))
-        return False, (
-            f"spec.mig.layout: {counts} does not fit on 1 {gpu_model.name}; lower the counts"
-        )
+        return False, (f"{field}: {counts} does not fit on 1 {gpu_model.name}; lower the counts")
     return None
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL
 from tessera.api.mig import NodeTarget
 from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
 from tessera.api.text import counted, parse_decimal
 from tessera.domain.hardware.device import GPU
-from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, PoolView
+from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused_per_object
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error

@@ -20,7 +20,8 @@ def replicas_free_now(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) 
         for pod in snapshot.pods
         if pod.node in view.node_names and pod.ended is None
     )
-    return max(0, offer.replicas - -(-used_devices // hardware.devices))
+    existing = offer.replicas - offer.startable_replicas
+    return max(0, existing - -(-used_devices // hardware.devices))
 
 
 def cheapest_free(

@@ -556,7 +556,9 @@ def _has_surge_capacity(
     key = offer.pool, offer.hardware.resource
     own_devices = max(desired, count.existing) * offer.hardware.devices
     other_devices = max(0, allocated.get(key, 0) - own_devices)
-    return free_replicas(offer, {key: other_devices}) > desired
+    # No node is started for a rollout.
+    existing = free_replicas(offer, {key: other_devices}) - offer.startable_replicas
+    return existing > desired
 
 
 def _previous_variants(
@@ -580,7 +582,9 @@ def _previous_variants(
     enough_ready = sum(pod.takes_requests for pod in pods) >= sum(
         variant.desired for variant in variants
     )
-    blocked = any(pod.unschedulable for pod in pods)
+    # Pods that wait for a node to start take no device from the previous ones.
+    starting = {each.choice.variant for each in variants if each.choice.offer.startable is not None}
+    blocked = any(pod.unschedulable for pod in pods if pod.variant not in starting)
     others_remain = len(objects.pods) > len(pods)
     stay = waits_for_slices and (others_remain or not enough_ready)
     are_removable = not stay and (enough_ready or blocked)

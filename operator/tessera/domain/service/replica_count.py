@@ -69,9 +69,12 @@ def decide_replicas(
     load = in_reference_replicas(load, pods, shares)
     if spec.scaling.mode != "Native":
         return _external_scale(service, policy, target, load, history)
-    if spec.placement.mig != "Auto" and len(choices) == 1:
-        # GPUs may be partitioned for a service that has it, and of several variants another one
-        # may have room: so what it wants stays its demand.
+    if choice.offer.startable is not None or len(choices) > 1:
+        # An autoscaler of nodes counts the pods that wait, and of several variants another one may
+        # have room: so what is wanted is always added.
+        history = replace(history, refused=None)
+    elif spec.placement.mig != "Auto":
+        # GPUs may be partitioned for a service that has it, so what it wants stays its demand.
         history = with_refusal(history, pods, snapshot.at)
     decision = policy.decide(target, load, history)
     usable = usable_readings(readings, snapshot.at)

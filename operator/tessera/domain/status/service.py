@@ -279,6 +279,13 @@ def _placed_verdict(
     named = (choice for choice in choices if choice.variant == stuck[0].variant)
     choice = next(named, service_plan.choice)
     pool, free = choice.offer.pool, ""
+    if (startable := choice.offer.startable) is not None:
+        return StatusVerdict(
+            PlacementReason.NODES_STARTING,
+            f"{len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} on "
+            f"{choice.fit.hardware.name} of AcceleratorPool/{pool} wait for new nodes "
+            f"({startable.text})",
+        )
     if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
         free = (
             f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, but a "

@@ -6,8 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL, AcceleratorPoolSpec
 from tessera.api.meta import DnsSubdomain
 from tessera.api.schema import ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET
+from tessera.domain.hardware.node_templates import template_labels
 
 KINDS = {kind.name: kind.model for kind in (ACCELERATOR_POOL, INFERENCE_SERVICE, TENANT_BUDGET)}
 _NAME_RULE = re.compile(r"oldSelf\.hasValue\(\) \|\| self\.metadata\.name\.matches\('(.+)'\)")
@@ -17,6 +19,17 @@ _SUBDOMAIN = TypeAdapter[str](DnsSubdomain)
 def _distinct(values: Iterator[object]) -> bool:
     listed = [*values]
     return len(set(listed)) == len(listed)
+
+
+def _has_template_label(spec: AcceleratorPoolSpec, label: str) -> bool:
+    """Return whether selector and labels have the value that a new node has, if they have any."""
+    template = spec.node_template
+    if template is None:
+        return True
+    expected = template_labels(spec, template)[label]
+    return all(
+        labels.get(label, expected) == expected for labels in (spec.node_selector, template.labels)
+    )
 
 
 # By the text of the rule; those of durations and addresses are checked by their types.
@@ -75,6 +88,35 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     ),
     "self.prices.all(p, self.prices.exists_one(q, q.from == p.from))": lambda spec: _distinct(
         price.from_ for price in spec.prices
+    ),
+    "!has(self.nodeTemplate) || !has(self.nodeTemplate.labels) || "
+    "self.nodeTemplate.labels.all(k, !(k in self.nodeSelector) || "
+    "self.nodeSelector[k] == self.nodeTemplate.labels[k])": lambda spec: (
+        spec.node_template is None
+        or all(
+            spec.node_selector.get(key, value) == value
+            for key, value in spec.node_template.labels.items()
+        )
+    ),
+    "!has(self.nodeTemplate) || ((!('nvidia.com/gpu.product' in self.nodeSelector) || "
+    "self.nodeSelector['nvidia.com/gpu.product'] == self.nodeTemplate.product) && "
+    "(!has(self.nodeTemplate.labels) || "
+    "!('nvidia.com/gpu.product' in self.nodeTemplate.labels) || "
+    "self.nodeTemplate.labels['nvidia.com/gpu.product'] == "
+    "self.nodeTemplate.product))": lambda spec: _has_template_label(spec, PRODUCT_LABEL),
+    "!has(self.nodeTemplate) || ((!('nvidia.com/gpu.count' in self.nodeSelector) || "
+    "self.nodeSelector['nvidia.com/gpu.count'] == string(self.nodeTemplate.gpus)) && "
+    "(!has(self.nodeTemplate.labels) || "
+    "!('nvidia.com/gpu.count' in self.nodeTemplate.labels) || "
+    "self.nodeTemplate.labels['nvidia.com/gpu.count'] == "
+    "string(self.nodeTemplate.gpus)))": lambda spec: _has_template_label(spec, COUNT_LABEL),
+    "!has(self.nodeTemplate) || !has(self.nodeTemplate.migLayout) || !has(self.mig) || "
+    "!has(self.mig.layout) || size(self.nodeTemplate.migLayout) == 0 || "
+    "size(self.mig.layout) == 0 || self.nodeTemplate.migLayout == self.mig.layout": lambda spec: (
+        spec.node_template is None
+        or spec.mig is None
+        or not (spec.node_template.mig_layout and spec.mig.layout)
+        or spec.node_template.mig_layout == spec.mig.layout
     ),
     "self.operator != 'Exists' || !has(self.value)": lambda toleration: (
         toleration.operator != "Exists" or toleration.value is None

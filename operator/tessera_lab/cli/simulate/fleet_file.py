@@ -5,13 +5,20 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 
-from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price, Tier
+from tessera.api.accelerator_pool import (
+    COUNT_LABEL,
+    PRODUCT_LABEL,
+    AcceleratorPoolSpec,
+    Price,
+    Tier,
+)
 from tessera.api.inference_service import InferenceServiceSpec, PrecisionStatus
 from tessera.api.reasons import PrecisionReason
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
-from tessera.domain.hardware.pools import COUNT_LABEL, PRODUCT_LABEL, discover
+from tessera.domain.hardware.node_templates import template_node
+from tessera.domain.hardware.pools import discover
 from tessera.domain.money import price_on
 from tessera.domain.observed.snapshot import Budget, Node, ObservedService, Pool, Snapshot
 from tessera.domain.perf.footprint import stored_shape
@@ -191,10 +198,12 @@ def _with_price(pool: Pool, price: Price) -> Pool:
 
 
 def _typical_node(spec: AcceleratorPoolSpec, nodes: Sequence[Node]) -> Node | None:
-    """Return the existing node with the most devices, else one as the labels describe it."""
+    """Return the existing node with the most devices, else one of the template or the labels."""
     existing = [node for node in nodes if spec.node_selector.items() <= node.labels.items()]
     if existing:
         return max(existing, key=_devices)
+    if spec.node_template is not None:
+        return template_node(spec, spec.node_template)
     product = spec.node_selector.get(PRODUCT_LABEL)
     count = spec.node_selector.get(COUNT_LABEL, _GPUS_OF_NODE)
     if product is None or not count.isdecimal():
