@@ -44,7 +44,7 @@ from tests.batch_builders import (
     plan_and_carry_out,
     plan_batch,
 )
-from tests.builders import H100, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
+from tests.builders import A100, H100, MEDIUM, NOW, SMALL, a_node, a_pool, a_spec, at
 
 HOUR = 3600
 
@@ -728,6 +728,18 @@ def test_a_full_pool_gives_way_to_the_other_for_ten_minutes(policy: str) -> None
     moved = carry_out(replace(moved, **unbound(2, 122)), both)
     assert plan_batch(replace(moved, **unbound(2, 660))).create is None
     assert pool_of(plan_batch(replace(moved, **unbound(2, 661)))) == "one"
+
+
+def test_a_batch_waits_for_a_node_of_a_template_as_long_as_one_takes_to_start() -> None:
+    twins = twin_pools("Only")
+    template = {"product": A100, "gpus": 1, "migLayout": {"1g.10gb": 7}, "maxNodes": 2}
+    twins["pools"] = (
+        a_pool("one", "0.80", tier="Spot", nodeTemplate=template | {"expectedStart": "90s"}),
+        twins["pools"][1],
+    )
+    first = plan_and_carry_out(a_checked_situation(**twins))
+    assert pool_of(plan_batch(replace(first, **unbound(1, 150)))) == "one"
+    assert pool_of(plan_batch(replace(first, **unbound(1, 151)))) == "two"
 
 
 def test_a_full_spot_pool_gives_way_to_the_other_before_on_demand_hardware() -> None:

@@ -354,7 +354,8 @@ def _unjudged_verdict(context: BatchContext, attempt: AttemptStatus) -> StatusVe
 def _record_full_pool(context: BatchContext) -> BatchContext:
     """Record a pool in which the attempt found no node in time."""
     state, attempt = context.attempt_state, context.attempt_state.attempt
-    if attempt is None or not scheduling_timed_out(state, context.now):
+    views = context.situation.views
+    if attempt is None or not scheduling_timed_out(state, context.now, views):
         return context
     if any(
         entry.pool == attempt.pool and entry.at >= attempt.started_at

@@ -68,12 +68,21 @@ def attempt_capacity(attempt: AttemptStatus | None) -> CapacityClass | None:
     return "spot" if attempt.tier == "Spot" else "non-spot"
 
 
-def scheduling_timed_out(state: AttemptState, now: datetime) -> bool:
-    """Return whether the pod of the attempt has been pending for longer than 60 s."""
+def scheduling_timed_out(state: AttemptState, now: datetime, views: Sequence[PoolView]) -> bool:
+    """Return whether the pod of the attempt has been pending for longer than 60 s.
+
+    Where an autoscaler adds nodes to the pool, the start of one comes on top of it.
+    """
     # A pod that may not be created says nothing of the capacity.
     if state.attempt is None or not state.alive or state.pod is None or state.scheduled:
         return False
-    return now - state.attempt.started_at > SCHEDULING_TIMEOUT
+    starts = (
+        view.startable.expected_start
+        for view in views
+        if view.pool.name == state.attempt.pool and view.startable is not None
+    )
+    timeout = SCHEDULING_TIMEOUT + next(starts, timedelta())
+    return now - state.attempt.started_at > timeout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +116,7 @@ class CapacityQuery:
         }
         if self.attempt_state.alive and self.attempt_state.scheduled:
             return frozenset(pools - {attempt.pool})
-        if scheduling_timed_out(self.attempt_state, self.schedule.at):
+        if scheduling_timed_out(self.attempt_state, self.schedule.at, self.situation.views):
             pools.add(attempt.pool)
         return frozenset(pools)
 
@@ -236,7 +245,7 @@ def _is_available(
     """Return whether capacity of a class is expected to be available."""
     state = query.attempt_state
     if class_attempt is not None:
-        return not scheduling_timed_out(state, query.schedule.at)
+        return not scheduling_timed_out(state, query.schedule.at, query.situation.views)
     # A batch leaves hardware of the other class only for visible room; otherwise it just tries,
     # on demand and reserved in any pool that is not full.
     if capacity_class == "spot":
