@@ -248,6 +248,18 @@ async def test_a_price_of_this_year_is_current() -> None:
     assert (await findings_by_check(api))["pool a100"].state is FindingState.OK
 
 
+async def test_a_pool_whose_nodes_do_not_exist_yet_says_how_many_there_may_be() -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(ObjectKey("acceleratorpools", "", "a100"))["spec"].update(
+        nodeTemplate={"product": "NVIDIA-A100-SXM4-80GB", "gpus": 8, "maxNodes": 4}
+    )
+    operator.cluster.objects.pop(NODE)
+    findings = await findings_by_check(api)
+    assert findings["pool a100"].state is FindingState.OK
+    assert "0 of 4 nodes exist, expected start 300s" in findings["pool a100"].message
+    assert findings["gpu nodes"].message == "no node has a GPU yet; 1 pool with spec.nodeTemplate"
+
+
 @pytest.mark.parametrize("name", BROKEN)
 async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
     check, state, fix, breaks = BROKEN[name]

@@ -42,6 +42,7 @@ from tessera.resources.manifest import ObjectKey
 from tests.builders import NOW
 from tests.cli.memory_api import MemoryApi
 from tests.cli.partitioned_cluster import (
+    PRODUCT,
     a_partitioned_cluster,
     a_plan,
     a_slice,
@@ -210,6 +211,18 @@ async def test_a_pool_that_is_as_planned_is_reported_as_such() -> None:
     fleet = await read_inputs(a_partitioned_cluster({}, {"target": plan}))
     assert "Every GPU has its planned layout." in planned(fleet, None, "text").text
     assert "After plan" not in render_mosaic(fleet, None, "text", 110).text
+
+
+async def test_a_plan_says_how_many_nodes_of_a_template_exist() -> None:
+    api = a_partitioned_cluster({})
+    template = {"product": PRODUCT, "gpus": 1, "maxNodes": 4, "expectedStart": "90s"}
+    api.cluster.objects[ObjectKey("acceleratorpools", "", "a100")]["spec"].update(
+        nodeTemplate=template
+    )
+    fleet = await read_inputs(api)
+    assert "2 of 4 nodes exist, expected start 90s" in planned(fleet, None, "text").text
+    [body] = json.loads(planned(fleet, None, "json").text)["pools"]
+    assert body["nodesOnDemand"] == {"existing": 2, "maxNodes": 4, "expectedStart": "90s"}
 
 
 async def test_a_pool_without_layouts_is_an_error_with_what_to_write() -> None:

@@ -23,6 +23,7 @@ from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.domain.status.service import service_status
 from tests.builders import (
+    A100,
     H100,
     NOW,
     SMALL,
@@ -407,6 +408,18 @@ def test_replicas_without_a_node_are_explained_with_what_is_missing() -> None:
     decision = decisions(replace(snapshot, pods=(*snapshot.pods, stuck)))["placed"]
     assert decision.reason == PlacementReason.UNSCHEDULABLE
     assert decision.would_change[0] == "1 more free 1g.10gb in a100, or 1 replica fewer"
+
+
+def test_replicas_that_wait_for_a_new_node_are_explained_with_what_exists() -> None:
+    template = {"product": A100, "gpus": 1, "migLayout": {"1g.10gb": 7}, "maxNodes": 4}
+    snapshot = running(2, pools=(a_pool(nodeTemplate=template),))
+    stuck = a_pod("chat-9", unschedulable="0/1 nodes", ready_since=None, containers_ready=False)
+    decision = decisions(replace(snapshot, pods=(*snapshot.pods, stuck)))["placed"]
+    nodes_text = "1 of 4 nodes exist, expected start 300s"
+    assert decision.reason == PlacementReason.NODES_STARTING
+    assert decision.would_change[0] == f"a new node in a100 ({nodes_text})"
+    assert dict(decision.numbers)["nodes"] == nodes_text
+    assert dict(decision.numbers)["free capacity"] == "5 of 7 replicas in the pool"
 
 
 def test_replicas_without_a_node_are_told_which_hardware_is_free() -> None:

@@ -6,6 +6,7 @@ from itertools import groupby
 from operator import attrgetter
 from types import SimpleNamespace
 
+from tessera.api.meta import format_duration
 from tessera.api.mig import MigPlan, Unit
 from tessera.api.text import counted
 from tessera.cli.cluster import Json, Reader, cluster_command
@@ -112,6 +113,8 @@ def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
     yield state_line(pool)
     if pool.mig is not None:
         yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
+    if pool.view.startable is not None:
+        yield f"  {pool.view.startable.text}"
     for mig_node in pool.nodes:
         if mig_node.inconsistency is not None:
             yield f"  Node {mig_node.name} is skipped: {mig_node.inconsistency}"
@@ -223,12 +226,22 @@ def _unit_line(unit: Unit, at: datetime) -> str:
 
 
 def _pool_json(pool: PoolSnapshot) -> Json:
-    mig, condition = pool.mig, pool.layout_condition
+    mig, condition, startable = pool.mig, pool.layout_condition, pool.view.startable
+    new_nodes = (
+        {
+            "existing": startable.existing,
+            "maxNodes": startable.max_nodes,
+            "expectedStart": format_duration(startable.expected_start),
+        }
+        if startable is not None
+        else None
+    )
     return {
         "name": pool.name,
         "mode": mig.mode if mig is not None else None,
         "backend": mig.backend if mig is not None else None,
         "currency": pool.currency,
+        "nodesOnDemand": new_nodes,
         "layoutReady": condition and condition.model_dump(include={"status", "reason", "message"}),
         "target": _plan_json(pool, pool.status.target),
         "proposed": _plan_json(pool, pool.status.proposed),

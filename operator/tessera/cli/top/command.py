@@ -100,6 +100,7 @@ def _service_cells(row: TopRow) -> list[str]:
 def _pool_cells(pool: Json) -> list[str]:
     devices = ", ".join(
         f"{count['free']} of {count['allocatable']} {name}"
+        + (f" (+{count['startable']} on new nodes)" if "startable" in count else "")
         for name, count in pool["devices"].items()
     )
     price = f"{pool['perGPUHour']} {pool['currency']}" if pool["perGPUHour"] else UNKNOWN_CELL

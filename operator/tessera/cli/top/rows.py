@@ -167,7 +167,8 @@ def pools_json(snapshot: Snapshot) -> list[Json]:
                 "devices": {
                     offer.hardware.profile or "whole": {
                         "free": replicas_free_now(snapshot, view, offer),
-                        "allocatable": offer.replicas,
+                        "allocatable": offer.replicas - offer.startable_replicas,
+                        **({"startable": new} if (new := offer.startable_replicas) else {}),
                     }
                     for offer in offers
                 },

@@ -31,6 +31,10 @@ class PlacedService:
         """Return how many replicas fit on what is free of an offer now."""
         return replicas_free_now(self.snapshot, self.view_of(offer), offer)
 
+    def possible_replicas(self, offer: HardwareOffer) -> int:
+        """Return the same with the nodes that an autoscaler may add."""
+        return self.free_replicas(offer) + offer.startable_replicas
+
     @property
     def required_replicas(self) -> int:
         """Return the number of replicas for which the service is placed."""
@@ -114,7 +118,7 @@ def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
             else "more expensive"
         )
         return f"{price_ratio}, stranded slices included"
-    if (free := placed.free_replicas(offer)) < placed.required_replicas:
+    if (free := placed.possible_replicas(offer)) < placed.required_replicas:
         return f"full: {free} free, {placed.required_replicas} required at the start"
     if placed.service_plan.current_workloads:
         return "no more expensive, but a running service is not moved"

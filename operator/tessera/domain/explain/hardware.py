@@ -65,8 +65,10 @@ def _numbers(service: PlacedService, choice: HardwareChoice) -> Numbers:
         ),
         (
             "free capacity",
-            f"{service.free_replicas(offer)} of {counted(offer.replicas, 'replica')} in the pool",
+            f"{service.free_replicas(offer)} of "
+            f"{counted(offer.replicas - offer.startable_replicas, 'replica')} in the pool",
         ),
+        *([("nodes", offer.startable.text)] if offer.startable is not None else []),
         *_layout_reasons(service.view_of(offer), service_plan.service.ref),
     )
 
@@ -93,7 +95,10 @@ def _would_change(
 ) -> Iterator[str]:
     """Yield what the chosen pool lacks, then what would make other pools the choice."""
     service_plan = service.service_plan
-    if unschedulable := sum(pod.unschedulable is not None for pod in service_plan.pods):
+    unschedulable = sum(pod.unschedulable is not None for pod in service_plan.pods)
+    if unschedulable and chosen.offer.startable is not None:
+        yield f"a new node in {chosen.offer.pool} ({chosen.offer.startable.text})"
+    elif unschedulable:
         yield (
             f"{unschedulable} more free {chosen.offer.hardware.name} in {chosen.offer.pool}, or "
             f"{counted(unschedulable, 'replica')} fewer"
@@ -130,7 +135,7 @@ def _changes_for(
     """Yield what would make the best hardware of another pool the choice."""
     chosen_price, other_price = chosen.offer.comparison_price, other.offer.comparison_price
     hourly = other.hourly.formatted(4)
-    missing = service.required_replicas - service.free_replicas(other.offer)
+    missing = service.required_replicas - service.possible_replicas(other.offer)
     price = service.view_of(other.offer).price
     if other_price.nanos <= chosen_price.nanos and missing > 0:
         yield (
