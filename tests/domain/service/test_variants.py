@@ -88,8 +88,8 @@ def test_capacity_that_runs_stays_while_replicas_move(
 def _resize_pool(cluster: VariantFleet, pool: str, gpus: int) -> None:
     """Set the GPUs of a pool; those that pods hold stay."""
     index = ("reserved", "burst").index(pool)
-    held = sum(pod.node == f"{pool}-0" for pod in cluster.pods.values())
-    cluster.nodes[index] = a_node(pool, whole=max(gpus, held))
+    used = sum(pod.node == f"{pool}-0" for pod in cluster.pods.values())
+    cluster.nodes[index] = a_node(pool, whole=max(gpus, used))
 
 
 SPOT = a_pool("spot", "0.50", tier="Spot")

@@ -42,16 +42,16 @@ def propose_all(
     proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     pools_by_name = pool_names_by_node(views)
-    held_by_ref = {
+    devices_by_ref = {
         ref: held_devices(ref, objects.pods, pools_by_name)
         for ref, objects in objects_by_ref.items()
     }
-    for held in held_by_ref.values():
-        allocated.update(held)
+    for devices in devices_by_ref.values():
+        allocated.update(devices)
     free = _free_devices({view.pool.name: free_in_pool(view, allocated) for view in views})
     for service in chain(order.running, _in_turns(order.new, gpus, forecast)):
         ref, objects = service.ref, objects_by_ref[service.ref]
-        allocated.subtract(held_by_ref[ref])
+        allocated.subtract(devices_by_ref[ref])
         proposal = propose(
             ref,
             service,
@@ -64,7 +64,7 @@ def propose_all(
             at=snapshot.at,
             memory=scaling_history.get(ref),
             snapshot=snapshot,
-            room=Room(used=allocated, held=held_by_ref[ref]),
+            room=Room(used=allocated, held=devices_by_ref[ref]),
         )
         proposals[ref] = proposal
         gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, proposal, forecast)

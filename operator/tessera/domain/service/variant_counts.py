@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceStatus
@@ -119,7 +119,10 @@ def _variant_pods(
         for pod in pods_of_variant(objects.pods, choice)
         if not pod.terminating and pod.ref not in lost
     ]
-    kind = choice.offer.pool, choice.offer.hardware.resource
+    offer, startable = choice.offer, choice.offer.startable
+    kind = offer.pool, offer.hardware.resource
+    total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))
+    free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
     pending = [pod for pod in pods if pod.node is None]
     return VariantPods(
@@ -129,6 +132,8 @@ def _variant_pods(
         starting=len(pods) - ready - len(pending),
         pending=len(pending),
         pending_since=min((pod.created for pod in pending), default=None),
-        free=max(0, free_replicas(choice.offer, {kind: room.used[kind] + room.held[kind]})),
+        free=free,
+        growth=total - free,
+        node_start=startable.expected_start if startable is not None else timedelta(),
         start=lead_of(typical_start(pods, status.start, choice.variant)),
     )
