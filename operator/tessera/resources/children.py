@@ -37,7 +37,11 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
     manifests = [service_manifest(service_plan.service, spec)]
     manifests += [model_claim_manifest(claim) for claim in service_plan.claims]
     if not _is_waiting(service_plan):
-        manifests += [deployment_manifest(service_plan, *each) for each in specs]
+        manifests += [
+            deployment_manifest(service_plan, variant, variant_spec)
+            for variant, variant_spec in specs
+            if not variant.waits
+        ]
     if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
         manifests.append(disruption_budget_manifest(service_plan.service, spec))
     if service_plan.has_autoscaler:
@@ -61,7 +65,12 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         _is_waiting(service_plan),
         service_plan.pinned_revision,
         service_plan.claims,
-        tuple([(each.template, each.replicas, each.surge) for each in service_plan.variants]),
+        tuple(
+            [
+                (each.template, each.replicas, each.surge, each.waits)
+                for each in service_plan.variants
+            ]
+        ),
         service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
         service_plan.has_autoscaler,
     )

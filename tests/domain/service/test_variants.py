@@ -6,6 +6,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.resources.children import service_manifests
 from tests.builders import a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
 from tests.properties import examples
@@ -129,3 +130,30 @@ def test_a_spot_notice_is_answered_at_once_by_replicas_elsewhere() -> None:
     assert all(pod.draining_since for pod in cluster.pods.values() if pod.node == "spot-0")
     cluster.run(70)
     assert cluster.counts() == {"reserved": 1, "burst": 3, "spot": 0}
+
+
+def test_a_new_template_is_rolled_out_one_deployment_after_the_other() -> None:
+    cluster = fleet(2, reserved=1, burst=1)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 1, "burst": 1}
+    cluster.service = replace(
+        cluster.service, spec=a_spec(replicas=2, context={"maxModelLen": 2048}), generation=2
+    )
+    first = cluster.cycle()
+    assert [variant.waits for variant in first.variants] == [False, True]
+    assert first.variants[1].template.is_new
+    kinds = [manifest.kind.kind for manifest in service_manifests(first)]
+    assert kinds.count("Deployment") == 1
+    _set_rollout(cluster, "reserved", complete=False)
+    second = cluster.cycle()
+    assert [variant.waits for variant in second.variants] == [False, True]
+    _set_rollout(cluster, "reserved", complete=True)
+    third = cluster.cycle()
+    assert [variant.waits for variant in third.variants] == [False, False]
+    assert third.variants[1].template.is_new
+    assert not any(variant.template.is_new for variant in cluster.cycle().variants)
+
+
+def _set_rollout(cluster: VariantFleet, pool: str, *, complete: bool) -> None:
+    name = f"{pool}-1gpu"
+    cluster.workloads[name] = replace(cluster.workloads[name], rollout_complete=complete)

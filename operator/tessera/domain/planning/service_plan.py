@@ -91,6 +91,8 @@ class VariantPlan:
     """The Deployment, if it exists."""
     replica_conflict: ReplicaConflict | None = None
     """Somebody else who writes the replicas of this Deployment."""
+    waits: bool = False
+    """Its Deployment keeps its template until that of another variant is rolled out."""
     change: VariantChange | None = None
     """Why it gets another number of replicas than it has; None with one variant."""
 
@@ -289,6 +291,7 @@ def _plan_service(
         for index, count in enumerate(counts)
         if not index or _is_used(count, objects)
     )
+    variants = _one_rollout_at_a_time(variants, objects.pods)
     removable, previous = _previous_variants(inputs, variants)
     drain = with_leaving(
         snapshot,
@@ -371,11 +374,34 @@ def _plan_variant(
     )
 
 
+def _one_rollout_at_a_time(
+    variants: tuple[VariantPlan, ...], pods: Sequence[Pod]
+) -> tuple[VariantPlan, ...]:
+    """Let new templates of further Deployments wait: each rollout may take a replica away."""
+    if len(variants) == 1:
+        return variants
+    is_rolling = any(
+        variant.workload is not None
+        and (
+            not variant.workload.rollout_complete
+            or is_rolling_out(pods_of_variant(pods, variant.choice))
+        )
+        for variant in variants
+    )
+    result = []
+    for variant in variants:
+        changes = variant.workload is not None and variant.template.is_new
+        result.append(replace(variant, waits=changes and is_rolling))
+        is_rolling |= changes
+    return tuple(result)
+
+
 def _is_moving(variant: VariantPlan, pods: Sequence[Pod]) -> bool:
     """Return whether the time alone may change what is decided for a Deployment."""
     # A surge replica stays pending for a while at most.
     return (
         variant.replica_conflict is not None
+        or variant.waits
         or (variant.workload is not None and not variant.workload.rollout_complete)
         or is_rolling_out(pods_of_variant(pods, variant.choice))
     )

@@ -43,6 +43,8 @@ class TemplateDecision:
     choice: HardwareChoice
     """The choice with the numbers planned when the replicas were created."""
     verdict: StatusVerdict[UpdateAvailable]
+    is_new: bool = False
+    """The Deployment gets another template than it has."""
 
     @property
     def version(self) -> PodTemplateVersion:
@@ -60,7 +62,8 @@ def decide_template(
 ) -> TemplateDecision:
     """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
     newest = _newest_template(available, service, spec, choice)
-    record = _recorded_template(service, choice, newest) if workload is not None else newest
+    recorded = _recorded_template(service, choice, newest) if workload is not None else newest
+    record = recorded
     # The API server adds the default of `drain.timeout` to a service that had no `drain`.
     is_same = record.template_hash == newest.template_hash or (
         spec.drain.timeout == record.effective_values.drain_timeout
@@ -77,6 +80,7 @@ def decide_template(
         record=record,
         choice=choice if same else _choice_with_effective_values(choice, record.effective_values),
         verdict=_verdict(service, record, newest),
+        is_new=record != recorded,
     )
 
 

@@ -62,6 +62,7 @@ from tessera.domain.speed.measurements import corrected_rate
 from tessera.domain.status.variants import (
     reference_replicas,
     speed_source,
+    template_record,
     variant_status,
     variant_statuses,
 )
@@ -121,7 +122,9 @@ def _service_status(
         variants=variant_statuses(service_plan) if choice else previous.variants,
         model=_model_status(service_plan, previous.model),
         precisions=_precisions(service_plan, previous),
-        pod_template_version=template.record if template else previous.pod_template_version,
+        pod_template_version=template_record(service_plan, service_plan.variants[0])
+        if service_plan.variants
+        else previous.pod_template_version,
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=_speed_status(service_plan),
         preemption=service_plan.preemption,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.variant_status import SpeedSource, VariantReplicas, VariantStatus
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice
@@ -62,8 +63,20 @@ def _variant_replicas(service_plan: ServicePlan, variant: VariantPlan) -> Varian
         currency=choice.hourly.currency,
         reason=change.reason if change is not None else None,
         message=change.message if change is not None else None,
-        pod_template_version=variant.template.record,
+        pod_template_version=template_record(service_plan, variant),
     )
+
+
+def template_record(service_plan: ServicePlan, variant: VariantPlan) -> PodTemplateVersionStatus:
+    """Return what determines the template that its Deployment has, or gets now."""
+    status = service_plan.service.status
+    if variant.waits:
+        for reported in status.variants or ():
+            if reported.name == variant.choice.variant:
+                return reported.pod_template_version
+        if status.pod_template_version is not None:
+            return status.pod_template_version
+    return variant.template.record
 
 
 def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:

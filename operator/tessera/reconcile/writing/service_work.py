@@ -97,18 +97,13 @@ def outdated_marks(
 
 def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     """Return the Deployments whose replicas alone are set; without a record only reductions."""
-    planned = work.service_plan.previous_deployments
-    if work.may_change_deployments:
-        return planned.items()
-    planned = {
-        **planned,
-        **{
-            variant.workload.ref: variant.replicas
-            for variant in work.service_plan.variants
-            if variant.workload is not None
-        },
-    }
+    variants, planned = work.service_plan.variants, dict(work.service_plan.previous_deployments)
+    for variant in variants:
+        if variant.workload is not None and (variant.waits or not work.may_change_deployments):
+            planned[variant.workload.ref] = variant.replicas
     running = {current.ref: current.replicas for current in work.snapshot.workloads}
+    if work.may_change_deployments:
+        return [(ref, count) for ref, count in planned.items() if count != running.get(ref)]
     return [
         (ref, count)
         for ref, count in planned.items()
