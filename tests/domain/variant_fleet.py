@@ -84,9 +84,10 @@ class VariantFleet:
 
     def counts(self) -> Mapping[str, int]:
         """Return the pods that take requests, by pool."""
-        counts = {pool.name: 0 for pool in self.pools}
+        counts = dict.fromkeys([pool.name for pool in self.pools], 0)
         for pod in self.pods.values():
-            counts[pool_of(pod)] += pod.takes_requests and pod.draining_since is None
+            if pod.takes_requests and pod.draining_since is None:
+                counts[pool_of(pod)] = counts.get(pool_of(pod), 0) + 1
         return counts
 
     def _apply(self, service_plan: ServicePlan) -> None:

@@ -157,3 +157,19 @@ def test_a_new_template_is_rolled_out_one_deployment_after_the_other() -> None:
 def _set_rollout(cluster: VariantFleet, pool: str, *, complete: bool) -> None:
     name = f"{pool}-1gpu"
     cluster.workloads[name] = replace(cluster.workloads[name], rollout_complete=complete)
+
+
+def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
+    cluster = fleet(3, reserved=1, burst=2)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 1, "burst": 2}
+    spare = a_pool("spare", "5.00", tier="OnDemand")
+    cluster.pools = (RESERVED, spare)
+    cluster.nodes.append(a_node("spare", whole=1))
+    cluster.run(300)
+    assert len([pod for pod in cluster.pods.values() if pod.takes_requests]) == 4
+    assert cluster.lost == []
+    cluster.nodes[-1] = a_node("spare", whole=2)
+    cluster.run(300)
+    serving = [pod_pool for pod_pool, count in cluster.counts().items() for _ in range(count)]
+    assert serving == ["reserved", "spare", "spare"]

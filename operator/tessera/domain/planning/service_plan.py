@@ -22,6 +22,7 @@ from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
+    Node,
     ObservedService,
     Pod,
     Readings,
@@ -292,7 +293,7 @@ def _plan_service(
         if not index or _is_used(count, objects)
     )
     variants = _one_rollout_at_a_time(variants, objects.pods)
-    removable, previous = _previous_variants(inputs, variants)
+    removable, previous = _previous_variants(inputs, variants, snapshot.nodes)
     drain = with_leaving(
         snapshot,
         joined_drains([variant.drain for variant in variants]),
@@ -588,14 +589,13 @@ def _has_surge_capacity(
 
 
 def _previous_variants(
-    inputs: ServicePlanInputs, variants: Sequence[VariantPlan]
+    inputs: ServicePlanInputs, variants: Sequence[VariantPlan], nodes: Sequence[Node]
 ) -> tuple[tuple[Ref, ...], PreviousVariants]:
     """Return Deployments to delete, and what becomes of those of previous variants meanwhile.
 
     One of a variant that may come back goes once it is empty, others once the new ones are ready,
-    or if these need their devices. A service whose
-    slices are planned keeps them, also when its pool does not plan any more: its replicas move one
-    by one.
+    or if these need their devices. A service whose slices are planned keeps them, also when its
+    pool does not plan any more: its replicas move one by one.
     """
     proposal = inputs.proposal
     objects, spec = proposal.objects, proposal.service.spec
@@ -608,18 +608,42 @@ def _previous_variants(
     enough_ready = sum(pod.takes_requests for pod in pods) >= sum(
         variant.desired for variant in variants
     )
-    # Pods that wait for a node to start take no device from the previous ones.
-    starting = {each.choice.variant for each in variants if each.choice.offer.startable is not None}
-    blocked = any(pod.unschedulable for pod in pods if pod.variant not in starting)
     others_remain = len(objects.pods) > len(pods)
     stay = waits_for_slices and (others_remain or not enough_ready)
-    are_removable = not stay and (enough_ready or blocked)
+    needed_nodes = frozenset[str]() if enough_ready else _needed_nodes(variants, pods, nodes)
+    removable = [
+        workload
+        for workload in workloads
+        if not stay
+        and (
+            enough_ready
+            or any(
+                pod.node in needed_nodes for pod in objects.pods if pod.variant == workload.variant
+            )
+        )
+    ]
     previous = previous_variants(
-        workloads if waits_for_slices and not are_removable else [],
+        [each for each in workloads if each not in removable] if waits_for_slices else [],
         objects.pods,
         inputs.displacement,
         surge=inputs.surge_replicas,
         enough_ready=enough_ready and not is_rolling_out(pods),
     )
-    removable = tuple(workload.ref for workload in workloads if are_removable)
-    return (*empty, *removable), previous
+    return (*empty, *(workload.ref for workload in removable)), previous
+
+
+def _needed_nodes(
+    variants: Sequence[VariantPlan], pods: Sequence[Pod], nodes: Sequence[Node]
+) -> frozenset[str]:
+    """Return the nodes of pools whose devices its pods wait for; not those that are to come."""
+    stuck = {pod.variant for pod in pods if pod.unschedulable}
+    selectors = [
+        variant.choice.offer.node_selector.items()
+        for variant in variants
+        if variant.choice.variant in stuck and variant.choice.offer.startable is None
+    ]
+    return frozenset(
+        node.name
+        for node in nodes
+        if any(selector <= node.labels.items() for selector in selectors)
+    )
