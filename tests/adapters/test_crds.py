@@ -203,6 +203,7 @@ RULES += [
         "spec.tenant.namespaces lists a namespace twice",
     ),
     (TENANT_BUDGETS, BUDGET | {"weight": "0"}, "spec.weight must be from 0.01 to 1000"),
+    (TENANT_BUDGETS, BUDGET | {"gpus": "0"}, "spec.gpus must be above 0"),
     (
         TENANT_BUDGETS,
         BUDGET | {"publishing": [{"names": ["GPT-4o"]}]},

@@ -1,11 +1,13 @@
 """`TenantBudget`: spending limits of a tenant, and the owner of the budget."""
 
+import re
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import AwareDatetime, ConfigDict, Field, StringConstraints
 
+from tessera.api.accelerator_pool import Tier
 from tessera.api.meta import (
     Amount,
     Conditions,
@@ -21,6 +23,9 @@ from tessera.api.meta import (
 from tessera.api.rate_limits import RateLimitsSpec, TeamName
 
 WindowName = Literal["Hour", "Day", "Month"]
+# A window of a limit, with the tier where it counts one alone: `Month` or `Month/OnDemand`.
+LIMIT_KEY = re.compile(f"^({'|'.join(get_args(WindowName))})(/({'|'.join(get_args(Tier))}))?$")
+LimitKey = Annotated[str, StringConstraints(pattern=LIMIT_KEY.pattern)]
 
 # Name of a model as a grant has it: in lower case, so that every name has one spelling.
 GrantedName = Annotated[
@@ -49,6 +54,10 @@ class Limit(Wire):
 
     amount: Amount
     """Maximum spend in one window, in `spec.currency`, for example `"2500"` or `"0.50"`."""
+
+    tier: Tier | None = None
+    """Tier of the AcceleratorPools that count, for example `OnDemand` to bound what bursts cost;
+    omitted, all of them."""
 
 
 class NameGrant(Wire):
@@ -108,8 +117,13 @@ class TenantBudgetSpec(Wire):
     """Weight of the tenant, from `0.01` to `1000`, where devices are too few for all: new replicas
     get them in proportion to the weights. Namespaces without a budget have weight 1 together."""
 
-    limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=3)]
+    limits: Annotated[tuple[Limit, ...], Field(min_length=1, max_length=6)]
     """Spending limits; all of them apply."""
+
+    gpus: Annotated[Amount, Field(gt=0)] | None = None
+    """Quota of GPUs that all replicas and batches of the tenant may hold at once, a slice as its
+    billing weight: beyond it nothing is added, services of class `Interactive` come first, and
+    minReplicas that run are never reduced. Omitted, as many as the limits pay."""
 
     rate_limits: RateLimitsSpec = Field(default_factory=RateLimitsSpec)
     """Limits of all requests of the tenant through gateways; omitted, the gateway's defaults."""
@@ -137,8 +151,9 @@ class TenantBudgetSpec(Wire):
 
     model_config = rules_config(
         rule(
-            "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))",
-            "spec.limits has two limits for the same window: keep the smaller one",
+            "self.limits.all(l, self.limits.exists_one(m, m.window == l.window && "
+            "has(m.tier) == has(l.tier) && (!has(m.tier) || m.tier == l.tier)))",
+            "spec.limits has two limits for the same window and tier: keep the smaller one",
             ".limits",
         ),
         rule(
@@ -158,6 +173,11 @@ class TenantBudgetSpec(Wire):
             "spec.weight must be from 0.01 to 1000, for example 2",
             ".weight",
         ),
+        rule(
+            "!has(self.gpus) || double(self.gpus) > 0.0",
+            "spec.gpus must be above 0, for example 8: to add nothing, set a limit of 0",
+            ".gpus",
+        ),
     )
 
 
@@ -173,6 +193,9 @@ class WindowStatus(_BudgetStatusBase):
 
     window: WindowName
     """Window of the limit."""
+
+    tier: Tier | None = None
+    """Tier of the pools that count; absent, all of them."""
 
     start: datetime
     """Start of the window."""
@@ -221,6 +244,9 @@ class RunningStatus(_BudgetStatusBase):
     charged_until: datetime
     """Time up to which it is charged."""
 
+    tier: Tier | None = None
+    """Tier of the pool, where a limit counts one alone."""
+
 
 class RunningGroupStatus(_BudgetStatusBase):
     """Replicas of one price whose cost is being charged, without their names."""
@@ -237,6 +263,9 @@ class RunningGroupStatus(_BudgetStatusBase):
     replicas: Annotated[int, Field(ge=1, le=100_000)]
     """How many they are, all charged until `spend.asOf`."""
 
+    tier: Tier | None = None
+    """Tier of the pool, where a limit counts one alone."""
+
 
 class SpendStatus(_BudgetStatusBase):
     """Record of the spend, from which a restarted operator continues."""
@@ -244,7 +273,7 @@ class SpendStatus(_BudgetStatusBase):
     as_of: datetime
     """When the record was written: at least once a minute, and before any addition."""
 
-    windows: Annotated[tuple[WindowStatus, ...], Field(max_length=3)] = ()
+    windows: Annotated[tuple[WindowStatus, ...], Field(max_length=6)] = ()
     """State of the current window of each limit."""
 
     running: Annotated[tuple[RunningStatus, ...], Field(max_length=4000)] = ()
@@ -253,7 +282,7 @@ class SpendStatus(_BudgetStatusBase):
     running_groups: Annotated[tuple[RunningGroupStatus, ...], Field(max_length=200)] = ()
     """The other replicas that were being charged, counted by pool and weight."""
 
-    incomplete_windows: Annotated[tuple[WindowName, ...], Field(max_length=3)] = ()
+    incomplete_windows: Annotated[tuple[LimitKey, ...], Field(max_length=6)] = ()
     """Windows in which some earlier spend is unknown."""
 
 

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from typing_extensions import override
 
-from tessera.api.accelerator_pool import Price
+from tessera.api.accelerator_pool import Price, Tier
 
 NANO = 10**9
 _HOUR = timedelta(hours=1) // timedelta(microseconds=1)
@@ -70,6 +70,8 @@ class Tariff:
     prices: tuple[Price, ...]
     weight: Decimal
     """Share of a GPU; above 1 for several."""
+    tier: Tier | None = None
+    """Tier of the pool; None where it is not known any more."""
 
     @property
     def currency(self) -> str:

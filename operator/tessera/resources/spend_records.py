@@ -11,7 +11,7 @@ from datetime import datetime
 from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from tessera.api.meta import Amount
-from tessera.api.tenant_budget import WindowName
+from tessera.api.tenant_budget import LimitKey
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.domain.budget.periods import MAX_PERIOD
 from tessera.domain.money import from_nanos, to_nanos
@@ -35,8 +35,8 @@ class _RecordedSpend(BaseModel):
 
     currency: str
     as_of: AwareDatetime
-    windows: dict[WindowName, _RecordedWindow]
-    incomplete: dict[WindowName, AwareDatetime] = {}
+    windows: dict[LimitKey, _RecordedWindow]
+    incomplete: dict[LimitKey, AwareDatetime] = {}
 
 
 def spend_records_manifest(

@@ -109,7 +109,7 @@ def budget_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         yield _ENFORCING, (name, enforcing), enforcing.is_true
         yield _WITHIN_BUDGET, (name, owner, within_budget), within_budget.is_true
         for window in view.state.current_windows:
-            labels = name, window.period.name
+            labels = name, window.period.key
             yield _START, (*labels, view.state.currency), window.period.start.timestamp()
             yield _LIMIT, labels, window.limit
             yield _SPENT, labels, window.spent

@@ -2,10 +2,9 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from typing import get_args
 
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
-from tessera.api.tenant_budget import WindowName
+from tessera.api.tenant_budget import LIMIT_KEY, LimitKey
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import BillScrape, ProcessLabels
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
@@ -34,16 +33,13 @@ def spend_records_of(
         (row["metric"]["budget"], row["metric"]["window"], start): int(sample_value(row))
         for start, row in spent
     }
-    latest: dict[tuple[str, WindowName], tuple[float, str]] = {}
+    latest: dict[tuple[str, LimitKey], tuple[float, str]] = {}
     for row in starts:
         labels = row["metric"]
-        for window in get_args(WindowName):
-            if labels["window"] == window:
-                key = labels["budget"], window
-                latest[key] = max(
-                    latest.get(key, (0.0, "")), (sample_value(row), labels["currency"])
-                )
-    windows: dict[str, dict[WindowName, WindowSpend]] = defaultdict(dict)
+        if LIMIT_KEY.fullmatch(labels["window"]):
+            key = labels["budget"], labels["window"]
+            latest[key] = max(latest.get(key, (0.0, "")), (sample_value(row), labels["currency"]))
+    windows: dict[str, dict[LimitKey, WindowSpend]] = defaultdict(dict)
     currencies: dict[str, str] = {}
     for (budget, window), (start, currency) in sorted(latest.items()):
         amount = nanos.get((budget, window, start))

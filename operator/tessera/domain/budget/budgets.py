@@ -7,7 +7,7 @@ from datetime import datetime
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
-from tessera.api.accelerator_pool import Price
+from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.meta import find_condition
 from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
@@ -325,11 +325,11 @@ def _metered_view(
     zone = zone_of(spec.time_zone) if spec is not None else None
     if spec is None or zone is None:
         return view
-    meter, is_lost = _latest_meter(now, budget, spec, inputs.prices, history)
+    meter, is_lost = _latest_meter(now, budget, spec, inputs.specs, history)
     at = max(now, meter.as_of or now)
-    periods = [period_at(limit.window, at, zone) for limit in spec.limits]
+    periods = [period_at(limit.window, at, zone, limit.tier) for limit in spec.limits]
     if is_lost:
-        meter = replace(meter, incomplete_windows={period.name: period.start for period in periods})
+        meter = replace(meter, incomplete_windows={period.key: period.start for period in periods})
     pods = in_namespaces(view.namespaces, inputs.pods)
     pod_rates = rates(pods, inputs.pools, spec.currency)
     meter = accrue_spend(meter, pods, pod_rates, periods, at, history.last_seen)
@@ -396,7 +396,7 @@ def _budget_state(
         )
         for budget_window, limit in zip(current, spec.limits, strict=True)
     ]
-    return BudgetState(view.budget.name, spec.currency, at, current, upcoming)
+    return BudgetState(view.budget.name, spec.currency, at, current, upcoming, gpu_quota=spec.gpus)
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,14 +412,14 @@ def _latest_meter(
     at: datetime,
     budget: Budget,
     spec: TenantBudgetSpec,
-    prices: Mapping[str, tuple[Price, ...]],
+    specs: Mapping[str, AcceleratorPoolSpec],
     history: _SpendHistory,
 ) -> tuple[SpendMeter, bool]:
     """Return the meter to go on from, and whether there was one that cannot be used."""
     if history.meter is not None and is_past(history.meter, at):
         return history.meter, False
     spend, record = budget.status.spend, history.record
-    recorded = SpendMeter() if spend is None else restore_meter(spend, prices, spec.currency)
+    recorded = SpendMeter() if spend is None else restore_meter(spend, specs, spec.currency)
     outside = record.meter if record and record.currency == spec.currency else SpendMeter()
     meter = recorded_meter(recorded, outside, at)
     accepted = find_condition(budget.status.conditions, "Accepted")
@@ -475,8 +475,12 @@ def _refusal(view: BudgetView, state: BudgetState) -> StatusVerdict[WithinBudget
         return StatusVerdict(WithinBudget.CURRENCY_MISMATCH, state.currency_mismatch)
     if state.min_replicas_shortage is not None:
         return StatusVerdict(WithinBudget.MIN_REPLICAS_EXCEED_BUDGET, state.min_replicas_shortage)
-    if state.shortage is not None:
-        return StatusVerdict(WithinBudget.BUDGET_EXHAUSTED, state.shortage)
+    for reason, shortage in (
+        (WithinBudget.BUDGET_EXHAUSTED, state.shortage),
+        (WithinBudget.GPU_QUOTA_EXCEEDED, state.quota_shortage),
+    ):
+        if shortage is not None:
+            return StatusVerdict(reason, shortage)
     for window in state.current_windows:
         if window.spent > window.limit:
             return StatusVerdict(

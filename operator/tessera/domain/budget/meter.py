@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from tessera.api.tenant_budget import WindowName
+from tessera.api.tenant_budget import LimitKey
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff
 
@@ -49,19 +49,19 @@ class SpendMeter:
     """The spend until `as_of`, and the replicas that ran then, by the uids of their pods."""
 
     as_of: datetime | None = None
-    spend_by_window: Mapping[WindowName, WindowSpend] = field(default_factory=dict)
+    spend_by_window: Mapping[LimitKey, WindowSpend] = field(default_factory=dict)
     running: Mapping[str, MeteredReplica] = field(default_factory=dict)
     groups: tuple[MeteredGroup, ...] = ()
     """Further replicas that ran then; only right after a record was restored."""
     names_replicas: bool = True
     """False when restored from a record that says nothing of replicas: those bound before it are
     charged from then on."""
-    incomplete_windows: Mapping[WindowName, datetime] = field(default_factory=dict)
+    incomplete_windows: Mapping[LimitKey, datetime] = field(default_factory=dict)
     """Starts of windows of which an earlier part was not metered."""
 
     def spent(self, period: CalendarPeriod) -> int:
         """Return the nano-units spent in one window."""
-        window_spend = self.spend_by_window.get(period.name)
+        window_spend = self.spend_by_window.get(period.key)
         return (
             window_spend.nanos
             if window_spend is not None and window_spend.start == period.start
@@ -70,7 +70,7 @@ class SpendMeter:
 
     def is_complete(self, period: CalendarPeriod) -> bool:
         """Return whether the whole window was metered."""
-        return self.incomplete_windows.get(period.name) != period.start
+        return self.incomplete_windows.get(period.key) != period.start
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

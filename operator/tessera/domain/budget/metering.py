@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from itertools import chain
 
-from tessera.api.accelerator_pool import Price
+from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
 from tessera.api.tenant_budget import RunningGroupStatus, RunningStatus, SpendStatus
 from tessera.domain.budget.meter import (
     WEIGHT_QUANTUM,
@@ -17,7 +17,7 @@ from tessera.domain.budget.meter import (
     WindowSpend,
 )
 from tessera.domain.budget.namespaces import group_by_namespace
-from tessera.domain.budget.periods import CalendarPeriod
+from tessera.domain.budget.periods import CalendarPeriod, limit_key
 from tessera.domain.hardware.pools import PoolView, pools_by_node, tariff_of
 from tessera.domain.incremental import reused
 from tessera.domain.money import Tariff, to_nanos
@@ -39,8 +39,8 @@ class MeteringInputs:
     """Pods with devices, by namespace."""
     pools: Mapping[str, PoolView]
     """The pool by whose prices the pods of each node are billed."""
-    prices: Mapping[str, tuple[Price, ...]]
-    """Prices by pool."""
+    specs: Mapping[str, AcceleratorPoolSpec]
+    """The specs of pools, by name."""
 
 
 @reused
@@ -48,9 +48,7 @@ def metering_inputs(pods: Iterable[Pod], views: Sequence[PoolView]) -> MeteringI
     return MeteringInputs(
         pods=group_by_namespace((pod.ref, pod) for pod in pods if pod.devices),
         pools=pools_by_node(views),
-        prices={
-            view.pool.name: view.pool.spec.prices for view in views if view.pool.spec is not None
-        },
+        specs={view.pool.name: view.pool.spec for view in views if view.pool.spec is not None},
     )
 
 
@@ -88,12 +86,12 @@ def accrue_spend(
     charged at its last price. A clock that was set back charges nothing.
     """
     meter = _with_named_groups(meter, pods, pod_rates)
-    totals = {period.name: meter.spent(period) for period in periods}
+    totals = {period.key: meter.spent(period) for period in periods}
     running: dict[str, MeteredReplica] = {}
 
     def charge(replica: MeteredReplica, end: datetime) -> MeteredReplica:
         for period in periods:
-            totals[period.name] += replica.tariff.cost(*period.overlap(replica.charged_until, end))
+            totals[period.key] += period.cost(replica.tariff, replica.charged_until, end)
         return replace(replica, charged_until=max(replica.charged_until, end))
 
     existing_uids = set()
@@ -113,7 +111,7 @@ def accrue_spend(
         if meter.as_of is None or vanished.charged_until <= meter.as_of:
             charge(vanished, min(last_seen.get(vanished.pod, at), at))
     spend_by_window = {
-        period.name: WindowSpend(period.start, totals[period.name], _since(meter, period))
+        period.key: WindowSpend(period.start, totals[period.key], _since(meter, period))
         for period in periods
     }
     return replace(
@@ -189,7 +187,7 @@ def _with_named_groups(
 
 def _since(meter: SpendMeter, period: CalendarPeriod) -> datetime:
     """Return the time since when a window is metered."""
-    window_spend = meter.spend_by_window.get(period.name)
+    window_spend = meter.spend_by_window.get(period.key)
     if window_spend is not None and window_spend.start == period.start:
         return window_spend.since
     # A limit that was added within its window is metered from then on.
@@ -227,19 +225,21 @@ def is_past(meter: SpendMeter, at: datetime) -> bool:
 
 
 def restore_meter(
-    spend: SpendStatus, prices: Mapping[str, tuple[Price, ...]], currency: str
+    spend: SpendStatus, specs: Mapping[str, AcceleratorPoolSpec], currency: str
 ) -> SpendMeter:
     """Return the meter that an earlier leader recorded in the status."""
 
     def recorded_tariff(replica: RunningStatus | RunningGroupStatus) -> Tariff:
+        if (spec := specs.get(replica.pool)) is not None:
+            return Tariff(spec.prices, replica.weight, spec.tier)
         # A deleted pool has no prices: the last one is in the record.
         last_price = Price(from_=date.min, per_gpu_hour=replica.per_gpu_hour, currency=currency)
-        return Tariff(prices.get(replica.pool) or (last_price,), replica.weight)
+        return Tariff((last_price,), replica.weight, replica.tier)
 
     return SpendMeter(
         as_of=spend.as_of,
         spend_by_window={
-            window.window: WindowSpend(
+            limit_key(window.window, window.tier): WindowSpend(
                 window.start, to_nanos(window.spent), window.counted_from or window.start
             )
             for window in spend.windows
@@ -259,8 +259,8 @@ def restore_meter(
             for group in spend.running_groups
         ),
         incomplete_windows={
-            window.window: window.start
+            key: window.start
             for window in spend.windows
-            if window.window in spend.incomplete_windows
+            if (key := limit_key(window.window, window.tier)) in spend.incomplete_windows
         },
     )

@@ -4,7 +4,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from tessera.api.tenant_budget import WindowName
+from tessera.api.accelerator_pool import Tier
+from tessera.api.tenant_budget import LimitKey, WindowName
+from tessera.domain.money import Tariff
 
 # Longer than any window: so long after the first of a month it is always the next month.
 MAX_PERIOD = timedelta(days=32)
@@ -17,10 +19,34 @@ class CalendarPeriod:
     name: WindowName
     start: datetime
     end: datetime
+    tier: Tier | None = None
+    """What runs in pools of this tier counts alone; None counts everything."""
+
+    @property
+    def key(self) -> LimitKey:
+        """Return the name by which spend is recorded."""
+        return limit_key(self.name, self.tier)
+
+    @property
+    def text(self) -> str:
+        """Return the name for people: `month`, or `month of tier OnDemand`."""
+        name = self.name.lower()
+        return name if self.tier is None else f"{name} of tier {self.tier}"
+
+    def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
+        """Return the nano-units of the part of a span within the period, as far as they count."""
+        if self.tier is not None and self.tier != tariff.tier:
+            return 0
+        return tariff.cost(*self.overlap(start, end))
 
     def overlap(self, start: datetime, end: datetime) -> tuple[datetime, datetime]:
         """Return the part of a span within the period; empty if it does not end after its start."""
         return max(start, self.start), min(end, self.end)
+
+
+def limit_key(name: WindowName, tier: Tier | None) -> LimitKey:
+    """Return the name by which the spend of a limit is recorded."""
+    return name if tier is None else f"{name}/{tier}"
 
 
 def zone_of(name: str) -> ZoneInfo | None:
@@ -31,23 +57,25 @@ def zone_of(name: str) -> ZoneInfo | None:
         return None
 
 
-def period_at(name: WindowName, at: datetime, zone: ZoneInfo) -> CalendarPeriod:
+def period_at(
+    name: WindowName, at: datetime, zone: ZoneInfo, tier: Tier | None = None
+) -> CalendarPeriod:
     """Return the period that contains a moment; periods follow each other without a gap."""
     local = at.astimezone(zone)
     if name == "Hour":
         # Hours of standard time, so that a change of daylight saving time moves or stretches none.
         shift = (local.utcoffset() or timedelta()) - (local.dst() or timedelta())
         start = (at.astimezone(UTC) + shift).replace(minute=0, second=0, microsecond=0) - shift
-        return CalendarPeriod(name, start, start + timedelta(hours=1))
+        return CalendarPeriod(name, start, start + timedelta(hours=1), tier)
     first = local.date() if name == "Day" else local.date().replace(day=1)
     after = first + (timedelta(days=1) if name == "Day" else MAX_PERIOD)
     last = after if name == "Day" else after.replace(day=1)
     start, end = (
         datetime.combine(date, time(), tzinfo=zone).astimezone(UTC) for date in (first, last)
     )
-    return CalendarPeriod(name, start, end)
+    return CalendarPeriod(name, start, end, tier)
 
 
 def next_period(period: CalendarPeriod, zone: ZoneInfo) -> CalendarPeriod:
     """Return the period that follows another one."""
-    return period_at(period.name, period.end, zone)
+    return period_at(period.name, period.end, zone, period.tier)

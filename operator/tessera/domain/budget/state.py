@@ -9,6 +9,8 @@ spend beyond a limit is reported.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import NamedTuple
 
 from tessera.api.reasons import ScalingReason, StatusVerdict, WithinBudget
 from tessera.domain.budget.periods import CalendarPeriod
@@ -55,7 +57,14 @@ class BudgetWindow:
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
         """Return the nano-units of the part of a span within the window."""
-        return tariff.cost(*self.period.overlap(start, end))
+        return self.period.cost(tariff, start, end)
+
+
+class Refusal(NamedTuple):
+    """Why a replica is not granted."""
+
+    message: str
+    reason: ScalingReason = ScalingReason.BUDGET_EXHAUSTED
 
 
 @dataclass(slots=True, eq=False)
@@ -81,6 +90,12 @@ class BudgetState:
     """The first refusal of a replica within minReplicas."""
     has_new_grants: bool = False
     """Whether this plan grants a replica that did not run before."""
+    gpu_quota: Decimal | None = None
+    """GPUs that the tenant may have at once."""
+    gpus: Decimal = Decimal(0)
+    """Those of everything that is committed or reserved."""
+    quota_shortage: str | None = None
+    """The first refusal because of the quota."""
 
     def amount(self, nanos: int) -> str:
         """Return nano-units as text with the currency of the budget."""
@@ -92,6 +107,7 @@ class BudgetState:
             cost = window.cost(tariff, self.at, window.period.end) * replicas
             window.min_replicas_cost += cost
             window.forecast += cost
+        self.gpus += tariff.weight * replicas
 
     def reserve_termination(self, tariff: Tariff, span: timedelta, replicas: int) -> None:
         """Reserve the last minutes of replicas that terminate."""
@@ -99,9 +115,12 @@ class BudgetState:
             cost = window.cost(tariff, self.at, self.at + span) * replicas
             window.granted += cost
             window.forecast += cost
+        self.gpus += tariff.weight * replicas
 
-    def reserve_replica(self, tariff: Tariff, span: timedelta) -> str | None:
+    def reserve_replica(self, tariff: Tariff, span: timedelta) -> Refusal | None:
         """Reserve the cost of one replica for a span in all windows, or return why not in any."""
+        if (refusal := self._refuse_above_quota(tariff)) is not None:
+            return refusal
         window_costs = [
             (window, window.cost(tariff, self.at, self.at + span)) for window in self._windows
         ]
@@ -112,10 +131,13 @@ class BudgetState:
             for window, cost in window_costs:
                 window.granted += cost
                 window.forecast += window.cost(tariff, self.at, window.period.end)
-        return shortage
+            self.gpus += tariff.weight
+        return Refusal(shortage) if shortage is not None else None
 
-    def reserve_new_min_replica(self, tariff: Tariff) -> str | None:
+    def reserve_new_min_replica(self, tariff: Tariff) -> Refusal | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
+        if (refusal := self._refuse_above_quota(tariff)) is not None:
+            return refusal
         window_costs = [
             (window, window.cost(tariff, self.at, window.period.end)) for window in self._windows
         ]
@@ -124,7 +146,18 @@ class BudgetState:
             self.reserve_min_replicas(tariff, 1)
         else:
             self.min_replicas_shortage = self.min_replicas_shortage or shortage
-        return shortage
+        return Refusal(shortage) if shortage is not None else None
+
+    def _refuse_above_quota(self, tariff: Tariff) -> Refusal | None:
+        if self.gpu_quota is None or self.gpus + tariff.weight <= self.gpu_quota:
+            return None
+        message = (
+            f"TenantBudget/{self.name}: spec.gpus is {self.gpu_quota:f}, and replicas and batches "
+            f"have {self.gpus:.4g}, so 1 more replica of {tariff.weight:.4g} has no room. Raise "
+            "spec.gpus, or lower what other services of the tenant need."
+        )
+        self.quota_shortage = self.quota_shortage or message
+        return Refusal(message, ScalingReason.GPU_QUOTA_EXCEEDED)
 
     def refuse(self, message: str) -> str:
         """Record a refusal and return its message."""
@@ -148,6 +181,7 @@ class BudgetState:
         window, cost = lacking[0]
         available = max(0, window.limit - window.allocated)
         period, is_next = window.period.name.lower(), window in self.next_windows
+        counted = f" of tier {window.period.tier}" if window.period.tier else ""
         span = f"until {window.period.end:%Y-%m-%dT%H:%MZ}"
         if is_next:
             span = f"from {window.period.start:%Y-%m-%dT%H:%MZ} {span}"
@@ -162,8 +196,8 @@ class BudgetState:
         elif not also_next:
             way_out += f" or wait for the next {period}"
         return self.refuse(
-            f"TenantBudget/{self.name}: {period} limit {self.amount(window.limit)} {span}, "
-            f"spent {self.amount(window.spent)}, "
+            f"TenantBudget/{self.name}: {period} limit{counted} {self.amount(window.limit)} "
+            f"{span}, spent {self.amount(window.spent)}, "
             f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
             f"{self.amount(window.granted)}, available {self.amount(available)}. "
             f"{addition_text} needs {self.amount(cost)}: {way_out}."
@@ -175,6 +209,8 @@ class GrantRequest:
     """The replicas that a variant of a service, or a batch, requests from a budget."""
 
     ref: Ref
+    index: int = 0
+    """Which of the variants of a service."""
     tariff: Tariff
     min_replicas: int
     """Replicas that should always run; running ones are never removed."""
@@ -232,11 +268,11 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
         if state.closed is None and request.tariff.currency == state.currency
     ]
     granted = {index: requests[index].running_min_replicas for index in open_requests}
-    shortages: dict[int, str] = {}
+    shortages: dict[int, Refusal] = {}
 
-    def record_grant(index: int, shortage: str | None) -> bool:
-        if shortage is not None:
-            shortages[index] = shortage
+    def record_grant(index: int, refusal: Refusal | None) -> bool:
+        if refusal is not None:
+            shortages[index] = refusal
             return False
         granted[index] += 1
         return True
@@ -270,11 +306,17 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
         while index not in shortages and granted[index] < requests[index].desired:
             state.has_new_grants |= grant(index)
     return [
-        Grant(counts=(granted[index],), shortage=shortages.get(index))
+        _refused_grant(granted[index], shortages.get(index))
         if index in granted
         else _unchanged_grant(state, request)
         for index, request in enumerate(requests)
     ]
+
+
+def _refused_grant(count: int, refusal: Refusal | None) -> Grant:
+    if refusal is None:
+        return Grant(counts=(count,))
+    return Grant(counts=(count,), shortage=refusal.message, reason=refusal.reason)
 
 
 def _unchanged_grant(state: BudgetState, request: GrantRequest) -> Grant:

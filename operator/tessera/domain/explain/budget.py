@@ -52,7 +52,7 @@ def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
         yield "override", f"until {override.until:%Y-%m-%d %H:%M} UTC: {override.reason}"
     for window in view.state.current_windows:
         yield (
-            window.period.name.lower(),
+            window.period.text,
             f"limit {amount(window.limit)} until {window.period.end:%Y-%m-%d %H:%M} UTC, spent "
             f"{amount(window.spent)}, committed to minReplicas "
             f"{amount(window.min_replicas_cost)}, reserved {amount(window.granted)}, forecast "

@@ -115,6 +115,7 @@ _WAYS_OUT = {
     "scales it, or spec.scaling.mode Native",
     ScalingReason.PAUSED: "the removal of spec.scaling.paused",
     ScalingReason.BUDGET_EXHAUSTED: "budget for more replicas: see budget",
+    ScalingReason.GPU_QUOTA_EXCEEDED: "a larger spec.gpus of the TenantBudget: see budget",
     ScalingReason.FAIR_SHARE: "more devices in the pool, or a larger share of them: see budget",
     ScalingReason.UNSCHEDULABLE: "a node for 1 more replica: see placed",
     ScalingReason.UNBALANCED: "requests through the gateway, which picks a replica for each one, "

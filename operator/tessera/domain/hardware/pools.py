@@ -357,7 +357,7 @@ def tariff_of(view: PoolView, devices: Mapping[str, int]) -> money.Tariff | None
         return None
     product = view.product or ""
     weights = (weight_of(product, resource) * count for resource, count in devices.items())
-    return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)))
+    return money.Tariff(view.pool.spec.prices, sum(weights, Decimal(0)), view.pool.spec.tier)
 
 
 @tabulated
@@ -458,7 +458,7 @@ def _offers(
             node_selector=spec.node_selector,
             hardware=hardware,
             replicas=replicas,
-            tariff=money.Tariff(spec.prices, billing_weight(hardware)),
+            tariff=money.Tariff(spec.prices, billing_weight(hardware), spec.tier),
             hourly=hourly.times(billing_weight(hardware)),
             comparison_price=hourly.times(weight),
             tolerations=tolerations,

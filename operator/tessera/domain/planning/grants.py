@@ -19,6 +19,7 @@ from tessera.domain.budget.state import (
     joined_grants,
 )
 from tessera.domain.observed.snapshot import Pod, Ref
+from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
@@ -55,11 +56,17 @@ def grant_replicas(
             elif running is not None:
                 view.state.reserve_min_replicas(running.tariff, 1)
         members: list[_Member] = [
-            *in_namespaces(names, services),
+            # Classes for which people wait are granted first, then names decide.
+            *sorted(in_namespaces(names, services), key=_class_rank),
             *in_namespaces(names, runs),
         ]
         grants |= grant_tenant(view.meter, view.state, members, scaling_history)
     return grants
+
+
+def _class_rank(proposal: Proposal) -> int:
+    spec = proposal.service.spec
+    return CLASS_RANKS[spec.service_class] if spec is not None else 0
 
 
 def _grant_members(
@@ -68,7 +75,7 @@ def _grant_members(
     members: Sequence[_Member],
     scaling_history: Mapping[Ref, ScalingHistory],
 ) -> Mapping[Ref, Grant | Exception]:
-    """Return the grants of one tenant: its services by name, then its batches."""
+    """Return the grants of one tenant: its services by class and name, then its batches."""
     requests: list[GrantRequest] = []
     errors: dict[Ref, Grant | Exception] = {}
     for member in members:
@@ -77,10 +84,13 @@ def _grant_members(
             errors[_billed_ref(member)] = claims
         else:
             requests += claims
-    grants: dict[Ref, list[Grant]] = defaultdict(list)
+    grants: dict[Ref, dict[int, Grant]] = defaultdict(dict)
     for request, grant in zip(requests, grant_requests(state, requests), strict=True):
-        grants[request.ref].append(grant)
-    return errors | {ref: joined_grants(parts) for ref, parts in grants.items()}
+        grants[request.ref][request.index] = grant
+    return errors | {
+        ref: joined_grants([parts[index] for index in sorted(parts)])
+        for ref, parts in grants.items()
+    }
 
 
 grant_tenant = Step(
@@ -132,16 +142,16 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
 def _grant_requests(
     proposal: Proposal, known_history: ScalingHistory | None
 ) -> tuple[GrantRequest, ...]:
-    """Return the requests of a service, one for each variant.
+    """Return the requests of a service, one for each variant, in the order of what they cost.
 
-    Its minimum is that of the first variants, as far as these have replicas.
+    Its minimum is that of the first ones, as far as these have replicas.
     """
     spec = proposal.service.spec
     if spec is None:
         return ()
     history = known_history or history_from_status(proposal.service.status)
     requests, missing = [], float(guaranteed_replicas(spec))
-    for count in proposal.counts:
+    for index, count in sorted(enumerate(proposal.counts), key=lambda item: _by_cost(item[1])):
         share = count.share_of(proposal.counts[0].choice)
         minimum = min(count.replicas, math.ceil(max(0.0, missing) / share))
         missing -= minimum * share
@@ -149,6 +159,7 @@ def _grant_requests(
         requests.append(
             GrantRequest(
                 ref=proposal.service.ref,
+                index=index,
                 tariff=count.choice.offer.tariff,
                 min_replicas=minimum,
                 desired=count.replicas,
@@ -158,6 +169,13 @@ def _grant_requests(
             )
         )
     return tuple(requests)
+
+
+def _by_cost(count: VariantCount) -> tuple[int, int]:
+    """Order by tier, as nodes that are paid anyway come first, then by price."""
+    choice = count.choice
+    tiers = ("Reserved", "OnDemand", "Spot")
+    return tiers.index(choice.offer.tier), choice.token_price.nanos
 
 
 def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:

@@ -67,7 +67,7 @@ from tessera.domain.service.template_version import (
     decide_template,
     spec_with_effective_values,
 )
-from tessera.domain.service.variant_counts import VariantCount, served_replicas
+from tessera.domain.service.variant_counts import VariantCount, served_replicas, with_counts
 from tessera.domain.slo.condition import next_slo_status
 from tessera.domain.slo.measurement import SloMeasurement, measure_slo
 from tessera.domain.speed.condition import is_recent, next_speed_status
@@ -268,6 +268,7 @@ def _plan_service(
         # Without one that a move would start first all that is wanted may still be served.
         if (served := served_replicas(counts)) < scale.replicas:
             scale = cap_to_grant(scale, served, grant, at)
+        scale = replace(scale, history=with_counts(scale.history, counts))
     base_plan = replace(
         _unchanged_plan(proposal),
         accepted=_accepted(inputs),

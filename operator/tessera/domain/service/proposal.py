@@ -52,7 +52,7 @@ from tessera.domain.service.variant_counts import (
     Room,
     VariantCount,
     split_counts,
-    with_split,
+    with_counts,
 )
 from tessera.domain.steps import Step, planner_error
 
@@ -155,7 +155,9 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         memory=history.variants,
         at=at,
     )
-    scale = replace(scale, history=with_split(scale.history, counts, split))
+    scale = replace(
+        scale, history=replace(with_counts(scale.history, counts), variants=split.memory)
+    )
     readings = usable_readings(snapshot.readings, at)
     max_num_seqs = placement.choice.fit.limits.max_num_seqs
     balance = assess_balance(service.status, objects.pods, readings, max_num_seqs, at)

@@ -91,12 +91,10 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     return tuple(counts), split
 
 
-def with_split(
-    history: ScalingHistory, counts: Sequence[VariantCount], split: ReplicaSplit
-) -> ScalingHistory:
-    """Return the history with how the replicas were split, where there are several variants."""
+def with_counts(history: ScalingHistory, counts: Sequence[VariantCount]) -> ScalingHistory:
+    """Return the history with the replicas of each variant, where there are several."""
     pairs = tuple((count.choice.variant, count.replicas) for count in counts)
-    return replace(history, counts=pairs if len(pairs) > 1 else (), variants=split.memory)
+    return replace(history, counts=pairs if len(pairs) > 1 else ())
 
 
 def reclaimed_pods(choice: HardwareChoice, objects: CurrentObjects) -> frozenset[Ref]:

@@ -4,6 +4,7 @@ from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from tessera.api.accelerator_pool import Tier
 from tessera.api.tenant_budget import (
     RunningGroupStatus,
     RunningStatus,
@@ -75,7 +76,7 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
     ]
     recorded = {replica.uid: replica.per_gpu_hour for replica in record.running}
     day = state.at.date()
-    named, groups = _recorded_replicas(view.meter, state.at)
+    named, groups = _recorded_replicas(view.meter, state)
     rates = {uid: replica.tariff.per_gpu_hour(day) for uid, replica in named}
     return (
         window_changed
@@ -86,7 +87,7 @@ def _is_record_due(view: BudgetView, record: SpendStatus | None, state: BudgetSt
 
 
 def _recorded_replicas(
-    meter: SpendMeter, at: datetime
+    meter: SpendMeter, state: BudgetState
 ) -> tuple[list[tuple[str, MeteredReplica]], tuple[RunningGroupStatus, ...]]:
     """Return the replicas that a record names, by uid, and the others as groups.
 
@@ -97,28 +98,39 @@ def _recorded_replicas(
     if len(running) <= MAX_NAMED_REPLICAS:
         return running, ()
     running.sort(key=lambda item: (item[1].charged_until, item[1].bound), reverse=True)
-    day = at.date()
+    day = state.at.date()
     groups = Counter(
         (
             replica.pool,
+            _recorded_tier(replica, state),
             replica.tariff.weight.quantize(WEIGHT_QUANTUM),
             replica.tariff.per_gpu_hour(day),
         )
         for _, replica in running[MAX_NAMED_REPLICAS:]
     )
     return sorted(running[:MAX_NAMED_REPLICAS]), tuple(
-        RunningGroupStatus(pool=pool, weight=weight, per_gpu_hour=price, replicas=replicas)
-        for (pool, weight, price), replicas in sorted(groups.items())
+        RunningGroupStatus(
+            pool=pool, tier=tier, weight=weight, per_gpu_hour=price, replicas=replicas
+        )
+        for (pool, tier, weight, price), replicas in sorted(
+            groups.items(), key=lambda item: (item[0][0], *item[0][2:])
+        )
     )
+
+
+def _recorded_tier(replica: MeteredReplica, state: BudgetState) -> Tier | None:
+    """Return the tier of a replica where a limit needs it once its pool is deleted."""
+    is_counted = any(window.period.tier is not None for window in state.current_windows)
+    return replica.tariff.tier if is_counted else None
 
 
 def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
     current_windows = state.current_windows
-    named, groups = _recorded_replicas(meter, state.at)
+    named, groups = _recorded_replicas(meter, state)
     return SpendStatus(
         as_of=state.at,
         windows=tuple(
-            _window_status(window, meter.spend_by_window[window.period.name].since)
+            _window_status(window, meter.spend_by_window[window.period.key].since)
             for window in current_windows
         ),
         running=tuple(
@@ -129,12 +141,13 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
                 weight=replica.tariff.weight.quantize(WEIGHT_QUANTUM),
                 per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
                 charged_until=replica.charged_until,
+                tier=_recorded_tier(replica, state),
             )
             for uid, replica in named
         ),
         running_groups=groups,
         incomplete_windows=tuple(
-            window.period.name for window in current_windows if not meter.is_complete(window.period)
+            window.period.key for window in current_windows if not meter.is_complete(window.period)
         ),
     )
 
@@ -142,6 +155,7 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
 def _window_status(window: BudgetWindow, since: datetime) -> WindowStatus:
     return WindowStatus(
         window=window.period.name,
+        tier=window.period.tier,
         start=window.period.start,
         end=window.period.end,
         limit=from_nanos(window.limit),

@@ -52,7 +52,13 @@ _EXPECTED = frozenset(
         PlacementReason.LAYOUT_PENDING,
     }
 )
-_HELD = frozenset({ScalingReason.BUDGET_EXHAUSTED, ScalingReason.FAIR_SHARE})
+_HELD = frozenset(
+    {
+        ScalingReason.BUDGET_EXHAUSTED,
+        ScalingReason.GPU_QUOTA_EXCEEDED,
+        ScalingReason.FAIR_SHARE,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -443,6 +443,9 @@ _WITHOUT_REPLICA = {
     ScalingReason.BUDGET_EXHAUSTED: StatusVerdict(
         Ready.BUDGET_EXHAUSTED, "0 replicas are granted; see status.scaling.message"
     ),
+    ScalingReason.GPU_QUOTA_EXCEEDED: StatusVerdict(
+        Ready.NO_REPLICA_READY, "0 replicas are granted; see status.scaling.message"
+    ),
     ScalingReason.FAIR_SHARE: StatusVerdict(
         Ready.NO_REPLICA_READY, "0 replicas have a device; see status.scaling.message"
     ),

@@ -131,8 +131,9 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "self.mode == 'Static' || !has(self.layout) || size(self.layout) == 0": lambda mig: (
         mig.mode == "Static" or not mig.layout
     ),
-    "self.limits.all(l, self.limits.exists_one(m, m.window == l.window))": lambda spec: _distinct(
-        limit.window for limit in spec.limits
+    "self.limits.all(l, self.limits.exists_one(m, m.window == l.window && "
+    "has(m.tier) == has(l.tier) && (!has(m.tier) || m.tier == l.tier)))": lambda spec: _distinct(
+        (limit.window, limit.tier) for limit in spec.limits
     ),
     "self.tenant.namespaces.all(n, self.tenant.namespaces.exists_one(m, m == n))": lambda spec: (
         _distinct(iter(spec.tenant.namespaces))
@@ -144,6 +145,7 @@ PREDICATES: Mapping[str, Callable[[Any], bool]] = {
     "double(self.weight) >= 0.01 && double(self.weight) <= 1000.0": lambda spec: (
         0.01 <= spec.weight <= 1000
     ),
+    "!has(self.gpus) || double(self.gpus) > 0.0": lambda spec: spec.gpus is None or spec.gpus > 0,
 }
 
 
