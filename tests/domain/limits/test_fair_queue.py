@@ -1,6 +1,7 @@
 """The order of waiting requests, their bounds, and what a refusal says."""
 
 from collections import Counter
+from dataclasses import replace
 from itertools import cycle, pairwise
 from typing import Any
 
@@ -298,6 +299,45 @@ def test_whatever_is_late_every_request_is_served_once(
         now += pause
         served.append(queue.pop(at(now)))
     assert sorted(map(id, served)) == sorted(map(id, entries))
+    assert (len(queue), queue.work_seconds) == (0, 0)
+
+
+def test_what_has_no_place_lets_all_others_pass_and_goes_first_once_it_has() -> None:
+    # The one of `a` was first, whose other request is served before.
+    long = [an_entry("b"), an_entry("a"), an_entry("a", service_class="Standard")]
+    short = [an_entry("a"), an_entry("b", service_class="Standard")]
+    for is_late in (lambda _: False, lambda _: True):
+        queue = a_queue(long[1], short[0], long[0], long[2], short[1])
+        service = replace(SERVICE, is_late=is_late, has_place=lambda entry: entry in short)
+        assert order(queue, service) == short
+        assert len(queue) == 3
+        assert order(queue) == long
+        assert not len(queue)
+
+
+def test_a_tenant_whose_request_had_no_place_has_no_credit_for_that_time() -> None:
+    long, others = an_entry("long"), [an_entry("other") for _ in range(30)]
+    queue = a_queue(long, *others)
+    service = replace(SERVICE, has_place=lambda entry: entry is not long)
+    assert [queue.pop(service) for _ in range(10)] == others[:10]
+    for _ in range(9):
+        queue.offer(an_entry("long"), 0.0, replicas=0)
+    first = [queue.pop(SERVICE) for _ in range(11)]
+    assert first[0] is long
+    assert Counter(entry.tenant for entry in first if entry)["long"] == 6
+
+
+@given(arrivals, st.data())
+def test_whatever_has_no_place_every_request_is_served_once(
+    requests: list[tuple[str, float]], data: st.DataObject
+) -> None:
+    entries = [an_entry(tenant, work) for tenant, work in requests]
+    queue = a_queue(*entries)
+    placeless = data.draw(st.lists(st.sampled_from(entries), unique_by=id))
+    service = replace(SERVICE, has_place=lambda entry: entry not in placeless)
+    served, rest = order(queue, service), order(queue)
+    assert sorted(map(id, rest)) == sorted(map(id, placeless))
+    assert sorted(map(id, [*served, *rest])) == sorted(map(id, entries))
     assert (len(queue), queue.work_seconds) == (0, 0)
 
 

@@ -66,6 +66,12 @@ class QueueService:
     replicas: int
     is_late: Callable[[QueueEntry], bool] = lambda _: False
     """Whether an entry would get its first token too late if it were sent now."""
+    has_place: Callable[[QueueEntry], bool] | None = None
+    """Whether one of those with room takes an entry; None where each takes all."""
+
+    def takes(self, entry: QueueEntry) -> bool:
+        """Return whether an entry can be sent now."""
+        return self.has_place is None or self.has_place(entry)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,21 +91,39 @@ class _Flow:
     def __len__(self) -> int:
         return len(self.entries) + len(self.late)
 
-    def take(self, service: QueueService, share: float) -> QueueEntry:
-        """Take the oldest entry that can be in time, or the oldest late one.
+    def take(self, service: QueueService, share: float) -> QueueEntry | None:
+        """Take the oldest entry that can be in time, or the oldest late one; None without a place.
 
         A late one goes first once it is urgent, where the tenant has a `share` of what is served.
         """
-        if not self._is_urgent(service, share):
-            while self.entries:
-                entry, _ = self.entries.popitem(last=False)
-                if not service.is_late(entry):
-                    return entry
+        if self._is_urgent(service, share):
+            return self._take_late(service) or self._take_early(service)
+        return self._take_early(service) or self._take_late(service)
+
+    def _take_late(self, service: QueueService) -> QueueEntry | None:
+        entry = next(filter(service.takes, self.late), None)
+        if entry is not None:
+            self.drop(entry)
+        return entry
+
+    def _take_early(self, service: QueueService) -> QueueEntry | None:
+        """Take the oldest entry that can be in time; those that are late are so from now on."""
+        placeless = list[QueueEntry]()
+        chosen = None
+        while self.entries:
+            entry, _ = self.entries.popitem(last=False)
+            if not service.takes(entry):
+                placeless.append(entry)
+            elif service.is_late(entry):
                 self.late[entry] = None
                 self.late_seconds += entry.work_seconds
-        entry = next(iter(self.late))
-        self.drop(entry)
-        return entry
+            else:
+                chosen = entry
+                break
+        for entry in reversed(placeless):
+            self.entries[entry] = None
+            self.entries.move_to_end(entry, last=False)
+        return chosen
 
     def drop(self, entry: QueueEntry) -> bool:
         """Take an entry out; False if it is not here."""
@@ -135,7 +159,8 @@ class _ClassQueue:
         self._time = 0.0
         self._order = 0
         self._flows: dict[str, _Flow] = {}
-        # Every flow is in here once, those without entries too. So no start is before `_time`.
+        # Every flow is in here once, those without entries too. So a start is before `_time` only
+        # of a flow whose entries had no place.
         self._heap: list[tuple[float, int, str]] = []
 
     def waiting(self, tenant: str) -> int:
@@ -160,25 +185,33 @@ class _ClassQueue:
         self._subtract(flow, entry)
         return True
 
-    def pop(self, service: QueueService) -> QueueEntry:
-        """Take an entry of the tenant whose next one starts first.
+    def pop(self, service: QueueService) -> QueueEntry | None:
+        """Take an entry of the tenant whose next one starts first; None if none has a place.
 
-        Raises IndexError when nothing waits.
+        A tenant whose entries have none keeps its turn.
         """
-        while True:
-            start, _, tenant = heapq.heappop(self._heap)
+        placeless = list[tuple[float, int, str]]()
+        chosen = None
+        while chosen is None and self._heap:
+            start, order, tenant = heapq.heappop(self._heap)
             flow = self._flows[tenant]
             if not len(flow):
                 del self._flows[tenant]
                 continue
             # Of late requests alone it matters how much of what is served is the tenant's.
             share = flow.weight / self._waiting_weight() if flow.late else 1.0
-            entry = flow.take(service, share)
-            self._subtract(flow, entry)
-            self._time = start
-            flow.start = start + entry.work_seconds / entry.weight
+            chosen = flow.take(service, share)
+            if chosen is None:
+                placeless.append((start, order, tenant))
+                continue
+            self._subtract(flow, chosen)
+            # While its entries had no place others were served, for which it gets no credit.
+            self._time = max(self._time, start)
+            flow.start = self._time + chosen.work_seconds / chosen.weight
             self._push(tenant, flow)
-            return entry
+        for each in placeless:
+            heapq.heappush(self._heap, each)
+        return chosen
 
     def work_before(self, entry: QueueEntry) -> float:
         """Return the work that is served before a new entry, if nothing else arrives."""
@@ -284,15 +317,20 @@ class FairQueue:
         return None
 
     def pop(self, service: QueueService) -> QueueEntry | None:
-        """Take the entry that is served next; None if nothing waits."""
+        """Take the entry that is served next; None if nothing waits that has a place."""
         waiting = [queue for queue in self._classes.values() if queue.count]
         if not waiting:
             return self._yielding.pop(service) if self._yielding.count else None
         most_passed = max(waiting, key=lambda queue: queue.passes)
-        chosen = most_passed if most_passed.passes >= MAX_PASSES else waiting[0]
-        for queue in self._classes.values():
-            queue.passes = queue.passes + 1 if queue.count and queue is not chosen else 0
-        return chosen.pop(service)
+        if most_passed.passes >= MAX_PASSES:
+            waiting.remove(most_passed)
+            waiting.insert(0, most_passed)
+        for chosen in waiting:
+            if (entry := chosen.pop(service)) is not None:
+                for queue in self._classes.values():
+                    queue.passes = queue.passes + 1 if queue.count and queue is not chosen else 0
+                return entry
+        return None
 
     def cancel(self, entry: QueueEntry) -> bool:
         """Remove an entry whose client went away; False if it does not wait."""
