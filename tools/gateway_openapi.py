@@ -153,6 +153,8 @@ def _schemas() -> dict[str, Any]:
     model = an_object(
         id=_TEXT, object={"const": "model"}, created={"type": "integer"}, owned_by=_TEXT
     )
+    # Absent while no engine of the model is known.
+    model["properties"]["max_model_len"] = {"type": "integer"}
     models = {"type": "array", "items": {"$ref": "#/components/schemas/Model"}}
     return {
         "Error": an_object(error=error),

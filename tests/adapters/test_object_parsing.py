@@ -140,19 +140,25 @@ def test_devices_of_former_pods_are_not_retained() -> None:
 @pytest.mark.parametrize(
     ("args", "limits"),
     [
-        (["/models/a", "--max-num-seqs=64", "--max-num-batched-tokens=2048"], (64, 2048)),
-        (["--max-num-seqs=many", "--max-num-batched-tokens", "2048"], (None, None)),
+        (
+            ["/models/a", "--max-num-seqs=64", "--max-num-batched-tokens=2048"],
+            (64, 2048, None),
+        ),
+        (
+            ["--max-num-seqs=many", "--max-num-batched-tokens", "2048", "--max-model-len=8192"],
+            (None, None, 8192),
+        ),
     ],
 )
 def test_a_replica_brings_the_limits_of_its_command_line(
-    args: list[str], limits: tuple[int | None, int | None]
+    args: list[str], limits: tuple[int | None, int | None, int | None]
 ) -> None:
     body = replica_of(DEPLOYMENT, "chat-0")
     body["metadata"]["uid"] = "uid-chat-0"
     body["spec"]["containers"][0]["args"] = args
     pod = wire.parse_pod(body)
     assert pod is not None
-    assert (pod.max_num_seqs, pod.max_num_batched_tokens) == limits
+    assert (pod.max_num_seqs, pod.max_num_batched_tokens, pod.max_model_len) == limits
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
     body = a_pod_body("chat-0")
     body["metadata"] |= {"uid": "one", "resourceVersion": "7"}
     body["metadata"]["annotations"] |= {"controller.kubernetes.io/pod-deletion-cost": "-1000"}
-    limits = ["--max-num-seqs=64", "--max-num-batched-tokens=2048"]
+    limits = ["--max-num-seqs=64", "--max-num-batched-tokens=2048", "--max-model-len=8192"]
     body["spec"]["containers"][0]["args"] += limits
     pod, trimmed = (
         wire.parse_object(PODS, each).plan_input for each in (body, trim_object(PODS, body))

@@ -357,3 +357,18 @@ def test_of_one_name_or_digest_the_first_secret_counts() -> None:
     first = a_secret("a", ci={"sha256": DIGEST})
     second = a_secret("b", ci={"sha256": "cd" * 32}, copy={"sha256": DIGEST})
     assert [key.name for key in directory(keys=(second, first)).keys.values()] == ["ci"]
+
+
+def test_the_context_of_a_model_is_the_longest_that_a_ready_replica_takes() -> None:
+    def pods(**ready: int) -> Any:
+        return tuple(a_pod(name, **SLICE, max_model_len=length) for name, length in ready.items())
+
+    def longest(*pods: Any) -> int | None:
+        return only_model(a_service(status=a_status()), pods=pods).max_model_len
+
+    small, large = pods(small=4096, large=16_384)
+    assert longest(small, large) == 16_384
+    assert longest(small, replace(large, draining_since=NOW)) == 4096
+    # While none is ready, it is that of those that the service will have.
+    assert longest(replace(large, ready_since=None)) == longest() == 8192
+    assert longest(a_pod(**SLICE)) == 8192

@@ -313,6 +313,7 @@ def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
         leaving=names.LEAVING_LABEL in labels,
         max_num_seqs=_engine_limit(spec, "--max-num-seqs="),
         max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
+        max_model_len=_engine_limit(spec, "--max-model-len="),
         engine=_engine_digest(spec),
         unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
         if scheduled.get("status") == "False" and scheduled.get("message")

@@ -224,16 +224,18 @@ def _model(
     may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
     known_spec = with_known_files(service).spec or spec
     task = pooling_task(known_spec)
+    replicas = tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods)
     return replace(
         offered_names(service.uid, service, tenant),
         created=int(service.created.timestamp()),
         service_class=spec.service_class,
         ttft_seconds=spec.slo.ttft_p95.total_seconds(),
         itl_seconds=spec.slo.itl_p95.total_seconds(),
-        max_model_len=variant.max_model_len if variant is not None else None,
+        max_model_len=_longest_context(replicas)
+        or (variant.max_model_len if variant is not None else None),
         routes=own_routes(task) if shape_of(known_spec) is not None else (),
         generates=task is None,
-        replicas=tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods),
+        replicas=replicas,
         moves_streams=bool(spec.drain.move_streams),
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,
@@ -241,6 +243,12 @@ def _model(
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
+
+
+def _longest_context(replicas: Iterable[EngineReplica]) -> int | None:
+    """Return the longest context of those that take requests; None where none of them is known."""
+    ready = (each for each in replicas if each.ready_since is not None and not each.leaving)
+    return max((each.max_model_len for each in ready if each.max_model_len), default=None)
 
 
 def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> EngineReplica:
@@ -255,6 +263,7 @@ def _replica(service: ObservedService, pod: Pod, variant: _KnownVariant) -> Engi
         price_version=variant.price_version,
         max_num_seqs=pod.max_num_seqs,
         max_num_batched_tokens=pod.max_num_batched_tokens,
+        max_model_len=pod.max_model_len,
         step_time=_step_time(service, pod, variant),
     )
 

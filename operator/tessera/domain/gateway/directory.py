@@ -34,8 +34,14 @@ class EngineReplica:
     """Pool, and digest of its prices, by which its time is charged."""
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
+    """Tokens of a prompt and its answer that its engine takes; None while that is not known."""
     step_time: StepTime | None = None
     """Predicted, times the ratio that was measured; None while the speed is unknown."""
+
+    def takes(self, context_tokens: int) -> bool:
+        """Return whether its engine takes a prompt and an answer of so many tokens together."""
+        return self.max_model_len is None or context_tokens <= self.max_model_len
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,7 @@ class OfferedModel:
     itl_seconds: float = 0.033
     """Promised 95th percentile of the time between two tokens."""
     max_model_len: int | None = None
+    """The longest of its ready replicas, or of those that it will have."""
     routes: tuple[str, ...] = ()
     """Paths on which its engines use the model; empty while the model is not known."""
     generates: bool = True

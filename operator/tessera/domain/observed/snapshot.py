@@ -146,8 +146,9 @@ class Pod:
     leaving: bool = False
     """It has the label by which its PodDisruptionBudget selects it no more."""
     max_num_seqs: int | None = None
-    """Of its engine, by the command line, as is the next."""
+    """Of its engine, by the command line, as are the next two."""
     max_num_batched_tokens: int | None = None
+    max_model_len: int | None = None
     engine: str = ""
     """Digest of its image, and of what its command line says of model, tokenizer and template."""
     unschedulable: str | None = None

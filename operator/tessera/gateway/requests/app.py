@@ -309,7 +309,9 @@ def _is_sheddable(headers: Mapping[bytes, bytes]) -> bool:
 
 
 def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
-    return {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
+    known = {} if model.max_model_len is None else {"max_model_len": model.max_model_len}
+    fields = {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
+    return {**fields, **known}
 
 
 def _too_large(limit: int) -> RequestError:
