@@ -158,7 +158,9 @@ class Fleet:
         shape = replace(a_request(1200), prompt=prompt)
         sent = list[SentRequest]()
         for _ in range(attempts):
-            states = self._replicas.untried(self._model, [each.choice.replica.uid for each in sent])
+            states = self._replicas.untried(
+                self._model, shape, [each.choice.replica.uid for each in sent]
+            )
             request = self._replicas.send(self._model, shape, 100.0, states)
             assert request is not None
             sent.append(request)

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks
+from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.parsing import (
     ChatFields,
     CompletionFields,
@@ -32,7 +33,7 @@ def blocks(
     body = json.dumps({"model": "chat", **fields}).encode()
     parsed = msgspec.json.Decoder(fields_type).decode(body)
     model = a_model(public=public, adapters=("lora",), uid=uid)
-    shape = request_shape(parsed, parsed.prompt_size(body), model)
+    shape = request_shape(parsed, parsed.prompt_size(body), model, RequestMeans())
     return with_prompt(shape, parsed, headers or {}, model, (tenant, 1.0), 3000).prompt
 
 

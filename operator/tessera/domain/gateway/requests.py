@@ -45,6 +45,9 @@ class RequestShape:
     """Upper estimate from the bytes of the body, before the engine counts."""
     max_output_tokens: int
     """What the engine may generate at most, of all choices together."""
+    context_tokens: int = 0
+    """Of one prompt and its answer: as long as that may be, or as the mean where the client names
+    no maximum."""
     choices: int = 1
     """Answers; each has a token at least."""
     stream: bool = False

@@ -43,6 +43,8 @@ class Exclusion(StrEnum):
     """Its last requests failed."""
     NO_ROOM = "NoRoom"
     """It has no room for one more sequence."""
+    CONTEXT_TOO_SHORT = "ContextTooShort"
+    """Its `maxModelLen` is below the prompt and its answer, and that of another is not."""
     TRIED = "Tried"
     """It gave no answer to this request before."""
 
@@ -183,13 +185,35 @@ def with_spare_room(states: Sequence[ReplicaState], now: float) -> list[ReplicaS
     return [state for state in admissible if has_spare_room(state, now)]
 
 
-def exclusion(state: ReplicaState, now: float) -> Exclusion:
-    """Return why a replica was no candidate for a request that it had not got before."""
+def without_room(
+    with_room: Sequence[ReplicaState], states: Sequence[ReplicaState], now: float
+) -> list[ReplicaState]:
+    """Return the other replicas that take one more sequence, after the prompts that they read.
+
+    Where replicas differ, one of these may be earlier than all that have room.
+    """
+    known = set(map(id, with_room))
+    return [
+        state
+        for state in states
+        if id(state) not in known and state.is_open(now) and has_sequence_room(state, now)
+    ]
+
+
+def exclusion(state: ReplicaState, now: float, context_tokens: int = 0) -> Exclusion:
+    """Return why a replica was no candidate for a request that it had not got before.
+
+    The request needs a context of so many tokens.
+    """
     if state.ready_at is None:
         return Exclusion.NOT_READY
     if state.replica.leaving:
         return Exclusion.DRAINING
-    return Exclusion.EJECTED if state.health.ejected_until > now else Exclusion.NO_ROOM
+    if state.health.ejected_until > now:
+        return Exclusion.EJECTED
+    if state.replica.takes(context_tokens):
+        return Exclusion.NO_ROOM
+    return Exclusion.CONTEXT_TOO_SHORT
 
 
 def _admissible(states: Sequence[ReplicaState], now: float) -> list[int]:
@@ -226,14 +250,14 @@ def _scored(
         if cached_tokens is not None:
             score += delay_seconds(state, step, request, means, now, cached)
     else:
-        score = _load_after(state, now)
+        score = relative_load(state, now)
     seconds_ready = now - (state.ready_at or 0.0)
     if seconds_ready < SLOW_START_SECONDS:
         score /= start_share(seconds_ready)
     return CandidateReplica(state, score, ttft, cached)
 
 
-def _load_after(state: ReplicaState, now: float) -> float:
+def relative_load(state: ReplicaState, now: float) -> float:
     """Return the requests on a replica relative to its limit, this one included."""
     running, waiting = state.load(now)
     return (running + waiting + 1) / (state.replica.max_num_seqs or DEFAULT_MAX_NUM_SEQS)

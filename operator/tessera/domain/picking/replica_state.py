@@ -73,6 +73,11 @@ class ReplicaState:
         self.replica = replica
         self._limit_sequences()
 
+    def is_open(self, now: float) -> bool:
+        """Return whether it is ready, stays and is not ejected."""
+        ready = self.ready_at is not None and not self.replica.leaving
+        return ready and self.health.ejected_until <= now
+
     def load(self, now: float) -> tuple[int, int]:
         """Return the requests that run and those that wait for their first token."""
         running, waiting = self.requests - self.awaiting, self.awaiting

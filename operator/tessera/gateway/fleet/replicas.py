@@ -1,8 +1,10 @@
 """Load and health of all replicas, as the gateway knows them."""
 
+import math
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tessera.api.ref import Ref
@@ -12,11 +14,13 @@ from tessera.domain.picking.pick import (
     Choice,
     Comparison,
     Exclusion,
+    PickReason,
     exclusion,
     pick,
     with_prefix,
     with_room,
     with_spare_room,
+    without_room,
 )
 from tessera.domain.picking.prediction import (
     RequestMeans,
@@ -95,6 +99,21 @@ class SentRequest:
         self.freed(self.service_uid)
 
 
+@dataclass(frozen=True, slots=True)
+class _Mixture:
+    """The ready replicas of one service, which differ in speed or in limits."""
+
+    kinds: Sequence[tuple[EngineReplica, int]]
+    """One of each kind, and how many there are."""
+    longest_context: int | None
+    """None while that of one is not known."""
+
+    def context_tokens(self, shape: RequestShape) -> int:
+        """Return the context that a request needs: the engines refuse it beyond the longest."""
+        longest = self.longest_context
+        return shape.context_tokens if longest is None else min(shape.context_tokens, longest)
+
+
 class Replicas:
     """The replicas of all models; states outlive directories, by the UID of their pods."""
 
@@ -102,6 +121,8 @@ class Replicas:
         self._clock = clock
         self._states: dict[str, ReplicaState] = {}
         self._by_service: dict[str, list[ReplicaState]] = {}
+        # Of services whose replicas differ.
+        self._mixtures: dict[str, _Mixture] = {}
         self._means: dict[str, RequestMeans] = {}
         self._records = PrefixRecords()
         self._turn = 0
@@ -112,6 +133,7 @@ class Replicas:
         """Take the replicas of changed models; requests at those that left still count."""
         former: dict[str, ReplicaState] = {}
         for model in changes.old:
+            self._mixtures.pop(model.uid, None)
             for left in self._by_service.pop(model.uid):
                 former[left.replica.uid] = left
                 self._states.pop(left.replica.uid, None)
@@ -128,6 +150,8 @@ class Replicas:
                     state.update(replica, now=now, utc_now=utc_now)
                 self._states[replica.uid] = state
                 of_model.append(state)
+            if (mixture := _mixture(model.replicas)) is not None:
+                self._mixtures[model.uid] = mixture
         for uid in former.keys() - self._states.keys():
             self._records.forget(uid)
             # Requests that went there are explained for long; what its engine wrote is large.
@@ -151,16 +175,20 @@ class Replicas:
         states: Sequence[ReplicaState],
         *,
         beyond_room: bool = False,
+        within: float = math.inf,
     ) -> SentRequest | None:
-        """Choose one of these replicas, and count the request there; None without one.
+        """Choose one of these replicas whose context the request fits, and count it there; None
+        without one.
 
-        With `beyond_room` it may be another one that holds the prompt's beginning.
+        With `beyond_room` it may be another one that holds the prompt's beginning, or that alone
+        has the first token `within` so many seconds.
         """
         self._turn += 1
         replicas = self.states(model)
         held_tokens = available = self._held_tokens(shape, replicas)
         if beyond_room and states and any(held_tokens):
             states = with_prefix(states, replicas, held_tokens, now)
+        states = _fitting(states, shape, self._mixtures.get(model.uid))
         if held_tokens and len(states) < len(replicas):
             uids = [state.replica.uid for state in replicas]
             tokens_by_uid = dict(zip(uids, held_tokens, strict=True))
@@ -168,6 +196,8 @@ class Replicas:
         choice = self._pick(model, shape, now, states, available)
         if choice is None:
             return None
+        if beyond_room:
+            choice = self._in_time(model, shape, now, choice, within)
         prompt, cached_share, known_share, prompt_tokens = None, 0.0, 0.0, 0
         if shape.prompt is not None:
             # What its session alone promises is not certain: many may come with one name at once.
@@ -188,7 +218,10 @@ class Replicas:
             predicted_cached_share=cached_share,
             known_prefix_share=known_share,
             comparison=Comparison(
-                replicas, held_tokens, prompt_tokens, _exclusions(choice, replicas, now)
+                replicas,
+                held_tokens,
+                prompt_tokens,
+                _exclusions(choice, replicas, now, shape, self._mixtures.get(model.uid)),
             ),
             service_uid=model.uid,
             freed=self.freed,
@@ -214,24 +247,85 @@ class Replicas:
         """Return the replicas with room for a request that yields."""
         return with_spare_room(self.states(model), now)
 
+    def taking(
+        self, model: OfferedModel, shape: RequestShape, states: Sequence[ReplicaState]
+    ) -> Sequence[ReplicaState]:
+        """Return those of these replicas with room that take a request, where replicas differ.
+
+        It fits their context. While one of them reads the prompt of a request that yields, others
+        wait for half of the TTFT objective at most, or as long as at the fastest.
+        """
+        fitting = _fitting(states, shape, self._mixtures.get(model.uid))
+        if not (shape.priority.yields and self.differ(model)):
+            return fitting
+        most = max(model.ttft_seconds / 2, self.read_seconds(model, shape))
+        tokens = shape.input_tokens
+        return [state for state in fitting if read_seconds(state.replica, tokens) <= most]
+
+    def differ(self, model: OfferedModel) -> bool:
+        """Return whether a request may have a place at some of its replicas alone."""
+        return model.uid in self._mixtures
+
     def read_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
-        """Return the seconds for which the slowest idle replica reads a prompt."""
-        replicas, tokens = (state.replica for state in self.states(model)), shape.input_tokens
+        """Return the seconds for which the fastest kind of idle replica reads a prompt."""
+        mixture, tokens = self._mixtures.get(model.uid), shape.input_tokens
+        if mixture is not None:
+            context_tokens = mixture.context_tokens(shape)
+            return min(
+                read_seconds(replica, tokens)
+                for replica, _ in mixture.kinds
+                if replica.takes(context_tokens)
+            )
+        replicas = (state.replica for state in self.states(model))
         return max((read_seconds(replica, tokens) for replica in replicas), default=0.0)
 
-    def untried(self, model: OfferedModel, tried: Collection[str]) -> list[ReplicaState]:
-        """Return the replicas that a request was not sent to yet, by the UIDs of pods."""
-        return [state for state in self.states(model) if state.replica.uid not in tried]
+    def untried(
+        self, model: OfferedModel, shape: RequestShape, tried: Collection[str]
+    ) -> Sequence[ReplicaState]:
+        """Return the replicas that a request fits and was not sent to yet, by the UIDs of pods."""
+        states = [state for state in self.states(model) if state.replica.uid not in tried]
+        return _fitting(states, shape, self._mixtures.get(model.uid))
 
     def predicted_ttft(
-        self, model: OfferedModel, shape: RequestShape, now: float, states: Sequence[ReplicaState]
+        self,
+        model: OfferedModel,
+        shape: RequestShape,
+        now: float,
+        states: Sequence[ReplicaState],
+        within: float = math.inf,
     ) -> float:
-        """Return the seconds until the first token at the best of these replicas.
+        """Return the seconds until the first token at the best of these replicas, or at another one
+        that alone has it `within` so many.
 
         0 where that is not known.
         """
+        states = self.taking(model, shape, states)
         choice = self._pick(model, shape, now, states, self._held_tokens(shape, states))
+        if choice is not None:
+            choice = self._in_time(model, shape, now, choice, within)
         return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
+
+    def _in_time(
+        self, model: OfferedModel, shape: RequestShape, now: float, choice: Choice, within: float
+    ) -> Choice:
+        """Return the replica for a request that is late at the chosen one, which is the best of
+        those with room: a faster one without room that has its first token in time, if there is.
+
+        What waits in an engine's queue, which is not fair, is bounded by that time.
+        """
+        seconds = choice.predicted_ttft_seconds
+        if seconds is None or seconds <= within or not self.differ(model):
+            return choice
+        compared = [candidate.state for candidate in choice.candidates]
+        others = self.taking(model, shape, without_room(compared, self.states(model), now))
+        other = self._pick(model, shape, now, others, self._held_tokens(shape, others))
+        if other is None or (other.predicted_ttft_seconds or math.inf) > within:
+            return choice
+        return replace(
+            other,
+            reason=PickReason.LEAST_PREDICTED_TTFT,
+            candidates=(*other.candidates, *choice.candidates),
+        )
 
     def _held_tokens(self, shape: RequestShape, states: Sequence[ReplicaState]) -> Sequence[int]:
         """Return what each of these replicas has of a prompt; empty where there is no choice."""
@@ -260,10 +354,18 @@ class Replicas:
         return pick(shape, states, now, turn=self._turn, means=means, cached_tokens=cached)
 
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
-        """Return the predicted seconds of a replica that a request takes."""
-        states = self.states(model)
-        replica = states[0].replica if states else _UNKNOWN_REPLICA
-        return work_seconds(replica, shape, self.means(model))
+        """Return the predicted seconds of a replica that a request takes.
+
+        Of several kinds it is the mean by which so many replicas do their work together.
+        """
+        states, means = self.states(model), self.means(model)
+        mixture = self._mixtures.get(model.uid)
+        if mixture is None:
+            replica = states[0].replica if states else _UNKNOWN_REPLICA
+            return work_seconds(replica, shape, means)
+        kinds = mixture.kinds
+        rate = sum(count / work_seconds(replica, shape, means) for replica, count in kinds)
+        return sum(count for _, count in kinds) / rate
 
     def states(self, model: OfferedModel) -> list[ReplicaState]:
         """Return the replicas of a model."""
@@ -286,10 +388,54 @@ class Replicas:
         self._means[model.uid] = means.after(prompt_tokens, output_tokens, prompt_bytes)
 
 
+def _mixture(replicas: Sequence[EngineReplica]) -> _Mixture | None:
+    """Return what differs between the ready replicas of a service; None where nothing does."""
+    ready = [each for each in replicas if each.ready_since is not None and not each.leaving]
+    kinds = Counter(map(_kind, ready))
+    if len(kinds) < 2:
+        return None
+    examples = {_kind(each): each for each in ready}
+    contexts = [each.max_model_len for each in examples.values()]
+    known = [context for context in contexts if context is not None]
+    return _Mixture(
+        [(examples[kind], count) for kind, count in kinds.items()],
+        max(known) if len(known) == len(contexts) else None,
+    )
+
+
+def _fitting(
+    states: Sequence[ReplicaState], shape: RequestShape, mixture: _Mixture | None
+) -> Sequence[ReplicaState]:
+    """Return the replicas whose context a request fits, or the longest if it fits none."""
+    if mixture is None:
+        return states
+    context_tokens = mixture.context_tokens(shape)
+    return [state for state in states if state.replica.takes(context_tokens)]
+
+
+def _kind(replica: EngineReplica) -> tuple[object, ...]:
+    """Return what decides how fast it is, and which requests it takes."""
+    return (
+        replica.step_time,
+        replica.max_num_seqs,
+        replica.max_num_batched_tokens,
+        replica.max_model_len,
+    )
+
+
 def _exclusions(
-    choice: Choice, replicas: Sequence[ReplicaState], now: float
+    choice: Choice,
+    replicas: Sequence[ReplicaState],
+    now: float,
+    shape: RequestShape,
+    mixture: _Mixture | None,
 ) -> Sequence[tuple[ReplicaState, Exclusion]]:
     if len(choice.candidates) == len(replicas):
         return ()
+    context_tokens = 0 if mixture is None else mixture.context_tokens(shape)
     compared = {id(candidate.state) for candidate in choice.candidates}
-    return [(state, exclusion(state, now)) for state in replicas if id(state) not in compared]
+    return [
+        (state, exclusion(state, now, context_tokens))
+        for state in replicas
+        if id(state) not in compared
+    ]

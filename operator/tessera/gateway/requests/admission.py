@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from functools import partial
 from typing import Protocol
 
 from tessera.adapters.clock import now as utc_now
@@ -34,6 +34,7 @@ from tessera.domain.limits.account import BorrowRequest
 from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
 from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
 from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.domain.picking.pick import relative_load
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.refusals import (
@@ -271,12 +272,21 @@ class Admission:
         arrived, self._arrived = self._arrived, Counter()
         return arrived
 
-    def send_again(self, ticket: Ticket, tried: Collection[str], engine: str | None = None) -> bool:
+    def send_again(
+        self,
+        ticket: Ticket,
+        tried: Collection[str],
+        engine: str | None = None,
+        *,
+        beyond_context: int = 0,
+    ) -> bool:
         """Send the request to a replica that was not tried; False if there is none.
 
-        It has the same `engine`, if one is given.
+        It has the same `engine`, if one is given, and a longer context than `beyond_context`.
         """
         states = self._untried(ticket, tried, engine)
+        if beyond_context:
+            states = [each for each in states if (each.replica.max_model_len or 0) > beyond_context]
         sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
         if sent is None:
             return False
@@ -290,24 +300,26 @@ class Admission:
     ) -> EngineReplica | None:
         """Return a replica that was not tried and could go on with the stream of a request.
 
-        It is the one with the fewest requests; with `free` it has a place for it now.
+        It is the one with the fewest requests for its limit; with `free` it has a place for it now.
         """
         sent = ticket.sent
         if sent is None:
             return None
         now = self._clock()
-        loads = (
-            (sum(state.load(now)), state.max_sequences, state.replica)
-            for state in self._untried(ticket, tried, sent.choice.replica.engine)
+        states = self._untried(ticket, tried, sent.choice.replica.engine)
+        able = (
+            state
+            for state in states
             if state.ready_at is not None and not state.replica.leaving
+            if not free or sum(state.load(now)) < state.max_sequences
         )
-        least = min(loads, key=itemgetter(0), default=None)
-        return least[2] if least is not None and (not free or least[0] < least[1]) else None
+        least = min(able, key=partial(relative_load, now=now), default=None)
+        return least.replica if least is not None else None
 
     def _untried(
         self, ticket: Ticket, tried: Collection[str], engine: str | None
     ) -> list[ReplicaState]:
-        states = self.replicas.untried(ticket.model, tried)
+        states = self.replicas.untried(ticket.model, ticket.shape, tried)
         return [state for state in states if engine in (None, state.replica.engine)]
 
     def finish(self, ticket: Ticket, *, input_tokens: int, output_tokens: int) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Collection
 
 from tessera.domain.gateway.directory import EngineReplica
+from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.bodies.continuation import NotContinuableError
 from tessera.gateway.bodies.turns import Turns
@@ -17,6 +18,7 @@ from tessera.gateway.requests.relay import EngineError, EngineRelay, Retry
 _MAX_ATTEMPTS = 3
 # Of a stream after it, where replicas are lost.
 MAX_RESUMPTIONS = 3
+_BAD_REQUEST = 400
 
 
 class Attempts:
@@ -76,11 +78,14 @@ class Attempts:
                 if self._delivery.first_token_ns is not None:
                     await self._resume(error)
                     return
-                if not (_may_retry(error.retry, retried) and len(self._tried) < _MAX_ATTEMPTS):
+                beyond = self._short_context(state.replica, error)
+                may_retry = beyond or _may_retry(error.retry, retried)
+                if not (may_retry and len(self._tried) < _MAX_ATTEMPTS):
                     raise
-                retried, sent.failure = error.retry, error.reason
+                retried = retried if beyond else error.retry
+                sent.failure = error.reason
                 sent.end()
-                if not self._admission.send_again(ticket, self._tried):
+                if not self._admission.send_again(ticket, self._tried, beyond_context=beyond):
                     raise
             else:
                 state.succeeded()
@@ -189,6 +194,14 @@ class Attempts:
             raise NotContinuableError(str(error)) from None
         relay.go_on(delivered)
         return ticket.sent
+
+    def _short_context(self, replica: EngineReplica, error: EngineError) -> int:
+        """Return the context of a replica that may have refused a request since it is too long for
+        it, as the estimate of its tokens may be too low; 0 where another one takes no more.
+        """
+        is_refused = error.reason is RequestReason.ENGINE_REFUSED and error.status == _BAD_REQUEST
+        context, longest = replica.max_model_len or 0, self._ticket.model.max_model_len or 0
+        return context if is_refused and context < longest else 0
 
     def _blame(self, state: ReplicaState, error: EngineError) -> None:
         """Count a failure of the replica, if it is one."""

@@ -259,8 +259,8 @@ class Call:
         size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
         if size.media_tokens:
             await turns.take(body_bytes, lambda: check_media(fields.media, model))
-        sizes = request_shape(fields, size, model, _priority(inbound, fields))
         means = self._admission.replicas.means(model)
+        sizes = request_shape(fields, size, model, means, _priority(inbound, fields))
         prompt_tokens = likely_tokens(sizes.input_tokens, size, means)
         sender, headers = (identity.tenant, self._admission.weight_of(identity)), inbound.headers
         shape = await turns.take(

@@ -51,7 +51,7 @@ class ModelQueue:
         if len(self._queue) if yields else self._queue.unyielding:
             return None
         states = self._with_room(now, yields=yields)
-        return self._replicas.send(self.model, shape, now, states, beyond_room=not yields)
+        return self._send(shape, states, now, yields=yields, within=self.model.ttft_seconds)
 
     def offer(
         self, entry: QueueEntry, shape: RequestShape, now: float
@@ -66,6 +66,9 @@ class ModelQueue:
             raise queue_full(self.model, refusal)
         sent: asyncio.Future[SentRequest] = asyncio.get_running_loop().create_future()
         self._waiting[entry] = _WaitingRequest(shape, sent, entry.deadline - now)
+        if self._replicas.differ(self.model):
+            # It may have a place where those that wait have none.
+            self.pump(now)
         return sent
 
     def leave(self, entry: QueueEntry) -> None:
@@ -81,18 +84,22 @@ class ModelQueue:
             return
         for entry in self._queue.expire(now):
             self._time_out(self._waiting.pop(entry))
-        replicas = self._replicas.ready_count(self.model)
+        replicas, differ = self._replicas.ready_count(self.model), self._replicas.differ(self.model)
         while self._waiting and (states := self._with_room(now, yields=not self._queue.unyielding)):
-            is_late = partial(self._is_late, now, states)
-            service = QueueService(now=now, replicas=replicas, is_late=is_late)
+            service = QueueService(
+                now=now,
+                replicas=replicas,
+                is_late=partial(self._is_late, now, states),
+                has_place=partial(self._has_place, states) if differ else None,
+            )
             next_entry = self._queue.pop(service)
             if next_entry is None:
                 return
             waiting = self._waiting.pop(next_entry)
             if waiting.sent.done():
                 continue
-            shape, beyond_room = waiting.shape, not next_entry.priority.yields
-            sent = self._replicas.send(self.model, shape, now, states, beyond_room=beyond_room)
+            yields, within = next_entry.priority.yields, next_entry.due - now
+            sent = self._send(waiting.shape, states, now, yields=yields, within=within)
             if sent is None:
                 self._time_out(waiting)
             else:
@@ -118,14 +125,31 @@ class ModelQueue:
             service, seconds = self.model.service, f"{waiting.seconds:g}"
             waiting.sent.set_exception(RequestError(reason, service, seconds))
 
+    def _send(
+        self,
+        shape: RequestShape,
+        states: Sequence[ReplicaState],
+        now: float,
+        *,
+        yields: bool,
+        within: float,
+    ) -> SentRequest | None:
+        replicas, model = self._replicas, self.model
+        states = replicas.taking(model, shape, states)
+        return replicas.send(model, shape, now, states, beyond_room=not yields, within=within)
+
     def _with_room(self, now: float, *, yields: bool) -> list[ReplicaState]:
         replicas = self._replicas
         with_room = replicas.with_spare_room if yields else replicas.with_room
         return with_room(self.model, now)
 
     def _is_late(self, now: float, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
-        shape = self._waiting[entry].shape
-        return now + self._replicas.predicted_ttft(self.model, shape, now, states) > entry.due
+        shape, within = self._waiting[entry].shape, entry.due - now
+        ttft = self._replicas.predicted_ttft(self.model, shape, now, states, within)
+        return now + ttft > entry.due
+
+    def _has_place(self, states: Sequence[ReplicaState], entry: QueueEntry) -> bool:
+        return bool(self._replicas.taking(self.model, self._waiting[entry].shape, states))
 
 
 class ModelQueues:

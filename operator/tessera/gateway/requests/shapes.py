@@ -20,19 +20,23 @@ def request_shape(
     fields: RequestFields,
     size: PromptSize,
     model: OfferedModel,
+    means: RequestMeans,
     priority: RequestPriority = RequestPriority.DEFAULT,
 ) -> RequestShape:
     """Return the sizes of a request."""
     context = model.max_model_len
     input_tokens = size.estimate(context)
     asked = fields.output_tokens
+    prompt_tokens = input_tokens // size.texts
+    answer_tokens = round(means.output_tokens) if asked is None else asked
     if context is not None:
-        rest = max(context - input_tokens // size.texts, 1)
+        rest = max(context - prompt_tokens, 1)
         asked = rest if asked is None else min(asked, context)
     return RequestShape(
         model=fields.model,
         input_tokens=input_tokens,
         max_output_tokens=(asked or 0) * fields.choices,
+        context_tokens=prompt_tokens + answer_tokens,
         choices=fields.choices,
         stream=fields.streams,
         adapter=fields.model if fields.model in model.adapters else None,
