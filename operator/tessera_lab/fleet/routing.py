@@ -11,7 +11,7 @@ from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN
-from tessera.domain.picking.pick import Choice, pick, with_prefix
+from tessera.domain.picking.pick import Choice, pick, with_prefix, without_room
 from tessera.domain.picking.prediction import (
     RequestMeans,
     has_room,
@@ -57,7 +57,6 @@ class Door:
         self._records = [PrefixRecords() for _ in range(fleet.gateways)] if has_records else []
         self._prefix_tokens = trace.prefix_tokens
         self._session_names = fleet.session_tokens // self._prefix_tokens
-        self._kv_tokens = fleet.replica.kv_tokens
         self._objective = fleet.replica.ttft
         self._replica = engine_replica(fleet, -1)
         self._means = RequestMeans()
@@ -124,9 +123,27 @@ class Door:
     ) -> bool:
         if not self._is_gateway:
             return False
-        choice = self._pick(self._held[entry], replicas, moment)
+        index = self._held[entry]
+        choice = self._in_time(index, self._pick(index, replicas, moment), moment)
         seconds = choice.predicted_ttft_seconds if choice is not None else None
         return moment + (seconds or 0.0) > entry.due
+
+    def _in_time(self, index: int, choice: Choice | None, moment: float) -> Choice | None:
+        """Return the choice of a gateway for a request that is late there, as its `Replicas`: a
+        faster replica without room that has its first token in time, if there is.
+        """
+        seconds = choice.predicted_ttft_seconds if choice is not None else None
+        within = self._trace.arrivals[index] + self._objective - moment
+        steps = {id(replica.state.replica.step_time) for replica in self.serving}
+        if choice is None or seconds is None or seconds <= within or len(steps) == 1:
+            return choice
+        compared = [candidate.state for candidate in choice.candidates]
+        states = without_room(compared, [each.state for each in self.serving], moment)
+        others = set(map(id, states))
+        candidates = [each for each in self.serving if id(each.state) in others]
+        other = self._pick(index, candidates, moment)
+        is_earlier = other is not None and (other.predicted_ttft_seconds or within) < within
+        return other if is_earlier else choice
 
     def _pick(
         self, index: int, replicas: Sequence[SimulatedReplica], moment: float
@@ -199,7 +216,8 @@ class Door:
         record, blocks = None, None
         if self._records:
             uid = replica.state.replica.uid
-            record, blocks = self._record(index).replica(uid, self._kv_tokens), self._blocks(index)
+            record = self._record(index).replica(uid, replica.kv_tokens)
+            blocks = self._blocks(index)
         replica.advance(moment, self._ttft)
         request = EngineRequest(
             id=index,
@@ -237,9 +255,11 @@ class Door:
             candidates = set(map(id, with_prefix(room, states, held_tokens, moment)))
             replicas = [each for each in self.serving if id(each.state) in candidates]
         choice = self._pick(index, replicas, moment)
+        if self._is_gateway:
+            choice = self._in_time(index, choice, moment)
         if choice is None:
             raise ValueError("a replica that serves is not ready")
-        chosen = next(replica for replica in replicas if replica.state is choice.state)
+        chosen = next(replica for replica in self.serving if replica.state is choice.state)
         return chosen, choice.cached_tokens
 
     def _open(self, moment: float) -> list[SimulatedReplica]:

@@ -83,6 +83,8 @@ class SimulatedReplica:
         self._new = defaultdict[str, float](int)
         """First tokens since the counts were taken last, by the names of `Totals`."""
         self._objective = fleet.replica.ttft
+        self.kv_tokens = fleet.replica.kv_tokens
+        """Of its KV cache, as profiled."""
         self.promised_tokens = 0
         """Prompt tokens that its router believed to be cached."""
         self._sent: dict[int, _Sent] = {}
