@@ -173,3 +173,17 @@ def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
     cluster.run(300)
     serving = [pod_pool for pod_pool, count in cluster.counts().items() for _ in range(count)]
     assert serving == ["reserved", "spare", "spare"]
+
+
+def test_why_a_variant_changed_is_said_until_it_changes_again() -> None:
+    """Its status may be written many cycles later."""
+    cluster = fleet(4, reserved=2, burst=4)
+    cluster.run(120)
+    status = cluster.service.status.model_copy(update={"variants": None})
+    cluster.service = replace(cluster.service, status=status)
+    service_plan = cluster.cycle()
+    reasons = {
+        variant.choice.offer.pool: variant.change and variant.change.reason
+        for variant in service_plan.variants
+    }
+    assert reasons == {"reserved": "LeastCost", "burst": "CheaperFull"}

@@ -95,7 +95,7 @@ class VariantPlan:
     waits: bool = False
     """Its Deployment keeps its template until that of another variant is rolled out."""
     change: VariantChange | None = None
-    """Why it gets another number of replicas than it has; None with one variant."""
+    """Why its number changed last; None with one variant."""
 
     @property
     def choice(self) -> HardwareChoice:

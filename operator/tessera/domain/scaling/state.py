@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tessera.api.reasons import ScalingReason
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import TokenRates
-from tessera.domain.placement.split_state import VariantMemory
+from tessera.domain.placement.split_state import VariantChange, VariantMemory
 
 # After so long without a reading, the stabilization window of scale-down starts again.
 MAX_READING_GAP = timedelta(minutes=5)
@@ -144,6 +144,8 @@ class ScalingHistory:
     """Replicas of each variant as decided last, where there are several."""
     variants: tuple[VariantMemory, ...] = ()
     """What the split into replicas of several variants needs of earlier ones."""
+    changes: tuple[VariantChange, ...] = ()
+    """Why the number of each variant changed last; statuses are written later than that."""
 
 
 class Decided(NamedTuple):

@@ -51,6 +51,7 @@ from tessera.domain.service.variant_counts import (
     Devices,
     Room,
     VariantCount,
+    last_changes,
     split_counts,
     with_counts,
 )
@@ -81,7 +82,7 @@ class Proposal:
     counts: tuple[VariantCount, ...] = ()
     """The replicas of each variant, those of the reference variant first; none without a choice."""
     changes: tuple[VariantChange, ...] = ()
-    """Why variants get other numbers of replicas than they have."""
+    """Why the number of each variant changed last."""
     preparation: Preparation | None = None
     schedule: BoundsSchedule | None = None
     """The bounds that schedules set now and next."""
@@ -155,9 +156,12 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         memory=history.variants,
         at=at,
     )
-    scale = replace(
-        scale, history=replace(with_counts(scale.history, counts), variants=split.memory)
+    next_history = replace(
+        with_counts(scale.history, counts),
+        variants=split.memory,
+        changes=last_changes(history.changes, split),
     )
+    scale = replace(scale, history=next_history)
     readings = usable_readings(snapshot.readings, at)
     max_num_seqs = placement.choice.fit.limits.max_num_seqs
     balance = assess_balance(service.status, objects.pods, readings, max_num_seqs, at)
@@ -171,7 +175,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         scale=scale,
         balance=balance.result,
         counts=counts,
-        changes=split.changes,
+        changes=scale.history.changes,
     )
     return Until(proposal, min(until, scale.until, balance.until, split.until), scale.history)
 

@@ -11,7 +11,12 @@ from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
 from tessera.domain.placement.placement import HardwareChoice, free_replicas
 from tessera.domain.placement.split import split_replicas
-from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
+from tessera.domain.placement.split_state import (
+    ReplicaSplit,
+    VariantChange,
+    VariantMemory,
+    VariantPods,
+)
 from tessera.domain.scaling.starts import lead_of, typical_start
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
@@ -95,6 +100,14 @@ def with_counts(history: ScalingHistory, counts: Sequence[VariantCount]) -> Scal
     """Return the history with the replicas of each variant, where there are several."""
     pairs = tuple((count.choice.variant, count.replicas) for count in counts)
     return replace(history, counts=pairs if len(pairs) > 1 else ())
+
+
+def last_changes(
+    earlier: Sequence[VariantChange], split: ReplicaSplit
+) -> tuple[VariantChange, ...]:
+    """Return why the number of each variant changed last."""
+    changes = {change.variant: change for change in (*earlier, *split.changes)}
+    return tuple(change for variant, change in changes.items() if variant in split.replicas)
 
 
 def reclaimed_pods(choice: HardwareChoice, objects: CurrentObjects) -> frozenset[Ref]:
