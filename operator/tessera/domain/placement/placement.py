@@ -101,6 +101,8 @@ class PlacementDecision:
     equal_replicas: int | None = None
     """Replicas of the choice that serve as much as those that it replaces, in a change of precision
     alone."""
+    unshared: str | None = None
+    """Why hardware of another pool does not serve beside the chosen one."""
     keeps_slices: bool = False
     """The model fits on the chosen slices alone, which the layout of their pool does not have."""
 
@@ -144,7 +146,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     tiers: Collection[Tier] = NON_SPOT_TIERS,
     rank: Rank = price_order,
     assignment: SliceAssignment | None = None,
-    serves_beside: Callable[[HardwareChoice, HardwareChoice], bool] | None = None,
+    may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
@@ -157,8 +159,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
-    it stays where it is or waits. `serves_beside` says which hardware of other pools may serve
-    beside the chosen one (None: none).
+    it stays where it is or waits. `may_share` says why hardware of several pools may not serve
+    together (None: it is not asked, and one pool serves).
     """
     shape = shape_of(spec)
     if shape is None:
@@ -204,29 +206,32 @@ def place(  # noqa: PLR0913 - two of them are for batches
         running = current_choices[0], replicas
         change = _precision_change(choices, running, used_devices, min_replicas)
     decision = change or _place_on_existing(choices, current_choices, free)
-    return _with_others(decision, choices, serves_beside)
+    return _with_others(decision, choices, may_share)
 
 
 def _with_others(
     decision: PlacementDecision,
     choices: Sequence[HardwareChoice],
-    serves_beside: Callable[[HardwareChoice, HardwareChoice], bool] | None,
+    may_share: Callable[[Sequence[HardwareChoice]], str | None] | None,
 ) -> PlacementDecision:
     """Add the cheapest hardware per token of each other pool, in the same precision."""
     reference = decision.choice
-    if serves_beside is None or reference is None:
+    if may_share is None or reference is None:
         return decision
-    by_pool: dict[str, HardwareChoice] = {}
+    shared, unshared = [reference], None
     for choice in sorted(choices, key=lambda choice: (choice.token_price.nanos, choice.variant)):
         if (
-            choice.offer.pool != reference.offer.pool
-            and choice.fit.precision == reference.fit.precision
-            and not choice.offer.needs_repartition
-            and choice.offer.in_layout is not False
-            and serves_beside(choice, reference)
+            choice.offer.pool in {each.offer.pool for each in shared}
+            or choice.fit.precision != reference.fit.precision
+            or choice.offer.needs_repartition
+            or choice.offer.in_layout is False
         ):
-            by_pool.setdefault(choice.offer.pool, choice)
-    return replace(decision, choices=(reference, *by_pool.values()))
+            continue
+        if (reason := may_share((*shared, choice))) is None:
+            shared.append(choice)
+        else:
+            unshared = unshared or reason
+    return replace(decision, choices=tuple(shared), unshared=unshared)
 
 
 def _place_on_existing(

@@ -36,6 +36,7 @@ from tessera.domain.placement.placement import (
     place,
     slice_assignment,
 )
+from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.scaling.load import usable_readings
@@ -252,16 +253,12 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         used_devices=used,
         tiers=spec.placement.tiers,
         assignment=assignment,
-        serves_beside=_any_speed if gateways else _same_speed,
+        may_share=_any_speed if gateways else may_share_service,
     )
 
 
-def _any_speed(_choice: HardwareChoice, _reference: HardwareChoice) -> bool:
-    return True  # gateways send each replica what it can serve
-
-
-def _same_speed(choice: HardwareChoice, reference: HardwareChoice) -> bool:
-    return choice.fit.limits == reference.fit.limits
+def _any_speed(_choices: Sequence[HardwareChoice]) -> None:
+    """Return nothing against any mix: gateways send each replica what it can serve."""
 
 
 def _unchanged(
