@@ -325,3 +325,17 @@ def test_an_accepted_spec_with_fields_of_a_newer_version_stays_readable() -> Non
     assert budget.named_namespaces == ("team-a",)
     assert budget.status.accepted_spec is not None
     assert budget.status.accepted_spec.limits[0].amount == 10
+
+
+@pytest.mark.parametrize(
+    ("taint", "schedulable"),
+    [("aws-node-termination-handler/spot-itn", False), ("example.org/gpus", True)],
+)
+def test_a_node_that_terminates_gets_no_more_pods(taint: str, schedulable: bool) -> None:
+    body: dict[str, Any] = {
+        "metadata": {"name": "spot-0"},
+        "spec": {"taints": [{"key": taint, "effect": "NoSchedule"}]},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+    node = wire.parse_node(body)
+    assert (node.schedulable, node.kubelet_ready) == (schedulable, True)

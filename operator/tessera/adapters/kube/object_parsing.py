@@ -34,6 +34,7 @@ from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, 
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.hardware.device import is_gpu_resource
+from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
@@ -220,13 +221,15 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
 def parse_node(body: JsonObject) -> Node:
     """Parse a node's labels, readiness and extended resources."""
     allocatable = body.get("status", {}).get("allocatable", {})
-    ready = _condition(body, "Ready").get("status") == "True"
+    ready, spec = _condition(body, "Ready").get("status") == "True", body.get("spec", {})
+    taints = frozenset(taint["key"] for taint in spec.get("taints", ()))
+    is_leaving = spec.get("unschedulable", False) or bool(taints & DISRUPTION_TAINTS)
     return Node(
         name=body["metadata"]["name"],
         labels=body["metadata"].get("labels", {}),
-        schedulable=ready and not body.get("spec", {}).get("unschedulable", False),
+        schedulable=ready and not is_leaving,
         kubelet_ready=ready,
-        taints=frozenset(taint["key"] for taint in body.get("spec", {}).get("taints", ())),
+        taints=taints,
         allocatable={
             name: count
             for name, quantity in allocatable.items()

@@ -90,7 +90,7 @@ class Node:
     name: str
     labels: Mapping[str, str]
     schedulable: bool
-    """Ready and not cordoned."""
+    """Ready, not cordoned, and without a taint of a node that terminates."""
     allocatable: Mapping[str, int]
     """GPUs and MIG slices that the node offers, by extended resource."""
     kubelet_ready: bool = True
