@@ -187,3 +187,13 @@ def test_why_a_variant_changed_is_said_until_it_changes_again() -> None:
         for variant in service_plan.variants
     }
     assert reasons == {"reserved": "LeastCost", "burst": "CheaperFull"}
+
+
+def test_replicas_on_a_cordoned_node_take_no_room_of_the_others() -> None:
+    cluster = fleet(2, reserved=2, burst=4)
+    cluster.run(120)
+    cordoned = replace(cluster.nodes[0], schedulable=False)
+    cluster.nodes = [cordoned, *cluster.nodes[1:], replace(a_node("reserved", whole=2), name="new")]
+    resized(cluster, 4)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 4, "burst": 0}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
-from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.policies.by_name import POLICIES
@@ -41,7 +41,7 @@ def propose_all(
     readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
     proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
-    pools_by_name = pool_names_by_node(views)
+    pools_by_name = _pools_of_usable_nodes(views, snapshot.nodes)
     devices_by_ref = {
         ref: held_devices(ref, objects.pods, pools_by_name)
         for ref, objects in objects_by_ref.items()
@@ -72,14 +72,15 @@ def propose_all(
 
 
 @reused
-def pool_names_by_node(views: Sequence[PoolView]) -> Mapping[str, str]:
-    """Return the pool of each node that is used."""
-    return {node: view.pool.name for view in views for node in view.node_names}
+def _pools_of_usable_nodes(views: Sequence[PoolView], nodes: Sequence[Node]) -> Mapping[str, str]:
+    """Return the pool of each node whose devices are offered."""
+    usable = {node.name for node in nodes if node.schedulable}
+    return {node: view.pool.name for view in views for node in view.node_names & usable}
 
 
 @reused_per_object
 def _count_held(_ref: Ref, pods: Sequence[Pod], pools: Mapping[str, str]) -> Devices:
-    """Return the devices that the pods of a service hold on nodes of pools."""
+    """Return the devices that the pods of a service hold on usable nodes of pools."""
     devices = Devices()
     for pod in pods:
         pool = pools.get(pod.node) if pod.node is not None and pod.holds_devices else None
