@@ -10,6 +10,7 @@ from typing import Any
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.domain.names import FIELD_MANAGER
+from tessera.domain.observed.snapshot import PodEvent
 from tessera.ports import (
     ClusterError,
     ClusterObject,
@@ -67,6 +68,7 @@ class MemoryCluster:
         self.refusals: dict[ObjectKey, str] = {}
         self.pod_refusals: dict[str, str] = {}
         """The messages of events FailedCreate, by the UIDs of Jobs."""
+        self.pod_events_by_uid: dict[str, tuple[PodEvent, ...]] = {}
         self.event_queries: list[str] = []
         self.events: dict[str, dict[str, Any]] = {}
         """Recorded Events, by name."""
@@ -178,6 +180,11 @@ class MemoryCluster:
         del job
         self.event_queries.append(uid)
         return self.pod_refusals.get(uid)
+
+    async def pod_events(self, pod: Ref, uid: str) -> tuple[PodEvent, ...]:
+        del pod
+        self.event_queries.append(uid)
+        return self.pod_events_by_uid.get(uid, ())
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         if key in self.refusals:

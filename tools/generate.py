@@ -431,6 +431,7 @@ def _reasons() -> str:
         reasons.EventReason: "Events without a condition",
         reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
         reasons.Discovered: "AcceleratorPool: condition Discovered",
+        reasons.NodesProvisioned: "AcceleratorPool: condition NodesProvisioned",
         reasons.LayoutReady: "AcceleratorPool: condition LayoutReady",
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",

@@ -22,6 +22,7 @@ from tessera.domain.observed.snapshot import (
     Node,
     ObservedService,
     Pod,
+    PodEvent,
     Pool,
     Ref,
     Resolution,
@@ -226,6 +227,12 @@ class Cluster(Protocol):
 
     async def pod_refusal(self, job: Ref, uid: str) -> str | None:
         """Return why the pod of a Job could last not be created; None without an event."""
+
+    async def pod_events(self, pod: Ref, uid: str) -> Sequence[PodEvent]:
+        """Return what is said of a pod and of the node that is started for it, the latest first.
+
+        Raises ClusterError on failure.
+        """
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         """Return the data of a ConfigMap, nothing if it does not exist; ClusterError on failure."""

@@ -57,6 +57,9 @@ EVIL, GOOD = "evil", "team-a"
 CONFIG = Config(mig_backends=frozenset({"MigManager"}))
 
 
+TEMPLATE = {"product": A100, "gpus": 1, "maxNodes": 1}
+
+
 def _fleet() -> Snapshot:
     """Build two tenants with the same objects, each on a pool of its own."""
     services, pods, workloads = [], [], []
@@ -79,7 +82,7 @@ def _fleet() -> Snapshot:
         workloads.append(replace(a_workload(1, owner_uid=None), ref=removed, service=removed))
     return a_snapshot(
         *services,
-        pools=tuple(a_planned_pool(name) for name in (EVIL, GOOD)),
+        pools=tuple(a_planned_pool(name, nodeTemplate=TEMPLATE) for name in (EVIL, GOOD)),
         nodes=tuple(a_node(name, {"1g.10gb": 7}) for name in (EVIL, GOOD)),
         budgets=tuple(a_budget(name) for name in (EVIL, GOOD)),
         pods=tuple(pods),

@@ -96,7 +96,8 @@ def _owner_of(value: object) -> str | None:
 
 def _build(fleet: Fleet) -> None:
     for tenant in (GOOD, HOSTILE):
-        fleet.add_pool(tenant, mig={"mode": "Auto"})
+        template = {"product": A100, "gpus": 1, "maxNodes": 1}
+        fleet.add_pool(tenant, mig={"mode": "Auto"}, nodeTemplate=template)
         fleet.add_node(f"{tenant}-0", tenant, {"1g.10gb": 7})
         fleet.add_budget(tenant, "1000")
         placement = {"pools": [tenant]}

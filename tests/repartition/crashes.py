@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
 from tessera.domain.observed.node_layout import ObservedNodeLayout
+from tessera.domain.observed.snapshot import PodEvent
 from tessera.ports import Cluster, ClusterObject, ObjectList, OwnLayout, WatchEvent
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest
@@ -125,6 +126,9 @@ class KillableCluster:
 
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
         return await self.cluster.read_uid(kind, ref)
+
+    async def pod_events(self, pod: Ref, uid: str) -> Sequence[PodEvent]:
+        return await self.cluster.pod_events(pod, uid)
 
     async def pod_refusal(self, job: Ref, uid: str) -> str | None:
         return await self.cluster.pod_refusal(job, uid)

@@ -1,6 +1,6 @@
 """`AcceleratorPool`: nodes with the same GPU product, bought in the same way."""
 
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -25,6 +25,10 @@ from tessera.api.mig import Mig, MigStatus, Profile
 # Labels by which GPU feature discovery names the product of a node and counts its GPUs.
 PRODUCT_LABEL = "nvidia.com/gpu.product"
 COUNT_LABEL = "nvidia.com/gpu.count"
+
+# Node starts that a status remembers, and characters of what an autoscaler says of one.
+MAX_STARTS = 8
+MAX_WORDS = 300
 
 TaintEffect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 Tier = Literal["Reserved", "OnDemand", "Spot"]
@@ -233,6 +237,49 @@ class SliceCount(Wire):
     """Slices that the nodes offer."""
 
 
+class NodeStart(Wire):
+    """A node that came for a pod that waited."""
+
+    node: str
+    """Name of the node."""
+
+    created_at: datetime
+    """When the node was created."""
+
+    seconds: int
+    """Time from the creation of the pod until it was bound to the node."""
+
+
+class ProvisioningStatus(Wire):
+    """Nodes that an autoscaler started for pods that waited, and those that did not come."""
+
+    expected_start: Annotated[Duration, Field(default=timedelta())]
+    """Time that is given to a start: the slowest of `recentStarts`, at least
+    `spec.nodeTemplate.expectedStart`."""
+
+    recent_starts: Annotated[tuple[NodeStart, ...], Field(max_length=MAX_STARTS)] = ()
+    """The latest nodes that came, the oldest first."""
+
+    failures: int = 0
+    """Starts in a row that took longer than `expectedStart`."""
+
+    failed_at: datetime | None = None
+    """When the last of these was given up."""
+
+    nodes: int = 0
+    """Nodes with devices since then; one more ends the rest of the pool."""
+
+    resting_until: datetime | None = None
+    """Until then the pool offers its existing nodes alone: 10 minutes after the first failure,
+    twice as long after each further one, at most 4 hours."""
+
+    reason: str | None = None
+    """Why the last start failed; a reason of the condition NodesProvisioned."""
+
+    message: Annotated[str | None, Field(max_length=MAX_WORDS)] = None
+    """What the autoscaler or the cloud said of it."""
+
+
 class AcceleratorPoolStatus(Wire):
     """Observed state of the pool; written by the operator only."""
 
@@ -240,7 +287,8 @@ class AcceleratorPoolStatus(Wire):
     """Generation of the spec that this status describes."""
 
     conditions: Conditions = ()
-    """Conditions Accepted, Discovered and LayoutReady."""
+    """Conditions Accepted, Discovered and LayoutReady; with `spec.nodeTemplate` NodesProvisioned
+    too."""
 
     product: str | None = None
     """GPU product as named by GPU Feature Discovery."""
@@ -268,6 +316,9 @@ class AcceleratorPoolStatus(Wire):
 
     mig: MigStatus | None = None
     """Layout plans and their progress; set only with `spec.mig`."""
+
+    provisioning: ProvisioningStatus | None = None
+    """Starts of nodes; set only with `spec.nodeTemplate`."""
 
 
 class AcceleratorPool(Wire):

@@ -491,6 +491,33 @@ class Discovered(StatusReason):
     """The nodes have a GPU product that Tessera does not know."""
 
 
+class NodesProvisioned(StatusReason):
+    """Does an autoscaler add the nodes that pods wait for?
+
+    Only pools with `spec.nodeTemplate` have this condition.
+    """
+
+    NODES_AVAILABLE = "NodesAvailable", True
+    """No pod waits for a node of the pool."""
+    NODES_STARTING = "NodesStarting", True
+    """Pods wait for a node, for less than `status.provisioning.expectedStart`."""
+    NODE_START_TIMED_OUT = "NodeStartTimedOut"
+    """No node came within `status.provisioning.expectedStart`; the pool rests until
+    `status.provisioning.restingUntil`, and what it would have got goes to other pools."""
+    QUOTA_EXCEEDED = "QuotaExceeded"
+    """A quota of the cloud or a limit of the autoscaler allows no further node, in its words."""
+    INSUFFICIENT_CAPACITY = "InsufficientCapacity"
+    """The cloud has no such node to give, in its words."""
+    IMAGE_PULL_SLOW = "ImagePullSlow"
+    """The image of an engine has been pulled for more than 5 minutes on a node of the pool."""
+    DRIVER_MISSING = "DriverMissing"
+    """A node is Ready and offers no GPU for longer than a node takes to start: its driver or its
+    device plugin does not run."""
+    NODES_DIFFER = "NodesDiffer"
+    """Nodes that came have another product, number of GPUs, labels or slices than
+    `spec.nodeTemplate` says; they are offered as they are."""
+
+
 class LayoutReady(StatusReason):
     """Do the GPUs of the pool have the planned MIG layout?"""
 

@@ -23,6 +23,7 @@ from tessera.domain.observed.snapshot import (
     Node,
     ObservedService,
     Pod,
+    PodEvent,
     Pool,
     ProbeResult,
     Readings,
@@ -50,6 +51,7 @@ class ProbeAnswers:
     runner_answers: dict[str, ProgressSample] = field(default_factory=dict)
     silent_runners: dict[str, datetime] = field(default_factory=dict)
     pod_refusals: dict[str, PodRefusal] = field(default_factory=dict)
+    pod_events: dict[str, tuple[PodEvent, ...]] = field(default_factory=dict)
     fetch_progress: dict[Ref, FetchProgress] = field(default_factory=dict)
     resolutions: dict[RevisionQuery, Resolution] | None = None
     """The resolved revisions; None where no hub is queried."""
@@ -188,6 +190,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
             if isinstance(observed.plan_input, VolumeClaim)
         },
         pod_refusals=dict(answers.pod_refusals),
+        pod_events=dict(answers.pod_events),
         runner_answers=dict(answers.runner_answers),
         silent_runners=dict(answers.silent_runners),
         budgets=plan_inputs(store, api_resources.TENANT_BUDGETS, Budget),

@@ -36,8 +36,10 @@ from tessera.reconcile.store import forget_all_but
 _DRAIN_INTERVAL = timedelta(seconds=1)
 # Seconds between two probes of a runner.
 _RUNNER_INTERVAL = timedelta(seconds=3)
-# Seconds between two questions for the events of a Job without a pod.
+# Seconds between two questions for the events of a Job without a pod, or of a pod without a node.
 _EVENTS_INTERVAL = timedelta(seconds=30)
+# Pods whose events a cycle asks for.
+_MAX_EVENT_READS = 4
 # Probes of one namespace at the same time: engines that hang delay those beside them alone.
 _PROBES_PER_NAMESPACE = 16
 # How long a resolved revision stays valid.
@@ -66,6 +68,7 @@ class Prober:
         self._free_probes: dict[str, asyncio.Semaphore] = defaultdict(
             partial(asyncio.Semaphore, _PROBES_PER_NAMESPACE)
         )
+        self._event_times: dict[str, datetime] = {}
         self._fetch_times: dict[Ref, datetime] = {}
         self._resolution_times: dict[RevisionQuery, datetime] = {}
 
@@ -86,7 +89,21 @@ class Prober:
                 self._start_once(f"pod {suspect.pod.uid}", suspect.pod.ref.namespace, check)
         for batch_plan in plan.batches.values():
             self._start_batch_probes(batch_plan)
+        self._start_event_reads(plan)
         self._forget(plan)
+
+    def _start_event_reads(self, plan: Plan) -> None:
+        if self._cluster is None:
+            return
+        due = [
+            pod
+            for view in plan.pools
+            for pod in view.pods_to_explain
+            if self._is_due(self._event_times.get(pod.uid), _EVENTS_INTERVAL)
+        ]
+        for pod in due[:_MAX_EVENT_READS]:
+            read = partial(self._read_pod_events, self._cluster, pod)
+            self._start_once(f"events {pod.uid}", pod.ref.namespace, read)
 
     def _start_batch_probes(self, batch_plan: BatchPlan) -> None:
         uid, probe = batch_plan.batch.uid, batch_plan.progress_target
@@ -203,6 +220,15 @@ class Prober:
         self._answers.pod_refusals[job.uid] = PodRefusal(self._clock(), message)
         self._wake()
 
+    async def _read_pod_events(self, cluster: Cluster, pod: Pod) -> None:
+        self._event_times[pod.uid] = self._clock()
+        # Without the right to list events the pod stays unexplained.
+        with contextlib.suppress(ClusterError):
+            events = tuple(await cluster.pod_events(pod.ref, pod.uid))
+            if events != self._answers.pod_events.get(pod.uid):
+                self._answers.pod_events[pod.uid] = events
+                self._wake()
+
     async def _fetch_status(self, service: Ref, address: str) -> None:
         self._fetch_times[service] = self._clock()
         progress = await self._engines.fetch_progress(address)
@@ -238,6 +264,9 @@ class Prober:
             podless_jobs = [batch_plan.podless_job for batch_plan in plan.batches.values()]
             uids = {job.uid for job in podless_jobs if job is not None}
             forget_all_but(uids, answers.pod_refusals)
+        if self._event_times:
+            pods_to_explain = {pod.uid for view in plan.pools for pod in view.pods_to_explain}
+            forget_all_but(pods_to_explain, answers.pod_events, self._event_times)
         batches = {batch_plan.batch.uid for batch_plan in plan.batches.values()}
         forget_all_but(batches, answers.runner_answers, answers.silent_runners)
 

@@ -29,6 +29,7 @@ from tessera.adapters.kube.disruption_budgets import HAS_SEVERAL, refusal, sever
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.domain.names import FIELD_MANAGER
+from tessera.domain.observed.snapshot import PodEvent
 from tessera.ports import (
     ClockReading,
     ClusterError,
@@ -213,7 +214,7 @@ class KubeCluster:
                 status, body = await self._apply(manifest, subresource, force=True)
         refused = status == HTTPStatus.UNPROCESSABLE_ENTITY
         if refused and FIELD_MANAGER in await _field_managers(self, manifest):
-            status, body = await self._replace(manifest, subresource)
+            status, body = await _replace(self, manifest, subresource)
         if subresource is not None and status == HTTPStatus.NOT_FOUND:
             raise NotFoundError(f"{manifest.key.describe()} not found")
         if _is_namespace_gone(status, body):
@@ -278,6 +279,16 @@ class KubeCluster:
         status, body = await self.request("GET", EVENTS.path(job.namespace), query)
         raise_for_status(status, body, f"list events of job {job}")
         return wire.last_event_message(body["items"])
+
+    async def pod_events(self, pod: Ref, uid: str) -> tuple[PodEvent, ...]:
+        events = await _list_events(self, pod.namespace, f"involvedObject.uid={uid}")
+        if claim := wire.nominated_node_claim(events):
+            # Karpenter's NodeClaims have no namespace: their events are in this one. Where the
+            # operator watches some namespaces alone it may not read them.
+            selector = f"involvedObject.kind=NodeClaim,involvedObject.name={claim},type=Warning"
+            with contextlib.suppress(ClusterError):
+                events = [*events, *await _list_events(self, "default", selector)]
+        return wire.parse_pod_events(events)
 
     async def config_data(self, key: ObjectKey) -> Mapping[str, str]:
         path = CONFIG_MAPS.path(key.namespace, key.name)
@@ -378,17 +389,6 @@ class KubeCluster:
             del query["force"]
             return await self.request("PATCH", path, query, manifest.body, _STRATEGIC_MERGE_PATCH)
         return await self.request("PATCH", path, query, manifest.body, _APPLY_PATCH)
-
-    async def _replace(self, manifest: ObjectManifest, subresource: str | None) -> tuple[int, Any]:
-        """Replace the lists of the object by those of the manifest, then apply it."""
-        # Renaming an item of a list leaves a foreign item behind. Where both items conflict (two
-        # ports of one name), apply alone fails forever.
-        path = manifest.kind.path(manifest.namespace, manifest.name)
-        query = {"fieldManager": FIELD_MANAGER}
-        status, body = await self.request("PATCH", path, query, manifest.body, _MERGE_PATCH)
-        if status != HTTPStatus.OK:
-            return status, body
-        return await self._apply(manifest, subresource, force=True)
 
 
 class _OwnWrites:
@@ -534,6 +534,30 @@ def _is_namespace_gone(status: int, body: Any) -> bool:
     return status == HTTPStatus.FORBIDDEN and any(
         cause.get("reason") == "NamespaceTerminating" for cause in causes
     )
+
+
+async def _replace(
+    cluster: KubeCluster, manifest: ObjectManifest, subresource: str | None
+) -> tuple[int, Any]:
+    """Replace the lists of the object by those of the manifest, then apply it."""
+    # Renaming an item of a list leaves a foreign item behind. Where both items conflict (two
+    # ports of one name), apply alone fails forever.
+    path = manifest.kind.path(manifest.namespace, manifest.name)
+    query = {"fieldManager": FIELD_MANAGER}
+    status, body = await cluster.request("PATCH", path, query, manifest.body, _MERGE_PATCH)
+    if status != HTTPStatus.OK:
+        return status, body
+    return await cluster._apply(manifest, subresource, force=True)
+
+
+async def _list_events(
+    cluster: KubeCluster, namespace: str, selector: str
+) -> Sequence[Mapping[str, Any]]:
+    query = {"fieldSelector": selector, "limit": str(_PAGE_SIZE)}
+    status, body = await cluster.request("GET", EVENTS.path(namespace), query)
+    raise_for_status(status, body, f"list events in {namespace}")
+    items: Sequence[Mapping[str, Any]] = body["items"]
+    return items
 
 
 async def read_object(cluster: KubeCluster, path: str, operation: str) -> Any | None:

@@ -20,7 +20,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_digest
 from tessera.adapters.kube.scheduler_message import missing_on_nodes
-from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
+from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
 from tessera.api.inference_service import (
     InferenceServiceSpec,
@@ -47,6 +47,7 @@ from tessera.domain.observed.snapshot import (
     Node,
     ObservedService,
     Pod,
+    PodEvent,
     Pool,
     Ref,
     ServiceEndpoint,
@@ -67,6 +68,10 @@ _MAX_DEVICES = 1024
 _MAX_QUANTITY = Decimal(10**6)
 _MAX_BYTES = Decimal(2**60)
 _KEY_NAME = TypeAdapter[str](KeyName)
+# Events of a pod that are read, and characters of a reason, of which the API server allows more.
+_MAX_EVENTS = 16
+_MAX_REASON = 64
+_NODE_CLAIM = re.compile(r"nodeclaim/([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?)", re.ASCII)
 # As fields are named, and shorter than any key.
 _KEY_FIELD = re.compile(r"[A-Za-z][A-Za-z0-9_.]{0,31}", re.ASCII)
 _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
@@ -202,6 +207,39 @@ def last_event_message(events: Iterable[JsonObject]) -> str | None:
     return None if latest is None else _bounded_text(latest.get("message", ""))
 
 
+def parse_pod_events(events: Iterable[JsonObject]) -> tuple[PodEvent, ...]:
+    """Return what is said of a pod, the latest first."""
+    latest = sorted(events, key=_event_time, reverse=True)[:_MAX_EVENTS]
+    return tuple(
+        PodEvent(_clean(event.get("reason"))[:_MAX_REASON], _clean(event.get("message")))
+        for event in latest
+    )
+
+
+def nominated_node_claim(events: Iterable[JsonObject]) -> str | None:
+    """Return the NodeClaim that Karpenter creates for a pod; None without one."""
+    for event in sorted(events, key=_event_time, reverse=True):
+        if event.get("reason") == "Nominated" and (
+            match := _NODE_CLAIM.search(_bounded_text(event.get("message", "")))
+        ):
+            return match[1]
+    return None
+
+
+def _event_time(event: JsonObject) -> str:
+    series = event.get("series") or {}
+    times = (series.get("lastObservedTime"), event.get("lastTimestamp"), event.get("eventTime"))
+    return str(next((each for each in times if each), ""))
+
+
+def _clean(text: object) -> str:
+    """Return text of others in one line, without control characters, and not long."""
+    printable = (
+        character if character.isprintable() else " " for character in _bounded_text(text or "")
+    )
+    return " ".join("".join(printable).split())[:MAX_WORDS]
+
+
 def parse_claim(body: JsonObject) -> VolumeClaim:
     """Parse a PersistentVolumeClaim."""
     spec = body.get("spec", {})
@@ -228,6 +266,9 @@ def parse_node(body: JsonObject) -> Node:
         name=body["metadata"]["name"],
         labels=body["metadata"].get("labels", {}),
         schedulable=ready and not is_leaving,
+        created=_parse_time(created)
+        if (created := body["metadata"].get("creationTimestamp"))
+        else None,
         kubelet_ready=ready,
         taints=taints,
         allocatable={

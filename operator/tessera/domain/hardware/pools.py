@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 
 from tessera.api.accelerator_pool import (
@@ -11,11 +11,12 @@ from tessera.api.accelerator_pool import (
     PRODUCT_LABEL,
     AcceleratorPoolSpec,
     Price,
+    ProvisioningStatus,
     Tier,
     Toleration,
 )
 from tessera.api.node_layout import MAX_GPUS
-from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
+from tessera.api.reasons import Discovered, NodesProvisioned, PoolAccepted, StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain import money
 from tessera.domain.hardware.device import (
@@ -39,7 +40,7 @@ from tessera.domain.incremental import reused, tabulated
 from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.names import Variant
-from tessera.domain.observed.snapshot import Node, Pool
+from tessera.domain.observed.snapshot import Node, Pod, Pool
 from tessera.domain.steps import Step, planner_error
 
 _GPU_COUNTS = (1, 2, 4, 8)
@@ -76,15 +77,23 @@ class HardwareOffer:
     """Nodes that an autoscaler may add to the pool; None where it adds none of this hardware."""
     startable_replicas: int = 0
     """Replicas among `replicas` that need nodes that do not exist yet."""
+    rests_until: datetime | None = None
+    """Until when the pool offers existing nodes alone, since none came; None if it offers all."""
 
     def variant(self, precision: str | None) -> Variant:
         """Return the variant of replicas on it."""
         return Variant(self.pool, self.hardware.instance, precision)
 
     @property
+    def awaits_nodes(self) -> bool:
+        """Return whether pods that find no device wait for nodes, and not for those of others."""
+        return self.startable is not None or self.rests_until is not None
+
+    @property
     def exists(self) -> bool:
         """Return whether nodes that exist have it, or could with another layout."""
-        return self.replicas > self.startable_replicas or not self.startable_replicas
+        waits = self.startable_replicas or self.rests_until is not None
+        return self.replicas > self.startable_replicas or not waits
 
     @property
     def layout_profile(self) -> str | None:
@@ -112,7 +121,13 @@ class PoolView:
     price: Price | None = None
     offers: tuple[HardwareOffer, ...] = ()
     startable: StartableNodes | None = None
-    """Nodes that an autoscaler may add; None without a usable `spec.nodeTemplate`."""
+    """Nodes that an autoscaler may add; None without a usable `spec.nodeTemplate`, or while the
+    pool rests."""
+    provisioning: ProvisioningStatus | None = None
+    """How its nodes came; None without `spec.nodeTemplate`."""
+    nodes_provisioned: StatusVerdict[NodesProvisioned] | None = None
+    pods_to_explain: tuple[Pod, ...] = ()
+    """Pods that wait long for a node or an image, whose Events say why."""
 
 
 @reused

@@ -91,12 +91,23 @@ class Node:
     labels: Mapping[str, str]
     schedulable: bool
     """Ready, not cordoned, and without a taint of a node that terminates."""
+    created: datetime | None = None
+    """None is "not known"."""
     allocatable: Mapping[str, int]
     """GPUs and MIG slices that the node offers, by extended resource."""
     kubelet_ready: bool = True
     """The condition Ready alone; a cordoned node is alive."""
     taints: frozenset[str] = frozenset()
     """Keys of its taints."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodEvent:
+    """What a scheduler, an autoscaler or a kubelet said of a pod, or of the node started for it."""
+
+    reason: str
+    message: str
+    """Cleaned, and cut to a sentence or two: whoever may write Events wrote it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,6 +462,8 @@ class Snapshot:
     batch_jobs: tuple[BatchJob, ...] = ()
     pod_refusals: Mapping[str, PodRefusal] = field(default_factory=dict)
     """Answers about Jobs of batches that have no pod, by the Jobs' UIDs."""
+    pod_events: Mapping[str, tuple[PodEvent, ...]] = field(default_factory=dict)
+    """What is said of pods that wait long for a node or an image, by their UIDs, latest first."""
     model_jobs: tuple[ObservedModelJob, ...] = ()
     fetch_progress: Mapping[Ref, FetchProgress] = field(default_factory=dict)
     """What the fetches of models answered last, by service."""

@@ -31,6 +31,7 @@ from tessera.domain.gateway.name_conflicts import (
 )
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
+from tessera.domain.hardware.provisioning import provisioned_view, with_provisioning
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
     NO_STALL,
@@ -156,7 +157,7 @@ class PlanMemory:
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What the last cycle knew of each replica that takes requests."""
     pools: tuple[PoolView, ...] = ()
-    """The pools with their devices, for a pool whose discovery raises."""
+    """The pools with their devices and starts of nodes, which a status may not have yet."""
     meters: Mapping[str, SpendMeter] = field(default_factory=dict)
     """What the budgets' tenants have spent, by the budgets' names."""
     spend_records: Mapping[str, SpendRecord] = field(default_factory=dict)
@@ -233,6 +234,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     views = _with_last_good_views(
         discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), memory.pools
     )
+    views = with_provisioning(views, snapshot, memory.pools)
     metering = metering_inputs(snapshot.pods, views)
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records
@@ -460,6 +462,7 @@ def inspect_service(
 STEPS: tuple[Step[..., Any], ...] = (
     with_known_shape,
     pool_view,
+    provisioned_view,
     acceptance,
     meter_budget,
     held_devices,

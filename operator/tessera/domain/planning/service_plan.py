@@ -641,7 +641,7 @@ def _needed_nodes(
     selectors = [
         variant.choice.offer.node_selector.items()
         for variant in variants
-        if variant.choice.variant in stuck and variant.choice.offer.startable is None
+        if variant.choice.variant in stuck and not variant.choice.offer.awaits_nodes
     ]
     return frozenset(
         node.name

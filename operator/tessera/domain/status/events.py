@@ -112,7 +112,7 @@ def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Itera
                 message=f"Node/{unit.node}: repartition of {counted(len(gpus), 'GPU')} "
                 f"({', '.join(map(str, gpus))}) begins: {unit.message or unit.phase}",
             )
-    yield from _transitions(old.conditions, new.conditions, "LayoutReady")
+    yield from _transitions(old.conditions, new.conditions, "LayoutReady", "NodesProvisioned")
 
 
 def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:

@@ -204,11 +204,13 @@ def deleting_status(
 def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
     """Return the status of a pool, with the actions for its layouts if Tessera plans them."""
     pool = view.pool
-    verdicts = {
+    verdicts: dict[str, StatusVerdict[StatusReason]] = {
         "Accepted": view.accepted,
         "Discovered": view.discovered,
         "LayoutReady": orders.verdict if orders is not None else _UNMANAGED,
     }
+    if view.nodes_provisioned is not None:
+        verdicts["NodesProvisioned"] = view.nodes_provisioned
     return AcceleratorPoolStatus(
         observed_generation=pool.generation,
         conditions=conditions(verdicts, pool, at),
@@ -221,6 +223,7 @@ def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> Ac
         per_gpu_hour=view.price.per_gpu_hour if view.price else None,
         currency=view.price.currency if view.price else None,
         mig=orders.status if orders is not None else None,
+        provisioning=view.provisioning,
     )
 
 
@@ -289,8 +292,10 @@ def _placed_verdict(
             f"{choice.fit.hardware.name} of AcceleratorPool/{pool} wait for new nodes "
             f"({startable.text})",
         )
+    if (rests_until := choice.offer.rests_until) is not None:
+        free = f"; no node came in time, so none counts until {rests_until:%Y-%m-%dT%H:%M:%SZ}"
     if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
-        free = (
+        free += (
             f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, but a "
             "running service stays on one kind of hardware"
         )
