@@ -260,6 +260,25 @@ async def test_a_pool_whose_nodes_do_not_exist_yet_says_how_many_there_may_be() 
     assert findings["gpu nodes"].message == "no node has a GPU yet; 1 pool with spec.nodeTemplate"
 
 
+async def test_a_pool_whose_nodes_do_not_come_says_why() -> None:
+    operator, api = await a_healthy_cluster()
+    body = operator.body(ObjectKey("acceleratorpools", "", "a100"))
+    body["spec"].update(nodeTemplate={"product": "NVIDIA-A100-SXM4-80GB", "gpus": 1, "maxNodes": 4})
+    condition = {
+        "type": "NodesProvisioned",
+        "status": "False",
+        "reason": "QuotaExceeded",
+        "message": "GCE quota exceeded",
+        "observedGeneration": 1,
+        "lastTransitionTime": "2026-11-20T12:00:00Z",
+    }
+    body.setdefault("status", {})["conditions"] = [condition]
+    finding = (await findings_by_check(api))["pool a100"]
+    assert finding.state is FindingState.WARNING
+    assert "QuotaExceeded: GCE quota exceeded" in finding.message
+    assert "status.provisioning" in finding.fix
+
+
 @pytest.mark.parametrize("name", BROKEN)
 async def test_what_is_broken_is_named_with_its_fix(name: str) -> None:
     check, state, fix, breaks = BROKEN[name]

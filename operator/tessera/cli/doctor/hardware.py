@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from tessera.api.accelerator_pool import PRODUCT_LABEL
+from tessera.api.meta import find_condition
 from tessera.api.reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
@@ -58,6 +59,10 @@ def _pool_finding(view: PoolView, context: CheckContext) -> Finding:
     if view.discovered.reason is Discovered.NODES_SET_ASIDE:
         fix = "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
         return warning(name, message, fix)
+    provisioned = find_condition(view.pool.status.conditions, "NodesProvisioned")
+    if provisioned is not None and provisioned.status == "False":
+        fix = f"kubectl get acceleratorpool {view.pool.name} -o yaml: status.provisioning"
+        return warning(name, f"{message}; {provisioned.reason}: {provisioned.message}", fix)
     if view.ready_nodes < view.nodes:
         not_ready = view.nodes - view.ready_nodes
         fix = "kubectl get nodes: a node that is NotReady or cordoned offers no devices"
