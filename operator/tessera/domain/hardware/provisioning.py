@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from operator import attrgetter
 
 from tessera.api.accelerator_pool import (
     COUNT_LABEL,
@@ -61,6 +62,7 @@ _FIX: Mapping[NodesProvisioned, str] = {
     NodesProvisioned.INSUFFICIENT_CAPACITY: "let the autoscaler use other zones or instance types",
     NodesProvisioned.DRIVER_MISSING: "check driver and device plugin on these nodes",
 }
+_BY_AGE = attrgetter("created", "ref")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,13 +166,9 @@ def _pods_by_pool(
         if pool is not None and pool in nodes:
             waiting[pool].append(pod)
     return (
-        {pool: tuple(sorted(each, key=_age)) for pool, each in waiting.items()},
-        {pool: tuple(sorted(each, key=_age)) for pool, each in bound.items()},
+        {pool: tuple(sorted(each, key=_BY_AGE)) for pool, each in waiting.items()},
+        {pool: tuple(sorted(each, key=_BY_AGE)) for pool, each in bound.items()},
     )
-
-
-def _age(pod: Pod) -> tuple[datetime, Ref]:
-    return pod.created, pod.ref
 
 
 def _provisioned_view(

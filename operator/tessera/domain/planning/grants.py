@@ -56,17 +56,11 @@ def grant_replicas(
             elif running is not None:
                 view.state.reserve_min_replicas(running.tariff, 1)
         members: list[_Member] = [
-            # Classes for which people wait are granted first, then names decide.
-            *sorted(in_namespaces(names, services), key=_class_rank),
+            *in_namespaces(names, services),
             *in_namespaces(names, runs),
         ]
         grants |= grant_tenant(view.meter, view.state, members, scaling_history)
     return grants
-
-
-def _class_rank(proposal: Proposal) -> int:
-    spec = proposal.service.spec
-    return CLASS_RANKS[spec.service_class] if spec is not None else 0
 
 
 def _grant_members(
@@ -78,7 +72,8 @@ def _grant_members(
     """Return the grants of one tenant: its services by class and name, then its batches."""
     requests: list[GrantRequest] = []
     errors: dict[Ref, Grant | Exception] = {}
-    for member in members:
+    # Classes for which people wait are granted first, then names decide.
+    for member in sorted(members, key=_class_rank):
         claims = claims_of(member, meter, state, scaling_history)
         if isinstance(claims, Exception):
             errors[_billed_ref(member)] = claims
@@ -91,6 +86,13 @@ def _grant_members(
         ref: joined_grants([parts[index] for index in sorted(parts)])
         for ref, parts in grants.items()
     }
+
+
+def _class_rank(member: _Member) -> int:
+    if not isinstance(member, Proposal):
+        return len(CLASS_RANKS)
+    spec = member.service.spec
+    return CLASS_RANKS[spec.service_class] if spec is not None else 0
 
 
 grant_tenant = Step(
