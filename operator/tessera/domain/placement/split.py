@@ -14,21 +14,18 @@ from typing import NamedTuple
 from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.placement.split_state import (
+    BINDING_TIME,
     ReplicaSplit,
     VariantChange,
     VariantMemory,
     VariantPods,
 )
+from tessera.domain.placement.variant_cost import capacity_of, cash_of, exchange, weight_of
 
-# A scheduler that finds a free device binds a pod within it.
-BINDING_TIME = timedelta(seconds=15)
 MAX_REST = timedelta(hours=1)
 # More replicas than any service has.
 _UNBOUNDED = 1_000_000
-# The price of anything that is paid only while it is used is above all that is paid anyway.
-_CASH_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +46,12 @@ class _Option:
 
     def __post_init__(self) -> None:
         pods, choice = self.pods, self.pods.choice
-        billed = choice.offer.comparison_price.nanos if choice else 0
-        is_paid = choice is not None and choice.offer.tier == "Reserved"
         due = None
         if pods.pending:
             wait = max(BINDING_TIME, pods.node_start if pods.pending > pods.free else BINDING_TIME)
             due = (pods.pending_since or self.at) + wait
-        object.__setattr__(self, "cash", 0 if is_paid else billed)
-        object.__setattr__(self, "weight", billed if is_paid else billed << _CASH_BITS)
+        object.__setattr__(self, "cash", cash_of(choice) if choice else 0)
+        object.__setattr__(self, "weight", weight_of(choice) if choice else 0)
         object.__setattr__(self, "due", due)
 
     @property
@@ -121,14 +116,14 @@ def split_replicas(
     reference = variants[0]
     if len(variants) == 1:
         return ReplicaSplit(replicas={reference.variant: wanted})
-    unit = _capacity(reference.choice) if reference.choice else 1
+    unit = capacity_of(reference.choice) if reference.choice else 1
     remembered = {each.variant: each for each in memory}
     options = [
         _Option(
             pods=pods,
             memory=_current_memory(pods, remembered.get(pods.variant), at),
             at=at,
-            capacity=_capacity(pods.choice) if pods.choice else unit,
+            capacity=capacity_of(pods.choice) if pods.choice else unit,
         )
         for pods in variants
     ]
@@ -161,10 +156,6 @@ class _Need:
     total: int
     firm: int
     """The part that no spot node may have."""
-
-
-def _capacity(choice: HardwareChoice) -> int:
-    return max(1, round(1000 * choice.fit.limits.tokens_per_second))
 
 
 def _by_cost(option: _Option) -> tuple[bool, Fraction, str]:
@@ -315,13 +306,9 @@ def _possible_moves(order: Sequence[_Option], counts: _Counts, need: _Need) -> _
     for index, to in enumerate(order):
         room = to.most - counts[to.variant]
         for source in reversed(order[index + 1 :]):
-            spare = sums.total - need.total
-            stopped = started = 1
-            if to.capacity < source.capacity:
-                started = -(-(source.capacity - spare) // to.capacity)
-            else:
-                fitting = (spare + to.capacity) // source.capacity
-                stopped = min(fitting, max(1, counts[source.variant]))
+            stopped, started = exchange(
+                source.capacity, counts[source.variant], to.capacity, sums.total - need.total
+            )
             lost = stopped * source.capacity if source.is_firm else 0
             firm = sums.firm - lost + (started * to.capacity if to.is_firm else 0)
             saving = stopped * source.cash - started * to.cash
@@ -420,7 +407,7 @@ def _changes(
         elif move is not None and variant == move.destination:
             reason = VariantReason.MOVED_TO_CHEAPER
             message = f"costs less than {move.source} and has room, so {_started(option, added)}; "
-            message += f"it replaces {counted(move.stopped, 'replica')} there once ready"
+            message += f"it replaces {counted(move.stopped, 'replica')} of {move.source} once ready"
         elif waiting.get(variant):
             reason = VariantReason.INSUFFICIENT_CAPACITY
             message = f"no variant has room, so {counted(added, 'replica')} wait here for devices"
@@ -443,9 +430,11 @@ def _started(option: _Option, added: int) -> str:
 def _removal(option: _Option, removed: int) -> tuple[VariantReason, str]:
     """Return why a variant gets fewer replicas."""
     text = f"{option.variant} has {counted(removed, 'replica')} fewer"
-    if not option.is_offered:
+    choice = option.pods.choice
+    if choice is None:
         message = f"no pool offers it any more, so {text}, now that others are ready"
         return VariantReason.NOT_OFFERED, message
+    text = f"{text} at {choice.hourly} per hour each"
     if option.is_overdue:
         since = option.pods.pending_since or option.at
         seconds = round((option.at - since).total_seconds())

@@ -8,6 +8,9 @@ from tessera.api.reasons import VariantReason
 from tessera.domain.incremental import FOREVER
 from tessera.domain.placement.placement import HardwareChoice
 
+# A scheduler that finds a free device binds a pod within it.
+BINDING_TIME = timedelta(seconds=15)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantPods:
