@@ -1,4 +1,4 @@
-"""Commands compute with the classes of the installed operator."""
+"""Commands compute as the installed operator does, with its classes and gateways."""
 
 import json
 from dataclasses import replace
@@ -47,3 +47,17 @@ async def test_without_a_readable_table_the_classes_are_the_built_in_ones() -> N
         assert await installed_classes(Reader(await an_api(value))) == BUILT_IN_CLASSES
     denied = replace(await an_api(json.dumps(TABLE)), hidden={DEPLOYMENTS.plural})
     assert await installed_classes(Reader(denied)) == BUILT_IN_CLASSES
+
+
+async def test_variants_of_any_speed_are_planned_together_where_gateways_are_installed(
+    tmp_path: Path,
+) -> None:
+    api = await an_api(None)
+    assert not (await read_fleet(Reader(api), None)).gateways
+    (container,) = operator_of(api)["spec"]["template"]["spec"]["containers"]
+    container["env"].append({"name": "TESSERA_GATEWAY_ACCOUNT", "value": "tessera-gateway"})
+    fleet = await read_fleet(Reader(api), None)
+    assert fleet.gateways
+    path = str(tmp_path / "fleet.json")
+    save(path, serialize(fleet))
+    assert read(path)[0].gateways

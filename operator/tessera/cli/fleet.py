@@ -14,7 +14,12 @@ from tessera.api.reasons import NAME_REASONS, Accepted, WithinBudget
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError
-from tessera.cli.installation import installed_catalogs, installed_classes
+from tessera.cli.installation import (
+    GATEWAY_VARIABLE,
+    has_variable,
+    installed_catalogs,
+    installed_classes,
+)
 from tessera.cli.snapshot.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.hardware.catalog_entries import extended_catalog
@@ -61,6 +66,8 @@ class FleetInputs:
     """Defaults of services by their class."""
     catalogs: str = ""
     """Document of the GPUs and models that the installation adds to the catalog."""
+    gateways: bool = False
+    """The installation is known to run gateways."""
 
     @property
     def snapshot(self) -> Snapshot:
@@ -88,7 +95,9 @@ class FleetInputs:
                 and service.status.tenant.reason == WithinBudget.BUDGET_REQUIRED
                 for service in snapshot.services
             ),
-            gateways=any(
+            gateways=self.gateways
+            or bool(self.demand)
+            or any(
                 condition.type == "Accepted" and condition.reason in NAME_REASONS
                 for service in snapshot.services
                 for condition in service.status.conditions
@@ -120,6 +129,7 @@ async def read_fleet(reader: Reader, prometheus: str | None) -> FleetInputs:
         read_errors=unread,
         classes=await installed_classes(reader),
         catalogs=await installed_catalogs(reader),
+        gateways=await has_variable(reader, GATEWAY_VARIABLE),
     )
     use_catalogs(fleet.catalogs)
     return fleet if prometheus is None else await with_readings(fleet, prometheus)

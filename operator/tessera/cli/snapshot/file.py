@@ -46,6 +46,7 @@ class SnapshotFile(BaseModel):
     classes: ServiceClasses = BUILT_IN_CLASSES
     catalogs: str = ""
     """Document of the GPUs and models that the installation adds to the catalog."""
+    gateways: bool = False
 
 
 def tessera_version() -> str:
@@ -65,6 +66,7 @@ def serialize(fleet: FleetInputs) -> str:
         scaling_history=tuple(sorted(fleet.scaling_history.items())),
         classes=fleet.classes,
         catalogs=fleet.catalogs,
+        gateways=fleet.gateways,
     )
     return json.dumps(document.model_dump(mode="json", by_alias=True), indent=1) + "\n"
 
@@ -164,4 +166,5 @@ def _to_fleet_inputs(document: SnapshotFile) -> FleetInputs:
         scaling_history=dict(document.scaling_history),
         classes=document.classes,
         catalogs=document.catalogs,
+        gateways=document.gateways,
     )
