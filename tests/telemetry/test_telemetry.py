@@ -1,5 +1,6 @@
 """The metrics of the bill, of budgets and of the process."""
 
+import logging
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry
 from tests.builders import NOW, a_budget, a_service, a_snapshot, a_spec, at, dollars, plan_of
+from tests.domain.service.test_variants import fleet, resized
 
 CHAT = CostLine(
     currency="USD",
@@ -153,3 +155,29 @@ def test_gateways_are_counted_where_there_should_be_some() -> None:
     assert '\ntessera_gateways{account="tessera-gateway"} 1.0\n' in telemetry.exposition().decode()
     gateways.clear()
     assert '\ntessera_gateways{account="tessera-gateway"} 0.0\n' in telemetry.exposition().decode()
+
+
+def test_each_change_of_a_variant_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tessera")
+    telemetry, cluster = Telemetry(), fleet(2, reserved=2, burst=4)
+    for replicas in (2, 4, 4):
+        resized(cluster, replicas)
+        for _ in range(20):
+            service_plan = cluster.cycle()
+            fleet_plan = replace(
+                plan_of(a_snapshot()), service_plans={service_plan.service.ref: service_plan}
+            )
+            outcome = ReconcileOutcome(
+                snapshot=cluster.snapshot(),
+                plan=fleet_plan,
+                bill=Bill(),
+                problems={},
+                writes=0,
+                cpu_seconds=0,
+            )
+            telemetry.record_reconcile(outcome, 0.1)
+    lines = [record.getMessage() for record in caplog.records if "CheaperFull" in record.message]
+    assert len(lines) == 1
+    assert lines[0].startswith("team-a/chat: CheaperFull: no room on reserved-1gpu at less cost")
+    last = caplog.records[-1]
+    assert vars(last)["variants"] == {"reserved-1gpu": 2, "burst-1gpu": 2}

@@ -372,6 +372,10 @@ class VariantReason(StatusReason):
     """A replica found no node in time, so it was withdrawn, and other variants take it."""
     SURPLUS = "Surplus"
     """The other replicas are enough; those with the highest cost go first."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """A limit of the TenantBudget pays for fewer replicas of the variant."""
+    FAIR_SHARE = "FairShare"
+    """The pool has too few devices, and other services get them by their tenants' shares."""
     NOT_OFFERED = "NotOffered"
     """No pool offers the variant any more, so its replicas move."""
 

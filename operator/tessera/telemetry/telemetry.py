@@ -13,7 +13,7 @@ from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill
 from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.observed.snapshot import Pod, Ref
-from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
 from tessera.telemetry.fleet import (
@@ -140,8 +140,10 @@ class Telemetry:
         decision = (
             *(accepted.reason, placement.reason, scale.replicas, scale.reason, problem),
             stuck.uid if stuck is not None else None,
+            *(_change_key(each) for each in service_plan.variants),
         )
-        if self._logged_decisions.get(ref) == decision:
+        logged = self._logged_decisions.get(ref, ())
+        if logged == decision:
             return
         self._logged_decisions[ref] = decision
         fields: dict[str, Any] = {
@@ -152,6 +154,9 @@ class Telemetry:
             "replicas": scale.replicas,
             "reason": scale.reason,
         }
+        variants = service_plan.variants
+        if len(variants) > 1:
+            fields["variants"] = {each.choice.variant: each.desired for each in variants}
         if problem is not None:
             log.warning("%s: %s", ref, problem, extra=fields)
         if stuck is not None:
@@ -163,6 +168,16 @@ class Telemetry:
         else:
             replicas_text = counted(scale.replicas, "replica")
             log.info("%s: %s: %s", ref, replicas_text, scale.message, extra=fields)
+        for variant in variants:
+            change = variant.change
+            if change is not None and _change_key(variant) not in logged:
+                log.info("%s: %s: %s", ref, change.reason, change.message, extra=fields)
+
+
+def _change_key(variant: VariantPlan) -> tuple[str, int, str] | None:
+    """Return what is logged once of a variant; None for the only one, whose number is logged."""
+    change = variant.change
+    return (change.variant, variant.desired, change.reason) if change is not None else None
 
 
 def _service_plans(outcome: ReconcileOutcome) -> object:

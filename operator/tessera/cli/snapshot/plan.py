@@ -12,6 +12,7 @@ from tessera.cli.snapshot.file import read, tessera_version
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 
 
@@ -67,6 +68,14 @@ def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan:
     }
 
 
+def _variant_names(service_plan: ServicePlan) -> str | None:
+    """Return the variant; several with their replicas."""
+    variants = service_plan.variants
+    if len(variants) < 2:
+        return service_plan.choice.variant if service_plan.choice else None
+    return ", ".join(f"{each.desired} {each.choice.variant}" for each in variants)
+
+
 def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:
     """Return a row for every decision, in the words of the status."""
     services = []
@@ -74,15 +83,15 @@ def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]
         budget = fleet_plan.budgets_by_namespace.get(ref.namespace)
         status = service_status(snapshot, service_plan, budget, None)
         reasons = [(condition.type, condition.reason) for condition in status.conditions]
-        choice, scale = service_plan.choice, service_plan.scale
+        total = service_plan.desired_hourly
         services.append(
             {
                 "name": str(ref),
                 **{kind[0].lower() + kind[1:]: reason for kind, reason in reasons},
-                "variant": choice.variant if choice else None,
-                "replicas": scale.replicas,
-                "perHour": str(choice.hourly.times(scale.replicas)) if choice else None,
-                "scaling": str(scale.reason),
+                "variant": _variant_names(service_plan),
+                "replicas": service_plan.scale.replicas,
+                "perHour": str(total) if total is not None else None,
+                "scaling": str(service_plan.scale.reason),
             }
         )
     return {

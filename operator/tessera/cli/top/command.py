@@ -92,9 +92,18 @@ def _service_cells(row: TopRow) -> list[str]:
         cell(row.waiting_requests, "{:.0f}"),
         cell(row.activity, "{:.2f}"),
         cell(row.per_million_tokens),
-        row.variant or UNKNOWN_CELL,
+        _instance_cell(row),
         row.reason,
     ]
+
+
+def _instance_cell(row: TopRow) -> str:
+    """Return the instance; of several variants each with its ready and desired replicas."""
+    if row.variants is None:
+        return row.variant or UNKNOWN_CELL
+    used = [each for each in row.variants if each.desired_replicas or each.ready_replicas]
+    counts = (f"{each.name} {each.ready_replicas}/{each.desired_replicas}" for each in used)
+    return ", ".join(counts) or row.variant or UNKNOWN_CELL
 
 
 def _pool_cells(pool: Json) -> list[str]:

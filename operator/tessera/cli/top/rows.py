@@ -28,6 +28,17 @@ _Share = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_us
 _Milliseconds = Annotated[float, PlainSerializer(lambda value: round(value, 2), when_used="json")]
 
 
+class TopVariant(Wire):
+    """One of several variants of a service."""
+
+    name: str
+    tier: str
+    ready_replicas: int
+    desired_replicas: int
+    per_hour: Decimal
+    """Price of one replica per hour."""
+
+
 class TopRow(Wire):
     """One service now. None is "not known"."""
 
@@ -56,6 +67,9 @@ class TopRow(Wire):
     per_million_tokens: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
     variant: str | None
+    """The reference variant, in whose replicas these are counted."""
+    variants: tuple[TopVariant, ...] | None
+    """The variants, where there are several."""
     reason: str
 
     @property
@@ -116,9 +130,7 @@ def _build_row(
         ready_replicas=status.ready_replicas,
         desired_replicas=scaling.desired_replicas if scaling else None,
         tokens_per_second=tokens_per_second,
-        predicted_tokens_per_second=float(status.variant.tokens_per_second * status.ready_replicas)
-        if status.variant and not status.variant.input_tokens_per_second
-        else None,
+        predicted_tokens_per_second=_predicted_rate(status),
         cached_share=cached_share,
         # What waits at gateways is known, also without a replica.
         waiting_requests=load.known_waiting if load.queued else load.waiting,
@@ -128,7 +140,32 @@ def _build_row(
         slo=attained_text(measurement) if measurement is not None else None,
         per_million_tokens=per_million,
         variant=status.variant.name if status.variant else None,
+        variants=_variants(status),
         reason=_status_reason(status),
+    )
+
+
+def _predicted_rate(status: InferenceServiceStatus) -> float | None:
+    variant = status.variant
+    if variant is None or variant.input_tokens_per_second:
+        return None
+    if status.variants is None:
+        return float(variant.tokens_per_second * status.ready_replicas)
+    return float(sum(each.tokens_per_second * each.ready_replicas for each in status.variants))
+
+
+def _variants(status: InferenceServiceStatus) -> tuple[TopVariant, ...] | None:
+    if status.variants is None:
+        return None
+    return tuple(
+        TopVariant(
+            name=variant.name,
+            tier=variant.tier,
+            ready_replicas=variant.ready_replicas,
+            desired_replicas=variant.desired_replicas,
+            per_hour=variant.per_hour,
+        )
+        for variant in status.variants
     )
 
 

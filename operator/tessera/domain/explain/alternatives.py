@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.text import counted
 from tessera.domain.explain.decision import Alternative
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.free_hardware import replicas_free_now
+from tessera.domain.placement.free_hardware import replicas_free_now, why_not_beside
 from tessera.domain.placement.placement import HardwareCandidate, HardwareChoice
+from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.sizing.precision import UnsupportedPrecision
@@ -105,11 +107,34 @@ def misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit | Unsupport
 
 def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
     """Return how an allowed alternative compares with the chosen hardware."""
-    chosen, offer = placed.service_plan.choice, other.offer
+    chosen, placement = placed.service_plan.choice, placed.service_plan.placement
     if chosen is None:
         return "fits"
+    desired = {each.choice.variant: each.desired for each in placed.service_plan.used_variants}
+    if len(placed.service_plan.variants) > 1 and other.variant in desired:
+        return f"chosen for {counted(desired[other.variant], 'replica')}"
     if other.variant == chosen.variant:
         return "chosen"
+    is_running = bool(placed.service_plan.current_workloads)
+    if is_running and any(each.variant == other.variant for each in placement.choices):
+        return _beside(placed, chosen, other)
+    return _why_not(placed, chosen, other)
+
+
+def _beside(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice) -> str:
+    """Return when a variant that may serve beside the chosen hardware gets replicas."""
+    if by_cost(other) > by_cost(chosen):
+        return f"costs more, so it takes replicas where {chosen.variant} is full"
+    if not placed.possible_replicas(other.offer):
+        return "costs less, but is full"
+    if cash_of(other) * capacity_of(chosen) < cash_of(chosen) * capacity_of(other):
+        return "costs less, so replicas move to it once it has had room for a while"
+    return "costs less, so further replicas start on it"
+
+
+def _why_not(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice) -> str:
+    """Return why the service does not use an alternative beside the chosen hardware."""
+    offer, service_plan = other.offer, placed.service_plan
     chosen_nanos, other_nanos = chosen.offer.comparison_price.nanos, offer.comparison_price.nanos
     if other_nanos > chosen_nanos:
         price_ratio = (
@@ -120,6 +145,7 @@ def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
         return f"{price_ratio}, stranded slices included"
     if (free := placed.possible_replicas(offer)) < placed.required_replicas:
         return f"full: {free} free, {placed.required_replicas} required at the start"
-    if placed.service_plan.current_workloads:
-        return "no more expensive, but a running service is not moved"
+    if service_plan.current_workloads:
+        reason = why_not_beside(placed.spec, service_plan.placement, other)
+        return f"no more expensive, {reason}"
     return "same price, but slower or later by name"

@@ -7,7 +7,9 @@ from tessera.api.reasons import WithinBudget
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, tenant_of
 from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, BudgetWindow
+from tessera.domain.explain.alternatives import PlacedService
 from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.explain.variants import next_choice
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.plan import Plan
@@ -32,7 +34,7 @@ def explain_budget(snapshot: Snapshot, plan: Plan, service_plan: ServicePlan) ->
         reason=view.within_budget.reason,
         message=view.within_budget.message,
         numbers=(*_numbers(view), *_share(plan, namespace)),
-        would_change=tuple(_would_change(snapshot, view.state, service_plan)),
+        would_change=tuple(_would_change(snapshot, plan, view.state, service_plan)),
     )
 
 
@@ -61,12 +63,17 @@ def _numbers(view: BudgetView) -> Iterator[tuple[str, str]]:
 
 
 def _would_change(
-    snapshot: Snapshot, state: BudgetState, service_plan: ServicePlan
+    snapshot: Snapshot, plan: Plan, state: BudgetState, service_plan: ServicePlan
 ) -> Iterator[str]:
     """Yield what one more replica lacks in the current windows, and whether the next pay it."""
     choice, spec = service_plan.choice, service_plan.service.spec
     if choice is None or spec is None:
         return
+    on_variant = ""
+    if len(service_plan.placement.choices) > 1:
+        placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+        choice = next_choice(placed) or choice
+        on_variant = f" on {choice.variant}"
     tariff = choice.offer.tariff
     if state.closed is not None:
         yield f"a valid TenantBudget with {service_plan.service.ref.namespace} in its spec"
@@ -81,7 +88,8 @@ def _would_change(
         if (shortfall := _shortfall(window, tariff, snapshot.at, always=always)) > 0
     }
     minutes = counted(RESERVED_DURATION // timedelta(minutes=1), "minute")
-    addition = "1 more replica of minReplicas" if always else f"1 more replica for {minutes}"
+    addition = "of minReplicas" if always else f"for {minutes}"
+    addition = f"1 more replica{on_variant} {addition}"
     if not shortfalls:
         end = snapshot.at + RESERVED_DURATION
         for window in state.next_windows:

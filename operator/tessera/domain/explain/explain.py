@@ -16,6 +16,7 @@ from tessera.domain.explain.sizing import explain_sizing
 from tessera.domain.explain.slo import explain_slo
 from tessera.domain.explain.speculation import explain_speculation
 from tessera.domain.explain.speed import explain_speed
+from tessera.domain.explain.variants import explain_variants
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
@@ -40,6 +41,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> t
     decisions = [
         _accepted(service_plan),
         explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
+        *explain_variants(snapshot, plan, service_plan),
         *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),

@@ -10,10 +10,11 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService, alternatives
 from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.explain.variants import variant_changes
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.free_hardware import cheapest_free
+from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.placement.placement import (
     HardwareCandidate,
     HardwareChoice,
@@ -53,16 +54,13 @@ def explain_placed(
 
 def _numbers(service: PlacedService, choice: HardwareChoice) -> Numbers:
     offer, service_plan = choice.offer, service.service_plan
-    replicas = service_plan.scale.replicas
-    total_hourly = choice.hourly.times(replicas)
+    replicas, total = service_plan.desired_pods, service_plan.desired_hourly or choice.hourly
+    of_several = ", as reference of several" if len(service_plan.variants) > 1 else ""
     return (
-        ("hardware", f"{offer.hardware.name} of {offer.hardware.product}"),
+        ("hardware", f"{offer.hardware.name} of {offer.hardware.product}{of_several}"),
         ("pool", f"{offer.pool} ({offer.tier})"),
         ("price per replica", f"{choice.hourly.formatted(4)} per hour"),
-        (
-            "total price",
-            f"{total_hourly.formatted(4)} per hour for {counted(replicas, 'replica')}",
-        ),
+        ("total price", f"{total.formatted(4)} per hour for {counted(replicas, 'replica')}"),
         (
             "free capacity",
             f"{service.free_replicas(offer)} of "
@@ -104,11 +102,15 @@ def _would_change(
             f"{counted(unschedulable, 'replica')} fewer"
         )
         if free := cheapest_free(service.snapshot, service_plan.service, chosen):
+            reason = beside_clause(service.spec, service_plan.placement, free)
             yield (
                 f"{free.offer.hardware.name} of {free.offer.pool} at {free.hourly.formatted(4)} "
-                "per hour is free, for another service: a running one stays on one kind of hardware"
+                f"per hour is free, {reason}"
             )
     compared_pools = {chosen.offer.pool}
+    if service_plan.current_workloads:
+        compared_pools |= {each.offer.pool for each in service_plan.placement.choices}
+        yield from _variants(service)
     for other in choices:
         if other.offer.pool not in compared_pools and not service.exclusion_reason(other.offer):
             compared_pools.add(other.offer.pool)
@@ -127,6 +129,14 @@ def _would_change(
         )
     elif compared_pools == {chosen.offer.pool}:
         yield "the model fits in no other pool; a new pool would be compared by price"
+
+
+def _variants(service: PlacedService) -> Iterator[str]:
+    """Yield what changes the variants of a service that runs; of several they say it."""
+    if len(service.service_plan.variants) > 1:
+        yield "where the next replica runs, and what moves one to another variant: see variants"
+    else:
+        yield from variant_changes(service)
 
 
 def _changes_for(

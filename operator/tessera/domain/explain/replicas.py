@@ -42,7 +42,7 @@ def explain_drain(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
         reason=Progressing.DRAINING,
         message=(
             f"{counted(len(draining), 'replica')} draining until their streams end, "
-            f"{service_plan.scale.replicas} remaining"
+            f"{service_plan.desired_pods} remaining"
         ),
         numbers=tuple(
             (ref.name, _drain_progress(snapshot, pods[ref])) for ref in draining if ref in pods
@@ -88,7 +88,7 @@ def explain_rollout(
         reason=progressing.reason,
         message=progressing.message,
         numbers=(
-            ("replicas", f"{serving} of {service_plan.scale.replicas} serve requests"),
+            ("replicas", f"{serving} of {service_plan.desired_pods} serve requests"),
             ("strategy", strategy),
             ("revisions", str(len(revisions))),
             *start_numbers(service_plan, snapshot.at, log),

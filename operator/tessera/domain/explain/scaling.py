@@ -9,10 +9,11 @@ from tessera.api.reasons import ScalingReason
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.scaling.load import load_of
+from tessera.domain.scaling.load import in_reference_replicas, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
+from tessera.domain.service.variant_counts import share_of
 from tessera.domain.status.service import WITHOUT_RATES
 
 
@@ -59,13 +60,15 @@ def _dated_message(status: ScalingStatus) -> str:
 
 
 def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
-    variant = service_plan.choice.variant if service_plan.choice is not None else None
-    pods = [pod for pod in service_plan.pods if variant in (None, pod.variant)]
+    choices = service_plan.placement.choices
+    shares = {each.variant: share_of(each, choices[0]) for each in choices}
+    pods = [pod for pod in service_plan.pods if not shares or pod.variant in shares]
     ref = service_plan.service.ref
     demand = snapshot.demand_of(ref)
-    return load_of(
+    load = load_of(
         pods, snapshot.readings, service_plan.scale.replicas, snapshot.at, demand, service=ref
     )
+    return in_reference_replicas(load, pods, shares) if shares else load
 
 
 def _numbers(

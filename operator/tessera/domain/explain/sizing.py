@@ -45,12 +45,13 @@ def explain_sizing(service_plan: ServicePlan) -> Iterator[Decision]:
         if demand.is_pooling
         else f"serves {counted(fit.limits.max_num_seqs, 'concurrent request')}"
     )
+    of_variant = f" of {choice.variant}" if len(service_plan.variants) > 1 else ""
     if has_cached_prompts(service_plan.service.status):
         load += _uncached_clause(fit, demand)
     yield Decision(
         topic="sizing",
         reason="Fits",
-        message=f"1 replica {load} at {rate:.0f} {_unit(demand)} ({_SOURCES[source]})",
+        message=f"1 replica{of_variant} {load} at {rate:.0f} {_unit(demand)} ({_SOURCES[source]})",
         numbers=_numbers(choice, demand, measurement),
         would_change=tuple(_would_change(fit, demand, measurement)),
     )

@@ -33,7 +33,11 @@ def explain_speed(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Dec
         topic="speed",
         reason=current_verdict.reason,
         message=current_verdict.message,
-        numbers=(*_numbers(speed), *_preemptions(service_plan.preemption)),
+        numbers=(
+            *([("variant", speed.variant)] if len(service_plan.variants) > 1 else ()),
+            *_numbers(speed),
+            *_preemptions(service_plan.preemption),
+        ),
         would_change=tuple(
             change for reason, change in _CHANGES.items() if reason is current_verdict.reason
         ),

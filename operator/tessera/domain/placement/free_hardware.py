@@ -6,10 +6,12 @@ from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import (
     HardwareChoice,
+    PlacementDecision,
     fitting_choices,
     hardware_candidates,
     price_order,
 )
+from tessera.domain.placement.split_state import BINDING_TIME
 
 
 def replicas_free_now(snapshot: Snapshot, view: PoolView, offer: HardwareOffer) -> int:
@@ -43,6 +45,32 @@ def cheapest_free(
     ]
     choices = fitting_choices(hardware_candidates(spec, shape, offers))
     return min(choices, key=price_order, default=None)
+
+
+def beside_clause(
+    spec: InferenceServiceSpec, placement: PlacementDecision, free: HardwareChoice
+) -> str:
+    """Return what free hardware does for replicas that found no node."""
+    if any(each.variant == free.variant for each in placement.choices):
+        seconds = BINDING_TIME.total_seconds()
+        return f"and takes replicas for which no node was found for {seconds:.0f} s"
+    return why_not_beside(spec, placement, free)
+
+
+def why_not_beside(
+    spec: InferenceServiceSpec, placement: PlacementDecision, other: HardwareChoice
+) -> str:
+    """Return why a service that runs does not use other hardware that its spec allows, too."""
+    reference, pools = placement.choice, {each.offer.pool for each in placement.choices}
+    if other.offer.pool in pools:
+        return "but a running service has one instance type per pool"
+    if reference is not None and other.fit.precision != reference.fit.precision:
+        return "but all replicas of a running service have one precision"
+    if spec.placement.mig == "Auto":
+        return "but layout plans give a service the slices of one pool"
+    if placement.unshared is not None and other.variant in placement.unshared:
+        return f"but {placement.unshared}"
+    return "but without the gateway only replicas of about equal speed serve together"
 
 
 def _is_allowed(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:

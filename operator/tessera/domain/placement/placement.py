@@ -95,7 +95,7 @@ class PlacementDecision:
 
     verdict: StatusVerdict[PlacementReason]
     choices: tuple[HardwareChoice, ...] = ()
-    """The variants that serve it, the reference variant first."""
+    """The variants that may serve it, the reference variant first."""
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
     equal_replicas: int | None = None

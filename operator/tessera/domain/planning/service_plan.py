@@ -13,13 +13,15 @@ from tessera.api.inference_service import (
     SpeculationStatus,
     SpeedStatus,
 )
-from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
+from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict, VariantReason
 from tessera.api.template_version import PodTemplateVersion
+from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.health.stall import Stall
 from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
 from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
+from tessera.domain.money import Money
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
     Node,
@@ -186,6 +188,31 @@ class ServicePlan:
         )
         return spec_in(pinned, shape_of(spec), template.choice.fit.precision)
 
+    @property
+    def used_variants(self) -> tuple[VariantPlan, ...]:
+        """Its variants with replicas; the reference variant may have none while others do."""
+        variants = self.variants
+        if len(variants) < 2:
+            return variants
+        names = {pod.variant for pod in self.pods}
+        used = [each for each in variants if each.desired or each.choice.variant in names]
+        return tuple(used) or variants[:1]
+
+    @property
+    def desired_pods(self) -> int:
+        """The replicas that are desired of all variants; without a choice those that stay."""
+        if not self.variants:
+            return self.scale.replicas
+        return sum(variant.desired for variant in self.variants)
+
+    @property
+    def desired_hourly(self) -> Money | None:
+        """The price of an hour of the desired replicas; None without a choice."""
+        if self.choice is None:
+            return None
+        prices = [variant.choice.hourly.times(variant.desired) for variant in self.variants]
+        return Money(sum(price.nanos for price in prices), self.choice.hourly.currency)
+
     def located_spec(self, variant: VariantPlan) -> InferenceServiceSpec | None:
         """Return the effective spec as its engines see it: what is downloaded lies on claims."""
         spec = self._effective_spec(variant.template)
@@ -308,11 +335,11 @@ def _plan_service(
         fetched_spec = spec_in(fetched_spec, shape_of(fetched_spec), choice.fit.precision)
         claims = model_claims(snapshot, service, fetched_spec, users)
         preparation = with_files(snapshot, service, preparation, claims, fetched_spec)
+    by_variant = {variant.choice.variant: variant.choice for variant in variants}
+    choices = [by_variant.get(each.variant, each) for each in proposal.placement.choices]
     return replace(
         base_plan,
-        placement=replace(
-            proposal.placement, choices=tuple(variant.choice for variant in variants)
-        ),
+        placement=replace(proposal.placement, choices=tuple(choices)),
         pinned_revision=pinned_revision,
         claims=claims,
         preparation=preparation,
@@ -370,9 +397,23 @@ def _plan_variant(
         ),
         workload=workload,
         replica_conflict=conflict,
-        change=next(
-            (each for each in inputs.proposal.changes if each.variant == choice.variant), None
-        ),
+        change=_change(inputs, count),
+    )
+
+
+def _change(inputs: ServicePlanInputs, count: VariantCount) -> VariantChange | None:
+    """Return why a variant gets another number of replicas; within its grant."""
+    proposal, grant, choice = inputs.proposal, inputs.grant, count.choice
+    proposed = next(each.replicas for each in proposal.counts if each.choice == choice)
+    if grant is None or count.replicas >= proposed:
+        changes = (each for each in proposal.changes if each.variant == choice.variant)
+        return next(changes, None)
+    return VariantChange(
+        variant=choice.variant,
+        added=count.replicas - count.existing,
+        reason=VariantReason(grant.reason),
+        message=f"{count.replicas} of {counted(proposed, 'replica')} at {choice.hourly} per hour "
+        f"each are granted: {grant.shortage}",
     )
 
 

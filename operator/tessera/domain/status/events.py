@@ -95,6 +95,7 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _failure("Placed", before, after)
     yield from _placed(old, new)
     yield from _scaled(old, new)
+    yield from _variants(old, new)
     yield from _progress(old, new)
     yield from _lowered(old, new)
     yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
@@ -210,6 +211,22 @@ def _scaled(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterato
         message=f"{message}: {current.message}",
         is_warning=limited,
     )
+
+
+def _variants(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
+    """Yield an Event for each of several variants that gets another number of replicas."""
+    desired = {variant.name: variant.desired_replicas for variant in old.variants or ()}
+    if old.variants is None and old.variant is not None:
+        desired[old.variant.name] = _desired(old)
+    for variant in new.variants or ():
+        previous = desired.get(variant.name, 0)
+        if variant.desired_replicas != previous and variant.reason is not None:
+            yield EventNote(
+                action="Variant",
+                reason=variant.reason,
+                message=f"{variant.name} from {previous} to "
+                f"{counted(variant.desired_replicas, 'replica')}: {variant.message}",
+            )
 
 
 def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:

@@ -1,6 +1,7 @@
 """The status of services and pools from the plan."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, auto
@@ -27,6 +28,7 @@ from tessera.api.reasons import (
     Progressing,
     Ready,
     ScalingReason,
+    SpeedAsPredicted,
     StatusReason,
     StatusVerdict,
     UpdateAvailable,
@@ -41,7 +43,7 @@ from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Snapshot
-from tessera.domain.placement.free_hardware import cheapest_free
+from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.actions import PoolActions
@@ -58,8 +60,8 @@ from tessera.domain.service.speculation import speculation_verdict
 from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity
-from tessera.domain.speed.measurements import corrected_rate
 from tessera.domain.status.variants import (
+    expected_rate,
     reference_replicas,
     speed_source,
     template_record,
@@ -103,7 +105,7 @@ def _service_status(
         "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
-        "SpeedAsPredicted": speed_verdict(service_plan.speed, is_pooling=service_plan.is_pooling),
+        "SpeedAsPredicted": _speed_as_predicted(service_plan),
         "SLOMet": slo_verdict(service_plan.slo),
         "LoadBalanced": service_plan.balance,
     }
@@ -279,8 +281,9 @@ def _placed_verdict(
     snapshot: Snapshot, service_plan: ServicePlan
 ) -> StatusVerdict[PlacementReason]:
     stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
-    if service_plan.choice is None or not stuck:
-        return service_plan.placement.verdict
+    spec = service_plan.service.spec
+    if service_plan.choice is None or spec is None or not stuck:
+        return _placed_on(service_plan)
     choices = (variant.choice for variant in service_plan.variants)
     named = (choice for choice in choices if choice.variant == stuck[0].variant)
     choice = next(named, service_plan.choice)
@@ -288,24 +291,37 @@ def _placed_verdict(
     if (startable := choice.offer.startable) is not None:
         return StatusVerdict(
             PlacementReason.NODES_STARTING,
-            f"{len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} on "
+            f"{len(stuck)} of {counted(service_plan.desired_pods, 'replica')} on "
             f"{choice.fit.hardware.name} of AcceleratorPool/{pool} wait for new nodes "
             f"({startable.text})",
         )
     if (rests_until := choice.offer.rests_until) is not None:
         free = f"; no node came in time, so none counts until {rests_until:%Y-%m-%dT%H:%M:%SZ}"
     if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
+        reason = beside_clause(spec, service_plan.placement, other)
         free += (
-            f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, but a "
-            "running service stays on one kind of hardware"
+            f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, {reason}"
         )
     return StatusVerdict(
         PlacementReason.UNSCHEDULABLE,
-        f"spec.placement.pools: {len(stuck)} of {counted(service_plan.scale.replicas, 'replica')} "
+        f"spec.placement.pools: {len(stuck)} of {counted(service_plan.desired_pods, 'replica')} "
         f"unschedulable, no free {choice.fit.hardware.name} in "
         f"AcceleratorPool/{pool} ({stuck[0].unschedulable}){free}. Free or add such "
         "hardware, lower spec.scaling.minReplicas, or name another pool.",
     )
+
+
+def _placed_on(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
+    """Return the verdict of the placement, which speaks of the reference variant, with all."""
+    verdict = service_plan.placement.verdict
+    if len(service_plan.variants) < 2:
+        return verdict
+    names = ", ".join(
+        f"{variant.choice.variant} at {variant.choice.hourly} per hour"
+        for variant in service_plan.used_variants
+    )
+    message = f"replicas on {names}; the reference variant is {verdict.message}"
+    return StatusVerdict(verdict.reason, message)
 
 
 def _progressing_verdict(
@@ -316,7 +332,7 @@ def _progressing_verdict(
     if service_plan.choice is None:
         return StatusVerdict(Progressing.NOT_PLACED, "existing replicas stay unchanged")
     spec, preparation = service_plan.service.spec, service_plan.preparation
-    desired, complete = _desired_pods(service_plan), _is_rollout_complete(service_plan)
+    desired, complete = service_plan.desired_pods, _is_rollout_complete(service_plan)
     failure = (
         startup_failure(spec, service_plan.pods, service_plan.current_workloads)
         or _stalled_verdict(service_plan, complete=complete)
@@ -335,10 +351,6 @@ def _progressing_verdict(
     return _in_progress_verdict(service_plan)
 
 
-def _desired_pods(service_plan: ServicePlan) -> int:
-    return sum(variant.desired for variant in service_plan.variants)
-
-
 def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[Progressing] | None:
     """Return who else writes the replicas of a Deployment."""
     for variant in service_plan.variants:
@@ -349,7 +361,7 @@ def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[
 
 def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return that all replicas run as planned, or what others added to their Deployment."""
-    summary = f"{counted(_desired_pods(service_plan), 'replica')} ready"
+    summary = f"{counted(service_plan.desired_pods, 'replica')} ready"
     changed = (each for each in service_plan.current_workloads if each.foreign_fields)
     workload = next(changed, None)
     if workload is None:
@@ -368,7 +380,7 @@ def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
 
 def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     """Return what a rollout or start waits for."""
-    desired, pods = _desired_pods(service_plan), service_plan.pods
+    desired, pods = service_plan.desired_pods, service_plan.pods
     if (query := service_plan.pinned_revision.query) is not None:
         return StatusVerdict(
             Progressing.RESOLVING_REVISION,
@@ -408,7 +420,7 @@ def _is_rolling_out(service_plan: ServicePlan) -> bool:
 def _is_rollout_complete(service_plan: ServicePlan) -> bool:
     pods, variants = service_plan.pods, service_plan.variants
     ready_count = sum(pod.takes_requests for pod in pods)
-    return ready_count == len(pods) == _desired_pods(service_plan) and all(
+    return ready_count == len(pods) == service_plan.desired_pods and all(
         variant.workload is not None and variant.workload.rollout_complete for variant in variants
     )
 
@@ -501,6 +513,15 @@ def _precisions(
     return tuple(check.status for check in preparation.precisions)
 
 
+def _speed_as_predicted(service_plan: ServicePlan) -> StatusVerdict[SpeedAsPredicted]:
+    """Return the verdict on the measured speed, which is that of the reference variant."""
+    speed = service_plan.speed
+    verdict = speed_verdict(speed, is_pooling=service_plan.is_pooling)
+    if speed is None or len(service_plan.variants) < 2:
+        return verdict
+    return replace(verdict, message=f"{speed.variant}: {verdict.message}")
+
+
 def _speed_status(service_plan: ServicePlan) -> SpeedStatus | None:
     """Return what was measured, with the prediction for the replicas of now."""
     speed, choice = service_plan.speed, service_plan.choice
@@ -511,22 +532,41 @@ def _speed_status(service_plan: ServicePlan) -> SpeedStatus | None:
 
 
 def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> CostStatus:
-    total_hourly = _hourly_cost(service_plan, choice, day)
-    limits = choice.fit.limits
-    throughput = corrected_rate(limits.tokens_per_second, service_plan.measured_speed)
-    per_million = per_million_tokens(choice.hourly, throughput).rounded(4)
-    is_pooling = service_plan.is_pooling
-    load = (
-        f"input tokens/s per replica in steps of {counted(limits.max_num_batched_tokens, 'token')}"
-        if is_pooling
-        else f"output tokens/s per replica with {limits.max_num_seqs} concurrent requests"
-    )
+    total_hourly, is_pooling = _hourly_cost(service_plan, choice, day), service_plan.is_pooling
+    token_price, assumed_load = _token_price(service_plan, choice)
+    per_million = token_price.rounded(4)
     return CostStatus(
         per_hour=total_hourly.rounded(4),
         per_million_tokens=None if is_pooling else per_million,
         per_million_input_tokens=per_million if is_pooling else None,
         currency=total_hourly.currency,
-        assumed_load=f"{throughput:.0f} {load}, {speed_source(service_plan, choice).lower()}",
+        assumed_load=assumed_load,
+    )
+
+
+def _token_price(service_plan: ServicePlan, choice: HardwareChoice) -> tuple[Money, str]:
+    """Return the price of a million tokens, and of which load: of all desired replicas when
+    full; while no variant has one, of a replica of the reference variant."""
+    limits, is_pooling = choice.fit.limits, service_plan.is_pooling
+    unit = "input tokens/s" if is_pooling else "output tokens/s"
+    serving = [variant for variant in service_plan.variants if variant.desired]
+    hourly = service_plan.desired_hourly
+    if len(service_plan.variants) > 1 and serving and hourly is not None:
+        throughput = sum(
+            variant.desired * expected_rate(service_plan, variant.choice) for variant in serving
+        )
+        names = ", ".join(f"{variant.desired} {variant.choice.variant}" for variant in serving)
+        return per_million_tokens(hourly, throughput), f"{throughput:.0f} {unit} of {names}"
+    throughput = expected_rate(service_plan, choice)
+    load = (
+        f"in steps of {counted(limits.max_num_batched_tokens, 'token')}"
+        if is_pooling
+        else f"with {limits.max_num_seqs} concurrent requests"
+    )
+    source = speed_source(service_plan, choice).lower()
+    return (
+        per_million_tokens(choice.hourly, throughput),
+        f"{throughput:.0f} {unit} per replica {load}, {source}",
     )
 
 

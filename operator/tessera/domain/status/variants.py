@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 from tessera.api.template_version import PodTemplateVersionStatus
+from tessera.api.text import counted
 from tessera.api.variant_status import SpeedSource, VariantReplicas, VariantStatus
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice
@@ -15,7 +16,7 @@ from tessera.domain.speed.measurements import corrected_rate
 def variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
     """Return the hardware and precision of a variant, with what a replica of it carries."""
     fit, is_pooling = choice.fit, service_plan.is_pooling
-    rate = round(corrected_rate(fit.limits.tokens_per_second, service_plan.measured_speed))
+    rate = round(expected_rate(service_plan, choice))
     return VariantStatus(
         name=choice.variant,
         pool=choice.offer.pool,
@@ -33,10 +34,20 @@ def variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> Variant
     )
 
 
+def expected_rate(service_plan: ServicePlan, choice: HardwareChoice) -> float:
+    """Return the tokens per second of a replica, corrected where its variant was measured."""
+    measured = service_plan.measured_speed if _is_reference(service_plan, choice) else None
+    return corrected_rate(choice.fit.limits.tokens_per_second, measured)
+
+
 def speed_source(service_plan: ServicePlan, choice: HardwareChoice) -> SpeedSource:
     """Return where the speed of a variant is known from."""
-    is_measured = choice is service_plan.choice and service_plan.measured_speed is not None
+    is_measured = _is_reference(service_plan, choice) and service_plan.measured_speed is not None
     return "Measured" if is_measured else choice.fit.step.source
+
+
+def _is_reference(service_plan: ServicePlan, choice: HardwareChoice) -> bool:
+    return service_plan.choice is not None and choice.variant == service_plan.choice.variant
 
 
 def variant_statuses(service_plan: ServicePlan) -> tuple[VariantReplicas, ...] | None:
@@ -51,8 +62,9 @@ def _variant_replicas(service_plan: ServicePlan, variant: VariantPlan) -> Varian
     choice, previous = variant.choice, service_plan.service.status.variants or ()
     reported = next((each for each in previous if each.name == choice.variant), None)
     pods = [pod for pod in service_plan.pods if pod.variant == choice.variant]
-    # The change stays until the next one.
-    change = variant.change or reported
+    # The last change stays while the number does, whatever pods come and go meanwhile.
+    is_unchanged = reported is not None and reported.desired_replicas == variant.desired
+    change = reported if is_unchanged else variant.change or reported
     return VariantReplicas(
         **variant_status(service_plan, choice).model_dump(),
         tier=choice.offer.tier,
@@ -86,3 +98,12 @@ def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:
         return len(pods)
     shares = {each.choice.variant: share_of(each.choice, variants[0].choice) for each in variants}
     return math.floor(sum(shares.get(pod.variant, 1.0) for pod in pods) + ROUNDING)
+
+
+def variants_text(service_plan: ServicePlan) -> str:
+    """Return the variants with replicas, as their names, numbers and prices."""
+    return ", ".join(
+        f"{counted(variant.desired, 'replica')} on {variant.choice.variant} at "
+        f"{variant.choice.hourly} per hour"
+        for variant in service_plan.used_variants
+    )

@@ -1,0 +1,149 @@
+"""Explanation of the variants of a service: how many pods of each, why, and what moves them."""
+
+from collections.abc import Iterator
+
+from tessera.api.text import counted
+from tessera.domain.explain.alternatives import PlacedService
+from tessera.domain.explain.decision import Decision, Numbers
+from tessera.domain.money import Money
+from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.variant_cost import (
+    PossibleMove,
+    by_cost,
+    capacity_of,
+    possible_move,
+)
+from tessera.domain.planning.plan import Plan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
+from tessera.domain.scaling.starts import lead_of, typical_start
+from tessera.domain.service.proposal import guaranteed_replicas
+from tessera.domain.status.variants import variant_statuses, variants_text
+
+
+def explain_variants(
+    snapshot: Snapshot, plan: Plan, service_plan: ServicePlan
+) -> Iterator[Decision]:
+    """Yield the decision how replicas are spread over variants; nothing while there is one."""
+    spec, statuses = service_plan.service.spec, variant_statuses(service_plan)
+    if spec is None or statuses is None:
+        return
+    placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    numbers: list[tuple[str, str]] = []
+    for variant, status in zip(service_plan.variants, statuses, strict=True):
+        choice = variant.choice
+        numbers.append(
+            (
+                choice.variant,
+                f"{status.ready_replicas} of {counted(variant.desired, 'replica')} ready, "
+                f"{choice.offer.tier} at {choice.hourly.formatted(4)} per hour each",
+            )
+        )
+        if status.message is not None:
+            numbers.append(("", f"{status.reason}: {status.message}"))
+    # That with the highest cost is the one to explain.
+    by_name = {status.name: status.reason for status in statuses}
+    costliest = sorted((each.choice for each in service_plan.variants), key=by_cost)[::-1]
+    reasons = (by_name[choice.variant] for choice in costliest)
+    yield Decision(
+        topic="variants",
+        reason=next((reason for reason in reasons if reason is not None), "Spread"),
+        message=variants_text(service_plan),
+        numbers=(*numbers, *_total(service_plan)),
+        would_change=tuple(variant_changes(placed)),
+    )
+
+
+def _total(service_plan: ServicePlan) -> Numbers:
+    total = service_plan.desired_hourly
+    if total is None:
+        return ()
+    replicas = counted(service_plan.desired_pods, "replica")
+    return (("total price", f"{total.formatted(4)} per hour for {replicas}"),)
+
+
+def variant_changes(placed: PlacedService) -> Iterator[str]:
+    """Yield where the next replica would run, and what would move one to a cheaper variant."""
+    service_plan = placed.service_plan
+    choices = sorted(service_plan.placement.choices, key=by_cost)
+    if len(choices) < 2:
+        return
+    following, cheapest = next_choice(placed), choices[0]
+    if following is None:
+        yield f"more devices: none of {', '.join(each.variant for each in choices)} has a free one"
+    else:
+        yield f"1 replica more would run on {_at_price(following)}"
+    if following is not cheapest:
+        device = f"{cheapest.offer.hardware.name} in {cheapest.offer.pool}"
+        yield f"with 1 more free {device}, 1 replica more would run on {_at_price(cheapest)}"
+    if any(pod.node is None for pod in service_plan.pods):
+        return  # what waits comes first
+    for variant in sorted(service_plan.variants, key=lambda each: by_cost(each.choice))[::-1]:
+        if variant.desired:
+            for to in choices[: choices.index(variant.choice)]:
+                yield from _move(placed, variant, to)
+
+
+def _at_price(choice: HardwareChoice) -> str:
+    return f"{choice.variant} at {choice.hourly.formatted(4)} per hour"
+
+
+def next_choice(placed: PlacedService) -> HardwareChoice | None:
+    """Return the variant of one more replica: the cheapest with a free device, else with a node
+    that may come."""
+    choices = sorted(placed.service_plan.placement.choices, key=by_cost)
+    for room in (placed.free_replicas, placed.possible_replicas):
+        for choice in choices:
+            if room(choice.offer) > 0:
+                return choice
+    return None
+
+
+def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> Iterator[str]:
+    """Yield when replicas of a variant move to a cheaper one."""
+    service_plan, source = placed.service_plan, variant.choice
+    spare, spare_firm = _spare(placed)
+    recorded = service_plan.service.status.start
+    pods = [pod for pod in service_plan.pods if pod.variant == to.variant]
+    start = lead_of(typical_start(pods, recorded, to.variant))
+    if placed.free_replicas(to.offer) <= 0 and to.offer.startable is not None:
+        start += to.offer.startable.expected_start
+    move = possible_move(source, variant.desired, to, max(0, spare), start)
+    if move is None:
+        return
+    needs_firm = source.offer.tier != "Spot" == to.offer.tier
+    if not needs_firm or move.stopped * capacity_of(source) <= spare_firm:
+        yield f"{_room(placed, move, to)}, {_saving(move, source, to)}"
+
+
+def _spare(placed: PlacedService) -> tuple[int, int]:
+    """Return the capacity beyond what is wanted, and that which spot nodes may have beyond now."""
+    service_plan, spec = placed.service_plan, placed.spec
+    unit = capacity_of(service_plan.placement.choices[0])
+    capacities = [
+        (each.choice.offer.tier, each.desired * capacity_of(each.choice))
+        for each in service_plan.variants
+    ]
+    wanted = service_plan.scale.replicas
+    floor = 0 if spec.service_class == "Batch" else min(wanted, guaranteed_replicas(spec))
+    total = sum(capacity for _, capacity in capacities)
+    firm = sum(capacity for tier, capacity in capacities if tier != "Spot")
+    return total - wanted * unit, firm - floor * unit
+
+
+def _room(placed: PlacedService, move: PossibleMove, to: HardwareChoice) -> str:
+    seconds = f"{move.wait.total_seconds():.0f} s"
+    missing = move.started - placed.possible_replicas(to.offer)
+    if missing > 0:
+        device = f"{to.offer.hardware.name} in {to.offer.pool}"
+        return f"with {missing} more free {device} for {seconds}"
+    return f"once {to.variant} has had room for {seconds}"
+
+
+def _saving(move: PossibleMove, source: HardwareChoice, to: HardwareChoice) -> str:
+    saving = Money(move.saving, to.hourly.currency).formatted(4)
+    paid = ", since reserved devices are paid anyway" if to.offer.tier == "Reserved" else ""
+    return (
+        f"{counted(move.stopped, 'replica')} of {source.variant} would move to "
+        f"{counted(move.started, 'replica')} of {to.variant} and save {saving} per hour{paid}"
+    )
