@@ -6,7 +6,7 @@ from statistics import mean
 import pytest
 
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.sizing.scheduler_limits import Demand, sustained_load, waiting_share
+from tessera.domain.sizing.scheduler_limits import Demand, sustained_load
 from tessera_lab.fleet.generators import situation
 from tessera_lab.fleet.scenarios.service import fleet_objects, sized
 from tessera_lab.fleet.simulation import Simulation
@@ -52,13 +52,6 @@ def in_time(rate: float, replicas: int) -> float:
         if arrival > 60
     ]
     return 1 - mean(late)
-
-
-@pytest.mark.parametrize(
-    ("servers", "busy", "share"), [(1, 0.5, 0.5), (2, 0.5, 1 / 3), (4, 0.8, 0.5964), (8, 0.0, 0.0)]
-)
-def test_the_share_that_waits_is_that_of_erlang(servers: int, busy: float, share: float) -> None:
-    assert waiting_share(servers, busy) == pytest.approx(share, abs=1e-4)
 
 
 @pytest.mark.parametrize("replicas", [1, 4])

@@ -4,21 +4,14 @@ Texts are read whole. An encoder needs all tokens of a text in one step, and so 
 pooling is not that of the last token.
 """
 
-import math
 from bisect import bisect_left
 from datetime import timedelta
 
 from tessera.domain.perf import StepTime
-from tessera.domain.sizing.scheduler_limits import (
-    Demand,
-    SchedulerLimits,
-    SustainedLoad,
-    waiting_share,
-)
+from tessera.domain.sizing.queueing import share_waiting_longer
+from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, SustainedLoad
 
 _MAX_SEQUENCES = 256
-# Squared coefficient of variation of the lengths of texts.
-_TEXT_VARIATION = 1.0
 _LATE_SHARE = 0.05
 # Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
 _MOST_USE = 0.95
@@ -65,10 +58,7 @@ def sustained_load(
     slack = demand.ttft.total_seconds() - 2 * seconds
 
     def is_sustained(busy: float) -> bool:
-        if slack <= 0:
-            return False
-        mean_wait = seconds * (1 + _TEXT_VARIATION) / (2 * servers * (1 - busy))
-        return waiting_share(servers, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
+        return slack > 0 and share_waiting_longer(slack, servers, busy, seconds) <= _LATE_SHARE
 
     low, high = 0.0, _MOST_USE
     if is_sustained(high):

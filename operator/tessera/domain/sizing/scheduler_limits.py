@@ -9,14 +9,12 @@ from datetime import timedelta
 from tessera.api.model_files import ModelShape
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
+from tessera.domain.sizing.queueing import share_waiting_longer
 
 # The largest `--max-num-seqs` that Tessera sets.
 MAX_SEQUENCES = 256
 # The largest `--max-num-batched-tokens` that Tessera sets.
 MAX_CHUNK_TOKENS = 8192
-# Squared coefficient of variation of the lengths of prompts: 0 if all are equal, 1 if they are
-# exponential, which prompts of one service may be.
-_PROMPT_VARIATION = 1.0
 _LATE_SHARE = 0.05
 # Nearer to the throughput of a full engine, queues grow from the smallest error of a prediction.
 _MOST_USE = 0.95
@@ -179,8 +177,7 @@ def _meets_ttft(
 ) -> bool:
     """Return whether 95 % of prompts that come at random are read in time.
 
-    An engine reads one prompt after the other, so they wait as in one queue with as many servers
-    (M/G/n), whose waiting times are exponential beyond the share that need not wait.
+    An engine reads one prompt after the other, so they wait as in one queue with as many servers.
     """
     full_seconds = full_step_seconds(demand, step, sequences, tokens)
     rate = _tokens_per_second(demand, step, sequences, tokens) / demand.output_tokens
@@ -189,10 +186,7 @@ def _meets_ttft(
     # for these: the mean wait is longest where a prompt is cached as a whole or not at all.
     reading = demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
     slack = demand.ttft.total_seconds() - reading - full_seconds
-    if busy >= 1 or slack <= 0:
-        return False
-    mean_wait = reading * (1 + _PROMPT_VARIATION) / (2 * servers * (1 - busy))
-    return waiting_share(servers, busy) * math.exp(-slack / mean_wait) <= _LATE_SHARE
+    return slack > 0 and share_waiting_longer(slack, servers, busy, reading) <= _LATE_SHARE
 
 
 def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
@@ -201,14 +195,6 @@ def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: i
     cached = demand.input_tokens - computed
     full_seconds = full_step_seconds(demand, step, sequences, tokens, cached=cached)
     return computed / _prompt_tokens(step, sequences, tokens) * full_seconds
-
-
-def waiting_share(servers: int, busy: float) -> float:
-    """Return the share of Poisson arrivals that must wait, by Erlang's C formula."""
-    blocked = 1.0
-    for server in range(1, servers + 1):
-        blocked = servers * busy * blocked / (server + servers * busy * blocked)
-    return blocked / (1 - busy * (1 - blocked))
 
 
 def best_limits(demand: Demand, step: StepTime, kv_tokens: int) -> SchedulerLimits | None:
