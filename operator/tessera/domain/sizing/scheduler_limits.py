@@ -9,7 +9,7 @@ from datetime import timedelta
 from tessera.api.model_files import ModelShape
 from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
-from tessera.domain.sizing.queueing import share_waiting_longer
+from tessera.domain.sizing.queueing import EngineOccupancy, share_waiting_longer
 
 # The largest `--max-num-seqs` that Tessera sets.
 MAX_SEQUENCES = 256
@@ -131,35 +131,37 @@ def sustained_load(
     most = max(1, min(engine.max_num_seqs, cached, (tokens - 1) // step.decode_tokens))
     places = _max_sequences(demand, step, most, tokens)
     full = min(places or most, _prefill_bound(demand, step, tokens))
-    highest = min(full, _mean_within(places or most, replicas))
-    limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens)
+    limit = _MOST_USE * _tokens_per_second(demand, step, full, tokens) / demand.output_tokens
+    occupancy = _occupancy(demand, step, places or most, tokens)
 
-    def is_sustained(sequences: float) -> bool:
-        return _tokens_per_second(demand, step, sequences, tokens) <= limit and _meets_ttft(
-            demand, step, sequences, tokens, servers
-        )
+    def is_sustained(rate: float) -> bool:
+        sequences = min(full, occupancy.mean(rate))
+        full_seconds = full_step_seconds(demand, step, sequences, tokens)
+        # A cache makes engines less busy, but some prompts are read whole all the same, and others
+        # wait for these: the mean wait is longest where a prompt is cached as a whole or not at
+        # all.
+        reading = demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
+        slack = demand.ttft.total_seconds() - reading - full_seconds
+        if slack <= 0:
+            return False
+        # An engine reads one prompt after the other.
+        busy = rate * _reading_seconds(demand, step, sequences, tokens)
+        read_late = share_waiting_longer(slack, servers, busy, reading)
+        return occupancy.share_waiting_longer(slack, rate, replicas) + read_late <= _LATE_SHARE
 
-    sustained = _highest(is_sustained, highest) if places else 0.0
-    sequences = sustained or highest
+    sustained = _highest(is_sustained, limit)
+    rate = sustained or limit
+    sequences = min(full, occupancy.mean(rate))
     return SustainedLoad(
         sequences=sequences,
-        tokens_per_second=_tokens_per_second(demand, step, sequences, tokens),
+        tokens_per_second=rate * demand.output_tokens,
         prompts_per_second=1 / _reading_seconds(demand, step, sequences, tokens),
-        meets_slo=sustained > 0,
+        meets_slo=places > 0 and sustained > 0,
     )
 
 
-def _mean_within(places: int, replicas: int) -> float:
-    """Return the mean requests at which places suffice for 95 % of the time.
-
-    Concurrent requests of Poisson arrivals vary by the root of their mean, over all replicas.
-    """
-    deviation = P95_DEVIATIONS / math.sqrt(replicas)
-    return ((math.sqrt(deviation * deviation + 4 * places) - deviation) / 2) ** 2
-
-
 def _highest(is_sustained: Callable[[float], bool], highest: float) -> float:
-    """Return the most requests on average that are sustained; 0 for none."""
+    """Return the highest rate that is sustained; 0 for none."""
     if is_sustained(highest):
         return highest
     low, high = 0.0, highest
@@ -172,21 +174,28 @@ def _highest(is_sustained: Callable[[float], bool], highest: float) -> float:
     return low
 
 
-def _meets_ttft(
-    demand: Demand, step: StepTime, sequences: float, tokens: int, servers: int
-) -> bool:
-    """Return whether 95 % of prompts that come at random are read in time.
+def _occupancy(demand: Demand, step: StepTime, places: int, tokens: int) -> EngineOccupancy:
+    """Return how long requests have their places, as a line through those that so many take."""
 
-    An engine reads one prompt after the other, so they wait as in one queue with as many servers.
-    """
-    full_seconds = full_step_seconds(demand, step, sequences, tokens)
-    rate = _tokens_per_second(demand, step, sequences, tokens) / demand.output_tokens
-    busy = rate * _reading_seconds(demand, step, sequences, tokens)
-    # A cache makes engines less busy, but some prompts are read whole all the same, and others wait
-    # for these: the mean wait is longest where a prompt is cached as a whole or not at all.
-    reading = demand.input_tokens / _prompt_tokens(step, sequences, tokens) * full_seconds
-    slack = demand.ttft.total_seconds() - reading - full_seconds
-    return slack > 0 and share_waiting_longer(slack, servers, busy, reading) <= _LATE_SHARE
+    def seconds(requests: float) -> float:
+        return _resident_seconds(demand, step, requests, tokens)
+
+    # More wait for their prompts to be read, each for those before it.
+    most = min(places, max(2.0, _prefill_bound(demand, step, tokens)))
+    full = seconds(most)
+    # The experts of a step add most time for the first requests: the line meets the half that is
+    # nearer to a full engine.
+    alone = max(seconds(1), 2 * seconds((1 + most) / 2) - full)
+    return EngineOccupancy(places, alone, (full - alone) / (most - 1) if most > 1 else 0.0)
+
+
+def _resident_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
+    """Return the seconds for which a request has its place while so many have theirs."""
+    decode = step.seconds(decoding=sequences, kv_tokens=sequences * demand.resident_tokens)
+    # While its own prompt is read, the others go on.
+    reading = demand.prefill_tokens / _prompt_tokens(step, sequences, tokens) * decode
+    rate = _tokens_per_second(demand, step, sequences, tokens)
+    return sequences * demand.output_tokens / rate + reading
 
 
 def _reading_seconds(demand: Demand, step: StepTime, sequences: float, tokens: int) -> float:
