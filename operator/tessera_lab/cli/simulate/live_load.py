@@ -5,18 +5,15 @@ import random
 import re
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import accumulate
 from types import SimpleNamespace
-from typing import Any
 
-from tessera.adapters.prometheus.session import PrometheusSession
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
-from tessera.settings import CommandSettings
+from tessera_lab.cli.live_series import OUTPUTS, PROMPTS, LiveSeries, count, selector_of
 from tessera_lab.fleet.generators import arrival_times
 from tessera_lab.fleet.trace import Trace
 
@@ -24,9 +21,6 @@ _STEP = 300
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 _MAX_WINDOW = 30 * 86400
 _MAX_REQUESTS = 20_000_000
-_TIMEOUT_SECONDS = 60
-_QUERY_STRING = re.compile(r"[?]query=\S+")
-_PROMPTS, _OUTPUTS = "vllm:request_prompt_tokens", "vllm:request_generation_tokens"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,17 +44,16 @@ class LengthHistogram:
 def draw_live_trace(arguments: SimpleNamespace, service: Ref, at: datetime) -> tuple[Trace, str]:
     """Return a synthetic trace of the service's last days, and the sentence that says so."""
     window = _window(arguments.window)
-    url, selector = arguments.from_prometheus.rstrip("/"), arguments.selector
-    if selector is None:
-        selector = f'namespace="{service.namespace}",tessera_dev_service="{service.name}"'
-    try:
-        session = PrometheusSession(CommandSettings().prometheus_access)
-        counts = _counts(session, url, selector, window, at.timestamp())
+    end = at.timestamp()
+    series = LiveSeries(arguments.from_prometheus, arguments.selector or selector_of(service))
+    with series.reported_errors():
+        counts = series.requests_by_step(end - window, end, _STEP)
         total = sum(counts)
         if not total:
             raise CommandError(
-                f"--from-prometheus {url} has no request in {arguments.window} by "
-                f"{_PROMPTS}_count{{{selector}}}; take a longer --window or another --selector"
+                f"--from-prometheus {series.url} has no request in {arguments.window} by "
+                f"{PROMPTS}_count{{{series.selector}}}; take a longer --window or another "
+                "--selector"
             )
         if total > _MAX_REQUESTS:
             raise CommandError(
@@ -68,13 +61,8 @@ def draw_live_trace(arguments: SimpleNamespace, service: Ref, at: datetime) -> t
                 "shorter one"
             )
         prompts, outputs = (
-            _histogram(session, url, f"{metric}_bucket{{{selector}}}", window, at.timestamp())
-            for metric in (_PROMPTS, _OUTPUTS)
+            _histogram(series, metric, window, end) for metric in (PROMPTS, OUTPUTS)
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        # The query in an address hides what went wrong.
-        summary = _QUERY_STRING.sub("", f"{type(error).__name__}: {error}")[:300]
-        raise CommandError(f"--from-prometheus {url}: {summary}") from None
     rng = random.Random(arguments.seed)  # noqa: S311 - not a secret
     times = arrival_times(lambda second: counts[int(second // _STEP)] / _STEP, window, rng)
     # As precise as in a file.
@@ -101,52 +89,12 @@ def _window(text: str) -> int:
     return seconds
 
 
-def _counts(
-    session: PrometheusSession, url: str, selector: str, window: int, end: float
-) -> Sequence[float]:
-    """Return the requests of every 5 minutes."""
-    rows = _query(
-        session,
-        f"{url}/api/v1/query_range",
-        query=f"sum(increase({_PROMPTS}_count{{{selector}}}[{_STEP}s]))",
-        start=end - window + _STEP,
-        end=end,
-        step=_STEP,
-    )
-    counts = [0.0] * (window // _STEP)
-    for at, value in rows[0]["values"] if rows else ():
-        index = round((float(at) - end + window) / _STEP) - 1
-        if 0 <= index < len(counts):
-            counts[index] = _count(value)
-    return counts
-
-
-def _histogram(
-    session: PrometheusSession, url: str, series: str, window: int, end: float
-) -> LengthHistogram:
-    rows = _query(
-        session,
-        f"{url}/api/v1/query",
-        query=f"sum by (le) (increase({series}[{window}s]))",
-        time=end,
-    )
-    edges = sorted((float(row["metric"]["le"]), _count(row["value"][1])) for row in rows)
+def _histogram(series: LiveSeries, metric: str, window: int, end: float) -> LengthHistogram:
+    buckets = f"{metric}_bucket{{{series.selector}}}"
+    rows = series.query("query", query=f"sum by (le) (increase({buckets}[{window}s]))", time=end)
+    edges = sorted((float(row["metric"]["le"]), count(row["value"][1])) for row in rows)
     if not edges or not edges[-1][1]:
-        raise CommandError(f"--from-prometheus {url} has no lengths by {series}")
+        raise CommandError(f"--from-prometheus {series.url} has no lengths by {buckets}")
     # Rounded increases may fall from an edge to the next.
-    cumulative = accumulate((count for _, count in edges), max)
+    cumulative = accumulate((requests for _, requests in edges), max)
     return LengthHistogram(tuple(edge for edge, _ in edges), tuple(cumulative))
-
-
-def _count(text: Any) -> float:
-    value = float(text)
-    return value if 0 <= value <= 1e12 else 0.0
-
-
-def _query(session: PrometheusSession, url: str, **params: Any) -> list[Any]:
-    response = session.get(url, params=params, timeout=_TIMEOUT_SECONDS)
-    body = response.json()
-    if body["status"] != "success":
-        raise ValueError(body.get("error", body["status"]))
-    rows: list[Any] = body["data"]["result"]
-    return rows
