@@ -1,13 +1,17 @@
 """`tessera mix`: numbers of reserved replicas side by side."""
 
 from dataclasses import replace
+from datetime import datetime
 from types import SimpleNamespace
 
+from tessera.adapters.clock import now
 from tessera.cli.errors import CommandError
 from tessera.cli.numbers import bounded
 from tessera.cli.output import Output
+from tessera_lab.cli.mix.live import read_live_load
 from tessera_lab.cli.mix.report import FORMATTERS, MixReport
-from tessera_lab.fleet.capacity_mix import mix_options, prices_by_tier
+from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
+from tessera_lab.fleet.capacity_mix import LoadCurve, mix_options, prices_by_tier
 from tessera_lab.fleet.load_curve import LOAD_FORMATS, read_load_curve
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
 from tessera_lab.load.trace_rows import TraceError
@@ -17,25 +21,57 @@ _MAX_PRICE = 10_000.0
 
 def run(arguments: SimpleNamespace) -> Output:
     """Return the report; raise CommandError for invalid options and files."""
-    prices = _prices(arguments)
+    at = now()
+    file = _fleet_file(arguments, at)
+    prices = _prices(arguments, file)
     wasted = bounded("--wasted", arguments.wasted, 0.0, 0.99)
     rate = arguments.replica_rate
     if rate is not None:
         bounded("--replica-rate", rate, 1e-6, 1e6)
-    window = bounded("--window", arguments.window, 1.0, 86400.0)
+    bounded("--window", arguments.window, 1.0, 86400.0)
+    live = None
+    if arguments.from_prometheus is None:
+        curve = _curve_of_file(arguments)
+    else:
+        live = read_live_load(arguments, file, rate, at)
+        curve = live.curve
+    report = MixReport(
+        curve=curve,
+        prices=prices,
+        currency=file.currency if file is not None else "USD",
+        wasted=wasted,
+        options=tuple(mix_options(curve, prices, wasted)),
+        live=live,
+        notes=file.notes if file is not None else (),
+    )
+    return FORMATTERS[arguments.output](report)
+
+
+def _fleet_file(arguments: SimpleNamespace, at: datetime) -> FleetFile | None:
+    if (arguments.load is None) == (arguments.from_prometheus is None):
+        raise CommandError("give a file with a load or --from-prometheus, and not both")
+    if arguments.from_prometheus is None:
+        for name in ("fleet", "service"):
+            if getattr(arguments, name) is not None:
+                raise CommandError(f"--{name} is of a load that --from-prometheus reads")
+        return None
+    if arguments.fleet is None:
+        return None
+    return read_fleet_file(arguments.fleet, arguments.service, None, at)
+
+
+def _curve_of_file(arguments: SimpleNamespace) -> LoadCurve:
     try:
-        curve = read_load_curve(arguments.load, rate, window)
+        curve = read_load_curve(arguments.load, arguments.replica_rate, arguments.window)
     except TraceError as error:
         hint = "" if "--replica-rate" in str(error) else f"; {LOAD_FORMATS}"
         raise CommandError(f"{error}{hint}") from None
     if not curve.peak:
         raise CommandError(f"{arguments.load} needs no replica at any time")
-    options = tuple(mix_options(curve, prices, wasted))
-    report = MixReport(curve=curve, prices=prices, wasted=wasted, options=options)
-    return FORMATTERS[arguments.output](report)
+    return curve
 
 
-def _prices(arguments: SimpleNamespace) -> GpuPrices:
+def _prices(arguments: SimpleNamespace, file: FleetFile | None) -> GpuPrices:
     """Return the prices of a replica and hour."""
     amounts = {
         tier: bounded(f"--{tier.replace('_', '-')}", amount, 1e-4, _MAX_PRICE)
@@ -46,11 +82,35 @@ def _prices(arguments: SimpleNamespace) -> GpuPrices:
         prices = _set_prices(arguments.prices, arguments.gpu)
     elif "on_demand" in amounts:
         prices = prices_by_tier(amounts["on_demand"])
+    elif file is not None:
+        prices = _pool_prices(file)
     else:
         raise CommandError(
             f"no prices: choose a set with --prices ({', '.join(PRICE_SETS)}), or write --on-demand"
         )
-    return replace(prices, **amounts).times(bounded("--gpus", arguments.gpus, 1, 64))
+    if arguments.gpus is not None:
+        gpus = bounded("--gpus", arguments.gpus, 1, 64)
+    else:
+        gpus = float(file.choice.offer.tariff.weight) if file is not None else 1.0
+    return replace(prices, **amounts).times(gpus)
+
+
+def _pool_prices(file: FleetFile) -> GpuPrices:
+    """Return the prices of the service's GPU; a tier without a pool has its usual price."""
+    product = file.choice.offer.hardware.product
+    of_pools = file.gpu_prices[product]
+    if "OnDemand" in file.missing_tiers:
+        raise CommandError(
+            f"--fleet has no AcceleratorPool of {product} of tier OnDemand in {file.currency}: "
+            "write --on-demand"
+        )
+    names = {"Reserved": "reserved", "Spot": "spot"}
+    known = {
+        name: getattr(of_pools, name)
+        for tier, name in names.items()
+        if tier not in file.missing_tiers
+    }
+    return replace(prices_by_tier(of_pools.on_demand), **known)
 
 
 def _set_prices(name: str, product: str | None) -> GpuPrices:

@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 
 from pydantic.alias_generators import to_camel
 
+from tessera.api.text import counted
 from tessera.cli.output import Output
-from tessera.cli.text import table
+from tessera.cli.text import format_time, table
+from tessera_lab.cli.mix.live import LiveLoad
 from tessera_lab.fleet.capacity_mix import (
     BURST_QUANTILE,
     LoadCurve,
@@ -25,7 +27,7 @@ _HEADS = (
     "BURST CEILING",
     "FIXED",
     "ON DEMAND",
-    "USD/MONTH",
+    "{currency}/MONTH",
     "WITH SPOT",
 )
 
@@ -40,6 +42,10 @@ class MixReport:
     wasted: float
     """Share of the work on spot nodes that is lost."""
     options: tuple[MixOption, ...]
+    currency: str = "USD"
+    live: LiveLoad | None = None
+    """What the load was counted from; None of a file."""
+    notes: tuple[str, ...] = ()
 
     @property
     def break_even(self) -> float:
@@ -54,6 +60,7 @@ class MixReport:
         return min(self.options, key=lambda each: each.total_spot if spot else each.total)
 
     def warnings(self) -> Iterator[str]:
+        yield from self.notes
         for option in self.options:
             if option.use is not None and option.use < self.break_even:
                 yield (
@@ -64,26 +71,38 @@ class MixReport:
 
 def as_table(report: MixReport) -> Output:
     """Return the choices with what the numbers mean."""
-    curve, prices = report.curve, report.prices
+    curve, prices, currency = report.curve, report.prices, report.currency
+    heads = [head.format(currency=currency) for head in _HEADS]
     rows = [_row(option) for option in report.options]
     on_demand, spot = report.cheapest(spot=False), report.cheapest(spot=True)
     lines = [
+        *(_live_lines(report.live) if report.live is not None else ()),
         f"Load of {curve.seconds / _HOUR:.1f} h, in replicas: mean {curve.mean:.2f}, "
         f"P50 {curve.quantile(0.5)}, P95 {curve.quantile(BURST_QUANTILE)}, peak {curve.peak}",
-        f"A replica costs {prices.on_demand:.2f} USD per hour on demand, {prices.reserved:.2f} "
-        f"reserved, {prices.spot:.2f} on spot; with {report.wasted:.0%} of the work wasted "
-        f"{report.effective_spot:.4f}",
+        f"A replica costs {prices.on_demand:.2f} {currency} per hour on demand, "
+        f"{prices.reserved:.2f} reserved, {prices.spot:.2f} on spot; with {report.wasted:.0%} of "
+        f"the work wasted {report.effective_spot:.4f}",
         f"Reserved pays from {report.break_even:.1%} use on; spot costs less than reserved below "
         f"{break_even_waste(prices.spot, prices.reserved):.1%} waste, than on demand below "
         f"{break_even_waste(prices.spot, prices.on_demand):.1%}",
         "",
-        *table(_HEADS, rows, str.rjust),
+        *table(heads, rows, str.rjust),
         "",
-        f"Cheapest: {on_demand.reading} with bursts on demand ({on_demand.total:,.2f} USD), "
-        f"{spot.reading} with bursts on spot ({spot.total_spot:,.2f} USD)",
+        f"Cheapest: {on_demand.reading} with bursts on demand ({on_demand.total:,.2f} "
+        f"{currency}), "
+        f"{spot.reading} with bursts on spot ({spot.total_spot:,.2f} {currency})",
         *(f"Warning: {warning}" for warning in report.warnings()),
     ]
     return Output.of_lines(lines)
+
+
+def _live_lines(live: LiveLoad) -> Iterator[str]:
+    yield (
+        f"{live.service}: {counted(live.requests, 'request')} since {format_time(live.since)} UTC, "
+        f"of {live.input_tokens} input and {live.output_tokens} output tokens on average"
+    )
+    source = "as predicted for these lengths" if live.is_predicted else "as given"
+    yield f"A replica carries {live.replica_rate:.2f} requests/s at the peak, {source}"
 
 
 def _row(option: MixOption) -> list[str]:
@@ -100,7 +119,9 @@ def _row(option: MixOption) -> list[str]:
 def as_json(report: MixReport) -> Output:
     """Return all numbers, money per hour or month as the name says."""
     curve, prices = report.curve, report.prices
+    live = report.live
     body = {
+        **({} if live is None else {"source": _live_json(live)}),
         "load": {
             "hours": round(curve.seconds / _HOUR, 4),
             "meanReplicas": round(curve.mean, 4),
@@ -108,7 +129,7 @@ def as_json(report: MixReport) -> Output:
             "p95Replicas": curve.quantile(BURST_QUANTILE),
             "peakReplicas": curve.peak,
         },
-        "currency": "USD",
+        "currency": report.currency,
         "replicaHour": {
             **{to_camel(tier): price for tier, price in asdict(prices).items()},
             "effectiveSpot": round(report.effective_spot, 4),
@@ -136,6 +157,18 @@ def as_json(report: MixReport) -> Output:
         "warnings": list(report.warnings()),
     }
     return Output.of_json(body)
+
+
+def _live_json(live: LiveLoad) -> dict[str, str | float | bool]:
+    return {
+        "service": str(live.service),
+        "since": live.since.isoformat(),
+        "requests": live.requests,
+        "inputTokens": live.input_tokens,
+        "outputTokens": live.output_tokens,
+        "replicaRequestsPerSecond": round(live.replica_rate, 4),
+        "predicted": live.is_predicted,
+    }
 
 
 FORMATTERS: Mapping[str, Callable[[MixReport], Output]] = {"table": as_table, "json": as_json}

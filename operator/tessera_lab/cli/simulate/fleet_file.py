@@ -45,6 +45,8 @@ class FleetFile:
     """Of one replica and hour, by tier."""
     gpu_prices: Mapping[str, GpuPrices]
     """Of one GPU and hour by product, also of the other pools in this currency."""
+    missing_tiers: tuple[Tier, ...]
+    """Tiers without a pool of this GPU, which are priced as others; none with a set of prices."""
     currency: str
     budget: Budget | None
     """That of the service's namespace."""
@@ -79,12 +81,13 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         raise CommandError(f"--fleet {path}: InferenceService/{service.ref}: {problem}")
     chosen, nodes = next(each for each in pools if each[0].name == choice.offer.pool)
     product = choice.offer.hardware.product
+    missing, currency = tuple[Tier, ...](), "USD"
     if price_set is None:
-        prices, price_notes = _pool_prices(everywhere, product, at.date())
+        currency = choice.offer.tariff.currency
+        prices, missing = _pool_prices(everywhere, product, currency, at.date())
     else:
-        prices, price_notes = _set_prices(price_set, product), ()
+        prices = _set_prices(price_set, product)
     weight = float(choice.offer.tariff.weight)
-    currency = "USD" if price_set else choice.offer.tariff.currency
     if price_set is None:
         others = _other_products(everywhere, product, currency, at.date())
     else:
@@ -107,7 +110,8 @@ def read_fleet_file(path: str, name: str | None, price_set: str | None, at: date
         gpu_prices={**others, product: prices},
         currency=currency,
         budget=budget,
-        notes=(*notes, *price_notes, *_assumptions(service)),
+        missing_tiers=missing,
+        notes=(*notes, *_price_notes(product, missing), *_assumptions(service)),
     )
 
 
@@ -222,27 +226,37 @@ def _devices(node: Node) -> int:
 
 
 def _pool_prices(
-    objects: FleetObjects, product: str, today: date
-) -> tuple[GpuPrices, tuple[str, ...]]:
-    """Return the lowest price of a GPU by tier; a tier without a pool costs as the next one."""
+    objects: FleetObjects, product: str, currency: str, today: date
+) -> tuple[GpuPrices, tuple[Tier, ...]]:
+    """Return the lowest price of a GPU by tier; a tier without a pool costs as the next one.
+
+    The tiers without a pool of this currency are returned too.
+    """
     by_tier: dict[Tier, list[Decimal]] = {}
     for view in discover(objects.pools, objects.nodes, today):
-        if view.product == product and view.price is not None and view.pool.spec is not None:
-            by_tier.setdefault(view.pool.spec.tier, []).append(view.price.per_gpu_hour)
+        spec, price = view.pool.spec, view.price
+        if view.product != product or spec is None or price is None:
+            continue
+        if price.currency == currency:
+            by_tier.setdefault(spec.tier, []).append(price.per_gpu_hour)
     lowest = {tier: float(min(prices)) for tier, prices in by_tier.items()}
-    missing = [tier for tier in ("OnDemand", "Reserved", "Spot") if tier not in lowest]
+    tiers: tuple[Tier, ...] = ("OnDemand", "Reserved", "Spot")
     # Something has a price, since the service has been placed there.
     fallback = next(lowest[tier] for tier in ("Reserved", "OnDemand", "Spot") if tier in lowest)
     on_demand = lowest.get("OnDemand", fallback)
-    note = (
-        f"no AcceleratorPool of {product} is of tier {', '.join(missing)}: what would run there is "
-        "priced as the other tiers. Choose other prices with --prices"
-    )
     return GpuPrices(
         on_demand=on_demand,
         reserved=lowest.get("Reserved", on_demand),
         spot=lowest.get("Spot", on_demand),
-    ), (note,) if "OnDemand" in missing else ()
+    ), tuple(tier for tier in tiers if tier not in lowest)
+
+
+def _price_notes(product: str, missing: Sequence[Tier]) -> Iterator[str]:
+    if "OnDemand" in missing:
+        yield (
+            f"no AcceleratorPool of {product} is of tier {', '.join(missing)}: what would run "
+            "there is priced as the other tiers. Choose other prices with --prices"
+        )
 
 
 def _other_products(
@@ -253,7 +267,9 @@ def _other_products(
         for view in discover(objects.pools, objects.nodes, today)
         if view.product is not None and view.price is not None and view.price.currency == currency
     }
-    return {name: _pool_prices(objects, name, today)[0] for name in sorted(names - {product})}
+    return {
+        name: _pool_prices(objects, name, currency, today)[0] for name in sorted(names - {product})
+    }
 
 
 def _set_prices(price_set: str, product: str) -> GpuPrices:
