@@ -17,6 +17,7 @@ from tessera.domain.batch.attempt_state import STALL_TIMEOUT as BATCH_STALL_TIME
 from tessera.domain.batch.options import FULL_POOL_BACKOFF, SCHEDULING_TIMEOUT
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.config import STALL_TIMEOUT
+from tessera.domain.gateway.client_lengths import MAX_CLIENTS
 from tessera.domain.health.stall import REPLACEMENT_INTERVAL
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
 from tessera.domain.mig_backends.gpu_clients import STOP_TIMEOUT
@@ -172,6 +173,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes that all requests and answers hold in a gateway", MAX_HELD_BYTES),
             ("bytes of its record of prompts in the caches of engines", MAX_RECORD_BYTES),
             ("bytes of its record of where requests went, and why", MAX_RECENT_BYTES),
+            ("clients whose lengths of requests it knows", MAX_CLIENTS),
             ("bytes of the beginning of a prompt that it records", MAX_PROMPT_BYTES),
             ("bytes of the name of a session", MAX_SESSION_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),

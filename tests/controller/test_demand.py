@@ -38,7 +38,7 @@ from tessera.controller import demand as demand_module
 from tessera.controller.certificates import certificate_files, server_context, write_pair
 from tessera.controller.demand import DemandReceiver, serve_demand
 from tessera.controller.https_server import HttpsServer
-from tessera.domain.observed.demand import GatewayDemand, cut_demand
+from tessera.domain.observed.demand import ArrivedTokens, GatewayDemand, cut_demand
 from tessera.gateway.fleet import demand as gateway_demand
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
 from tessera.ports import RejectedDemand
@@ -111,6 +111,8 @@ def test_each_gateway_has_one_report_the_last_one() -> None:
         arrived=2, queued=3, in_flight=1, predicted_seconds=0.5
     )
     receiving.receive("gateway-1", queued=1)
+    receiving.receive(arrived=2, sized=1, promptTokens=300, answerTokens=20)
+    assert receiving.demand() == GatewayDemand(arrived=2, tokens=ArrivedTokens(1, 300, 20))
     receiving.receive()
     assert receiving.demand() is None
     assert receiving.demand("gateway-1") == GatewayDemand(queued=1)
@@ -243,6 +245,7 @@ async def test_what_is_no_report_is_refused_and_changes_nothing(
     [
         b'{"namespace": "a", "name": "b", "queued": -1}',
         b'{"namespace": "a", "name": "b", "queued": 1e99}',
+        b'{"namespace": "a", "name": "b", "sized": 1, "promptTokens": -1}',
         b'{"namespace": "a", "name": "b", "predictedSeconds": NaN}',
         b'{"namespace": "a", "name": "b", "more": 1}',
         b'{"namespace": "../a", "name": "b"}',
@@ -446,7 +449,8 @@ async def test_a_fleet_of_20_000_services_is_reported_in_bounded_parts(
     server: tuple[HttpsServer, Receiving], tmp_path: Path
 ) -> None:
     serving, receiving = server
-    largest = {"arrived": 10**6, "queued": 10**6, "in_flight": 10**6}
+    tokens = ArrivedTokens(10**6, 10**12, 10**12)
+    largest = {"arrived": 10**6, "tokens": tokens, "queued": 10**6, "in_flight": 10**6}
     demand = a_fleet(20_000, **largest, predicted_seconds=0.1234567890123456e9)
     async with a_reporter(serving, tmp_path, demand) as reporter:
         await reporter.report()

@@ -19,6 +19,7 @@ TOO_MANY_SERVICES = f"more than {counted(MAX_REPORT_SERVICES, 'service')}"
 _MAX_FAULT_LENGTH = 200
 _GatewayName = Annotated[str, StringConstraints(pattern=r"^[-a-z0-9.]{1,253}$")]
 _Count = Annotated[int, Field(ge=0, le=1_000_000)]
+_Tokens = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class ReportedDemand(Wire):
@@ -32,6 +33,15 @@ class ReportedDemand(Wire):
 
     arrived: _Count = 0
     """Requests that came since the report before."""
+
+    sized: _Count = 0
+    """Those of them whose lengths the gateway expects by their clients' earlier ones."""
+
+    prompt_tokens: _Tokens = 0
+    """Expected tokens of the prompts of these requests."""
+
+    answer_tokens: _Tokens = 0
+    """Expected tokens of their answers."""
 
     queued: _Count = 0
     """Requests that wait, for a replica or for their turn."""

@@ -23,6 +23,8 @@ from tessera.api.ref import Ref
 from tessera.controller.https_server import Endpoint, HttpsServer
 from tessera.domain.observed.demand import (
     MAX_REPORT_AGE,
+    NO_TOKENS,
+    ArrivedTokens,
     GatewayDemand,
     GatewayReport,
     current_reports,
@@ -113,6 +115,9 @@ class DemandReceiver:
         return {
             Ref(intern(row.namespace), intern(row.name)): GatewayDemand(
                 arrived=row.arrived,
+                tokens=ArrivedTokens(row.sized, row.prompt_tokens, row.answer_tokens)
+                if row.sized
+                else NO_TOKENS,
                 queued=row.queued,
                 in_flight=row.in_flight,
                 predicted_seconds=row.predicted_seconds,

@@ -4,7 +4,6 @@ import asyncio
 import gc
 import itertools
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,6 +21,7 @@ from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.requests.admission import Admission, DemandCount, Identifier
 from tessera.gateway.requests.app import GatewayApp
+from tessera.gateway.requests.arrivals import ArrivalCount
 from tessera.gateway.usage.metrics import ServiceRequests
 
 # Directories are built at most four times a second.
@@ -31,7 +31,7 @@ _GATHER_SECONDS = 0.01
 _BORROW_SECONDS = 10.0
 # Portions are renewed with every second poll; streams that wait are looked for with every fourth.
 _POLLS_PER_RENEWAL, _POLLS_PER_NOTE = 2, 4
-_NOTHING = DemandCount()
+_NOTHING, _NO_ARRIVALS = DemandCount(), ArrivalCount()
 
 
 class Recorder(Protocol):
@@ -86,7 +86,7 @@ class Gateway:
         self.directory: Directory | None = None
         """What requests are judged by; None before the first."""
         self._incremental = Incremental()
-        self._arrived = Counter[Ref]()
+        self._arrived: dict[Ref, ArrivalCount] = {}
         """Requests since the last report, of services that exist."""
         self._awaited: Mapping[Ref, AwaitedStreams] = {}
         self._moved_replicas: frozenset[str] = frozenset()
@@ -123,14 +123,16 @@ class Gateway:
     def take_demand(self) -> Mapping[Ref, GatewayDemand]:
         """Return the requests of each service that has any, or to which some came since then."""
         self._take_arrivals()
-        arrived, self._arrived = self._arrived, Counter()
+        arrived, self._arrived = self._arrived, {}
         queued, running = self._queued(), self.admission.demand
         demand = {}
         for service in {**queued, **running, **arrived}:
             waiting, work_seconds = queued.get(service, (0, 0.0))
             count = running.get(service, _NOTHING)
+            arrivals = arrived.get(service, _NO_ARRIVALS)
             demand[service] = GatewayDemand(
-                arrived=arrived[service],
+                arrived=arrivals.requests,
+                tokens=arrivals.tokens,
                 queued=waiting,
                 in_flight=count.in_flight,
                 predicted_seconds=count.work_ns / 1e9 + work_seconds,
@@ -147,8 +149,9 @@ class Gateway:
 
     def _take_arrivals(self) -> None:
         """Keep what arrived for the next report, and poll the engines of services with requests."""
-        arrived = self.admission.take_arrivals()
-        self._arrived.update(arrived)
+        arrived = self.admission.arrivals.take()
+        for service, count in arrived.items():
+            self._arrived[service] = self._arrived.get(service, _NO_ARRIVALS).plus(count)
         self._parts.poller.saw_traffic({**arrived, **self.admission.demand, **self._queued()})
 
     async def _build_directories(self) -> None:

@@ -13,6 +13,7 @@ from tessera.domain.explain.explain import explain
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.observed.demand import (
     MAX_REPORT_AGE,
+    ArrivedTokens,
     GatewayDemand,
     GatewayReport,
     fleet_demand,
@@ -366,6 +367,23 @@ def test_arrivals_of_each_second_are_those_of_all_gateways() -> None:
     assert single[CHAT].arrivals == tuple(range(40, 100))
     later = reports[0].followed_by(at(130), {})
     assert later.arrivals_by_second()[CHAT] == (*range(71, 100), *[0] * 31)
+
+
+def test_expected_tokens_are_those_of_the_last_minute_at_all_gateways() -> None:
+    reports = [GatewayReport(at=at(0)), GatewayReport(at=at(0))]
+    for second in range(200):
+        tokens = ArrivedTokens(2, 200, 20 if second < 100 else 60)
+        demand = {CHAT: GatewayDemand(arrived=3, tokens=tokens)} if second < 150 else {}
+        reports = [report.followed_by(at(second), demand) for report in reports]
+        rates = fleet_demand(reports, at(second))
+        assert rates is not None
+        if second == 99:
+            assert rates[CHAT].tokens == (240, 24_000, 2400)
+    assert rates is not None
+    # Ten more seconds of the minute had requests.
+    assert rates[CHAT].tokens == (40, 4000, 1200)
+    reports = [report.followed_by(at(300), {}) for report in reports]
+    assert reports[0].tokens == {}
 
 
 def test_arrivals_before_the_clock_was_set_back_are_in_no_second() -> None:

@@ -98,6 +98,20 @@ async def test_honest_counts_stay_as_they_are() -> None:
     assert (*counts, record.reasoning_tokens, record.estimated) == (40, 16, 9, 4, False)
 
 
+async def test_the_next_request_of_a_client_is_expected_to_be_as_those_that_ended() -> None:
+    usage = {"prompt_tokens": 11, "completion_tokens": 9}
+    async with reporting(usage) as gateway:
+        for number in range(22):
+            await gateway.post({**CHAT, "max_tokens": 9 if number < 21 else 4})
+            await gateway.record()
+            gateway.records.clear()
+            gateway.recorded.clear()
+            (arrived,) = gateway.admission.arrivals.take().values()
+            assert arrived.requests == 1
+            assert arrived.tokens.requests == (number >= 20)
+    assert arrived.tokens == (1, 11, 4)
+
+
 async def test_parts_are_no_larger_than_the_whole() -> None:
     usage = {
         "prompt_tokens": 40,

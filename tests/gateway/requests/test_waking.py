@@ -36,7 +36,7 @@ async def test_a_request_of_another_tenant_wakes_nothing(
         "its owner can set spec.access.wake to All."
     )
     assert not gateway.woken.is_set()
-    assert not gateway.admission.take_arrivals()
+    assert not gateway.admission.arrivals.take()
     assert (record.service, record.reason) == ("team-b/chat", "ServiceAsleep")
 
 

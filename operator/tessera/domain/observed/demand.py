@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.ref import Ref
 
@@ -15,12 +16,37 @@ ARRIVALS_SPAN = timedelta(seconds=60)
 _MIN_ARRIVALS_SPAN = timedelta(seconds=15)
 
 
+class ArrivedTokens(NamedTuple):
+    """Requests that came, and the tokens that gateways expect of them.
+
+    Gateways know none of a service that is new to them, and then count none of its requests.
+    """
+
+    requests: int = 0
+    prompt: int = 0
+    answer: int = 0
+    """0 of a pooling model."""
+
+    def plus(self, other: "ArrivedTokens", sign: int = 1) -> "ArrivedTokens":
+        """Return the sum, or with a `sign` of -1 the difference."""
+        return ArrivedTokens(
+            self.requests + sign * other.requests,
+            self.prompt + sign * other.prompt,
+            self.answer + sign * other.answer,
+        )
+
+
+NO_TOKENS = ArrivedTokens()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayDemand:
     """The requests of one service."""
 
     arrived: int = 0
     """Since the report before."""
+    tokens: ArrivedTokens = NO_TOKENS
+    """Of those, in a report; of the last minute, in the sum of reports."""
     queued: int = 0
     """Waiting at the gateway, for a replica or for their turn."""
     in_flight: int = 0
@@ -48,6 +74,10 @@ class GatewayReport:
     """Requests that came before each report of the last minute, oldest first."""
     arrived: Mapping[Ref, int] = field(default_factory=dict)
     """Sum of these but for the first report, whose requests came before the minute."""
+    expected: tuple[Mapping[Ref, ArrivedTokens], ...] = ()
+    """Tokens of the requests before each of these reports."""
+    tokens: Mapping[Ref, ArrivedTokens] = field(default_factory=dict)
+    """Sum of these but for the first report."""
     parts: Mapping[Ref, GatewayDemand] = field(default_factory=dict)
     """Services of the next report, of which the last part did not come yet."""
 
@@ -55,13 +85,24 @@ class GatewayReport:
         """Return the next report of this gateway, with the arrivals of the last minute."""
         demand = {**self.parts, **demand}
         arrived = {ref: demand[ref].arrived for ref in demand if demand[ref].arrived}
+        tokens = {ref: demand[ref].tokens for ref in demand if demand[ref].tokens.requests}
         entries, total = (*self.arrivals, (at, arrived)), Counter(self.arrived)
+        expected, all_tokens = (*self.expected, tokens), dict(self.tokens)
         if self.arrivals:
             total.update(arrived)
+            _add(all_tokens, tokens)
         while at - entries[0][0] > ARRIVALS_SPAN:
-            entries = entries[1:]
+            entries, expected = entries[1:], expected[1:]
             total.subtract(entries[0][1])
-        return GatewayReport(at=at, demand=demand, arrivals=entries, arrived=+total)
+            _add(all_tokens, expected[0], -1)
+        return GatewayReport(
+            at=at,
+            demand=demand,
+            arrivals=entries,
+            arrived=+total,
+            expected=expected,
+            tokens=all_tokens,
+        )
 
     def arrival_rates(self) -> Mapping[Ref, float] | None:
         """Return the arrivals per second of each service that had any; None if too few reports."""
@@ -115,11 +156,23 @@ def fleet_demand(
             rate = rates.get(ref, 0.0) if rates is not None else None
             rated = replace(
                 report.demand.get(ref, NO_DEMAND),
+                tokens=report.tokens.get(ref, NO_TOKENS),
                 arrivals_per_second=rate,
                 arrivals=arrivals.get(ref, ()),
             )
             total[ref] = _sum(total[ref], rated) if ref in total else rated
     return total
+
+
+def _add(
+    total: dict[Ref, ArrivedTokens], tokens: Mapping[Ref, ArrivedTokens], sign: int = 1
+) -> None:
+    for ref, each in tokens.items():
+        summed = total.get(ref, NO_TOKENS).plus(each, sign)
+        if summed.requests:
+            total[ref] = summed
+        else:
+            total.pop(ref, None)
 
 
 def _sum(first: GatewayDemand, second: GatewayDemand) -> GatewayDemand:
@@ -130,6 +183,7 @@ def _sum(first: GatewayDemand, second: GatewayDemand) -> GatewayDemand:
     ]
     return GatewayDemand(
         arrived=first.arrived + second.arrived,
+        tokens=first.tokens.plus(second.tokens),
         queued=first.queued + second.queued,
         in_flight=first.in_flight + second.in_flight,
         predicted_seconds=first.predicted_seconds + second.predicted_seconds,

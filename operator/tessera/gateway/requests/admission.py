@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -43,6 +42,7 @@ from tessera.gateway.refusals import (
     over_limit,
     unknown_model,
 )
+from tessera.gateway.requests.arrivals import ArrivalCounter
 from tessera.gateway.requests.queues import ModelQueues
 
 _MAX_CACHED_LIMITS = 10_000
@@ -157,7 +157,7 @@ class Admission:
         self.replicas.freed = self.queues.freed
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
-        self._arrived = Counter[Ref]()
+        self.arrivals = ArrivalCounter()
 
     def update(self, directory: Directory) -> ModelChanges:
         """Judge by this directory from now on; return which models differ from the last one's."""
@@ -191,6 +191,7 @@ class Admission:
             del self._applicable[key]
         for model in changes.removed:
             self.demand.pop(model.service, None)
+            self.arrivals.forget(model)
 
     async def identify(self, headers: Mapping[bytes, bytes], address: str) -> Identity:
         """Return who sends a request with these headers from this address.
@@ -247,7 +248,7 @@ class Admission:
             raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
         shape = self._with_its_priority(model, shape)
         admitted = await self._within_limits(identity, model, shape)
-        self._arrived[model.service] += 1
+        self.arrivals.add(identity, model, shape)
         ticket = Ticket(
             model=model,
             shape=shape,
@@ -266,11 +267,6 @@ class Admission:
         demand.in_flight += 1
         demand.work_ns += ticket.work_ns
         return ticket
-
-    def take_arrivals(self) -> Counter[Ref]:
-        """Return the requests that came since the last time, also those that were refused then."""
-        arrived, self._arrived = self._arrived, Counter()
-        return arrived
 
     def send_again(
         self,

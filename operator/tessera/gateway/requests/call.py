@@ -334,6 +334,14 @@ class Call:
             self._admission.replicas.learn(
                 self._model, counts.input, counts.output, self._size.text_bytes
             )
+            if self._ticket is not None:
+                self._admission.arrivals.learn(
+                    self._inbound.identity,
+                    self._model,
+                    self._ticket.shape,
+                    input_tokens=counts.input,
+                    output_tokens=counts.output,
+                )
 
     def _most(self, ticket: Ticket) -> tuple[int, int]:
         """Return the most tokens that the request can have of input and of output.
