@@ -31,7 +31,7 @@ def draw(
     rng = random.Random(seed)  # noqa: S311 - not a secret
     clients, weights = list(lengths), [len(each) for each in lengths.values()]
     substitutes: dict[int, int] = {}
-    requests: list[tuple[float, int, int]] = []
+    requests: list[tuple[float, int, int, int]] = []
     for row in rates:
         start = float(row["t_s"]) - begin
         rate = float(row["rate_rps"]) / scale
@@ -42,14 +42,18 @@ def draw(
             if client not in substitutes:
                 substitutes[client] = rng.choices(clients, weights)[0]
             client = substitutes[client]
-        requests += [(start + at, *rng.choice(lengths[client])) for at in _arrivals(row, rate, rng)]
+        requests += [
+            (start + at, *rng.choice(lengths[client]), int(row["client"]))
+            for at in _arrivals(row, rate, rng)
+        ]
     requests.sort()
     return Trace(
         name="drawn",
         seconds=seconds,
         arrivals=array("d", (at for at, *_ in requests)),
-        input_tokens=array("l", (prompt for _, prompt, _ in requests)),
-        output_tokens=array("l", (answer for *_, answer in requests)),
+        input_tokens=array("l", (prompt for _, prompt, _, _ in requests)),
+        output_tokens=array("l", (answer for _, _, answer, _ in requests)),
+        clients=array("l", (client for *_, client in requests)),
     )
 
 

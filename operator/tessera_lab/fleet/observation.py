@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.perf import StepTime
 
 
@@ -96,6 +97,8 @@ class Observation:
     """Those of them that wait at the gateway for a replica."""
     arrived: int = 0
     """Requests that have come to the gateway since the start."""
+    arrived_tokens: ArrivedTokens = NO_TOKENS
+    """Of those whose lengths the gateway expected by their clients' earlier ones."""
     arrivals: tuple[int, ...] = ()
     """Those of each second of the last minute, oldest first."""
     finished_lengths: Sequence[tuple[int, int]] = ()

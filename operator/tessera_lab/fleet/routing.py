@@ -7,10 +7,11 @@ from functools import partial
 from itertools import pairwise
 from zlib import crc32
 
+from tessera.domain.gateway.client_lengths import ClientId, ClientLengths
 from tessera.domain.gateway.prefixes import PromptBlocks
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
-from tessera.domain.observed.demand import ARRIVALS_SPAN
+from tessera.domain.observed.demand import ARRIVALS_SPAN, NO_TOKENS
 from tessera.domain.picking.pick import Choice, pick, with_prefix, without_room
 from tessera.domain.picking.prediction import (
     RequestMeans,
@@ -44,7 +45,11 @@ class Door:
         self.serving: list[SimulatedReplica] = []
         """Replicas that get requests, in the order in which they became ready."""
         self.arrived = 0
+        self.arrived_tokens = NO_TOKENS
+        """Of the requests whose lengths could be expected when they came."""
         self.refused = 0
+        self._lengths = ClientLengths()
+        self._max_model_len = fleet.replica.max_model_len
         self._trace, self._ttft = trace, ttft
         self._queue = FairQueue(_BOUNDS)
         self._held: dict[QueueEntry, int] = {}
@@ -72,6 +77,7 @@ class Door:
         arrivals, count, index = self._trace.arrivals, len(self._trace), self.arrived
         while index < count and arrivals[index] <= moment:
             arrival = arrivals[index]
+            self._expect(index)
             self.pump(arrival)
             self._advance(arrival)
             if self._held or not (replicas := self._open(arrival)):
@@ -106,7 +112,24 @@ class Door:
     def learn(self, ended: list[EndedRequest]) -> None:
         """Take the lengths of requests that ended into the means."""
         for request in ended:
-            self._means = self._means.after(request.prompt_tokens, request.output_tokens)
+            prompt, answer = request.prompt_tokens, request.output_tokens
+            self._means = self._means.after(prompt, answer)
+            client = self._client(request.row)
+            self._lengths.learn("", client, estimate=prompt, prompt=prompt, answer=answer)
+
+    def _expect(self, index: int) -> None:
+        """Count the tokens of a request that comes, as a gateway expects them.
+
+        The trace says how long its answer will be, which no gateway knows.
+        """
+        prompt = self._trace.input_tokens[index]
+        client, most = self._client(index), self._max_model_len
+        tokens = self._lengths.expected("", client, prompt, most)
+        self.arrived_tokens = self.arrived_tokens.plus(tokens)
+
+    def _client(self, index: int) -> ClientId:
+        clients = self._trace.clients
+        return ClientId("", None if clients is None else str(clients[index]))
 
     def _hold(self, index: int, arrival: float) -> None:
         entry = QueueEntry(

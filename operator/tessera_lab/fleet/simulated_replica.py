@@ -27,6 +27,8 @@ _COUNTERS = ("steps", "prefill_tokens", "generated_tokens", "queried_tokens", "h
 class EndedRequest(NamedTuple):
     """Lengths of a finished request, and seconds between its first and its last token."""
 
+    row: int
+    """Of the request in its trace."""
     prompt_tokens: int
     output_tokens: int
     decode_seconds: float
@@ -228,5 +230,5 @@ class SimulatedReplica:
                 sent.record.complete(sent.prompt, request.output_tokens, share)
             first = sequence.first_token_at or now
             self.ended.append(
-                EndedRequest(request.prompt_tokens, request.output_tokens, now - first)
+                EndedRequest(request.id, request.prompt_tokens, request.output_tokens, now - first)
             )

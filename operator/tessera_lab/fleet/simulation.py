@@ -157,6 +157,7 @@ class Simulation:
             in_flight=self._in_flight(),
             queued=door.queued,
             arrived=door.arrived,
+            arrived_tokens=door.arrived_tokens,
             arrivals=door.arrivals_by_second(moment),
             finished_lengths=[(each.prompt_tokens, each.output_tokens) for each in ended],
         )

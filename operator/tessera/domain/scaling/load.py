@@ -5,7 +5,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.domain.incremental import FOREVER
-from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.demand import NO_TOKENS, GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.state import ServiceLoad
 
@@ -63,6 +63,7 @@ def load_of(
         token_rates=readings.token_rates.get(service) if readings and by_pod and service else None,
         arrival_rate=demand.arrivals_per_second if demand is not None else None,
         arrivals=demand.arrivals if demand is not None else (),
+        arrived_tokens=demand.tokens if demand is not None else NO_TOKENS,
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,
         with_counts=len(counts),
         until=min(young) + MAX_READING_AGE if young else FOREVER,

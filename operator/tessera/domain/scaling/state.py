@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from tessera.api.reasons import ScalingReason
 from tessera.domain.incremental import FOREVER, NEVER
+from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.observed.snapshot import TokenRates
 from tessera.domain.placement.split_state import VariantChange, VariantMemory
 
@@ -66,6 +67,8 @@ class ServiceLoad:
     """Requests per second that came to gateways in the last minute."""
     arrivals: tuple[int, ...] = ()
     """Requests that came to gateways in each second of the last minute, oldest first."""
+    arrived_tokens: ArrivedTokens = NO_TOKENS
+    """What gateways expect of those of the last minute."""
     ttft: TtftShares | None = None
     """None is "not known", as without a gateway."""
     known_requests: float | None = None

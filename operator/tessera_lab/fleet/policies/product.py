@@ -12,7 +12,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
-from tessera.domain.observed.demand import ARRIVALS_SPAN, GatewayDemand
+from tessera.domain.observed.demand import ARRIVALS_SPAN, ArrivedTokens, GatewayDemand
 from tessera.domain.observed.latency import (
     EngineLatency,
     GatewayLatency,
@@ -162,8 +162,8 @@ class ProductPolicy:
         """Observations of new scrapes in the last ten minutes, oldest first."""
         self._slow_readings: tuple[float, SpeedReading, ServiceLatency] | None = None
         """What is read less often, with its moment."""
-        self._arrivals: deque[tuple[float, int]] = deque()
-        """Moments of the last minute with the arrivals until then."""
+        self._arrivals: deque[tuple[float, int, ArrivedTokens]] = deque()
+        """Moments of the last minute with the arrivals until then, and their expected tokens."""
 
     def decide(self, observation: Observation) -> int:
         """Return the replicas that the plan asks for."""
@@ -188,7 +188,7 @@ class ProductPolicy:
             history.append(observation)
         while len(history) > 1 and history[1].scraped_at <= observation.scraped_at - _LONG:
             history.popleft()
-        arrivals.append((observation.at, observation.arrived))
+        arrivals.append((observation.at, observation.arrived, observation.arrived_tokens))
         while len(arrivals) > 1 and arrivals[1][0] <= observation.at - _RATE:
             arrivals.popleft()
 
@@ -334,11 +334,13 @@ class ProductPolicy:
         )
 
     def _demand(self, observation: Observation) -> GatewayDemand:
-        span = min(ARRIVALS_SPAN.total_seconds(), observation.at - self._arrivals[0][0])
-        rate = (observation.arrived - self._arrivals[0][1]) / span if span else None
+        since, arrived, tokens = self._arrivals[0]
+        span = min(ARRIVALS_SPAN.total_seconds(), observation.at - since)
+        rate = (observation.arrived - arrived) / span if span else None
         return GatewayDemand(
             queued=observation.queued,
             in_flight=observation.in_flight - observation.queued,
+            tokens=observation.arrived_tokens.plus(tokens, -1),
             arrivals_per_second=rate,
             arrivals=observation.arrivals,
         )
