@@ -399,8 +399,8 @@ class ScalingReason(StatusReason):
     SCALE_UP_LIMIT = "ScaleUpLimit"
     """More replicas are recommended than `spec.scaling.scaleUp` allows within one period."""
     DEMAND_ABOVE_CAPACITY = "DemandAboveCapacity"
-    """With policy `Capacity`: more requests arrive than the replicas carry within the SLO and with
-    headroom for the start of another one, so replicas are added."""
+    """With policy `Capacity`: more requests arrive than the replicas carry within the SLO, so
+    replicas are added."""
     BACKLOG_ABOVE_TARGET = "BacklogAboveTarget"
     """With policy `Capacity`: what waits takes longer to serve than `spec.slo.ttftP95`, so replicas
     are added."""
@@ -408,7 +408,7 @@ class ScalingReason(StatusReason):
     """With policy `Capacity`: requests have waited for a minute while slices are active or the KV
     cache is full, so the predicted capacity is corrected and replicas are added."""
     CAPACITY_ABOVE_DEMAND = "CapacityAboveDemand"
-    """With policy `Capacity`: fewer replicas have been enough for longer than a start-up is worth,
+    """With policy `Capacity`: fewer replicas have been enough for the whole stabilization window,
     so replicas are removed, however active they are."""
     STARTING_REPLICA_WITHDRAWN = "StartingReplicaWithdrawn"
     """With policy `Capacity`: a replica that does not serve yet has not been needed for a

@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -121,15 +121,15 @@ def test_a_replica_stays_where_the_others_would_not_carry_its_load(
 
 
 def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> None:
-    decision = play(policy(), [load(0, arrival_rate=6.0, running=40.0)])[0]
+    decision = play(policy(), [load(0, arrival_rate=6.5, running=40.0)])[0]
     assert (decision.replicas, decision.reason) == (4, "DemandAboveCapacity")
-    assert "6.00 requests/s at the gateway, a replica carries 2.00/s" in decision.message
+    assert "6.50 requests/s at the gateway, a replica carries 2.00/s" in decision.message
 
 
 @pytest.mark.parametrize(
     ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.5, 3, (1.0, 1.0), 3, 1.07), (6.8, 4, (0.9, 0.8), 5, 0.80)],
+    [(5.6, 3, (1.0, 1.0), 3, 1.07), (6.8, 4, (0.9, 0.8), 5, 0.80)],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
     rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: float
@@ -154,10 +154,10 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
-    risen = play(policy(), [load(0, arrival_rate=3.0, arrivals=(*[0] * 45, *[8] * 15))])[0]
+    risen = play(policy(), [load(0, arrival_rate=3.0, arrivals=(*[0] * 45, *[10] * 15))])[0]
     assert isinstance(risen.assessment, CapacityAssessment)
     assert (risen.replicas, risen.reason) == (4, "DemandAboveCapacity")
-    assert risen.assessment.arrivals.rate == pytest.approx((120 - 3 * math.sqrt(120)) / 15)
+    assert risen.assessment.arrivals.rate == pytest.approx((150 - 3 * math.sqrt(150)) / 15)
 
 
 @pytest.mark.parametrize("rate", [0.2, 2.0, 20.0])
@@ -236,9 +236,9 @@ def test_engines_with_other_clients_than_the_gateway_are_believed() -> None:
 
 
 def test_a_queue_that_takes_longer_than_the_objective_adds_replicas_at_once() -> None:
-    short = play(policy(), [load(0, waiting=4.0, arrival_rate=2.0)])[0]
+    short = play(policy(), [load(0, waiting=4.0, arrival_rate=2.1)])[0]
     assert (short.replicas, short.reason) == (2, "Steady")
-    decision = play(policy(), [load(0, waiting=150.0, arrival_rate=2.0)])[0]
+    decision = play(policy(), [load(0, waiting=150.0, arrival_rate=2.1)])[0]
     assert (decision.replicas, decision.reason) == (3, "BacklogAboveTarget")
 
 
@@ -265,24 +265,27 @@ def test_after_one_of_two_replicas_is_lost_the_others_carry_the_load() -> None:
     assert play(policy(minReplicas=1), loads, steady(6))[-1].replicas <= retained
 
 
-def test_a_replica_stays_as_long_as_its_start_would_cost() -> None:
-    slow = replace(CAPACITY, lead=timedelta(seconds=180))
-    loads = [load(second, serving=4, arrival_rate=0.5) for second in range(0, 700, 5)]
-    removed = [
-        next(
+def test_by_estimates_a_replica_stays_as_long_as_its_start_would_cost() -> None:
+    def removed(lead: float, window: str, **rate: float) -> datetime:
+        loads = [load(second, serving=4, **rate) for second in range(0, 700, 5)]
+        capacity = replace(CAPACITY, lead=timedelta(seconds=lead))
+        spec = policy(scaleDown={"stabilizationWindow": window})
+        decisions = play(spec, loads, steady(4), capacity)
+        return next(
             load.at
-            for load, decision in zip(
-                loads, play(policy(), loads, steady(4), capacity), strict=True
-            )
+            for load, decision in zip(loads, decisions, strict=True)
             if decision.replicas < 4
         )
-        for capacity in (CAPACITY, slow)
-    ]
-    assert removed == [at(400), at(600)]
+
+    by_estimates = [removed(lead, "1m", finish_rate=0.5) for lead in (10, 100, 180)]
+    assert by_estimates == [at(60), at(400), at(600)]
+    # What comes is known: the window that the spec has is enough.
+    for window, seconds in (("1m", 60), ("5m", 300)):
+        assert removed(180, window, arrival_rate=0.5) == at(seconds)
 
 
 def test_a_starting_replica_that_is_not_needed_any_more_is_withdrawn() -> None:
-    busy = [load(second, arrival_rate=6.0) for second in range(0, 60, 5)]
+    busy = [load(second, arrival_rate=6.5) for second in range(0, 60, 5)]
     calm = [load(second, arrival_rate=1.0) for second in range(60, 200, 5)]
     decisions = play(policy(), [*busy, *calm])
     assert decisions[11].replicas == 4
@@ -324,7 +327,7 @@ def test_without_engine_metrics_arrivals_decide_about_reductions_after_five_minu
     assert {decision.replicas for decision in decisions[:60]} == {4}
     assert {decision.reason for decision in decisions[1:60]} == {"FailedGetMetrics"}
     assert (decisions[-1].replicas, decisions[-1].reason) == (1, "MetricsPartial")
-    raised = play(policy(), [unknown(0, arrival_rate=6.0)])[0]
+    raised = play(policy(), [unknown(0, arrival_rate=6.5)])[0]
     assert (raised.replicas, raised.reason) == (4, "DemandAboveCapacity")
 
 
@@ -464,23 +467,22 @@ def test_a_constant_load_changes_the_number_at_most_six_times_an_hour(
     assert changes_of(follow(course, range(0, 3600, 20), start, lead)) <= 6
 
 
-@pytest.mark.parametrize("arrivals", ["arrival_rate", "finish_rate"])
-def test_the_headroom_is_measured_by_arrivals_and_not_by_their_estimates(arrivals: str) -> None:
-    peaks = [1.5 + (second // 30 % 4 == 0) for second in range(0, 1800, 30)]
-    loads = [load(30 * index, **{arrivals: rate}) for index, rate in enumerate(peaks)]
+@pytest.mark.parametrize(("arrivals", "headroom"), [("arrival_rate", 1.0), ("finish_rate", 1.14)])
+def test_only_estimated_arrivals_have_a_headroom(arrivals: str, headroom: float) -> None:
+    loads = [load(30 * index, **{arrivals: 2.0}) for index in range(20)]
     assessment = play(policy(), loads)[-1].assessment
     assert isinstance(assessment, CapacityAssessment)
-    assert round(assessment.headroom, 2) == (1.40 if arrivals == "arrival_rate" else 1.14)
+    assert assessment.headroom == pytest.approx(headroom)
 
 
 def test_what_is_enough_is_said_with_when_the_others_go() -> None:
     """An on-call needs the number, until when, and no rate that froze five minutes ago."""
-    loads = [load(second, serving=4, arrival_rate=6.0) for second in range(0, 60, 10)]
-    loads += [load(second, serving=4, arrival_rate=0.7) for second in range(60, 470, 10)]
+    loads = [load(second, serving=4, arrival_rate=6.5) for second in range(0, 60, 10)]
+    loads += [load(second, serving=4, arrival_rate=0.7) for second in range(60, 370, 10)]
     *decisions, last = play(policy(scaleDown={"stabilizationWindow": "5m"}), loads, steady(4))
     assert last.replicas == 1
     assert all(each.reason == ScalingReason.SCALE_DOWN_STABILIZED for each in decisions[6:])
     assert decisions[-1].message == (
-        "4 replicas; 1 is enough since 12:01:00 UTC, so 3 go at 12:07:40 UTC"
+        "4 replicas; 1 is enough since 12:01:00 UTC, so 3 go at 12:06:00 UTC"
     )
     assert len({each.message for each in decisions[6:]}) <= 2

@@ -7,7 +7,6 @@ import pytest
 
 from tessera.api.service_class import ServiceClass
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.scaling.policies.capacity.growth import Growth
 from tessera.domain.scaling.policies.capacity.policy import replicas_for
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
@@ -92,12 +91,11 @@ def check_capacity(service_class: ServiceClass, every: int) -> int:
 def largest_silent_rate(capacity: VariantCapacity, replicas: int) -> float:
     """Return the highest rate of arrivals, in steps of a thousandth, that adds no replica."""
     full = replicas * capacity.requests_per_second
-    headroom = Growth().headroom(capacity.lead)
     steps = bisect_left(
         range(2000),
         True,
         key=lambda step: (
-            replicas_for(full * step / 1000, capacity.requests_per_second, headroom) > replicas
+            replicas_for(full * step / 1000, capacity.requests_per_second, 1.0) > replicas
         ),
     )
     return full * (steps - 1) / 1000

@@ -12,7 +12,7 @@ import pytest
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
 from tessera.domain.explain.explain import explain
-from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.demand import ArrivedTokens, GatewayDemand
 from tessera.domain.observed.snapshot import (
     Readings,
     Snapshot,
@@ -22,11 +22,13 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.scaling.policies.capacity.growth import Growth
-from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
+from tessera.domain.scaling.policies.capacity.policy import (
+    CapacityAssessment,
+    headroom_of_estimates,
+)
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
-    lengths_of_last_minute,
+    computed_prompt_of,
     variant_capacity,
 )
 from tessera.domain.scaling.state import ServiceLoad
@@ -132,7 +134,7 @@ def test_one_replica_keeps_the_objective_up_to_the_rate_that_needs_two(
     lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
     carried = capacity(lengths)
     full = carried.requests_per_second
-    rate = full / Growth().headroom(carried.lead)
+    rate = full / headroom_of_estimates(carried.lead)
     assert attainment(rate, carried) >= 0.95
     assert attainment(too_many * rate, carried) < 0.95
 
@@ -144,7 +146,7 @@ def test_what_is_cached_makes_room_for_as_many_more_requests_in_time(
     lengths = SpeedReading(requests=100, mean_input_tokens=prompt, mean_output_tokens=answer)
     carried = capacity(replace(lengths, cached_share=0.75))
     assert carried.requests_per_second > 1.05 * capacity(lengths).requests_per_second
-    rate = carried.requests_per_second / Growth().headroom(carried.lead)
+    rate = carried.requests_per_second / headroom_of_estimates(carried.lead)
     assert attainment(rate, carried, cached_requests=0.75) >= 0.95
     assert attainment(1.1 * carried.requests_per_second, carried) < 0.95
 
@@ -249,7 +251,7 @@ def test_without_a_target_as_many_may_wait_as_are_served_in_time(
 
 
 def test_by_default_a_service_follows_the_arrivals_at_the_gateway() -> None:
-    rate = 3 * capacity_of_plan()
+    rate = 3.1 * capacity_of_plan()
     demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
     scale = plan_of(a_fleet(SCALING, demand=demand)).service_plans[CHAT].scale
     assert scale.replicas > 3
@@ -273,22 +275,29 @@ def test_without_a_gateway_finished_requests_are_followed() -> None:
     assert "estimated from the engines" in scale.message
 
 
-def test_answers_that_become_longer_count_before_the_first_of_them_ends() -> None:
-    rate = capacity_of_plan()
-    demand = {CHAT: GatewayDemand(arrivals_per_second=rate)}
+def test_requests_count_as_they_are_expected_when_they_come() -> None:
     short = SpeedReading(requests=1000, mean_input_tokens=800, mean_output_tokens=200)
+    rate = capacity(short).requests_per_second
     pods = (a_pod("chat-0"),)
+    readings = replace(readings_of(pods), speeds={CHAT: (short,)})
 
-    def replicas(output: float, prompt: float = 800) -> int:
-        rates = TokenRates(prompt=prompt * rate, output=output * rate)
-        readings = replace(readings_of(pods), speeds={CHAT: (short,)}, token_rates={CHAT: rates})
+    def capacity_of(prompt: int, answer: int, requests: int = 60) -> VariantCapacity:
+        tokens = ArrivedTokens(requests, prompt * requests, answer * requests)
+        demand = {CHAT: GatewayDemand(arrivals_per_second=rate, tokens=tokens)}
         fleet = a_fleet(SCALING, pods=pods, readings=readings, demand=demand)
-        return plan_of(fleet).service_plans[CHAT].scale.replicas
+        assessment = plan_of(fleet).service_plans[CHAT].scale.assessment
+        assert isinstance(assessment, CapacityAssessment)
+        return assessment.capacity
 
-    usual = replicas(output=200)
-    assert replicas(output=100) == usual
-    assert replicas(output=1000) >= 3 * usual
-    assert replicas(output=200, prompt=2400) > usual
+    usual = capacity_of(800, 200)
+    assert (usual.input_tokens, usual.output_tokens) == (800, 200)
+    assert usual == capacity_of(10, 10, requests=49)
+    assert capacity_of(800, 1000).requests_per_second < usual.requests_per_second / 2.5
+    assert capacity_of(2400, 200).requests_per_second < usual.requests_per_second / 1.2
+    # What ended is of another kind, and is no reason to wait until more has.
+    assert capacity_of(400, 100).requests_per_second > 1.5 * usual.requests_per_second
+    # Nothing is longer than the context.
+    assert capacity_of(10**9, 10**9).input_tokens == 1
 
 
 def test_prefixes_that_are_cached_no_more_count_within_the_minute() -> None:
@@ -347,8 +356,8 @@ def test_a_cached_share_stays_while_it_is_not_measured() -> None:
         assert scale.assessment.capacity.cached_share == 0.75
 
 
-def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
-    def lengths(arrivals: float | None, finish_rate: float = 0.5) -> tuple[int, int]:
+def test_the_tokens_of_few_requests_say_nothing_of_their_prompts() -> None:
+    def computed(arrivals: float | None, finish_rate: float = 0.5) -> int:
         loaded = ServiceLoad(
             at=at(0),
             replicas=1,
@@ -360,13 +369,13 @@ def test_the_tokens_of_few_requests_say_nothing_of_their_lengths() -> None:
             finish_rate=finish_rate,
             token_rates=TokenRates(prompt=900.0, output=300.0),
         )
-        return lengths_of_last_minute(loaded)
+        return computed_prompt_of(loaded)
 
-    assert lengths(1.0) == (900, 300)
-    assert lengths(2.0) == (450, 150)
+    assert computed(1.0) == 900
+    assert computed(2.0) == 450
     # A queue is worked off.
-    assert lengths(1.0, finish_rate=3.0) == (300, 100)
-    assert [lengths(0.5), lengths(0.0), lengths(None)] == [(0, 0)] * 3
+    assert computed(1.0, finish_rate=3.0) == 300
+    assert [computed(0.5), computed(0.0), computed(None)] == [0] * 3
 
 
 def test_time_alone_removes_replicas_although_no_reading_changes() -> None:
@@ -392,7 +401,7 @@ def test_explain_names_the_signal_the_capacity_and_the_number() -> None:
     numbers = dict(decision.numbers)
     assert numbers["policy"] == "Capacity"
     assert numbers["arrivals"] == "0.50 requests/s at the gateway"
-    assert numbers["needed"].startswith("1,")
+    assert numbers["needed"] == "1"
     assert f"{capacity_of_plan():.2f} requests/s per replica" in numbers["capacity"]
     assert any("may add replicas at once" in sentence for sentence in decision.would_change)
 

@@ -3,7 +3,8 @@
 The demand is the rate of arrivals, and the capacity of a replica that of the performance model. So
 the number follows the load at once, also while streams go on, and what engines or devices show
 beside it (a queue, a full KV cache, activity) may only add replicas. A replica is removed after the
-demand was lower for as long as its start-up would cost, the rule of ski rental.
+demand was lower for the whole stabilization window; by estimated arrivals for as long as its
+start-up would cost, the rule of ski rental.
 """
 
 import math
@@ -42,7 +43,6 @@ from tessera.domain.scaling.policies.capacity.demand import (
     is_at_rest,
     remember,
 )
-from tessera.domain.scaling.policies.capacity.growth import next_growth
 from tessera.domain.scaling.policies.capacity.pace import next_pace, ttft_shares
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
@@ -61,7 +61,10 @@ from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 
 # What waits too long for the TTFT objective shall be served within this time.
 BACKLOG_SPAN = timedelta(seconds=60)
-# Starting a replica again costs its lead, and several times as much in lost objectives.
+# Estimated arrivals are half a minute late, so they count with what they may grow by while a
+# replica starts: a factor, by the seconds of its lead.
+_BASE, _PER_SECOND, _MOST_HEADROOM = 1.04, 0.001, 1.3
+# To start a replica again, which their errors make necessary, costs several times its lead.
 _START_UP_COST = 4
 MAX_HOLD = timedelta(minutes=10)
 
@@ -78,15 +81,20 @@ class CapacityAssessment:
     backlog: int
     """Replicas for the arrivals and what waits for too long; 0 if nothing does."""
     needed: int
-    """Replicas for the arrivals with their headroom, for bursts and for the backlog."""
+    """Replicas for the arrivals, for bursts and for the backlog."""
     retained: int
     """Replicas below which none is removed."""
     hold: timedelta
     """Time for which fewer must be enough before replicas are removed."""
     headroom: float
-    """Factor of the arrivals for their growth while a replica starts."""
+    """Factor of estimated arrivals for their growth while a replica starts; 1 of known ones."""
     pace: float
     """Factor of the predicted capacity that attained first tokens show."""
+
+
+def headroom_of_estimates(lead: timedelta) -> float:
+    """Return the factor by which estimated arrivals may grow while a replica starts."""
+    return min(_MOST_HEADROOM, _BASE + _PER_SECOND * lead.total_seconds())
 
 
 def replicas_for(rate: float, replica_rate: float, headroom: float) -> int:
@@ -131,7 +139,7 @@ def _is_steady(decision: ScaleDecision, load: ServiceLoad) -> bool:
         return False
     if arrivals.most is None:
         return not load.known_waiting
-    # Growth is measured of arrivals at gateways alone, and bursts matter while any come.
+    # Bursts are looked for at gateways alone, and matter while any come.
     if arrivals.rate and (memory.bursts or not arrivals.estimated):
         return False
     retained = [each.replicas for each in history.down_window]
@@ -160,11 +168,6 @@ def scale_by_capacity(
     expected = capacity.requests_per_second * memory.pace.factor * max(1, load.serving)
     use, missing = arrivals.rate / expected, load.serving < current
     memory = replace(memory, pace=next_pace(memory.pace, load.ttft, use, missing=missing))
-    if not arrivals.estimated:
-        # What an estimate jumps by is mostly its error.
-        filled = arrivals.rate / capacity.requests_per_second
-        growth = next_growth(memory.growth, load.at, filled, capacity.lead)
-        memory = replace(memory, growth=growth)
     corrected = _corrected(capacity, memory)
     burst = _burst(target, corrected, load)
     memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, arrivals.rate))
@@ -215,9 +218,12 @@ def _assess(
 ) -> CapacityAssessment:
     spec, replica_rate = target.spec, capacity.requests_per_second
     most = arrivals.rate if arrivals.most is None else arrivals.most
-    headroom = memory.growth.headroom(capacity.lead)
+    headroom, hold = 1.0, spec.scale_down.stabilization_window
     # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
     noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
+    if arrivals.estimated:
+        headroom = headroom_of_estimates(capacity.lead)
+        hold = max(hold, min(_START_UP_COST * capacity.lead, MAX_HOLD))
     retained = replicas_for(most + noise, replica_rate, headroom)
     if retained < load.serving:
         fewer_rate = capacity.fewer_requests_per_second
@@ -237,9 +243,7 @@ def _assess(
         backlog=backlog,
         needed=max(needed, backlog),
         retained=clamp(spec, max(retained, needed, backlog)),
-        hold=max(
-            spec.scale_down.stabilization_window, min(_START_UP_COST * capacity.lead, MAX_HOLD)
-        ),
+        hold=hold,
         headroom=headroom,
         pace=memory.pace.factor,
     )
@@ -349,9 +353,12 @@ def numbers(
     assessment = decision.assessment
     if not isinstance(assessment, CapacityAssessment):
         return load_numbers(target, load, decision)
-    capacity, pace = assessment.capacity, ""
+    capacity, pace, headroom = assessment.capacity, "", ""
     if round(assessment.pace, 2) != 1:
         pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
+    if assessment.headroom > 1:
+        lead = format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))
+        headroom = f", with headroom {assessment.headroom:.2f} for a start-up of {lead}"
     lengths = (
         f"{capacity.input_tokens} input and {counted(capacity.output_tokens, 'output token')}"
         if capacity.output_tokens
@@ -365,11 +372,7 @@ def numbers(
             f"{capacity.requests_per_second:.2f} requests/s per replica within spec.slo, of "
             f"{lengths}{_cached_clause(capacity, ', ')}{pace}",
         ),
-        (
-            "needed",
-            f"{assessment.needed}, with headroom {assessment.headroom:.2f} for a start-up of "
-            f"{format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))}",
-        ),
+        ("needed", f"{assessment.needed}{headroom}"),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),
         ("waiting requests", f"{load.known_waiting:.0f}"),
         ("scale down", f"after {format_duration(assessment.hold)}"),

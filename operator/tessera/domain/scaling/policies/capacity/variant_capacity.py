@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
 from tessera.api.model_files import ModelShape
+from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
@@ -19,8 +20,8 @@ from tessera.domain.sizing.sizing import ReplicaFit
 
 # The mean length of fewer requests may be far from that of the next ones.
 _MIN_REQUESTS_FOR_LENGTH = 20
-# The same for those of the last minute, which count where they are longer.
-_MIN_RECENT_REQUESTS = 50
+# The same for those that came in the last minute, which are expected and vary more.
+_MIN_ARRIVED_REQUESTS = 50
 # Squared coefficient of variation of the lengths of answers, as in recorded traffic of many
 # clients.
 _ANSWER_VARIATION = 2.0
@@ -78,7 +79,8 @@ def observed_capacity(
         lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
         tokens_per_step=measured_tokens_per_step(service.status.speculation),
         last_lengths=history.lengths or _reported_lengths(service.status),
-        recent_lengths=lengths_of_last_minute(load),
+        computed_prompt=computed_prompt_of(load),
+        arrived=load.arrived_tokens,
         requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
@@ -126,16 +128,17 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     lead: timedelta,
     tokens_per_step: float | None = None,
     last_lengths: RequestTokens | None = None,
-    recent_lengths: tuple[int, int] = (0, 0),
+    computed_prompt: int = 0,
+    arrived: ArrivedTokens = NO_TOKENS,
     requests_wait: bool = False,
     replicas: int = 1,
     servers: int = 1,
 ) -> VariantCapacity:
-    """Return the capacity for requests as long as those of the last ten minutes.
+    """Return the capacity for requests as long as those that `arrived` in the last minute.
 
-    Where those of the last minute are longer, they count: answers that become longer show in their
-    tokens long before the first of them ends, and prefixes that are cached no more in the tokens
-    that engines compute.
+    Where these are few, as without a gateway, it is that for those that ended in the last ten
+    minutes. `computed_prompt` tokens were computed at least of each prompt of the last minute:
+    prefixes that are cached no more show there.
     `measured_ratio` is the measured time of a step divided by the predicted one, `tokens_per_step`
     what it yields of each request with speculation, where that is measured. `last_lengths`
     count while a reading has none: requests do not become typical while they are not measured. They
@@ -149,9 +152,13 @@ def variant_capacity(  # noqa: PLR0913 - what is measured, and what was
     context = spec.context
     typical = context.typical_input_tokens, context.typical_output_tokens
     prompt, answer, computed = lengths or (*typical, typical[0])
-    prompt, answer = max(prompt, recent_lengths[0]), max(answer, recent_lengths[1])
-    computed = max(computed, recent_lengths[0])
     is_pooling = pooling_task(spec) is not None
+    if arrived.requests >= _MIN_ARRIVED_REQUESTS and not is_pooling:
+        computed_share = computed / max(1, prompt)
+        prompt = round(arrived.prompt / arrived.requests)
+        answer = round(arrived.answer / arrived.requests)
+        computed = round(prompt * computed_share)
+    computed = max(computed, computed_prompt)
     # A request may have many texts, which the engine reads as one request each. What generates has
     # a token at least, whatever its engine counts.
     by_text = 0, max(1.0, prompt / fit.max_model_len)
@@ -214,16 +221,16 @@ def _cached_tokens(reading: SpeedReading, fit: ReplicaFit, prompt: int, answer: 
     return max(round(measured), prompt + answer // 2)
 
 
-def lengths_of_last_minute(load: ServiceLoad) -> tuple[int, int]:
-    """Return the tokens that engines computed for each request that came; 0 if not known.
+def computed_prompt_of(load: ServiceLoad) -> int:
+    """Return the prompt tokens that engines computed for each request of the last minute.
 
-    Where more requests ended than came, a queue was worked off, and they count.
+    0 if that is not known. Where more requests ended than came, a queue was worked off, and they
+    count.
     """
     rates, arrivals = load.token_rates, load.arrival_rate
-    if rates is None or arrivals is None or arrivals * 60 < _MIN_RECENT_REQUESTS:
-        return 0, 0
-    requests = max(arrivals, load.finish_rate or 0.0)
-    return round(rates.prompt / requests), round(rates.output / requests)
+    if rates is None or arrivals is None or arrivals * 60 < _MIN_ARRIVED_REQUESTS:
+        return 0
+    return round(rates.prompt / max(arrivals, load.finish_rate or 0.0))
 
 
 def _measured_lengths(reading: SpeedReading) -> RequestTokens | None:
