@@ -19,6 +19,7 @@ import pytest
 from bench.recorded_course import RecordedCourse, read_course
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
+from tessera.domain.observed.demand import NO_TOKENS
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.plan import PlanMemory, plan
 from tessera.resources.defaults import newest_version
@@ -198,7 +199,9 @@ class Remembered:
             else each
             for each in observation.statuses
         )
-        count = self._policy.decide(replace(observation, statuses=statuses))
+        # The recorded gateway reported no expected lengths yet.
+        known = replace(observation, statuses=statuses, arrived_tokens=NO_TOKENS)
+        count = self._policy.decide(known)
         self.decisions.append((observation.at, count))
         return count
 
