@@ -129,7 +129,7 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
 @pytest.mark.parametrize(
     ("rate", "serving", "shares", "replicas", "factor"),
     # The factor stays where a replica is added for it.
-    [(5.6, 3, (1.0, 1.0), 3, 1.07), (6.8, 4, (0.9, 0.8), 5, 0.80)],
+    [(5.6, 3, (1.0, 1.0), 3, 1.07), (7.4, 4, (0.9, 0.8), 5, 0.90)],
 )
 def test_a_replica_is_given_what_the_attained_ttft_shows(
     rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: float

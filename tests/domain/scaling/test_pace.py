@@ -46,9 +46,9 @@ def play(in_time: float, early: float, use: float = 0.9, minutes: float = 10) ->
         (0.98, 0.90, 0.9, 1.0),
         # Replicas with little to do say nothing.
         (1.0, 1.0, 0.5, 1.0),
-        (0.90, 0.80, 0.9, 0.8),
+        (0.90, 0.80, 0.9, 0.9),
         # Late requests count also where replicas have little to do.
-        (0.90, 0.96, 0.1, 0.8),
+        (0.90, 0.96, 0.1, 0.9),
     ],
 )
 def test_the_factor_follows_what_came_in_time(
@@ -78,8 +78,8 @@ def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
         pace = next_pace(pace, TtftShares(at(60 * minute), share, share), use=0.9)
         highest.append(pace.factor)
     assert highest[3] == MOST
-    # It rises quickly to a fifth below it, and then by a thousandth a minute.
-    assert highest[30] == pytest.approx(0.8 * MOST, rel=0.03)
+    # It rises quickly to a tenth below it, and then by a thousandth a minute.
+    assert highest[30] == pytest.approx(0.9 * MOST, rel=0.03)
     assert highest[90] == pytest.approx(highest[60] * 1.001**30)
 
 
@@ -88,8 +88,8 @@ def test_what_came_late_before_the_factor_fell_counts_once() -> None:
     for second in range(30, 1000, 30):
         pace = next_pace(pace, TtftShares(at(second), 0.5, 0.5), use=1.0)
         factors.append(round(pace.factor, 4))
-    assert factors[:12] == [0.8] * 12
-    assert factors[12:24] == [0.64] * 12
+    assert factors[:12] == [0.9] * 12
+    assert factors[12:24] == [0.81] * 12
 
 
 def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:

@@ -23,7 +23,7 @@ _FIRST_LIMIT = 1.05
 _RISE = 1.02
 # What is left of a factor at which too many came late: up to there it rises. A minute lifts the
 # limit.
-_FALL, _LIFT = 0.8, 1.001
+_FALL, _LIFT = 0.9, 1.001
 # First tokens in half of the objective above which the factor rises.
 _EARLY_SHARE = 0.95
 # Share of the error budget that may be late before the factor falls, and the least share of the

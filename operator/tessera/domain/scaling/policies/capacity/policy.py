@@ -59,8 +59,6 @@ from tessera.domain.scaling.state import (
 from tessera.domain.scaling.target import ScaleTarget
 from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 
-# What waits too long for the TTFT objective shall be served within this time.
-BACKLOG_SPAN = timedelta(seconds=60)
 # Estimated arrivals are half a minute late, so they count with what they may grow by while a
 # replica starts: a factor, by the seconds of its lead.
 _BASE, _PER_SECOND, _MOST_HEADROOM = 1.04, 0.001, 1.3
@@ -233,7 +231,8 @@ def _assess(
         retained = max(retained, round_up(most / replica_rate) + 1)
     waiting, backlog = load.known_waiting, 0
     if waiting > capacity.queue_time.total_seconds() * replica_rate * max(1, load.serving):
-        rate = arrivals.rate + waiting / BACKLOG_SPAN.total_seconds()
+        # It is served as if it had come within the span of the rate.
+        rate = arrivals.rate + waiting / RATE_SPAN.total_seconds()
         backlog = round_up(rate / replica_rate)
     needed = max(replicas_for(arrivals.rate, replica_rate, headroom), bursts)
     return CapacityAssessment(
