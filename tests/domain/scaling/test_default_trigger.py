@@ -81,7 +81,7 @@ def check_capacity(service_class: ServiceClass, every: int) -> int:
         carried = capacity.requests_per_second
         for replicas in (1, 2, 7):
             silent = largest_silent_rate(capacity, replicas)
-            assert silent <= replicas * carried
+            assert silent <= replicas * carried * (1 + 1e-9)
             queue = capacity.queue_time.total_seconds() * replicas * carried
             assert replica.ttft(queue, replicas) <= replica.demand.ttft.total_seconds() + 1e-6
             checked += 1
