@@ -21,8 +21,10 @@ def test_each_client_is_expected_to_do_as_before_whatever_others_do() -> None:
     assert lengths.expected(SERVICE, SHORT, 800, MOST).answer == pytest.approx(10, abs=60)
     learned(lengths, SHORT, 10, 2000)
     learned(lengths, LONG, 2000, 2000)
-    assert lengths.expected(SERVICE, SHORT, 800, MOST) == (1, 600, pytest.approx(10, abs=25))
-    assert lengths.expected(SERVICE, LONG, 800, MOST) == (1, 600, pytest.approx(2000, rel=0.02))
+    for client, answer, error in ((SHORT, 10, 25), (LONG, 2000, 40)):
+        tokens = lengths.expected(SERVICE, client, 800, MOST)
+        assert (tokens.requests, tokens.prompt) == (1, 600)
+        assert tokens.answer == pytest.approx(answer, abs=error)
 
 
 def test_an_unknown_client_is_taken_for_a_mean_one_and_an_unknown_service_for_nothing() -> None:
