@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import pytest
 from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import Budget, ObservedService, Ref
+from tessera.domain.planning.plan import plan
 from tessera.resources.manifest import ObjectManifest
 from tessera.resources.prepull import MAX_IMAGES, MAX_IMAGES_PER_NAMESPACE, prepull_daemon_sets
 from tessera.resources.runner import RunnerImage
 from tests.builders import a_budget, a_pool, a_service, a_snapshot, a_spec, plan_of
+from tests.domain.service.test_variants import fleet
 
 Golden = Callable[[str, list[Any]], None]
 TAINTS = [{"key": "team", "value": "llm", "effect": "NoSchedule"}]
@@ -151,3 +154,32 @@ def test_the_program_needs_no_file_of_an_image_and_ends_on_sigterm(tmp_path: Pat
             process.wait(0.5)
         process.terminate()
         assert process.wait(5) == 0
+
+
+def test_images_are_pulled_in_each_pool_where_a_service_has_a_replica() -> None:
+    cluster = fleet(1, reserved=1, burst=2)
+    cluster.pools = [
+        a_pool("reserved", "1.00", prePull=True),
+        a_pool("burst", "3.00", tier="OnDemand", prePull=True),
+    ]
+    pulled = []
+    for replicas in (1, 2):
+        spec = a_spec(replicas=replicas, engine={"image": "acme/vllm:1"})
+        cluster.service = replace(cluster.service, spec=spec)
+        cluster.run(90)
+        fleet_plan = plan(cluster.config, cluster.snapshot(), cluster.memory)
+        names = pods(
+            prepull_daemon_sets(
+                fleet_plan.pools,
+                fleet_plan.service_plans,
+                Platform(),
+                cluster.config.builder_version,
+                RunnerImage("tessera/batch:1", "IfNotPresent", ()),
+                "tessera-prepull",
+            )
+        )
+        pulled.append([name for name in names if name.endswith("-tenants")])
+    assert pulled == [
+        ["tessera-prepull-reserved-tenants"],
+        ["tessera-prepull-burst-tenants", "tessera-prepull-reserved-tenants"],
+    ]

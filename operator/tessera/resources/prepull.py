@@ -20,7 +20,7 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.snapshot import Pool, Ref
-from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.resources import engine, scheduling
 from tessera.resources import platform as surroundings
 from tessera.resources.api_resources import ACCELERATOR_POOLS, DAEMON_SETS
@@ -66,9 +66,9 @@ def prepull_daemon_sets(
     for view in pools:
         if (spec := view.pool.spec) is None or not spec.pre_pull:
             continue
-        plans = _granted_services(view, service_plans)
-        vllm = _images_to_pull(plan for plan in plans if not _names_image(plan))
-        tenants = _images_to_pull(plan for plan in plans if _names_image(plan))
+        variants = _granted_variants(view, service_plans)
+        vllm = _images_to_pull(each for each in variants if not _names_image(*each))
+        tenants = _images_to_pull(each for each in variants if _names_image(*each))
         for source, images, pull_secrets in (
             ("vllm", vllm or [default], secrets),
             ("tenants", tenants, None),
@@ -79,29 +79,29 @@ def prepull_daemon_sets(
     return tuple(daemon_sets)
 
 
-def _granted_services(
+def _granted_variants(
     view: PoolView, service_plans: Mapping[Ref, ServicePlan]
-) -> Sequence[ServicePlan]:
+) -> Sequence[tuple[ServicePlan, VariantPlan]]:
     """Return the services with a granted replica on the pool, sorted by name."""
     return [
-        service_plan
+        (service_plan, variant)
         for _, service_plan in sorted(service_plans.items())
-        if service_plan.scale.replicas > 0
-        if service_plan.choice is not None and service_plan.choice.offer.pool == view.pool.name
+        for variant in service_plan.variants
+        if variant.desired > 0 and variant.choice.offer.pool == view.pool.name
     ]
 
 
-def _names_image(service_plan: ServicePlan) -> bool:
-    spec = service_plan.effective_spec
+def _names_image(service_plan: ServicePlan, variant: VariantPlan) -> bool:
+    spec = service_plan.located_spec(variant)
     return spec is not None and spec.engine.image is not None
 
 
-def _images_to_pull(service_plans: Iterable[ServicePlan]) -> Sequence[str]:
+def _images_to_pull(variants: Iterable[tuple[ServicePlan, VariantPlan]]) -> Sequence[str]:
     """Return the images of the services; when there are too many, each namespace has its share."""
     by_namespace: dict[str, dict[str, None]] = defaultdict(dict)
-    for service_plan in service_plans:
-        if (spec := service_plan.effective_spec) is not None:
-            image = surroundings.engine_image(spec, service_plan.template_version)
+    for service_plan, variant in variants:
+        if (spec := service_plan.located_spec(variant)) is not None:
+            image = surroundings.engine_image(spec, variant.template.version)
             by_namespace[service_plan.service.ref.namespace][image] = None
     shares = (list(images)[:MAX_IMAGES_PER_NAMESPACE] for images in by_namespace.values())
     rounds = zip_longest(*shares)
