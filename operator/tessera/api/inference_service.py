@@ -978,6 +978,10 @@ class InferenceServiceStatus(Wire):
     """All variants that serve it, the reference variant first; absent while that is the only
     one."""
 
+    instances: str | None = None
+    """The replicas that are desired of each variant, such as `2 reserved-1gpu, 1 burst-1gpu`;
+    absent while the reference variant is the only one."""
+
     model: ModelStatus | None = None
     """Weights that the engines load, and what Tessera read about the model."""
 

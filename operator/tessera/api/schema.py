@@ -87,6 +87,7 @@ INFERENCE_SERVICE = CustomResourceType(
         PrinterColumn(name="Age", type="date", path=".metadata.creationTimestamp"),
         PrinterColumn(name="Tok/s-predicted", path=f"{_OUTPUT_RATE}.predicted", priority=1),
         PrinterColumn(name="Tok/s", path=f"{_OUTPUT_RATE}.measured", priority=1),
+        PrinterColumn(name="Instances", path=".status.instances", priority=1),
         PrinterColumn(name="Budget", path=".status.tenant.reason", priority=1),
         PrinterColumn(name="Scaling", path=".status.scaling.reason", priority=1),
         PrinterColumn(name="Update", path=_condition_path("UpdateAvailable", "status"), priority=1),

@@ -14,6 +14,7 @@ from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
+from tessera.domain.status.variants import instances_text
 
 
 def run(arguments: SimpleNamespace) -> Output:
@@ -70,10 +71,8 @@ def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan:
 
 def _variant_names(service_plan: ServicePlan) -> str | None:
     """Return the variant; several with their replicas."""
-    variants = service_plan.variants
-    if len(variants) < 2:
-        return service_plan.choice.variant if service_plan.choice else None
-    return ", ".join(f"{each.desired} {each.choice.variant}" for each in variants)
+    choice = service_plan.choice
+    return instances_text(service_plan) or (choice.variant if choice is not None else None)
 
 
 def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:

@@ -62,6 +62,7 @@ from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noq
 from tessera.domain.speed.condition import with_capacity
 from tessera.domain.status.variants import (
     expected_rate,
+    instances_text,
     reference_replicas,
     speed_source,
     template_record,
@@ -122,6 +123,7 @@ def _service_status(
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=variant_status(service_plan, choice) if choice else previous.variant,
         variants=variant_statuses(service_plan) if choice else previous.variants,
+        instances=instances_text(service_plan) if choice else previous.instances,
         model=_model_status(service_plan, previous.model),
         precisions=_precisions(service_plan, previous),
         pod_template_version=template_record(service_plan, service_plan.variants[0])
@@ -555,8 +557,8 @@ def _token_price(service_plan: ServicePlan, choice: HardwareChoice) -> tuple[Mon
         throughput = sum(
             variant.desired * expected_rate(service_plan, variant.choice) for variant in serving
         )
-        names = ", ".join(f"{variant.desired} {variant.choice.variant}" for variant in serving)
-        return per_million_tokens(hourly, throughput), f"{throughput:.0f} {unit} of {names}"
+        load = f"{throughput:.0f} {unit} of {instances_text(service_plan)}"
+        return per_million_tokens(hourly, throughput), load
     throughput = expected_rate(service_plan, choice)
     load = (
         f"in steps of {counted(limits.max_num_batched_tokens, 'token')}"

@@ -100,6 +100,15 @@ def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:
     return math.floor(sum(shares.get(pod.variant, 1.0) for pod in pods) + ROUNDING)
 
 
+def instances_text(service_plan: ServicePlan) -> str | None:
+    """Return the replicas that are desired of each of several variants."""
+    if len(service_plan.variants) < 2:
+        return None
+    return ", ".join(
+        f"{variant.desired} {variant.choice.variant}" for variant in service_plan.used_variants
+    )
+
+
 def variants_text(service_plan: ServicePlan) -> str:
     """Return the variants with replicas, as their names, numbers and prices."""
     return ", ".join(
