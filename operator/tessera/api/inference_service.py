@@ -43,7 +43,7 @@ from tessera.api.service_class import (
     WaitingRequests,
 )
 from tessera.api.template_version import PodTemplateVersionStatus
-from tessera.api.variant_status import VariantReplicas, VariantStatus
+from tessera.api.variant_status import MAX_VARIANTS, VariantReplicas, VariantStatus
 
 # A label value that Kubernetes accepts.
 PodLabel = Annotated[
@@ -974,7 +974,7 @@ class InferenceServiceStatus(Wire):
     """Reference variant: hardware and precision that the model runs in, and in whose replicas
     capacity is counted."""
 
-    variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=16)] | None = None
+    variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=MAX_VARIANTS)] | None = None
     """All variants that serve it, the reference variant first; absent while that is the only
     one."""
 

@@ -7,6 +7,8 @@ from tessera.api.meta import Amount, Wire
 from tessera.api.reasons import VariantReason
 from tessera.api.template_version import PodTemplateVersionStatus
 
+# A service has at most so many.
+MAX_VARIANTS = 16
 SpeedSource = Literal["Measured", "Table", "Roofline"]
 
 

@@ -6,6 +6,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.api.variant_status import MAX_VARIANTS
 from tessera.resources.children import service_manifests
 from tests.builders import a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
@@ -197,3 +198,15 @@ def test_replicas_on_a_cordoned_node_take_no_room_of_the_others() -> None:
     resized(cluster, 4)
     cluster.run(120)
     assert cluster.counts() == {"reserved": 4, "burst": 0}
+
+
+def test_a_service_uses_no_more_pools_than_its_status_has_room_for() -> None:
+    names = [f"p{index}" for index in range(MAX_VARIANTS + 4)]
+    cluster = VariantFleet(
+        service=a_service(spec=a_spec(replicas=len(names))),
+        pools=[a_pool(name, "1.00") for name in names],
+        nodes=[a_node(name, whole=1) for name in names],
+    )
+    cluster.run(90)
+    assert len(cluster.service.status.variants or ()) == MAX_VARIANTS
+    assert sum(cluster.counts().values()) == MAX_VARIANTS

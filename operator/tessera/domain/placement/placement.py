@@ -12,6 +12,7 @@ from tessera.api.model_files import ModelShape
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
+from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
@@ -221,7 +222,8 @@ def _with_others(
     shared, unshared = [reference], None
     for choice in sorted(choices, key=lambda choice: (choice.token_price.nanos, choice.variant)):
         if (
-            choice.offer.pool in {each.offer.pool for each in shared}
+            len(shared) == MAX_VARIANTS
+            or choice.offer.pool in {each.offer.pool for each in shared}
             or choice.fit.precision != reference.fit.precision
             or choice.offer.needs_repartition
             or choice.offer.in_layout is False
