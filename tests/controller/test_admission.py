@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 import kopf
 import pytest
 
 from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.reasons import PoolAccepted, StatusVerdict
 from tessera.api.service_class import ServiceClasses
 from tessera.controller.admission import (
     review_batch,
@@ -19,6 +20,7 @@ from tessera.controller.admission import (
 )
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Budget, Node, Pool, Ref
+from tessera.domain.status.service import with_accepted
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (
@@ -475,3 +477,43 @@ async def test_in_an_unwatched_namespace_nothing_is_reviewed_and_a_warning_says_
     watched = validators(a_store(), lambda: NOW, ("team-a",))["inferenceservices"]
     with pytest.raises(kopf.AdmissionError, match="remove --port"):
         await watched(body=bad, warnings=warnings)
+
+
+def a_store_of(*pools: Pool) -> Store:
+    store = Store(KINDS)
+    for pool in pools:
+        key = ObjectKey("acceleratorpools", "", pool.name)
+        store.put(ACCELERATOR_POOLS, ClusterObject(key=key, plan_input=pool))
+    return store
+
+
+def test_pools_that_take_no_replica_are_warnings() -> None:
+    overlapping = StatusVerdict(PoolAccepted.OVERLAPPING, "every node belongs to another")
+    reserved = a_pool("reserved")
+    conditions = with_accepted(reserved, overlapping.reason, overlapping.message, NOW)
+    status = reserved.status.model_copy(update=conditions)
+    store = a_store_of(
+        replace(reserved, status=status),
+        a_pool("burst", tier="OnDemand"),
+        a_pool("spot", tier="Spot"),
+    )
+    body = a_body(**{"class": "Standard"}, placement={"pools": ["reserved", "burst", "spot"]})
+    refusals, warnings = review_service(body, store)
+    assert refusals == []
+    assert warnings == [
+        "spec.placement.pools[0]: AcceleratorPool/reserved is not accepted (Overlapping): every "
+        "node belongs to another",
+        "spec.placement.pools[2]: AcceleratorPool/spot is of tier Spot, which spec.placement.tiers "
+        "does not list, so it takes no replica; add the tier, or remove the pool",
+    ]
+    assert review_service(a_body(placement={"pools": ["burst"]}), store) == ([], [])
+
+
+def test_pools_in_several_currencies_are_a_warning() -> None:
+    prices = [{"from": date(2026, 1, 1), "perGPUHour": "1.00", "currency": "EUR"}]
+    euro = a_pool("euro", prices=prices)
+    store = a_store_of(euro, a_pool("dollar"))
+    for placement in ({}, {"pools": ["euro", "dollar"]}):
+        (warning,) = review_service(a_body(placement=placement), store)[1]
+        assert "have prices in EUR, USD, which cannot be compared" in warning
+    assert review_service(a_body(placement={"pools": ["euro"]}), store) == ([], [])

@@ -1,6 +1,6 @@
 """Admission: checks one object against the rules and against the existing pools."""
 
-from collections.abc import Callable, Mapping, MutableSequence, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableSequence, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeAlias
@@ -11,6 +11,7 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import NodeTemplate, Tier
 from tessera.api.batch_reasons import BatchAccepted
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.meta import find_condition
 from tessera.api.reasons import Accepted, BudgetAccepted, Discovered
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
@@ -19,7 +20,7 @@ from tessera.domain.batch.spec import accept_spec
 from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
 from tessera.domain.gateway.name_conflicts import all_names, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
-from tessera.domain.hardware.pools import discover
+from tessera.domain.hardware.pools import admits, discover
 from tessera.domain.mig.gpu_building import layout_problem
 from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
@@ -76,10 +77,52 @@ def review_service(
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (verdict := engine_verdict(service.spec)).reason is not Accepted.VALID:
         warnings.append(verdict.message)
+    warnings += _pool_warnings(
+        service.ref.namespace,
+        service.spec,
+        plan_inputs(store, api_resources.ACCELERATOR_POOLS, Pool),
+    )
     if gateways:
         warnings += _name_warnings(service, service.spec, store, required=require_name_grants)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
+
+
+def _pool_warnings(
+    namespace: str, spec: InferenceServiceSpec, pools: Iterable[Pool]
+) -> Iterator[str]:
+    """Yield warnings of pools that take no replica although the service may use them."""
+    placement, by_name = spec.placement, {pool.name: pool for pool in pools}
+    for index, name in enumerate(placement.pools):
+        pool = by_name.get(name)
+        if pool is None:
+            continue
+        accepted = find_condition(pool.status.conditions, "Accepted")
+        if accepted is not None and accepted.status == "False":
+            yield (
+                f"spec.placement.pools[{index}]: AcceleratorPool/{name} is not accepted "
+                f"({accepted.reason}): {accepted.message}"
+            )
+        elif pool.spec is not None and pool.spec.tier not in placement.tiers:
+            yield (
+                f"spec.placement.pools[{index}]: AcceleratorPool/{name} is of tier "
+                f"{pool.spec.tier}, which spec.placement.tiers does not list, so it takes no "
+                "replica; add the tier, or remove the pool"
+            )
+    currencies = {
+        pool.spec.prices[0].currency
+        for name, pool in by_name.items()
+        if pool.spec is not None
+        and (name in placement.pools or not placement.pools)
+        and pool.spec.tier in placement.tiers
+        and admits(pool.spec, namespace)
+    }
+    if len(currencies) > 1:
+        yield (
+            f"spec.placement.pools: the pools that may be used have prices in "
+            f"{', '.join(sorted(currencies))}, which cannot be compared, so nothing is placed; "
+            "name pools of one currency"
+        )
 
 
 def _name_warnings(
