@@ -23,6 +23,7 @@ from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.money import price_on
 from tessera.domain.observed.snapshot import Node, Pod, Pool, Readings, Ref, Snapshot
 from tests.builders import A100, H100, NOW, a_node, a_pod, a_pool, at, dollars, readings_of
+from tests.domain.service.test_variants import fleet
 from tests.properties import examples
 
 HOUR = timedelta(hours=1)
@@ -628,3 +629,12 @@ def test_no_line_drifts_from_its_exact_value_in_thousands_of_cycles() -> None:
     off = [Fraction(due, 112 * 3600 * 10**6) for due in bill.remainders.values()]
     assert len(off) == 5
     assert max(map(abs, off)) < 2
+
+
+def test_a_service_in_two_pools_pays_each_device_by_the_price_of_its_pool() -> None:
+    cluster = fleet(3, reserved=2, burst=1)
+    cluster.run(120)
+    cluster.now += HOUR
+    bill = charge(Bill(as_of=NOW + cluster.now - HOUR), cluster.snapshot())
+    paid = {line.pool: nanos for line, nanos in bill.lines.items() if line.service == "chat"}
+    assert paid == {"reserved": dollars("2.00"), "burst": dollars("3.00")}
