@@ -997,11 +997,11 @@ class InferenceServiceStatus(Wire):
     """Current cost of the service."""
 
     speed: SpeedStatus | None = None
-    """Measured speed of the engines compared with the prediction."""
+    """Measured speed of the engines of the reference variant compared with the prediction."""
 
     preemption: PreemptionStatus | None = None
-    """Preemptions at steady load, if there are any; they lower the concurrent requests of a
-    replica."""
+    """Preemptions of the reference variant at steady load, if there are any; they lower the
+    concurrent requests of a replica."""
 
     slo: SloStatus | None = None
     """What was attained of `spec.slo`."""
