@@ -517,3 +517,19 @@ def test_pools_in_several_currencies_are_a_warning() -> None:
         (warning,) = review_service(a_body(placement=placement), store)[1]
         assert "have prices in EUR, USD, which cannot be compared" in warning
     assert review_service(a_body(placement={"pools": ["euro"]}), store) == ([], [])
+
+
+def test_a_pool_in_a_currency_that_no_other_pool_has_is_a_warning() -> None:
+    price = {"from": "2026-01-01", "perGPUHour": "1.00"}
+    for currency, expected in (("EUR", 1), ("USD", 0)):
+        spec = {"nodeSelector": {"pool": "b"}, "tier": "OnDemand"}
+        body = {
+            "metadata": {"name": "b"},
+            "spec": spec | {"prices": [price | {"currency": currency}]},
+        }
+        warnings = [
+            warning
+            for warning in review_pool(body, a_store_of(a_pool("a")), NOW)[1]
+            if warning.startswith("spec.prices: other AcceleratorPools are priced in USD")
+        ]
+        assert len(warnings) == expected

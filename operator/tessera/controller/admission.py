@@ -213,13 +213,7 @@ def review_pool(
         for index, price in enumerate(spec.prices)
         if not price.per_gpu_hour
     ]
-    currency = spec.prices[0].currency
-    budgets = {budget.spec.currency for budget in snapshot.budgets if budget.spec is not None}
-    if budgets and currency not in budgets:
-        warnings.append(
-            f"spec.prices: no TenantBudget is in {currency} but in {', '.join(sorted(budgets))}, "
-            "so none of their tenants gets anything new here"
-        )
+    warnings += _currency_warnings(spec.prices[0].currency, pool.name, snapshot)
     if spec.node_template is not None:
         warnings += _late_labels(spec.node_selector, spec.node_template)
     if (
@@ -230,6 +224,27 @@ def review_pool(
         slices = ", ".join(f"{count}x {name}" for name, count in sorted(spec.mig.layout.items()))
         warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of any known product")
     return [], warnings
+
+
+def _currency_warnings(currency: str, name: str, snapshot: Snapshot) -> Iterator[str]:
+    """Yield warnings of budgets and other pools in another currency."""
+    budgets = {budget.spec.currency for budget in snapshot.budgets if budget.spec is not None}
+    if budgets and currency not in budgets:
+        yield (
+            f"spec.prices: no TenantBudget is in {currency} but in {', '.join(sorted(budgets))}, "
+            "so none of their tenants gets anything new here"
+        )
+    others = {
+        pool.spec.prices[0].currency
+        for pool in snapshot.pools
+        if pool.spec is not None and pool.name != name
+    }
+    if others and currency not in others:
+        yield (
+            f"spec.prices: other AcceleratorPools are priced in {', '.join(sorted(others))}, and "
+            "prices in several currencies cannot be compared: services without "
+            "spec.placement.pools are not placed while they may use both"
+        )
 
 
 def _late_labels(node_selector: Mapping[str, str], template: NodeTemplate) -> list[str]:
