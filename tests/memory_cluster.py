@@ -142,20 +142,25 @@ class MemoryCluster:
         self.discard(key)
 
     async def patch_node(
-        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+        self,
+        node: str,
+        labels: Mapping[str, str | None],
+        taints: Mapping[str, bool],
+        annotations: Mapping[str, str | None] | None = None,
     ) -> ClusterObject:
         key = ObjectKey(NODES.plural, "", node)
         if key not in self.objects:
             raise NotFoundError(f"node {node} not found")
         body = self.objects[key]
-        change = node_patch(body, labels, taints)
+        change = node_patch(body, labels, taints, annotations or {})
         if change is not None:
-            live = body["metadata"].setdefault("labels", {})
-            for name, value in change.get("metadata", {}).get("labels", {}).items():
-                if value is None:
-                    del live[name]
-                else:
-                    live[name] = value
+            for kind in ("labels", "annotations"):
+                live = body["metadata"].setdefault(kind, {})
+                for name, value in change.get("metadata", {}).get(kind, {}).items():
+                    if value is None:
+                        live.pop(name, None)
+                    else:
+                        live[name] = value
             body.setdefault("spec", {}).update(change.get("spec", {}))
             self._changed(key)
         return self.seen(key)

@@ -138,6 +138,8 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
         {"metadata": {"labels": {"tessera.dev/layout": "b", **dict.fromkeys(OF_NVIDIA, "false")}}},
         {"metadata": {"labels": dict.fromkeys(OF_NVIDIA)}},
         {"metadata": {"annotations": {"tessera.dev/plan": "7"}}},
+        {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": "true"}}},
+        {"metadata": {"annotations": {"karpenter.sh/do-not-disrupt": None}}},
     ):
         await release.kubectl(*patch, json.dumps(fine))
     await release.kubectl(*taint[:-1], f"{taint[-1]}-", *AS_OPERATOR)
@@ -457,9 +459,10 @@ async def test_the_operator_may_create_everything_that_it_builds(release: Releas
     for path in sorted(MANIFESTS.glob("*.yaml")):
         text = re.sub(r"(?m)^ *<[\w-]+>$", "", path.read_text())
         for body in filter(lambda body: "kind" in body, yaml.safe_load_all(text)):
-            if body["kind"] in ("Deployment", "Job", "DaemonSet"):
+            if body["kind"] in ("Deployment", "Job", "DaemonSet", "ReplicaSet"):
                 del body["metadata"]["namespace"]
-                await (prepull if body["kind"] == "DaemonSet" else operator).creates(body)
+                is_own = body["kind"] in ("DaemonSet", "ReplicaSet")
+                await (prepull if is_own else operator).creates(body)
                 created += 1
     assert created >= 18
     await release.kubectl("delete", "namespace", namespace)

@@ -211,9 +211,13 @@ class Cluster(Protocol):
         """Delete an object; no error if it does not exist, or has another UID."""
 
     async def patch_node(
-        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+        self,
+        node: str,
+        labels: Mapping[str, str | None],
+        taints: Mapping[str, bool],
+        annotations: Mapping[str, str | None] | None = None,
     ) -> ClusterObject:
-        """Set a node's labels (None removes one) and its NoSchedule taints in one request.
+        """Set a node's labels and annotations (None removes one) and NoSchedule taints at once.
 
         No request is sent where everything is in place. Other taints stay. Returns the node as it
         is afterwards; raises NotFoundError if it does not exist.

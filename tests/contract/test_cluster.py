@@ -8,7 +8,7 @@ import pytest
 
 from tessera.adapters.kube.client import KubeCluster
 from tessera.api.ref import Ref
-from tessera.domain.names import FIELD_MANAGER, SERVING_GATE
+from tessera.domain.names import FIELD_MANAGER, GUARD_ANNOTATION, SERVING_GATE
 from tessera.domain.observed.snapshot import Node, Pod
 from tessera.ports import Cluster, ClusterError, ClusterObject, DisruptionBudgetError, NotFoundError
 from tessera.resources.api_resources import (
@@ -421,6 +421,18 @@ async def test_patching_again_writes_nothing(harness: ClusterHarness) -> None:
         key.name, {"mig": "one", "never": None}, {TAINT: True, "other": False}
     )
     assert await harness.own_write(key) == before
+
+
+async def test_annotations_of_a_node_are_set_and_removed(harness: ClusterHarness) -> None:
+    key = await harness.node()
+    annotations = {GUARD_ANNOTATION: "true", "example.org/note": "kept"}
+    patched = await harness.cluster.patch_node(key.name, {}, {}, annotations)
+    assert isinstance(patched.plan_input, Node)
+    assert patched.plan_input.guarded
+    patched = await harness.cluster.patch_node(key.name, {}, {}, {GUARD_ANNOTATION: None})
+    assert isinstance(patched.plan_input, Node)
+    assert not patched.plan_input.guarded
+    assert (await harness.read(key))["metadata"]["annotations"]["example.org/note"] == "kept"
 
 
 async def test_only_the_named_taint_is_removed(harness: ClusterHarness) -> None:

@@ -115,10 +115,14 @@ class KillableCluster:
             await self.cluster.delete(kind, key, uid=uid, grace_seconds=grace_seconds)
 
     async def patch_node(
-        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+        self,
+        node: str,
+        labels: Mapping[str, str | None],
+        taints: Mapping[str, bool],
+        annotations: Mapping[str, str | None] | None = None,
     ) -> ClusterObject:
         with self.process.around_write(f"mark {node} {labels} {taints}"):
-            return await self.cluster.patch_node(node, labels, taints)
+            return await self.cluster.patch_node(node, labels, taints, annotations)
 
     async def scale(self, deployment: Ref, replicas: int) -> ClusterObject:
         with self.process.around_write(f"resize {deployment} {replicas}"):

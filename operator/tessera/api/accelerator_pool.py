@@ -279,6 +279,17 @@ class ProvisioningStatus(Wire):
     message: Annotated[str | None, Field(max_length=MAX_WORDS)] = None
     """What the autoscaler or the cloud said of it."""
 
+    placeholder_since: datetime | None = None
+    """Since when a placeholder pod asks for the GPUs of a node, where an autoscaler does not know
+    the slices that it will have; omitted without one."""
+
+    guarded_node: str | None = None
+    """Node that came for the placeholder: it has the annotation `karpenter.sh/do-not-disrupt` until
+    a pod uses it, at most until `guardedUntil`."""
+
+    guarded_until: datetime | None = None
+    """Twice `expectedStart` after the node came."""
+
 
 class AcceleratorPoolStatus(Wire):
     """Observed state of the pool; written by the operator only."""

@@ -13,6 +13,7 @@ from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.leader_election import RENEW_DEADLINE, LeaderElector
 from tessera.controller.runtime import LEASE
 from tessera.domain.mig_backends.gpu_clients import STOPPED_LABEL, start_device_plugin
+from tessera.domain.names import DISRUPT_ANNOTATION, GUARD_ANNOTATION
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node
 from tessera.ports import Clock, ClusterError
@@ -57,8 +58,13 @@ async def release_nodes(
     return failures
 
 
-def release_patch(node: Node) -> tuple[Mapping[str, str | None], Mapping[str, bool]] | None:
-    """Return the labels and taints that release a node; None where nothing holds it."""
+def release_patch(
+    node: Node,
+) -> tuple[Mapping[str, str | None], Mapping[str, bool], Mapping[str, str | None]] | None:
+    """Return the labels, taints and annotations that release a node; None if nothing holds it."""
     labels = start_device_plugin(node.labels) if STOPPED_LABEL in node.labels else {}
     taints = {TAINT: False} if TAINT in node.taints else {}
-    return (labels, taints) if labels or taints else None
+    annotations: dict[str, str | None] = {}
+    if node.guarded:
+        annotations = {DISRUPT_ANNOTATION: None, GUARD_ANNOTATION: None}
+    return (labels, taints, annotations) if labels or taints or annotations else None

@@ -34,6 +34,9 @@ MIG_CONFIG = "tessera-mig"
 SPEND_RECORDS_NAME = "tessera-spend"
 COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 # On a service: a new value requests the newest pod template and weights.
+# Karpenter's word for a node that it leaves alone, and the mark that Tessera set it.
+DISRUPT_ANNOTATION = "karpenter.sh/do-not-disrupt"
+GUARD_ANNOTATION = f"{GROUP}/do-not-disrupt"
 UPDATE_ANNOTATION = f"{GROUP}/update"
 # On a Deployment: the `ModelStatus` of its pinned revision as JSON, also of one that the status of
 # its service does not have yet.

@@ -83,6 +83,8 @@ JOBS = _managed_kind(group="batch", kind="Job")
 DEPLOYMENTS = _managed_kind(group="apps", kind="Deployment")
 # The DaemonSets that pre-pull images.
 DAEMON_SETS = _managed_kind(group="apps", kind="DaemonSet", in_prepull_namespace=True)
+# The placeholders that bring nodes whose slices no autoscaler knows.
+REPLICA_SETS = _managed_kind(group="apps", kind="ReplicaSet", in_prepull_namespace=True)
 SERVICES = _managed_kind(kind="Service")
 SERVICE_ACCOUNTS = _managed_kind(
     kind="ServiceAccount", resource_names=(ENGINE_ACCOUNT, BATCH_ACCOUNT)
@@ -139,6 +141,7 @@ SPEND_RECORDS = replace(CONFIG_MAPS, resource_names=(SPEND_RECORDS_NAME,))
 CHILDREN = (
     DEPLOYMENTS,
     DAEMON_SETS,
+    REPLICA_SETS,
     SERVICES,
     SERVICE_ACCOUNTS,
     NETWORK_POLICIES,

@@ -37,22 +37,28 @@ def node_layout(node: str, spec: NodeLayoutSpec) -> ObjectManifest:
 
 
 def node_patch(
-    body: Mapping[str, Any], labels: Mapping[str, str | None], taints: Mapping[str, bool]
+    body: Mapping[str, Any],
+    labels: Mapping[str, str | None],
+    taints: Mapping[str, bool],
+    annotations: Mapping[str, str | None],
 ) -> Mapping[str, Any] | None:
-    """Return the merge patch that sets these labels and taints on a node; None if it has them.
+    """Return the merge patch that sets these fields on a node; None if it has them.
 
     Taints are one list, so the patch carries the resourceVersion: after a concurrent change it
     fails with a conflict.
     """
     meta = body["metadata"]
-    live = meta.get("labels", {})
-    changed_labels = {key: value for key, value in labels.items() if live.get(key) != value}
+    changes = {
+        kind: {key: value for key, value in values.items() if meta.get(kind, {}).get(key) != value}
+        for kind, values in (("labels", labels), ("annotations", annotations))
+    }
     before = body.get("spec", {}).get("taints", [])
     after = [taint for taint in before if taints.get(taint["key"], True)]
     existing_keys = {taint["key"] for taint in after}
     wanted = sorted(key for key, present in taints.items() if present and key not in existing_keys)
     after += [{"key": key, "effect": "NoSchedule"} for key in wanted]
-    patch: dict[str, Any] = {"metadata": {"labels": changed_labels}} if changed_labels else {}
+    metadata = {kind: values for kind, values in changes.items() if values}
+    patch: dict[str, Any] = {"metadata": metadata} if metadata else {}
     if after != before:
         version = {"resourceVersion": meta["resourceVersion"]}
         patch = {"metadata": patch.get("metadata", {}) | version, "spec": {"taints": after}}

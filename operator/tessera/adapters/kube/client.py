@@ -242,14 +242,18 @@ class KubeCluster:
             raise_for_status(status, body, f"delete {key.describe()}")
 
     async def patch_node(
-        self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+        self,
+        node: str,
+        labels: Mapping[str, str | None],
+        taints: Mapping[str, bool],
+        annotations: Mapping[str, str | None] | None = None,
     ) -> ClusterObject:
         path, query = NODES.path(None, node), {"fieldManager": FIELD_MANAGER}
         for _ in range(_MAX_ATTEMPTS):
             live = await read_object(self, path, f"get node {node}")
             if live is None:
                 raise NotFoundError(f"node {node} not found")
-            patch = node_patch(live, labels, taints)
+            patch = node_patch(live, labels, taints, annotations or {})
             if patch is None:
                 return wire.parse_object(NODES, live)
             status, body = await self.request("PATCH", path, query, patch, _MERGE_PATCH)

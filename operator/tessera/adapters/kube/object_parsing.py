@@ -270,6 +270,7 @@ def parse_node(body: JsonObject) -> Node:
         if (created := body["metadata"].get("creationTimestamp"))
         else None,
         kubelet_ready=ready,
+        guarded=names.GUARD_ANNOTATION in body["metadata"].get("annotations", {}),
         taints=taints,
         allocatable={
             name: count

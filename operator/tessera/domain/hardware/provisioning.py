@@ -25,6 +25,13 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.node_templates import has_devices, template_node
+from tessera.domain.hardware.placeholders import (
+    KNOWN_AFTER,
+    needs_placeholder,
+    unplaced_by_pool,
+    with_guard,
+    with_placeholder,
+)
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import FOREVER, Until, reused, reused_until
 from tessera.domain.observed.batches import Batch
@@ -75,9 +82,8 @@ class PoolPods:
     """Those on nodes of the pool."""
     events: Mapping[str, tuple[PodEvent, ...]] = field(default_factory=dict)
     """What is said of them, by their UIDs, latest first."""
-
-
-NO_PODS = PoolPods()
+    unplaced: int = 0
+    """Services whose slices are planned once the pool has a node."""
 
 
 def with_provisioning(
@@ -100,19 +106,35 @@ def with_provisioning(
     attempts = _pools_by_attempt(snapshot.batches)
     waiting, bound = _pods_by_pool(snapshot.pods, pools, attempts, nodes)
     last = {view.pool.name: view for view in last_views}
+    resting = frozenset(
+        name
+        for name in names
+        if (view := last.get(name)) is not None
+        and view.provisioning is not None
+        and is_resting(view.provisioning, snapshot.at)
+    )
+    unplaced = unplaced_by_pool(snapshot.services, views, resting)
+    pods = {
+        name: _pods_of(waiting.get(name, ()), bound.get(name, ()), snapshot, unplaced.get(name, 0))
+        for name in names
+    }
     return tuple(
-        provisioned_view(
-            view,
-            nodes[view.pool.name],
-            waiting.get(view.pool.name, ()),
-            bound.get(view.pool.name, ()),
-            snapshot,
-            last.get(view.pool.name),
-        )
-        if view.pool.name in nodes
+        provisioned_view(view, nodes[name], pods[name], last.get(name), snapshot.at)
+        if (name := view.pool.name) in nodes
         else view
         for view in views
     )
+
+
+def _pods_of(
+    waiting: tuple[Pod, ...], bound: tuple[Pod, ...], snapshot: Snapshot, unplaced: int
+) -> PoolPods:
+    events = {
+        pod.uid: said
+        for pod in (*waiting, *bound)
+        if (said := snapshot.pod_events.get(pod.uid)) is not None
+    }
+    return PoolPods(waiting=waiting, bound=bound, events=events, unplaced=unplaced)
 
 
 @reused
@@ -174,21 +196,14 @@ def _pods_by_pool(
 def _provisioned_view(
     view: PoolView,
     nodes: tuple[Node, ...],
-    waiting: tuple[Pod, ...],
-    bound: tuple[Pod, ...],
-    snapshot: Snapshot,
+    pods: PoolPods,
     last: PoolView | None,
+    at: datetime,
 ) -> PoolView:
     status = view.pool.status.provisioning
     if last is not None and last.pool.uid == view.pool.uid and last.provisioning is not None:
         status = last.provisioning  # the API server may not have it yet
-    events = {
-        pod.uid: said
-        for pod in (*waiting, *bound)
-        if (said := snapshot.pod_events.get(pod.uid)) is not None
-    }
-    pods = PoolPods(waiting=waiting, bound=bound, events=events)
-    return _next_view(view.pool.name, view, nodes, pods, at=snapshot.at, memory=status)
+    return _next_view(view.pool.name, view, nodes, pods, at=at, memory=status)
 
 
 def _set_aside(_error: Exception, view: PoolView, *_: object) -> PoolView:
@@ -217,6 +232,11 @@ def _next_view(
     startable = view.startable
     waits = pods.waiting if startable is not None and startable.count else ()
     status = _without_ended_rest(status, nodes)
+    status = with_guard(status, nodes, pods.bound, at)
+    needs = not is_resting(status, at) and needs_placeholder(
+        view, nodes, waits, pods.events, pods.unplaced, at
+    )
+    status = with_placeholder(status, nodes, at, needed=needs)
     due = _start_due(status, nodes, waits, at)
     silent = [node for node in nodes if _lacks_driver(node)]
     late = [node for node in silent if _driver_due(node, status) <= at]
@@ -231,6 +251,8 @@ def _next_view(
     moments = [
         due,
         status.resting_until,
+        status.guarded_until,
+        *(pod.created + KNOWN_AFTER for pod in waits),
         *(_driver_due(node, status) for node in silent),
         *(pod.bound + SLOW_PULL for pod in pulls if pod.bound),
         *(pod.created + _FIRST_WORDS for pod in waits),
@@ -319,9 +341,8 @@ def _without_ended_rest(status: ProvisioningStatus, nodes: Sequence[Node]) -> Pr
     if not status.failures:
         return status
     if existing > status.nodes:
-        return ProvisioningStatus(
-            expected_start=status.expected_start, recent_starts=status.recent_starts
-        )
+        cleared = ("failed_at", "resting_until", "reason", "message")
+        return status.model_copy(update={"failures": 0, "nodes": 0, **dict.fromkeys(cleared)})
     return status.model_copy(update={"nodes": existing})
 
 
@@ -329,12 +350,14 @@ def _start_due(
     status: ProvisioningStatus, nodes: Sequence[Node], waits: Sequence[Pod], at: datetime
 ) -> datetime | None:
     """Return by when a node is expected; None where none is waited for, or the pool rests."""
-    if not waits or is_resting(status, at):
+    since = [status.placeholder_since] if status.placeholder_since is not None else []
+    since += [pod.created for pod in waits[:1]]
+    if not since or is_resting(status, at):
         return None
     # Nodes come one after the other: each gives the next one the whole time.
     came = [node.created for node in nodes if node.created is not None and node.created <= at]
     rested = [status.resting_until] if status.resting_until is not None else []
-    return max([waits[0].created, *came, *rested]) + status.expected_start
+    return max([*since, *came, *rested]) + status.expected_start
 
 
 def _with_failure(
@@ -357,6 +380,7 @@ def _with_failure(
             "resting_until": at + rest,
             "reason": reason,
             "message": words or None,
+            "placeholder_since": None,
         }
     )
 
@@ -484,6 +508,8 @@ class _Condition:
             )
         if self.due is not None:
             pods = counted(len(self.waits), "pod")
+            if status.placeholder_since is not None:
+                pods = f"a placeholder for {counted(self.template.gpus, 'GPU')}"
             yield StatusVerdict(
                 NodesProvisioned.NODES_STARTING,
                 f"{pods} waiting for a node, which is expected until {_time(self.due)}",

@@ -99,6 +99,8 @@ class Node:
     """The condition Ready alone; a cordoned node is alive."""
     taints: frozenset[str] = frozenset()
     """Keys of its taints."""
+    guarded: bool = False
+    """Tessera has it left alone by Karpenter."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
 """Write what the plan decided for pools: statuses, taints, backend requests and evictions."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -7,6 +8,7 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.backend import BackendRequest
 from tessera.domain.mig_backends.gpu_clients import restart_device_plugin
 from tessera.domain.mig_backends.mig_manager import referenced_configs
+from tessera.domain.names import DISRUPT_ANNOTATION, GUARD_ANNOTATION
 from tessera.domain.observed.node_layout import TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -21,6 +23,8 @@ from tessera.reconcile.writing.writer import SupersededError, Writer, WriteStep,
 from tessera.resources import mig_objects
 from tessera.resources.api_resources import ACCELERATOR_POOLS, NODE_LAYOUTS, NODES
 from tessera.resources.manifest import ObjectKey
+
+log = logging.getLogger("tessera")
 
 # A replica whose drain took too long has this long to exit, whatever its grace period.
 _EXIT_SECONDS = 10
@@ -53,6 +57,7 @@ class LayoutApplier:
             ]
         )
         problems = self.problems
+        await self._guard_nodes(plan, refused)
         try:
             await self.write_actions(plan.repartitions, refused, snapshot.at)
         except SupersededError:
@@ -103,6 +108,22 @@ class LayoutApplier:
                     self.problems += await self._evict(ref, uid, at)
             for ref, uid in sorted(actions.deletions.items()):
                 self.problems += await attempt(self._writer.delete_pod(ref, uid, _EXIT_SECONDS))
+
+    @WriteStep
+    async def _guard_nodes(self, plan: Plan, refused: frozenset[str]) -> None:
+        """Have nodes left alone until a pod uses them, before the placeholder on them ends."""
+        guarded = {
+            view.provisioning.guarded_node
+            for view in plan.pools
+            if view.provisioning is not None and view.pool.name not in refused
+        }
+        for node in plan_inputs(self._store, NODES, Node):
+            needs_guard = node.name in guarded
+            if needs_guard != node.guarded and (needs_guard or not refused):
+                value = "true" if needs_guard else None
+                annotations = {DISRUPT_ANNOTATION: value, GUARD_ANNOTATION: value}
+                if problems := await attempt(self._writer.annotate_node(node.name, annotations)):
+                    log.warning("node %s: %s", node.name, "; ".join(problems))
 
     async def _update_nodes(
         self, pool_actions: Sequence[PoolActions], refused: frozenset[str], at: datetime

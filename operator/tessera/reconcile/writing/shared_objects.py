@@ -22,9 +22,10 @@ from tessera.reconcile.writing.service_work import CHILD_KINDS
 from tessera.reconcile.writing.write_order import Stage, Work, WorkKey
 from tessera.reconcile.writing.writer import Writer, WriteStep, attempt
 from tessera.resources import prepull
-from tessera.resources.api_resources import DAEMON_SETS
+from tessera.resources.api_resources import DAEMON_SETS, REPLICA_SETS
 from tessera.resources.children import NamespaceOwners, namespace_owners
 from tessera.resources.manifest import ObjectKey, ObjectManifest
+from tessera.resources.placeholders import placeholders
 from tessera.resources.runner import RunnerImage
 
 log = logging.getLogger("tessera")
@@ -145,7 +146,7 @@ class SharedObjectApplier:
         for observed in existing.get(None, ()):
             is_unused = (
                 pull_keys is not None and observed.key not in pull_keys
-                if observed.key.plural == DAEMON_SETS.plural
+                if observed.key.plural in (DAEMON_SETS.plural, REPLICA_SETS.plural)
                 else observed.key.namespace not in used
             )
             if observed.owned_fields_digest and is_unused:
@@ -162,7 +163,7 @@ def shared_key(namespace: str, stage: Stage = Stage.CHILDREN) -> WorkKey:
 
 
 class PrePullApplier:
-    """Applies the DaemonSets that pull images before services need them."""
+    """Applies what pulls images, and starts nodes, before services need them."""
 
     def __init__(self, writer: Writer, config: Config, installation: Installation) -> None:
         self._writer = writer
@@ -172,7 +173,7 @@ class PrePullApplier:
         self._incremental = Incremental()
         self._problems: list[str] = []
         self.keys: Collection[ObjectKey] | None = None
-        """The needed DaemonSets; None where they could not be built."""
+        """The needed DaemonSets and placeholders; None where they could not be built."""
 
     async def apply(self, plan: Plan) -> None:
         """Apply them; a failed pre-pull delays nothing, so a log line reports it."""
@@ -194,6 +195,7 @@ class PrePullApplier:
             self._image,
             self.namespace,
         )
+        manifests += placeholders(plan.pools, self._config.platform, self._image, self.namespace)
         self.keys = {manifest.key for manifest in manifests}
         problems, _ = await self._writer.apply_changed(manifests)
         return problems

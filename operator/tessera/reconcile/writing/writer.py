@@ -231,6 +231,11 @@ class Writer:
         async with self._request(f"patch node {node}"):
             self._store.put(NODES, await self._cluster.patch_node(node, labels, taints))
 
+    async def annotate_node(self, node: str, annotations: Mapping[str, str | None]) -> None:
+        """Set annotations of a node; None removes one."""
+        async with self._request(f"annotate node {node}"):
+            self._store.put(NODES, await self._cluster.patch_node(node, {}, {}, annotations))
+
     def _is_in_place(self, manifest: ObjectManifest) -> bool:
         observed = self._store.all(manifest.kind).get(manifest.key)
         last = self._applied.get(manifest.key)
