@@ -156,11 +156,15 @@ async def test_a_plan_waits_for_requests_on_their_way_and_nothing_is_sent_after_
     class SlowCluster(MemoryCluster):
         @override
         async def patch_node(
-            self, node: str, labels: Mapping[str, str | None], taints: Mapping[str, bool]
+            self,
+            node: str,
+            labels: Mapping[str, str | None],
+            taints: Mapping[str, bool],
+            annotations: Mapping[str, str | None] | None = None,
         ) -> ClusterObject:
             sent.set()
             await answer.wait()
-            return await super().patch_node(node, labels, taints)
+            return await super().patch_node(node, labels, taints, annotations)
 
     cluster, harness = SlowCluster(), Harness()
     cluster.put(NODES, {"metadata": {"name": "a"}})

@@ -374,6 +374,8 @@ class VariantReason(StatusReason):
     """The other replicas are enough; those with the highest cost go first."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
     """A limit of the TenantBudget pays for fewer replicas of the variant."""
+    GPU_QUOTA_EXCEEDED = "GPUQuotaExceeded"
+    """The tenant's `spec.gpus` does not cover all replicas that are wanted."""
     FAIR_SHARE = "FairShare"
     """The pool has too few devices, and other services get them by their tenants' shares."""
     NOT_OFFERED = "NotOffered"

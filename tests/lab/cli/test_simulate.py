@@ -121,7 +121,7 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     assert 3 < max(desired) <= report["maxReplicas"]
     assert report["replicaHour"] == {"onDemand": 3.43, "reserved": 2.16, "spot": 1.25}
     assert policy["cost"] == pytest.approx(policy["replicaHours"] * 3.43, abs=0.01)
-    assert policy["bestReserved"] > 2
+    assert policy["bestReserved"] >= 2
     assert policy["bestCost"] < policy["cost"]
 
     assert commands[0].output is not None

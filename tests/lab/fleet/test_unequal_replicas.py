@@ -122,7 +122,7 @@ def test_a_replica_of_twice_the_speed_gets_about_twice_the_requests() -> None:
     kinds[0] = Kind(replace(whole, limits=half.limits), 2 * kinds[1].rate)
     played = play(kinds, a_trace(kinds, 1.0))
     assert played.attained() > 0.99
-    assert played.shares[0] / played.shares[1] == pytest.approx(2.0, rel=0.1)
+    assert played.shares[0] / played.shares[1] == pytest.approx(2.0, rel=0.15)
 
 
 def test_a_prompt_goes_to_the_faster_replica_behind_others_where_that_alone_is_in_time() -> None:
@@ -135,8 +135,8 @@ def test_a_prompt_goes_to_the_faster_replica_behind_others_where_that_alone_is_i
 
 @pytest.mark.parametrize(
     ("slower", "more", "is_equal"),
-    # The others carry as much, 14 % more and 29 % more; 15 % more may share a Service.
-    [(1.0, 1.0, True), (1.08, 1.14, True), (1.15, 1.29, False)],
+    # The others carry as much, 14 % more and 38 % more; 15 % more may share a Service.
+    [(1.0, 1.0, True), (1.08, 1.14, True), (1.2, 1.38, False)],
 )
 def test_spread_evenly_replicas_keep_the_objective_while_they_carry_about_as_much(
     slower: float, more: float, is_equal: bool

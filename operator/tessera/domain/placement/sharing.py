@@ -13,8 +13,8 @@ def may_share_service(choices: Sequence[HardwareChoice]) -> str | None:
     A Service sends each replica as many requests, whatever its speed, so the slowest is full first.
     Replicas are as fast as predicted give or take `OFF_TOLERANCE`, which scaling makes up for by
     what is attained: those within it count as equal. With nearly all that they carry together, as
-    simulated, three that carry 14 % more than a fourth keep the objectives, and with 29 % more a
-    tenth is late. The gateway knows the speed of each and needs no bound.
+    simulated, three that carry 14 % more than a fourth keep the objectives, and with 38 % more a
+    sixth is late. The gateway knows the speed of each and needs no bound.
     """
     slowest = min(choices, key=_rate)
     fastest = max(choices, key=_rate)

@@ -31,7 +31,6 @@ from tessera.domain.gateway.name_conflicts import (
 )
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
-from tessera.domain.hardware.provisioning import provisioned_view, with_provisioning
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
     NO_STALL,
@@ -47,6 +46,7 @@ from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.service_plan import (
     Measurements,

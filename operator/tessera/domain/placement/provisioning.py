@@ -25,18 +25,18 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.node_templates import has_devices, template_node
-from tessera.domain.hardware.placeholders import (
+from tessera.domain.hardware.pools import PoolView
+from tessera.domain.incremental import FOREVER, Until, reused, reused_until
+from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.node_layout import TAINT
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, PodEvent, Snapshot
+from tessera.domain.placement.placeholders import (
     KNOWN_AFTER,
     needs_placeholder,
     unplaced_by_pool,
     with_guard,
     with_placeholder,
 )
-from tessera.domain.hardware.pools import PoolView
-from tessera.domain.incremental import FOREVER, Until, reused, reused_until
-from tessera.domain.observed.batches import Batch
-from tessera.domain.observed.node_layout import TAINT
-from tessera.domain.observed.snapshot import Node, ObservedService, Pod, PodEvent, Snapshot
 from tessera.domain.steps import Step
 
 FIRST_REST = timedelta(minutes=10)
