@@ -11,6 +11,7 @@ from tessera_lab.fleet.observation import (
     Policy,
     ReplicaModel,
     Settings,
+    total,
 )
 from tessera_lab.fleet.policies.families import FAMILIES
 
@@ -62,7 +63,7 @@ def replica_path(
     """Return the changes of the replicas while each engine shows the same and starts at once."""
     replicas, at, changes = start, 0.0, []
     while at <= seconds:
-        desired = policy.decide(an_observation(at, [engine] * replicas))
+        desired = total(policy.decide(an_observation(at, [engine] * replicas)))
         if desired != replicas:
             replicas = desired
             changes.append((at, replicas))

@@ -52,6 +52,8 @@ class Course:
     """Requests that a removed or preempted replica did not finish."""
     lost_streams: int = 0
     """Requests on nodes that died."""
+    longest_wait: float = 0.0
+    """Seconds for which a replica waited for a node while another pool had one for it."""
     refused: int = 0
     """Requests that no engine can hold."""
     prompt_tokens: int = 0

@@ -23,7 +23,9 @@ class Disturbance:
     dead_nodes: tuple[float, ...] = ()
     """The oldest ready replica vanishes with its streams."""
     full_pools: Spans = ()
-    """No further node can be had."""
+    """No further node can be had, of a pool that is always there because others use it."""
+    full_pool: str | None = None
+    """The only pool that is full; None is all of them."""
 
 
 CALM = Disturbance()

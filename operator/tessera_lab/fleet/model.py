@@ -72,6 +72,18 @@ class Purchase:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodePool:
+    """Nodes of one tier, each of which is for one replica."""
+
+    name: str
+    tier: Tier
+    nodes: int | None = None
+    """Those that are always there; None where a node comes for a replica and goes with it."""
+    start_seconds: float = 0.0
+    """Time from the order of a node until it is there, which is before a replica's start-up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetModel:
     """One service on one kind of replica."""
 
@@ -101,3 +113,10 @@ class FleetModel:
     session_tokens: int = 0
     """Tokens of a prompt's beginning by which its gateway is chosen; 0 spreads at random."""
     purchase: Purchase = field(default_factory=Purchase)
+    pools: tuple[NodePool, ...] = ()
+    """Those among which the policy chooses, the first ones used first by a policy that does not;
+    without any there is one for each tier, and `purchase` chooses."""
+
+    @property
+    def node_pools(self) -> tuple[NodePool, ...]:
+        return self.pools or tuple(NodePool(name=tier, tier=tier) for tier in Tier)

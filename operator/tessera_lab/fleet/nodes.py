@@ -1,13 +1,14 @@
-"""Replicas from their order until they are gone, by tier, and the nodes that are paid for them."""
+"""Replicas from their order until they are gone, by pool, and the nodes that are paid for them."""
 
 import math
 import random
 from array import array
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera_lab.fleet.course import Lifetime
 from tessera_lab.fleet.disturbance import Disturbance, within
-from tessera_lab.fleet.model import FleetModel, StartUp, Tier
+from tessera_lab.fleet.model import FleetModel, NodePool, StartUp, Tier
 from tessera_lab.fleet.simulated_replica import SimulatedReplica
 from tessera_lab.fleet.spot import Preemption, SpotMarket
 
@@ -16,7 +17,7 @@ from tessera_lab.fleet.spot import Preemption, SpotMarket
 class _HeldNode:
     """A node without a replica that is paid until it is used or given back."""
 
-    tier: Tier
+    pool: NodePool
     since: float
     until: float
 
@@ -38,12 +39,17 @@ class Nodes:
         """Requests that a removed replica had not finished in time."""
         self.lost_streams = 0
         """Requests of nodes that died."""
+        self.longest_wait = 0.0
+        """Seconds for which a replica waited for a node while another pool had one for it."""
         self.prompt_tokens = self.cached_tokens = self.promised_tokens = 0
         """Of replicas that are gone: looked up in their prefix caches, found there, and promised by
         the records of these."""
         self._fleet, self._disturbance, self._spot = fleet, disturbance, spot
+        self._pools = fleet.node_pools
         self._ttft = ttft
         self._held: list[_HeldNode] = []
+        self._refusing: set[str] = set()
+        """Pools that had no node for the last replica that was to get one."""
         self._count = 0
         self._rng = random.Random(seed)  # noqa: S311 - not a secret
 
@@ -57,18 +63,39 @@ class Nodes:
         ready = [replica for replica in self.active if replica.ready_at <= moment]
         return sorted(ready, key=lambda replica: (replica.ready_at, replica.number))
 
-    def resize(self, moment: float, desired: int) -> None:
-        """Order and remove replicas until `desired` of them are in effect."""
-        targets = self._targets(moment, desired)
-        for tier in Tier:
-            active = [replica for replica in self.active if replica.tier is tier]
-            for _ in range(targets[tier] - len(active)):
-                if not self._order(moment, tier):
-                    break
+    def bound(self, pool: NodePool) -> int:
+        """Return the nodes of a pool that have, or start for, a replica."""
+        return sum(each.pool is pool and math.isfinite(each.bound_at) for each in self.replicas)
+
+    def foreign(self, moment: float) -> Mapping[str, int]:
+        """Return the nodes that others use, by the pools that are always there."""
+        return {
+            pool.name: pool.nodes - self.bound(pool) if self._is_full(pool, moment) else 0
+            for pool in self._pools
+            if pool.nodes is not None
+        }
+
+    def resize(self, moment: float, targets: Mapping[str, int]) -> list[SimulatedReplica]:
+        """Order and remove replicas until each pool has as many as its target, and give nodes to
+        those that have none; return the replicas that got one."""
+        for pool in self._pools:
+            active = [replica for replica in self.active if replica.pool is pool]
+            target = targets[pool.name]
+            if self._fleet.pools and target > len(active):
+                active += self._wanted_again(pool, target - len(active))
+            for _ in range(target - len(active)):
+                self.replicas.append(
+                    SimulatedReplica(self._fleet, self._count, ordered_at=moment, pool=pool)
+                )
+                self._count += 1
             # Those that still start go first, then the emptiest.
             active.sort(key=lambda each: (each.ready_at <= moment, each.load, -each.number))
-            for replica in active[: max(0, len(active) - targets[tier])]:
+            for replica in active[: max(0, len(active) - target)]:
                 self._drain(replica, moment, moment + self._fleet.drain_timeout)
+        pending = [replica for replica in self.active if math.isinf(replica.bound_at)]
+        bound = [replica for replica in pending if self._bind(moment, replica)]
+        self._count_waits(moment)
+        return bound
 
     def advance(self, moment: float) -> None:
         """Advance all engines, and let go those that are drained."""
@@ -91,7 +118,7 @@ class Nodes:
 
     def preempt(self, moment: float, preemption: Preemption) -> None:
         """Drain the spot nodes that a preemption takes, at its notice; new ones die young."""
-        spot = [replica for replica in self.active if replica.tier is Tier.SPOT]
+        spot = [replica for replica in self.active if replica.pool.tier is Tier.SPOT]
         spot.sort(key=lambda each: (-each.ordered_at, -each.number))
         for replica in spot[: preemption.lost(len(spot))]:
             self._drain(replica, moment, preemption.at)
@@ -108,14 +135,23 @@ class Nodes:
             self._release(node, min(node.until, last))
         return last
 
-    def _targets(self, moment: float, desired: int) -> dict[Tier, int]:
-        """Return the replicas of each tier: SkyServe's fallback where spot nodes are used."""
+    def split(self, moment: float, desired: int) -> dict[str, int]:
+        """Return the replicas of each pool for a number of all: the first pools are used first.
+
+        Spot nodes are used as by SkyServe's fallback.
+        """
+        targets, rest = dict[str, int](), desired
+        for pool in self._fleet.pools:
+            targets[pool.name] = rest if pool.nodes is None else min(rest, pool.nodes)
+            rest -= targets[pool.name]
+        if targets:
+            return targets
         purchase = self._fleet.purchase
         reserved = min(desired, purchase.reserved)
         burst = desired - reserved
         if not purchase.spot or self._spot is None:
             return {Tier.RESERVED: reserved, Tier.ON_DEMAND: burst, Tier.SPOT: 0}
-        spot = [replica for replica in self.active if replica.tier is Tier.SPOT]
+        spot = [replica for replica in self.active if replica.pool.tier is Tier.SPOT]
         ready = sum(replica.ready_at <= moment for replica in spot)
         return {
             Tier.RESERVED: reserved,
@@ -123,25 +159,63 @@ class Nodes:
             Tier.SPOT: min(burst, self._spot.available(moment)),
         }
 
-    def _order(self, moment: float, tier: Tier) -> bool:
-        fleet = self._fleet
-        node = next((node for node in reversed(self._held) if node.tier is tier), None)
-        if node is None and within(moment, self._disturbance.full_pools) and moment > 0:
+    def _wanted_again(self, pool: NodePool, count: int) -> list[SimulatedReplica]:
+        """Let up to so many replicas that drain serve again, those that began last first."""
+        draining = [each for each in self.replicas if each.draining and each.pool is pool]
+        draining.sort(key=lambda each: (-each.drained_at, each.number))
+        for replica in draining[:count]:
+            replica.draining, replica.drained_at, replica.deadline = False, math.inf, math.inf
+        return draining[:count]
+
+    def _bind(self, moment: float, replica: SimulatedReplica) -> bool:
+        fleet, pool = self._fleet, replica.pool
+        node = next((node for node in reversed(self._held) if node.pool is pool), None)
+        if node is None and not self._has_room(pool, moment):
+            self._refusing.add(pool.name)
             return False
+        self._refusing.discard(pool.name)
         start_up = fleet.start_up
-        if fleet.held_start_up is not None and (node is not None or tier is Tier.RESERVED):
+        if fleet.held_start_up is not None and (node is not None or pool.tier is Tier.RESERVED):
             start_up = fleet.held_start_up
         if node is not None:
             self._release(node, moment)
-        # The first replicas were ordered before the trace begins.
-        lead = 0.0 if moment <= 0 else self._lead(start_up)
-        self.replicas.append(
-            SimulatedReplica(
-                fleet, self._count, ordered_at=moment, ready_at=moment + lead, tier=tier
-            )
-        )
-        self._count += 1
+        if moment <= 0:
+            # The first replicas were ordered before the trace begins.
+            replica.bind(moment, moment)
+            return True
+        at = moment if node is not None or pool.nodes is not None else moment + pool.start_seconds
+        replica.bind(at, at + self._lead(start_up))
         return True
+
+    def _is_full(self, pool: NodePool, moment: float) -> bool:
+        disturbance = self._disturbance
+        named = disturbance.full_pool in (None, pool.name)
+        return named and moment > 0 and within(moment, disturbance.full_pools)
+
+    def _has_room(self, pool: NodePool, moment: float) -> bool:
+        """Return whether a pool has, or starts, one more node for a replica."""
+        if self._is_full(pool, moment):
+            return False
+        return pool.nodes is None or self.bound(pool) < pool.nodes
+
+    def _count_waits(self, moment: float) -> None:
+        """Count how long replicas wait for a node while another pool has one for them.
+
+        A node that is still to start is no better than one on its way, and none is known to come
+        from a pool that refused the last one.
+        """
+        for replica in self.active:
+            has_none = math.isinf(replica.bound_at)
+            if replica.bound_at <= moment or not any(
+                (pool.nodes is not None or (has_none and pool.name not in self._refusing))
+                and self._has_room(pool, moment)
+                for pool in self._pools
+            ):
+                replica.waits_since = None
+                continue
+            if replica.waits_since is None:
+                replica.waits_since = moment
+            self.longest_wait = max(self.longest_wait, moment - replica.waits_since)
 
     def _lead(self, start_up: StartUp) -> float:
         seconds = self._rng.triangular(start_up.low, start_up.high, start_up.mode)
@@ -156,10 +230,12 @@ class Nodes:
         self.prompt_tokens += replica.engine.counts.queried_tokens
         self.cached_tokens += replica.engine.counts.hit_tokens
         self.promised_tokens += replica.promised_tokens
-        self.lifetimes.append(Lifetime(replica.tier, replica.ordered_at, moment))
-        if self._fleet.node_hold and replica.tier is Tier.ON_DEMAND:
-            self._held.append(_HeldNode(replica.tier, moment, moment + self._fleet.node_hold))
+        if replica.bound_at > moment:
+            return
+        self.lifetimes.append(Lifetime(replica.pool.tier, replica.bound_at, moment))
+        if self._fleet.node_hold and replica.pool.tier is Tier.ON_DEMAND:
+            self._held.append(_HeldNode(replica.pool, moment, moment + self._fleet.node_hold))
 
     def _release(self, node: _HeldNode, moment: float) -> None:
         self._held.remove(node)
-        self.lifetimes.append(Lifetime(node.tier, node.since, max(node.since, moment)))
+        self.lifetimes.append(Lifetime(node.pool.tier, node.since, max(node.since, moment)))

@@ -1,6 +1,6 @@
 """What a scaling policy sees of a fleet, and what it may know beforehand."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -64,6 +64,9 @@ class ReplicaStatus:
 
     number: int
     ordered_at: float
+    bound_at: float | None
+    """When it got its node; None while it has none."""
+    pool: str = ""
     ready_at: float | None = None
     """None while it starts."""
     draining_since: float | None = None
@@ -78,8 +81,8 @@ class Observation:
     at: float
     """Seconds since the start of the trace."""
     replicas: int
-    """Replicas that are ordered, as a Deployment's `spec.replicas`. There may be fewer while the
-    pool is full, and more while spot nodes start."""
+    """Replicas that are ordered, as a Deployment's `spec.replicas`. There may be more while spot
+    nodes start."""
     ready: int
     """Ready replicas, not draining."""
     scraped_at: float
@@ -90,6 +93,10 @@ class Observation:
     """Replicas that were ready at the last scrape; None is one whose metrics are missing."""
     statuses: tuple[ReplicaStatus, ...] = ()
     """All replicas, also those that drain."""
+    targets: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that are ordered in each pool, if the policy chooses among pools."""
+    foreign: Mapping[str, int] = field(default_factory=dict)
+    """Nodes of pools that others use."""
     totals: Totals = field(default_factory=Totals)
     in_flight: int = 0
     """Requests at the gateway now: they wait, or are in engines."""
@@ -125,6 +132,15 @@ class ReplicaModel:
     output_tokens: int
 
 
+# Replicas in all, or those of each pool by its name.
+Decision = int | Mapping[str, int]
+
+
+def total(decision: Decision) -> int:
+    """Return the replicas of all pools."""
+    return decision if isinstance(decision, int) else sum(decision.values())
+
+
 class Policy(Protocol):
     """A scaling policy with the memory of one run."""
 
@@ -133,8 +149,8 @@ class Policy(Protocol):
     scrape: float
     """Seconds between scrapes; 0 reads the engines at each decision."""
 
-    def decide(self, observation: Observation) -> int:
-        """Return the replicas that shall be in effect; the simulator holds them within bounds."""
+    def decide(self, observation: Observation) -> Decision:
+        """Return the replicas that shall be in effect; a number of all is held within bounds."""
         ...
 
 

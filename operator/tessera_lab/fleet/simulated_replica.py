@@ -17,7 +17,7 @@ from tessera_lab.engine import EngineCore
 from tessera_lab.engine.core import EngineCounters
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.engine.sequence_state import SequenceState
-from tessera_lab.fleet.model import FleetModel, Tier
+from tessera_lab.fleet.model import FleetModel, NodePool
 from tessera_lab.fleet.observation import EngineSample
 
 # Of the engine, which `Totals` has by the same names.
@@ -65,13 +65,16 @@ class SimulatedReplica:
     """
 
     def __init__(
-        self, fleet: FleetModel, number: int, *, ordered_at: float, ready_at: float, tier: Tier
+        self, fleet: FleetModel, number: int, *, ordered_at: float, pool: NodePool
     ) -> None:
         self.number = number
         self.engine = EngineCore(fleet.limits, fleet.step)
         self.ordered_at = ordered_at
-        self.ready_at = ready_at
-        self.tier = tier
+        self.pool = pool
+        self.bound_at = self.ready_at = math.inf
+        """When it has, or will have, a node, and when it serves."""
+        self.waits_since: float | None = None
+        """Since when it waits for a node while another pool has one for it."""
         self.draining = False
         self.drained_at = math.inf
         """Since when it drains."""
@@ -98,10 +101,9 @@ class SimulatedReplica:
         self._counted = EngineCounters()
         self._in_step = False
         self._first: list[SequenceState] = []
-        # The first replicas have served before the trace begins.
         self.state = ReplicaState(
             replica=engine_replica(fleet, number),
-            ready_at=ready_at if ready_at > 0 else -SLOW_START_SECONDS,
+            ready_at=None,
             max_sequences=float(fleet.limits.max_num_seqs),
         )
 
@@ -113,6 +115,12 @@ class SimulatedReplica:
     @property
     def idle(self) -> bool:
         return self.engine.idle
+
+    def bind(self, bound_at: float, ready_at: float) -> None:
+        """Give it a node."""
+        self.bound_at, self.ready_at = bound_at, ready_at
+        # The first replicas have served before the trace begins.
+        self.state.ready_at = ready_at if ready_at > 0 else -SLOW_START_SECONDS
 
     def submit(
         self,

@@ -8,14 +8,14 @@ output.
 import heapq
 import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from tessera.api.text import counted
 from tessera_lab.fleet.course import Course, CourseSample
 from tessera_lab.fleet.disturbance import CALM, Disturbance
 from tessera_lab.fleet.model import FleetModel
 from tessera_lab.fleet.nodes import Nodes
-from tessera_lab.fleet.observation import Observation, Policy, ReplicaStatus
+from tessera_lab.fleet.observation import Decision, Observation, Policy, ReplicaStatus, total
 from tessera_lab.fleet.routing import Door
 from tessera_lab.fleet.scraping import Scraper
 from tessera_lab.fleet.spot import SpotMarket
@@ -54,7 +54,7 @@ class Simulation:
         self._door = Door(trace, fleet, self.course.ttft)
         self._nodes = Nodes(fleet, disturbance, spot, seed, self.course.ttft)
         self._scraper = Scraper(disturbance)
-        self._desired = fleet.initial_replicas
+        self._decision: Decision = fleet.initial_replicas
         self._last_scrape = 0.0
         self._events: list[tuple[float, int, int]] = []
         for moment in disturbance.dead_nodes:
@@ -74,7 +74,9 @@ class Simulation:
         `progress` is called with the simulated seconds, once a minute of these.
         """
         self._progress = progress or self._progress
-        self._nodes.resize(0.0, self._desired)
+        if self._fleet.pools:
+            self._decision = self._targets(0.0)
+        self._nodes.resize(0.0, self._targets(0.0))
         self._find_ready(0.0)
         try:
             self._play()
@@ -125,12 +127,18 @@ class Simulation:
             self._scrape(moment)
         else:
             self._advance(moment)
-        desired = self._policy.decide(self._observe(moment))
-        desired = min(max(desired, self._fleet.min_replicas), self._fleet.max_replicas)
-        self.course.changes += desired != self._desired
-        self._desired = desired
+        decision = self._policy.decide(self._observe(moment))
+        if isinstance(decision, int):
+            decision = min(max(decision, self._fleet.min_replicas), self._fleet.max_replicas)
+        self.course.changes += decision != self._decision
+        self._decision = decision
         # Also without a change: what died or was taken back is replaced.
         self._resize(moment)
+
+    def _targets(self, moment: float) -> Mapping[str, int]:
+        """Return the replicas of each pool."""
+        decision = self._decision
+        return self._nodes.split(moment, decision) if isinstance(decision, int) else decision
 
     def _observe(self, moment: float) -> Observation:
         scrape, door = self._scraper.newest(moment), self._door
@@ -138,6 +146,8 @@ class Simulation:
             ReplicaStatus(
                 number=replica.number,
                 ordered_at=replica.ordered_at,
+                pool=replica.pool.name,
+                bound_at=replica.bound_at if replica.bound_at <= moment else None,
                 ready_at=replica.ready_at if replica.ready_at <= moment else None,
                 draining_since=replica.drained_at if replica.draining else None,
                 sample=scrape.samples.get(replica.number),
@@ -147,12 +157,14 @@ class Simulation:
         ended = self._scraper.take_ended()
         return Observation(
             at=moment,
-            replicas=self._desired,
+            replicas=total(self._decision),
             ready=len(door.serving),
             scraped_at=scrape.at,
             counted_at=scrape.at // _COUNTS_INTERVAL * _COUNTS_INTERVAL,
             engines=tuple(scrape.samples.values()),
             statuses=statuses,
+            targets=self._targets(moment) if self._fleet.pools else {},
+            foreign=self._nodes.foreign(moment),
             totals=scrape.totals,
             in_flight=self._in_flight(),
             queued=door.queued,
@@ -173,9 +185,9 @@ class Simulation:
                 at=moment,
                 arrived=self._door.arrived,
                 in_flight=self._in_flight(),
-                desired=self._desired,
+                desired=total(self._decision),
                 ready=len(self._door.serving),
-                nodes=len(self._nodes.replicas),
+                nodes=sum(each.bound_at <= moment for each in self._nodes.replicas),
             )
         )
         self._progress(moment)
@@ -185,9 +197,7 @@ class Simulation:
         self._door.learn(self._scraper.count(self._nodes.replicas))
 
     def _resize(self, moment: float) -> None:
-        before = len(self._nodes.replicas)
-        self._nodes.resize(moment, self._desired)
-        for replica in self._nodes.replicas[before:]:
+        for replica in self._nodes.resize(moment, self._targets(moment)):
             self._push(replica.ready_at, _READY)
         self._find_ready(moment)
 
@@ -204,12 +214,13 @@ class Simulation:
         course.lifetimes = nodes.lifetimes
         course.broken_streams = nodes.broken_streams
         course.lost_streams = nodes.lost_streams
+        course.longest_wait = nodes.longest_wait
         course.refused = self._door.refused
         course.prompt_tokens, course.cached_tokens = nodes.prompt_tokens, nodes.cached_tokens
         course.promised_tokens = nodes.promised_tokens
 
     def _wait_for_replica(self) -> None:
         """Let requests that came when there was no replica be served after the trace."""
-        starting = [replica.ready_at for replica in self._nodes.active]
-        if starting:
-            self._find_ready(min(starting))
+        ready_at = min((replica.ready_at for replica in self._nodes.active), default=math.inf)
+        if math.isfinite(ready_at):
+            self._find_ready(ready_at)

@@ -7,7 +7,7 @@ from typing import Any
 from tessera.domain.perf import StepTime
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fleet.model import FleetModel, StartUp
-from tessera_lab.fleet.observation import Observation, ReplicaModel
+from tessera_lab.fleet.observation import Decision, Observation, ReplicaModel
 from tessera_lab.fleet.trace import Trace
 
 STEP = StepTime(weights=0.010, kv_token=1e-7, token=5e-5, source="Table")
@@ -54,13 +54,13 @@ def a_fleet(**fields: Any) -> FleetModel:
 
 
 class Planned:
-    """Plays replica counts by their moments."""
+    """Plays decisions by their moments."""
 
-    def __init__(self, *counts: tuple[float, int], interval: float = 5.0) -> None:
+    def __init__(self, *decisions: tuple[float, Decision], interval: float = 5.0) -> None:
         self.interval, self.scrape = interval, 15.0
         self.observations: list[Observation] = []
-        self._counts = counts
+        self._decisions = decisions
 
-    def decide(self, observation: Observation) -> int:
+    def decide(self, observation: Observation) -> Decision:
         self.observations.append(observation)
-        return [replicas for at, replicas in self._counts if at <= observation.at][-1]
+        return [decision for at, decision in self._decisions if at <= observation.at][-1]

@@ -24,7 +24,13 @@ from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.plan import PlanMemory, plan
 from tessera.resources.defaults import newest_version
 from tessera_lab.fleet.model import Router, StartUp
-from tessera_lab.fleet.observation import EngineSample, Observation, ReplicaStatus, Totals
+from tessera_lab.fleet.observation import (
+    EngineSample,
+    Observation,
+    ReplicaStatus,
+    Totals,
+    total,
+)
 from tessera_lab.fleet.policies.product import FleetObjects, ProductPolicy
 from tessera_lab.fleet.simulation import Simulation
 from tessera_lab.fleet.sizing import sized_fleet
@@ -100,6 +106,7 @@ def status(pod: Pod, number: int, read_at: float, at: float) -> ReplicaStatus:
     return ReplicaStatus(
         number=number,
         ordered_at=second(pod.created),
+        bound_at=None if pod.bound is None else second(pod.bound),
         ready_at=None if pod.ready_since is None else second(pod.ready_since),
         draining_since=draining,
         sample=sample_at(course().scrapes.get(pod.ref.name, {}), read_at),
@@ -201,7 +208,7 @@ class Remembered:
         )
         # The recorded gateway reported no expected lengths yet.
         known = replace(observation, statuses=statuses, arrived_tokens=NO_TOKENS)
-        count = self._policy.decide(known)
+        count = total(self._policy.decide(known))
         self.decisions.append((observation.at, count))
         return count
 

@@ -226,8 +226,8 @@ def test_nothing_starts_while_the_pool_is_full() -> None:
     policy = Planned((0, 1), (10, 3))
     full = Disturbance(full_pools=((0, 50),))
     Simulation(steady(2, 100), a_fleet(), policy, disturbance=full).run()
-    by_moment = {each.at: len(each.statuses) for each in policy.observations}
-    assert (by_moment[45], by_moment[60]) == (1, 3)
+    nodes = {each.at: [status.bound_at for status in each.statuses] for each in policy.observations}
+    assert (nodes[45], nodes[60]) == ([0, None, None], [0, 50, 50])
 
 
 SPOT = SpotMarket(

@@ -216,8 +216,10 @@ class ProductPolicy:
             service=self._service.ref,
             variant=self._choice.variant,
             created=ordered,
-            bound=ordered,
-            node=self._objects.nodes[status.number % len(self._objects.nodes)].name,
+            bound=None if status.bound_at is None else _moment(status.bound_at),
+            node=None
+            if status.bound_at is None
+            else self._objects.nodes[status.number % len(self._objects.nodes)].name,
             devices={hardware.resource: hardware.devices},
             ready_since=None if status.ready_at is None else _moment(status.ready_at),
             containers_ready=status.ready_at is not None,

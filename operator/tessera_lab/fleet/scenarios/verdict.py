@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from tessera_lab.fleet.course import HOUR, Course
 from tessera_lab.fleet.model import FleetModel, Purchase
-from tessera_lab.fleet.observation import Observation, Policy, Settings
+from tessera_lab.fleet.observation import Observation, Policy, Settings, total
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS, ProductPolicy, router_of
 from tessera_lab.fleet.scenarios.scenario import ACTIVE, HardScenario
@@ -71,7 +71,7 @@ class RecordedPolicy:
 
     def decide(self, observation: Observation) -> int:
         """Return the policy's decision."""
-        desired = self._policy.decide(observation)
+        desired = total(self._policy.decide(observation))
         desired = min(max(desired, self._fleet.min_replicas), self._fleet.max_replicas)
         self.decisions.append((observation.at, desired))
         return desired
