@@ -1,21 +1,37 @@
 """Pools of several tiers: each replica is on a node of its own pool, and is paid by its tier."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
+from tessera.api.ref import Ref
 from tessera_lab.fleet.course import Course, cost
 from tessera_lab.fleet.disturbance import CALM, Disturbance
-from tessera_lab.fleet.model import NodePool, Purchase, Tier
-from tessera_lab.fleet.observation import Decision
+from tessera_lab.fleet.model import NodePool, Purchase, Router, Tier
+from tessera_lab.fleet.observation import Decision, Observation
+from tessera_lab.fleet.policies.product import ProductPolicy, WholeGpuPool
 from tessera_lab.fleet.prices import GpuPrices
 from tessera_lab.fleet.simulation import Simulation
+from tessera_lab.fleet.sizing import sized_fleet
 from tests.lab.fleet.builders import Planned, a_fleet, a_trace, steady
 
 PRICES = GpuPrices(on_demand=3.6, reserved=1.8, spot=0.9)
 RESERVED = NodePool(name="reserved", tier=Tier.RESERVED, nodes=2)
 ON_DEMAND = NodePool(name="on-demand", tier=Tier.ON_DEMAND)
+A100 = "NVIDIA-A100-SXM4-80GB"
+SPEC = {
+    "model": {"uri": "hf://Qwen/Qwen3-14B"},
+    "slo": {"ttftP95": "1s", "itlP95": "50ms"},
+    "context": {"typicalInputTokens": 1000, "typicalOutputTokens": 200, "maxModelLen": 8192},
+    "scaling": {"minReplicas": 2, "maxReplicas": 8},
+}
 SLOW = NodePool(name="on-demand", tier=Tier.ON_DEMAND, start_seconds=300)
+
+
+def spaced(begin: int, end: int, rate: int) -> list[float]:
+    """Return arrivals at equal intervals."""
+    return [begin + index / rate for index in range((end - begin) * rate)]
 
 
 def on(reserved: int, on_demand: int = 0) -> Decision:
@@ -140,3 +156,49 @@ def test_others_use_the_free_nodes_of_a_full_pool_for_a_while() -> None:
     )
     assert nodes_at(policy, 395) == [("reserved", 0), ("reserved", None), ("on-demand", 200)]
     assert ("reserved", 400) in nodes_at(policy, 405)
+
+
+class Recorded:
+    """The product's policy, and its decisions by their moments."""
+
+    def __init__(self, policy: ProductPolicy) -> None:
+        self._policy = policy
+        self.interval, self.scrape = policy.interval, policy.scrape
+        self.decisions: list[tuple[float, Decision]] = []
+
+    def decide(self, observation: Observation) -> Decision:
+        decision = self._policy.decide(observation)
+        self.decisions.append((observation.at, decision))
+        return decision
+
+
+def test_the_operator_uses_reserved_nodes_first_and_others_for_a_burst() -> None:
+    # Two replicas carry what comes before and after the burst.
+    reserved = WholeGpuPool(
+        name="reserved", product=A100, price="2.16", nodes=1, gpus=2, tier=Tier.RESERVED
+    )
+    others = WholeGpuPool(
+        name="on-demand", product=A100, price="3.43", nodes=0, gpus=1, max_nodes=8, start_seconds=60
+    )
+    objects = others.beside(reserved.objects(Ref("lab", "chat"), SPEC))
+    fleet = replace(
+        sized_fleet(objects.spec, objects.choice().fit),
+        router=Router.GATEWAY,
+        initial_replicas=2,
+        pools=(RESERVED, replace(ON_DEMAND, start_seconds=60)),
+    )
+    arrivals = [*spaced(0, 200, 2), *spaced(200, 500, 10), *spaced(500, 1800, 1)]
+    trace = a_trace([(arrival, 1000, 200) for arrival in arrivals], 1800)
+    policy = Recorded(ProductPolicy(objects))
+    course = Simulation(trace, fleet, policy).run()
+    ordered = [at for at, decision in policy.decisions if decision != on(2)]
+    begins, ends = zip(
+        *((each.begin, each.end) for each in course.lifetimes if each.tier is Tier.ON_DEMAND),
+        strict=True,
+    )
+    assert 200 < ordered[0] < 300
+    assert min(begins) == ordered[0] + 60
+    assert max(ends) < 1500
+    assert policy.decisions[-1][1] == on(2)
+    assert len(course.lifetimes) == len(begins) + 2
+    assert (course.longest_wait, course.broken_streams) == (0, 0)

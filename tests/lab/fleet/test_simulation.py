@@ -80,7 +80,7 @@ def test_a_fleet_costs_what_its_bill_allocates() -> None:
         pods = [
             a_pod(
                 f"chat-{number}",
-                node="node-0",
+                node=objects.nodes[0].name,
                 devices={"nvidia.com/gpu": 1},
                 bound=at(lifetime.begin),
                 ended=at(lifetime.end) if at(lifetime.end) <= now else None,

@@ -1,7 +1,7 @@
 """The product's own decision: simulated observations in, `plan()`, its number of replicas out."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
@@ -10,6 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.config import Config
+from tessera.domain.hardware.node_templates import template_node
 from tessera.domain.incremental import Incremental
 from tessera.domain.names import deployment_name
 from tessera.domain.observed.demand import ARRIVALS_SPAN, ArrivedTokens, GatewayDemand
@@ -36,16 +37,20 @@ from tessera.domain.observed.snapshot import (
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera_lab.fleet.model import Router
-from tessera_lab.fleet.observation import Observation, ReplicaStatus
+from tessera.domain.status.variants import variant_status, variant_statuses
+from tessera_lab.fleet.model import Router, Tier
+from tessera_lab.fleet.observation import Decision, Observation, ReplicaStatus
 from tessera_lab.fleet.scraping import add
 
 # As results and commands call it.
 OURS = "tessera"
 
+_NO_SERVICE = Ref("", "")
+_UNSCHEDULABLE = "Insufficient nvidia.com/gpu"
 _START = datetime(2026, 1, 5, tzinfo=UTC)
 _SHORT, _LONG, _RATE = 300.0, 600.0, 60.0
 _NODE_GPUS = 8
+_MIN_EXPECTED_START = timedelta(seconds=10)
 _CONFIG = Config()
 
 
@@ -62,6 +67,25 @@ class FleetObjects:
     pools: tuple[Pool, ...]
     nodes: tuple[Node, ...]
     budgets: tuple[Budget, ...] = ()
+
+    def nodes_by_pool(self) -> Mapping[str, Sequence[Node]]:
+        """Return the nodes of each pool that are always there."""
+        return {
+            pool.name: [
+                node
+                for node in self.nodes
+                if pool.spec is not None and pool.spec.node_selector.items() <= node.labels.items()
+            ]
+            for pool in self.pools
+        }
+
+    def new_nodes(self) -> Mapping[str, Node]:
+        """Return a node of each pool that has a template."""
+        return {
+            pool.name: template_node(pool.spec, pool.spec.node_template)
+            for pool in self.pools
+            if pool.spec is not None and pool.spec.node_template is not None
+        }
 
     @property
     def spec(self) -> InferenceServiceSpec:
@@ -85,28 +109,26 @@ class FleetObjects:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WholeGpuPool:
-    """A pool of nodes with 8 whole GPUs each, on demand."""
+    """A pool of nodes with whole GPUs."""
 
     name: str
     product: str
     price: str
     """USD per GPU and hour."""
     nodes: int
+    """Those that are always there."""
+    gpus: int = _NODE_GPUS
+    """GPUs of a node."""
+    tier: Tier = Tier.ON_DEMAND
+    max_nodes: int = 0
+    """Nodes that come for replicas, and go with them."""
+    start_seconds: float = 0.0
+    """Expected time until one is there."""
 
     def objects(
         self, ref: Ref, spec: dict[str, Any], budgets: Sequence[Budget] = ()
     ) -> FleetObjects:
         """Return a service on this pool; `spec` is that of its manifest."""
-        pool = {
-            "nodeSelector": {"pool": self.name},
-            "tier": "OnDemand",
-            "prices": [{"from": date(2026, 1, 1), "perGPUHour": self.price}],
-        }
-        labels = {
-            "pool": self.name,
-            "nvidia.com/gpu.product": self.product,
-            "nvidia.com/gpu.count": str(_NODE_GPUS),
-        }
         return FleetObjects(
             service=ObservedService(
                 ref=ref,
@@ -114,29 +136,58 @@ class WholeGpuPool:
                 generation=1,
                 spec=InferenceServiceSpec.model_validate(spec),
             ),
-            pools=(
-                Pool(
-                    name=self.name,
-                    uid=self.name,
-                    generation=1,
-                    spec=AcceleratorPoolSpec.model_validate(pool),
-                ),
-            ),
-            nodes=tuple(
-                Node(
-                    name=f"node-{number}",
-                    labels=labels,
-                    schedulable=True,
-                    allocatable={"nvidia.com/gpu": _NODE_GPUS},
-                )
-                for number in range(self.nodes)
-            ),
+            pools=(self._pool(),),
+            nodes=tuple(self._nodes()),
             budgets=tuple(budgets),
         )
 
+    def beside(self, objects: FleetObjects) -> FleetObjects:
+        """Return the objects with this pool as one more."""
+        return replace(
+            objects, pools=(*objects.pools, self._pool()), nodes=(*objects.nodes, *self._nodes())
+        )
+
+    def _pool(self) -> Pool:
+        spec: dict[str, Any] = {
+            "nodeSelector": {"pool": self.name},
+            "tier": self.tier,
+            "prices": [{"from": date(2026, 1, 1), "perGPUHour": self.price}],
+        }
+        if self.max_nodes:
+            spec["nodeTemplate"] = {
+                "product": self.product,
+                "gpus": self.gpus,
+                "maxNodes": self.max_nodes,
+                "expectedStart": max(_MIN_EXPECTED_START, timedelta(seconds=self.start_seconds)),
+            }
+        return Pool(
+            name=self.name,
+            uid=self.name,
+            generation=1,
+            spec=AcceleratorPoolSpec.model_validate(spec),
+        )
+
+    def _nodes(self) -> Iterator[Node]:
+        labels = {
+            "pool": self.name,
+            "nvidia.com/gpu.product": self.product,
+            "nvidia.com/gpu.count": str(self.gpus),
+        }
+        for number in range(self.nodes):
+            yield Node(
+                name=f"{self.name}-{number}",
+                labels=labels,
+                schedulable=True,
+                allocatable={"nvidia.com/gpu": self.gpus},
+            )
+
 
 class ProductPolicy:
-    """The operator's cycle each `interval` seconds; gateways report each second."""
+    """The operator's cycle each `interval` seconds; gateways report each second.
+
+    In a fleet of several pools it says how many replicas each has, by the Deployments of the plan's
+    variants; all have the same hardware.
+    """
 
     def __init__(
         self,
@@ -154,8 +205,15 @@ class ProductPolicy:
         """Time for which a TenantBudget granted fewer replicas than were asked for."""
         self._objects = objects
         self._edits = deque(edits)
-        self._choice = objects.choice()
+        self._nodes, self._new_nodes = objects.nodes_by_pool(), objects.new_nodes()
+        self._reference = objects.choice()
+        choices = [replace(objects, pools=(pool,)).first_plan().choice for pool in objects.pools]
+        self._choices = {each.offer.pool: each for each in choices if each is not None}
+        """The variant on each pool that it fits."""
+        self._fit = self._reference.fit
         self._service = objects.service
+        self._variants: tuple[str, ...] = ()
+        """Those in the status, the reference variant first."""
         self._memory = PlanMemory()
         self._incremental = Incremental()
         self._history: deque[Observation] = deque()
@@ -165,22 +223,47 @@ class ProductPolicy:
         self._arrivals: deque[tuple[float, int, ArrivedTokens]] = deque()
         """Moments of the last minute with the arrivals until then, and their expected tokens."""
 
-    def decide(self, observation: Observation) -> int:
-        """Return the replicas that the plan asks for."""
+    def decide(self, observation: Observation) -> Decision:
+        """Return the replicas that the plan asks for, of several pools those of each."""
         while self._edits and self._edits[0][0] <= observation.at:
             _, self._objects = self._edits.popleft()
+            self._nodes = self._objects.nodes_by_pool()
+            self._new_nodes = self._objects.new_nodes()
         self._remember(observation)
         snapshot = self._snapshot(observation)
         decided = self._incremental.run(plan, _CONFIG, snapshot, self._memory)
         self.last = decided
         self._memory = self._memory.after(decided)
         service_plan = decided.service_plans[self._service.ref]
-        if service_plan.speed is not self._service.status.speed:
-            status = self._service.status.model_copy(update={"speed": service_plan.speed})
-            self._service = replace(self._service, status=status)
+        self._write_status(service_plan)
         if service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
             self.held_seconds += self.interval
-        return service_plan.scale.replicas
+        if not observation.targets:
+            return service_plan.scale.replicas
+        desired = {variant.choice.variant: variant.desired for variant in service_plan.variants}
+        return {pool: desired.get(each.variant, 0) for pool, each in self._choices.items()}
+
+    def _write_status(self, service_plan: ServicePlan) -> None:
+        """Write what plans read of the status: the speed, and the names of the variants."""
+        status, choice = self._service.status, service_plan.choice
+        update: dict[str, object] = {}
+        if service_plan.speed is not status.speed:
+            update["speed"] = service_plan.speed
+        variants = tuple(variant.choice.variant for variant in service_plan.variants)
+        if choice is not None and variants != self._variants:
+            self._variants = variants
+            update["variant"] = variant_status(service_plan, choice)
+            update["variants"] = variant_statuses(service_plan)
+        if update:
+            self._service = replace(self._service, status=status.model_copy(update=update))
+
+    def _deployment(self, choice: HardwareChoice) -> Ref:
+        service = self._service.ref
+        return Ref(service.namespace, deployment_name(service.name, choice.variant))
+
+    def _pool(self, status: ReplicaStatus) -> str:
+        """Return the pool of a replica; a fleet without pools has a part of one for each tier."""
+        return status.pool if status.pool in self._choices else self._reference.offer.pool
 
     def _remember(self, observation: Observation) -> None:
         history, arrivals = self._history, self._arrivals
@@ -198,50 +281,81 @@ class ProductPolicy:
             at=at,
             services=(self._service,),
             pools=self._objects.pools,
-            nodes=self._objects.nodes,
+            nodes=(*self._objects.nodes, *self._added_nodes(observation)),
             budgets=self._objects.budgets,
-            pods=tuple(self._pod(status) for status in observation.statuses),
-            workloads=(self._workload(observation.replicas),),
+            pods=(
+                *(self._pod(status) for status in observation.statuses),
+                *self._foreign_pods(observation),
+            ),
+            workloads=tuple(self._workloads(observation)),
             readings=self._readings(observation),
             demand={ref: self._demand(observation)},
         )
 
     def _pod(self, status: ReplicaStatus) -> Pod:
-        ref, ordered = self._pod_ref(status.number), _moment(status.ordered_at)
-        draining = status.draining_since
-        hardware = self._choice.fit.hardware
+        ref, pool = self._pod_ref(status.number), self._pool(status)
+        draining, bound = status.draining_since, status.bound_at
+        hardware, limits = self._fit.hardware, self._fit.limits
         return Pod(
             ref=ref,
             uid=ref.name,
             service=self._service.ref,
-            variant=self._choice.variant,
-            created=ordered,
-            bound=None if status.bound_at is None else _moment(status.bound_at),
-            node=None
-            if status.bound_at is None
-            else self._objects.nodes[status.number % len(self._objects.nodes)].name,
+            variant=self._choices[pool].variant,
+            created=_moment(status.ordered_at),
+            bound=None if bound is None else _moment(bound),
+            node=None if bound is None else self._node(pool, status.number),
+            unschedulable=_UNSCHEDULABLE if bound is None else None,
             devices={hardware.resource: hardware.devices},
-            ready_since=None if status.ready_at is None else _moment(status.ready_at),
+            ready_since=None
+            if status.ready_at is None or draining is not None
+            else _moment(status.ready_at),
             containers_ready=status.ready_at is not None,
             serving=draining is None,
             draining_since=None if draining is None else _moment(draining),
-            max_num_seqs=self._choice.fit.limits.max_num_seqs,
-            max_num_batched_tokens=self._choice.fit.limits.max_num_batched_tokens,
+            max_num_seqs=limits.max_num_seqs,
+            max_num_batched_tokens=limits.max_num_batched_tokens,
         )
+
+    def _node(self, pool: str, number: int) -> str:
+        """Return the name of a replica's node, which is one of its own where nodes come for it."""
+        nodes = self._nodes[pool]
+        return f"{pool}-{number}" if pool in self._new_nodes else nodes[number % len(nodes)].name
+
+    def _added_nodes(self, observation: Observation) -> Iterator[Node]:
+        for status in observation.statuses:
+            pool = self._pool(status)
+            if pool in self._new_nodes and status.bound_at is not None:
+                yield replace(self._new_nodes[pool], name=self._node(pool, status.number))
+
+    def _foreign_pods(self, observation: Observation) -> Iterator[Pod]:
+        """Yield what others run on the nodes of pools."""
+        for pool, nodes in observation.foreign.items():
+            if nodes:
+                yield Pod(
+                    ref=Ref("other", pool),
+                    uid=pool,
+                    service=_NO_SERVICE,
+                    created=_START,
+                    bound=_START,
+                    node=self._node(pool, 0),
+                    devices={self._fit.hardware.resource: nodes},
+                )
 
     def _pod_ref(self, number: int) -> Ref:
         return Ref(self._service.ref.namespace, f"{self._service.ref.name}-{number}")
 
-    def _workload(self, replicas: int) -> Workload:
-        service = self._service.ref
-        name = deployment_name(service.name, self._choice.variant)
-        return Workload(
-            ref=Ref(service.namespace, name),
-            service=service,
-            variant=self._choice.variant,
-            replicas=replicas,
-            rollout_complete=True,
-        )
+    def _workloads(self, observation: Observation) -> Iterator[Workload]:
+        targets = observation.targets or {self._reference.offer.pool: observation.replicas}
+        existing = {self._pool(status) for status in observation.statuses}
+        for pool, choice in self._choices.items():
+            if targets.get(pool) or pool in existing:
+                yield Workload(
+                    ref=self._deployment(choice),
+                    service=self._service.ref,
+                    variant=choice.variant,
+                    replicas=targets.get(pool, 0),
+                    rollout_complete=True,
+                )
 
     def _readings(self, observation: Observation) -> Readings:
         ref, newest = self._service.ref, self._history[-1]
@@ -267,7 +381,7 @@ class ProductPolicy:
             finished={ref: max(0, finished)},
             finish_rates={ref: max(0, recent) / span} if span > 0 else {},
             token_rates={ref: self._token_rates(newest, rate)} if span > 0 else {},
-            speeds={ref: (speed,)},
+            speeds={ref: tuple(self._speeds(speed, observation.statuses))},
             latencies={ref: latency},
             latencies_at=_moment(counted_at),
             speeds_at=_moment(counted_at),
@@ -297,7 +411,7 @@ class ProductPolicy:
             at_most=tuple((edge, histogram.total - max(0, count)) for edge, count in slow),
         )
         return ServiceLatency(
-            engines=(EngineLatency(variant=self._choice.variant, prefill=prefill),),
+            engines=(EngineLatency(prefill=prefill),),
             gateway=GatewayLatency(ttft=histogram),
         )
 
@@ -318,9 +432,8 @@ class ProductPolicy:
             if sample is not None
         ]
         if span <= 0 or change.finished <= 0 or not samples:
-            return SpeedReading(variant=self._choice.variant)
+            return SpeedReading()
         return SpeedReading(
-            variant=self._choice.variant,
             requests=change.finished,
             tokens_per_second=change.generated_tokens / span,
             sequences=_quotient(change.generated_tokens, change.steps),
@@ -332,8 +445,22 @@ class ProductPolicy:
             itl_seconds=_quotient(change.gap_seconds, change.output_gaps),
             running=sum(sample.running for sample in samples) / len(samples),
             kv_usage=sum(sample.kv_usage for sample in samples) / len(samples),
-            kv_tokens=self._choice.fit.memory.kv_tokens,
+            kv_tokens=self._fit.memory.kv_tokens,
         )
+
+    def _speeds(
+        self, speed: SpeedReading, statuses: Sequence[ReplicaStatus]
+    ) -> Iterator[SpeedReading]:
+        """Yield the reading of each variant, of what all did the part of its ready replicas."""
+        pools = [self._pool(status) for status in statuses if status.ready_at is not None]
+        for pool, choice in self._choices.items():
+            share = pools.count(pool) / len(pools) if pools else 1.0
+            yield replace(
+                speed,
+                variant=choice.variant,
+                requests=speed.requests and speed.requests * share,
+                tokens_per_second=speed.tokens_per_second and speed.tokens_per_second * share,
+            )
 
     def _demand(self, observation: Observation) -> GatewayDemand:
         since, arrived, tokens = self._arrivals[0]
