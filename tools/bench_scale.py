@@ -23,7 +23,20 @@ from typing import Any
 import bench_engine
 from figures import print_figures
 from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
-from scale.runs import COVER, DISTURBANCES, HEAD, REACTIVE, Result, Run, Runs, play
+from scale.runs import (
+    COVER,
+    DISTURBANCES,
+    FULL_POOLS,
+    HEAD,
+    REACTIVE,
+    SLOW_NODES,
+    TIERS,
+    Result,
+    Run,
+    Runs,
+    play,
+)
+from scale.tiers import figures_of_tiers
 from tessera_lab.fleet.attainment import attainment_goal
 from tessera_lab.fleet.hindsight.bound import Supply, lower_bound
 from tessera_lab.fleet.model import COLD_START, Router
@@ -69,6 +82,24 @@ class Bench:
     def own(self, case: str, start_up: str = COLD, reserved: int = 0) -> Result:
         """Return the product's result, with constants that were frozen on the tuning cuts."""
         return self._result(self._run(case, OURS, {}, start_up, reserved))
+
+    def tiers(self, case: str) -> Result:
+        """Return the product's result with the reserved nodes that are best for its own fleet in
+        hindsight, and others that come on demand."""
+        reserved = self.own(case).reserved[PRICES]
+        return self._result(self._run(case, TIERS, {}, reserved=reserved))
+
+    def disturbed_tiers(self, tiers: Result) -> dict[str, Result]:
+        """Return a result of two tiers under each disturbance that concerns it."""
+        names = [*DISTURBANCES, *FULL_POOLS, SLOW_NODES]
+        runs = {
+            name: replace(tiers.run, disturbance=name)
+            for name in names
+            # None of its nodes are on spot.
+            if name not in ("calm", "spot-blackout")
+        }
+        results = self._results(list(runs.values()))
+        return {name: results[run] for name, run in runs.items()}
 
     def routed_otherwise(self, case: str) -> dict[str, Result]:
         """Return the product without the gateway's queue, and the cover and a fixed number behind
@@ -359,11 +390,13 @@ def measure(
     print(HEAD)
     covers = bench.covers(cases)
     bench.search(cases)
+    both = list[tuple[Result, Result]]()
     for case in cases:
-        own, rivals = bench.own(case), bench.rivals(case)
+        own, tiers, rivals = bench.own(case), bench.tiers(case), bench.rivals(case)
+        both.append((own, tiers))
         routed, reactive = bench.routed_otherwise(case), bench.reactive(case)
         others = [covers[case], *routed.values(), *([] if reactive is None else [reactive])]
-        results = [own, *rivals.values(), *others]
+        results = [own, tiers, *rivals.values(), *others]
         ends_by = max(result.paid_seconds for result in results)
         bound = bounds(case, options.traces, options.hours, ends_by)
         below += below_bound(results, bound)
@@ -372,6 +405,7 @@ def measure(
         tables.append(table(case, results, bound))
         if case == cases[0]:
             figures |= _more_of(case, bench, own, covers[case], rivals)
+    figures |= figures_of_tiers(both, bench.disturbed_tiers(both[0][1]), PRICES)
     if (options.traces / CASES["conv"].file).exists():
         figures |= sim_speed(options.traces)
     return figures, tables, below

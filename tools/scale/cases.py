@@ -1,15 +1,23 @@
 """The cases of the comparison: a trace, its model and hardware, and which part is scored."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from tessera.domain.observed.snapshot import Ref
-from tessera_lab.fleet.model import COLD_START, WARM_START, FleetModel, Purchase
+from tessera_lab.fleet.model import (
+    COLD_START,
+    WARM_START,
+    FleetModel,
+    NodePool,
+    Purchase,
+    Tier,
+)
 from tessera_lab.fleet.policies.product import FleetObjects, WholeGpuPool
+from tessera_lab.fleet.prices import PRICE_SETS
 from tessera_lab.fleet.sizing import sized_fleet
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.fleet.trace_file import read_trace
@@ -19,6 +27,8 @@ TRACES = Path(__file__).parents[3] / "shared" / "traces"
 H100 = "NVIDIA-H100-80GB-HBM3"
 HOUR = 3600.0
 MAX_REPLICAS = 48
+# Pools of a fleet of two tiers.
+RESERVED, ON_DEMAND = "reserved", "on-demand"
 _RAMP_SECONDS = 900.0
 _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz")
 
@@ -56,8 +66,11 @@ class Case:
         part = self.tuned if tuning else self.scored
         return _part(traces / file, copies, self.shift, part, hours, self.max_model_len)
 
-    def objects(self) -> FleetObjects:
-        """Return the manifests, as users and platform teams would write them."""
+    def objects(self, pools: Sequence[NodePool] = ()) -> FleetObjects:
+        """Return the manifests, as users and platform teams would write them.
+
+        Without pools there is one on demand, as the simulator has it for what it reserves, too.
+        """
         prompt, answer = self.typical_tokens
         spec: dict[str, Any] = {
             "model": {"uri": self.model},
@@ -70,11 +83,19 @@ class Case:
             "scaling": {"minReplicas": 1, "maxReplicas": MAX_REPLICAS},
             "drain": {"timeout": self.drain},
         }
-        # Of 8 GPUs each, and one to spare.
-        nodes = MAX_REPLICAS // 8 + 1
-        pool = WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes)
         # A case may have a name that no object can have.
-        return pool.objects(Ref("lab", "service"), spec)
+        ref = Ref("lab", "service")
+        if not pools:
+            # Of 8 GPUs each, and one to spare.
+            nodes = MAX_REPLICAS // 8 + 1
+            return WholeGpuPool(name="h100", product=H100, price="6.88", nodes=nodes).objects(
+                ref, spec
+            )
+        first, *others = (_pool_objects(pool) for pool in pools)
+        objects = first.objects(ref, spec)
+        for pool in others:
+            objects = pool.beside(objects)
+        return objects
 
     def fleet(self, start_up: str, reserved: int) -> FleetModel:
         """Return the fleet that the product sizes from the manifests."""
@@ -88,6 +109,29 @@ class Case:
         if start_up != WARM:
             return fleet
         return replace(fleet, held_start_up=WARM_START, node_hold=NODE_HOLD)
+
+
+def tier_pools(reserved: int, start_seconds: float = 0.0) -> tuple[NodePool, ...]:
+    """Return a pool of so many reserved nodes, if any, and one that scales from zero on demand."""
+    on_demand = NodePool(name=ON_DEMAND, tier=Tier.ON_DEMAND, start_seconds=start_seconds)
+    if not reserved:
+        return (on_demand,)
+    return NodePool(name=RESERVED, tier=Tier.RESERVED, nodes=reserved), on_demand
+
+
+def _pool_objects(pool: NodePool) -> WholeGpuPool:
+    prices = PRICE_SETS["aws-2026"][H100]
+    price = prices.reserved if pool.tier is Tier.RESERVED else prices.on_demand
+    return WholeGpuPool(
+        name=pool.name,
+        product=H100,
+        price=str(price),
+        nodes=0 if pool.nodes is None else 1,
+        gpus=pool.nodes or 1,
+        tier=pool.tier,
+        max_nodes=MAX_REPLICAS if pool.nodes is None else 0,
+        start_seconds=pool.start_seconds,
+    )
 
 
 CASES = {

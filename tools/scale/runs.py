@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from scale.cases import CASES, COLD, H100
+from scale.cases import CASES, COLD, H100, ON_DEMAND, RESERVED, tier_pools
 from tessera_lab.fleet.attainment import AttainmentGoal, attainment_goal
 from tessera_lab.fleet.course import Course, best_reservation, cost
 from tessera_lab.fleet.disturbance import CALM, Disturbance
@@ -29,6 +29,8 @@ from tessera_lab.fleet.trace import Trace
 from tessera_lab.load.trace_rows import TraceError
 
 COVER, REACTIVE = "cover", "reactive-hindsight"
+# The operator's own plan on two pools, one reserved and one on demand that scales from zero.
+TIERS = "tessera-tiers"
 _SEED = 1
 
 
@@ -41,7 +43,8 @@ class Run:
     settings: tuple[tuple[str, float], ...] = ()
     start_up: str = COLD
     reserved: int = 0
-    """Nodes that are reserved beforehand; 0 takes the number that is cheapest in hindsight."""
+    """Nodes that are reserved beforehand; 0 takes the number that is cheapest in hindsight, except
+    for `TIERS`."""
     hours: float = 2.0
     tuning: bool = False
     disturbance: str = "calm"
@@ -84,6 +87,8 @@ class Result:
     reserved: dict[str, int]
     changes_per_hour: float
     broken_streams: int
+    longest_wait: float
+    """Seconds for which a replica waited for a node while another pool had one for it."""
     cpu_seconds: float
     initial: int
     """Replicas at the start."""
@@ -97,6 +102,11 @@ DISTURBANCES = {
     "faster": CALM,
     "spot-blackout": CALM,
 }
+# Disturbances of fleets of two tiers alone: a pool that is full for a while, which begins with the
+# steepest ramp, and nodes on demand that take a while.
+FULL_POOLS = {"full-reserved": RESERVED, "full-on-demand": ON_DEMAND}
+SLOW_NODES = "slow-nodes"
+_FULL_SECONDS, _NODE_SECONDS = 600.0, 300.0
 _BLACKOUT_SECONDS = 3600.0
 _SPEEDS = {"slower": 1.3, "faster": 1 / 1.3}
 
@@ -105,7 +115,9 @@ def play(run: Run, traces: Path, initial: int) -> Result:
     """Simulate a run whose fleet has so many replicas at the start."""
     began = time.process_time()
     trace, goal, fleet = _stage(run, traces)
-    fleet = replace(fleet, router=run.router or router_of(run.policy))
+    fleet = replace(
+        fleet, router=run.router or router_of(OURS if run.policy == TIERS else run.policy)
+    )
     if run.policy == COVER:
         clairvoyant = clairvoyant_run(trace, fleet, goal)
         course, initial = clairvoyant.course, max(1, clairvoyant.schedule[0][1])
@@ -117,7 +129,7 @@ def play(run: Run, traces: Path, initial: int) -> Result:
             replace(fleet, initial_replicas=initial),
             policy,
             seed=_SEED,
-            disturbance=DISTURBANCES[run.disturbance],
+            disturbance=_disturbance(run, trace),
             spot=_blackout(trace, fleet) if fleet.purchase.spot else None,
         ).run()
     score = goal.score(zip(trace.arrivals, course.ttft, strict=True))
@@ -137,12 +149,22 @@ def play(run: Run, traces: Path, initial: int) -> Result:
 def _stage(run: Run, traces: Path) -> tuple[Trace, AttainmentGoal, FleetModel]:
     case = CASES[run.case]
     fleet = case.fleet(run.start_up, run.reserved)
+    if run.policy == TIERS:
+        start_seconds = _NODE_SECONDS if run.disturbance == SLOW_NODES else 0.0
+        fleet = replace(fleet, pools=tier_pools(run.reserved, start_seconds))
     if ratio := _SPEEDS.get(run.disturbance):
         fleet = replace(fleet, step=fleet.step.scaled(ratio, "Measured"))
     trace = case.trace(traces, run.hours, tuning=run.tuning)
     if run.disturbance == "spot-blackout":
         fleet = replace(fleet, purchase=Purchase(spot=True))
     return trace, attainment_goal(trace.seconds, COLD_START.high), fleet
+
+
+def _disturbance(run: Run, trace: Trace) -> Disturbance:
+    if (pool := FULL_POOLS.get(run.disturbance)) is not None:
+        begin = trace.seconds / 2
+        return Disturbance(full_pools=((begin, begin + _FULL_SECONDS),), full_pool=pool)
+    return DISTURBANCES.get(run.disturbance, CALM)
 
 
 def _blackout(trace: Trace, fleet: FleetModel) -> SpotMarket:
@@ -154,8 +176,8 @@ def _blackout(trace: Trace, fleet: FleetModel) -> SpotMarket:
 
 def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
     settings: Settings = dict(run.settings)
-    if run.policy == OURS:
-        return ProductPolicy(CASES[run.case].objects())
+    if run.policy in (OURS, TIERS):
+        return ProductPolicy(CASES[run.case].objects(fleet.pools))
     family = reactive(trace, fleet.replica) if run.policy == REACTIVE else FAMILIES[run.policy]
     return family.create({**family.published, **settings}, fleet.replica)
 
@@ -163,7 +185,7 @@ def _policy(run: Run, fleet: FleetModel, trace: Trace) -> Policy:
 def _costs(run: Run, course: Course) -> dict[str, Any]:
     prices = {name: by_gpu[H100] for name, by_gpu in PRICE_SETS.items()}
     best = {name: best_reservation(course, each) for name, each in prices.items()}
-    if run.reserved:
+    if run.reserved or run.policy == TIERS:
         purchase = Purchase(reserved=run.reserved)
         best = {name: (run.reserved, cost(course, each, purchase)) for name, each in prices.items()}
     return {
@@ -173,6 +195,7 @@ def _costs(run: Run, course: Course) -> dict[str, Any]:
         "usd": {name: usd for name, (_, usd) in best.items()},
         "reserved": {name: reserved for name, (reserved, _) in best.items()},
         "broken_streams": course.broken_streams,
+        "longest_wait": course.longest_wait,
     }
 
 

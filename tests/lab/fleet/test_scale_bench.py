@@ -10,8 +10,19 @@ import pytest
 
 from bench_scale import below_bound, default_folder, figures_of, is_cheapest, savings, table
 from scale import runs as scale_runs
-from scale.cases import CASES, COLD, HOUR, TRACES, WARM, Case, find_cases, ramp_begin
-from scale.runs import Result, Run, Runs
+from scale.cases import (
+    CASES,
+    COLD,
+    HOUR,
+    TRACES,
+    WARM,
+    Case,
+    find_cases,
+    ramp_begin,
+    tier_pools,
+)
+from scale.runs import TIERS, Result, Run, Runs
+from scale.tiers import figures_of_tiers
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.trace import Trace
 from tessera_lab.load.trace_rows import TraceError
@@ -36,6 +47,7 @@ def a_result(usd: float, policy: str = "keda", *, sufficient: bool = True, **fie
             "reserved": {"aws-2026": 1, "neo-2026": 1},
             "changes_per_hour": 2.0,
             "broken_streams": 0,
+            "longest_wait": 0.0,
             "cpu_seconds": 1.0,
             "initial": 1,
             **fields,
@@ -105,6 +117,36 @@ def test_a_policy_that_never_keeps_the_goal_has_no_dollars() -> None:
     rows = [line for line in lines.splitlines() if line.startswith("| ")]
     assert [row.split()[1] for row in rows[2:]] == ["cover", OURS, "late", "bound"]
     assert rows[4].count("missed") == 3
+
+
+def test_two_tiers_are_compared_with_the_best_reservation_in_hindsight() -> None:
+    results = [
+        (a_result(10), a_result(9.9)),
+        (a_result(20), a_result(20.4, longest_wait=5.0)),
+    ]
+    disturbed = {"slow-nodes": a_result(30, sufficient=False, longest_wait=25.0, broken_streams=2)}
+    figures = figures_of_tiers(results, disturbed, "aws-2026")
+    assert figures["tiers_vs_hindsight_reserved"] == 1.02
+    assert figures["attainment_slow-nodes_tiers"] == 0.9
+    assert (figures["tiers_longest_wait_seconds"], figures["tiers_broken_streams"]) == (25.0, 2)
+    missed = [*results, (a_result(20), a_result(19, sufficient=False))]
+    assert figures_of_tiers(missed, disturbed, "aws-2026")["tiers_vs_hindsight_reserved"] is None
+
+
+@pytest.mark.parametrize("reserved", [0, 3])
+def test_two_tiers_have_the_hardware_of_one_and_are_paid_for_what_is_reserved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reserved: int
+) -> None:
+    lines = [f"{index},200,20" for index in range(300)]
+    (tmp_path / "tiny.csv").write_text("\n".join(["arrival_s,input_tokens,output_tokens", *lines]))
+    case = Case(name="tiny", file="tiny.csv")
+    monkeypatch.setitem(CASES, "tiny", case)
+    assert case.objects(tier_pools(reserved)).choice().fit == case.objects().choice().fit
+    result = scale_runs.play(Run(case="tiny", policy=TIERS, reserved=reserved), tmp_path, 1)
+    assert result.sufficient
+    expected = reserved * 4.20 if reserved else 6.88
+    hours = result.paid_seconds / HOUR
+    assert result.usd["aws-2026"] == pytest.approx(expected * hours, rel=0.01)
 
 
 def test_what_is_below_the_bound_is_named() -> None:
