@@ -16,7 +16,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.sizing.scheduler_limits import Demand, best_limits, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit, size
 from tessera_lab.fleet.generators import requests_at_rate
-from tessera_lab.fleet.model import FleetModel, Router, Tier
+from tessera_lab.fleet.model import FleetModel, NodePool, Router, Tier
 from tessera_lab.fleet.routing import Door
 from tessera_lab.fleet.simulated_replica import SimulatedReplica
 from tessera_lab.fleet.sizing import sized_fleet
@@ -97,7 +97,10 @@ def play(kinds: Sequence[Kind], trace: Trace, router: Router = Router.GATEWAY) -
 
 
 def ready_replica(fleet: FleetModel, number: int) -> SimulatedReplica:
-    return SimulatedReplica(fleet, number, ordered_at=-200, ready_at=-100, tier=Tier.RESERVED)
+    pool = NodePool(name="reserved", tier=Tier.RESERVED)
+    replica = SimulatedReplica(fleet, number, ordered_at=-200, pool=pool)
+    replica.bind(-200, -100)
+    return replica
 
 
 def a_trace(kinds: Sequence[Kind], load: float) -> Trace:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from tessera.domain.perf import StepTime
+from tessera_lab.fleet.observation import total
 from tessera_lab.fleet.policies.profile import max_concurrency, max_request_rate
 from tests.policy_builders import A_REPLICA, a_policy, an_engine, an_observation
 
@@ -69,7 +70,7 @@ def test_the_optimizer_forgets_lengths_that_are_older_than_its_window() -> None:
         observation = an_observation(
             10.0 * tick, engines, arrived=200 * tick, finished_lengths=ended
         )
-        path.append(policy.decide(observation))
+        path.append(total(policy.decide(observation)))
     # 20 per second are 7.8 replicas of long requests, and one of short ones; half goes at once.
     assert max(path) == 8
     assert path[-1] == 2

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tessera_lab.fleet.observation import EngineSample, Observation, Policy, Totals
+from tessera_lab.fleet.observation import EngineSample, Observation, Policy, Totals, total
 from tessera_lab.fleet.policies.families import FAMILIES
 from tests.policy_builders import A_REPLICA, a_policy
 
@@ -69,7 +69,8 @@ def _an_engine(source: random.Random, calm: bool) -> EngineSample:
 
 
 def decisions(policy: Policy, seed: int = 0, ticks: int = 300) -> list[int]:
-    return [policy.decide(observation) for observation in a_course(seed, policy.interval, ticks)]
+    course = a_course(seed, policy.interval, ticks)
+    return [total(policy.decide(observation)) for observation in course]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -96,7 +97,8 @@ def test_without_any_engine_and_any_request_a_policy_still_decides(name: str) ->
     policy = a_policy(name)
     for tick in range(20):
         at = tick * policy.interval
-        assert policy.decide(Observation(at=at, replicas=0, ready=0, scraped_at=at)) >= 0
+        nothing = Observation(at=at, replicas=0, ready=0, scraped_at=at)
+        assert total(policy.decide(nothing)) >= 0
 
 
 def test_static_replicas_stay() -> None:

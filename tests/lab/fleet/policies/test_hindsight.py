@@ -3,7 +3,7 @@
 import pytest
 
 from tessera_lab.fleet.hindsight.work import trace_work
-from tessera_lab.fleet.observation import Observation, Policy
+from tessera_lab.fleet.observation import Observation, Policy, total
 from tessera_lab.fleet.policies.reactive import reactive
 from tessera_lab.fleet.policies.scheduled import ScheduledPolicy
 from tests.lab.fleet.loads import DENSE, replica, trace
@@ -12,7 +12,8 @@ SCHEDULE = [(0.0, 2), (300.0, 5), (600.0, 3)]
 
 
 def decisions(policy: Policy, *moments: float) -> list[int]:
-    return [policy.decide(Observation(at=at, replicas=1, ready=1, scraped_at=at)) for at in moments]
+    observations = [Observation(at=at, replicas=1, ready=1, scraped_at=at) for at in moments]
+    return [total(policy.decide(observation)) for observation in observations]
 
 
 def test_the_schedule_is_followed_at_its_moments() -> None:

@@ -1,6 +1,6 @@
 """Knative's KPA: the numbers of its defaults (config-autoscaler) and of its scaling rule."""
 
-from tessera_lab.fleet.observation import Observation, Policy
+from tessera_lab.fleet.observation import Observation, Policy, total
 from tests.policy_builders import a_policy, an_observation
 
 
@@ -62,6 +62,6 @@ def test_a_scaler_that_starts_beside_pods_starts_in_panic() -> None:
 def test_a_delay_keeps_the_most_of_its_seconds() -> None:
     policy = calm_policy(350, 5, scale_down_delay=300.0)
     for tick in range(150):
-        desired = policy.decide(seen(2.0 * tick, 0, 5))
+        desired = total(policy.decide(seen(2.0 * tick, 0, 5)))
     assert desired > 2
     assert policy.decide(seen(420, 0, 5)) == 2

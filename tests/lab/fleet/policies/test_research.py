@@ -2,7 +2,7 @@
 
 import pytest
 
-from tessera_lab.fleet.observation import Observation, Totals
+from tessera_lab.fleet.observation import Observation, Totals, total
 from tests.policy_builders import a_policy, an_engine, an_observation
 
 
@@ -51,7 +51,8 @@ def test_sageserve_carries_out_its_plan_as_the_cache_asks(
 def test_sageserve_ends_with_its_plan() -> None:
     policy, replicas = a_policy("sageserve"), 1
     for tick in range(340):
-        replicas = policy.decide(used(15.0 * tick, 0.4 if tick < 240 else 0.6, replicas, rate=60))
+        load = used(15.0 * tick, 0.4 if tick < 240 else 0.6, replicas, rate=60)
+        replicas = total(policy.decide(load))
     assert replicas == 3
 
 
