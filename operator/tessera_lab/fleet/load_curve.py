@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from tessera.api.text import counted
-from tessera_lab.fleet.capacity_mix import LoadCurve
+from tessera.domain.economics.reservation import LoadCurve
 from tessera_lab.fleet.trace_file import read_trace
 from tessera_lab.load.trace_rows import TraceError, opened_text, trace_row_error
 

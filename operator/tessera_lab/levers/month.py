@@ -5,13 +5,9 @@ from collections.abc import Callable, Set
 from dataclasses import dataclass
 from itertools import pairwise
 
+from tessera.domain.economics.reservation import LoadCurve
 from tessera_lab.engine.setup import EngineSetup
-from tessera_lab.fleet.capacity_mix import (
-    MONTH_HOURS,
-    LoadCurve,
-    effective_spot_price,
-    mix_options,
-)
+from tessera_lab.fleet.capacity_mix import MONTH_HOURS, effective_spot_price, mix_options
 from tessera_lab.levers.case import ServiceCase
 from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.replica_rate import ReplicaRate

@@ -5,14 +5,12 @@ from dataclasses import replace
 
 import pytest
 
+from tessera.domain.economics.reservation import LoadCurve, break_even_use, critical_reservation
 from tessera_lab.fleet.capacity_mix import (
     MONTH_HOURS,
-    LoadCurve,
     MixOption,
     Reading,
-    break_even_use,
     break_even_waste,
-    critical_reservation,
     effective_spot_price,
     mix_options,
     prices_by_tier,

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 
 from tessera.domain.economics.forecast import UsageFactors
+from tessera.domain.economics.reservation import LoadCurve
 from tessera_lab.claims.formulas import (
     blended_price,
     missing_saving,
@@ -13,11 +14,7 @@ from tessera_lab.claims.formulas import (
 )
 from tessera_lab.claims.scenarios.setups import detail, draw, prices
 from tessera_lab.claims.verdict import Conditions, ScenarioResult
-from tessera_lab.fleet.capacity_mix import (
-    LoadCurve,
-    effective_spot_price,
-    mix_options,
-)
+from tessera_lab.fleet.capacity_mix import effective_spot_price, mix_options
 from tessera_lab.fleet.generators import DAY, daily_wave
 
 _CURVE_STEPS = 288

@@ -8,10 +8,11 @@ from tessera.adapters.clock import now
 from tessera.cli.errors import CommandError
 from tessera.cli.numbers import bounded
 from tessera.cli.output import Output
+from tessera.domain.economics.reservation import LoadCurve
 from tessera_lab.cli.mix.live import read_live_load
 from tessera_lab.cli.mix.report import FORMATTERS, MixReport
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
-from tessera_lab.fleet.capacity_mix import LoadCurve, mix_options, prices_by_tier
+from tessera_lab.fleet.capacity_mix import mix_options, prices_by_tier
 from tessera_lab.fleet.load_curve import LOAD_FORMATS, read_load_curve
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices
 from tessera_lab.load.trace_rows import TraceError

@@ -11,13 +11,13 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
 from tessera.cli.text import format_time, parse_since
+from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.settings import CommandSettings
 from tessera_lab.cli.live_series import OUTPUTS, PROMPTS, LiveSeries, selector_of
 from tessera_lab.cli.simulate.fleet_file import FleetFile
-from tessera_lab.fleet.capacity_mix import LoadCurve
 from tessera_lab.fleet.sizing import widest_bounds
 
 _DAY = timedelta(days=1)

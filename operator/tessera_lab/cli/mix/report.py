@@ -8,12 +8,11 @@ from pydantic.alias_generators import to_camel
 from tessera.api.text import counted
 from tessera.cli.output import Output
 from tessera.cli.text import format_time, table
+from tessera.domain.economics.reservation import LoadCurve, break_even_use
 from tessera_lab.cli.mix.live import LiveLoad
 from tessera_lab.fleet.capacity_mix import (
     BURST_QUANTILE,
-    LoadCurve,
     MixOption,
-    break_even_use,
     break_even_waste,
     effective_spot_price,
 )
