@@ -14,7 +14,9 @@ from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
 from tessera.adapters.clock import now
 from tessera.adapters.engine_client import HttpEngines
+from tessera.adapters.prometheus.load import read_load
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
+from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref, TokenRates
 from tessera.resources.api_resources import PODS
 from world.api import SERVICE_ACCOUNTS
@@ -59,6 +61,13 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
         )
         assert rates is not None
         assert rates.output > 0
+
+        async def read_curve() -> LoadCurve | None:
+            return await read_load(metrics, Ref(namespace.name, "chat"), now())
+
+        curve = await eventually(read_curve, lambda curve: curve is not None)
+        assert curve is not None
+        assert curve.peak == 1
     assert 0 < (reading.running or 0) <= (await namespace.service_status())["variant"]["maxNumSeqs"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
-from tessera.cli.explain.command import explanation, slow_start_log
+from tessera.cli.explain.command import explanation, load_curve, slow_start_log
 from tessera.cli.fleet import read_fleet
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
@@ -194,6 +194,18 @@ async def test_top_counts_what_waits_at_gateways() -> None:
     read = replace(queued, readings=Readings(at=NOW, pods=pods))
     (row,) = service_rows(read.snapshot, None, {}, None)
     assert row.waiting_requests == 63
+
+
+async def test_explain_does_without_a_load_that_prometheus_does_not_tell() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    nowhere = "http://127.0.0.1:9"
+    assert await load_curve(fleet, TEAM_CHAT, None) is None
+    failed = replace(fleet, readings=Readings(at=NOW, problem="no answer"))
+    assert await load_curve(failed, TEAM_CHAT, nowhere) is None
+    read = replace(fleet, readings=Readings(at=NOW))
+    assert await load_curve(read, TEAM_CHAT, nowhere) is None
+    assert await load_curve(read, Ref("team-a", 'x"'), nowhere) is None
 
 
 async def test_explain_takes_arrivals_from_where_the_operator_does() -> None:

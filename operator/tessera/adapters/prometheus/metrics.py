@@ -190,7 +190,8 @@ class PrometheusMetrics:
         # Without a user and password in it.
         self._url = urlsplit(url)._replace(netloc=urlsplit(url).netloc.rpartition("@")[2]).geturl()
         self._timeout_seconds = timeout_seconds
-        self._own_target = access.own_target
+        self.own_target = access.own_target
+        """The label matchers of the operator's own series."""
         self._free_queries = threading.Semaphore(_MAX_QUERIES)
         self._clock = clock
         self._gateway_target = access.gateway_target
@@ -271,14 +272,14 @@ class PrometheusMetrics:
         """Return the load of each service within the span, of at most the last hour."""
         end, span = self._clock(), min(span, _MAX_HISTORY)
         waiting, running, activity = await asyncio.gather(
-            *(self._query_range(query, end - span, end) for query in (WAITING, RUNNING, ACTIVITY))
+            *(self.query_range(query, end - span, end) for query in (WAITING, RUNNING, ACTIVITY))
         )
         return loads_of(waiting, running, activity)
 
     async def billed_until(self) -> datetime | None:
         """Return until when operators billed within the last day; MetricsError on failure."""
         latest = Bounds((), (self._clock() + _MAX_CLOCK_SKEW).timestamp())
-        query = f"max_over_time({COST_AS_OF}{{{self._own_target}}}[1d])"
+        query = f"max_over_time({COST_AS_OF}{{{self.own_target}}}[1d])"
         rows = await self._query(query, latest)
         return to_datetime(max(map(sample_value, rows))) if rows else None
 
@@ -287,7 +288,7 @@ class PrometheusMetrics:
 
         Raises MetricsError on failure.
         """
-        at, own = self._clock(), f"{{{self._own_target}}}"
+        at, own = self._clock(), f"{{{self.own_target}}}"
         span = f"[{MAX_PERIOD // timedelta(seconds=1)}s]"
         latest = (at + _MAX_CLOCK_SKEW).timestamp()
         labels = ("budget", "window", "currency")
@@ -359,7 +360,7 @@ class PrometheusMetrics:
         span = (end - begin + SLACK) // timedelta(milliseconds=1)
         since, as_of = await asyncio.gather(
             *(
-                self._query(f"{name}{{{self._own_target}}}[{span}ms]", _TIMESTAMP_BOUNDS, end)
+                self._query(f"{name}{{{self.own_target}}}[{span}ms]", _TIMESTAMP_BOUNDS, end)
                 for name in (COST_SINCE, COST_AS_OF)
             )
         )
@@ -367,9 +368,27 @@ class PrometheusMetrics:
 
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
         """Return the bill of a process as it was at a scrape."""
-        query = f"{COST}{{{self._own_target}}}"
+        query = f"{COST}{{{self.own_target}}}"
         rows = await self._query(query, _NANO_BOUNDS, scrape.scraped_at)
         return amounts_of(row for row in rows if process_labels(row) == scrape.process)
+
+    async def query_range(
+        self,
+        query: BoundedQuery,
+        start: datetime,
+        end: datetime,
+        step: timedelta | None = None,
+        seconds: float = _HISTORY_TIMEOUT_SECONDS,
+    ) -> list[QueryRow]:
+        """Return the rows of a span, by default at most 240 samples of each.
+
+        Raises MetricsError on failure, and after so many seconds without an answer.
+        """
+        step = step or max(_RANGE_STEP, (end - start) // _MAX_STEPS)
+        width = f"{step // timedelta(seconds=1)}s"
+        arguments = (self._client.custom_query_range, query.text, start, end, width)
+        rows = await self._execute(seconds, *arguments)
+        return bounded_rows(rows, query.bounds, self._rejected)
 
     async def _query(
         self, query: str, bounds: Bounds, at: datetime | None = None
@@ -392,14 +411,6 @@ class PrometheusMetrics:
             name: bounded_rows(rows_by_query[name], query.bounds, self._rejected)
             for name, query in queries.items()
         }
-
-    async def _query_range(
-        self, query: BoundedQuery, start: datetime, end: datetime
-    ) -> list[QueryRow]:
-        step = f"{max(_RANGE_STEP, (end - start) // _MAX_STEPS) // timedelta(seconds=1)}s"
-        arguments = (self._client.custom_query_range, query.text, start, end, step)
-        rows = await self._execute(_HISTORY_TIMEOUT_SECONDS, *arguments)
-        return bounded_rows(rows, query.bounds, self._rejected)
 
     async def _execute(self, seconds: float, function: Any, *arguments: Any) -> list[QueryRow]:
         rejected: Counter[RejectedSample] = Counter()

@@ -3,22 +3,26 @@
 `tessera explain request` says the same of where one request went.
 """
 
+import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from types import SimpleNamespace
 
 from tessera.adapters.kube.object_parsing import parse_service
+from tessera.adapters.prometheus.load import read_load
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.explain import request
-from tessera.cli.fleet import FleetInputs, prometheus_url, read_fleet
+from tessera.cli.fleet import FleetInputs, open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import format_time, indent_lines, table
+from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.scaling.starts import is_slow
+from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES
 
 _MAX_SUGGESTIONS = 5
@@ -38,10 +42,22 @@ def run(arguments: SimpleNamespace) -> Output:
 
 @cluster_command
 async def _service(reader: Reader, arguments: SimpleNamespace) -> Output:
-    fleet = await read_fleet(reader, prometheus_url(arguments))
+    url = prometheus_url(arguments)
+    fleet = await read_fleet(reader, url)
     ref = Ref(reader.namespace, arguments.service)
     log = await slow_start_log(reader, fleet, ref)
-    return explanation(fleet, ref, arguments.output, log)
+    curve = await load_curve(fleet, ref, url)
+    return explanation(fleet, ref, arguments.output, log, curve)
+
+
+async def load_curve(fleet: FleetInputs, ref: Ref, url: str | None) -> LoadCurve | None:
+    """Return the load of the last days; None without a Prometheus that has it."""
+    if url is None or fleet.readings is None or fleet.readings.problem is not None:
+        return None
+    if ref in (service.ref for service in fleet.snapshot.services):
+        with contextlib.suppress(MetricsError):
+            return await read_load(open_prometheus(url), ref, fleet.at)
+    return None
 
 
 async def slow_start_log(reader: Reader, fleet: FleetInputs, ref: Ref) -> str:
@@ -54,14 +70,21 @@ async def slow_start_log(reader: Reader, fleet: FleetInputs, ref: Ref) -> str:
     return ""
 
 
-def explanation(fleet: FleetInputs, ref: Ref, output_format: str, log: str = "") -> Output:
+def explanation(
+    fleet: FleetInputs,
+    ref: Ref,
+    output_format: str,
+    log: str = "",
+    curve: LoadCurve | None = None,
+) -> Output:
     """Return the decisions about one service; CommandError when it does not exist.
 
-    `log` is that of the replica in its `status.start`, empty if it is not known.
+    `log` is that of the replica in its `status.start`, empty if it is not known; `curve` is its
+    load in the last days.
     """
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
-    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref, log)
+    decisions = explain(snapshot, fleet.compute_plan(snapshot), ref, log, curve)
     notes = list(_notes(fleet, decisions))
     if output_format == "json":
         return Output.of_json(_as_json(ref, fleet, decisions, notes))

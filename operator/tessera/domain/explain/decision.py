@@ -23,8 +23,8 @@ class Decision:
     """One decision about a service with its reason, numbers and alternatives."""
 
     topic: str
-    """`accepted`, `placed`, `variants`, `precision`, `sizing`, `speed`, `speculation`, `slo`,
-    `scaling`, `budget`, `drain`, `rollout`, `ready`, or the type of a further condition."""
+    """`accepted`, `placed`, `variants`, `mix`, `precision`, `sizing`, `speed`, `speculation`,
+    `slo`, `scaling`, `budget`, `drain`, `rollout`, `ready`, or the type of a further condition."""
     reason: str
     """The reason in the status, where the status has the topic."""
     message: str

@@ -5,10 +5,12 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import Accepted
+from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
+from tessera.domain.explain.mix import explain_mix
 from tessera.domain.explain.precisions import explain_precision
 from tessera.domain.explain.replicas import explain_drain, explain_ready, explain_rollout
 from tessera.domain.explain.scaling import explain_scaling
@@ -23,13 +25,19 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 
 
-def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> tuple[Decision, ...]:
+def explain(
+    snapshot: Snapshot,
+    plan: Plan | None,
+    ref: Ref,
+    log: str = "",
+    curve: LoadCurve | None = None,
+) -> tuple[Decision, ...]:
     """Return the decisions about one service of the snapshot; KeyError without such a service.
 
     Reasons and messages are those of its status, numbers are those of the plan. Where status and
     plan differ (the operator is down, or the cluster just changed) the decision has both. Without a
     plan the decisions have only what the status has. `log` is that of the replica in
-    `status.start`.
+    `status.start`, and `curve` the load of the service in the last days.
     """
     service = {service.ref: service for service in snapshot.services}[ref]
     if plan is None or ref not in plan.service_plans:
@@ -42,6 +50,7 @@ def explain(snapshot: Snapshot, plan: Plan | None, ref: Ref, log: str = "") -> t
         _accepted(service_plan),
         explain_placed(snapshot, plan, service_plan, _find_condition(current_status, "Placed")),
         *explain_variants(snapshot, plan, service_plan),
+        *explain_mix(snapshot, plan, service_plan, curve),
         *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
         *explain_speed(snapshot, service_plan),
