@@ -18,7 +18,7 @@ from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.observed.snapshot import Pod, Ref, Workload
-from tessera.domain.placement.placement import slice_assignment
+from tessera.domain.placement.placement import slice_assignments
 from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
 from tests.layout_builders import (
     AGENT,
@@ -77,10 +77,8 @@ def test_services_on_unpartitioned_gpus_get_slices_and_run_on_them_as_planned() 
     choice = proposals_of(with_status(fleet, adoption.status))[CHAT].placement.choice
     assert choice is not None
     assert choice.variant == "a100-1g-10gb"
-    assert slice_assignment(CHAT, with_status(fleet, adoption.status).pools) == (
-        "a100",
-        "1g.10gb",
-        2,
+    assert slice_assignments(CHAT, with_status(fleet, adoption.status).pools) == (
+        ("a100", "1g.10gb", 2),
     )
 
 

@@ -28,11 +28,10 @@ from tessera.domain.placement.placement import (
     CLASS_RANKS,
     HardwareChoice,
     hardware_candidates,
-    slice_assignment,
 )
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.target import places
-from tessera.domain.service.proposal import Proposal, min_replicas_of
+from tessera.domain.service.proposal import Proposal, assigned_replicas, min_replicas_of
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.steps import Step
 
@@ -192,7 +191,7 @@ def _build_demand(
         return None
     service = ServiceDemand(
         name=str(proposal.service.ref),
-        demand=_token_demand(proposal, views, options[0], readings, share),
+        demand=_token_demand(proposal, options[0], readings, share),
         min_replicas=_paid(max(1, min_replicas_of(spec)), share),
         throughput=speeds,
         single_type=True,
@@ -250,7 +249,6 @@ def _options(
 
 def _token_demand(
     proposal: Proposal,
-    views: Sequence[PoolView],
     cheapest: HardwareOption,
     readings: Mapping[Ref, PodReading],
     share: TenantShare,
@@ -266,13 +264,14 @@ def _token_demand(
         min_replicas = min_replicas_of(proposal.service.spec) if proposal.service.spec else 1
         return _paid(max(1, min_replicas), share) * cheapest.tokens_per_second
     replicas = proposal.scale.replicas
+    variants = {each.variant for each in proposal.placement.choices}
     moving = any(
-        pod.variant != choice.variant and not pod.terminating for pod in proposal.objects.pods
+        pod.variant not in variants and not pod.terminating for pod in proposal.objects.pods
     )
     # While it changes its hardware, the autoscaler sees few replicas: the planned number counts
     # if it is larger.
-    if moving and (plan := slice_assignment(proposal.service.ref, [view.pool for view in views])):
-        replicas = max(replicas, plan.replicas)
+    if moving:
+        replicas = max(replicas, assigned_replicas(proposal.placement))
     replicas = _paid(replicas, share)
     current = max(1, replicas) * choice.fit.limits.tokens_per_second
     spec = proposal.service.spec

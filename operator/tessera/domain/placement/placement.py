@@ -54,16 +54,16 @@ class SliceAssignment(NamedTuple):
     replicas: int
 
 
-def slice_assignment(service: Ref, pools: Iterable[Pool]) -> SliceAssignment | None:
-    """Return the assignment by the plans in status; of several pools the first by name."""
-    assignments = [
+def slice_assignments(service: Ref, pools: Iterable[Pool]) -> tuple[SliceAssignment, ...]:
+    """Return the assignments by the plans in status, by pool and profile."""
+    assignments = (
         SliceAssignment(pool.name, assignment.profile, assignment.replicas)
         for pool in pools
         if plans_layouts(pool.spec) and pool.status.mig and pool.status.mig.target
         for assignment in pool.status.mig.target.services
         if assignment.service == str(service)
-    ]
-    return min(assignments, default=None)
+    )
+    return tuple(sorted(assignments))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +102,8 @@ class PlacementDecision:
     equal_replicas: int | None = None
     """Replicas of the choice that serve as much as those that it replaces, in a change of precision
     alone."""
+    assigned: Mapping[str, int] = field(default_factory=dict)
+    """Replicas by variant, where layout plans assign slices to them."""
     unshared: str | None = None
     """Why hardware of another pool does not serve beside the chosen one."""
     keeps_slices: bool = False
@@ -146,7 +148,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
     rank: Rank = price_order,
-    assignment: SliceAssignment | None = None,
+    assignments: Sequence[SliceAssignment] = (),
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
@@ -159,8 +161,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     other services by pool and resource. Only pools of `tiers` that admit the namespace count, and
     `rank` defines cheap.
 
-    Where layouts are planned, the service runs on the slices of its `assignment`; until it has one,
-    it stays where it is or waits. `may_share` says why hardware of several pools may not serve
+    Where layouts are planned, the service runs on the slices of its `assignments`; until it has
+    one, it stays where it is or waits. `may_share` says why hardware of several pools may not serve
     together (None: it is not asked, and one pool serves).
     """
     shape = shape_of(spec)
@@ -196,7 +198,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
         return _no_fit(spec, candidates) if candidates else _no_group(spec, offers)
     current_choices = [choice for choice in choices if choice.variant == current]
     if layout_pools := _pools_with_layouts(spec, allowed, choices):
-        return _place_as_assigned(layout_pools, choices, current_choices, assignment)
+        return _place_as_assigned(layout_pools, choices, current_choices, assignments)
     free = {
         choice.variant
         for choice in choices
@@ -311,25 +313,50 @@ def _place_as_assigned(
     pools: Sequence[str],
     choices: Sequence[HardwareChoice],
     current_choices: Sequence[HardwareChoice],
-    assignment: SliceAssignment | None,
+    assignments: Sequence[SliceAssignment],
 ) -> PlacementDecision:
-    assigned_choices = [
-        choice
-        for choice in choices
-        if assignment
-        and (choice.offer.pool, choice.offer.layout_profile)
-        == (assignment.pool, assignment.profile)
-    ]
-    unchanged = [choice for choice in assigned_choices if choice in current_choices]
-    if assigned_choice := next(iter(unchanged or assigned_choices), None):
-        message = _placed_decision(assigned_choice, [assigned_choice]).verdict.message.removesuffix(
-            "; no other hardware fits"
+    options = [
+        (
+            assignment.replicas,
+            [
+                choice
+                for choice in choices
+                if (choice.offer.pool, choice.offer.layout_profile)
+                == (assignment.pool, assignment.profile)
+            ],
         )
-        verdict = StatusVerdict(PlacementReason.PLACED, f"{message}; assigned by the layout plan")
-        return PlacementDecision(verdict=verdict, choices=(assigned_choice,))
-    if current_choices:
-        return _placed_decision(current_choices[0], choices)
-    return _layout_pending(pools, choices)
+        for assignment in assignments
+    ]
+    assigned_choices = [choice for _, each in options for choice in each]
+    if not assigned_choices:
+        if current_choices:
+            return _placed_decision(current_choices[0], choices)
+        return _layout_pending(pools, choices)
+    unchanged = [choice for choice in assigned_choices if choice in current_choices]
+    # Of the slowest, as many as minReplicas serve no more than what is assigned.
+    slowest = min((each[0] for _, each in options if each), key=_by_speed)
+    reference = unchanged[0] if unchanged else slowest
+    assigned = {
+        choice.variant: replicas
+        for replicas, each in options
+        for choice in ([reference] if reference in each else each)
+        if choice.fit.precision == reference.fit.precision
+    }
+    others = [
+        choice for choice in assigned_choices if choice.variant in assigned and choice != reference
+    ]
+    message = _placed_decision(reference, [reference]).verdict.message.removesuffix(
+        "; no other hardware fits"
+    )
+    return PlacementDecision(
+        verdict=StatusVerdict(PlacementReason.PLACED, f"{message}; assigned by the layout plan"),
+        choices=(reference, *others),
+        assigned=assigned,
+    )
+
+
+def _by_speed(choice: HardwareChoice) -> tuple[float, str]:
+    return choice.fit.limits.tokens_per_second, choice.variant
 
 
 def _layout_pending(pools: Sequence[str], choices: Sequence[HardwareChoice]) -> PlacementDecision:

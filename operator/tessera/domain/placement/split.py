@@ -47,7 +47,8 @@ class _Option:
     def __post_init__(self) -> None:
         pods, choice = self.pods, self.pods.choice
         due = None
-        if pods.pending:
+        # Slices of a layout plan that are not there yet will come.
+        if pods.pending and pods.assigned is None:
             wait = max(BINDING_TIME, pods.node_start if pods.pending > pods.free else BINDING_TIME)
             due = (pods.pending_since or self.at) + wait
         object.__setattr__(self, "cash", cash_of(choice) if choice else 0)
@@ -84,6 +85,8 @@ class _Option:
     @property
     def most(self) -> int:
         """Return the replicas that it can have, on nodes that may come too."""
+        if self.pods.assigned is not None:
+            return self.pods.assigned
         if not self.is_offered or self.is_resting:
             return self.pods.bound
         growth = self.pods.growth
@@ -92,6 +95,8 @@ class _Option:
     @property
     def most_now(self) -> int:
         """Return the replicas that existing nodes hold."""
+        if self.pods.assigned is not None:
+            return self.pods.assigned
         return min(self.most, self.pods.bound + self.pods.free)
 
 
@@ -143,6 +148,7 @@ def split_replicas(
     new_memory = [_next_memory(option, replicas, moves) for option in options]
     return ReplicaSplit(
         replicas=replicas,
+        bridging=bridge,
         memory=tuple(sorted((each for each in new_memory if each), key=lambda each: each.variant)),
         changes=tuple(_changes(order, replicas, waiting, best)),
         until=_until(options, new_memory, moves),
@@ -173,13 +179,13 @@ def _sums(order: Sequence[_Option], counts: _Counts) -> _Need:
 
 def _remaining(order: Sequence[_Option], need: _Need) -> _Counts:
     """Return what is needed of the pods on nodes; the most expensive go first."""
-    counts = {option.variant: option.pods.bound for option in order}
+    counts = {option.variant: min(option.pods.bound, option.most) for option in order}
     for option in reversed(order):
         sums = _sums(order, counts)
         spare = sums.total - need.total
         if option.is_firm:
             spare = min(spare, sums.firm - need.firm)
-        counts[option.variant] -= min(option.pods.bound, max(0, spare) // option.capacity)
+        counts[option.variant] -= min(counts[option.variant], max(0, spare) // option.capacity)
     return counts
 
 
@@ -304,6 +310,8 @@ def _possible_moves(order: Sequence[_Option], counts: _Counts, need: _Need) -> _
     """
     moves, sums = _Moves(), _sums(order, counts)
     for index, to in enumerate(order):
+        if to.pods.assigned is not None:
+            continue  # the layout plan says what a move saves
         room = to.most - counts[to.variant]
         for source in reversed(order[index + 1 :]):
             stopped, started = exchange(

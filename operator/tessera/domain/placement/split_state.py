@@ -1,7 +1,7 @@
 """What a split of wanted capacity over variants reads, remembers and decides."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from tessera.api.reasons import VariantReason
@@ -30,6 +30,8 @@ class VariantPods:
     """Further replicas that the free devices of existing nodes hold; pending pods take none."""
     growth: int | None = 0
     """Further replicas on nodes that may come; None is unbounded."""
+    assigned: int | None = None
+    """Replicas that a layout plan assigns, which has slices for as many once it is carried out."""
     start: timedelta
     """Expected time from a pod's binding until it is ready."""
     node_start: timedelta = timedelta()
@@ -72,6 +74,8 @@ class ReplicaSplit:
     """Replicas by variant; the caller keeps the memory."""
 
     replicas: Mapping[str, int]
+    bridging: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that stay only until others are ready."""
     memory: tuple[VariantMemory, ...] = ()
     changes: tuple[VariantChange, ...] = ()
     until: datetime = FOREVER

@@ -1,5 +1,6 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -27,6 +28,7 @@ from tessera.domain.observed.snapshot import (
     PodReading,
     Ref,
     Snapshot,
+    Workload,
 )
 from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.placement import (
@@ -34,7 +36,7 @@ from tessera.domain.placement.placement import (
     PlacementDecision,
     SliceAssignment,
     place,
-    slice_assignment,
+    slice_assignments,
 )
 from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
@@ -49,10 +51,12 @@ from tessera.domain.service.preparation.preparation import Preparation, with_pre
 from tessera.domain.service.preparation.shape import prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
 from tessera.domain.service.variant_counts import (
+    ROUNDING,
     Devices,
     Room,
     VariantCount,
     last_changes,
+    share_of,
     split_counts,
     with_counts,
 )
@@ -128,8 +132,8 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     until = (schedule.status.next_at if schedule is not None else None) or FOREVER
     if preparation.pending:
         until = at
-    assignment = slice_assignment(service.ref, snapshot.pools)
-    placement = _place(service, spec, objects, views, room.used, assignment, gateways=gateways)
+    assignments = slice_assignments(service.ref, snapshot.pools)
+    placement = _place(service, spec, objects, views, room.used, assignments, gateways=gateways)
     placement = with_measured_limits(placement, service, spec)
     accepted = _accepted(spec, preparation)
     if placement.choice is None:
@@ -138,11 +142,8 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     reference = objects.reference_workload(service.status)
     if reference is None or reference.variant != placement.choice.variant:
         until = at  # other services take or free devices
-    is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
-    moves = reference is not None and objects.workload_of(placement.choice.variant) is None
-    planned = assignment.replicas if assignment is not None else placement.equal_replicas
-    if planned is not None and moves and not is_asleep:
-        history = ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
+    if reference is not None and _changes_reference(placement, reference, objects, history):
+        history = _history_on_new_reference(placement, spec, history, at)
     scale = decide_replicas(
         snapshot, service, placement.choices, objects=objects, history=history, schedule=schedule
     )
@@ -155,6 +156,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         # No client of class Batch waits, so all of its replicas may be on spot nodes.
         floor=0 if spec.service_class == "Batch" else guaranteed_replicas(spec),
         memory=history.variants,
+        assigned=placement.assigned,
         at=at,
     )
     next_history = replace(
@@ -179,6 +181,41 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         changes=scale.history.changes,
     )
     return Until(proposal, min(until, scale.until, balance.until, split.until), scale.history)
+
+
+def _changes_reference(
+    placement: PlacementDecision,
+    reference: Workload,
+    objects: CurrentObjects,
+    history: ScalingHistory,
+) -> bool:
+    """Return whether the replicas that were decided count another variant than is chosen."""
+    if placement.choice is None or reference.variant == placement.choice.variant:
+        return False
+    has_run_beside = bool(placement.assigned and history.counts)
+    return has_run_beside or objects.workload_of(placement.choice.variant) is None
+
+
+def _history_on_new_reference(
+    placement: PlacementDecision, spec: InferenceServiceSpec, history: ScalingHistory, at: datetime
+) -> ScalingHistory:
+    """Return a history of as many replicas as were planned; one that sleeps goes on."""
+    is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
+    planned = assigned_replicas(placement) if placement.assigned else placement.equal_replicas
+    if planned is None or is_asleep:
+        return history
+    return ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
+
+
+def assigned_replicas(placement: PlacementDecision) -> int:
+    """Return how many replicas of the reference variant serve as much as the assigned slices."""
+    if placement.choice is None:
+        return 0
+    served = sum(
+        placement.assigned.get(choice.variant, 0) * share_of(choice, placement.choice)
+        for choice in placement.choices
+    )
+    return math.floor(served + ROUNDING)
 
 
 def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:
@@ -231,7 +268,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
     objects: CurrentObjects,
     views: Sequence[PoolView],
     used: Devices,
-    assignment: SliceAssignment | None,
+    assignments: Sequence[SliceAssignment],
     *,
     gateways: bool,
 ) -> PlacementDecision:
@@ -252,7 +289,8 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         min_replicas=min_replicas_of(spec),
         used_devices=used,
         tiers=spec.placement.tiers,
-        assignment=assignment,
+        # Only the gateway knows what each replica can serve.
+        assignments=assignments if gateways else assignments[:1],
         may_share=_any_speed if gateways else may_share_service,
     )
 

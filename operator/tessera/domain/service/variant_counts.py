@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -35,6 +35,8 @@ class VariantCount(NamedTuple):
     """Those that are desired."""
     existing: int
     """Those that hold devices or should get some; others merely wait for them."""
+    bridging: int = 0
+    """Those of the desired ones that stay only until others are ready."""
 
     def share_of(self, reference: HardwareChoice) -> float:
         """Return how much one of them serves, in replicas of the reference variant."""
@@ -71,13 +73,20 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     *,
     floor: int,
     memory: Sequence[VariantMemory],
+    assigned: Mapping[str, int],
     at: datetime,
 ) -> tuple[tuple[VariantCount, ...], ReplicaSplit]:
-    """Return the replicas of each variant that serve as much as those `wanted` of the first."""
+    """Return the replicas of each variant that serve as much as those `wanted` of the first.
+
+    `assigned` are those of each that layout plans assign.
+    """
     names = {choice.variant for choice in choices}
     split = split_replicas(
         wanted,
-        [_variant_pods(choice, objects, status, room) for choice in choices],
+        [
+            _variant_pods(choice, objects, status, room, assigned.get(choice.variant))
+            for choice in choices
+        ],
         at=at,
         floor=floor,
         memory=memory,
@@ -92,7 +101,9 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
         ]
         replicas = split.replicas[choice.variant]
         bound = sum(pod.node is not None for pod in pods)
-        counts.append(VariantCount(choice, replicas, max(bound, min(len(pods), replicas))))
+        existing = max(bound, min(len(pods), replicas))
+        bridging = split.bridging.get(choice.variant, 0)
+        counts.append(VariantCount(choice, replicas, existing, bridging))
     return tuple(counts), split
 
 
@@ -122,7 +133,11 @@ def reclaimed_pods(choice: HardwareChoice, objects: CurrentObjects) -> frozenset
 
 
 def _variant_pods(
-    choice: HardwareChoice, objects: CurrentObjects, status: InferenceServiceStatus, room: Room
+    choice: HardwareChoice,
+    objects: CurrentObjects,
+    status: InferenceServiceStatus,
+    room: Room,
+    assigned: int | None,
 ) -> VariantPods:
     lost = reclaimed_pods(choice, objects)
     pods = [
@@ -145,6 +160,7 @@ def _variant_pods(
         pending_since=min((pod.created for pod in pending), default=None),
         free=free,
         growth=total - free,
+        assigned=assigned,
         node_start=startable.expected_start if startable is not None else timedelta(),
         start=lead_of(typical_start(pods, status.start, choice.variant)),
     )
