@@ -85,6 +85,12 @@ class SimService:
     """Its engines always report requests."""
     broken: bool = False
     """New replicas never become Ready."""
+    others: Mapping[str, int] = field(default_factory=dict)
+    """Replicas of further planned profiles."""
+
+    @property
+    def planned(self) -> dict[str, int]:
+        return {} if self.profile is None else {self.profile: self.wanted, **self.others}
 
 
 @dataclass(slots=True)
@@ -144,8 +150,10 @@ class PoolSimulation:
         counts = Counter(placement.profile for _, _, placement in slices)
         for profile, count in counts.items():
             self.scale[service.name, profile] = count
-        if service.profile is not None:
-            self.scale[service.name, service.profile] = service.wanted
+        for profile, wanted in service.planned.items():
+            # Those beyond the planned ones stay until the first cycle decides.
+            current = counts[profile] if service.others else 0
+            self.scale[service.name, profile] = max(wanted, current)
 
     def foreign(self, name: str, node: str, gpu: int, placement: SlicePlacement) -> Ref:
         pod = self._pod("", placement.profile, Ref("other", name))
@@ -233,8 +241,7 @@ class PoolSimulation:
                 ),
                 min_capacity=service.min_capacity,
                 capacity=service.capacity,
-                desired_replicas=service.wanted,
-                profile=service.profile,
+                planned=service.planned,
                 allows_downtime=service.downtime,
             )
             for service in self.services.values()
@@ -335,11 +342,44 @@ class PoolSimulation:
         )
         for service, profile in {*self.scale, *going}:
             sim_service = self.services[service]
-            has_profile = sim_service.profile is None or sim_service.profile == profile
-            scale[service, profile] = (sim_service.wanted if has_profile else 0) + going[
-                service, profile
-            ]
+            desired = sim_service.planned.get(profile, 0)
+            if sim_service.profile is None:
+                desired = sim_service.wanted
+            elif sim_service.others:
+                desired = self._bridged(sim_service, profile, going, actions)
+            scale[service, profile] = desired + going[service, profile]
         return scale
+
+    def _bridged(
+        self,
+        service: SimService,
+        profile: str,
+        going: Mapping[tuple[str, str], int],
+        actions: PoolActions,
+    ) -> int:
+        """Return the replicas of one profile, with those that stay until others are Ready."""
+        pods = [pod for pod in self.pods.values() if pod.service == service.name]
+        ready = Counter(pod.profile for pod in pods if pod.ready)
+        speeds, planned = service.capacity, service.planned
+        missing = min(
+            sum(speeds[name] * count for name, count in planned.items()),
+            sum(speeds[name] * count for name, count in ready.items() if name in planned),
+        ) - sum(speeds[name] * min(ready[name], count) for name, count in planned.items())
+        bridging = 0
+        for name, count in sorted(planned.items()):
+            bridging = 0
+            while missing > 1e-6 and bridging < ready[name] - count:
+                bridging += 1
+                missing -= speeds[name]
+            if name == profile:
+                break
+        desired = planned.get(profile, 0) + bridging * (profile in planned)
+        desired -= min(bridging * (profile in planned), going[service.name, profile])
+        # While replicas that lose their slices drain, no other is given up.
+        if any(pod.ref in actions.draining for pod in pods) and profile in planned:
+            serving = [pod for pod in pods if pod.ready and pod.ref not in actions.displaced]
+            desired = max(desired, sum(pod.profile == profile for pod in serving))
+        return desired
 
     def _evict(self, ref: Ref, uid: str, *, forced: bool) -> None:
         pod = self.pods[ref]

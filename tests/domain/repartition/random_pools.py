@@ -3,7 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
@@ -53,11 +53,18 @@ BACKENDS: dict[str, Callable[[], PinnedBackend | WholeGpuBackend]] = {
 
 
 def a_random_pool(
-    seed: int, *, nodes: int = 3, gpus: int = 2, idle: int = 1, whole_node_idle: bool = False
+    seed: int,
+    *,
+    nodes: int = 3,
+    gpus: int = 2,
+    idle: int = 1,
+    whole_node_idle: bool = False,
+    mixes: bool = False,
 ) -> RandomPool | None:
     """Build services on random slices, and plan what they should have.
 
-    `idle` GPUs are unused; with `room` all of one node.
+    `idle` GPUs are unused; with `room` all of one node. With `mixes` a service may get slices of
+    several profiles.
     """
     rng = random.Random(seed)  # noqa: S311 - no secret
     names = [f"n{index}" for index in range(nodes)]
@@ -81,6 +88,8 @@ def a_random_pool(
             used_slice
         )
     demands = [_service(rng, name, slices_by_service[name]) for name in sorted(slices_by_service)]
+    if mixes:
+        demands = [_on_any_profile(demand) for demand in demands]
     current = [
         _gpu(name, gpu, layout, slices_by_service)
         for name in names
@@ -92,24 +101,13 @@ def a_random_pool(
     planned = {gpu.name: gpu for gpu in plan.gpus}
     if plan.unmet or not planned.keys() <= {gpu.name for gpu in current}:
         return None
-    wanted = Counter[str]()
+    wanted: dict[str, Counter[str]] = {demand.name: Counter() for demand in demands}
     for gpu in planned.values():
-        wanted.update(fleet_slice.service for fleet_slice in gpu.slices if fleet_slice.service)
-    profile = {
-        fleet_slice.service: fleet_slice.profile
-        for gpu in planned.values()
-        for fleet_slice in gpu.slices
-        if fleet_slice.service
-    }
+        for fleet_slice in gpu.slices:
+            if fleet_slice.service:
+                wanted[fleet_slice.service][fleet_slice.profile] += 1
     services = {
-        demand.name: SimService(
-            demand.name,
-            profile[demand.name],
-            wanted[demand.name],
-            SPEED[profile[demand.name]] * min(demand.min_replicas, wanted[demand.name]),
-            SPEED,
-        )
-        for demand in demands
+        demand.name: _sim_service(demand, wanted[demand.name], is_mixed=mixes) for demand in demands
     }
     target = {
         name: [
@@ -120,6 +118,29 @@ def a_random_pool(
     }
     return RandomPool(
         nodes=layouts, slices_by_service=slices_by_service, services=services, target=target
+    )
+
+
+def _on_any_profile(demand: ServiceDemand) -> ServiceDemand:
+    """Return the service as one that fits on its profile and all larger ones."""
+    (smallest,) = demand.throughput
+    profiles = PROFILES[PROFILES.index(smallest.profile) :]
+    throughput = {InstanceType(A100.name, profile): SPEED[profile] for profile in profiles}
+    return replace(demand, throughput=throughput)
+
+
+def _sim_service(demand: ServiceDemand, wanted: Counter[str], *, is_mixed: bool) -> SimService:
+    reference = min(wanted, key=lambda profile: SPEED[profile])
+    return SimService(
+        demand.name,
+        reference,
+        wanted[reference],
+        SPEED[reference] * min(demand.min_replicas, wanted.total()),
+        # As in the operator, no replica stands for several of minReplicas.
+        {profile: min(speed, SPEED[reference]) for profile, speed in SPEED.items()}
+        if is_mixed
+        else SPEED,
+        others={profile: count for profile, count in wanted.items() if profile != reference},
     )
 
 

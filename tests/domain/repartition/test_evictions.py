@@ -31,8 +31,7 @@ def a_service(*replicas: Replica, floor: int = 1) -> PoolService:
         replicas=replicas,
         min_capacity=float(floor),
         capacity={"7g.80gb": 1.0},
-        desired_replicas=floor,
-        profile="7g.80gb",
+        planned={"7g.80gb": floor},
     )
 
 

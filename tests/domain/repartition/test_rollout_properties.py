@@ -144,6 +144,23 @@ def assert_ended(kind: str, seed: int, *, room: bool) -> None:
         assert startable_units(simulation) == []
 
 
+@QUICK
+@given(kinds, seeds, st.booleans())
+def test_services_on_several_profiles_keep_their_minimum_and_end_as_planned(
+    kind: str, seed: int, whole_node_idle: bool
+) -> None:
+    random_pool = a_random_pool(seed, whole_node_idle=whole_node_idle, mixes=True)
+    assume(random_pool is not None)
+    assert random_pool is not None
+    simulation = start_simulation(random_pool, kind, seed)
+    verdict = simulation.play().verdict
+    assert verdict.reason in {LayoutReady.AS_PLANNED, LayoutReady.NO_SURGE_CAPACITY}
+    if verdict.reason is LayoutReady.AS_PLANNED:
+        for service in simulation.services.values():
+            pods = [pod for pod in simulation.pods.values() if pod.service == service.name]
+            assert Counter(pod.profile for pod in pods) == service.planned
+
+
 @applies(24)
 @QUICK
 @given(kinds, seeds, st.integers(0, 40))

@@ -27,8 +27,7 @@ def test_replicas_of_the_previous_profile_are_replaced_one_for_one() -> None:
         replicas=(*small, a_replica("large", "7g.80gb")),
         min_capacity=4.0,
         capacity={"7g.80gb": 1.0, "1g.10gb": 0.0003},
-        desired_replicas=4,
-        profile="7g.80gb",
+        planned={"7g.80gb": 4},
         previous_profile="1g.10gb",
     )
     capacity = PoolCapacity((), (service,), {})

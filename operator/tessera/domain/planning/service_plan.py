@@ -376,7 +376,7 @@ def _plan_variant(
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
     conflict = _conflict(inputs, spec, workload, desired, at)
-    replicas = desired
+    replicas = _remaining_replicas(inputs, count, pods)
     if conflict is not None and workload is not None and conflict.stands(at):
         replicas = workload.replicas
     return VariantPlan(
@@ -415,6 +415,24 @@ def _change(inputs: ServicePlanInputs, count: VariantCount) -> VariantChange | N
         message=f"{count.replicas} of {counted(proposed, 'replica')} at {choice.hourly} per hour "
         f"each are granted: {grant.shortage}",
     )
+
+
+def _remaining_replicas(inputs: ServicePlanInputs, count: VariantCount, pods: Sequence[Pod]) -> int:
+    """Return the replicas of a variant that it has beside those whose slices are removed.
+
+    Those that stay until others are ready need no replacement there. While such replicas drain, no
+    other variant gives up any, since capacity was judged with them.
+    """
+    displacement = inputs.displacement
+    displaced = sum(pod.ref in displacement.displaced for pod in pods)
+    replicas = count.replicas - min(count.bridging, count.replicas, displaced)
+    if len(inputs.proposal.counts) > 1 and displacement.draining:
+        serving = sum(
+            pod.takes_requests and pod.ref not in displacement.displaced and not pod.terminating
+            for pod in pods
+        )
+        replicas = max(replicas, serving)
+    return replicas
 
 
 def _one_rollout_at_a_time(

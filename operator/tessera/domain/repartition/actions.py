@@ -43,13 +43,11 @@ class PoolService:
     all that there are while there are fewer."""
     capacity: Mapping[str, float] = field(default_factory=dict)
     """Capacity of one replica by profile, in the unit of `min_capacity`."""
-    desired_replicas: int = 0
-    """Replicas that it should have, of its planned profile."""
-    profile: str | None = None
-    """Its planned profile in this pool; None when it has none here."""
+    planned: Mapping[str, int] = field(default_factory=dict)
+    """Replicas that it should have by planned profile in this pool; empty when it has none here."""
     previous_profile: str | None = None
-    """Another profile that it still runs on, where replicas are added while no slice of the
-    planned profile is free."""
+    """Another profile that it still runs on, where replicas are added while no slice of a planned
+    profile is free."""
     is_rolling_out: bool = False
     """A Deployment of it takes replicas away once others are Ready, or sees a new template."""
     allows_downtime: bool = False

@@ -171,7 +171,7 @@ class PoolCapacity:
                 # the surge before it is Ready.
                 and (
                     is_serving(replica)
-                    or (is_active(replica) and replica.profile == service.profile)
+                    or (is_active(replica) and replica.profile in service.planned)
                 )
             )
             lost, required, expected = self._replacements_needed(service, losses, supply, remaining)
@@ -205,10 +205,26 @@ class PoolCapacity:
         if not per_replica:
             # No known speed on that profile: no replacement can be counted on.
             return lost, len(lost), 0
-        required = math.ceil(missing / per_replica - DEMAND_TOLERANCE)
+        missing -= sum(
+            self._certain_pods(service, other, losses, supply) * service.capacity.get(other, 0.0)
+            for other in service.planned
+            if other != profile
+        )
+        required = max(0, math.ceil(missing / per_replica - DEMAND_TOLERANCE))
+        expected = self._certain_pods(service, profile, losses, supply)
+        return lost, required, min(required, expected)
+
+    def _certain_pods(
+        self,
+        service: PoolService,
+        profile: str,
+        losses: _ReplicaLosses,
+        supply: Mapping[str, int],
+    ) -> int:
+        """Return how many of its pods that look for such a slice are certain to find one."""
         own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
         available = supply.get(profile, 0) - (self._total_pending(profile, losses) - own_pending)
-        return lost, required, max(0, min(required, own_pending, available))
+        return max(0, min(own_pending, available))
 
     def replacement_expected(
         self, service: PoolService, displaced: Collection[Ref], supply: Mapping[str, int]
@@ -220,11 +236,10 @@ class PoolCapacity:
         ):
             return True
         losses = self._replica_losses(displaced)
-        profile = replacement_profile(service, losses.replicas[service.ref])
-        own_pending = self._pending_pods(service, profile, losses.counts[service.ref, profile])
-        return (
-            own_pending > 0
-            and supply.get(profile, 0) > self._total_pending(profile, losses) - own_pending
+        lost = losses.replicas[service.ref]
+        return any(
+            self._certain_pods(service, profile, losses, supply)
+            for profile in service.planned or (replacement_profile(service, lost),)
         )
 
     def _replica_losses(self, displaced: Collection[Ref]) -> _ReplicaLosses:
@@ -257,10 +272,10 @@ class PoolCapacity:
             counts = self._counts[key] = _count_replicas(service, profile)
         # Pods that Deployments have yet to create are counted like pending ones: the scheduler may
         # give them any free slice.
-        if service.profile is None:
+        if not service.planned:
             to_create = displaced_count - counts.starting
-        elif service.profile == profile:
-            to_create = service.desired_replicas + displaced_count - counts.total
+        elif profile in service.planned:
+            to_create = service.planned[profile] + displaced_count - counts.total
         else:
             to_create = 0
         return counts.pending + max(0, to_create)
@@ -301,11 +316,40 @@ def required_capacity(service: PoolService) -> float:
     return 0.0 if service.allows_downtime else min(serving_capacity(service), service.min_capacity)
 
 
-def replacement_profile(service: PoolService, lost: Sequence[Replica]) -> str:
-    """Return the profile of the replacements: the planned one, else the one that is lost."""
-    return service.profile or min(
-        (replica.profile or WHOLE_GPU for replica in lost), default=WHOLE_GPU
+def planned_capacity(service: PoolService) -> float:
+    """Return the capacity of its planned replicas, in the unit of `min_capacity`."""
+    return sum(
+        count * service.capacity.get(profile, 0.0) for profile, count in service.planned.items()
     )
+
+
+def replacement_profile(service: PoolService, lost: Sequence[Replica]) -> str:
+    """Return the profile of the replacements: the planned one, else the one that is lost.
+
+    Of several planned ones it is the one that lacks most replicas without the lost ones.
+    """
+    if not service.planned:
+        return min((replica.profile or WHOLE_GPU for replica in lost), default=WHOLE_GPU)
+    lacking = _lacking_replicas(service, lost) if len(service.planned) > 1 else service.planned
+    return max(sorted(lacking), key=lambda profile: lacking[profile])
+
+
+def replacement_profiles(service: PoolService, lost: Sequence[Replica]) -> set[str]:
+    """Return the profiles that replacements may have."""
+    lacking = _lacking_replicas(service, lost)
+    several = {profile for profile in lacking if lacking[profile] > 0 and len(lacking) > 1}
+    return several | {replacement_profile(service, lost)}
+
+
+def _lacking_replicas(service: PoolService, lost: Sequence[Replica]) -> Mapping[str, int]:
+    """Return how many replicas each planned profile lacks without the lost ones."""
+    pods = {replica.pod for replica in lost}
+    existing = Counter(
+        replica.profile
+        for replica in service.replicas
+        if is_active(replica) and replica.pod not in pods
+    )
+    return {profile: count - existing[profile] for profile, count in service.planned.items()}
 
 
 def _previous_profile_replicas(service: PoolService, profile: str, replicas: int) -> int:
@@ -324,7 +368,7 @@ def _count_replicas(service: PoolService, profile: str) -> _ReplicaCounts:
 
 
 def _profiles(service: PoolService) -> set[str]:
-    profiles = {replica.profile for replica in service.replicas} | {service.profile}
+    profiles = {replica.profile for replica in service.replicas} | service.planned.keys()
     return {profile for profile in profiles if profile is not None}
 
 

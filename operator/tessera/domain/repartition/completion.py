@@ -48,21 +48,23 @@ def _unmoved(
         former = [
             replica
             for replica in service.replicas
-            if replica.node is not None and replica.profile not in (None, service.profile)
+            if replica.node is not None and replica.profile not in (None, *service.planned)
         ]
-        if service.profile is None or not former:
+        if not service.planned or not former:
             continue
         holders = sorted(
             {
                 pod
                 for pods in capacity.other_pods.values()
                 for pod, profile in pods
-                if profile == service.profile
+                if profile in service.planned
             }
         )
         waiting = sum(replica.node is None for replica in service.replicas)
-        state = f"{counted(len(former), 'replica')} of {service.ref} not yet on {service.profile}"
-        if not holders and (lacking := waiting_pods[service.profile]):
+        profiles = " or ".join(sorted(service.planned))
+        state = f"{counted(len(former), 'replica')} of {service.ref} not yet on {profiles}"
+        lacking = sum(waiting_pods[profile] for profile in service.planned)
+        if not holders and lacking:
             yield StatusVerdict(
                 LayoutReady.INSUFFICIENT_CAPACITY,
                 f"{state}: {counted(lacking, 'more free slice')} of that profile needed; add a "

@@ -10,6 +10,7 @@ from tessera.domain.repartition.capacity import (
     PoolCapacity,
     capacity_of,
     is_serving,
+    planned_capacity,
     replica_capacity,
     required_capacity,
     serving_capacity,
@@ -41,8 +42,8 @@ def wrong_profile_pods(services: Sequence[PoolService]) -> frozenset[Ref]:
 
 def _wrong_profile_replicas(services: Sequence[PoolService]) -> Iterator[Replica]:
     for service in services:
-        for replica in service.replicas if service.profile is not None else ():
-            if replica.node is not None and replica.profile not in (None, service.profile):
+        for replica in service.replicas if service.planned else ():
+            if replica.node is not None and replica.profile not in (None, *service.planned):
                 yield replica
 
 
@@ -119,9 +120,7 @@ def _drainable(
     overdue: Collection[Ref],
 ) -> Iterator[Ref]:
     required = required_capacity(service)
-    desired = max(
-        required, service.desired_replicas * service.capacity.get(service.profile or "", 0.0)
-    )
+    desired = max(required, planned_capacity(service))
     remaining = serving_capacity(service)
     leaving = (replica for replica in service.replicas if replica.pod in on_removed_slices)
     pending_loss = capacity_of(service, filter(is_serving, leaving))

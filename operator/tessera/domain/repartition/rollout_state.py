@@ -8,7 +8,7 @@ from tessera.api.mig import Unit
 from tessera.api.reasons import LayoutReady, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.mig_backends.backend import Capabilities
-from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile
+from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profiles
 from tessera.domain.repartition.goals import NodeGoal
 from tessera.domain.repartition.units import (
     NodeRepartition,
@@ -121,11 +121,12 @@ class RolloutState:
             return False
         services = self.capacity.affected_services(repartition.pods)
         profiles = {
-            replacement_profile(
+            profile
+            for service in services
+            for profile in replacement_profiles(
                 service,
                 [replica for replica in service.replicas if replica.pod in repartition.pods],
             )
-            for service in services
         }
         # Where no slice of the planned profile is free, replacements start on the previous one.
         supply = self.capacity.supply(self.nodes_to_taint() - {node.name})

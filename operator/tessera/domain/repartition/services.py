@@ -1,7 +1,7 @@
 """The services on the slices of a pool, with the capacity that a rollout has to keep for each."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple, TypeAlias
 
@@ -14,10 +14,13 @@ from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot, Workload
+from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.rollout.drain import is_drained
 from tessera.domain.rollout.strategy import is_rolling_out, surge_timed_out
+from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, min_replicas_of
+from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step
 
 _Speeds: TypeAlias = Mapping[InstanceType, float]
@@ -95,9 +98,8 @@ def _build_pool_service(
     if spec is None:
         return Until(None, until)
     replicas = tuple(_replicas(context, proposal, spec, in_flight, at))
-    in_pool = choice is not None and choice.offer.pool == context.pool
-    profile = choice.offer.hardware.profile if choice is not None and in_pool else None
-    if not replicas and profile is None:
+    planned = _planned_replicas(proposal.counts, context.pool)
+    if not replicas and not planned:
         return Until(None, until)
     # Where no speed is known, replicas are counted: each has the capacity 1.
     capacity = {replica.profile: 1.0 for replica in replicas if replica.profile is not None}
@@ -106,21 +108,28 @@ def _build_pool_service(
         for instance_type, speed in speeds.items()
         if instance_type.gpu_model == context.pool
     }
-    planned_capacity = min(capacity.values(), default=0.0)
-    if choice is not None and profile is not None:
-        planned_capacity = capacity[profile] = choice.fit.limits.tokens_per_second
-    desired_replicas = proposal.scale.replicas
+    per_replica = min(capacity.values(), default=0.0)
+    min_capacity = min(min_replicas_of(spec), proposal.scale.replicas) * per_replica
+    if choice is not None and planned:
+        per_replica = choice.fit.limits.tokens_per_second
+        capacity |= {
+            count.choice.offer.hardware.profile or "": count.choice.fit.limits.tokens_per_second
+            for count in proposal.counts
+            if count.choice.offer.hardware.profile in planned
+            and count.choice.offer.pool == context.pool
+        }
+        min_capacity = _min_capacity(proposal, spec, choice, context.pool)
+    in_pool = choice is not None and choice.offer.pool == context.pool
     keeps_slices = in_pool and proposal.placement.keeps_slices
     service = PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
-        min_capacity=min(min_replicas_of(spec), desired_replicas) * planned_capacity,
-        # A replica never counts for more than a planned one: otherwise one fast replica of the
-        # previous profile would stand for several of minReplicas.
-        capacity={name: min(speed, planned_capacity) for name, speed in capacity.items()},
-        desired_replicas=desired_replicas if profile is not None else 0,
-        profile=profile,
-        previous_profile=_previous_profile(replicas, profile),
+        min_capacity=min_capacity,
+        # A replica never counts for more than one of the reference variant: otherwise one fast
+        # replica would stand for several of minReplicas.
+        capacity={name: min(speed, per_replica) for name, speed in capacity.items()},
+        planned=planned,
+        previous_profile=_previous_profile(replicas, planned),
         is_rolling_out=_is_rolling_out(proposal, at),
         allows_downtime=proposal.service.allows_downtime and not keeps_slices,
         keeps_slices=keeps_slices,
@@ -129,6 +138,41 @@ def _build_pool_service(
 
 
 pool_service_of = Step(_build_pool_service, lambda *_, **_named: None)
+
+
+def _planned_replicas(counts: Sequence[VariantCount], pool: str) -> Mapping[str, int]:
+    """Return the replicas that slices of the pool should run, by profile."""
+    planned = Counter[str]()
+    for count in counts:
+        if count.choice.offer.pool == pool and count.choice.offer.hardware.profile is not None:
+            planned[count.choice.offer.hardware.profile] += count.replicas - count.bridging
+    return dict(planned)
+
+
+def _min_capacity(
+    proposal: Proposal, spec: InferenceServiceSpec, reference: HardwareChoice, pool: str
+) -> float:
+    """Return the capacity that the slices of one pool have to keep.
+
+    That is minReplicas of the reference variant, without what replicas elsewhere serve of it. Of
+    those, no more counts than their part of all that is planned: elsewhere as much counts of these.
+    """
+    rate = reference.fit.limits.tokens_per_second
+    shares, serving = dict.fromkeys((True, False), 0.0), 0.0
+    for count in proposal.counts:
+        offer = count.choice.offer
+        here = offer.pool == pool and offer.hardware.profile is not None
+        per_replica = min(count.choice.fit.limits.tokens_per_second, rate)
+        shares[here] += (count.replicas - count.bridging) * per_replica
+        if not here:
+            pods = pods_of_variant(proposal.objects.pods, count.choice)
+            serving += per_replica * sum(
+                pod.takes_requests and pod.draining_since is None and not pod.terminating
+                for pod in pods
+            )
+    total = shares[True] + shares[False]
+    floor = min(min(min_replicas_of(spec), proposal.scale.replicas) * rate, total)
+    return floor - min(serving, floor * shares[False] / total if total else 0.0)
 
 
 def _is_rolling_out(proposal: Proposal, at: datetime) -> bool:
@@ -146,12 +190,14 @@ def _rolls_out(workload: Workload, pods: Sequence[Pod]) -> bool:
     )
 
 
-def _previous_profile(replicas: Sequence[Replica], planned: str | None) -> str | None:
-    """Return the profile of most replicas that do not have the planned one."""
+def _previous_profile(replicas: Sequence[Replica], planned: Collection[str]) -> str | None:
+    """Return the profile of most replicas that do not have a planned one."""
     counts = Counter(
         replica.profile
         for replica in replicas
-        if replica.node is not None and replica.profile is not None and replica.profile != planned
+        if replica.node is not None
+        and replica.profile is not None
+        and replica.profile not in planned
     )
     return max(sorted(counts), key=lambda profile: counts[profile], default=None)
 
@@ -168,15 +214,18 @@ def _replicas(
     A service of the pool keeps the replicas on nodes that left every pool.
     """
     variants = {workload.variant for workload in proposal.objects.workloads}
-    choice = proposal.placement.choice
-    in_pool = choice is not None and choice.offer.pool == context.pool
+    pools = {choice.variant: choice.offer.pool for choice in proposal.placement.choices}
+    reference = proposal.placement.choice
+    reference_pool = reference.offer.pool if reference is not None else None
     max_drain = context.max_drain
     limit = spec.drain.timeout if max_drain is None else min(spec.drain.timeout, max_drain)
     for pod in proposal.objects.pods:
         profile = _slice_profile(context.gpu_model, pod)
         since = pod.draining_since
+        in_pool = pools.get(pod.variant, reference_pool) == context.pool
         if pod.node is None:
-            belongs = pod.variant in variants
+            elsewhere = len(pools) > 1 and pod.variant in pools and not in_pool
+            belongs = pod.variant in variants and not elsewhere
         else:
             serves = pod.takes_requests or since is not None
             left = in_pool and pod.node not in context.other_nodes and serves
