@@ -22,12 +22,15 @@ _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 
 
 def write_fleet(folder: Path, spot: int = 0) -> Path:
-    """Write a fleet file: a node for the operator, two with four small slices, and spot nodes."""
+    """Write a fleet file: a node for the operator, two with four small slices, and with spot nodes
+    two more whose slices no pool of the examples has."""
     gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
     if spot:
         spots = {**gpus, "tier": "Spot", "gpus": [["3g.40gb"]]}
         nodes.append({"name": "spot", "count": spot, **spots})
+        nodes.append({**gpus, "name": "burst", "tier": "OnDemand"})
+        nodes.append({**gpus, "name": "burst-spot", "tier": "Spot", "cloud": "gcp"})
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
     return path
