@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import world as worlds
-from demo import batch, budget, engine, gateway, mig, scale, serve, table
+from demo import batch, budget, burst, engine, gateway, mig, scale, serve, table
 from demo.cluster import (
     EXAMPLES,
     InstalledCluster,
@@ -27,7 +27,12 @@ from world.api import connect
 FLEET = Path(__file__).parent / "fleet.yaml"
 Step: TypeAlias = Callable[[InstalledCluster], Awaitable[None]]
 DEMOS: dict[str, tuple[tuple[str, Step], ...]] = {
-    "main": (("serve", serve.run), ("scale", scale.run), ("table", table.run)),
+    "main": (
+        ("serve", serve.run),
+        ("scale", scale.run),
+        ("burst", burst.run),
+        ("table", table.run),
+    ),
     "budget": (("budget", budget.run),),
     "batch": (("batch", batch.run),),
     "gateway": (("gateway", gateway.run),),

@@ -1,4 +1,4 @@
-"""Step 3: where everything runs, what it gives, what it costs, and why there."""
+"""Step 4: where everything runs, what it gives, what it costs, and why there."""
 
 import asyncio
 import contextlib
