@@ -1,8 +1,9 @@
 """How much of its predicted load a replica is given, by the TTFT that clients had.
 
-A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
-come in half of the objective, replicas carry more than predicted, and while some come late, less.
-The share in half of the objective warns before any is late, so no request is lost to find out.
+A prediction for every mix of lengths is right on the whole alone. While some first tokens come
+late, replicas carry less than predicted; then, while nearly all come in half of the objective, more
+again. The share in half of the objective warns before any is late, so no request is lost to find
+out. More than predicted is not tried: it would be missing when the load grows.
 What is late while replicas are missing says nothing of those that serve, nor does a prompt that
 takes longer than the objective by itself. A factor at which some came late is not tried again soon:
 each try costs a part of the error budget.
@@ -17,9 +18,8 @@ from tessera.domain.scaling.state import TtftShares
 from tessera.domain.slo.attainment import attainment, combined
 from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
-# Bounds of the factor, up to where it rises at first, and how it rises with every minute.
-LEAST, MOST = 0.6, 1.3
-_FIRST_LIMIT = 1.05
+# Lower bound of the factor, whose upper one is 1, and how it rises with every minute.
+LEAST = 0.6
 _RISE = 1.02
 # What is left of a factor at which too many came late: up to there it rises. A minute lifts the
 # limit.
@@ -43,7 +43,7 @@ class Pace:
 
     factor: float = 1.0
     read_at: datetime | None = None
-    limit: float = _FIRST_LIMIT
+    limit: float = 1.0
     """Up to which the factor rises."""
     changed_at: datetime | None = None
     """The last reading with fewer replicas ready than ordered, or with too many late: what came
@@ -94,7 +94,7 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: boo
     minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
     if shares.late > max(_LEAST_LATE, _BUDGET_SHARE * (1 - GOAL - shares.slow)):
         return _slower(pace, now)
-    limit = min(MOST, pace.limit * _LIFT**minutes)
+    limit = min(1.0, pace.limit * _LIFT**minutes)
     factor = pace.factor
     if shares.early + shares.half_slow >= _EARLY_SHARE and use >= _LEAST_USE:
         factor = min(limit, factor * _RISE**minutes)
