@@ -456,6 +456,21 @@ def test_without_readings_requests_are_as_long_as_they_were() -> None:
         assert (carried.input_tokens, carried.output_tokens) == (4000, 20)
 
 
+def test_requests_are_as_long_as_another_variant_answers_them() -> None:
+    """While reserved nodes are taken, the reference variant serves none."""
+    idle = SpeedReading(variant="a100-1g-10gb", requests=0)
+    busy = SpeedReading(
+        variant="burst-1g-10gb", requests=500, mean_input_tokens=4000, mean_output_tokens=20
+    )
+    pods = (a_pod("chat-0"),)
+    readings = replace(readings_of(pods), speeds={CHAT: (idle, busy)})
+    fleet = a_fleet(SCALING, pods=pods, readings=readings)
+    assessment = plan_of(fleet).service_plans[CHAT].scale.assessment
+    assert isinstance(assessment, CapacityAssessment)
+    carried = assessment.capacity
+    assert (carried.input_tokens, carried.output_tokens) == (4000, 20)
+
+
 def test_a_restarted_operator_without_readings_counts_with_the_lengths_of_the_status() -> None:
     """Seen: 4 replicas wanted 6 after a restart in an outage of Prometheus."""
     pods = (a_pod("chat-0"),)

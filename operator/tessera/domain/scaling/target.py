@@ -35,6 +35,8 @@ class ObservedVariant:
     choice: HardwareChoice
     pods: Sequence[Pod]
     """The replicas on this hardware."""
+    other_pods: Sequence[Pod] = ()
+    """Those of the other variants of the service."""
     readings: Readings | None
 
 

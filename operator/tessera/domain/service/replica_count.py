@@ -60,6 +60,9 @@ def decide_replicas(
         spec=spec,
         choice=choice,
         pods=pods_of_variant(objects.pods, choice),
+        other_pods=[
+            pod for pod in objects.pods if pod.variant in shares and pod.variant != choice.variant
+        ],
         readings=readings,
     )
     pods = [pod for pod in objects.pods if pod.variant in shares]

@@ -74,9 +74,12 @@ def observed_capacity(
         spec,
         shape,
         _running_fit(choice.fit, variant.pods),
-        reading=reading_of(choice.variant, speeds),
+        reading=_reading_with_lengths(choice.variant, speeds),
         measured_ratio=ratio,
-        lead=lead_of(typical_start(variant.pods, service.status.start, choice.variant)),
+        lead=lead_of(
+            typical_start(variant.pods, service.status.start, choice.variant)
+            or typical_start(variant.other_pods, None, "")
+        ),
         tokens_per_step=measured_tokens_per_step(service.status.speculation),
         last_lengths=history.lengths or _reported_lengths(service.status),
         computed_prompt=computed_prompt_of(load),
@@ -84,6 +87,24 @@ def observed_capacity(
         requests_wait=bool(load.queued),
         replicas=serving,
         servers=serving if load.queued is not None else 1,
+    )
+
+
+def _reading_with_lengths(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
+    """Return the reading of the reference variant, with the lengths of others while it serves none.
+
+    Requests are as long whichever variant answers them.
+    """
+    reading = reading_of(variant, readings)
+    if (reading.requests or 0) >= _MIN_REQUESTS_FOR_LENGTH or not readings:
+        return reading
+    busiest = max(readings, key=lambda each: each.requests or 0)
+    return replace(
+        reading,
+        requests=busiest.requests,
+        mean_input_tokens=busiest.mean_input_tokens,
+        mean_output_tokens=busiest.mean_output_tokens,
+        cached_share=busiest.cached_share,
     )
 
 
