@@ -8,22 +8,21 @@ from aiohttp import web
 
 from world.errors import WorldError
 from world.gpus.control import GpuControl
-from world.gpus.operands import Operands
 from world.kubelet.container import Container
 from world.kubelet.kubelet import Kubelet
+from world.machines import Machines
 from world.programs import Programs
 
 
 @asynccontextmanager
 async def serve_control(
-    kubelets: Mapping[str, Kubelet],
-    operands: Mapping[str, Operands],
+    machines: Machines,
     programs: Programs,
     address: str,
     port: int,
 ) -> AsyncIterator[None]:
-    control = _Control(kubelets, programs)
-    gpus = GpuControl(operands)
+    control = _Control(machines.kubelets, programs)
+    gpus = GpuControl(machines.operands)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
     container = "/containers/{namespace}/{pod}/{container}"

@@ -30,15 +30,22 @@ PLAIN_MACHINE: dict[Cloud, str] = {
 }
 
 
-def labels(node: Node) -> dict[str, str]:
-    """All labels of a node; those of the fleet file win."""
+def labels(node: Node, *, discovered: bool = True) -> dict[str, str]:
+    """All labels of a node; those of the fleet file win.
+
+    A node has those of feature discovery only once that has looked.
+    """
     node_labels = {
         "kubernetes.io/hostname": node.name,
         "kubernetes.io/os": "linux",
         "kubernetes.io/arch": "amd64",
     }
     node_labels |= _topology_labels(node) | _capacity_type(node)
-    node_labels |= deploy_labels(node) | discovery_labels(node)
+    node_labels |= deploy_labels(node)
+    if discovered:
+        node_labels |= discovery_labels(node)
+    elif node.gpus:
+        node_labels["nvidia.com/gpu.present"] = "true"
     return node_labels | dict(node.labels)
 
 

@@ -34,6 +34,11 @@ class Plan:
         return [node for node in self.nodes if not node.live]
 
     @property
+    def addresses(self) -> list[str]:
+        """Return an address for each live node."""
+        return [self.slot.node(index) for index in range(sum(node.live for node in self.nodes))]
+
+    @property
     def beats(self) -> HeartBeats:
         if len(self.fakes) > FEW_FAKES:
             return SCALE

@@ -94,7 +94,11 @@ async def fresh_namespace(api: Api) -> AsyncIterator[WorldNamespace]:
         await api.delete(f"/api/v1/namespaces/{name}")
         for pod in await namespace.list_pods():
             path = PODS.path(name, pod["metadata"]["name"])
-            await api.delete(path, {"gracePeriodSeconds": 0})
+            try:
+                await api.delete(path, {"gracePeriodSeconds": 0})
+            except ApiError as error:
+                if error.status != 404:  # it has ended by itself
+                    raise
 
 
 def a_container(script: str = "", **fields: object) -> Json:

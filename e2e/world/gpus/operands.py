@@ -42,9 +42,12 @@ class Operands:
     def __post_init__(self) -> None:
         spec, hardware, api = self.host.node, self.host.hardware, self.host.machine.api
         entry = spec.mig_manager or MigManagerEntry()
-        self.plugin = Plugin(look=hardware.devices, offered=hardware.devices())
+        self.plugin = Plugin(
+            look=hardware.devices, offered=None if self.host.new else hardware.devices()
+        )
         self._discovery = Discovery(
-            look=self._discovery_labels, last_labels=self._discovery_labels()
+            look=self._discovery_labels,
+            last_labels=None if self.host.new else self._discovery_labels(),
         )
         self.manager = _manager(self.host)
         self._config = MountedConfig(entry.lag_seconds)

@@ -51,6 +51,8 @@ class Host:
     address: str
     hardware: Hardware
     devices: Devices
+    new: bool = False
+    """Its device plugin and feature discovery have not begun when it registers."""
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     """Cleared while the node is silent: nothing is then sent to the API or received from it."""
 

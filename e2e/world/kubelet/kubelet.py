@@ -48,7 +48,12 @@ class Kubelet:
         host = self.host
         spec = replace(host.node, gpus=host.hardware.layouts())
         manifest = node.manifest(
-            spec, host.address, self.log_port, host.capacity(), host.allocatable()
+            spec,
+            host.address,
+            self.log_port,
+            host.capacity(),
+            host.allocatable(),
+            discovered=not host.new,
         )
         await node.register(host.machine.api, manifest)
 

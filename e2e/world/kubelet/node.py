@@ -26,9 +26,17 @@ log = logging.getLogger(__name__)
 Amounts = Mapping[str, str]
 
 
-def manifest(node: Node, address: str, port: int, capacity: Amounts, allocatable: Amounts) -> Json:
+def manifest(
+    node: Node,
+    address: str,
+    port: int,
+    capacity: Amounts,
+    allocatable: Amounts,
+    *,
+    discovered: bool = True,
+) -> Json:
     """The object with its status, as a kubelet registers it."""
-    meta: Json = {"name": node.name, "labels": labels(node)}
+    meta: Json = {"name": node.name, "labels": labels(node, discovered=discovered)}
     if not node.live:
         meta["annotations"] = KWOK
     return {
