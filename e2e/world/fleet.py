@@ -1,7 +1,7 @@
 """The fleet file: which nodes a world has."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -23,7 +23,16 @@ from world.mig import PlacedSlice
 
 Tier = Literal["Reserved", "OnDemand", "Spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
+# Played by the world in the words of the real ones.
+Autoscaler = Literal["karpenter", "clusterAutoscaler"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
+# Where each cloud says which group of the cluster autoscaler a node is of.
+GROUP_LABELS: dict[Cloud, str] = {
+    "aws": "eks.amazonaws.com/nodegroup",
+    "gcp": "cloud.google.com/gke-nodepool",
+    "azure": "kubernetes.azure.com/agentpool",
+    "onPrem": "",
+}
 # The slices of a GPU in MIG mode, in the order of their starts; None is a whole GPU.
 GpuLayout = tuple[PlacedSlice, ...] | None
 
@@ -105,10 +114,30 @@ class NodeEntry(BaseModel):
                 yield f"gpus[{index}]: {' + '.join(layout)} do not fit on one {product.product}"
 
 
+class NodeGroupEntry(NodeEntry):
+    """One entry under `groups`: nodes like this one come when pods need them, and go."""
+
+    kind: Literal["gpu", "cpu"] = "gpu"
+    count: None = None
+    autoscaler: Autoscaler = "karpenter"
+    max_nodes: Annotated[int, Field(ge=0, le=20, alias="maxNodes")] = 1
+    start_seconds: Annotated[float, Field(ge=0, alias="startSeconds")] = 60.0
+    """From the decision until the node has registered; its GPUs come a second or two later."""
+    empty_seconds: Annotated[float, Field(ge=0, alias="emptySeconds")] = 30.0
+    """A node that has had no pod of its own for so long is removed."""
+    retry_seconds: Annotated[float, Field(gt=0, alias="retrySeconds")] = 10.0
+    """After a refusal of the cloud."""
+    known_resources: Annotated[
+        dict[str, Annotated[int, Field(ge=1)]], Field(alias="knownResources")
+    ] = {}
+    """What the autoscaler was told that a node has beside CPU, memory and whole GPUs."""
+
+
 class FleetFile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     nodes: Annotated[tuple[NodeEntry, ...], Field(min_length=1)]
+    groups: tuple[NodeGroupEntry, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,22 +160,75 @@ class Node:
     memory_gib: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeGroup:
+    """Nodes that an autoscaler makes when pods need them."""
+
+    name: str
+    template: Node
+    autoscaler: Autoscaler
+    max_nodes: int
+    start_seconds: float
+    empty_seconds: float
+    retry_seconds: float
+    known_resources: Mapping[str, int]
+
+    def node(self, name: str) -> Node:
+        return replace(self.template, name=name)
+
+
 def read(path: Path) -> tuple[Node, ...]:
     """The nodes of a fleet file; a mistake names the file and the field."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise FleetError(f"{path}: cannot be read: {error}") from error
-    try:
-        entries = FleetFile.model_validate(content).nodes
-    except ValidationError as error:
-        raise FleetError("\n".join(_messages(path, error))) from error
-    nodes = tuple(node for entry in entries for node in _expand(entry))
+    nodes = tuple(node for entry in _read(path).nodes for node in _expand(entry))
     names = [node.name for node in nodes]
     for name in names:
         if names.count(name) > 1:
             raise FleetError(f"{path}: nodes: two are named {name}")
     return nodes
+
+
+def read_groups(path: Path) -> tuple[NodeGroup, ...]:
+    """The node groups of a fleet file."""
+    content = _read(path)
+    groups = tuple(_node_group(entry) for entry in content.groups)
+    names = [group.name for group in groups]
+    for name in names:
+        if names.count(name) > 1:
+            raise FleetError(f"{path}: groups: two are named {name}")
+        # Its nodes are named after it.
+        for entry in content.nodes:
+            if entry.name == name or entry.name.startswith(f"{name}-"):
+                raise FleetError(f"{path}: groups: {name} would name a node like {entry.name}")
+    return groups
+
+
+def _read(path: Path) -> FleetFile:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise FleetError(f"{path}: cannot be read: {error}") from error
+    try:
+        return FleetFile.model_validate(content)
+    except ValidationError as error:
+        raise FleetError("\n".join(_messages(path, error))) from error
+
+
+def _node_group(entry: NodeGroupEntry) -> NodeGroup:
+    (template,) = _expand(entry)
+    key = "karpenter.sh/nodepool"
+    if entry.autoscaler == "clusterAutoscaler":
+        key = GROUP_LABELS[entry.cloud]
+    labels = {key: entry.name, **template.labels} if key else template.labels
+    return NodeGroup(
+        name=entry.name,
+        template=replace(template, labels=labels),
+        autoscaler=entry.autoscaler,
+        max_nodes=entry.max_nodes,
+        start_seconds=entry.start_seconds,
+        empty_seconds=entry.empty_seconds,
+        retry_seconds=entry.retry_seconds,
+        known_resources=entry.known_resources,
+    )
 
 
 def _messages(path: Path, error: ValidationError) -> Iterator[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from world.binaries import Progress
 from world.control_plane import CROWDED, FAULTS, SCALE, HeartBeats
-from world.fleet import Node
+from world.fleet import Node, NodeGroup
 from world.slots import Slot
 
 # Up to so many KWOK nodes the silence of a node is noticed quickly.
@@ -20,6 +20,7 @@ Facts = dict[str, str | int]
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     nodes: Sequence[Node]
+    groups: Sequence[NodeGroup] = ()
     binaries: Path
     folder: Path
     slot: Slot
@@ -34,16 +35,24 @@ class Plan:
         return [node for node in self.nodes if not node.live]
 
     @property
-    def addresses(self) -> list[str]:
-        """Return an address for each live node."""
-        return [self.slot.node(index) for index in range(sum(node.live for node in self.nodes))]
-
-    @property
     def beats(self) -> HeartBeats:
         if len(self.fakes) > FEW_FAKES:
             return SCALE
-        return FAULTS if sum(len(node.gpus) for node in self.nodes) <= FEW_GPUS else CROWDED
+        gpus = sum(len(node.gpus) for node in self.nodes)
+        gpus += sum(group.max_nodes * len(group.template.gpus) for group in self.groups)
+        return FAULTS if gpus <= FEW_GPUS else CROWDED
 
     @property
     def has_gpus(self) -> bool:
-        return any(node.gpus for node in self.nodes)
+        return any(node.gpus for node in (*self.nodes, *self.templates))
+
+    @property
+    def templates(self) -> list[Node]:
+        return [group.template for group in self.groups]
+
+    @property
+    def addresses(self) -> list[str]:
+        """Return an address for each live node, then those for all that node groups may make."""
+        count = sum(node.live for node in self.nodes)
+        count += sum(group.max_nodes for group in self.groups)
+        return [self.slot.node(index) for index in range(count)]

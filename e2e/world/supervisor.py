@@ -42,7 +42,7 @@ class Options:
 def run(options: Options, progress: Progress) -> None:
     """Run a world until a signal ends it; raises `WorldError` when it fails."""
     require_linux()
-    nodes = fleet.read(options.fleet)
+    nodes, groups = fleet.read(options.fleet), fleet.read_groups(options.fleet)
     more = [] if all(node.live for node in nodes) else ["kwok"]
     programs = binaries.ensure(progress, [*binaries.EVERY_WORLD, *more])
     with free_slot() as slot, _folder(options.name or f"world-{slot.number}") as folder:
@@ -59,6 +59,7 @@ def run(options: Options, progress: Progress) -> None:
 
         plan = Plan(
             nodes=nodes,
+            groups=groups,
             binaries=programs,
             folder=folder,
             slot=slot,

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import aiohttp
 
-from world.api import CONFIG_MAPS, PODS, SERVICE_ACCOUNTS, Api, ApiError, Json
+from world.api import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICE_ACCOUNTS, Api, ApiError, Json
 
 T = TypeVar("T")
 LOOK_SECONDS = 0.05
@@ -121,6 +121,16 @@ def a_pod(
     }
 
 
+def a_pool_pod(name: str, pool: str, **limits: int) -> Json:
+    """A pod that needs a node with the label `pool`, and tolerates what keeps others off it."""
+    tolerations = [
+        {"key": "nvidia.com/gpu", "operator": "Exists"},
+        {"key": "kubernetes.azure.com/scalesetpriority", "operator": "Exists"},
+    ]
+    container = a_container(resources={"limits": limits} if limits else {})
+    return a_pod(name, container, nodeSelector={"pool": pool}, tolerations=tolerations)
+
+
 def a_workload(kind: str, name: str, *containers: Json, **spec: object) -> Json:
     """A Deployment, DaemonSet or Job; `template` in the spec adds to that of its pods."""
     extra = spec.pop("template", {})
@@ -139,6 +149,23 @@ def a_service(name: str, **spec: object) -> Json:
         "ports": [{"name": "http", "port": 8080, "targetPort": "http"}],
     }
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": plain | spec}
+
+
+async def pool_nodes(api: Api, pool: str) -> list[Json]:
+    """The nodes with the label `pool`."""
+    nodes: list[Json] = (await api.get(NODES.path(), labelSelector=f"pool={pool}"))["items"]
+    return nodes
+
+
+async def event_messages(
+    api: Api, reason: str, about: str, namespace: str = "default"
+) -> list[str]:
+    """The messages of events about objects whose names begin so; nodes' are in `default`."""
+    path = EVENTS.path(namespace)
+    events: list[Json] = (await api.get(path, fieldSelector=f"reason={reason}"))["items"]
+    return [
+        event["message"] for event in events if event["involvedObject"]["name"].startswith(about)
+    ]
 
 
 def is_ready(pod: Json) -> bool:
