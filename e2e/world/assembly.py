@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 import aiohttp
 
 from world.api import Json
+from world.autoscaling.autoscaler import Autoscaler
+from world.autoscaling.groups import group_state
 from world.claims import Claims
 from world.control import serve_control
 from world.dcgm.exporter import Exporter
@@ -55,7 +57,15 @@ async def run_world(plan: Plan) -> None:
             group.create_task(EndpointSliceWriter(base.api, services).run())
             plan.progress(f"registering {len(plan.nodes)} nodes")
             await _register(plan, base, group, booted)
-            async with serve_control(booted, base.programs, plan.slot.control, control_port):
+            autoscaler = Autoscaler(
+                api=base.api,
+                machines=booted,
+                states={spec.name: group_state(spec) for spec in plan.groups},
+                tasks=group,
+            )
+            if plan.groups:
+                group.create_task(autoscaler.run())
+            async with serve_control(autoscaler, base.programs, plan.slot.control, control_port):
                 plan.progress(f"started in {time.monotonic() - began:.1f} s")
                 plan.announce(_facts(plan, base, control_port))
                 await asyncio.Event().wait()

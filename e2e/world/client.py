@@ -95,6 +95,27 @@ class World:
         """Let a node die with all its containers; its object stays until it is deleted."""
         self._request("POST", "nodes", node, "end")
 
+    def node_group(self, name: str) -> dict[str, Any]:
+        """How the machines of a group come, those that come and those that are there."""
+        state: dict[str, Any] = json.loads(self._request("GET", "node-groups", name))
+        return state
+
+    def change_node_group(self, name: str, **changes: object) -> None:
+        """How its machines come from now on: `arrival="Never"`, `start_seconds=5`, ..."""
+        self._request("POST", "node-groups", name, **changes)
+
+    def disrupt_node(self, node: str) -> None:
+        """Consolidate a node of a group, unless an annotation keeps it."""
+        self._request("POST", "nodes", node, "disrupt")
+
+    def take_back(self, node: str, *, by: str, seconds: float) -> None:
+        """Give the notice of a spot node, and end the node after so many seconds.
+
+        `by` is how the cluster learns of it: `awsNodeTerminationHandler`, `karpenter`, `gke` or
+        `aks`.
+        """
+        self._request("POST", "nodes", node, "notice", by=by, seconds=seconds)
+
     def gpus(self, node: str) -> list[dict[str, Any]]:
         """The GPUs of a node as they are: mode, and slices with their places."""
         gpus: list[dict[str, Any]] = json.loads(self._request("GET", "gpus", node))

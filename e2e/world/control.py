@@ -6,23 +6,26 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from world.autoscaling.autoscaler import Autoscaler
+from world.autoscaling.control import GroupControl
 from world.errors import WorldError
 from world.gpus.control import GpuControl
 from world.kubelet.container import Container
 from world.kubelet.kubelet import Kubelet
-from world.machines import Machines
 from world.programs import Programs
 
 
 @asynccontextmanager
 async def serve_control(
-    machines: Machines,
+    autoscaler: Autoscaler,
     programs: Programs,
     address: str,
     port: int,
 ) -> AsyncIterator[None]:
+    machines = autoscaler.machines
     control = _Control(machines.kubelets, programs)
     gpus = GpuControl(machines.operands)
+    groups = GroupControl(autoscaler)
     app = web.Application()
     app.router.add_get("/containers", control.containers)
     container = "/containers/{namespace}/{pod}/{container}"
@@ -34,6 +37,10 @@ async def serve_control(
     app.router.add_post("/device-plugins/{node}", gpus.plugin)
     app.router.add_get("/mig-managers/{node}", gpus.config)
     app.router.add_post("/mig-managers/{node}", gpus.manage)
+    app.router.add_get("/node-groups/{group}", groups.look)
+    app.router.add_post("/node-groups/{group}", groups.change)
+    app.router.add_post("/nodes/{node}/disrupt", groups.disrupt)
+    app.router.add_post("/nodes/{node}/notice", groups.notice)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

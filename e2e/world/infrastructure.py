@@ -104,6 +104,8 @@ async def _until_accounts(api: Api, running: Programs) -> None:
 
 async def _first_objects(plan: Plan, api: Api) -> None:
     files = ["base.yaml", *(["gpu.yaml"] if plan.has_gpus else [])]
+    if any(group.autoscaler == "karpenter" for group in plan.groups):
+        files.append("karpenter.yaml")
     for file in files:
         for manifest in yaml.safe_load_all((MANIFESTS / file).read_text()):
             await api.apply_manifest(manifest)
