@@ -12,6 +12,7 @@ from pathlib import Path
 from textwrap import indent
 
 from world import binaries, client, supervisor
+from world.autoscaling import karpenter
 from world.errors import WorldError
 from world.folders import DEFAULT_FLEET, worlds
 from world.slots import holder
@@ -119,7 +120,13 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _build(_: argparse.Namespace) -> None:
-    print(binaries.ensure(partial(print, flush=True)))
+    progress = partial(print, flush=True)
+    print(binaries.ensure(progress))
+    try:
+        print(karpenter.program(progress))
+    except WorldError as error:
+        # It needs a later Go than the others; what needs it is left out.
+        print(f"without Karpenter: {error}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 import aiohttp
 
 from world.api import Json
+from world.autoscaling import karpenter
 from world.autoscaling.autoscaler import Autoscaler
 from world.autoscaling.groups import group_state
 from world.claims import Claims
@@ -60,11 +61,12 @@ async def run_world(plan: Plan) -> None:
             autoscaler = Autoscaler(
                 api=base.api,
                 machines=booted,
-                states={spec.name: group_state(spec) for spec in plan.groups},
+                states={spec.name: group_state(spec) for spec in plan.played_groups},
                 tasks=group,
             )
-            if plan.groups:
+            if plan.played_groups:
                 group.create_task(autoscaler.run())
+            await _start_karpenter(plan, base, group, booted)
             async with serve_control(autoscaler, base.programs, plan.slot.control, control_port):
                 plan.progress(f"started in {time.monotonic() - began:.1f} s")
                 plan.announce(_facts(plan, base, control_port))
@@ -144,6 +146,21 @@ async def _register(
         for index, spec in enumerate(plan.fakes):
             address = f"10.1.{index // 254}.{1 + index % 254}"
             registering.create_task(register(spec, address))
+
+
+async def _start_karpenter(
+    plan: Plan, base: Infrastructure, tasks: asyncio.TaskGroup, booted: Machines
+) -> None:
+    if plan.karpenter is None:
+        return
+    groups = {spec.name: spec for spec in plan.groups if spec.autoscaler == "karpenterCore"}
+    machines_of = karpenter.KarpenterMachines(
+        api=base.api, machines=booted, groups=groups, tasks=tasks
+    )
+    tasks.create_task(machines_of.run())
+    await karpenter.start(
+        base.api, base.plane, base.programs, plan.karpenter, tuple(groups.values())
+    )
 
 
 def _facts(plan: Plan, base: Infrastructure, control_port: int) -> Facts:

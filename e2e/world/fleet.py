@@ -23,8 +23,8 @@ from world.mig import PlacedSlice
 
 Tier = Literal["Reserved", "OnDemand", "Spot"]
 Cloud = Literal["aws", "gcp", "azure", "onPrem"]
-# Played by the world in the words of the real ones.
-Autoscaler = Literal["karpenter", "clusterAutoscaler"]
+# The first two are played by the world in the words of the real ones; the last is the real one.
+AutoscalerKind = Literal["karpenter", "clusterAutoscaler", "karpenterCore"]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,50}[a-z0-9])?$")]
 # Where each cloud says which group of the cluster autoscaler a node is of.
 GROUP_LABELS: dict[Cloud, str] = {
@@ -119,7 +119,7 @@ class NodeGroupEntry(NodeEntry):
 
     kind: Literal["gpu", "cpu"] = "gpu"
     count: None = None
-    autoscaler: Autoscaler = "karpenter"
+    autoscaler: AutoscalerKind = "karpenter"
     max_nodes: Annotated[int, Field(ge=0, le=20, alias="maxNodes")] = 1
     start_seconds: Annotated[float, Field(ge=0, alias="startSeconds")] = 60.0
     """From the decision until the node has registered; its GPUs come a second or two later."""
@@ -166,7 +166,7 @@ class NodeGroup:
 
     name: str
     template: Node
-    autoscaler: Autoscaler
+    autoscaler: AutoscalerKind
     max_nodes: int
     start_seconds: float
     empty_seconds: float

@@ -22,6 +22,8 @@ class Plan:
     nodes: Sequence[Node]
     groups: Sequence[NodeGroup] = ()
     binaries: Path
+    karpenter: Path | None = None
+    """The folder of Karpenter, where a group needs it."""
     folder: Path
     slot: Slot
     vllm: Path | None
@@ -45,6 +47,11 @@ class Plan:
     @property
     def has_gpus(self) -> bool:
         return any(node.gpus for node in (*self.nodes, *self.templates))
+
+    @property
+    def played_groups(self) -> list[NodeGroup]:
+        """Return the groups whose autoscaler is no program of its own."""
+        return [group for group in self.groups if group.autoscaler != "karpenterCore"]
 
     @property
     def templates(self) -> list[Node]:

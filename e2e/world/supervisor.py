@@ -14,6 +14,7 @@ from pathlib import Path
 
 from world import binaries, fleet
 from world.assembly import run_world
+from world.autoscaling import karpenter
 from world.binaries import Progress
 from world.errors import WorldError, require_linux
 from world.folders import worlds
@@ -45,6 +46,7 @@ def run(options: Options, progress: Progress) -> None:
     nodes, groups = fleet.read(options.fleet), fleet.read_groups(options.fleet)
     more = [] if all(node.live for node in nodes) else ["kwok"]
     programs = binaries.ensure(progress, [*binaries.EVERY_WORLD, *more])
+    core = any(group.autoscaler == "karpenterCore" for group in groups)
     with free_slot() as slot, _folder(options.name or f"world-{slot.number}") as folder:
         log = folder / "logs" / "world.log"
         _log_to(log)
@@ -61,6 +63,7 @@ def run(options: Options, progress: Progress) -> None:
             nodes=nodes,
             groups=groups,
             binaries=programs,
+            karpenter=karpenter.program(progress) if core else None,
             folder=folder,
             slot=slot,
             vllm=options.vllm,
