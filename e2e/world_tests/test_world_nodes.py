@@ -144,6 +144,8 @@ async def test_a_pod_deleted_while_its_node_was_dead_ends_as_killed(
 
     world.end_node("victim")
     await namespace.api.delete(path)
+    # A kubelet that has not heard of it would start the container again.
+    await namespace.wait_for_pod("web", lambda pod: "deletionTimestamp" in pod["metadata"])
     world.wake("victim")
 
     try:
