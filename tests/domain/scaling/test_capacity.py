@@ -126,8 +126,14 @@ def test_arrivals_at_the_gateway_beyond_the_capacity_add_replicas_at_once() -> N
     assert "6.50 requests/s at the gateway, a replica carries 2.00/s" in decision.message
 
 
-def test_a_replica_is_given_what_the_attained_ttft_shows() -> None:
-    rate, serving, shares = 7.4, 4, (0.9, 0.8)
+@pytest.mark.parametrize(
+    ("rate", "serving", "shares", "replicas", "factor"),
+    # The factor stays where a replica is added for it.
+    [(5.6, 3, (1.0, 1.0), 3, 1.07), (7.4, 4, (0.9, 0.8), 5, 0.90)],
+)
+def test_a_replica_is_given_what_the_attained_ttft_shows(
+    rate: float, serving: int, shares: tuple[float, float], replicas: int, factor: float
+) -> None:
     spec = policy(scaleDown={"stabilizationWindow": "1m"})
     loads = [
         load(
@@ -137,15 +143,14 @@ def test_a_replica_is_given_what_the_attained_ttft_shows() -> None:
             running=20.0,
             ttft=TtftShares(at(second), *shares),
         )
-        for second in range(0, 480, 30)
+        for second in range(0, 1200 if shares[0] == 1 else 480, 30)
     ]
     usual = play(spec, [replace(each, ttft=None) for each in loads], steady(4))[-1]
     assert isinstance(usual.assessment, CapacityAssessment)
     assert (usual.replicas, usual.assessment.pace) == (4, 1.0)
     paced = play(spec, loads, steady(4))[-1]
     assert isinstance(paced.assessment, CapacityAssessment)
-    # The factor stays where a replica is added for it.
-    assert (paced.replicas, round(paced.assessment.pace, 2)) == (5, 0.90)
+    assert (paced.replicas, round(paced.assessment.pace, 2)) == (replicas, factor)
 
 
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:

@@ -14,6 +14,7 @@ from tessera.domain.observed.latency import (
 )
 from tessera.domain.scaling.policies.capacity.pace import (
     LEAST,
+    MOST,
     Pace,
     next_pace,
     ttft_shares,
@@ -29,11 +30,11 @@ def histogram(total: float, in_time: float, early: float) -> LatencyHistogram:
 
 
 def play(in_time: float, early: float, use: float = 0.9, minutes: float = 10) -> float:
-    """Return the factor after equal readings each half minute, relative to that before."""
-    pace = Pace(0.8)
+    """Return the factor after equal readings each half minute."""
+    pace = Pace()
     for index in range(int(minutes * 2) + 1):
         pace = next_pace(pace, TtftShares(at(30 * index), in_time, early), use)
-    return pace.factor / 0.8
+    return pace.factor
 
 
 @pytest.mark.parametrize(
@@ -57,24 +58,28 @@ def test_the_factor_follows_what_came_in_time(
 
 
 def test_the_factor_has_bounds_and_falls_faster_than_it_rises() -> None:
-    # No more than predicted is tried.
-    assert play(1.0, 1.0, minutes=240) == pytest.approx(1 / 0.8)
-    assert play(0.0, 0.0, minutes=60) == pytest.approx(LEAST / 0.8)
-    risen = next_pace(Pace(0.9, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
-    fallen = next_pace(Pace(0.9, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
-    assert risen.factor - 0.9 < 0.9 - fallen.factor
+    assert play(1.0, 1.0, minutes=240) == MOST
+    assert play(0.0, 0.0, minutes=60) == LEAST
+    risen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 1.0, 1.0), use=1.0)
+    fallen = next_pace(Pace(1.05, NOW), TtftShares(at(60), 0.9, 0.9), use=1.0)
+    assert risen.factor - 1.05 < 1.05 - fallen.factor
+
+
+def test_above_the_prediction_the_factor_rises_slowly() -> None:
+    factors = [play(1.0, 1.0, minutes=minutes) for minutes in (3, 30, 60)]
+    assert factors == [pytest.approx(1.05 * 1.001**minutes, rel=1e-3) for minutes in (3, 30, 60)]
 
 
 def test_a_factor_at_which_some_came_late_is_not_tried_again_soon() -> None:
-    pace, late = Pace(1.0, NOW), {5, 6}
+    pace, late = Pace(MOST, NOW, limit=MOST), {5, 6}
     highest = []
     for minute in range(1, 121):
         share = 0.9 if minute in late else 1.0
         pace = next_pace(pace, TtftShares(at(60 * minute), share, share), use=0.9)
         highest.append(pace.factor)
-    assert highest[3] == 1
+    assert highest[3] == MOST
     # It rises quickly to a tenth below it, and then by a thousandth a minute.
-    assert highest[30] == pytest.approx(0.9, rel=0.03)
+    assert highest[30] == pytest.approx(0.9 * MOST, rel=0.03)
     assert highest[90] == pytest.approx(highest[60] * 1.001**30)
 
 
@@ -89,23 +94,23 @@ def test_what_came_late_before_the_factor_fell_counts_once() -> None:
 
 def test_a_reading_counts_once_and_a_long_gap_as_a_minute() -> None:
     early = TtftShares(at(30), 1.0, 1.0)
-    pace = next_pace(Pace(0.9, NOW), early, use=1.0)
+    pace = next_pace(Pace(1.0, NOW), early, use=1.0)
     assert next_pace(pace, early, use=1.0) == pace
     assert next_pace(pace, None, use=1.0) == pace
-    after_gap = next_pace(Pace(0.9, NOW), replace(early, read_at=at(3600)), use=1.0)
-    assert after_gap.factor == pytest.approx(0.9 * 1.02)
+    after_gap = next_pace(Pace(1.0, NOW), replace(early, read_at=at(3600)), use=1.0)
+    assert after_gap.factor == pytest.approx(1.02)
     # The first reading has no time before it.
     assert next_pace(Pace(), early, use=1.0) == Pace(1.0, at(30))
 
 
 def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
     late = TtftShares(at(390), 0.5, 0.5)
-    pace = Pace(0.93, at(360), changed_at=at(60))
-    assert next_pace(pace, late, use=1.0).factor == 0.93
+    pace = Pace(1.03, at(360), changed_at=at(60))
+    assert next_pace(pace, late, use=1.0).factor == 1.03
     # Six minutes later none of what is counted came then.
-    assert next_pace(pace, replace(late, read_at=at(420)), use=1.0).factor < 0.93
+    assert next_pace(pace, replace(late, read_at=at(420)), use=1.0).factor < 1.03
     early = replace(late, in_time=1.0, early=1.0)
-    assert next_pace(pace, early, use=1.0).factor > 0.93
+    assert next_pace(pace, early, use=1.0).factor > 1.03
 
 
 @pytest.mark.parametrize(
@@ -130,6 +135,14 @@ def test_requests_with_slow_prompts_may_miss_half_of_the_objective() -> None:
     early = TtftShares(at(60), in_time=0.96, early=0.9, slow=0.04, half_slow=0.06)
     assert next_pace(Pace(0.9, NOW), early, use=0.9).factor > 0.9
     assert next_pace(Pace(0.9, NOW), replace(early, half_slow=0.04), use=0.9).factor == 0.9
+
+
+@pytest.mark.parametrize(("slow", "factor"), [(0.0, 1.02), (0.009, 1.02), (0.011, 1.0)])
+def test_more_than_predicted_is_tried_while_slow_prompts_leave_a_budget(
+    slow: float, factor: float
+) -> None:
+    early = TtftShares(at(60), in_time=1 - slow, early=1 - slow, slow=slow, half_slow=slow)
+    assert next_pace(Pace(1.0, NOW), early, use=0.9).factor == pytest.approx(factor)
 
 
 def test_prompts_that_engines_read_too_slowly_are_counted_by_their_edges() -> None:

@@ -1,9 +1,8 @@
 """How much of its predicted load a replica is given, by the TTFT that clients had.
 
-A prediction for every mix of lengths is right on the whole alone. While some first tokens come
-late, replicas carry less than predicted; then, while nearly all come in half of the objective, more
-again. The share in half of the objective warns before any is late, so no request is lost to find
-out. More than predicted is not tried: it would be missing when the load grows.
+A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
+come in half of the objective, replicas carry more than predicted, and while some come late, less.
+The share in half of the objective warns before any is late, so no request is lost to find out.
 What is late while replicas are missing says nothing of those that serve, nor does a prompt that
 takes longer than the objective by itself. A factor at which some came late is not tried again soon:
 each try costs a part of the error budget.
@@ -18,8 +17,9 @@ from tessera.domain.scaling.state import TtftShares
 from tessera.domain.slo.attainment import attainment, combined
 from tessera.domain.slo.measurement import GOAL, MIN_REQUESTS, WINDOW_SECONDS, measure_slo
 
-# Lower bound of the factor, whose upper one is 1, and how it rises with every minute.
-LEAST = 0.6
+# Bounds of the factor, up to where it rises at first, and how it rises with every minute.
+LEAST, MOST = 0.6, 1.3
+_FIRST_LIMIT = 1.05
 _RISE = 1.02
 # What is left of a factor at which too many came late: up to there it rises. A minute lifts the
 # limit.
@@ -43,7 +43,7 @@ class Pace:
 
     factor: float = 1.0
     read_at: datetime | None = None
-    limit: float = 1.0
+    limit: float = _FIRST_LIMIT
     """Up to which the factor rises."""
     changed_at: datetime | None = None
     """The last reading with fewer replicas ready than ordered, or with too many late: what came
@@ -94,10 +94,12 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: boo
     minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
     if shares.late > max(_LEAST_LATE, _BUDGET_SHARE * (1 - GOAL - shares.slow)):
         return _slower(pace, now)
-    limit = min(1.0, pace.limit * _LIFT**minutes)
+    limit = min(MOST, pace.limit * _LIFT**minutes)
     factor = pace.factor
     if shares.early + shares.half_slow >= _EARLY_SHARE and use >= _LEAST_USE:
-        factor = min(limit, factor * _RISE**minutes)
+        # More than predicted costs a part of the error budget, which slow prompts may use up.
+        tries_more = shares.slow <= (1 - _BUDGET_SHARE) * (1 - GOAL)
+        factor = min(limit if tries_more else min(1.0, limit), factor * _RISE**minutes)
     return replace(pace, factor=factor, limit=limit)
 
 
