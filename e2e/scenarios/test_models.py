@@ -154,7 +154,12 @@ async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster)
     assert platform.priority_classes
     assert engine_image(EXAMPLE, PodTemplateVersion(platform=platform)) == engine
     classes = {body["metadata"]["name"]: body for body in bodies if body["kind"] == "PriorityClass"}
-    assert {priority_class(EXAMPLE, platform), "tessera-standard", "tessera-batch"} == {*classes}
+    assert {*classes} == {
+        priority_class(EXAMPLE, platform),
+        "tessera-standard",
+        "tessera-batch",
+        "tessera-placeholder",
+    }
     assert classes["tessera-batch"]["preemptionPolicy"] == "Never"
 
 

@@ -15,6 +15,8 @@ from world import World, start
 from world.api import NODES
 from world.testing import eventually
 
+pytestmark = pytest.mark.full
+
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 # The last pool has a node that exists, and costs more.
 BURST, NEVER, FALLBACK = "burst", "never", "fallback"
@@ -88,7 +90,7 @@ async def existing_nodes(namespace: ScenarioNamespace, pool: str) -> list[str]:
     return [node["metadata"]["name"] for node in nodes["items"]]
 
 
-@pytest.mark.parametrize("start_seconds", [10, pytest.param(60, marks=pytest.mark.full)])
+@pytest.mark.parametrize("start_seconds", [10, 60])
 async def test_a_service_on_a_pool_at_zero_brings_a_node_and_leaves_none(
     gateway: Gateway, world: World, start_seconds: int
 ) -> None:
@@ -120,10 +122,7 @@ async def test_a_service_on_a_pool_at_zero_brings_a_node_and_leaves_none(
     [
         ("Never", 10, "NodeStartTimedOut", "no node came within 10s"),
         # Its words are read once a pod has waited for 30 s.
-        pytest.param(
-            *("NoCapacity", 40, "InsufficientCapacity", "UnfulfillableCapacity: Unable to"),
-            marks=pytest.mark.full,
-        ),
+        ("NoCapacity", 40, "InsufficientCapacity", "UnfulfillableCapacity: Unable to"),
     ],
 )
 async def test_a_pool_whose_node_does_not_come_rests_and_its_replica_moves_on(
