@@ -13,7 +13,7 @@ from tessera.domain.scaling.load import in_reference_replicas, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
-from tessera.domain.service.variant_counts import share_of
+from tessera.domain.service.variant_counts import shares_of
 from tessera.domain.status.service import WITHOUT_RATES
 
 
@@ -61,7 +61,7 @@ def _dated_message(status: ScalingStatus) -> str:
 
 def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     choices = service_plan.placement.choices
-    shares = {each.variant: share_of(each, choices[0]) for each in choices}
+    shares = shares_of(choices)
     pods = [pod for pod in service_plan.pods if not shares or pod.variant in shares]
     ref = service_plan.service.ref
     demand = snapshot.demand_of(ref)

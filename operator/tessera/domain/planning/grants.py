@@ -24,7 +24,7 @@ from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
 from tessera.domain.service.replica_count import history_from_status
-from tessera.domain.service.variant_counts import VariantCount
+from tessera.domain.service.variant_counts import VariantCount, share_of
 from tessera.domain.steps import Step
 
 _Member: TypeAlias = Proposal | batches.ProposedBatch
@@ -154,7 +154,7 @@ def _grant_requests(
     history = known_history or history_from_status(proposal.service.status)
     requests, missing = [], float(guaranteed_replicas(spec))
     for index, count in sorted(enumerate(proposal.counts), key=lambda item: _by_cost(item[1])):
-        share = count.share_of(proposal.counts[0].choice)
+        share = share_of(count.choice, proposal.counts[0].choice)
         minimum = min(count.replicas, math.ceil(max(0.0, missing) / share))
         missing -= minimum * share
         pods = pods_of_variant(proposal.objects.pods, count.choice)

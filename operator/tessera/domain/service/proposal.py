@@ -1,6 +1,5 @@
 """Proposals: hardware and replica count of each service before budgets."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -51,13 +50,13 @@ from tessera.domain.service.preparation.preparation import Preparation, with_pre
 from tessera.domain.service.preparation.shape import prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status
 from tessera.domain.service.variant_counts import (
-    ROUNDING,
     Devices,
     Room,
     VariantCount,
     last_changes,
-    share_of,
+    shares_of,
     split_counts,
+    whole_replicas,
     with_counts,
 )
 from tessera.domain.steps import Step, planner_error
@@ -211,11 +210,8 @@ def assigned_replicas(placement: PlacementDecision) -> int:
     """Return how many replicas of the reference variant serve as much as the assigned slices."""
     if placement.choice is None:
         return 0
-    served = sum(
-        placement.assigned.get(choice.variant, 0) * share_of(choice, placement.choice)
-        for choice in placement.choices
-    )
-    return math.floor(served + ROUNDING)
+    shares = shares_of(placement.choices)
+    return whole_replicas(placement.assigned.get(name, 0) * shares[name] for name in shares)
 
 
 def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:

@@ -27,7 +27,7 @@ from tessera.domain.scaling.state import (
 from tessera.domain.scaling.target import ObservedVariant, ScaleTarget, target_of
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
-from tessera.domain.service.variant_counts import share_of
+from tessera.domain.service.variant_counts import shares_of
 
 
 def decide_replicas(
@@ -47,7 +47,7 @@ def decide_replicas(
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     if spec.fixed_replicas is not None:
         return _fixed_scale(spec, spec.fixed_replicas, history, snapshot.at)
-    shares = {each.variant: share_of(each, choice) for each in choices}
+    shares = shares_of(choices)
     workloads = [workload for workload in objects.workloads if workload.variant in shares]
     existing = spec.scaling.floor
     if workloads:

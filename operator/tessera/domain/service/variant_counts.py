@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
@@ -24,7 +24,7 @@ from tessera.domain.service.current_objects import CurrentObjects, pods_of_varia
 # Devices by pool and resource.
 Devices = Counter[tuple[str, str]]
 # Sums of shares are inexact.
-ROUNDING = 1e-9
+_ROUNDING = 1e-9
 
 
 class VariantCount(NamedTuple):
@@ -38,20 +38,26 @@ class VariantCount(NamedTuple):
     bridging: int = 0
     """Those of the desired ones that stay only until others are ready."""
 
-    def share_of(self, reference: HardwareChoice) -> float:
-        """Return how much one of them serves, in replicas of the reference variant."""
-        return share_of(self.choice, reference)
-
 
 def share_of(choice: HardwareChoice, reference: HardwareChoice) -> float:
     """Return how much a replica serves, in replicas of the reference variant."""
     return choice.fit.limits.tokens_per_second / reference.fit.limits.tokens_per_second
 
 
+def shares_of(choices: Sequence[HardwareChoice]) -> Mapping[str, float]:
+    """Return how much a replica of each variant serves in one of the first, the reference."""
+    return {choice.variant: share_of(choice, choices[0]) for choice in choices}
+
+
+def whole_replicas(shares: Iterable[float]) -> int:
+    """Return how many whole replicas of the reference variant serve as much as these shares."""
+    return math.floor(sum(shares) + _ROUNDING)
+
+
 def served_replicas(counts: Sequence[VariantCount]) -> int:
     """Return how many whole replicas of the reference variant serve as much as all together."""
-    served = sum(count.replicas * count.share_of(counts[0].choice) for count in counts)
-    return math.floor(served + ROUNDING)
+    reference = counts[0].choice
+    return whole_replicas(count.replicas * share_of(count.choice, reference) for count in counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,6 +1,5 @@
 """The status of the variants of a service."""
 
-import math
 from collections.abc import Sequence
 
 from tessera.api.template_version import PodTemplateVersionStatus
@@ -9,7 +8,7 @@ from tessera.api.variant_status import SpeedSource, VariantReplicas, VariantStat
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.service.variant_counts import ROUNDING, share_of
+from tessera.domain.service.variant_counts import shares_of, whole_replicas
 from tessera.domain.speed.measurements import corrected_rate
 
 
@@ -96,8 +95,8 @@ def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:
     variants = service_plan.variants
     if len(variants) < 2:
         return len(pods)
-    shares = {each.choice.variant: share_of(each.choice, variants[0].choice) for each in variants}
-    return math.floor(sum(shares.get(pod.variant, 1.0) for pod in pods) + ROUNDING)
+    shares = shares_of([variant.choice for variant in variants])
+    return whole_replicas(shares.get(pod.variant, 1.0) for pod in pods)
 
 
 def instances_text(service_plan: ServicePlan) -> str | None:
