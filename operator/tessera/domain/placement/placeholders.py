@@ -90,7 +90,7 @@ def needs_placeholder(
     slices = [pod for pod in waits if any(name.startswith(MIG_PREFIX) for name in pod.devices)]
     is_empty = not any(has_devices(node) for node in nodes)
     if plans_layouts(view.pool.spec):
-        # With nodes, slices may still come of another layout of theirs.
+        # With nodes, another layout may still give the slices.
         return is_empty and bool(unplaced or slices)
     if any(TAINT in node.taints for node in nodes):
         return False

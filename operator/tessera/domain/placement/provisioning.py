@@ -386,7 +386,7 @@ def _with_failure(
 
 
 def _lacks_driver(node: Node) -> bool:
-    # While a node is partitioned anew it offers no device either.
+    # While a node is repartitioned it offers no device either.
     return (
         node.schedulable
         and node.created is not None

@@ -100,7 +100,7 @@ def _free_devices(free: Mapping[str, tuple[int, ...]]) -> Mapping[str, tuple[int
 
 
 def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[int, ...]:
-    """Return about how many devices of each kind of a pool nobody holds.
+    """Return about how many devices of each kind of a pool are free.
 
     The power of two is enough to learn of room, and changes rarely where many services run.
     """
