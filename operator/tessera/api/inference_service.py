@@ -975,8 +975,8 @@ class InferenceServiceStatus(Wire):
     capacity is counted."""
 
     variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=MAX_VARIANTS)] | None = None
-    """All variants that serve it, the reference variant first; absent while that is the only
-    one."""
+    """All variants that serve it, the reference variant first, and last those that no pool offers
+    any more, while they have pods; absent while there is only one."""
 
     instances: str | None = None
     """The replicas that are desired of each variant, such as `2 reserved-1gpu, 1 burst-1gpu`;

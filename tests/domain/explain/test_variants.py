@@ -39,6 +39,16 @@ def test_each_variant_is_explained_with_its_pods_price_and_reason() -> None:
     assert dict(decisions(bursting())["placed"].numbers)["total price"] == numbers["total price"]
 
 
+def test_replicas_of_a_deleted_pool_are_explained_with_their_last_price() -> None:
+    cluster = bursting()
+    cluster.pools = cluster.pools[:1]
+    cluster.cycle()
+    decision = decisions(cluster)["variants"]
+    assert decision.reason == "NotOffered"
+    numbers = dict(decision.numbers)
+    assert numbers["burst-1gpu"] == "2 of 0 replicas ready, OnDemand at 3.0000 USD per hour each"
+
+
 def test_a_replica_moves_once_there_was_room_for_as_long_as_it_says() -> None:
     cluster = bursting()
     hint = next(each for each in decisions(cluster)["variants"].would_change if "for " in each)

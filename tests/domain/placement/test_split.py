@@ -96,7 +96,7 @@ def test_the_most_expensive_goes_first_when_less_is_wanted() -> None:
 
 def test_free_devices_come_before_nodes_that_may_come() -> None:
     cheap = a_choice("cheap", price=5.0)
-    variants = pods_of(cheap, growth=None), pods_of(ON_DEMAND, free=1)
+    variants = pods_of(cheap, growth=9), pods_of(ON_DEMAND, free=1)
     assert split(3, *variants).replicas == {cheap.variant: 2, D: 1}
 
 
@@ -160,16 +160,6 @@ def test_moves_go_one_at_a_time() -> None:
 def test_ready_replicas_stay_until_those_that_replace_them_are_ready() -> None:
     result = split(3, pods_of(RESERVED, 1, starting=2), pods_of(ON_DEMAND, 2))
     assert result.replicas == {R: 3, D: 2}
-
-
-def test_what_no_pool_offers_any_more_moves_at_once_but_stays_until_others_are_ready() -> None:
-    former = VariantPods(variant="former", choice=None, ready=2, start=START)
-    result = split(2, pods_of(RESERVED, free=2), former)
-    assert result.replicas == {R: 1, "former": 2}
-    ready = split(2, pods_of(RESERVED, 1, free=1), former, memory=result.memory)
-    assert ready.replicas == {R: 2, "former": 1}
-    assert reasons_of(ready)["former"] == VariantReason.NOT_OFFERED
-    assert split(2, pods_of(RESERVED), former).replicas == {R: 0, "former": 2}
 
 
 def test_a_node_that_does_not_come_moves_the_replica_on_and_the_variant_rests_longer() -> None:
@@ -268,7 +258,7 @@ class SimulatedPools:
     def is_quiet(self) -> bool:
         """Return whether no pod will become ready."""
         return all(
-            not pods.starting and not (pods.pending and pods.free + (pods.growth or 0))
+            not pods.starting and not (pods.pending and pods.free + pods.growth)
             for pods in self.observe()
         )
 
@@ -284,11 +274,7 @@ class SimulatedPools:
         raise AssertionError(f"no rest: {self.ages} {self.pending} {self.memory}")
 
     def serving(self) -> float:
-        return sum(
-            pods.ready * pods.choice.fit.limits.tokens_per_second
-            for pods in self.observe()
-            if pods.choice
-        )
+        return sum(pods.ready * pods.choice.fit.limits.tokens_per_second for pods in self.observe())
 
 
 TIERS: Sequence[Tier] = ("Reserved", "OnDemand", "Spot")
@@ -356,11 +342,9 @@ def test_nothing_needed_waits_beside_a_free_device_and_tries_become_rare(
     changes = []
     for _ in range(600):
         world.cycle(wanted)
-        observed = [(each, each.choice) for each in world.observe() if each.choice]
-        on_nodes = sum(
-            each.bound * choice.fit.limits.tokens_per_second for each, choice in observed
-        )
-        missing = on_nodes < wanted * unit and any(each.free for each, _ in observed)
+        observed = world.observe()
+        on_nodes = sum(each.bound * each.choice.fit.limits.tokens_per_second for each in observed)
+        missing = on_nodes < wanted * unit and any(each.free for each in observed)
         waits = waits + 1 if missing else 0
         assert waits <= 6
         changes.append(world.changes)

@@ -6,6 +6,7 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.api.reasons import VariantReason
 from tessera.api.variant_status import MAX_VARIANTS
 from tessera.resources.children import service_manifests
 from tests.builders import a_node, a_pool, a_service, a_spec
@@ -168,12 +169,34 @@ def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
     cluster.pools = (RESERVED, spare)
     cluster.nodes.append(a_node("spare", whole=1))
     cluster.run(300)
-    assert len([pod for pod in cluster.pods.values() if pod.takes_requests]) == 4
+    assert cluster.counts() == {"reserved": 1, "spare": 1, "burst": 2}
+    *_, former = cluster.service.status.variants or ()
+    assert (former.name, former.reason) == ("burst-1gpu", VariantReason.NOT_OFFERED)
+    assert (former.desired_replicas, former.replicas, former.ready_replicas) == (0, 2, 2)
     assert cluster.lost == []
     cluster.nodes[-1] = a_node("spare", whole=2)
-    cluster.run(300)
-    serving = [pod_pool for pod_pool, count in cluster.counts().items() for _ in range(count)]
-    assert serving == ["reserved", "spare", "spare"]
+    while "burst-1gpu" in cluster.workloads:
+        assert sum(cluster.counts().values()) >= 3
+        cluster.cycle()
+    cluster.cycle()
+    assert cluster.counts() == {"reserved": 1, "spare": 2}
+    names = [variant.name for variant in cluster.service.status.variants or ()]
+    assert names == ["reserved-1gpu", "spare-1gpu"]
+
+
+def test_a_deleted_pool_of_the_reference_variant_is_said_too() -> None:
+    cluster = fleet(3, reserved=2, burst=3)
+    cluster.run(120)
+    cluster.pools = (BURST,)
+    cluster.cycle()
+    variants = cluster.service.status.variants or ()
+    assert [(variant.name, variant.reason) for variant in variants] == [
+        ("burst-1gpu", VariantReason.CHEAPER_FULL),
+        ("reserved-1gpu", VariantReason.NOT_OFFERED),
+    ]
+    cluster.run(120)
+    assert cluster.counts() == {"burst": 3}
+    assert cluster.service.status.variants is None
 
 
 def test_why_a_variant_changed_is_said_until_it_changes_again() -> None:

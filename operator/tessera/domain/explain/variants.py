@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService
 from tessera.domain.explain.decision import Decision, Numbers
-from tessera.domain.money import Money
+from tessera.domain.money import Money, money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.placement.variant_cost import (
@@ -30,21 +30,20 @@ def explain_variants(
         return
     placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     numbers: list[tuple[str, str]] = []
-    for variant, status in zip(service_plan.variants, statuses, strict=True):
-        choice = variant.choice
-        numbers.append(
-            (
-                choice.variant,
-                f"{status.ready_replicas} of {counted(variant.desired, 'replica')} ready, "
-                f"{choice.offer.tier} at {choice.hourly.formatted(4)} per hour each",
-            )
+    for status in statuses:
+        desired = counted(status.desired_replicas, "replica")
+        hourly = money(status.per_hour, status.currency).formatted(4)
+        text = (
+            f"{status.ready_replicas} of {desired} ready, {status.tier} at {hourly} per hour each"
         )
+        numbers.append((status.name, text))
         if status.message is not None:
             numbers.append(("", f"{status.reason}: {status.message}"))
-    # That with the highest cost is the one to explain.
+    # What no pool offers comes first, then that with the highest cost.
     by_name = {status.name: status.reason for status in statuses}
-    costliest = sorted((each.choice for each in service_plan.variants), key=by_cost)[::-1]
-    reasons = (by_name[choice.variant] for choice in costliest)
+    cheapest = sorted((each.choice for each in service_plan.variants), key=by_cost)
+    reasons = [by_name.pop(choice.variant) for choice in cheapest][::-1]
+    reasons = [*by_name.values(), *reasons]
     yield Decision(
         topic="variants",
         reason=next((reason for reason in reasons if reason is not None), "Spread"),

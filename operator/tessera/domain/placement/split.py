@@ -21,11 +21,9 @@ from tessera.domain.placement.split_state import (
     VariantMemory,
     VariantPods,
 )
-from tessera.domain.placement.variant_cost import capacity_of, cash_of, exchange, weight_of
+from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of, exchange, weight_of
 
 MAX_REST = timedelta(hours=1)
-# More replicas than any service has.
-_UNBOUNDED = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +33,7 @@ class _Option:
     pods: VariantPods
     memory: VariantMemory
     at: datetime
-    capacity: int
+    capacity: int = field(init=False)
     """In thousandths of a token per second, so that sums are exact."""
     cash: int = field(init=False)
     """Nano-units per hour that a replica costs beyond what is paid anyway."""
@@ -45,14 +43,14 @@ class _Option:
     """When its pending pods are withdrawn."""
 
     def __post_init__(self) -> None:
-        pods, choice = self.pods, self.pods.choice
-        due = None
+        pods, choice, due = self.pods, self.pods.choice, None
         # Slices of a layout plan that are not there yet will come.
         if pods.pending and pods.assigned is None:
             wait = max(BINDING_TIME, pods.node_start if pods.pending > pods.free else BINDING_TIME)
             due = (pods.pending_since or self.at) + wait
-        object.__setattr__(self, "cash", cash_of(choice) if choice else 0)
-        object.__setattr__(self, "weight", weight_of(choice) if choice else 0)
+        object.__setattr__(self, "capacity", capacity_of(choice))
+        object.__setattr__(self, "cash", cash_of(choice))
+        object.__setattr__(self, "weight", weight_of(choice))
         object.__setattr__(self, "due", due)
 
     @property
@@ -60,13 +58,9 @@ class _Option:
         return self.pods.variant
 
     @property
-    def is_offered(self) -> bool:
-        return self.pods.choice is not None
-
-    @property
     def is_firm(self) -> bool:
         """Return whether its nodes are not reclaimed."""
-        return self.pods.choice is None or self.pods.choice.offer.tier != "Spot"
+        return self.pods.choice.offer.tier != "Spot"
 
     @property
     def is_overdue(self) -> bool:
@@ -87,10 +81,9 @@ class _Option:
         """Return the replicas that it can have, on nodes that may come too."""
         if self.pods.assigned is not None:
             return self.pods.assigned
-        if not self.is_offered or self.is_resting:
+        if self.is_resting:
             return self.pods.bound
-        growth = self.pods.growth
-        return self.pods.bound + self.pods.free + (_UNBOUNDED if growth is None else growth)
+        return self.pods.bound + self.pods.free + self.pods.growth
 
     @property
     def most_now(self) -> int:
@@ -121,19 +114,14 @@ def split_replicas(
     reference = variants[0]
     if len(variants) == 1:
         return ReplicaSplit(replicas={reference.variant: wanted})
-    unit = capacity_of(reference.choice) if reference.choice else 1
+    unit = capacity_of(reference.choice)
     remembered = {each.variant: each for each in memory}
     options = [
-        _Option(
-            pods=pods,
-            memory=_current_memory(pods, remembered.get(pods.variant), at),
-            at=at,
-            capacity=capacity_of(pods.choice) if pods.choice else unit,
-        )
+        _Option(pods=pods, memory=_current_memory(pods, remembered.get(pods.variant), at), at=at)
         for pods in variants
     ]
     need = _Need(wanted * unit, min(wanted, floor) * unit)
-    order = sorted(options, key=_by_cost)
+    order = sorted(options, key=lambda option: by_cost(option.pods.choice))
     counts = _remaining(order, need)
     _add_missing(order, counts, need)
     waiting = _add_waiting(order, options[0], counts, need)
@@ -162,10 +150,6 @@ class _Need:
     total: int
     firm: int
     """The part that no spot node may have."""
-
-
-def _by_cost(option: _Option) -> tuple[bool, Fraction, str]:
-    return not option.is_offered, Fraction(option.weight, option.capacity), option.variant
 
 
 def _sums(order: Sequence[_Option], counts: _Counts) -> _Need:
@@ -254,8 +238,8 @@ def _add_waiting(
     waiting: _Counts = {}
     for option in (*order, reference):
         missing = need.total - _sums(order, counts).total
-        if missing <= 0 or not option.is_offered:
-            continue
+        if missing <= 0:
+            break
         added = -(-missing // option.capacity)
         if option is not reference or option.variant not in waiting:
             pending = option.pods.bound + option.pods.pending - counts[option.variant]
@@ -324,13 +308,12 @@ def _possible_moves(order: Sequence[_Option], counts: _Counts, need: _Need) -> _
                 stopped > counts[source.variant]
                 or started > room
                 or firm < min(need.firm, sums.firm)
-                or (saving <= 0 and source.is_offered)
+                or saving <= 0
             ):
                 continue
-            pays_at = moves.since.setdefault(to.variant, to.memory.room_since or to.at)
-            if source.is_offered:
-                both = stopped * source.cash + started * to.cash
-                pays_at = _after(pays_at, _start_of(to, counts, started), Fraction(both, saving))
+            since = moves.since.setdefault(to.variant, to.memory.room_since or to.at)
+            both = stopped * source.cash + started * to.cash
+            pays_at = _after(since, _start_of(to, counts, started), Fraction(both, saving))
             if pays_at > to.at:
                 moves.next_at = min(moves.next_at, pays_at)
             elif moves.best is None:
@@ -430,19 +413,14 @@ def _changes(
 
 def _started(option: _Option, added: int) -> str:
     """Return that replicas start, with their price."""
-    text = f"{counted(added, 'replica')} more on {option.variant}"
-    choice = option.pods.choice
-    return f"{text} at {choice.hourly} per hour each" if choice is not None else text
+    price = option.pods.choice.hourly
+    return f"{counted(added, 'replica')} more on {option.variant} at {price} per hour each"
 
 
 def _removal(option: _Option, removed: int) -> tuple[VariantReason, str]:
     """Return why a variant gets fewer replicas."""
     text = f"{option.variant} has {counted(removed, 'replica')} fewer"
-    choice = option.pods.choice
-    if choice is None:
-        message = f"no pool offers it any more, so {text}, now that others are ready"
-        return VariantReason.NOT_OFFERED, message
-    text = f"{text} at {choice.hourly} per hour each"
+    text = f"{text} at {option.pods.choice.hourly} per hour each"
     if option.is_overdue:
         since = option.pods.pending_since or option.at
         seconds = round((option.at - since).total_seconds())

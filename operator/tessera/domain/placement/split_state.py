@@ -17,8 +17,7 @@ class VariantPods:
     """The pods of one variant of a service, and the room for more."""
 
     variant: str
-    choice: HardwareChoice | None
-    """None if no pool offers it any more: its replicas move to others."""
+    choice: HardwareChoice
     ready: int = 0
     starting: int = 0
     """Pods on a node that are not ready."""
@@ -28,8 +27,8 @@ class VariantPods:
     """When the oldest of these was created."""
     free: int = 0
     """Further replicas that the free devices of existing nodes hold; pending pods take none."""
-    growth: int | None = 0
-    """Further replicas on nodes that may come; None is unbounded."""
+    growth: int = 0
+    """Further replicas on nodes that may come."""
     assigned: int | None = None
     """Replicas that a layout plan assigns, which has slices for as many once it is carried out."""
     start: timedelta

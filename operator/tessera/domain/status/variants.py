@@ -1,15 +1,27 @@
 """The status of the variants of a service."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from tessera.api.reasons import VariantReason
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
-from tessera.api.variant_status import SpeedSource, VariantReplicas, VariantStatus
+from tessera.api.variant_status import (
+    MAX_VARIANTS,
+    SpeedSource,
+    VariantReplicas,
+    VariantStatus,
+)
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.service.variant_counts import shares_of, whole_replicas
 from tessera.domain.speed.measurements import corrected_rate
+
+_NOT_OFFERED = {
+    "desired_replicas": 0,
+    "reason": VariantReason.NOT_OFFERED,
+    "message": "no pool offers it to the service any more, so its replicas stop once others serve",
+}
 
 
 def variant_status(service_plan: ServicePlan, choice: HardwareChoice) -> VariantStatus:
@@ -50,16 +62,32 @@ def _is_reference(service_plan: ServicePlan, choice: HardwareChoice) -> bool:
 
 
 def variant_statuses(service_plan: ServicePlan) -> tuple[VariantReplicas, ...] | None:
-    """Return all variants of a service, which are not said while there is one."""
-    variants = service_plan.variants
-    if len(variants) < 2:
-        return None
-    return tuple(_variant_replicas(service_plan, variant) for variant in variants)
+    """Return all variants of a service, which are not said while there is one.
+
+    Those that no pool offers any more come last, as they were reported, until their pods are gone.
+    """
+    reported = {each.name: each for each in service_plan.service.status.variants or ()}
+    statuses = []
+    for variant in service_plan.variants:
+        last = reported.pop(variant.choice.variant, None)
+        statuses.append(_variant_replicas(service_plan, variant, last))
+    statuses += [
+        each.model_copy(update={**_NOT_OFFERED, **_numbers(pods)})
+        for each in reported.values()
+        if (pods := [pod for pod in service_plan.pods if pod.variant == each.name])
+    ]
+    return tuple(statuses[:MAX_VARIANTS]) if len(statuses) > 1 else None
 
 
-def _variant_replicas(service_plan: ServicePlan, variant: VariantPlan) -> VariantReplicas:
-    choice, previous = variant.choice, service_plan.service.status.variants or ()
-    reported = next((each for each in previous if each.name == choice.variant), None)
+def _numbers(pods: Sequence[Pod]) -> Mapping[str, int]:
+    ready = sum(pod.takes_requests for pod in pods)
+    return {"replicas": len(pods), "ready_replicas": ready}
+
+
+def _variant_replicas(
+    service_plan: ServicePlan, variant: VariantPlan, reported: VariantReplicas | None
+) -> VariantReplicas:
+    choice = variant.choice
     pods = [pod for pod in service_plan.pods if pod.variant == choice.variant]
     # The last change stays while the number does, whatever pods come and go meanwhile.
     is_unchanged = reported is not None and reported.desired_replicas == variant.desired
@@ -68,8 +96,7 @@ def _variant_replicas(service_plan: ServicePlan, variant: VariantPlan) -> Varian
         **variant_status(service_plan, choice).model_dump(),
         tier=choice.offer.tier,
         desired_replicas=variant.desired,
-        replicas=len(pods),
-        ready_replicas=sum(pod.takes_requests for pod in pods),
+        **_numbers(pods),
         per_hour=choice.hourly.rounded(4),
         currency=choice.hourly.currency,
         reason=change.reason if change is not None else None,
