@@ -383,9 +383,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
     if actions := context.layouts.actions:
         displacement = displaced_pods(actions.values(), proposal.objects.pods)
         surge_replicas = sum(pool.surge_replicas.get(ref, 0) for pool in actions.values())
-    reclaimed = [reclaimed_pods(each.choice, proposal.objects) for each in proposal.counts]
-    if any(reclaimed):
-        lost = frozenset[Ref]().union(*reclaimed)
+    if lost := reclaimed_pods((each.choice for each in proposal.counts), proposal.objects):
         displacement = Displacement(displacement.displaced | lost, displacement.draining | lost)
     spec, conflicts = proposal.service.spec, context.name_conflicts
     conflicts_of = memory.replica_conflicts

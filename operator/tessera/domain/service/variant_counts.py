@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice, free_replicas
 from tessera.domain.placement.split import split_replicas
 from tessera.domain.placement.split_state import (
@@ -86,30 +87,33 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
 
     `assigned` are those of each that layout plans assign.
     """
-    names = {choice.variant for choice in choices}
+    lost = reclaimed_pods(choices, objects)
+    by_variant = {choice.variant: pods_of_variant(objects.pods, choice) for choice in choices}
     split = split_replicas(
         wanted,
         [
-            _variant_pods(choice, objects, status, room, assigned.get(choice.variant))
-            for choice in choices
+            _variant_pods(
+                choice,
+                [pod for pod in pods if not pod.terminating and pod.ref not in lost],
+                status,
+                room,
+                assigned.get(variant),
+            )
+            for choice, (variant, pods) in zip(choices, by_variant.items(), strict=True)
         ],
         at=at,
         floor=floor,
         memory=memory,
     )
+    # Those of previous variants count for the reference variant, which replaces them.
+    others = [pod for pod in objects.pods if pod.variant not in by_variant]
     counts = []
-    for index, choice in enumerate(choices):
-        # Those of previous variants count for the reference variant, which replaces them.
-        pods = [
-            pod
-            for pod in objects.pods
-            if pod.variant == choice.variant or (not index and pod.variant not in names)
-        ]
-        replicas = split.replicas[choice.variant]
+    for choice, (variant, own) in zip(choices, by_variant.items(), strict=True):
+        pods, others = [*own, *others], []
+        replicas = split.replicas[variant]
         bound = sum(pod.node is not None for pod in pods)
         existing = max(bound, min(len(pods), replicas))
-        bridging = split.bridging.get(choice.variant, 0)
-        counts.append(VariantCount(choice, replicas, existing, bridging))
+        counts.append(VariantCount(choice, replicas, existing, split.bridging.get(variant, 0)))
     return tuple(counts), split
 
 
@@ -127,30 +131,25 @@ def last_changes(
     return tuple(change for variant, change in changes.items() if variant in split.replicas)
 
 
-def reclaimed_pods(choice: HardwareChoice, objects: CurrentObjects) -> frozenset[Ref]:
-    """Return the pods of a variant on spot nodes that are reclaimed: others replace them at once.
+def reclaimed_pods(choices: Iterable[HardwareChoice], objects: CurrentObjects) -> frozenset[Ref]:
+    """Return the pods on spot nodes that are reclaimed: others replace them at once.
 
     Other nodes evict their pods one by one, as disruption budgets allow.
     """
-    if choice.offer.tier != "Spot" or not objects.disrupted:
+    if not objects.disrupted:
         return frozenset()
-    pods = pods_of_variant(objects.pods, choice)
+    spot = {choice.variant for choice in choices if choice.offer.tier == "Spot"}
+    pods = (pod for pod in objects.pods if pod.variant in spot)
     return frozenset(pod.ref for pod in pods if pod.ref in objects.disrupted)
 
 
 def _variant_pods(
     choice: HardwareChoice,
-    objects: CurrentObjects,
+    pods: Sequence[Pod],
     status: InferenceServiceStatus,
     room: Room,
     assigned: int | None,
 ) -> VariantPods:
-    lost = reclaimed_pods(choice, objects)
-    pods = [
-        pod
-        for pod in pods_of_variant(objects.pods, choice)
-        if not pod.terminating and pod.ref not in lost
-    ]
     offer, startable = choice.offer, choice.offer.startable
     kind = offer.pool, offer.hardware.resource
     total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))

@@ -4,7 +4,6 @@ from collections import Counter
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.accelerator_pool import Tier
 from tessera.api.tenant_budget import (
     RunningGroupStatus,
     RunningStatus,
@@ -98,11 +97,11 @@ def _recorded_replicas(
     if len(running) <= MAX_NAMED_REPLICAS:
         return running, ()
     running.sort(key=lambda item: (item[1].charged_until, item[1].bound), reverse=True)
-    day = state.at.date()
+    day, has_tier = state.at.date(), _records_tiers(state)
     groups = Counter(
         (
             replica.pool,
-            _recorded_tier(replica, state),
+            replica.tariff.tier if has_tier else None,
             replica.tariff.weight.quantize(WEIGHT_QUANTUM),
             replica.tariff.per_gpu_hour(day),
         )
@@ -118,15 +117,15 @@ def _recorded_replicas(
     )
 
 
-def _recorded_tier(replica: MeteredReplica, state: BudgetState) -> Tier | None:
-    """Return the tier of a replica where a limit needs it once its pool is deleted."""
-    is_counted = any(window.period.tier is not None for window in state.current_windows)
-    return replica.tariff.tier if is_counted else None
+def _records_tiers(state: BudgetState) -> bool:
+    """Return whether a limit needs the tiers of replicas once their pools are deleted."""
+    return any(window.period.tier is not None for window in state.current_windows)
 
 
 def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
     current_windows = state.current_windows
     named, groups = _recorded_replicas(meter, state)
+    has_tier = _records_tiers(state)
     return SpendStatus(
         as_of=state.at,
         windows=tuple(
@@ -141,7 +140,7 @@ def _spend_status(meter: SpendMeter, state: BudgetState) -> SpendStatus:
                 weight=replica.tariff.weight.quantize(WEIGHT_QUANTUM),
                 per_gpu_hour=replica.tariff.per_gpu_hour(state.at.date()),
                 charged_until=replica.charged_until,
-                tier=_recorded_tier(replica, state),
+                tier=replica.tariff.tier if has_tier else None,
             )
             for uid, replica in named
         ),
