@@ -1,6 +1,6 @@
 """A cluster in memory that carries out what is decided for one service with several variants."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -34,6 +34,7 @@ class VariantFleet:
     start: timedelta = timedelta(seconds=60)
     """From the binding of a pod until it is ready."""
     config: Config = field(default_factory=lambda: Config(gateways=True))
+    decide: Callable[[Config, Snapshot, PlanMemory], Plan] = plan
     pods: dict[Ref, Pod] = field(default_factory=dict)
     workloads: dict[str, Workload] = field(default_factory=dict)
     memory: PlanMemory = field(default_factory=PlanMemory)
@@ -64,7 +65,7 @@ class VariantFleet:
     def cycle(self, seconds: float = 5) -> ServicePlan:
         """Plan, carry it out, and let time pass."""
         snapshot = self.snapshot()
-        decision: Plan = plan(self.config, snapshot, self.memory)
+        decision = self.decide(self.config, snapshot, self.memory)
         self.memory = self.memory.after(decision)
         service_plan = decision.service_plans[CHAT]
         status = service_status(snapshot, service_plan, None, None)

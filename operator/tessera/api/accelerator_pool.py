@@ -29,6 +29,8 @@ COUNT_LABEL = "nvidia.com/gpu.count"
 # Node starts that a status remembers, and characters of what an autoscaler says of one.
 MAX_STARTS = 8
 MAX_WORDS = 300
+# Preemptions that the status of a spot pool remembers.
+MAX_PREEMPTIONS = 16
 
 TaintEffect = Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
 Tier = Literal["Reserved", "OnDemand", "Spot"]
@@ -291,6 +293,33 @@ class ProvisioningStatus(Wire):
     """Twice `expectedStart` after the node came."""
 
 
+class NodePreemption(Wire):
+    """A spot node that was taken from the pods on it."""
+
+    node: str
+    """Name of the node."""
+
+    created_at: datetime
+    """When the node was created."""
+
+    at: datetime
+    """When its taint said that it terminates."""
+
+
+class SpotStatus(Wire):
+    """How often nodes of a spot pool are taken from the pods on them."""
+
+    preemptions_per_node_hour: Amount
+    """Preemptions per hour that a node of the pool existed, over the last 24 hours at most.
+    Replicas there are compared by their price with what preemptions waste of it."""
+
+    measured_at: datetime
+    """When that was measured: with each preemption, and every hour."""
+
+    recent: Annotated[tuple[NodePreemption, ...], Field(max_length=MAX_PREEMPTIONS)]
+    """The preemptions of the last 24 hours, the latest 16 at most, the oldest first."""
+
+
 class AcceleratorPoolStatus(Wire):
     """Observed state of the pool; written by the operator only."""
 
@@ -330,6 +359,9 @@ class AcceleratorPoolStatus(Wire):
 
     provisioning: ProvisioningStatus | None = None
     """Starts of nodes; set only with `spec.nodeTemplate`."""
+
+    spot: SpotStatus | None = None
+    """Preemptions of the last 24 hours; set only for tier `Spot`, and if there were any."""
 
 
 class AcceleratorPool(Wire):

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
+from fractions import Fraction
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
@@ -13,6 +15,7 @@ from tessera.domain.placement.placement import HardwareCandidate, HardwareChoice
 from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.sizing.precision import UnsupportedPrecision
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
@@ -32,6 +35,19 @@ class PlacedService:
     def free_replicas(self, offer: HardwareOffer) -> int:
         """Return how many replicas fit on what is free of an offer now."""
         return replicas_free_now(self.snapshot, self.view_of(offer), offer)
+
+    def start_of(self, choice: HardwareChoice) -> timedelta:
+        """Return the expected time until a further replica is ready on a node."""
+        recorded = self.service_plan.service.status.start
+        return expected_lead(self.service_plan.pods, recorded, choice.variant)
+
+    def by_cost(self, choice: HardwareChoice) -> tuple[Fraction, str]:
+        """Return the sort key of variants: the first one gets further replicas."""
+        return by_cost(choice, self.start_of(choice))
+
+    def cash_of(self, choice: HardwareChoice) -> int:
+        """Return the nano-units per hour that a replica costs beyond what is paid anyway."""
+        return cash_of(choice, self.start_of(choice))
 
     def possible_replicas(self, offer: HardwareOffer) -> int:
         """Return the same with the nodes that an autoscaler may add."""
@@ -123,11 +139,12 @@ def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
 
 def _beside(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice) -> str:
     """Return when a variant that may serve beside the chosen hardware gets replicas."""
-    if by_cost(other) > by_cost(chosen):
+    if placed.by_cost(other) > placed.by_cost(chosen):
         return f"costs more, so it takes replicas where {chosen.variant} is full"
     if not placed.possible_replicas(other.offer):
         return "costs less, but is full"
-    if cash_of(other) * capacity_of(chosen) < cash_of(chosen) * capacity_of(other):
+    before, after = placed.cash_of(chosen), placed.cash_of(other)
+    if after * capacity_of(chosen) < before * capacity_of(other):
         return "costs less, so replicas move to it once it has had room for a while"
     return "costs less, so further replicas start on it"
 

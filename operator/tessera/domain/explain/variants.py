@@ -10,13 +10,12 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.placement.variant_cost import (
     PossibleMove,
-    by_cost,
     capacity_of,
+    effective_price,
     possible_move,
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.scaling.starts import lead_of, typical_start
 from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.status.variants import variant_statuses, variants_text
 
@@ -29,6 +28,7 @@ def explain_variants(
     if spec is None or statuses is None:
         return
     placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    choices = {each.choice.variant: each.choice for each in service_plan.variants}
     numbers: list[tuple[str, str]] = []
     for status in statuses:
         desired = counted(status.desired_replicas, "replica")
@@ -37,11 +37,15 @@ def explain_variants(
             f"{status.ready_replicas} of {desired} ready, {status.tier} at {hourly} per hour each"
         )
         numbers.append((status.name, text))
+        choice = choices.get(status.name)
+        if choice is not None and (rate := choice.offer.preemptions_per_hour) > 0:
+            effective = effective_price(choice, placed.start_of(choice)).formatted(4)
+            numbers.append(("", f"compared as {effective}: {rate} preemptions per node and hour"))
         if status.message is not None:
             numbers.append(("", f"{status.reason}: {status.message}"))
     # What no pool offers comes first, then that with the highest cost.
     by_name = {status.name: status.reason for status in statuses}
-    cheapest = sorted((each.choice for each in service_plan.variants), key=by_cost)
+    cheapest = sorted(choices.values(), key=placed.by_cost)
     reasons = [by_name.pop(choice.variant) for choice in cheapest][::-1]
     reasons = [*by_name.values(), *reasons]
     yield Decision(
@@ -64,7 +68,7 @@ def _total(service_plan: ServicePlan) -> Numbers:
 def variant_changes(placed: PlacedService) -> Iterator[str]:
     """Yield where the next replica would run, and what would move one to a cheaper variant."""
     service_plan = placed.service_plan
-    choices = sorted(service_plan.placement.choices, key=by_cost)
+    choices = sorted(service_plan.placement.choices, key=placed.by_cost)
     if len(choices) < 2:
         return
     following, cheapest = next_choice(placed), choices[0]
@@ -77,7 +81,8 @@ def variant_changes(placed: PlacedService) -> Iterator[str]:
         yield f"with 1 more free {device}, 1 replica more would run on {_at_price(cheapest)}"
     if any(pod.node is None for pod in service_plan.pods):
         return  # what waits comes first
-    for variant in sorted(service_plan.variants, key=lambda each: by_cost(each.choice))[::-1]:
+    by_cost = sorted(service_plan.variants, key=lambda each: placed.by_cost(each.choice))
+    for variant in reversed(by_cost):
         if variant.desired:
             for to in choices[: choices.index(variant.choice)]:
                 yield from _move(placed, variant, to)
@@ -90,7 +95,7 @@ def _at_price(choice: HardwareChoice) -> str:
 def next_choice(placed: PlacedService) -> HardwareChoice | None:
     """Return the variant of one more replica: the cheapest with a free device, else with a node
     that may come."""
-    choices = sorted(placed.service_plan.placement.choices, key=by_cost)
+    choices = sorted(placed.service_plan.placement.choices, key=placed.by_cost)
     for room in (placed.free_replicas, placed.possible_replicas):
         for choice in choices:
             if room(choice.offer) > 0:
@@ -100,14 +105,12 @@ def next_choice(placed: PlacedService) -> HardwareChoice | None:
 
 def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> Iterator[str]:
     """Yield when replicas of a variant move to a cheaper one."""
-    service_plan, source = placed.service_plan, variant.choice
+    source = variant.choice
     spare, spare_firm = _spare(placed)
-    recorded = service_plan.service.status.start
-    pods = [pod for pod in service_plan.pods if pod.variant == to.variant]
-    start = lead_of(typical_start(pods, recorded, to.variant))
+    start = placed.start_of(to)
     if placed.free_replicas(to.offer) <= 0 and to.offer.startable is not None:
         start += to.offer.startable.expected_start
-    move = possible_move(source, variant.desired, to, max(0, spare), start)
+    move = possible_move(source, variant.desired, to, max(0, spare), start, placed.cash_of)
     if move is None:
         return
     needs_firm = source.offer.tier != "Spot" == to.offer.tier

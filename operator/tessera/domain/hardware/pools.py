@@ -12,6 +12,7 @@ from tessera.api.accelerator_pool import (
     AcceleratorPoolSpec,
     Price,
     ProvisioningStatus,
+    SpotStatus,
     Tier,
     Toleration,
 )
@@ -77,6 +78,8 @@ class HardwareOffer:
     """Nodes that an autoscaler may add to the pool; None where it adds none of this hardware."""
     startable_replicas: int = 0
     """Replicas among `replicas` that need nodes that do not exist yet."""
+    preemptions_per_hour: Decimal = Decimal(0)
+    """How often a node of a spot pool is taken while pods run on it, as measured."""
     rests_until: datetime | None = None
     """Until when the pool offers existing nodes alone, since none came; None if it offers all."""
 
@@ -126,6 +129,8 @@ class PoolView:
     provisioning: ProvisioningStatus | None = None
     """How its nodes came; None without `spec.nodeTemplate`."""
     nodes_provisioned: StatusVerdict[NodesProvisioned] | None = None
+    spot: SpotStatus | None = None
+    """How often its nodes are taken; None if none was."""
     pods_to_explain: tuple[Pod, ...] = ()
     """Pods that wait long for a node or an image, whose Events say why."""
 

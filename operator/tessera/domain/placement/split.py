@@ -21,7 +21,14 @@ from tessera.domain.placement.split_state import (
     VariantMemory,
     VariantPods,
 )
-from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of, exchange, weight_of
+from tessera.domain.placement.variant_cost import (
+    by_cost,
+    capacity_of,
+    cash_of,
+    exchange,
+    price_text,
+    weight_of,
+)
 
 MAX_REST = timedelta(hours=1)
 
@@ -49,8 +56,8 @@ class _Option:
             wait = max(BINDING_TIME, pods.node_start if pods.pending > pods.free else BINDING_TIME)
             due = (pods.pending_since or self.at) + wait
         object.__setattr__(self, "capacity", capacity_of(choice))
-        object.__setattr__(self, "cash", cash_of(choice))
-        object.__setattr__(self, "weight", weight_of(choice))
+        object.__setattr__(self, "cash", cash_of(choice, pods.start))
+        object.__setattr__(self, "weight", weight_of(choice, pods.start))
         object.__setattr__(self, "due", due)
 
     @property
@@ -121,7 +128,7 @@ def split_replicas(
         for pods in variants
     ]
     need = _Need(wanted * unit, min(wanted, floor) * unit)
-    order = sorted(options, key=lambda option: by_cost(option.pods.choice))
+    order = sorted(options, key=lambda option: by_cost(option.pods.choice, option.pods.start))
     counts = _remaining(order, need)
     _add_missing(order, counts, need)
     waiting = _add_waiting(order, options[0], counts, need)
@@ -413,14 +420,14 @@ def _changes(
 
 def _started(option: _Option, added: int) -> str:
     """Return that replicas start, with their price."""
-    price = option.pods.choice.hourly
-    return f"{counted(added, 'replica')} more on {option.variant} at {price} per hour each"
+    price = price_text(option.pods.choice, option.pods.start)
+    return f"{counted(added, 'replica')} more on {option.variant} at {price}"
 
 
 def _removal(option: _Option, removed: int) -> tuple[VariantReason, str]:
     """Return why a variant gets fewer replicas."""
     text = f"{option.variant} has {counted(removed, 'replica')} fewer"
-    text = f"{text} at {option.pods.choice.hourly} per hour each"
+    text = f"{text} at {price_text(option.pods.choice, option.pods.start)}"
     if option.is_overdue:
         since = option.pods.pending_since or option.at
         seconds = round((option.at - since).total_seconds())

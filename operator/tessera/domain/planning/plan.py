@@ -46,6 +46,7 @@ from tessera.domain.layout.shares import paid_replicas
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.snapshot import Ref, Snapshot
+from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.service_plan import (
@@ -235,6 +236,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         discover(snapshot.pools, snapshot.nodes, snapshot.at.date()), memory.pools
     )
     views = with_provisioning(views, snapshot, memory.pools)
+    views = with_preemptions(views, snapshot, memory.pools)
     metering = metering_inputs(snapshot.pods, views)
     budgets = build_budget_views(
         snapshot, metering, memory.meters, memory.last_seen, memory.spend_records

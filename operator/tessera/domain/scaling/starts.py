@@ -91,6 +91,15 @@ def typical_start(
     return _recorded_start(recorded)
 
 
+def expected_lead(pods: Sequence[Pod], recorded: StartStatus | None, variant: str) -> timedelta:
+    """Return the time from binding to readiness of a further replica of a variant.
+
+    Where nothing is known of it, that of the service's replicas on others.
+    """
+    own = [pod for pod in pods if pod.variant == variant]
+    return lead_of(typical_start(own, recorded, variant) or typical_start(pods, None, ""))
+
+
 def lead_of(start: ReplicaStart | None) -> timedelta:
     """Return the time from binding to readiness that a further replica takes."""
     return DEFAULT_LEAD if start is None else min(start.lead, MAX_LEAD)

@@ -18,7 +18,7 @@ from tessera.domain.placement.split_state import (
     VariantMemory,
     VariantPods,
 )
-from tessera.domain.scaling.starts import lead_of, typical_start
+from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
 
@@ -95,7 +95,7 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
             _variant_pods(
                 choice,
                 [pod for pod in pods if not pod.terminating and pod.ref not in lost],
-                status,
+                expected_lead(objects.pods, status.start, variant),
                 room,
                 assigned.get(variant),
             )
@@ -146,7 +146,7 @@ def reclaimed_pods(choices: Iterable[HardwareChoice], objects: CurrentObjects) -
 def _variant_pods(
     choice: HardwareChoice,
     pods: Sequence[Pod],
-    status: InferenceServiceStatus,
+    start: timedelta,
     room: Room,
     assigned: int | None,
 ) -> VariantPods:
@@ -167,5 +167,5 @@ def _variant_pods(
         growth=total - free,
         assigned=assigned,
         node_start=startable.expected_start if startable is not None else timedelta(),
-        start=lead_of(typical_start(pods, status.start, choice.variant)),
+        start=start,
     )

@@ -228,6 +228,7 @@ def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> Ac
         currency=view.price.currency if view.price else None,
         mig=orders.status if orders is not None else None,
         provisioning=view.provisioning,
+        spot=view.spot,
     )
 
 

@@ -11,7 +11,7 @@ from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.scaling.starts import lead_of, typical_start
+from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
 from tessera.domain.scaling.target import ObservedVariant, queue_time, within_context
 from tessera.domain.sizing import pooling
@@ -76,9 +76,8 @@ def observed_capacity(
         _running_fit(choice.fit, variant.pods),
         reading=_reading_with_lengths(choice.variant, speeds),
         measured_ratio=ratio,
-        lead=lead_of(
-            typical_start(variant.pods, service.status.start, choice.variant)
-            or typical_start(variant.other_pods, None, "")
+        lead=expected_lead(
+            (*variant.pods, *variant.other_pods), service.status.start, choice.variant
         ),
         tokens_per_step=measured_tokens_per_step(service.status.speculation),
         last_lengths=history.lengths or _reported_lengths(service.status),
