@@ -94,6 +94,29 @@ def test_the_last_start_of_a_service_is_exported_by_phase() -> None:
     ]
 
 
+def test_replicas_on_nodes_are_exported_by_tier() -> None:
+    cluster, telemetry = fleet(2, reserved=2, burst=1), Telemetry()
+
+    def replicas() -> list[str]:
+        snapshot = cluster.snapshot()
+        plan = cluster.decide(cluster.config, snapshot, cluster.memory)
+        outcome = ReconcileOutcome(
+            snapshot=snapshot, plan=plan, bill=Bill(), problems={}, writes=0, cpu_seconds=0
+        )
+        telemetry.record_reconcile(outcome, 0.1)
+        lines = telemetry.exposition().decode().splitlines()
+        return sorted(line for line in lines if line.startswith("tessera_service_tier"))
+
+    chat = 'tessera_service_tier_replicas{namespace="team-a",service="chat",tier="%s"} %s'
+    cluster.run(90)
+    assert replicas() == [chat % ("Reserved", "2.0")]
+    resized(cluster, 4)
+    cluster.run(90)
+    # One waits for a node, so it costs nothing.
+    assert len(cluster.pods) == 4
+    assert replicas() == [chat % ("OnDemand", "1.0"), chat % ("Reserved", "2.0")]
+
+
 @given(st.integers(0, 10**18), st.integers(0, 10**18))
 def test_both_counters_of_cost_agree(serving: int, idle: int) -> None:
     telemetry = Telemetry()

@@ -3,9 +3,12 @@
 Deleted objects leave no series.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 
+from tessera.api.accelerator_pool import Tier
 from tessera.domain.names import RECOMMENDED_REPLICAS
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.starts import phase_seconds
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.series import Sample, Series
@@ -24,6 +27,12 @@ _READY = Series(
     "Replicas that are ready and receive requests.",
     *_SERVICE_LABELS,
 )
+_TIER_REPLICAS = Series(
+    "tessera_service_tier_replicas",
+    "Replicas on nodes by the tier of their pool; the sum of those of `OnDemand` at each minute is "
+    "the minutes on demand, burst minutes where the service may use reserved pools too.",
+    *(*_SERVICE_LABELS, "tier"),
+)
 _COST = Series(
     "tessera_service_cost_per_hour",
     "Cost per hour of running replicas and of desired ones that do not run yet.",
@@ -40,7 +49,10 @@ _START_SECONDS = Series(
     "(download without a cache, load, compilation, warm-up).",
     *(*_SERVICE_LABELS, "phase"),
 )
-SERVICE_SERIES = _DESIRED, _RECOMMENDED, _READY, _COST, _CONDITION, _START_SECONDS
+SERVICE_SERIES = (
+    *(_DESIRED, _RECOMMENDED, _READY, _TIER_REPLICAS, _COST),
+    *(_CONDITION, _START_SECONDS),
+)
 
 
 def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
@@ -51,6 +63,8 @@ def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
             yield _RECOMMENDED, labels, scale.recommended.replicas
         yield _DESIRED, (*labels, scale.reason), scale.replicas
         yield _READY, labels, sum(pod.takes_requests for pod in service_plan.pods)
+        for tier, replicas in _replicas_by_tier(service_plan).items():
+            yield _TIER_REPLICAS, (*labels, tier), replicas
         status = service_plan.service.status
         if status.cost is not None:
             yield _COST, (*labels, status.cost.currency), float(status.cost.per_hour)
@@ -60,6 +74,18 @@ def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
         for condition in status.conditions:
             condition_labels = (*labels, condition.type, condition.reason)
             yield _CONDITION, condition_labels, condition.status == "True"
+
+
+def _replicas_by_tier(service_plan: ServicePlan) -> Mapping[Tier, int]:
+    """Return the replicas on nodes of each tier that the service uses."""
+    choices = {variant.choice.variant: variant.choice.offer for variant in service_plan.variants}
+    counts: Counter[Tier] = Counter({offer.tier: 0 for offer in choices.values()})
+    counts.update(
+        choices[pod.variant].tier
+        for pod in service_plan.pods
+        if pod.node is not None and pod.variant in choices
+    )
+    return counts
 
 
 _WINDOW_LABELS = ("budget", "window")
