@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import find_condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import ObservedService, ProbeResult, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan

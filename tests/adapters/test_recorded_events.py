@@ -4,8 +4,8 @@ from datetime import timedelta
 from typing import Any
 
 from tessera.adapters.kube.client import KubeCluster
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Budget
 from tessera.ports import ClusterObject, EventOutcome
 from tessera.reconcile.event_recorder import EventRecorder

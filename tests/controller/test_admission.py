@@ -8,9 +8,9 @@ from typing import Any
 import kopf
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import PoolAccepted, StatusVerdict
 from tessera.api.service_class import ServiceClasses
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.controller.admission import (
     review_batch,
     review_budget,

@@ -5,8 +5,8 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.domain.observed.snapshot import Budget
 from tessera.ports import ClusterError, ClusterObject, EventOutcome

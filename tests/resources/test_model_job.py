@@ -6,12 +6,9 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import CacheStatus, ModelStore
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import Platform
 from tessera.domain.config import Config
 from tessera.domain.model.fetched import fetched_files, located

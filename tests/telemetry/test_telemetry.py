@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.api.inference_service import StartStatus
+from tessera.api.service_status import StartStatus
 from tessera.domain.billing.bill import Bill, CostLine, CostState
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.telemetry import Telemetry

@@ -15,13 +15,8 @@ from zoneinfo import ZoneInfo
 from cronsim import CronSim, CronSimError
 from cronsim.cronsim import Field
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    Scaling,
-    ScalingSchedule,
-    ScheduledBoundsStatus,
-    ScheduleStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec, Scaling, ScalingSchedule
+from tessera.api.service_status import ScheduledBoundsStatus, ScheduleStatus
 from tessera.api.text import counted
 from tessera.domain.budget.periods import zone_of
 from tessera.domain.incremental import FOREVER, Until, constant, reused, reused_until

@@ -5,8 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.api.inference_service import SpeedStatus
 from tessera.api.ref import Ref
+from tessera.api.service_status import SpeedStatus
 from tessera.domain.batch import pace
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
-from tessera.api.inference_service import InferenceServiceStatus, ScalingStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus, ScalingStatus
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import (
     Directory,

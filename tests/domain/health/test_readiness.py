@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.reasons import Progressing, Ready, StatusVerdict
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.health.readiness import assess_readiness, must_probe
 from tessera.domain.observed.snapshot import (
     ObservedService,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
+from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.config import STALL_TIMEOUT, Config
 from tessera.domain.health.stall import (
     REPLACEMENT_INTERVAL,

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, ProvisioningStatus
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import find_condition
 from tessera.api.reasons import NodesProvisioned, PlacementReason
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, Pod, PodEvent, Pool, Snapshot

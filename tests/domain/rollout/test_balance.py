@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition
 from tessera.api.reasons import LoadBalanced
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref, Snapshot
 from tessera.domain.rollout.balance import SETTLING_TIME, assess_balance

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.observed.snapshot import ProbeResult, Snapshot

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.demand import GatewayDemand

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import StartStatus
+from tessera.api.service_status import StartStatus
 from tessera.domain.observed.snapshot import ContainerExit, Pod, Ref
 from tessera.domain.scaling.policies.capacity.policy import CapacityAssessment
 from tessera.domain.scaling.starts import (

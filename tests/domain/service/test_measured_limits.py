@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import (
+from tessera.api.service_status import (
     InferenceServiceStatus,
     PreemptionStatus,
     RequestLengths,

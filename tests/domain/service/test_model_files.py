@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.api.reasons import RevisionReason
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import model_job_name
 from tessera.domain.observed.batches import VolumeClaim

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from tessera.adapters.kube.object_parsing import parse_workload
-from tessera.api.inference_service import InferenceServiceStatus, ModelStatus
 from tessera.api.reasons import RevisionReason
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.domain.observed.snapshot import (
     ObservedService,
     Ref,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.model_files import ModelShape
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.hardware.gpu_catalog import models, products
 from tessera.domain.model.config import read_config

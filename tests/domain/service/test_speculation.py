@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating
+from tessera.api.service_status import SpeculationStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.explain.speculation import decode_share
 from tessera.domain.hardware.device import whole_gpu_hardware

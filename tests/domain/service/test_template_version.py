@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.template_version import (
     EffectiveValues,
     Platform,

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.api.inference_service import Slo, SloStatus
+from tessera.api.inference_service import Slo
 from tessera.api.reasons import SLOMet
+from tessera.api.service_status import SloStatus
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.slo.condition import next_slo_status, percent, slo_verdict
 from tessera.domain.slo.measurement import measure_slo

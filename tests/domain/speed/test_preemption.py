@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceSpec, PreemptionStatus
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import PreemptionStatus
 from tessera.domain.explain.speed import explain_speed
 from tessera.domain.observed.snapshot import ObservedService, Ref, SpeedReading
 from tessera.domain.planning.service_plan import ServicePlan

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted
+from tessera.api.service_status import SpeedStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading

@@ -9,11 +9,6 @@ from tessera.api import batch_reasons, reasons
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import AttemptStatus, BatchInferenceStatus, ProgressStatus
 from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
-from tessera.api.inference_service import (
-    InferenceServiceStatus,
-    ReplacementStatus,
-    ScalingStatus,
-)
 from tessera.api.meta import Condition
 from tessera.api.mig import MigStatus, Unit
 from tessera.api.reasons import (
@@ -29,6 +24,7 @@ from tessera.api.reasons import (
     UpdateAvailable,
     WithinBudget,
 )
+from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus, ScalingStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.variant_status import VariantStatus
 from tessera.domain.status.budget import budget_status

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from tessera.api.inference_service import InferenceServiceStatus, ReplacementStatus
 from tessera.api.meta import Condition
 from tessera.api.reasons import Accepted, PlacementReason, StatusVerdict
+from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus
 from tessera.domain.health.stall import EngineProgress
 from tessera.domain.observed.snapshot import (
     EngineReading,

@@ -3,8 +3,8 @@
 from decimal import Decimal
 from itertools import pairwise
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import find_condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.top.rows import service_rows
 from tessera.domain.status.events import event_notes
 from tests.builders import a_node

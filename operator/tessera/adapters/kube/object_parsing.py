@@ -22,14 +22,11 @@ from tessera.adapters.kube.managed_fields import foreign_fields, owned_fields_di
 from tessera.adapters.kube.scheduler_message import missing_on_nodes
 from tessera.api.accelerator_pool import MAX_WORDS, AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.batch_inference import BatchInferenceSpec, BatchInferenceStatus
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters.kube import object_parsing as wire
-from tessera.api.inference_service import SloStatus
 from tessera.api.reasons import (
     NAME_WARNINGS,
     BudgetAccepted,
@@ -15,6 +14,7 @@ from tessera.api.reasons import (
     SLOMet,
 )
 from tessera.api.ref import Ref
+from tessera.api.service_status import SloStatus
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import (

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import PlainSerializer
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Wire
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.cluster import Json
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import money, per_million_tokens

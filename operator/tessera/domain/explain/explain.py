@@ -2,9 +2,9 @@
 
 from dataclasses import replace
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import Accepted
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget

@@ -3,9 +3,10 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, ScalingStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
+from tessera.api.service_status import ScalingStatus
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tessera.api.inference_service import PreemptionStatus
 from tessera.api.reasons import SpeedAsPredicted
+from tessera.api.service_status import PreemptionStatus
 from tessera.api.text import counted
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot

@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import ReplacementStatus
+from tessera.api.service_status import ReplacementStatus
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref

@@ -5,13 +5,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ModelStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
+from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.observed.batches import (
     Batch,

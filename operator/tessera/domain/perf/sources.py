@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
-from tessera.api.inference_service import SpeculationStatus, SpeedStatus
 from tessera.api.model_files import ModelShape
+from tessera.api.service_status import SpeculationStatus, SpeedStatus
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms

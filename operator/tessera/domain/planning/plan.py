@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import PoolAccepted
+from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan

@@ -5,15 +5,15 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import NamedTuple
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict, VariantReason
+from tessera.api.service_status import (
     ModelStatus,
     PreemptionStatus,
     SloStatus,
     SpeculationStatus,
     SpeedStatus,
 )
-from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict, VariantReason
 from tessera.api.template_version import PodTemplateVersion
 from tessera.api.text import counted
 from tessera.domain.budget.state import Grant

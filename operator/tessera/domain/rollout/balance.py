@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import LoadBalanced, StatusVerdict
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import Pod, PodReading, Ref

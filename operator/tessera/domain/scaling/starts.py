@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from tessera.api.inference_service import StartStatus
+from tessera.api.service_status import StartStatus
 from tessera.domain.observed.snapshot import Pod
 
 # Engines whose image and weights are on the node start within it.

@@ -5,7 +5,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tessera.api.inference_service import InferenceServiceStatus
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob

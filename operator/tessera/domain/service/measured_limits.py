@@ -2,7 +2,8 @@
 
 from dataclasses import replace
 
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.placement.placement import (

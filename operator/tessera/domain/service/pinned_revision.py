@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import RevisionReason
+from tessera.api.service_status import ModelStatus
 from tessera.domain.observed.snapshot import ObservedService, Resolution, RevisionQuery, Workload
 from tessera.domain.service.template_version import is_update_requested
 

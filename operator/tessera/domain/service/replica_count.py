@@ -4,12 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    ScalingPause,
-)
+from tessera.api.inference_service import InferenceServiceSpec, ScalingPause
 from tessera.api.reasons import ScalingReason
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.placement import HardwareChoice

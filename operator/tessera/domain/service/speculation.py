@@ -13,8 +13,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.engine_options import SpeculationOptions
-from tessera.api.inference_service import InferenceServiceSpec, SpeculationStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating, StatusVerdict
+from tessera.api.service_status import SpeculationStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SPEED_SECONDS, SpeedReading
 from tessera.domain.perf import StepTime, acceptance_of

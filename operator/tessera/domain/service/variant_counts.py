@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.placement import HardwareChoice, free_replicas
 from tessera.domain.placement.split import split_replicas

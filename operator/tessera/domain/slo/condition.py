@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.inference_service import ObjectiveStatus, Slo, SloStatus
+from tessera.api.inference_service import Slo
 from tessera.api.meta import format_duration
 from tessera.api.reasons import SLOMet, StatusVerdict
+from tessera.api.service_status import ObjectiveStatus, SloStatus
 from tessera.api.text import counted
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import Pod

@@ -8,8 +8,8 @@ the only memory of this.
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from tessera.api.inference_service import PredictedAndMeasured, SpeedStatus
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
+from tessera.api.service_status import PredictedAndMeasured, SpeedStatus
 from tessera.api.text import counted
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.speed.service_speed import ServiceSpeed

@@ -8,7 +8,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-from tessera.api.inference_service import SpeedStatus
+from tessera.api.service_status import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf import MeasurementKey, SpeedMeasurement, plausible_ratio
 from tessera.domain.placement.checks import shape_of

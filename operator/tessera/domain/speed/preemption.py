@@ -7,7 +7,8 @@ first, and the limit is never raised again by itself: that would preempt request
 
 from datetime import datetime, timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, PreemptionStatus
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.service_status import PreemptionStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.perf import MIN_REQUESTS

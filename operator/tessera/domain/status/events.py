@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
-from tessera.api.inference_service import InferenceServiceStatus
 from tessera.api.meta import Condition, Conditions, find_condition
 from tessera.api.reasons import (
     NAME_WARNINGS,
@@ -23,6 +22,7 @@ from tessera.api.reasons import (
     ScalingReason,
     UpdateAvailable,
 )
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.text import counted
 from tessera.domain.speed.preemption import preemption_message

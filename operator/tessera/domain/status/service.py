@@ -8,17 +8,6 @@ from enum import Enum, auto
 from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
-from tessera.api.inference_service import (
-    CostStatus,
-    InferenceServiceStatus,
-    ModelStatus,
-    PrecisionStatus,
-    ReplicaChange,
-    RequestLengths,
-    ScalingStatus,
-    SpeedStatus,
-    TenancyStatus,
-)
 from tessera.api.meta import Condition
 from tessera.api.reasons import (
     Accepted,
@@ -33,6 +22,17 @@ from tessera.api.reasons import (
     StatusVerdict,
     UpdateAvailable,
     WithinBudget,
+)
+from tessera.api.service_status import (
+    CostStatus,
+    InferenceServiceStatus,
+    ModelStatus,
+    PrecisionStatus,
+    ReplicaChange,
+    RequestLengths,
+    ScalingStatus,
+    SpeedStatus,
+    TenancyStatus,
 )
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView

@@ -12,8 +12,9 @@ from tessera.api.accelerator_pool import (
     Price,
     Tier,
 )
-from tessera.api.inference_service import InferenceServiceSpec, PrecisionStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import PrecisionReason
+from tessera.api.service_status import PrecisionStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
 from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource

@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import CacheStatus, is_stored
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.service_status import ModelStatus
 from tessera.domain.health.startup_failure import hub_access_advice
 from tessera.domain.observed.model_reports import FetchReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot

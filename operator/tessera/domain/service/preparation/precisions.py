@@ -8,15 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-    InferenceServiceStatus,
-    PrecisionStatus,
-)
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
 from tessera.api.precision import PrecisionVariant
 from tessera.api.reasons import PrecisionReason
 from tessera.api.ref import Ref
+from tessera.api.service_status import InferenceServiceStatus, PrecisionStatus
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name

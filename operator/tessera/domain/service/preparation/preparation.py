@@ -2,9 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from tessera.api.inference_service import InferenceServiceSpec, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
+from tessera.api.service_status import ModelStatus
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.domain.service.preparation.precisions import (

@@ -3,9 +3,10 @@
 from dataclasses import replace
 
 from tessera.api.engine_options import DraftModel
-from tessera.api.inference_service import DraftModelStatus, InferenceServiceSpec, Model, ModelStatus
+from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import ModelShape
 from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.api.service_status import DraftModelStatus, ModelStatus
 from tessera.domain.incremental import reused
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.perf.engine_terms import draft_shape

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tessera.api.inference_service import InferenceServiceSpec, InferenceServiceStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step

@@ -1,0 +1,487 @@
+"""The status of an `InferenceService`."""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from tessera.api.meta import Amount, Conditions, Duration, Wire
+from tessera.api.model_files import CacheStatus, ModelShape
+from tessera.api.precision import PrecisionName
+from tessera.api.template_version import PodTemplateVersionStatus
+from tessera.api.variant_status import MAX_VARIANTS, VariantReplicas, VariantStatus
+
+
+class DraftModelStatus(Wire):
+    """What Tessera read about a draft model."""
+
+    uri: str
+    """Draft model that this status describes."""
+
+    requested_revision: str | None = None
+    """Revision that the spec named when it was read."""
+
+    shape: ModelShape
+    """Dimensions that were read."""
+
+    source: str
+    """Where the dimensions were read."""
+
+
+class ModelStatus(Wire):
+    """Weights that the engines load, and what Tessera read about the model."""
+
+    uri: str
+    """Model that this status describes."""
+
+    requested_revision: str | None = None
+    """Revision that the spec named when it was resolved."""
+
+    revision: str | None = None
+    """The commit that the engines load; absent while the revision is used as given."""
+
+    reason: str | None = None
+    """Reason for `revision` in one CamelCase word; absent before the first resolution."""
+
+    message: str | None = None
+    """Explanation of the reason, with the response of the hub."""
+
+    observed_update: str | None = None
+    """Value of the annotation `tessera.dev/update` when the revision was resolved."""
+
+    shape: ModelShape | None = None
+    """Dimensions that were read; absent where the spec or the built-in catalog has them."""
+
+    source: str | None = None
+    """Where the dimensions were read."""
+
+    cache: CacheStatus | None = None
+    """Progress of the download to a claim, for models that need one."""
+
+    other_caches: Annotated[tuple[CacheStatus, ...], Field(max_length=32)] = ()
+    """The same of the adapters that lie in a store."""
+
+    draft: DraftModelStatus | None = None
+    """What Tessera read about the draft model of `spec.engine.speculation`; absent where the spec
+    or the built-in catalog has its dimensions."""
+
+
+class PrecisionStatus(Wire):
+    """One of `spec.precision.variants`, and what Tessera read about its files."""
+
+    precision: PrecisionName
+    """Precision that this status describes."""
+
+    uri: str
+    """Location of its files."""
+
+    requested_revision: str | None = None
+    """Revision that the spec named when the files were read."""
+
+    revision: str | None = None
+    """The commit whose `config.json` was read, and that the engines load."""
+
+    reason: str
+    """Whether the precision may be chosen, in one CamelCase word."""
+
+    message: str
+    """Explanation of the reason, with the numbers of both file sets where they differ."""
+
+    observed_update: str | None = None
+    """Value of the annotation `tessera.dev/update` when the files were read."""
+
+    shape: ModelShape | None = None
+    """Dimensions that were read."""
+
+
+class CostStatus(Wire):
+    """Current cost of the service."""
+
+    per_hour: Amount
+    """Cost per hour of the replicas that run and of desired ones that do not run yet; a slice
+    counts with its billing weight, also one of a previous variant."""
+
+    per_million_tokens: Amount | None = None
+    """Cost of a million output tokens if the service runs at `assumedLoad`."""
+
+    per_million_input_tokens: Amount | None = None
+    """Of a pooling model: cost of a million input tokens if the service runs at `assumedLoad`."""
+
+    currency: str
+    """Currency of both amounts."""
+
+    assumed_load: str
+    """Load that `perMillionTokens` assumes."""
+
+
+class PredictedAndMeasured(Wire):
+    """Predicted and measured value of a quantity."""
+
+    predicted: Amount
+    """Value from the speed model."""
+
+    measured: Amount
+    """Value that the engines reported."""
+
+
+class SpeedStatus(Wire):
+    """Measured speed of the engines compared with the prediction. Updated only when at least 100
+    requests within five minutes change it; the metrics have the values in between."""
+
+    model: str
+    """Model that was measured."""
+
+    variant: str
+    """Variant that was measured."""
+
+    reason: str
+    """Reason of the condition SpeedAsPredicted."""
+
+    itl_ms: PredictedAndMeasured
+    """Mean inter-token latency in milliseconds, at the observed load."""
+
+    tokens_per_second: PredictedAndMeasured
+    """Output tokens per second: predicted for the replicas that are ready now, at full load within
+    `spec.slo`, and measured of those that were ready then."""
+
+    kv_cache_tokens: PredictedAndMeasured | None = None
+    """KV cache of one replica in tokens, as planned and as reported by its engine."""
+
+    ratio: Amount
+    """Measured inter-token latency divided by the predicted one."""
+
+    requests: Annotated[int, Field(ge=0)]
+    """Requests in the measurement."""
+
+    at: datetime
+    """End of the five minutes that were measured."""
+
+
+class ObjectiveStatus(Wire):
+    """Share of the requests or tokens of five minutes that were within an objective."""
+
+    target: Duration
+    """Objective of `spec.slo` that was judged."""
+
+    attained: Amount
+    """Share within the target, from 0 to 1; interpolated where `atLeast` and `atMost` differ."""
+
+    at_least: Amount
+    """Share that was certainly within the target: engines count at the edges of buckets only."""
+
+    at_most: Amount
+    """Share that was perhaps within the target."""
+
+    counted: Annotated[int, Field(ge=0)]
+    """Requests with their first token, and those that wait for it too long; of the inter-token
+    latency, tokens after the first."""
+
+    source: Literal["Engine", "Gateway"]
+    """Who counted: the gateway, which sees the whole wait of streams and counts at the target, or
+    the engines, where fewer than half of the requests came through the gateway."""
+
+
+class SloStatus(Wire):
+    """What was attained of `spec.slo` within five minutes. Updated at most every five minutes, when
+    the reason or a share changes by more than it varies under the same load; the metrics and
+    `tessera explain` have the values in between."""
+
+    reason: str
+    """Reason of the condition SLOMet."""
+
+    attained: str | None = None
+    """Share of the objective that is missed most, such as `97.2 %`; with `~`, interpolated."""
+
+    ttft: ObjectiveStatus | None = None
+    """Time to first token."""
+
+    itl: ObjectiveStatus | None = None
+    """Inter-token latency."""
+
+    observed_at: datetime
+    """End of the five minutes that were judged."""
+
+
+class SpeculationStatus(Wire):
+    """Speculative decoding as the engines measure it. Updated when the reason or the acceptance
+    changes."""
+
+    requested: str
+    """What `spec.engine.speculation` asks for, and the model; after an edit of either speculation
+    is on again."""
+
+    enabled: bool = True
+    """Whether the engines speculate; false once it was switched off."""
+
+    reason: str
+    """Reason of the condition Speculating."""
+
+    message: str
+    """Explanation of the reason, with the numbers."""
+
+    acceptance: Amount | None = None
+    """Measured probability that a drafted token is accepted, given that those before it were;
+    absent before it was measured."""
+
+    tokens_per_step: Amount | None = None
+    """Measured tokens that an engine step yields of each request; 1 without speculation."""
+
+    gain: Amount | None = None
+    """How many times as fast the engines decode as without speculation, by the measured acceptance
+    and the predicted time of a step at the median of the running requests."""
+
+    break_even: Annotated[int, Field(ge=0)] | None = None
+    """Running requests of one replica from which speculation makes it slower."""
+
+    changed_at: datetime
+    """When it was switched on or off last."""
+
+    losing_since: datetime | None = None
+    """Since when speculation gains too little; it is switched off after 15 minutes."""
+
+
+class TenancyStatus(Wire):
+    """Budget of the service's tenant."""
+
+    budget: str | None = None
+    """TenantBudget that covers the namespace of the service."""
+
+    reason: str
+    """The reason of its condition WithinBudget, or `NoBudget`."""
+
+
+class ReplicaChange(Wire):
+    """Change of the number of replicas."""
+
+    at: datetime
+    """When the number changed."""
+
+    replicas: Annotated[int, Field(ge=0, le=1000)]
+    """Number of replicas after the change."""
+
+
+class ScheduledBoundsStatus(Wire):
+    """Bounds of the autoscaler that a schedule sets."""
+
+    schedule: str
+    """Schedule that sets them, such as `spec.scaling.schedules[0]`, with its times."""
+
+    min_replicas: Annotated[int, Field(ge=0, le=1000)]
+    """Minimum number of replicas."""
+
+    max_replicas: Annotated[int, Field(ge=1, le=1000)]
+    """Maximum number of replicas."""
+
+
+class ScheduleStatus(Wire):
+    """Bounds that `spec.scaling.schedules` set."""
+
+    current: ScheduledBoundsStatus
+    """Bounds that apply now."""
+
+    next: ScheduledBoundsStatus | None = None
+    """Bounds that apply from `nextAt` on; absent with a single schedule."""
+
+    next_at: datetime | None = None
+    """Time of the next change."""
+
+
+class RequestLengths(Wire):
+    """Mean tokens of measured requests."""
+
+    input_tokens: Annotated[int, Field(ge=0)]
+    """Tokens of a prompt."""
+
+    output_tokens: Annotated[int, Field(ge=0)]
+    """Tokens of an answer."""
+
+    cached_input_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Tokens of a prompt that the prefix cache had; absent where it had none."""
+
+
+class ScalingStatus(Wire):
+    """Latest decision of the autoscaler."""
+
+    desired_replicas: Annotated[int, Field(ge=0, le=1000)]
+    """Desired number of replicas."""
+
+    reason: str
+    """Reason for that number, in one CamelCase word."""
+
+    message: str
+    """Explanation of the reason, with the metrics behind it as they were at `observedAt`."""
+
+    observed_at: datetime | None = None
+    """When the reason or the number last changed, and `message` was written. Current metrics are in
+    Prometheus and in `tessera explain`."""
+
+    recent_changes: Annotated[tuple[ReplicaChange, ...], Field(max_length=16)] = ()
+    """Recent changes, with which a restarted operator applies the scale-up limit."""
+
+    change_at: datetime | None = None
+    """When replicas are added or removed, unless the load changes before; omitted while no
+    stabilization window runs."""
+
+    schedule: ScheduleStatus | None = None
+    """Bounds by `spec.scaling.schedules`, and their next change."""
+
+    request_lengths: RequestLengths | None = None
+    """With policy `Capacity`: the lengths with which a restarted operator continues until it
+    measures them. They are written when they differ by more than a fifth, and what is cached when
+    it does by a fifth of the input."""
+
+
+class ReplacementStatus(Wire):
+    """Latest replica that was replaced because its engine stalled."""
+
+    at: datetime
+    """When it was replaced."""
+
+    pod: str
+    """Name of the pod."""
+
+    uid: str
+    """UID of the pod."""
+
+    message: str
+    """What was observed of the engine."""
+
+
+class PreemptionStatus(Wire):
+    """Preemptions at steady load: running requests that lost their KV cache to others and are
+    computed again."""
+
+    model: str
+    """Model that was measured."""
+
+    variant: str
+    """Variant that was measured."""
+
+    since: datetime
+    """When they were observed first."""
+
+    at: datetime
+    """End of the five minutes that were measured last."""
+
+    preemptions: Annotated[int, Field(ge=0)]
+    """Preemptions in these five minutes."""
+
+    requests: Annotated[int, Field(ge=0)]
+    """Requests that finished in these five minutes."""
+
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = None
+    """Concurrent requests of a replica to which Tessera lowered the limit; it stays until
+    `spec.engine.maxNumSeqs` is set, or the model or its variant changes. Omitted, it is not
+    lowered."""
+
+
+# Far more than the span of the times that an object may have.
+StartSeconds = Annotated[int, Field(ge=0, le=10**10)]
+
+
+class StartStatus(Wire):
+    """Start of the newest replica that became ready; written once for each start."""
+
+    pod: str
+    """Name of the pod."""
+
+    variant: str
+    """Hardware and precision that it runs in."""
+
+    created_at: datetime
+    """When it was created."""
+
+    seconds: StartSeconds
+    """Seconds from its creation until it was ready."""
+
+    schedule_seconds: StartSeconds
+    """Seconds until it was bound to a node."""
+
+    image_seconds: StartSeconds | None = None
+    """Seconds from then until its container started: sandbox, volumes, and the pull of images, that
+    of an `oci://` model included. Absent if the container ended and ran again."""
+
+    engine_seconds: StartSeconds | None = None
+    """Seconds from then until it was ready: download of files without `spec.model.cache`, load,
+    compilation and warm-up, which only the log of the engine tells apart."""
+
+
+class InferenceServiceStatus(Wire):
+    """Observed state of the service; written by the operator only."""
+
+    observed_generation: int = 0
+    """Generation of the spec that this status describes."""
+
+    conditions: Conditions = ()
+    """Conditions Accepted, Placed, Progressing, Ready, UpdateAvailable, SpeedAsPredicted, SLOMet
+    and LoadBalanced; with `spec.engine.speculation` also Speculating."""
+
+    replicas: int = 0
+    """Replicas that exist, in whole replicas of the reference variant; `variants` has the pods."""
+
+    ready_replicas: int = 0
+    """The same of those that are ready and receive requests."""
+
+    selector: str = ""
+    """Label selector of the replicas, for `kubectl scale` and autoscalers."""
+
+    endpoint: str | None = None
+    """Base URL of the OpenAI-compatible API inside the cluster."""
+
+    variant: VariantStatus | None = None
+    """Reference variant: hardware and precision that the model runs in, and in whose replicas
+    capacity is counted."""
+
+    variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=MAX_VARIANTS)] | None = None
+    """All variants that serve it, the reference variant first, and last those that no pool offers
+    any more, while they have pods; absent while there is only one."""
+
+    instances: str | None = None
+    """The replicas that are desired of each variant, such as `2 reserved-1gpu, 1 burst-1gpu`;
+    absent while the reference variant is the only one."""
+
+    model: ModelStatus | None = None
+    """Weights that the engines load, and what Tessera read about the model."""
+
+    precisions: Annotated[tuple[PrecisionStatus, ...], Field(max_length=8)] = ()
+    """The listed precisions with files of their own: which may be chosen, and why the others may
+    not."""
+
+    pod_template_version: PodTemplateVersionStatus | None = None
+    """What determines the pod template besides the spec; an upgrade of Tessera does not change
+    it."""
+
+    cost: CostStatus | None = None
+    """Current cost of the service."""
+
+    speed: SpeedStatus | None = None
+    """Measured speed of the engines of the reference variant compared with the prediction."""
+
+    preemption: PreemptionStatus | None = None
+    """Preemptions of the reference variant at steady load, if there are any; they lower the
+    concurrent requests of a replica."""
+
+    slo: SloStatus | None = None
+    """What was attained of `spec.slo`."""
+
+    speculation: SpeculationStatus | None = None
+    """Speculative decoding, with `spec.engine.speculation`."""
+
+    tenant: TenancyStatus | None = None
+    """Budget of the service's tenant."""
+
+    scaling: ScalingStatus | None = None
+    """Latest decision of the autoscaler."""
+
+    replacement: ReplacementStatus | None = None
+    """Latest replica that was replaced because its engine stalled."""
+
+    start: StartStatus | None = None
+    """Start of the newest replica that became ready, by phase; the policy `Capacity` looks ahead
+    by it while no replica is ready."""
+
+    @property
+    def pools(self) -> frozenset[str]:
+        """Pools that its replicas run in, as last decided."""
+        variants = (*(self.variants or ()), *((self.variant,) if self.variant is not None else ()))
+        return frozenset(variant.pool for variant in variants)
