@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tests.dashboards import DASHBOARDS, known_metrics, read, targets
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"

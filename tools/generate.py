@@ -28,7 +28,7 @@ from chart_rights import render_with
 from chart_values import Chart
 from cli_page import page as cli_page
 from enum_texts import member_texts
-from tessera.api import batch_reasons, reasons
+from tessera.api import batch_reasons, budget_reasons, pool_reasons, reasons
 from tessera.api.meta import GROUP, VERSION
 from tessera.api.schema import KINDS as RESOURCES
 from tessera.api.schema import CustomResourceType as Resource
@@ -429,15 +429,15 @@ def _reasons() -> str:
         reasons.ScalingReason: "InferenceService: status.scaling.reason",
         reasons.VariantReason: "InferenceService: status.variants[].reason",
         reasons.EventReason: "Events without a condition",
-        reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
-        reasons.Discovered: "AcceleratorPool: condition Discovered",
-        reasons.NodesProvisioned: "AcceleratorPool: condition NodesProvisioned",
-        reasons.LayoutReady: "AcceleratorPool: condition LayoutReady",
+        pool_reasons.PoolAccepted: "AcceleratorPool: condition Accepted",
+        pool_reasons.Discovered: "AcceleratorPool: condition Discovered",
+        pool_reasons.NodesProvisioned: "AcceleratorPool: condition NodesProvisioned",
+        pool_reasons.LayoutReady: "AcceleratorPool: condition LayoutReady",
         batch_reasons.BatchAccepted: "BatchInference: condition Accepted",
         batch_reasons.BatchRunning: "BatchInference: condition Running",
         batch_reasons.BatchComplete: "BatchInference: condition Complete",
-        reasons.BudgetAccepted: "TenantBudget: condition Accepted",
-        reasons.WithinBudget: (
+        budget_reasons.BudgetAccepted: "TenantBudget: condition Accepted",
+        budget_reasons.WithinBudget: (
             "TenantBudget: condition WithinBudget; InferenceService: status.tenant.reason"
         ),
     }

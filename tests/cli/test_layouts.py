@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from docs_tests.pages import page_of
 from environments import ROOT
 from tessera.api.mig import MigPlan
-from tessera.api.reasons import Discovered, PoolAccepted, StatusVerdict
+from tessera.api.pool_reasons import Discovered, PoolAccepted
+from tessera.api.reasons import StatusVerdict
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError, DeniedError

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layouts import Layout, geometry
 from tessera.domain.mig_backends.agent import AgentBackend

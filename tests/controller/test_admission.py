@@ -8,7 +8,8 @@ from typing import Any
 import kopf
 import pytest
 
-from tessera.api.reasons import PoolAccepted, StatusVerdict
+from tessera.api.pool_reasons import PoolAccepted
+from tessera.api.reasons import StatusVerdict
 from tessera.api.service_class import ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.controller.admission import (

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.api.reasons import Accepted, LayoutReady, PoolAccepted
+from tessera.api.pool_reasons import LayoutReady, PoolAccepted
+from tessera.api.reasons import Accepted
 from tessera.domain.batch.batches import ProposedBatch
 from tessera.domain.billing.bill import Bill, accrue
 from tessera.domain.budget.budgets import BudgetView

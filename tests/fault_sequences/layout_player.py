@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass, field
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.devices import (

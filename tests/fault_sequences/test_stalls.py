@@ -1,6 +1,6 @@
 """An engine stalls in mid repartition: one replica of a service at a time leaves or is replaced."""
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.fault_sequences.layout_fleet import LayoutFleet

@@ -1,6 +1,7 @@
 """What is written of the actions on layouts."""
 
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions

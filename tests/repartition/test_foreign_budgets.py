@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.repartition.evictions import BLOCKED_PERIOD
 from tessera.resources.api_resources import DISRUPTION_BUDGETS
 from tessera.resources.manifest import ObjectKey

@@ -1,6 +1,6 @@
 """Writes that the API server refuses during a repartition are reported and repeated."""
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.names import MIG_CONFIG
 from tessera.resources.api_resources import CONFIG_MAPS
 from tessera.resources.manifest import ObjectKey

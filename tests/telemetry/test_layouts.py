@@ -8,7 +8,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, Price
 from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
-from tessera.api.reasons import Discovered, LayoutReady, PoolAccepted, StatusVerdict
+from tessera.api.pool_reasons import Discovered, LayoutReady, PoolAccepted
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 from tessera.adapters.clock import now
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
-from tessera.api.reasons import NAME_REASONS, Accepted, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.reasons import NAME_REASONS, Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.cluster import Json, Reader
 from tessera.cli.errors import DeniedError

@@ -10,9 +10,11 @@ import kopf
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import NodeTemplate, Tier
 from tessera.api.batch_reasons import BatchAccepted
+from tessera.api.budget_reasons import BudgetAccepted
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import find_condition
-from tessera.api.reasons import Accepted, BudgetAccepted, Discovered
+from tessera.api.pool_reasons import Discovered
+from tessera.api.reasons import Accepted
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill

@@ -7,7 +7,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from tessera.api.reasons import BudgetAccepted, Enforcing, Ready, ScalingReason, WithinBudget
+from tessera.api.budget_reasons import BudgetAccepted, Enforcing, WithinBudget
+from tessera.api.reasons import Ready, ScalingReason
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.budget.periods import next_period, period_at
 from tessera.domain.config import Config

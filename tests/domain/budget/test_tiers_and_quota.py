@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from tessera.api.reasons import ScalingReason, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.reasons import ScalingReason
 from tessera.domain.money import from_nanos
 from tessera.domain.observed.snapshot import Budget
 from tessera.domain.planning.plan import Plan, PlanMemory

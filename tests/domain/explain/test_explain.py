@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
-from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReason
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, StartStatus
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget

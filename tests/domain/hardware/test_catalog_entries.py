@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import Discovered
+from tessera.api.pool_reasons import Discovered
 from tessera.api.ref import Ref
 from tessera.domain.hardware.catalog_entries import extended_catalog
 from tessera.domain.hardware.gpu_catalog import catalog, models, products, shipped

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tessera.api.meta import find_condition
-from tessera.api.reasons import Discovered, PlacementReason, PoolAccepted, ScalingReason
+from tessera.api.pool_reasons import Discovered, PoolAccepted
+from tessera.api.reasons import PlacementReason, ScalingReason
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.observed.snapshot import Node, Pool, Ref
 from tessera.domain.placement.free_hardware import replicas_free_now

@@ -5,7 +5,8 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.api.reasons import Discovered, PlacementReason, PoolAccepted
+from tessera.api.pool_reasons import Discovered, PoolAccepted
+from tessera.api.reasons import PlacementReason
 from tessera.domain.hardware.pools import PoolView, discover, pools_by_node, tariff_of
 from tessera.domain.observed.snapshot import Node, Pool, Ref
 from tessera.domain.placement.placement import place

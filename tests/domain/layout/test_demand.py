@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 
 from tessera.api.mig import MigStatus
-from tessera.api.reasons import LayoutReady, PlacementReason
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import PlacementReason
 from tessera.domain.layout.adoption import PlanAdoption
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve

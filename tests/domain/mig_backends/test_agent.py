@@ -8,7 +8,7 @@ import pytest
 
 from fakegpu.gpu_driver import GpuDriver
 from tessera.api.node_layout import GpuFault
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED

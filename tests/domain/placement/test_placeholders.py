@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tessera.api.accelerator_pool import ProvisioningStatus
-from tessera.api.reasons import NodesProvisioned, PlacementReason
+from tessera.api.pool_reasons import NodesProvisioned
+from tessera.api.reasons import PlacementReason
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, PodEvent, Pool, Ref

@@ -10,7 +10,8 @@ import pytest
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, ProvisioningStatus
 from tessera.api.meta import find_condition
-from tessera.api.reasons import NodesProvisioned, PlacementReason
+from tessera.api.pool_reasons import NodesProvisioned
+from tessera.api.reasons import PlacementReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT

@@ -14,7 +14,8 @@ from functools import partial
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.mig.gpu_models import GpuModel
 from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry, layout_error

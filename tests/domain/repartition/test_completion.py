@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from tessera.api.mig import Assignment
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.rollout import advance_rollout
 from tests.domain.repartition.pool_simulation import (

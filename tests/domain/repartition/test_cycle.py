@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from tessera.api.mig import Assignment, MigPlan, MigStatus
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.domain.config import Config
 from tessera.domain.layout.solution import solve
 from tessera.domain.observed.node_layout import TAINT

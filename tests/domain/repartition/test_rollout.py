@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layout_changes import repartitions
 from tessera.domain.mig.layouts import SlicePlacement

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout

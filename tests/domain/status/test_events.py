@@ -5,24 +5,23 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 
-from tessera.api import batch_reasons, reasons
+from tessera.api import batch_reasons, budget_reasons, pool_reasons, reasons
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import AttemptStatus, BatchInferenceStatus, ProgressStatus
 from tessera.api.batch_reasons import BatchAccepted, BatchComplete, BatchRunning
+from tessera.api.budget_reasons import WithinBudget
 from tessera.api.meta import Condition
 from tessera.api.mig import MigStatus, Unit
+from tessera.api.pool_reasons import Discovered, LayoutReady
 from tessera.api.reasons import (
     Accepted,
-    Discovered,
     EventReason,
-    LayoutReady,
     PlacementReason,
     Progressing,
     ScalingReason,
     SLOMet,
     StatusReason,
     UpdateAvailable,
-    WithinBudget,
 )
 from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus, ScalingStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
@@ -346,7 +345,7 @@ def test_a_batch_that_waits_for_money_says_so() -> None:
 
 
 CONDITIONS: dict[str, tuple[type[StatusReason], ...]] = {
-    "Accepted": (Accepted, reasons.PoolAccepted, reasons.BudgetAccepted, BatchAccepted),
+    "Accepted": (Accepted, pool_reasons.PoolAccepted, budget_reasons.BudgetAccepted, BatchAccepted),
     "Placed": (PlacementReason,),
     "Progressing": (Progressing,),
     "UpdateAvailable": (UpdateAvailable,),
@@ -374,7 +373,7 @@ def test_no_reason_is_told_twice_in_a_row(status_type: type[Any]) -> None:
 def test_every_reason_of_an_event_is_documented() -> None:
     words = {
         str(reason)
-        for module in (reasons, batch_reasons)
+        for module in (reasons, pool_reasons, budget_reasons, batch_reasons)
         for kind in vars(module).values()
         if isinstance(kind, type) and issubclass(kind, StatusReason)
         for reason in kind

@@ -5,7 +5,7 @@ from datetime import timedelta
 
 from tessera.api.accelerator_pool import PRODUCT_LABEL
 from tessera.api.meta import find_condition
-from tessera.api.reasons import Discovered
+from tessera.api.pool_reasons import Discovered
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import (

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.mig import Mig
-from tessera.api.reasons import LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.api.text import counted
 from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import (

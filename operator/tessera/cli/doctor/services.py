@@ -5,14 +5,8 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.adapters.kube import object_parsing as wire
-from tessera.api.reasons import (
-    NAME_WARNINGS,
-    BudgetAccepted,
-    PlacementReason,
-    Progressing,
-    Ready,
-    SLOMet,
-)
+from tessera.api.budget_reasons import BudgetAccepted
+from tessera.api.reasons import NAME_WARNINGS, PlacementReason, Progressing, Ready, SLOMet
 from tessera.api.ref import Ref
 from tessera.api.service_status import SloStatus
 from tessera.api.text import counted

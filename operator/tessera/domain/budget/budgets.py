@@ -8,8 +8,9 @@ from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
+from tessera.api.budget_reasons import BudgetAccepted, Enforcing, WithinBudget
 from tessera.api.meta import find_condition
-from tessera.api.reasons import BudgetAccepted, Enforcing, StatusVerdict, WithinBudget
+from tessera.api.reasons import StatusVerdict
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec
 from tessera.api.text import counted
 from tessera.domain.budget.meter import SpendMeter, SpendRecord

@@ -12,7 +12,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import NamedTuple
 
-from tessera.api.reasons import ScalingReason, StatusVerdict, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.reasons import ScalingReason, StatusVerdict
 from tessera.domain.budget.periods import CalendarPeriod
 from tessera.domain.money import Tariff, from_nanos
 from tessera.domain.observed.snapshot import Ref

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from tessera.api.reasons import WithinBudget
+from tessera.api.budget_reasons import WithinBudget
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, tenant_of
 from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, BudgetWindow

@@ -17,7 +17,8 @@ from tessera.api.accelerator_pool import (
     Toleration,
 )
 from tessera.api.node_layout import MAX_GPUS
-from tessera.api.reasons import Discovered, NodesProvisioned, PoolAccepted, StatusVerdict
+from tessera.api.pool_reasons import Discovered, NodesProvisioned, PoolAccepted
+from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain import money
 from tessera.domain.hardware.device import (

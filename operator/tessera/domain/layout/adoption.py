@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import planned_type

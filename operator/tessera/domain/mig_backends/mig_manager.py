@@ -14,7 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.node_layout import NodeLayoutSpec
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, parse_decimal
 from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig_backends.backend import (

@@ -20,7 +20,8 @@ from tessera.api.accelerator_pool import (
     ProvisioningStatus,
 )
 from tessera.api.meta import format_duration
-from tessera.api.reasons import NodesProvisioned, StatusVerdict
+from tessera.api.pool_reasons import NodesProvisioned
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.hardware.device import GPU

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import PoolAccepted
+from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.batch import batches

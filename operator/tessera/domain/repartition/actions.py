@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.mig import MigStatus
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.mig_backends.backend import BackendRequest
 

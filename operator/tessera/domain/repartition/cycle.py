@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.mig import Mig, MigStatus
-from tessera.api.reasons import Discovered, LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import Discovered, LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from tessera.api.meta import format_duration
 from tessera.api.mig import Unit
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.observed.node_layout import DOWNTIME, TAINT

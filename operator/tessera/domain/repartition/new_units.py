@@ -4,7 +4,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from tessera.api.mig import GpuTarget, Unit
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.domain.mig.layout_changes import repartition_rank
 from tessera.domain.repartition import messages
 from tessera.domain.repartition.goals import NodeGoal

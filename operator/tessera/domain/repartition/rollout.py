@@ -19,7 +19,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from tessera.api.mig import Mig, MigPlan, MigStatus, Phase, Unit
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.mig_backends.backend import BackendRequest, GeometryBackend

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.mig import Unit
-from tessera.api.reasons import LayoutReady, StatusVerdict
+from tessera.api.pool_reasons import LayoutReady
+from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profiles

@@ -9,11 +9,11 @@ from typing import Any
 from tessera.api.inference_service import (
     InferenceServiceSpec,
 )
+from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.reasons import (
     Accepted,
     LoadBalanced,
     PlacementReason,
-    PoolAccepted,
     ScalingReason,
     StatusVerdict,
 )

@@ -11,12 +11,11 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.meta import Condition, Conditions, find_condition
+from tessera.api.pool_reasons import Discovered, LayoutReady
 from tessera.api.reasons import (
     NAME_WARNINGS,
     Accepted,
-    Discovered,
     EventReason,
-    LayoutReady,
     PlacementReason,
     Progressing,
     ScalingReason,

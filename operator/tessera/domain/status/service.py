@@ -8,12 +8,12 @@ from enum import Enum, auto
 from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
+from tessera.api.budget_reasons import WithinBudget
 from tessera.api.meta import Condition
+from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import (
     Accepted,
-    LayoutReady,
     PlacementReason,
-    PoolAccepted,
     Progressing,
     Ready,
     ScalingReason,
@@ -21,7 +21,6 @@ from tessera.api.reasons import (
     StatusReason,
     StatusVerdict,
     UpdateAvailable,
-    WithinBudget,
 )
 from tessera.api.service_status import (
     CostStatus,

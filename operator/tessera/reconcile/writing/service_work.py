@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TypeAlias
 
-from tessera.api.reasons import Accepted, WithinBudget
+from tessera.api.budget_reasons import WithinBudget
+from tessera.api.reasons import Accepted
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.health.readiness import was_ready
 from tessera.domain.observed.snapshot import Pod, ProbeResult, Ref, Snapshot

@@ -1,0 +1,67 @@
+"""Every reason in the conditions of a TenantBudget."""
+
+from tessera.api.reasons import StatusReason
+
+
+class BudgetAccepted(StatusReason):
+    """Is the spec of the budget valid?"""
+
+    VALID = "Valid", True
+    """The spec is valid, and the budget is enforced."""
+    INVALID_SPEC = "InvalidSpec"
+    """The object does not match the schema of this operator."""
+    INVALID_TIME_ZONE = "InvalidTimeZone"
+    """`spec.timeZone` is not a name in the IANA database."""
+    CURRENCY_IMMUTABLE = "CurrencyImmutable"
+    """`spec.currency` changed after something was spent in the previous currency."""
+    OVERLAPPING = "Overlapping"
+    """A namespace already belongs to another budget, which keeps it."""
+    NAME_CONFLICT = "NameConflict"
+    """`spec.publishing` has a name that already belongs to another budget, which keeps it, for the
+    same tenants."""
+    NAME_CONTESTED = "NameContested", True
+    """The spec is valid and enforced, and another budget has one of its names in `spec.publishing`,
+    and is not accepted for that."""
+    PLANNER_ERROR = "PlannerError"
+    """Evaluating this budget failed with an internal error, so nothing is added; other budgets are
+    not affected."""
+
+
+class Enforcing(StatusReason):
+    """Which limits hold?"""
+
+    CURRENT_SPEC = "CurrentSpec", True
+    """The limits of `spec` hold."""
+    LAST_ACCEPTED_SPEC = "LastAcceptedSpec", True
+    """`spec` cannot be used, so the limits of `status.acceptedSpec` hold."""
+    NOT_ACCEPTED = "NotAccepted"
+    """No spec was ever accepted, or the evaluation failed: nothing is added in the namespaces."""
+
+
+class WithinBudget(StatusReason):
+    """Does the budget cover what the tenant requests?"""
+
+    WITHIN_LIMITS = "WithinLimits", True
+    """The limits cover everything that is requested."""
+    FORECAST_ABOVE_LIMIT = "ForecastAboveLimit", True
+    """At the current rate, a window will end above its limit."""
+    NEAR_LIMIT = "NearLimit", True
+    """80 % of a limit is spent."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """A limit is exceeded, or does not cover a replica or batch, which was denied."""
+    GPU_QUOTA_EXCEEDED = "GPUQuotaExceeded"
+    """A replica or batch was denied, since the tenant has as many GPUs as `spec.gpus` allows."""
+    MIN_REPLICAS_EXCEED_BUDGET = "MinReplicasExceedBudget"
+    """Replicas that always run cost more than a limit; existing ones continue, no more start."""
+    SPEND_UNKNOWN = "SpendUnknown"
+    """The record of a window was lost; `spec.onSpendUnknown` applies."""
+    CURRENCY_MISMATCH = "CurrencyMismatch"
+    """The tenant uses a pool priced in another currency: its cost there is not counted, and nothing
+    is added there."""
+    NOT_ACCEPTED = "NotAccepted"
+    """No spec that names the namespace was accepted, so nothing is added there."""
+    NO_BUDGET = "NoBudget"
+    """No TenantBudget covers the namespace, so its spend is not limited."""
+    BUDGET_REQUIRED = "BudgetRequired"
+    """No TenantBudget covers the namespace, and the installation requires one, so nothing is added
+    there."""
