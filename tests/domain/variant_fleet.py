@@ -1,4 +1,4 @@
-"""A cluster in memory that carries out what is decided for one service with several variants."""
+"""A cluster in memory that carries out what is decided for services with several variants."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,7 +26,7 @@ CHAT = Ref("team-a", "chat")
 
 @dataclass
 class VariantFleet:
-    """One service on nodes of several pools, with the controllers of Deployments and pods."""
+    """A service or more on nodes of several pools, with the controllers of Deployments and pods."""
 
     service: ObservedService
     pools: Sequence[Pool]
@@ -36,7 +36,7 @@ class VariantFleet:
     config: Config = field(default_factory=lambda: Config(gateways=True))
     decide: Callable[[Config, Snapshot, PlanMemory], Plan] = plan
     pods: dict[Ref, Pod] = field(default_factory=dict)
-    workloads: dict[str, Workload] = field(default_factory=dict)
+    workloads: dict[Ref, Workload] = field(default_factory=dict)
     memory: PlanMemory = field(default_factory=PlanMemory)
     now: timedelta = timedelta()
     created: int = 0
@@ -44,12 +44,16 @@ class VariantFleet:
     """Further fields of its snapshots."""
     lost: list[Pod] = field(default_factory=list)
     """Pods that took requests when they were deleted."""
+    others: list[ObservedService] = field(default_factory=list)
+    """Services beside it."""
+    plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
+    """What was decided last for each."""
 
     def snapshot(self) -> Snapshot:
         at = NOW + self.now
         return Snapshot(
             at=at,
-            services=(self.service,),
+            services=(self.service, *self.others),
             pools=tuple(self.pools),
             nodes=tuple(self.nodes),
             pods=tuple(self.pods.values()),
@@ -67,13 +71,16 @@ class VariantFleet:
         snapshot = self.snapshot()
         decision = self.decide(self.config, snapshot, self.memory)
         self.memory = self.memory.after(decision)
-        service_plan = decision.service_plans[CHAT]
-        status = service_status(snapshot, service_plan, None, None)
-        self.service = replace(self.service, status=status)
-        self._apply(service_plan)
+        self.plans = decision.service_plans
+        self.service, *self.others = (
+            replace(service, status=service_status(snapshot, self.plans[service.ref], None, None))
+            for service in (self.service, *self.others)
+        )
+        for service_plan in self.plans.values():
+            self._apply(service_plan)
         self.now += timedelta(seconds=seconds)
         self._run_controllers()
-        return service_plan
+        return self.plans[self.service.ref]
 
     def run(self, seconds: float) -> ServicePlan:
         """Run cycles for so long; return the last plan."""
@@ -83,26 +90,28 @@ class VariantFleet:
             service_plan = self.cycle()
         return service_plan
 
-    def counts(self) -> Mapping[str, int]:
-        """Return the pods that take requests, by pool."""
+    def counts(self, service: Ref = CHAT) -> Mapping[str, int]:
+        """Return the pods of a service that take requests, by pool."""
         counts = dict.fromkeys([pool.name for pool in self.pools], 0)
         for pod in self.pods.values():
-            if pod.takes_requests and pod.draining_since is None:
+            serves = pod.takes_requests and pod.draining_since is None
+            if pod.service == service and serves:
                 counts[pool_of(pod)] = counts.get(pool_of(pod), 0) + 1
         return counts
 
     def _apply(self, service_plan: ServicePlan) -> None:
+        service = service_plan.service.ref
         for variant in service_plan.variants:
-            name = variant.choice.variant
-            workload = self.workloads.get(name) or a_workload(0, variant=name)
-            self.workloads[name] = replace(workload, replicas=variant.replicas)
+            empty = a_workload(0, service=service.name, variant=variant.choice.variant)
+            workload = self.workloads.get(empty.ref, empty)
+            self.workloads[empty.ref] = replace(workload, replicas=variant.replicas)
         for ref in service_plan.removable_deployments:
-            name = next(each.variant for each in self.workloads.values() if each.ref == ref)
-            del self.workloads[name]
-            for pod in [pod for pod in self.pods.values() if pod.variant == name]:
+            for pod in self._pods_of(self.workloads.pop(ref)):
                 self._delete(pod)
         drain = service_plan.drain
         for ref, pod in self.pods.items():
+            if pod.service != service:
+                continue
             leaving = ref in drain.draining
             self.pods[ref] = replace(
                 pod,
@@ -114,14 +123,14 @@ class VariantFleet:
     def _run_controllers(self) -> None:
         at = NOW + self.now
         for workload in self.workloads.values():
-            own = [pod for pod in self.pods.values() if pod.variant == workload.variant]
+            own = self._pods_of(workload)
             for _ in range(workload.replicas - len(own)):
                 self.created += 1
-                ref = Ref("team-a", f"chat-{self.created}")
+                ref = Ref("team-a", f"{workload.service.name}-{self.created}")
                 self.pods[ref] = Pod(
                     ref=ref,
                     uid=f"uid-{self.created}",
-                    service=CHAT,
+                    service=workload.service,
                     variant=workload.variant,
                     template="one",
                     created=at,
@@ -138,6 +147,10 @@ class VariantFleet:
                 self.pods[ref] = replace(pod, node=node, bound=at, unschedulable=None)
             elif pod.bound is not None and pod.ready_since is None and at - pod.bound >= self.start:
                 self.pods[ref] = replace(pod, ready_since=at, containers_ready=True, serving=True)
+
+    def _pods_of(self, workload: Workload) -> list[Pod]:
+        owner = workload.service, workload.variant
+        return [pod for pod in self.pods.values() if (pod.service, pod.variant) == owner]
 
     def _delete(self, pod: Pod) -> None:
         if pod.takes_requests and pod.draining_since is None:

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.reasons import VariantReason
+from tessera.api.ref import Ref
 from tessera.api.variant_status import MAX_VARIANTS
+from tessera.domain.names import deployment_name
 from tessera.resources.children import service_manifests
 from tests.builders import a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
@@ -157,8 +159,8 @@ def test_a_new_template_is_rolled_out_one_deployment_after_the_other() -> None:
 
 
 def _set_rollout(cluster: VariantFleet, pool: str, *, complete: bool) -> None:
-    name = f"{pool}-1gpu"
-    cluster.workloads[name] = replace(cluster.workloads[name], rollout_complete=complete)
+    ref = Ref("team-a", deployment_name("chat", f"{pool}-1gpu"))
+    cluster.workloads[ref] = replace(cluster.workloads[ref], rollout_complete=complete)
 
 
 def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
@@ -175,7 +177,8 @@ def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
     assert (former.desired_replicas, former.replicas, former.ready_replicas) == (0, 2, 2)
     assert cluster.lost == []
     cluster.nodes[-1] = a_node("spare", whole=2)
-    while "burst-1gpu" in cluster.workloads:
+    former_ref = Ref("team-a", deployment_name("chat", "burst-1gpu"))
+    while former_ref in cluster.workloads:
         assert sum(cluster.counts().values()) >= 3
         cluster.cycle()
     cluster.cycle()

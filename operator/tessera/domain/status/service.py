@@ -282,7 +282,13 @@ def conditions(
 def _placed_verdict(
     snapshot: Snapshot, service_plan: ServicePlan
 ) -> StatusVerdict[PlacementReason]:
-    stuck = [pod for pod in service_plan.pods if pod.unschedulable and not pod.terminating]
+    # Those of a pool that is gone are no more of the desired ones.
+    names = {variant.choice.variant for variant in service_plan.variants}
+    stuck = [
+        pod
+        for pod in service_plan.pods
+        if pod.unschedulable and not pod.terminating and pod.variant in names
+    ]
     spec = service_plan.service.spec
     if service_plan.choice is None or spec is None or not stuck:
         return _placed_on(service_plan)
