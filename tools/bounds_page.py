@@ -63,13 +63,9 @@ from tessera.gateway.http.sse import (
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
 from tessera.gateway.requests.app import BodyBounds
 from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
+from tessera.gateway.requests.engine_errors import MAX_REFUSAL_LENGTH
 from tessera.gateway.requests.recent import MAX_RECENT_BYTES
-from tessera.gateway.requests.relay import (
-    MAX_REFUSAL_LENGTH,
-    MAX_RESPONSE_BYTES,
-    MAX_UNREAD_BYTES,
-    SLOW_PART_SECONDS,
-)
+from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES, MAX_UNREAD_BYTES, SLOW_PART_SECONDS
 from tessera.gateway.requests.resume import MAX_PROTECTED_BYTES
 from tessera.gateway.requests.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.store.writer import MAX_SPOOLED

@@ -40,12 +40,8 @@ from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import RequestError, route_not_served, unlisted_field
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.attempts import Attempts
-from tessera.gateway.requests.relay import (
-    Delivery,
-    EngineError,
-    EngineRelay,
-    UpstreamRequest,
-)
+from tessera.gateway.requests.engine_errors import EngineError
+from tessera.gateway.requests.relay import Delivery, EngineRelay, UpstreamRequest
 from tessera.gateway.requests.routes import Route
 from tessera.gateway.requests.shapes import likely_tokens, request_shape, with_prompt
 

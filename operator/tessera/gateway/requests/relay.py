@@ -5,10 +5,8 @@ import codecs
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 
 import msgspec
-from typing_extensions import override
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import EngineReplica
@@ -22,12 +20,7 @@ from tessera.gateway.bodies.continuation import (
 )
 from tessera.gateway.bodies.memory import Holding
 from tessera.gateway.bodies.parsing import RequestSummary
-from tessera.gateway.http.continued_events import (
-    DONE,
-    ContinuedEvents,
-    Joint,
-    resumed_comment,
-)
+from tessera.gateway.http.continued_events import DONE, ContinuedEvents, Joint, resumed_comment
 from tessera.gateway.http.engine_connection import (
     ConnectionLostError,
     EngineConnection,
@@ -37,7 +30,13 @@ from tessera.gateway.http.engine_connection import (
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts
-from tessera.gateway.refusals import Headers, RequestError
+from tessera.gateway.refusals import Headers
+from tessera.gateway.requests.engine_errors import (
+    EngineError,
+    incomplete_stream,
+    invalid_response,
+    response_error,
+)
 from tessera.gateway.requests.resume import RESUMABLE, TEXT_NAMES, Protection, count_tokens
 from tessera.gateway.requests.routes import Route
 
@@ -54,64 +53,7 @@ SLOW_PART_SECONDS = 0.002
 _MAX_QUICK_BYTES = 4096
 # From the last event to the end of the engine's response; then its connection is closed.
 _TRAILER_SECONDS = 1.0
-_MAX_ENGINE_MESSAGE = 500
-MAX_REFUSAL_LENGTH = 4096
-# What they say is between the client and the gateway.
-_STATUSES_OF_GATEWAY = frozenset({401, 403, 407, 429, 431, 499})
-_AFTER_SHUTDOWN = b"after shutdown"
 _NULL = msgspec.Raw(b"null")
-
-
-_NO_FAILURES = frozenset({RequestReason.ENGINE_BUSY, RequestReason.RESPONSE_TOO_LARGE})
-_FAILURES_OF_REPLICA = frozenset({RequestReason.ENGINE_UNREACHABLE, RequestReason.ENGINE_DRAINING})
-
-
-class Retry(Enum):
-    """Whether another replica may be tried after a failure."""
-
-    NEVER = auto()
-    ONCE = auto()
-    """The engine's work is lost, perhaps because of the request itself."""
-    SAFE = auto()
-    """The engine did no work for it, or terminates anyway."""
-
-
-_RETRIES = {
-    RequestReason.ENGINE_UNREACHABLE: Retry.SAFE,
-    RequestReason.ENGINE_BUSY: Retry.SAFE,
-    RequestReason.ENGINE_DRAINING: Retry.SAFE,
-    RequestReason.STREAM_BROKEN: Retry.ONCE,
-}
-
-
-class EngineError(RequestError):
-    """An engine did not answer as it should."""
-
-    def __init__(
-        self,
-        reason: RequestReason,
-        *details: object,
-        status: int | None = None,
-        headers: Headers = (),
-        retry: Retry | None = None,
-    ) -> None:
-        super().__init__(reason, *details, status=status, headers=headers)
-        self.retry = retry or _RETRIES.get(reason, Retry.NEVER)
-
-    @property
-    def is_of_replica(self) -> bool:
-        """Return whether another request would likely fail there too."""
-        return self.status >= 500 and self.reason not in _NO_FAILURES
-
-    @property
-    def is_loss(self) -> bool:
-        """Return whether a stream may go on elsewhere that broke off by it."""
-        return self.retry is not Retry.NEVER or self.reason is RequestReason.ENGINE_TIMEOUT
-
-    @property
-    def may_be_of_request(self) -> bool:
-        """Return whether the request may have caused it."""
-        return self.reason not in _FAILURES_OF_REPLICA
 
 
 @dataclass(slots=True, kw_only=True)
@@ -267,11 +209,11 @@ class EngineRelay:
             elif connection.content_type == b"text/event-stream":
                 await self._relay_stream(connection, replica, headers, first_token)
             else:
-                raise _invalid(replica, "it is no stream of events, which was asked for")
+                raise invalid_response(replica, "it is no stream of events, which was asked for")
         except TimeoutError as error:
             raise EngineError(RequestReason.ENGINE_TIMEOUT, replica.pod.name) from error
         except InvalidHttpError as error:
-            raise _invalid(replica, str(error)) from error
+            raise invalid_response(replica, str(error)) from error
         except ConnectionLostError as error:
             if self._is_left:
                 raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name) from error
@@ -358,7 +300,7 @@ class EngineRelay:
             _check_encoding(body)
             summary = _whole_decoder.decode(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise _invalid(replica, str(error)) from error
+            raise invalid_response(replica, str(error)) from error
         if is_aborted(body):
             raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
         self.delivery.first_token_ns = time.monotonic_ns()
@@ -389,13 +331,13 @@ class EngineRelay:
         except EventTooLargeError as error:
             raise EngineError(RequestReason.RESPONSE_TOO_LARGE, error) from error
         except InvalidStreamError as error:
-            raise _invalid(replica, str(error)) from error
+            raise invalid_response(replica, str(error)) from error
         finally:
             delivery.counts, delivery.drafts = events.total, events.drafts
         if self._holding.exceeded:
             raise self._holding.error()
         if not (events.ended and events.started):
-            raise _incomplete(events, replica)
+            raise incomplete_stream(events, replica)
         self._answered()
         await self._response.end_stream()
         if not connection.complete:
@@ -533,47 +475,8 @@ class EngineRelay:
     ) -> None:
         """Raise the error of a response that is not a success."""
         body = await connection.read(_MAX_ERROR_BYTES) or b""
-        status = connection.status
-        if status in (429, 503):
-            raise EngineError(RequestReason.ENGINE_BUSY)
-        if status >= 500 and _AFTER_SHUTDOWN in body:
-            raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
-        error = _engine_error(body)
-        text = (error.message if error else None) or ""
-        if not _is_refusal(status):
-            text = f"The engine answered with status {status}. {text[:_MAX_ENGINE_MESSAGE]}"
-            raise EngineError(RequestReason.ENGINE_FAILED, text.rstrip())
-        if error is None:
-            path = self._request.route.path
-            text = f"The engine of this model refused POST {path} with status {status}."
-            raise EngineError(RequestReason.ENGINE_REFUSED, text, status=status)
-        raise _EngineRefusalError(status, text, body, headers)
-
-
-class _EngineRefusalError(EngineError):
-    """The engine refused the request in its own words, which the client gets as they are."""
-
-    def __init__(self, status: int, message: str, body: bytes, headers: Headers) -> None:
-        super().__init__(RequestReason.ENGINE_REFUSED, message, status=status, headers=headers)
-        self._body = body
-
-    @override
-    def body(self) -> bytes:
-        return self._body
-
-    @override
-    def event(self) -> bytes:
-        # The engine's own may have several lines.
-        return RequestError(self.reason, self.message, status=self.status).event()
-
-
-class _ErrorObject(msgspec.Struct, gc=False):
-    message: str | None = None
-    code: int | str | None = None
-
-
-class _ErrorBody(msgspec.Struct, gc=False):
-    error: _ErrorObject
+        path = self._request.route.path
+        raise response_error(connection.status, body, headers, replica, path)
 
 
 class _Whole(msgspec.Struct, gc=False):
@@ -581,20 +484,7 @@ class _Whole(msgspec.Struct, gc=False):
     metrics: msgspec.Raw = _NULL
 
 
-_error_decoder = msgspec.json.Decoder(_ErrorBody)
 _whole_decoder = msgspec.json.Decoder(_Whole)
-
-
-def _engine_error(body: bytes) -> _ErrorObject | None:
-    try:
-        return _error_decoder.decode(body).error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-
-
-def _is_refusal(status: int) -> bool:
-    """Return whether an engine says by this status that the request is at fault."""
-    return 400 <= status < 500 and status not in _STATUSES_OF_GATEWAY
 
 
 def _check_encoding(body: bytes) -> None:
@@ -613,31 +503,3 @@ async def _skip_trailer(connection: EngineConnection) -> None:
             await connection.forward(lambda _: True)
     except (TimeoutError, ConnectionLostError, InvalidHttpError):
         return
-
-
-def _incomplete(events: EventRelay, replica: EngineReplica) -> EngineError:
-    """Return the error of a stream that did not end as it should."""
-    if events.error is not None:
-        return _reported(events.error, replica)
-    if events.started and not events.aborted:
-        detail = "the stream ended without its last event"
-        return EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, detail)
-    # An engine that terminates answers queued requests with an empty stream.
-    return EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
-
-
-def _reported(event: bytes, replica: EngineReplica) -> EngineError:
-    """Return the error that the engine sent as an event."""
-    error = _engine_error(event.partition(b"data:")[2])
-    text = (error.message if error else None) or "no message"
-    status = error.code if error and isinstance(error.code, int) else 500
-    if _is_refusal(status):
-        text = text[:MAX_REFUSAL_LENGTH]
-        return EngineError(RequestReason.ENGINE_REFUSED, text, status=status)
-    text = f"The engine failed on {replica.pod.name}: {text[:_MAX_ENGINE_MESSAGE]}"
-    return EngineError(RequestReason.ENGINE_FAILED, text, retry=Retry.ONCE)
-
-
-def _invalid(replica: EngineReplica, detail: str) -> EngineError:
-    detail = detail[:_MAX_ENGINE_MESSAGE]
-    return EngineError(RequestReason.INVALID_RESPONSE, replica.pod.name, detail)
