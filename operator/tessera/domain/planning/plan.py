@@ -25,11 +25,7 @@ from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import MeteringInputs, metering_inputs
 from tessera.domain.budget.state import Grant
 from tessera.domain.config import Config
-from tessera.domain.gateway.name_conflicts import (
-    NameConflicts,
-    find_name_conflicts,
-    name_verdicts,
-)
+from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
@@ -50,16 +46,14 @@ from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
-from tessera.domain.planning.service_plan import (
-    Measurements,
-    ServicePlan,
+from tessera.domain.planning.observations import Measurements, measurements_of, with_observations
+from tessera.domain.planning.service_decision import (
     ServicePlanInputs,
-    measurements_of,
     plan_service,
     set_aside_plan,
-    with_observations,
     with_surge_capacity,
 )
+from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.cycle import (
     FundedProposals,
     LayoutMemory,
@@ -83,12 +77,7 @@ from tessera.domain.service.proposal import (
     min_replicas_of,
     propose,
 )
-from tessera.domain.service.proposals import (
-    free_for,
-    free_in_pool,
-    held_devices,
-    propose_all,
-)
+from tessera.domain.service.proposals import free_for, free_in_pool, held_devices, propose_all
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service.variant_counts import Devices, reclaimed_pods
