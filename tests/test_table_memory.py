@@ -106,7 +106,7 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),
-        "tessera.domain.placement.placement._tabulated_size": lambda: (
+        "tessera.domain.placement.candidates.tabulated_size": lambda: (
             a_demand(),
             whole_gpu_hardware(hardware, 8),
         ),

@@ -48,8 +48,8 @@ TABLES: Mapping[str, Table] = {
         "GPU model, counts, up to 16 GPUs and layouts", 16
     ),
     "tessera.domain.mig_backends.usage.share": Table("GPU model, profile", 1),
+    "tessera.domain.placement.candidates.tabulated_size": Table("demand, hardware", 8),
     "tessera.domain.placement.placement._tabulated_objectives": Table("demand, hardware", 8),
-    "tessera.domain.placement.placement._tabulated_size": Table("demand, hardware", 8),
     "tessera.domain.repartition.goals._target_layout": Table("GPU model, slices, layout", 2),
 }
 

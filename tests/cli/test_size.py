@@ -16,8 +16,8 @@ from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.placement.candidates import hardware_candidates
 from tessera.domain.placement.checks import check
-from tessera.domain.placement.placement import hardware_candidates
 from tessera.domain.sizing.table import SizeVerdict
 from tests.builders import a_node, a_pool, a_service, a_snapshot, a_spec, plan_of
 

@@ -10,8 +10,8 @@ from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import Adapter
 from tessera.domain.model.precision_files import files_of
 from tessera.domain.names import PORT
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.lora import engine_rank
 from tessera.domain.vllm.loaders import loader_arguments
 from tessera.resources.defaults import Defaults

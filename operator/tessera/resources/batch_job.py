@@ -18,7 +18,7 @@ from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.model.fetched import FetchedFiles, fetched_files, located
 from tessera.domain.names import PORT, RUNNER_APP, VARIANT_LABEL, VLLM
 from tessera.domain.observed.batches import Batch
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.resources import engine
 from tessera.resources import platform as surroundings
 from tessera.resources import spot_scheduling as spot

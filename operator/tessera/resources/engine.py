@@ -8,7 +8,7 @@ from tessera.api.inference_service import EnvVar, InferenceServiceSpec
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.vllm.loaders import loader_host_mib
 from tessera.resources import platform as surroundings
 from tessera.resources.arguments import (

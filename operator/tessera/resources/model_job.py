@@ -10,7 +10,7 @@ from tessera.domain.model import names
 from tessera.domain.names import ENGINE_ACCOUNT, PORT, RUNNER_APP, VLLM
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.service.preparation.claims import ModelClaim
 from tessera.domain.service.preparation.jobs import ModelJob
 from tessera.resources import engine

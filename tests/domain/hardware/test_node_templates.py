@@ -11,8 +11,8 @@ from tessera.api.pool_reasons import Discovered, PoolAccepted
 from tessera.api.reasons import PlacementReason, ScalingReason
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.observed.snapshot import Node, Pool, Ref
+from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.free_hardware import replicas_free_now
-from tessera.domain.placement.placement import free_replicas
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.domain.status.service import service_status
 from tessera.resources.children import service_manifests

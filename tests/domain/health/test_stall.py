@@ -29,7 +29,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.sizing.sizing import ReplicaFit
 from tests.builders import (

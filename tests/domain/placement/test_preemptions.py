@@ -14,7 +14,7 @@ from tessera.domain.config import Config
 from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import Node, Snapshot
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.preemptions import WINDOW, preemption_rate
 from tessera.domain.placement.variant_cost import NOTICE, effective_price
 from tessera.domain.planning.plan import Plan, PlanMemory, plan

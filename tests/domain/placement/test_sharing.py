@@ -7,7 +7,8 @@ import pytest
 
 from tessera.domain.hardware.pools import discover
 from tessera.domain.perf import OFF_TOLERANCE
-from tessera.domain.placement.placement import HardwareChoice, place
+from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.placement import place
 from tessera.domain.placement.sharing import may_share_service
 from tests.builders import NOW, a_node, a_pool, a_spec
 

@@ -16,7 +16,8 @@ from tessera.api.reasons import VariantReason
 from tessera.domain.hardware.pools import discover
 from tessera.domain.incremental import FOREVER
 from tessera.domain.money import NANO, Money
-from tessera.domain.placement.placement import HardwareChoice, place
+from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.placement import place
 from tessera.domain.placement.split import MAX_REST, split_replicas
 from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
 from tests.builders import NOW, a_node, a_pool, a_spec, at

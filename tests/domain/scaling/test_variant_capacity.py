@@ -19,8 +19,8 @@ from tessera.domain.observed.snapshot import (
     SpeedReading,
     TokenRates,
 )
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.scaling.policies.capacity.policy import (
     CapacityAssessment,

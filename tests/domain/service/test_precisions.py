@@ -16,7 +16,7 @@ from tessera.domain.model.config import read_config
 from tessera.domain.model.precision_files import with_files_of
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
-from tessera.domain.placement.placement import hardware_candidates
+from tessera.domain.placement.candidates import hardware_candidates
 from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.precision import UnsupportedPrecision

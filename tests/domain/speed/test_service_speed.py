@@ -13,8 +13,8 @@ from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
 from tessera.domain.perf import MeasurementKey, measured_ratio, measurement_key
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.slo.measurement import Objective, engine_edges
 from tessera.domain.speed.condition import next_speed_status, speed_reason, speed_verdict
 from tessera.domain.speed.measurements import measured_speeds, speeds_for

@@ -25,7 +25,7 @@ from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.observed.batches import Batch, BatchJob
 from tessera.domain.observed.runner_reports import CHECK_NUMBER
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.service.preparation.claims import ModelClaim
 from tessera.domain.service.preparation.jobs import ModelJob
 

@@ -63,7 +63,7 @@ from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.spot_nodes import has_spot_labels
 from tessera.domain.observed.batches import NodeHealth
 from tessera.domain.observed.runner_reports import STALL_SECONDS
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.service.preparation.claims import BatchUser, ModelClaim, batch_claims
 from tessera.domain.steps import planner_error
 

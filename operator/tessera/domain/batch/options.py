@@ -15,13 +15,8 @@ from tessera.domain.batch.schedule import CapacityClass, Estimate, Schedule
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.placement.placement import (
-    NON_SPOT_TIERS,
-    HardwareChoice,
-    Rank,
-    free_replicas,
-    place,
-)
+from tessera.domain.placement.candidates import HardwareChoice, Rank, free_replicas
+from tessera.domain.placement.placement import NON_SPOT_TIERS, place
 
 # A pod that is pending for longer shows that its hardware is unavailable.
 SCHEDULING_TIMEOUT = timedelta(seconds=60)

@@ -8,8 +8,8 @@ from types import MappingProxyType
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
 from tessera.domain import perf
 from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import HardwareChoice
 
 # Share of the predicted speed that is assumed before any measurement: among published step times
 # of GPUs that the fit left out, the worst was 1.4 times the prediction.

@@ -10,8 +10,8 @@ from tessera.api.text import counted
 from tessera.domain.explain.decision import Alternative
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits
 from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.placement.candidates import HardwareCandidate, HardwareChoice
 from tessera.domain.placement.free_hardware import replicas_free_now, why_not_beside
-from tessera.domain.placement.placement import HardwareCandidate, HardwareChoice
 from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan

@@ -13,15 +13,15 @@ from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.variants import variant_changes
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
-from tessera.domain.placement.placement import (
+from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
     fitting_choices,
     hardware_candidates,
     price_order,
 )
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 

@@ -14,7 +14,7 @@ from tessera.domain.explain.alternatives import PlacedService
 from tessera.domain.explain.decision import Decision
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 

@@ -7,14 +7,14 @@ from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService, misfit_message
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import (
+from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
     fitting_choices,
     hardware_candidates,
     price_order,
 )
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.preparation.precisions import PrecisionCheck

@@ -7,7 +7,7 @@ from tessera.domain.explain.alternatives import PlacedService
 from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money, money
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.variant_cost import (
     PossibleMove,
     capacity_of,

@@ -23,12 +23,9 @@ from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
+from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import (
-    CLASS_RANKS,
-    HardwareChoice,
-    hardware_candidates,
-)
+from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.target import places
 from tessera.domain.service.proposal import Proposal, assigned_replicas, min_replicas_of

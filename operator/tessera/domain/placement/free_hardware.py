@@ -3,14 +3,14 @@
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, discover
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import (
+from tessera.domain.placement.candidates import (
     HardwareChoice,
-    PlacementDecision,
     fitting_choices,
     hardware_candidates,
     price_order,
 )
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import BINDING_TIME
 
 

@@ -17,8 +17,8 @@ from tessera.domain.hardware.pools import PoolView, admits, plans_layouts
 from tessera.domain.incremental import reused
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, PodEvent
+from tessera.domain.placement.candidates import fitting_choices, hardware_candidates
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import fitting_choices, hardware_candidates
 
 # An autoscaler that knows the slices of new nodes has said by then that it starts one.
 KNOWN_AFTER = timedelta(seconds=60)

@@ -8,31 +8,27 @@ from typing import NamedTuple
 from tessera.api.accelerator_pool import Tier
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import format_duration
-from tessera.api.model_files import ModelShape
 from tessera.api.reasons import PlacementReason, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.api.variant_status import MAX_VARIANTS
-from tessera.domain.hardware.device import Hardware
-from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, plans_layouts
 from tessera.domain.incremental import tabulated
-from tessera.domain.model.precision_files import shape_in
-from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.observed.snapshot import Pool
-from tessera.domain.perf.engine_terms import engine_terms
-from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
-from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
-from tessera.domain.sizing.lora import engine_rank, slots_mib
-from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
-from tessera.domain.sizing.scheduler_limits import Demand
-from tessera.domain.sizing.sizing import (
-    ReplicaFit,
-    ReplicaMisfit,
-    attainable_objectives,
-    size,
+from tessera.domain.placement.candidates import (
+    HardwareCandidate,
+    HardwareChoice,
+    Rank,
+    fitting_choices,
+    free_replicas,
+    hardware_candidates,
+    price_order,
+    tabulated_size,
 )
-from tessera.domain.sizing.tensor_parallel import can_shard
+from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import ReplicaMisfit, attainable_objectives
 
 # Tiers whose nodes are not reclaimed.
 NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
@@ -40,8 +36,6 @@ NON_SPOT_TIERS: frozenset[Tier] = frozenset({"Reserved", "OnDemand"})
 CLASS_RANKS = {"Interactive": 0, "Standard": 1, "Batch": 2}
 # A shorter context than this is not suggested.
 _MIN_OFFERED_CONTEXT = 512
-# Every cycle sizes the same again, and a batch once per tier.
-_tabulated_size = tabulated(size, size=16_384)
 _tabulated_objectives = tabulated(attainable_objectives, size=4096)
 
 
@@ -67,30 +61,6 @@ def slice_assignments(service: Ref, pools: Iterable[Pool]) -> tuple[SliceAssignm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareChoice:
-    """Hardware on which a service fits."""
-
-    offer: HardwareOffer
-    fit: ReplicaFit
-    variant: str = field(init=False, compare=False)
-    """The name of pool, hardware and precision together."""
-
-    def __post_init__(self) -> None:
-        name = self.offer.variant(self.fit.precision).name
-        object.__setattr__(self, "variant", name)  # every cycle asks for it
-
-    @property
-    def hourly(self) -> Money:
-        return self.offer.hourly
-
-    @property
-    def token_price(self) -> Money:
-        """Return the predicted price of a million output tokens at full load; of a pooling model
-        of input tokens."""
-        return per_million_tokens(self.hourly, self.fit.limits.tokens_per_second)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementDecision:
     """The choices with their reason, or the reason for none."""
 
@@ -113,28 +83,6 @@ class PlacementDecision:
     def choice(self) -> HardwareChoice | None:
         """The reference variant."""
         return self.choices[0] if self.choices else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HardwareCandidate:
-    """Hardware that was considered, and whether the model fits."""
-
-    offer: HardwareOffer
-    demand: Demand
-    fit: ReplicaFit | ReplicaMisfit | UnsupportedPrecision
-
-
-# Sort key of choices: the lowest is the best.
-Rank = Callable[[HardwareChoice], tuple[float, float, str]]
-
-
-def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
-    """Order by the price of a replica, then by speed."""
-    return (
-        choice.offer.comparison_price.nanos,
-        -choice.fit.limits.tokens_per_second,
-        choice.variant,
-    )
 
 
 def place(  # noqa: PLR0913 - two of them are for batches
@@ -370,70 +318,6 @@ def _layout_pending(pools: Sequence[str], choices: Sequence[HardwareChoice]) -> 
     return replace(pending, awaited=choices[0])
 
 
-def hardware_candidates(
-    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
-) -> list[HardwareCandidate]:
-    """Size every offer in every accepted precision, the checkpoint's own first."""
-    length = max_model_len(spec, shape)
-    answer = min(spec.context.typical_output_tokens, max(1, length // 2))
-    if pooling_task(spec) is not None:
-        answer = 0
-    prompt = min(spec.context.typical_input_tokens, length - answer)
-    engine, adapters = engine_terms(spec.engine), spec.model.adapters
-    adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
-    demands = [
-        Demand(
-            shape=shape_in(spec, shape, precision),
-            precision=precision,
-            max_model_len=length,
-            input_tokens=prompt,
-            output_tokens=answer,
-            ttft=spec.slo.ttft_p95,
-            inter_token=spec.slo.itl_p95,
-            adapters_mib=adapters_mib,
-            engine=engine,
-        )
-        for precision in (None, *(variant.precision for variant in spec.precision.variants))
-    ]
-    return [
-        HardwareCandidate(offer=offer, demand=demand, fit=sized(demand, offer.hardware))
-        for offer in offers
-        if can_shard(shape, offer.hardware.devices)
-        and (engine.draft is None or can_shard(engine.draft, offer.hardware.devices))
-        and engine.devices in (None, offer.hardware.devices)
-        for demand in demands
-    ]
-
-
-def sized(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit | UnsupportedPrecision:
-    """Return how a demand fits, or why the hardware does not run its precision.
-
-    That of the model's own files is tried on all hardware.
-    """
-    product = products().get(hardware.product)
-    if demand.precision is not None and product is not None:
-        reason = unsupported_reason(demand.shape, demand.precision, product)
-        if reason is not None:
-            return UnsupportedPrecision(hardware, demand.precision, reason)
-    return _tabulated_size(demand, hardware)
-
-
-def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareChoice]:
-    """Return the hardware on which the model fits."""
-    return [
-        HardwareChoice(offer=candidate.offer, fit=candidate.fit)
-        for candidate in candidates
-        if isinstance(candidate.fit, ReplicaFit)
-    ]
-
-
-def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:
-    """Return how many replicas an offer has capacity for, as if free devices shared nodes."""
-    hardware = offer.hardware
-    in_use = used_devices.get((offer.pool, hardware.resource), 0)
-    return offer.replicas - -(-in_use // hardware.devices)
-
-
 def _placed_decision(
     choice: HardwareChoice, choices: Sequence[HardwareChoice]
 ) -> PlacementDecision:
@@ -528,7 +412,7 @@ def _no_fit(
     misfits = [misfit for _, misfit in pairs]
     too_slow = [misfit for misfit in misfits if misfit.needed_mib == 0]
     if too_slow:
-        if (message := unmet_limit(pairs, _tabulated_size)) is not None:
+        if (message := unmet_limit(pairs, tabulated_size)) is not None:
             return _not_placed(PlacementReason.ENGINE_LIMITS_UNMET, message)
         fastest = min(too_slow, key=lambda misfit: (misfit.inter_token_ms, misfit.prefill_ms))
         demand = next(each.demand for each in candidates if each.fit is fastest)
@@ -544,7 +428,7 @@ def _no_fit(
     if not spec.precision.variants and (shape is None or shape.quantization is None):
         remedies.append("fp8 in spec.precision.variants, which halves 16-bit weights")
     demand = next(each.demand for each in candidates if each.fit is best)
-    remedies += memory_remedies(demand, best.hardware, _tabulated_size)
+    remedies += memory_remedies(demand, best.hardware, tabulated_size)
     return _not_placed(
         PlacementReason.TOO_LARGE,
         f"spec.model.uri: does not fit; the closest is {_describe(best)} with "

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tessera.api.text import counted
 from tessera.domain.perf import OFF_TOLERANCE
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 
 
 def may_share_service(choices: Sequence[HardwareChoice]) -> str | None:

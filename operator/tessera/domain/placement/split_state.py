@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from tessera.api.reasons import VariantReason
 from tessera.domain.incremental import FOREVER
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 
 # A scheduler that finds a free device binds a pod within it.
 BINDING_TIME = timedelta(seconds=15)

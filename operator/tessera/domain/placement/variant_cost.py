@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from tessera.domain.money import Money
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 
 # The price of anything that is paid only while it is used is above all that is paid anyway.
 _CASH_BITS = 64

@@ -14,8 +14,8 @@ from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot, SpeedReading, Workload
+from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import free_replicas
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants

@@ -13,8 +13,9 @@ from tessera.domain.model.precision_files import spec_in
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Workload
 from tessera.domain.perf import SpeedMeasurement
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.placement.placement import HardwareChoice, PlacementDecision
+from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.drain import DrainPlan

@@ -14,7 +14,7 @@ from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot, Workload
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.repartition.actions import PoolService, Replica
 from tessera.domain.rollout.drain import is_drained
 from tessera.domain.rollout.strategy import is_rolling_out, surge_timed_out

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from tessera.domain.observed.snapshot import Pod, Workload
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 
 # How long a surge replica may stay unschedulable.
 SURGE_TIMEOUT = timedelta(seconds=60)

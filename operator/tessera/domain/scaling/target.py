@@ -9,8 +9,8 @@ from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.variant_status import VariantStatus
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits, longest_reading

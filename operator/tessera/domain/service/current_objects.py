@@ -10,7 +10,7 @@ from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Workload
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 
 _NONE: frozenset[Ref] = frozenset()
 OwnedT = TypeVar("OwnedT", Pod, Workload, ObservedModelJob)

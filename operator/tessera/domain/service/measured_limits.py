@@ -5,14 +5,14 @@ from dataclasses import replace
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.placement.placement import (
+from tessera.domain.placement.candidates import (
     HardwareChoice,
-    PlacementDecision,
     fitting_choices,
     hardware_candidates,
     sized,
 )
+from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.sizing.sizing import ReplicaFit
 
 # Of the input. With less, the time that reading prompts leaves is for hardly more requests.

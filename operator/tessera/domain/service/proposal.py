@@ -29,9 +29,9 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.placement import (
-    HardwareChoice,
     PlacementDecision,
     SliceAssignment,
     place,

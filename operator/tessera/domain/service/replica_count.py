@@ -9,7 +9,7 @@ from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.scaling.additions import with_refusal, without_useless
 from tessera.domain.scaling.decisions import current_replicas
 from tessera.domain.scaling.load import in_reference_replicas, load_of, usable_readings

@@ -26,7 +26,7 @@ from tessera.api.text import counted
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import ObservedService, Workload
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.service.measured_limits import lowered_limit
 
 # Fields of the spec that shape the pods. The others decide placement and count; of `precision` the

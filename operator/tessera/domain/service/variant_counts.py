@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Pod
-from tessera.domain.placement.placement import HardwareChoice, free_replicas
+from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.split import split_replicas
 from tessera.domain.placement.split_state import (
     ReplicaSplit,

@@ -12,7 +12,7 @@ from tessera.api.service_status import PreemptionStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.perf import MIN_REQUESTS
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.speed.condition import WINDOW
 
 # Of the finished requests of five minutes, which is steady load if there are enough.

@@ -13,8 +13,8 @@ from tessera.domain.money import Money, per_million_tokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
 from tessera.domain.perf.roofline import arithmetic
 from tessera.domain.perf.utilization import HardwarePeaks, hardware_peaks, mfu
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.slo.measurement import Objective, engine_edges
 

@@ -42,8 +42,8 @@ from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Snapshot
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
-from tessera.domain.placement.placement import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.rollout.replica_conflict import conflict_verdict

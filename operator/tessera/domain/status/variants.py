@@ -12,7 +12,7 @@ from tessera.api.variant_status import (
     VariantStatus,
 )
 from tessera.domain.observed.snapshot import Pod
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.service.variant_counts import shares_of, whole_replicas
 from tessera.domain.speed.measurements import corrected_rate

@@ -23,8 +23,8 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.money import price_on
 from tessera.domain.observed.snapshot import Budget, Node, ObservedService, Pool, Snapshot
 from tessera.domain.perf.footprint import stored_shape
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
-from tessera.domain.placement.placement import HardwareChoice
 from tessera_lab.cli.simulate.manifests import read_objects
 from tessera_lab.fleet.policies.product import FleetObjects
 from tessera_lab.fleet.prices import PRICE_SETS, GpuPrices

@@ -34,7 +34,7 @@ from tessera.domain.observed.snapshot import (
     TokenRates,
     Workload,
 )
-from tessera.domain.placement.placement import HardwareChoice
+from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.variants import variant_status, variant_statuses

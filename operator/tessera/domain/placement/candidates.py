@@ -1,0 +1,133 @@
+"""The hardware on which a service fits, with the price and the speed of a replica."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.model_files import ModelShape
+from tessera.domain.hardware.device import Hardware
+from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.incremental import tabulated
+from tessera.domain.model.precision_files import shape_in
+from tessera.domain.money import Money, per_million_tokens
+from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.placement.checks import max_model_len, pooling_task
+from tessera.domain.sizing.lora import engine_rank, slots_mib
+from tessera.domain.sizing.precision import UnsupportedPrecision, unsupported_reason
+from tessera.domain.sizing.scheduler_limits import Demand
+from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit, size
+from tessera.domain.sizing.tensor_parallel import can_shard
+
+# Every cycle sizes the same again, and a batch once per tier.
+tabulated_size = tabulated(size, size=16_384)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareChoice:
+    """Hardware on which a service fits."""
+
+    offer: HardwareOffer
+    fit: ReplicaFit
+    variant: str = field(init=False, compare=False)
+    """The name of pool, hardware and precision together."""
+
+    def __post_init__(self) -> None:
+        name = self.offer.variant(self.fit.precision).name
+        object.__setattr__(self, "variant", name)  # every cycle asks for it
+
+    @property
+    def hourly(self) -> Money:
+        return self.offer.hourly
+
+    @property
+    def token_price(self) -> Money:
+        """Return the predicted price of a million output tokens at full load; of a pooling model
+        of input tokens."""
+        return per_million_tokens(self.hourly, self.fit.limits.tokens_per_second)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HardwareCandidate:
+    """Hardware that was considered, and whether the model fits."""
+
+    offer: HardwareOffer
+    demand: Demand
+    fit: ReplicaFit | ReplicaMisfit | UnsupportedPrecision
+
+
+# Sort key of choices: the lowest is the best.
+Rank = Callable[[HardwareChoice], tuple[float, float, str]]
+
+
+def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
+    """Order by the price of a replica, then by speed."""
+    return (
+        choice.offer.comparison_price.nanos,
+        -choice.fit.limits.tokens_per_second,
+        choice.variant,
+    )
+
+
+def hardware_candidates(
+    spec: InferenceServiceSpec, shape: ModelShape, offers: Sequence[HardwareOffer]
+) -> list[HardwareCandidate]:
+    """Size every offer in every accepted precision, the checkpoint's own first."""
+    length = max_model_len(spec, shape)
+    answer = min(spec.context.typical_output_tokens, max(1, length // 2))
+    if pooling_task(spec) is not None:
+        answer = 0
+    prompt = min(spec.context.typical_input_tokens, length - answer)
+    engine, adapters = engine_terms(spec.engine), spec.model.adapters
+    adapters_mib = slots_mib(shape, len(adapters), engine_rank(adapters))
+    demands = [
+        Demand(
+            shape=shape_in(spec, shape, precision),
+            precision=precision,
+            max_model_len=length,
+            input_tokens=prompt,
+            output_tokens=answer,
+            ttft=spec.slo.ttft_p95,
+            inter_token=spec.slo.itl_p95,
+            adapters_mib=adapters_mib,
+            engine=engine,
+        )
+        for precision in (None, *(variant.precision for variant in spec.precision.variants))
+    ]
+    return [
+        HardwareCandidate(offer=offer, demand=demand, fit=sized(demand, offer.hardware))
+        for offer in offers
+        if can_shard(shape, offer.hardware.devices)
+        and (engine.draft is None or can_shard(engine.draft, offer.hardware.devices))
+        and engine.devices in (None, offer.hardware.devices)
+        for demand in demands
+    ]
+
+
+def sized(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit | UnsupportedPrecision:
+    """Return how a demand fits, or why the hardware does not run its precision.
+
+    That of the model's own files is tried on all hardware.
+    """
+    product = products().get(hardware.product)
+    if demand.precision is not None and product is not None:
+        reason = unsupported_reason(demand.shape, demand.precision, product)
+        if reason is not None:
+            return UnsupportedPrecision(hardware, demand.precision, reason)
+    return tabulated_size(demand, hardware)
+
+
+def fitting_choices(candidates: Iterable[HardwareCandidate]) -> list[HardwareChoice]:
+    """Return the hardware on which the model fits."""
+    return [
+        HardwareChoice(offer=candidate.offer, fit=candidate.fit)
+        for candidate in candidates
+        if isinstance(candidate.fit, ReplicaFit)
+    ]
+
+
+def free_replicas(offer: HardwareOffer, used_devices: Mapping[tuple[str, str], int]) -> int:
+    """Return how many replicas an offer has capacity for, as if free devices shared nodes."""
+    hardware = offer.hardware
+    in_use = used_devices.get((offer.pool, hardware.resource), 0)
+    return offer.replicas - -(-in_use // hardware.devices)
