@@ -13,6 +13,7 @@ from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import NodesProvisioned
 from tessera.api.reasons import PlacementReason
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.config import Config
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, Pod, PodEvent, Pool, Snapshot
@@ -424,6 +425,31 @@ def test_a_service_goes_to_another_pool_while_one_rests_and_back_once_a_node_cam
     fleet.run(1800)
     assert fleet.counts() == {"cheap": 2, "dear": 0}
     assert not fleet.lost
+
+
+@pytest.mark.parametrize("nodes", [0, 1])
+def test_of_unequal_speed_without_the_gateway_all_replicas_leave_a_pool_without_nodes_that_rests(
+    nodes: int,
+) -> None:
+    """With one on a node all stay, since those of another speed may not serve beside it."""
+    fast = a_pool("fast", "9")
+    existing = [a_node("fast", whole=8, product=H100), a_node("cheap", whole=1)]
+    spec = a_spec(placement={"pools": ["cheap", "fast"]}, scaling={"minReplicas": 2})
+    fleet = VariantFleet(
+        a_service(spec=spec),
+        [a_burst_pool("cheap"), fast],
+        existing[: 1 + nodes],
+        start=timedelta(seconds=30),
+        config=Config(),
+    )
+    fleet.run(START)
+    assert {pool_of(pod) for pod in fleet.pods.values()} == {"cheap"}
+    fleet.run(120)
+    assert fleet.memory.pools[0].provisioning is not None
+    assert fleet.memory.pools[0].provisioning.failures == 1
+    assert fleet.counts() == ({"cheap": 1, "fast": 0} if nodes else {"cheap": 0, "fast": 2})
+    fleet.run(1200)
+    assert fleet.counts() == ({"cheap": 1, "fast": 0} if nodes else {"cheap": 0, "fast": 2})
 
 
 def a_new_node_of(pool: str, fleet: VariantFleet) -> Node:

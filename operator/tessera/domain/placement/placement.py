@@ -98,12 +98,14 @@ def place(  # noqa: PLR0913 - two of them are for batches
     rank: Rank = price_order,
     assignments: Sequence[SliceAssignment] = (),
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
+    bound: bool = True,
 ) -> PlacementDecision:
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
     price, except to a listed precision in which it costs less, beside its `replicas` (None: never).
-    It moves from slices that the pool's `spec.mig.layout` has no more, once others have room.
+    It moves from slices that the pool's `spec.mig.layout` has no more, once others have room, and
+    from a pool without a node that rests, unless it is `bound`: a replica of it is on a node.
     Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any the
     cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices of
     other services by pool and resource. Only pools of `tiers` that admit the namespace count, and
@@ -157,7 +159,17 @@ def place(  # noqa: PLR0913 - two of them are for batches
         running = current_choices[0], replicas
         change = _precision_change(choices, running, used_devices, min_replicas)
     decision = change or _place_on_existing(choices, current_choices, free)
-    return _with_others(decision, choices, may_share)
+    decision = _with_others(decision, choices, may_share)
+    if not bound and all(_rests_without_nodes(choice) for choice in decision.choices):
+        # Nothing that may serve beside it has a node, so all replicas go where one is.
+        lasting = [choice for choice in choices if not _rests_without_nodes(choice)]
+        if any(choice.variant in free for choice in lasting):
+            decision = _with_others(_place_on_existing(lasting, [], free), lasting, may_share)
+    return decision
+
+
+def _rests_without_nodes(choice: HardwareChoice) -> bool:
+    return choice.offer.rests_until is not None and not choice.offer.replicas
 
 
 def _with_others(

@@ -288,6 +288,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         # Only the gateway knows what each replica can serve.
         assignments=assignments if gateways else assignments[:1],
         may_share=_any_speed if gateways else may_share_service,
+        bound=any(pod.node is not None for pod in objects.pods),
     )
 
 
