@@ -6,12 +6,13 @@ from datetime import timedelta
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.api.reasons import VariantReason
+from tessera.api.meta import find_condition
+from tessera.api.reasons import Ready, VariantReason
 from tessera.api.ref import Ref
 from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.names import deployment_name
 from tessera.resources.children import service_manifests
-from tests.builders import a_node, a_pool, a_service, a_spec
+from tests.builders import a_node, a_pod, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
 from tests.properties import examples
 
@@ -200,6 +201,30 @@ def test_a_deleted_pool_of_the_reference_variant_is_said_too() -> None:
     cluster.run(120)
     assert cluster.counts() == {"burst": 3}
     assert cluster.service.status.variants is None
+
+
+def test_a_service_that_names_a_deleted_pool_keeps_its_replicas_there_and_their_number() -> None:
+    """Also where its reference variant has none."""
+    cluster = fleet(2, reserved=1, burst=0)
+    foreign = a_pod("guest", node="reserved-0", devices={"nvidia.com/gpu": 1})
+    cluster.pods[foreign.ref] = replace(foreign, service=Ref("team-a", ""), variant="")
+    spec = a_spec(replicas=2, placement={"pools": ["reserved", "burst"]})
+    cluster.service = replace(cluster.service, spec=spec)
+    cluster.run(30)
+    cluster.nodes[1] = a_node("burst", whole=2)
+    cluster.run(120)
+    assert cluster.counts()["burst"] == 2
+    assert cluster.service.status.variant is not None
+    assert cluster.service.status.variant.pool == "reserved"
+    cluster.pools = (RESERVED,)
+    cluster.run(120)
+    assert cluster.counts()["burst"] == 2
+    status = cluster.service.status
+    assert status.scaling is not None
+    assert status.scaling.desired_replicas == 2
+    ready = find_condition(status.conditions, "Ready")
+    assert ready is not None
+    assert ready.reason == Ready.PROBE_PENDING
 
 
 def test_why_a_variant_changed_is_said_until_it_changes_again() -> None:

@@ -305,8 +305,7 @@ def _unchanged(
     **parts: Any,
 ) -> Until[Proposal]:
     """Return a proposal that leaves everything unchanged, but for these parts of it."""
-    current = objects.reference_workload(service.status)
-    replicas = current.replicas if current is not None else 0
+    replicas = sum(workload.replicas for workload in objects.workloads)
     message = "nothing is placed while Accepted is False"
     proposal = Proposal(
         service=service,
