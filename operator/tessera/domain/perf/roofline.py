@@ -77,7 +77,7 @@ def roofline(
     return StepTime(
         weights=min_read_seconds(single_token_bytes, bandwidth * weights),
         other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
-        unread_share=1 - single_token_bytes / batch_bytes,
+        unread_share=_unread_share(shape, single_token_bytes / batch_bytes),
         kv_token=footprint.cache_bytes_per_token(shape, size) * size / (bandwidth * shares.cache),
         token=2 * footprint.active_parameters(shape) / flops,
         unoverlapped=shares.unoverlapped,
@@ -89,6 +89,16 @@ def roofline(
         + reductions * shares.reduction_seconds,
         source=source,
     )
+
+
+def _unread_share(shape: ModelShape, read_share: float) -> float:
+    """Return the probability that one token leaves an expert out.
+
+    A shape of unknown experts has that of its weights, which counts those of all tokens too.
+    """
+    if shape.experts is None or shape.experts_per_token is None:
+        return 1 - read_share
+    return max(0.0, 1 - shape.experts_per_token / shape.experts)
 
 
 def peak_flops(shape: ModelShape, precision: str | None, hardware: Hardware) -> float:

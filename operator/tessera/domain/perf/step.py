@@ -55,7 +55,7 @@ class StepTime:
     other_experts: float = 0.0
     """Reading the weights that a single token does not use."""
     unread_share: float = 0.0
-    """Share of the weights that a single token does not use; more tokens use more experts."""
+    """Share of the experts that a single token does not use; more tokens use more experts."""
     pair: float = 0.0
     """Attention of one token of a prompt to one before it; a prompt of n tokens has n x n pairs."""
     exchange: float = 0.0
