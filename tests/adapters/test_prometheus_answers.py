@@ -64,7 +64,13 @@ def now(pod: str, value: float) -> dict[str, object]:
 
 
 def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
-    assert pods_of([now("a", 4), now("b", 0)], [now("a", 8)], [], [now("a", 70)]) == {
+    rows_by_query = {
+        "waiting": [now("a", 4), now("b", 0)],
+        "running": [now("a", 8)],
+        "activity": [],
+        "cached": [now("a", 70)],
+    }
+    assert pods_of(rows_by_query) == {
         Ref("team-a", "a"): PodReading(waiting=4, running=8, cached=70),
         Ref("team-a", "b"): PodReading(waiting=0),
     }
@@ -72,11 +78,12 @@ def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
 
 def test_steps_are_known_with_the_time_at_which_they_were_counted_or_not_at_all() -> None:
     scraped = at(-3).timestamp()
-    readings = engines_of(
-        [now("a", 123), now("b", 5), now("c", 6)],
-        [now("a", scraped), now("b", scraped)],
-        [now("a", 0)],
-    )
+    rows_by_query = {
+        "steps": [now("a", 123), now("b", 5), now("c", 6)],
+        "scraped": [now("a", scraped), now("b", scraped)],
+        "awake": [now("a", 0)],
+    }
+    readings = engines_of(rows_by_query)
     assert readings == {
         Ref("team-a", "a"): EngineReading(steps=123, scraped_at=at(-3), awake=False),
         Ref("team-a", "b"): EngineReading(steps=5, scraped_at=at(-3), awake=None),

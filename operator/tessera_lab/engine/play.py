@@ -89,10 +89,6 @@ class PlayedLoad:
         return self.slot_steps / (self.steps * self.setup.slots)
 
     @property
-    def busy_share(self) -> float:
-        return self.busy_seconds / self.seconds
-
-    @property
     def mfu(self) -> float:
         """Return the share of the peak operations that useful tokens took while it was busy.
 

@@ -30,7 +30,8 @@ def minimize(
         lowest, highest = vertices[0], vertices[-1]
         if all(_is_near(lowest[1], point, tolerance) for _, point in vertices[1:]):
             break
-        centroid = _centroid([point for _, point in vertices[:-1]])
+        others = [point for _, point in vertices[:-1]]
+        centroid = tuple(sum(values) / len(others) for values in zip(*others, strict=True))
         candidate = _reflect(objective, centroid, vertices)
         if candidate < highest:
             vertices[-1] = candidate
@@ -79,10 +80,6 @@ def _start_simplex(start: Sequence[float]) -> list[Point]:
         for axis in range(len(start))
     ]
     return [tuple(start), *shifted]
-
-
-def _centroid(points: Sequence[Point]) -> Point:
-    return tuple(sum(values) / len(points) for values in zip(*points, strict=True))
 
 
 def _between(begin: Point, end: Point, share: float) -> Point:

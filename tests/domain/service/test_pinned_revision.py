@@ -74,8 +74,9 @@ def a_pinned_service(commit: str | None = ONE, **model: Any) -> ObservedService:
 
 
 def revision_of(service_plan: ServicePlan) -> str | None:
-    assert service_plan.effective_spec is not None
-    return service_plan.effective_spec.model.revision
+    spec = service_plan.located_spec(service_plan.variants[0])
+    assert spec is not None
+    return spec.model.revision
 
 
 def test_a_new_service_waits_until_the_hub_was_asked() -> None:

@@ -228,10 +228,11 @@ def test_planned_numbers_and_defaults_stay_too() -> None:
         snapshot := later(replace(before, status=status), builder_version=1)
     )
     assert service_plan.choice is not None
-    assert service_plan.effective_spec is not None
+    spec = service_plan.located_spec(service_plan.variants[0])
+    assert spec is not None
     assert service_plan.choice.fit.limits.max_num_seqs == 3
     assert service_plan.choice.fit.memory.weights_mib == 7
-    assert service_plan.effective_spec.engine.version == "0.31.0"
+    assert spec.engine.version == "0.31.0"
     assert "engineVersion 0.32.0 instead of 0.31.0" in update_condition(snapshot).message
 
 

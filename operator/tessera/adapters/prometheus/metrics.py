@@ -225,21 +225,14 @@ class PrometheusMetrics:
         (speeds_at, speeds), latencies = self._last_speeds, self._latencies
         return Readings(
             at=at,
-            pods=pods_of(
-                rows_by_query["waiting"],
-                rows_by_query["running"],
-                rows_by_query["activity"],
-                rows_by_query["cached"],
-            ),
+            pods=pods_of(rows_by_query),
             finished=values_by(rows_by_query["finished"], service_ref),
             finish_rates=values_by(rows_by_query["finish_rate"], service_ref),
             token_rates=_token_rates(
                 values_by(rows_by_query["computed_tokens"], service_ref),
                 values_by(rows_by_query["output_tokens"], service_ref),
             ),
-            engines=engines_of(
-                rows_by_query["steps"], rows_by_query["scraped"], rows_by_query["awake"]
-            ),
+            engines=engines_of(rows_by_query),
             speeds=speeds,
             speeds_at=speeds_at,
             latencies=latencies.by_service,
@@ -441,38 +434,35 @@ def _parameters(at: datetime | None) -> Mapping[str, float] | None:
     return None if at is None else {"time": at.timestamp()}
 
 
-def pods_of(
-    waiting: Iterable[QueryRow],
-    running: Iterable[QueryRow],
-    activity: Iterable[QueryRow],
-    cached: Iterable[QueryRow],
-) -> dict[Ref, PodReading]:
+def pods_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, PodReading]:
     """Return the load of each replica; a missing value is None."""
-    queued, served, active = (values_by(rows, pod_ref) for rows in (waiting, running, activity))
-    cached_tokens = values_by(cached, pod_ref)
+    waiting, running, activity, cached = (
+        values_by(rows_by_query[name], pod_ref)
+        for name in ("waiting", "running", "activity", "cached")
+    )
     return {
         pod: PodReading(
-            waiting=queued.get(pod),
-            running=served.get(pod),
-            activity=active.get(pod),
-            cached=cached_tokens.get(pod),
+            waiting=waiting.get(pod),
+            running=running.get(pod),
+            activity=activity.get(pod),
+            cached=cached.get(pod),
         )
-        for pod in {**queued, **served, **active}
+        for pod in {**waiting, **running, **activity}
     }
 
 
-def engines_of(
-    steps: Iterable[QueryRow], scraped: Iterable[QueryRow], awake: Iterable[QueryRow]
-) -> dict[Ref, EngineReading]:
+def engines_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, EngineReading]:
     """Return the steps of each engine; an engine without a count or its timestamp is absent."""
-    times, states = values_by(scraped, pod_ref), values_by(awake, pod_ref)
+    steps, times, states = (
+        values_by(rows_by_query[name], pod_ref) for name in ("steps", "scraped", "awake")
+    )
     return {
         pod: EngineReading(
             steps=count,
             scraped_at=to_datetime(times[pod]),
             awake=states[pod] > 0 if pod in states else None,
         )
-        for pod, count in values_by(steps, pod_ref).items()
+        for pod, count in steps.items()
         if pod in times
     }
 

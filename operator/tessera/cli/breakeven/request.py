@@ -118,7 +118,7 @@ def _check_options(arguments: SimpleNamespace) -> None:
     if (arguments.api is None) == (arguments.api_price is None):
         raise CommandError(
             "no price of an API, or two: write either --api with a name of the list "
-            f"({_names(list_api_prices())}) or --api-price"
+            f"({', '.join(sorted({entry.name for entry in list_api_prices()}))}) or --api-price"
         )
     for name in ("api_input_price", "api_cached_price"):
         if arguments.api_price is None and getattr(arguments, name) is not None:
@@ -143,10 +143,6 @@ def _check_options(arguments: SimpleNamespace) -> None:
 
 def _option(name: str) -> str:
     return f"--{name.replace('_', '-')}"
-
-
-def _names(prices: Sequence[ApiPrice]) -> str:
-    return ", ".join(sorted({entry.name for entry in prices}))
 
 
 def _request_tokens(arguments: SimpleNamespace, measured: Sequence[MeasuredMonth]) -> TokenUse:

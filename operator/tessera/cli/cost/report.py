@@ -59,15 +59,11 @@ def _by_tenant(tenant: str, line: CostLine) -> str:
     return (tenant or "(no budget)") if line.state.allocated else "(unused)"
 
 
-def _by_pool(_: str, line: CostLine) -> str:
-    return line.pool
-
-
 # Functions from tenant and line to the name of the row.
 GROUPINGS: Mapping[str, Callable[[str, CostLine], str]] = {
     "service": _by_service,
     "tenant": _by_tenant,
-    "pool": _by_pool,
+    "pool": lambda _, line: line.pool,
 }
 
 

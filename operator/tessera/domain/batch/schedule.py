@@ -206,7 +206,7 @@ def _late_message(schedule: Schedule, estimate: Estimate) -> str | None:
 
 def _time_message(schedule: Schedule, estimate: Estimate) -> str:
     need, remaining = (
-        _minutes(span)
+        max(0, round(span.total_seconds() / 60))
         for span in (estimate.time_needed_with_margin(schedule.remaining_rows), schedule.time_left)
     )
     return (
@@ -220,7 +220,3 @@ def _progress_message(schedule: Schedule) -> str:
         f"{schedule.done} of {counted(schedule.rows, 'row')} done ({schedule.done_share:.0%}) in "
         f"{schedule.elapsed_share:.0%} of the time"
     )
-
-
-def _minutes(span: timedelta) -> int:
-    return max(0, round(span.total_seconds() / 60))

@@ -1,6 +1,6 @@
 """How long replicas take to start, which phase takes longest, and what shortens it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -27,7 +27,8 @@ def start_numbers(service_plan: ServicePlan, at: datetime, log: str) -> Numbers:
     numbers = []
     if (start := _typical_start(service_plan)) is not None:
         schedule = start.phases[StartPhase.SCHEDULE]
-        text = f"take {_seconds(schedule + start.lead)}: {_phases_text(start.phases)}"
+        phases = ", ".join(f"{phase} {_seconds(span)}" for phase, span in start.phases.items())
+        text = f"take {_seconds(schedule + start.lead)}: {phases}"
         numbers.append(("starts", text))
     recorded = service_plan.service.status.start
     if recorded is not None and (logged := engine_phases(log)):
@@ -102,10 +103,6 @@ def _remedy_of_engine(part: str, spec: InferenceServiceSpec) -> str:
     if downloads and part != "load":
         return "spec.model.cache.type PersistentVolumeClaim, which downloads the files once,"
     return "another spec.engine.loader" if spec.engine.loader is None else "files on faster volumes"
-
-
-def _phases_text(phases: Mapping[StartPhase, timedelta]) -> str:
-    return ", ".join(f"{phase} {_seconds(span)}" for phase, span in phases.items())
 
 
 def _seconds(span: timedelta) -> str:

@@ -31,9 +31,6 @@ def model_job_name(service: str, uid: str, task: Task, model: Model, update: str
     parts = [uid, task, model.uri, model.revision or "", model.cache.size or ""]
     if model.store is not None:
         parts.append(model.store.model_dump_json())
-    digest = _digest(*parts, *([update] if update else []))
+    text = "\n".join((*parts, *([update] if update else [])))
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return deployment_name(service, f"{task}-{digest}")
-
-
-def _digest(*parts: str) -> str:
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]

@@ -63,10 +63,6 @@ def _read_fp8(_: Mapping[str, Any]) -> Quantization:
     return Quantization(format="fp8", bits=8)
 
 
-def _read_mxfp4(_: Mapping[str, Any]) -> Quantization:
-    return Quantization(format="mxfp4", bits=4, group_size=MXFP4_GROUP)
-
-
 def _read_awq(section: Mapping[str, Any]) -> Quantization:
     _read_bits(section.get("bits", section.get("w_bit")), "awq", (4,))
     return Quantization(
@@ -126,7 +122,7 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any]], Quantization]] = {
     "fbgemm_fp8": _read_fp8,
     "awq": _read_awq,
     "gptq": _read_gptq,
-    "mxfp4": _read_mxfp4,
+    "mxfp4": lambda _: Quantization(format="mxfp4", bits=4, group_size=MXFP4_GROUP),
     "modelopt": _read_modelopt,
     "compressed-tensors": _read_compressed,
 }

@@ -54,6 +54,20 @@ class _RunnerReport(Wire):
     model_config = ConfigDict(extra="ignore")
 
 
+class _RowCounts(_RunnerReport):
+    """Counts of the whole batch."""
+
+    attempt: Count
+    rows: Count = 0
+    failed: Count = 0
+    resent_rows: Count = 0
+    resent_tokens: Count = 0
+    prompt_tokens: Count = 0
+    output_tokens: Count = 0
+    input_changed: Flag = False
+    """The input is another file by now; the attempt goes on with the checked one."""
+
+
 class InputFault(_RunnerReport):
     """One fault of the input, as in OpenAI's batch errors."""
 
@@ -80,11 +94,10 @@ class CheckReport(_RunnerReport):
     message: Text = ""
 
 
-class RunReport(_RunnerReport):
-    """Result of an attempt; its counts are of the whole batch."""
+class RunReport(_RowCounts):
+    """Result of an attempt."""
 
     phase: Literal["run"]
-    attempt: Count
     state: Literal[
         "completed",
         "stopped",
@@ -95,34 +108,17 @@ class RunReport(_RunnerReport):
         "inputChanged",
         "workMissing",
     ]
-    rows: Count = 0
     completed: Count = 0
-    failed: Count = 0
-    resent_rows: Count = 0
-    resent_tokens: Count = 0
-    prompt_tokens: Count = 0
-    output_tokens: Count = 0
-    input_changed: Flag = False
-    """The input is another file by now; all answers are of the one that was checked."""
     message: Text = ""
 
 
-class RunnerProgress(_RunnerReport):
+class RunnerProgress(_RowCounts):
     """Answer of a running attempt or check at `/progress`; `done` includes failed rows."""
 
-    attempt: Count
     state: Text = "running"
     idle_seconds: Count = 0
     """Since a row or a byte last moved."""
-    rows: Count = 0
     done: Count = 0
-    failed: Count = 0
-    resent_rows: Count = 0
-    resent_tokens: Count = 0
-    prompt_tokens: Count = 0
-    output_tokens: Count = 0
-    input_changed: Flag = False
-    """The input is another file by now; the attempt holds the checked one open."""
 
 
 ReportT = TypeVar("ReportT", bound=BaseModel)

@@ -29,7 +29,7 @@ from tessera.domain.rollout.drain import (
 from tessera.domain.rollout.replica_conflict import ReplicaConflict, next_conflict
 from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
-from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
+from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.pinned_revision import pin_revision, pinned_spec
 from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, model_claims
 from tessera.domain.service.preparation.files import with_files
@@ -110,7 +110,7 @@ def _plan_service(
     variants = tuple(
         _plan_variant(inputs, spec, count, at, snapshot)
         for index, count in enumerate(counts)
-        if not index or _is_used(count, objects)
+        if not index or count.replicas or pods_of_variant(objects.pods, count.choice)
     )
     variants = _one_rollout_at_a_time(variants, objects.pods)
     removable, previous = _previous_variants(inputs, variants, snapshot.nodes)
@@ -150,11 +150,6 @@ def _plan_service(
         removable_deployments=removable,
         previous_deployments=previous.replicas,
     )
-
-
-def _is_used(count: VariantCount, objects: CurrentObjects) -> bool:
-    """Return whether a variant has a replica, or gets one."""
-    return bool(count.replicas or pods_of_variant(objects.pods, count.choice))
 
 
 def _plan_variant(

@@ -127,21 +127,6 @@ class ServicePlan:
         return self.template.version if self.template else PodTemplateVersion()
 
     @property
-    def effective_spec(self) -> InferenceServiceSpec | None:
-        """The spec with the defaults, files and revision of its reference variant."""
-        return self._effective_spec(self.template) if self.template else self.service.spec
-
-    def _effective_spec(self, template: TemplateDecision) -> InferenceServiceSpec | None:
-        spec = self.service.spec
-        if spec is None:
-            return None
-        pinned = pinned_spec(
-            spec_with_effective_values(spec, template.record.effective_values),
-            self.pinned_revision,
-        )
-        return spec_in(pinned, shape_of(spec), template.choice.fit.precision)
-
-    @property
     def used_variants(self) -> tuple[VariantPlan, ...]:
         """Its variants with replicas; the reference variant may have none while others do."""
         variants = self.variants
@@ -167,9 +152,15 @@ class ServicePlan:
         return Money(sum(price.nanos for price in prices), self.choice.hourly.currency)
 
     def located_spec(self, variant: VariantPlan) -> InferenceServiceSpec | None:
-        """Return the effective spec as its engines see it: what is downloaded lies on claims."""
-        spec = self._effective_spec(variant.template)
-        return spec if spec is None else located(spec, own_claim(self.service, spec))
+        """Return the spec with the defaults, files and revision of a variant, as its engines see
+        it: what is downloaded lies on claims."""
+        spec, record = self.service.spec, variant.template.record
+        if spec is None:
+            return None
+        effective = spec_with_effective_values(spec, record.effective_values)
+        pinned = pinned_spec(effective, self.pinned_revision)
+        pinned = spec_in(pinned, shape_of(spec), variant.choice.fit.precision)
+        return located(pinned, own_claim(self.service, pinned))
 
     @property
     def choice(self) -> HardwareChoice | None:

@@ -72,10 +72,6 @@ def _parse_size(text: str) -> int:
     return int(digits) * _BINARY[unit]
 
 
-def _parse_size_or_auto(text: str) -> int:
-    return AUTO if text == "auto" else _parse_size(text)
-
-
 def _parse_json(text: str) -> object:
     try:
         return json.loads(text)
@@ -83,17 +79,13 @@ def _parse_json(text: str) -> object:
         raise ValueError(f"expected JSON ({error.msg} at character {error.pos})") from None
 
 
-def _parse_json_or_text(text: str) -> object:
-    return _parse_json(text) if text.startswith("{") else text
-
-
 _READERS: Mapping[FlagType, Callable[[str], object]] = {
     "float": _parse_number,
     "int": _parse_integer,
     "json": _parse_json,
-    "jsonOrText": _parse_json_or_text,
+    "jsonOrText": lambda text: _parse_json(text) if text.startswith("{") else text,
     "size": _parse_size,
-    "sizeOrAuto": _parse_size_or_auto,
+    "sizeOrAuto": lambda text: AUTO if text == "auto" else _parse_size(text),
     "str": str,
     "word": lambda text: text.lower().replace("-", "_"),
 }

@@ -85,7 +85,7 @@ def read_live_load(
         mean_output_tokens=outputs / requests,
         cached_share=min(1.0, cached / all_input) if all_input else None,
     )
-    carried = _constant(rate) if rate is not None else _predicted(file, reading)
+    carried = (lambda _: rate) if rate is not None else _predicted(file, reading)
     fleets = _fleets(carried, max(counts) / step)
     least = widest_bounds(file.spec.scaling)[0] if file is not None else 0
     return LiveLoad(
@@ -132,10 +132,6 @@ def _span(arguments: SimpleNamespace, at: datetime) -> tuple[float, int]:
             f"{_MAX_STEPS}: write a longer --window"
         )
     return at.timestamp() - steps * step, step
-
-
-def _constant(rate: float) -> Callable[[int], float]:
-    return lambda _: rate
 
 
 def _predicted(file: FleetFile | None, reading: SpeedReading) -> Callable[[int], float]:

@@ -44,10 +44,6 @@ def _gpu_utilization(target: float) -> Metric:
     return metric
 
 
-def _unreadable(_: Observation) -> None:
-    return None
-
-
 def _hpa(settings: Settings, *metrics: Metric) -> HpaPolicy:
     """Return an HPA with one limit in pods, or the default ones, in each direction."""
     up, down = (
@@ -94,7 +90,7 @@ HPA_FAMILIES = {
     "hpa-documents-mig": PolicyFamily(
         title="HPA of the documents, no GPU_UTIL on MIG (Kubernetes 1.35)",
         create=lambda settings, _: _hpa(
-            settings, _total("waiting", settings["queue_target"]), _unreadable
+            settings, _total("waiting", settings["queue_target"]), lambda _: None
         ),
         published=_DOCUMENTS,
         grid=grid(
