@@ -100,7 +100,7 @@ def views_of(snapshot: Snapshot) -> tuple[PoolView, ...]:
     return discover(snapshot.pools, snapshot.nodes, NOW.date())
 
 
-def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
+def proposals_of(snapshot: Snapshot, *, gateways: bool = False) -> Mapping[Ref, Proposal]:
     """Propose as a cycle does."""
     current_objects = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
@@ -113,6 +113,8 @@ def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
             current_objects[service.ref],
             views,
             (),
+            (),
+            gateways,
             at=snapshot.at,
             memory=ScalingHistory(),
             snapshot=snapshot,
@@ -123,11 +125,22 @@ def proposals_of(snapshot: Snapshot) -> Mapping[Ref, Proposal]:
 
 
 def layout_problem_of(
-    snapshot: Snapshot, mig_nodes: Sequence[MigNode], can: Capabilities = AGENT, pool: str = "a100"
+    snapshot: Snapshot,
+    mig_nodes: Sequence[MigNode],
+    can: Capabilities = AGENT,
+    pool: str = "a100",
+    *,
+    gateways: bool = False,
 ) -> LayoutProblem:
     """Return the layout problem of a fleet with one pool."""
-    views = views_of(snapshot)
-    return layout_problem(views, {pool: mig_nodes}, {pool: can}, proposals_of(snapshot), snapshot)
+    return layout_problem(
+        views_of(snapshot),
+        {pool: mig_nodes},
+        {pool: can},
+        proposals_of(snapshot, gateways=gateways),
+        snapshot,
+        gateways=gateways,
+    )
 
 
 def adopt_plan(

@@ -121,7 +121,7 @@ def _three_gpu_models() -> Figures:
 def _full_pool() -> Figures:
     """150 services of one kind of slice each, and nine tenths of the GPUs that they need."""
     services = [
-        replace(service, single_type=True)
+        replace(service, max_types=1)
         for service in fleet(150, 0, [offer.gpu_model for offer in THREE])
     ]
     needed = Counter[str]()

@@ -13,7 +13,7 @@ from tessera.api.model_files import PoolingTask
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
-from tessera.domain.layout.solution import solve
+from tessera.domain.layout.solution import profiles_by_service, solve
 from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.names import PORT
@@ -31,6 +31,7 @@ from tessera.reconcile.store import Store
 from tessera.reconcile.writing.shared_objects import Installation
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    DEPLOYMENTS,
     INFERENCE_SERVICES,
     KINDS,
     NODE_LAYOUTS,
@@ -101,7 +102,9 @@ class AnsweringEngines:
 class KillableOperator:
     """One process of the operator; its memory is lost with it."""
 
-    def __init__(self, kube: Kube, injector: CrashInjector, *, node_agents: bool) -> None:
+    def __init__(
+        self, kube: Kube, injector: CrashInjector, *, node_agents: bool, gateways: bool
+    ) -> None:
         cluster = KillableCluster(kube, KillableProcess("operator", injector))
         store, observations = Store(KINDS), Observations()
         self.observations = observations
@@ -116,7 +119,11 @@ class KillableOperator:
         self._background_planner = BackgroundPlanner(CachedSolver(), observations, now, wake)
         self._reflector = Reflector(cluster, store, observations, lambda _: wake())
         self._listed = False
-        config = Config(mig_backends=frozenset({"Agent", "MigManager"}), node_agents=node_agents)
+        config = Config(
+            mig_backends=frozenset({"Agent", "MigManager"}),
+            node_agents=node_agents,
+            gateways=gateways,
+        )
         self._applier = Applier(
             config,
             cluster,
@@ -192,6 +199,8 @@ class RepartitionSimulation:
     ticks: int = 0
     node_agents: bool = True
     """The chart value node.enabled, as the next operator has it."""
+    gateways: bool = False
+    """The chart value gateway.enabled."""
     restart_ticks: int = 0
     """Ticks between the end of an operator and the start of the next."""
     _operator_kills: int = 0
@@ -265,6 +274,15 @@ class RepartitionSimulation:
         self.min_replicas[Ref("team-a", name)] = min_replicas
         self.kube.put(INFERENCE_SERVICES, body, "kubectl")
 
+    async def remove(self, name: str) -> None:
+        """Delete a service; the garbage collector deletes its Deployments."""
+        del self.min_replicas[Ref("team-a", name)]
+        for key in [*self.kube.objects]:
+            if key.plural == INFERENCE_SERVICES.plural and key.name == name:
+                await self.kube.delete(INFERENCE_SERVICES, key)
+            elif key.plural == DEPLOYMENTS.plural and key.name.startswith(f"{name}-"):
+                await self.kube.delete(DEPLOYMENTS, key)
+
     # Time
 
     async def tick(self) -> int:
@@ -284,7 +302,7 @@ class RepartitionSimulation:
         if self.ticks < self._next_start:
             return 1
         self.operator = self.operator or KillableOperator(
-            self.kube, self.injector, node_agents=self.node_agents
+            self.kube, self.injector, node_agents=self.node_agents, gateways=self.gateways
         )
         try:
             writes = await self.operator.reconcile()
@@ -411,11 +429,11 @@ class RepartitionSimulation:
     def _check_services(self) -> None:
         target = self.mig.target
         assert target is not None
-        targets = {target_service.service: target_service for target_service in target.services}
+        planned = profiles_by_service(target.services)
         for service, min_replicas in self.min_replicas.items():
             pods = [pod for _, pod in self.kube.pods() if pod.service == service]
             profiles = {profile_of(A100, device) for pod in pods for device in pod.devices}
-            assert profiles == {targets[str(service)].profile}, (service, self.describe())
+            assert profiles == planned[str(service)], (service, self.describe())
             assert len(pods) >= min_replicas, (service, self.describe())
             assert all(pod.takes_requests for pod in pods), (service, self.describe())
 

@@ -385,8 +385,8 @@ def test_demand_follows_the_replicas_that_are_wanted_and_where_they_run() -> Non
         a_mig_service("chat", replicas=5), mig_nodes=[ground], pods=pods, workloads=(workload,)
     )
     demand = layout_problem_of(fleet, [ground]).demands[0]
-    assert demand.current == InstanceType("a100", "2g.20gb")
-    assert demand.service.demand == pytest.approx(5 * demand.service.throughput[demand.current])
+    assert demand.current == (InstanceType("a100", "2g.20gb"),)
+    assert demand.service.demand == pytest.approx(5 * demand.service.throughput[demand.current[0]])
 
 
 def test_pools_of_one_currency_are_planned_together_and_others_apart() -> None:

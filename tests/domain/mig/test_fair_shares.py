@@ -43,7 +43,7 @@ def services_of(wishes: list[Wish]) -> list[ServiceDemand]:
         replace(
             a_service(f"s{index}", float(wish.replicas + wish.beyond_minimum), {"1g.10gb": 1.0}),
             min_replicas=wish.replicas,
-            single_type=True,
+            max_types=1,
             tenant=wish.tenant,
             weight=WEIGHTS[wish.tenant],
             running_replicas=wish.running,

@@ -204,7 +204,7 @@ def single_type_services(seed: int) -> list[ServiceDemand]:
                 demand=demand,
                 min_replicas=min_replicas,
                 throughput=throughput,
-                single_type=True,
+                max_types=1,
             )
         )
     return services
@@ -272,8 +272,8 @@ def test_some_mix_is_found_where_there_is_room_for_all_and_only_there(seed: int)
 
 def test_gpus_without_a_limit_may_cost_more_than_all_that_have_one() -> None:
     throughput = {InstanceType(H200.name, WHOLE_GPU): 1}
-    dear = ServiceDemand(name="dear", demand=5, throughput=throughput, single_type=True)
-    small = replace(a_service("small", 1, {"1g.10gb": 1}), single_type=True)
+    dear = ServiceDemand(name="dear", demand=5, throughput=throughput, max_types=1)
+    small = replace(a_service("small", 1, {"1g.10gb": 1}), max_types=1)
     mix = feasible_mix(
         [dear, small],
         [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=H200, price=3)],

@@ -1,8 +1,9 @@
 """Services of one kind, GPUs that are there and no more, slices in other hands."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
-from itertools import product
+from itertools import combinations_with_replacement, product
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
+from tessera.domain.mig.pattern_pricing import cheapest_pattern
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service
 from tests.properties import examples
@@ -38,7 +40,7 @@ alike = st.lists(
     ),
     min_size=1,
     max_size=3,
-).map(lambda found: [replace(one, name=f"s{at}", single_type=True) for at, one in enumerate(found)])
+).map(lambda found: [replace(one, name=f"s{at}", max_types=1) for at, one in enumerate(found)])
 
 
 def limited(most: int, **fields: bool) -> list[GpuOffer]:
@@ -77,7 +79,7 @@ def is_possible(supply: Counter[str], gpus: int) -> bool:
 def a_single_type_service(
     name: str, demand: float, speeds: dict[str, float], floor: int = 0
 ) -> ServiceDemand:
-    return replace(a_service(name, demand, speeds, floor), single_type=True)
+    return replace(a_service(name, demand, speeds, floor), max_types=1)
 
 
 @settings(max_examples=examples(60), deadline=None)
@@ -109,9 +111,9 @@ def test_plans_of_one_type_are_legal_serve_everybody_and_are_not_repeated(
 
 
 def test_a_service_keeps_its_kind_unless_another_saves_enough() -> None:
-    chat = replace(a_service("chat", 4, {"1g.10gb": 1, "7g.80gb": 4}), single_type=True)
+    chat = replace(a_service("chat", 4, {"1g.10gb": 1, "7g.80gb": 4}), max_types=1)
     existing = [a_gpu("one", "7g.80gb@0=chat"), a_gpu("two", "1g.10gb@0=code"), a_gpu("three")]
-    code = replace(a_service("code", 1, {"1g.10gb": 1}), single_type=True)
+    code = replace(a_service("code", 1, {"1g.10gb": 1}), max_types=1)
     plans = [
         plan_layouts([chat, code], limited(3), existing, moves_per_gpu=worth)
         for worth in (0.5, 6.0)
@@ -142,7 +144,7 @@ def test_what_saves_no_gpu_is_left_as_it_is() -> None:
 
 
 def test_instances_on_two_kinds_end_on_one() -> None:
-    chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), single_type=True)
+    chat = replace(a_service("chat", 3, {"1g.10gb": 1, "3g.40gb": 1}), max_types=1)
     existing = [a_gpu("one", "1g.10gb@0=chat", "1g.10gb@1=chat", "3g.40gb@4=chat")]
     plan = plan_layouts([chat], limited(1), existing, moves_per_gpu=6)
     assert replicas_by_service(plan.gpus)["chat"] == Counter(
@@ -218,7 +220,9 @@ def test_what_does_not_fit_is_served_as_far_as_possible_large_minimums_first(
     one_kind: bool,
 ) -> None:
     def asking(name: str, demand: float, min_replicas: int) -> ServiceDemand:
-        return replace(a_service(name, demand, {"7g.80gb": 1}, min_replicas), single_type=one_kind)
+        return replace(
+            a_service(name, demand, {"7g.80gb": 1}, min_replicas), max_types=1 if one_kind else None
+        )
 
     services = [asking("a", 3, 1), asking("b", 3, 2), asking("c", 1, 1)]
     plan = plan_layouts(services, limited(5), empty(5), moves_per_gpu=6)
@@ -239,7 +243,62 @@ def test_unlimited_offers_serve_what_limited_ones_cannot() -> None:
     other = replace(A100, name="other")
     offers = [GpuOffer(gpu_model=A100, price=1, max_gpus=1), GpuOffer(gpu_model=other, price=50)]
     both = {InstanceType(A100.name, WHOLE_GPU): 1.0, InstanceType("other", WHOLE_GPU): 1.0}
-    mix = cheapest_mix(
-        [ServiceDemand(name="a", demand=3, throughput=both, single_type=True)], offers
-    )
+    mix = cheapest_mix([ServiceDemand(name="a", demand=3, throughput=both, max_types=1)], offers)
     assert (mix.unmet, mix.cost) == ((), 150)
+
+
+@settings(max_examples=examples(50), deadline=None)
+@given(
+    st.builds(
+        a_service,
+        name=st.just("chat"),
+        demand=st.sampled_from([0.0, 1.0, 6.5, 17.0]),
+        speeds=speeds,
+        min_replicas=st.integers(1, 4),
+    ),
+    st.lists(st.integers(1, 9), min_size=len(PROFILES), max_size=len(PROFILES)),
+)
+def test_two_types_cost_what_the_cheapest_mix_of_any_two_costs(
+    service: ServiceDemand, prices: list[int]
+) -> None:
+    priced = {
+        InstanceType(A100.name, profile): float(price)
+        for profile, price in zip(PROFILES, prices, strict=True)
+    }
+    best = min(
+        cheapest_pattern(restrict(service, pair), priced).cost
+        for pair in combinations_with_replacement(service.throughput, 2)
+    )
+    pattern = cheapest_pattern(replace(service, max_types=2), priced)
+    assert pattern.cost == pytest.approx(best)
+    assert meets_demand(service, dict(pattern.pattern))
+
+
+def restrict(service: ServiceDemand, kinds: Iterable[InstanceType]) -> ServiceDemand:
+    return replace(service, throughput={kind: service.throughput[kind] for kind in kinds})
+
+
+@pytest.mark.parametrize(
+    ("demand", "profiles", "unmet"),
+    [
+        (3, {"1g.10gb", "2g.20gb"}, False),
+        (5, {"2g.20gb", "3g.40gb"}, False),
+        (6, {"2g.20gb", "3g.40gb"}, True),
+    ],
+)
+def test_two_types_stay_as_long_as_they_serve_all(
+    demand: float, profiles: set[str], unmet: bool
+) -> None:
+    gpu = replace(a_gpu("one", "2g.20gb@0=chat", "1g.10gb@2=chat", "3g.40gb@4"), locked=True)
+    small, medium, large = (InstanceType(A100.name, profile) for profile in PROFILES[:3])
+    chat = ServiceDemand(
+        name="chat",
+        demand=demand,
+        throughput={small: 1, medium: 2, large: 3},
+        max_types=2,
+        may_mix=True,
+        kept_types=(medium, small),
+    )
+    plan = plan_layouts([chat], limited(0), (gpu,), moves_per_gpu=6)
+    used = {part.profile for planned in plan.gpus for part in planned.slices if part.service}
+    assert (used, bool(plan.unmet)) == (profiles, unmet)

@@ -15,10 +15,12 @@ from tessera.domain.layout.demand import planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
 from tessera.domain.mig.demand import (
+    DEMAND_TOLERANCE,
     InstanceType,
     ServiceDemand,
     meets_demand,
     replicas_needed,
+    served_demand,
 )
 from tessera.domain.mig.gpu_building import layout_problem, place_geometry
 from tessera.domain.mig.layouts import geometry
@@ -183,10 +185,21 @@ def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig)
 
 
 def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: str) -> bool:
-    """Return whether the target meets the demand of every service that the plan has in the pool."""
+    """Return whether the target meets the demand of every service that the plan has in the pool.
+
+    A service that other pools may serve too needs as much here as the plan has.
+    """
     names = {assignment.service for assignment in plan.services}
+    planned = {
+        service.name: served_demand(service, replicas)
+        for service, replicas in _assigned_replicas(plan, problem, pool)
+    }
     return all(
         meets_demand(service, replicas)
+        or (
+            service.may_mix
+            and served_demand(service, replicas) >= planned[service.name] * (1 - DEMAND_TOLERANCE)
+        )
         for service, replicas in _assigned_replicas(target, problem, pool)
         if service.name in names
     )

@@ -60,12 +60,14 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
     snapshot: Snapshot,
     *,
     shares: Mapping[Ref, TenantShare] | None = None,
+    gateways: bool = False,
     previous: LayoutProblem | None = None,
 ) -> LayoutProblem:
     """Return the layout problem of all pools that plan layouts and have GPUs.
 
-    Slices held by pods of services that are not planned for stay as they are. The `previous`
-    problem has the demand of a service whose planning raises.
+    Slices held by pods of services that are not planned for stay as they are. Only `gateways` know
+    what each of several instance types of a service can serve. The `previous` problem has the
+    demand of a service whose planning raises.
     """
     planned = tuple(
         view
@@ -77,7 +79,7 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
     )
     readings = usable_readings(snapshot.readings, snapshot.at)
     demands = _slice_demands(
-        tuple(proposals.values()), planned, readings, shares or {}, previous=previous
+        tuple(proposals.values()), planned, readings, shares or {}, gateways, previous=previous
     )
     device_holders = _device_holders(
         snapshot.pods, frozenset(demand.service.name for demand in demands)
@@ -101,6 +103,7 @@ def _slice_demands(
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
     shares: Mapping[Ref, TenantShare],
+    gateways: bool,
     *,
     previous: LayoutProblem | None,
 ) -> tuple[SliceDemand, ...]:
@@ -114,6 +117,7 @@ def _slice_demands(
             views,
             readings,
             shares.get(ref, TenantShare()),
+            gateways,
             previous_by_name.get(str(ref)),
         )
         for proposal in sorted(proposals, key=lambda candidate: candidate.service.ref)
@@ -165,6 +169,7 @@ def _build_demand(
     views: Sequence[PoolView],
     readings: Mapping[Ref, PodReading],
     share: TenantShare,
+    gateways: bool,
     previous: SliceDemand | None,
 ) -> SliceDemand | None:
     """Return the demand as far as it is paid.
@@ -186,12 +191,16 @@ def _build_demand(
     }
     if not speeds:
         return None
+    current = _current_types(proposal)
+    may_mix = gateways and _has_one_precision(proposal, options)
     service = ServiceDemand(
         name=str(proposal.service.ref),
         demand=_token_demand(proposal, options[0], readings, share),
         min_replicas=_paid(max(1, min_replicas_of(spec)), share),
         throughput=speeds,
-        single_type=True,
+        max_types=2 if may_mix and len(current) > 1 else 1,
+        may_mix=may_mix,
+        kept_types=current[:2],
         tenant=share.tenant,
         weight=share.weight,
         running_replicas=sum(pod.node is not None for pod in proposal.objects.pods),
@@ -200,7 +209,7 @@ def _build_demand(
     return SliceDemand(
         service=service,
         options=options,
-        current=_current_type(proposal),
+        current=current,
         floor=0 if proposal.service.allows_downtime else min_replicas_of(spec),
     )
 
@@ -238,6 +247,7 @@ def _options(
                 tokens_per_second=speed,
                 hourly_nanos=candidate.offer.hourly.nanos,
                 fills_gpu=candidate.offer.hardware.exclusive,
+                precision=candidate.fit.precision,
             )
     return tuple(
         sorted(options.values(), key=lambda option: (option.hourly_nanos, option.instance_type))
@@ -273,7 +283,8 @@ def _token_demand(
     current = max(1, replicas) * choice.fit.limits.tokens_per_second
     spec = proposal.service.spec
     in_flight = _in_flight(proposal, choice, readings)
-    if moving or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
+    several = len(variants) > 1
+    if moving or several or spec is None or replicas > min_replicas_of(spec) or in_flight is None:
         return current
     limits = choice.fit.limits
     needed = in_flight / places(spec, limits) * limits.tokens_per_second / _TARGET_OCCUPANCY
@@ -299,11 +310,20 @@ def _in_flight(
     return total
 
 
-def _current_type(proposal: Proposal) -> InstanceType | None:
-    choice = proposal.placement.choice
-    if choice is None or not choice.offer.layout_profile:
-        return None
-    return planned_type(choice.offer.pool, choice.offer.layout_profile)
+def _has_one_precision(proposal: Proposal, options: Sequence[HardwareOption]) -> bool:
+    """Return whether replicas on all of these instance types would give the same answers."""
+    running = {choice.fit.precision for choice in proposal.placement.choices}
+    return len(running | {option.precision for option in options}) == 1
+
+
+def _current_types(proposal: Proposal) -> tuple[InstanceType, ...]:
+    """Return the instance types that layout plans assign, or that it runs on without one."""
+    types = (
+        planned_type(choice.offer.pool, choice.offer.layout_profile)
+        for choice in proposal.placement.choices
+        if choice.offer.layout_profile
+    )
+    return tuple(dict.fromkeys(types))
 
 
 class _DeviceHolders:

@@ -23,6 +23,7 @@ class HardwareOption:
     """Billed price per hour, in nano-units."""
     fills_gpu: bool
     """A replica has its GPU for itself."""
+    precision: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class SliceDemand:
     """The demand in output tokens per second, as the solver takes it."""
     options: tuple[HardwareOption, ...]
     """All hardware on which a replica fits, the cheapest first."""
-    current: InstanceType | None = None
-    """The instance type that it runs on now."""
+    current: tuple[InstanceType, ...] = ()
+    """The instance types that it runs on now, that of the reference variant first."""
     floor: int = 0
     """Replicas that leave no slice without a replacement; 0 if the service allows downtime."""
 

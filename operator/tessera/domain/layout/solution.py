@@ -22,7 +22,7 @@ from tessera.domain.layout.problem import (
     Shortfall,
     SliceDemand,
 )
-from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed
+from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed, served_demand
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.gpu_building import place_geometry
 from tessera.domain.mig.gpu_models import GpuModel
@@ -111,7 +111,7 @@ def _pool_layout(
     offer = next(candidate for candidate in problem.offers if candidate.gpu_model.name == pool)
     targets = _target_layouts(problem, offer, [gpu for gpu in after if gpu.gpu_model == pool])
     nodes = _node_targets(targets, terms)
-    services = tuple(_assignments(pool_demands, after, terms))
+    services = tuple(_assignments(pool_demands, plan.gpus, terms))
     shortfalls = tuple(
         _shortfall(demand, plan.gpus)
         for demand in pool_demands
@@ -127,7 +127,7 @@ def _pool_layout(
     }
     planned = profiles_by_service(services)
     mig_plan = MigPlan(
-        name=plan_name(nodes, services),
+        name=plan_name(nodes, services, _mixed_services(pool_demands, plan.gpus)),
         at=_UNSET_TIME,
         gpus_before=gpus_before,
         gpus_after=gpus_after,
@@ -252,14 +252,34 @@ def layouts_by_node(
     }
 
 
-def plan_name(nodes: Sequence[NodeTarget], services: Sequence[Assignment]) -> str:
-    """Return a name that changes with the layouts and with the profile of any service."""
-    # Replica counts are left out: they follow the load without a new plan.
+def plan_name(
+    nodes: Sequence[NodeTarget],
+    services: Sequence[Assignment],
+    mixed: Collection[str] = (),
+) -> str:
+    """Return a name that changes with the layouts and with the profile of any service.
+
+    Of `mixed` services it changes with the replicas of each profile too. Those of others are left
+    out: they follow the load without a new plan.
+    """
     content = [
         [node.model_dump() for node in nodes],
-        [[assignment.service, assignment.profile] for assignment in services],
+        [
+            [each.service, each.profile, *([each.replicas] if each.service in mixed else ())]
+            for each in services
+        ],
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:10]
+
+
+def _mixed_services(demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu]) -> Collection[str]:
+    """Return the services that the GPUs serve by several instance types."""
+    replica_counts = replicas_by_service(gpus)
+    return {
+        demand.service.name
+        for demand in demands
+        if demand.service.may_mix and len(replica_counts.get(demand.service.name, ())) > 1
+    }
 
 
 def profiles_by_service(services: Iterable[Assignment]) -> Mapping[str, Collection[str]]:
@@ -274,24 +294,39 @@ def _assignments(
     demands: Sequence[SliceDemand], gpus: Sequence[FleetGpu], terms: PoolTerms
 ) -> Iterator[Assignment]:
     replica_counts = replicas_by_service(gpus)
+    model_names = {terms.pool, whole_gpu_model(terms.pool)}
     for demand in demands:
-        for instance_type, count in sorted(replica_counts.get(demand.service.name, {}).items()):
-            if instance_type in demand.service.throughput:
-                message = _explain_choice(demand, instance_type, count, terms)
+        counts = {
+            instance_type: count
+            for instance_type, count in replica_counts.get(demand.service.name, {}).items()
+            if instance_type in demand.service.throughput
+        }
+        for instance_type, count in sorted(counts.items()):
+            if instance_type.gpu_model in model_names:
+                message = _explain_choice(demand, instance_type, counts, terms)
                 yield Assignment(
                     service=demand.service.name,
                     profile=instance_type.profile,
                     replicas=count,
-                    previous_profile=demand.current.profile if demand.current else "",
+                    previous_profile=_previous_profile(demand, instance_type),
                     message=message[:_MAX_MESSAGE_LENGTH],
                 )
 
 
+def _previous_profile(demand: SliceDemand, instance_type: InstanceType) -> str:
+    if instance_type in demand.current:
+        return instance_type.profile
+    return demand.current[0].profile if demand.current else ""
+
+
 def _explain_choice(
-    demand: SliceDemand, instance_type: InstanceType, count: int, terms: PoolTerms
+    demand: SliceDemand,
+    instance_type: InstanceType,
+    counts: Mapping[InstanceType, int],
+    terms: PoolTerms,
 ) -> str:
     """Return the arithmetic behind an assignment, with the nearest alternative and its price."""
-    service = demand.service
+    service, count = demand.service, counts[instance_type]
     throughput = service.throughput
     speed = throughput[instance_type]
     text = (
@@ -299,6 +334,13 @@ def _explain_choice(
         f"{count} x {instance_type.profile} of {instance_type.gpu_model.partition('/')[0]} at "
         f"{speed:.0f} tokens/s"
     )
+    others = [
+        f"{number} x {other.profile} of {other.gpu_model.partition('/')[0]}"
+        for other, number in sorted(counts.items())
+        if other != instance_type
+    ]
+    if others:
+        text += f", beside {', '.join(others)}"
     options = demand.options
     alternatives = [
         option
@@ -340,9 +382,6 @@ def _format_price(nanos: int, terms: PoolTerms) -> str:
 
 
 def _shortfall(demand: SliceDemand, gpus: Sequence[FleetGpu]) -> Shortfall:
-    replica_counts = replicas_by_service(gpus).get(demand.service.name, Counter())
-    provided = sum(
-        demand.service.throughput.get(instance_type, 0.0) * count
-        for instance_type, count in replica_counts.items()
-    )
-    return Shortfall(service=demand.service.name, demanded=demand.service.demand, provided=provided)
+    service = demand.service
+    provided = served_demand(service, replicas_by_service(gpus).get(service.name, Counter()))
+    return Shortfall(service=service.name, demanded=service.demand, provided=provided)

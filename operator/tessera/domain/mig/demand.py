@@ -28,8 +28,12 @@ class ServiceDemand:
     min_replicas: int = 0
     throughput: Mapping[InstanceType, float]
     """Throughput of one replica. The service does not fit on an instance type that is absent."""
-    single_type: bool = False
-    """Whether all replicas have the same instance type."""
+    max_types: int | None = None
+    """The most instance types that its replicas have: 1, 2, or None for any number."""
+    may_mix: bool = False
+    """Whether there are 2, or another second one, where slices of its types are too few."""
+    kept_types: tuple[InstanceType, ...] = ()
+    """At most 2 types, which are kept while there are 2."""
     tenant: str = ""
     """Tenants share the GPUs by weight where these are too few."""
     weight: float = 1.0
@@ -86,12 +90,17 @@ def replicas_needed(service: ServiceDemand, speed: float) -> int:
     )
 
 
+def served_demand(service: ServiceDemand, replicas: Mapping[InstanceType, int]) -> float:
+    """Return what these replicas serve; those on instance types that are not its own serve none."""
+    return sum(
+        service.throughput.get(instance_type, 0.0) * count
+        for instance_type, count in replicas.items()
+    )
+
+
 def meets_demand(service: ServiceDemand, replicas: Mapping[InstanceType, int]) -> bool:
     """Return whether these replicas serve the demand and reach `required_replicas`."""
-    served = sum(
-        service.throughput[instance_type] * count for instance_type, count in replicas.items()
-    )
     return (
-        served >= service.demand * (1 - DEMAND_TOLERANCE)
+        served_demand(service, replicas) >= service.demand * (1 - DEMAND_TOLERANCE)
         and sum(replicas.values()) >= service.required_replicas
     )

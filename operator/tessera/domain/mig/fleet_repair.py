@@ -42,7 +42,7 @@ def serves_all_demand(fleet: MigFleet) -> bool:
         and all(
             replicas[service.name].keys() <= service.throughput.keys()
             for service in fleet.services
-            if service.single_type and service.name in replicas
+            if service.max_types is not None and service.name in replicas
         )
         and not unmet_services(fleet.services, fleet.gpus)
     )

@@ -28,8 +28,8 @@ from tessera.domain.mig.integer_program import Coefficients, IntegerProgram
 from tessera.domain.mig.layouts import Geometry
 from tessera.domain.mig.pattern_pricing import (
     ReplicaPattern,
+    all_patterns,
     cheapest_pattern,
-    single_type_patterns,
 )
 
 # The name of a GPU model, and its geometry.
@@ -39,8 +39,8 @@ GpuConfiguration: TypeAlias = tuple[str, Geometry]
 _PRICE_TOLERANCE = 1e-7
 _MAX_ROUNDS = 60
 _MAX_NODES = 300
-# The same for small fleets of services with one instance type each, where a node takes less time.
-_MAX_NODES_SINGLE_TYPE = 20_000
+# The same for small fleets of services with few instance types each, where a node takes less time.
+_MAX_NODES_LIMITED = 20_000
 # Share of the cost; demand and throughput are not known more precisely.
 _ACCEPTED_GAP = 0.0005
 # Sum of all services' instance types; up to here the program is also solved without decomposition.
@@ -214,22 +214,21 @@ class _ColumnGeneration:
         step = max(self._cost_step, _ACCEPTED_GAP * self._bound) / self._cost_unit
         target = self._bound / self._cost_unit + _PRICE_TOLERANCE
         size = sum(len(service.throughput) for service in self._services)
-        all_single_type = all(service.single_type for service in self._services)
-        nodes = _MAX_NODES_SINGLE_TYPE if all_single_type and size <= _SMALL_FLEET else _MAX_NODES
+        limited = [service.max_types is not None for service in self._services]
+        nodes = _MAX_NODES_LIMITED if all(limited) and size <= _SMALL_FLEET else _MAX_NODES
         solution = self._master.solve_integer(nodes, target=target, step=step)
         if solution is None:
             raise ArithmeticError("the solver found no integer solution")
-        if all_single_type:
+        if all(limited):
             # All possible columns are present, so the bound of the integer search holds.
             self._raise_bound(max(solution.bound, 0.0) * self._cost_unit)
         mix = self._build_mix(solution.columns)
-        any_single_type = any(service.single_type for service in self._services)
         if (
             mix.gap <= _ACCEPTED_GAP
             or size > _SMALL_FLEET
             or self._limited_offers
             or self._sunk
-            or any_single_type
+            or any(limited)
         ):
             return mix
         return self._improve(mix)
@@ -246,7 +245,7 @@ class _ColumnGeneration:
             return None
         max_cost = (self._max_cost + self._cost_step / 2) / self._cost_unit
         solution = self._master.solve_integer(
-            _MAX_NODES_SINGLE_TYPE, target=max_cost, objective_bound=max_cost
+            _MAX_NODES_LIMITED, target=max_cost, objective_bound=max_cost
         )
         return self._build_mix(solution.columns) if solution is not None else None
 
@@ -265,7 +264,7 @@ class _ColumnGeneration:
             elif self._limited_offers:
                 unlimited = self._on_unlimited_models(service)
                 self._add_replica_column(service.name, cheapest_pattern(unlimited, shares).pattern)
-            for pattern in single_type_patterns(service) if service.single_type else ():
+            for pattern in all_patterns(service) if service.max_types is not None else ():
                 self._add_replica_column(service.name, pattern)
 
     def _on_unlimited_models(self, service: ServiceDemand) -> ServiceDemand:

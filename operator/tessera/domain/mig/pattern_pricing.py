@@ -4,8 +4,9 @@ This is a small covering problem with few instance types, solved by depth-first 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TypeAlias
 
 from tessera.domain.mig.demand import DEMAND_TOLERANCE, InstanceType, ServiceDemand, replicas_needed
@@ -33,10 +34,10 @@ def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float
 
     The service fits on at least one of the instance types.
     """
-    if service.single_type:
+    if service.max_types is not None:
         options = (
             (sum(prices[instance_type] * count for instance_type, count in pattern), pattern)
-            for pattern in single_type_patterns(service)
+            for pattern in all_patterns(service)
         )
         cost, pattern = min(options)
         return PricedPattern(cost, cost, pattern)
@@ -46,13 +47,35 @@ def cheapest_pattern(service: ServiceDemand, prices: Mapping[InstanceType, float
     return PricedPattern(bound, search.cost, search.pattern)
 
 
-def single_type_patterns(service: ServiceDemand) -> list[ReplicaPattern]:
-    """Return one pattern for every instance type that serves the service alone."""
-    return [
-        ((instance_type, replicas_needed(service, speed)),)
-        for instance_type, speed in sorted(service.throughput.items())
-        if speed > 0
+def all_patterns(service: ServiceDemand) -> list[ReplicaPattern]:
+    """Return all patterns of a service whose instance types are limited in number.
+
+    The first ones have an instance type each, which serves the service alone.
+    """
+    speeds = [row for row in sorted(service.throughput.items()) if row[1] > 0]
+    patterns: list[ReplicaPattern] = [
+        ((instance_type, replicas_needed(service, speed)),) for instance_type, speed in speeds
     ]
+    if service.max_types != 1:
+        kept_types = service.throughput.keys() & service.kept_types
+        for first, second in combinations(speeds, 2):
+            if kept_types <= {first[0], second[0]}:
+                patterns.extend(_pair_patterns(service, first, second))
+    return patterns
+
+
+def _pair_patterns(
+    service: ServiceDemand, first: tuple[InstanceType, float], second: tuple[InstanceType, float]
+) -> Iterator[ReplicaPattern]:
+    """Yield the patterns of two instance types in which no replica is needless."""
+    fewest = math.inf
+    demand = service.demand * (1 - DEMAND_TOLERANCE)
+    for count in range(1, replicas_needed(service, first[1])):
+        missing = math.ceil((demand - count * first[1]) / second[1])
+        others = max(missing, service.required_replicas - count)
+        if 0 < others < fewest:
+            fewest = others
+            yield (first[0], count), (second[0], others)
 
 
 class _PatternSearch:

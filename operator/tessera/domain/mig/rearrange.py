@@ -18,6 +18,7 @@ from tessera.domain.mig.demand import (
     ServiceDemand,
     instance_types_of,
     profiles_of,
+    served_demand,
 )
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.geometries import Reshape, possible_reshapes
@@ -314,10 +315,7 @@ def _remaining_need(
     service: ServiceDemand, fixed_replicas: Mapping[InstanceType, int]
 ) -> tuple[float, int]:
     """Return the demand and the replicas beyond those that fixed GPUs serve."""
-    served = sum(
-        service.throughput.get(instance_type, 0.0) * count
-        for instance_type, count in fixed_replicas.items()
-    )
+    served = served_demand(service, fixed_replicas)
     demand = max(service.demand * (1 - DEMAND_TOLERANCE) - served, 0.0)
     return demand, max(service.required_replicas - sum(fixed_replicas.values()), 0)
 

@@ -1,4 +1,4 @@
-"""Selection of the services that are served, and of the instance types of single-type services.
+"""Selection of the services that are served, and of their instance types where these are limited.
 
 Where GPUs are too few, tenants share them: see `fair_shares`.
 """
@@ -80,8 +80,8 @@ def select_services(
 ) -> ServiceSelection:
     """Select the served services and their mix at the least cost.
 
-    A running single-type service keeps its instance type unless another saves enough to move all of
-    its replicas; `moves_per_gpu` moves are worth a GPU of the most expensive model.
+    A running service of at most 1 or 2 instance types keeps them unless others save enough to move
+    all of its replicas; `moves_per_gpu` moves are worth a GPU of the most expensive model.
     """
 
     def solve_mix(demands: Iterable[ServiceDemand]) -> Mix:
@@ -101,7 +101,7 @@ def select_services(
             mix = feasible_mix(wanted, offers, sunk) or mix
     served = [service for service in wanted if service.name in mix.replicas]
     bound = mix.bound
-    if any(service.single_type for service in served):
+    if any(service.max_types is not None for service in served):
         highest_price = max(offer.price for offer in offers)
         moves_per_cost = math.inf if moves_per_gpu is None else moves_per_gpu / highest_price
         mix, served = _fix_instance_types(served, mix, solve_mix, current, moves_per_cost)
@@ -113,7 +113,8 @@ def _reduce_to_capacity(
 ) -> list[ServiceDemand]:
     """Return the services with as much of their demand as fits, replica by replica in fair order.
 
-    A service of which one more replica does not fit gets none of its later ones.
+    A service of which one more replica does not fit may mix instance types, or gets none of its
+    later ones.
     """
     chosen: dict[str, ServiceDemand] = {}
     checks = Counter[str]()
@@ -129,6 +130,13 @@ def _reduce_to_capacity(
         if low == len(steps):
             break
         full = steps[low].service
+        if full.may_mix:
+            mixed = replace(full, max_types=2, may_mix=False, kept_types=full.kept_types[:1])
+            steps = [
+                replace(step, service=mixed) if step.service is full else step
+                for step in steps[low:]
+            ]
+            continue
         checks[full.tenant] += 1
         # Of a tenant with many services that do not fit, not all are tried.
         given_up = checks[full.tenant] >= _MAX_FIT_CHECKS
@@ -147,16 +155,16 @@ def _fix_instance_types(
     current: Mapping[str, Counter[InstanceType]],
     moves_per_cost: float,
 ) -> tuple[Mix, list[ServiceDemand]]:
-    """Return the mix and the services with single-type services restricted to their type.
+    """Return the mix and the services, restricted to their types where these are limited.
 
     All of them keep their current types if that costs nothing. Otherwise they are evaluated one by
-    one, those with the most replicas first: a service changes its type only where the saving is
+    one, those with the most replicas first: a service changes its types only where the saving is
     worth moving all of its replicas.
     """
     best, checked = mix, set[str]()
     restricted = {
-        candidate.name: _restrict_to_type(candidate, instance_type)
-        for candidate, instance_type, _ in _current_types(services, current)
+        candidate.name: _restrict_to_types(candidate, instance_types)
+        for candidate, instance_types, _ in _current_types(services, current)
     }
     trial_mix = solve_mix([restricted.get(candidate.name, candidate) for candidate in services])
     if not trial_mix.unmet and trial_mix.cost <= mix.cost:
@@ -165,32 +173,34 @@ def _fix_instance_types(
         restricted = {}
     while len(checked) < _MAX_TYPE_CHECKS:
         movable = [
-            (-count, service.name, service, instance_type)
-            for service, instance_type, count in _current_types(services, current)
-            if service.name not in checked and best.replicas[service.name][0][0] != instance_type
+            (-count, service.name, service, instance_types)
+            for service, instance_types, count in _current_types(services, current)
+            if service.name not in checked
+            and not {each for each, _ in best.replicas[service.name]} <= instance_types
         ]
         if not movable:
             break
-        negated_count, name, service, instance_type = min(movable)
+        negated_count, name, service, instance_types = min(movable)
         checked.add(name)
-        trial = restricted | {name: _restrict_to_type(service, instance_type)}
+        trial = restricted | {name: _restrict_to_types(service, instance_types)}
         trial_mix = solve_mix([trial.get(candidate.name, candidate) for candidate in services])
         if not trial_mix.unmet and (trial_mix.cost - best.cost) * moves_per_cost < -negated_count:
             restricted, best = trial, trial_mix
     by_name = {
-        candidate.name: _restrict_to_type(candidate, best.replicas[candidate.name][0][0])
+        candidate.name: _restrict_to_types(candidate, dict(best.replicas[candidate.name]))
         for candidate in services
-        if candidate.single_type
-    }
+        if candidate.max_types is not None
+    } | restricted
     return best, [by_name.get(candidate.name, candidate) for candidate in services]
 
 
 def _current_types(
     services: Sequence[ServiceDemand], current: Mapping[str, Counter[InstanceType]]
-) -> Iterator[tuple[ServiceDemand, InstanceType, int]]:
-    """Yield single-type services with their most frequent type and how many replicas would move.
+) -> Iterator[tuple[ServiceDemand, frozenset[InstanceType], int]]:
+    """Yield services with their most frequent types and how many replicas would move.
 
-    Replicas beyond those needed stop in any case, so they do not count.
+    These types are as many as the service may have. Replicas beyond those needed stop in any case,
+    so they do not count.
     """
     for service in services:
         counts = current.get(service.name, Counter[InstanceType]())
@@ -199,14 +209,18 @@ def _current_types(
             for instance_type, count in counts.items()
             if instance_type in service.throughput
         ]
-        if service.single_type and usable:
-            negated_count, instance_type = min(usable)
-            yield (
-                service,
-                instance_type,
-                min(-negated_count, replicas_needed(service, service.throughput[instance_type])),
+        most_frequent = sorted(usable)[: service.max_types or 0]
+        if most_frequent and len(most_frequent) == service.max_types:
+            needed = max(
+                replicas_needed(service, service.throughput[each]) for _, each in most_frequent
             )
+            moved = min(-sum(negated_count for negated_count, _ in most_frequent), needed)
+            yield service, frozenset(each for _, each in most_frequent), moved
 
 
-def _restrict_to_type(service: ServiceDemand, instance_type: InstanceType) -> ServiceDemand:
-    return replace(service, throughput={instance_type: service.throughput[instance_type]})
+def _restrict_to_types(
+    service: ServiceDemand, instance_types: Iterable[InstanceType]
+) -> ServiceDemand:
+    return replace(
+        service, throughput={each: service.throughput[each] for each in sorted(instance_types)}
+    )

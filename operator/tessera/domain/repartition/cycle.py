@@ -158,6 +158,7 @@ def _repartition(
         proposals,
         snapshot,
         shares=tenant_shares(*funded),
+        gateways=config.gateways,
         previous=memory.repartitions.layout_problem,
     )
     actions = {}
