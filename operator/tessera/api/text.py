@@ -1,9 +1,17 @@
-"""Counts with their nouns, and numbers in labels."""
+"""Counts with their nouns, lists of names, and numbers in labels."""
+
+from collections.abc import Sequence
 
 
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """Return a count with its noun in the right number: `1 GPU`, `2 GPUs`."""
     return f"{number} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def first_names(names: Sequence[object], most: int = 3) -> str:
+    """Return the first names and how many more there are: `a, b, c and 7 more`."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
 
 
 def parse_decimal(text: str, high: int = 10**18) -> int | None:

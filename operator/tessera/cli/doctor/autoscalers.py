@@ -4,8 +4,9 @@ from collections import defaultdict
 from dataclasses import replace
 
 from tessera.api.ref import Ref
+from tessera.api.text import first_names
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import CheckContext, Findings, join_names, ok, warning
+from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
 from tessera.resources.api_resources import HORIZONTAL_POD_AUTOSCALERS, INFERENCE_SERVICES
 
 # Not only those that Tessera writes; a ScaledObject of KEDA has one, too.
@@ -23,7 +24,7 @@ async def check_autoscalers(context: CheckContext) -> Findings:
         names = sorted(by_service.get(service.ref, ()))
         if not names or service.spec is None:
             continue
-        written = f"spec.replicas is written by HorizontalPodAutoscaler {join_names(names)}"
+        written = f"spec.replicas is written by HorizontalPodAutoscaler {first_names(names, 5)}"
         if service.spec.scaling.mode == "Native":
             message = f"{written}, and spec.scaling of mode Native rests meanwhile"
             fix = (

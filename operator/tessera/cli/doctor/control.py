@@ -7,15 +7,8 @@ from http import HTTPStatus
 from typing import Any
 
 from tessera.api.schema import KINDS, CustomResourceType, crd
-from tessera.cli.doctor.finding import (
-    CheckContext,
-    Finding,
-    join_names,
-    ok,
-    problem,
-    skipped,
-    warning,
-)
+from tessera.api.text import first_names
+from tessera.cli.doctor.finding import CheckContext, Finding, ok, problem, skipped, warning
 from tessera.cli.fleet import PLAN_INPUT_KINDS
 from tessera.resources.api_resources import INFERENCE_SERVICES
 
@@ -104,7 +97,7 @@ async def check_permissions(context: CheckContext) -> Finding:
     if denied:
         return warning(
             "permissions",
-            f"you may not {join_names(denied)}",
+            f"you may not {first_names(denied, 5)}",
             "ask the platform team: without it explain and top show less, snapshot saves less, "
             "update fails",
         )

@@ -12,7 +12,6 @@ from tessera.domain.observed.snapshot import Node, ObservedService, Pool
 from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, NODES
 
 # Names that a finding lists before it counts the rest.
-MAX_NAMES_SHOWN = 5
 
 
 class FindingState(StrEnum):
@@ -84,11 +83,3 @@ class CheckContext:
 
 Findings: TypeAlias = Finding | Iterable[Finding]
 Check: TypeAlias = Callable[[CheckContext], Awaitable[Findings]]
-
-
-def join_names(names: Sequence[str]) -> str:
-    """Return `a, b and 7 more`."""
-    text = ", ".join(names[:MAX_NAMES_SHOWN])
-    return (
-        text if len(names) <= MAX_NAMES_SHOWN else f"{text} and {len(names) - MAX_NAMES_SHOWN} more"
-    )

@@ -6,17 +6,9 @@ from datetime import timedelta
 from tessera.api.accelerator_pool import PRODUCT_LABEL
 from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import (
-    CheckContext,
-    Finding,
-    Findings,
-    join_names,
-    ok,
-    problem,
-    warning,
-)
+from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, problem, warning
 from tessera.domain.hardware.device import is_gpu_resource
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.money import price_on
@@ -116,9 +108,8 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
     }
     unlabeled = [name for name, labels in labels_of.items() if PRODUCT_LABEL not in labels]
     if unlabeled:
-        message = (
-            f"{counted(len(unlabeled), 'node')} without {PRODUCT_LABEL}: {join_names(unlabeled)}"
-        )
+        missing = counted(len(unlabeled), "node")
+        message = f"{missing} without {PRODUCT_LABEL}: {first_names(unlabeled, 5)}"
         yield problem("gpu labels", message, _GFD_FIX)
     unmixed = [
         name
@@ -126,12 +117,12 @@ def _node_findings(nodes: Sequence[Json]) -> Iterator[Finding]:
         if labels.get(_CAPABLE_LABEL) == "true" and labels.get(_STRATEGY_LABEL) != "mixed"
     ]
     if unmixed:
-        message = f"{_STRATEGY_LABEL} is not mixed on {join_names(unmixed)}"
+        message = f"{_STRATEGY_LABEL} is not mixed on {first_names(unmixed, 5)}"
         fix = "set mig.strategy: mixed in the GPU operator, which names slices by profile"
         yield problem("mig strategy", message, fix)
     empty = [str(body["metadata"]["name"]) for body in nodes if not _has_gpu_resource(body)]
     if empty:
-        message = f"no nvidia.com/gpu or nvidia.com/mig- resource on {join_names(empty)}"
+        message = f"no nvidia.com/gpu or nvidia.com/mig- resource on {first_names(empty, 5)}"
         fix = (
             "check that NVIDIA's device plugin runs: kubectl get pods -A -o wide "
             f"--field-selector spec.nodeName={empty[0]}"

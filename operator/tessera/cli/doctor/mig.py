@@ -6,16 +6,9 @@ from collections.abc import Iterator, Sequence
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.mig import Mig
 from tessera.api.pool_reasons import LayoutReady
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import (
-    CheckContext,
-    Finding,
-    join_names,
-    ok,
-    problem,
-    warning,
-)
+from tessera.cli.doctor.finding import CheckContext, Finding, ok, problem, warning
 from tessera.cli.errors import DeniedError
 from tessera.cli.installation import operator_deployments, operator_variables
 from tessera.cli.mosaic.pool_layouts import PoolSnapshot
@@ -117,9 +110,8 @@ def _node_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
                 if not mig_slice.uuid
             ]
             if unfinished:
-                message = (
-                    f"{mig_node.name} GPU {gpu.index}: no MIG device on {join_names(unfinished)}"
-                )
+                missing = first_names(unfinished, 5)
+                message = f"{mig_node.name} GPU {gpu.index}: no MIG device on {missing}"
                 fix = "tessera-node creates it where it may partition (chart value node.partition)"
                 yield warning(name, message, fix)
 
@@ -142,7 +134,7 @@ def _agent_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
     missing = [node.name for node in mig_nodes if node.agent_status is None]
     if missing:
         nodes = counted(len(missing), "node")
-        message = f"tessera-node does not run on {nodes}: {join_names(missing)}"
+        message = f"tessera-node does not run on {nodes}: {first_names(missing, 5)}"
         yield problem(name, message, "helm upgrade --reuse-values --set node.enabled=true")
     for mig_node in mig_nodes:
         status = mig_node.agent_status
@@ -152,7 +144,7 @@ def _agent_faults(name: str, mig_nodes: Sequence[MigNode]) -> Iterator[Finding]:
     read_only = [node.name for node in mig_nodes if node.reports_pods and not node.can_partition]
     if read_only:
         nodes = counted(len(read_only), "node")
-        message = f"tessera-node is read-only on {nodes}: {join_names(read_only)}"
+        message = f"tessera-node is read-only on {nodes}: {first_names(read_only, 5)}"
         yield problem(name, message, "helm upgrade --reuse-values --set node.partition=true")
 
 
@@ -163,7 +155,7 @@ async def _mig_manager_faults(
     manager_nodes = {pod.get("spec", {}).get("nodeName") for pod in pods}
     missing = [mig_node.name for mig_node in mig_nodes if mig_node.name not in manager_nodes]
     nodes = counted(len(missing), "node")
-    message = f"mig-manager does not run on {nodes}: {join_names(missing)}"
+    message = f"mig-manager does not run on {nodes}: {first_names(missing, 5)}"
     fix = (
         "set migManager.enabled of the GPU operator and the label nvidia.com/mig.capable=true of "
         "the node, or spec.mig.backend: Agent"

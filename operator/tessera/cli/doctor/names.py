@@ -4,7 +4,8 @@ from collections import defaultdict
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.reasons import Accepted
-from tessera.cli.doctor.finding import CheckContext, Findings, join_names, ok, warning
+from tessera.api.text import first_names
+from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
 from tessera.cli.installation import GATEWAY_VARIABLE, NAME_GRANTS_VARIABLE, has_variable
 from tessera.domain.budget.budgets import namespace_claims
 from tessera.domain.gateway.name_conflicts import find_name_conflicts
@@ -40,7 +41,7 @@ async def check_names(context: CheckContext) -> Findings:
         warning(
             f"names of {holder}",
             f"{kind}/{holder} has names that services of other tenants list, which get no "
-            f"requests for them: {join_names(listers)}",
+            f"requests for them: {first_names(listers, 5)}",
             "docs/tasks/publish-models.md",
         )
         for (kind, holder), listers in sorted(taken.items())

@@ -9,17 +9,9 @@ from tessera.api.budget_reasons import BudgetAccepted
 from tessera.api.reasons import NAME_WARNINGS, PlacementReason, Progressing, Ready, SLOMet
 from tessera.api.ref import Ref
 from tessera.api.service_status import SloStatus
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json
-from tessera.cli.doctor.finding import (
-    CheckContext,
-    Finding,
-    Findings,
-    join_names,
-    ok,
-    problem,
-    warning,
-)
+from tessera.cli.doctor.finding import CheckContext, Finding, Findings, ok, problem, warning
 from tessera.cli.errors import CommandError
 from tessera.cli.installation import installed_classes
 from tessera.cli.text import format_age
@@ -110,7 +102,7 @@ async def check_slos(context: CheckContext) -> Findings:
         return ok("slo", "engines count at the targets of all services")
     findings = []
     for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True):
-        text = f"{message}: {join_names(sorted(names))}"
+        text = f"{message}: {first_names(sorted(names), 5)}"
         findings.append(warning("slo", text, _SLO_FIX) if is_undecided else ok("slo", text))
     return findings
 
@@ -149,7 +141,7 @@ async def check_pods(context: CheckContext) -> Findings:
     return [
         problem(
             "pods",
-            f"{len(names)} in {namespace}: {reason}: {join_names(sorted(names))}",
+            f"{len(names)} in {namespace}: {reason}: {first_names(sorted(names), 5)}",
             f"kubectl describe pod -n {namespace} {min(names)}",
         )
         for (namespace, reason), names in sorted(stuck_pods.items())
@@ -209,7 +201,7 @@ async def check_budgets(context: CheckContext) -> Findings:
                 fix = f"kubectl describe tenantbudget {budget.name}"
                 findings.append(warning(f"budget {budget.name}", message, fix))
     if unlimited := sorted(used_namespaces - covered_namespaces):
-        message = f"no TenantBudget names {join_names(unlimited)}: spend is not limited"
+        message = f"no TenantBudget names {first_names(unlimited, 5)}: spend is not limited"
         findings.append(warning("budgets", message, "docs/tasks/set-a-budget.md"))
     budgets, namespaces = len(tenant_budgets), len(used_namespaces)
     return findings or ok(

@@ -3,9 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.cli.cluster import Json, Reader, cluster_command
-from tessera.cli.doctor.finding import join_names
 from tessera.cli.fleet import open_prometheus, prometheus_url, read_fleet
 from tessera.cli.output import Output
 from tessera.cli.text import cell, table
@@ -36,7 +35,7 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
         return Output.of_json({"services": services, "pools": pools, "notes": notes})
     notes += [
         f"AcceleratorPool/{pool['name']}: devices are held by "
-        f"{counted(len(pods), 'pod')} that Tessera did not create: {join_names(pods)}"
+        f"{counted(len(pods), 'pod')} that Tessera did not create: {first_names(pods, 5)}"
         for pool in pools
         if (pods := pool["unmanagedPods"])
     ]

@@ -19,7 +19,7 @@ from tessera.api.accelerator_pool import (
 from tessera.api.node_layout import MAX_GPUS
 from tessera.api.pool_reasons import Discovered, NodesProvisioned, PoolAccepted
 from tessera.api.reasons import StatusVerdict
-from tessera.api.text import counted, parse_decimal
+from tessera.api.text import counted, first_names, parse_decimal
 from tessera.domain import money
 from tessera.domain.hardware.device import (
     GPU,
@@ -230,9 +230,8 @@ pool_view = Step(_discover_pool, _set_aside)
 
 
 def _owned_by_others(owners: Mapping[str, str]) -> str:
-    """Return up to 3 nodes with their pools, and how many more there are."""
-    parts = [f"{name} of AcceleratorPool/{owners[name]}" for name in sorted(owners)[:3]]
-    return ", ".join(parts) + (f" and {len(owners) - 3} more" if len(owners) > 3 else "")
+    """Return the first nodes with their pools, and how many more there are."""
+    return first_names([f"{name} of AcceleratorPool/{owners[name]}" for name in sorted(owners)])
 
 
 def _accepted(

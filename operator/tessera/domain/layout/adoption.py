@@ -9,7 +9,7 @@ from decimal import Decimal
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
@@ -208,14 +208,13 @@ def _meets_demand(target: MigPlan, plan: MigPlan, problem: LayoutProblem, pool: 
 def _unmet_demand(pool_layout: PoolLayout) -> StatusVerdict[LayoutReady] | None:
     if not pool_layout.shortfalls:
         return None
-    shortfalls = ", ".join(
+    shortfalls = [
         f"{shortfall.service} {shortfall.provided:.0f} of {shortfall.demanded:.0f} tokens/s"
-        for shortfall in pool_layout.shortfalls[:5]
-    )
-    more = f" and {len(pool_layout.shortfalls) - 5} more" if len(pool_layout.shortfalls) > 5 else ""
+        for shortfall in pool_layout.shortfalls
+    ]
     return StatusVerdict(
         LayoutReady.INSUFFICIENT_CAPACITY,
-        f"unmet demand of {counted(len(pool_layout.shortfalls), 'service')}: {shortfalls}{more}; "
+        f"unmet demand of {counted(len(shortfalls), 'service')}: {first_names(shortfalls, 5)}; "
         "add nodes, or lower spec.scaling.minReplicas or maxReplicas of other services",
     )
 

@@ -23,7 +23,7 @@ from tessera.api.meta import format_duration
 from tessera.api.pool_reasons import NodesProvisioned
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.domain.hardware.device import GPU
 from tessera.domain.hardware.node_templates import has_devices, template_node
 from tessera.domain.hardware.pools import PoolView
@@ -444,14 +444,8 @@ def _reason_of(text: str) -> NodesProvisioned | None:
 
 
 def _without_gpu(nodes: Sequence[Node]) -> str:
-    names = _first_names([f"Node/{node.name}" for node in nodes])
+    names = first_names([f"Node/{node.name}" for node in nodes])
     return f"{names} {'is' if len(nodes) == 1 else 'are'} Ready without a GPU"
-
-
-def _first_names(names: Sequence[str]) -> str:
-    """Return up to 3 names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 @dataclass(frozen=True, slots=True)
@@ -496,11 +490,11 @@ class _Condition:
         if differences := list(self._differences()):
             yield StatusVerdict(
                 NodesProvisioned.NODES_DIFFER,
-                f"{_first_names(differences)}: correct spec.nodeTemplate, or the autoscaler's "
+                f"{first_names(differences)}: correct spec.nodeTemplate, or the autoscaler's "
                 "node pool",
             )
         if self.slow:
-            names = _first_names(sorted({f"Node/{pod.node}" for pod in self.slow}))
+            names = first_names(sorted({f"Node/{pod.node}" for pod in self.slow}))
             yield StatusVerdict(
                 NodesProvisioned.IMAGE_PULL_SLOW,
                 f"{names}: an engine's image has been pulled for more than "

@@ -6,7 +6,7 @@ from tessera.api.mig import MigPlan
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.domain.mig_backends.devices import (
     DEVICE_PLUGIN_LABEL,
     allocatable_slices,
@@ -15,7 +15,6 @@ from tessera.domain.mig_backends.devices import (
 from tessera.domain.repartition.actions import PoolService
 from tessera.domain.repartition.capacity import PoolCapacity
 from tessera.domain.repartition.goals import NodeGoal
-from tessera.domain.repartition.messages import name_list
 from tessera.domain.repartition.units import node_blocker
 
 
@@ -77,7 +76,7 @@ def _unmoved(
                 f"{state}: waiting for their replacements to become Ready",
             )
             continue
-        pods = name_list([f"Pod/{pod}" for pod in holders])
+        pods = first_names([f"Pod/{pod}" for pod in holders])
         unmanaged = any(pod not in own_pods for pod in holders)
         yield StatusVerdict(
             LayoutReady.UNMANAGED_POD if unmanaged else LayoutReady.REPARTITIONING,

@@ -8,7 +8,7 @@ from tessera.api.mig import Unit
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
-from tessera.api.text import counted
+from tessera.api.text import counted, first_names
 from tessera.domain.observed.node_layout import DOWNTIME, TAINT
 from tessera.domain.repartition.capacity import SliceShortage
 from tessera.domain.repartition.units import NodeRepartition
@@ -48,14 +48,14 @@ def _draining_message(
         ("waiting for {} to end", repartition.other_users),
     ):
         if objects:
-            return template.format(name_list(objects))
+            return template.format(first_names(objects))
     return "waiting a few seconds for pods that were bound before the taint"
 
 
 def surge_message(repartition: NodeRepartition) -> str:
     """Return what a unit waits for whose replacements fit on its own node alone."""
     return (
-        f"waiting for replacements of {name_list(sorted(repartition.pods))} to get slices of the "
+        f"waiting for replacements of {first_names(sorted(repartition.pods))} to get slices of the "
         "same node, which accepts pods until then"
     )
 
@@ -80,7 +80,7 @@ def no_surge_capacity(
     return StatusVerdict(
         LayoutReady.NO_SURGE_CAPACITY,
         f"{gpu_list(repartition.gpus)} of Node/{repartition.node.name}: draining "
-        f"{name_list(shortage.pods)} needs {slices}, or {ref} falls below minReplicas; {way_out}",
+        f"{first_names(shortage.pods)} needs {slices}, or {ref} falls below minReplicas; {way_out}",
     )
 
 
@@ -101,8 +101,8 @@ def unplaced_replacements(
     return StatusVerdict(
         LayoutReady.NO_SURGE_CAPACITY,
         f"{gpu_list(repartition.gpus)} of Node/{repartition.node.name}: no free slice for "
-        f"{name_list(pods)}, so {name_list(sorted(repartition.pods))} cannot leave; add a node, "
-        f"lower spec.scaling.minReplicas, or annotate the service with {DOWNTIME}=true",
+        f"{first_names(pods)}, so {first_names(sorted(repartition.pods))} cannot leave; add a "
+        f"node, lower spec.scaling.minReplicas, or annotate the service with {DOWNTIME}=true",
     )
 
 
@@ -147,9 +147,3 @@ def progress_message(units: Sequence[Unit]) -> str:
 def gpu_list(indices: Sequence[int]) -> str:
     """Return GPUs by index, such as `GPUs 0, 3`."""
     return f"{'GPU' if len(indices) == 1 else 'GPUs'} {', '.join(map(str, indices))}"
-
-
-def name_list(objects: Sequence[object]) -> str:
-    """Return the first 3 objects and the number of the others."""
-    text = ", ".join(map(str, objects[:3]))
-    return text if len(objects) <= 3 else f"{text} and {len(objects) - 3} more"
