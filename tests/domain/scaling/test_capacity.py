@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.reasons import ScalingReason
 from tessera.domain.scaling.policies.capacity.demand import DemandHistory
+from tessera.domain.scaling.policies.capacity.hold import Lulls
 from tessera.domain.scaling.policies.capacity.policy import (
     CapacityAssessment,
     replicas_for,
@@ -180,6 +181,12 @@ def calm(second: int, rate: float = 0.5) -> ServiceLoad:
     return load(second, serving=1, arrival_rate=rate)
 
 
+def observed(replicas: int, *, returned: bool = False) -> ScalingHistory:
+    """Return the history of a service that has been observed for its longest hold."""
+    first = TimestampedReplicas(at(-400), replicas)
+    return replace(steady(replicas), memory=DemandHistory(lulls=Lulls(first, returned)))
+
+
 def test_a_burst_adds_the_replicas_that_would_have_read_its_prompts_in_time() -> None:
     (decision,) = play(policy(), [burst(0)], steady(1))
     # Half of 30 prompts wait for a second where 15 are read in it.
@@ -187,6 +194,17 @@ def test_a_burst_adds_the_replicas_that_would_have_read_its_prompts_in_time() ->
     assert "bursts need 2" in decision.message
     assert play(policy(), [burst(0, size=19)], steady(1))[-1].replicas == 1
     assert play(policy(), [burst(0, size=60)], steady(1))[-1].replicas == 4
+
+
+def test_the_first_burst_after_a_long_time_adds_none() -> None:
+    first, second = play(policy(), [burst(0), burst(300)], observed(1))
+    assert (first.replicas, first.reason) == (1, "Steady")
+    assert (second.replicas, second.reason) == (2, "DemandAboveCapacity")
+
+
+def test_a_burst_that_lasts_counts_again_after_two_minutes() -> None:
+    decisions = play(policy(), [burst(second) for second in range(0, 150, 30)], observed(1))
+    assert [decision.replicas for decision in decisions] == [1, 1, 1, 1, 2]
 
 
 def test_what_two_bursts_needed_stays_for_half_an_hour_while_as_many_requests_come() -> None:
@@ -279,9 +297,31 @@ def test_by_estimates_a_replica_stays_as_long_as_its_start_would_cost() -> None:
 
     by_estimates = [removed(lead, "1m", finish_rate=0.5) for lead in (10, 100, 180)]
     assert by_estimates == [at(60), at(400), at(600)]
-    # What comes is known: the window that the spec has is enough.
-    for window, seconds in (("1m", 60), ("5m", 300)):
-        assert removed(180, window, arrival_rate=0.5) == at(seconds)
+
+
+@pytest.mark.parametrize(
+    ("history", "seconds"),
+    # Only begun to be observed; the load stayed away; it came back.
+    [(steady(2), 400), (observed(2), 300), (observed(2, returned=True), 400)],
+)
+def test_known_arrivals_hold_a_replica_for_longer_where_the_load_may_come_back(
+    history: ScalingHistory, seconds: int
+) -> None:
+    loads = [load(second, arrival_rate=0.5) for second in range(0, 600, 5)]
+    decisions = zip(loads, play(policy(), loads, history), strict=True)
+    assert next(each.at for each, decision in decisions if decision.replicas < 2) == at(seconds)
+
+
+def test_a_replica_that_was_removed_too_early_stays_in_the_next_lulls() -> None:
+    loads = [
+        load(second, arrival_rate=3.5 if second % 410 >= 350 else 0.5)
+        for second in range(0, 1640, 5)
+    ]
+    counts = [decision.replicas for decision in play(policy(), loads, observed(2))]
+    assert counts[300 // 5 : 350 // 5] == [1] * 10
+    assert set(counts[350 // 5 :]) == {2}
+    loads += [load(second, arrival_rate=0.5) for second in range(1640, 2100, 5)]
+    assert play(policy(), loads, observed(2))[-1].replicas == 1
 
 
 def test_a_starting_replica_that_is_not_needed_any_more_is_withdrawn() -> None:
@@ -479,7 +519,8 @@ def test_what_is_enough_is_said_with_when_the_others_go() -> None:
     """An on-call needs the number, until when, and no rate that froze five minutes ago."""
     loads = [load(second, serving=4, arrival_rate=6.5) for second in range(0, 60, 10)]
     loads += [load(second, serving=4, arrival_rate=0.7) for second in range(60, 370, 10)]
-    *decisions, last = play(policy(scaleDown={"stabilizationWindow": "5m"}), loads, steady(4))
+    spec = policy(scaleDown={"stabilizationWindow": "5m"})
+    *decisions, last = play(spec, loads, observed(4))
     assert last.replicas == 1
     assert all(each.reason == ScalingReason.SCALE_DOWN_STABILIZED for each in decisions[6:])
     assert decisions[-1].message == (

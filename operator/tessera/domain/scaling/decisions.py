@@ -1,6 +1,7 @@
 """Decisions within their bounds, and the windows that later ones are held to."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
@@ -115,7 +116,7 @@ def push(
 
 
 def fewer_enough(
-    window: tuple[TimestampedReplicas, ...], at: datetime, span: timedelta, current: int
+    window: Sequence[TimestampedReplicas], at: datetime, span: timedelta, current: int
 ) -> Decided:
     """Keep the number, and say how many are enough, since when, and when the others go.
 

@@ -1,7 +1,7 @@
 """The replicas that bursts need: the rate of a minute says nothing of its seconds.
 
-Bursts come again, and a replica starts for longer than one lasts. So what two of them needed stays
-for a while.
+A burst is over before a replica starts, so a single one adds none. But bursts come again, and what
+two of them needed is there for a while. One that lasts for minutes counts again.
 """
 
 import math

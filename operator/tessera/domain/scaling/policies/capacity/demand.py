@@ -9,6 +9,7 @@ from typing import NamedTuple
 from typing_extensions import override
 
 from tessera.domain.scaling.policies.capacity.bursts import Burst
+from tessera.domain.scaling.policies.capacity.hold import Lulls
 from tessera.domain.scaling.policies.capacity.pace import Pace
 from tessera.domain.scaling.policies.capacity.variant_capacity import VariantCapacity
 from tessera.domain.scaling.state import MAX_READING_GAP, ServiceLoad
@@ -64,6 +65,7 @@ class DemandHistory:
     correction: float = 1.0
     """Share of the predicted capacity that full replicas were measured to carry."""
     pace: Pace = field(default_factory=Pace)
+    lulls: Lulls = field(default_factory=Lulls)
     bursts: tuple[Burst, ...] = ()
     """Those of the last half hour, oldest first."""
 

@@ -3,8 +3,8 @@
 The demand is the rate of arrivals, and the capacity of a replica that of the performance model. So
 the number follows the load at once, also while streams go on, and what engines or devices show
 beside it (a queue, a full KV cache, activity) may only add replicas. A replica is removed after the
-demand was lower for the whole stabilization window; by estimated arrivals for as long as its
-start-up would cost, the rule of ski rental.
+demand was lower for the whole stabilization window; for as long as its start-up would cost where
+the load may come back, and by estimated arrivals.
 """
 
 import math
@@ -43,6 +43,7 @@ from tessera.domain.scaling.policies.capacity.demand import (
     is_at_rest,
     remember,
 )
+from tessera.domain.scaling.policies.capacity.hold import hold_of, is_new, longest_hold, next_lulls
 from tessera.domain.scaling.policies.capacity.pace import next_pace, ttft_shares
 from tessera.domain.scaling.policies.capacity.variant_capacity import (
     VariantCapacity,
@@ -62,9 +63,6 @@ from tessera.domain.sizing.scheduler_limits import P95_DEVIATIONS
 # Estimated arrivals are half a minute late, so they count with what they may grow by while a
 # replica starts: a factor, by the seconds of its lead.
 _BASE, _PER_SECOND, _MOST_HEADROOM = 1.04, 0.001, 1.3
-# To start a replica again, which their errors make necessary, costs several times its lead.
-_START_UP_COST = 4
-MAX_HOLD = timedelta(minutes=10)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,11 +167,12 @@ def scale_by_capacity(
     corrected = _corrected(capacity, memory)
     burst = _burst(target, corrected, load)
     memory = replace(memory, bursts=next_bursts(memory.bursts, load.at, burst, arrivals.rate))
-    bursts = max(burst, needed_again(memory.bursts, arrivals.rate))
-    assessment = _assess(target, corrected, load, memory, arrivals, bursts)
-    history = replace(history, up_window=(), lengths=capacity.lengths, memory=memory)
+    assessment = _assess(target, corrected, load, memory, arrivals, burst, current)
     if arrivals.most is not None and (load.is_known or gap_is_over(load.at, memory)):
-        history = _with_recommendation(history, load.at, assessment, current)
+        memory, history = _with_recommendation(
+            target, memory, history, load.at, assessment, current
+        )
+    history = replace(history, up_window=(), lengths=capacity.lengths, memory=memory)
     decided = decide_bounds(target, current) or _decide(
         target, load, assessment, current, history, memory
     )
@@ -206,22 +205,29 @@ def _burst(target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad) ->
     return needed if needed > usual else 0
 
 
-def _assess(
+def _assess(  # noqa: PLR0913, PLR0917 - what is needed, and what there is
     target: ScaleTarget,
     capacity: VariantCapacity,
     load: ServiceLoad,
     memory: DemandHistory,
     arrivals: Arrivals,
-    bursts: int,
+    burst: int,
+    current: int,
 ) -> CapacityAssessment:
     spec, replica_rate = target.spec, capacity.requests_per_second
     most = arrivals.rate if arrivals.most is None else arrivals.most
-    headroom, hold = 1.0, spec.scale_down.stabilization_window
+    window = spec.scale_down.stabilization_window
+    longest = longest_hold(window, capacity.lead)
+    running = TimestampedReplicas(load.at, current)
+    headroom, hold = 1.0, hold_of(memory.lulls, running, window, longest)
+    bursts = needed_again(memory.bursts, arrivals.rate)
+    if is_new(memory.lulls, load.at, longest):
+        # An earlier one may not have been seen.
+        bursts = max(burst, bursts)
     # A replica is removed once it is not needed for what Poisson arrivals vary by, either.
     noise = P95_DEVIATIONS * math.sqrt(most / RATE_SPAN.total_seconds())
     if arrivals.estimated:
-        headroom = headroom_of_estimates(capacity.lead)
-        hold = max(hold, min(_START_UP_COST * capacity.lead, MAX_HOLD))
+        headroom, hold = headroom_of_estimates(capacity.lead), longest
     retained = replicas_for(most + noise, replica_rate, headroom)
     if retained < load.serving:
         fewer_rate = capacity.fewer_requests_per_second
@@ -249,12 +255,20 @@ def _assess(
 
 
 def _with_recommendation(
-    history: ScalingHistory, at: datetime, assessment: CapacityAssessment, current: int
-) -> ScalingHistory:
+    target: ScaleTarget,
+    memory: DemandHistory,
+    history: ScalingHistory,
+    at: datetime,
+    assessment: CapacityAssessment,
+    current: int,
+) -> tuple[DemandHistory, ScalingHistory]:
     """Add what is retained to the window; an unknown past counts as the current number."""
     start, new = TimestampedReplicas(at, current), TimestampedReplicas(at, assessment.retained)
-    window = push(history.down_window, start, new, assessment.hold, lowest=False)
-    return replace(history, down_window=window)
+    window = target.spec.scale_down.stabilization_window
+    longest = longest_hold(window, assessment.capacity.lead)
+    lulls = next_lulls(memory.lulls, history.down_window, new, current, window, longest)
+    down_window = push(history.down_window, start, new, longest, lowest=False)
+    return replace(memory, lulls=lulls), replace(history, down_window=down_window)
 
 
 def _decide(
@@ -285,7 +299,8 @@ def _decide(
             f"{since} the metrics that are left decide; check with tessera doctor that Prometheus "
             "answers",
         )
-    most_retained = max((retained.replicas for retained in history.down_window), default=current)
+    window = [each for each in history.down_window if load.at - each.at < assessment.hold]
+    most_retained = max((each.replicas for each in window), default=current)
     if most_retained < current:
         fewer = (
             f"{counted(most_retained, 'replica')} instead of {current}, enough for "
@@ -293,7 +308,7 @@ def _decide(
         )
         return Decided(most_retained, ScalingReason.CAPACITY_ABOVE_DEMAND, fewer)
     begin = load.at - RATE_SPAN
-    recent = max((each.replicas for each in history.down_window if each.at >= begin), default=0)
+    recent = max((each.replicas for each in window if each.at >= begin), default=0)
     unneeded = min(current - load.serving, current - recent)
     if unneeded > 0 and history.decisions[-1].at <= begin:
         fewer = (
@@ -302,7 +317,7 @@ def _decide(
         )
         return Decided(current - unneeded, ScalingReason.STARTING_REPLICA_WITHDRAWN, fewer)
     if assessment.retained < current:
-        return fewer_enough(history.down_window, load.at, assessment.hold, current)
+        return fewer_enough(window, load.at, assessment.hold, current)
     return _hold(target, load, assessment, current, why)
 
 
@@ -352,12 +367,14 @@ def numbers(
     assessment = decision.assessment
     if not isinstance(assessment, CapacityAssessment):
         return load_numbers(target, load, decision)
-    capacity, pace, headroom = assessment.capacity, "", ""
+    capacity, pace, headroom, why_held = assessment.capacity, "", "", ""
     if round(assessment.pace, 2) != 1:
         pace = f", {assessment.pace:.2f} times the prediction by the TTFT attained"
     if assessment.headroom > 1:
         lead = format_duration(timedelta(seconds=round(capacity.lead.total_seconds())))
         headroom = f", with headroom {assessment.headroom:.2f} for a start-up of {lead}"
+    if assessment.hold > target.spec.scale_down.stabilization_window:
+        why_held = ", as long as a start-up is worth, since the load may come back"
     lengths = (
         f"{capacity.input_tokens} input and {counted(capacity.output_tokens, 'output token')}"
         if capacity.output_tokens
@@ -374,7 +391,7 @@ def numbers(
         ("needed", f"{assessment.needed}{headroom}"),
         ("retained", f"{assessment.retained} at least, while arrivals stay"),
         ("waiting requests", f"{load.known_waiting:.0f}"),
-        ("scale down", f"after {format_duration(assessment.hold)}"),
+        ("scale down", f"after {format_duration(assessment.hold)}{why_held}"),
     )
 
 
