@@ -4,6 +4,7 @@ from decimal import Decimal
 from itertools import pairwise
 
 from tessera.api.meta import find_condition
+from tessera.api.reasons import VariantReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.top.rows import service_rows
 from tessera.domain.status.events import event_notes
@@ -54,6 +55,23 @@ def test_a_change_stays_as_it_was_said_while_its_pods_come() -> None:
         if variant.name == "burst-1gpu"
     }
     assert len(messages) == 1
+
+
+def test_a_variant_that_is_offered_again_is_not_said_to_be_gone() -> None:
+    cluster = fleet(3, reserved=2, burst=4)
+    cluster.run(90)
+    assert cluster.counts() == {"reserved": 2, "burst": 1}
+    pools, cluster.pools = cluster.pools, cluster.pools[:1]
+    cluster.run(30)
+    assert reasons(cluster)["burst-1gpu"] == VariantReason.NOT_OFFERED
+    cluster.pools = pools
+    cluster.run(30)
+    assert cluster.counts() == {"reserved": 2, "burst": 1}
+    assert reasons(cluster)["burst-1gpu"] != VariantReason.NOT_OFFERED
+
+
+def reasons(cluster: VariantFleet) -> dict[str, VariantReason | None]:
+    return {each.name: each.reason for each in cluster.service.status.variants or ()}
 
 
 def test_tokens_cost_what_all_variants_cost_together() -> None:

@@ -90,8 +90,12 @@ def _variant_replicas(
     choice = variant.choice
     pods = [pod for pod in service_plan.pods if pod.variant == choice.variant]
     # The last change stays while the number does, whatever pods come and go meanwhile.
-    is_unchanged = reported is not None and reported.desired_replicas == variant.desired
-    change = reported if is_unchanged else variant.change or reported
+    is_unchanged = (
+        reported is not None
+        and reported.desired_replicas == variant.desired
+        and reported.reason is not VariantReason.NOT_OFFERED  # it is offered again
+    )
+    change = reported if is_unchanged else variant.change
     return VariantReplicas(
         **variant_status(service_plan, choice).model_dump(),
         tier=choice.offer.tier,
