@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -43,7 +44,6 @@ _STEP_SECONDS = 0.25
 @contextlib.asynccontextmanager
 async def burst_pools(cluster: InstalledCluster) -> AsyncIterator[None]:
     """Have an on-demand and a spot pool for the time of the block."""
-    pools = "/apis/tessera.dev/v1alpha1/acceleratorpools"
     for name, (tier, price, label) in _POOLS.items():
         spec = {
             "nodeSelector": {"nvidia.com/gpu.product": _PRODUCT, **label},
@@ -56,16 +56,21 @@ async def burst_pools(cluster: InstalledCluster) -> AsyncIterator[None]:
             "metadata": {"name": name},
             "spec": spec,
         }
-        await cluster.api.apply(f"{pools}/{name}", body, "kubectl")
+        await cluster.api.apply(pool_path(name), body, "kubectl")
     try:
         yield
     finally:
         for name in _POOLS:
-            await cluster.api.delete(f"{pools}/{name}")
+            if await cluster.api.exists(pool_path(name)):
+                await cluster.api.delete(pool_path(name))
 
 
-class ReservedDevices:
-    """The devices of the reserved nodes, most of which pods hold that are not Tessera's."""
+def pool_path(name: str) -> str:
+    return f"/apis/tessera.dev/v1alpha1/acceleratorpools/{name}"
+
+
+class HeldDevices:
+    """Devices that pods hold that are not Tessera's: most of the reserved nodes."""
 
     def __init__(self, namespace: ScenarioNamespace) -> None:
         self._namespace = namespace
@@ -73,25 +78,34 @@ class ReservedDevices:
     async def leave(self, free: int, cpu: int = 0) -> None:
         """Hold all but some, which are on one node, and so many processors of each node."""
         for node, count in zip(RESERVED_NODES, (SLICES, SLICES - free), strict=True):
-            pod = a_pod(
-                _guest(node),
-                a_container("sleep 3600", resources={"limits": {_SLICE: count, "cpu": cpu}}),
-                nodeSelector={"kubernetes.io/hostname": node},
-            )
-            path = PODS.path(self._namespace.name)
-            await self._namespace.cluster.api.create(path, pod)
+            await self.hold(node, count, cpu)
+
+    async def hold(self, node: str, count: int, cpu: int = 0) -> None:
+        """Hold so many devices of a node, for a pod that runs."""
+        pod = a_pod(
+            _guest(node),
+            a_container("sleep 3600", resources={"limits": {_SLICE: count, "cpu": cpu}}),
+            nodeSelector={"kubernetes.io/hostname": node},
+        )
+        api = self._namespace.cluster.api
+        await api.create(PODS.path(self._namespace.name), pod)
+        await eventually(lambda: api.get(self._path(node)), is_ready)
 
     async def clear(self) -> None:
-        """Free all."""
-        for node in RESERVED_NODES:
-            path = PODS.path(self._namespace.name, _guest(node))
-            if await self._namespace.cluster.api.exists(path):
-                await self._namespace.cluster.api.delete(path, {"gracePeriodSeconds": 0})
+        """Free all of the reserved nodes, and wait until their kubelets have."""
+        api = self._namespace.cluster.api
+        for path in map(self._path, RESERVED_NODES):
+            if await api.exists(path):
+                await api.delete(path)
+            await eventually(partial(api.exists, path), lambda exists: not exists)
 
-    async def free_node(self) -> None:
-        """Free those of the node that has free ones."""
-        path = PODS.path(self._namespace.name, _guest(RESERVED_NODES[1]))
-        await self._namespace.cluster.api.delete(path, {"gracePeriodSeconds": 0})
+    async def free(self, node: str = RESERVED_NODES[1]) -> None:
+        """Free those of a node; of the reserved ones that with free devices."""
+        # Without a grace period the pod would be gone before its devices are.
+        await self._namespace.cluster.api.delete(self._path(node))
+
+    def _path(self, node: str) -> str:
+        return PODS.path(self._namespace.name, _guest(node))
 
 
 def _guest(node: str) -> str:
@@ -327,10 +341,10 @@ def takes_requests(pod: Json) -> bool:
     return is_ready(pod) and not leaves
 
 
-async def list_pods(namespace: ScenarioNamespace) -> list[Json]:
-    """Return the pods of the service."""
+async def list_pods(namespace: ScenarioNamespace, service: str = "chat") -> list[Json]:
+    """Return the pods of a service."""
     pods = await namespace.list_objects(PODS)
-    return [pod for pod in pods if pod["metadata"]["labels"].get("tessera.dev/service") == "chat"]
+    return [pod for pod in pods if pod["metadata"]["labels"].get("tessera.dev/service") == service]
 
 
 async def wait_for_counts(
