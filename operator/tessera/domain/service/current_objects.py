@@ -93,5 +93,4 @@ def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
 
 def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:
     """Return the replicas on the chosen hardware."""
-    variant = choice.variant  # a name put together each time it is asked for
-    return [pod for pod in pods if pod.variant == variant]
+    return [pod for pod in pods if pod.variant == choice.variant]
