@@ -113,6 +113,15 @@ def test_what_is_late_while_replicas_are_missing_changes_nothing() -> None:
     assert next_pace(pace, early, use=1.0).factor > 1.03
 
 
+def test_replicas_that_are_missing_between_two_readings_count() -> None:
+    first, second, last = (TtftShares(at(seconds), 0.9, 0.8) for seconds in (0, 30, 360))
+    pace = next_pace(Pace(), first, use=0.9)
+    assert next_pace(pace, second, use=0.9).factor == 0.9
+    pace = next_pace(pace, first, use=0.9, missing=True)
+    assert next_pace(pace, second, use=0.9).factor == 1.0
+    assert next_pace(pace, last, use=0.9).factor == 0.9
+
+
 @pytest.mark.parametrize(
     ("late", "slow", "falls"),
     [

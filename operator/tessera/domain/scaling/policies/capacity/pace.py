@@ -46,8 +46,8 @@ class Pace:
     limit: float = _FIRST_LIMIT
     """Up to which the factor rises."""
     changed_at: datetime | None = None
-    """The last reading with fewer replicas ready than ordered, or with too many late: what came
-    before that says nothing of the factor."""
+    """The last reading at or after which fewer replicas were ready than ordered, or with too many
+    late: what came about then says nothing of the factor."""
 
 
 def ttft_shares(
@@ -85,10 +85,15 @@ def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: boo
 
     `missing` is whether fewer replicas than ordered are ready.
     """
-    if shares is None or shares.read_at == pace.read_at:
+    if shares is None:
         return pace
     now, before = shares.read_at, pace.read_at
-    pace = replace(pace, read_at=now, changed_at=now if missing else pace.changed_at)
+    # Also of replicas that are ready again before the next reading.
+    if missing and pace.changed_at != now:
+        pace = replace(pace, changed_at=now)
+    if now == before:
+        return pace
+    pace = replace(pace, read_at=now)
     if before is None:
         return pace
     minutes = min(now - before, _LONGEST_STEP) / timedelta(minutes=1)
