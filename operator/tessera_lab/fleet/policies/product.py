@@ -207,9 +207,10 @@ class ProductPolicy:
         self._edits = deque(edits)
         self._nodes, self._new_nodes = objects.nodes_by_pool(), objects.new_nodes()
         self._reference = objects.choice()
-        choices = [replace(objects, pools=(pool,)).first_plan().choice for pool in objects.pools]
-        self._choices = {each.offer.pool: each for each in choices if each is not None}
-        """The variant on each pool that it fits."""
+        self._choices = {
+            each.offer.pool: each for each in reversed(objects.first_plan().placement.choices)
+        }
+        """The variant on each pool that it fits, the first of several."""
         self._fit = self._reference.fit
         self._service = objects.service
         self._variants: tuple[str, ...] = ()
@@ -416,9 +417,12 @@ class ProductPolicy:
         )
 
     def _before(self, seconds: float) -> Observation:
-        """Return the oldest observation of the last so many seconds."""
-        newest = self._history[-1].scraped_at
-        return next(each for each in self._history if each.scraped_at >= newest - seconds)
+        """Return the oldest observation that Prometheus takes for the last so many seconds.
+
+        Their first moment is not of them, so a minute has four scrapes of 15 s, over 45 s.
+        """
+        begin = self._history[-1].scraped_at - seconds + self.scrape
+        return next(each for each in self._history if each.scraped_at >= begin)
 
     def _speed(self, newest: Observation, short: Observation) -> SpeedReading:
         change = add(newest.totals, short.totals, -1)
