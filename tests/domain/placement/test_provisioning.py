@@ -452,5 +452,24 @@ def test_of_unequal_speed_without_the_gateway_all_replicas_leave_a_pool_without_
     assert fleet.counts() == ({"cheap": 1, "fast": 0} if nodes else {"cheap": 0, "fast": 2})
 
 
+def test_replicas_do_not_return_to_a_pool_that_rests_by_an_earlier_status() -> None:
+    spec = a_spec(placement={"pools": ["cheap", "fast"]}, scaling={"minReplicas": 2})
+    fleet = VariantFleet(
+        a_service(spec=spec),
+        [a_burst_pool("cheap"), a_pool("fast", "9")],
+        [a_node("fast", whole=8, product=H100)],
+        start=timedelta(seconds=30),
+        config=Config(),
+    )
+    fleet.run(START)
+    earlier = fleet.service.status
+    fleet.run(15)
+    assert {pool_of(pod) for pod in fleet.pods.values() if pod.node} == {"fast"}
+    fleet.service = replace(fleet.service, status=earlier)
+    service_plan = fleet.cycle()
+    assert service_plan.choice is not None
+    assert service_plan.choice.offer.pool == "fast"
+
+
 def a_new_node_of(pool: str, fleet: VariantFleet) -> Node:
     return replace(a_node(pool, whole=8), created=NOW + fleet.now)

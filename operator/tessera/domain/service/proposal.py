@@ -288,7 +288,9 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         # Only the gateway knows what each replica can serve.
         assignments=assignments if gateways else assignments[:1],
         may_share=_any_speed if gateways else may_share_service,
-        bound=any(pod.node is not None for pod in objects.pods),
+        # The status, and so the current variant, may be of earlier cycles.
+        bound=current is not None
+        and any(pod.node and pod.variant == current.variant for pod in objects.pods),
     )
 
 
