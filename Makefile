@@ -131,7 +131,7 @@ tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts th
 	@$(RUN) tools/tune_rivals.py $(OPTIONS)
 
 .PHONY: record-course
-record-course: .venv/made ## Record ten minutes with a burst in a world, which tests compare simulated fleets with (about 12 minutes).
+record-course: .venv/made ## Record twelve minutes with bursts in a world, which tests compare simulated fleets with (about 16 minutes).
 	@$(RUN) -m bench.record_course $(OPTIONS)
 
 .PHONY: bench-scenarios

@@ -3,8 +3,10 @@
 Of a cycle only the parts that differ from the cycle before are written.
 """
 
-import gzip
+import itertools
 import json
+import lzma
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,12 +30,21 @@ _READINGS_HINTS: _Hints = get_type_hints(Readings)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedDecision:
+    """What a cycle decided for one service."""
+
+    replicas: int
+    reason: str
+    desired: Mapping[str, int]
+    """Replicas of each variant, by its pool."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCycle:
     """One reconcile cycle of the operator."""
 
     snapshot: Snapshot
-    replicas: int
-    reason: str
+    decisions: Mapping[Ref, RecordedDecision]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,24 +55,37 @@ class RecordedRequest:
     prompt_tokens: int
     output_tokens: int
     ttft: float
+    """Infinite if no token came."""
+
+
+# Samples of Prometheus: the second since the first moment of the load, and the value.
+Samples = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedService:
+    """What came to one service, and what was scraped of it."""
+
+    requests: Sequence[RecordedRequest]
+    scrapes: Mapping[str, Mapping[str, Samples]]
+    """By pod and metric."""
+    costs: Mapping[str, Samples]
+    """The bill by pool, in nano-units since the operator started."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedCourse:
-    """A course of one service."""
+    """A course of several services."""
 
     source: str
     """How it was recorded."""
-    service: Ref
     begin: datetime
     """The first moment of the load."""
     seconds: float
     """Its length."""
-    requests: Sequence[RecordedRequest]
-    scrapes: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]]
-    """Samples of Prometheus, by pod and metric: the second since `begin`, and the value."""
     late_share: float
     """Share of the time in which other work kept the client from running for 50 ms or more."""
+    services: Mapping[Ref, RecordedService]
     cycles: Sequence[RecordedCycle]
 
 
@@ -69,37 +93,69 @@ def write_course(path: Path, course: RecordedCourse) -> None:
     """Write the file, compressed; equal courses give equal files."""
     document = {
         "source": course.source,
-        "service": course.service,
         "begin": course.begin.isoformat(),
         "seconds": course.seconds,
         "lateShare": course.late_share,
-        "requests": [
-            [round(each.second, 4), each.prompt_tokens, each.output_tokens, round(each.ttft, 4)]
-            for each in course.requests
+        "services": [
+            {
+                "service": ref,
+                "requests": _columns(service.requests),
+                "scrapes": service.scrapes,
+                "costs": service.costs,
+            }
+            for ref, service in course.services.items()
         ],
-        "scrapes": course.scrapes,
         "cycles": list(_changes(course.cycles)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0))
+    path.write_bytes(lzma.compress(json.dumps(document, separators=(",", ":")).encode(), preset=9))
 
 
 def read_course(path: Path) -> RecordedCourse:
     """Return what `write_course` wrote."""
-    document = json.loads(gzip.decompress(path.read_bytes()))
+    document = json.loads(lzma.decompress(path.read_bytes()))
     return RecordedCourse(
         source=document["source"],
-        service=Ref(*document["service"]),
         begin=datetime.fromisoformat(document["begin"]),
         seconds=document["seconds"],
         late_share=document["lateShare"],
-        requests=[
-            RecordedRequest(second=second, prompt_tokens=prompt, output_tokens=output, ttft=ttft)
-            for second, prompt, output, ttft in document["requests"]
-        ],
-        scrapes=document["scrapes"],
+        services={
+            Ref(*each["service"]): RecordedService(
+                requests=list(_requests(*each["requests"])),
+                scrapes=each["scrapes"],
+                costs=each["costs"],
+            )
+            for each in document["services"]
+        },
         cycles=list(_cycles(document["cycles"])),
     )
+
+
+def _columns(requests: Sequence[RecordedRequest]) -> list[list[int | None]]:
+    """Return the times between requests, their prompts, their answers and TTFTs, in ms."""
+    begins = [round(each.second * 1000) for each in requests]
+    return [
+        [after - before for before, after in itertools.pairwise([0, *begins])],
+        [each.prompt_tokens for each in requests],
+        [each.output_tokens for each in requests],
+        [round(each.ttft * 1000) if math.isfinite(each.ttft) else None for each in requests],
+    ]
+
+
+def _requests(
+    spans: Sequence[int],
+    prompts: Sequence[int],
+    outputs: Sequence[int],
+    ttfts: Sequence[int | None],
+) -> Iterator[RecordedRequest]:
+    begins = itertools.accumulate(spans)
+    for begin, prompt, output, ttft in zip(begins, prompts, outputs, ttfts, strict=True):
+        yield RecordedRequest(
+            second=begin / 1000,
+            prompt_tokens=prompt,
+            output_tokens=output,
+            ttft=math.inf if ttft is None else ttft / 1000,
+        )
 
 
 def _changes(cycles: Sequence[RecordedCycle]) -> Iterator[dict[str, Any]]:
@@ -119,8 +175,10 @@ def _changes(cycles: Sequence[RecordedCycle]) -> Iterator[dict[str, Any]]:
         }
         yield {
             "at": cycle.snapshot.at.isoformat(),
-            "replicas": cycle.replicas,
-            "reason": cycle.reason,
+            "decisions": [
+                [ref, decision.replicas, decision.reason, decision.desired]
+                for ref, decision in cycle.decisions.items()
+            ],
             "changes": {name: v for name, v in values.items() if before.get(name, _NEVER) != v},
         }
         before = values
@@ -145,8 +203,10 @@ def _cycles(documents: Sequence[Mapping[str, Any]]) -> Iterator[RecordedCycle]:
                 readings=Readings(**readings) if readings else None,
                 **snapshot,
             ),
-            replicas=document["replicas"],
-            reason=document["reason"],
+            decisions={
+                Ref(*ref): RecordedDecision(replicas=replicas, reason=reason, desired=desired)
+                for ref, replicas, reason, desired in document["decisions"]
+            },
         )
 
 

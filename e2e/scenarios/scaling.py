@@ -6,7 +6,7 @@ import itertools
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,14 +37,23 @@ def write_fleet(folder: Path) -> Path:
 
 
 async def apply_scaled_service(
-    namespace: ScenarioNamespace, name: str, policy: str, **scaling: object
+    namespace: ScenarioNamespace,
+    name: str,
+    policy: str,
+    pools: Sequence[str] | None = None,
+    /,
+    **scaling: object,
 ) -> None:
-    """Apply a service with default settings beside its policy, whose engines start slowly."""
+    """Apply a service with default settings beside its policy, whose engines start slowly.
+
+    It may use all pools unless some are named.
+    """
     start = {"name": "TESSERA_SIM_START_SECONDS", "value": str(START_SECONDS)}
     await namespace.apply_service(
         name,
         scaling={"policy": policy, **scaling},
         podTemplate={"env": [start]},
+        placement={} if pools is None else {"pools": list(pools)},
     )
 
 

@@ -1,7 +1,7 @@
 """The operator, which also writes what each cycle observed and how many replicas it decided on.
 
 The image table lets it stand for `tessera/operator-recording`. The file of `RECORD_FILE` gets one
-pickled `(snapshot, {service: (replicas, reason)})` per cycle.
+pickled `(snapshot, {service: (replicas, reason, {pool: replicas})})` per cycle.
 """
 
 import os
@@ -21,7 +21,11 @@ class RecordingReconciler(FleetReconciler):
     async def reconcile(self) -> ReconcileOutcome:
         outcome = await super().reconcile()
         decisions = {
-            ref: (service_plan.scale.replicas, str(service_plan.scale.reason))
+            ref: (
+                service_plan.scale.replicas,
+                str(service_plan.scale.reason),
+                {each.choice.offer.pool: each.desired for each in service_plan.variants},
+            )
             for ref, service_plan in outcome.plan.service_plans.items()
         }
         _append((outcome.snapshot, decisions))
