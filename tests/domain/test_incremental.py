@@ -26,7 +26,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.planning import service_plan
+from tessera.domain.planning import service_decision
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout import balance
@@ -518,7 +518,7 @@ def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> No
         (balance, A_REPLICA_THAT_HOLDS_ALL_REQUESTS),
         (proposal, SPIKE_AFTER_A_LULL),
         (schedules, [a_step("nothing", passed=45) for _ in range(4)]),
-        (service_plan, A_REPLICA_THAT_LEAVES),
+        (service_decision, A_REPLICA_THAT_LEAVES),
         (stall, AN_ENGINE_THAT_STALLS),
     ],
 )
