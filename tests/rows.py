@@ -60,6 +60,10 @@ ROWS = {
             ),
             cpu_seconds=100,
         ),
+        Row(
+            ("e2e/scenarios/test_nodes_on_demand.py", "e2e/scenarios/test_tiers.py"),
+            cpu_seconds=60,
+        ),
         Row(("tests/faults/",), cpu_seconds=100),
         Row(("e2e/faults/",), cpu_seconds=40),
         Row(("e2e/repartition/",), cpu_seconds=10),

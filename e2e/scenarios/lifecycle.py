@@ -10,6 +10,7 @@ import httpx
 from demo.cluster import NAMESPACE, InstalledCluster, Json
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
+from tessera.domain.hardware.device import GPU
 from tessera.domain.names import PORT
 from tessera.resources.api_resources import PODS
 from world.testing import eventually
@@ -19,20 +20,29 @@ STALL_SECONDS = 8
 # The topic that explains a condition, where it is not the condition's own name.
 _TOPICS = {"Progressing": "rollout", "Placed": "placed", "Ready": "ready"}
 _PRODUCT = "NVIDIA-A100-SXM4-80GB"
+# Node groups of Karpenter, each with a node that comes when a pod waits for it.
+NODE_GROUPS = ("coming", "never", "no-capacity")
+POOL_LABEL = "example.org/pool"
 
 
 def write_fleet(folder: Path, spot: int = 0) -> Path:
     """Write a fleet file: a node for the operator, two with four small slices, and with spot nodes
-    two more whose slices no pool of the examples has."""
+    two more whose slices no pool of the examples has, and groups without nodes."""
     gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
+    groups: list[Json] = []
     if spot:
         spots = {**gpus, "tier": "Spot", "gpus": [["3g.40gb"]]}
         nodes.append({"name": "spot", "count": spot, **spots})
         nodes.append({**gpus, "name": "burst", "tier": "OnDemand"})
         nodes.append({**gpus, "name": "burst-spot", "tier": "Spot", "cloud": "gcp"})
+        whole = {**gpus, "tier": "OnDemand", "gpus": ["whole"], "taints": [{"key": GPU}]}
+        groups = [
+            {**whole, "name": name, "labels": {POOL_LABEL: name}, "emptySeconds": 3}
+            for name in NODE_GROUPS
+        ]
     path = folder / "fleet.yaml"
-    path.write_text(json.dumps({"nodes": nodes}), encoding="utf-8")
+    path.write_text(json.dumps({"nodes": nodes, "groups": groups}), encoding="utf-8")
     return path
 
 
