@@ -154,6 +154,25 @@ def test_a_replica_is_given_what_the_attained_ttft_shows(
     assert (paced.replicas, round(paced.assessment.pace, 2)) == (replicas, factor)
 
 
+@pytest.mark.parametrize(("rate", "factor"), [(7.4, 0.9), (8.4, 1.0)])
+def test_what_is_late_while_replicas_carry_more_than_they_can_lowers_nothing(
+    rate: float, factor: float
+) -> None:
+    loads = [
+        load(
+            second,
+            arrival_rate=rate,
+            serving=4,
+            running=20.0,
+            ttft=TtftShares(at(second), 0.9, 0.8),
+        )
+        for second in range(0, 480, 30)
+    ]
+    decision = play(policy(maxReplicas=4), loads, steady(4))[-1]
+    assert isinstance(decision.assessment, CapacityAssessment)
+    assert (decision.replicas, decision.assessment.pace) == (4, factor)
+
+
 def test_arrivals_that_rise_at_the_gateway_add_replicas_before_the_minute_is_full() -> None:
     risen = play(policy(), [load(0, arrival_rate=3.0, arrivals=(*[0] * 45, *[10] * 15))])[0]
     assert isinstance(risen.assessment, CapacityAssessment)

@@ -3,9 +3,9 @@
 A prediction for every mix of lengths is right on the whole alone. While nearly all first tokens
 come in half of the objective, replicas carry more than predicted, and while some come late, less.
 The share in half of the objective warns before any is late, so no request is lost to find out.
-What is late while replicas are missing says nothing of those that serve, nor does a prompt that
-takes longer than the objective by itself. A factor at which some came late is not tried again soon:
-each try costs a part of the error budget.
+What is late while replicas are missing, or carry more than a factor lets them, says nothing of it,
+nor does a prompt that takes longer than the objective by itself. A factor at which some came late
+is not tried again soon: each try costs a part of the error budget.
 """
 
 from dataclasses import dataclass, replace
@@ -46,8 +46,8 @@ class Pace:
     limit: float = _FIRST_LIMIT
     """Up to which the factor rises."""
     changed_at: datetime | None = None
-    """The last reading at or after which fewer replicas were ready than ordered, or with too many
-    late: what came about then says nothing of the factor."""
+    """The last reading at or after which replicas were missing, or with too many late: what came
+    about then says nothing of the factor."""
 
 
 def ttft_shares(
@@ -83,7 +83,7 @@ def _slow_share(latency: ServiceLatency, seconds: float) -> float:
 def next_pace(pace: Pace, shares: TtftShares | None, use: float, *, missing: bool = False) -> Pace:
     """Return the pace after a reading; `use` is the load of the replicas relative to the pace.
 
-    `missing` is whether fewer replicas than ordered are ready.
+    `missing` is whether fewer replicas are ready than ordered, or than the load needs.
     """
     if shares is None:
         return pace

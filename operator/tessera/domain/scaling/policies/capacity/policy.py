@@ -162,7 +162,9 @@ def scale_by_capacity(
     arrivals = arrivals_of(load, capacity, memory)
     memory = remember(target, capacity, load, current, memory)
     expected = capacity.requests_per_second * memory.pace.factor * max(1, load.serving)
-    use, missing = arrivals.rate / expected, load.serving < current
+    use = arrivals.rate / expected
+    # The load may need more replicas than those that were ordered so far.
+    missing = load.serving < current or use > 1
     memory = replace(memory, pace=next_pace(memory.pace, load.ttft, use, missing=missing))
     corrected = _corrected(capacity, memory)
     burst = _burst(target, corrected, load)
