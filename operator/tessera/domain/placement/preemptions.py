@@ -10,6 +10,7 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.incremental import FOREVER, Until, reused, reused_until
 from tessera.domain.observed.snapshot import Node, Pod, Snapshot
+from tessera.domain.placement.provisioning import nodes_by_pool
 from tessera.domain.steps import Step
 
 # The supply of spot nodes changes over hours: what was taken a day ago says nothing more.
@@ -36,26 +37,18 @@ def with_preemptions(
     }
     if not names:
         return views
-    nodes = _spot_nodes(snapshot.nodes, frozenset().union(*names.values()))
+    nodes = _spot_nodes(snapshot.nodes, names)
     used = _used_nodes(snapshot.pods)
     last = {view.pool.name: view for view in last_views}
     return tuple(
-        _measured_view(
-            view,
-            tuple(node for node in nodes if node.name in names[view.pool.name]),
-            used,
-            last.get(view.pool.name),
-            snapshot.at,
-        )
-        if view.pool.name in names
+        _measured_view(view, nodes[name], used, last.get(name), snapshot.at)
+        if (name := view.pool.name) in nodes
         else view
         for view in views
     )
 
 
-@reused
-def _spot_nodes(nodes: Sequence[Node], names: frozenset[str]) -> tuple[Node, ...]:
-    return tuple(node for node in nodes if node.name in names)
+_spot_nodes = reused(nodes_by_pool)
 
 
 @reused
@@ -74,10 +67,11 @@ def _measure(
     status = view.pool.status.spot
     if last is not None and last.pool.uid == view.pool.uid:
         status = last.spot or status  # the API server may not have it yet
-    leaving = [node for node in nodes if node.taints & DISRUPTION_TAINTS]
-    taken = tuple(node for node in leaving if node.name in used)
-    staying = tuple(sorted(node.created for node in nodes if node.created and node not in leaving))
-    return _rated_view(view.pool.name, view, staying, taken, at=at, memory=status)
+    taken = tuple(node for node in nodes if node.taints & DISRUPTION_TAINTS and node.name in used)
+    staying = sorted(
+        node.created for node in nodes if node.created and not node.taints & DISRUPTION_TAINTS
+    )
+    return _rated_view(view.pool.name, view, tuple(staying), taken, at=at, memory=status)
 
 
 def _set_aside(_error: Exception, view: PoolView, *_: object) -> PoolView:

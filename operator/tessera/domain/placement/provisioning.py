@@ -100,8 +100,11 @@ def with_provisioning(
         return views
     nodes = _nodes_by_pool(
         snapshot.nodes,
-        {view.pool.name: view.node_names | view.odd_nodes for view in views},
-        tuple(names),
+        {
+            view.pool.name: view.node_names | view.odd_nodes
+            for view in views
+            if view.pool.name in names
+        },
     )
     pools = _pools_by_variant(snapshot.services)
     attempts = _pools_by_attempt(snapshot.batches)
@@ -138,11 +141,17 @@ def _pods_of(
     return PoolPods(waiting=waiting, bound=bound, events=events, unplaced=unplaced)
 
 
-@reused
-def _nodes_by_pool(
-    nodes: Sequence[Node], node_names: Mapping[str, frozenset[str]], pools: tuple[str, ...]
+def nodes_by_pool(
+    nodes: Sequence[Node], node_names: Mapping[str, frozenset[str]]
 ) -> Mapping[str, tuple[Node, ...]]:
-    return {pool: tuple(node for node in nodes if node.name in node_names[pool]) for pool in pools}
+    """Return the nodes of each pool, by their names."""
+    return {
+        pool: tuple(node for node in nodes if node.name in names)
+        for pool, names in node_names.items()
+    }
+
+
+_nodes_by_pool = reused(nodes_by_pool)
 
 
 @reused
