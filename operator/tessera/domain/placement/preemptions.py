@@ -27,7 +27,7 @@ def with_preemptions(
     """Return the pools with the measured rate of preemptions of those of tier Spot.
 
     A preemption is a node with a taint of a node that terminates while a pod of Tessera is on it:
-    an autoscaler takes those that nobody needs once they are empty. A node that vanishes without a
+    an autoscaler takes unneeded ones once they are empty. A node that vanishes without a
     taint is not counted. Nothing is known of a pool without one, which counts as never preempted.
     """
     names = {

@@ -1,6 +1,6 @@
 """How long a replica that is not needed stays, by what the lulls of its service showed.
 
-Whether a load comes back soon nobody knows beforehand, which is the question of ski rental: to keep
+It is not known beforehand whether a load comes back soon, the question of ski rental: to keep
 a replica for as long as its start-up would cost is at most twice as dear as to know. So replicas
 are held that were there before the service was observed for that long, and those of a service whose
 load came back in the last lull that was longer than the stabilization window. Once a lull outlasts
@@ -24,7 +24,7 @@ class Lulls:
     """What is known of the times in which fewer replicas were enough."""
 
     first: TimestampedReplicas | None = None
-    """The replicas at the first reading, of which nobody knows how long they were needed."""
+    """The replicas at the first reading; how long they were needed before is not known."""
     returned: bool = False
     """Whether the load came back in the last one that was longer than the stabilization window."""
 
