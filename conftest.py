@@ -35,6 +35,12 @@ pytest_plugins = [
     "tests.unchanged_world",
 ]
 
+# What helpers assert says what it saw, as what tests assert does.
+pytest.register_assert_rewrite(
+    *("chart_tests", "faults", "hostile", "promises", "scenarios", "world.testing"),
+    *("tests.batch_runner", "tests.clients", "tests.faults", "tests.gateway", "tests.lab"),
+)
+
 # What collecting tests makes stays until the end: to look through it for garbage is in vain.
 gc.disable()
 

@@ -6,41 +6,68 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeVar, overload
 
 import aiohttp
 
 from world.api import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICE_ACCOUNTS, Api, ApiError, Json
 
 T = TypeVar("T")
-LOOK_SECONDS = 0.05
+LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5
 SHOWN_CHARACTERS = 3000
 # Machines are shared: what takes a second alone may take many beside other tests.
 PATIENCE_SECONDS = 60
 _numbers = itertools.count(1)
 
 
+@overload
 async def eventually(
-    read: Callable[[], Awaitable[T]],
+    check: Callable[[], Awaitable[T]], *, within: float = PATIENCE_SECONDS
+) -> T: ...
+
+
+@overload
+async def eventually(
+    check: Callable[[], Awaitable[T]],
     holds: Callable[[T], object],
     *,
     within: float = PATIENCE_SECONDS,
+) -> T: ...
+
+
+async def eventually(
+    check: Callable[[], Awaitable[T]],
+    holds: Callable[[T], object] | None = None,
+    *,
+    within: float = PATIENCE_SECONDS,
 ) -> T:
-    """Read until it holds; the failure shows what was read last."""
-    last_value: object = None
+    """Repeat the asserts of `check` until all of them hold; return what it returns.
+
+    Ends with the last AssertionError, or with the error of the server that was asked last. Looks
+    again after a twentieth of the time waited so far, since a look takes time from what it waits
+    for.
+    """
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    last_error: Exception | None = None
     try:
         async with asyncio.timeout(within):
             while True:
                 try:
-                    last_value = value = await read()
-                    if holds(value):
-                        return value
-                except (ApiError, aiohttp.ClientError, OSError) as error:
-                    last_value = str(error) or type(error).__name__
-                await asyncio.sleep(LOOK_SECONDS)
+                    value = await check()
+                    if holds is not None and not holds(value):
+                        shown = json.dumps(value, indent=1, default=str)
+                        raise AssertionError(shown[-SHOWN_CHARACTERS:])
+                    return value
+                except (AssertionError, ApiError, aiohttp.ClientError, OSError) as error:
+                    last_error = error
+                waited = loop.time() - begun
+                await asyncio.sleep(min(max(waited / 20, LOOK_SECONDS), LONGEST_LOOK_SECONDS))
     except TimeoutError:
-        shown = json.dumps(last_value, indent=1, default=str)[-SHOWN_CHARACTERS:]
-        raise AssertionError(f"did not hold within {within:g} s; seen last: {shown}") from None
+        if last_error is None:
+            raise AssertionError(f"no look ended within {within:g} s") from None
+        last_error.add_note(f"did not hold within {within:g} s")
+        raise last_error from None
 
 
 @dataclass(frozen=True, slots=True)
