@@ -39,7 +39,7 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 
 .PHONY: test
 test: .venv/made ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
-	@$(RUN) tools/run_tests.py $(if $(FULL),--full) $(if $(CI),--second-play)
+	@$(RUN) tools/run_tests.py $(if $(FULL),--full)
 
 .PHONY: test-world
 test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test` runs few of them.

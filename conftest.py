@@ -31,7 +31,6 @@ pytest_plugins = [
     "tests.generation.coverage",
     "tests.durations",
     "tests.hostile.score",
-    "tests.second_play",
     "tests.unchanged_world",
 ]
 
