@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from setup import move_programs
+from world.errors import advice
 from world.folders import cache, make_once
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,9 +37,16 @@ def environment(
         venv.create(partial, with_pip=True)
         pip = [str(partial / "bin" / "python"), "-m", "pip", "install", "--no-input", "--quiet"]
         pip += ["--disable-pip-version-check", "--require-hashes", "-r", str(pins)]
-        done = subprocess.run(pip + ([] if with_dependencies else ["--no-deps"]), check=False)
+        done = subprocess.run(
+            pip + ([] if with_dependencies else ["--no-deps"]),
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         if done.returncode:
-            sys.exit(f"{name}: installing {pins.name} failed with {done.returncode}")
+            say(done.stdout[-2000:])
+            sys.exit(f"{name}: installing {pins.name} failed: {advice(done.stdout)}")
         move_programs(partial / "bin", partial, folder)
         finish(partial)
         say(f"{name}: made in {time.monotonic() - begun:.0f} s")

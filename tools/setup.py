@@ -2,10 +2,12 @@
 
 The packages are installed once, into the user's cache; each checkout gets links to them. With
 `--world` the programs of the simulated cluster are built beside that: pip keeps one core busy.
+Whatever ends it, the next run goes on with what is complete.
 """
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -16,17 +18,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "e2e"))
+
+from world.errors import AGAIN, advice
+
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 MADE = VENV / "made"
 # tessera and tessera-lab.
 PACKAGES = (ROOT, ROOT / "operator" / "tessera_lab")
-OLDEST = (3, 11)
+# The check of the world says whether Go is new enough.
+TOOLS = {"go": "Go from https://go.dev/dl/", "git": "git", "make": "make"}
 
 
 def main() -> None:
     """Create the environment, unless another process just did; every missing piece is named."""
     _check_requirements()
+    try:
+        _run()
+    except KeyboardInterrupt:
+        sys.exit(f"setup: interrupted: {AGAIN}")
+    except (OSError, subprocess.CalledProcessError) as error:
+        output = getattr(error, "output", None) or b""
+        sys.exit(f"setup: {error}: {advice(f'{error} {output!r}')}")
+
+
+def _run() -> None:
     folder = os.open(ROOT, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)  # until this process ends
     if not _is_made():
@@ -83,12 +100,7 @@ def _pinned_packages() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
             partial = folder.with_suffix(".partial")
-            try:
-                venv.create(partial, with_pip=True, clear=True, symlinks=True)
-            except subprocess.CalledProcessError:
-                sys.exit(
-                    "setup: this Python has no ensurepip; on Debian: apt-get install python3-venv"
-                )
+            venv.create(partial, with_pip=True, clear=True, symlinks=True)
             print("setup: installing the pinned requirements", file=sys.stderr)
             _install(partial, ["--require-hashes", "-r", str(ROOT / "requirements" / "dev.txt")])
             move_programs(partial / "bin", partial, folder)
@@ -119,20 +131,22 @@ def _link(source: str, target: str) -> None:
 def _install(environment: Path, arguments: list[str]) -> None:
     pip = [str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input"]
     command = [*pip, "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, check=False)
+    done = subprocess.run(
+        command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if done.returncode:
-        sys.exit(f"setup: failed ({done.returncode}): {' '.join(command)}")
+        sys.exit(f"{done.stdout[-2000:]}\nsetup: pip failed: {advice(done.stdout)}")
 
 
 def _check_requirements() -> None:
-    missing = []
-    if sys.version_info < OLDEST:
-        missing.append(f"Python {OLDEST[0]}.{OLDEST[1]}+ (this is {sys.version.split()[0]})")
+    """Name all that is missing; make itself asks whether this Python is new enough."""
+    missing = [text for tool, text in TOOLS.items() if shutil.which(tool) is None]
     if not sys.platform.startswith("linux"):
         missing.append("Linux (pods get loopback addresses, which only Linux has)")
-    missing += [tool for tool in ("go", "git", "make") if shutil.which(tool) is None]
+    if importlib.util.find_spec("ensurepip") is None:
+        missing.append("ensurepip of this Python (Debian: apt-get install python3-venv)")
     if missing:
-        sys.exit(f"setup: missing: {', '.join(missing)}")
+        sys.exit(f"setup: install what is missing, and try again: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from world.errors import WorldError
+from world.errors import WorldError, advice
 from world.folders import HERE, cache, sole_maker
 from world.lifetimes import dies_with_parent
 
@@ -116,8 +116,10 @@ def _build(folder: Path, names: Sequence[str], progress: Progress) -> None:
             seconds = time.monotonic() - began
             progress(f"building, {linked} of {len(names)} linked, {seconds:.0f} s so far")
     if build.returncode:
+        output = log.read_text()
         raise WorldError(
-            f"building {', '.join(names)} failed, see {log}:\n{log.read_text()[-2000:]}"
+            f"{output[-2000:]}\nbuilding {', '.join(names)} failed (all of it: {log}): "
+            f"{advice(output)}"
         )
     for name, package in packages.items():
         (partial / _program(package)).rename(folder / name)

@@ -21,7 +21,7 @@ from world.autoscaling.taints import remove_taint
 from world.binaries import Progress
 from world.child_processes import until
 from world.control_plane import ControlPlane
-from world.errors import WorldError
+from world.errors import WorldError, advice
 from world.fleet import NodeGroup, Taint
 from world.folders import HERE, cache, make_once
 from world.informer import Informer, Key
@@ -81,7 +81,9 @@ def _go(*arguments: str, cwd: Path) -> str:
         ["go", *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise WorldError(f"go {' '.join(arguments)} failed:\n{done.stderr[-2000:]}")
+        raise WorldError(
+            f"{done.stderr[-2000:]}\ngo {' '.join(arguments)} failed: {advice(done.stderr)}"
+        )
     return done.stdout
 
 
