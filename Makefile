@@ -14,8 +14,16 @@ unexport PYTHONDONTWRITEBYTECODE
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+ifeq ($(filter undefine,$(.FEATURES)),)
+$(error GNU make 3.82 or newer is needed, and this is $(MAKE_VERSION): install a newer one)
+endif
+
 .venv/made: requirements/dev.txt tools/setup.py
-	@$(PYTHON) tools/setup.py $(if $(filter demo% test world,$(MAKECMDGOALS)),--world)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "setup: Python 3.11 or newer is needed, and $(PYTHON) is" \
+		"$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo missing):" \
+		"install it, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) tools/setup.py $(if $(filter demo% test test-e2e world,$(MAKECMDGOALS)),--world)
 
 .PHONY: demo
 demo: .venv/made ## Set up everything and run the main demo (KEEP=1 keeps the cluster, ENGINE=vllm adds a real engine, ALL=1 runs all demos, REQUIRE_BUDGET=1 installs with requireBudget).
@@ -38,16 +46,22 @@ demo-mig: .venv/made ## Run the MIG demo: GPUs are repartitioned under running s
 	@$(RUN) -m demo mig $(if $(BACKEND),--backend $(BACKEND)) $(if $(KEEP),--keep) $(if $(REQUIRE_BUDGET),--require-budget)
 
 .PHONY: test
-test: .venv/made ## Set up everything and run the tests of a push (FULL=1: the nightly tests, with all seeds, kill points and pages).
-	@$(RUN) tools/run_tests.py $(if $(FULL),--full)
+test: .venv/made ## Set up everything and prove the promises: decisions, contracts on real servers, ten scenes in an installed world (FULL=1: more seeds and cases).
+	@$(RUN) tools/prepare.py test $(if $(FULL),--full)
+	@$(RUN) tools/run_tests.py test $(if $(FULL),--full)
+
+.PHONY: test-e2e
+test-e2e: .venv/made ## Run all other tests: faults, hostile tenants, the chart, scenarios, the simulated cluster itself (FULL=1: the nightly tests too).
+	@$(RUN) tools/prepare.py test-e2e $(if $(FULL),--full)
+	@$(RUN) tools/run_tests.py test-e2e $(if $(FULL),--full)
 
 .PHONY: test-world
-test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test` runs few of them.
+test-world: .venv/made ## Run all tests of the simulated cluster, and note that it passed: until it changes, `make test-e2e` runs few of them.
 	@$(RUN) -m world build
 	@$(BIN)/pytest -q --record-world e2e/world_tests
 
 .PHONY: check
-check: lint ## Run lint and the unit tests.
+check: lint-code ## Check the code, and run the unit tests.
 	@$(BIN)/pytest -q -n auto tests -m "not world and not long"
 
 .PHONY: hostile
@@ -58,7 +72,12 @@ hostile: .venv/made ## Run the hostile-tenant suite, in memory and in a world; i
 		$(if $(FULL),--full)
 
 .PHONY: lint
-lint: .venv/made ## Check format, lint, types, import rules, generated files and names.
+lint: .venv/made ## Check the code, build the site strictly, lint the images and the rendered chart.
+	@$(RUN) tools/prepare.py lint
+	@$(MAKE) --no-print-directory --jobs 3 --output-sync lint-code docs lint-images
+
+.PHONY: lint-code
+lint-code: .venv/made ## Check format, lint, types, import rules, generated files and names.
 	@$(BIN)/ruff format --check --quiet . || { echo "run: $(BIN)/ruff format ."; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@# A clean checkout begins with the types that the last one found.

@@ -1,6 +1,7 @@
 """Options and marks of all tests, and which of them run in the same worker.
 
-What waits for `--full` (mark `full`) follows these rules; everything else is in `make test`:
+What waits for `--full` (mark `full`) follows these rules; everything else is in `make test` or
+`make test-e2e`, as `tests/parts.py` divides it:
 
 1. Further random cases, kill points, rounds, upgrades, backends, kinds and clouds of what the
    short run does once.
@@ -28,6 +29,7 @@ from xdist.scheduler import LoadScopeScheduling
 from tests.rows import ROWS, missing_names, row_of
 
 pytest_plugins = [
+    "tests.parts",
     "tests.generation.coverage",
     "tests.durations",
     "tests.hostile.score",

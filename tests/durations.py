@@ -1,4 +1,4 @@
-"""Says what tests take, by test and by row, and writes it to `.bench/durations.json`.
+"""Says what tests take, by test and by row, and writes it to `.bench/`.
 
 A plugin of pytest. Processor time is that of a worker and of the processes that it waited for: that
 of a world counts with the test at whose end the world ends. A row whose tests of a push take half
@@ -7,12 +7,14 @@ more than its budget is named, and fails a run with `--full`.
 
 import json
 import os
+import time
 from collections import defaultdict
 from collections.abc import Generator, Mapping
 
 import pytest
 from _pytest.terminal import TerminalReporter
 
+from tests.parts import OUTCOMES, record
 from tests.rows import ROWS, row_of
 
 _SLOWEST = 40
@@ -20,7 +22,7 @@ _SLOWEST = 40
 _wall, _cpu = defaultdict[str, float](float), defaultdict[str, float](float)
 # Of them those that a push leaves out.
 _full = set[str]()
-_LOAD = os.getloadavg()[0]
+_LOAD, _BEGUN = os.getloadavg()[0], time.monotonic()
 
 
 def _cpu_seconds() -> float:
@@ -62,15 +64,19 @@ def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
     for nodeid, seconds in _wall.items():
         wall[row_of(nodeid)] += seconds
         cpu[row_of(nodeid)] += _cpu[nodeid]
-    folder = config.rootpath / ".bench"
-    folder.mkdir(exist_ok=True)
+    stats = terminalreporter.stats
     written = {
+        "outcomes": {name: len(stats.get(name, ())) for name in OUTCOMES},
+        "seconds": round(time.monotonic() - _BEGUN, 2),
         "load": round(_LOAD, 2),
         "cpu_seconds": round(sum(_cpu.values()), 1),
         "rows": _seconds(wall, cpu),
         "tests": _seconds(_wall, _cpu),
     }
-    (folder / "durations.json").write_text(json.dumps(written, indent=1), encoding="utf-8")
+    if part := config.getoption("--part"):
+        path = record(part)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(written, indent=1), encoding="utf-8")
     write = terminalreporter.write_line
     terminalreporter.section(f"slowest {_SLOWEST} tests and rows: wall and processor seconds")
     for names, walls, cpus in ((_slowest(_wall), _wall, _cpu), (_slowest(wall), wall, cpu)):

@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from environments import ROOT, environment
+from environments import ROOT, environment, say
 from world.binaries import ensure
 
 DOCKERFILES = (ROOT / "Dockerfile", *sorted((ROOT / "images").glob("*/Dockerfile")))
@@ -25,7 +25,7 @@ SKIPPED = {
 def main() -> None:
     """Exit with 1 on any finding."""
     tools = environment("images") / "bin"
-    helm = ensure(lambda line: print(line, file=sys.stderr)) / "helm"
+    helm = ensure(say, ["helm"]) / "helm"
     with tempfile.TemporaryDirectory() as folder:
         rendered = Path(folder) / "chart.yaml"
         template = [str(helm), "template", "tessera", str(CHART), "--values", str(PRODUCTION)]

@@ -1,7 +1,7 @@
-"""Runs the tests of a push beside the checks that are no tests, and says what both took.
+"""Runs the tests of `make test` or `make test-e2e`, and `sum` prints one closing line for both.
 
-The last line is `BENCH {json}`: processor seconds of all processes, wall time, and the load of the
-machine when it began. Options go to pytest.
+A part ends with `BENCH {json}`: processor seconds of all processes, wall time, and the load of the
+machine when it began. Further options go to pytest.
 """
 
 import json
@@ -9,42 +9,34 @@ import os
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.parts import E2E, OUTCOMES, ROOT, TEST, record
+
 PYTEST = str(Path(sys.executable).with_name("pytest"))
-CHECKS = ("lint", "lint-images", "docs")
 # Most tests of a world wait for something.
-WORKERS = 6
+WORKERS = {TEST: 3, E2E: 4}
+FOLDERS = {TEST: "tests", E2E: "e2e"}
 
 
 def main() -> int:
-    """Exit with the failure of the tests, else with that of the checks."""
+    """Exit as pytest does."""
+    part, options = sys.argv[1], sys.argv[2:]
+    if part == "sum":
+        print(closing_line())
+        return 0
     load, begun = os.getloadavg()[0], time.monotonic()
-    built = subprocess.run([sys.executable, "-m", "world", "build"], check=False)
-    if built.returncode:
-        return built.returncode
+    record(part).unlink(missing_ok=True)
     # Tests find their modules by themselves, and their children must not find more.
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    log = ROOT / ".bench" / "checks.log"
-    log.parent.mkdir(exist_ok=True)
-    with log.open("wb") as output:
-        checks = subprocess.Popen(
-            ["make", "--no-print-directory", *CHECKS], stdout=output, stderr=output
-        )
-        # One process rewrites assertions for all workers.
-        collect = [PYTEST, "-q", "-p", "no:xdist", "--collect-only", "e2e", "tests"]
+    if not any(ROOT.glob(f"{FOLDERS[part]}/*/__pycache__/*-pytest-*.pyc")):
+        # One process rewrites the assertions of a fresh clone for all workers.
+        collect = [PYTEST, "-q", "-p", "no:xdist", "--collect-only", "--part", part]
         subprocess.run(collect, env=environment, stdout=subprocess.DEVNULL, check=False)
-        tests = subprocess.run(
-            [
-                *(PYTEST, "-n", str(WORKERS), "--dist", "loadscope", "--no-loadscope-reorder"),
-                *("e2e", "tests", *sys.argv[1:]),
-            ],
-            env=environment,
-            check=False,
-        )
-        checked = checks.wait()
-    print(log.read_text(encoding="utf-8"), flush=True)
+    workers = ["-n", str(WORKERS[part]), "--dist", "loadscope", "--no-loadscope-reorder"]
+    command = [PYTEST, *workers, "--part", part, *options]
+    tests = subprocess.run(command, env=environment, check=False)
     times = os.times()
     figures = {
         "cpu_seconds": round(times.children_user + times.children_system),
@@ -52,7 +44,22 @@ def main() -> int:
         "load": round(load, 2),
     }
     print(f"BENCH {json.dumps(figures)}")
-    return tests.returncode or checked
+    return tests.returncode
+
+
+def closing_line() -> str:
+    """Return the line with which pytest would end one run of both parts."""
+    outcomes, seconds = Counter[str](), 0.0
+    for part in (TEST, E2E):
+        try:
+            run = json.loads(record(part).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            sys.exit(f"run_tests: make {part} did not come to its end")
+        outcomes.update(run["outcomes"])
+        seconds += run["seconds"]
+    counts = ", ".join(f"{outcomes[name]} {name}" for name in OUTCOMES if outcomes[name])
+    minutes = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+    return f" {counts} in {seconds:.2f}s (0:{minutes.zfill(5)}) ".center(80, "=")
 
 
 if __name__ == "__main__":

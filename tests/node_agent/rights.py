@@ -37,7 +37,7 @@ async def grant(cluster: KubeCluster) -> None:
     """Create the chart's objects for agents, without the DaemonSet."""
     namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
     await apply(cluster, "/api/v1/namespaces", namespace)
-    helm = binaries.ensure(print) / "helm"
+    helm = binaries.ensure(print, ["helm"]) / "helm"
     command = [
         *(str(helm), "template", "tessera", str(ROOT / "charts" / "tessera")),
         *("--namespace", NAMESPACE, "--set", "node.enabled=true", "-s", "templates/node.yaml"),

@@ -1,0 +1,55 @@
+"""Which tests are in `make test` and which in `make test-e2e`, by folder and mark.
+
+A plugin of pytest. `make test` proves the promises on one installed world, the contracts on real
+servers, and all decisions; what plays many faults, seeds or hours is in the other part.
+"""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TEST, E2E = "test", "test-e2e"
+# As pytest's closing line names and sorts them.
+OUTCOMES = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
+PROMISES = "e2e/promises/"
+# Of `tests/`, beside what is marked `long`: plays of faults, of hostile tenants, of generated
+# objects, and of the lab's simulated fleets.
+PLAYS = (
+    "tests/fault_sequences/",
+    "tests/faults/",
+    "tests/generation/",
+    "tests/hostile/",
+    "tests/lab/claims/",
+    "tests/lab/fleet/",
+)
+
+
+def part_of(item: pytest.Item) -> str:
+    """Return the part of a test."""
+    is_play = item.nodeid.startswith(("e2e/", *PLAYS)) and not item.nodeid.startswith(PROMISES)
+    return E2E if is_play or "long" in item.keywords else TEST
+
+
+def record(part: str) -> Path:
+    """Where the outcomes and durations of the last run are that came to its end."""
+    return ROOT / ".bench" / f"durations-{part}.json"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--part", choices=(TEST, E2E), help="run the tests of this command alone")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Save the time of importing folders that have nothing of the part."""
+    if config.getoption("--part") != TEST or not collection_path.is_dir():
+        return None
+    folder = f"{collection_path.relative_to(ROOT)}/"
+    return folder in PLAYS or (folder.startswith("e2e/") and folder not in ("e2e/", PROMISES))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    part = config.getoption("--part")
+    if part is not None:
+        config.hook.pytest_deselected(items=[item for item in items if part_of(item) != part])
+        items[:] = [item for item in items if part_of(item) == part]
