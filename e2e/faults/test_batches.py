@@ -7,12 +7,11 @@ import pytest
 from demo.cluster import InstalledCluster
 from faults import scenes
 from faults.batch_faults import BY_NAME, BatchFleet
-from scenarios.batches import RowCounts, create_shared_claim, is_finished
+from scenarios.batches import RowCounts, create_shared_claim
 from tests.fault_sequences.language import Occurrence
 
 pytestmark = pytest.mark.world
 _ROWS, _TOKENS = 200, 60
-_END_SECONDS = 240.0
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,7 @@ async def test_a_batch_with_two_faults_publishes_every_row_once_or_nothing(
         log.append(occurrence.describe())
 
     await scenes.play(sequence, fleet, note)
-    status = await batch.wait_for_status(is_finished, within=_END_SECONDS)
+    status = await batch.wait_until_finished()
 
     permitted = {"completed", *(state for fault in sequence.faults for state in fault.permits)}
     shown = "\n".join([f"{status['state']} {status.get('message')}", *log])

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +26,7 @@ CONTEXT = {"typicalInputTokens": 6200, "typicalOutputTokens": 400}
 IN_FLIGHT = 46
 # Characters of a wrong row.
 _SHOWN_CHARACTERS = 1000
+LONGEST_WAIT_SECONDS = 240.0
 _PROGRESS_TIMEOUT = aiohttp.ClientTimeout(total=5)
 
 
@@ -68,10 +68,14 @@ async def create_shared_claim(cluster: InstalledCluster, namespace: str) -> Batc
     """Create a claim that all nodes share."""
     path = CLAIMS.path(namespace, CLAIM)
     await cluster.api.apply(path, a_claim(CLAIM, "ReadWriteMany"), "kubectl")
-    claim = await eventually(
-        lambda: cluster.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
-    )
-    volume = await cluster.api.get(VOLUMES.path(name=claim["spec"]["volumeName"]))
+
+    async def is_bound() -> str:
+        claim = await cluster.api.get(path)
+        assert claim["status"].get("phase") == "Bound", claim
+        volume_name: str = claim["spec"]["volumeName"]
+        return volume_name
+
+    volume = await cluster.api.get(VOLUMES.path(name=await eventually(is_bound)))
     return BatchNamespace(cluster, namespace, Path(volume["spec"]["hostPath"]["path"]))
 
 
@@ -129,33 +133,53 @@ class Batch:
     async def patch(self, **spec: Any) -> None:
         await self.namespace.cluster.api.patch(self.path, {"spec": spec})
 
-    async def wait_for_status(self, holds: Callable[[Json], object], within: float = 90) -> Json:
-        """Wait for a status; its fields of `attempt` may be missing."""
-        batch = await eventually(
-            self.get, lambda batch: holds(batch.get("status", {})), within=within
-        )
-        status: Json = batch["status"]
+    async def status(self) -> Json:
+        """Return its status; empty before the first."""
+        status: Json = (await self.get()).get("status", {})
         return status
 
-    async def wait_for_condition(self, kind: str, reason: str, within: float = 90) -> Json:
+    async def wait_for_condition(self, kind: str, reason: str) -> Json:
         """Wait for a condition's reason; return the condition."""
-        batch = await eventually(
-            self.get, lambda batch: condition(batch, kind).get("reason") == reason, within=within
-        )
-        return condition(batch, kind)
+
+        async def has_reason() -> Json:
+            entry = condition(await self.get(), kind)
+            assert entry.get("reason") == reason, entry
+            return entry
+
+        return await eventually(has_reason, within=LONGEST_WAIT_SECONDS)
 
     async def current_attempt(self) -> int:
         """Return the number of the attempt in the status; 0 before the first."""
-        return attempt_number((await self.get()).get("status", {}))
+        return attempt_number(await self.status())
 
-    async def wait_for_attempt(self, number: int, within: float = 60) -> Json:
+    async def wait_for_attempt(self, number: int) -> None:
         """Wait until the status has at least this attempt, or until the batch is finished."""
-        return await self.wait_for_status(
-            lambda status: attempt_number(status) >= number or is_finished(status), within
-        )
 
-    async def wait_until_completed(self, within: float = 60) -> Json:
-        return await self.wait_for_status(lambda status: status.get("state") == "completed", within)
+        async def has_begun() -> None:
+            status = await self.status()
+            assert is_finished(status) or attempt_number(status) >= number, status
+
+        await eventually(has_begun, within=LONGEST_WAIT_SECONDS)
+
+    async def wait_until_finished(self) -> Json:
+        """Wait for any end; return the status."""
+
+        async def has_finished() -> Json:
+            status = await self.status()
+            assert is_finished(status), status
+            return status
+
+        return await eventually(has_finished, within=LONGEST_WAIT_SECONDS)
+
+    async def wait_until_completed(self) -> Json:
+        """Wait for the good end; return the status."""
+
+        async def has_completed() -> Json:
+            status = await self.status()
+            assert status.get("state") == "completed", status
+            return status
+
+        return await eventually(has_completed, within=LONGEST_WAIT_SECONDS)
 
     def running_container(self, name: str, attempt: int | None = None) -> RunningContainer | None:
         """Return a container that runs now, of one attempt or of the latest that has any."""
@@ -191,15 +215,16 @@ class Batch:
             return {}
         return progress
 
-    async def wait_for_rows(
-        self, rows: int, attempt: int | None = None, within: float = 120
-    ) -> Json:
+    async def wait_for_rows(self, rows: int, attempt: int | None = None) -> Json:
         """Wait until a running runner has completed so many rows."""
-        return await eventually(
-            lambda: self.progress(attempt),
-            lambda progress: progress.get("state") == "running" and progress["done"] >= rows,
-            within=within,
-        )
+
+        async def are_completed() -> Json:
+            progress = await self.progress(attempt)
+            assert progress.get("state") == "running", progress
+            assert progress["done"] >= rows, progress
+            return progress
+
+        return await eventually(are_completed, within=LONGEST_WAIT_SECONDS)
 
     def publication_record(self) -> PublicationRecord | None:
         """Return the record on the claim that says which attempt's results count."""

@@ -12,7 +12,14 @@ from http import HTTPStatus
 from pathlib import Path
 
 from demo.cluster import InstalledCluster, Json, condition
-from scenarios.batches import Batch, BatchNamespace, RowCounts, attempt_number, is_finished
+from scenarios.batches import (
+    LONGEST_WAIT_SECONDS,
+    Batch,
+    BatchNamespace,
+    RowCounts,
+    attempt_number,
+    is_finished,
+)
 from scenarios.kills import kill_operator
 from tessera.batch_runner.answers import parts
 from tessera.domain.batch.names import RUNNER, job_name
@@ -28,7 +35,6 @@ from world.testing import eventually
 CLOUD_TAINTS = tuple(sorted(key for key in DISRUPTION_TAINTS if "node.kubernetes.io/" not in key))
 # What is killed with -9, or cut off from the API.
 FAULT_KINDS = ("runner", "engine", "node", "silence", "operator")
-_LONGEST_WAIT = 180.0
 
 
 @dataclass(slots=True)
@@ -125,7 +131,7 @@ async def lose_node_with_notice(
     try:
         await runner.announce_end(taint, grace_seconds)
         await asyncio.gather(runner.wait_for_next_attempt(), end_node())
-        status = await batch.wait_until_completed(_LONGEST_WAIT)
+        status = await batch.wait_until_completed()
     finally:
         world.wake(runner.node)
         await runner.allow_pods(taint)
@@ -148,11 +154,9 @@ async def lose_silent_node(
         if delete_pod:
             force: Json = {"gracePeriodSeconds": 0}
             await cluster.api.delete(PODS.path(batch.namespace.name, runner.pod), force)
-        status = await batch.wait_until_completed(_LONGEST_WAIT)
+        status = await batch.wait_until_completed()
         if delete_pod:
-            await eventually(
-                runner.read_log, lambda log: "attempt is not known yet" in log, within=90
-            )
+            await eventually(runner.asks_in_vain, within=120)
         else:
             await wait_until_runner_ends(batch, runner.attempt)
     finally:
@@ -165,24 +169,22 @@ async def lose_silent_node(
 async def wait_for_runner(batch: Batch) -> tuple[int, RunningContainer]:
     """Wait until the attempt of the status has a runner; return both."""
 
-    async def read_runner() -> tuple[int, RunningContainer | None]:
+    async def attempt_has_runner() -> tuple[int, RunningContainer]:
         attempt = await batch.current_attempt()
-        return attempt, batch.running_container(RUNNER, attempt)
+        runner = batch.running_container(RUNNER, attempt)
+        assert runner is not None, attempt
+        return attempt, runner
 
-    attempt, runner = await eventually(
-        read_runner, lambda attempt_and_runner: attempt_and_runner[1] is not None, within=60
-    )
-    assert runner is not None
-    return attempt, runner
+    return await eventually(attempt_has_runner, within=120)
 
 
-async def wait_until_runner_ends(batch: Batch, attempt: int, within: float = 90) -> None:
+async def wait_until_runner_ends(batch: Batch, attempt: int) -> None:
     """Wait until no runner of the attempt runs, on whatever node."""
 
-    async def read_runner() -> RunningContainer | None:
-        return batch.running_container(RUNNER, attempt)
+    async def runner_has_ended() -> None:
+        assert batch.running_container(RUNNER, attempt) is None
 
-    await eventually(read_runner, lambda runner: runner is None, within=within)
+    await eventually(runner_has_ended, within=120)
 
 
 def count_created_jobs(namespace: BatchNamespace) -> Counter[str]:
@@ -254,11 +256,11 @@ class _LostRunner:
         folder = parts.parts_folder(self.batch.work_folder)
         return sorted(folder.glob(f"*.attempt-{self.attempt:05}.jsonl"))
 
-    async def read_log(self) -> str:
-        """Return the log of the runner."""
+    async def asks_in_vain(self) -> None:
+        """Assert that its log says so."""
         logs = self.batch.namespace.cluster.world.folder / "logs" / "pods"
         (log,) = logs.glob(f"{self.batch.namespace.name}_{self.pod}_*/{RUNNER}/0.log")
-        return log.read_text(encoding="utf-8")
+        assert "attempt is not known yet" in log.read_text(encoding="utf-8")
 
 
 async def _find_runner(batch: Batch) -> _LostRunner:
@@ -267,12 +269,11 @@ async def _find_runner(batch: Batch) -> _LostRunner:
 
 
 async def _wait_for_exit_code(record: RunnerRecord, pod: str) -> int:
-    async def read_code() -> int | None:
-        return record.exit_codes.get(pod)
+    async def has_exit_code() -> int:
+        assert pod in record.exit_codes
+        return record.exit_codes[pod]
 
-    code = await eventually(read_code, lambda code: code is not None)
-    assert code is not None
-    return code
+    return await eventually(has_exit_code, within=120)
 
 
 def _node_loss_result(
@@ -333,7 +334,7 @@ async def run_with_faults(
         for _ in range(rng.randint(2, 4)):
             if await injector.wait_for_moment():
                 await injector.inject(rng.choice(FAULT_KINDS))
-        status = await batch.wait_until_completed(_LONGEST_WAIT)
+        status = await batch.wait_until_completed()
     finally:
         injector.wake_nodes()
     seconds = time.monotonic() - started_at
@@ -372,7 +373,7 @@ class _FaultInjector:
             await asyncio.sleep(self._rng.uniform(0, 3))
         else:
             await self._wait_for_rows(done + (self._batch.rows - done) * self._rng.uniform(0, 0.4))
-        return not is_finished((await self._batch.get())["status"])
+        return not is_finished(await self._batch.status())
 
     async def inject(self, kind: str) -> None:
         """Inject a fault unless its target is gone, and wait until rows are completed again."""
@@ -400,7 +401,7 @@ class _FaultInjector:
         except WorldError:
             return
         if kind in ("runner", "node", "silence"):
-            await batch.wait_for_attempt(attempt + 1, _LONGEST_WAIT)
+            await batch.wait_for_attempt(attempt + 1)
         if kind != "operator":
             await self._wait_for_rows(done)
         self.faults.append(InjectedFault(kind, attempt, time.monotonic() - started_at))
@@ -427,15 +428,12 @@ class _FaultInjector:
     async def _wait_for_rows(self, rows: float) -> int:
         """Wait until the current attempt has more rows than that, or the batch is finished."""
 
-        async def read_state() -> tuple[bool, Json]:
-            status = (await self._batch.get()).get("status", {})
-            return is_finished(status), await self._batch.progress(attempt_number(status))
+        async def are_completed() -> int:
+            status = await self._batch.status()
+            progress = await self._batch.progress(attempt_number(status))
+            if not is_finished(status):
+                assert progress.get("state") == "running", progress
+                assert progress["done"] > rows, progress
+            return int(progress.get("done", 0))
 
-        _, progress = await eventually(
-            read_state,
-            lambda state: (
-                state[0] or (state[1].get("state") == "running" and state[1]["done"] > rows)
-            ),
-            within=_LONGEST_WAIT,
-        )
-        return int(progress.get("done", 0))
+        return await eventually(are_completed, within=LONGEST_WAIT_SECONDS)

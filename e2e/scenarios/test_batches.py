@@ -5,6 +5,7 @@ import itertools
 import random
 import re
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -20,7 +21,6 @@ from scenarios.batches import (
     a_claim,
     attempt_number,
     create_shared_claim,
-    is_finished,
 )
 from scenarios.chaos import (
     CLOUD_TAINTS,
@@ -35,7 +35,14 @@ from scenarios.chaos import (
 from scenarios.kills import kill_operator, read_operator_pod
 from tessera.domain.batch.names import BATCH_ACCOUNT, RUNNER
 from tessera.domain.names import ENGINE
-from tessera.resources.api_resources import CLAIMS, JOBS, PODS, TENANT_BUDGETS
+from tessera.resources.api_resources import (
+    BATCH_INFERENCES,
+    CLAIMS,
+    JOBS,
+    PODS,
+    ROLE_BINDINGS,
+    TENANT_BUDGETS,
+)
 from world import World
 from world.api import ApiError
 from world.testing import eventually
@@ -51,7 +58,6 @@ ROWS = 300
 # So that a batch takes 16 s, longer than a silent node is considered ready.
 TOKENS = 60
 FEW_ROWS = 150
-FEW_TOKENS = 20
 ALL_ONCE = RowCounts(lost=0, duplicates=0, wrong=())
 # Exit codes of a runner that got SIGTERM, or died with its node.
 STOPPED = (0, 137)
@@ -120,7 +126,7 @@ async def test_rows_survive_the_loss_of_nodes_with_a_notice_and_without(
 async def test_an_operator_killed_while_an_attempt_ends_repeats_no_number_and_loses_no_row(
     namespace: BatchNamespace,
 ) -> None:
-    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=FEW_TOKENS)
+    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=TOKENS)
     await batch.wait_for_rows(seeded_random(1).randint(FEW_ROWS // 3, FEW_ROWS // 2))
     attempt, runner = await wait_for_runner(batch)
     namespace.cluster.world.kill(namespace.name, runner.pod, RUNNER)
@@ -135,12 +141,18 @@ async def test_an_operator_killed_while_an_attempt_ends_repeats_no_number_and_lo
 async def test_suspend_ends_the_attempt_and_goes_on_with_the_rest(
     namespace: BatchNamespace,
 ) -> None:
-    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=FEW_TOKENS)
+    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=TOKENS)
     await batch.wait_for_rows(FEW_ROWS // 3)
     attempt, _ = await wait_for_runner(batch)
     await batch.patch(suspend=True)
     await wait_until_runner_ends(batch, attempt)
-    await eventually(lambda: _list_engine_pods(namespace), lambda engine_pods: not engine_pods)
+
+    async def engine_has_ended() -> None:
+        containers = namespace.cluster.world.containers()
+        names = {(container.namespace, container.container) for container in containers}
+        assert (namespace.name, ENGINE) not in names
+
+    await eventually(engine_has_ended, within=120)
     await batch.wait_for_condition("Running", "Suspended")
     assert batch.publication_record() is None
     await batch.patch(suspend=False)
@@ -157,36 +169,30 @@ async def test_finished_batches_that_became_due_while_nobody_led_are_deleted_aft
 ) -> None:
     """Their checks fail, so that they need no hardware."""
     cluster = namespace.cluster
-    at_once = await namespace.submit("at-once", rows=0, tokens=1, ttlAfterFinished="0s")
-    await eventually(lambda: _exists(at_once), lambda exists: not exists, within=60)
-    ttl = "60s"
-    batches = [
-        await namespace.submit(f"due-{number}", rows=0, tokens=1, ttlAfterFinished=ttl)
-        for number in range(12)
-    ]
-    await asyncio.gather(*(batch.wait_for_status(is_finished) for batch in batches))
+    await namespace.submit("at-once", rows=0, tokens=1, ttlAfterFinished="0s")
+    await eventually(partial(_assert_batches, namespace, set()), within=120)
+    batches = [await namespace.submit(f"due-{number}", rows=0, tokens=1) for number in range(12)]
+    await asyncio.gather(*(batch.wait_until_finished() for batch in batches))
     scale = ("kubectl", "--namespace", NAMESPACE, "scale", "deployment/tessera-operator")
     await cluster.run(*scale, "--replicas=0")
-    await asyncio.sleep(62)
-    assert all([await _exists(batch) for batch in batches])
+
+    async def operator_has_ended() -> None:
+        containers = cluster.world.containers()
+        assert [each.pod for each in containers if each.container == "operator"] == []
+
+    await eventually(operator_has_ended, within=120)
+    for batch in batches:
+        await batch.patch(ttlAfterFinished="0s")
+    await _assert_batches(namespace, {batch.name for batch in batches})
     await cluster.run(*scale, "--replicas=1")
-
-    async def left() -> list[str]:
-        return [batch.name for batch in batches if await _exists(batch)]
-
-    await eventually(left, lambda names: not names, within=90)
+    await eventually(partial(_assert_batches, namespace, set()), within=180)
     operator = await read_operator_pod(cluster)
     assert operator["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-async def _exists(batch: Batch) -> bool:
-    try:
-        await batch.get()
-    except ApiError as error:
-        if error.status == 404:
-            return False
-        raise
-    return True
+async def _assert_batches(namespace: BatchNamespace, names: set[str]) -> None:
+    batch_list = await namespace.cluster.api.get(BATCH_INFERENCES.path(namespace.name))
+    assert {batch["metadata"]["name"] for batch in batch_list["items"]} == names
 
 
 @pytest.mark.full
@@ -199,11 +205,12 @@ async def test_a_batch_goes_on_with_the_model_that_its_service_had_when_it_began
     await batch.wait_for_rows(FEW_ROWS // 3)
     await services.apply_service(replicas=0)
 
-    async def message() -> str:
-        return str(condition(await batch.get(), "Accepted").get("message"))
+    async def another_model_is_noticed() -> str:
+        message: str = condition(await batch.get(), "Accepted").get("message", "")
+        assert "InferenceService/chat has another" in message
+        return message
 
-    said = await eventually(message, lambda text: "InferenceService/chat has another" in text)
-    namespace.cluster.say(said)
+    namespace.cluster.say(await eventually(another_model_is_noticed))
     attempt, runner = await wait_for_runner(batch)
     namespace.cluster.world.kill(namespace.name, runner.pod, RUNNER)
     await batch.wait_for_rows(FEW_ROWS // 3, attempt + 1)
@@ -213,14 +220,6 @@ async def test_a_batch_goes_on_with_the_model_that_its_service_had_when_it_began
     assert MODEL.removeprefix("hf://") in str(pod["spec"])
     await batch.wait_until_completed()
     assert batch.count_rows() == ALL_ONCE
-
-
-async def _list_engine_pods(namespace: BatchNamespace) -> list[str]:
-    return [
-        container.pod
-        for container in namespace.cluster.world.containers()
-        if (container.namespace, container.container) == (namespace.name, ENGINE)
-    ]
 
 
 @pytest.mark.full
@@ -281,7 +280,7 @@ async def test_a_claim_of_one_node_is_rejected_with_its_access_mode(
 async def test_a_job_that_is_deleted_by_hand_leads_to_the_next_attempt(
     namespace: BatchNamespace,
 ) -> None:
-    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=FEW_TOKENS)
+    batch = await namespace.submit("night", rows=FEW_ROWS, tokens=TOKENS)
     await batch.wait_for_rows(FEW_ROWS // 3)
     job = f"job/night-a{await batch.current_attempt()}"
     await namespace.cluster.run("kubectl", "--namespace", namespace.name, "delete", job)
@@ -299,13 +298,16 @@ async def test_a_runner_may_get_batches_of_its_namespace_and_nothing_else(
     await namespace.submit("night", rows=1, tokens=1)
     runner_account = f"{namespace.name}:{BATCH_ACCOUNT}"
     default_account = f"{namespace.name}:default"
+    binding = ROLE_BINDINGS.path(namespace.name, BATCH_ACCOUNT)
+    await eventually(partial(namespace.cluster.api.get, binding))
+    default_rules = await _list_allowed(namespace, default_account)
 
-    async def read_added_rules() -> set[str]:
-        allowed = await _list_allowed(namespace, runner_account)
-        return allowed - await _list_allowed(namespace, default_account)
+    async def rule_is_added() -> None:
+        added_rules = await _list_allowed(namespace, runner_account) - default_rules
+        rules = [line.split() for line in added_rules]
+        assert rules == [["batchinferences.tessera.dev", "[]", "[]", "[get]"]]
 
-    (line,) = await eventually(read_added_rules, bool)
-    assert line.split() == ["batchinferences.tessera.dev", "[]", "[]", "[get]"]
+    await eventually(rule_is_added)
     elsewhere = replace(namespace, name="default")
     allowed = await _list_allowed(elsewhere, runner_account)
     assert allowed == await _list_allowed(elsewhere, default_account)
