@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from demo.cluster import NAMESPACE, InstalledCluster, Json, install
+from demo.cluster import NAMESPACE, InstalledCluster, Json, StepError, install
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import run_tessera
 from tessera.resources.api_resources import PODS
@@ -42,13 +42,17 @@ class Gateway:
         )
 
     async def usage(self) -> dict[str, Json]:
-        """Return the sums of the tenant by key, as `tessera usage` has them."""
+        """Return the sums of the tenant by key, as `tessera usage` has them.
+
+        A wait does not repeat a command that fails.
+        """
         result = await run_tessera(
             self.namespace.cluster,
             *("usage", "--gateway", f"http://{self.pod_address}:8080", "--by", "key"),
             *("--tenant", self.namespace.name, "--output", "json"),
         )
-        assert result.code == 0, result.errors
+        if result.code != 0:
+            raise StepError(result.errors)
         return {row["key"]: row for row in result.json["rows"]}
 
 
@@ -73,18 +77,21 @@ async def install_with_database(
     )
 
 
-async def ready_pods(cluster: InstalledCluster, count: int, within: float = 120) -> list[Json]:
+async def ready_pods(
+    cluster: InstalledCluster, count: int, within: float = 120, *, min_restarts: int = 0
+) -> list[Json]:
     """Wait until so many pods of the gateway are ready and no other one is there."""
 
-    async def list_pods() -> list[Json]:
-        pods: list[Json] = (await cluster.api.get(PODS.path(NAMESPACE), labelSelector=SELECTOR))[
-            "items"
-        ]
+    async def are_ready() -> list[Json]:
+        pod_list = await cluster.api.get(PODS.path(NAMESPACE), labelSelector=SELECTOR)
+        pods: list[Json] = pod_list["items"]
+        statuses = [pod["status"] for pod in pods]
+        assert [is_ready(pod) for pod in pods] == [True] * count, statuses
+        for status in statuses:
+            assert status["containerStatuses"][0]["restartCount"] >= min_restarts
         return pods
 
-    return await eventually(
-        list_pods, lambda pods: [is_ready(pod) for pod in pods] == [True] * count, within=within
-    )
+    return await eventually(are_ready, within=within)
 
 
 async def create_key(namespace: ScenarioNamespace, name: str) -> str:
@@ -102,16 +109,18 @@ async def answered(gateway: Gateway, model: str = "chat") -> str:
     """Send a request until the gateway knows its key and its model; return the replica."""
     async with gateway.client() as client:
 
-        async def send() -> str:
+        async def is_answered() -> str:
             try:
                 raw = await client.chat.completions.with_raw_response.create(
                     model=model, messages=HELLO, max_tokens=4
                 )
-            except openai.APIStatusError as error:
-                return str(error)
-            return raw.headers[REPLICA]
+            except (openai.APIStatusError, openai.APIConnectionError) as error:
+                raise AssertionError(str(error)) from error
+            replica = raw.headers[REPLICA]
+            assert replica.startswith(model)
+            return replica
 
-        return await eventually(send, lambda text: text.startswith(model), within=90)
+        return await eventually(is_answered, within=120)
 
 
 async def is_refused(gateway: Gateway) -> bool:

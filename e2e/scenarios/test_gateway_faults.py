@@ -7,7 +7,10 @@ import ssl
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import aiohttp
 import pytest
@@ -206,9 +209,9 @@ class Clients:
         except (aiohttp.ClientError, OSError) as error:
             stream.broken = repr(error)
 
-    async def begun(self) -> int:
-        """Count the streams that have a first token."""
-        return sum(stream.pieces > 0 for stream in self.streams)
+    async def have_begun(self, count: int) -> None:
+        """Assert that so many streams have a first token."""
+        assert sum(stream.pieces > 0 for stream in self.streams) >= count
 
 
 @dataclass(kw_only=True)
@@ -244,15 +247,13 @@ class Changes:
         namespace = self.gateway.namespace
         await kubectl_scale(namespace.cluster, self.chat, replicas - 1)
 
-        async def leaving() -> list[Json]:
-            return [
-                pod
-                for pod in await namespace.list_objects(PODS)
-                if LEAVING_LABEL in pod["metadata"]["labels"]
-            ]
+        async def replica_is_leaving() -> list[str]:
+            metas = [pod["metadata"] for pod in await namespace.list_objects(PODS)]
+            leaving = [meta["name"] for meta in metas if LEAVING_LABEL in meta["labels"]]
+            assert leaving != []
+            return leaving
 
-        (drained,) = await eventually(leaving, bool, within=60)
-        self.drained = drained["metadata"]["name"]
+        (self.drained,) = await eventually(replica_is_leaving, within=120)
         self.at["drain"] = time.monotonic()
         pods = await namespace.list_objects(PODS)
         node_of = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in pods}
@@ -287,7 +288,7 @@ async def test_streams_outlast_a_rolling_gateway_a_drain_a_dead_node_and_a_revok
         for _ in range(_REVOKED_CLIENTS):
             tasks.create_task(clients.run(second, "chat"))
         everyone = _CLIENTS + _REVOKED_CLIENTS
-        await eventually(clients.begun, lambda count: count >= everyone, within=120)
+        await eventually(partial(clients.have_begun, everyone), within=180)
         for _ in range(_WAKING_CLIENTS):
             tasks.create_task(clients.run(gateway.key, "sleeper", requests=1))
         await asyncio.gather(
@@ -338,26 +339,27 @@ async def test_a_renewed_certificate_is_used_for_new_connections_and_ends_no_str
     async with asyncio.TaskGroup() as tasks:
         for _ in range(_WAKING_CLIENTS):
             tasks.create_task(clients.run(gateway.key, "chat"))
-        await eventually(clients.begun, lambda count: count >= _WAKING_CLIENTS, within=120)
+        await eventually(partial(clients.have_begun, _WAKING_CLIENTS), within=120)
         serial = await certificates.issue("renewed", address)
-        await eventually(
-            lambda: _shown_serials(gateway, address), lambda serials: serials == {serial}, within=90
-        )
+
+        async def certificate_is_shown() -> None:
+            # At most likely by all pods.
+            for _ in range(_CONNECTIONS):
+                assert await _shown_serial(gateway, address) == serial
+
+        await eventually(certificate_is_shown, within=120)
         shown_at = time.monotonic()
         clients.ending = True
     assert [stream for stream in clients.streams if not stream.is_whole] == []
     assert any(stream.spans(shown_at) for stream in clients.streams)
 
 
-async def _shown_serials(gateway: Gateway, address: str) -> set[int]:
-    """Return the serial numbers that new connections see, at most likely all pods."""
-    serials = set()
-    for _ in range(_CONNECTIONS):
-        _, writer = await asyncio.open_connection(address, 443, ssl=gateway.tls)
-        certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-        serials.add(x509.load_der_x509_certificate(certificate).serial_number)
-        writer.close()
-    return serials
+async def _shown_serial(gateway: Gateway, address: str) -> int:
+    """Return the serial number that a new connection sees."""
+    _, writer = await asyncio.open_connection(address, 443, ssl=gateway.tls)
+    certificate = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    writer.close()
+    return x509.load_der_x509_certificate(certificate).serial_number
 
 
 @dataclass(kw_only=True)
@@ -373,30 +375,44 @@ class LimitedClient:
     refusals: list[tuple[Mapping[str, str], Json]] = field(default_factory=list)
     """Headers and errors."""
 
-    async def send_to_all(self, pods: Sequence[str], requests: int) -> int:
-        """Send so many requests to each pod at once; return how many were admitted until now."""
-        await asyncio.gather(*(self._send(pod) for pod in pods for _ in range(requests)))
-        return self.admitted.total()
+    async def is_known(self, pods: Sequence[str]) -> None:
+        """Assert that every pod knows the key, by a request that counts for no limit."""
+        for pod in pods:
+            async with self._request("GET", pod, "models") as response:
+                assert response.status == 200, await response.text()
+
+    async def send_to_all(self, pods: Sequence[str], requests: int) -> None:
+        """Send so many requests to each pod at once; a wait repeats none that fails."""
+        async with asyncio.TaskGroup() as tasks:
+            for pod in pods:
+                for _ in range(requests):
+                    tasks.create_task(self._send(pod))
 
     async def _send(self, pod: str) -> None:
         body = {"model": "chat", "prompt": "a", "max_tokens": 2}
-        async with (
-            aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.key}"}) as session,
-            session.post(
-                f"https://{pod}:8443/v1/completions",
-                json=body,
-                ssl=self.gateway.tls or True,
-                server_hostname=self.name,
-            ) as response,
-        ):
+        async with self._request("POST", pod, "completions", json=body) as response:
             answer = await response.json()
             if response.status == 200:
                 self.admitted[pod] += 1
-            elif response.status == 429:
-                self.refusals.append((response.headers, answer["error"]))
             else:
-                # A pod that does not know the key yet.
-                assert response.status == 401, answer
+                assert response.status == 429, answer
+                self.refusals.append((response.headers, answer["error"]))
+
+    @asynccontextmanager
+    async def _request(
+        self, method: str, pod: str, route: str, **options: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        async with (
+            aiohttp.ClientSession(headers={"Authorization": f"Bearer {self.key}"}) as session,
+            session.request(
+                method,
+                f"https://{pod}:8443/v1/{route}",
+                ssl=self.gateway.tls or True,
+                server_hostname=self.name,
+                **options,
+            ) as response,
+        ):
+            yield response
 
 
 @pytest.mark.full
@@ -427,11 +443,15 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
     name = await service_address(namespace.cluster)
     client = LimitedClient(gateway=gateway, key=key, name=name)
     pods = [pod["status"]["podIP"] for pod in await ready_pods(namespace.cluster, _PODS)]
+    await eventually(partial(client.is_known, pods), within=120)
     began_at = time.monotonic()
+
     # What one pod has borrowed and not used, the others get a second later.
-    await eventually(
-        lambda: client.send_to_all(pods, _CONNECTIONS), lambda count: count >= _LIMIT, within=90
-    )
+    async def limit_is_reached() -> None:
+        await client.send_to_all(pods, _CONNECTIONS)
+        assert client.admitted.total() >= _LIMIT
+
+    await eventually(limit_is_reached, within=120)
     refused_before = len(client.refusals)
     await client.send_to_all(pods, _CONNECTIONS)
     namespace.cluster.say(f"admitted of a limit of {_LIMIT} a day: {dict(client.admitted)}")
