@@ -102,7 +102,11 @@ async def test_killed_at_every_write_of_a_burst_the_operator_ends_it_equally(
     await burst(tiers, devices)
     undisturbed = await final_children(namespace)
     await namespace.delete_service()
-    await eventually(lambda: list_pods(namespace), lambda pods: not pods)
+
+    async def replicas_are_gone() -> None:
+        assert await list_pods(namespace) == []
+
+    await eventually(replicas_are_gone, within=120)
     await devices.clear()
     await serve_on_reserved(tiers, devices)
     async with (
@@ -117,8 +121,12 @@ async def test_killed_at_every_write_of_a_burst_the_operator_ends_it_equally(
     assert broken(streams) == []
     assert recorder.least_ready >= FLOOR
     assert recorder.longest_wait < _LONGEST_WAIT_SECONDS
-    different = differences(undisturbed, await final_children(namespace))
-    assert not different, "\n".join(different)
+
+    async def ends_equally() -> None:
+        different = differences(undisturbed, await final_children(namespace))
+        assert not different, "\n".join(different)
+
+    await eventually(ends_equally, within=120)
 
 
 @pytest.mark.full
@@ -197,7 +205,7 @@ async def test_two_services_on_too_few_devices_keep_their_floors_and_streams(
                 apply_chat(namespace, 1, name="rival", placement={}, scaling=scaling),
             )
             await wait_for_placed(namespace, ["Placed", "Unschedulable"])
-            assert (await nodes_of_both(namespace))[BURST] == 1
+            await wait_for_nodes(namespace, {"a100-1": 2, BURST: 1})
             await devices.free(BURST)
             await wait_for_placed(namespace, ["Placed", "Placed"])
             await wait_for_nodes(namespace, {"a100-1": 2, BURST: 2})
@@ -231,14 +239,18 @@ async def nodes_of_both(namespace: ScenarioNamespace) -> Counter[str]:
 
 
 async def wait_for_nodes(namespace: ScenarioNamespace, expected: dict[str, int]) -> None:
-    await eventually(lambda: nodes_of_both(namespace), lambda nodes: nodes == expected)
+    async def are_on_nodes() -> None:
+        assert await nodes_of_both(namespace) == expected
+
+    await eventually(are_on_nodes, within=120)
 
 
 async def wait_for_placed(namespace: ScenarioNamespace, expected: list[str]) -> None:
     """Wait for the reasons of the condition Placed of both services, whichever has which."""
 
-    async def read_reasons() -> list[str]:
+    async def have_reasons() -> None:
         services = [await namespace.service_status(name) for name in ("chat", "rival")]
-        return sorted(condition({"status": each}, "Placed").get("reason", "") for each in services)
+        placed = [condition({"status": each}, "Placed") for each in services]
+        assert sorted(each.get("reason", "") for each in placed) == expected, placed
 
-    await eventually(read_reasons, lambda reasons: reasons == expected)
+    await eventually(have_reasons, within=120)

@@ -8,7 +8,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -89,7 +88,12 @@ class HeldDevices:
         )
         api = self._namespace.cluster.api
         await api.create(PODS.path(self._namespace.name), pod)
-        await eventually(lambda: api.get(self._path(node)), is_ready)
+
+        async def pod_is_ready() -> None:
+            status = (await api.get(self._path(node)))["status"]
+            assert is_ready({"status": status}), status
+
+        await eventually(pod_is_ready)
 
     async def clear(self) -> None:
         """Free all of the reserved nodes, and wait until their kubelets have."""
@@ -97,7 +101,13 @@ class HeldDevices:
         for path in map(self._path, RESERVED_NODES):
             if await api.exists(path):
                 await api.delete(path)
-            await eventually(partial(api.exists, path), lambda exists: not exists)
+
+        async def are_gone() -> None:
+            pods = await self._namespace.list_objects(PODS)
+            names = {pod["metadata"]["name"] for pod in pods}
+            assert names & set(map(_guest, RESERVED_NODES)) == set()
+
+        await eventually(are_gone)
 
     async def free(self, node: str = RESERVED_NODES[1]) -> None:
         """Free those of a node; of the reserved ones that with free devices."""
@@ -183,10 +193,11 @@ class TierRecorder:
         while True:
             # The API server may be late, and a sample less is no harm.
             with contextlib.suppress(ApiError, aiohttp.ClientError, TimeoutError):
-                await self._look()
+                await self.look()
             await asyncio.sleep(_LOOK_SECONDS)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Record the pods and the status as they are now."""
         pods = await list_pods(self.namespace)
         status = await self.namespace.service_status()
         ready = sum(takes_requests(pod) for pod in pods)
@@ -223,10 +234,10 @@ class TierRecorder:
     async def wait_for_ready(self, pool: str, count: int) -> None:
         """Wait until the status says that so many replicas are ready in a pool."""
 
-        async def read_ready() -> int:
-            return int(self.said.get(pool, {}).get("readyReplicas", 0))
+        async def are_ready() -> None:
+            assert self.said.get(pool, {}).get("readyReplicas", 0) == count, self.said
 
-        await eventually(read_ready, lambda ready: ready == count)
+        await eventually(are_ready)
 
     def report(self, streams: list[ProtectedStream]) -> str:
         """Return the course, for people."""
@@ -244,7 +255,7 @@ class TierRecorder:
 
 @contextlib.asynccontextmanager
 async def recording(namespace: ScenarioNamespace) -> AsyncIterator[TierRecorder]:
-    """Record the service for the time of the block."""
+    """Record the service for the time of the block, and how it is at its end."""
     recorder = TierRecorder(namespace)
     task = asyncio.create_task(recorder.follow())
     try:
@@ -252,6 +263,7 @@ async def recording(namespace: ScenarioNamespace) -> AsyncIterator[TierRecorder]
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+    await eventually(recorder.look)
 
 
 class WriteKiller:
@@ -353,17 +365,17 @@ async def wait_for_counts(
     """Wait until so many replicas take requests in each pool, there is no other pod and no other
     Deployment, and the status says so."""
 
-    async def read_counts() -> tuple[Mapping[str, int], ...]:
+    async def are_reached() -> None:
         counts: Counter[str] = Counter()
         for pod in await list_pods(namespace):
             node = pod["spec"].get("nodeName", "")
             pool = RESERVED if node in RESERVED_NODES else node
             counts[pool if takes_requests(pod) else "other"] += 1
-        return counts, await deployments(namespace), await reported_counts(namespace)
+        assert counts == expected
+        assert await deployments(namespace) == expected
+        assert await reported_counts(namespace) == expected
 
-    await eventually(
-        read_counts, lambda counts: all(each == expected for each in counts), within=within
-    )
+    await eventually(are_reached, within=within)
 
 
 async def reported_counts(namespace: ScenarioNamespace) -> Mapping[str, int]:
