@@ -14,7 +14,7 @@ from tessera.domain.names import ENGINE, PORT
 from tests.fault_sequences.language import Fault
 from world.client import RunningContainer
 
-_TIMEOUT_SECONDS = 10
+_TIMEOUT_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,8 +78,7 @@ class LayoutFleet:
             await api.apply(
                 INFERENCE_SERVICES.path(self.namespace, name), self._service(name, floor), "kubectl"
             )
-
-        await eventually(self._unready_services, lambda names: not names, within=150)
+        await eventually(self._services_are_ready, within=150)
 
     def _service(self, name: str, floor: int) -> Json:
         return {
@@ -98,23 +97,23 @@ class LayoutFleet:
     async def repartition(self) -> None:
         """Approve the first plan that needs fewer GPUs; `Auto` would wait five minutes with it."""
         await asyncio.to_thread(self.patch_pool, mig={"mode": "Propose", "backend": "Agent"})
-        name = await eventually(self._saving_plan, bool, within=60)
+        name = await eventually(self._plan_saves_gpus, within=120)
         annotations = {"tessera.dev/approve-layout": name}
         await self.cluster.api.patch(self.pool_path, {"metadata": {"annotations": annotations}})
 
-    async def _saving_plan(self) -> str:
-        pool = await self.cluster.api.get(self.pool_path)
-        plan = pool["status"].get("mig", {}).get("proposed") or {}
-        return str(plan["name"]) if plan.get("gpusAfter", 9) < plan.get("gpusBefore", 0) else ""
+    async def _plan_saves_gpus(self) -> str:
+        """Assert that a plan needs fewer GPUs; return its name."""
+        status = (await self.cluster.api.get(self.pool_path))["status"]
+        plan = status.get("mig", {}).get("proposed") or {}
+        assert plan.get("gpusAfter", 9) < plan.get("gpusBefore", 0), status
+        return str(plan["name"])
 
-    async def _unready_services(self) -> list[str]:
+    async def _services_are_ready(self) -> None:
         services = await self.cluster.api.get(INFERENCE_SERVICES.path(self.namespace))
-        return [
-            service["metadata"]["name"]
-            for service in services["items"]
-            if condition(service, "Ready").get("status") != "True"
-            or service["status"].get("readyReplicas") != service["spec"]["scaling"]["minReplicas"]
-        ]
+        for service in services["items"]:
+            status = service.get("status", {})
+            assert condition(service, "Ready").get("status") == "True", status
+            assert status.get("readyReplicas") == service["spec"]["scaling"]["minReplicas"], status
 
     async def look(self) -> None:
         """Sample everything that faults and observers read."""

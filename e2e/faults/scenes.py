@@ -51,7 +51,7 @@ _STEP_SECONDS = 0.5
 # The first fault begins within this time.
 _SPREAD_SECONDS = 1.0
 # A fault that finds nothing to act on within this time is left out.
-_REACH_SECONDS = 60.0
+_REACH_SECONDS = 120.0
 FleetT = TypeVar("FleetT")
 
 

@@ -40,13 +40,13 @@ async def test_a_repartition_with_two_faults_keeps_floors_and_streams_and_ends_c
             if occurrence.fault.removes_capacity:
                 observer.excused |= FLOORS.keys()
 
-        async def end_findings() -> list[str]:
-            return observer.end_findings()
+        async def ends_clean() -> None:
+            assert observer.end_findings() == []
 
         await fleet.repartition()
         await scenes.play(scenes.sequence_of_names(scene, BY_NAME), fleet, note)
         try:
-            await eventually(end_findings, lambda findings: not findings, within=_SETTLE_SECONDS)
+            await eventually(ends_clean, within=_SETTLE_SECONDS)
         except AssertionError:
             observer.note("not clean within 5 minutes")
         findings = [*observer.findings, *observer.end_findings()]

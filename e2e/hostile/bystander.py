@@ -43,10 +43,20 @@ class Bystander:
         """Bring up the service, and remember everything that must stay."""
         await fund(self.cluster, NAME, NAME)
         await self.namespace.apply_service(replicas=REPLICAS)
-        await self.namespace.wait_until_ready(within=60)
-        await self.namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", 60)
+        await self.namespace.wait_until_ready()
+        await self.namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
+        await eventually(self._controllers_have_followed)
         self.before = await self.state()
         self.restarts = await self.operator_restarts()
+
+    async def _controllers_have_followed(self) -> None:
+        """Assert that the built-in controllers have counted the replicas too."""
+        for kind, field_name in (
+            (DEPLOYMENTS, "availableReplicas"),
+            (DISRUPTION_BUDGETS, "currentHealthy"),
+        ):
+            for body in await self.namespace.list_objects(kind):
+                assert body["status"].get(field_name) == REPLICAS, body["status"]
 
     async def state(self) -> dict[str, Any]:
         """Return specs, replicas, slices and conditions, without what differs by the moment."""
@@ -65,16 +75,18 @@ class Bystander:
         status = (await read_operator_pod(self.cluster))["status"]
         return int(status["containerStatuses"][0]["restartCount"])
 
-    async def assert_undisturbed(self, within: float = 90) -> None:
+    async def assert_undisturbed(self) -> None:
         """Assert that all is as before, the operator ran on, and the spend is what it must be."""
+        lines: list[str] = []
 
-        async def disturbances() -> list[str]:
-            return differences(self.before, await self.state())
+        async def all_is_as_before() -> None:
+            lines[:] = differences(self.before, await self.state())
+            assert lines == []
 
         try:
-            await eventually(disturbances, lambda lines: not lines, within=within)
+            await eventually(all_is_as_before, within=90)
         except AssertionError:
-            SCORE.add(len(await disturbances()))
+            SCORE.add(len(lines))
             raise
         SCORE.add(0)
         assert await self.operator_restarts() == self.restarts, "the operator restarted"

@@ -61,11 +61,11 @@ async def clear(cluster: InstalledCluster) -> None:
     await cluster.run("kubectl", "-n", HOSTILE, "delete", "deployments,pods", "--all", "--now")
     await cluster.run("kubectl", "delete", "tenantbudget", HOSTILE, "--ignore-not-found")
 
-    async def pods() -> list[str]:
+    async def pods_are_gone() -> None:
         listed = await cluster.api.get(PODS.path(HOSTILE))
-        return [pod["metadata"]["name"] for pod in listed["items"]]
+        assert [pod["metadata"]["name"] for pod in listed["items"]] == []
 
-    await eventually(pods, lambda names: not names, within=60)
+    await eventually(pods_are_gone, within=120)
 
 
 @pytest.fixture

@@ -47,28 +47,24 @@ async def deployments(bystander: Bystander) -> list[Json]:
     return listed
 
 
-async def wait_for_replicas(
-    bystander: Bystander, holds: Callable[[list[int]], bool], within: float
-) -> None:
-    """Wait until the counts of all Deployments of the hostile tenant hold."""
+async def wait_until_nothing_is_desired(bystander: Bystander) -> None:
+    """Wait until all Deployments of the hostile tenant have 0 replicas."""
 
-    async def replicas() -> list[int]:
-        return [body["spec"]["replicas"] for body in await deployments(bystander)]
+    async def all_are_at_zero() -> None:
+        assert {body["spec"]["replicas"] for body in await deployments(bystander)} <= {0}
 
-    await eventually(replicas, holds, within=within)
+    await eventually(all_are_at_zero, within=90)
 
 
 async def running_pod(bystander: Bystander) -> Json:
     """Return the replica of the hostile tenant, once it runs."""
 
-    async def pods() -> list[Json]:
-        listed: list[Json] = (await bystander.cluster.api.get(PODS.path(HOSTILE)))["items"]
-        return listed
+    async def all_are_running() -> Json:
+        pods: list[Json] = (await bystander.cluster.api.get(PODS.path(HOSTILE)))["items"]
+        assert {pod["status"].get("phase") for pod in pods} == {"Running"}
+        return pods[0]
 
-    def are_running(pods: list[Json]) -> bool:
-        return bool(pods) and all(pod["status"].get("phase") == "Running" for pod in pods)
-
-    return (await eventually(pods, are_running, within=60))[0]
+    return await eventually(all_are_running, within=90)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +94,14 @@ async def test_an_unfunded_tenant_takes_nothing(bystander: Bystander, tenant: Id
     for index in range(5):
         await tenant.serve(f"x{index}", scaling={"minReplicas": 1000, "maxReplicas": 1000})
 
-    async def ready() -> Json:
+    async def budget_is_exhausted() -> None:
         path = INFERENCE_SERVICES.path(HOSTILE, "x0")
-        return condition(await bystander.cluster.api.get(path), "Ready")
+        entry = condition(await bystander.cluster.api.get(path), "Ready")
+        assert entry.get("reason") == "BudgetExhausted", entry
 
-    await eventually(ready, lambda ready: ready.get("reason") == "BudgetExhausted", within=90)
+    await eventually(budget_is_exhausted, within=90)
     await bystander.assert_undisturbed()
-    await wait_for_replicas(bystander, lambda counts: not any(counts), within=90)
+    await wait_until_nothing_is_desired(bystander)
 
 
 async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Identity) -> None:
@@ -162,7 +159,7 @@ async def test_a_deleted_service_keeps_nothing_running(
     await running_pod(bystander)
     await delete(bystander, tenant, editor)
 
-    await wait_for_replicas(bystander, lambda counts: not any(counts), within=90)
+    await wait_until_nothing_is_desired(bystander)
     await bystander.assert_undisturbed()
 
 
@@ -175,7 +172,10 @@ async def test_a_deployment_scaled_by_hand_is_taken_back(
     (deployment,) = await deployments(bystander)
     await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=9")
 
-    await wait_for_replicas(bystander, lambda counts: counts == [1], within=90)
+    async def is_taken_back() -> None:
+        assert [body["spec"]["replicas"] for body in await deployments(bystander)] == [1]
+
+    await eventually(is_taken_back, within=90)
     await bystander.assert_undisturbed()
 
 
