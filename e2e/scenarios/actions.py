@@ -3,9 +3,10 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import httpx
+import aiohttp
 
 from demo.cluster import InstalledCluster, Json, Ref, condition
 from tessera.resources.api_resources import (
@@ -50,40 +51,45 @@ class ScenarioNamespace:
         status: Json = service.get("status", {})
         return status
 
-    async def wait_for_condition(
-        self, name: str, kind: str, reason: str, within: float = 90
+    async def check_condition(
+        self, name: str, kind: str, reason: str, words: tuple[str, ...] = ()
     ) -> Json:
-        """Wait for a condition's reason; return the condition."""
+        """Assert a condition's reason, and words of its message; return the condition."""
+        entry = condition(await self.cluster.api.get(_SERVICES.path(self.name, name)), kind)
+        assert entry.get("reason") == reason, entry
+        for word in words:
+            assert word in entry["message"]
+        return entry
 
-        async def read_condition() -> Json:
-            return condition(await self.cluster.api.get(_SERVICES.path(self.name, name)), kind)
+    async def wait_for_condition(
+        self, name: str, kind: str, reason: str, within: float = 90, *, words: tuple[str, ...] = ()
+    ) -> Json:
+        """Wait for a condition's reason, and for words of its message; return the condition."""
+        check = partial(self.check_condition, name, kind, reason, words)
+        return await eventually(check, within=within)
 
-        return await eventually(
-            read_condition, lambda condition: condition.get("reason") == reason, within=within
-        )
-
-    async def wait_for_known_condition(self, name: str, kind: str, within: float = 90) -> Json:
-        """Wait until a condition is not Unknown; return the condition."""
-
-        async def read_condition() -> Json:
-            return condition(await self.cluster.api.get(_SERVICES.path(self.name, name)), kind)
-
-        return await eventually(
-            read_condition,
-            lambda condition: condition.get("status") in ("True", "False"),
-            within=within,
-        )
+    async def wait_until_ready(self, name: str = "chat", within: float = 90) -> None:
+        await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
 
     async def query_prometheus(self, query: str) -> list[Json]:
         """Return what Prometheus answers now."""
         url = f"{self.cluster.world.prometheus_url}/api/v1/query"
-        async with httpx.AsyncClient() as http:
-            response = await http.get(url, params={"query": query})
-        samples: list[Json] = response.json()["data"]["result"]
+        async with (
+            aiohttp.ClientSession(raise_for_status=True) as http,
+            http.get(url, params={"query": query}) as response,
+        ):
+            samples: list[Json] = (await response.json())["data"]["result"]
         return samples
 
-    async def wait_until_ready(self, name: str = "chat", within: float = 90) -> None:
-        await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
+    async def wait_for_samples(self, query: str) -> list[Json]:
+        """Wait until Prometheus has samples of a query; return them."""
+
+        async def are_present() -> list[Json]:
+            samples = await self.query_prometheus(query)
+            assert samples != [], query
+            return samples
+
+        return await eventually(are_present)
 
     async def list_objects(self, kind: ApiResource) -> list[Json]:
         object_list = await self.cluster.api.get(kind.path(self.name))
@@ -109,11 +115,11 @@ class ScenarioNamespace:
         await self.cluster.api.delete(_SERVICES.path(self.name))
         await self.cluster.api.delete(PODS.path(self.name), {"gracePeriodSeconds": 0})
 
-        async def remaining_names() -> list[str]:
+        async def is_empty() -> None:
             objects = [*await self.list_objects(_SERVICES), *await self.list_objects(PODS)]
-            return [body["metadata"]["name"] for body in objects]
+            assert [body["metadata"]["name"] for body in objects] == []
 
-        await eventually(remaining_names, lambda names: not names, within=90)
+        await eventually(is_empty, within=90)
 
 
 MANAGED = "app.kubernetes.io/managed-by"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
-from demo.cluster import InstalledCluster, Json
+from demo.cluster import InstalledCluster, Json, StepError
 from scenarios.actions import ScenarioNamespace
 from tessera.cli.main import main
 
@@ -58,9 +58,10 @@ async def run_tessera(
 async def explain(
     namespace: ScenarioNamespace, *arguments: str, name: str = "chat"
 ) -> Mapping[str, Json]:
-    """Return the decisions about a service, by topic."""
+    """Return the decisions about a service, by topic; a wait does not repeat what fails."""
     result = await run_tessera(
         namespace.cluster, "explain", name, "-n", namespace.name, "-o", "json", *arguments
     )
-    assert result.code == 0, result.errors
+    if result.code != 0:
+        raise StepError(result.errors)
     return {decision["topic"]: decision for decision in result.json["decisions"]}

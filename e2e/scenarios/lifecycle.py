@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -23,6 +24,8 @@ _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 # Node groups of Karpenter, each with a node that comes when a pod waits for it.
 NODE_GROUPS = ("coming", "never", "no-capacity")
 POOL_LABEL = "example.org/pool"
+# A look starts kubectl, which takes seconds on a busy machine.
+_PATIENCE_SECONDS = 180
 
 
 def write_fleet(folder: Path, spot: int = 0) -> Path:
@@ -51,7 +54,7 @@ async def shorten_stall_timeout(cluster: InstalledCluster) -> None:
     command = ("kubectl", "--namespace", NAMESPACE)
     deployment = "deployment/tessera-operator"
     await cluster.run(*command, "set", "env", deployment, f"TESSERA_STALL_SECONDS={STALL_SECONDS}")
-    await cluster.run(*command, "rollout", "status", deployment, "--timeout=60s")
+    await cluster.run(*command, "rollout", "status", deployment, "--timeout=180s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,33 +74,48 @@ async def read_jsonpath(namespace: ScenarioNamespace, jsonpath: str, name: str =
     )
 
 
-async def wait_for_printed_reason(
-    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 90
+async def check_printed_reason(
+    namespace: ScenarioNamespace,
+    reason: str,
+    kind: str = "Progressing",
+    words: tuple[str, ...] = (),
 ) -> PrintedCondition:
-    """Wait until kubectl prints a condition with this reason."""
-    return await eventually(
-        lambda: read_printed_condition(namespace, kind),
-        lambda condition: condition.reason == reason,
-        within=within,
-    )
+    """Assert a condition's reason and words of its message, and that kubectl prints both."""
+    # Starts no process as long as it does not hold.
+    body = await namespace.check_condition("chat", kind, reason, words)
+    condition = await read_printed_condition(namespace, kind)
+    assert condition == PrintedCondition(body["status"], body["reason"], body["message"])
+    return condition
+
+
+async def wait_for_printed_reason(
+    namespace: ScenarioNamespace,
+    reason: str,
+    kind: str = "Progressing",
+    *,
+    words: tuple[str, ...] = (),
+) -> PrintedCondition:
+    """Wait until kubectl prints a condition with this reason, and with words in its message."""
+    check = partial(check_printed_reason, namespace, reason, kind, words)
+    return await eventually(check, within=_PATIENCE_SECONDS)
 
 
 async def wait_for_explained_reason(
-    namespace: ScenarioNamespace, reason: str, kind: str = "Progressing", within: float = 90
+    namespace: ScenarioNamespace,
+    reason: str,
+    kind: str = "Progressing",
+    *,
+    words: tuple[str, ...] = (),
 ) -> PrintedCondition:
     """Wait as above, and until `tessera explain` has the same reason and message."""
-    await wait_for_printed_reason(namespace, reason, kind, within)
 
-    async def read_both() -> tuple[PrintedCondition, Json]:
-        decisions = await explain(namespace)
-        return await read_printed_condition(namespace, kind), decisions[_TOPICS.get(kind, kind)]
+    async def is_explained() -> PrintedCondition:
+        condition = await check_printed_reason(namespace, reason, kind, words)
+        decision = (await explain(namespace))[_TOPICS.get(kind, kind)]
+        assert (decision["reason"], decision["message"]) == (reason, condition.message)
+        return condition
 
-    def agree(condition: PrintedCondition, decision: Json) -> bool:
-        explanation = decision["reason"], decision["message"]
-        return (reason, condition.message) == explanation and condition.reason == reason
-
-    condition, _ = await eventually(read_both, lambda pair: agree(*pair), within=90)
-    return condition
+    return await eventually(is_explained, within=_PATIENCE_SECONDS)
 
 
 async def read_printed_condition(
@@ -108,14 +126,6 @@ async def read_printed_condition(
     path = "{'\\n'}".join(f"{{{prefix}.{field}}}" for field in ("status", "reason", "message"))
     status, reason, message = [*(await read_jsonpath(namespace, path)).split("\n", 2), "", ""][:3]
     return PrintedCondition(status, reason, message)
-
-
-async def wait_until_printed(
-    namespace: ScenarioNamespace, jsonpath: str, expected: str, within: float = 60
-) -> None:
-    await eventually(
-        lambda: read_jsonpath(namespace, jsonpath), lambda text: text == expected, within=within
-    )
 
 
 async def list_replicas(namespace: ScenarioNamespace) -> list[Json]:
@@ -134,7 +144,7 @@ async def freeze_engine(pod: Json, model: str) -> "asyncio.Task[str]":
     The task ends once the request's connection is closed; its result says how.
     """
     base = f"http://{pod['status']['podIP']}:{PORT}"
-    async with httpx.AsyncClient(base_url=base, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=base, timeout=60) as http:
         response = await http.post("/v1/completions", json=_request(model))
         response.raise_for_status()
         (await http.post("/sim/freeze")).raise_for_status()

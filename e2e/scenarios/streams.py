@@ -39,7 +39,11 @@ async def kubectl_scale(cluster: InstalledCluster, ref: Ref, replicas: int) -> N
 
 
 async def wait_for_replicas(namespace: ScenarioNamespace, count: int, within: float = 90) -> Json:
-    def all_ready(status: Json) -> bool:
-        return bool(status.get("replicas") == status.get("readyReplicas") == count)
+    """Wait until there are so many replicas, and all are ready; return the status."""
 
-    return await eventually(namespace.service_status, all_ready, within=within)
+    async def are_ready() -> Json:
+        status = await namespace.service_status()
+        assert (status.get("replicas"), status.get("readyReplicas")) == (count, count), status
+        return status
+
+    return await eventually(are_ready, within=within)

@@ -7,29 +7,29 @@ from typing import Any
 
 import pytest
 
-from demo.cluster import InstalledCluster, Json, StepError
+from demo.cluster import InstalledCluster, Json
 from scenarios.actions import SMALL, ScenarioNamespace
 from scenarios.commands import explain
 from scenarios.kills import kill_operator
 from scenarios.lifecycle import (
     PrintedCondition,
+    check_printed_reason,
     freeze_engine,
     list_replicas,
     read_jsonpath,
-    read_printed_condition,
     shorten_stall_timeout,
     wait_for_explained_reason,
     wait_for_printed_reason,
-    wait_until_printed,
 )
+from scenarios.streams import wait_for_replicas
 from tessera.domain.names import ENGINE
 from tessera.resources.api_resources import NODES, PODS
 from world import World, WorldError
-from world.testing import eventually
+from world.api import ApiError
+from world.testing import a_pod, eventually
 
 # A version without a flag table: all of extraArgs reaches the engine.
 UNCHECKED = "0.99.0"
-READY = "{.status.readyReplicas}"
 # A replica on a dead node is replaced so soon after its taint.
 GIVEN_UP_SECONDS = 60
 
@@ -46,24 +46,27 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
     await shorten_stall_timeout(namespace.cluster)
     ref = await namespace.apply_service(replicas=2)
     await namespace.wait_until_ready()
-    await wait_until_printed(namespace, READY, "2")
+    await wait_for_replicas(namespace, 2)
     first, second = await list_replicas(namespace)
     name = first["metadata"]["name"]
     request = await freeze_engine(first, ref.name)
-    condition = await wait_for_printed_reason(namespace, "EngineStalled", within=90)
+    words = (f"{name} holds requests, and its engine made no step since",)
+    condition = await wait_for_printed_reason(namespace, "EngineStalled", words=words)
     assert condition.status == "False"
-    assert f"{name} holds requests, and its engine made no step since" in condition.message
-    await wait_for_printed_reason(namespace, "RolloutComplete", within=90)
-    assert await read_jsonpath(namespace, "{.status.replacement.pod}") == name
-    assert name not in {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
+
+    async def is_replaced() -> None:
+        assert name not in {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
+        await check_printed_reason(namespace, "RolloutComplete")
+        assert await read_jsonpath(namespace, "{.status.replacement.pod}") == name
+
+    await eventually(is_replaced, within=180)
     assert await request in ("RemoteProtocolError", "ReadError")
 
     await kill_operator(namespace.cluster)
     second_request = await freeze_engine(second, ref.name)
-    condition = await wait_for_explained_reason(namespace, "EngineStalled", within=90)
-    assert f"{second['metadata']['name']} holds" in condition.message
-    assert (
-        f"{name} was replaced recently, the next replacement is allowed from" in condition.message
+    blocker = f"{name} was replaced recently, the next replacement is allowed from"
+    await wait_for_explained_reason(
+        namespace, "EngineStalled", words=(f"{second['metadata']['name']} holds", blocker)
     )
     names = {pod["metadata"]["name"] for pod in await list_replicas(namespace)}
     assert second["metadata"]["name"] in names
@@ -75,9 +78,8 @@ async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
 ) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--no-such-flag"]}
     await namespace.apply_service(replicas=1, engine=engine)
-    condition = await wait_for_explained_reason(namespace, "InvalidEngineArguments")
-    assert "correct or remove --no-such-flag; chat-" in condition.message
-    assert "exit code 2: " in condition.message
+    words = ("correct or remove --no-such-flag; chat-", "exit code 2: ")
+    condition = await wait_for_explained_reason(namespace, "InvalidEngineArguments", words=words)
     assert condition.message.endswith("vllm serve: error: unrecognized arguments: --no-such-flag")
     wide = await namespace.cluster.run(
         *("kubectl", "--namespace", namespace.name, "get", "tsvc", "-o", "wide")
@@ -91,9 +93,8 @@ async def test_a_configuration_out_of_range_is_reported_with_the_message_of_the_
 ) -> None:
     engine = {"version": UNCHECKED, "extraArgs": ["--stream-interval=0"]}
     await namespace.apply_service(replicas=1, engine=engine)
-    condition = await wait_for_explained_reason(namespace, "EngineStartFailed")
-    assert "exit code 1: " in condition.message
-    assert "--stream-interval" in condition.message
+    words = ("exit code 1: ", "--stream-interval")
+    await wait_for_explained_reason(namespace, "EngineStartFailed", words=words)
 
 
 async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
@@ -109,18 +110,19 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
         with contextlib.suppress(WorldError):  # while it waits for its next start
             namespace.cluster.world.run_out_of_memory(namespace.name, name, ENGINE)
 
-    async def kill_and_read() -> PrintedCondition:
+    async def is_printed() -> PrintedCondition:
         kill()
-        return await read_printed_condition(namespace)
+        return await check_printed_reason(namespace, "OOMKilled")
 
-    async def kill_and_explain() -> str:
+    async def is_explained() -> None:
         kill()
-        return str((await explain(namespace))["rollout"]["reason"])
+        await namespace.check_condition("chat", "Progressing", "OOMKilled")
+        assert (await explain(namespace))["rollout"]["reason"] == "OOMKilled"
 
-    condition = await eventually(kill_and_read, lambda each: each.reason == "OOMKilled", within=180)
-    await eventually(kill_and_explain, lambda reason: reason == "OOMKilled", within=180)
+    condition = await eventually(is_printed, within=180)
+    await eventually(is_explained, within=180)
     assert condition.message.startswith(f"{name}: exit code 137")
-    await wait_for_printed_reason(namespace, "RolloutComplete", within=60)
+    await wait_for_printed_reason(namespace, "RolloutComplete")
 
 
 async def test_an_exceeded_quota_is_reported_word_for_word(namespace: ScenarioNamespace) -> None:
@@ -133,10 +135,9 @@ async def test_an_exceeded_quota_is_reported_word_for_word(namespace: ScenarioNa
     }
     await namespace.cluster.api.create(f"/api/v1/namespaces/{namespace.name}/resourcequotas", quota)
     await namespace.apply_service(replicas=2)
-    condition = await wait_for_explained_reason(namespace, "QuotaExceeded")
-    for words in ('pods "chat-', "exceeded quota: small", f"limited: {slices}=1"):
-        assert words in condition.message
-    await wait_until_printed(namespace, READY, "1")
+    words = ('pods "chat-', "exceeded quota: small", f"limited: {slices}=1")
+    await wait_for_explained_reason(namespace, "QuotaExceeded", words=words)
+    await wait_for_replicas(namespace, 1)
 
 
 @pytest.mark.usefixtures("host_pid_policy")
@@ -145,13 +146,10 @@ async def test_a_pod_security_violation_is_reported_word_for_word(
 ) -> None:
     """Our own pods are restricted; what others add to them may not be."""
     await namespace.apply_service(replicas=1)
-    condition = await wait_for_explained_reason(namespace, "PodSecurityViolation")
-    assert (
-        'violates PodSecurity "restricted:latest": host namespaces (hostPID=true)'
-        in condition.message
-    )
-    ready = await wait_for_explained_reason(namespace, "NoReplicaReady", "Ready")
-    assert "PodSecurityViolation: pods " in ready.message
+    words = ('violates PodSecurity "restricted:latest": host namespaces (hostPID=true)',)
+    await wait_for_explained_reason(namespace, "PodSecurityViolation", words=words)
+    words = ("PodSecurityViolation: pods ",)
+    await wait_for_explained_reason(namespace, "NoReplicaReady", "Ready", words=words)
 
 
 @pytest.fixture
@@ -196,23 +194,24 @@ async def host_pid_policy(namespace: ScenarioNamespace) -> AsyncIterator[None]:
 
 async def _wait_until_in_force(cluster: InstalledCluster, namespace: str) -> None:
     """Policies take effect a moment after they were written."""
-    pod = ("run", "probe", "--image=world/http:1", "--dry-run=server")
 
-    async def read_refusal() -> str:
+    async def is_refused() -> None:
+        refusal = ""
         try:
-            return await cluster.run("kubectl", "--namespace", namespace, *pod)
-        except StepError as error:
-            return str(error)
+            await cluster.api.create(PODS.path(namespace), a_pod("probe"), dryRun="All")
+        except ApiError as error:
+            refusal = str(error)
+        assert "hostPID" in refusal
 
-    await eventually(read_refusal, lambda text: "hostPID" in text, within=90)
+    await eventually(is_refused, within=90)
 
 
 async def test_an_image_that_cannot_be_pulled_is_reported_word_for_word(
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=1, engine={"image": "nowhere/engine:1"})
-    condition = await wait_for_explained_reason(namespace, "ImagePullFailed")
-    assert "nowhere/engine:1 is not in the image table" in condition.message
+    words = ("nowhere/engine:1 is not in the image table",)
+    await wait_for_explained_reason(namespace, "ImagePullFailed", words=words)
 
 
 @pytest.mark.parametrize(
@@ -242,17 +241,18 @@ async def test_a_secret_that_is_missing_is_reported_word_for_word(
     namespace: ScenarioNamespace, spec: dict[str, Any], reason: str
 ) -> None:
     await namespace.apply_service(replicas=1, **spec)
-    condition = await wait_for_explained_reason(namespace, reason)
-    assert 'secret "hub" not found' in condition.message
+    await wait_for_explained_reason(namespace, reason, words=('secret "hub" not found',))
 
 
 async def test_what_the_scheduler_cannot_place_is_reported_with_what_is_missing(
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=9)
-    condition = await wait_for_explained_reason(namespace, "Unschedulable", "Placed")
-    assert "1 of 9 replicas unschedulable, no free 1g.10gb" in condition.message
-    assert "without enough free nvidia.com/mig-1g.10gb" in condition.message
+    words = (
+        "1 of 9 replicas unschedulable, no free 1g.10gb",
+        "without enough free nvidia.com/mig-1g.10gb",
+    )
+    await wait_for_explained_reason(namespace, "Unschedulable", "Placed", words=words)
 
 
 @pytest.mark.full
@@ -261,7 +261,7 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
 ) -> None:
     """The pod on the dead node hangs in Terminating, and is no replica any more."""
     await namespace.apply_service(replicas=2)
-    await wait_until_printed(namespace, READY, "2")
+    await wait_for_replicas(namespace, 2)
     pods_before = await list_replicas(namespace)
     node = pods_before[0]["spec"]["nodeName"]
     lost_uids = {pod["metadata"]["uid"] for pod in pods_before if pod["spec"]["nodeName"] == node}
@@ -269,19 +269,21 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
     try:
         tainted_at = await _wait_until_tainted(namespace.cluster, node)
 
-        async def list_new_replicas() -> list[Json]:
-            return [
-                pod
-                for pod in await list_replicas(namespace)
-                if pod["metadata"]["uid"] not in lost_uids
-            ]
+        async def are_replaced() -> None:
+            uids = {pod["metadata"]["uid"] for pod in await list_replicas(namespace)}
+            assert len(uids - lost_uids) == 2, (uids, lost_uids)
 
-        await eventually(list_new_replicas, lambda pods: len(pods) == 2, within=GIVEN_UP_SECONDS)
+        await eventually(are_replaced, within=GIVEN_UP_SECONDS)
         seconds = time.monotonic() - tainted_at
-        await wait_until_printed(namespace, READY, "2")
+        await wait_for_replicas(namespace, 2)
         await wait_for_explained_reason(namespace, "RolloutComplete")
-        assert (await explain(namespace))["ready"]["numbers"]["replicas"] == "2 serve requests"
-        assert await read_jsonpath(namespace, "{.status.replicas}") == "2"
+
+        async def are_counted() -> None:
+            assert await read_jsonpath(namespace, "{.status.replicas}") == "2"
+            decisions = await explain(namespace)
+            assert decisions["ready"]["numbers"]["replicas"] == "2 serve requests"
+
+        await eventually(are_counted)
         hanging_uids = {
             pod["metadata"]["uid"] for pod in await namespace.list_objects(PODS)
         } & lost_uids
@@ -293,11 +295,10 @@ async def test_a_replica_on_a_dead_node_is_replaced_within_a_minute_of_the_taint
 
 
 async def _wait_until_tainted(cluster: InstalledCluster, node: str) -> float:
-    async def read_taints() -> set[str]:
+    async def is_tainted() -> None:
         body = await cluster.api.get(NODES.path(None, node))
-        return {f"{taint['key']}:{taint['effect']}" for taint in body["spec"].get("taints", ())}
+        taints = {f"{taint['key']}:{taint['effect']}" for taint in body["spec"].get("taints", ())}
+        assert "node.kubernetes.io/unreachable:NoExecute" in taints
 
-    await eventually(
-        read_taints, lambda taints: "node.kubernetes.io/unreachable:NoExecute" in taints, within=60
-    )
+    await eventually(is_tainted, within=120)
     return time.monotonic()
