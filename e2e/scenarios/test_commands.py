@@ -5,13 +5,14 @@ import os
 import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, condition
+from demo.cluster import EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError, condition
 from scenarios.actions import SMALL, ScenarioNamespace, a_budget
 from scenarios.commands import explain, run_tessera
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
@@ -26,15 +27,24 @@ PRODUCT = "nvidia.com/gpu.product"
 async def run_doctor(
     cluster: InstalledCluster, *arguments: str, **fields: Any
 ) -> Mapping[str, Json]:
-    """Run the doctor; return its findings by check."""
+    """Run the doctor; return its findings by check. A wait does not repeat a wrong exit code."""
     result = await run_tessera(cluster, "doctor", "--json", *arguments, **fields)
     findings = {finding["check"]: finding for finding in result.json["findings"]}
-    assert result.code == any(finding["state"] == "problem" for finding in findings.values())
+    if result.code != any(finding["state"] == "problem" for finding in findings.values()):
+        raise StepError(f"exit code {result.code}: {result.output}")
     return findings
 
 
 def checks_in_state(findings: Mapping[str, Json], state: str) -> set[str]:
     return {check for check, finding in findings.items() if finding["state"] == state}
+
+
+async def check_no_problem(cluster: InstalledCluster) -> Mapping[str, Json]:
+    """Assert that the doctor finds no problem; return its findings."""
+    findings = await run_doctor(cluster)
+    problems = checks_in_state(findings, "problem")
+    assert problems == set(), [findings[check] for check in problems]
+    return findings
 
 
 async def test_the_doctor_finds_no_problem_in_a_served_cluster(
@@ -43,18 +53,16 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
     await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready()
 
-    async def read_findings() -> Mapping[str, Json]:
-        return await run_doctor(namespace.cluster)
+    async def is_healthy() -> None:
+        findings = await check_no_problem(namespace.cluster)
+        assert checks_in_state(findings, "skipped") == set()
+        for check in ("kubernetes", "crds", "operator", "leader", "webhook", "gpu nodes"):
+            assert findings[check]["state"] == "ok", findings[check]
+        assert findings["services"]["message"].startswith("1 service,")
+        assert "scraped" in findings["engine metrics"]["message"]
+        assert namespace.name in findings["budgets"]["message"]
 
-    findings = await eventually(
-        read_findings, lambda findings: not checks_in_state(findings, "problem"), within=60
-    )
-    assert checks_in_state(findings, "skipped") == set()
-    for check in ("kubernetes", "crds", "operator", "leader", "webhook", "gpu nodes"):
-        assert findings[check]["state"] == "ok", findings[check]
-    assert findings["services"]["message"].startswith("1 service,")
-    assert "scraped" in findings["engine metrics"]["message"]
-    assert namespace.name in findings["budgets"]["message"]
+    await eventually(is_healthy, within=120)
 
 
 @pytest.mark.full
@@ -64,32 +72,24 @@ async def test_the_doctor_names_what_is_broken(cluster: InstalledCluster) -> Non
     product = (await cluster.api.get(NODE))["metadata"]["labels"][PRODUCT]
     await cluster.api.patch(NODE, {"metadata": {"labels": {PRODUCT: None}}})
     await cluster.api.patch(OPERATOR, {"spec": {"replicas": 0}})
-    try:
 
-        async def read_findings() -> Mapping[str, Json]:
-            return await run_doctor(cluster)
-
+    async def is_named() -> None:
+        findings = await run_doctor(cluster)
         broken = {"pools", "gpu labels", "operator", "leader"}
-        findings = await eventually(
-            read_findings,
-            lambda findings: broken <= checks_in_state(findings, "problem"),
-            within=90,
-        )
+        assert broken <= checks_in_state(findings, "problem")
         assert findings["pools"]["fix"].endswith("examples/00-pools.yaml")
         assert "a100-0" in findings["gpu labels"]["message"]
         assert "--replicas=1" in findings["operator"]["fix"]
         assert findings["webhook"]["state"] == "warning"
+
+    try:
+        await eventually(is_named, within=120)
     finally:
         await cluster.api.patch(OPERATOR, {"spec": {"replicas": 1}})
         await cluster.api.patch(NODE, {"metadata": {"labels": {PRODUCT: product}}})
         await cluster.run("kubectl", "apply", "-f", pools)
 
-    async def read_repaired_findings() -> Mapping[str, Json]:
-        return await run_doctor(cluster)
-
-    await eventually(
-        read_repaired_findings, lambda findings: not checks_in_state(findings, "problem"), within=90
-    )
+    await eventually(partial(check_no_problem, cluster), within=120)
 
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -138,15 +138,15 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     await api.create(_CRDS, _KSERVE)
     try:
         # The API server serves a new kind a moment after it accepts the CRD.
-        await eventually(lambda: api.apply(f"{objects}/chat", service, "kubectl"), bool, within=90)
+        await eventually(partial(api.apply, f"{objects}/chat", service, "kubectl"), within=90)
         yield
     finally:
         await api.delete(path)
 
-        async def is_installed() -> bool:
-            return await api.exists(path)
+        async def is_uninstalled() -> None:
+            assert not await api.exists(path)
 
-        await eventually(is_installed, lambda installed: not installed, within=90)
+        await eventually(is_uninstalled, within=90)
 
 
 @pytest.mark.full
@@ -171,27 +171,27 @@ async def test_the_short_name_lists_only_services_of_tessera_beside_kserve(
 async def test_a_ready_service_is_explained_with_its_readings(namespace: ScenarioNamespace) -> None:
     await namespace.apply_service(scaling={"minReplicas": 1, "maxReplicas": 3})
     await namespace.wait_until_ready()
-    await eventually(
-        namespace.service_status,
-        lambda status: status["scaling"]["reason"] == "EstimatedArrivals",
-        within=90,
-    )
-    decisions = await explain(namespace, "--prometheus", namespace.cluster.world.prometheus_url)
-    status = await namespace.service_status()
-    for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
-        assert decisions[topic]["reason"] == condition({"status": status}, kind)["reason"]
-        assert decisions[topic]["recomputed"] is None
-    assert decisions["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
-    reasons = {
-        alternative["name"]: alternative["message"]
-        for alternative in decisions["placed"]["alternatives"]
-    }
-    assert reasons["a100-reserved-1g-10gb"] == "chosen"
-    assert reasons["a100-spot-3g-40gb"] == "spec.placement.tiers does not list Spot"
-    assert "h100-ondemand (now 2.99)" in " ".join(decisions["placed"]["wouldChange"])
-    assert decisions["scaling"]["reason"] == status["scaling"]["reason"]
-    assert decisions["scaling"]["numbers"]["policy"] == "Capacity"
-    assert decisions["scaling"]["numbers"]["waiting requests"] == "0"
+
+    async def is_explained() -> None:
+        status = await namespace.service_status()
+        assert status["scaling"]["reason"] == "EstimatedArrivals"
+        decisions = await explain(namespace, "--prometheus", namespace.cluster.world.prometheus_url)
+        for topic, kind in (("accepted", "Accepted"), ("placed", "Placed"), ("ready", "Ready")):
+            assert decisions[topic]["reason"] == condition({"status": status}, kind)["reason"]
+            assert decisions[topic]["recomputed"] is None
+        assert decisions["placed"]["numbers"]["price per replica"] == "0.2397 USD per hour"
+        reasons = {
+            alternative["name"]: alternative["message"]
+            for alternative in decisions["placed"]["alternatives"]
+        }
+        assert reasons["a100-reserved-1g-10gb"] == "chosen"
+        assert reasons["a100-spot-3g-40gb"] == "spec.placement.tiers does not list Spot"
+        assert "h100-ondemand (now 2.99)" in " ".join(decisions["placed"]["wouldChange"])
+        assert decisions["scaling"]["reason"] == status["scaling"]["reason"]
+        assert decisions["scaling"]["numbers"]["policy"] == "Capacity"
+        assert decisions["scaling"]["numbers"].get("waiting requests") == "0"
+
+    await eventually(is_explained, within=120)
 
 
 @pytest.mark.full
@@ -247,26 +247,28 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
     async with a_budget(namespace, "0.0100"):
         await namespace.apply_service(replicas=2)
 
-        async def read_reason() -> object:
-            return (await namespace.service_status()).get("scaling", {}).get("reason")
+        async def is_explained() -> None:
+            status = await namespace.service_status()
+            assert status.get("scaling", {}).get("reason") == "BudgetExhausted", status
+            decisions = await explain(namespace)
+            assert decisions["scaling"]["reason"] == "BudgetExhausted"
+            assert decisions["scaling"]["numbers"]["replicas"].startswith("0 desired")
+            assert decisions["budget"]["reason"] == "MinReplicasExceedBudget"
+            assert "0.01 USD" in decisions["budget"]["numbers"]["month"].replace("0.0100", "0.01")
+            limit_change, later = decisions["budget"]["wouldChange"]
+            assert later.startswith("the next windows do not cover it either")
+            assert limit_change.startswith("spec.limits[0].amount of ")
 
-        async def read_desired_replicas() -> object:
-            return (await namespace.service_status()).get("scaling", {}).get("desiredReplicas")
+        async def is_granted() -> None:
+            status = await namespace.service_status()
+            assert status.get("scaling", {}).get("desiredReplicas", 0) > 0, status
 
-        await eventually(read_reason, lambda reason: reason == "BudgetExhausted", within=90)
-        decisions = await explain(namespace)
-        assert decisions["scaling"]["reason"] == "BudgetExhausted"
-        assert decisions["scaling"]["numbers"]["replicas"].startswith("0 desired")
-        assert decisions["budget"]["reason"] == "MinReplicasExceedBudget"
-        assert "0.01 USD" in decisions["budget"]["numbers"]["month"].replace("0.0100", "0.01")
-        limit_change, later = decisions["budget"]["wouldChange"]
-        assert later.startswith("the next windows do not cover it either")
-        assert limit_change.startswith("spec.limits[0].amount of ")
+        await eventually(is_explained, within=120)
         # Enough for one replica at 0.2397 an hour in any whole month.
         limits = [{"window": "Month", "amount": "200.00"}]
         path = TENANT_BUDGETS.path(None, namespace.name)
         await namespace.cluster.api.patch(path, {"spec": {"limits": limits}})
-        await eventually(read_desired_replicas, bool, within=90)
+        await eventually(is_granted, within=90)
 
 
 @pytest.mark.parametrize("readings", [True, *full(False)])
@@ -285,31 +287,25 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
     file = tmp_path / "fleet.json.gz"
     metrics = ("--prometheus", cluster.world.prometheus_url) if readings else ()
 
-    async def read_rows() -> list[tuple[Json, Json]]:
-        """Return for every service its plan from the snapshot, and its status."""
-        assert (await run_tessera(cluster, "snapshot", "save", str(file), *metrics)).code == 0
+    async def plan_agrees() -> None:
+        """Assert that the plan from a snapshot has the decisions of the statuses."""
+        saved = await run_tessera(cluster, "snapshot", "save", str(file), *metrics)
+        if saved.code != 0:
+            raise StepError(saved.errors)
         fleet_plan = (await run_tessera(cluster, "snapshot", "plan", str(file), "--json")).json
         planned_services = {service["name"]: service for service in fleet_plan["services"]}
-        return [
-            (planned_services[f"{namespace.name}/{name}"], await namespace.service_status(name))
-            for name in ("chat", "scaled", "giant")
-        ]
+        for name in ("chat", "scaled", "giant"):
+            row = planned_services[f"{namespace.name}/{name}"]
+            status = await namespace.service_status(name)
+            for entry in status["conditions"]:
+                key = entry["type"][0].lower() + entry["type"][1:]
+                assert row.get(key, entry["reason"]) == entry["reason"], row
+            if readings or row["scaling"] != "FailedGetMetrics":
+                assert row["scaling"] == status["scaling"]["reason"]
+            assert row["replicas"] == status["scaling"]["desiredReplicas"]
+            assert row["variant"] == status.get("variant", {}).get("name")
 
-    def agree(pairs: list[tuple[Json, Json]]) -> bool:
-        return all(
-            row[key] == condition["reason"]
-            for row, status in pairs
-            for condition in status["conditions"]
-            if (key := condition["type"][0].lower() + condition["type"][1:]) in row
-        ) and all(
-            row["scaling"] == status["scaling"]["reason"]
-            for row, status in pairs
-            if readings or row["scaling"] != "FailedGetMetrics"
-        )
-
-    for row, status in await eventually(read_rows, agree, within=90):
-        assert row["replicas"] == status["scaling"]["desiredReplicas"]
-        assert row["variant"] == status.get("variant", {}).get("name")
+    await eventually(plan_agrees, within=120)
 
 
 @pytest.mark.full
@@ -319,20 +315,15 @@ async def test_top_ranks_the_services_and_counts_free_devices(namespace: Scenari
     await namespace.wait_until_ready()
     url = cluster.world.prometheus_url
 
-    async def run_top() -> Json:
-        return (await run_tessera(cluster, "top", "--json", "--prometheus", url)).json
-
-    def has_readings(top: Json) -> bool:
+    async def is_ranked() -> None:
+        top = (await run_tessera(cluster, "top", "--json", "--prometheus", url)).json
         (row,) = (service for service in top["services"] if service["namespace"] == namespace.name)
-        return (
-            row["readyReplicas"] == 2
-            and row["waitingRequests"] == 0.0
-            and row["activity"] is not None
-        )
+        assert (row["readyReplicas"], row["waitingRequests"]) == (2, 0.0), row
+        assert row["activity"] is not None, row
+        pool = next(pool for pool in top["pools"] if pool["name"] == "a100-reserved")
+        assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
 
-    top = await eventually(run_top, has_readings, within=60)
-    pool = next(pool for pool in top["pools"] if pool["name"] == "a100-reserved")
-    assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
+    await eventually(is_ranked, within=120)
     table = (await run_tessera(cluster, "top", "-n", namespace.name)).output
     assert table.splitlines()[0].startswith("SERVICE")
     assert table.splitlines()[1].startswith(f"{namespace.name}/chat")
