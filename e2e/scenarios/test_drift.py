@@ -74,13 +74,14 @@ async def create_child(namespace: ScenarioNamespace, kind: ApiResource) -> Json:
     # A template that is edited must not start pods: the Deployment is one without replicas.
     await namespace.apply_service(replicas=2 if kind is DISRUPTION_BUDGETS else 0)
 
-    async def list_matching() -> list[Json]:
+    async def is_created() -> Json:
         children = await namespace.list_children()
+        # Of NetworkPolicies there is one for what engines connect to as well.
         names = sorted(name for name in children if name.startswith(f"{kind.kind}/"))
-        return [children[name] for name in names]
+        assert names != [], sorted(children)
+        return children[names[0]]
 
-    # Of NetworkPolicies there is one for what engines connect to as well.
-    return (await eventually(list_matching, bool))[0]
+    return await eventually(is_created)
 
 
 @KINDS
@@ -113,10 +114,10 @@ async def test_a_deleted_object_is_recreated(
     path = kind.path(namespace.name, body["metadata"]["name"])
     await namespace.cluster.api.delete(path)
 
-    async def read_uid() -> str:
-        return str((await namespace.cluster.api.get(path))["metadata"]["uid"])
+    async def is_recreated() -> None:
+        assert (await namespace.cluster.api.get(path))["metadata"]["uid"] != body["metadata"]["uid"]
 
-    await eventually(read_uid, lambda uid: uid != body["metadata"]["uid"], within=WITHIN)
+    await eventually(is_recreated, within=WITHIN)
 
 
 def _edits(body: Json, field: str) -> list[Json]:
@@ -160,11 +161,11 @@ async def _measure_repair(
         return None
     started_at = time.monotonic()
 
-    async def read_values() -> dict[str, Any]:
-        return owned_values(await namespace.cluster.api.get(path))
+    async def is_undone() -> None:
+        assert owned_values(await namespace.cluster.api.get(path)) == expected
 
     try:
-        await eventually(read_values, lambda values: values == expected, within=4 * WITHIN)
+        await eventually(is_undone, within=4 * WITHIN)
     except AssertionError as error:
         raise AssertionError(f"{operation} was not undone") from error
     return time.monotonic() - started_at

@@ -1,7 +1,9 @@
 """`kubectl describe` tells the history of an object."""
 
 from scenarios.actions import ScenarioNamespace, a_budget
-from world.testing import eventually
+from scenarios.streams import wait_for_replicas
+from world.api import Api
+from world.testing import event_messages, eventually
 
 TOLD = ("BoundsChanged", "BudgetExhausted", "RollingOut", "RolloutComplete")
 
@@ -16,29 +18,32 @@ async def describe_events(
     return [(reason, message) for _, reason, message in rows]
 
 
-async def wait_for_event(namespace: ScenarioNamespace, reason: str) -> None:
-    await eventually(
-        lambda: describe_events(namespace, "tsvc", "chat"),
-        lambda events: reason in [event for event, _ in events],
-        within=60,
-    )
+async def wait_for_event(api: Api, reason: str, about: str, namespace: str = "default") -> None:
+    async def is_written() -> None:
+        assert await event_messages(api, reason, about, namespace) != []
+
+    await eventually(is_written, within=120)
 
 
 async def test_a_service_that_was_scaled_held_and_rolled_shows_that_in_order(
     namespace: ScenarioNamespace,
 ) -> None:
+    api, name = namespace.cluster.api, namespace.name
     await namespace.apply_service(scaling={"minReplicas": 1, "maxReplicas": 6})
     await namespace.wait_until_ready()
     await namespace.apply_service(scaling={"minReplicas": 2, "maxReplicas": 6})
-    await wait_for_event(namespace, "BoundsChanged")
-    await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete", within=60)
+    await wait_for_event(api, "BoundsChanged", "chat", name)
+    await wait_for_replicas(namespace, 2)
+    await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
     async with a_budget(namespace, "0.0100"):
         scaling = {"minReplicas": 4, "maxReplicas": 6}
         await namespace.apply_service(scaling=scaling)
-        await wait_for_event(namespace, "BudgetExhausted")
+        await wait_for_event(api, "BudgetExhausted", "chat", name)
         env = [{"name": "STEP", "value": "rolled"}]
         await namespace.apply_service(scaling=scaling, podTemplate={"env": env})
-        await wait_for_event(namespace, "RolloutComplete")
+        for reason in TOLD:
+            await wait_for_event(api, reason, "chat", name)
+        await wait_for_event(api, "MinReplicasExceedBudget", name)
         events = await describe_events(namespace, "tsvc", "chat")
         limits = await describe_events(namespace, "tenantbudget", namespace.name)
     assert [reason for reason, _ in events if reason in TOLD] == list(TOLD)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from chart_tests.release import Release
-from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, install
+from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, condition, install
 from images import images
 from scenarios.actions import SMALL, ScenarioNamespace
 from tessera.api.inference_service import InferenceServiceSpec
@@ -53,16 +53,16 @@ async def test_a_model_without_a_description_is_read_and_served(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:
     await namespace.apply_service(model={"uri": OWN}, replicas=1)
-    await namespace.wait_until_ready(within=60)
+    await namespace.wait_until_ready()
     model = (await namespace.service_status())["model"]
     assert (model["shape"]["layers"], model["shape"]["kvHeads"]) == (12, 4)
     assert model["source"] == f"config.json of {OWN} at {COMMIT}"
     assert "/acme/own/resolve/main/config.json" in hub.requested_paths
 
-    async def list_jobs() -> list[Json]:
-        return await namespace.list_objects(JOBS)
+    async def jobs_are_gone() -> None:
+        assert [job["metadata"]["name"] for job in await namespace.list_objects(JOBS)] == []
 
-    await eventually(list_jobs, lambda jobs: not jobs)
+    await eventually(jobs_are_gone)
 
 
 @pytest.mark.full
@@ -70,27 +70,24 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
     namespace: ScenarioNamespace, hub: Hub
 ) -> None:
     await namespace.apply_service("open", model={"uri": SECRET}, replicas=1)
-    condition = await namespace.wait_for_condition("open", "Accepted", "UnknownModel", within=90)
-    assert "the hub answered 401" in condition["message"]
-    assert "name a Secret with a token" in condition["message"]
+    words = ("the hub answered 401", "name a Secret with a token")
+    await namespace.wait_for_condition("open", "Accepted", "UnknownModel", words=words)
 
     token = {"tokenSecretRef": {"name": "hub"}}
-    await namespace.apply_service(model={"uri": SECRET, **token}, replicas=1)
+    ref = await namespace.apply_service(model={"uri": SECRET, **token}, replicas=1)
 
-    async def read_message() -> str:
-        conditions = (await namespace.service_status()).get("conditions", [])
-        return " ".join(
-            condition["message"] for condition in conditions if condition["type"] == "Accepted"
-        )
+    async def secret_is_missing() -> None:
+        accepted = condition(await namespace.cluster.service(ref), "Accepted")
+        command = f"kubectl create secret generic hub -n {namespace.name}"
+        assert command in accepted.get("message", "")
 
-    command = f"kubectl create secret generic hub -n {namespace.name}"
-    await eventually(read_message, lambda message: command in message, within=90)
+    await eventually(secret_is_missing, within=90)
     secret = {
         "metadata": {"name": "hub", "namespace": namespace.name},
         "data": {"token": base64.b64encode(TOKEN.encode()).decode()},
     }
     await namespace.cluster.api.create(SECRETS.path(namespace.name), secret)
-    await namespace.wait_until_ready(within=60)
+    await namespace.wait_until_ready()
     assert "/acme/secret/resolve/main/config.json" in hub.requested_paths
 
 
@@ -101,39 +98,37 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_its_progress(
     cache = {"type": "PersistentVolumeClaim", "storageClassName": "world"}
     await namespace.apply_service(model={"uri": OWN, "cache": cache}, replicas=2)
 
-    def read_cache_status(status: Json) -> Json:
-        cache_status: Json = status.get("model", {}).get("cache", {})
+    async def read_cache() -> Json:
+        cache_status: Json = (await namespace.service_status()).get("model", {}).get("cache", {})
         return cache_status
 
-    half = read_cache_status(
-        await eventually(
-            namespace.service_status,
-            lambda status: read_cache_status(status).get("bytesDone", 0) > 0,
-            within=60,
-        )
-    )
-    assert half["bytesDone"] < half["bytesTotal"]
-    condition = await namespace.wait_for_condition("chat", "Progressing", "FetchingModel")
-    assert "%" in condition["message"]
+    async def is_partly_fetched() -> None:
+        cache_status = await read_cache()
+        assert 0 < cache_status.get("bytesDone", 0) < cache_status.get("bytesTotal", 0)
+
+    await eventually(is_partly_fetched, within=90)
+    await namespace.wait_for_condition("chat", "Progressing", "FetchingModel", words=("%",))
     pod_labels = [pod["metadata"]["labels"] for pod in await namespace.list_objects(PODS)]
     assert not [labels for labels in pod_labels if "tessera.dev/service" in labels]
 
     hub.open.set()
-    await namespace.wait_until_ready(within=60)
-    final_cache = read_cache_status(await namespace.service_status())
+    await namespace.wait_until_ready()
+    final_cache = await read_cache()
     assert (final_cache["fetched"], final_cache["commit"]) == (True, COMMIT)
     assert hub.requested_paths.count("/acme/own/resolve/" + COMMIT + "/model.safetensors") == 1
     (claim,) = await namespace.list_objects(CLAIMS)
     assert claim["metadata"]["name"] == final_cache["claimName"]
     assert claim["metadata"]["name"].startswith("model-")
-    engines = [
-        pod["spec"] for pod in await namespace.list_objects(PODS)
-        if "tessera.dev/service" in pod["metadata"]["labels"]
-    ]  # fmt: skip
-    assert len(engines) == 2
-    assert {spec["containers"][0]["args"][0] for spec in engines} == {
-        f"/models/{final_cache['path']}"
-    }
+
+    async def engines_load_it() -> None:
+        paths = [
+            pod["spec"]["containers"][0]["args"][0]
+            for pod in await namespace.list_objects(PODS)
+            if "tessera.dev/service" in pod["metadata"]["labels"]
+        ]
+        assert paths == [f"/models/{final_cache['path']}"] * 2
+
+    await eventually(engines_load_it)
 
 
 async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster) -> None:
@@ -166,8 +161,9 @@ async def test_two_values_set_a_mirror_and_priorities(cluster: InstalledCluster)
 async def test_adapters_answer_by_their_names(namespace: ScenarioNamespace) -> None:
     adapters = [{"name": "sql", "uri": "hf://acme/sql-lora"}]
     ref = await namespace.apply_service(model={"uri": SMALL, "adapters": adapters}, replicas=1)
-    await namespace.wait_until_ready(within=60)
-    async with httpx.AsyncClient(base_url=await namespace.cluster.address(ref)) as client:
+    await namespace.wait_until_ready()
+    base = await namespace.cluster.address(ref)
+    async with httpx.AsyncClient(base_url=base, timeout=60) as client:
         models = (await client.get("/v1/models")).json()["data"]
         completion = await client.post(
             "/v1/completions", json={"model": "sql", "prompt": "hi", "max_tokens": 2}

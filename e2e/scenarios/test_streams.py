@@ -3,16 +3,16 @@
 import asyncio
 from dataclasses import dataclass, field
 
-import httpx
 import pytest
 
 from demo.cluster import Json, condition
 from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace
 from scenarios.commands import explain
+from scenarios.lifecycle import list_replicas
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
 from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
-from world.testing import eventually
+from world.testing import eventually, is_ready
 
 
 async def test_scaling_down_lets_every_stream_end(namespace: ScenarioNamespace) -> None:
@@ -47,29 +47,23 @@ async def test_the_replica_with_the_fewest_requests_is_removed(
     long = 6 * TOKENS
     base = f"http://{pods[busy]}:8000"
     streams = [asyncio.create_task(stream_completion(base, ref.name, long)) for _ in range(4)]
-    prometheus = f"{namespace.cluster.world.prometheus_url}/api/v1/query"
 
-    async def read_running_counts() -> list[str]:
+    async def streams_are_running() -> None:
         query = f'vllm:num_requests_running{{pod="{busy}"}}'
-        async with httpx.AsyncClient() as http:
-            rows = (await http.get(prometheus, params={"query": query})).json()["data"]["result"]
-        return [row["value"][1] for row in rows]
+        samples = await namespace.query_prometheus(query)
+        assert [sample["value"][1] for sample in samples] == ["4"]
 
-    await eventually(read_running_counts, lambda values: values == ["4"])
+    async def replica_is_removed() -> list[str]:
+        names = [pod["metadata"]["name"] for pod in await list_replicas(namespace)]
+        assert len(names) == 1, names
+        return names
+
+    await eventually(streams_are_running)
     # The operator reads every five seconds; the streams outlast that.
     await asyncio.wait(streams, timeout=5.5)
     await kubectl_scale(namespace.cluster, ref, 1)
-
-    async def list_names() -> list[str]:
-        current_pods = await namespace.list_objects(PODS)
-        return [
-            pod["metadata"]["name"]
-            for pod in current_pods
-            if "deletionTimestamp" not in pod["metadata"]
-        ]
-
-    assert await eventually(list_names, lambda names: len(names) == 1, within=90) == [busy]
-    assert idle not in await list_names()
+    assert await eventually(replica_is_removed, within=90) == [busy]
+    assert idle not in await replica_is_removed()
     assert await asyncio.gather(*streams) == [(long, "length")] * 4
 
 
@@ -88,18 +82,13 @@ async def test_an_engine_that_cannot_start_is_reported_with_its_termination_mess
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=1, engine={"image": "world/sh:1", "extraArgs": []})
-    progressing = await namespace.wait_for_condition(
-        "chat", "Progressing", "EngineFailed", within=90
-    )
-    assert "chat-" in progressing["message"]
+    await namespace.wait_for_condition("chat", "Progressing", "EngineFailed", words=("chat-",))
 
 
 async def test_a_missing_image_is_reported(namespace: ScenarioNamespace) -> None:
     await namespace.apply_service(replicas=1, engine={"image": "nowhere/engine:1"})
-    progressing = await namespace.wait_for_condition(
-        "chat", "Progressing", "ImagePullFailed", within=90
-    )
-    assert "nowhere/engine:1" in progressing["message"]
+    words = ("nowhere/engine:1",)
+    await namespace.wait_for_condition("chat", "Progressing", "ImagePullFailed", words=words)
 
 
 @dataclass(slots=True)
@@ -118,7 +107,7 @@ async def wait_until_rolled_out(
     """Wait until no old pod exists and the rollout is complete; return what was observed."""
     observation = RolloutObservation()
 
-    async def observe() -> tuple[bool, str]:
+    async def is_rolled_out() -> None:
         pods = await namespace.list_objects(PODS)
         alive = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
         service = await namespace.cluster.api.get(INFERENCE_SERVICES.path(namespace.name, "chat"))
@@ -126,31 +115,25 @@ async def wait_until_rolled_out(
         if progressing.get("reason") == "RollingOut":
             observation.messages.add(progressing["message"].partition("; ")[2])
         observation.alive.add(len(alive))
-        observation.ready.add(sum(_is_ready(pod) for pod in alive))
-        remaining_old_uids = old & {pod["metadata"]["uid"] for pod in pods}
-        return not remaining_old_uids and len(alive) == count, str(progressing.get("reason"))
+        observation.ready.add(sum(is_ready(pod) for pod in alive))
+        assert old & {pod["metadata"]["uid"] for pod in pods} == set()
+        assert len(alive) == count
+        assert progressing.get("reason") == "RolloutComplete", progressing
 
-    await eventually(observe, lambda state: state == (True, "RolloutComplete"), within=150)
+    await eventually(is_rolled_out, within=240)
     return observation
 
 
 async def wait_until_explained(namespace: ScenarioNamespace) -> Json:
     """Wait until `tessera explain` reports the rollout; return its decision."""
 
-    async def read_rollout() -> Json:
+    async def is_explained() -> Json:
+        await namespace.check_condition("chat", "Progressing", "RollingOut")
         rollout: Json = (await explain(namespace))["rollout"]
+        assert rollout["reason"] == "RollingOut", rollout
         return rollout
 
-    return await eventually(
-        read_rollout, lambda rollout: rollout["reason"] == "RollingOut", within=60
-    )
-
-
-def _is_ready(pod: Json) -> bool:
-    conditions = pod.get("status", {}).get("conditions", [])
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
-    )
+    return await eventually(is_explained, within=90)
 
 
 @pytest.mark.parametrize(

@@ -74,18 +74,16 @@ async def test_a_model_that_fits_nowhere_says_what_would_make_it_fit(
         "maxPositionEmbeddings": 8192,
     }
     await namespace.apply_service(model={"uri": "hf://acme/giant", "shape": shape})
-    condition = await namespace.wait_for_condition("chat", "Placed", "TooLarge")
-    assert "spec.model.uri" in condition["message"]
-    assert "Choose" in condition["message"]
+    words = ("spec.model.uri", "Choose")
+    await namespace.wait_for_condition("chat", "Placed", "TooLarge", words=words)
 
 
 async def test_more_replicas_than_slices_are_reported_with_what_is_missing(
     namespace: ScenarioNamespace,
 ) -> None:
     await namespace.apply_service(replicas=9)
-    condition = await namespace.wait_for_condition("chat", "Placed", "Unschedulable", within=90)
-    assert "spec.placement.pools" in condition["message"]
-    assert "without enough free nvidia.com/mig-1g.10gb" in condition["message"]
+    words = ("spec.placement.pools", "without enough free nvidia.com/mig-1g.10gb")
+    await namespace.wait_for_condition("chat", "Placed", "Unschedulable", words=words)
 
 
 async def test_one_table_answers_the_first_questions(namespace: ScenarioNamespace) -> None:
@@ -117,7 +115,11 @@ async def test_deleting_a_service_leaves_nothing(namespace: ScenarioNamespace) -
     await namespace.apply_service(replicas=2)
     await namespace.wait_until_ready()
     await namespace.delete_service()
-    await eventually(namespace.list_children, lambda children: not children, within=60)
+
+    async def are_gone() -> None:
+        assert sorted(await namespace.list_children()) == []
+
+    await eventually(are_gone, within=90)
 
 
 @pytest.mark.parametrize(
