@@ -1,11 +1,14 @@
-"""Clones HEAD and runs both README commands as on a fresh machine.
+"""Clones HEAD and runs both README commands as on a fresh machine, and says what each took.
 
-Empty home and cache, and nothing on PATH but python3, go, make, git and the plain userland. With
-LOAD=6 as many processes compute all the time beside them.
+Each has a clone, a home and a cache of its own, empty at first, and nothing on PATH but python3,
+go, make, git and the plain userland. With LOAD=6 as many processes compute beside them all the
+time. Network is what came to this machine meanwhile, also for others.
 """
 
 import argparse
+import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -35,35 +38,52 @@ INHERITED = (
 )
 
 
+# What a command fills below its home: programs and environments, and the caches of Go and pip.
+CACHES = {
+    "tessera": ".cache/tessera",
+    "go": "go",
+    "go_build": ".cache/go-build",
+    "pip": ".cache/pip",
+}
+
+
 def main() -> None:
-    """Run both commands cold, then both warm, and say how long each took."""
+    """Run each command cold and then warm."""
     parser = argparse.ArgumentParser(prog="fresh", description=__doc__)
     parser.add_argument("--load", type=int, default=0, help="processes that compute beside them")
-    with (
-        tempfile.TemporaryDirectory(prefix="tessera-fresh-", dir=_temporary_folder()) as folder,
-        _busy(parser.parse_args().load),
-    ):
-        work = Path(folder)
-        clone, home, path = work / "tessera", work / "home", work / "bin"
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-        home.mkdir()
-        _link_tools(path)
-        environment = {"HOME": str(home), "PATH": str(path), "LANG": "C.UTF-8"}
-        environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
-        lines = [
-            _timed(command, clone, environment, state)
-            for state in ("cold", "warm")
-            for command in COMMANDS
-        ]
-        cache = subprocess.run(
-            ["du", "-sm", str(home / ".cache"), str(clone / ".venv")],
-            check=False,
-            capture_output=True,
-            text=True,
-        ).stdout
-        print("\n".join(["fresh:", *lines, "MiB:", cache]))
-        # Go makes its module cache read-only.
-        subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+    parser.add_argument("--only", choices=COMMANDS, help="one of the commands")
+    options = parser.parse_args()
+    figures: dict[str, float] = {"load": options.load}
+    for command in (options.only,) if options.only else COMMANDS:
+        with (
+            tempfile.TemporaryDirectory(prefix="tessera-fresh-") as folder,
+            _busy(options.load),
+        ):
+            figures |= _run_fresh(command, Path(folder))
+            # Go makes its module cache read-only.
+            subprocess.run(["chmod", "-R", "u+w", folder], check=False)
+    print(f"BENCH {json.dumps(figures)}")
+
+
+def _run_fresh(command: str, work: Path) -> dict[str, float]:
+    clone, home, path = work / "tessera", work / "home", work / "bin"
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+    home.mkdir()
+    _link_tools(path)
+    environment = {"HOME": str(home), "PATH": str(path), "LANG": "C.UTF-8"}
+    environment |= {name: os.environ[name] for name in INHERITED if name in os.environ}
+    figures = {}
+    for state in ("cold", "warm"):
+        print(f"fresh: {command} ({state})", flush=True)
+        for what, value in _measured(command, clone, environment).items():
+            figures[f"{command.replace(' ', '_')}_{state}_{what}"] = value
+    for name, folder in {
+        **{k: home / v for k, v in CACHES.items()},
+        "venv": clone / ".venv",
+    }.items():
+        if folder.exists():
+            figures[f"{command.replace(' ', '_')}_{name}_mib"] = _mib(folder)
+    return figures
 
 
 @contextmanager
@@ -78,10 +98,6 @@ def _busy(processes: int) -> Iterator[None]:
             process.wait()
 
 
-def _temporary_folder() -> str | None:
-    return os.environ.get("TMPDIR")
-
-
 def _link_tools(path: Path) -> None:
     path.mkdir()
     for name in (*ASSUMED, *USERLAND):
@@ -92,19 +108,37 @@ def _link_tools(path: Path) -> None:
         (path / name).symlink_to(Path(executable).resolve() if name in ASSUMED else executable)
 
 
-def _timed(command: str, clone: Path, environment: dict[str, str], state: str) -> str:
-    print(f"fresh: {command} ({state})", flush=True)
-    begun = time.monotonic()
+def _measured(command: str, clone: Path, environment: dict[str, str]) -> dict[str, float]:
+    """Run a command; return its seconds of wall and of CPU, and the MiB that came meanwhile."""
+    before, begun, received = _cpu_seconds(), time.monotonic(), _received_mib()
     done = subprocess.run(
-        command.split(),
-        cwd=clone,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        check=False,
+        command.split(), cwd=clone, env=environment, stdin=subprocess.DEVNULL, check=False
     )
     if done.returncode:
-        sys.exit(f"fresh: {command} ({state}) failed with {done.returncode}")
-    return f"  {command} ({state}): {time.monotonic() - begun:.0f} s"
+        sys.exit(f"fresh: {command} failed with {done.returncode}")
+    return {
+        "seconds": round(time.monotonic() - begun),
+        "cpu_seconds": round(_cpu_seconds() - before),
+        "network_mib": round(_received_mib() - received),
+    }
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of all children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _received_mib() -> float:
+    """Return what this machine has received on all interfaces but loopback."""
+    lines = Path("/proc/net/dev").read_text(encoding="ascii").splitlines()[2:]
+    rows = {name.strip(): row.split() for name, _, row in (line.partition(":") for line in lines)}
+    return sum(int(row[0]) for name, row in rows.items() if name != "lo") / 2**20
+
+
+def _mib(folder: Path) -> float:
+    done = subprocess.run(["du", "-sm", str(folder)], check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[0])
 
 
 if __name__ == "__main__":
