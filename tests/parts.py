@@ -25,10 +25,16 @@ PLAYS = (
 )
 
 
+_LONG = "pytest.mark.long"
+
+
 def part_of(item: pytest.Item) -> str:
     """Return the part of a test."""
-    is_play = item.nodeid.startswith(("e2e/", *PLAYS)) and not item.nodeid.startswith(PROMISES)
-    return E2E if is_play or "long" in item.keywords else TEST
+    return E2E if _is_play(item.nodeid) or "long" in item.keywords else TEST
+
+
+def _is_play(path: str) -> bool:
+    return path.startswith(("e2e/", *PLAYS)) and not path.startswith(PROMISES)
 
 
 def record(part: str) -> Path:
@@ -41,11 +47,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Save the time of importing folders that have nothing of the part."""
-    if config.getoption("--part") != TEST or not collection_path.is_dir():
+    """Save each worker the import of files that have nothing of the part."""
+    part = config.getoption("--part")
+    path = str(collection_path.relative_to(ROOT))
+    if part is None or not collection_path.is_file() or path == "conftest.py":
         return None
-    folder = f"{collection_path.relative_to(ROOT)}/"
-    return folder in PLAYS or (folder.startswith("e2e/") and folder not in ("e2e/", PROMISES))
+    if part == TEST:
+        return _is_play(path) or None
+    return None if _is_play(path) or _LONG in collection_path.read_text(encoding="utf-8") else True
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
