@@ -21,11 +21,9 @@ async def kill_operator(cluster: InstalledCluster) -> None:
     restarts_before = pod["status"]["containerStatuses"][0]["restartCount"]
     cluster.world.kill(NAMESPACE, name, "operator")
 
-    async def read_container_status() -> Json:
-        status: Json = (await read_operator_pod(cluster))["status"]["containerStatuses"][0]
-        return status
+    async def next_process_runs() -> None:
+        status = (await read_operator_pod(cluster))["status"]["containerStatuses"][0]
+        assert status["restartCount"] > restarts_before
+        assert "running" in status["state"], status
 
-    def is_restarted(status: Json) -> bool:
-        return bool(status["restartCount"] > restarts_before and status["state"].get("running"))
-
-    await eventually(read_container_status, is_restarted, within=60)
+    await eventually(next_process_runs, within=120)

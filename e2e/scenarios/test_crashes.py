@@ -8,20 +8,23 @@ import asyncio
 import json
 import random
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
 
-from demo.cluster import Json
+from demo.cluster import Json, condition
 from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace
 from scenarios.kills import kill_operator
+from tessera.adapters.clock import now
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, SERVICES
 from world.object_comparison import comparable, differences
 from world.testing import eventually
 
 SEED = 20261120
 FLEET = 12
+UNCHANGED_SECONDS = 2.0
 Kill = Callable[[], Awaitable[None]]
 
 SCALING = {
@@ -68,49 +71,50 @@ async def apply_changes(namespace: ScenarioNamespace, kill: Kill, moments: rando
 async def _wait_until_deployed(namespace: ScenarioNamespace, name: str, replicas: int) -> None:
     """Wait until a Deployment has its replicas, so that both runs take the same steps."""
 
-    async def read_counts() -> list[int]:
-        return [
+    async def is_deployed() -> None:
+        deployments = await namespace.list_objects(DEPLOYMENTS)
+        assert [
             deployment["spec"]["replicas"]
-            for deployment in _deployments_of(await namespace.list_children(), name)
-        ]
+            for deployment in deployments
+            if deployment["metadata"]["name"].startswith(f"{name}-")
+        ] == [replicas]
 
-    await eventually(read_counts, lambda counts: counts == [replicas], within=60)
-
-
-def _deployments_of(children: dict[str, Json], name: str) -> list[Json]:
-    return [body for key, body in children.items() if key.startswith(f"Deployment/{name}-")]
+    await eventually(is_deployed, within=120)
 
 
 async def wait_until_settled(namespace: ScenarioNamespace) -> dict[str, Any]:
     """Wait until no object changes any more; return all of them, without what may differ."""
-    for index in range(FLEET):
-        if index != 3:
-            reason = "RolloutComplete"
-            await namespace.wait_for_condition(f"svc-{index:02d}", "Progressing", reason, within=90)
-    await namespace.wait_until_ready("svc-02", within=60)
-    await eventually(
-        namespace.list_children, lambda children: not _deployments_of(children, "svc-03"), within=60
-    )
 
-    async def read_objects() -> dict[str, Any]:
+    async def read_objects() -> dict[str, Json]:
         services = {
             f"InferenceService/{service['metadata']['name']}": service
             for service in await namespace.list_objects(INFERENCE_SERVICES)
         }
+        return services | await namespace.list_children()
+
+    def without_history(objects: dict[str, Json]) -> dict[str, Any]:
         return {
             name: comparable(body, {namespace.name: "<namespace>"}, ["observedAt"])
-            for name, body in (services | await namespace.list_children()).items()
+            for name, body in objects.items()
         }
 
-    objects: dict[str, Any] = {}
+    async def are_settled() -> dict[str, Any]:
+        objects = await read_objects()
+        assert "Service/svc-06" in objects
+        assert [name for name in objects if name.startswith("Deployment/svc-03-")] == []
+        services = [objects[name] for name in objects if name.startswith("InferenceService/")]
+        assert len(services) == FLEET - 1
+        for service in services:
+            meta, status = service["metadata"], service.get("status", {})
+            assert status.get("observedGeneration") == meta["generation"], meta["name"]
+            assert condition(service, "Progressing").get("reason") == "RolloutComplete", status
+        await namespace.check_condition("svc-02", "Ready", "CompletionSucceeded")
+        await asyncio.sleep(UNCHANGED_SECONDS)
+        settled = without_history(await read_objects())
+        assert differences(without_history(objects), settled) == []
+        return settled
 
-    async def are_unchanged() -> bool:
-        nonlocal objects
-        previous, objects = objects, await read_objects()
-        return previous == objects
-
-    await eventually(are_unchanged, bool)
-    return objects
+    return await eventually(are_settled, within=180)
 
 
 @pytest.mark.full
@@ -129,7 +133,12 @@ async def test_killed_at_any_moment_all_objects_end_equal(namespace: ScenarioNam
     undisturbed = await wait_until_settled(namespace)
     for service in await namespace.list_objects(INFERENCE_SERVICES):
         await namespace.delete_service(service["metadata"]["name"])
-    await eventually(namespace.list_children, lambda children: not children, within=60)
+
+    async def are_deleted() -> None:
+        assert await namespace.list_objects(INFERENCE_SERVICES) == []
+        assert await namespace.list_children() == {}
+
+    await eventually(are_deleted, within=120)
     await apply_changes(namespace, kill, random.Random(SEED))  # noqa: S311
     disturbed = await wait_until_settled(namespace)
     assert kills == 7
@@ -141,21 +150,22 @@ async def test_killed_between_two_writes_of_one_reconcile_the_rest_follows(
     namespace: ScenarioNamespace,
 ) -> None:
     """Many services at once make a reconcile of many writes; the kill interrupts it."""
-    for index in range(3 * FLEET):
-        await namespace.apply_service(f"svc-{index:02d}", replicas=0)
+    names = [f"svc-{index:02d}" for index in range(3 * FLEET)]
+    await asyncio.gather(*(namespace.apply_service(name, replicas=0) for name in names))
 
-    async def count_deployments() -> int:
-        return len(await namespace.list_objects(DEPLOYMENTS))
+    async def first_is_written() -> None:
+        assert await namespace.list_objects(DEPLOYMENTS) != []
 
-    await eventually(count_deployments, lambda count: count > 0)
+    async def all_are_written() -> None:
+        assert len(await namespace.list_objects(DEPLOYMENTS)) == len(names)
+
+    await eventually(first_is_written)
     await kill_operator(namespace.cluster)
     at_kill = _count_writes_before_last_start(namespace)
-    assert 0 < at_kill < 3 * FLEET, f"{at_kill} Deployments were written before the kill"
-    await eventually(count_deployments, lambda count: count == 3 * FLEET, within=90)
-    for index in range(3 * FLEET):
-        await namespace.wait_for_condition(
-            f"svc-{index:02d}", "Progressing", "RolloutComplete", within=90
-        )
+    assert 0 < at_kill < len(names), f"{at_kill} Deployments were written before the kill"
+    await eventually(all_are_written, within=120)
+    for name in names:
+        await namespace.wait_for_condition(name, "Progressing", "RolloutComplete", within=120)
 
 
 @pytest.mark.full
@@ -169,12 +179,13 @@ async def test_killed_during_a_stabilization_window_nothing_moves_early_and_the_
     async with steady_load(base, ref.name, clients=70, tokens=200):
         await _wait_for_reason(namespace, "ScaleUpStabilized")
         await kill_operator(namespace.cluster)
-        await changes.wait_for(2, within=60)
-    quiet_since = await _wait_for_reason(namespace, "ScaleDownStabilized")
+        await changes.wait_for(2)
+    stabilized = await _wait_for_reason(namespace, "ScaleDownStabilized")
     await kill_operator(namespace.cluster)
-    await changes.wait_for(1, within=90)
+    await changes.wait_for(1)
     assert changes.counts == [1, 2, 1]
-    assert changes.at - quiet_since >= 15 - 2.5, "replicas left before the window was over"
+    window = changes.at - datetime.fromisoformat(stabilized["observedAt"])
+    assert window >= timedelta(seconds=15 - 2.5), "replicas left before the window was over"
 
 
 class ReplicaChanges:
@@ -183,25 +194,28 @@ class ReplicaChanges:
     def __init__(self, namespace: ScenarioNamespace) -> None:
         self._namespace = namespace
         self.counts: list[int] = [1]
-        self.at = 0.0
+        self.at = now()
 
-    async def wait_for(self, count: int, within: float) -> None:
-        async def read_desired() -> int:
-            replicas = int((await self._namespace.service_status())["scaling"]["desiredReplicas"])
+    async def wait_for(self, count: int) -> None:
+        async def are_desired() -> None:
+            replicas = (await self._namespace.service_status())["scaling"]["desiredReplicas"]
             if replicas != self.counts[-1]:
                 self.counts.append(replicas)
-                self.at = asyncio.get_running_loop().time()
-            return replicas
+                self.at = now()
+            assert replicas == count
 
-        await eventually(read_desired, lambda replicas: replicas == count, within=within)
+        await eventually(are_desired, within=120)
 
 
-async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> float:
-    async def read_reason() -> str:
-        return str((await namespace.service_status()).get("scaling", {}).get("reason"))
+async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> Json:
+    """Wait for a reason of the scaling; return its status."""
 
-    await eventually(read_reason, lambda current: current == reason, within=60)
-    return asyncio.get_running_loop().time()
+    async def is_said() -> Json:
+        scaling: Json = (await namespace.service_status()).get("scaling", {})
+        assert scaling.get("reason") == reason, scaling
+        return scaling
+
+    return await eventually(is_said, within=120)
 
 
 def _count_writes_before_last_start(namespace: ScenarioNamespace) -> int:
