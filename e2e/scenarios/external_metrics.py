@@ -56,12 +56,13 @@ async def external_metrics(namespace: ScenarioNamespace, folder: Path) -> AsyncI
         },
     }
     await api.apply(_PATH, api_service, "test")
+
+    async def is_available() -> None:
+        available = condition(await api.get(_PATH), "Available")
+        assert available.get("status") == "True", available
+
     try:
-        await eventually(
-            lambda: api.get(_PATH),
-            lambda body: condition(body, "Available").get("status") == "True",
-            within=90,
-        )
+        await eventually(is_available, within=120)
         yield
     finally:
         await api.delete(_PATH)

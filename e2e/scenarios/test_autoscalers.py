@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from chart_tests.release import Release
-from demo.cluster import CHART, NAMESPACE, InstalledCluster, Json, install
+from demo.cluster import CHART, NAMESPACE, InstalledCluster, install
 from demo.load import steady_load
 from scenarios.actions import ScenarioNamespace
 from scenarios.external_metrics import external_metrics
@@ -50,24 +50,31 @@ async def test_the_autoscaler_of_the_cluster_follows_the_recommendation(
 ) -> None:
     ref = await namespace.apply_service(scaling={"mode": "HPA", **SCALING})
     await namespace.wait_until_ready()
-    scaling = (await namespace.service_status())["scaling"]
-    assert (scaling["desiredReplicas"], scaling["reason"]) == (1, "ScaledExternally")
-    assert "kubectl -n" in scaling["message"]
-    assert await list_autoscalers(namespace) == ["chat"]
+
+    async def is_scaled_externally() -> None:
+        scaling = (await namespace.service_status())["scaling"]
+        assert (scaling["desiredReplicas"], scaling["reason"]) == (1, "ScaledExternally")
+        assert "kubectl -n" in scaling["message"]
+        assert await list_autoscalers(namespace) == ["chat"]
+
+    async def is_scaled_up() -> None:
+        status = await namespace.service_status()
+        assert (status.get("replicas"), status.get("readyReplicas")) == (3, 3)
+        assert status["scaling"]["message"] == "spec.replicas is 3"
+
+    await eventually(is_scaled_externally)
     async with external_metrics(namespace, tmp_path):
         await kubectl_scale(namespace.cluster, ref, 1)
         base = await namespace.cluster.address(ref)
         async with steady_load(base, ref.name, clients=120, tokens=150) as load:
-            await wait_for_replicas(namespace, 3, within=120)
+            await eventually(is_scaled_up, within=180)
         assert not load.failures
-        scaling = (await namespace.service_status())["scaling"]
-        assert scaling["message"] == "spec.replicas is 3"
         await wait_for_replicas(namespace, 1, within=180)
 
     await namespace.apply_service(scaling=SCALING)
 
-    def is_fixed(status: Json) -> bool:
-        return bool(status["scaling"]["reason"] == "SetByUser")
+    async def is_fixed() -> None:
+        assert (await namespace.service_status())["scaling"]["reason"] == "SetByUser"
+        assert await list_autoscalers(namespace) == []
 
-    await eventually(namespace.service_status, is_fixed)
-    await eventually(lambda: list_autoscalers(namespace), lambda names: not names)
+    await eventually(is_fixed)

@@ -105,10 +105,10 @@ async def _play(namespace: ScenarioNamespace, targets: dict[str, Target]) -> Sca
         say(f"start-up {lead:.0f} s; capacity: {capacity.report()}")
         say(f"queue: {queue.report()}")
 
-        async def desired() -> int:
-            return recorder.samples["capacity"][-1].desired
+        async def floor_is_desired() -> None:
+            assert recorder.samples["capacity"][-1].desired == _FLOOR
 
-        await eventually(desired, lambda count: count == _FLOOR, within=_FLOOR_SECONDS)
+        await eventually(floor_is_desired, within=_FLOOR_SECONDS)
         await wait_for_replicas_of(namespace, "capacity", _FLOOR)
         say(f"back at the floor {recorder.second - left_at:.0f} s after the load left")
         watched = Outcome(answers=await steady_load)
@@ -149,11 +149,11 @@ async def _play(namespace: ScenarioNamespace, targets: dict[str, Target]) -> Sca
 
 
 async def wait_for_replicas_of(namespace: ScenarioNamespace, name: str, count: int) -> None:
-    async def ready() -> tuple[int, int]:
+    async def are_ready() -> None:
         status = await namespace.service_status(name)
-        return status.get("replicas", 0), status.get("readyReplicas", 0)
+        assert (status.get("replicas"), status.get("readyReplicas")) == (count, count), status
 
-    await eventually(ready, lambda counts: counts == (count, count), within=180)
+    await eventually(are_ready, within=180)
 
 
 async def _serve(namespace: ScenarioNamespace) -> None:
@@ -207,11 +207,15 @@ async def test_clients_that_keep_their_connection_leave_the_new_replica_idle_and
     target = Target(base=base, model="capacity", keeps_connections=True)
     ended = asyncio.Event()
     async with recording(namespace, "capacity") as recorder, asyncio.TaskGroup() as group:
+
+        async def imbalance_is_said() -> None:
+            await namespace.check_condition("capacity", "LoadBalanced", "Unbalanced")
+            assert recorder.reasons("capacity")["EstimatedArrivals"]
+
         # More than a replica runs at once.
         streams = [group.create_task(stream_until(target, ended, 200)) for _ in range(45)]
         with contextlib.ExitStack() as stack:
             stack.callback(ended.set)
-            await namespace.wait_for_condition("capacity", "LoadBalanced", "Unbalanced", within=300)
+            await eventually(imbalance_is_said, within=300)
     namespace.cluster.say(recorder.report("capacity"))
-    assert recorder.reasons("capacity")["EstimatedArrivals"]
     assert not failures(answer for stream in streams for answer in stream.result())

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from demo.cluster import Json
 from demo.load import steady_load
 from demo.streams import streaming
 from scenarios.actions import ScenarioNamespace
@@ -46,12 +45,14 @@ async def test_two_streams_after_a_peak_leave_the_service_at_its_floor(
         if not has_exporter:
             await stack.enter_async_context(without_exporter(namespace))
 
-        def is_scaled_up(status: Json) -> bool:
+        async def is_scaled_up() -> None:
+            status = await namespace.service_status()
+            assert status.get("readyReplicas", 0) > 1, status
             is_known = "activity unknown" not in status["scaling"]["message"]
-            return bool(status["readyReplicas"] > 1 and is_known == has_exporter)
+            assert is_known == has_exporter, status["scaling"]
 
         async with steady_load(base, ref.name, clients=60, tokens=150) as load:
-            await eventually(namespace.service_status, is_scaled_up, within=240)
+            await eventually(is_scaled_up, within=240)
             await asyncio.sleep(60)  # the peak itself, not a wait for a state
         assert not load.failures
         peak = (await namespace.service_status())["replicas"]

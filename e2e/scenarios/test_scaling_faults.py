@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -18,22 +18,23 @@ from scenarios.scaling import (
     OUTPUT_TOKENS,
     PROMPT_TOKENS,
     REPLICA_RATE,
+    Sample,
     ScalingRecorder,
     apply_scaled_service,
     recording,
     write_fleet,
 )
-from scenarios.streams import kubectl_scale
+from scenarios.streams import kubectl_scale, wait_for_replicas
 from scenarios.test_scale_down import without_exporter
 from tessera.adapters.clock import now
 from tessera.resources.api_resources import PODS
 from world import World, start
-from world.testing import eventually
+from world.testing import eventually, is_ready
 
-_FLOOR, _PEAK = 2, 3
+_FLOOR, _PEAK, _MOST = 2, 3, 6
 # Arrivals in multiples of what a replica carries; the peak needs three of them or four.
 _LOW, _HIGH = 0.6, 2.8
-_SCALING = {"maxReplicas": 6, "scaleDown": {"stabilizationWindow": "30s"}}
+_SCALING = {"maxReplicas": _MOST, "scaleDown": {"stabilizationWindow": "30s"}}
 # The window, or three times the start-up; the arrivals of a minute; and the drain.
 _DOWN_SECONDS = 240
 _UP_SECONDS = 150
@@ -75,15 +76,10 @@ class Load:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ended.wait(), 10)
 
-    async def desired(self) -> int:
-        return self.recorder.samples["chat"][-1].desired
-
-    async def ready(self) -> tuple[int, int]:
-        status = await self.namespace.service_status("chat")
-        return status.get("replicas", 0), status.get("readyReplicas", 0)
-
-    async def reason(self) -> str:
-        return self.recorder.samples["chat"][-1].reason
+    @property
+    def sample(self) -> Sample:
+        """The latest one."""
+        return self.recorder.samples["chat"][-1]
 
     @contextlib.asynccontextmanager
     async def at(self, rate: float) -> AsyncIterator[None]:
@@ -102,13 +98,32 @@ class Load:
     async def reach(self, count: int, within: float) -> float:
         """Wait until so many replicas serve and no others are there; return the seconds."""
         begin = self.recorder.second
-        await eventually(self.ready, lambda counts: counts == (count, count), within=within)
+        await wait_for_replicas(self.namespace, count, within=within)
         return self.recorder.second - begin
 
     async def reach_at_least(self, count: int, within: float) -> float:
         begin = self.recorder.second
-        await eventually(self.ready, lambda counts: counts[1] >= count, within=within)
+
+        async def are_ready() -> None:
+            status = await self.namespace.service_status()
+            assert status.get("readyReplicas", 0) >= count, status
+
+        await eventually(are_ready, within=within)
         return self.recorder.second - begin
+
+    async def wait_for_desired(self, counts: Collection[int], within: float) -> None:
+        """Wait until one of these numbers is desired."""
+
+        async def is_desired() -> None:
+            assert self.sample.desired in counts, self.sample
+
+        await eventually(is_desired, within=within)
+
+    async def wait_for_reason(self, reason: str, within: float) -> None:
+        async def is_said() -> None:
+            assert self.sample.reason == reason, self.sample
+
+        await eventually(is_said, within=within)
 
 
 @pytest.fixture
@@ -119,15 +134,11 @@ async def load(gateway: Gateway) -> AsyncIterator[Load]:
     target = Target(
         base=gateway.base, model="chat", headers={"Authorization": f"Bearer {gateway.key}"}
     )
-
-    async def ready() -> int:
-        return int((await namespace.service_status("chat")).get("readyReplicas", 0))
-
-    await eventually(ready, lambda count: count == _FLOOR, within=150)
+    await wait_for_replicas(namespace, _FLOOR, within=150)
     await answered(gateway)
     async with recording(namespace, "chat") as recorder:
         load = Load(target, recorder, namespace)
-        await asyncio.sleep(2)
+        await recorder.look("chat")
         yield load
         namespace.cluster.say(recorder.report("chat"))
         failed = failures(load.answers)
@@ -167,9 +178,7 @@ async def test_without_prometheus_replicas_rise_and_after_five_minutes_fall_by_t
         async with load.at(_HIGH):
             await load.reach_at_least(_PEAK, _UP_SECONDS)
         async with load.at(_LOW):
-            await eventually(
-                load.desired, lambda count: count == _FLOOR, within=_MISSING_SECONDS + _DOWN_SECONDS
-            )
+            await load.wait_for_desired([_FLOOR], _MISSING_SECONDS + _DOWN_SECONDS)
             fell = load.recorder.changes("chat")[-1].second - lost_at
     finally:
         world.start_program("prometheus")
@@ -197,12 +206,8 @@ async def test_an_engine_that_shows_nan_stops_reductions_for_five_minutes(load: 
         (await session.post(url)).raise_for_status()
         begin = load.recorder.second
         async with load.at(_LOW):
-            await eventually(
-                load.reason, lambda reason: reason == "FailedGetMetrics", within=_DOWN_SECONDS
-            )
-            await eventually(
-                load.desired, lambda count: count < _PEAK, within=_MISSING_SECONDS + _DOWN_SECONDS
-            )
+            await load.wait_for_reason("FailedGetMetrics", _DOWN_SECONDS)
+            await load.wait_for_desired(range(_PEAK), _MISSING_SECONDS + _DOWN_SECONDS)
             seconds = load.recorder.second - begin
             with contextlib.suppress(aiohttp.ClientError):  # it may be the one that left
                 await session.delete(url)
@@ -222,15 +227,26 @@ async def test_a_vanished_node_fails_its_own_streams_alone(load: Load) -> None:
         for pod in await _engines(load.namespace):
             by_node.setdefault(pod["spec"]["nodeName"], []).append(pod["metadata"]["name"])
         node, lost = min(by_node.items(), key=lambda item: len(item[1]))
+
+        async def lost_are_not_ready() -> None:
+            engines = await _engines(load.namespace)
+            ready = {pod["metadata"]["name"] for pod in engines if is_ready(pod)}
+            assert ready & set(lost) == set()
+            status = await load.namespace.service_status()
+            assert status.get("readyReplicas", 0) <= len(ready)
+
+        begin = load.recorder.second
         load.namespace.cluster.world.end_node(node)
         try:
-            await asyncio.sleep(30)  # until the pods of the node are gone
-            seconds = await load.reach_at_least(_PEAK, _UP_SECONDS)
+            await asyncio.sleep(30)  # the fault itself, not a wait for a state
+            await eventually(lost_are_not_ready, within=90)
+            await load.reach_at_least(_PEAK, _UP_SECONDS)
+            seconds = load.recorder.second - begin
         finally:
             load.namespace.cluster.world.wake(node)
     load.namespace.cluster.say(
         f"{len(lost)} of {sum(map(len, by_node.values()))} replicas lost, replaced after "
-        f"{30 + seconds:.0f} s"
+        f"{seconds:.0f} s"
     )
     others = [
         answer
@@ -245,7 +261,7 @@ async def test_a_vanished_node_fails_its_own_streams_alone(load: Load) -> None:
 @pytest.mark.full
 async def test_a_scale_up_goes_on_after_the_operator_was_killed(load: Load) -> None:
     async with load.at(_HIGH):
-        await eventually(load.desired, lambda count: count > _FLOOR, within=_UP_SECONDS)
+        await load.wait_for_desired(range(_FLOOR + 1, _MOST + 1), _UP_SECONDS)
         await kill_operator(load.namespace.cluster)
         seconds = await load.reach_at_least(_PEAK, _UP_SECONDS)
     load.namespace.cluster.say(f"{_PEAK} replicas {seconds:.0f} s after the kill")
@@ -259,12 +275,12 @@ async def test_a_pause_keeps_the_replicas_until_it_ends(load: Load) -> None:
     cluster, ref = load.namespace.cluster, load.namespace.ref("chat")
     async with load.at(_HIGH):
         await load.reach_at_least(_PEAK, _UP_SECONDS)
-    peak = await load.desired()
+    peak = load.sample.desired
     async with load.at(_LOW):
         await cluster.patch(ref, {"scaling": {"paused": {"by": "test: an incident"}}})
-        await eventually(load.reason, lambda reason: reason == "Paused", within=60)
+        await load.wait_for_reason("Paused", within=60)
         await asyncio.sleep(150)  # longer than the hold and the minute of arrivals
-        assert (await load.desired(), await load.reason()) == (peak, "Paused")
+        assert (load.sample.desired, load.sample.reason) == (peak, "Paused")
         await cluster.patch(ref, {"scaling": {"paused": None}})
         await load.reach(_FLOOR, _DOWN_SECONDS)
     assert not failures(load.answers)
@@ -277,7 +293,7 @@ async def test_a_manual_number_holds_until_it_is_given_back(load: Load) -> None:
         await kubectl_scale(cluster, ref, _PEAK + 1)
         await load.reach(_PEAK + 1, _UP_SECONDS)
         await asyncio.sleep(120)  # longer than the hold
-        assert (await load.desired(), await load.reason()) == (_PEAK + 1, "SetByUser")
+        assert (load.sample.desired, load.sample.reason) == (_PEAK + 1, "SetByUser")
         await cluster.run(
             *("kubectl", "--namespace", ref.namespace, "patch", f"tsvc/{ref.name}"),
             *("--type=json", '--patch=[{"op": "remove", "path": "/spec/replicas"}]'),

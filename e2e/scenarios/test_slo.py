@@ -71,21 +71,19 @@ async def test_a_service_says_whether_it_meets_its_slo_by_engines_and_by_the_gat
     assert re.search(r"ITL within 740ms: between \d\d?.\d % and \d+.\d % of", wide["message"])
     assert "at the gateway" in counted["message"]
 
+    async def shares_are_printed() -> None:
+        names = (*_SECONDS_PER_STEP, "counted")
+        shares = {name: (await namespace.service_status(name))["slo"]["attained"] for name in names}
+        assert float(shares["slow"].removeprefix("~").removesuffix(" %")) < 10
+        assert shares["between"].startswith("~")
+        assert "~" not in shares["counted"]
+        table = await namespace.cluster.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
+        heads, *rows = (line.split() for line in table.splitlines())
+        assert heads[-2:] == ["SLO", "AGE"]
+        assert {row[0]: " ".join(row[-3:-1]) for row in rows} == shares
+
     # A table and a status that are read one after the other may differ by an update.
-    shares, _ = await eventually(lambda: _attained(namespace), lambda seen: seen[0] == seen[1])
-    assert float(shares["slow"].removeprefix("~").removesuffix(" %")) < 10
-    assert shares["between"].startswith("~")
-    assert "~" not in shares["counted"]
-
-
-async def _attained(namespace: ScenarioNamespace) -> tuple[dict[str, str], dict[str, str]]:
-    """Return what the table of kubectl says of each service, and what its status does."""
-    table = await namespace.cluster.run("kubectl", "--namespace", namespace.name, "get", "tsvc")
-    heads, *rows = (line.split() for line in table.splitlines())
-    assert heads[-2:] == ["SLO", "AGE"]
-    shown = {row[0]: " ".join(row[-3:-1]) for row in rows}
-    statuses = {name: await namespace.service_status(name) for name in shown}
-    return shown, {name: status["slo"]["attained"] for name, status in statuses.items()}
+    await eventually(shares_are_printed)
 
 
 async def _serve(namespace: ScenarioNamespace, name: str, step_seconds: float) -> None:

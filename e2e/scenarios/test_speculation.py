@@ -16,6 +16,7 @@ from scenarios.replay import Target, stream_until
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES
 from world import World, start
 from world.clock import now, stamp
+from world.testing import eventually
 
 # Objectives that let more requests run at once than the break-even, which is near 70.
 _SPEC: dict[str, Any] = {
@@ -68,12 +69,16 @@ async def test_rising_load_switches_speculation_off_by_a_rollout_and_the_status_
     assert [each["status"] for each in (faster, losing, off)] == ["True", "True", "False"]
     assert re.search(r"with \d+ running requests it decodes 0\.\d+ times as fast", off["message"])
     assert "Switched off; it is on again after 24 hours" in off["message"]
-    status = (await namespace.service_status())["speculation"]
-    assert not status["enabled"]
-    assert float(status["acceptance"]) == pytest.approx(0.65, abs=0.03)
-    assert not await _speculating_variants(namespace)
-    decision = (await explain(namespace))["speculation"]
-    assert (decision["reason"], decision["message"]) == ("HighConcurrency", off["message"])
+
+    async def is_off() -> None:
+        status = (await namespace.service_status())["speculation"]
+        assert not status["enabled"]
+        assert float(status["acceptance"]) == pytest.approx(0.65, abs=0.03)
+        assert await _speculating_variants(namespace) == []
+        decision = (await explain(namespace))["speculation"]
+        assert (decision["reason"], decision["message"]) == ("HighConcurrency", off["message"])
+
+    await eventually(is_off, within=180)
 
 
 async def _speculating_variants(namespace: ScenarioNamespace) -> list[str]:
