@@ -4,7 +4,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -57,9 +57,19 @@ class Replicas:
     nodes: dict[str, str]
     """Their nodes, by pod."""
 
-    async def pods(self) -> list[Json]:
+    async def pods(self) -> dict[str, Json]:
+        """Return their pods, by name."""
         pods = await self.gateway.namespace.list_objects(PODS)
-        return [pod for pod in pods if pod["metadata"]["name"].startswith("chat-")]
+        named = {pod["metadata"]["name"]: pod for pod in pods}
+        return {name: pod for name, pod in named.items() if name.startswith("chat-")}
+
+    async def wait_until_gone(self, names: Collection[str]) -> None:
+        """Wait for the end of some of the pods."""
+
+        async def are_gone() -> None:
+            assert (await self.pods()).keys() & set(names) == set()
+
+        await eventually(are_gone, within=_DRAIN_SECONDS)
 
 
 async def apply_chat(gateway: Gateway, **environment: str) -> None:
@@ -92,14 +102,13 @@ async def streaming(replicas: Replicas, *sets: Sequence[ProtectedStream]) -> Asy
     """Run streams, and enter the block when each has several tokens; return after their end."""
     gateway, streams = replicas.gateway, [stream for each in sets for stream in each]
 
-    async def pieces() -> tuple[int, int]:
-        counts = [len(stream.pieces) for stream in streams]
-        return min(counts), max(counts)
+    async def all_have_begun() -> None:
+        assert min(len(stream.pieces) for stream in streams) >= 8
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_streams(gateway.base, gateway.key, streams))
-        _, most = await eventually(pieces, lambda counts: counts[0] >= 8, within=60)
-        assert most < _TOKENS / 2
+        await eventually(all_have_begun, within=60)
+        assert max(len(stream.pieces) for stream in streams) < _TOKENS / 2
         yield
 
 
@@ -133,21 +142,18 @@ async def check_whole(replicas: Replicas, streams: Sequence[ProtectedStream]) ->
         assert stream.usage["prompt_tokens"] == reference.usage["prompt_tokens"]
 
 
-async def usage_of(gateway: Gateway, requests: int) -> Json:
-    """Return what the tenant is charged for, once so many requests are recorded."""
-    rows = await eventually(
-        gateway.usage, lambda rows: rows.get("first", {}).get("requests", 0) >= requests, within=90
-    )
-    row: Json = rows["first"]
-    return row
-
-
 @pytest.mark.full
 @pytest.mark.parametrize("manner", ["reset", "silent"])
 async def test_no_protected_stream_is_lost_with_a_node(replicas: Replicas, manner: str) -> None:
     """Its processes are killed, which resets connections, or its network is silent."""
     gateway, world = replicas.gateway, replicas.gateway.namespace.cluster.world
-    before = (await eventually(gateway.usage, lambda rows: "first" in rows, within=90))["first"]
+
+    async def earlier_request_is_charged() -> Json:
+        rows = await gateway.usage()
+        assert "first" in rows
+        return rows["first"]
+
+    before = await eventually(earlier_request_is_charged, within=90)
     streams = protected_streams("chat", _STREAMS, _TOKENS)
     unprotected = protected_streams("chat", _UNPROTECTED, _TOKENS, logprobs=1)
     for stream in unprotected:
@@ -181,15 +187,18 @@ async def test_no_protected_stream_is_lost_with_a_node(replicas: Replicas, manne
     assert not any(stream.is_resumable for stream in unprotected)
     assert [stream for stream in unprotected if not stream.is_whole] == marked
     everything = [*streams, *unprotected]
-    row = await usage_of(gateway, before["requests"] + len(everything))
-    assert row["requests"] - before["requests"] == len(everything)
-    assert row["outputTokens"] - before["outputTokens"] == sum(
-        len(stream.pieces) for stream in everything
-    )
+    pieces = sum(len(stream.pieces) for stream in everything)
     whole_prompts = sum(stream.usage["prompt_tokens"] for stream in everything if stream.is_whole)
-    charged = row["inputTokens"] - before["inputTokens"]
-    # What a broken stream is charged for its prompt is estimated.
-    assert whole_prompts <= charged <= whole_prompts + 100 * len(marked)
+
+    async def all_are_charged() -> None:
+        row = (await gateway.usage())["first"]
+        assert row["requests"] - before["requests"] == len(everything)
+        assert row["outputTokens"] - before["outputTokens"] == pieces
+        charged = row["inputTokens"] - before["inputTokens"]
+        # What a broken stream is charged for its prompt is estimated.
+        assert whole_prompts <= charged <= whole_prompts + 100 * len(marked)
+
+    await eventually(all_are_charged, within=90)
     await check_whole(replicas, streams)
 
 
@@ -202,20 +211,15 @@ async def test_a_scale_down_moves_streams_and_ends_long_before_its_drain_timeout
         namespace = replicas.gateway.namespace
         await kubectl_scale(namespace.cluster, namespace.ref("chat"), _REPLICAS - 1)
 
-        async def leaving() -> list[str]:
-            return [
-                pod["metadata"]["name"]
-                for pod in await replicas.pods()
-                if LEAVING_LABEL in pod["metadata"]["labels"]
-            ]
+        async def drain_has_begun() -> list[str]:
+            pods = await replicas.pods()
+            leaving = [name for name in pods if LEAVING_LABEL in pods[name]["metadata"]["labels"]]
+            assert leaving != []
+            return leaving
 
-        (name,) = await eventually(leaving, bool, within=60)
+        (name,) = await eventually(drain_has_begun, within=60)
         began_at = time.monotonic()
-
-        async def names() -> list[str]:
-            return [pod["metadata"]["name"] for pod in await replicas.pods()]
-
-        await eventually(names, lambda names: name not in names, within=_DRAIN_SECONDS)
+        await replicas.wait_until_gone([name])
         seconds = time.monotonic() - began_at
         still_running = sum(not stream.is_done for stream in streams)
     report(replicas, "scale-down", streams, f"the drain took {seconds:.1f} s of {_DRAIN_SECONDS}")
@@ -230,14 +234,9 @@ async def test_a_scale_down_moves_streams_and_ends_long_before_its_drain_timeout
 async def test_a_rolled_template_moves_streams_and_breaks_none(replicas: Replicas) -> None:
     streams = protected_streams("chat", _STREAMS, 3 * _TOKENS)
     async with streaming(replicas, streams):
-        old = {pod["metadata"]["uid"] for pod in await replicas.pods()}
         began_at = time.monotonic()
         await apply_chat(replicas.gateway, REASON="another template of the same engine")
-
-        async def uids() -> set[str]:
-            return {pod["metadata"]["uid"] for pod in await replicas.pods()}
-
-        await eventually(uids, lambda uids: not old & uids, within=_DRAIN_SECONDS)
+        await replicas.wait_until_gone(replicas.nodes)
         seconds = time.monotonic() - began_at
         still_running = sum(not stream.is_done for stream in streams)
     report(replicas, "rollout", streams, f"{_REPLICAS} replicas were replaced in {seconds:.1f} s")
