@@ -107,14 +107,14 @@ async def test_all_converted_manifests_become_ready_and_the_others_are_refused(
     for name, manifest in manifests.items():
         await cluster.api.apply(INFERENCE_SERVICES.path(NAMESPACE, name), manifest, "kubectl")
 
-    async def waiting() -> dict[str, Json]:
-        conditions = {
-            name: condition(await cluster.service(Ref(NAMESPACE, name)), "Ready")
-            for name in ACCEPTED
-        }
-        return {name: ready for name, ready in conditions.items() if ready.get("status") != "True"}
+    async def all_are_ready() -> None:
+        services = dict(await cluster.services())
+        conditions = {name: condition(services[Ref(NAMESPACE, name)], "Ready") for name in ACCEPTED}
+        assert {
+            name: ready for name, ready in conditions.items() if ready.get("status") != "True"
+        } == {}
 
-    await eventually(waiting, lambda services: not services, within=240)
+    await eventually(all_are_ready, within=480)
     for name in REFUSED:
         file = str(CONVERTED / "refused" / f"{name}.yaml")
         with pytest.raises(StepError) as refusal:

@@ -1,6 +1,5 @@
 """Models in a bucket: int4 files beside the base, fetched through ten kills, and served."""
 
-import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,10 +51,15 @@ async def list_fetches(namespace: ScenarioNamespace, ended: frozenset[str]) -> l
 async def kill_fetches(namespace: ScenarioNamespace, gate: Gate) -> None:
     """Kill the fetch at ten moments, a tenth of the weights apart."""
     ended = frozenset[str]()
+
+    async def next_fetch_runs() -> list[str]:
+        pods = await list_fetches(namespace, ended)
+        assert pods != []
+        return pods
+
     for _ in range(KILLS):
         await gate.reached.wait()
-        list_current = functools.partial(list_fetches, namespace, ended)
-        (pod,) = await eventually(list_current, bool)
+        (pod,) = await eventually(next_fetch_runs)
         namespace.cluster.world.kill(namespace.name, pod, MODEL_JOB_CONTAINER)
         ended |= {pod}
         gate.limit += WEIGHTS_BYTES // KILLS
@@ -97,6 +101,7 @@ async def test_files_of_a_bucket_in_int4_are_chosen_and_fetched_through_ten_kill
         await namespace.apply_service("second", model=model, precision=precision, replicas=1)
         await namespace.wait_until_ready("second")
         assert gate.passed - passed < 2**16
-        async with httpx.AsyncClient(base_url=await namespace.cluster.address(ref)) as client:
+        base = await namespace.cluster.address(ref)
+        async with httpx.AsyncClient(base_url=base, timeout=60) as client:
             models = (await client.get("/v1/models")).json()["data"]
         assert [each["id"] for each in models] == ["chat"]
