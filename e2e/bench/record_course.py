@@ -266,11 +266,11 @@ def _guest() -> Json:
 
 
 async def _wait_for_floor(namespace: ScenarioNamespace, service: str) -> None:
-    async def ready() -> int:
-        replicas: int = (await namespace.service_status(service)).get("readyReplicas", 0)
-        return replicas
+    async def are_ready() -> None:
+        status = await namespace.service_status(service)
+        assert status.get("readyReplicas") == _FLOOR, status
 
-    await eventually(ready, lambda count: count == _FLOOR, within=180)
+    await eventually(are_ready, within=180)
 
 
 async def _load(gateway: Gateway) -> PlayedCourse:

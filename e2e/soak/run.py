@@ -136,10 +136,11 @@ async def _clean_run(api: Api, user: User) -> dict[str, Any]:
     actions = list(user.done)
     await user.end_namespace(HOME)
 
-    async def is_deleted() -> bool:
-        return not await api.exists(f"/api/v1/namespaces/{HOME}")
+    async def is_deleted() -> None:
+        namespaces = (await api.get("/api/v1/namespaces"))["items"]
+        assert HOME not in [namespace["metadata"]["name"] for namespace in namespaces]
 
-    await eventually(is_deleted, bool, within=90)
+    await eventually(is_deleted, within=90)
     await user.replay(actions)
     return await wait_until_healed(api)
 
@@ -147,20 +148,19 @@ async def _clean_run(api: Api, user: User) -> dict[str, Any]:
 async def wait_until_healed(api: Api) -> dict[str, Any]:
     """Return every object once all services are in order and nothing changes."""
 
-    async def waiting() -> list[str]:
+    async def all_are_in_order() -> None:
         services = (await api.get(INFERENCE_SERVICES.path(None)))["items"]
-        return [reason for service in services if (reason := _waiting_reason(service))]
+        assert [reason for service in services if (reason := _waiting_reason(service))] == []
 
-    async def is_unchanged() -> bool:
+    async def is_healed() -> dict[str, Any]:
+        await all_are_in_order()
         before = await _objects(api)
         await asyncio.sleep(UNCHANGED_SECONDS)
-        return before == await _objects(api)
+        assert differences(before, await _objects(api)) == []
+        await all_are_in_order()
+        return await _objects(api)
 
-    async with asyncio.timeout(HEAL_SECONDS):
-        while True:
-            await eventually(waiting, lambda left: not left, within=HEAL_SECONDS)
-            if await is_unchanged() and not await waiting():
-                return await _objects(api)
+    return await eventually(is_healed, within=HEAL_SECONDS)
 
 
 def _waiting_reason(service: Json) -> str | None:
