@@ -123,7 +123,9 @@ async def install(cluster: InstalledCluster, *values: str) -> None:
         status: Json = (await cluster.api.get(path)).get("status", {})
         return status
 
-    await until(available, lambda status: status.get("availableReplicas"), "the operator is up", 60)
+    await until(
+        available, lambda status: status.get("availableReplicas"), "the operator is up", 180
+    )
 
 
 async def fund(

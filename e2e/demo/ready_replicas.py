@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from demo.cluster import InstalledCluster, Json
+from world.api import PODS
 
-_PODS = "/api/v1/pods"
 _ENGINES = "app.kubernetes.io/component=engine"
 _SERVICE = "tessera.dev/service"
 
@@ -46,16 +46,19 @@ class MinimumReady:
 
 
 @contextlib.asynccontextmanager
-async def watch_minimum_ready(cluster: InstalledCluster) -> AsyncIterator[MinimumReady]:
+async def watch_minimum_ready(
+    cluster: InstalledCluster, namespace: str | None = None
+) -> AsyncIterator[MinimumReady]:
     """Follow every change of every engine's pod, from the list on without a gap."""
-    listed = await cluster.api.get(_PODS, labelSelector=_ENGINES)
+    path = PODS.path(namespace)
+    listed = await cluster.api.get(path, labelSelector=_ENGINES)
     minimum = MinimumReady()
     minimum.begin(listed["items"])
 
     async def follow() -> None:
         version = listed["metadata"]["resourceVersion"]
         while True:
-            changes = cluster.api.watch(_PODS, version, labelSelector=_ENGINES)
+            changes = cluster.api.watch(path, version, labelSelector=_ENGINES)
             async with contextlib.aclosing(changes):
                 async for kind, pod in changes:
                     version = pod["metadata"]["resourceVersion"]
