@@ -82,15 +82,14 @@ async def serve_object_store(folder: Path, *buckets: str) -> AsyncIterator[Objec
         ) as server,
     ):
         try:
-            await eventually(partial(_is_listening, server, port), bool)
+            await eventually(partial(_is_listening, server, port))
             yield ObjectStore(f"http://127.0.0.1:{port}", served)
         finally:
             server.terminate()
 
 
-async def _is_listening(server: subprocess.Popen[bytes], port: int) -> bool:
+async def _is_listening(server: subprocess.Popen[bytes], port: int) -> None:
     if (code := server.poll()) is not None:
         raise WorldError(f"{_NAME} ended with {code}")
     _, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.close()
-    return True

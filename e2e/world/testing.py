@@ -6,6 +6,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, overload
 
 import aiohttp
@@ -91,20 +92,70 @@ class WorldNamespace:
         return pods
 
     async def wait_for_pod(
-        self, name: str, holds: Callable[[Json], object], within: float = PATIENCE_SECONDS
+        self, name: str, check: Callable[[Json], None], within: float = PATIENCE_SECONDS
     ) -> Json:
-        """Wait for a pod."""
-        return await eventually(lambda: self.read_pod(name), holds, within=within)
+        """Wait for a pod of which all asserts of `check` hold."""
+
+        async def pod_passes() -> Json:
+            pod = await self.read_pod(name)
+            check(pod)
+            return pod
+
+        return await eventually(pod_passes, within=within)
+
+    async def wait_until_ready(self, name: str, within: float = PATIENCE_SECONDS) -> Json:
+        def pod_is_ready(pod: Json) -> None:
+            assert is_ready(pod), pod["status"]
+
+        return await self.wait_for_pod(name, pod_is_ready, within)
+
+    async def wait_for_restart(self, name: str, count: int = 1) -> Json:
+        """Wait until the main container was restarted so often, and the pod is ready again."""
+
+        def pod_was_restarted(pod: Json) -> None:
+            assert container_status(pod).get("restartCount") == count, pod["status"]
+            assert is_ready(pod), pod["status"]
+
+        return await self.wait_for_pod(name, pod_was_restarted)
+
+    async def wait_until_over(self, name: str, within: float = PATIENCE_SECONDS) -> Json:
+        def pod_is_over(pod: Json) -> None:
+            assert pod["status"].get("phase") in ("Succeeded", "Failed"), pod["status"]
+
+        return await self.wait_for_pod(name, pod_is_over, within)
+
+    async def wait_until_terminating(self, name: str) -> None:
+        def pod_is_terminating(pod: Json) -> None:
+            assert "deletionTimestamp" in pod["metadata"]
+
+        await self.wait_for_pod(name, pod_is_terminating)
+
+    async def wait_for_ready_pods(self, count: int, selector: str = "app=web") -> list[Json]:
+        """Wait until there are exactly so many pods, and all of them are ready."""
+
+        async def all_are_ready() -> list[Json]:
+            pods = await self.list_pods(selector)
+            readiness = {pod["metadata"]["name"]: is_ready(pod) for pod in pods}
+            assert list(readiness.values()) == [True] * count, readiness
+            return pods
+
+        return await eventually(all_are_ready)
+
+    async def wait_until_empty(self) -> None:
+        async def no_pod_remains() -> None:
+            assert [pod["metadata"]["name"] for pod in await self.list_pods()] == []
+
+        await eventually(no_pod_remains)
 
     async def start_pod(self, manifest: Json, within: float = PATIENCE_SECONDS) -> Json:
         """Create a pod, and wait until it is ready."""
         await self.create(manifest)
-        return await self.wait_for_pod(manifest["metadata"]["name"], is_ready, within)
+        return await self.wait_until_ready(manifest["metadata"]["name"], within)
 
     async def run_pod(self, manifest: Json, within: float = PATIENCE_SECONDS) -> Json:
         """Create a pod, and wait for its end."""
         await self.create(manifest)
-        return await self.wait_for_pod(manifest["metadata"]["name"], is_over, within)
+        return await self.wait_until_over(manifest["metadata"]["name"], within)
 
 
 @asynccontextmanager
@@ -112,8 +163,8 @@ async def fresh_namespace(api: Api) -> AsyncIterator[WorldNamespace]:
     """A fresh namespace whose pods are gone afterwards."""
     name = f"test-{next(_numbers)}"
     await api.create("/api/v1/namespaces", {"metadata": {"name": name}})
-    await eventually(lambda: api.get(SERVICE_ACCOUNTS.path(name, "default")), bool)
-    await eventually(lambda: api.get(CONFIG_MAPS.path(name, "kube-root-ca.crt")), bool)
+    await eventually(partial(api.get, SERVICE_ACCOUNTS.path(name, "default")))
+    await eventually(partial(api.get, CONFIG_MAPS.path(name, "kube-root-ca.crt")))
     namespace = WorldNamespace(api, name)
     try:
         yield namespace
@@ -184,6 +235,13 @@ async def pool_nodes(api: Api, pool: str) -> list[Json]:
     return nodes
 
 
+async def wait_until_pool_is_empty(api: Api, pool: str, within: float = PATIENCE_SECONDS) -> None:
+    async def no_node_remains() -> None:
+        assert [node["metadata"]["name"] for node in await pool_nodes(api, pool)] == []
+
+    await eventually(no_node_remains, within=within)
+
+
 async def event_messages(
     api: Api, reason: str, about: str, namespace: str = "default"
 ) -> list[str]:
@@ -195,12 +253,20 @@ async def event_messages(
     ]
 
 
+async def wait_for_event(
+    api: Api, reason: str, about: str, text: str, namespace: str = "default"
+) -> None:
+    """Wait for an event with this text in its message."""
+
+    async def event_is_written() -> None:
+        messages = await event_messages(api, reason, about, namespace)
+        assert any(text in message for message in messages), messages
+
+    await eventually(event_is_written)
+
+
 def is_ready(pod: Json) -> bool:
     return condition(pod, "Ready") == "True"
-
-
-def is_over(pod: Json) -> bool:
-    return pod["status"].get("phase") in ("Succeeded", "Failed")
 
 
 def condition(body: Json, kind: str) -> str:

@@ -85,9 +85,13 @@ async def label_device_plugin(api: Api, label: str, gpus: str) -> Json:
     """Label the node for its device plugin, and wait until so many GPUs are offered."""
     path = NODES.path(name="h100")
     await api.patch(path, {"metadata": {"labels": {PLUGIN: label}}})
-    return await eventually(
-        lambda: api.get(path), lambda node: node["status"]["allocatable"]["nvidia.com/gpu"] == gpus
-    )
+
+    async def gpus_are_offered() -> Json:
+        node = await api.get(path)
+        assert node["status"]["allocatable"]["nvidia.com/gpu"] == gpus
+        return node
+
+    return await eventually(gpus_are_offered)
 
 
 @pytest.mark.smoke
@@ -97,16 +101,18 @@ async def test_an_agent_reports_the_gpu_instances_and_the_pods_on_them(
     container = a_container(resources={"limits": {"nvidia.com/mig-3g.40gb": "1"}})
     await namespace.start_pod(a_pod("engine", container))
 
-    name = f"{namespace.name}/engine"
-    layout = await eventually(
-        lambda: get_layout(namespace.api),
-        lambda layout: any(name in instance["pods"] for instance in observed_slices(layout, 0)),
-    )
+    async def engine_is_reported() -> Json:
+        layout = await get_layout(namespace.api)
+        assert [
+            (instance["profile"], instance["pods"], instance["processes"])
+            for instance in observed_slices(layout, 0)
+            if instance["pods"]
+        ] == [("3g.40gb", [f"{namespace.name}/engine"], 1)]
+        assert reported_placements(layout, 0) == actual_placements(world, 0)
+        return layout
 
+    layout = await eventually(engine_is_reported)
     assert [gpu["mode"] for gpu in layout["status"]["gpus"]] == ["Enabled", "Enabled", "Disabled"]
-    assert reported_placements(layout, 0) == actual_placements(world, 0)
-    (used_instance,) = (instance for instance in observed_slices(layout, 0) if instance["pods"])
-    assert (used_instance["profile"], used_instance["processes"]) == ("3g.40gb", 1)
     assert layout["metadata"]["ownerReferences"][0]["name"] == "h100"
 
 
@@ -118,10 +124,13 @@ async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_i
     (used_instance,) = (
         instance for instance in world.gpus("h100")[0]["slices"] if instance["processes"]
     )
-    layout = await eventually(
-        lambda: get_layout(namespace.api), lambda layout: reported_placements(layout, 0)
-    )
 
+    async def slices_are_reported() -> Json:
+        layout = await get_layout(namespace.api)
+        assert reported_placements(layout, 0), layout
+        return layout
+
+    layout = await eventually(slices_are_reported)
     used_placement = {"profile": used_instance["profile"], "start": used_instance["start"]}
     free_start = 0 if used_instance["start"] == 4 else 4
     desired = [
@@ -138,11 +147,12 @@ async def test_an_agent_partitions_beside_a_slice_in_use_and_the_plugin_offers_i
     }
     layout = await namespace.api.patch(LAYOUTS.path(name="h100"), {"spec": spec})
     generation = layout["metadata"]["generation"]
-    await eventually(
-        lambda: get_layout(namespace.api),
-        lambda layout: layout["status"]["observedGeneration"] == generation,
-    )
 
+    async def spec_is_carried_out() -> None:
+        status = (await get_layout(namespace.api))["status"]
+        assert status["observedGeneration"] == generation, status
+
+    await eventually(spec_is_carried_out)
     assert sorted(actual_placements(world, 0)) == sorted(
         (instance["profile"], instance["start"]) for instance in desired
     )

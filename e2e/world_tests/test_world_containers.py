@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 import world as worlds
-from world.api import Json
+from world.api import CLAIMS, VOLUMES, Json
 from world.testing import (
     WorldNamespace,
     a_container,
@@ -14,8 +14,6 @@ from world.testing import (
     container_status,
     eventually,
     http_get,
-    is_over,
-    is_ready,
     termination_message,
 )
 
@@ -98,18 +96,17 @@ async def test_a_container_waits_for_a_config_map_that_does_not_exist_yet(
 ) -> None:
     source = {"configMapRef": {"name": "late"}}
     await namespace.create(a_pod("patient", a_container(envFrom=[source])))
-    pod = await namespace.wait_for_pod(
-        "patient",
-        lambda pod: (
-            "waiting" in container_status(pod).get("state", {})
-            and container_status(pod)["state"]["waiting"]["reason"] == "CreateContainerConfigError"
-        ),
-    )
-    assert 'configmap "late" not found' in container_status(pod)["state"]["waiting"]["message"]
+
+    def config_map_is_missing(pod: Json) -> None:
+        waiting = container_status(pod).get("state", {}).get("waiting", {})
+        assert waiting.get("reason") == "CreateContainerConfigError", pod["status"]
+        assert 'configmap "late" not found' in waiting["message"]
+
+    await namespace.wait_for_pod("patient", config_map_is_missing)
 
     await namespace.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "late"}})
 
-    await namespace.wait_for_pod("patient", is_ready)
+    await namespace.wait_until_ready("patient")
 
 
 async def test_mount_paths_lead_to_the_volumes_in_arguments_and_environment(
@@ -168,12 +165,12 @@ async def test_a_changed_secret_arrives_in_a_running_container(namespace: WorldN
     volume = {"name": "key", "secret": {"secretName": "key"}}
     container = a_container(script, volumeMounts=[mount])
     await namespace.create(a_pod("reader", container, volumes=[volume], **NEVER))
-    await namespace.wait_for_pod("reader", is_ready)
+    await namespace.wait_until_ready("reader")
 
     path = f"/api/v1/namespaces/{namespace.name}/secrets/key"
     await namespace.api.patch(path, {"stringData": {"word": "new"}})
 
-    await namespace.wait_for_pod("reader", is_over, within=60)
+    await namespace.wait_until_over("reader")
 
 
 async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(
@@ -194,12 +191,7 @@ async def test_a_claim_is_bound_and_keeps_its_files_from_pod_to_pod(
 async def test_writes_of_a_runner_fail_while_its_volume_refuses_them(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    await namespace.create(a_claim("data"))
-    path = f"/api/v1/namespaces/{namespace.name}/persistentvolumeclaims/data"
-    bound = await eventually(
-        lambda: namespace.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
-    )
-    folder = world.folder / "claims" / bound["spec"]["volumeName"]
+    folder = world.folder / "claims" / await bound_volume(namespace, "data")
     script = (
         "import os, pathlib\n"
         "try: os.write(os.open('/data/file', os.O_CREAT | os.O_WRONLY), b'row')\n"
@@ -227,24 +219,16 @@ async def test_writes_of_a_runner_fail_while_its_volume_refuses_them(
 async def test_a_deleted_claim_takes_its_volume_along(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:
-    await namespace.create(a_claim("scratch"))
-    path = f"/api/v1/namespaces/{namespace.name}/persistentvolumeclaims/scratch"
-    bound = await eventually(
-        lambda: namespace.api.get(path), lambda claim: claim["status"].get("phase") == "Bound"
-    )
-    volume = bound["spec"]["volumeName"]
+    volume = await bound_volume(namespace, "scratch")
 
-    await namespace.api.delete(path)
+    await namespace.api.delete(CLAIMS.path(namespace.name, "scratch"))
 
-    async def list_volumes() -> list[str]:
-        persistent_volumes = await namespace.api.get("/api/v1/persistentvolumes")
-        return [
-            persistent_volume["metadata"]["name"]
-            for persistent_volume in persistent_volumes["items"]
-        ]
+    async def volume_is_gone() -> None:
+        volumes = (await namespace.api.get(VOLUMES.path()))["items"]
+        assert volume not in [entry["metadata"]["name"] for entry in volumes]
+        assert not (world.folder / "claims" / volume).exists()
 
-    await eventually(list_volumes, lambda names: volume not in names)
-    assert not (world.folder / "claims" / volume).exists()
+    await eventually(volume_is_gone)
 
 
 @pytest.mark.smoke
@@ -284,7 +268,7 @@ def kubectl_logs(world: worlds.World, namespace: WorldNamespace, pod: str, *opti
     command = [str(world.binary("kubectl")), "logs", pod, "-n", namespace.name, *options]
     env = {"KUBECONFIG": str(world.kubeconfig), "HOME": str(world.folder)}
     return subprocess.run(
-        command, env=env, capture_output=True, text=True, check=True, timeout=30
+        command, env=env, capture_output=True, text=True, check=True, timeout=120
     ).stdout
 
 
@@ -300,11 +284,12 @@ async def test_kubectl_shows_logs_of_this_start_and_the_one_before(
     await namespace.create(
         a_pod("talker", a_container(script, volumeMounts=mount), volumes=volumes)
     )
-    await namespace.wait_for_pod(
-        "talker", lambda pod: container_status(pod).get("restartCount") == 1 and is_ready(pod)
-    )
+    await namespace.wait_for_restart("talker")
 
-    assert kubectl_logs(world, namespace, "talker") == "again\nstill\n"
+    async def log_is_complete() -> None:
+        assert kubectl_logs(world, namespace, "talker") == "again\nstill\n"
+
+    await eventually(log_is_complete)
     assert kubectl_logs(world, namespace, "talker", "--tail=1") == "still\n"
     assert kubectl_logs(world, namespace, "talker", "--previous") == "once\n"
 
@@ -314,7 +299,11 @@ async def test_kubectl_follows_a_log_to_its_end(
 ) -> None:
     script = "echo one; sleep 1; echo two"
     await namespace.create(a_pod("talker", a_container(script), restartPolicy="Never"))
-    await namespace.wait_for_pod("talker", lambda pod: container_status(pod).get("containerID"))
+
+    def container_is_created(pod: Json) -> None:
+        assert container_status(pod).get("containerID"), pod["status"]
+
+    await namespace.wait_for_pod("talker", container_is_created)
 
     assert kubectl_logs(world, namespace, "talker", "--follow") == "one\ntwo\n"
 
@@ -324,16 +313,18 @@ async def test_the_audit_log_says_who_wrote_what(
 ) -> None:
     await namespace.start_pod(a_pod("web"))
 
-    lines = world.audit_log.read_text().splitlines()
+    async def writes_are_logged() -> None:
+        *lines, _ = world.audit_log.read_text().split("\n")
+        entries = [json.loads(line) for line in lines if namespace.name in line]
+        writes = {
+            (entry["user"]["username"], entry["verb"], entry["objectRef"].get("subresource", ""))
+            for entry in entries
+            if entry["objectRef"].get("name") == "web"
+        }
+        assert ("system:world:kubelet", "patch", "status") in writes
+        assert ("system:kube-scheduler", "create", "binding") in writes
 
-    entries = [json.loads(line) for line in lines if namespace.name in line]
-    writes = {
-        (entry["user"]["username"], entry["verb"], entry["objectRef"].get("subresource", ""))
-        for entry in entries
-        if entry["objectRef"].get("name") == "web"
-    }
-    assert ("system:world:kubelet", "patch", "status") in writes
-    assert ("system:kube-scheduler", "create", "binding") in writes
+    await eventually(writes_are_logged)
 
 
 async def test_what_the_kernel_kills_for_memory_says_so(
@@ -341,16 +332,12 @@ async def test_what_the_kernel_kills_for_memory_says_so(
 ) -> None:
     await namespace.start_pod(a_pod("greedy"))
     world.run_out_of_memory(namespace.name, "greedy", "main")
-    pod = await namespace.wait_for_pod(
-        "greedy", lambda pod: container_status(pod)["restartCount"] == 1
-    )
+    pod = await namespace.wait_for_restart("greedy")
     last_end = container_status(pod)["lastState"]["terminated"]
     assert (last_end["exitCode"], last_end["reason"]) == (137, "OOMKilled")
 
     world.kill(namespace.name, "greedy", "main")
-    pod = await namespace.wait_for_pod(
-        "greedy", lambda pod: container_status(pod)["restartCount"] == 2
-    )
+    pod = await namespace.wait_for_restart("greedy", count=2)
     assert container_status(pod)["lastState"]["terminated"]["reason"] == "Error"
 
 
@@ -364,3 +351,15 @@ def a_claim(name: str) -> Json:
             "resources": {"requests": {"storage": "1Gi"}},
         },
     }
+
+
+async def bound_volume(namespace: WorldNamespace, claim: str) -> str:
+    """Create a claim, and return the name of the volume to which it is bound."""
+    await namespace.create(a_claim(claim))
+
+    async def claim_is_bound() -> str:
+        body = await namespace.api.get(CLAIMS.path(namespace.name, claim))
+        assert body["status"].get("phase") == "Bound", body
+        return str(body["spec"]["volumeName"])
+
+    return await eventually(claim_is_bound)

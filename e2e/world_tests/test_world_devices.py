@@ -1,6 +1,7 @@
 """GPUs and MIG slices: who gets which, and what the exporter and Prometheus say of them."""
 
 import re
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -8,7 +9,7 @@ import pytest
 
 import world as worlds
 from world.api import Json
-from world.testing import WorldNamespace, a_container, a_pod, container_status, eventually, is_ready
+from world.testing import WorldNamespace, a_container, a_pod, eventually
 
 pytestmark = pytest.mark.world
 SLICE = "nvidia.com/mig-1g.10gb"
@@ -51,10 +52,8 @@ async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
     assert first["NVIDIA_VISIBLE_DEVICES"] != second["NVIDIA_VISIBLE_DEVICES"]
 
     world.kill(namespace.name, "engine-0", "main")
-    pod = await namespace.wait_for_pod(
-        "engine-0", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
-    )
-    after_restart = await eventually(lambda: read_environment(pod), bool)
+    pod = await namespace.wait_for_restart("engine-0")
+    after_restart = await eventually(partial(read_environment, pod))
     assert after_restart["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
 
 
@@ -95,9 +94,6 @@ async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
 ) -> None:
     await namespace.start_pod(a_pod("engine", a_gpu_container(SLICE, args=["--busy"])))
 
-    query = f'DCGM_FI_PROF_GR_ENGINE_ACTIVE{{namespace="{namespace.name}"}} > 0.5'
-    (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
-
     expected = {
         "pod": "engine",
         "container": "main",
@@ -109,19 +105,25 @@ async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
         "GPU_I_PROFILE": "1g.10gb",
         "job": "dcgm-exporter",
     }
-    assert {key: sample.get(key) for key in expected} == expected
-    assert re.fullmatch(r"\d+", sample["GPU_I_ID"])
-    (memory_used,) = await query_prometheus(
-        world, f'DCGM_FI_DEV_FB_USED{{namespace="{namespace.name}"}}'
-    )
-    assert float(memory_used["value"]) > 8000
+
+    async def slice_is_busy() -> None:
+        selector = f'{{namespace="{namespace.name}"}}'
+        active = await query_prometheus(world, f"DCGM_FI_PROF_GR_ENGINE_ACTIVE{selector} > 0.5")
+        assert [{key: sample.get(key) for key in expected} for sample in active] == [expected]
+        assert re.fullmatch(r"\d+", active[0]["GPU_I_ID"])
+        used = await query_prometheus(world, f"DCGM_FI_DEV_FB_USED{selector}")
+        assert [float(sample["value"]) > 8000 for sample in used] == [True], used
+
+    await eventually(slice_is_busy)
 
 
 async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:
-    samples = await eventually(
-        lambda: query_prometheus(world, 'DCGM_FI_DEV_GPU_UTIL{node="a100"}'), bool
-    )
+    async def whole_gpu_is_scraped() -> list[dict[str, str]]:
+        samples = await query_prometheus(world, 'DCGM_FI_DEV_GPU_UTIL{node="a100"}')
+        assert samples
+        return samples
 
+    samples = await eventually(whole_gpu_is_scraped)
     assert {sample["gpu"] for sample in samples} == {"1"}
     assert all("GPU_I_ID" not in sample for sample in samples)
 
@@ -135,8 +137,12 @@ async def test_prometheus_scrapes_engines_and_of_them_only_what_engines_export(
     await namespace.start_pod(a_pod("exporter", labels={"app.kubernetes.io/name": "dcgm-exporter"}))
     await namespace.start_pod(a_pod("stranger"))
 
-    query = f'up{{namespace="{namespace.name}"}} == 1'
-    (sample,) = await eventually(lambda: query_prometheus(world, query), bool)
+    async def engine_is_scraped() -> dict[str, str]:
+        samples = await query_prometheus(world, f'up{{namespace="{namespace.name}"}} == 1')
+        assert len(samples) == 1, samples
+        return samples[0]
+
+    sample = await eventually(engine_is_scraped)
     assert await query_prometheus(world, f'world_requests_total{{pod="{sample["pod"]}"}}') == []
 
     expected = {

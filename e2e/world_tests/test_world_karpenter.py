@@ -20,6 +20,8 @@ from world.testing import (
     eventually,
     fresh_namespace,
     pool_nodes,
+    wait_for_event,
+    wait_until_pool_is_empty,
 )
 
 FLEET = Path(__file__).parent / "karpenter.yaml"
@@ -71,34 +73,43 @@ async def test_karpenter_makes_a_node_that_runs_pods_and_removes_it(
     node = await api.get(NODES.path(name=name))
     assert node["status"]["allocatable"]["nvidia.com/gpu"] == "2"
     assert name in {container.node for container in world.containers()}
-    (claim,) = await eventually(
-        lambda: claims(api),
-        lambda items: all(condition(claim, "Initialized") == "True" for claim in items),
-    )
-    assert await event_messages(api, "Nominated", "wants", namespace.name) == [
-        f"Pod should schedule on: nodeclaim/{claim['metadata']['name']}"
-    ]
+
+    async def claim_is_initialized() -> None:
+        initialized = {
+            claim["metadata"]["name"]: condition(claim, "Initialized")
+            for claim in await claims(api)
+        }
+        assert list(initialized.values()) == ["True"], initialized
+        assert await event_messages(api, "Nominated", "wants", namespace.name) == [
+            f"Pod should schedule on: nodeclaim/{claim}" for claim in initialized
+        ]
+
+    await eventually(claim_is_initialized)
 
     # It keeps an empty node that is annotated, and removes one that is not.
     other = await namespace.start_pod(a_pool_pod("other", "burst", **{GPU: 1}))
     other_name = other["spec"]["nodeName"]
     assert other_name != name
     await namespace.create(a_pool_pod("too-many", "burst", **{GPU: 2}))
-    await eventually(
-        lambda: event_messages(api, "FailedScheduling", "too-many", namespace.name),
-        lambda texts: any("exceed limits for nodepool (NodePool=burst)" in text for text in texts),
-    )
+    text = "exceed limits for nodepool (NodePool=burst)"
+    await wait_for_event(api, "FailedScheduling", "too-many", text, namespace.name)
     await annotate(api, other_name, "true")
     for pod_name in ("too-many", "other", "wants"):
         await api.delete(PODS.path(namespace.name, pod_name))
-    (node,) = await eventually(
-        lambda: pool_nodes(api, "burst"), lambda nodes: len(nodes) < 2, within=120
-    )
-    assert node["metadata"]["name"] == other_name
-    assert name not in {container.node for container in world.containers()}
+
+    async def one_node_remains() -> None:
+        nodes = await pool_nodes(api, "burst")
+        assert [node["metadata"]["name"] for node in nodes] == [other_name]
+        assert name not in {container.node for container in world.containers()}
+
+    await eventually(one_node_remains, within=120)
     await annotate(api, other_name, None)
-    await eventually(lambda: pool_nodes(api, "burst"), lambda nodes: not nodes, within=120)
-    await eventually(lambda: claims(api), lambda items: not items)
+    await wait_until_pool_is_empty(api, "burst", within=120)
+
+    async def no_claim_remains() -> None:
+        assert await claims(api) == []
+
+    await eventually(no_claim_remains)
 
 
 @pytest.mark.world
@@ -108,25 +119,27 @@ async def test_karpenter_does_not_know_slices_of_a_node_that_does_not_exist(
     """A placeholder for whole GPUs brings the node, and the claim waits for its resource."""
     api = namespace.api
     await namespace.create(a_pool_pod("wants", "sliced", **{SLICE: 1}))
-    await eventually(
-        lambda: event_messages(api, "FailedScheduling", "wants", namespace.name),
-        lambda texts: any("no instance type has enough resources" in text for text in texts),
-    )
+    text = "no instance type has enough resources"
+    await wait_for_event(api, "FailedScheduling", "wants", text, namespace.name)
 
     await namespace.create(a_pool_pod("placeholder", "sliced", **{GPU: 1}))
 
-    (node,) = await eventually(
-        lambda: pool_nodes(api, "sliced"),
-        lambda nodes: nodes and condition(nodes[0], "Ready") == "True",
-    )
-    assert [gpu["mig"] for gpu in world.gpus(node["metadata"]["name"])] == [True]
-    text = 'Resource "nvidia.com/gpu" was requested but not registered'
-    await eventually(
-        lambda: claims(api),
-        lambda items: any(
-            entry["message"] == text for claim in items for entry in claim["status"]["conditions"]
-        ),
-    )
+    async def node_is_ready() -> str:
+        nodes = await pool_nodes(api, "sliced")
+        assert [condition(node, "Ready") for node in nodes] == ["True"]
+        return str(nodes[0]["metadata"]["name"])
+
+    name = await eventually(node_is_ready)
+    assert [gpu["mig"] for gpu in world.gpus(name)] == [True]
+
+    async def claim_waits_for_its_resource() -> None:
+        assert 'Resource "nvidia.com/gpu" was requested but not registered' in [
+            entry["message"]
+            for claim in await claims(api)
+            for entry in claim.get("status", {}).get("conditions", [])
+        ]
+
+    await eventually(claim_waits_for_its_resource)
 
 
 @pytest.mark.world

@@ -74,19 +74,27 @@ class Partitioner:
         meta = {"name": "tessera-mig", "namespace": "gpu-operator"}
         config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": meta}
         await self.api.apply_manifest(config_map | {"data": {"config.yaml": text}})
-        await eventually(self.config_on_node, lambda text_on_node: text_on_node == text)
 
-    async def config_on_node(self) -> str:
-        return self.world.mig_config("a100")
+        async def config_has_arrived() -> None:
+            assert self.world.mig_config("a100") == text
 
-    async def wait_for_state(self, state: str) -> Json:
-        return await eventually(
-            self.node, lambda node: node["metadata"]["labels"].get(STATE) == state
-        )
+        await eventually(config_has_arrived)
+
+    async def wait_for_state(self, state: str) -> None:
+        async def state_is_reported() -> None:
+            assert (await self.node())["metadata"]["labels"].get(STATE) == state
+
+        await eventually(state_is_reported)
 
     async def wait_for_resources(self, expected: Mapping[str, int]) -> Json:
         """Wait for the allocatable GPUs and slices; all others are at zero."""
-        return await eventually(self.node, lambda node: allocatable(node) == expected)
+
+        async def resources_are_offered() -> Json:
+            node = await self.node()
+            assert allocatable(node) == expected
+            return node
+
+        return await eventually(resources_are_offered)
 
     async def partition(self, layouts: Mapping[int, Mapping[str, int]]) -> None:
         """Request a partition, and wait until its slices are offered."""
@@ -141,12 +149,15 @@ async def test_a_new_configuration_is_partitioned_offered_and_labeled(
         {"nvidia.com/gpu": 1, SMALL: 4, "nvidia.com/mig-2g.20gb": 3}
     )
     assert node["status"]["allocatable"][HALF] == "0"  # never forgotten
-    node = await eventually(
-        partitioner.node, lambda node: nvidia_label(node, "mig-2g.20gb.count") == "3"
-    )
-    assert nvidia_label(node, "mig-1g.10gb.count") == "4"
-    assert nvidia_label(node, "mig-3g.40gb.count") is None
-    assert nvidia_label(node, "gpu.count") == "3"
+
+    async def slices_are_labeled() -> None:
+        node = await partitioner.node()
+        assert nvidia_label(node, "mig-2g.20gb.count") == "3"
+        assert nvidia_label(node, "mig-1g.10gb.count") == "4"
+        assert nvidia_label(node, "mig-3g.40gb.count") is None
+        assert nvidia_label(node, "gpu.count") == "3"
+
+    await eventually(slices_are_labeled)
 
 
 async def test_pods_on_other_gpus_go_on_and_new_ones_get_the_new_slices(
@@ -220,17 +231,18 @@ async def test_while_the_device_plugin_is_away_no_pod_gets_a_device(
 
 
 async def test_a_state_stays_until_the_next_request_is_taken_up(partitioner: Partitioner) -> None:
-    partitioner.world.mig_manager("a100", pace=1)
+    partitioner.world.mig_manager("a100", pace=5)
     name = f"plan-{next(partitioner.names)}"
     partitioner.entries[name] = [{"devices": [0], "mig-enabled": True, "mig-devices": THIRDS}]
     await partitioner.write()
 
     await partitioner.label({CONFIG: name})
     node = await partitioner.node()
-    partitioner.world.mig_manager("a100", pace=0.02)
+    partitioner.world.mig_manager("a100", pace=0.1)
 
     assert node["metadata"]["labels"][STATE] == "success"
     await partitioner.wait_for_state("pending")
+    partitioner.world.mig_manager("a100", pace=0.02)
     await partitioner.wait_for_state("success")
 
 

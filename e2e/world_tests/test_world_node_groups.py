@@ -21,6 +21,8 @@ from world.testing import (
     fresh_namespace,
     is_ready,
     pool_nodes,
+    wait_for_event,
+    wait_until_pool_is_empty,
 )
 
 pytestmark = pytest.mark.world
@@ -50,12 +52,14 @@ async def namespace(api: Api, world: worlds.World) -> AsyncIterator[WorldNamespa
     """A namespace for one test, and no node of the groups of quick removal from others."""
     async with fresh_namespace(api) as namespace:
         yield namespace
+
+    async def group_is_empty(name: str) -> None:
+        group = await asyncio.to_thread(world.node_group, name)
+        assert group["nodes"] + group["launching"] == []
+
     for name in ("burst", "sliced", "known"):
         world.change_node_group(name, arrival="Normal")
-        await eventually(
-            partial(asyncio.to_thread, world.node_group, name),
-            lambda group: not group["nodes"] + group["launching"],
-        )
+        await eventually(partial(group_is_empty, name))
 
 
 def product_of(node: Json) -> str:
@@ -80,25 +84,30 @@ async def test_a_node_comes_for_a_pod_and_goes_when_it_is_empty(
     pod = await namespace.start_pod(a_pool_pod("wants", "burst", **{GPU: 2}))
 
     name = pod["spec"]["nodeName"]
-    node = await eventually(lambda: api.get(NODES.path(name=name)), product_of)
-    assert node["metadata"]["labels"]["karpenter.sh/nodepool"] == "burst"
-    assert product_of(node) == "NVIDIA-A100-SXM4-80GB"
-    assert node["status"]["allocatable"][GPU] == "2"
-    assert await event_messages(namespace.api, "Nominated", "wants", namespace.name) == [
-        f"Pod should schedule on: nodeclaim/{name}"
-    ]
-    await eventually(
-        lambda: read_claim(api, name), lambda claim: condition(claim, "Initialized") == "True"
-    )
+
+    async def node_is_discovered() -> None:
+        node = await api.get(NODES.path(name=name))
+        assert product_of(node) == "NVIDIA-A100-SXM4-80GB"
+        assert node["metadata"]["labels"]["karpenter.sh/nodepool"] == "burst"
+        assert node["status"]["allocatable"][GPU] == "2"
+        claim = await read_claim(api, name)
+        assert condition(claim, "Initialized") == "True", claim
+        assert await event_messages(api, "Nominated", "wants", namespace.name) == [
+            f"Pod should schedule on: nodeclaim/{name}"
+        ]
+
+    await eventually(node_is_discovered)
     assert name in {container.node for container in world.containers()}
 
     await api.delete(PODS.path(namespace.name, "wants"))
 
-    await eventually(lambda: pool_nodes(api, "burst"), lambda nodes: not nodes)
-    assert world.node_group("burst")["nodes"] == []
-    assert name not in {container.node for container in world.containers()}
-    claim = NODE_CLAIMS.path(name=name)
-    await eventually(lambda: api.exists(claim), lambda exists: not exists)
+    async def node_is_gone() -> None:
+        assert await pool_nodes(api, "burst") == []
+        assert world.node_group("burst")["nodes"] == []
+        assert name not in {container.node for container in world.containers()}
+        assert not await api.exists(NODE_CLAIMS.path(name=name))
+
+    await eventually(node_is_gone)
 
 
 async def test_pods_that_fit_together_share_a_node_that_comes(
@@ -109,8 +118,7 @@ async def test_pods_that_fit_together_share_a_node_that_comes(
         await namespace.create(a_pool_pod(name, "burst", **{GPU: 1}))
 
     nodes = {
-        (await namespace.wait_for_pod(name, is_ready))["spec"]["nodeName"]
-        for name in ("first", "second")
+        (await namespace.wait_until_ready(name))["spec"]["nodeName"] for name in ("first", "second")
     }
 
     assert len(nodes) == 1
@@ -126,18 +134,18 @@ async def test_no_node_comes_for_a_pod_that_would_not_run_on_it(
     await namespace.create(intolerant)
     await namespace.create(a_pool_pod("greedy", "burst", **{GPU: 3}))
 
+    async def autoscaler_says(name: str, text: str) -> None:
+        messages = await event_messages(namespace.api, "FailedScheduling", name, namespace.name)
+        assert any(
+            message.startswith("Failed to schedule pod, ") and text in message
+            for message in messages
+        ), messages
+
     for name, text in (
         ("intolerant", "untolerated taint {nvidia.com/gpu: }"),
         ("greedy", "Insufficient nvidia.com/gpu"),
     ):
-        await eventually(
-            lambda name=name: event_messages(
-                namespace.api, "FailedScheduling", name, namespace.name
-            ),  # type: ignore[misc]
-            lambda texts, text=text: any(  # type: ignore[misc]
-                said.startswith("Failed to schedule pod, ") and text in said for said in texts
-            ),
-        )
+        await eventually(partial(autoscaler_says, name, text))
     assert world.node_group("burst")["asked"] == asked
 
 
@@ -145,11 +153,10 @@ async def test_a_full_group_says_so(namespace: WorldNamespace, world: worlds.Wor
     for index in range(3):
         await namespace.create(a_pool_pod(f"big-{index}", "burst", **{GPU: 2}))
 
-    await eventually(
-        lambda: event_messages(namespace.api, "FailedScheduling", "big-", namespace.name),
-        lambda texts: any("exceed limits for nodepool (NodePool=burst)" in text for text in texts),
-    )
-    assert len(world.node_group("burst")["nodes"] + world.node_group("burst")["launching"]) == 2
+    text = "exceed limits for nodepool (NodePool=burst)"
+    await wait_for_event(namespace.api, "FailedScheduling", "big-", text, namespace.name)
+    group = world.node_group("burst")
+    assert len(group["nodes"] + group["launching"]) == 2
 
 
 async def test_a_cloud_without_capacity_is_heard_on_the_node_claim(
@@ -159,14 +166,16 @@ async def test_a_cloud_without_capacity_is_heard_on_the_node_claim(
 
     await namespace.create(a_pool_pod("wants", "burst", **{GPU: 1}))
 
-    texts = await eventually(
-        lambda: event_messages(namespace.api, "InsufficientCapacityError", "burst-"),
-        lambda texts: len(texts) > 1,
-    )
-    assert "insufficient capacity, with fleet error(s), UnfulfillableCapacity: Unable" in texts[0]
-    assert world.node_group("burst")["refusals"] > 1
+    async def shortage_is_said_again() -> None:
+        texts = await event_messages(namespace.api, "InsufficientCapacityError", "burst-")
+        assert len(texts) > 1
+        text = "insufficient capacity, with fleet error(s), UnfulfillableCapacity: Unable"
+        assert text in texts[0]
+        assert world.node_group("burst")["refusals"] > 1
+
+    await eventually(shortage_is_said_again)
     world.change_node_group("burst", arrival="Normal")
-    await namespace.wait_for_pod("wants", is_ready)
+    await namespace.wait_until_ready("wants")
 
 
 async def test_an_exceeded_quota_is_heard_on_the_pod_on_gke(
@@ -176,17 +185,15 @@ async def test_an_exceeded_quota_is_heard_on_the_pod_on_gke(
 
     await namespace.create(a_pool_pod("wants", "sliced", **{GPU: 1}))
 
-    assert await eventually(
-        lambda: event_messages(namespace.api, "FailedScaleUp", "wants", namespace.name),
-        lambda texts: len(texts) == 1,
-    ) == [
-        "Node scale up in zones us-central1-a associated with this pod failed: GCE quota "
-        "exceeded. Pod is at risk of not being scheduled."
-    ]
-    await eventually(
-        lambda: event_messages(namespace.api, "NotTriggerScaleUp", "wants", namespace.name),
-        lambda texts: any("1 in backoff after failed scale-up" in text for text in texts),
-    )
+    async def quota_is_said() -> None:
+        assert await event_messages(namespace.api, "FailedScaleUp", "wants", namespace.name) == [
+            "Node scale up in zones us-central1-a associated with this pod failed: GCE quota "
+            "exceeded. Pod is at risk of not being scheduled."
+        ]
+
+    await eventually(quota_is_said)
+    text = "1 in backoff after failed scale-up"
+    await wait_for_event(namespace.api, "NotTriggerScaleUp", "wants", text, namespace.name)
 
 
 async def test_a_node_that_never_comes_is_given_up(
@@ -196,13 +203,13 @@ async def test_a_node_that_never_comes_is_given_up(
 
     await namespace.create(a_pool_pod("wants", "sliced", **{GPU: 1}))
 
-    texts = await eventually(
-        lambda: event_messages(
+    async def node_is_given_up() -> None:
+        texts = await event_messages(
             namespace.api, "ScaleUpTimedOut", "cluster-autoscaler-status", "kube-system"
-        ),
-        bool,
-    )
-    assert texts[0] == "Nodes added to group sliced failed to register within 2s"
+        )
+        assert texts[:1] == ["Nodes added to group sliced failed to register within 2s"]
+
+    await eventually(node_is_given_up)
     assert await event_messages(namespace.api, "TriggeredScaleUp", "wants", namespace.name) == [
         "pod triggered scale-up: [{sliced 0->1 (max: 1)}]"
     ]
@@ -216,10 +223,12 @@ async def test_a_node_comes_other_than_its_template(
 
     pod = await namespace.start_pod(a_pool_pod("wants", "burst", **{GPU: 1}))
 
-    path = NODES.path(name=pod["spec"]["nodeName"])
-    node = await eventually(lambda: namespace.api.get(path), product_of)
-    assert product_of(node) == "NVIDIA-H100-80GB-HBM3"
-    assert node["status"]["allocatable"][GPU] == "1"
+    async def node_is_discovered() -> None:
+        node = await namespace.api.get(NODES.path(name=pod["spec"]["nodeName"]))
+        assert product_of(node) == "NVIDIA-H100-80GB-HBM3"
+        assert node["status"]["allocatable"][GPU] == "1"
+
+    await eventually(node_is_discovered)
 
 
 async def test_a_node_without_driver_has_no_gpu(
@@ -230,17 +239,18 @@ async def test_a_node_without_driver_has_no_gpu(
 
     await namespace.create(a_pool_pod("wants", "burst", **{GPU: 1}))
 
-    (node,) = await eventually(
-        lambda: pool_nodes(api, "burst"),
-        lambda nodes: nodes and condition(nodes[0], "Ready") == "True",
-    )
-    claim = await eventually(
-        lambda: read_claim(api, node["metadata"]["name"]),
-        lambda claim: condition(claim, "Registered") == "True",
-    )
-    initialized = claim["status"]["conditions"][2]
-    assert initialized["reason"] == "ResourceNotRegistered"
-    assert initialized["message"] == 'Resource "nvidia.com/gpu" was requested but not registered'
+    async def claim_waits_for_its_resource() -> None:
+        nodes = await pool_nodes(api, "burst")
+        assert [condition(node, "Ready") for node in nodes] == ["True"]
+        claim = await read_claim(api, nodes[0]["metadata"]["name"])
+        assert condition(claim, "Registered") == "True", claim
+        initialized = claim["status"]["conditions"][2]
+        assert (initialized["reason"], initialized["message"]) == (
+            "ResourceNotRegistered",
+            'Resource "nvidia.com/gpu" was requested but not registered',
+        )
+
+    await eventually(claim_waits_for_its_resource)
     (node,) = await pool_nodes(api, "burst")
     assert GPU not in node["status"]["allocatable"]
     assert not product_of(node)
@@ -251,17 +261,18 @@ async def test_slices_of_a_node_that_does_not_exist_are_not_known(
 ) -> None:
     api = namespace.api
     await namespace.create(a_pool_pod("wants", "sliced", **{SLICE: 1}))
-    await eventually(
-        lambda: event_messages(namespace.api, "NotTriggerScaleUp", "wants", namespace.name),
-        lambda texts: any(f"Insufficient {SLICE}" in text for text in texts),
-    )
+    text = f"Insufficient {SLICE}"
+    await wait_for_event(api, "NotTriggerScaleUp", "wants", text, namespace.name)
     assert world.node_group("sliced")["nodes"] == []
 
     await namespace.create(a_pool_pod("placeholder", "sliced", **{GPU: 1}))
 
-    await eventually(lambda: pool_nodes(api, "sliced"), bool)
-    (name,) = world.node_group("sliced")["nodes"]
-    assert [gpu["mig"] for gpu in world.gpus(name)] == [True]
+    async def node_has_come() -> None:
+        assert len(await pool_nodes(api, "sliced")) == 1
+        names = world.node_group("sliced")["nodes"]
+        assert [[gpu["mig"] for gpu in world.gpus(name)] for name in names] == [[True]]
+
+    await eventually(node_has_come)
 
 
 async def test_slices_that_an_autoscaler_was_told_of_bring_a_node(
@@ -283,7 +294,8 @@ async def test_pods_of_very_low_priority_bring_no_node(
     )
     pod = a_pool_pod("wants", "known", **{SLICE: 1})
     pod["spec"]["priorityClassName"] = "expendable"
-    await namespace.create(pod)
+    # The admission of pods hears of a class a moment after it was created.
+    await eventually(partial(namespace.create, pod))
     # It sees pods in the order of their age: after this one it has seen both.
     await namespace.start_pod(a_pool_pod("ordinary", "known", **{SLICE: 1}))
 
@@ -301,13 +313,15 @@ async def test_an_annotation_keeps_an_empty_node(
 
     await api.delete(PODS.path(namespace.name, "wants"))
 
-    text = f'Disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
-    await eventually(
-        lambda: event_messages(api, "DisruptionBlocked", name), lambda texts: texts == [text]
-    )
+    async def annotation_blocks() -> None:
+        assert await event_messages(api, "DisruptionBlocked", name) == [
+            f'Disruption is blocked through the "{DO_NOT_DISRUPT}" annotation'
+        ]
+
+    await eventually(annotation_blocks)
     assert world.node_group("burst")["nodes"] == [name]
     await annotate(api, NODES.path(name=name), **{DO_NOT_DISRUPT: None})
-    await eventually(lambda: pool_nodes(api, "burst"), lambda nodes: not nodes)
+    await wait_until_pool_is_empty(api, "burst")
 
 
 async def test_a_pod_keeps_its_node_from_consolidation(
@@ -318,19 +332,20 @@ async def test_a_pod_keeps_its_node_from_consolidation(
     manifest["metadata"]["annotations"] = {DO_NOT_DISRUPT: "true"}
     name = (await namespace.start_pod(manifest))["spec"]["nodeName"]
 
-    async def disrupt() -> str:
+    async def disruption_is_allowed() -> None:
         try:
             world.disrupt_node(name)
         except worlds.WorldError as error:
-            return str(error)
-        return ""
+            raise AssertionError(str(error)) from error
 
+    with pytest.raises(worlds.WorldError) as refusal:
+        world.disrupt_node(name)
     text = f'pod has "{DO_NOT_DISRUPT}" annotation (Pod={namespace.name}/wants)'
-    assert await disrupt() == text
+    assert str(refusal.value) == text
     await annotate(api, PODS.path(namespace.name, "wants"), **{DO_NOT_DISRUPT: None})
-    await eventually(disrupt, lambda refusal: not refusal)
+    await eventually(disruption_is_allowed)
 
-    await eventually(lambda: pool_nodes(api, "burst"), lambda nodes: not nodes)
+    await wait_until_pool_is_empty(api, "burst")
     assert await namespace.list_pods() == []
 
 
@@ -341,12 +356,10 @@ async def test_a_spot_node_is_announced_drained_and_taken_back(
     spec = a_pool_pod("web", "spot")["spec"]
     template = {key: spec[key] for key in ("nodeSelector", "tolerations")}
     await namespace.create(a_workload("Deployment", "web", replicas=1, template=template))
-    (before,) = await eventually(
-        namespace.list_pods, lambda pods: pods and all(map(is_ready, pods))
-    )
+    (before,) = await namespace.wait_for_ready_pods(1)
     name = before["spec"]["nodeName"]
 
-    world.take_back(name, by="aks", seconds=5)
+    world.take_back(name, by="aks", seconds=10)
 
     node = await api.get(NODES.path(name=name))
     assert condition(node, "VMEventScheduled") == "True"
@@ -356,17 +369,14 @@ async def test_a_spot_node_is_announced_drained_and_taken_back(
         "kubernetes.azure.com/scalesetpriority",
         "remediator.aks.microsoft.com/unschedulable",
     }
-    await eventually(
-        namespace.list_pods,
-        lambda pods: any(is_ready(pod) and pod["spec"]["nodeName"] != name for pod in pods),
-    )
-    await eventually(
-        lambda: pool_nodes(api, "spot"),
-        lambda nodes: name not in {node["metadata"]["name"] for node in nodes},
-    )
-    await eventually(
-        partial(asyncio.to_thread, world.node_group, "spot"), lambda spot: len(spot["nodes"]) == 1
-    )
+
+    async def pod_runs_on_the_only_other_node() -> None:
+        pods = await namespace.list_pods()
+        assert {pod["spec"]["nodeName"] for pod in pods if is_ready(pod)} - {name}
+        assert name not in {node["metadata"]["name"] for node in await pool_nodes(api, "spot")}
+        assert len(world.node_group("spot")["nodes"]) == 1
+
+    await eventually(pod_runs_on_the_only_other_node)
 
 
 async def test_wrong_names_are_told(world: worlds.World) -> None:

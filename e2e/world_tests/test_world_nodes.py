@@ -53,11 +53,12 @@ async def test_a_gpu_node_says_what_feature_discovery_says(api: Api) -> None:
 
 
 async def test_a_spot_node_carries_the_taint_of_its_cloud(api: Api) -> None:
-    node = await eventually(
-        lambda: api.get(NODES.path(name="h100-spot")),
-        lambda node: condition(node, "Ready") == "True",
-    )
+    async def node_is_ready() -> Json:
+        node = await api.get(NODES.path(name="h100-spot"))
+        assert condition(node, "Ready") == "True", node["status"]
+        return node
 
+    node = await eventually(node_is_ready)
     assert "kubernetes.azure.com/scalesetpriority" in taint_keys(node)
 
 
@@ -66,26 +67,28 @@ async def test_a_silent_node_is_declared_lost_while_its_containers_go_on(
 ) -> None:
     before = await namespace.start_pod(a_pod("web", **(ON_VICTIM | {"tolerations": STAYS})))
 
+    async def node_is_lost() -> None:
+        node = await read_victim(namespace.api)
+        assert condition(node, "Ready") == "Unknown", node["status"]
+        assert "node.kubernetes.io/unreachable" in taint_keys(node)
+        pod = await namespace.read_pod("web")
+        assert condition(pod, "Ready") == "False", pod["status"]
+
     world.silence("victim")
     try:
-        lost_node = await eventually(
-            lambda: read_victim(namespace.api),
-            lambda node: (
-                condition(node, "Ready") == "Unknown"
-                and "node.kubernetes.io/unreachable" in taint_keys(node)
-            ),
-            within=90,
-        )
-        assert condition(lost_node, "Ready") == "Unknown"
-        await namespace.wait_for_pod("web", lambda pod: condition(pod, "Ready") == "False")
+        await eventually(node_is_lost, within=120)
         assert namespace.name in {container.namespace for container in world.containers()}
     finally:
         world.wake("victim")
 
-    after = await namespace.wait_for_pod("web", is_ready)
+    after = await namespace.wait_until_ready("web")
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
     assert container_status(after)["restartCount"] == 0
-    await eventually(lambda: read_victim(namespace.api), lambda node: taint_keys(node) == {"for"})
+
+    async def taints_are_removed() -> None:
+        assert taint_keys(await read_victim(namespace.api)) == {"for"}
+
+    await eventually(taints_are_removed)
 
 
 async def test_pods_of_a_dead_node_are_recreated_elsewhere(
@@ -100,26 +103,26 @@ async def test_pods_of_a_dead_node_are_recreated_elsewhere(
     affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [preferred]}}
     spec = {"affinity": affinity, "tolerations": ON_VICTIM["tolerations"]}
     await namespace.create(a_workload("Deployment", "web", replicas=1, template=spec))
-    (before,) = await eventually(
-        lambda: namespace.list_pods("app=web"), lambda pods: pods and all(map(is_ready, pods))
-    )
+    (before,) = await namespace.wait_for_ready_pods(1)
     assert before["spec"]["nodeName"] == "victim"
+
+    async def pod_runs_elsewhere() -> None:
+        pods = await namespace.list_pods("app=web")
+        assert {pod["spec"]["nodeName"] for pod in pods if is_ready(pod)} - {"victim"}
 
     world.end_node("victim")
     try:
         assert namespace.name not in {container.namespace for container in world.containers()}
-        await eventually(
-            lambda: namespace.list_pods("app=web"),
-            lambda pods: any(is_ready(pod) and pod["spec"]["nodeName"] != "victim" for pod in pods),
-            within=60,
-        )
+        await eventually(pod_runs_elsewhere, within=120)
     finally:
         world.wake("victim")
 
-    await eventually(
-        lambda: read_victim(namespace.api), lambda node: condition(node, "Ready") == "True"
-    )
-    await eventually(lambda: namespace.list_pods("app=web"), lambda pods: len(pods) == 1)
+    async def one_pod_remains() -> None:
+        node = await read_victim(namespace.api)
+        assert condition(node, "Ready") == "True", node["status"]
+        assert len(await namespace.list_pods("app=web")) == 1
+
+    await eventually(one_pod_remains)
 
 
 async def test_a_node_that_boots_again_restarts_its_pods(
@@ -130,9 +133,7 @@ async def test_a_node_that_boots_again_restarts_its_pods(
     world.end_node("victim")
     world.wake("victim")
 
-    await namespace.wait_for_pod(
-        "web", lambda pod: container_status(pod)["restartCount"] == 1 and is_ready(pod)
-    )
+    await namespace.wait_for_restart("web")
 
 
 async def test_a_pod_deleted_while_its_node_was_dead_ends_as_killed(
@@ -145,17 +146,18 @@ async def test_a_pod_deleted_while_its_node_was_dead_ends_as_killed(
     world.end_node("victim")
     await namespace.api.delete(path)
     # A kubelet that has not heard of it would start the container again.
-    await namespace.wait_for_pod("web", lambda pod: "deletionTimestamp" in pod["metadata"])
+    await namespace.wait_until_terminating("web")
     world.wake("victim")
 
+    def container_was_killed(pod: Json) -> None:
+        terminated = container_status(pod)["state"].get("terminated", {})
+        assert terminated.get("reason") == "ContainerStatusUnknown", pod["status"]
+        assert terminated["exitCode"] == 137
+
     try:
-        ended = await namespace.wait_for_pod(
-            "web", lambda pod: "terminated" in container_status(pod)["state"]
-        )
+        await namespace.wait_for_pod("web", container_was_killed)
     finally:
         await namespace.api.patch(path, {"metadata": {"finalizers": None}})
-    terminated = container_status(ended)["state"]["terminated"]
-    assert (terminated["exitCode"], terminated["reason"]) == (137, "ContainerStatusUnknown")
 
 
 async def test_a_fake_node_only_says_that_its_pods_run(

@@ -17,7 +17,6 @@ from world.testing import (
     a_workload,
     condition,
     eventually,
-    is_ready,
 )
 
 pytestmark = pytest.mark.world
@@ -36,20 +35,29 @@ async def request_pod_name(service: Json) -> str:
 
 async def create_three_pods(namespace: WorldNamespace, *arguments: str) -> list[Json]:
     container = a_container(args=list(arguments))
-    template_spec = {"terminationGracePeriodSeconds": 30}
+    template_spec = {"terminationGracePeriodSeconds": 90}
     await namespace.create(
         a_workload("Deployment", "web", container, replicas=3, template=template_spec)
     )
-    return await eventually(
-        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 3
-    )
+    return await namespace.wait_for_ready_pods(3)
+
+
+async def create_service(namespace: WorldNamespace, pods: list[Json]) -> Json:
+    """Create a Service, and wait until all of its pods answer in one round."""
+    service = await namespace.create(a_service("web"))
+    names = {pod["metadata"]["name"] for pod in pods}
+
+    async def all_pods_answer() -> None:
+        assert await request_pod_names(service, len(names)) == names
+
+    await eventually(all_pods_answer)
+    return service
 
 
 @pytest.mark.smoke
 async def test_connections_go_round_all_ready_pods(namespace: WorldNamespace) -> None:
     pods = await create_three_pods(namespace)
-    service = await namespace.create(a_service("web"))
-    await eventually(lambda: request_pod_name(service), bool)
+    service = await create_service(namespace, pods)
 
     answers = Counter([await request_pod_name(service) for _ in range(30)])
 
@@ -57,16 +65,18 @@ async def test_connections_go_round_all_ready_pods(namespace: WorldNamespace) ->
 
 
 async def test_a_pod_on_its_way_out_gets_no_new_connection(namespace: WorldNamespace) -> None:
-    pods = await create_three_pods(namespace, "--drain", "20")
-    service = await namespace.create(a_service("web"))
-    await eventually(lambda: request_pod_name(service), bool)
+    pods = await create_three_pods(namespace, "--drain", "60")
+    service = await create_service(namespace, pods)
     leaving = pods[0]["metadata"]["name"]
 
     await namespace.api.delete(PODS.path(namespace.name, leaving))
-    await namespace.wait_for_pod(leaving, lambda pod: "deletionTimestamp" in pod["metadata"])
+    await namespace.wait_until_terminating(leaving)
+
+    async def others_answer() -> None:
+        assert leaving not in await request_pod_names(service, 6)
 
     # The proxy's watch sees the deletion a moment after ours.
-    await eventually(lambda: request_pod_names(service, 6), lambda names: leaving not in names)
+    await eventually(others_answer)
     assert leaving not in await request_pod_names(service, 30)
     assert (await namespace.read_pod(leaving))["status"]["phase"] == "Running"
 
@@ -79,8 +89,7 @@ async def test_a_backend_that_refuses_is_passed_over(
     namespace: WorldNamespace, world: worlds.World
 ) -> None:
     pods = await create_three_pods(namespace)
-    service = await namespace.create(a_service("web"))
-    await eventually(lambda: request_pod_name(service), bool)
+    service = await create_service(namespace, pods)
     dead = pods[0]["metadata"]["name"]
 
     world.kill(namespace.name, dead, "main")
@@ -97,12 +106,13 @@ async def test_a_service_without_ready_pods_refuses(namespace: WorldNamespace) -
 
 
 async def test_named_ports_may_differ_from_pod_to_pod(namespace: WorldNamespace) -> None:
+    pods = []
     for number in (8001, 8002):
         port = {"name": "http", "containerPort": number}
         container = a_container(args=["--port", str(number)], ports=[port])
-        await namespace.start_pod(a_pod(f"web-{number}", container, labels={"app": "web"}))
-    service = await namespace.create(a_service("web"))
-    await eventually(lambda: request_pod_name(service), bool)
+        manifest = a_pod(f"web-{number}", container, labels={"app": "web"})
+        pods.append(await namespace.start_pod(manifest))
+    service = await create_service(namespace, pods)
 
     assert await request_pod_names(service, 4) == {"web-8001", "web-8002"}
 
@@ -111,11 +121,11 @@ async def test_prometheus_is_a_service_too(namespace: WorldNamespace) -> None:
     service = await namespace.api.get("/api/v1/namespaces/monitoring/services/prometheus")
     url = f"http://{service['spec']['clusterIP']}:9090/-/ready"
 
-    async def read_status() -> int:
+    async def prometheus_is_ready() -> None:
         async with aiohttp.ClientSession() as session, session.get(url) as response:
-            return response.status
+            assert response.status == 200
 
-    await eventually(read_status, lambda status: status == 200)
+    await eventually(prometheus_is_ready)
 
 
 # Answers every request, as an API without resources does.
@@ -179,20 +189,19 @@ async def test_an_api_service_behind_a_service_becomes_available(
         },
         "test",
     )
+
+    async def api_service_is_available() -> None:
+        api_service = await namespace.api.get(path)
+        assert condition(api_service, "Available") == "True", api_service.get("status")
+
     try:
-        await eventually(
-            lambda: namespace.api.get(path),
-            lambda api_service: condition(api_service, "Available") == "True",
-            within=90,
-        )
+        await eventually(api_service_is_available, within=120)
     finally:
         await namespace.api.delete(path)
 
 
 async def test_many_connections_at_once_are_all_served(namespace: WorldNamespace) -> None:
-    await create_three_pods(namespace)
-    service = await namespace.create(a_service("web"))
-    await eventually(lambda: request_pod_name(service), bool)
+    service = await create_service(namespace, await create_three_pods(namespace))
 
     pod_names = await asyncio.gather(*(request_pod_name(service) for _ in range(200)))
 

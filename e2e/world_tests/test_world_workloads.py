@@ -1,5 +1,7 @@
 """Controllers of a real control plane find in a world what they expect of nodes."""
 
+from functools import partial
+
 import pytest
 
 from world.api import ApiError, Json
@@ -18,24 +20,19 @@ pytestmark = pytest.mark.world
 LOOPS = {"name": "main", "image": "world/sh:1", "args": ["exec sleep 1000"]}
 
 
-async def read_workload(namespace: WorldNamespace, kind: str, name: str) -> Json:
-    return await namespace.api.get(f"/apis/apps/v1/namespaces/{namespace.name}/{kind}/{name}")
-
-
 async def test_a_deployment_becomes_available_and_scales(namespace: WorldNamespace) -> None:
+    path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/web"
+
+    async def replicas_are_ready(count: int) -> None:
+        status = (await namespace.api.get(path))["status"]
+        assert status.get("readyReplicas") == count, status
+
     await namespace.create(a_workload("Deployment", "web", replicas=2))
-    await eventually(
-        lambda: read_workload(namespace, "deployments", "web"),
-        lambda deployment: deployment["status"].get("readyReplicas") == 2,
-    )
+    await eventually(partial(replicas_are_ready, 2))
 
-    path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/web/scale"
-    await namespace.api.patch(path, {"spec": {"replicas": 4}})
+    await namespace.api.patch(f"{path}/scale", {"spec": {"replicas": 4}})
 
-    await eventually(
-        lambda: read_workload(namespace, "deployments", "web"),
-        lambda deployment: deployment["status"].get("readyReplicas") == 4,
-    )
+    await eventually(partial(replicas_are_ready, 4))
     addresses = {pod["status"]["podIP"] for pod in await namespace.list_pods("app=web")}
     assert len(addresses) == 4
 
@@ -43,29 +40,25 @@ async def test_a_deployment_becomes_available_and_scales(namespace: WorldNamespa
 async def test_a_rollout_replaces_every_pod(namespace: WorldNamespace) -> None:
     manifest = a_workload("Deployment", "web", replicas=2)
     await namespace.create(manifest)
-    await eventually(
-        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
-    )
-    before = {pod["metadata"]["uid"] for pod in await namespace.list_pods("app=web")}
+    before = {pod["metadata"]["uid"] for pod in await namespace.wait_for_ready_pods(2)}
 
     template = {"spec": {"template": {"metadata": {"annotations": {"edition": "2"}}}}}
     path = f"/apis/apps/v1/namespaces/{namespace.name}/deployments/web"
     await namespace.api.patch(path, template)
 
-    def are_replaced(pods: list[Json]) -> bool:
-        return len(pods) == 2 and not before & {pod["metadata"]["uid"] for pod in pods}
+    async def pods_are_replaced() -> None:
+        uids = {pod["metadata"]["uid"] for pod in await namespace.list_pods("app=web")}
+        assert len(uids) == 2
+        assert before & uids == set()
 
-    await eventually(lambda: namespace.list_pods("app=web"), are_replaced)
+    await eventually(pods_are_replaced)
 
 
 async def test_a_daemon_set_runs_on_every_node_that_it_tolerates(namespace: WorldNamespace) -> None:
     spec = {"tolerations": [{"key": "for", "value": "victims"}]}
     await namespace.create(a_workload("DaemonSet", "agent", LOOPS, template=spec))
 
-    pods = await eventually(
-        lambda: namespace.list_pods("app=agent"),
-        lambda pods: len(pods) == 3 and all(map(is_ready, pods)),
-    )
+    pods = await namespace.wait_for_ready_pods(3, "app=agent")
 
     # Not on the spot node, whose taint it does not tolerate.
     assert {pod["spec"]["nodeName"] for pod in pods} == {"a100", "control", "victim"}
@@ -77,12 +70,19 @@ async def test_a_job_is_complete_when_its_pods_have_succeeded(namespace: WorldNa
     job = a_workload("Job", "sums", a_container("true"), completions=2, template=spec)
     await namespace.create(job)
 
-    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/sums"
-    completed_job = await eventually(
-        lambda: namespace.api.get(path), lambda job_now: condition(job_now, "Complete") == "True"
-    )
+    async def job_is_complete() -> None:
+        status = await job_status(namespace, "Complete")
+        assert status.get("succeeded") == 2, status
 
-    assert completed_job["status"]["succeeded"] == 2
+    await eventually(job_is_complete)
+
+
+async def job_status(namespace: WorldNamespace, kind: str) -> Json:
+    """Return the status of the Job `sums`, which must have a true condition of this kind."""
+    body = await namespace.api.get(f"/apis/batch/v1/namespaces/{namespace.name}/jobs/sums")
+    assert condition(body, kind) == "True", body["status"]
+    status: Json = body["status"]
+    return status
 
 
 async def test_a_job_whose_pod_fails_has_failed(namespace: WorldNamespace) -> None:
@@ -90,10 +90,7 @@ async def test_a_job_whose_pod_fails_has_failed(namespace: WorldNamespace) -> No
     job = a_workload("Job", "sums", a_container("exit 7"), backoffLimit=0, template=spec)
     await namespace.create(job)
 
-    path = f"/apis/batch/v1/namespaces/{namespace.name}/jobs/sums"
-    await eventually(
-        lambda: namespace.api.get(path), lambda job_now: condition(job_now, "Failed") == "True"
-    )
+    await eventually(partial(job_status, namespace, "Failed"))
 
     (pod,) = await namespace.list_pods("app=sums")
     assert container_status(pod)["state"]["terminated"]["exitCode"] == 7
@@ -101,9 +98,7 @@ async def test_a_job_whose_pod_fails_has_failed(namespace: WorldNamespace) -> No
 
 async def test_an_eviction_waits_for_the_disruption_budget(namespace: WorldNamespace) -> None:
     await namespace.create(a_workload("Deployment", "web", replicas=2))
-    pods = await eventually(
-        lambda: namespace.list_pods("app=web"), lambda pods: sum(map(is_ready, pods)) == 2
-    )
+    pods = await namespace.wait_for_ready_pods(2)
     budget = {"minAvailable": 2, "selector": {"matchLabels": {"app": "web"}}}
     await namespace.create(
         {
@@ -114,27 +109,27 @@ async def test_an_eviction_waits_for_the_disruption_budget(namespace: WorldNames
         }
     )
     path = f"/apis/policy/v1/namespaces/{namespace.name}/poddisruptionbudgets/web"
-    await eventually(
-        lambda: namespace.api.get(path), lambda pdb: pdb["status"].get("currentHealthy") == 2
-    )
+
+    async def budget_says(field: str, count: int) -> None:
+        status = (await namespace.api.get(path))["status"]
+        assert status.get(field) == count, status
+
+    await eventually(partial(budget_says, "currentHealthy", 2))
 
     with pytest.raises(ApiError) as raised:
         await evict(namespace, pods[0])
     assert raised.value.status == 429
 
     await namespace.api.patch(path, {"spec": {"minAvailable": 1}})
-    await eventually(
-        lambda: namespace.api.get(path), lambda pdb: pdb["status"].get("disruptionsAllowed") == 1
-    )
+    await eventually(partial(budget_says, "disruptionsAllowed", 1))
     await evict(namespace, pods[0])
-    name = pods[0]["metadata"]["name"]
-    await eventually(
-        lambda: namespace.list_pods("app=web"),
-        lambda pods_now: (
-            sum(map(is_ready, pods_now)) == 2
-            and name not in {pod["metadata"]["name"] for pod in pods_now}
-        ),
-    )
+
+    async def evicted_pod_is_replaced() -> None:
+        present = await namespace.list_pods("app=web")
+        assert [is_ready(pod) for pod in present] == [True, True]
+        assert pods[0]["metadata"]["name"] not in {pod["metadata"]["name"] for pod in present}
+
+    await eventually(evicted_pod_is_replaced)
 
 
 async def evict(namespace: WorldNamespace, pod: Json) -> None:
@@ -176,18 +171,14 @@ async def test_a_failing_container_is_restarted_with_a_growing_pause(
 ) -> None:
     await namespace.create(a_pod("crash", a_container("exit 3")))
 
-    pod = await namespace.wait_for_pod(
-        "crash",
-        lambda pod: (
-            container_status(pod).get("restartCount", 0) >= 2
-            and "waiting" in container_status(pod)["state"]
-        ),
-    )
+    def container_backs_off(pod: Json) -> None:
+        status = container_status(pod)
+        assert status.get("restartCount", 0) >= 2, status
+        assert status["state"].get("waiting", {}).get("reason") == "CrashLoopBackOff", status
+        assert status["lastState"]["terminated"]["exitCode"] == 3
+        assert pod["status"]["phase"] == "Running"
 
-    status = container_status(pod)
-    assert status["state"]["waiting"]["reason"] == "CrashLoopBackOff"
-    assert status["lastState"]["terminated"]["exitCode"] == 3
-    assert pod["status"]["phase"] == "Running"
+    await namespace.wait_for_pod("crash", container_backs_off)
 
 
 async def test_an_image_outside_the_table_is_named_with_the_table(
@@ -195,17 +186,13 @@ async def test_an_image_outside_the_table_is_named_with_the_table(
 ) -> None:
     await namespace.create(a_pod("strange", {"name": "main", "image": "example.org/nothing:1"}))
 
-    pod = await namespace.wait_for_pod(
-        "strange",
-        lambda pod: (
-            container_status(pod).get("state", {}).get("waiting", {}).get("reason")
-            in ("ErrImagePull", "ImagePullBackOff")
-        ),
-    )
+    def image_is_named(pod: Json) -> None:
+        waiting = container_status(pod).get("state", {}).get("waiting", {})
+        assert waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff"), pod["status"]
+        assert "example.org/nothing:1" in waiting["message"]
+        assert "kubelet/images.py" in waiting["message"]
 
-    message = container_status(pod)["state"]["waiting"]["message"]
-    assert "example.org/nothing:1" in message
-    assert "kubelet/images.py" in message
+    await namespace.wait_for_pod("strange", image_is_named)
 
 
 async def test_a_forced_deletion_frees_the_name_at_once(namespace: WorldNamespace) -> None:
