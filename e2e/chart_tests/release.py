@@ -64,14 +64,19 @@ class Release:
         """Let the next installation run Helm, since something else changed the release."""
         self._values_file.unlink(missing_ok=True)
 
-    async def wait_until_rolled_out(self, within: float = 90) -> None:
+    async def wait_until_rolled_out(self, within: float = 180) -> None:
         """Wait until the current spec of the operator runs, and no terminating process besides."""
 
-        async def read_rollout() -> tuple[Json, int]:
-            pods = await self.cluster.api.get(PODS, labelSelector=SELECTOR)
-            return await self.cluster.api.get(DEPLOYMENT), len(pods["items"])
+        async def operator_is_rolled_out() -> None:
+            pods = (await self.cluster.api.get(PODS, labelSelector=SELECTOR))["items"]
+            deployment = await self.cluster.api.get(DEPLOYMENT)
+            status, replicas = deployment.get("status", {}), deployment["spec"]["replicas"]
+            assert status.get("observedGeneration") == deployment["metadata"]["generation"]
+            assert len(pods) == replicas
+            counts = ("replicas", "updatedReplicas", "availableReplicas")
+            assert [status.get(name, 0) for name in counts] == [replicas] * 3, status
 
-        await eventually(read_rollout, lambda rollout: _is_rolled_out(*rollout), within=within)
+        await eventually(operator_is_rolled_out, within=within)
 
     async def set_env(self, **env: str) -> None:
         """Change the environment of the operator, as no value of the chart does."""
@@ -118,24 +123,56 @@ class Release:
             return str(error)
         return ""
 
-    async def wait_for_reason(
-        self, namespace: str, name: str, kind: str, reason: str, within: float = 90
-    ) -> Json:
-        """Wait for the reason of a condition; the failure shows all of them."""
+    async def is_allowed(
+        self, verb: str, resource: str, namespace: str | None = None, user: str = OPERATOR
+    ) -> bool:
+        """Ask the API server itself for the rights of a user."""
+        group, _, plural = resource.rpartition("/")
+        plural, _, sub = plural.partition(":")
+        attributes = {"verb": verb, "group": group, "resource": plural, "subresource": sub}
+        body: Json = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "metadata": {},
+            "spec": {
+                "user": user,
+                "resourceAttributes": attributes | ({"namespace": namespace} if namespace else {}),
+            },
+        }
+        path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+        return bool((await self.cluster.api.create(path, body))["status"]["allowed"])
 
-        async def read_conditions() -> dict[str, Json]:
+    async def wait_for_right(
+        self,
+        verb: str,
+        resource: str,
+        namespace: str | None = None,
+        user: str = OPERATOR,
+        *,
+        allowed: bool = True,
+    ) -> None:
+        """Wait until the API server has heard of a binding, or of its removal."""
+
+        async def right_is_known() -> None:
+            assert await self.is_allowed(verb, resource, namespace, user) == allowed
+
+        await eventually(right_is_known)
+
+    async def wait_for_reason(
+        self, namespace: str, name: str, kind: str, reason: str, within: float = 180
+    ) -> Json:
+        """Wait for the reason of a condition, which is returned; the failure shows all of them."""
+
+        async def reason_is_reported() -> Json:
             service = await self.cluster.api.get(INFERENCE_SERVICES.path(namespace, name))
-            return {
+            conditions: dict[str, Json] = {
                 condition["type"]: condition
                 for condition in service.get("status", {}).get("conditions", ())
             }
+            assert conditions.get(kind, {}).get("reason") == reason, conditions
+            return conditions[kind]
 
-        conditions = await eventually(
-            read_conditions,
-            lambda conditions: conditions.get(kind, {}).get("reason") == reason,
-            within=within,
-        )
-        return conditions[kind]
+        return await eventually(reason_is_reported, within=within)
 
 
 def a_service(namespace: str, name: str, **spec: Any) -> Json:
@@ -145,13 +182,3 @@ def a_service(namespace: str, name: str, **spec: Any) -> Json:
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"model": {"uri": SMALL}, **spec},
     }
-
-
-def _is_rolled_out(deployment: Json, pods: int) -> bool:
-    status, replicas = deployment.get("status", {}), deployment["spec"]["replicas"]
-    counts = ("replicas", "updatedReplicas", "availableReplicas")
-    return bool(
-        status.get("observedGeneration") == deployment["metadata"]["generation"]
-        and pods == replicas
-        and all(status.get(name, 0) == replicas for name in counts)
-    )

@@ -29,26 +29,28 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
     small = {"requests": {"cpu": "100m", "memory": "64Mi"}}
     await release.install(gateway={"enabled": True, "resources": small})
 
-    async def available() -> int:
+    async def gateway_is_available() -> None:
         status = (await release.cluster.api.get(GATEWAY)).get("status", {})
-        return int(status.get("availableReplicas", 0))
+        assert status.get("availableReplicas", 0) == 1, status
 
-    await eventually(available, lambda count: count == 1, within=120)
+    await eventually(gateway_is_available, within=180)
     namespace = await release.namespace()
     await fund(release.cluster, "sleepers", namespace)
     scaling = {"minReplicas": 0, "maxReplicas": 2, "idle": {"after": "30s"}}
     await release.apply(namespace, "chat", scaling=scaling)
 
-    async def service() -> Json:
-        return await release.cluster.api.get(INFERENCE_SERVICES.path(namespace, "chat"))
+    async def read_scaling() -> tuple[Json, int]:
+        """Return the status of the scaling, and the number of replicas."""
+        service = await release.cluster.api.get(INFERENCE_SERVICES.path(namespace, "chat"))
+        status = service.get("status", {})
+        return status.get("scaling", {}), status.get("replicas", 0)
 
-    def asleep(body: Json) -> bool:
-        status = body.get("status", {})
-        reason = status.get("scaling", {}).get("reason")
-        return bool(reason == "ScaledToZero" and not status.get("replicas"))
+    async def service_sleeps() -> None:
+        scaling, replicas = await read_scaling()
+        assert (scaling.get("reason"), replicas) == ("ScaledToZero", 0)
 
-    await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded", within=120)
-    await eventually(service, asleep, within=180)
+    await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
+    await eventually(service_sleeps, within=240)
     created = json.loads(
         await release.cluster.tessera("key", "create", "--tenant", "sleepers", "-o", "json")
     )
@@ -65,12 +67,13 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
     print(f"woke in {seconds:.1f} s: {dict(response.headers)}")
     assert response.status_code == HTTPStatus.OK, response.text
 
-    def last_changes(body: Json) -> list[int]:
-        changes = body["status"]["scaling"]["recentChanges"]
-        return [change["replicas"] for change in changes][-2:]
+    async def last_changes_are_reported() -> None:
+        scaling, _ = await read_scaling()
+        changes = [change["replicas"] for change in scaling.get("recentChanges", [])]
+        assert changes[-2:] == [0, 1]
 
     # The status may come after the answer.
-    await eventually(service, lambda body: last_changes(body) == [0, 1], within=30)
+    await eventually(last_changes_are_reported)
 
 
 async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(

@@ -3,29 +3,10 @@
 import pytest
 
 from chart_tests.release import OPERATOR, Release
-from demo.cluster import NAMESPACE, Json
+from demo.cluster import NAMESPACE
 from tessera.domain.names import prepull_namespace
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, KINDS
 from world.testing import eventually
-
-
-async def is_allowed(release: Release, verb: str, resource: str, namespace: str | None) -> bool:
-    """Ask the API server itself for the operator's rights."""
-    group, _, plural = resource.rpartition("/")
-    plural, _, sub = plural.partition(":")
-    attributes = {"verb": verb, "group": group, "resource": plural, "subresource": sub}
-    body: Json = {
-        "apiVersion": "authorization.k8s.io/v1",
-        "kind": "SubjectAccessReview",
-        "metadata": {},
-        "spec": {
-            "user": OPERATOR,
-            "resourceAttributes": attributes | ({"namespace": namespace} if namespace else {}),
-        },
-    }
-    path = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-    return bool((await release.cluster.api.create(path, body))["status"]["allowed"])
-
 
 _watched: dict[int, tuple[str, str]] = {}
 
@@ -63,24 +44,24 @@ async def test_rights_end_at_the_named_namespaces(release: Release) -> None:
         ]:
             checked += 1
             if not kind.namespaced:
-                assert await is_allowed(release, verb, resource, None)
+                assert await release.is_allowed(verb, resource)
                 assert verb in ("get", "list", "watch")
                 continue
             if kind.in_prepull_namespace:
-                assert await is_allowed(release, verb, resource, prepull_namespace(NAMESPACE))
-                assert not await is_allowed(release, verb, resource, NAMESPACE)
-                assert not await is_allowed(release, verb, resource, named)
+                assert await release.is_allowed(verb, resource, prepull_namespace(NAMESPACE))
+                assert not await release.is_allowed(verb, resource, NAMESPACE)
+                assert not await release.is_allowed(verb, resource, named)
                 continue
-            assert await is_allowed(release, verb, resource, named)
-            assert not await is_allowed(release, verb, resource, other)
-            assert not await is_allowed(release, verb, resource, None)
+            assert await release.is_allowed(verb, resource, named)
+            assert not await release.is_allowed(verb, resource, other)
+            assert not await release.is_allowed(verb, resource)
     print(f"{checked} rights checked")
     for namespace in (named, "default"):
         for verb, allowed in (("create", True), ("patch", True), ("get", False), ("delete", False)):
-            assert await is_allowed(release, verb, "events.k8s.io/events", namespace) is allowed
-    assert not await is_allowed(release, "create", "events.k8s.io/events", other)
-    assert not await is_allowed(release, "get", "/secrets", named)
-    assert not await is_allowed(release, "get", "/secrets", NAMESPACE)  # any but its own by name
+            assert await release.is_allowed(verb, "events.k8s.io/events", namespace) is allowed
+    assert not await release.is_allowed("create", "events.k8s.io/events", other)
+    assert not await release.is_allowed("get", "/secrets", named)
+    assert not await release.is_allowed("get", "/secrets", NAMESPACE)  # any but its own by name
     message = await release.expect_refusal(
         *("create", "service", "clusterip", "x", "--tcp=80", "-n", other, "--as", OPERATOR)
     )
@@ -101,7 +82,11 @@ async def test_a_namespace_that_is_named_later_is_served_too(release: Release) -
 
     assert await roles() == [f"tessera-operator-{NAMESPACE}"]
     await release.install()
-    await eventually(roles, lambda names: not names)
+
+    async def no_role_remains() -> None:
+        assert await roles() == []
+
+    await eventually(no_role_remains)
     for namespace in (first, second):
         await release.kubectl("delete", "namespace", namespace)
 

@@ -54,6 +54,12 @@ MORE_RIGHTS_BINDING: Json = {
 }
 
 
+async def grant_more_rights(release: Release) -> None:
+    for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
+        await release.cluster.api.apply_manifest(manifest)
+    await release.wait_for_right("delete", "/nodes")
+
+
 async def an_engine_pod(release: Release) -> tuple[str, str]:
     """Return the namespace and the name of a replica that serves."""
     namespace = await release.namespace()
@@ -101,8 +107,7 @@ async def test_of_pods_only_the_gate_and_the_marks_of_those_that_leave_are_patch
     ):
         assert words in await release.expect_refusal(*patch, json.dumps(change))
     # kubectl reads a status before it patches it.
-    for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
-        await release.cluster.api.apply_manifest(manifest)
+    await grant_more_rights(release)
     status = (*patch[:-1], "--subresource=status", "-p")
     gate = {"status": {"conditions": [{"type": GATE, "status": "True", "reason": "Serving"}]}}
     await release.kubectl(*status, json.dumps(gate))
@@ -127,11 +132,11 @@ async def test_of_nodes_only_our_labels_and_taints_are_patched_even_with_the_rig
     for manifest in (MORE_RIGHTS_BINDING, MORE_RIGHTS):
         if await release.cluster.api.exists(path := await release.cluster.api.path_of(manifest)):
             await release.cluster.api.delete(path)
+    await release.wait_for_right("delete", "/nodes", allowed=False)
     patch = ("patch", "node", "a100-0", *AS_OPERATOR, "-p")
     label_patch = json.dumps({"metadata": {"labels": {"tessera.dev/layout": "a"}}})
     assert "Forbidden" in await release.expect_refusal(*patch, label_patch)
-    for manifest in (MORE_RIGHTS, MORE_RIGHTS_BINDING):
-        await release.cluster.api.apply_manifest(manifest)
+    await grant_more_rights(release)
     taint = ("taint", "node", "a100-0", "tessera.dev/repartition:NoSchedule")
     await release.kubectl(*taint, *AS_OPERATOR)
     for fine in (
@@ -178,6 +183,7 @@ async def bind(release: Release, user: str, role: str, namespace: str | None = N
     }
     if not await release.cluster.api.exists(f"{BINDINGS}{scope}/{body['metadata']['name']}"):
         await release.cluster.api.create(f"{BINDINGS}{scope}", body)
+    await release.wait_for_right("get", "/pods:status", namespace, user)
 
 
 def a_copy(body: Json, **changes: Any) -> Json:
@@ -354,35 +360,31 @@ async def test_controllers_and_the_garbage_collector_are_not_hindered(release: R
     path = DEPLOYMENTS.path(namespace, deployment["metadata"]["name"])
     await release.kubectl("rollout", "restart", "deployment", "-n", namespace, *EDITOR)
 
-    async def rollout() -> Json:
-        return dict((await release.cluster.api.get(path)).get("status", {}))
+    async def deployment_is_rolled_out() -> None:
+        status = (await release.cluster.api.get(path)).get("status", {})
+        assert status.get("observedGeneration", 0) > 1, status
+        assert status.get("replicas") == 1, status
 
-    await eventually(
-        rollout, lambda status: status.get("observedGeneration", 0) > 1 and status["replicas"] == 1
-    )
+    await eventually(deployment_is_rolled_out)
     await release.kubectl(
         *("delete", "deployment", deployment["metadata"]["name"], "--cascade=orphan"),
         *("-n", namespace, *EDITOR),
     )
 
-    async def successor() -> str:
-        (items,) = [(await release.cluster.api.get(DEPLOYMENTS.path(namespace)))["items"]]
-        return str(items[0]["metadata"]["uid"]) if items else ""
+    replica_sets = f"/apis/apps/v1/namespaces/{namespace}/replicasets"
 
-    before = deployment["metadata"]["uid"]
-    uid = await eventually(successor, lambda uid: uid not in ("", before))
-
-    async def owners() -> list[str]:
-        replica_sets = await release.cluster.api.get(
-            f"/apis/apps/v1/namespaces/{namespace}/replicasets"
-        )
-        return [
+    async def successor_has_adopted() -> None:
+        successors = (await release.cluster.api.get(DEPLOYMENTS.path(namespace)))["items"]
+        uids = {body["metadata"]["uid"] for body in successors}
+        assert len(uids - {deployment["metadata"]["uid"]}) == 1
+        owners = {
             owner["uid"]
-            for replica_set in replica_sets["items"]
+            for replica_set in (await release.cluster.api.get(replica_sets))["items"]
             for owner in replica_set["metadata"].get("ownerReferences", [{"uid": "none"}])
-        ]
+        }
+        assert owners == uids
 
-    await eventually(owners, lambda uids: uids and set(uids) == {uid})
+    await eventually(successor_has_adopted, within=120)
     await release.kubectl("delete", "namespace", namespace)
 
 
@@ -591,11 +593,10 @@ async def test_the_api_server_finds_nothing_wrong_with_the_policies(
     await release.install()
     path = f"{POLICIES}/tessera-operator-{NAMESPACE}-{name}"
 
-    async def status() -> Json:
-        policy_status: Json = (await release.cluster.api.get(path)).get("status", {})
-        return policy_status
+    async def policy_is_checked() -> Json:
+        status: Json = (await release.cluster.api.get(path)).get("status", {})
+        assert status.get("observedGeneration"), status
+        return status
 
-    policy_status = await eventually(
-        status, lambda policy_status: policy_status.get("observedGeneration")
-    )
-    assert policy_status.get("typeChecking", {}).get("expressionWarnings", []) == []
+    status = await eventually(policy_is_checked)
+    assert status.get("typeChecking", {}).get("expressionWarnings", []) == []

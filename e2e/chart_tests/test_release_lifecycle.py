@@ -11,6 +11,7 @@ from demo.cluster import CHART, NAMESPACE, StepError
 from tessera.api.schema import KINDS
 from tessera.domain.mig_backends.gpu_clients import STOPPED_LABEL
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
+from world.api import LEASES
 from world.testing import eventually
 
 PRODUCTION = str(CHART / "values-production.yaml")
@@ -36,6 +37,12 @@ async def engine_uids(release: Release, namespace: str) -> dict[str, str]:
 
 async def test_helm_test_says_what_works_and_what_does_not(release: Release) -> None:
     await release.install()
+
+    async def leader_is_elected() -> None:
+        lease = await release.cluster.api.get(LEASES.path(NAMESPACE, "tessera-operator"))
+        assert (lease["spec"].get("holderIdentity") or "").startswith("tessera-operator-"), lease
+
+    await eventually(leader_is_elected)
     output = await helm(release, "test", "tessera", "--logs")
     for line in (
         r"ok: all \d+ kinds can be listed",
@@ -45,7 +52,11 @@ async def test_helm_test_says_what_works_and_what_does_not(release: Release) -> 
     ):
         assert re.search(line, output), output
     assert "FAIL" not in output
-    assert not await release.cluster.api.exists(f"{PODS.path(NAMESPACE)}/tessera-operator-test")
+
+    async def pod_of_the_test_is_gone() -> None:
+        assert not await release.cluster.api.exists(PODS.path(NAMESPACE, "tessera-operator-test"))
+
+    await eventually(pod_of_the_test_is_gone)
     await release.install(prometheus={"url": "http://127.0.0.1:1"})
     try:
         failed_output = await helm(release, "test", "tessera", "--logs")
@@ -61,7 +72,13 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     namespace = await release.namespace()
     await release.apply(namespace, "chat", replicas=2)
     await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
-    engines = await engine_uids(release, namespace)
+
+    async def both_replicas_run() -> dict[str, str]:
+        engines = await engine_uids(release, namespace)
+        assert len(engines) >= 2, engines
+        return engines
+
+    engines = await eventually(both_replicas_run)
 
     url = f"prometheus.url={release.cluster.world.prometheus_url}"
     options = ("-f", PRODUCTION, "--set", url, "--force-conflicts")
@@ -78,11 +95,12 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
     for kind in CLUSTER_WIDE:
         assert "tessera" not in await release.kubectl("get", kind, "-o", "name")
     assert await engine_uids(release, namespace) == engines
+    resources = await release.kubectl("api-resources", "-o", "name")
     for crd in KINDS:
-        assert crd.plural in await release.kubectl("api-resources", "-o", "name")
+        assert crd.plural in resources
     # A model can be deleted without an operator too: nothing waits for a finalizer.
     await release.apply(namespace, "late", replicas=1)
-    await asyncio.wait_for(release.kubectl("delete", "tsvc", "late", "-n", namespace), 20)
+    await asyncio.wait_for(release.kubectl("delete", "tsvc", "late", "-n", namespace), 120)
 
     await release.install()
     await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
@@ -90,20 +108,15 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
 
     await helm(release, "uninstall", "tessera", "--wait")
     for command in read_removal_commands():
-        await asyncio.wait_for(release.kubectl(*command), 60)
+        await asyncio.wait_for(release.kubectl(*command), 180)
 
-    async def remaining_names() -> list[str]:
-        object_lists = [
-            await release.cluster.api.get(kind.path(namespace)) for kind in (DEPLOYMENTS, PODS)
-        ]
-        return [
-            body["metadata"]["name"]
-            for object_list in object_lists
-            for body in object_list["items"]
-        ]
+    async def nothing_remains() -> None:
+        for kind in (DEPLOYMENTS, PODS):
+            bodies = (await release.cluster.api.get(kind.path(namespace)))["items"]
+            assert [body["metadata"]["name"] for body in bodies] == []
+        assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
 
-    await eventually(remaining_names, lambda names: not names, within=90)
-    assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
+    await eventually(nothing_remains, within=180)
     assert not await release.cluster.api.exists(SECRET)
     await release.kubectl("delete", "namespace", namespace)
 
@@ -121,9 +134,7 @@ def read_removal_commands() -> list[list[str]]:
 async def test_an_uninstall_in_mid_repartition_releases_the_nodes(release: Release) -> None:
     await release.install(mig={"enabled": True})
     # A running operator would take back what no plan of its own needs.
-    await release.kubectl(
-        "scale", "deployment", "tessera-operator", "-n", NAMESPACE, "--replicas=0"
-    )
+    await release.scale(0)
     node = (await release.kubectl("get", "nodes", "-o", "name")).split()[0].removeprefix("node/")
     await release.kubectl("taint", "node", node, "tessera.dev/repartition=:NoSchedule")
     stopped = "nvidia.com/gpu.deploy.device-plugin=paused-for-mig-change"

@@ -10,7 +10,7 @@ from pathlib import Path
 from docs_tests.blocks import Command, File, SkippedBlock, Step
 from docs_tests.output import matches
 
-PATIENCE_SECONDS = 300
+PATIENCE_SECONDS = 600
 _TESSERA_KINDS = "inferenceservices.tessera.dev,batchinferences,tenantbudgets,acceleratorpools,pods"
 _SAVE_VARIABLES = '\n{ env -0 > "$READER_STATE"; } 2>/dev/null\n'
 
