@@ -65,10 +65,10 @@ async def cluster(
         assert status < 300, answer
     for known in (INFERENCE_SERVICES, ACCELERATOR_POOLS):
 
-        async def list_objects(known: ApiResource = known) -> object:
-            return await kube_cluster.list(known)
+        async def is_served(known: ApiResource = known) -> None:
+            assert await kube_cluster.list(known) is not None, known.plural
 
-        await eventually(list_objects, lambda listing: listing is not None)
+        await eventually(is_served)
     try:
         yield kube_cluster
     finally:

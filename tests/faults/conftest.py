@@ -7,9 +7,8 @@ import pytest
 
 import world as worlds
 from tessera.api.schema import KINDS, crd
-from tests.faults.namespaces import POOL
+from tests.faults.namespaces import API_VERSION, POOL, wait_until_served
 from world.api import Api, connect
-from world.testing import eventually
 
 FLEET = Path(__file__).parent / "fleet.yaml"
 
@@ -26,11 +25,6 @@ async def api(world: worlds.World) -> AsyncIterator[Api]:
         for kind in KINDS:
             await client.apply_manifest(crd(kind), "helm")
         for kind in KINDS:
-            path = f"/apis/tessera.dev/v1alpha1/{crd(kind)['spec']['names']['plural']}"
-
-            async def is_served(path: str = path) -> bool:
-                return await client.exists(path)
-
-            await eventually(is_served, bool)
+            await wait_until_served(client, f"/apis/{API_VERSION}/{kind.plural}")
         await client.apply_manifest(POOL, "kubectl")
         yield client

@@ -79,7 +79,10 @@ class TenantNamespace:
         }
 
     async def wait_for_replicas(self, within: float = 90, **replicas: int) -> None:
-        await eventually(self.desired_replicas, lambda desired: desired == replicas, within=within)
+        async def replicas_are_desired() -> None:
+            assert await self.desired_replicas() == replicas
+
+        await eventually(replicas_are_desired, within=within)
 
     async def list_objects(self) -> list[Json]:
         """Return all objects of Tessera in it, as the API server has them."""
@@ -93,19 +96,19 @@ class TenantNamespace:
         """Return all objects once all edits are observed, replicas are up and nothing changes."""
         last: dict[str, Any] = {}
 
-        async def unsettled_objects() -> list[str]:
+        async def all_are_settled() -> dict[str, Any]:
             nonlocal last
             objects = await self.list_objects()
             current = comparable_objects(objects, {self.name: "<place>"})
             moved = [key for key in current | last if current.get(key) != last.get(key)]
             last = current
             services = sum(body["kind"] == INFERENCE_SERVICES.kind for body in objects)
-            return moved + [
-                body["metadata"]["name"] for body in objects if not _is_settled(body, services)
-            ]
+            unsettled = [body for body in objects if not _is_settled(body, services)]
+            names = [f"{body['kind']}/{body['metadata']['name']}" for body in unsettled]
+            assert (moved, names) == ([], []), [body.get("status") for body in unsettled]
+            return current
 
-        await eventually(unsettled_objects, lambda waiting: not waiting, within=within)
-        return last
+        return await eventually(all_are_settled, within=within)
 
 
 def _is_settled(body: Json, services: int) -> bool:
@@ -132,6 +135,13 @@ def _is_settled(body: Json, services: int) -> bool:
             return bool(seen and status.get("observedGeneration") == generation)
         case _:
             return True
+
+
+async def wait_until_served(api: Api, path: str = "/readyz") -> None:
+    async def is_served() -> None:
+        assert await api.exists(path), path
+
+    await eventually(is_served, within=90)
 
 
 async def exists(api: Api, path: str) -> bool:

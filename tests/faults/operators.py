@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from prometheus_client.parser import text_string_to_metric_families
 
 from tessera.adapters.clock import now
 from tessera.adapters.kube.connection import connect
@@ -23,6 +24,7 @@ from tessera.controller.main import operate
 from tessera.settings import Settings
 from world.folders import SCRAPE_TOKEN
 from world.slots import free_port
+from world.testing import eventually
 
 SENT, ANSWERED = 0, 1
 CRASH_EXIT_CODE = 77
@@ -165,11 +167,22 @@ class RestartingOperator:
         ):
             return await response.text()
 
-    async def has_planned(self, namespace: str, service: str) -> bool:
-        """Return whether the service is in its plan."""
-        name = f'tessera_service_desired_replicas{{namespace="{namespace}"'
-        lines = (line for line in (await self.metrics()).splitlines() if line.startswith(name))
-        return any(f'service="{service}"' in line for line in lines)
+    async def planned_services(self, namespace: str) -> set[str]:
+        """Return the services of a namespace in its plan; a new process has none at first."""
+        labels = [
+            sample.labels
+            for family in text_string_to_metric_families(await self.metrics())
+            for sample in family.samples
+            if sample.name == "tessera_service_desired_replicas"
+        ]
+        assert labels, "no service is planned"
+        return {each["service"] for each in labels if each["namespace"] == namespace}
+
+    async def wait_until_unplanned(self, namespace: str, service: str) -> None:
+        async def is_unplanned() -> None:
+            assert service not in await self.planned_services(namespace)
+
+        await eventually(is_unplanned, within=90)
 
     async def keep_running(self) -> None:
         """Restart the process whenever it ends, until cancelled; then kill it."""

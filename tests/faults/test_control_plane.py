@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from tests.faults.namespaces import TenantNamespace
+from tests.faults.namespaces import TenantNamespace, wait_until_served
 from tests.faults.operators import OperatorOptions, running_operator
 from tests.faults.user_actions import run_user_actions
 from world import World
-from world.api import NODES, Api, Json
+from world.api import NODES, Api
 from world.object_comparison import differences
 from world.testing import condition, eventually
 
@@ -25,7 +25,7 @@ async def test_the_api_server_is_restarted_in_the_middle(world: World, api: Api)
         await namespace.apply_service("gone", replicas=0)
         world.end_program("kube-apiserver")
         world.start_program("kube-apiserver")
-        await eventually(lambda: api.exists("/readyz"), bool, within=60)
+        await wait_until_served(api)
         end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
         await namespace.delete()
     assert not (wrong := differences(clean, end_state)), "\n".join(wrong[:20])
@@ -47,15 +47,17 @@ async def test_etcd_does_not_answer_for_a_while(world: World, api: Api, seconds:
             await asyncio.sleep(seconds)  # the fault itself, not a wait for a state
         finally:
             world.resume_program("etcd")
-        await eventually(lambda: api.exists("/readyz"), bool, within=60)
+        await wait_until_served(api)
         end_state = await run_user_actions(namespace, TIMEOUT_SECONDS)
-        await eventually(lambda: api.get(NODES.path()), _are_all_ready, within=60)
+
+        async def all_nodes_are_ready() -> None:
+            nodes = (await api.get(NODES.path()))["items"]
+            not_ready = [node["metadata"] for node in nodes if condition(node, "Ready") != "True"]
+            assert [meta["name"] for meta in not_ready] == []
+
+        await eventually(all_nodes_are_ready, within=TIMEOUT_SECONDS)
         await namespace.delete()
         assert all(code for code in operator.exit_codes), (
             "a lost lease ends the process with an error"
         )
     assert not (wrong := differences(clean, end_state)), "\n".join(wrong[:20])
-
-
-def _are_all_ready(nodes: Json) -> bool:
-    return all(condition(node, "Ready") == "True" for node in nodes["items"])

@@ -5,8 +5,13 @@ from decimal import Decimal
 import pytest
 
 from tessera.controller.main import LEADERSHIP_LOST
-from tessera.resources.api_resources import ACCELERATOR_POOLS, INFERENCE_SERVICES, TENANT_BUDGETS
-from tests.faults.namespaces import POOL, TenantNamespace
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    DEPLOYMENTS,
+    INFERENCE_SERVICES,
+    TENANT_BUDGETS,
+)
+from tests.faults.namespaces import POOL, TenantNamespace, exists
 from tests.faults.operators import OperatorOptions, running_operator
 from world import World
 from world.api import Api, Json
@@ -37,15 +42,11 @@ async def test_a_namespace_is_deleted_with_services_in_it_and_others_stay(
 
         await going.delete()
 
-        async def is_deleted() -> bool:
-            return not await api.exists("/api/v1/namespaces/going")
+        async def namespace_is_deleted() -> None:
+            assert not await exists(api, "/api/v1/namespaces/going")
 
-        await eventually(is_deleted, bool, within=TIMEOUT_SECONDS)
-
-        async def is_planned() -> bool:
-            return await operator.has_planned("going", "svc-0")
-
-        await eventually(is_planned, lambda planned: not planned)
+        await eventually(namespace_is_deleted, within=TIMEOUT_SECONDS)
+        await operator.wait_until_unplanned("going", "svc-0")
         await staying.apply_service("svc-1", replicas=2)
         await staying.wait_for_replicas(**counts | {"svc-1": 2})
         assert await staying.desired_replicas() == counts | {"svc-1": 2}
@@ -65,19 +66,21 @@ async def test_a_pool_in_use_is_renamed_and_replicas_run_on_with_a_reason_in_the
         try:
             await api.delete(ACCELERATOR_POOLS.path(None, "a100"))
 
-            async def placed_condition() -> Json:
-                return await service_condition(namespace, "svc", "Placed")
+            async def no_pool_is_reported() -> None:
+                condition = await service_condition(namespace, "svc", "Placed")
+                assert condition.items() >= {("reason", "NoPool"), ("status", "False")}
 
-            condition = await eventually(
-                placed_condition, lambda condition: condition.get("reason") == "NoPool"
-            )
-            assert condition["status"] == "False"
+            await eventually(no_pool_is_reported)
             assert (await namespace.desired_replicas()) == {"svc": 1}, "running replicas stay"
 
             await api.apply_manifest(POOL | {"metadata": {"name": "a100-new"}}, "kubectl")
-            await eventually(
-                placed_condition, lambda condition: condition.get("reason") == "Placed"
-            )
+
+            async def service_is_placed() -> None:
+                condition = await service_condition(namespace, "svc", "Placed")
+                assert condition.get("reason") == "Placed", condition
+                await api.get(DEPLOYMENTS.path(namespace.name, "svc-a100-new-1g-10gb"))
+
+            await eventually(service_is_placed)
             await namespace.wait_for_replicas(svc=1)
             after = await namespace.wait_until_settled()
             assert "Deployment/svc-a100-new-1g-10gb" in after
@@ -108,27 +111,31 @@ async def test_a_namespace_moves_to_another_budget_and_nothing_is_counted_twice(
         await namespace.apply_budget("other", name="new-owner")
         await namespace.apply_service("svc", replicas=1)
         await namespace.wait_for_replicas(svc=1)
-        await eventually(lambda: charged("moves"), lambda pods: pods == 1)
-        await eventually(lambda: spent("moves"), lambda money: money > 0, within=TIMEOUT_SECONDS)
 
+        async def owner_is_charged() -> None:
+            assert await charged("moves") == 1
+            assert await spent("moves") > 0
+
+        await eventually(owner_is_charged, within=TIMEOUT_SECONDS)
         await namespace.apply_budget("elsewhere", name="moves")
         await namespace.apply_budget("other", "moves", name="new-owner")
-        await eventually(
-            lambda: charged("new-owner"), lambda pods: pods == 1, within=TIMEOUT_SECONDS
-        )
-        await eventually(lambda: charged("moves"), lambda pods: pods == 0, within=TIMEOUT_SECONDS)
+
+        async def new_owner_is_charged() -> None:
+            assert (await charged("new-owner"), await charged("moves")) == (1, 0)
+
+        await eventually(new_owner_is_charged, within=TIMEOUT_SECONDS)
         spent_before = await spent("moves")
         charged_elsewhere = await spent("new-owner")
-        await eventually(
-            lambda: spent("new-owner"),
-            lambda money: money > charged_elsewhere,
-            within=TIMEOUT_SECONDS,
-        )
+
+        async def new_owner_is_charged_more() -> None:
+            assert await spent("new-owner") > charged_elsewhere
+            service = await api.get(INFERENCE_SERVICES.path("moves", "svc"))
+            assert service["status"]["tenant"]["budget"] == "new-owner"
+
+        await eventually(new_owner_is_charged_more, within=TIMEOUT_SECONDS)
         assert await spent("moves") == spent_before > 0, (
             "what was spent stays, and nothing is added"
         )
 
-        tenant = (await api.get(INFERENCE_SERVICES.path("moves", "svc")))["status"]["tenant"]
-        assert tenant["budget"] == "new-owner"
         await api.delete(TENANT_BUDGETS.path(None, "new-owner"))
         await namespace.delete()

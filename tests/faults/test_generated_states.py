@@ -120,26 +120,23 @@ class DrivenObject:
             self._name = f"batch-{self._number}"
         applied = body | {"metadata": body["metadata"] | {"name": self._name}}
         await self._api.apply(f"{collection(self._kind)}/{self._name}", applied, "driver")
-        await eventually(self._read, _is_observed, within=60)
-        await eventually(self._moved, lambda moved: not moved, within=60)
+        await eventually(self._is_observed, within=90)
+        await eventually(self._is_still, within=90)
 
     async def delete(self) -> None:
         with contextlib.suppress(ApiError):
             await self._api.delete(f"{collection(self._kind)}/{self._name}")
 
-    async def _moved(self) -> list[str]:
+    async def _is_observed(self) -> None:
+        body = await self._api.get(f"{collection(self._kind)}/{self._name}")
+        status = body.get("status", {})
+        assert status.get("observedGeneration") == body["metadata"]["generation"], status
+
+    async def _is_still(self) -> None:
         await asyncio.sleep(SETTLED_SECONDS)
         last = self._last
         self._last = comparable_objects(await self._tenant.list_objects(), {})
-        return differences(last, self._last)
-
-    async def _read(self) -> Json:
-        return await self._api.get(f"{collection(self._kind)}/{self._name}")
-
-
-def _is_observed(body: Json) -> bool:
-    observed = body.get("status", {}).get("observedGeneration")
-    return bool(observed == body["metadata"]["generation"])
+        assert differences(last, self._last) == []
 
 
 async def errors_of(operator: RestartingOperator) -> float:

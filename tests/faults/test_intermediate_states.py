@@ -28,7 +28,7 @@ from world.api import Api
 from world.object_comparison import differences
 
 # The garbage collector of a new control plane looks for new kinds every half minute.
-WARM_SECONDS = 90
+WARM_SECONDS = 120
 # Without `--full` the process ends at each so many requests only.
 SAMPLED_EACH = 6
 

@@ -104,23 +104,23 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
     ):
         namespace = TenantNamespace(api, "ghosts")
         await run_user_actions(namespace, TIMEOUT_SECONDS)
-        assert await operator.has_planned(namespace.name, "edited")
 
+        async def both_are_planned() -> None:
+            assert await operator.planned_services(namespace.name) == {"edited", "scaled"}
+
+        await eventually(both_are_planned, within=TIMEOUT_SECONDS)
         proxy.blackout = True
         proxy.abort_requests()
         await namespace.delete_service("edited")
-        await eventually(
-            namespace.desired_replicas,
-            lambda replicas: "edited" not in replicas,
-            within=TIMEOUT_SECONDS,
-        )
+
+        async def deployment_is_deleted() -> None:
+            assert "edited" not in await namespace.desired_replicas()
+
+        await eventually(deployment_is_deleted, within=TIMEOUT_SECONDS)
         proxy.blackout = False
-
-        async def is_planned() -> bool:
-            return await operator.has_planned(namespace.name, "edited")
-
-        await eventually(is_planned, lambda planned: not planned, within=90)
-        assert await operator.has_planned(namespace.name, "scaled"), "the other service stays"
+        await operator.wait_until_unplanned(namespace.name, "edited")
+        planned = await operator.planned_services(namespace.name)
+        assert planned == {"scaled"}, "the other service stays"
         await namespace.delete()
 
 
@@ -137,10 +137,10 @@ async def test_a_watch_that_goes_silent_is_restarted(world: World, api: Api) -> 
         proxy.silent = True
         await namespace.apply_service("unheard", replicas=0)
 
-        async def swallowed() -> int:
-            return proxy.dropped
+        async def events_are_dropped() -> None:
+            assert proxy.dropped > 0
 
-        await eventually(swallowed, bool)
+        await eventually(events_are_dropped)
         proxy.silent = False
         await namespace.wait_for_replicas(within=SILENT_SECONDS + 20, heard=0, unheard=0)
         assert not operator.exit_codes
@@ -163,10 +163,10 @@ async def test_watches_that_end_with_an_error_are_restarted_and_the_process_live
         await namespace.apply_service("after", replicas=0)
         await namespace.wait_for_replicas(within=TIMEOUT_SECONDS, before=0, after=0)
 
-        async def restarted_watches() -> int:
-            return proxy.watches - watches_before
+        async def watches_are_restarted() -> None:
+            assert proxy.watches - watches_before >= broken
 
         assert broken > 0
-        await eventually(restarted_watches, lambda watches: watches >= broken)
+        await eventually(watches_are_restarted)
         assert not operator.exit_codes
         await namespace.delete()

@@ -42,9 +42,11 @@ async def test_an_operator_that_restarts_at_a_lagging_api_server_acts_on_no_past
             await namespace.apply_service("gone", replicas=0)
             await namespace.wait_for_replicas(TIMEOUT_SECONDS, edited=0, scaled=1, gone=0)
             past = {"edited": 0, "scaled": 1, "gone": 0}
-            await eventually(
-                lambda: cached_replicas(lagging, namespace.name), past.__eq__, within=60
-            )
+
+            async def cache_has_all_services() -> None:
+                assert await cached_replicas(lagging, namespace.name) == past
+
+            await eventually(cache_has_all_services, within=TIMEOUT_SECONDS)
             proxy.holding = True
             await namespace.apply_service("edited", replicas=0, context={"maxModelLen": 4096})
             await namespace.delete_service("gone")

@@ -7,7 +7,7 @@ from tests.faults.namespaces import TenantNamespace
 from world.api import Api
 
 
-async def run_user_actions(namespace: TenantNamespace, within: float = 60) -> dict[str, Any]:
+async def run_user_actions(namespace: TenantNamespace, within: float = 90) -> dict[str, Any]:
     """Create services, edit one, scale one, delete one; return the end state."""
     await namespace.create()
     await namespace.apply_service("edited", replicas=0)
