@@ -34,9 +34,9 @@ async def test_nothing_can_be_applied_in_a_namespace_that_is_being_deleted(
         kind = "application/merge-patch+json"
         await cluster.request("PATCH", f"{maps}/held", body=release, content_type=kind)
 
-    async def namespace_status() -> int:
-        return (await cluster.request("GET", f"{spaces}/{NAMESPACE}"))[0]
+    async def namespace_is_gone() -> None:
+        assert (await cluster.request("GET", f"{spaces}/{NAMESPACE}"))[0] == 404
 
-    await eventually(namespace_status, lambda status: status == 404, within=90)
+    await eventually(namespace_is_gone, within=90)
     with pytest.raises(NotFoundError, match="namespace terminating or not found"):
         await cluster.apply(an_account(NAMESPACE))

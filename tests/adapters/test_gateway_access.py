@@ -1,7 +1,7 @@
 """Keys and tokens of a gateway on a real API server."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -24,28 +24,17 @@ from tessera.gateway.requests.token_reviews import TokenReviews
 from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import SMALL
-from tests.gateway.test_gateway import Surroundings, directory
+from tests.gateway.test_gateway import Surroundings
 from world import World
+from world.testing import eventually
 
 NAMESPACE, TENANT = "gateway-keys", "gateway-tenant"
 FORMER_NAMESPACE = "gateway-former-keys"
 AUDIENCE = "tessera-gateway"
 
 
-class Directories:
-    """The directories of a gateway."""
-
-    def __init__(self, gateway: Gateway) -> None:
-        self._gateway = gateway
-
-    async def wait_for(self, accept: Callable[[Directory], bool]) -> None:
-        """Wait until a directory is as it should be."""
-        async with asyncio.timeout(60):
-            await directory(self._gateway, accept)
-
-
 @asynccontextmanager
-async def a_gateway(world: World) -> AsyncIterator[Directories]:
+async def a_gateway(world: World) -> AsyncIterator[Gateway]:
     connection = await connect(str(world.kubeconfig))
     fleet, own = KubeCluster(connection), KubeCluster(connection, (NAMESPACE, FORMER_NAMESPACE))
     surroundings = Surroundings()
@@ -53,7 +42,7 @@ async def a_gateway(world: World) -> AsyncIterator[Directories]:
     gateway = surroundings.gateway(watch.observations)
     tasks = [asyncio.create_task(run) for run in (watch.run(), gateway.run())]
     try:
-        yield Directories(gateway)
+        yield gateway
     finally:
         for task in tasks:
             task.cancel()
@@ -93,34 +82,43 @@ async def test_keys_reach_a_gateway_and_leave_it(
 ) -> None:
     await prepare(cluster, NAMESPACE, TENANT)
     options = ["--tenant", TENANT, "--keys-namespace", NAMESPACE]
-    async with a_gateway(world) as directories:
+    async with a_gateway(world) as gateway:
 
-        def has_keys(*names: str) -> Callable[[Directory], bool]:
-            return lambda directory: (
-                sorted(key.name for key in directory.keys.values()) == sorted(names)
-            )
+        async def all_is_known() -> None:
+            assert gateway.directory is not None
+            assert gateway.directory.tenants
+            assert "default" in [name for each in gateway.directory.models for name in each.names]
 
-        await directories.wait_for(lambda directory: bool(directory.tenants))
-        await directories.wait_for(
-            lambda directory: any("default" in model.names for model in directory.models)
-        )
+        async def keys_are_known(*names: str) -> None:
+            assert gateway.directory is not None
+            # A key that was rotated has its digest in its name.
+            keys = [key.name.partition(".")[0] for key in gateway.directory.keys.values()]
+            assert sorted(keys) == sorted(names)
+
+        await eventually(all_is_known)
         await create(Reader(cluster), KEY_CREATE.parse(["ci", *options]), now())
-        await directories.wait_for(has_keys("ci"))
+        await eventually(partial(keys_are_known, "ci"))
         await create(Reader(cluster), KEY_CREATE.parse(["app", *options]), now())
-        await directories.wait_for(has_keys("app", "ci"))
+        await eventually(partial(keys_are_known, "app", "ci"))
         await rotate(Reader(cluster), KEY_ROTATE.parse(["app", *options]), now())
-        await directories.wait_for(lambda directory: len(directory.keys) == 3)
+        await eventually(partial(keys_are_known, "app", "app", "ci"))
         await revoke(Reader(cluster), KEY_REVOKE.parse(["ci", *options]))
-        await directories.wait_for(lambda directory: len(directory.keys) == 2)
+        await eventually(partial(keys_are_known, "app", "app"))
 
         former = ["--tenant", TENANT, "--keys-namespace", FORMER_NAMESPACE]
         await cluster.request(
             "POST", "/api/v1/namespaces", body={"metadata": {"name": FORMER_NAMESPACE}}
         )
         await create(Reader(cluster), KEY_CREATE.parse(["old", *former]), now())
-        await directories.wait_for(lambda directory: len(directory.keys) == 3)
-        (warning,) = [record.message for record in caplog.records if "keys outside" in record.msg]
-        assert f"Secret/{FORMER_NAMESPACE}/tessera-keys-{TENANT} has keys outside" in warning
+
+        async def former_key_is_known_with_a_warning() -> None:
+            await keys_are_known("app", "app", "old")
+            warnings = [each.message for each in caplog.records if "keys outside" in each.msg]
+            assert len(warnings) == 1
+            secret = f"Secret/{FORMER_NAMESPACE}/tessera-keys-{TENANT}"
+            assert f"{secret} has keys outside" in warnings[0]
+
+        await eventually(former_key_is_known_with_a_warning)
 
 
 async def test_only_tokens_of_the_audience_have_a_user(cluster: KubeCluster) -> None:

@@ -20,6 +20,7 @@ from tessera.domain.names import PORT, deployment_name
 from tests.adapters.test_gateway_access import prepare
 from world import World
 from world.slots import free_port
+from world.testing import eventually
 
 NAMESPACE, TENANT = "gateway-run", "gateway-run"
 ENGINE = "127.77.0.1"
@@ -68,12 +69,16 @@ async def add_replica(cluster: KubeCluster) -> None:
     status, body = await cluster.request("POST", path, body=replica_set)
     assert status == 201, body
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
-    async with asyncio.timeout(60):
-        while not (items := (await cluster.request("GET", pods))[1]["items"]):  # noqa: ASYNC110
-            await asyncio.sleep(0.1)
+
+    async def pod_is_created() -> str:
+        _, listing = await cluster.request("GET", pods)
+        assert listing["items"]
+        return str(listing["items"][0]["metadata"]["name"])
+
+    pod = await eventually(pod_is_created)
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": f"{now():%Y-%m-%dT%H:%M:%SZ}"}
     patch = {"status": {"podIP": ENGINE, "podIPs": [{"ip": ENGINE}], "conditions": [ready]}}
-    path = f"{pods}/{items[0]['metadata']['name']}/status"
+    path = f"{pods}/{pod}/status"
     status, body = await cluster.request(
         "PATCH", path, body=patch, content_type="application/merge-patch+json"
     )
@@ -86,26 +91,23 @@ class RunningGateway:
         self._url = f"http://127.0.0.1:{port}"
 
     async def ask(self, key: str) -> int:
-        """Return the status of a chat completion; 0 without an answer."""
+        """Return the status of a chat completion."""
         body = {"model": "default", "messages": [{"role": "user", "content": "2 + 2?"}]}
         headers = {"Authorization": f"Bearer {key}"}
-        try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.post(
-                    f"{self._url}/v1/chat/completions", json=body, headers=headers
-                ) as reply,
-            ):
-                await reply.read()
-                return reply.status
-        except aiohttp.ClientError:
-            return 0
+        async with (
+            aiohttp.ClientSession() as session,
+            session.post(f"{self._url}/v1/chat/completions", json=body, headers=headers) as reply,
+        ):
+            await reply.read()
+            return reply.status
 
     async def until_it_answers(self, key: str, status: int) -> None:
         """Wait until requests with this key are answered so."""
-        async with asyncio.timeout(90):
-            while await self.ask(key) != status:  # noqa: ASYNC110 - nobody tells it
-                await asyncio.sleep(0.02)
+
+        async def request_is_answered() -> None:
+            assert await self.ask(key) == status
+
+        await eventually(request_is_answered, within=90)
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from tessera.adapters.oidc_tokens import (
     unverified_issuer,
 )
 from tessera.domain.gateway.oidc import OidcIssuer
+from world.testing import eventually
 
 RSA = rsa.generate_private_key(65537, 2048)
 OTHER_RSA = rsa.generate_private_key(65537, 2048)
@@ -133,8 +134,11 @@ async def test_a_known_key_does_not_wait_while_an_unknown_one_is_asked_for(issue
     issuer.seconds += 30
     issuer.answers.clear()
     unknown = asyncio.create_task(tokens.verify(issuer.token(OTHER_RSA, kid="two")))
-    while issuer.fetches < 2:  # noqa: ASYNC110 - the issuer does not say so
-        await asyncio.sleep(0.01)
+
+    async def keys_are_asked_for() -> None:
+        assert issuer.fetches == 2
+
+    await eventually(keys_are_asked_for)
     async with asyncio.timeout(4):
         assert await tokens.verify(issuer.token())
     assert not unknown.done()

@@ -69,11 +69,11 @@ async def a_node(cluster: KubeCluster, name: str) -> dict[str, Any]:
 
 async def read(cluster: KubeCluster) -> dict[str, Any]:
     code, body = await cluster.request("GET", NODE_LAYOUTS.path(None, NODE))
-    return {"status": {}, **body} if code == HTTPStatus.OK else {"status": {}}
+    assert code == HTTPStatus.OK, body
+    return {"status": {}, **body}
 
 
-async def slices_of_gpu(cluster: KubeCluster) -> list[tuple[str, int]]:
-    body = await read(cluster)
+def slices_of_gpu(body: dict[str, Any]) -> list[tuple[str, int]]:
     gpus = body["status"].get("gpus", [{}])
     return [(gpu_slice["profile"], gpu_slice["start"]) for gpu_slice in gpus[0].get("slices", [])]
 
@@ -91,13 +91,14 @@ async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill
     driver = await remote.serve(gpu_driver, tmp_path / "nvml")
     async with driver, serve_pod_resources(lambda: granted, tmp_path / "kubelet.sock"):
         async with running_agent(config, tmp_path) as process:
-            await eventually(
-                lambda: slices_of_gpu(cluster),
-                lambda slices: slices == [("4g.40gb", 0), ("3g.40gb", 4)],
-            )
-            body = await read(cluster)
-            assert body["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"]
-            assert body["status"]["gpus"][0]["slices"][1]["pods"] == ["a/chat-0"]
+
+            async def layout_is_reported() -> None:
+                body = await read(cluster)
+                assert slices_of_gpu(body) == [("4g.40gb", 0), ("3g.40gb", 4)]
+                assert body["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"]
+                assert body["status"]["gpus"][0]["slices"][1].get("pods") == ["a/chat-0"]
+
+            await eventually(layout_is_reported)
             spec = {
                 "gpus": [
                     {
@@ -126,13 +127,13 @@ async def test_an_agent_reports_and_partitions_and_another_completes_what_a_kill
                 assert await process.wait() == -signal.SIGKILL
         gpu_driver.on_call = lambda _number, _name, _moment: None
         async with running_agent(config, tmp_path):
-            body = await eventually(
-                lambda: read(cluster),
-                lambda layout: (
-                    layout["status"]["observedGeneration"] == layout["metadata"]["generation"]
-                ),
-            )
-    assert await slices_of_gpu(cluster) == [("3g.40gb", 0), ("3g.40gb", 4)]
+
+            async def new_layout_is_reported() -> None:
+                body = await read(cluster)
+                assert body["status"].get("observedGeneration") == body["metadata"]["generation"]
+                assert slices_of_gpu(body) == [("3g.40gb", 0), ("3g.40gb", 4)]
+
+            await eventually(new_layout_is_reported)
     assert gpu_driver.gpus[0].instances[1].uuid == used_uuid
 
 
@@ -147,17 +148,15 @@ async def test_an_agent_writes_the_layout_of_its_own_node_and_never_a_spec(
     try:
         await KubeOwnLayout(cluster, "mig-3").read()
 
-        async def write_to_another_node() -> str:
-            """Try to write until the policy is in force, which takes a moment."""
+        async def policy_is_in_force() -> None:
+            refusal = ""
             try:
                 await KubeOwnLayout(agent_cluster, "mig-3").write(NodeLayoutStatus(problem="a lie"))
             except ClusterError as error:
-                return str(error)
-            return ""
+                refusal = str(error)
+            assert "only the NodeLayout of its own node" in refusal
 
-        await eventually(
-            write_to_another_node, lambda message: "only the NodeLayout of its own node" in message
-        )
+        await eventually(policy_is_in_force)
         own = KubeOwnLayout(agent_cluster, "mig-2")
         assert (await own.read()).status is None
         await own.write(NodeLayoutStatus(driver_version="580"))
