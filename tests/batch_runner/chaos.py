@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from tests.batch_runner.harness import Runner, RunnerHarness, a_row
+from tests.batch_runner.harness import Runner, RunnerEndedError, RunnerHarness, a_row
 
 # From a row to its response.
 DELAY_SECONDS = 0.02
@@ -139,10 +139,12 @@ def _wait_for_moment(runner: Runner, rng: random.Random, rows: int) -> bool:
     """Wait for some time or some rows; return whether the runner still runs."""
     if rng.random() < 0.5:
         return runner.runs_for(rng.uniform(0, _LONGEST_SECONDS))
-    seen = runner.wait_until(lambda seen: seen["state"] == "running", "a runner that runs")
-    done = seen.get("done", 0)
-    enough = done + (rows - done) * rng.uniform(0, 0.5)
-    runner.wait_until(lambda seen: seen["done"] >= enough, f"{enough} rows")
+    share = rng.uniform(0, 0.5)
+    try:
+        done = runner.wait_for_progress(state="running")["done"]
+        runner.wait_for_progress(done + (rows - done) * share)
+    except RunnerEndedError:
+        return False
     return runner.runs_for(0)
 
 

@@ -8,11 +8,14 @@ import select
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import pytest
 
 from tessera.batch_runner.check import BatchPaths, check
 from tessera.batch_runner.engine import PROBE_ID
@@ -21,7 +24,9 @@ from tessera.batch_runner.input.rows import RequestTarget
 from tests.batch_runner.simulated_servers import batch_object
 from world.slots import free_port
 
+T = TypeVar("T")
 DEADLINE_SECONDS = 180
+PAUSE_SECONDS = 0.02
 UID = "5f0c1a52-uid"
 BATCH = "team-a/night"
 SERVED = RequestTarget(name="tiny", aliases=("gpt-4o-mini",))
@@ -95,6 +100,10 @@ class RunnerExit:
     """Peak resident memory."""
 
 
+class RunnerEndedError(Exception):
+    """A runner ended before what a test waits for."""
+
+
 @dataclass(kw_only=True)
 class Runner:
     """A process of `tessera-batch`."""
@@ -112,16 +121,22 @@ class Runner:
             return None
         return dict(json.loads(body)) if status == 200 else None
 
-    def wait_until(self, reached: Callable[[dict[str, Any]], bool], wanted: str) -> dict[str, Any]:
-        """Wait until its progress satisfies `reached`, or it has ended."""
-        seen: list[dict[str, Any]] = [{}]
+    def wait_for_progress(self, done: float = 0, **fields: object) -> dict[str, Any]:
+        """Wait until so many rows are done, or more, and the progress has these fields.
 
-        def is_reached() -> bool:
-            seen.append(self.progress() or seen[-1])
-            return (bool(seen[-1]) and reached(seen[-1])) or self.runs_for(0.005) is False
+        Raises RunnerEndedError if the process ends before.
+        """
 
-        eventually(is_reached, lambda: f"{wanted}; last seen {seen[-1]}; {self.log_text()}")
-        return seen[-1]
+        def progress_has_fields() -> dict[str, Any]:
+            seen = self.progress()
+            if seen is None and not self.runs_for(0):
+                raise RunnerEndedError(f"before {done} rows and {fields}: {self.log_text()}")
+            assert seen is not None, self.log_text()
+            assert seen["done"] >= done, seen
+            assert seen.items() >= fields.items()
+            return seen
+
+        return eventually(progress_has_fields)
 
     def runs_for(self, seconds: float) -> bool:
         """Let it run for some time; return whether it still runs."""
@@ -145,12 +160,10 @@ class Runner:
     def wait_for_exit(self) -> RunnerExit:
         """Wait for the exit; its memory is sampled twenty times a second."""
         peaks = [0.0]
-
-        def has_exited() -> bool:
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while self.runs_for(0.05):
             peaks.append(_peak_mib(self.process.pid))
-            return not self.runs_for(0.05)
-
-        eventually(has_exited, lambda: f"the end of the runner; {self.log_text()}")
+            assert time.monotonic() < deadline, self.log_text()
         _, status, usage = os.wait4(self.process.pid, 0)
         self.process.returncode = os.waitstatus_to_exitcode(status)
         report_bytes = self.report.read_bytes() if self.report.exists() else b""
@@ -295,20 +308,25 @@ class RunnerHarness:
             process = subprocess.Popen([sys.executable, *words], env=environment, stderr=output)
         self._started.append(process)
 
-        def is_up() -> bool:
-            assert process.poll() is None, f"{words} ended: {log.read_text()}"
-            return _listens(port)
+        def port_is_open() -> None:
+            if process.poll() is not None:
+                pytest.fail(f"{words} ended: {log.read_text()}")
+            assert _listens(port), f"{words}: {log.read_text()}"
 
-        eventually(is_up, lambda: f"a port of {words}; {log.read_text()}")
+        eventually(port_is_open)
         return process
 
 
-def eventually(reached: Callable[[], bool], wanted: Callable[[], str]) -> None:
-    """Poll until `reached`, under a deadline; `wanted` describes what did not come."""
+def eventually(check: Callable[[], T]) -> T:
+    """Repeat the asserts of `check` until all of them hold; return what it returns."""
     deadline = time.monotonic() + DEADLINE_SECONDS
-    while not reached():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"timed out waiting for {wanted()}")
+    while True:
+        try:
+            return check()
+        except AssertionError:
+            if time.monotonic() > deadline:
+                raise
+        threading.Event().wait(PAUSE_SECONDS)
 
 
 def get(port: int, path: str) -> tuple[int, bytes]:

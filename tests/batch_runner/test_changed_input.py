@@ -32,7 +32,7 @@ def _start_answering(harness: RunnerHarness) -> Runner:
     harness.write_checked_input(first, *map(a_row, range(1, ROWS)))
     harness.start_engine("--delay", "0.05")
     runner = harness.start(1, "--row-seconds", "5", "--retries", "0")
-    runner.wait_until(lambda seen: seen["done"] > 30, "some rows")
+    runner.wait_for_progress(31)
     return runner
 
 

@@ -29,12 +29,12 @@ def test_a_stale_attempt_that_works_on_changes_no_result(harness: RunnerHarness)
     harness.write_checked_input(*map(a_row, range(600)))
     harness.start_engine("--delay", "0.08")
     stale = harness.start(1)
-    done = stale.wait_until(lambda seen: seen["done"] > 50, "some rows")["done"]
+    done = stale.wait_for_progress(51)["done"]
     # It is suspended until the second one works, however long that takes to start.
     stale.signal(signal.SIGSTOP)
     harness.set_current_attempt(2)
     current = harness.start(2, "--concurrency", "8")
-    current.wait_until(lambda seen: seen.get("done", 0) > done + 50, "rows of the second attempt")
+    current.wait_for_progress(done + 51)
     stale.signal(signal.SIGCONT)
     stale_exit = stale.wait_for_exit()
     assert (stale_exit.code, stale_exit.report["state"]) == (4, "fenced"), stale_exit.log_text

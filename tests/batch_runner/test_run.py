@@ -116,9 +116,9 @@ def test_an_engine_that_restarts_costs_no_retries(harness: RunnerHarness) -> Non
     harness.write_checked_input(*map(a_row, range(300)))
     harness.start_engine("--delay", "0.05")
     runner = harness.start(1, "--retries", "0")
-    runner.wait_until(lambda seen: seen["done"] > 50, "some rows")
+    runner.wait_for_progress(51)
     harness.kill_engine()
-    runner.wait_until(lambda seen: seen["state"] == "waiting", "a runner that waits")
+    runner.wait_for_progress(state="waiting")
     harness.start_engine()
     runner_exit = runner.wait_for_exit()
     assert (runner_exit.code, runner_exit.report["completed"]) == (0, 300), runner_exit.log_text
@@ -137,7 +137,7 @@ def test_answers_that_an_engine_aborts_at_its_end_are_requested_again(
     shape = {"TESSERA_SIM_SHAPE": SHAPE, "TESSERA_SIM_START_SECONDS": "0"}
     engine = harness.start_server(harness.engine_port, words, **shape)
     runner = harness.start(1, "--retries", "0")
-    runner.wait_until(lambda seen: seen["done"] > 30 and seen["inFlight"] == 16, "some rows")
+    runner.wait_for_progress(31, inFlight=16)
     engine.terminate()
     engine.wait()
     harness.start_server(harness.engine_port, words, **shape)
@@ -182,11 +182,11 @@ def test_it_reports_its_progress(harness: RunnerHarness) -> None:
     harness.write_checked_input(*rows)
     harness.start_engine()
     runner = harness.start(1)
-    seen = runner.wait_until(lambda seen: seen["done"] == 2 and seen["inFlight"] == 1, "two rows")
-    figures = {"attempt": 1, "rows": 3, "done": 2, "failed": 1, "inFlight": 1, "state": "running"}
+    figures = {"attempt": 1, "rows": 3, "failed": 1, "inFlight": 1, "state": "running"}
     tokens = {"resentRows": 0, "resentTokens": 0, "promptTokens": 7, "outputTokens": 11}
+    seen = runner.wait_for_progress(2, **figures, **tokens)
     assert seen.pop("idleSeconds") < 60
-    assert seen == figures | tokens | {"inputChanged": False}
+    assert seen == {"done": 2, **figures, **tokens, "inputChanged": False}
     assert get(runner.port, "/healthz")[0] == 200
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -209,7 +209,7 @@ def test_at_sigterm_it_ends_at_once_and_the_next_attempt_continues(harness: Runn
     harness.write_checked_input(*rows)
     harness.start_engine()
     runner = harness.start(1)
-    runner.wait_until(lambda seen: seen["done"] == 39, "all rows but one")
+    runner.wait_for_progress(39)
     runner.signal(signal.SIGTERM)
     runner_exit = runner.wait_for_exit()
     assert (runner_exit.code, runner_exit.report["state"], runner_exit.report["completed"]) == (
@@ -291,11 +291,15 @@ def test_published_results_are_reported_again_without_engine_or_api_server(
 def test_nothing_is_published_while_the_api_server_does_not_answer(harness: RunnerHarness) -> None:
     harness.write_checked_input(a_row(1))
     runner = harness.start(1)
-    runner.wait_until(lambda seen: seen["state"] == "waiting", "an attempt without its engine")
+    runner.wait_for_progress(state="waiting")
     harness.set_api_response("503")
     harness.start_engine()
-    runner.wait_until(lambda seen: seen["state"] == "publishing", "an attempt that may not publish")
-    eventually(lambda: "not known yet, retrying" in runner.log_text(), runner.log_text)
+    runner.wait_for_progress(state="publishing")
+
+    def publication_is_retried() -> None:
+        assert "not known yet, retrying" in runner.log_text()
+
+    eventually(publication_is_retried)
     assert not harness.claim.output.exists()
     assert read_record(harness.claim.work) is None
     harness.set_current_attempt(1)
