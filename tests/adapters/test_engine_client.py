@@ -73,23 +73,25 @@ def reset(writer: asyncio.StreamWriter) -> None:
 
 
 @pytest.mark.parametrize(
-    ("pod", "problem"),
+    ("pod", "seconds", "problem"),
     [
-        (a_closed_port, "the connection failed"),
-        (lambda: a_pod_that(reset), "the connection failed"),
-        (lambda: a_pod_that(asyncio.StreamWriter.close), "the connection failed"),
-        (lambda: a_pod(OK + b"\r\n{", b" ", 0.05), "no complete response within 0.5 s"),
-        (lambda: a_pod(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), "the response is not HTTP"),
-        (lambda: a_pod(OK + b"Content-Length: 9\r\n\r\n{"), "the connection failed"),
+        (a_closed_port, 60, "the connection failed"),
+        (lambda: a_pod_that(reset), 60, "the connection failed"),
+        (lambda: a_pod_that(asyncio.StreamWriter.close), 60, "the connection failed"),
+        (lambda: a_pod(OK + b"\r\n{", b" ", 0.05), 0.5, "no complete response within 0.5 s"),
+        (lambda: a_pod(b"SSH-2.0-OpenSSH_9.6\r\n\r\n"), 60, "the response is not HTTP"),
+        (lambda: a_pod(OK + b"Content-Length: 9\r\n\r\n{"), 60, "the connection failed"),
     ],
     ids=["refused", "reset", "closed", "slow", "another protocol", "incomplete"],
 )
 async def test_an_engine_that_does_not_answer_has_one_message_for_each_class_of_failure(
-    engines: HttpEngines, pod: Callable[[], AbstractAsyncContextManager[str]], problem: str
+    pod: Callable[[], AbstractAsyncContextManager[str]], seconds: float, problem: str
 ) -> None:
+    engines = HttpEngines(completion_seconds=seconds)
     async with pod() as address:
         texts = {await engines.probe(f"http://{address}", "small") for _ in range(5)}
         assert texts == {f"POST http://{address}/v1/completions: {problem}"}
+    await engines.close()
 
 
 async def test_an_answer_that_unpacks_to_more_is_no_answer(engines: HttpEngines) -> None:
