@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
     """Save each worker the import of files that have nothing of the part."""
     part = config.getoption("--part")
     path = str(collection_path.relative_to(ROOT))
-    if part is None or not collection_path.is_file() or path == "conftest.py":
+    if part is None or collection_path.suffix != ".py" or path == "conftest.py":
         return None
     if part == TEST:
         return _is_play(path) or None
