@@ -95,18 +95,17 @@ class LayoutFleet:
         }
 
     async def repartition(self) -> None:
-        """Approve the first plan that needs fewer GPUs; `Auto` would wait five minutes with it."""
+        """Approve a plan that needs fewer GPUs; `Auto` would wait five minutes with it."""
         await asyncio.to_thread(self.patch_pool, mig={"mode": "Propose", "backend": "Agent"})
-        name = await eventually(self._plan_saves_gpus, within=120)
-        annotations = {"tessera.dev/approve-layout": name}
-        await self.cluster.api.patch(self.pool_path, {"metadata": {"annotations": annotations}})
+        await eventually(self._saving_plan_is_approved, within=120)
 
-    async def _plan_saves_gpus(self) -> str:
-        """Assert that a plan needs fewer GPUs; return its name."""
-        status = (await self.cluster.api.get(self.pool_path))["status"]
-        plan = status.get("mig", {}).get("proposed") or {}
-        assert plan.get("gpusAfter", 9) < plan.get("gpusBefore", 0), status
-        return str(plan["name"])
+    async def _saving_plan_is_approved(self) -> None:
+        """Approve what is proposed now: a plan that changes has a new name, and waits again."""
+        mig = (await self.cluster.api.get(self.pool_path))["status"].get("mig", {})
+        if _saves_gpus(proposed := mig.get("proposed") or {}):
+            annotations = {"tessera.dev/approve-layout": proposed["name"]}
+            await self.cluster.api.patch(self.pool_path, {"metadata": {"annotations": annotations}})
+        assert _saves_gpus(mig.get("target") or {}), mig
 
     async def _services_are_ready(self) -> None:
         services = await self.cluster.api.get(INFERENCE_SERVICES.path(self.namespace))
@@ -235,3 +234,7 @@ class LayoutFleet:
             for name, count in allocatable
             if name.startswith(_SLICE) and count != "0"
         }
+
+
+def _saves_gpus(plan: Json) -> bool:
+    return bool(plan.get("gpusAfter", 9) < plan.get("gpusBefore", 0))
