@@ -1,6 +1,7 @@
 """Replicas and batches go on while devices fill up, change their layout or are lost."""
 
 import asyncio
+from collections import Counter
 
 from demo.cluster import Json, condition
 from demo.ready_replicas import watch_minimum_ready
@@ -28,7 +29,8 @@ from world.testing import eventually
 _CLIENTS, _TOKENS = 4, 20
 _RESERVED_NODE = "a100-0"
 _MODELS = {"tiny": "Llama-3.2-1B-Instruct", "small": "Llama-3.2-3B-Instruct"}
-_STREAM_TOKENS, _SCRAPES = 60, 20
+_LAYOUT = {"3g.40gb": 1, "1g.10gb": 4}
+_STREAM_TOKENS = 60
 _ROWS, _ROW_TOKENS = 300, 40
 
 
@@ -60,57 +62,51 @@ async def move_between_tiers(namespace: ScenarioNamespace) -> None:
 
 
 async def repartition(namespace: ScenarioNamespace) -> None:
-    """The node agent gives a pool the layout that its services need, and no stream breaks."""
-    cluster = namespace.cluster
+    """The node agent gives all GPUs of a pool another layout, and no stream of it breaks."""
+    cluster, pool = namespace.cluster, ACCELERATOR_POOLS.path(None, MIG)
     for name, model in _MODELS.items():
         await namespace.apply_service(
             name,
             model={"uri": f"hf://meta-llama/{model}"},
-            slo={"ttftP95": "5s", "itlP95": "200ms"},
             context={"maxModelLen": 4096},
             placement={"mig": "Auto"},
-            scaling={"minReplicas": 1, "maxReplicas": 2},
-            **{"class": "Standard"},
+            scaling={"minReplicas": 1, "maxReplicas": 1},
         )
     for name in _MODELS:
         await namespace.wait_until_ready(name, within=PATIENCE_SECONDS)
-    pool = ACCELERATOR_POOLS.path(None, MIG)
     bases = {name: await cluster.address(namespace.ref(name)) for name in _MODELS}
 
-    async def engines_were_read() -> None:
-        # A plan without measurements would be another one, and stay for minutes.
-        load = f'vllm:num_requests_running{{namespace="{namespace.name}"}}'
-        query = f"count(count_over_time({load}[2m]) >= {_SCRAPES})"
-        samples = await namespace.query_prometheus(query)
-        assert [sample["value"][1] for sample in samples] == [str(len(_MODELS))]
+    async def every_service_streams() -> None:
+        assert streams.whole >= 2 * len(_MODELS), streams
 
-    async def pool_is_laid_out() -> Json:
+    async def layout_is_in_use() -> None:
         body = await cluster.api.get(pool)
-        mig = body["status"].get("mig", {})
-        assert condition(body, "LayoutReady").get("reason") == "AsPlanned", mig
-        assert not mig.get("units"), mig
-        assert mig["target"]["gpusAfter"] < len(_MODELS), mig
-        for assignment in mig["target"]["services"]:
-            status = await namespace.service_status(assignment["service"].partition("/")[2])
-            assert status["variant"].get("profile") == assignment["profile"]
-            assert status["replicas"] == status["readyReplicas"]
-        target: Json = mig["target"]
-        return target
+        assert condition(body, "LayoutReady").get("reason") == "AsPlanned", body["status"]
+        assert not body["status"]["mig"].get("units"), body["status"]
+        for name in _MODELS:
+            status = await namespace.service_status(name)
+            assert status["variant"].get("profile") in _LAYOUT, status
+            assert (status["replicas"], status["readyReplicas"]) == (1, 1), status
+        gpus = await asyncio.to_thread(cluster.world.gpus, MIG)
+        assert [_count_slices(gpu) for gpu in gpus] == [_LAYOUT] * len(gpus)
 
     async with (
         streaming(bases, tokens=_STREAM_TOKENS) as streams,
         watch_minimum_ready(cluster, namespace.name) as minimum,
     ):
-        await eventually(engines_were_read, within=PATIENCE_SECONDS)
-        mode = {"mode": "Auto", "backend": "Agent"}
-        await cluster.api.patch(pool, {"spec": {"mig": mode}})
-        cluster.say("the pool plans its layout")
-        target = await eventually(pool_is_laid_out, within=2 * PATIENCE_SECONDS)
-    cluster.say(f"{streams.whole} streams; {target}")
+        await eventually(every_service_streams, within=PATIENCE_SECONDS)
+        mig = {"mode": "Static", "layout": _LAYOUT, "backend": "Agent"}
+        await cluster.api.patch(pool, {"spec": {"mig": mig}})
+        cluster.say("the pool has another layout")
+        await eventually(layout_is_in_use, within=PATIENCE_SECONDS)
+    cluster.say(f"{streams.whole} streams, {minimum.started} replicas started")
     assert streams.broken == []
-    assert {name: minimum.replicas[name] >= 1 for name in _MODELS} == dict.fromkeys(_MODELS, True)
-    gpus = await asyncio.to_thread(cluster.world.gpus, MIG)
-    cluster.say(str(gpus))
+    assert minimum.replicas == dict.fromkeys(_MODELS, 1)
+    assert minimum.started == len(_MODELS)
+
+
+def _count_slices(gpu: Json) -> dict[str, int]:
+    return dict(Counter(placed["profile"] for placed in gpu["slices"]))
 
 
 async def lose_a_batch_node(namespace: ScenarioNamespace) -> None:
