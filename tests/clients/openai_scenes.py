@@ -56,10 +56,10 @@ class Endpoint:
         return sum(float(value) for value in sample.findall(text))
 
     async def wait_for_metric(self, sample: re.Pattern[str], value: float) -> None:
-        async def read() -> float:
-            return await self.metric(sample)
+        async def has_value() -> None:
+            assert await self.metric(sample) == value
 
-        await eventually(read, lambda current: current == value, within=_SECONDS)
+        await eventually(has_value, within=_SECONDS)
 
     def _options(self, changes: dict[str, Any]) -> dict[str, Any]:
         defaults = {"api_key": self.key, "max_retries": 0, "timeout": _SECONDS}

@@ -16,6 +16,7 @@ from tests.conformance.configurations import KEY, Configuration
 from tests.conformance.confined import Confinement
 from tests.lab.sim.running import SHAPE
 from world.slots import free_port
+from world.testing import eventually
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # A real engine on a busy machine takes longer than a minute.
@@ -152,22 +153,18 @@ def key(configuration: Configuration) -> dict[str, str]:
 
 
 async def _open(engine: EngineProcess) -> None:
-    """Poll until it answers; fail with the end of its log if its process ends."""
-    try:
-        async with asyncio.timeout(START_SECONDS):
-            while not await _healthy(engine):
-                if engine.process.poll() is not None:
-                    raise AssertionError(f"the engine ended: {_tail(engine.log)}")
-                await asyncio.sleep(0.1)
-    except TimeoutError:
-        raise AssertionError(f"no answer in {START_SECONDS} s: {_tail(engine.log)}") from None
+    """Wait until it answers; fail with the end of its log if its process ends."""
 
+    async def is_healthy() -> None:
+        if engine.process.poll() is not None:
+            raise RuntimeError(f"the engine ended: {_tail(engine.log)}")
+        try:
+            status = (await engine.http.get("/health")).status_code
+        except httpx.TransportError as error:
+            raise AssertionError(_tail(engine.log)) from error
+        assert status == 200
 
-async def _healthy(engine: EngineProcess) -> bool:
-    try:
-        return (await engine.http.get("/health")).status_code == 200
-    except httpx.TransportError:
-        return False
+    await eventually(is_healthy, within=START_SECONDS)
 
 
 def _tail(log: Path) -> str:

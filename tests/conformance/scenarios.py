@@ -15,6 +15,7 @@ from tests.conformance.cases import COMPLETION
 from tests.conformance.configurations import QUEUE_LIMIT, Configuration
 from tests.conformance.engines import EngineProcess, key, members
 from tests.conformance.observed_facts import Facts
+from world.testing import eventually
 
 DEADLINE_SECONDS = 240
 # Requests that keep an engine busy.
@@ -315,11 +316,13 @@ async def _queue_on_paused_engine(
 
 async def _wait_for_load(client: Client, requests: int) -> int:
     """Wait until `requests` requests have arrived."""
-    load = 0
-    async with asyncio.timeout(DEADLINE_SECONDS):
-        while load < requests:
-            load = (await client.engine.http.get("/load")).json()["server_load"]
-    return load
+
+    async def have_arrived() -> int:
+        load: int = (await client.engine.http.get("/load")).json()["server_load"]
+        assert load >= requests
+        return load
+
+    return await eventually(have_arrived, within=DEADLINE_SECONDS)
 
 
 async def _served(late: "asyncio.Task[int]") -> bool:

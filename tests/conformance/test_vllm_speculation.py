@@ -27,6 +27,7 @@ from tests.conformance.scraping import scraped
 from tests.memory_operator import CHAT, DEPLOYMENT, MemoryOperator, add_pool_and_node
 from tests.memory_operator import VARIANT as A100_SLICE
 from tests.resources.engine_objects import container
+from world.testing import eventually
 
 pytestmark = pytest.mark.vllm
 
@@ -138,13 +139,16 @@ async def loaded(engine: EngineProcess, requests: int, right: int) -> AsyncItera
 
 async def readings_at(moment: datetime, prometheus: str, running: int) -> Readings:
     """What the operator reads once so many requests run, and the engine has ended some."""
-    async with asyncio.timeout(READING_SECONDS):
-        while True:
-            readings = await PrometheusMetrics(prometheus, lambda: moment).read()
-            for speed in readings.speeds.get(SERVED, ()):
-                if (speed.median_running or 0) >= 0.9 * running and speed.requests:
-                    return readings
-            await asyncio.sleep(1)
+
+    async def enough_run() -> Readings:
+        readings = await PrometheusMetrics(prometheus, lambda: moment).read()
+        speeds = readings.speeds.get(SERVED, ())
+        assert any(
+            (speed.median_running or 0) >= 0.9 * running and speed.requests for speed in speeds
+        ), speeds
+        return readings
+
+    return await eventually(enough_run, within=READING_SECONDS)
 
 
 async def cycles(

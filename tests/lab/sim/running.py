@@ -2,9 +2,10 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import VERSION
 from tessera_lab.sim.main import serve
 from world.slots import free_port
+from world.testing import eventually
 
 DEADLINE_SECONDS = 60
 MODEL = "tiny"
@@ -82,14 +84,20 @@ class SimulatedEngine:
 
     async def wait_for_metrics(self, **wanted: float) -> None:
         """Wait until these metrics have these values."""
-        seen: dict[str, float] = {}
 
-        async def reached() -> bool:
-            nonlocal seen
+        async def have_values() -> None:
             seen = await self.metrics()
-            return all(seen[name] == value for name, value in wanted.items())
+            assert {name: seen[name] for name in wanted} == wanted
 
-        await eventually(reached, lambda: f"{wanted}, but {[seen.get(name) for name in wanted]}")
+        await eventually(have_values, within=DEADLINE_SECONDS)
+
+    async def wait_for_load(self, requests: int) -> None:
+        """Wait until so many requests are under way."""
+
+        async def are_under_way() -> None:
+            assert (await self.http.get("/load")).json() == {"server_load": requests}
+
+        await eventually(are_under_way, within=DEADLINE_SECONDS)
 
 
 @asynccontextmanager
@@ -105,23 +113,13 @@ async def running(*argv: str, **env: str) -> AsyncIterator[SimulatedEngine]:
     async with httpx.AsyncClient(base_url=url, timeout=DEADLINE_SECONDS) as http:
         engine = SimulatedEngine(url=url, http=http, process=process, stop=stop)
         try:
-            await eventually(lambda: _answers(engine), lambda: "an open port")
+            await eventually(partial(_is_healthy, engine), within=DEADLINE_SECONDS)
             yield engine
         finally:
             stop.set()
             await http.aclose()
             async with asyncio.timeout(DEADLINE_SECONDS):
                 await asyncio.gather(process, return_exceptions=True)
-
-
-async def eventually(reached: Callable[[], Awaitable[bool]], wanted: Callable[[], str]) -> None:
-    """Poll until `reached`, under a deadline; `wanted` describes what did not come."""
-    try:
-        async with asyncio.timeout(DEADLINE_SECONDS):
-            while not await reached():
-                pass
-    except TimeoutError:
-        raise AssertionError(f"timed out waiting for {wanted()}") from None
 
 
 def keys(value: Any, place: str = "") -> Iterator[str]:
@@ -147,10 +145,11 @@ async def _exit_of(
     return None
 
 
-async def _answers(engine: SimulatedEngine) -> bool:
+async def _is_healthy(engine: SimulatedEngine) -> None:
     if engine.process.done():
-        raise AssertionError(f"the engine ended: {engine.process.result()}")
+        raise RuntimeError(f"the engine ended: {engine.process.result()}")
     try:
-        return (await engine.http.get("/health")).status_code == 200
-    except httpx.ConnectError:
-        return False
+        response = await engine.http.get("/health")
+    except httpx.ConnectError as error:
+        raise AssertionError("no open port") from error
+    assert response.status_code == 200

@@ -6,14 +6,7 @@ import pytest
 
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.main import serve
-from tests.lab.sim.running import (
-    DEADLINE_SECONDS,
-    SHAPE,
-    SLOW,
-    SimulatedEngine,
-    eventually,
-    running,
-)
+from tests.lab.sim.running import DEADLINE_SECONDS, SHAPE, SLOW, SimulatedEngine, running
 
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
 ASKED = [{"role": "user", "content": "go on"}]
@@ -162,11 +155,7 @@ async def test_a_frozen_engine_looks_healthy_while_its_requests_hang() -> None:
         await engine.post("/sim/freeze")
         before = await engine.metrics()
         later = asyncio.create_task(engine.stream("/v1/completions", **LONG))
-
-        async def both() -> bool:
-            return (await engine.http.get("/load")).text == '{"server_load":2}'
-
-        await eventually(both, lambda: "two requests in flight")
+        await engine.wait_for_load(2)
         assert (await engine.http.get("/health")).status_code == 200
         after = await engine.metrics()
         vllm = [name for name in before if name.split()[0] in LOAD_METRICS]

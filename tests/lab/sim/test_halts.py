@@ -2,7 +2,7 @@
 
 import asyncio
 
-from tests.lab.sim.running import DEADLINE_SECONDS, SLOW, SimulatedEngine, eventually, running
+from tests.lab.sim.running import DEADLINE_SECONDS, SLOW, running
 
 DEVELOPMENT = {"VLLM_SERVER_DEV_MODE": "1"}
 TRACKED = "--enable-server-load-tracking"
@@ -10,13 +10,6 @@ SHORT = {"prompt": "x", "max_tokens": 5, "ignore_eos": True}
 # Long enough to be seen running on a busy machine.
 VISIBLE = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
 LONG = {"prompt": "x" * 400, "max_tokens": 3000, "ignore_eos": True}
-
-
-async def _wait_for_load(engine: SimulatedEngine, requests: int) -> None:
-    async def reached() -> bool:
-        return bool((await engine.http.get("/load")).json()["server_load"] == requests)
-
-    await eventually(reached, lambda: f"a load of {requests}")
 
 
 async def test_routes_of_development_are_closed_without_its_variable() -> None:
@@ -29,7 +22,7 @@ async def test_a_sleeping_engine_holds_requests_unseen_until_it_wakes() -> None:
     async with running(TRACKED, **DEVELOPMENT) as engine:
         await engine.post("/sleep?level=2")
         task = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _wait_for_load(engine, 1)
+        await engine.wait_for_load(1)
         seen = await engine.metrics()
         half = (await engine.post("/wake_up?tags=weights")).json()["status"]
         asleep = (await engine.http.get("/is_sleeping")).json()
@@ -66,7 +59,7 @@ async def test_a_pause_waits_for_running_requests_and_queues_new_ones() -> None:
         assert (await first).json()["usage"]["completion_tokens"] == VISIBLE["max_tokens"]
         await pause
         second = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _wait_for_load(engine, 1)
+        await engine.wait_for_load(1)
         waits = not second.done()
         await engine.post("/resume")
         assert (await second).status_code == 200
@@ -80,7 +73,7 @@ async def test_a_frozen_engine_continues_once_it_thaws() -> None:
         await engine.post("/sim/freeze")
         before = await engine.metrics()
         late = asyncio.create_task(engine.post("/v1/completions", **SHORT))
-        await _wait_for_load(engine, 2)
+        await engine.wait_for_load(2)
         during = await engine.metrics()
         await engine.post("/sim/thaw")
         events = await first
