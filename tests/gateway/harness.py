@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import io
 import json
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -37,6 +38,7 @@ from tessera.gateway.requests.app import BodyBounds, GatewayApp
 from tessera.gateway.requests.token_reviews import TokenSender
 from tessera.gateway.requests.token_verifier import TokenVerdict
 from tessera.gateway.server import GatewayServer, listen
+from world.testing import eventually
 
 KEY = "tsk-team-a"
 TENANT = "team-a"
@@ -244,6 +246,57 @@ class RunningGateway:
         (record,) = self.records
         return record
 
+    async def take_record(self) -> UsageRecord:
+        """Return the only record, once it is there, and forget it."""
+        record = await self.record()
+        self.records.clear()
+        self.recorded.clear()
+        return record
+
+    @property
+    def held_bytes(self) -> int:
+        """Return what all requests hold, which is within the budget."""
+        memory = self.app.memory
+        assert memory.size <= memory.limit
+        return memory.size
+
+    async def wait_for_held_bytes(self, least: int, most: float = math.inf) -> None:
+        """Wait until all requests together hold at least, and at most, so many bytes."""
+
+        async def are_held() -> None:
+            assert least <= self.held_bytes <= most
+
+        await eventually(are_held)
+
+    @property
+    def queued_requests(self) -> int:
+        return sum(len(queue) for queue in self.admission.queues)
+
+    async def wait_for_queue(self, requests: int) -> None:
+        """Wait until so many requests wait for a place at an engine."""
+
+        async def are_queued() -> None:
+            assert self.queued_requests == requests
+
+        await eventually(are_queued)
+
+    async def wait_for_in_flight(self, requests: int) -> None:
+        """Wait until engines work at so many requests."""
+
+        async def are_in_flight() -> None:
+            counts = self.admission.demand
+            assert sum(demand.in_flight for demand in counts.values()) == requests, counts
+
+        await eventually(are_in_flight)
+
+    async def wait_for_tokens(self, tokens: int) -> None:
+        """Wait until the client of the oldest request was sent so many tokens."""
+
+        async def are_sent() -> None:
+            assert [each.output_tokens for each in self.app.running(1)[0]] == [tokens]
+
+        await eventually(are_sent)
+
 
 @dataclass(kw_only=True)
 class Answer:
@@ -260,13 +313,6 @@ class Answer:
     @property
     def events(self) -> list[bytes]:
         return [each + b"\n\n" for each in self.body.split(b"\n\n")[:-1]]
-
-
-async def held_bytes(gateway: RunningGateway) -> int:
-    """Return what all requests hold, which is within the budget."""
-    memory = gateway.app.memory
-    assert memory.size <= memory.limit
-    return memory.size
 
 
 def a_replica(address: str, name: str = "chat-1", **changes: Any) -> EngineReplica:

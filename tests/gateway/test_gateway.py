@@ -29,6 +29,7 @@ from tessera.gateway.requests.admission import DemandCount, Ticket
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
 from tests.gateway.harness import KeyIdentifier, a_directory, a_model, a_replica, an_api_key
+from world.testing import eventually
 
 CHAT = Ref("team-a", "chat")
 LIMIT = a_limit(Meter.REQUESTS, 60)
@@ -103,11 +104,15 @@ async def running(surroundings: Surroundings) -> AsyncIterator[Gateway]:
         await asyncio.wait((task,))
 
 
-async def directory(gateway: Gateway, accept: Callable[[Directory], bool] = bool) -> Directory:
-    """Wait for a directory of the gateway."""
-    while gateway.directory is None or not accept(gateway.directory):  # noqa: ASYNC110 - nobody tells it
-        await asyncio.sleep(0.01)
-    return gateway.directory
+async def wait_for_directory(gateway: Gateway, *keys: str) -> Directory:
+    """Wait for a directory of the gateway with these digests of keys."""
+
+    async def is_published() -> Directory:
+        assert gateway.directory is not None
+        assert list(gateway.directory.keys) == list(keys)
+        return gateway.directory
+
+    return await eventually(is_published)
 
 
 async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_next() -> None:
@@ -117,14 +122,13 @@ async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_n
         await asyncio.sleep(0)
         assert not gateway.admission.has_directory
         surroundings.observe()
-        first = await directory(gateway)
+        first = await wait_for_directory(gateway)
         assert [model.service for model in first.models] == [CHAT]
         assert gateway.admission.has_directory
         record = KeyRecord.model_validate({"sha256": "ab" * 32})
         keys = TenantKeys(secret=Ref("gw", "s"), tenant="team-a", records={"ci": record})
         surroundings.observe(keys=(keys,))
-        second = await directory(gateway, lambda directory: bool(directory.keys))
-        assert list(second.keys) == ["ab" * 32]
+        second = await wait_for_directory(gateway, "ab" * 32)
         assert second.models == first.models
 
 
@@ -234,17 +238,19 @@ def test_an_edit_of_a_public_service_lets_no_tenant_look_at_all_models() -> None
 
 
 async def test_engines_of_services_with_requests_are_polled() -> None:
+    async def is_polled() -> None:
+        assert state.engine is not None
+        assert state.engine.running == 5
+        assert surroundings.running != []
+
     surroundings = Surroundings()
     async with running(surroundings) as gateway:
         surroundings.observe()
-        model, *_ = (await directory(gateway)).models
+        model, *_ = (await wait_for_directory(gateway)).models
         [state] = gateway.admission.replicas.states(model)
         assert state.engine is None
         gateway.admission.demand[CHAT] = DemandCount(in_flight=1)
-        while state.engine is None:  # noqa: ASYNC110 - nobody tells it
-            await asyncio.sleep(0.01)
-        assert state.engine.running == 5
-        assert surroundings.running
+        await eventually(is_polled)
 
 
 async def test_requests_of_one_moment_borrow_together() -> None:
@@ -266,6 +272,7 @@ async def test_an_answer_that_does_not_come_refuses_the_request(
     surroundings.lends.clear()
     async with running(surroundings) as gateway:
         assert not await gateway.borrow(BorrowRequest())
+        monkeypatch.setattr(gateway_module, "_BORROW_SECONDS", 60)
         surroundings.lends.set()
         assert await gateway.borrow(BorrowRequest())
 

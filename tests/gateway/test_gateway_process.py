@@ -1,9 +1,11 @@
 """The process of a gateway: how it ends, and what the next one finds."""
 
 import asyncio
+import errno
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections import defaultdict
@@ -55,15 +57,18 @@ class GatewayProcess:
     url: str
     client: aiohttp.ClientSession
 
-    async def until_ready(self) -> None:
-        await eventually(self.status, lambda status: status == 200, within=WAIT_SECONDS)
+    async def wait_for_status(self, expected: int | None) -> None:
+        """Wait until `/readyz` answers with this status; None if nobody listens any more."""
 
-    async def status(self) -> int | None:
-        try:
-            async with self.client.get(f"{self.url}/readyz") as response:
-                return response.status
-        except aiohttp.ClientConnectionError:
-            return None
+        async def is_answered() -> None:
+            try:
+                async with self.client.get(f"{self.url}/readyz") as response:
+                    status: int | None = response.status
+            except aiohttp.ClientConnectionError:
+                status = None
+            assert status == expected
+
+        await eventually(is_answered, within=WAIT_SECONDS)
 
     def post(self, body: Any) -> Any:
         return self.client.post(f"{self.url}/v1/chat/completions", json=body)
@@ -91,7 +96,7 @@ async def a_process(
             gateway = GatewayProcess(
                 process=process, folder=folder, url=f"http://127.0.0.1:{port}", client=client
             )
-            await gateway.until_ready()
+            await gateway.wait_for_status(200)
             yield gateway
     finally:
         log.close()
@@ -124,8 +129,8 @@ async def test_a_draining_gateway_ends_its_streams_and_its_records(tmp_path: Pat
         async with gateway.post(STREAM) as response:
             await response.content.readuntil(b"\n\n")
             gateway.process.send_signal(signal.SIGTERM)
-            await eventually(gateway.status, lambda status: status == 503)
-            await eventually(gateway.status, lambda status: status is None)
+            await gateway.wait_for_status(503)
+            await gateway.wait_for_status(None)
             release.set()
             assert (await response.content.read()).endswith(END + DONE)
         async with asyncio.timeout(WAIT_SECONDS):
@@ -142,8 +147,8 @@ async def test_a_killed_gateway_leaves_what_its_clients_got_and_the_next_one_sto
 ) -> None:
     release, journals = asyncio.Event(), tmp_path / "journals"
 
-    async def running() -> int:
-        return sum(path.stat().st_size for path in journals.glob("*.running"))
+    async def is_noted() -> None:
+        assert [path for path in journals.glob("*.running") if path.stat().st_size] != []
 
     async with ScriptedEngine(until(release)) as engine:
         directory = a_directory(a_model(a_replica(engine.address)))
@@ -154,7 +159,7 @@ async def test_a_killed_gateway_leaves_what_its_clients_got_and_the_next_one_sto
             release.clear()
             async with gateway.post(STREAM) as response:
                 await response.content.readuntil(b"\n\n")
-                await eventually(running, lambda size: size > 0)
+                await eventually(is_noted)
                 async with gateway.post(STREAM) as complete:
                     release.set()
                     assert (await complete.content.read()).endswith(DONE)
@@ -177,18 +182,14 @@ async def test_a_connection_that_was_not_told_of_the_end_gets_one_more_answer() 
         a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
     ):
 
-        async def listens() -> bool:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
-            except ConnectionRefusedError:
-                return False
-            writer.close()
-            return True
+        async def refuses_connections() -> None:
+            with socket.socket() as client:
+                assert client.connect_ex(("127.0.0.1", gateway.port)) == errno.ECONNREFUSED
 
         async with gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as begun:
             await begun.content.readuntil(b"\n\n")
             await gateway.server.drain()
-            await eventually(listens, lambda accepts: not accepts)
+            await eventually(refuses_connections)
             release.set()
             assert (await begun.content.read()).endswith(DONE)
         answer = await gateway.post(STREAM)

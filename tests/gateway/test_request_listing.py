@@ -23,7 +23,6 @@ from tests.gateway.harness import (
     STREAM,
     USAGE,
     EngineCall,
-    RunningGateway,
     ScriptedEngine,
     a_delta,
     a_directory,
@@ -51,10 +50,6 @@ def a_request(age_seconds: float = 3.0, **changes: Any) -> RunningRequest:
     return RunningRequest(**{**values, **changes})
 
 
-async def running(gateway: RunningGateway) -> list[RunningRequest]:
-    return gateway.app.running(10)[0]
-
-
 async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() -> None:
     async def script(call: EngineCall) -> None:
         if call.json["user"] == "decode":
@@ -67,6 +62,9 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
             await call.finish()
         else:
             await call.whole(COMPLETION)
+
+    async def nothing_runs() -> None:
+        assert gateway.app.running(10) == ([], 0)
 
     def send(user: str, **fields: Any) -> asyncio.Task[Any]:
         return asyncio.create_task(gateway.post({**STREAM, "user": user, **fields}))
@@ -88,15 +86,9 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
             for user in ("decode", "prefill"):
                 tasks.append(send(user))
                 await arrived.get()
-            await eventually(
-                lambda: running(gateway),
-                lambda listed: listed[0].output_tokens == 2,
-                within=WAIT_SECONDS,
-            )
+            await gateway.wait_for_tokens(2)
             tasks.append(send("queued", stream=False))
-            await eventually(
-                lambda: running(gateway), lambda listed: len(listed) == 3, within=WAIT_SECONDS
-            )
+            await gateway.wait_for_queue(1)
             night_request = send("held", model="night")
             await gateway.woken.wait()
             requests, total = gateway.app.running(10)
@@ -105,12 +97,10 @@ async def test_each_request_is_in_its_phase_and_nothing_of_its_text_is_listed() 
             night_request.cancel()
             tasks[0].cancel()
             await arrived.get()
-            after = await running(gateway)
+            after, _ = gateway.app.running(10)
             release.set()
             await asyncio.gather(*tasks, night_request, return_exceptions=True)
-            await eventually(
-                lambda: running(gateway), lambda listed: not listed, within=WAIT_SECONDS
-            )
+            await eventually(nothing_runs, within=WAIT_SECONDS)
     assert total == 4
     # Streams without a token: the one in prefill is overdue, and the held one is not yet.
     chat, night = (awaiting[Ref("team-a", name)] for name in ("chat", "night"))

@@ -1,9 +1,7 @@
 """What clients of the gateway try: stolen keys, models of others, forged requests, and masses."""
 
 import asyncio
-import functools
 import json
-import operator
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
@@ -64,8 +62,8 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
         await call.chunk(END + USAGE + DONE)
         await call.finish()
 
-    async def recorded() -> int:
-        return len(gateway.records)
+    async def all_are_recorded() -> None:
+        assert len(gateway.records) == 3
 
     release = asyncio.Event()
     keys = (an_api_key(STOLEN_KEY, name="laptop"), an_api_key(OTHER_KEY, name="server"))
@@ -90,7 +88,7 @@ async def test_a_stolen_key_shows_its_address_and_ends_with_its_revocation() -> 
             assert (await stream.content.read()).endswith(DONE)
         answer = await gateway.post(STREAM, **OTHER)
         assert answer.status == 200
-        await eventually(recorded, lambda count: count == 3, within=WAIT_SECONDS)
+        await eventually(all_are_recorded, within=WAIT_SECONDS)
         lines = [json.loads(access_line(record)) for record in gateway.records]
     assert_equal(
         {(line["clientAddress"], line["key"], line["status"]) for line in lines},
@@ -271,11 +269,8 @@ async def served_in_order(masses: int) -> tuple[list[str], list[Any]]:
     def send(user: str, **headers: str) -> asyncio.Task[Answer]:
         return asyncio.create_task(gateway.post({**CHAT, "user": user}, **headers))
 
-    async def waiting() -> int:
-        return sum(len(queue) for queue in gateway.admission.queues)
-
-    async def refused() -> int:
-        return sum(task.done() for task in greedy)
+    async def others_are_refused() -> None:
+        assert [task.done() for task in greedy].count(True) == masses - RUNNING - queued
 
     arrived, turns = asyncio.Queue[str](), asyncio.Semaphore(0)
     keys = (an_api_key(), an_api_key(OTHER_KEY, name="server", tenant="team-b"))
@@ -290,18 +285,12 @@ async def served_in_order(masses: int) -> tuple[list[str], list[Any]]:
             for _ in range(RUNNING):
                 await arrived.get()
             queued = min(masses - RUNNING, PLACES)
-            await eventually(waiting, lambda count: count == queued, within=WAIT_SECONDS)
-            await eventually(
-                refused,
-                functools.partial(operator.eq, masses - RUNNING - queued),
-                within=WAIT_SECONDS,
-            )
+            await gateway.wait_for_queue(queued)
+            await eventually(others_are_refused, within=WAIT_SECONDS)
             others = []
             for number in range(1, OTHERS + 1):
                 others.append(send(f"other-{number}", **OTHER))
-                await eventually(
-                    waiting, functools.partial(operator.eq, queued + number), within=WAIT_SECONDS
-                )
+                await gateway.wait_for_queue(queued + number)
             order = []
             for _ in range(queued + OTHERS):
                 turns.release()

@@ -16,7 +16,6 @@ from tessera.gateway.bodies.prompt_size import MAX_MEDIA
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.routes import ROUTES
 from tests.gateway.harness import KEY, a_directory, a_gateway, a_model
-from world.testing import eventually
 
 MIB = 2**20
 CHAT, EMBEDDINGS, RERANK = "/v1/chat/completions", "/v1/embeddings", "/v1/rerank"
@@ -170,13 +169,10 @@ async def test_large_bodies_that_end_together_leave_turns_to_others() -> None:
     limits = RateLimitsSpec(input_tokens=PeriodLimits(per_day=1000))
     async with a_gateway(a_directory(a_model(limits=limits))) as gateway:
         clients = [await asyncio.open_connection("127.0.0.1", gateway.port) for _ in range(8)]
-
-        async def held_bytes() -> int:
-            return gateway.app.memory.size
-
         for _, writer in clients:
             writer.write(head + body[:-1])
-        await eventually(held_bytes, lambda size: size == 8 * (len(body) - 1), within=30)
+        size = 8 * (len(body) - 1)
+        await gateway.wait_for_held_bytes(size, size)
         for _, writer in clients:
             writer.write(body[-1:])
         answers = asyncio.gather(*(reader.readline() for reader, _ in clients))

@@ -7,7 +7,6 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from operator import eq
 from typing import Any
 
 import pytest
@@ -40,9 +39,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     an_api_key,
-    held_bytes,
 )
-from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -168,9 +165,7 @@ async def serving(script: Script, limit: int, **options: Any) -> AsyncIterator[R
         directory = a_directory(a_model(replica, public=True), keys=keys, tenants=tenants)
         async with a_gateway(directory, memory=Memory(limit), **options) as gateway:
             yield gateway
-            await eventually(
-                partial(held_bytes, gateway), lambda size: size == 0, within=WAIT_SECONDS
-            )
+            await gateway.wait_for_held_bytes(0, 0)
 
 
 async def answer_at_once(call: EngineCall) -> None:
@@ -212,7 +207,7 @@ async def test_unfinished_bodies_of_one_tenant_leave_room_for_others() -> None:
         statuses = [asyncio.create_task(status_of(client)) for client in clients]
         refused = asyncio.as_completed(statuses)
         assert [await next(refused) for _ in range(7)] == [429] * 7
-        assert await eventually(partial(held_bytes, gateway), lambda size: size == 2 * MIB)
+        await gateway.wait_for_held_bytes(2 * MIB, 2 * MIB)
         answer = await gateway.post(large(MIB), **OTHER)
         assert answer.status == 200
         for status in statuses:
@@ -247,7 +242,7 @@ async def test_waiting_bodies_give_way_to_those_of_others() -> None:
         await arrived.wait()
         sizes = (2 * part, part, part)
         waiting = [send(size) for size in sizes]
-        await eventually(partial(held_bytes, gateway), lambda size: size > sum(sizes))
+        await gateway.wait_for_held_bytes(sum(sizes) + 1)
         # The largest of all gives way to another one of its tenant, and none to another tenant.
         others = [send(part), send(4 * part, **OTHER)]
         assert (await waiting[0]).status == 429
@@ -265,7 +260,7 @@ async def test_answers_that_nobody_reads_are_held_and_give_way() -> None:
     async with serving(script, 40 * MIB) as gateway:
         body = json.dumps({**CHAT, "user": "silent"}).encode()
         clients = [await begin(gateway, body)]
-        await eventually(partial(held_bytes, gateway), lambda size: size > 12 * MIB)
+        await gateway.wait_for_held_bytes(12 * MIB + 1)
         clients.append(await begin(gateway, body))
         record = await gateway.record()
         assert (await gateway.post({**CHAT, "user": "other"}, **OTHER)).status == 200
@@ -303,9 +298,9 @@ async def test_a_stream_holds_its_body_until_it_begins_and_what_is_not_read() ->
 
     async with serving(script, 8 * MIB) as gateway:
         request = asyncio.create_task(gateway.post({**STREAM, **large(MIB)}))
-        await eventually(partial(held_bytes, gateway), lambda size: size > MIB)
+        await gateway.wait_for_held_bytes(MIB + 1)
         begun.set()
-        await eventually(partial(held_bytes, gateway), lambda size: MIB < size < MIB + 2000)
+        await gateway.wait_for_held_bytes(MIB + 1, MIB + 1999)
         more.set()
         answer = await request
     assert (answer.status, len(answer.events)) == (200, 5)
@@ -333,13 +328,13 @@ async def test_a_body_that_its_engine_does_not_read_is_held() -> None:
             client = await begin(gateway, json.dumps({**STREAM, **large(16 * MIB)}).encode())
             assert b"200 OK" in await loop.sock_recv(client, 2**12)
             await engine
-            assert await held_bytes(gateway) > 16 * MIB
+            assert gateway.held_bytes > 16 * MIB
             # All of it is held until its last part is in the buffers of sockets.
             read = 0
             while read < 16 * MIB:
-                assert await held_bytes(gateway) > 16 * MIB or read > 8 * MIB
+                assert gateway.held_bytes > 16 * MIB or read > 8 * MIB
                 read += len(await loop.sock_recv(accepted[0], 2**20))
-            await eventually(partial(held_bytes, gateway), lambda size: size == 0)
+            await gateway.wait_for_held_bytes(0, 0)
             client.close()
             await gateway.record()
         accepted[0].close()
@@ -369,9 +364,9 @@ async def test_an_engine_is_free_once_it_answered_whoever_reads_it() -> None:
     async with serving(script, 16 * MIB, max_num_seqs=1) as gateway:
         silent = json.dumps({**STREAM, "user": "silent"}).encode()
         clients = [await begin(gateway, body) for body in 2 * (silent, json.dumps(CHAT).encode())]
-        await eventually(partial(held_bytes, gateway), lambda size: size > 2.5 * MIB)
-        await eventually(partial(at_engines, gateway), partial(eq, 0))
-        async with asyncio.timeout(10):
+        await gateway.wait_for_held_bytes(5 * MIB // 2 + 1)
+        await gateway.wait_for_in_flight(0)
+        async with asyncio.timeout(30):
             answer = await gateway.post({**STREAM, "user": "other"}, **OTHER)
         assert answer.events[-1] == DONE
         # Nothing is lost for those who read late.
@@ -420,20 +415,12 @@ async def test_a_full_queue_refuses_the_newest_of_who_has_most_waiting() -> None
         waiting = []
         for running in (1, 2):
             waiting.append(asyncio.create_task(gateway.post(CHAT)))
-            await eventually(partial(at_engines, gateway), partial(eq, running))
+            await gateway.wait_for_in_flight(running)
         for count in (1, 2):
             waiting.append(asyncio.create_task(gateway.post(CHAT)))
-            await eventually(partial(queued, gateway), partial(eq, count))
+            await gateway.wait_for_queue(count)
         other = asyncio.create_task(gateway.post(CHAT, **OTHER))
         refused = await waiting.pop()
         assert (refused.status, refused.error["code"]) == (503, "queue_full")
         turn.set()
         assert [(await task).status for task in (*waiting, other)] == [200] * 4
-
-
-async def at_engines(gateway: RunningGateway) -> int:
-    return sum(demand.in_flight for demand in gateway.admission.demand.values())
-
-
-async def queued(gateway: RunningGateway) -> int:
-    return sum(len(queue) for queue in gateway.admission.queues)

@@ -4,9 +4,7 @@ import asyncio
 import gc
 import json
 from collections.abc import AsyncIterator, Iterator
-from functools import partial
 from itertools import chain
-from operator import eq
 from secrets import token_hex
 from typing import Any
 
@@ -33,7 +31,6 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     an_api_key,
-    held_bytes,
 )
 from world.testing import eventually
 
@@ -398,16 +395,20 @@ async def test_trailers_after_a_refusal_end_the_connection(
 async def test_an_idle_connection_keeps_nothing_of_its_last_request(
     gateway: RunningGateway,
 ) -> None:
+    value = token_hex().encode()
+
+    async def is_forgotten() -> None:
+        assert _headers_kept(value) == 0
+
     reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
     async with asyncio.timeout(WAIT_SECONDS):
-        value = token_hex().encode()
         writer.write(POST + b"x-kept: " + value + b"\r\n" + _WHOLE)
         assert b" 200 " in await reader.readline()
-        await eventually(partial(_headers_kept, value), partial(eq, 0))
+        await eventually(is_forgotten)
     writer.close()
 
 
-async def _headers_kept(value: bytes) -> int:
+def _headers_kept(value: bytes) -> int:
     lists = [each for each in gc.get_objects() if type(each) is list]
     return sum(type(each) is tuple and each[1:] == (value,) for each in chain(*lists))
 
@@ -666,7 +667,7 @@ async def test_a_body_that_outlasts_the_gateway_is_told_so(engine: ScriptedEngin
     async with a_gateway(directory, drain_seconds=1) as gateway:
         reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
         writer.write(POST + b"content-length: 9\r\n\r\n{")
-        await eventually(partial(held_bytes, gateway), partial(eq, 1))
+        await gateway.wait_for_held_bytes(1, 1)
         await gateway.server.drain()
         response = await reader.read()
         writer.close()

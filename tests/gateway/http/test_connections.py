@@ -6,8 +6,6 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from functools import partial
-from operator import eq
 
 import pytest
 
@@ -161,14 +159,6 @@ async def connect(gateway: RunningGateway, data: bytes) -> Client:
     return reader, writer
 
 
-async def at_engines(gateway: RunningGateway) -> int:
-    return sum(demand.in_flight for demand in gateway.admission.demand.values())
-
-
-async def evictions(ends: Ends) -> int:
-    return len(ends.ends)
-
-
 async def until_closed(client: Client) -> None:
     with suppress(ConnectionError):
         await client[0].read()
@@ -185,12 +175,15 @@ async def until_closed(client: Client) -> None:
     ids=["silent", "head", "body", "kept"],
 )
 async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> None:
+    async def are_evicted() -> None:
+        assert ends.ends == [ConnectionEnd.EVICTED] * (2 * LIMIT + 1)
+
     release, ends = asyncio.Event(), Ends()
     async with serving(release, ends) as gateway:
         request = asyncio.create_task(gateway.post(CHAT))
-        await eventually(partial(at_engines, gateway), partial(eq, 1))
+        await gateway.wait_for_in_flight(1)
         idle = [await connect(gateway, data) for _ in range(3 * LIMIT)]
-        await eventually(partial(evictions, ends), partial(eq, 2 * LIMIT + 1))
+        await eventually(are_evicted)
         # New ones are served, and the one with a request stays.
         new = await connect(gateway, HEAD + b"content-length: 2\r\n\r\n{}")
         assert (await new[0].readline()).startswith(b"HTTP/1.1 400 ")
@@ -202,11 +195,6 @@ async def test_connections_without_a_request_keep_nobody_out(data: bytes) -> Non
     assert set(ends.ends) == {ConnectionEnd.EVICTED}
 
 
-async def slow_readers(gateway: RunningGateway) -> int:
-    connections = gateway.server.server_state.connections
-    return sum(isinstance(each, GatewayProtocol) and each.reads_slowly for each in connections)
-
-
 @pytest.mark.parametrize(
     ("models", "end"), [(600, ConnectionEnd.EVICTED), (3000, ConnectionEnd.REFUSED)]
 )
@@ -214,6 +202,12 @@ async def test_who_asks_for_more_than_he_reads_keeps_nobody_out(
     models: int, end: ConnectionEnd
 ) -> None:
     """Who is slow to read one large response keeps his place."""
+
+    async def all_read_slowly() -> None:
+        connections = gateway.server.server_state.connections
+        slow = [isinstance(each, GatewayProtocol) and each.reads_slowly for each in connections]
+        assert slow.count(True) == LIMIT, slow
+
     ends = Ends()
     names = tuple(f"model-{number}" for number in range(models))
     async with serving(asyncio.Event(), ends, names) as gateway:
@@ -227,7 +221,7 @@ async def test_who_asks_for_more_than_he_reads_keeps_nobody_out(
             await loop.sock_connect(client, ("127.0.0.1", gateway.port))
             await loop.sock_sendall(client, asked * 4)
             silent.append(client)
-        await eventually(partial(slow_readers, gateway), partial(eq, LIMIT))
+        await eventually(all_read_slowly)
         new = await connect(gateway, b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
         with suppress(ConnectionError):
             response = await new[0].readline()

@@ -16,7 +16,6 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -110,13 +109,9 @@ async def test_a_request_passes_one_that_waits_for_a_longer_context() -> None:
         )
         async with a_gateway(a_directory(model)) as gateway, asyncio.TaskGroup() as tasks:
             long_prompts = [tasks.create_task(gateway.post(a_prompt(9000))) for _ in range(3)]
-
-            async def queued() -> int:
-                return sum(len(queue) for queue in gateway.admission.queues)
-
-            await eventually(queued, lambda count: count == 2, within=WAIT_SECONDS)
+            await gateway.wait_for_queue(2)
             assert (await gateway.post(a_prompt(100))).headers["x-tessera-replica"] == "small"
-            assert await queued() == 2
+            assert gateway.queued_requests == 2
             answering.set()
         replicas = [task.result().headers["x-tessera-replica"] for task in long_prompts]
         assert replicas == ["large"] * 3

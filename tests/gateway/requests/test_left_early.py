@@ -9,7 +9,7 @@ import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import TenantLimits
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
     MODEL,
@@ -26,7 +26,6 @@ from tests.gateway.harness import (
     a_replica,
     event,
 )
-from world.testing import eventually
 
 pytestmark = pytest.mark.anyio
 WAIT_SECONDS = 60
@@ -48,26 +47,14 @@ async def serving(script: Script, **changes: Any) -> AsyncIterator[RunningGatewa
 
 async def leave(
     gateway: RunningGateway, body: Any, arrived: asyncio.Event, path: str = "/v1/chat/completions"
-) -> None:
-    """Send a request, and go away once it arrived."""
+) -> UsageRecord:
+    """Send a request, go away once it arrived, and return its record."""
     request = asyncio.create_task(gateway.post(body, path))
     async with asyncio.timeout(WAIT_SECONDS):
         await arrived.wait()
         request.cancel()
         await asyncio.wait((request,))
-        gateway.recorded.clear()
-        while not gateway.records:
-            await gateway.recorded.wait()
-
-
-async def passed_on(gateway: RunningGateway, events: int) -> None:
-    """Wait until the client was sent so many events with tokens."""
-
-    async def sent() -> int:
-        (request,), _ = gateway.app.running(1)
-        return request.output_tokens
-
-    await eventually(sent, lambda count: count >= events, within=WAIT_SECONDS)
+    return await gateway.take_record()
 
 
 def sending(
@@ -91,8 +78,7 @@ def sending(
 async def test_who_leaves_before_the_first_token_pays_the_prompt(stream: bool) -> None:
     arrived = asyncio.Event()
     async with serving(sending(arrived)) as gateway:
-        await leave(gateway, {**CHAT, "stream": stream, "max_tokens": 4000}, arrived)
-        (record,) = gateway.records
+        record = await leave(gateway, {**CHAT, "stream": stream, "max_tokens": 4000}, arrived)
     assert (record.phase, record.estimated) == (Phase.ABORTED, True)
     assert record.input_tokens == pytest.approx(10_000, rel=0.02)
     assert record.output_tokens <= 1
@@ -141,9 +127,10 @@ async def test_events_of_many_tokens_count_by_their_text(
     chunk = event({"choices": [{"index": 0, "delta": delta, "logprobs": None}]})
     raw = chunk.replace(b"\\u044f", "я".encode())
     arrived = asyncio.Event()
-    async with serving(sending(arrived, ROLE, *[raw] * 4)) as gateway:
-        await leave(gateway, {**CHAT, "stream": True, "max_tokens": 4000}, arrived)
-        (record,) = gateway.records
+    async with serving(
+        sending(arrived, ROLE, *[raw] * 4, wait=lambda: gateway.wait_for_tokens(4))
+    ) as gateway:
+        record = await leave(gateway, {**CHAT, "stream": True, "max_tokens": 4000}, arrived)
     assert record.output_tokens == pytest.approx(tokens, rel=0.35, abs=1)
 
 
@@ -153,10 +140,9 @@ async def test_log_probabilities_are_no_text() -> None:
     arrived = asyncio.Event()
     chunks = [a_delta(" a", logprobs=logprobs)] * 50
     async with serving(
-        sending(arrived, ROLE, *chunks, wait=lambda: passed_on(gateway, 50))
+        sending(arrived, ROLE, *chunks, wait=lambda: gateway.wait_for_tokens(50))
     ) as gateway:
-        await leave(gateway, {**CHAT, "stream": True, "logprobs": True}, arrived)
-        (record,) = gateway.records
+        record = await leave(gateway, {**CHAT, "stream": True, "logprobs": True}, arrived)
     assert record.output_tokens in (50, 51)
 
 
@@ -168,9 +154,12 @@ async def test_a_reported_beginning_is_not_the_whole_answer() -> None:
         for body in (start, *[text] * 40)
     ]
     arrived = asyncio.Event()
-    async with serving(sending(arrived, *events)) as gateway:
-        await leave(gateway, {**CHAT, "stream": True, "max_tokens": 900}, arrived, "/v1/messages")
-        (record,) = gateway.records
+    async with serving(
+        sending(arrived, *events, wait=lambda: gateway.wait_for_tokens(40))
+    ) as gateway:
+        record = await leave(
+            gateway, {**CHAT, "stream": True, "max_tokens": 900}, arrived, "/v1/messages"
+        )
     assert record.input_tokens == 5
     assert record.output_tokens == pytest.approx(45, abs=6)
     assert record.estimated
@@ -178,9 +167,9 @@ async def test_a_reported_beginning_is_not_the_whole_answer() -> None:
 
 async def test_a_cut_answer_is_not_charged_as_if_it_had_been_whole() -> None:
     arrived = asyncio.Event()
-    async with serving(sending(arrived, ROLE, a_delta(), a_delta())) as gateway:
-        await leave(gateway, {**CHAT, "stream": True, "max_tokens": 20_000}, arrived)
-        (record,) = gateway.records
+    script = sending(arrived, ROLE, a_delta(), a_delta(), wait=lambda: gateway.wait_for_tokens(2))
+    async with serving(script) as gateway:
+        record = await leave(gateway, {**CHAT, "stream": True, "max_tokens": 20_000}, arrived)
     assert record.output_tokens == 3
 
 
@@ -193,8 +182,7 @@ async def test_the_engine_works_on_until_it_hears_of_it() -> None:
 
     script = sending(arrived, ROLE, a_delta(), wait=pause)
     async with serving(script, step_time=pace) as gateway:
-        await leave(gateway, {**CHAT, "stream": True, "n": 2}, arrived)
-        (record,) = gateway.records
+        record = await leave(gateway, {**CHAT, "stream": True, "n": 2}, arrived)
     # A step of this replica takes 1 ms and what its host adds.
     assert record.output_tokens >= 2 * 100
 
@@ -211,8 +199,7 @@ async def test_hidden_tokens_are_those_of_the_time_since_the_prompt_was_read(
 
     async with serving(sending(arrived, ROLE, wait=pause), step_time=pace) as gateway:
         body = {**CHAT, "stream": True, "n": choices, "max_tokens": 4000}
-        await leave(gateway, {**body, "include_reasoning": False}, arrived)
-        (record,) = gateway.records
+        record = await leave(gateway, {**body, "include_reasoning": False}, arrived)
     assert 100 * choices <= record.output_tokens <= 4000 * choices
 
 
@@ -232,7 +219,6 @@ async def test_prompts_cost_what_the_model_makes_of_their_bytes() -> None:
     async with serving(script) as gateway:
         for _ in range(5):
             await gateway.post(body)
-        gateway.records.clear()
-        await leave(gateway, {**body, "stream": True}, arrived)
-        (record,) = gateway.records
+            await gateway.take_record()
+        record = await leave(gateway, {**body, "stream": True}, arrived)
     assert prompt_tokens < record.input_tokens < 9_700

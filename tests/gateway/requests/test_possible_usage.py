@@ -103,9 +103,7 @@ async def test_the_next_request_of_a_client_is_expected_to_be_as_those_that_ende
     async with reporting(usage) as gateway:
         for number in range(22):
             await gateway.post({**CHAT, "max_tokens": 9 if number < 21 else 4})
-            await gateway.record()
-            gateway.records.clear()
-            gateway.recorded.clear()
+            await gateway.take_record()
             (arrived,) = gateway.admission.arrivals.take().values()
             assert arrived.requests == 1
             assert arrived.tokens.requests == (number >= 20)

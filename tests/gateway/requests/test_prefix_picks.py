@@ -54,7 +54,7 @@ async def ask(
     body = {**CHAT, "max_tokens": 2, "stream": True, "messages": messages, **fields}
     answer = await gateway.post(body, authorization=f"Bearer {key}")
     assert answer.status == 200, answer.body
-    return gateway.records[-1]
+    return await gateway.take_record()
 
 
 async def test_turns_of_a_conversation_go_where_the_ones_before_are_cached() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tessera.domain.gateway.requests import Phase
+from tessera.domain.gateway.requests import Phase, RunningRequest
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.requests.app import BodyBounds
 from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
@@ -31,7 +31,6 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
     event,
-    held_bytes,
 )
 from tests.lab.sim.running import SimulatedEngine, running
 from world.testing import eventually
@@ -206,14 +205,18 @@ async def test_streams_whose_replica_dies_at_any_token_are_as_if_it_had_not(path
         }
         # When
         async with losing(engine, places) as (gateway, _, _):
+
+            async def all_are_recorded() -> None:
+                assert (len(gateway.records), gateway.held_bytes) == (STREAMS, 0)
+
             answers = await asyncio.gather(
                 *(
                     gateway.post(body, path, **{"x-request-id": name})
                     for name, body in bodies.items()
                 )
             )
+            await eventually(all_are_recorded)
             records = {record.request_id: record for record in gateway.records}
-            assert await held_bytes(gateway) == 0
     # Then: all are complete, and say what they used in all
     assert len(records) == STREAMS
     for name, answer in zip(bodies, answers, strict=True):
@@ -250,11 +253,11 @@ async def test_a_stream_whose_engine_crashes_goes_on() -> None:
         async with a_gateway(a_directory(a_model(lost))) as gateway:
             sending = asyncio.create_task(gateway.post(body))
 
-            async def tokens() -> int:
-                running_requests, _ = gateway.app.running(1)
-                return running_requests[0].output_tokens if running_requests else 0
+            async def is_under_way() -> None:
+                requests, _ = gateway.app.running(1)
+                assert sum(each.output_tokens for each in requests) > 5
 
-            await eventually(tokens, lambda count: count > 5, within=WAIT_SECONDS)
+            await eventually(is_under_way)
             gateway.admission.update(a_directory(a_model(lost, other)))
             await first.http.post("/sim/crash")
             answer = await sending
@@ -348,7 +351,7 @@ async def test_tokens_that_an_engine_counts_take_room_like_all_else() -> None:
     async with replicas(lost, rest, memory=memory) as (gateway, _):
         answer = await gateway.post({**STREAM, "max_tokens": 5})
         record = await gateway.record()
-        assert await held_bytes(gateway) == 0
+        assert gateway.held_bytes == 0
     assert answer.body.endswith(RESUMED + DONE)
     assert (record.resumed, record.unchecked_joints) == (1, 1)
 
@@ -495,12 +498,9 @@ async def test_a_stream_says_so_when_a_call_of_a_tool_begins() -> None:
     async def script(engine_call: EngineCall) -> None:
         await engine_call.begin()
         await engine_call.chunk(ROLE + a_delta())
-        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        await gateway.wait_for_tokens(1)
         await engine_call.chunk(call)
         engine_call.cut()
-
-    async def sent_tokens() -> int:
-        return gateway.app.running(1)[0][0].output_tokens
 
     async with replicas(script, going_on(DONE)) as (gateway, engines):
         answer = await gateway.post({**STREAM, "tools": [{"type": "function"}]})
@@ -525,7 +525,7 @@ async def test_an_endless_stream_is_not_protected_for_ever() -> None:
 
     async with replicas(script, going_on(DONE)) as (gateway, engines):
         answer = await gateway.post(STREAM)
-        assert await held_bytes(gateway) == 0
+        await gateway.wait_for_held_bytes(0, 0)
     assert answer.body.count(UNPROTECTED) == 1
     assert b"stream_broken" in answer.body
     assert not engines[1].calls
@@ -545,21 +545,15 @@ async def test_where_memory_is_short_a_stream_loses_its_protection_and_goes_on()
     async with replicas(script, script, memory=memory) as (gateway, _):
         first = asyncio.create_task(gateway.post(body))
 
-        async def size() -> int:
-            return await held_bytes(gateway)
+        async def both_decode() -> None:
+            assert [str(each.phase) for each in gateway.app.running(9)[0]] == ["Decode"] * 2
 
-        await eventually(size, lambda held_size: 20_000 < held_size < 25_000, within=WAIT_SECONDS)
+        await gateway.wait_for_held_bytes(20_001, 24_999)
         second = asyncio.create_task(gateway.post(body))
-
-        async def running_streams() -> list[str]:
-            return [str(each.phase) for each in gateway.app.running(9)[0]]
-
-        await eventually(
-            running_streams, lambda phases: phases == ["Decode"] * 2, within=WAIT_SECONDS
-        )
+        await eventually(both_decode)
         release.set()
         answers = await asyncio.gather(first, second)
-        assert await held_bytes(gateway) == 0
+        await gateway.wait_for_held_bytes(0, 0)
     lost = [UNPROTECTED in answer.body for answer in answers]
     assert lost == [True, False]
     assert all(answer.body.endswith(END + DONE) for answer in answers)
@@ -611,7 +605,7 @@ async def test_a_client_that_leaves_while_its_stream_is_resumed_ends_it() -> Non
             sending.cancel()
             record = await gateway.record()
             await engines[1].calls[0].gone.wait()
-        assert await held_bytes(gateway) == 0
+        assert gateway.held_bytes == 0
     assert (record.phase, record.reason, record.resumed) == (Phase.ABORTED, "ClientGone", 0)
 
 
@@ -656,14 +650,10 @@ async def test_a_stream_leaves_a_replica_that_the_directory_does_not_have_any_mo
         await call.chunk(ROLE + a_delta())
         await call.gone.wait()
 
-    async def sent_tokens() -> int:
-        requests, _ = gateway.app.running(1)
-        return requests[0].output_tokens if requests else 0
-
     other = going_on(ROLE, a_delta(" two"), END, USAGE, DONE)
     async with replicas(hang, other, idle_seconds=3600) as (gateway, engines):
         sending = asyncio.create_task(gateway.post(STREAM))
-        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        await gateway.wait_for_tokens(1)
         rest = a_model(a_replica(engines[1].address, "chat-2"))
         changes = gateway.admission.update(a_directory(rest))
         gateway.app.leave_replicas(changes.removed_replicas)
@@ -681,14 +671,10 @@ async def test_a_stream_stays_at_a_replica_that_has_no_other_beside_it() -> None
         await call.chunk(END + USAGE + DONE)
         await call.finish()
 
-    async def sent_tokens() -> int:
-        requests, _ = gateway.app.running(1)
-        return requests[0].output_tokens if requests else 0
-
     async with replicas(script) as (gateway, _):
         sending = asyncio.create_task(gateway.post(STREAM))
         async with asyncio.timeout(WAIT_SECONDS):
-            await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+            await gateway.wait_for_tokens(1)
             changes = gateway.admission.update(a_directory(a_model()))
             gateway.app.leave_replicas(changes.removed_replicas)
             release.set()
@@ -727,13 +713,9 @@ async def test_a_stream_is_moved_from_a_replica_that_leaves_if_another_one_can_g
         await other(call)
         asked.set()
 
-    async def sent_tokens() -> int:
-        requests, _ = gateway.app.running(1)
-        return requests[0].output_tokens if requests else 0
-
     async with replicas(first, second) as (gateway, engines):
         sending = asyncio.create_task(gateway.post(body))
-        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        await gateway.wait_for_tokens(1)
         leaving = a_replica(engines[0].address, "chat-1", leaving=True)
         model = a_model(a_replica(engines[1].address, "chat-2"), leaving, moves_streams=moves)
         directory = a_directory(model)
@@ -764,23 +746,18 @@ async def test_an_engine_that_did_not_say_how_it_reads_a_stream_is_asked_again()
         asked += 1
         await (busy(call) if asked == 1 else rest(call))
 
-    async def moved() -> bool:
+    async def is_moved() -> None:
         gateway.app.move_streams(directory.moved_replicas())
-        return sending.done()
+        assert sending.done()
 
     async with replicas(first, second) as (gateway, engines):
         sending = asyncio.create_task(gateway.post(STREAM))
-
-        async def sent_tokens() -> int:
-            requests, _ = gateway.app.running(1)
-            return requests[0].output_tokens if requests else 0
-
-        await eventually(sent_tokens, lambda tokens: tokens == 1, within=WAIT_SECONDS)
+        await gateway.wait_for_tokens(1)
         leaving = a_replica(engines[0].address, "chat-1", leaving=True)
         model = a_model(a_replica(engines[1].address, "chat-2"), leaving, moves_streams=True)
         directory = a_directory(model)
         gateway.admission.update(directory)
-        await eventually(moved, bool, within=WAIT_SECONDS)
+        await eventually(is_moved)
         answer = await sending
     assert text_of(data_of(answer.body)) == " word two"
     assert asked > 1
@@ -816,17 +793,20 @@ async def test_a_stream_that_could_not_go_on_stays_at_a_replica_that_leaves(
     asked: list[Any] = []
     script = in_turn(asked, *before, last)
 
-    async def sent_tokens() -> int:
+    async def is_at_the_last() -> RunningRequest:
         requests, _ = gateway.app.running(1)
-        return len(asked) > len(before) and requests[0].output_tokens
+        assert (len(asked), [each.output_tokens for each in requests]) == (
+            len(before) + 1,
+            [tokens],
+        )
+        return requests[0]
 
     tokens = before.count(before[0]) * (before[0] is not busy) + 1
     async with replicas(*[script] * (others + 1)) as (gateway, engines):
         sending = asyncio.create_task(gateway.post(STREAM))
-        await eventually(sent_tokens, lambda count: count == tokens, within=WAIT_SECONDS)
-        requests, _ = gateway.app.running(1)
+        request = await eventually(is_at_the_last)
         known = [
-            a_replica(engine.address, name, leaving=requests[0].replica == name)
+            a_replica(engine.address, name, leaving=request.replica == name)
             for number, engine in enumerate(engines, start=1)
             for name in [f"chat-{number}"]
         ]
@@ -858,23 +838,23 @@ async def test_a_stream_is_moved_where_a_place_is_free(places: int, resumed: int
         await call.chunk(END + USAGE + DONE)
         await call.finish()
 
-    async def both_begun() -> bool:
-        requests, _ = gateway.app.running(2)
-        return len(requests) == 2 and all(each.output_tokens for each in requests)
+    async def both_have_begun() -> None:
+        assert [each.output_tokens for each in gateway.app.running(2)[0]] == [1, 1]
 
-    async def are_resumed() -> bool:
-        return sum(len(engine.calls) for engine in engines) == 2 + _CALLS_OF_MOVE * resumed
+    async def are_resumed() -> None:
+        calls = [len(engine.calls) for engine in engines]
+        assert sum(calls) == 2 + _CALLS_OF_MOVE * resumed, calls
 
     async with replicas(script, script) as (gateway, engines):
         sending = [asyncio.create_task(gateway.post(STREAM)) for _ in range(2)]
-        await eventually(both_begun, bool, within=WAIT_SECONDS)
+        await eventually(both_have_begun)
         assert [len(engine.calls) for engine in engines] == [1, 1]
         full = a_replica(engines[0].address, "chat-1", max_num_seqs=places)
         leaving = a_replica(engines[1].address, "chat-2", leaving=True)
         directory = a_directory(a_model(full, leaving, moves_streams=True))
         gateway.admission.update(directory)
         gateway.app.move_streams(directory.moved_replicas())
-        await eventually(are_resumed, bool, within=WAIT_SECONDS)
+        await eventually(are_resumed)
         release.set()
         answers = await asyncio.gather(*sending)
     assert sum(answer.body.endswith(RESUMED + DONE) for answer in answers) == resumed
@@ -897,9 +877,9 @@ async def test_a_client_that_reads_slowly_gets_all_of_a_stream_that_is_resumed()
         gateway.client.post(f"{gateway.url}/v1/chat/completions", json=STREAM) as response,
     ):
         # Nothing is read until the second engine has been asked.
-        async def calls() -> int:
-            return len(engines[1].calls)
+        async def is_asked() -> None:
+            assert len(engines[1].calls) == 3
 
-        await eventually(calls, lambda count: count == 3, within=WAIT_SECONDS)
+        await eventually(is_asked)
         body = await response.content.read()
     assert body == ROLE + large * 20 + END + RESUMED + DONE

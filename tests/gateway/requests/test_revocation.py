@@ -23,7 +23,6 @@ from tests.gateway.harness import (
     a_replica,
     an_api_key,
 )
-from world.testing import eventually
 
 WAIT_SECONDS = 60
 OTHER = {"authorization": "Bearer tsk-other"}
@@ -81,9 +80,6 @@ async def a_queue(
         await release.wait()
         await call.whole(COMPLETION)
 
-    async def waiting() -> int:
-        return sum(len(queue) for queue in gateway.admission.queues)
-
     arrived, release = asyncio.Queue[EngineCall](), asyncio.Event()
     async with asyncio.timeout(WAIT_SECONDS), ScriptedEngine(script) as engine:
         replica = a_replica(engine.address, max_num_seqs=1)
@@ -93,7 +89,7 @@ async def a_queue(
                 running.append(asyncio.create_task(gateway.post(CHAT, **headers)))
                 await arrived.get()
             queued = asyncio.create_task(gateway.post(CHAT))
-            await eventually(waiting, lambda count: count == 1, within=WAIT_SECONDS)
+            await gateway.wait_for_queue(1)
             yield Queue(
                 gateway=gateway,
                 engine=engine,

@@ -30,7 +30,7 @@ BODIES = {"/v1/chat/completions": a_chat, "/v1/completions": a_completion}
 async def test_the_record_of_a_repeated_prompt_has_what_the_engine_found_in_its_cache(
     flags: tuple[str, ...],
 ) -> None:
-    kinds = list(itertools.product(BODIES, (False, True)))
+    kinds, records = list(itertools.product(BODIES, (False, True))), []
     async with running(*flags, "--served-model-name=chat") as engine:
         model = a_model(a_replica(engine.url.removeprefix("http://")))
         async with a_gateway(a_directory(model)) as gateway:
@@ -39,7 +39,7 @@ async def test_the_record_of_a_repeated_prompt_has_what_the_engine_found_in_its_
                 for _ in range(2):
                     sent = {**body, "max_tokens": 2, "stream": stream}
                     assert (await gateway.post(sent, path)).status == 200
-            records = gateway.records
+                    records.append(await gateway.take_record())
     metrics = GatewayMetrics()
     for first, second in zip(records[::2], records[1::2], strict=True):
         assert (first.input_tokens, first.cached_tokens) == (second.input_tokens, 0)
