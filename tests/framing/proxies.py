@@ -106,11 +106,13 @@ async def a_proxy(name: str, gateway: int, folder: Path, **values: str) -> Async
         )
     try:
 
-        async def listens() -> bool:
-            assert process.returncode is None, (folder / "output.log").read_text()
-            return _accepts(port)
+        async def listens() -> None:
+            if process.returncode is not None:
+                raise RuntimeError((folder / "output.log").read_text())
+            with socket.socket() as connection:
+                assert connection.connect_ex(("127.0.0.1", port)) == 0
 
-        await eventually(listens, bool, within=_SECONDS)
+        await eventually(listens, within=_SECONDS)
         yield port
     finally:
         if process.returncode is None:
@@ -123,11 +125,6 @@ def _free_port() -> int:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
         return port
-
-
-def _accepts(port: int) -> bool:
-    with socket.socket() as connection:
-        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _caddy() -> Path:

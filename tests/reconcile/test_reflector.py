@@ -116,12 +116,12 @@ async def test_an_interrupted_watch_resumes_where_it_ended() -> None:
 
 
 async def run_until_named(harness: ReflectorHarness, expected: list[str]) -> None:
-    async def names() -> list[str]:
-        return harness.names()
+    async def are_named() -> None:
+        assert harness.names() == expected
 
     task = asyncio.create_task(harness.reflector.run())
     try:
-        await eventually(names, lambda names: names == expected)
+        await eventually(are_named)
     finally:
         task.cancel()
 

@@ -1,7 +1,7 @@
 """How decided work is run, and what a newer plan replaces."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -18,6 +18,7 @@ from tessera.reconcile.writing.writer import NotLeadingError, SupersededError, W
 from tessera.resources.api_resources import KINDS, NODES
 from tessera.resources.manifest import ObjectKey
 from tests.memory_cluster import MemoryCluster
+from world.testing import eventually
 
 
 def _key(name: str, stage: Stage = Stage.CHILDREN, namespace: str = "team-a") -> WorkKey:
@@ -75,25 +76,32 @@ class Harness:
         async with self.queue.paused():
             self.queue.replace(works)
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not condition():  # noqa: ASYNC110 - there is no event
-                await asyncio.sleep(0)
+    async def until_begun(self, works: int) -> None:
+        async def have_begun() -> None:
+            assert len(self.begun) == works
+
+        await eventually(have_begun)
 
     async def until_written(self, *lines: str) -> None:
-        await self.until(lambda: self.written == list(lines))
+        async def are_written() -> None:
+            assert self.written == list(lines)
+
+        await eventually(are_written)
 
 
 async def test_a_burst_ends_when_few_objects_are_left() -> None:
+    async def burst_is_over() -> None:
+        assert len(harness.written) == len(names)
+        assert (harness.queue.backlog, harness.bursts_ended) == (Backlog.NONE, 1)
+
     harness, go_on = Harness(), asyncio.Event()
     names = [f"{index:03}" for index in range(MANY + 1)]
     async with harness.running():
         await harness.hand_over(*(harness.work(name, until=go_on) for name in names))
-        await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
+        await harness.until_begun(MAX_CONCURRENCY)
         assert (harness.queue.backlog, harness.bursts_ended) == (Backlog.OBJECTS, 0)
         go_on.set()
-        await harness.until(lambda: len(harness.written) == len(names))
-    assert (harness.queue.backlog, harness.bursts_ended) == (Backlog.NONE, 1)
+        await eventually(burst_is_over)
 
 
 async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
@@ -107,15 +115,17 @@ async def test_work_whose_request_a_plan_did_not_wait_for_sends_no_other(
         await answer.wait()
         superseded.append(harness.queue.is_superseded())
 
+    async def is_superseded() -> None:
+        assert superseded == [True]
+
     others = [harness.work(str(index), until=answer) for index in range(MANY + MAX_CONCURRENCY)]
     async with harness.running():
         await harness.hand_over(Work(_key("old"), write), *others)
-        await harness.until(lambda: len(harness.begun) == MAX_CONCURRENCY)
+        await harness.until_begun(MAX_CONCURRENCY)
         await harness.hand_over(harness.work("old", plan=" new"))
         assert harness.written == []
         answer.set()
-        await harness.until(lambda: bool(superseded))
-    assert superseded == [True]
+        await eventually(is_superseded)
 
 
 async def test_few_children_are_no_burst() -> None:
@@ -133,12 +143,11 @@ async def test_what_needs_other_work_waits_while_that_is_in_progress() -> None:
             harness.work("a", Stage.CHILDREN, _key("budget", Stage.FLEET)),
             harness.work("b"),
         )
-        await harness.until(lambda: "b CHILDREN" in harness.written)
+        await harness.until_written("b CHILDREN")
         await asyncio.sleep(0.01)
         assert harness.written == ["b CHILDREN"]
         answer.set()
-        await harness.until(lambda: len(harness.written) == 3)
-    assert harness.written[1:] == ["budget FLEET", "a CHILDREN"]
+        await harness.until_written("b CHILDREN", "budget FLEET", "a CHILDREN")
 
 
 async def test_a_status_is_written_when_its_time_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,28 +199,30 @@ async def test_a_plan_waits_for_requests_on_their_way_and_nothing_is_sent_after_
         await deciding
         assert stopped
         (node,) = store.all(NODES).values()
-        await harness.until(lambda: harness.written == ["b CHILDREN"])
+        await harness.until_written("b CHILDREN")
     assert cluster.objects[node.key]["metadata"]["labels"] == {"first": "yes"}
 
 
 async def test_a_request_that_hangs_delays_no_plan_but_the_next_one_of_its_owner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    async def is_woken() -> None:
+        assert (harness.woken, harness.written) == (1, ["b CHILDREN", "hangs CHILDREN"])
+
     monkeypatch.setattr(write_queue, "SETTLE_SECONDS", 0.01)
     harness, answer = Harness(), asyncio.Event()
     async with harness.running():
         await harness.hand_over(harness.work("hangs", until=answer))
-        await harness.until(lambda: harness.begun == ["hangs"])
+        await harness.until_begun(1)
         await harness.hand_over(
             harness.work("hangs", plan=" new"),
             harness.work("hangs", Stage.STATUS, _key("hangs")),
             harness.work("b"),
         )
-        await harness.until(lambda: harness.written == ["b CHILDREN"])
+        await harness.until_written("b CHILDREN")
         assert harness.woken == 0
         answer.set()
-        await harness.until(lambda: harness.woken == 1)
-    assert harness.written == ["b CHILDREN", "hangs CHILDREN"]
+        await eventually(is_woken)
 
 
 async def test_no_plan_is_decided_while_what_all_rely_on_is_in_progress(
@@ -221,7 +232,7 @@ async def test_no_plan_is_decided_while_what_all_rely_on_is_in_progress(
     harness, answer = Harness(), asyncio.Event()
     async with harness.running():
         await harness.hand_over(harness.work("pools", Stage.FLEET, until=answer))
-        await harness.until(lambda: harness.begun == ["pools"])
+        await harness.until_begun(1)
         deciding = asyncio.create_task(harness.hand_over())
         await asyncio.sleep(0.05)
         assert not deciding.done()

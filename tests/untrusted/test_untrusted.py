@@ -80,7 +80,7 @@ class Played:
         headers = {"content-type": "application/json"}
         try:
             async with (
-                asyncio.timeout(20),
+                asyncio.timeout(60),
                 self.gateway.client.post(
                     self.gateway.url + path, data=body, headers=headers
                 ) as answer,
