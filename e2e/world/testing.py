@@ -2,12 +2,11 @@
 
 import asyncio
 import itertools
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar, overload
+from typing import TypeVar
 
 import aiohttp
 
@@ -15,33 +14,12 @@ from world.api import CONFIG_MAPS, EVENTS, NODES, PODS, SERVICE_ACCOUNTS, Api, A
 
 T = TypeVar("T")
 LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.05, 0.5
-SHOWN_CHARACTERS = 3000
 # Machines are shared: what takes a second alone may take many beside other tests.
 PATIENCE_SECONDS = 60
 _numbers = itertools.count(1)
 
 
-@overload
-async def eventually(
-    check: Callable[[], Awaitable[T]], *, within: float = PATIENCE_SECONDS
-) -> T: ...
-
-
-@overload
-async def eventually(
-    check: Callable[[], Awaitable[T]],
-    holds: Callable[[T], object],
-    *,
-    within: float = PATIENCE_SECONDS,
-) -> T: ...
-
-
-async def eventually(
-    check: Callable[[], Awaitable[T]],
-    holds: Callable[[T], object] | None = None,
-    *,
-    within: float = PATIENCE_SECONDS,
-) -> T:
+async def eventually(check: Callable[[], Awaitable[T]], *, within: float = PATIENCE_SECONDS) -> T:
     """Repeat the asserts of `check` until all of them hold; return what it returns.
 
     Ends with the last AssertionError, or with the error of the server that was asked last. Looks
@@ -55,11 +33,7 @@ async def eventually(
         async with asyncio.timeout(within):
             while True:
                 try:
-                    value = await check()
-                    if holds is not None and not holds(value):
-                        shown = json.dumps(value, indent=1, default=str)
-                        raise AssertionError(shown[-SHOWN_CHARACTERS:])
-                    return value
+                    return await check()
                 except (AssertionError, ApiError, aiohttp.ClientError, OSError) as error:
                     last_error = error
                 waited = loop.time() - begun
