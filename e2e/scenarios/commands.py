@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from unittest import mock
 from demo.cluster import InstalledCluster, Json, StepError
 from scenarios.actions import ScenarioNamespace
 from tessera.cli.main import main
+
+_TURN = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +40,23 @@ async def run_tessera(
     output, errors = io.StringIO(), io.StringIO()
 
     def run() -> int:
-        try:
-            main(arguments)
-        except SystemExit as end:
-            if isinstance(end.code, str):
-                print(end.code, file=errors)
-                return 1
-            return end.code or 0
+        # Environment and output are the process's: scenes that play beside each other take turns.
+        with (
+            _TURN,
+            mock.patch.dict(os.environ, environment),
+            contextlib.redirect_stdout(output),
+            contextlib.redirect_stderr(errors),
+        ):
+            try:
+                main(arguments)
+            except SystemExit as end:
+                if isinstance(end.code, str):
+                    print(end.code, file=errors)
+                    return 1
+                return end.code or 0
         return 0
 
-    with (
-        mock.patch.dict(os.environ, environment),
-        contextlib.redirect_stdout(output),
-        contextlib.redirect_stderr(errors),
-    ):
-        code = await asyncio.to_thread(run)
+    code = await asyncio.to_thread(run)
     return CommandResult(code, output.getvalue(), errors.getvalue())
 
 
