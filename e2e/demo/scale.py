@@ -32,30 +32,30 @@ class ScalingRecord:
     reasons: dict[str, str] = field(default_factory=dict)
 
 
-async def run(cluster: InstalledCluster, service: Ref = SERVICE) -> None:
+async def run(cluster: InstalledCluster) -> None:
     """Replicas must rise and fall by the operator's own patches, with both reasons in status."""
-    await cluster.patch(service, {"scaling": SCALING})
-    base = await cluster.address(service)
-    async with _record_scaling(cluster, service) as record:
-        max_num_seqs = (await cluster.service(service))["status"]["variant"]["maxNumSeqs"]
+    await cluster.patch(SERVICE, {"scaling": SCALING})
+    base = await cluster.address(SERVICE)
+    async with _record_scaling(cluster) as record:
+        max_num_seqs = (await cluster.service(SERVICE))["status"]["variant"]["maxNumSeqs"]
         clients = _TIMES_FULL * max_num_seqs
         cluster.say(f"{clients} clients send requests; a replica runs {max_num_seqs} at a time")
-        async with steady_load(base, service.name, clients=clients, tokens=150) as load:
-            await _replicas(cluster, service, SCALING["maxReplicas"], _RISE_SECONDS)
+        async with steady_load(base, SERVICE.name, clients=clients, tokens=150) as load:
+            await _replicas(cluster, SCALING["maxReplicas"], _RISE_SECONDS)
         cluster.say(f"{load.finished} answers, {load.tokens} tokens; now one client stays")
         if load.failures:
             raise StepError(f"{len(load.failures)} requests failed, first: {load.failures[0]}")
-        async with steady_load(base, service.name, clients=1, tokens=10, pause=1.0) as small:
-            await _replicas(cluster, service, SCALING["minReplicas"], _FALL_SECONDS)
+        async with steady_load(base, SERVICE.name, clients=1, tokens=10, pause=1.0) as small:
+            await _replicas(cluster, SCALING["minReplicas"], _FALL_SECONDS)
         if small.failures:
             raise StepError(f"a request failed while replicas left: {small.failures[0]}")
     _check_record(record)
-    await cluster.patch(service, {"scaling": DEFAULT_SCALING})
+    await cluster.patch(SERVICE, {"scaling": DEFAULT_SCALING})
 
 
-async def _replicas(cluster: InstalledCluster, service: Ref, count: object, within: float) -> None:
+async def _replicas(cluster: InstalledCluster, count: object, within: float) -> None:
     async def replicas() -> Json:
-        status: Json = (await cluster.service(service)).get("status", {})
+        status: Json = (await cluster.service(SERVICE)).get("status", {})
         return {key: status.get(key) for key in ("replicas", "readyReplicas", "scaling")}
 
     def reached(status: Json) -> bool:
@@ -78,24 +78,24 @@ def _check_record(record: ScalingRecord) -> None:
 
 
 @contextlib.asynccontextmanager
-async def _record_scaling(cluster: InstalledCluster, service: Ref) -> AsyncIterator[ScalingRecord]:
+async def _record_scaling(cluster: InstalledCluster) -> AsyncIterator[ScalingRecord]:
     """Poll the Deployment, watch the status, and print every new reason."""
     record = ScalingRecord()
 
     async def look() -> None:
-        variant = (await cluster.service(service))["status"]["variant"]["name"]
-        path = f"/apis/apps/v1/namespaces/{service.namespace}/deployments/{service.name}-{variant}"
+        variant = (await cluster.service(SERVICE))["status"]["variant"]["name"]
+        path = f"/apis/apps/v1/namespaces/{SERVICE.namespace}/deployments/{SERVICE.name}-{variant}"
         while True:
             _note_replicas(await cluster.api.get(path), record)
             await asyncio.sleep(_LOOK_SECONDS)
 
     async def watch() -> None:
         # The reason of a change may be followed by the next one within a tenth of a second.
-        path = f"/apis/tessera.dev/v1alpha1/namespaces/{service.namespace}/inferenceservices"
+        path = f"/apis/tessera.dev/v1alpha1/namespaces/{SERVICE.namespace}/inferenceservices"
         while True:
-            version = (await cluster.service(service))["metadata"]["resourceVersion"]
+            version = (await cluster.service(SERVICE))["metadata"]["resourceVersion"]
             async for kind, body in cluster.api.watch(path, version):
-                if kind != "BOOKMARK" and body["metadata"]["name"] == service.name:
+                if kind != "BOOKMARK" and body["metadata"]["name"] == SERVICE.name:
                     _note_reason(cluster, body, record)
 
     tasks = [asyncio.create_task(look()), asyncio.create_task(watch())]

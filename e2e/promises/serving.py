@@ -1,15 +1,20 @@
 """A model is served, scales with its load, sleeps and wakes."""
 
-from demo import scale as scale_step
-from demo.cluster import Json, condition
 from demo.load import steady_load
 from demo.serve import chat
 from promises.installation import PATIENCE_SECONDS, gateway_for
 from scenarios.actions import ScenarioNamespace
 from scenarios.gateway import HELLO, answered
+from scenarios.scaling import recording
 from tessera.resources.api_resources import PODS
 from world.testing import eventually
 
+# A small window, so that minutes become seconds, and small replicas, which few clients fill.
+_SCALING = {"minReplicas": 1, "maxReplicas": 3, "scaleDown": {"stabilizationWindow": "8s"}}
+_MAX_NUM_SEQS, _TIMES_FULL = 4, 12
+# Why replicas come, or no more than these, and why they leave, or will.
+_CAME = {"DemandAboveCapacity", "BacklogAboveTarget", "ReplicasFull", "TooManyReplicas"}
+_LEFT = {"CapacityAboveDemand", "ScaleDownStabilized"}
 _IDLE = {"minReplicas": 0, "maxReplicas": 1, "idle": {"after": "30s"}}
 
 
@@ -39,10 +44,33 @@ async def serve(namespace: ScenarioNamespace) -> None:
 
 
 async def scale(namespace: ScenarioNamespace) -> None:
-    """Replicas come with the load and leave after it, for reasons in the status."""
-    ref = await namespace.apply_service(scaling=scale_step.SCALING, engine={"maxNumSeqs": 4})
+    """Replicas come with the load and leave after it; the status says why, and none fails."""
+    ref = await namespace.apply_service(scaling=_SCALING, engine={"maxNumSeqs": _MAX_NUM_SEQS})
     await namespace.wait_until_ready(within=PATIENCE_SECONDS)
-    await scale_step.run(namespace.cluster, ref)
+    base = await namespace.cluster.address(ref)
+
+    async def replicas_came() -> None:
+        await check_replicas(3)
+        assert high.finished > _MAX_NUM_SEQS
+        assert set(recorder.reasons(ref.name)) & _CAME, recorder.report(ref.name)
+
+    async def replicas_left() -> None:
+        await check_replicas(1)
+        assert low.finished > 0
+        assert set(recorder.reasons(ref.name)) & _LEFT, recorder.report(ref.name)
+
+    async def check_replicas(count: int) -> None:
+        status = await namespace.service_status()
+        assert (status["replicas"], status["readyReplicas"]) == (count, count), status
+
+    async with recording(namespace, ref.name) as recorder:
+        clients = _TIMES_FULL * _MAX_NUM_SEQS
+        async with steady_load(base, ref.name, clients=clients, tokens=300) as high:
+            await eventually(replicas_came, within=PATIENCE_SECONDS)
+        async with steady_load(base, ref.name, clients=1, tokens=10, pause=10.0) as low:
+            await eventually(replicas_left, within=PATIENCE_SECONDS)
+    namespace.cluster.say(recorder.report(ref.name))
+    assert high.failures + low.failures == []
 
 
 async def sleep_and_wake(namespace: ScenarioNamespace) -> None:
@@ -50,21 +78,17 @@ async def sleep_and_wake(namespace: ScenarioNamespace) -> None:
     await namespace.apply_service(scaling=_IDLE)
 
     async def it_sleeps() -> None:
-        service = await namespace.cluster.service(namespace.ref("chat"))
-        assert condition(service, "Ready").get("reason") == "ScaledToZero"
-        assert service["status"]["replicas"] == 0
+        await namespace.check_condition("chat", "Ready", "ScaledToZero")
+        assert (await namespace.service_status())["replicas"] == 0
         assert await namespace.list_objects(PODS) == []
-
-    async def status_says_that_it_woke() -> None:
-        scaling: Json = (await namespace.service_status())["scaling"]
-        assert [change["replicas"] for change in scaling["recentChanges"]][-2:] == [0, 1]
 
     async with gateway_for(namespace) as gateway:
         await answered(gateway)
         await eventually(it_sleeps, within=PATIENCE_SECONDS)
+        namespace.cluster.say("it sleeps")
         async with gateway.client() as client:
             answer = await client.chat.completions.create(
                 model="chat", messages=HELLO, max_tokens=4
             )
         assert answer.choices[0].message.content
-        await eventually(status_says_that_it_woke, within=PATIENCE_SECONDS)
+        await namespace.wait_until_ready(within=PATIENCE_SECONDS)
