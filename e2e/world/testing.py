@@ -261,9 +261,13 @@ def termination_message(pod: Json) -> str:
 
 
 async def http_get(pod: Json, path: str) -> aiohttp.ClientResponse:
-    """Ask the small web server in a pod."""
-    async with aiohttp.ClientSession() as session:
-        url = f"http://{pod['status']['podIP']}:8000{path}"
-        async with session.get(url) as response:
-            await response.read()
-            return response
+    """Ask the small web server in a pod, which may listen later than the pod is ready."""
+
+    async def answer() -> aiohttp.ClientResponse:
+        async with aiohttp.ClientSession() as session:
+            url = f"http://{pod['status']['podIP']}:8000{path}"
+            async with session.get(url) as response:
+                await response.read()
+                return response
+
+    return await eventually(answer)

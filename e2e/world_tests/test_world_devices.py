@@ -1,7 +1,6 @@
 """GPUs and MIG slices: who gets which, and what the exporter and Prometheus say of them."""
 
 import re
-from functools import partial
 from typing import Any
 
 import aiohttp
@@ -9,7 +8,7 @@ import pytest
 
 import world as worlds
 from world.api import Json
-from world.testing import WorldNamespace, a_container, a_pod, eventually
+from world.testing import WorldNamespace, a_container, a_pod, eventually, http_get
 
 pytestmark = pytest.mark.world
 SLICE = "nvidia.com/mig-1g.10gb"
@@ -20,10 +19,8 @@ def a_gpu_container(resource: str, count: int = 1, **fields: Any) -> Json:
 
 
 async def read_environment(pod: Json) -> dict[str, str]:
-    url = f"http://{pod['status']['podIP']}:8000/env"
-    async with aiohttp.ClientSession() as session, session.get(url) as response:
-        environment: dict[str, str] = await response.json()
-        return environment
+    environment: dict[str, str] = await (await http_get(pod, "/env")).json()
+    return environment
 
 
 async def query_prometheus(world: worlds.World, query: str) -> list[dict[str, str]]:
@@ -53,7 +50,7 @@ async def test_every_pod_gets_a_slice_of_its_own_and_keeps_it(
 
     world.kill(namespace.name, "engine-0", "main")
     pod = await namespace.wait_for_restart("engine-0")
-    after_restart = await eventually(partial(read_environment, pod))
+    after_restart = await read_environment(pod)
     assert after_restart["NVIDIA_VISIBLE_DEVICES"] == first["NVIDIA_VISIBLE_DEVICES"]
 
 

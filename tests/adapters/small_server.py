@@ -14,7 +14,8 @@ RequestHandler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # From the request's text to the bytes that are sent, and the bytes that follow without end.
 Response = Callable[[str], tuple[bytes, bytes]]
 
-OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+# It ends each connection, and a client that does not know may send its next request to it.
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Type: application/json\r\n"
 
 
 @asynccontextmanager
