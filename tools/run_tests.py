@@ -10,7 +10,10 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from tests.parts import E2E, OUTCOMES, ROOT, TEST, record
 
@@ -24,7 +27,7 @@ def main() -> int:
     """Exit as pytest does."""
     part, options = sys.argv[1], sys.argv[2:]
     if part == "sum":
-        print(closing_line())
+        print(closing_line([_last_run(part) for part in (TEST, E2E)]))
         return 0
     load, begun = os.getloadavg()[0], time.monotonic()
     record(part).unlink(missing_ok=True)
@@ -47,19 +50,22 @@ def main() -> int:
     return tests.returncode
 
 
-def closing_line() -> str:
-    """Return the line with which pytest would end one run of both parts."""
-    outcomes, seconds = Counter[str](), 0.0
-    for part in (TEST, E2E):
-        try:
-            run = json.loads(record(part).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            sys.exit(f"run_tests: make {part} did not come to its end")
+def _last_run(part: str) -> Mapping[str, Any]:
+    try:
+        run: Mapping[str, Any] = json.loads(record(part).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        sys.exit(f"run_tests: make {part} did not come to its end")
+    return run
+
+
+def closing_line(runs: Sequence[Mapping[str, Any]]) -> str:
+    """Return the line with which pytest would end one run of all."""
+    outcomes = Counter[str]()
+    for run in runs:
         outcomes.update(run["outcomes"])
-        seconds += run["seconds"]
     counts = ", ".join(f"{outcomes[name]} {name}" for name in OUTCOMES if outcomes[name])
-    minutes = f"{int(seconds) // 60}:{int(seconds) % 60:02}"
-    return f" {counts} in {seconds:.2f}s (0:{minutes.zfill(5)}) ".center(80, "=")
+    seconds = sum(run["seconds"] for run in runs)
+    return f" {counts} in {seconds:.2f}s ({timedelta(seconds=int(seconds))}) ".center(80, "=")
 
 
 if __name__ == "__main__":
