@@ -18,6 +18,7 @@ from scenarios.test_upgrade import (
     list_pre_stop_seconds,
     run_update,
 )
+from tessera.resources.api_resources import BATCH_INFERENCES
 from world.api import PODS
 from world.testing import eventually
 
@@ -79,8 +80,12 @@ async def uninstall(namespace: ScenarioNamespace) -> None:
     cluster = namespace.cluster
     ref = await namespace.apply_service(replicas=1)
     await namespace.wait_until_ready(within=PATIENCE_SECONDS)
-    # The operator itself removes replicas of the others while it is there.
-    fixed = [ref for ref, service in await cluster.services() if service["spec"].get("replicas")]
+    # The operator itself may remove replicas of the others while it is there.
+    fixed = [
+        ref
+        for ref, service in await cluster.services()
+        if service["spec"].get("replicas") and service.get("status", {}).get("readyReplicas")
+    ]
     uids = await _engine_uids(cluster, fixed)
 
     async def no_more_is_left() -> None:
@@ -125,7 +130,7 @@ async def _engine_uids(cluster: InstalledCluster, refs: Iterable[Ref]) -> dict[s
 
 
 async def _names_with_tessera(cluster: InstalledCluster) -> list[str]:
-    """Return all objects with Tessera in their names, but those of models and what it recorded."""
+    """Return the objects with Tessera in their names, but those of its kinds and of models."""
     output = await cluster.run("kubectl", "api-resources", "--verbs=list", "--output=name")
     kinds = [
         kind
@@ -138,10 +143,11 @@ async def _names_with_tessera(cluster: InstalledCluster) -> list[str]:
         *("kubectl", "get", ",".join(kinds), "--all-namespaces", "--no-headers"),
         f"--output=custom-columns={columns}",
     )
-    names = []
-    for kind, namespace, name in (row.split() for row in rows.splitlines()):
-        if "tessera" in name and (namespace == "<none>" or namespace.startswith(NAMESPACE)):
-            names.append(
-                f"{kind} {name}" if namespace == "<none>" else f"{kind} {namespace}/{name}"
-            )
-    return names
+    batches = await cluster.api.get(BATCH_INFERENCES.path(None))
+    of_models = {ref.namespace for ref, _ in await cluster.services()}
+    of_models |= {batch["metadata"]["namespace"] for batch in batches["items"]}
+    return [
+        f"{kind} {name}" if namespace == "<none>" else f"{kind} {namespace}/{name}"
+        for kind, namespace, name in (row.split() for row in rows.splitlines())
+        if "tessera" in name and namespace not in of_models
+    ]
