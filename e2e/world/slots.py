@@ -89,11 +89,12 @@ def holder(lock: Path) -> int | None:
     return None
 
 
-def free_port(address: str = "127.0.0.1") -> int:
+def free_port(address: str = "0.0.0.0") -> int:
     """Return a port that only a server started by this process, or one it starts, listens on.
 
     The kernel chooses it. A socket that is bound and never listens keeps it until this process
     ends: no client and no other process gets it, and a server that sets SO_REUSEADDR may listen.
+    Without an address it is kept on all, since some servers listen on all.
     """
     with socket.socket() as holder_socket:
         holder_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
