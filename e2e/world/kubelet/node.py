@@ -1,6 +1,7 @@
 """A node as the API knows it: its object, its status and its heart-beat."""
 
 import asyncio
+import itertools
 import logging
 import os
 import platform
@@ -19,6 +20,8 @@ VERSION = "v1.36.3"
 KWOK = {"kwok.x-k8s.io/node": "fake"}
 LEASE_NAMESPACE = "kube-node-lease"
 RETRY_SECONDS = 0.5
+# Renewals of the Lease from one look at the node's own condition to the next.
+LOOK_RENEWALS = 3
 
 log = logging.getLogger(__name__)
 
@@ -82,18 +85,23 @@ async def send_heartbeats(
     """Renew the node's Lease for as long as it is not silent.
 
     After a Lease that came late everything is reported again for a while: the node controller may
-    have declared the node and its pods dead, and does so until it has seen the Lease.
+    have declared the node and its pods dead, and does so until it has seen the Lease. On a busy
+    machine it may do so of a Lease that was in time; like the real kubelet this one then finds in
+    the API that its node is not ready.
     """
     loop = asyncio.get_running_loop()
     renewed_at, resync_until = loop.time(), 0.0
-    while True:
+    for renewal in itertools.count(1):
         await host.connected.wait()
         try:
             await _renew(host.machine.api, host.node.name, beats)
             if loop.time() - renewed_at > beats.lease_seconds:
                 resync_until = loop.time() + 2 * beats.grace_seconds
             renewed_at = loop.time()
-            if renewed_at < resync_until:
+            if renewed_at < resync_until or (
+                renewal % LOOK_RENEWALS == 0
+                and not await _is_ready(host.machine.api, host.node.name)
+            ):
                 await resync()
         except (ApiError, aiohttp.ClientError, TimeoutError) as error:
             words = str(error) or type(error).__name__
@@ -101,6 +109,11 @@ async def send_heartbeats(
             await asyncio.sleep(RETRY_SECONDS)
         else:
             await asyncio.sleep(beats.renew_seconds)
+
+
+async def _is_ready(api: Api, name: str) -> bool:
+    conditions = (await api.get(NODES.path(name=name)))["status"]["conditions"]
+    return any((each["type"], each["status"]) == ("Ready", "True") for each in conditions)
 
 
 async def _renew(api: Api, name: str, beats: HeartBeats) -> None:
