@@ -381,9 +381,15 @@ async def test_a_tenant_without_rights_in_the_cluster_gets_what_may_be_seen(
     assert result.code == 0
     assert "from the status alone, since reads failed: permission denied: list" in result.output
     assert "READY: CompletionSucceeded" in result.output
-    findings = await run_doctor(namespace.cluster, kubeconfig=kubeconfig)
-    assert checks_in_state(findings, "problem") == set()
-    assert {"operator", "pools", "gpu nodes", "services"} <= checks_in_state(findings, "skipped")
+
+    async def sees_no_problem() -> None:
+        # A busy API server answers too late.
+        findings = await run_doctor(namespace.cluster, kubeconfig=kubeconfig)
+        assert checks_in_state(findings, "problem") == set(), findings
+        skipped = checks_in_state(findings, "skipped")
+        assert {"operator", "pools", "gpu nodes", "services"} <= skipped
+
+    await eventually(sees_no_problem)
     wrong_config = kubeconfig.read_text(encoding="utf-8").replace("token: ", "token: x")
     kubeconfig.write_text(wrong_config, encoding="utf-8")
     rejected = await run_tessera(namespace.cluster, "explain", "chat", kubeconfig=kubeconfig)
