@@ -17,7 +17,7 @@ class Row:
 ROWS = {
     row.names[0]: row
     for row in (
-        Row(("e2e/promises/",), cpu_seconds=100),
+        Row(("e2e/promises/",), cpu_seconds=85),
         Row(
             (
                 "e2e/scenarios/test_demos.py",
