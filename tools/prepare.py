@@ -4,6 +4,7 @@ Go builds programs while pip installs packages; each says what it makes.
 """
 
 import argparse
+import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from functools import partial
 from typing import TypeAlias
 
 from environments import environment, say, source
+from setup import described
 from world import binaries
 from world.autoscaling import karpenter
 from world.errors import AGAIN, WorldError
@@ -63,6 +65,8 @@ def main() -> None:
             side.result()
     except WorldError as error:
         sys.exit(f"prepare: {error}")
+    except (OSError, subprocess.CalledProcessError) as error:
+        sys.exit(f"prepare: {described(error)}")
     except KeyboardInterrupt:
         sys.exit(f"prepare: interrupted: {AGAIN}")
 

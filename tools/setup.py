@@ -39,8 +39,13 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(f"setup: interrupted: {AGAIN}")
     except (OSError, subprocess.CalledProcessError) as error:
-        output = getattr(error, "output", None) or b""
-        sys.exit(f"setup: {error}: {advice(f'{error} {output!r}')}")
+        sys.exit(f"setup: {described(error)}")
+
+
+def described(error: OSError | subprocess.CalledProcessError) -> str:
+    """Return what failed, and what to do then."""
+    output = getattr(error, "output", None) or b""
+    return f"{error}: {advice(f'{error} {output!r}')}"
 
 
 def _run() -> None:
