@@ -1,6 +1,5 @@
 """Grants of budgets to services and batches."""
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
@@ -24,7 +23,7 @@ from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, guaranteed_replicas, termination_time
 from tessera.domain.service.replica_count import history_from_status
-from tessera.domain.service.variant_counts import VariantCount, share_of
+from tessera.domain.service.variant_counts import VariantCount
 from tessera.domain.steps import Step
 
 _Member: TypeAlias = Proposal | batches.ProposedBatch
@@ -130,12 +129,13 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
     """Commit what running pods cost beside the request of their service.
 
     Pods of a service without a choice stay unchanged, and pods of a previous variant run until the
-    new one is ready.
+    new one is ready: those within the minimum for as long as it takes.
     """
+    guaranteed = {pod.ref for pod in _guaranteed_previous(proposal)}
     variants = {count.choice.variant for count in proposal.counts}
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
-        if running is not None and not variants:
+        if running is not None and (not variants or pod.ref in guaranteed):
             budget_state.reserve_min_replicas(running.tariff, 1)
         elif running is not None and pod.variant not in variants:
             budget_state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
@@ -144,20 +144,18 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
 def _grant_requests(
     proposal: Proposal, known_history: ScalingHistory | None
 ) -> tuple[GrantRequest, ...]:
-    """Return the requests of a service, one for each variant, in the order of what they cost.
-
-    Its minimum is that of the first ones, as far as these have replicas.
-    """
+    """Return the requests of a service, one for each variant, in the order of what they cost."""
     spec = proposal.service.spec
     if spec is None:
         return ()
     history = known_history or history_from_status(proposal.service.status)
-    requests, missing = [], float(guaranteed_replicas(spec))
-    for index, count in sorted(enumerate(proposal.counts), key=lambda item: _by_cost(item[1])):
-        share = share_of(count.choice, proposal.counts[0].choice)
-        minimum = min(count.replicas, math.ceil(max(0.0, missing) / share))
-        missing -= minimum * share
-        pods = pods_of_variant(proposal.objects.pods, count.choice)
+    counts, pods_by_index = proposal.counts, _pods_by_index(proposal)
+    minimums = _minimums(
+        counts, pods_by_index, guaranteed_replicas(spec) - len(_guaranteed_previous(proposal))
+    )
+    requests = []
+    for index in sorted(range(len(counts)), key=lambda index: _by_cost(counts[index])):
+        count, pods, minimum = counts[index], pods_by_index[index], minimums[index]
         requests.append(
             GrantRequest(
                 ref=proposal.service.ref,
@@ -165,7 +163,8 @@ def _grant_requests(
                 tariff=count.choice.offer.tariff,
                 min_replicas=minimum,
                 desired=count.replicas,
-                running=_running(proposal, count, history),
+                # What is ready within the minimum goes on, whatever it was called before.
+                running=max(_running(proposal, count, history), min(minimum, _count_ready(pods))),
                 existing_pods=sum(pod.ended is None for pod in pods),
                 termination_time=termination_time(spec),
             )
@@ -173,11 +172,54 @@ def _grant_requests(
     return tuple(requests)
 
 
+def _pods_by_index(proposal: Proposal) -> Sequence[Sequence[Pod]]:
+    return [pods_of_variant(proposal.objects.pods, count.choice) for count in proposal.counts]
+
+
+def _count_ready(pods: Sequence[Pod]) -> int:
+    return sum(pod.takes_requests and not pod.terminating for pod in pods)
+
+
+def _minimums(
+    counts: Sequence[VariantCount], pods: Sequence[Sequence[Pod]], missing: int
+) -> Sequence[int]:
+    """Return how many replicas of each variant are within the minimum of their service.
+
+    Those that are ready come first, then those that are there, then new ones; the cheapest first.
+    So a replica that starts to replace a ready one is beyond it until it is ready.
+    """
+    minimums = [0] * len(counts)
+    order = sorted(range(len(counts)), key=lambda index: _by_cost(counts[index]))
+    there = [sum(not pod.terminating and pod.ended is None for pod in each) for each in pods]
+    desired = [count.replicas for count in counts]
+    for most in ([_count_ready(each) for each in pods], there, desired):
+        for index in order:
+            added = min(most[index], desired[index]) - minimums[index]
+            added = max(0, min(added, missing))
+            minimums[index] += added
+            missing -= added
+    return minimums
+
+
+def _guaranteed_previous(proposal: Proposal) -> Sequence[Pod]:
+    """Return the ready pods of previous variants that the minimum of their service keeps."""
+    spec, variants = proposal.service.spec, {count.choice.variant for count in proposal.counts}
+    if spec is None:
+        return ()
+    pods = [
+        pod
+        for pod in proposal.objects.pods
+        if pod.variant not in variants and pod.takes_requests and not pod.terminating
+    ]
+    pods.sort(key=lambda pod: pod.ref)
+    return pods[: guaranteed_replicas(spec)]
+
+
 def _by_cost(count: VariantCount) -> tuple[int, int]:
     """Order by tier, as nodes that are paid anyway come first, then by price."""
     choice = count.choice
     tiers = ("Reserved", "OnDemand", "Spot")
-    return tiers.index(choice.offer.tier), choice.token_price.nanos
+    return tiers.index(choice.offer.tier), choice.hourly.nanos
 
 
 def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
