@@ -368,6 +368,8 @@ class VariantReason(StatusReason):
     """More capacity is wanted than all variants have room for, so replicas wait for devices."""
     MOVED_TO_CHEAPER = "MovedToCheaper"
     """A variant that costs less has room, so replicas start there before those of another stop."""
+    MOVED_TO_LARGER = "MovedToLarger"
+    """`maxReplicas` pods of other variants serve too little, so larger replicas replace some."""
     PENDING_TIMEOUT = "PendingTimeout"
     """A replica found no node in time, so it was withdrawn, and other variants take it."""
     SURPLUS = "Surplus"

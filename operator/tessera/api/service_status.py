@@ -259,6 +259,9 @@ class ReplicaChange(Wire):
     replicas: Annotated[int, Field(ge=0, le=1000)]
     """Number of replicas after the change."""
 
+    tokens_per_second: Annotated[int, Field(ge=0)] | None = None
+    """Capacity that was needed then; omitted while all replicas are of one variant."""
+
 
 class ScheduledBoundsStatus(Wire):
     """Bounds of the autoscaler that a schedule sets."""
@@ -417,10 +420,14 @@ class InferenceServiceStatus(Wire):
     and LoadBalanced; with `spec.engine.speculation` also Speculating."""
 
     replicas: int = 0
-    """Replicas that exist, in whole replicas of the reference variant; `variants` has the pods."""
+    """Replicas that exist, of any variant."""
 
     ready_replicas: int = 0
-    """The same of those that are ready and receive requests."""
+    """Those of them that are ready and receive requests."""
+
+    capacity: str | None = None
+    """What the load needs, or the desired replicas serve where their number is set, such as `4600
+    tok/s`: output tokens per second at the SLO, input tokens of a pooling model."""
 
     selector: str = ""
     """Label selector of the replicas, for `kubectl scale` and autoscalers."""
@@ -429,16 +436,15 @@ class InferenceServiceStatus(Wire):
     """Base URL of the OpenAI-compatible API inside the cluster."""
 
     variant: VariantStatus | None = None
-    """Reference variant: hardware and precision that the model runs in, and in whose replicas
-    capacity is counted."""
+    """Hardware and precision that the service was placed on; `instances` says what runs."""
 
     variants: Annotated[tuple[VariantReplicas, ...], Field(max_length=MAX_VARIANTS)] | None = None
-    """All variants that serve it, the reference variant first, and last those that no pool offers
-    any more, while they have pods; absent while there is only one."""
+    """All variants that serve it, first the one that it was placed on, and last those that no pool
+    offers any more, while they have pods; absent while there is only one."""
 
     instances: str | None = None
-    """The replicas that are desired of each variant, such as `2 reserved-1gpu, 1 burst-1gpu`;
-    absent while the reference variant is the only one."""
+    """The variant of its replicas; of several ones how many are desired of each, such as `2
+    reserved-1gpu, 1 burst-1gpu`."""
 
     model: ModelStatus | None = None
     """Weights that the engines load, and what Tessera read about the model."""
@@ -455,11 +461,11 @@ class InferenceServiceStatus(Wire):
     """Current cost of the service."""
 
     speed: SpeedStatus | None = None
-    """Measured speed of the engines of the reference variant compared with the prediction."""
+    """Measured speed of the engines of `variant` compared with the prediction."""
 
     preemption: PreemptionStatus | None = None
-    """Preemptions of the reference variant at steady load, if there are any; they lower the
-    concurrent requests of a replica."""
+    """Preemptions of `variant` at steady load, if there are any; they lower the concurrent requests
+    of a replica."""
 
     slo: SloStatus | None = None
     """What was attained of `spec.slo`."""

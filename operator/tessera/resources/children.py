@@ -42,7 +42,7 @@ def service_manifests(service_plan: ServicePlan) -> tuple[ObjectManifest, ...]:
             for variant, variant_spec in specs
             if not variant.waits
         ]
-    if service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET:
+    if service_plan.desired_pods >= _MIN_REPLICAS_FOR_BUDGET:
         manifests.append(disruption_budget_manifest(service_plan.service, spec))
     if service_plan.has_autoscaler:
         manifests.append(autoscaler_manifest(service_plan.service, spec))
@@ -71,7 +71,7 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
                 for each in service_plan.variants
             ]
         ),
-        service_plan.scale.replicas >= _MIN_REPLICAS_FOR_BUDGET,
+        service_plan.desired_pods >= _MIN_REPLICAS_FOR_BUDGET,
         service_plan.has_autoscaler,
     )
 

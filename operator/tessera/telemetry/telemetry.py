@@ -139,7 +139,7 @@ class Telemetry:
         accepted, placement = service_plan.accepted, service_plan.placement.verdict
         scale, stuck = service_plan.scale, service_plan.stall.replacement
         decision = (
-            *(accepted.reason, placement.reason, scale.replicas, scale.reason, problem),
+            *(accepted.reason, placement.reason, service_plan.desired_pods, scale.reason, problem),
             stuck.uid if stuck is not None else None,
             *(_change_key(each) for each in service_plan.variants),
         )
@@ -152,7 +152,7 @@ class Telemetry:
             "accepted": accepted.reason,
             "placed": placement.reason,
             "variant": service_plan.choice.variant if service_plan.choice else None,
-            "replicas": scale.replicas,
+            "replicas": service_plan.desired_pods,
             "reason": scale.reason,
         }
         variants = service_plan.variants
@@ -167,7 +167,7 @@ class Telemetry:
         elif not placement.reason.is_true:
             log.info("%s: not placed: %s", ref, placement.message, extra=fields)
         else:
-            replicas_text = counted(scale.replicas, "replica")
+            replicas_text = counted(service_plan.desired_pods, "replica")
             log.info("%s: %s: %s", ref, replicas_text, scale.message, extra=fields)
         for variant in variants:
             change = variant.change

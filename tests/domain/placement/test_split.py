@@ -17,9 +17,11 @@ from tessera.domain.hardware.pools import discover
 from tessera.domain.incremental import FOREVER
 from tessera.domain.money import NANO, Money
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.cover import CoverOption, Need, least_cover, total_of
 from tessera.domain.placement.placement import place
 from tessera.domain.placement.split import MAX_REST, split_replicas
 from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
+from tessera.domain.placement.variant_cost import capacity_of, cash_of
 from tests.builders import NOW, a_node, a_pool, a_spec, at
 
 START = timedelta(seconds=120)
@@ -56,8 +58,17 @@ def pods_of(choice: HardwareChoice, ready: int = 0, free: int = 0, **fields: Any
     return VariantPods(variant=choice.variant, choice=choice, ready=ready, free=free, **fields)
 
 
-def split(wanted: int, *variants: VariantPods, seconds: float = 0, **fields: Any) -> ReplicaSplit:
-    return split_replicas(wanted, variants, at=at(seconds), **fields)
+def split(
+    wanted: int,
+    *variants: VariantPods,
+    seconds: float = 0,
+    floor: int = 0,
+    most: int | None = None,
+    **fields: Any,
+) -> ReplicaSplit:
+    """Split the capacity of so many replicas of the first variant, and `floor` pods of any."""
+    need = Need(wanted * capacity_of(variants[0].choice), floor, floor, most)
+    return split_replicas(need, variants, at=at(seconds), **fields)
 
 
 def reasons_of(result: ReplicaSplit) -> Mapping[str, VariantReason]:
@@ -235,9 +246,7 @@ class SimulatedPools:
 
     def cycle(self, wanted: int, floor: int = 0) -> ReplicaSplit:
         observed = self.observe()
-        result = split_replicas(
-            wanted, observed, at=at(self.seconds), floor=floor, memory=self.memory
-        )
+        result = split(wanted, *observed, seconds=self.seconds, floor=floor, memory=self.memory)
         self.memory = result.memory
         for pods in observed:
             bound = self.ages.setdefault(pods.variant, [])
@@ -264,11 +273,11 @@ class SimulatedPools:
             for pods in self.observe()
         )
 
-    def rest(self, wanted: int) -> None:
+    def rest(self, wanted: int, floor: int = 0) -> None:
         """Play until nothing changes any more; where only time may change it, skip that."""
         for _ in range(500):
             was_quiet, changes = self.is_quiet(), self.changes
-            result = self.cycle(wanted)
+            result = self.cycle(wanted, floor)
             if was_quiet and changes == self.changes:
                 if result.until == FOREVER:
                     return
@@ -303,6 +312,7 @@ def pools(
 
 
 wanted_replicas = st.integers(0, 8)
+floors = st.integers(0, 4)
 
 
 @given(pools(), wanted_replicas, wanted_replicas)
@@ -379,7 +389,7 @@ def test_the_order_beyond_the_reference_does_not_matter(
         world.cycle(before)
     reference, *others = world.observe()
     results = [
-        split_replicas(wanted, (reference, *each), at=at(world.seconds), memory=world.memory)
+        split(wanted, reference, *each, seconds=world.seconds, memory=world.memory)
         for each in itertools.permutations(others)
     ]
     assert all(result == results[0] for result in results)
@@ -402,8 +412,99 @@ def test_a_start_costs_no_more_than_any_single_variant_with_room(
             sum(counts.get(choice.variant, 0) * nanos for choice, nanos in prices),
         )
 
-    chosen = cost(split_replicas(wanted, world.observe(), at=NOW).replicas)
+    chosen = cost(split(wanted, *world.observe()).replicas)
     for choice in world.choices:
         alone = -int(-wanted * unit // choice.fit.limits.tokens_per_second)
         if alone <= world.sizes[choice.variant]:
             assert chosen <= cost({choice.variant: alone})
+
+
+def cash_of_pods(counts: Mapping[str, int], choices: Iterable[HardwareChoice]) -> int:
+    """Return what replicas cost per hour beyond what is paid anyway."""
+    return sum(counts.get(choice.variant, 0) * cash_of(choice, START) for choice in choices)
+
+
+@given(pools(), wanted_replicas, wanted_replicas, floors)
+def test_at_rest_no_other_pods_cost_less(
+    world: SimulatedPools, before: int, wanted: int, floor: int
+) -> None:
+    world.rest(before, floor)
+    world.rest(wanted, floor)
+    choices = world.choices
+    running = {choice.variant: len(world.ages.get(choice.variant, ())) for choice in choices}
+    need = Need(wanted * capacity_of(choices[0]), floor, floor)
+    options = [
+        CoverOption(
+            cash_of(choice, START),
+            capacity_of(choice),
+            choice.offer.tier != "Spot",
+            max(running[choice.variant], world.sizes[choice.variant]),
+        )
+        for choice in choices
+    ]
+    have = total_of(options, list(running.values()))
+    attainable = total_of(options, least_cover(options, need))
+    assert have.pods >= min(floor, attainable.pods)
+    assert have.firm_pods >= min(floor, attainable.firm_pods)
+    if not any(world.growth.values()):
+        cheapest = least_cover(options, need)
+        assert cash_of_pods(running, choices) == sum(
+            option.cost * count for option, count in zip(options, cheapest, strict=True)
+        )
+
+
+@given(pools(), floors, st.lists(wanted_replicas, min_size=1, max_size=4))
+def test_no_change_takes_what_is_ready_within_the_floor(
+    world: SimulatedPools, floor: int, course: list[int]
+) -> None:
+    def ready() -> tuple[int, int]:
+        observed = world.observe()
+        firm = [each.ready for each in observed if each.choice.offer.tier != "Spot"]
+        return sum(each.ready for each in observed), sum(firm)
+
+    for wanted in course:
+        for _ in range(100):
+            pods, firm = ready()
+            world.cycle(wanted, floor)
+            assert ready() >= (min(pods, floor), 0)
+            assert ready()[1] >= min(firm, floor)
+
+
+SLICE = a_choice("slices", "OnDemand", 0.48, speed=100.0)
+PAID_SLICE = a_choice("paid", "Reserved", 0.48, speed=100.0)
+GPU = a_choice("gpus", "OnDemand", 2.99, speed=2300.0)
+
+
+def test_idle_slices_do_not_lose_to_a_gpu_at_a_lower_price_per_capacity() -> None:
+    running = pods_of(SLICE, 2), pods_of(GPU, 1)
+    assert split(2, *running, floor=2).replicas == {SLICE.variant: 2, GPU.variant: 0}
+    # All that the GPU alone carries: the second pod of the floor is the cheapest one.
+    assert split(20, *running, floor=2).replicas == {SLICE.variant: 1, GPU.variant: 1}
+
+
+def test_what_is_paid_anyway_stays_beside_what_is_not() -> None:
+    running = pods_of(PAID_SLICE, 2), pods_of(GPU, 1)
+    result = split(4, *running, floor=2)
+    assert result.replicas == {PAID_SLICE.variant: 2, GPU.variant: 1}
+    assert split(2, *running, floor=2).replicas == {PAID_SLICE.variant: 2, GPU.variant: 0}
+
+
+def test_a_gpu_goes_once_slices_of_several_pools_carry_the_load_for_less() -> None:
+    other = a_choice("other", "Reserved", 0.48, speed=100.0)
+    variants = pods_of(GPU, 1), pods_of(PAID_SLICE, free=1), pods_of(other, free=2)
+    wanted = Need(3 * capacity_of(PAID_SLICE), 1)
+    first = split_replicas(wanted, variants, at=NOW)
+    assert first.until == at(120)
+    moved = split_replicas(wanted, variants, at=at(120), memory=first.memory)
+    assert moved.replicas == {GPU.variant: 1, PAID_SLICE.variant: 1, other.variant: 2}
+    ready = pods_of(GPU, 1), pods_of(PAID_SLICE, 1), pods_of(other, 2)
+    assert split_replicas(wanted, ready, at=at(300)).replicas[GPU.variant] == 0
+
+
+def test_larger_replicas_take_the_place_of_as_many_as_there_may_be() -> None:
+    variants = pods_of(SLICE, 2, free=3), pods_of(GPU, free=1)
+    result = split(10, *variants, floor=1, most=2)
+    assert result.replicas == {SLICE.variant: 2, GPU.variant: 1}
+    assert reasons_of(result) == {GPU.variant: VariantReason.MOVED_TO_LARGER}
+    ready = pods_of(SLICE, 2, free=3), pods_of(GPU, 1)
+    assert split(10, *ready, floor=1, most=2).replicas == {SLICE.variant: 0, GPU.variant: 1}

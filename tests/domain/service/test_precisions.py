@@ -317,8 +317,9 @@ def running(variant: str, gpus: int, replicas: int = 1) -> dict[str, Any]:
 def test_a_running_service_changes_to_cheaper_files_once_there_is_room_beside_it() -> None:
     status = status_of(fleet(a_70b(), **read(a_70b(), files())))
     service = replace(a_70b(), status=status)
-    assert chosen_variant(fleet(service, **running("a100-8gpu", 8))) == "a100-8gpu"
-    roomy = fleet(service, **running("a100-8gpu", 8))
+    full = fleet(service, **running("a100-8gpu", 8))
+    assert chosen_variant(full) == "a100-8gpu"
+    roomy = fleet(replace(service, status=status_of(full)), **running("a100-8gpu", 8))
     roomy = replace(roomy, nodes=(*roomy.nodes, a_node("a100", whole=8, name="a100-1")))
     service_plan = plan_of(roomy).service_plans[CHAT]
     assert chosen_variant(roomy) == "a100-2gpu-awq-int4"

@@ -119,7 +119,7 @@ def test_a_budget_that_pays_for_the_cheap_variant_alone_buys_that_and_says_so() 
         (a_node("new", whole=1, name="new-0"), {"reserved": 1, "new": 1, "burst": 1}, "count 1"),
         (
             a_node("new", whole=8, product=H100, name="new-0"),
-            {"reserved": 0, "new": 3, "burst": 0},  # of which each serves as much as 2 before
+            {"reserved": 1, "new": 2, "burst": 0},
             "the nodes of the pool have NVIDIA-H100",
         ),
         (

@@ -88,7 +88,7 @@ def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]
                 "name": str(ref),
                 **{kind[0].lower() + kind[1:]: reason for kind, reason in reasons},
                 "variant": _variant_names(service_plan),
-                "replicas": service_plan.scale.replicas,
+                "replicas": service_plan.desired_pods,
                 "perHour": str(total) if total is not None else None,
                 "scaling": str(service_plan.scale.reason),
             }

@@ -67,7 +67,7 @@ class TopRow(Wire):
     per_million_tokens: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
     variant: str | None
-    """The reference variant, in whose replicas these are counted."""
+    """The variant of its replicas; of several ones how many are desired of each."""
     variants: tuple[TopVariant, ...] | None
     """The variants, where there are several."""
     reason: str
@@ -139,7 +139,7 @@ def _build_row(
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         slo=attained_text(measurement) if measurement is not None else None,
         per_million_tokens=per_million,
-        variant=status.variant.name if status.variant else None,
+        variant=status.instances or (status.variant.name if status.variant else None),
         variants=_variants(status),
         reason=_status_reason(status),
     )

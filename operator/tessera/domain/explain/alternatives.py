@@ -57,7 +57,7 @@ class PlacedService:
     def required_replicas(self) -> int:
         """Return the number of replicas for which the service is placed."""
         if self.spec.fixed_replicas is not None:
-            return max(1, self.service_plan.scale.replicas)
+            return max(1, self.service_plan.desired_pods)
         return self.spec.scaling.floor
 
     def exclusion_reason(self, offer: HardwareOffer) -> str:

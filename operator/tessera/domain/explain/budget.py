@@ -81,7 +81,7 @@ def _would_change(
     if tariff.currency != state.currency:
         yield f"pools priced in {state.currency} in spec.placement.pools"
         return
-    always = service_plan.scale.replicas < guaranteed_replicas(spec)
+    always = service_plan.desired_pods < guaranteed_replicas(spec)
     shortfalls = {
         window.field_path: (window, shortfall)
         for window in state.current_windows

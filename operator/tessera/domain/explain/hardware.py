@@ -55,7 +55,7 @@ def explain_placed(
 def _numbers(service: PlacedService, choice: HardwareChoice) -> Numbers:
     offer, service_plan = choice.offer, service.service_plan
     replicas, total = service_plan.desired_pods, service_plan.desired_hourly or choice.hourly
-    of_several = ", as reference of several" if len(service_plan.variants) > 1 else ""
+    of_several = ", first of several" if len(service_plan.variants) > 1 else ""
     return (
         ("hardware", f"{offer.hardware.name} of {offer.hardware.product}{of_several}"),
         ("pool", f"{offer.pool} ({offer.tier})"),

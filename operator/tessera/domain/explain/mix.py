@@ -87,7 +87,7 @@ def explain_mix(
 
 
 def _equal_choices(service_plan: ServicePlan) -> Sequence[HardwareChoice]:
-    """Return the variants of the reference variant's hardware and precision; see `place`: their
+    """Return the variants with the first one's hardware and precision; see `place`: their
     prices have one currency."""
     choices = service_plan.placement.choices
     return [

@@ -10,11 +10,11 @@ from tessera.api.service_status import ScalingStatus
 from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.scaling.load import in_reference_replicas, load_of
+from tessera.domain.scaling.load import in_units, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
-from tessera.domain.service.variant_counts import shares_of
+from tessera.domain.service.variant_counts import shares_of, unit_choice
 from tessera.domain.status.service import WITHOUT_RATES
 
 
@@ -26,7 +26,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
     status = service_plan.service.status.scaling
     is_read = snapshot.readings is not None and snapshot.readings.problem is None
     without_readings = not is_read and spec.fixed_replicas is None
-    replicas = scale.replicas
+    replicas = service_plan.desired_pods
     reason, message, since = str(scale.reason), scale.message, None
     change_at = scale.change_at
     if status is not None and (without_readings or status.desired_replicas == replicas):
@@ -62,14 +62,14 @@ def _dated_message(status: ScalingStatus) -> str:
 
 def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     choices = service_plan.placement.choices
-    shares = shares_of(choices)
+    shares = shares_of(choices) if choices else {}
     pods = [pod for pod in service_plan.pods if not shares or pod.variant in shares]
     ref = service_plan.service.ref
     demand = snapshot.demand_of(ref)
     load = load_of(
         pods, snapshot.readings, service_plan.scale.replicas, snapshot.at, demand, service=ref
     )
-    return in_reference_replicas(load, pods, shares) if shares else load
+    return in_units(load, pods, shares) if shares else load
 
 
 def _numbers(
@@ -78,19 +78,26 @@ def _numbers(
     scale, scaling = service_plan.scale, spec.scaling
     bounds = f"{scaling.min_replicas} to {scaling.max_replicas}"
     if spec.fixed_replicas is None:
-        yield "replicas", f"{scale.replicas} desired"
+        yield "replicas", f"{service_plan.desired_pods} desired"
         yield "bounds", bounds
         yield from POLICIES[scaling.policy].numbers(_target(spec, service_plan), load, scale)
         return
-    yield "replicas", f"{scale.replicas} desired by spec.replicas"
+    yield "replicas", f"{service_plan.desired_pods} desired by spec.replicas"
     if spec.sets_scaling:
         yield "bounds", f"{bounds}, which rest while spec.replicas is set"
 
 
 def _target(spec: InferenceServiceSpec, service_plan: ServicePlan) -> ScaleTarget:
-    if (choice := service_plan.choice) is None:
+    if not (choices := service_plan.placement.choices):
         return target_of(spec, None, 0)
-    return target_of(spec, choice.fit.limits, choice.fit.max_model_len, service_plan.schedule)
+    choice = unit_choice(choices)
+    return target_of(
+        spec,
+        choice.fit.limits,
+        choice.fit.max_model_len,
+        service_plan.schedule,
+        largest_share=max(shares_of(choices).values()),
+    )
 
 
 def _further_numbers(

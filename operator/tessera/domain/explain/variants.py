@@ -8,6 +8,7 @@ from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money, money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import (
     PossibleMove,
     capacity_of,
@@ -16,7 +17,6 @@ from tessera.domain.placement.variant_cost import (
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.status.variants import variant_statuses, variants_text
 
 
@@ -106,31 +106,27 @@ def next_choice(placed: PlacedService) -> HardwareChoice | None:
 def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> Iterator[str]:
     """Yield when replicas of a variant move to a cheaper one."""
     source = variant.choice
-    spare, spare_firm = _spare(placed)
+    spare = _spare(placed)
     start = placed.start_of(to)
     if placed.free_replicas(to.offer) <= 0 and to.offer.startable is not None:
         start += to.offer.startable.expected_start
-    move = possible_move(source, variant.desired, to, max(0, spare), start, placed.cash_of)
+    move = possible_move(source, variant.desired, to, spare, start, placed.cash_of)
     if move is None:
         return
     needs_firm = source.offer.tier != "Spot" == to.offer.tier
-    if not needs_firm or move.stopped * capacity_of(source) <= spare_firm:
+    if not needs_firm or move.stopped <= spare.firm_pods:
         yield f"{_room(placed, move, to)}, {_saving(move, source, to)}"
 
 
-def _spare(placed: PlacedService) -> tuple[int, int]:
-    """Return the capacity beyond what is wanted, and that which spot nodes may have beyond now."""
-    service_plan, spec = placed.service_plan, placed.spec
-    unit = capacity_of(service_plan.placement.choices[0])
-    capacities = [
-        (each.choice.offer.tier, each.desired * capacity_of(each.choice))
-        for each in service_plan.variants
-    ]
-    wanted = service_plan.scale.replicas
-    floor = 0 if spec.service_class == "Batch" else min(wanted, guaranteed_replicas(spec))
-    total = sum(capacity for _, capacity in capacities)
-    firm = sum(capacity for tier, capacity in capacities if tier != "Spot")
-    return total - wanted * unit, firm - floor * unit
+def _spare(placed: PlacedService) -> Need:
+    """Return what the desired replicas have beyond what is needed."""
+    variants = placed.service_plan.variants
+    desired = Need(
+        sum(each.desired * capacity_of(each.choice) for each in variants),
+        sum(each.desired for each in variants),
+        sum(each.desired for each in variants if each.choice.offer.tier != "Spot"),
+    )
+    return desired.beside(placed.service_plan.need)
 
 
 def _room(placed: PlacedService, move: PossibleMove, to: HardwareChoice) -> str:

@@ -28,7 +28,8 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.target import places
-from tessera.domain.service.proposal import Proposal, assigned_replicas, min_replicas_of
+from tessera.domain.service.proposal import Proposal, assigned_units, min_replicas_of
+from tessera.domain.service.variant_counts import unit_choice
 from tessera.domain.sizing.sizing import ReplicaFit
 from tessera.domain.steps import Step
 
@@ -278,9 +279,10 @@ def _token_demand(
     # While it changes its hardware, the autoscaler sees few replicas: the planned number counts
     # if it is larger.
     if moving:
-        replicas = max(replicas, assigned_replicas(proposal.placement))
+        replicas = max(replicas, assigned_units(proposal.placement))
     replicas = _paid(replicas, share)
-    current = max(1, replicas) * choice.fit.limits.tokens_per_second
+    unit = unit_choice(proposal.placement.choices)
+    current = max(1, replicas) * unit.fit.limits.tokens_per_second
     spec = proposal.service.spec
     in_flight = _in_flight(proposal, choice, readings)
     several = len(variants) > 1

@@ -27,6 +27,7 @@ from tessera.domain.placement.candidates import (
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
+from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaMisfit, attainable_objectives
 
@@ -69,9 +70,9 @@ class PlacementDecision:
     """The variants that may serve it, the reference variant first."""
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
-    equal_replicas: int | None = None
-    """Replicas of the choice that serve as much as those that it replaces, in a change of precision
-    alone."""
+    replaced_capacity: int = 0
+    """What the replicas serve that a change of precision replaces, in thousandths of a token per
+    second."""
     assigned: Mapping[str, int] = field(default_factory=dict)
     """Replicas by variant, where layout plans assign slices to them."""
     unshared: str | None = None
@@ -243,7 +244,7 @@ def _precision_change(
             and free_replicas(choice.offer, used_devices) >= max(min_replicas, equal_replicas)
         ):
             placed = _placed_decision(choice, existing)
-            return replace(placed, equal_replicas=equal_replicas)
+            return replace(placed, replaced_capacity=replicas * capacity_of(current))
     return None
 
 

@@ -5,7 +5,7 @@ cost, then to nodes that may come. Nodes of tier Reserved are paid anyway, so a 
 costs nothing more. See docs/decisions/order-of-tiers.md.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -14,6 +14,7 @@ from typing import NamedTuple
 from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER
+from tessera.domain.placement.cover import CoverOption, Need, least_cover
 from tessera.domain.placement.split_state import (
     BINDING_TIME,
     ReplicaSplit,
@@ -25,7 +26,6 @@ from tessera.domain.placement.variant_cost import (
     by_cost,
     capacity_of,
     cash_of,
-    exchange,
     price_text,
     weight_of,
 )
@@ -105,29 +105,25 @@ _Counts = dict[str, int]
 
 
 def split_replicas(
-    wanted: int,
+    need: Need,
     variants: Sequence[VariantPods],
     *,
     at: datetime,
-    floor: int = 0,
     memory: Iterable[VariantMemory] = (),
 ) -> ReplicaSplit:
-    """Split the capacity of `wanted` replicas of the first variant, which is the reference.
+    """Split what is needed over variants; what none has room for waits as the first one.
 
-    The capacity of ready replicas never falls below it by a change: a replica of another variant
-    is ready before one stops. At least the capacity of `floor` replicas is not on spot nodes, if
-    there is room. A single variant gets all of them, whatever room it has.
+    What is ready never falls below the need by a change: a replica of another variant is ready
+    before one stops. A single variant gets all replicas, whatever room it has.
     """
     reference = variants[0]
     if len(variants) == 1:
-        return ReplicaSplit(replicas={reference.variant: wanted})
-    unit = capacity_of(reference.choice)
+        return ReplicaSplit(replicas={reference.variant: _replicas_alone(reference, need)})
     remembered = {each.variant: each for each in memory}
     options = [
         _Option(pods=pods, memory=_current_memory(pods, remembered.get(pods.variant), at), at=at)
         for pods in variants
     ]
-    need = _Need(wanted * unit, min(wanted, floor) * unit)
     order = sorted(options, key=lambda option: by_cost(option.pods.choice, option.pods.start))
     counts = _remaining(order, need)
     _add_missing(order, counts, need)
@@ -136,8 +132,10 @@ def split_replicas(
     bridge = _bridge(order, counts, need)
     best = moves.best
     if best is not None and not any(bridge.values()):  # one move at a time
-        counts[best.source] -= best.stopped
-        counts[best.destination] += best.started
+        for variant, stopped in best.stopped.items():
+            counts[variant] -= stopped
+        for variant, started in best.started.items():
+            counts[variant] += started
         bridge = _bridge(order, counts, need)
     replicas = {each.variant: counts[each.variant] + bridge[each.variant] for each in options}
     new_memory = [_next_memory(option, replicas, moves) for option in options]
@@ -150,104 +148,85 @@ def split_replicas(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Need:
-    """Capacity that is needed."""
-
-    total: int
-    firm: int
-    """The part that no spot node may have."""
+def _replicas_alone(pods: VariantPods, need: Need) -> int:
+    """Return the replicas of a variant that alone cover a need."""
+    replicas = max(need.pods, -(-need.capacity // capacity_of(pods.choice)))
+    return replicas if need.most_pods is None else min(replicas, need.most_pods)
 
 
-def _sums(order: Sequence[_Option], counts: _Counts) -> _Need:
-    """Return the capacity of replicas."""
-    capacities = [(option, counts[option.variant] * option.capacity) for option in order]
-    return _Need(
-        sum(capacity for _, capacity in capacities),
-        sum(capacity for option, capacity in capacities if option.is_firm),
+def _cover(
+    order: Sequence[_Option], need: Need, counts: _Counts, *, cost: Callable[[_Option], int]
+) -> _Counts:
+    """Return what of so many replicas of each variant covers a need at least cost."""
+    options = [
+        CoverOption(cost(option), option.capacity, option.is_firm, counts[option.variant])
+        for option in order
+    ]
+    covered = least_cover(options, need)
+    return {option.variant: count for option, count in zip(order, covered, strict=True)}
+
+
+def _weight(option: _Option) -> int:
+    return option.weight
+
+
+def _total(order: Sequence[_Option], counts: _Counts) -> Need:
+    """Return what so many replicas have."""
+    return Need(
+        sum(option.capacity * counts[option.variant] for option in order),
+        sum(counts[option.variant] for option in order),
+        sum(counts[option.variant] for option in order if option.is_firm),
     )
 
 
-def _remaining(order: Sequence[_Option], need: _Need) -> _Counts:
-    """Return what is needed of the pods on nodes; the most expensive go first."""
-    counts = {option.variant: min(option.pods.bound, option.most) for option in order}
-    for option in reversed(order):
-        sums = _sums(order, counts)
-        spare = sums.total - need.total
-        if option.is_firm:
-            spare = min(spare, sums.firm - need.firm)
-        counts[option.variant] -= min(counts[option.variant], max(0, spare) // option.capacity)
+def _remaining(order: Sequence[_Option], need: Need) -> _Counts:
+    """Return what is needed of the pods on nodes, at least cost.
+
+    Those that are paid anyway stay beside one that is not.
+    """
+    bound = {option.variant: min(option.pods.bound, option.most) for option in order}
+    counts = _cover(order, need, bound, cost=_weight)
+    if any(option.cash and counts[option.variant] for option in order):
+        spare = need.beside(_total(order, counts)).most_pods
+        for option in order:
+            if not option.cash:
+                stays = bound[option.variant] - counts[option.variant]
+                stays = stays if spare is None else min(stays, spare)
+                counts[option.variant] += stays
+                spare = None if spare is None else spare - stays
     return counts
 
 
-def _add_missing(order: Sequence[_Option], counts: _Counts, need: _Need) -> None:
+def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
     """Add what is missing: on free devices, on nodes that may come, and where none came before."""
     proven = [option for option in order if not option.has_failed]
     limits = [
-        [(option, option.most_now) for option in proven],
-        [(option, option.most) for option in proven],
-        [(option, option.most) for option in order],
+        {option.variant: option.most_now for option in proven},
+        {option.variant: option.most for option in proven},
+        {option.variant: option.most for option in order},
     ]
-    for limited in limits:
-        for firm in (True, False):
-            sums = _sums(order, counts)
-            missing = need.firm - sums.firm if firm else need.total - sums.total
-            rooms = [
-                (option, max(0, most - counts[option.variant]))
-                for option, most in limited
-                if option.is_firm or not firm
-            ]
-            for option, added in _cover(rooms, missing):
-                counts[option.variant] += added
-
-
-def _cover(rooms: Sequence[tuple[_Option, int]], missing: int) -> Sequence[tuple[_Option, int]]:
-    """Return the replicas that have the missing capacity, at the least cost that a search over
-    filling, nearly filling and skipping each variant finds; all of them where that is too little.
-
-    The variants come in the order of cost per capacity.
-    """
-    if missing <= 0:
-        return ()
-    if sum(option.capacity * room for option, room in rooms) <= missing:
-        return rooms
-    rooms = [(option, room) for option, room in rooms if room]
-    best_cost: int | None = None
-    best: tuple[int, ...] = ()
-    stack: list[tuple[int, int, tuple[int, ...]]] = [(missing, 0, ())]
-    while stack:
-        missing, cost, counts = stack.pop()
-        if missing <= 0:
-            if best_cost is None or cost < best_cost:
-                best_cost, best = cost, counts
-            continue
-        if len(counts) == len(rooms):
-            continue
-        option, room = rooms[len(counts)]
-        # No further one costs less per capacity.
-        if best_cost is not None:
-            least = missing * option.weight
-            if least >= (best_cost - cost) * option.capacity:
-                continue
-        within = min(room, missing // option.capacity)
-        beyond = min(room, -(-missing // option.capacity))
-        stack.extend(
-            (missing - count * option.capacity, cost + count * option.weight, (*counts, count))
-            for count in sorted({0, within, beyond})
-        )
-    return [(option, count) for (option, _), count in zip(rooms, best, strict=False)]
+    for limit in limits:
+        rooms = {
+            option.variant: max(0, limit.get(option.variant, 0) - counts[option.variant])
+            for option in order
+        }
+        missing = need.beside(_total(order, counts))
+        for variant, added in _cover(order, missing, rooms, cost=_weight).items():
+            counts[variant] += added
 
 
 def _add_waiting(
-    order: Sequence[_Option], reference: _Option, counts: _Counts, need: _Need
+    order: Sequence[_Option], reference: _Option, counts: _Counts, need: Need
 ) -> _Counts:
     """Add what no variant has room for, and return it: it waits where it is, else as reference."""
     waiting: _Counts = {}
     for option in (*order, reference):
-        missing = need.total - _sums(order, counts).total
-        if missing <= 0:
+        missing = need.beside(_total(order, counts))
+        added = max(-(-missing.capacity // option.capacity), missing.pods)
+        if missing.most_pods is not None:
+            added = min(added, missing.most_pods)
+        if added <= 0:
             break
-        added = -(-missing // option.capacity)
         if option is not reference or option.variant not in waiting:
             pending = option.pods.bound + option.pods.pending - counts[option.variant]
             added = min(added, max(0, pending))
@@ -256,29 +235,28 @@ def _add_waiting(
     return {variant: count for variant, count in waiting.items() if count}
 
 
-def _bridge(order: Sequence[_Option], counts: _Counts, need: _Need) -> _Counts:
+def _bridge(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:
     """Return the ready replicas that stay until those that replace them are ready."""
-    bridge = {option.variant: 0 for option in order}
-    ready = {option.variant: min(option.pods.ready, counts[option.variant]) for option in order}
     existing = {option.variant: option.pods.ready for option in order}
-    required = min(need.total, _sums(order, existing).total)
-    for option in order:
-        missing = required - _sums(order, ready).total
-        if missing <= 0:
-            break
-        stays = min(option.pods.ready - ready[option.variant], -(-missing // option.capacity))
-        bridge[option.variant] = stays
-        ready[option.variant] += stays
-    return bridge
+    ready = {variant: min(number, counts[variant]) for variant, number in existing.items()}
+    most = _total(order, existing)
+    required = Need(
+        min(need.capacity, most.capacity),
+        min(need.pods, most.pods),
+        min(need.firm_pods, most.firm_pods),
+    )
+    missing = required.beside(_total(order, ready))
+    others = {variant: number - ready[variant] for variant, number in existing.items()}
+    return _cover(order, missing, others, cost=_weight)
 
 
 class _Move(NamedTuple):
-    """Replicas that start on one variant, and those that they replace."""
+    """Replicas that start, and those that they replace, by variant."""
 
-    source: str
-    stopped: int
-    destination: str
-    started: int
+    stopped: Mapping[str, int]
+    started: Mapping[str, int]
+    carries_more: bool = False
+    """It does not save: as many replicas as there may be serve too little."""
 
 
 @dataclass(slots=True)
@@ -288,44 +266,96 @@ class _Moves:
     since: dict[str, datetime] = field(default_factory=dict)
     """Since when, by the variant that they lead to."""
     best: _Move | None = None
-    """The first that pays now."""
+    """The first one, if it pays now."""
     next_at: datetime = FOREVER
     """When the next one pays."""
 
 
-def _possible_moves(order: Sequence[_Option], counts: _Counts, need: _Need) -> _Moves:
-    """Return the moves to cheaper variants, and the first that pays.
+def _possible_moves(order: Sequence[_Option], counts: _Counts, need: Need) -> _Moves:
+    """Return the moves to what would cost least, and the first one if it pays.
 
     While a replica starts both are paid. How long the room stays is not known; the best guess is
     as long again as it has been there. So a move pays once it would have saved its own cost.
     """
-    moves, sums = _Moves(), _sums(order, counts)
-    for index, to in enumerate(order):
-        if to.pods.assigned is not None:
-            continue  # the layout plan says what a move saves
-        room = to.most - counts[to.variant]
-        for source in reversed(order[index + 1 :]):
-            stopped, started = exchange(
-                source.capacity, counts[source.variant], to.capacity, sums.total - need.total
-            )
-            lost = stopped * source.capacity if source.is_firm else 0
-            firm = sums.firm - lost + (started * to.capacity if to.is_firm else 0)
-            saving = stopped * source.cash - started * to.cash
-            if (
-                stopped > counts[source.variant]
-                or started > room
-                or firm < min(need.firm, sums.firm)
-                or saving <= 0
-            ):
-                continue
-            since = moves.since.setdefault(to.variant, to.memory.room_since or to.at)
-            both = stopped * source.cash + started * to.cash
-            pays_at = _after(since, _start_of(to, counts, started), Fraction(both, saving))
-            if pays_at > to.at:
-                moves.next_at = min(moves.next_at, pays_at)
-            elif moves.best is None:
-                moves.best = _Move(source.variant, stopped, to.variant, started)
+    moves, have = _Moves(), _total(order, counts)
+    cheapest = _cheapest(order, counts, need)
+    started = _beyond(cheapest, counts)
+    carries_more = need.capacity > have.capacity < _total(order, cheapest).capacity
+    saving = _cash(order, counts) - _cash(order, cheapest)
+    if not started or (saving <= 0 and not carries_more):
+        return moves
+    by_name = {option.variant: option for option in order}
+    for variant in started:
+        option = by_name[variant]
+        moves.since[variant] = option.memory.room_since or option.at
+    move = _Move(_beyond(counts, cheapest), started)
+    if carries_more:
+        moves.best = move._replace(carries_more=True)
+        return moves
+    move = _smallest_move(order, counts, need, move)
+    first, last = _cash(order, move.stopped), _cash(order, move.started)
+    start = max(
+        _start_of(by_name[variant], counts, added) for variant, added in move.started.items()
+    )
+    since = max(moves.since[variant] for variant in move.started)
+    pays_at = _after(since, start, Fraction(first + last, first - last))
+    if pays_at > order[0].at:
+        moves.next_at = pays_at
+    else:
+        moves.best = move
     return moves
+
+
+def _cheapest(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:
+    """Return the replicas that cover a need at least cash, started where that is less alone."""
+    stays = [
+        CoverOption(option.cash << 1, option.capacity, option.is_firm, counts[option.variant])
+        for option in order
+    ]
+    starts = [
+        CoverOption(
+            (option.cash << 1) + 1, option.capacity, option.is_firm, _room_for_move(option, counts)
+        )
+        for option in order
+    ]
+    covered = least_cover([*stays, *starts], need)
+    return {
+        option.variant: covered[index] + covered[index + len(order)]
+        for index, option in enumerate(order)
+    }
+
+
+def _room_for_move(option: _Option, counts: _Counts) -> int:
+    """Return how many more replicas may come to a variant; a layout plan says what it gets."""
+    if option.pods.assigned is not None:
+        return 0
+    return max(0, option.most - counts[option.variant])
+
+
+def _smallest_move(order: Sequence[_Option], counts: _Counts, need: Need, whole: _Move) -> _Move:
+    """Return the part of a move with the fewest replicas that saves, the dearest ones first."""
+    for source in sorted(order, key=lambda option: (-option.cash, option.variant)):
+        for stopped in range(1, whole.stopped.get(source.variant, 0) + 1):
+            left = {**counts, source.variant: counts[source.variant] - stopped}
+            missing = need.beside(_total(order, left))
+            rooms = {option.variant: whole.started.get(option.variant, 0) for option in order}
+            started = _cover(order, missing, rooms, cost=_weight)
+            added = {variant: left[variant] + started[variant] for variant in left}
+            saves = stopped * source.cash > _cash(order, started)
+            if any(started.values()) and saves and need.beside(_total(order, added)).is_met:
+                return _Move({source.variant: stopped}, _beyond(started, {}))
+    return whole
+
+
+def _beyond(counts: Mapping[str, int], others: Mapping[str, int]) -> _Counts:
+    """Return by how much counts exceed others, where they do."""
+    beyond = {variant: count - others.get(variant, 0) for variant, count in counts.items()}
+    return {variant: count for variant, count in beyond.items() if count > 0}
+
+
+def _cash(order: Sequence[_Option], counts: Mapping[str, int]) -> int:
+    """Return what replicas cost per hour beyond what is paid anyway."""
+    return sum(option.cash * counts.get(option.variant, 0) for option in order)
 
 
 def _start_of(option: _Option, counts: _Counts, added: int) -> timedelta:
@@ -402,10 +432,14 @@ def _changes(
         ]
         if added < 0:
             reason, message = _removal(option, -added)
-        elif move is not None and variant == move.destination:
+        elif move is not None and variant in move.started and move.carries_more:
+            reason = VariantReason.MOVED_TO_LARGER
+            message = f"spec.scaling.maxReplicas of {' and '.join(move.stopped)} serve too little, "
+            message += f"so {_started(option, added)}; once ready it replaces {_stopped(move)}"
+        elif move is not None and variant in move.started:
             reason = VariantReason.MOVED_TO_CHEAPER
-            message = f"costs less than {move.source} and has room, so {_started(option, added)}; "
-            message += f"it replaces {counted(move.stopped, 'replica')} of {move.source} once ready"
+            message = f"costs less than {' and '.join(move.stopped)} and has room, so "
+            message += f"{_started(option, added)}; once ready it replaces {_stopped(move)}"
         elif waiting.get(variant):
             reason = VariantReason.INSUFFICIENT_CAPACITY
             message = f"no variant has room, so {counted(added, 'replica')} wait here for devices"
@@ -422,6 +456,13 @@ def _started(option: _Option, added: int) -> str:
     """Return that replicas start, with their price."""
     price = price_text(option.pods.choice, option.pods.start)
     return f"{counted(added, 'replica')} more on {option.variant} at {price}"
+
+
+def _stopped(move: _Move) -> str:
+    """Return which replicas a move replaces."""
+    return " and ".join(
+        f"{counted(stopped, 'replica')} of {variant}" for variant, stopped in move.stopped.items()
+    )
 
 
 def _removal(option: _Option, removed: int) -> tuple[VariantReason, str]:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from tessera.domain.money import Money
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.cover import Need
 
 # The price of anything that is paid only while it is used is above all that is paid anyway.
 _CASH_BITS = 64
@@ -83,21 +84,22 @@ class PossibleMove(NamedTuple):
     """For how long there must have been room."""
 
 
-def exchange(capacity: int, replicas: int, other: int, spare: int) -> tuple[int, int]:
+def _exchange(capacity: int, replicas: int, other: int, spare: Need) -> tuple[int, int]:
     """Return how many replicas of a variant stop, and how many of another one replace them.
 
-    The `spare` capacity of all together needs no replacement.
+    What is `spare` of all together needs no replacement.
     """
     if other < capacity:
-        return 1, -(-(capacity - spare) // other)
-    return min((spare + other) // capacity, max(1, replicas)), 1
+        return 1, max(1, -(-(capacity - spare.capacity) // other))
+    stopped = min((spare.capacity + other) // capacity, 1 + spare.pods)
+    return min(stopped, max(1, replicas)), 1
 
 
 def possible_move(
     source: HardwareChoice,
     replicas: int,
     to: HardwareChoice,
-    spare: int,
+    spare: Need,
     start: timedelta,
     cash: Callable[[HardwareChoice], int],
 ) -> PossibleMove | None:
@@ -105,7 +107,7 @@ def possible_move(
 
     `start` is the expected time until a replica is ready there, `cash` what one costs per hour.
     """
-    stopped, started = exchange(capacity_of(source), replicas, capacity_of(to), spare)
+    stopped, started = _exchange(capacity_of(source), replicas, capacity_of(to), spare)
     before, after = stopped * cash(source), started * cash(to)
     if before <= after:
         return None

@@ -444,7 +444,7 @@ def inspect_service(
         choice.fit,
         pods_of_variant(service_plan.pods, choice),
         draining=service_plan.drain.draining,
-        min_replicas=min(min_replicas_of(spec), service_plan.scale.replicas),
+        min_replicas=min(min_replicas_of(spec), service_plan.desired_pods),
     )
 
 

@@ -16,6 +16,7 @@ from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot, SpeedReading, Workload
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
+from tessera.domain.placement.cover import Need
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
@@ -36,7 +37,12 @@ from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.template_version import decide_template
-from tessera.domain.service.variant_counts import VariantCount, served_replicas, with_counts
+from tessera.domain.service.variant_counts import (
+    VariantCount,
+    capacity_of_counts,
+    unit_of,
+    with_counts,
+)
 
 
 class ServicePlanInputs(NamedTuple):
@@ -85,8 +91,12 @@ def _plan_service(
             for count, granted in zip(counts, grant.counts, strict=True)
         )
         # Without one that a move would start first all that is wanted may still be served.
-        if (served := served_replicas(counts)) < scale.replicas:
-            scale = cap_to_grant(scale, served, grant, at)
+        served = Need(capacity_of_counts(counts), sum(count.replicas for count in counts))
+        if not proposal.need._replace(firm_pods=0).beside(served).is_met:
+            units = served.capacity // unit_of([count.choice for count in counts]).capacity
+            scale = cap_to_grant(scale, units, grant, at)
+            if scale.pods is not None:
+                scale = replace(scale, pods=served.pods)
         scale = replace(scale, history=with_counts(scale.history, counts))
     base_plan = replace(
         _unchanged_plan(proposal),
@@ -263,6 +273,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         accepted=proposal.accepted,
         placement=proposal.placement,
         scale=proposal.scale,
+        need=proposal.need,
         drain=DrainPlan(replicas=proposal.scale.replicas),
         pods=objects.pods,
         workloads=objects.workloads,

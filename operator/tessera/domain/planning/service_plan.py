@@ -15,6 +15,7 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import BALANCED
@@ -70,6 +71,8 @@ class ServicePlan:
     accepted: StatusVerdict[Accepted]
     placement: PlacementDecision
     scale: ScaleDecision
+    need: Need = NO_NEED
+    """What its replicas have to have together."""
     drain: DrainPlan
     """Those of its replicas that leave, of all variants."""
     schedule: BoundsSchedule | None = None

@@ -20,7 +20,7 @@ from tessera.domain.rollout.drain import is_drained
 from tessera.domain.rollout.strategy import is_rolling_out, surge_timed_out
 from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.proposal import Proposal, min_replicas_of
-from tessera.domain.service.variant_counts import VariantCount
+from tessera.domain.service.variant_counts import VariantCount, unit_choice
 from tessera.domain.steps import Step
 
 _Speeds: TypeAlias = Mapping[InstanceType, float]
@@ -111,22 +111,23 @@ def _build_pool_service(
     per_replica = min(capacity.values(), default=0.0)
     min_capacity = min(min_replicas_of(spec), proposal.scale.replicas) * per_replica
     if choice is not None and planned:
-        per_replica = choice.fit.limits.tokens_per_second
+        unit = unit_choice(proposal.placement.choices)
+        per_replica = unit.fit.limits.tokens_per_second
         capacity |= {
             count.choice.offer.hardware.profile or "": count.choice.fit.limits.tokens_per_second
             for count in proposal.counts
             if count.choice.offer.hardware.profile in planned
             and count.choice.offer.pool == context.pool
         }
-        min_capacity = _min_capacity(proposal, spec, choice, context.pool)
+        min_capacity = _min_capacity(proposal, spec, unit, context.pool)
     in_pool = choice is not None and choice.offer.pool == context.pool
     keeps_slices = in_pool and proposal.placement.keeps_slices
     service = PoolService(
         ref=proposal.service.ref,
         replicas=replicas,
         min_capacity=min_capacity,
-        # A replica never counts for more than one of the reference variant: otherwise one fast
-        # replica would stand for several of minReplicas.
+        # A replica never counts for more than one: otherwise a fast one would stand for several
+        # of minReplicas.
         capacity={name: min(speed, per_replica) for name, speed in capacity.items()},
         planned=planned,
         previous_profile=_previous_profile(replicas, planned),
@@ -150,14 +151,14 @@ def _planned_replicas(counts: Sequence[VariantCount], pool: str) -> Mapping[str,
 
 
 def _min_capacity(
-    proposal: Proposal, spec: InferenceServiceSpec, reference: HardwareChoice, pool: str
+    proposal: Proposal, spec: InferenceServiceSpec, unit: HardwareChoice, pool: str
 ) -> float:
     """Return the capacity that the slices of one pool have to keep.
 
-    That is minReplicas of the reference variant, without what replicas elsewhere serve of it. Of
+    That is minReplicas, without the replicas that serve elsewhere. Of
     those, no more counts than their part of all that is planned: elsewhere as much counts of these.
     """
-    rate = reference.fit.limits.tokens_per_second
+    rate = unit.fit.limits.tokens_per_second
     shares, serving = dict.fromkeys((True, False), 0.0), 0.0
     for count in proposal.counts:
         offer = count.choice.offer

@@ -32,6 +32,13 @@ def current_replicas(load: ServiceLoad, history: ScalingHistory) -> int:
     return history.decisions[-1].replicas if history.decisions else load.replicas
 
 
+def current_pods(load: ServiceLoad, history: ScalingHistory) -> int:
+    """Return the pods of all variants that were decided last."""
+    if history.counts:
+        return sum(replicas for _, replicas in history.counts)
+    return current_replicas(load, history)
+
+
 def with_recent_decisions(
     spec: ScalingSpec, load: ServiceLoad, history: ScalingHistory
 ) -> ScalingHistory:
@@ -78,18 +85,15 @@ def cap_to_grant(
     )
 
 
-def clamp(spec: ScalingSpec, replicas: int) -> int:
-    """Return the count within the bounds of a service in use."""
-    return min(max(replicas, spec.floor), spec.max_replicas)
-
-
 def decide_bounds(target: ScaleTarget, current: int) -> Decided | None:
     """Return the nearest count within the bounds; None if the current one is."""
-    replicas = clamp(target.spec, current)
+    replicas = target.clamp(current)
     if replicas == current:
         return None
-    bound = "minReplicas" if replicas > current else "maxReplicas"
-    message = f"{target.bounds_source}{bound} is {replicas}"
+    bound = ("minReplicas", target.spec.floor)
+    if replicas < current:
+        bound = ("maxReplicas", target.spec.max_replicas)
+    message = f"{target.bounds_source}{bound[0]} is {bound[1]}"
     return Decided(replicas, ScalingReason.BOUNDS_CHANGED, message)
 
 

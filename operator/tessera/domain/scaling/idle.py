@@ -76,7 +76,7 @@ def _idle_decision(
     if current == 0 and load.queued:
         needed = desired_replicas(load.queued, target.replica_requests)
         decided = Decided(
-            min(needed, spec.max_replicas, spec.scale_up.pods),
+            min(needed, target.most, target.step),
             ScalingReason.SCALED_FROM_ZERO,
             f"{counted(load.queued, 'request')} waiting at the gateway, 0 replicas",
         )

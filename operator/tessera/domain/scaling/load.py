@@ -71,10 +71,8 @@ def load_of(
     )
 
 
-def in_reference_replicas(
-    load: ServiceLoad, pods: Sequence[Pod], shares: Mapping[str, float]
-) -> ServiceLoad:
-    """Return the load with its replicas counted as of the reference variant.
+def in_units(load: ServiceLoad, pods: Sequence[Pod], shares: Mapping[str, float]) -> ServiceLoad:
+    """Return the load with its replicas counted as of the unit.
 
     `shares` says how much a replica of each variant serves in one of that.
     """

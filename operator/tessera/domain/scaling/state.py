@@ -124,9 +124,20 @@ class ScalingChange:
     message: str
 
 
+class ScalingUnit(NamedTuple):
+    """The replicas in which policies count: of several variants, those of the least capacity."""
+
+    variant: str
+    capacity: int
+    """In thousandths of a token per second."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScalingHistory:
     """What the next decision needs of earlier ones."""
+
+    unit: ScalingUnit | None = None
+    """What is counted; None before hardware was chosen."""
 
     up_window: tuple[TimestampedReplicas, ...] = ()
     """Recommendations of the scale-up window that no later one undercuts, oldest first."""
@@ -166,6 +177,7 @@ class ScaleDecision:
     """The replica count with its reason; the caller keeps the history."""
 
     replicas: int
+    """Replicas of the unit, whose capacity is needed."""
     reason: ScalingReason
     message: str
     history: ScalingHistory
@@ -177,3 +189,5 @@ class ScaleDecision:
     """Until when the policy decides the same, while the readings and the history stay."""
     recommended: Decided | None = None
     """What the policy would decide; only in mode `External`."""
+    pods: int | None = None
+    """The number of pods where it is set; None where the capacity decides it."""

@@ -1,5 +1,6 @@
 """What is scaled: the scaling spec of a service, and the hardware of its replicas."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -55,6 +56,22 @@ class ScaleTarget:
     """Where the bounds stand, with which messages begin that name one."""
     variant: ObservedVariant | None = None
     """None where the number is not decided, as for an explanation."""
+    largest_share: float = 1.0
+    """What a replica of the largest variant serves, in replicas of the unit."""
+
+    @property
+    def most(self) -> int:
+        """Return the replicas of the unit that `maxReplicas` pods serve at most."""
+        return math.floor(self.spec.max_replicas * self.largest_share)
+
+    @property
+    def step(self) -> int:
+        """Return the replicas of the unit that `scaleUp.pods` serve at most."""
+        return math.floor(self.spec.scale_up.pods * self.largest_share)
+
+    def clamp(self, replicas: int) -> int:
+        """Return the count within the bounds of a service in use."""
+        return min(max(replicas, self.spec.floor), self.most)
 
     @property
     def replica_requests(self) -> float:
@@ -74,6 +91,7 @@ def target_of(
     max_model_len: int,
     schedule: BoundsSchedule | None = None,
     variant: ObservedVariant | None = None,
+    largest_share: float = 1.0,
 ) -> ScaleTarget:
     """Return what policies need of a spec, and of the limits of its replicas if it is placed."""
     queue, source = spec.scaling.queue, ""
@@ -91,6 +109,7 @@ def target_of(
         if schedule is not None
         else "spec.scaling.",
         variant=variant,
+        largest_share=largest_share,
     )
 
 

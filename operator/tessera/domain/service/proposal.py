@@ -31,6 +31,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import check, engine_verdict
+from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import (
     PlacementDecision,
     SliceAssignment,
@@ -39,24 +40,29 @@ from tessera.domain.placement.placement import (
 )
 from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
+from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.scaling.load import usable_readings
-from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, TimestampedReplicas
+from tessera.domain.scaling.state import (
+    ScaleDecision,
+    ScalingHistory,
+    ScalingUnit,
+    TimestampedReplicas,
+)
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.measured_limits import with_measured_limits
 from tessera.domain.service.preparation.precisions import awaited_check, refusals
 from tessera.domain.service.preparation.preparation import Preparation, with_precisions
 from tessera.domain.service.preparation.shape import prepare_model
-from tessera.domain.service.replica_count import decide_replicas, history_from_status
+from tessera.domain.service.replica_count import decide_replicas, history_from_status, in_unit
 from tessera.domain.service.variant_counts import (
     Devices,
     Room,
     VariantCount,
     last_changes,
-    shares_of,
     split_counts,
-    whole_replicas,
+    unit_of,
     with_counts,
 )
 from tessera.domain.steps import Step, planner_error
@@ -81,6 +87,8 @@ class Proposal:
     accepted: StatusVerdict[Accepted]
     placement: PlacementDecision
     scale: ScaleDecision
+    need: Need = NO_NEED
+    """What its replicas have to have together."""
     balance: StatusVerdict[LoadBalanced]
     """Whether its replicas share the requests, which changes rarely."""
     counts: tuple[VariantCount, ...] = ()
@@ -141,25 +149,25 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     reference = objects.reference_workload(service.status)
     if reference is None or reference.variant != placement.choice.variant:
         until = at  # other services take or free devices
-    if reference is not None and _changes_reference(placement, reference, objects, history):
-        history = _history_on_new_reference(placement, spec, history, at)
+    unit = unit_of(placement.choices)
+    history = _history_on(placement, spec, reference, objects, in_unit(history, unit), at)
     scale = decide_replicas(
         snapshot, service, placement.choices, objects=objects, history=history, schedule=schedule
     )
+    need = _need(spec, scale, unit)
     counts, split = split_counts(
         placement.choices,
-        scale.replicas,
+        need,
         objects,
         service.status,
         room,
-        # No client of class Batch waits, so all of its replicas may be on spot nodes.
-        floor=0 if spec.service_class == "Batch" else guaranteed_replicas(spec),
         memory=history.variants,
         assigned=placement.assigned,
         at=at,
     )
     next_history = replace(
         with_counts(scale.history, counts),
+        unit=unit,
         variants=split.memory,
         changes=last_changes(history.changes, split),
     )
@@ -175,6 +183,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         preparation=preparation,
         schedule=schedule,
         scale=scale,
+        need=need,
         balance=balance.result,
         counts=counts,
         changes=scale.history.changes,
@@ -182,36 +191,66 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     return Until(proposal, min(until, scale.until, balance.until, split.until), scale.history)
 
 
-def _changes_reference(
+def _need(spec: InferenceServiceSpec, scale: ScaleDecision, unit: ScalingUnit) -> Need:
+    """Return what the replicas of a service have to have: a number that is set, or a capacity."""
+    # No client of class Batch waits, so all of its replicas may be on spot nodes.
+    firm = 0 if spec.service_class == "Batch" else guaranteed_replicas(spec)
+    if scale.pods is not None:
+        wanted = scale.recommended.replicas if scale.recommended is not None else 0
+        return Need(wanted * unit.capacity, scale.pods, min(firm, scale.pods), scale.pods)
+    floor = min(scale.replicas, min_replicas_of(spec))
+    return Need(scale.replicas * unit.capacity, floor, min(firm, floor), spec.scaling.max_replicas)
+
+
+def _is_assigned_elsewhere(
     placement: PlacementDecision,
     reference: Workload,
     objects: CurrentObjects,
     history: ScalingHistory,
 ) -> bool:
-    """Return whether the replicas that were decided count another variant than is chosen."""
-    if placement.choice is None or reference.variant == placement.choice.variant:
+    """Return whether a layout plan assigns other hardware than replicas were decided for."""
+    if (
+        not placement.assigned
+        or placement.choice is None
+        or reference.variant == placement.choice.variant
+    ):
         return False
-    has_run_beside = bool(placement.assigned and history.counts)
-    return has_run_beside or objects.workload_of(placement.choice.variant) is None
+    return bool(history.counts) or objects.workload_of(placement.choice.variant) is None
 
 
-def _history_on_new_reference(
-    placement: PlacementDecision, spec: InferenceServiceSpec, history: ScalingHistory, at: datetime
+def _history_on(
+    placement: PlacementDecision,
+    spec: InferenceServiceSpec,
+    reference: Workload | None,
+    objects: CurrentObjects,
+    history: ScalingHistory,
+    at: datetime,
 ) -> ScalingHistory:
-    """Return a history of as many replicas as were planned; one that sleeps goes on."""
-    is_asleep = spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]
-    planned = assigned_replicas(placement) if placement.assigned else placement.equal_replicas
-    if planned is None or is_asleep:
+    """Return a history of as many replicas as serve the same on the hardware that is chosen.
+
+    Where layouts are planned, that is what they assign; a service that sleeps goes on.
+    """
+    if placement.replaced_capacity and not history.decisions:
+        units = -(-placement.replaced_capacity // unit_of(placement.choices).capacity)
+        return replace(history, decisions=(TimestampedReplicas(at, units),))
+    if reference is None or not _is_assigned_elsewhere(placement, reference, objects, history):
         return history
-    return ScalingHistory(decisions=(TimestampedReplicas(at, planned),))
+    if spec.scaling.may_sleep and [each.replicas for each in history.decisions[-1:]] == [0]:
+        return history
+    return ScalingHistory(
+        unit=history.unit, decisions=(TimestampedReplicas(at, assigned_units(placement)),)
+    )
 
 
-def assigned_replicas(placement: PlacementDecision) -> int:
-    """Return how many replicas of the reference variant serve as much as the assigned slices."""
+def assigned_units(placement: PlacementDecision) -> int:
+    """Return how many replicas of the unit serve as much as the assigned slices."""
     if placement.choice is None:
         return 0
-    shares = shares_of(placement.choices)
-    return whole_replicas(placement.assigned.get(name, 0) * shares[name] for name in shares)
+    capacity = sum(
+        placement.assigned.get(choice.variant, 0) * capacity_of(choice)
+        for choice in placement.choices
+    )
+    return capacity // unit_of(placement.choices).capacity
 
 
 def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:

@@ -1,5 +1,6 @@
 """The number of replicas of a service before budgets: who decides it, and by which policy."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -11,20 +12,25 @@ from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.scaling.additions import with_refusal, without_useless
-from tessera.domain.scaling.decisions import current_replicas
-from tessera.domain.scaling.load import in_reference_replicas, load_of, usable_readings
+from tessera.domain.scaling.decisions import current_pods
+from tessera.domain.scaling.load import in_units, load_of, usable_readings
 from tessera.domain.scaling.policies.by_name import POLICIES, ScalingPolicy
 from tessera.domain.scaling.state import (
     Decided,
     ScaleDecision,
     ScalingHistory,
+    ScalingUnit,
     ServiceLoad,
     TimestampedReplicas,
 )
 from tessera.domain.scaling.target import ObservedVariant, ScaleTarget, target_of
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
-from tessera.domain.service.variant_counts import shares_of
+from tessera.domain.service.variant_counts import shares_of, unit_choice
+
+# A status has whole tokens per second.
+_ROUNDING = 0.01
+_TOKEN = ScalingUnit("", 1000)
 
 
 def decide_replicas(
@@ -38,17 +44,18 @@ def decide_replicas(
 ) -> ScaleDecision:
     """Return the number of replicas, decided by the spec, another autoscaler or a policy.
 
-    They are counted as of the first variant, which is the reference.
+    They are counted as of the unit, the variant of the least capacity.
     """
-    spec, ref, choice = service.spec, service.ref, choices[0]
+    spec, ref, choice = service.spec, service.ref, unit_choice(choices)
     assert spec is not None  # noqa: S101 - hardware was chosen for it
-    if spec.fixed_replicas is not None:
-        return _fixed_scale(spec, spec.fixed_replicas, history, snapshot.at)
     shares = shares_of(choices)
     workloads = [workload for workload in objects.workloads if workload.variant in shares]
     existing = spec.scaling.floor
     if workloads:
         existing = round(sum(each.replicas * shares[each.variant] for each in workloads))
+    if spec.fixed_replicas is not None:
+        fixed_units = existing if len(shares) > 1 else spec.fixed_replicas
+        return _fixed_scale(spec, spec.fixed_replicas, fixed_units, history, snapshot.at)
     if spec.scaling.paused is not None:
         return _paused_scale(spec.scaling.paused, existing, history, snapshot.at)
     policy, readings = POLICIES[spec.scaling.policy], snapshot.readings
@@ -63,12 +70,20 @@ def decide_replicas(
         readings=readings,
     )
     pods = [pod for pod in objects.pods if pod.variant in shares]
-    target = target_of(spec, choice.fit.limits, choice.fit.max_model_len, schedule, variant)
+    target = target_of(
+        spec,
+        choice.fit.limits,
+        choice.fit.max_model_len,
+        schedule,
+        variant,
+        largest_share=max(shares.values()),
+    )
     demand = snapshot.demand_of(ref)
     load = load_of(pods, readings, existing, snapshot.at, demand, service=ref)
-    load = in_reference_replicas(load, pods, shares)
+    load = in_units(load, pods, shares)
     if spec.scaling.mode != "Native":
-        return _external_scale(service, policy, target, load, history)
+        units = existing if len(shares) > 1 else None
+        return _external_scale(service, policy, target, load, units, history)
     if choice.offer.startable is not None or len(choices) > 1:
         # An autoscaler of nodes counts the pods that wait, and of several variants another one may
         # have room: so what is wanted is always added.
@@ -86,23 +101,26 @@ def _external_scale(
     policy: ScalingPolicy,
     target: ScaleTarget,
     load: ServiceLoad,
+    units: int | None,
     history: ScalingHistory,
 ) -> ScaleDecision:
     """Return `spec.replicas` within the bounds, and what the policy recommends from there.
 
-    The policy sees the number in effect as its own last decision, so that it neither counts
-    replicas that were not started nor keeps those that a user added.
+    These are pods; of several variants they serve as much as `units`. The policy sees the number
+    in effect as its own last decision, so that it neither counts replicas that were not started nor
+    keeps those that a user added.
     """
     requested = service.spec.replicas if service.spec is not None else None
     spec = target.spec.model_copy(update={"idle": None})
-    current = current_replicas(load, history) if requested is None else requested
+    current = current_pods(load, history) if requested is None else requested
     replicas = min(max(current, spec.min_replicas), spec.max_replicas)
-    if history.decisions[-1:] == () or history.decisions[-1].replicas != replicas:
-        decisions = (*history.decisions, TimestampedReplicas(load.at, replicas))
+    effective = replicas if units is None else units
+    if history.decisions[-1:] == () or history.decisions[-1].replicas != effective:
+        decisions = (*history.decisions, TimestampedReplicas(load.at, effective))
         history = replace(history, decisions=decisions)
     recommended = policy.decide(replace(target, spec=spec), load, history)
     decisions = recommended.history.decisions
-    if recommended.replicas != replicas:
+    if recommended.replicas != effective:
         decisions = decisions[:-1]
     if requested is None:
         message = (
@@ -117,28 +135,33 @@ def _external_scale(
             message += f"; {target.bounds_source}{bound} is {replicas}"
     return replace(
         recommended,
-        replicas=replicas,
+        replicas=effective,
+        pods=replicas,
         reason=ScalingReason.SCALED_EXTERNALLY,
         message=message,
         change_at=None,
         history=replace(recommended.history, decisions=decisions, change=None),
-        until=recommended.until if recommended.replicas == replicas else NEVER,
+        until=recommended.until if recommended.replicas == effective else NEVER,
         recommended=Decided(recommended.replicas, recommended.reason, recommended.message),
     )
 
 
 def _fixed_scale(
-    spec: InferenceServiceSpec, replicas: int, history: ScalingHistory, at: datetime
+    spec: InferenceServiceSpec, replicas: int, units: int, history: ScalingHistory, at: datetime
 ) -> ScaleDecision:
-    """Return `spec.replicas`; once it is removed, the windows start again from this number."""
+    """Return `spec.replicas`, which serve as much as `units`.
+
+    Once it is removed, the windows start again from these.
+    """
     decisions = history.decisions[-1:]
-    if [decision.replicas for decision in decisions] != [replicas]:
-        decisions = (TimestampedReplicas(at, replicas),)
+    if [decision.replicas for decision in decisions] != [units]:
+        decisions = (TimestampedReplicas(at, units),)
     message = f"spec.replicas is {replicas}"
     if spec.sets_scaling:
         message += ", so spec.scaling rests; to give the number back to it, remove spec.replicas"
     return ScaleDecision(
-        replicas=replicas,
+        replicas=units,
+        pods=replicas,
         reason=ScalingReason.SET_BY_USER,
         message=message,
         history=ScalingHistory(decisions=decisions),
@@ -164,8 +187,46 @@ def history_from_status(status: InferenceServiceStatus) -> ScalingHistory:
     """Return the history that an earlier leader wrote into the status."""
     if status.scaling is None:
         return ScalingHistory()
-    decisions = tuple(
-        TimestampedReplicas(change.at, change.replicas) for change in status.scaling.recent_changes
-    )
+    changes, unit = status.scaling.recent_changes, _reported_unit(status)
     counts = tuple((variant.name, variant.desired_replicas) for variant in status.variants or ())
-    return ScalingHistory(decisions=decisions, counts=counts)
+    if unit is not None and any(change.tokens_per_second is not None for change in changes):
+        tokens = tuple(
+            TimestampedReplicas(
+                change.at,
+                round(change.replicas * unit.capacity / _TOKEN.capacity)
+                if change.tokens_per_second is None
+                else change.tokens_per_second,
+            )
+            for change in changes
+        )
+        return ScalingHistory(unit=_TOKEN, decisions=tokens, counts=counts)
+    decisions = tuple(TimestampedReplicas(change.at, change.replicas) for change in changes)
+    return ScalingHistory(unit=unit, decisions=decisions, counts=counts)
+
+
+def _reported_unit(status: InferenceServiceStatus) -> ScalingUnit | None:
+    """Return the replicas that a status counts where it has no capacity."""
+    if (variant := status.variant) is None:
+        return None
+    rate = variant.input_tokens_per_second or variant.tokens_per_second
+    return ScalingUnit(variant.name, 1000 * rate) if rate else None
+
+
+def in_unit(history: ScalingHistory, unit: ScalingUnit) -> ScalingHistory:
+    """Return a history that counts another unit; its windows start again where that serves more or
+    less."""
+    last = history.unit
+    if last is None or last.variant == unit.variant or last.capacity == unit.capacity:
+        return history if last == unit else replace(history, unit=unit)
+    return ScalingHistory(
+        unit=unit,
+        decisions=tuple(
+            replace(
+                each, replicas=math.ceil(each.replicas * last.capacity / unit.capacity - _ROUNDING)
+            )
+            for each in history.decisions
+        ),
+        counts=history.counts,
+        variants=history.variants,
+        changes=history.changes,
+    )

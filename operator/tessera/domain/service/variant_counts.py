@@ -1,6 +1,5 @@
 """The replicas of each variant of a service, and how much they serve together."""
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
+from tessera.domain.placement.cover import Need
 from tessera.domain.placement.split import split_replicas
 from tessera.domain.placement.split_state import (
     ReplicaSplit,
@@ -18,14 +18,13 @@ from tessera.domain.placement.split_state import (
     VariantMemory,
     VariantPods,
 )
+from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.scaling.starts import expected_lead
-from tessera.domain.scaling.state import ScalingHistory
+from tessera.domain.scaling.state import ScalingHistory, ScalingUnit
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
 
 # Devices by pool and resource.
 Devices = Counter[tuple[str, str]]
-# Sums of shares are inexact.
-_ROUNDING = 1e-9
 
 
 class VariantCount(NamedTuple):
@@ -40,25 +39,26 @@ class VariantCount(NamedTuple):
     """Those of the desired ones that stay only until others are ready."""
 
 
-def share_of(choice: HardwareChoice, reference: HardwareChoice) -> float:
-    """Return how much a replica serves, in replicas of the reference variant."""
-    return choice.fit.limits.tokens_per_second / reference.fit.limits.tokens_per_second
+def unit_choice(choices: Sequence[HardwareChoice]) -> HardwareChoice:
+    """Return the variant in whose replicas scaling counts: the first of the least capacity."""
+    return min(choices, key=capacity_of)
+
+
+def unit_of(choices: Sequence[HardwareChoice]) -> ScalingUnit:
+    """Return what scaling counts on these variants."""
+    choice = unit_choice(choices)
+    return ScalingUnit(choice.variant, capacity_of(choice))
 
 
 def shares_of(choices: Sequence[HardwareChoice]) -> Mapping[str, float]:
-    """Return how much a replica of each variant serves in one of the first, the reference."""
-    return {choice.variant: share_of(choice, choices[0]) for choice in choices}
+    """Return how much a replica of each variant serves, in replicas of the unit."""
+    unit = unit_of(choices).capacity
+    return {choice.variant: capacity_of(choice) / unit for choice in choices}
 
 
-def whole_replicas(shares: Iterable[float]) -> int:
-    """Return how many whole replicas of the reference variant serve as much as these shares."""
-    return math.floor(sum(shares) + _ROUNDING)
-
-
-def served_replicas(counts: Sequence[VariantCount]) -> int:
-    """Return how many whole replicas of the reference variant serve as much as all together."""
-    reference = counts[0].choice
-    return whole_replicas(count.replicas * share_of(count.choice, reference) for count in counts)
+def capacity_of_counts(counts: Sequence[VariantCount]) -> int:
+    """Return what the replicas of all variants serve, in thousandths of a token per second."""
+    return sum(count.replicas * capacity_of(count.choice) for count in counts)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,24 +73,23 @@ class Room:
 
 def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     choices: Sequence[HardwareChoice],
-    wanted: int,
+    need: Need,
     objects: CurrentObjects,
     status: InferenceServiceStatus,
     room: Room,
     *,
-    floor: int,
     memory: Sequence[VariantMemory],
     assigned: Mapping[str, int],
     at: datetime,
 ) -> tuple[tuple[VariantCount, ...], ReplicaSplit]:
-    """Return the replicas of each variant that serve as much as those `wanted` of the first.
+    """Return the replicas of each variant that cover what is needed.
 
     `assigned` are those of each that layout plans assign.
     """
     lost = reclaimed_pods(choices, objects)
     by_variant = {choice.variant: pods_of_variant(objects.pods, choice) for choice in choices}
     split = split_replicas(
-        wanted,
+        need,
         [
             _variant_pods(
                 choice,
@@ -102,10 +101,9 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
             for choice, (variant, pods) in zip(choices, by_variant.items(), strict=True)
         ],
         at=at,
-        floor=floor,
         memory=memory,
     )
-    # Those of previous variants count for the reference variant, which replaces them.
+    # Those of previous variants count for the first one, which replaces them.
     others = [pod for pod in objects.pods if pod.variant not in by_variant]
     counts = []
     for choice, (variant, own) in zip(choices, by_variant.items(), strict=True):

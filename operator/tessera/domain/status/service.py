@@ -60,9 +60,9 @@ from tessera.domain.slo.condition import slo_verdict
 from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
 from tessera.domain.speed.condition import with_capacity
 from tessera.domain.status.variants import (
+    capacity_text,
     expected_rate,
     instances_text,
-    reference_replicas,
     speed_source,
     template_record,
     variant_status,
@@ -114,10 +114,9 @@ def _service_status(
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, service, snapshot.at),
-        replicas=reference_replicas(service_plan, service_plan.pods),
-        ready_replicas=reference_replicas(
-            service_plan, [pod for pod in service_plan.pods if pod.takes_requests]
-        ),
+        replicas=len(service_plan.pods),
+        ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
+        capacity=capacity_text(service_plan) if choice else previous.capacity,
         selector=selector(service.ref.name),
         endpoint=f"http://{service.ref.name}.{service.ref.namespace}.svc:{PORT}/v1",
         variant=variant_status(service_plan, choice) if choice else previous.variant,
@@ -453,7 +452,7 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
     if service_plan.choice is None and not service_plan.pods:
         blocking = placed if accepted.reason.is_true else accepted
         return StatusVerdict(Ready.NOT_PLACED, blocking.message)
-    desired, scaling_reason = service_plan.scale.replicas, service_plan.scale.reason
+    desired, scaling_reason = service_plan.desired_pods, service_plan.scale.reason
     if desired == 0 and scaling_reason is ScalingReason.SCALED_TO_ZERO:
         return StatusVerdict(Ready.SCALED_TO_ZERO, _sleeping_message(service_plan))
     if desired == 0 and scaling_reason in _WITHOUT_REPLICA:
@@ -614,34 +613,54 @@ def _scaling_status(
     service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
 ) -> ScalingStatus:
     """Return the last decision; a message with rates changes only with count or reason."""
-    scale = service_plan.scale
+    scale, desired = service_plan.scale, service_plan.desired_pods
     schedule = service_plan.schedule.status if service_plan.schedule is not None else None
     lengths = _request_lengths(scale, previous.request_lengths if previous else None)
     if (
         previous
-        and (previous.desired_replicas, previous.reason) == (scale.replicas, scale.reason)
+        and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
         and (scale.reason not in WITHOUT_RATES or previous.message == scale.message)
     ):
         if (previous.schedule, previous.request_lengths) == (schedule, lengths):
             return previous
         return previous.model_copy(update={"schedule": schedule, "request_lengths": lengths})
-    decisions = tuple(
-        ReplicaChange(at=decision.at, replicas=decision.replicas)
-        for decision in scale.history.decisions
-    )
-    same = previous is not None and previous.desired_replicas == scale.replicas
+    same = previous is not None and previous.desired_replicas == desired
     reason, message, observed_at, change_at = scale.reason, scale.message, at, scale.change_at
     if previous and not same and (change := _unreported_change(scale, previous)):
         reason, message, observed_at, change_at = change.reason, change.message, change.at, None
     return ScalingStatus(
-        desired_replicas=scale.replicas,
+        desired_replicas=desired,
         reason=reason,
         message=message,
         observed_at=observed_at.replace(microsecond=0),
         change_at=change_at.replace(microsecond=0) if change_at is not None else None,
-        recent_changes=previous.recent_changes if previous and same else decisions[-16:],
+        recent_changes=previous.recent_changes
+        if previous and same
+        else _recent_changes(service_plan, previous),
         schedule=schedule,
         request_lengths=lengths,
+    )
+
+
+def _recent_changes(
+    service_plan: ServicePlan, previous: ScalingStatus | None
+) -> tuple[ReplicaChange, ...]:
+    """Return the decisions of the last period; of several variants also the capacity."""
+    history, desired = service_plan.scale.history, service_plan.desired_pods
+    if len(service_plan.variants) < 2 or history.unit is None:
+        return tuple(
+            ReplicaChange(at=each.at, replicas=each.replicas) for each in history.decisions[-16:]
+        )
+    reported = {each.at: each.replicas for each in previous.recent_changes} if previous else {}
+    *earlier, last = history.decisions[-16:]
+    pods = [*(reported.get(each.at, desired) for each in earlier), desired]
+    return tuple(
+        ReplicaChange(
+            at=each.at,
+            replicas=replicas,
+            tokens_per_second=round(each.replicas * history.unit.capacity / 1000),
+        )
+        for each, replicas in zip((*earlier, last), pods, strict=True)
     )
 
 

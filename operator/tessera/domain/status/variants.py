@@ -13,8 +13,8 @@ from tessera.api.variant_status import (
 )
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.service.variant_counts import shares_of, whole_replicas
 from tessera.domain.speed.measurements import corrected_rate
 
 _NOT_OFFERED = {
@@ -121,22 +121,23 @@ def template_record(service_plan: ServicePlan, variant: VariantPlan) -> PodTempl
     return variant.template.record
 
 
-def reference_replicas(service_plan: ServicePlan, pods: Sequence[Pod]) -> int:
-    """Return how many whole replicas of the reference variant serve as much as these pods."""
-    variants = service_plan.variants
-    if len(variants) < 2:
-        return len(pods)
-    shares = shares_of([variant.choice for variant in variants])
-    return whole_replicas(shares.get(pod.variant, 1.0) for pod in pods)
+def capacity_text(service_plan: ServicePlan) -> str:
+    """Return what the load needs, or what the desired replicas serve where their number is set."""
+    capacity = service_plan.need.capacity
+    if service_plan.scale.pods is not None and service_plan.scale.recommended is None:
+        capacity = sum(
+            variant.desired * capacity_of(variant.choice) for variant in service_plan.variants
+        )
+    unit = "input tok/s" if service_plan.is_pooling else "tok/s"
+    return f"{round(capacity / 1000)} {unit}"
 
 
 def instances_text(service_plan: ServicePlan) -> str | None:
-    """Return the replicas that are desired of each of several variants."""
-    if len(service_plan.variants) < 2:
-        return None
-    return ", ".join(
-        f"{variant.desired} {variant.choice.variant}" for variant in service_plan.used_variants
-    )
+    """Return the variant of the replicas; of several ones how many are desired of each."""
+    used = service_plan.used_variants
+    if len(used) == 1:
+        return used[0].choice.variant
+    return ", ".join(f"{variant.desired} {variant.choice.variant}" for variant in used) or None
 
 
 def variants_text(service_plan: ServicePlan) -> str:

@@ -240,7 +240,7 @@ class ProductPolicy:
         if service_plan.scale.reason is ScalingReason.BUDGET_EXHAUSTED:
             self.held_seconds += self.interval
         if not observation.targets:
-            return service_plan.scale.replicas
+            return service_plan.desired_pods
         desired = {variant.choice.variant: variant.desired for variant in service_plan.variants}
         return {pool: desired.get(each.variant, 0) for pool, each in self._choices.items()}
 

@@ -20,7 +20,6 @@ from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.decisions import (
     changed,
-    clamp,
     current_replicas,
     decide_bounds,
     desired_replicas,
@@ -60,7 +59,7 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
         return idle
     current = current_replicas(load, history)
     recommendation = _recommend(target, load, current)
-    recommended = clamp(target.spec, recommendation.replicas)
+    recommended = target.clamp(recommendation.replicas)
     history = _record(target.spec, load, current, recommended, history)
     history = with_recent_decisions(target.spec, load, history)
     decision = changed(
@@ -87,7 +86,7 @@ def _is_steady(decision: ScaleDecision, at: datetime) -> bool:
 
 def recommended_replicas(target: ScaleTarget, load: ServiceLoad, current: int) -> int:
     """Return the recommendation of one reading within the bounds, before windows and steps."""
-    return clamp(target.spec, _recommend(target, load, current).replicas)
+    return target.clamp(_recommend(target, load, current).replicas)
 
 
 def restore(
@@ -201,25 +200,25 @@ def _decide(
     down = max(recommended.replicas for recommended in history.down_window)
     if up > current:
         previous = history.decisions[0].replicas
-        return _scale_up(target.spec, recommendation, up, current, previous)
+        return _scale_up(target, recommendation, up, current, previous)
     if down < current:
         return Decided(down, ScalingReason.LOAD_BELOW_TARGET, recommendation.message)
     return _hold(target, load, recommendation, current, history)
 
 
 def _scale_up(
-    spec: ScalingSpec, recommendation: Decided, target: int, current: int, previous: int
+    target: ScaleTarget, recommendation: Decided, lowest: int, current: int, previous: int
 ) -> Decided:
     """Raise to the lowest recommendation of the window, within the step of one period."""
-    limit = previous + spec.scale_up.pods
-    replicas = max(current, min(target, limit))
+    limit = previous + target.step
+    replicas = max(current, min(lowest, limit))
     reason = recommendation.reason
-    if replicas == target:
-        return recommendation._replace(replicas=target)
-    period = int(spec.scale_up.period.total_seconds())
+    if replicas == lowest:
+        return recommendation._replace(replicas=lowest)
+    period = int(target.spec.scale_up.period.total_seconds())
     message = (
-        f"{recommendation.message}; desired {target}, limited to {limit} by spec.scaling.scaleUp: "
-        f"{spec.scale_up.pods} more than {period} s ago ({previous})"
+        f"{recommendation.message}; desired {lowest}, limited to {limit} by spec.scaling.scaleUp: "
+        f"{target.step} more than {period} s ago ({previous})"
     )
     reason = reason if replicas > current else ScalingReason.SCALE_UP_LIMIT
     return Decided(replicas, reason, message)
@@ -234,7 +233,7 @@ def _hold(
 ) -> Decided:
     """Return the current number with what keeps it."""
     spec = target.spec
-    clamped, message = clamp(spec, recommendation.replicas), recommendation.message
+    clamped, message = target.clamp(recommendation.replicas), recommendation.message
     if clamped > current:
         lower = [each.at for each in history.up_window if each.replicas <= current]
         change_at = max(lower, default=load.at) + spec.scale_up.stabilization_window
@@ -244,7 +243,7 @@ def _hold(
         span = spec.scale_down.stabilization_window
         return fewer_enough(history.down_window, load.at, span, current)
     if recommendation.replicas > current:
-        limit = f"{target.bounds_source}maxReplicas is {clamped}"
+        limit = f"{target.bounds_source}maxReplicas is {spec.max_replicas}"
         desired = f"desired {recommendation.replicas}, {limit}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
     is_partial = load.activity is None
@@ -297,7 +296,7 @@ def would_change(target: ScaleTarget, load: ServiceLoad, decision: ScaleDecision
 
 def _scale_up_message(target: ScaleTarget, load: ServiceLoad, current: int) -> str:
     """Return the shortest queue that would add replicas."""
-    if current >= target.spec.max_replicas:
+    if current >= target.most:
         return (
             f"{target.bounds_source}maxReplicas above {target.spec.max_replicas} would let a queue "
             "add more"

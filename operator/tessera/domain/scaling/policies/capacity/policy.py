@@ -19,7 +19,6 @@ from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.decisions import (
     changed,
-    clamp,
     current_replicas,
     decide_bounds,
     fewer_enough,
@@ -202,7 +201,7 @@ def _burst(target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad) ->
         capacity.prompts_per_second,
         capacity.queue_time,
         usual,
-        target.spec.max_replicas,
+        target.most,
     )
     return needed if needed > usual else 0
 
@@ -249,7 +248,7 @@ def _assess(  # noqa: PLR0913, PLR0917 - what is needed, and what there is
         bursts=bursts,
         backlog=backlog,
         needed=max(needed, backlog),
-        retained=clamp(spec, max(retained, needed, backlog)),
+        retained=target.clamp(max(retained, needed, backlog)),
         hold=hold,
         headroom=headroom,
         pace=memory.pace.factor,
@@ -283,7 +282,7 @@ def _decide(
 ) -> Decided:
     """Add at once; remove what the window needs no more, and starting replicas without it."""
     replicas_text, why = counted(current, "replica"), _why(load, assessment)
-    needed = clamp(target.spec, assessment.needed)
+    needed = target.clamp(assessment.needed)
     if needed > current:
         reason = ScalingReason.DEMAND_ABOVE_CAPACITY
         if assessment.backlog == assessment.needed:
@@ -402,8 +401,8 @@ def would_change(target: ScaleTarget, _load: ServiceLoad, decision: ScaleDecisio
     assessment, current = decision.assessment, decision.replicas
     if not isinstance(assessment, CapacityAssessment):
         return
-    most = target.spec.max_replicas
-    if current >= most:
+    if current >= target.most:
+        most = target.spec.max_replicas
         yield f"{target.bounds_source}maxReplicas above {most} would let arrivals add more"
     else:
         # Without arrivals the capacity of the replicas, an upper bound since it has no headroom.
