@@ -105,6 +105,8 @@ class VariantFleet:
             empty = a_workload(0, service=service.name, variant=variant.choice.variant)
             workload = self.workloads.get(empty.ref, empty)
             self.workloads[empty.ref] = replace(workload, replicas=variant.replicas)
+        for ref, replicas in service_plan.previous_deployments.items():
+            self.workloads[ref] = replace(self.workloads[ref], replicas=replicas)
         for ref in service_plan.removable_deployments:
             for pod in self._pods_of(self.workloads.pop(ref)):
                 self._delete(pod)

@@ -172,10 +172,10 @@ def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
     cluster.pools = (RESERVED, spare)
     cluster.nodes.append(a_node("spare", whole=1))
     cluster.run(300)
-    assert cluster.counts() == {"reserved": 1, "spare": 1, "burst": 2}
+    assert cluster.counts() == {"reserved": 1, "spare": 1, "burst": 1}
     *_, former = cluster.service.status.variants or ()
     assert (former.name, former.reason) == ("burst-1gpu", VariantReason.NOT_OFFERED)
-    assert (former.desired_replicas, former.replicas, former.ready_replicas) == (0, 2, 2)
+    assert (former.desired_replicas, former.replicas, former.ready_replicas) == (0, 1, 1)
     assert cluster.lost == []
     cluster.nodes[-1] = a_node("spare", whole=2)
     former_ref = Ref("team-a", deployment_name("chat", "burst-1gpu"))

@@ -13,13 +13,15 @@ from tessera.api.text import counted
 from tessera.domain.budget.state import Grant
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import spec_in
-from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot, SpeedReading, Workload
+from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, SpeedReading, Workload
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.split_state import VariantChange
+from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.planning.previous_deployments import needs_device_of_previous, previous_drains
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
-from tessera.domain.repartition.displacement import PreviousVariants, previous_variants
+from tessera.domain.repartition.displacement import previous_variants
 from tessera.domain.rollout.drain import (
     Displacement,
     DrainPlan,
@@ -123,10 +125,10 @@ def _plan_service(
         if not index or count.replicas or pods_of_variant(objects.pods, count.choice)
     )
     variants = _one_rollout_at_a_time(variants, objects.pods)
-    removable, previous = _previous_variants(inputs, variants, snapshot.nodes)
+    previous = _previous_deployments(inputs, variants, snapshot)
     drain = with_leaving(
         snapshot,
-        joined_drains([variant.drain for variant in variants]),
+        joined_drains([*(variant.drain for variant in variants), *previous.drains]),
         previous.leaving,
         spec.drain.timeout,
     )
@@ -157,7 +159,7 @@ def _plan_service(
         or (preparation is not None and preparation.pending)
         or pinned_revision.query is not None
         or any(_is_moving(variant, objects.pods) for variant in variants),
-        removable_deployments=removable,
+        removable_deployments=previous.removable,
         previous_deployments=previous.replicas,
     )
 
@@ -361,62 +363,91 @@ def _has_surge_capacity(
     return existing > desired
 
 
-def _previous_variants(
-    inputs: ServicePlanInputs, variants: Sequence[VariantPlan], nodes: Sequence[Node]
-) -> tuple[tuple[Ref, ...], PreviousVariants]:
-    """Return Deployments to delete, and what becomes of those of previous variants meanwhile.
+class _Previous(NamedTuple):
+    """What becomes of the Deployments of previous variants."""
 
-    One of a variant that may come back goes once it is empty, others once the new ones are ready,
-    or if these need their devices. A service whose slices are planned keeps them, also when its
-    pool does not plan any more: its replicas move one by one.
+    removable: tuple[Ref, ...]
+    replicas: Mapping[Ref, int]
+    """New replica counts, where they change."""
+    drains: Sequence[DrainPlan] = ()
+    leaving: tuple[Pod, ...] = ()
+
+
+def _previous_deployments(
+    inputs: ServicePlanInputs, variants: Sequence[VariantPlan], snapshot: Snapshot
+) -> _Previous:
+    """Return what becomes of the Deployments of variants that are not offered any more.
+
+    One of a variant that may come back goes once it is empty. A service whose slices are planned
+    keeps them, also when its pool does not plan any more: its replicas move as slices are made.
     """
     proposal = inputs.proposal
     objects, spec = proposal.objects, proposal.service.spec
-    waits_for_slices = spec is not None and spec.placement.mig == "Auto"
     names = {variant.choice.variant for variant in variants}
     offered = {count.choice.variant for count in proposal.counts}
     pods = [pod for pod in objects.pods if pod.variant in names]
-    workloads = [workload for workload in objects.workloads if workload.variant not in offered]
     empty = tuple(each.ref for each in objects.workloads if each.variant in offered - names)
-    enough_ready = sum(pod.takes_requests for pod in pods) >= sum(
-        variant.desired for variant in variants
+    workloads = [workload for workload in objects.workloads if workload.variant not in offered]
+    if not workloads or spec is None:
+        return _Previous(empty, {})
+    ready = _ready_of(variants, pods)
+    missing = proposal.need.beside(ready)
+    if spec.placement.mig == "Auto":
+        return _previous_of_layouts(inputs, empty, workloads, pods, missing)
+    drains = previous_drains(
+        snapshot,
+        proposal.service.status,
+        workloads,
+        objects.pods,
+        missing,
+        one_gives_way=needs_device_of_previous(
+            snapshot, variants, objects.pods, proposal.need.pods
+        ),
+        timeout=spec.drain.timeout,
+        displacement=inputs.displacement,
     )
-    others_remain = len(objects.pods) > len(pods)
-    stay = waits_for_slices and (others_remain or not enough_ready)
-    needed_nodes = frozenset[str]() if enough_ready else _needed_nodes(variants, pods, nodes)
-    removable = [
-        workload
-        for workload in workloads
-        if not stay
-        and (
-            enough_ready
-            or any(
-                pod.node in needed_nodes for pod in objects.pods if pod.variant == workload.variant
-            )
-        )
+    with_pods = {pod.variant for pod in objects.pods}
+    removable = [each.ref for each in workloads if each.variant not in with_pods]
+    return _Previous(
+        (*empty, *removable),
+        {
+            each.ref: drains[each.ref].replicas
+            for each in workloads
+            if each.ref not in removable and drains[each.ref].replicas != each.replicas
+        },
+        tuple(drains.values()),
+    )
+
+
+def _ready_of(variants: Sequence[VariantPlan], pods: Sequence[Pod]) -> Need:
+    """Return what the ready replicas of variants have."""
+    counts = [
+        (variant.choice, sum(pod.takes_requests for pod in pods_of_variant(pods, variant.choice)))
+        for variant in variants
     ]
+    return Need(
+        sum(capacity_of(choice) * count for choice, count in counts),
+        sum(count for _, count in counts),
+        sum(count for choice, count in counts if choice.offer.tier != "Spot"),
+    )
+
+
+def _previous_of_layouts(
+    inputs: ServicePlanInputs,
+    empty: tuple[Ref, ...],
+    workloads: Sequence[Workload],
+    pods: Sequence[Pod],
+    missing: Need,
+) -> _Previous:
+    objects = inputs.proposal.objects
+    others_remain = len(objects.pods) > len(pods)
+    stay = others_remain or not missing.is_met
+    removable = () if stay else tuple(workload.ref for workload in workloads)
     previous = previous_variants(
-        [each for each in workloads if each not in removable] if waits_for_slices else [],
+        [each for each in workloads if each.ref not in removable],
         objects.pods,
         inputs.displacement,
         surge=inputs.surge_replicas,
-        enough_ready=enough_ready and not is_rolling_out(pods),
+        enough_ready=missing.is_met and not is_rolling_out(pods),
     )
-    return (*empty, *(workload.ref for workload in removable)), previous
-
-
-def _needed_nodes(
-    variants: Sequence[VariantPlan], pods: Sequence[Pod], nodes: Sequence[Node]
-) -> frozenset[str]:
-    """Return the nodes of pools whose devices its pods wait for; not those that are to come."""
-    stuck = {pod.variant for pod in pods if pod.unschedulable}
-    selectors = [
-        variant.choice.offer.node_selector.items()
-        for variant in variants
-        if variant.choice.variant in stuck and not variant.choice.offer.awaits_nodes
-    ]
-    return frozenset(
-        node.name
-        for node in nodes
-        if any(selector <= node.labels.items() for selector in selectors)
-    )
+    return _Previous((*empty, *removable), previous.replicas, leaving=previous.leaving)

@@ -1,0 +1,89 @@
+"""The floor of a service in pods: budgets, renamed pools and moves take nothing ready within it."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tests.builders import NOW, a_budget, a_node, a_pool, a_service, a_spec
+from tests.domain.variant_fleet import VariantFleet
+
+RESERVED = a_pool("reserved", "1.00")
+BURST = a_pool("burst", "3.00", tier="OnDemand")
+USED_UP: Mapping[str, Mapping[str, Any]] = {
+    "window": {"amount": "0.01", "window": "Month"},
+    "tier": {"limits": [{"window": "Day", "amount": "0.01", "tier": "OnDemand"}]},
+    "gpus": {"amount": "9000.00", "gpus": "1"},
+}
+
+
+def of(floor: int) -> InferenceServiceSpec:
+    return a_spec(scaling={"minReplicas": floor, "maxReplicas": 8})
+
+
+def fleet(floor: int, reserved: int, burst: int, **fields: Any) -> VariantFleet:
+    nodes = [a_node("reserved", whole=reserved), a_node("burst", whole=burst)]
+    service = a_service(spec=of(floor))
+    return VariantFleet(
+        **{"service": service, "pools": (RESERVED, BURST), "nodes": nodes, **fields}
+    )
+
+
+def serving(cluster: VariantFleet) -> int:
+    return sum(cluster.counts().values())
+
+
+def watch(cluster: VariantFleet, seconds: float, floor: int) -> None:
+    """Run cycles for so long, in each of which as many replicas serve as the floor has."""
+    end = cluster.now.total_seconds() + seconds
+    while cluster.now.total_seconds() < end:
+        cluster.cycle()
+        assert serving(cluster) >= floor, f"{cluster.counts()} at {cluster.now}"
+
+
+@pytest.mark.parametrize("limit", USED_UP)
+def test_a_used_up_budget_takes_no_ready_replica_for_a_cheaper_device(limit: str) -> None:
+    cluster = fleet(1, 0, 1)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP[limit]),)}
+    cluster.run(30)
+    cluster.nodes[0] = a_node("reserved", whole=1)
+    watch(cluster, 900, 1)
+    assert cluster.lost == []
+
+
+@pytest.mark.parametrize("limit", USED_UP)
+def test_a_renamed_pool_keeps_its_replicas_while_a_budget_pays_for_no_other(limit: str) -> None:
+    cluster = fleet(2, 0, 2)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP[limit]),)}
+    cluster.run(30)
+    renamed = replace(a_pool("other", "3.00", tier="OnDemand"), created=NOW)
+    cluster.pools = (RESERVED, renamed)
+    cluster.nodes[1] = a_node("other", whole=2, name="burst-0")
+    watch(cluster, 900, 2)
+    assert cluster.lost == []
+
+
+@pytest.mark.parametrize("floor", [1, 2, 4])
+def test_a_renamed_pool_whose_gpus_are_all_used_moves_one_replica_at_a_time(floor: int) -> None:
+    cluster = fleet(floor, 0, floor)
+    cluster.run(120)
+    cluster.pools = (RESERVED, a_pool("other", "3.00", tier="OnDemand"))
+    cluster.nodes[1] = a_node("other", whole=floor, name="burst-0")
+    watch(cluster, 120 + 120 * floor, floor - 1)
+    assert cluster.counts() == {"reserved": 0, "other": floor}
+    assert cluster.lost == []
+
+
+def test_foreign_pods_on_freed_devices_stop_a_renamed_pool_from_moving_below_the_floor() -> None:
+    cluster = fleet(3, 0, 3)
+    cluster.run(120)
+    cluster.pools = (RESERVED, a_pool("other", "3.00", tier="OnDemand"))
+    cluster.nodes[1] = a_node("other", whole=3, name="burst-0")
+    while serving(cluster) == 3:
+        cluster.cycle()
+    cluster.nodes[1] = a_node("other", whole=2, name="burst-0")
+    watch(cluster, 900, 2)
