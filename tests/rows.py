@@ -45,6 +45,7 @@ ROWS = {
         Row(
             (
                 "e2e/chart_tests/test_certificates.py",
+                "e2e/chart_tests/test_deployment_policies.py",
                 "e2e/chart_tests/test_gateway.py",
                 "e2e/chart_tests/test_namespaces.py",
                 "e2e/chart_tests/test_policies.py",

@@ -602,7 +602,7 @@ def test_a_gateway_shows_its_metrics_to_prometheus_alone() -> None:
 def test_every_policy_denies_and_fails_closed() -> None:
     objects = render("--set", "node.enabled=true")
     policies = {name for kind, name in objects if kind == "ValidatingAdmissionPolicy"}
-    assert len(policies) == 8
+    assert len(policies) == 10
     for name in policies:
         assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
         binding = objects["ValidatingAdmissionPolicyBinding", name]["spec"]

@@ -56,7 +56,15 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
     async def is_healthy() -> None:
         findings = await check_no_problem(namespace.cluster)
         assert checks_in_state(findings, "skipped") == set()
-        for check in ("kubernetes", "crds", "operator", "leader", "webhook", "gpu nodes"):
+        for check in (
+            "kubernetes",
+            "crds",
+            "operator",
+            "leader",
+            "webhook",
+            "policies",
+            "gpu nodes",
+        ):
             assert findings[check]["state"] == "ok", findings[check]
         assert findings["services"]["message"].startswith("1 service,")
         assert "scraped" in findings["engine metrics"]["message"]

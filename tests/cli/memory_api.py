@@ -27,6 +27,7 @@ Json = dict[str, Any]
 SECRET = "do-not-tell-anybody"  # noqa: S105 - no output may contain it
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _LEASE = "/apis/coordination.k8s.io/v1/namespaces/tessera-system/leases/tessera-operator"
+_POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
 _OPERATOR = "/apis/apps/v1/namespaces/tessera-system/deployments/tessera-operator"
 DENIED = "--max-num-seqs; it is set by spec.slo"
 
@@ -179,7 +180,7 @@ def a_pod_body(name: str, service: str = "chat") -> Json:
 
 
 def pages(version: str = "0.1.0") -> dict[str, Json]:
-    """A cluster with the CRDs and a leading operator."""
+    """A cluster with the CRDs, a leading operator and its policies for Deployments."""
     crds = {f"{_CRDS}/{crd(kind)['metadata']['name']}": crd(kind) for kind in RESOURCES}
     labels = {"app.kubernetes.io/name": "tessera-operator", "app.kubernetes.io/version": version}
     env = [{"name": "TESSERA_PROMETHEUS_URL", "value": "http://prometheus.monitoring.svc:9090"}]
@@ -190,7 +191,11 @@ def pages(version: str = "0.1.0") -> dict[str, Json]:
     }
     lease = {"spec": {"holderIdentity": "operator-0", "renewTime": "2026-11-20T11:59:59.000000Z"}}
     version_page = {"major": "1", "minor": "36", "gitVersion": "v1.36.3"}
-    return {"/version": version_page, _OPERATOR: operator, _LEASE: lease, **crds}
+    policies: dict[str, Json] = {}
+    for name in ("deployments", "scale"):
+        policies[policy_path(name)] = {"spec": {"failurePolicy": "Fail"}}
+        policies[binding_path(name)] = {"spec": {"validationActions": ["Deny"]}}
+    return {"/version": version_page, _OPERATOR: operator, _LEASE: lease, **policies, **crds}
 
 
 def operator_of(api: MemoryApi) -> Json:
@@ -203,3 +208,11 @@ def lease_of(api: MemoryApi) -> Json:
 
 def crd_path(name: str) -> str:
     return f"{_CRDS}/{name}.tessera.dev"
+
+
+def policy_path(name: str) -> str:
+    return f"{_POLICIES}/tessera-operator-tessera-system-{name}"
+
+
+def binding_path(name: str) -> str:
+    return policy_path(name).replace("policies/", "policybindings/")

@@ -22,9 +22,11 @@ from tests.cli.memory_api import (
     MemoryApi,
     a_pod_body,
     a_served_cluster,
+    binding_path,
     crd_path,
     lease_of,
     operator_of,
+    policy_path,
 )
 from tests.memory_operator import CHAT, MemoryOperator
 
@@ -166,6 +168,26 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
         FindingState.WARNING,
         "9443",
         lambda _, api: setattr(api, "webhook", False),
+    ),
+    "no policy": (
+        "policies",
+        FindingState.PROBLEM,
+        "helm upgrade --reset-then-reuse-values tessera charts/tessera -n tessera-system",
+        lambda _, api: api.pages.pop(policy_path("scale")),
+    ),
+    "no binding": (
+        "policies",
+        FindingState.PROBLEM,
+        "helm upgrade",
+        lambda _, api: api.pages.pop(binding_path("deployments")),
+    ),
+    "a policy that only warns": (
+        "policies",
+        FindingState.PROBLEM,
+        "helm upgrade",
+        lambda _, api: api.pages[binding_path("scale")].update(
+            spec={"validationActions": ["Warn"]}
+        ),
     ),
     "no pools": (
         "pools",
@@ -431,6 +453,17 @@ async def test_what_may_not_be_read_is_skipped_and_never_a_failure() -> None:
         assert "permission denied" in findings[check].message
     assert findings["permissions"].state is FindingState.WARNING
     assert "list nodes" in findings["permissions"].message
+
+
+async def test_the_missing_policies_are_named_and_unreadable_ones_are_skipped() -> None:
+    _, api = await a_healthy_cluster()
+    for page in (policy_path("scale"), binding_path("deployments")):
+        del api.pages[page]
+    message = (await findings_by_check(api))["policies"].message
+    for kind, name in (("Policy", "scale"), ("PolicyBinding", "deployments")):
+        assert f"ValidatingAdmission{kind}/tessera-operator-tessera-system-{name} not" in message
+    api.refused.add(policy_path("deployments"))
+    assert (await findings_by_check(api))["policies"].state is FindingState.SKIPPED
 
 
 async def test_without_an_api_server_nothing_else_is_checked() -> None:

@@ -22,7 +22,7 @@ from tessera.cli.doctor.hardware import check_gpu_nodes, check_pools
 from tessera.cli.doctor.metrics import check_pod_monitors, check_prometheus
 from tessera.cli.doctor.mig import check_layouts
 from tessera.cli.doctor.names import check_names
-from tessera.cli.doctor.operator import check_operator, check_webhook
+from tessera.cli.doctor.operator import check_operator, check_policies, check_webhook
 from tessera.cli.doctor.services import check_budgets, check_pods, check_services, check_slos
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import open_prometheus, prometheus_url
@@ -36,6 +36,7 @@ CHECKS: tuple[Check, ...] = (
     check_kserve,
     check_operator,
     check_webhook,
+    check_policies,
     check_pools,
     check_gpu_nodes,
     check_layouts,

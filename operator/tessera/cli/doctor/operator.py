@@ -73,6 +73,56 @@ async def _leader_finding(context: CheckContext, deployment: Json) -> Finding:
     return ok("leader", message)
 
 
+_ADMISSION_PATH = "/apis/admissionregistration.k8s.io/v1"
+# Suffixes of the policies that keep others from writing the Deployments of engines.
+_DEPLOYMENT_POLICIES = ("deployments", "scale")
+
+
+async def check_policies(context: CheckContext) -> Findings:
+    """Check that admission keeps others from writing the Deployments of engines."""
+    findings = []
+    for deployment in await operator_deployments(context.reader):
+        namespace = deployment["metadata"]["namespace"]
+        # As the chart names what a release has in the whole cluster.
+        prefix = f"{OPERATOR}-{namespace}"[:63].removesuffix("-")
+        names = [f"{prefix}-{suffix}" for suffix in _DEPLOYMENT_POLICIES]
+        missing = [await _missing_object(context, name) for name in names]
+        if not any(missing):
+            findings.append(ok("policies", "only Tessera and the platform team write Deployments"))
+            continue
+        message = (
+            f"{', '.join(filter(None, missing))}: a HorizontalPodAutoscaler or kubectl scale can "
+            "take a Deployment below minReplicas, and Tessera can only set it back afterwards"
+        )
+        fix = (
+            f"helm upgrade --reset-then-reuse-values {_release_of(deployment)} charts/tessera "
+            f"-n {namespace}"
+        )
+        findings.append(problem("policies", message, fix))
+    return findings
+
+
+async def _missing_object(context: CheckContext, name: str) -> str:
+    """Return the object without which a policy denies nothing; empty if it denies."""
+    policy = await context.reader.get(f"{_ADMISSION_PATH}/validatingadmissionpolicies/{name}")
+    if policy is None:
+        return f"ValidatingAdmissionPolicy/{name} not found"
+    path = f"{_ADMISSION_PATH}/validatingadmissionpolicybindings/{name}"
+    binding = await context.reader.get(path)
+    if binding is None:
+        return f"ValidatingAdmissionPolicyBinding/{name} not found"
+    actions = binding.get("spec", {}).get("validationActions", ())
+    if "Deny" not in actions:
+        return f"ValidatingAdmissionPolicyBinding/{name}: spec.validationActions lacks Deny"
+    return ""
+
+
+def _release_of(deployment: Json) -> str:
+    """Return the name of the Helm release."""
+    labels = deployment["metadata"].get("labels", {})
+    return str(labels.get("app.kubernetes.io/instance", "tessera"))
+
+
 # The schema allows it, and the operator must refuse it: the flag is reserved.
 _INVALID_SERVICE = {
     "apiVersion": INFERENCE_SERVICES.api_version,
