@@ -11,12 +11,13 @@ import yaml
 
 from chart_rights import Right, granted_rights
 from chart_values import Chart
-from demo.cluster import CHART
+from demo.cluster import CHART, NAMESPACE
 from takeovers import SENTENCES
 from tessera.adapters.catalog_file import read_catalog
 from tessera.api.gateway_demand import DEMAND_AUDIENCE
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.service_class import ServiceClasses
+from tessera.cli.doctor.operator import policy_names
 from tessera.domain.names import USAGE_READER, keys_namespace, prepull_namespace
 from tessera.resources.api_resources import KINDS
 from tessera.settings import GatewaySettings, NodeSettings, Settings
@@ -607,6 +608,24 @@ def test_every_policy_denies_and_fails_closed() -> None:
         assert objects["ValidatingAdmissionPolicy", name]["spec"]["failurePolicy"] == "Fail"
         binding = objects["ValidatingAdmissionPolicyBinding", name]["spec"]
         assert binding == {"policyName": name, "validationActions": ["Deny"]}
+
+
+def test_the_doctor_knows_the_policies_for_deployments_by_their_names() -> None:
+    # With the second one the name is cut before a dash.
+    for namespace in (NAMESPACE, f"{'x' * 45}-system"):
+        objects = render("--namespace", namespace)
+        for name in policy_names(namespace):
+            assert ("ValidatingAdmissionPolicy", name) in objects
+            assert ("ValidatingAdmissionPolicyBinding", name) in objects
+
+
+def test_policies_for_users_hold_in_the_namespaces_of_the_release_alone() -> None:
+    """Else the operator of another release would be refused in its own."""
+    named = render("--set", "watch.namespaces={a,b}")
+    for name in ("labels", "deployments", "scale"):
+        policy = named["ValidatingAdmissionPolicy", f"tessera-operator-{NAMESPACE}-{name}"]
+        (names,) = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+        assert names["values"] == ["a", "b"]
 
 
 def test_the_sentences_name_the_values_that_a_right_of_the_operator_needs() -> None:

@@ -130,11 +130,13 @@ async def test_our_labels_are_no_free_ticket(bystander: Bystander, editor: Ident
 
 
 async def orphan(bystander: Bystander, tenant: Identity, editor: Identity) -> None:
-    """Delete the service without its Deployment, and scale that."""
+    """Delete the service without its Deployment, and scale that, which only an admin may."""
     (deployment,) = await deployments(bystander)
+    scale = ("scale", "deployment", deployment["metadata"]["name"], "--replicas=3")
+    assert "InferenceService/left sets its replicas" in await editor.expect_refusal(*scale)
     await tenant.run("delete", "inferenceservice", "left", "--cascade=orphan")
     try:
-        await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=3")
+        await bystander.cluster.run("kubectl", "-n", HOSTILE, *scale)
     except StepError as error:
         if "NotFound" not in str(error):  # the operator may have been faster
             raise
@@ -163,14 +165,17 @@ async def test_a_deleted_service_keeps_nothing_running(
     await bystander.assert_undisturbed()
 
 
-async def test_a_deployment_scaled_by_hand_is_taken_back(
+async def test_a_deployment_is_scaled_by_no_tenant_and_what_an_admin_scales_is_taken_back(
     bystander: Bystander, editor: Identity
 ) -> None:
+    """Admission refuses the tenant; what it lets pass, the operator sets back."""
     await fund(bystander.cluster, HOSTILE, HOSTILE)
     await editor.serve("grown", replicas=1)
     await running_pod(bystander)
     (deployment,) = await deployments(bystander)
-    await editor.run("scale", "deployment", deployment["metadata"]["name"], "--replicas=9")
+    scale = ("scale", "deployment", deployment["metadata"]["name"], "--replicas=9")
+    assert "InferenceService/grown sets its replicas" in await editor.expect_refusal(*scale)
+    await bystander.cluster.run("kubectl", "-n", HOSTILE, *scale)
 
     async def is_taken_back() -> None:
         assert [body["spec"]["replicas"] for body in await deployments(bystander)] == [1]

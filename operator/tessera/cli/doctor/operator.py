@@ -83,10 +83,7 @@ async def check_policies(context: CheckContext) -> Findings:
     findings = []
     for deployment in await operator_deployments(context.reader):
         namespace = deployment["metadata"]["namespace"]
-        # As the chart names what a release has in the whole cluster.
-        prefix = f"{OPERATOR}-{namespace}"[:63].removesuffix("-")
-        names = [f"{prefix}-{suffix}" for suffix in _DEPLOYMENT_POLICIES]
-        missing = [await _missing_object(context, name) for name in names]
+        missing = [await _missing_object(context, name) for name in policy_names(namespace)]
         if not any(missing):
             findings.append(ok("policies", "only Tessera and the platform team write Deployments"))
             continue
@@ -100,6 +97,12 @@ async def check_policies(context: CheckContext) -> Findings:
         )
         findings.append(problem("policies", message, fix))
     return findings
+
+
+def policy_names(namespace: str) -> list[str]:
+    """Return the names of the policies for Deployments of a release, as the chart writes them."""
+    prefix = f"{OPERATOR}-{namespace}"[:63].removesuffix("-")
+    return [f"{prefix}-{suffix}" for suffix in _DEPLOYMENT_POLICIES]
 
 
 async def _missing_object(context: CheckContext, name: str) -> str:

@@ -380,8 +380,9 @@ def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
     return StatusVerdict(
         Progressing.FIELD_MANAGER_CONFLICT,
         f"{summary}, but Deployment/{ref.name} has {fields}, which Tessera does not set and does "
-        f"not remove. Remove it with kubectl -n {ref.namespace} edit deployment/{ref.name}, or set "
-        f"it in spec.podTemplate of InferenceService/{workload.service.name}.",
+        f"not remove. Ask the platform team to remove it with kubectl -n {ref.namespace} edit "
+        f"deployment/{ref.name}, or set it in spec.podTemplate of "
+        f"InferenceService/{workload.service.name}.",
     )
 
 
