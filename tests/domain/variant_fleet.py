@@ -48,6 +48,8 @@ class VariantFleet:
     """Services beside it."""
     plans: Mapping[Ref, ServicePlan] = field(default_factory=dict)
     """What was decided last for each."""
+    devices: dict[str, tuple[str, int]] = field(default_factory=dict)
+    """The resource of a replica of each variant, and how many of it."""
 
     def snapshot(self) -> Snapshot:
         at = NOW + self.now
@@ -103,6 +105,8 @@ class VariantFleet:
         service = service_plan.service.ref
         for variant in service_plan.variants:
             empty = a_workload(0, service=service.name, variant=variant.choice.variant)
+            hardware = variant.choice.offer.hardware
+            self.devices[variant.choice.variant] = hardware.resource, hardware.devices
             workload = self.workloads.get(empty.ref, empty)
             self.workloads[empty.ref] = replace(workload, replicas=variant.replicas)
         for ref, replicas in service_plan.previous_deployments.items():
@@ -136,7 +140,7 @@ class VariantFleet:
                     variant=workload.variant,
                     template="one",
                     created=at,
-                    devices={"nvidia.com/gpu": 1},
+                    devices=dict([self.devices.get(workload.variant, ("nvidia.com/gpu", 1))]),
                     unschedulable="0/1 nodes are available",
                 )
             order = sorted(
@@ -160,10 +164,13 @@ class VariantFleet:
         del self.pods[pod.ref]
 
     def _free_node(self, pod: Pod) -> str | None:
+        [(resource, devices)] = pod.devices.items()
         for node in self.nodes:
-            used = sum(other.node == node.name for other in self.pods.values())
+            pods = [other for other in self.pods.values() if other.node == node.name]
+            used = sum(other.devices.get(resource, 0) for other in pods)
             is_own = node.labels["pool"] == pool_of(pod)
-            if is_own and node.schedulable and used < node.allocatable.get("nvidia.com/gpu", 0):
+            has_room = node.allocatable.get(resource, 0) - used >= devices
+            if is_own and node.schedulable and has_room:
                 return node.name
         return None
 

@@ -114,9 +114,10 @@ def _closest(spec: InferenceServiceSpec, candidates: Sequence[HardwareCandidate]
 def _comparison(best: HardwareChoice, chosen: HardwareChoice) -> str:
     if best.fit.precision == chosen.fit.precision:
         return "chosen"
-    dearer = best.offer.comparison_price.nanos > chosen.offer.comparison_price.nanos
-    if dearer:
+    if best.offer.comparison_price.nanos > chosen.offer.comparison_price.nanos:
         return "a replica costs more"
+    if chosen.offer.tier == "Reserved" != best.offer.tier:
+        return "a replica costs more than what is paid anyway"
     if best.token_price.nanos >= chosen.token_price.nanos:
         return "its tokens cost no less"
     return "cheaper, and chosen once as many replicas have room beside those that run"

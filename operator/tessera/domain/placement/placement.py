@@ -1,8 +1,9 @@
 """The cheapest hardware on which a service fits and keeps its SLO."""
 
-import math
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import Tier
@@ -27,7 +28,7 @@ from tessera.domain.placement.candidates import (
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
-from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.placement.variant_cost import capacity_of, cash_of
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaMisfit, attainable_objectives
 
@@ -62,6 +63,18 @@ def slice_assignments(service: Ref, pools: Iterable[Pool]) -> tuple[SliceAssignm
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunningReplicas:
+    """What a service runs, while its precision may change."""
+
+    replicas: Mapping[str, int]
+    """By variant; also of previous ones that still have pods."""
+    held_devices: Mapping[tuple[str, str], int]
+    """All devices that its pods hold, by pool and resource."""
+    start: timedelta
+    """The expected time until a replica is ready on a node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PlacementDecision:
     """The choices with their reason, or the reason for none."""
 
@@ -92,7 +105,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     *,
     namespace: str,
     current: str | None,
-    replicas: int | None = None,
+    running: RunningReplicas | None = None,
     min_replicas: int,
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
@@ -104,13 +117,13 @@ def place(  # noqa: PLR0913 - two of them are for batches
     """Choose hardware for a checked spec.
 
     A service stays on its `current` variant as long as that fits: no model moves only for a better
-    price, except to a listed precision in which it costs less, beside its `replicas` (None: never).
-    It moves from slices that the pool's `spec.mig.layout` has no more, once others have room, and
-    from a pool without a node that rests, unless it is `bound`: a replica of it is on a node.
-    Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any the
-    cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices of
-    other services by pool and resource. Only pools of `tiers` that admit the namespace count, and
-    `rank` defines cheap.
+    price, except to a listed precision in which it costs less, beside what is `running` (None:
+    never). It moves from slices that the pool's `spec.mig.layout` has no more, once others have
+    room, and from a pool without a node that rests, unless it is `bound`: a replica of it is on a
+    node. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
+    the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
+    of other services by pool and resource. Only pools of `tiers` that admit the namespace count,
+    and `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignments`; until it has
     one, it stays where it is or waits. `may_share` says why hardware of several pools may not serve
@@ -156,9 +169,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
         if free_replicas(choice.offer, used_devices) >= min_replicas
     }
     change = None
-    if current_choices and replicas is not None:
-        running = current_choices[0], replicas
-        change = _precision_change(choices, running, used_devices, min_replicas)
+    if current_choices and running is not None:
+        change = _precision_change(choices, current_choices[0], running, used_devices, min_replicas)
     decision = change or _place_on_existing(choices, current_choices, free)
     decision = _with_others(decision, choices, may_share)
     if not bound and all(_rests_without_nodes(choice) for choice in decision.choices):
@@ -219,33 +231,68 @@ def _place_on_existing(
 
 def _precision_change(
     choices: Sequence[HardwareChoice],
-    running: tuple[HardwareChoice, int],
+    current: HardwareChoice,
+    running: RunningReplicas,
     used_devices: Mapping[tuple[str, str], int],
     min_replicas: int,
 ) -> PlacementDecision | None:
-    """Return the best choice in another precision, if a service that runs should change to it.
+    """Return hardware in the best other precision, if a service that runs should change to it.
 
-    A replica of it costs no more and its tokens less, and as many as serve the same have room
-    beside the running ones: so no change is taken back, and none stops a service.
+    A replica of it costs no more and its tokens less, as many as serve the same cost no more beyond
+    what is paid anyway, and they have room there beside all that the service runs: so no change is
+    taken back, none stops a service, and none starts replicas elsewhere. No second one begins
+    before the pods of the first one's precision are gone.
     """
-    current, replicas = running
-    key = current.offer.pool, current.offer.hardware.resource
-    own_devices = replicas * current.offer.hardware.devices
-    used_devices = {**used_devices, key: used_devices.get(key, 0) + own_devices}
+    by_name = {choice.variant: choice for choice in choices}
+    replaced = [(by_name.get(variant), count) for variant, count in running.replicas.items()]
+    present = [
+        (choice, count)
+        for choice, count in replaced
+        if choice is not None and choice.fit.precision == current.fit.precision
+    ]
+    if len(present) < len(replaced):
+        return None  # of a previous precision, or of hardware that is not offered any more
+    capacity = sum(count * capacity_of(choice) for choice, count in present)
+    # Of a service that sleeps, its next replica is compared.
+    replaced_replicas = present if capacity else [(current, 1)]
+    cash = sum(count * cash_of(choice, running.start) for choice, count in replaced_replicas)
+    floor = min(min_replicas, sum(count for _, count in replaced_replicas))
     existing = [choice for choice in choices if not choice.offer.needs_repartition]
+    cheaper = list[tuple[HardwareChoice, int]]()
     for choice in existing:
-        rates = current.fit.limits.tokens_per_second, choice.fit.limits.tokens_per_second
-        equal_replicas = math.ceil(replicas * rates[0] / rates[1])
+        equal_replicas = -(-capacity // capacity_of(choice))
+        needed_replicas = max(min_replicas, equal_replicas)
         if (
             choice.fit.precision != current.fit.precision
             and choice.offer.in_layout is not False
+            and choice.offer.replicas >= needed_replicas
             and choice.offer.comparison_price.nanos <= current.offer.comparison_price.nanos
             and choice.token_price.nanos < current.token_price.nanos
-            and free_replicas(choice.offer, used_devices) >= max(min_replicas, equal_replicas)
+            and max(floor, equal_replicas) * cash_of(choice, running.start) <= cash
         ):
+            cheaper.append((choice, needed_replicas))
+    used_devices = _with_own_devices(used_devices, present, running)
+    for choice, needed_replicas in cheaper:
+        # A worse precision would be left again as soon as the best one has room.
+        is_best = choice.fit.precision == cheaper[0][0].fit.precision
+        if is_best and free_replicas(choice.offer, used_devices) >= needed_replicas:
             placed = _placed_decision(choice, existing)
-            return replace(placed, replaced_capacity=replicas * capacity_of(current))
+            return replace(placed, replaced_capacity=capacity)
     return None
+
+
+def _with_own_devices(
+    used_devices: Mapping[tuple[str, str], int],
+    present: Sequence[tuple[HardwareChoice, int]],
+    running: RunningReplicas,
+) -> Mapping[tuple[str, str], int]:
+    """Return the devices of others with those that a service holds, or will once its pods are on
+    nodes."""
+    wanted = Counter[tuple[str, str]]()
+    for choice, count in present:
+        hardware = choice.offer.hardware
+        wanted[choice.offer.pool, hardware.resource] += count * hardware.devices
+    return Counter(used_devices) + (wanted | Counter(running.held_devices))
 
 
 def _is_eligible(spec: InferenceServiceSpec, offer: HardwareOffer) -> bool:

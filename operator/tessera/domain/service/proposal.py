@@ -34,6 +34,7 @@ from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import (
     PlacementDecision,
+    RunningReplicas,
     SliceAssignment,
     place,
     slice_assignments,
@@ -43,6 +44,7 @@ from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.scaling.load import usable_readings
+from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import (
     ScaleDecision,
     ScalingHistory,
@@ -52,7 +54,7 @@ from tessera.domain.scaling.state import (
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.measured_limits import with_measured_limits
-from tessera.domain.service.preparation.precisions import awaited_check, refusals
+from tessera.domain.service.preparation.precisions import awaited_check, is_awaited, refusals
 from tessera.domain.service.preparation.preparation import Preparation, with_precisions
 from tessera.domain.service.preparation.shape import prepare_model
 from tessera.domain.service.replica_count import decide_replicas, history_from_status, in_unit
@@ -140,7 +142,17 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if preparation.pending:
         until = at
     assignments = slice_assignments(service.ref, snapshot.pools)
-    placement = _place(service, spec, objects, views, room.used, assignments, gateways=gateways)
+    running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
+    placement = _place(
+        service,
+        spec,
+        objects,
+        views,
+        room.used,
+        assignments,
+        running=running,
+        gateways=gateways,
+    )
     placement = with_measured_limits(placement, service, spec)
     accepted = _accepted(spec, preparation)
     if placement.choice is None:
@@ -305,6 +317,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
     used: Devices,
     assignments: Sequence[SliceAssignment],
     *,
+    running: RunningReplicas | None,
     gateways: bool,
 ) -> PlacementDecision:
     """Place a service; it stays if the devices of its pool could not be discovered."""
@@ -320,7 +333,7 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         views,
         namespace=service.ref.namespace,
         current=current.variant if current is not None else None,
-        replicas=current.replicas if current is not None else None,
+        running=running,
         min_replicas=min_replicas_of(spec),
         used_devices=used,
         tiers=spec.placement.tiers,
@@ -331,6 +344,26 @@ def _place(  # noqa: PLR0913 - inputs and circumstances
         bound=current is not None
         and any(pod.node and pod.variant == current.variant for pod in objects.pods),
     )
+
+
+def _running(
+    service: ObservedService, objects: CurrentObjects, room: Room
+) -> RunningReplicas | None:
+    """Return what a service runs; None before it has run, and while a rollout replaces pods."""
+    current = objects.reference_workload(service.status)
+    if current is None or not all(each.rollout_complete for each in objects.workloads):
+        return None
+    replicas = dict.fromkeys((pod.variant for pod in objects.pods), 0)
+    for workload in objects.workloads:
+        if workload.replicas:
+            replicas[workload.variant] = replicas.get(workload.variant, 0) + workload.replicas
+    templates: dict[str, set[str]] = {}
+    for pod in objects.pods:
+        templates.setdefault(pod.variant, set()).add(pod.template)
+    if any(len(names) > 1 for names in templates.values()):
+        return None
+    start = expected_lead(objects.pods, service.status.start, current.variant)
+    return RunningReplicas(replicas=replicas, held_devices=room.held, start=start)
 
 
 def _any_speed(_choices: Sequence[HardwareChoice]) -> None:

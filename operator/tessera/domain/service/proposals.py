@@ -114,13 +114,17 @@ free_in_pool = Step(_count_free, lambda *_: ())
 
 
 def _read_free(service: ObservedService, free: Mapping[str, tuple[int, ...]]) -> object:
-    """Return what a service that may use several pools sees of their free devices."""
-    if service.spec is None or len(free) < 2:
+    """Return the free devices of its pools to a service that may use several, or may change its
+    precision."""
+    spec = service.spec
+    if spec is None:
         return None
-    pools = service.spec.placement.pools
+    changes_precision, pools = bool(spec.precision.variants), spec.placement.pools
     if not pools:
-        return free
-    return tuple([free.get(pool) for pool in pools]) if len(pools) > 1 else None
+        return free if len(free) > 1 or changes_precision else None
+    if len(pools) == 1 and not changes_precision:
+        return None
+    return tuple([free.get(pool) for pool in pools])
 
 
 free_for = Step(_read_free, lambda *_: None)

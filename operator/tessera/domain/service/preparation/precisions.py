@@ -106,6 +106,11 @@ def awaited_check(
     return None
 
 
+def is_awaited(checks: Sequence[PrecisionCheck]) -> bool:
+    """Return whether a change of precision waits: the files of a better one may be read soon."""
+    return any(check.is_open and not check.is_held_up for check in checks)
+
+
 def with_usable(
     spec: InferenceServiceSpec, checks: Sequence[PrecisionCheck]
 ) -> InferenceServiceSpec:
