@@ -67,18 +67,37 @@ async def run_autoscaler(fleet: Fleet, replicas: int, seconds: int) -> int:
     return writes
 
 
-@pytest.mark.parametrize("replicas", [4, 1])
-async def test_an_autoscaler_on_the_deployment_is_named_once_and_answered_ever_later(
-    replicas: int,
-) -> None:
+async def test_an_autoscaler_on_the_deployment_is_named_once_and_answered_ever_later() -> None:
     fleet = await a_running_fleet(scaling={"minReplicas": 2, "maxReplicas": 6})
     # At 0, 15, 30 and 45 s, and 15 s after the first wait of a minute.
-    assert await run_autoscaler(fleet, replicas, 150) <= 5
+    assert await run_autoscaler(fleet, 4, 150) <= 5
     condition = progressing(fleet)
     assert condition["reason"] == Progressing.FIELD_MANAGER_CONFLICT
-    assert f"kube-controller-manager set spec.replicas to {replicas}" in condition["message"]
+    assert "kube-controller-manager set spec.replicas to 4" in condition["message"]
     assert "spec.scaling.mode External" in condition["message"]
     assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
+
+
+async def test_fewer_than_the_floor_never_stand_however_often_they_are_written() -> None:
+    fleet = await a_running_fleet(scaling={"minReplicas": 6, "maxReplicas": 7})
+    for second in range(0, 1800, 5):
+        if second % 15 == 0:
+            write(fleet, "kube-controller-manager/scale", replicas=1)
+        await fleet.cycle()
+        assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 6
+    assert progressing(fleet)["reason"] == Progressing.FIELD_MANAGER_CONFLICT
+    assert "set spec.replicas to 1" in progressing(fleet)["message"]
+    assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
+
+
+async def test_fewer_than_a_larger_load_needs_stand_no_more() -> None:
+    """4 above the wanted 2 stands for a minute, until 6 are wanted meanwhile."""
+    fleet = await a_running_fleet(replicas=2, scaling={"minReplicas": 2, "maxReplicas": 6})
+    await run_autoscaler(fleet, 4, 60)
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 4
+    fleet.serve(replicas=6, scaling={"minReplicas": 2, "maxReplicas": 6})
+    await fleet.cycle()
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 6
 
 
 async def test_a_number_of_somebody_else_ends_with_who_writes_it() -> None:
@@ -105,12 +124,33 @@ async def test_replicas_set_by_hand_are_set_back_at_once_and_named() -> None:
     assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
 
 
-async def test_more_than_max_replicas_never_stand() -> None:
-    fleet = await a_running_fleet(scaling={"minReplicas": 2, "maxReplicas": 3})
-    for _ in range(6):
-        write(fleet, "kube-controller-manager/scale", replicas=4)
+async def waits_of_autoscaler(fleet: Fleet, replicas: int, seconds: int) -> list[int]:
+    """Return for how many whole minutes each number stands, written again after 15 s."""
+    waits, since = list[int](), None
+    for second in range(0, seconds, 5):
+        current = fleet.body(DEPLOYMENT)["spec"]["replicas"]
+        if second % 15 == 0 and current != replicas:
+            write(fleet, "kube-controller-manager/scale", replicas=replicas)
+            since = second
         await fleet.cycle()
-        assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == 2
+        if since is not None and fleet.body(DEPLOYMENT)["spec"]["replicas"] != replicas:
+            waits.append((second - since) // 60)
+            since = None
+    return waits
+
+
+BOUNDS = {"minReplicas": 2, "maxReplicas": 3}
+
+
+@pytest.mark.parametrize(("budget", "replicas"), [("100", 3), ("100", 5), (None, 5)])
+async def test_more_than_wanted_are_answered_ever_later_with_a_budget_and_above_max_replicas(
+    budget: str | None, replicas: int
+) -> None:
+    fleet = await a_running_fleet(budget=budget, scaling=BOUNDS)
+    assert await waits_of_autoscaler(fleet, replicas, 1150) == [0, 0, 0, 1, 2, 4, 8]
+    assert progressing(fleet)["reason"] == Progressing.FIELD_MANAGER_CONFLICT
+    assert f"set spec.replicas to {replicas}" in progressing(fleet)["message"]
+    assert warnings(fleet) == [Progressing.FIELD_MANAGER_CONFLICT]
 
 
 @pytest.mark.parametrize("mode", ["Native", "External"])
@@ -124,7 +164,7 @@ async def test_a_budget_holds_whoever_writes_the_replicas(mode: str) -> None:
         await fleet.cycle()
     granted = fleet.body(DEPLOYMENT)["spec"]["replicas"]
     assert granted == 3
-    for _ in range(8):
+    for _ in range(3):
         write(fleet, "kube-controller-manager/scale", replicas=6)
         await fleet.cycle()
         assert fleet.body(DEPLOYMENT)["spec"]["replicas"] == granted
@@ -133,3 +173,9 @@ async def test_a_budget_holds_whoever_writes_the_replicas(mode: str) -> None:
     assert "TenantBudget/team-a" in scaling["message"]
     assert progressing(fleet)["reason"] == Progressing.FIELD_MANAGER_CONFLICT
     assert f"set it back to {granted}" in progressing(fleet)["message"]
+    # The fourth one stands for a minute, and what it costs is granted no more afterwards.
+    write(fleet, "kube-controller-manager/scale", replicas=6)
+    for _ in range(30):
+        await fleet.cycle()
+    assert fleet.body(DEPLOYMENT)["spec"]["replicas"] in (2, granted)
+    assert fleet.body(CHAT)["status"]["scaling"]["reason"] == "BudgetExhausted"

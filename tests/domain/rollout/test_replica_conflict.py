@@ -5,10 +5,13 @@ from datetime import timedelta
 import pytest
 
 from tessera.domain.observed.snapshot import ForeignField, Workload
+from tessera.domain.placement.cover import Need
 from tessera.domain.rollout.replica_conflict import (
     CONFLICT_MEMORY,
     ReplicaConflict,
+    WrittenReplicas,
     conflict_verdict,
+    leaves_enough,
     next_conflict,
 )
 from tests.builders import NOW, a_workload, at
@@ -83,6 +86,47 @@ def test_a_conflict_is_over_when_nobody_wrote_for_two_minutes() -> None:
     again = next_conflict(last, written(4, 9), 2, end, may_stand=True)
     assert again is not None
     assert again.writes == 1
+
+
+def of_variants(*counts: tuple[int, int], spot: bool = False) -> list[WrittenReplicas]:
+    """Decided and written replicas of variants that serve 10, 20, ... tokens per second each."""
+    return [
+        WrittenReplicas(10 * index, not spot, decided, written)
+        for index, (decided, written) in enumerate(counts, start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("need", "counts", "enough"),
+    [
+        (Need(60, 2), [(6, 6)], True),
+        (Need(60, 2), [(6, 5)], False),
+        (Need(10, 2), [(2, 1)], False),
+        # Reserved replicas stay beside what is needed.
+        (Need(10, 2), [(6, 2)], True),
+        (Need(10, 2), [(6, 1)], False),
+        # The floor and the load are those of all Deployments together.
+        (Need(40, 3), [(2, 2), (2, 1)], True),
+        (Need(50, 3), [(2, 2), (2, 1)], False),
+        (Need(40, 4), [(2, 2), (2, 1)], False),
+        (Need(40, 3), [(2, 1), (2, 1)], False),
+        # More than was decided of a variant replaces none of another one.
+        (Need(60, 2), [(2, 9), (2, 1)], False),
+        # A budget grants less than is needed.
+        (Need(60, 6), [(3, 6)], True),
+        (Need(60, 6), [(3, 2)], False),
+    ],
+)
+def test_fewer_replicas_stand_only_where_all_variants_have_what_is_needed(
+    need: Need, counts: list[tuple[int, int]], *, enough: bool
+) -> None:
+    assert leaves_enough(need, of_variants(*counts)) is enough
+
+
+def test_spot_replicas_replace_none_of_the_floor_on_other_nodes() -> None:
+    variants = [*of_variants((2, 1)), *of_variants((2, 2), spot=True)]
+    assert leaves_enough(Need(20, 2, 1), variants)
+    assert not leaves_enough(Need(20, 2, 2), variants)
 
 
 def test_the_message_names_manager_field_and_numbers_and_says_how_to_scale() -> None:

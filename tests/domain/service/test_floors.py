@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.observed.snapshot import ForeignField, Ref
 from tests.builders import NOW, a_budget, a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
 
@@ -87,3 +88,40 @@ def test_foreign_pods_on_freed_devices_stop_a_renamed_pool_from_moving_below_the
         cluster.cycle()
     cluster.nodes[1] = a_node("other", whole=2, name="burst-0")
     watch(cluster, 900, 2)
+
+
+@pytest.mark.parametrize("pool", ["reserved", "burst"])
+def test_what_others_write_on_one_of_several_deployments_takes_nothing_of_the_floor(
+    pool: str,
+) -> None:
+    cluster = fleet(4, 2, 2)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 2}
+    for generation in range(1, 60):
+        ref = write(cluster, pool, 1, generation)
+        cluster.cycle(15)
+        assert cluster.workloads[ref].replicas == 2
+
+
+def test_a_replica_that_stays_until_another_one_is_ready_stays_whoever_writes_less() -> None:
+    cluster = fleet(1, 0, 1)
+    cluster.run(120)
+    cluster.nodes[0] = a_node("reserved", whole=1)
+    while not any(each.variant.startswith("reserved") for each in cluster.workloads.values()):
+        cluster.cycle()
+    for generation in range(1, 10):
+        ref = write(cluster, "burst", 0, generation)
+        cluster.cycle()
+        assert cluster.workloads[ref].replicas == 1
+    watch(cluster, 300, 1)
+    assert cluster.counts() == {"reserved": 1, "burst": 0}
+
+
+def write(cluster: VariantFleet, pool: str, replicas: int, generation: int) -> Ref:
+    """Write the replicas of the Deployment on a pool as a HorizontalPodAutoscaler."""
+    [ref] = [ref for ref, each in cluster.workloads.items() if each.variant.startswith(pool)]
+    foreign = (ForeignField("kube-controller-manager", "spec.replicas"),)
+    cluster.workloads[ref] = replace(
+        cluster.workloads[ref], replicas=replicas, generation=generation, foreign_fields=foreign
+    )
+    return ref

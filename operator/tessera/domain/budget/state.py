@@ -243,6 +243,8 @@ class Grant:
     """Those of each request: a service has one for each variant."""
     shortage: str | None = None
     reason: ScalingReason = ScalingReason.BUDGET_EXHAUSTED
+    is_closed: bool = False
+    """The budget grants nothing at all."""
 
     @property
     def replicas(self) -> int:
@@ -322,10 +324,11 @@ def _refused_grant(count: int, refusal: Refusal | None) -> Grant:
 
 def _unchanged_grant(state: BudgetState, request: GrantRequest) -> Grant:
     """Return a grant that adds nothing: what runs stays, and what is not desired leaves."""
+    is_closed = state.closed is not None
     if request.desired <= request.running:
-        return Grant(counts=(request.desired,))
+        return Grant(counts=(request.desired,), is_closed=is_closed)
     if state.closed is not None:
-        return Grant(counts=(request.running,), shortage=state.closed.message)
+        return Grant(counts=(request.running,), shortage=state.closed.message, is_closed=is_closed)
     shortage = (
         f"TenantBudget/{state.name}: spec.currency is {state.currency} and the pool of "
         f"{request.ref} is priced in {request.tariff.currency}, so no replica is added. Name "

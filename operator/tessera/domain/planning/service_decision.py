@@ -29,7 +29,13 @@ from tessera.domain.rollout.drain import (
     plan_drain,
     with_leaving,
 )
-from tessera.domain.rollout.replica_conflict import ReplicaConflict, next_conflict
+from tessera.domain.rollout.replica_conflict import (
+    ReplicaConflict,
+    WrittenReplicas,
+    is_written_by_others,
+    leaves_enough,
+    next_conflict,
+)
 from tessera.domain.rollout.strategy import is_rolling_out, should_surge
 from tessera.domain.scaling.decisions import cap_to_grant
 from tessera.domain.service.current_objects import pods_of_variant
@@ -174,7 +180,7 @@ def _plan_variant(
     objects, choice, desired = inputs.proposal.objects, count.choice, count.replicas
     workload = objects.workload_of(choice.variant)
     pods = pods_of_variant(objects.pods, choice)
-    conflict = _conflict(inputs, spec, workload, desired, at)
+    conflict = _conflict(inputs, workload, desired, at)
     replicas = _remaining_replicas(inputs, count, pods)
     if conflict is not None and workload is not None and conflict.stands(at):
         replicas = workload.replicas
@@ -295,20 +301,47 @@ def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
 
 
 def _conflict(
-    inputs: ServicePlanInputs,
-    spec: InferenceServiceSpec,
-    workload: Workload | None,
-    desired: int,
-    at: datetime,
+    inputs: ServicePlanInputs, workload: Workload | None, desired: int, at: datetime
 ) -> ReplicaConflict | None:
     if workload is None:
         return None
-    # Neither a budget nor maxReplicas knows of what stands for a while.
-    may_stand = workload.replicas < desired or (
-        inputs.grant is None and workload.replicas <= spec.scaling.max_replicas
-    )
     last = inputs.replica_conflicts[inputs.proposal.objects.workloads.index(workload)]
+    if workload.replicas >= desired:
+        # A closed budget grants nobody anything, not for a minute.
+        may_stand = inputs.grant is None or not inputs.grant.is_closed
+    else:
+        may_stand = _may_be_fewer(inputs, at)
     return next_conflict(last, workload, desired, at, may_stand=may_stand)
+
+
+def _may_be_fewer(inputs: ServicePlanInputs, at: datetime) -> bool:
+    """Return whether what others write on its Deployments leaves a service what it needs."""
+    counts, grant = inputs.proposal.counts, inputs.grant
+    # Those that stay until others are ready are beyond what is needed, and serve instead of these.
+    if any(count.bridging for count in counts):
+        return False
+    decided = [count.replicas for count in counts]
+    if grant is not None and grant.shortage is not None:
+        decided = list(grant.counts)
+    written: dict[str, int] = {}
+    foreign = set[str]()
+    workloads = inputs.proposal.objects.workloads
+    for workload, last in zip(workloads, inputs.replica_conflicts, strict=True):
+        written[workload.variant] = written.get(workload.variant, 0) + workload.replicas
+        if is_written_by_others(workload, last, at):
+            foreign.add(workload.variant)
+    return leaves_enough(
+        inputs.proposal.need,
+        [
+            WrittenReplicas(
+                capacity=capacity_of(choice),
+                is_firm=choice.offer.tier != "Spot",
+                decided=replicas,
+                written=written[choice.variant] if choice.variant in foreign else replicas,
+            )
+            for choice, replicas in zip((count.choice for count in counts), decided, strict=True)
+        ],
+    )
 
 
 def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:

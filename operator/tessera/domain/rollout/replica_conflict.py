@@ -1,15 +1,19 @@
 """Somebody else writes the replicas of a Deployment: how long that stands, and what is said.
 
 Tessera decides the number, so each other one is set back: the first ones at once, later ones ever
-later, since every answer starts or stops engines that the next write stops or starts again.
+later, since every answer starts or stops engines that the next write stops or starts again. One
+that leaves a service less than it needs never stands.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Workload
+from tessera.domain.placement.cover import Need
 
 # A conflict is over when no other manager wrote for so long after the number was set back.
 # Autoscalers write every 15 to 60 s.
@@ -39,6 +43,50 @@ class ReplicaConflict:
         return at < self.correction_at
 
 
+class WrittenReplicas(NamedTuple):
+    """The replicas of a variant: how many were decided, and how many others wrote."""
+
+    capacity: int
+    """Of each one."""
+    is_firm: bool
+    decided: int
+    written: int
+    """As many as were decided where nobody else wrote."""
+
+
+def leaves_enough(need: Need, variants: Sequence[WrittenReplicas]) -> bool:
+    """Return whether what others wrote covers what a service needs, over all of its variants.
+
+    Where less was decided, as by a budget, that is enough. Replicas beyond what was decided for a
+    variant replace none of another one.
+    """
+    decided = _total([(each, each.decided) for each in variants])
+    rest = _total([(each, min(each.decided, each.written)) for each in variants])
+    needed = Need(
+        min(need.capacity, decided.capacity),
+        min(need.pods, decided.pods),
+        min(need.firm_pods, decided.firm_pods),
+    )
+    return needed.beside(rest).is_met
+
+
+def _total(replicas: Sequence[tuple[WrittenReplicas, int]]) -> Need:
+    return Need(
+        sum(each.capacity * count for each, count in replicas),
+        sum(count for _, count in replicas),
+        sum(count for each, count in replicas if each.is_firm),
+    )
+
+
+def is_written_by_others(workload: Workload, last: ReplicaConflict | None, at: datetime) -> bool:
+    """Return whether the replicas of a Deployment are a number of somebody else.
+
+    Tessera applies one that stands, so that both own the field.
+    """
+    is_foreign = any(field.path == _REPLICAS for field in workload.foreign_fields)
+    return is_foreign or (last is not None and last.stands(at))
+
+
 def next_conflict(
     last: ReplicaConflict | None,
     workload: Workload,
@@ -49,7 +97,8 @@ def next_conflict(
 ) -> ReplicaConflict | None:
     """Return who writes other replicas than `desired`; None without anybody.
 
-    A number that may not stand is set back at once, however many there were before.
+    A number that may not stand is set back at once, however many there were before; see
+    `leaves_enough`.
     """
     if last is not None and at >= last.correction_at + CONFLICT_MEMORY:
         last = None

@@ -7,7 +7,7 @@ but the successor of one that went.
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.api.reasons import ScalingReason
 from tessera.api.ref import Ref
@@ -152,7 +152,8 @@ def _capped_grants(
             shares[claim.key], free = step.replicas, free - claim.devices
     tenants = len({claim.demand.tenant for claim in claims})
     return {
-        claim.key[0]: Grant(
+        claim.key[0]: replace(
+            claim.grant,
             counts=(*claim.grant.counts[:index], replicas, *claim.grant.counts[index + 1 :]),
             shortage=f"AcceleratorPool/{view.pool.name}: {counted(tenants, 'tenant')} desire more "
             f"than {capacity} {resource}, so with weight {claim.demand.weight:g} the service "
