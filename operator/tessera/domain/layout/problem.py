@@ -35,7 +35,7 @@ class SliceDemand:
     options: tuple[HardwareOption, ...]
     """All hardware on which a replica fits, the cheapest first."""
     current: tuple[InstanceType, ...] = ()
-    """The instance types that it runs on now, that of the reference variant first."""
+    """The instance types that it runs on now, first the one that it was placed on."""
     floor: int = 0
     """Replicas that leave no slice without a replacement; 0 if the service allows downtime."""
 

@@ -80,7 +80,7 @@ class PlacementDecision:
 
     verdict: StatusVerdict[PlacementReason]
     choices: tuple[HardwareChoice, ...] = ()
-    """The variants that may serve it, the reference variant first."""
+    """The variants that may serve it, the one that it is placed on first."""
     awaited: HardwareChoice | None = None
     """The cheapest hardware that fits, while a layout plan is awaited."""
     replaced_capacity: int = 0
@@ -95,7 +95,7 @@ class PlacementDecision:
 
     @property
     def choice(self) -> HardwareChoice | None:
-        """The reference variant."""
+        """The variant that it is placed on."""
         return self.choices[0] if self.choices else None
 
 

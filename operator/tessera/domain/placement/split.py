@@ -218,7 +218,7 @@ def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
 def _add_waiting(
     order: Sequence[_Option], reference: _Option, counts: _Counts, need: Need
 ) -> _Counts:
-    """Add what no variant has room for, and return it: it waits where it is, else as reference."""
+    """Add what no variant has room for, and return it: it waits where it is, else as first."""
     waiting: _Counts = {}
     for option in (*order, reference):
         missing = need.beside(_total(order, counts))

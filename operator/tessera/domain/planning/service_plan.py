@@ -98,7 +98,7 @@ class ServicePlan:
     claims: tuple[ModelClaim, ...] = ()
     """The claims of its model files."""
     variants: tuple[VariantPlan, ...] = ()
-    """Its Deployments, that of the reference variant first; none without a choice."""
+    """Its Deployments, first that of the variant it was placed on; none without a choice."""
     speed: SpeedStatus | None = None
     """The speed for its status, which changes rarely."""
     preemption: PreemptionStatus | None = None
@@ -114,7 +114,7 @@ class ServicePlan:
 
     @property
     def template(self) -> TemplateDecision | None:
-        """The pod template version of its reference variant."""
+        """The pod template version of the variant that it was placed on."""
         return self.variants[0].template if self.variants else None
 
     @property
@@ -131,7 +131,7 @@ class ServicePlan:
 
     @property
     def used_variants(self) -> tuple[VariantPlan, ...]:
-        """Its variants with replicas; the reference variant may have none while others do."""
+        """Its variants with replicas; the one that it was placed on may have none."""
         variants = self.variants
         if len(variants) < 2:
             return variants

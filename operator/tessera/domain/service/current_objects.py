@@ -27,7 +27,7 @@ class CurrentObjects:
     """Pods on nodes that terminate soon."""
 
     def reference_workload(self, status: InferenceServiceStatus) -> Workload | None:
-        """Return the Deployment of the reference variant, as last written; else the first one."""
+        """Return the Deployment of the variant in the status; else the first one."""
         name = status.variant.name if status.variant is not None else ""
         return self.workload_of(name) or next(iter(self.workloads), None)
 

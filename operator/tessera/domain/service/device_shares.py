@@ -87,7 +87,7 @@ def _granted(proposal: Proposal, grant: Grant | Exception | None) -> Grant:
 
 
 def _own_pods(proposal: Proposal, index: int) -> Sequence[Pod]:
-    """Return the pods of a variant; those of previous variants count for the reference one."""
+    """Return the pods of a variant; those of previous variants count for the first one."""
     names = [count.choice.variant for count in proposal.counts]
     if index:
         return [pod for pod in proposal.objects.pods if pod.variant == names[index]]

@@ -94,7 +94,7 @@ class Proposal:
     balance: StatusVerdict[LoadBalanced]
     """Whether its replicas share the requests, which changes rarely."""
     counts: tuple[VariantCount, ...] = ()
-    """The replicas of each variant, those of the reference variant first; none without a choice."""
+    """The replicas of each variant, in the order of the choices; none without a choice."""
     changes: tuple[VariantChange, ...] = ()
     """Why the number of each variant changed last."""
     preparation: Preparation | None = None

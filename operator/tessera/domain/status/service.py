@@ -319,7 +319,7 @@ def _placed_verdict(
 
 
 def _placed_on(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
-    """Return the verdict of the placement, which speaks of the reference variant, with all."""
+    """Return the verdict of the placement, which speaks of its first variant, with all."""
     verdict = service_plan.placement.verdict
     if len(service_plan.variants) < 2:
         return verdict
@@ -327,7 +327,7 @@ def _placed_on(service_plan: ServicePlan) -> StatusVerdict[PlacementReason]:
         f"{variant.choice.variant} at {variant.choice.hourly} per hour"
         for variant in service_plan.used_variants
     )
-    message = f"replicas on {names}; the reference variant is {verdict.message}"
+    message = f"replicas on {names}; placed on {verdict.message}"
     return StatusVerdict(verdict.reason, message)
 
 
@@ -522,7 +522,7 @@ def _precisions(
 
 
 def _speed_as_predicted(service_plan: ServicePlan) -> StatusVerdict[SpeedAsPredicted]:
-    """Return the verdict on the measured speed, which is that of the reference variant."""
+    """Return the verdict on the measured speed, which is that of one variant."""
     speed = service_plan.speed
     verdict = speed_verdict(speed, is_pooling=service_plan.is_pooling)
     if speed is None or len(service_plan.variants) < 2:
@@ -554,7 +554,7 @@ def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -
 
 def _token_price(service_plan: ServicePlan, choice: HardwareChoice) -> tuple[Money, str]:
     """Return the price of a million tokens, and of which load: of all desired replicas when
-    full; while no variant has one, of a replica of the reference variant."""
+    full; while no variant has one, of a replica of the first one."""
     limits, is_pooling = choice.fit.limits, service_plan.is_pooling
     unit = "input tokens/s" if is_pooling else "output tokens/s"
     serving = [variant for variant in service_plan.variants if variant.desired]

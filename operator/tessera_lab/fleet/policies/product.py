@@ -214,7 +214,7 @@ class ProductPolicy:
         self._fit = self._reference.fit
         self._service = objects.service
         self._variants: tuple[str, ...] = ()
-        """Those in the status, the reference variant first."""
+        """Those in the status, the one that the service was placed on first."""
         self._memory = PlanMemory()
         self._incremental = Incremental()
         self._history: deque[Observation] = deque()

@@ -91,7 +91,7 @@ def observed_capacity(
 
 
 def _reading_with_lengths(variant: str, readings: Sequence[SpeedReading]) -> SpeedReading:
-    """Return the reading of the reference variant, with the lengths of others while it serves none.
+    """Return the reading of a variant, with the lengths of others while it serves none.
 
     Requests are as long whichever variant answers them.
     """
