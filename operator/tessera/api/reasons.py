@@ -166,6 +166,14 @@ class Progressing(StatusReason):
     ROLLING_OUT = "RollingOut", True
     """New replicas replace old ones; the message says whether they start before or after these
     stop."""
+    PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
+    """Replicas of the newest template were not ready in time, so those of the one before stay until
+    the spec changes."""
+    WAITING_FOR_DEVICE = "WaitingForDevice"
+    """No replica leaves for one of the newest template, since another pod waits for its device."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """Replicas of a pool that does not offer them any more stay, since the TenantBudget pays for
+    none that would take their place."""
     DRAINING = "Draining", True
     """Replicas finish their streams before they stop."""
     SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a reason

@@ -240,6 +240,19 @@ class SpeculationStatus(Wire):
     """Since when speculation gains too little; it is switched off after 15 minutes."""
 
 
+class VariantTemplates(Wire):
+    """Pod templates of a variant that the next leader has to know."""
+
+    variant: str
+    """Name of the variant."""
+
+    complete: str | None = None
+    """Digest of the newest template that all replicas had."""
+
+    withdrawn: str | None = None
+    """Digest of the template that did not become ready in time, and gave its devices back."""
+
+
 class TenancyStatus(Wire):
     """Budget of the service's tenant."""
 
@@ -456,6 +469,9 @@ class InferenceServiceStatus(Wire):
     pod_template_version: PodTemplateVersionStatus | None = None
     """What determines the pod template besides the spec; an upgrade of Tessera does not change
     it."""
+
+    templates: Annotated[tuple[VariantTemplates, ...], Field(max_length=MAX_VARIANTS)] = ()
+    """What is known of the pod templates of each variant."""
 
     cost: CostStatus | None = None
     """Current cost of the service."""

@@ -8,6 +8,8 @@ from tessera.api.meta import GROUP
 
 SERVICE_LABEL = f"{GROUP}/service"
 VARIANT_LABEL = f"{GROUP}/variant"
+# The digest of the pod template; the first Deployment of a variant has none.
+TEMPLATE_LABEL = f"{GROUP}/template"
 APP_NAME = "app.kubernetes.io/name"
 APP_INSTANCE = "app.kubernetes.io/instance"
 APP_VERSION = "app.kubernetes.io/version"
@@ -41,6 +43,8 @@ UPDATE_ANNOTATION = f"{GROUP}/update"
 # On a Deployment: the `ModelStatus` of its pinned revision as JSON, also of one that the status of
 # its service does not have yet.
 REVISION_ANNOTATION = f"{GROUP}/model-revision"
+# What a Deployment's pod template was made from.
+TEMPLATE_ANNOTATION = f"{GROUP}/template-record"
 # On a TenantBudget: a `BudgetOverride` as JSON.
 OVERRIDE_ANNOTATION = f"{GROUP}/budget-override"
 SERVING_GATE = f"{GROUP}/serving"
@@ -80,6 +84,12 @@ class Variant(NamedTuple):
 def deployment_name(service: str, variant: str) -> str:
     """Return `<service>-<variant>`, shortened by a hash if pod names would be too long."""
     return _short(f"{service}-{variant}")
+
+
+def template_deployment_name(service: str, variant: str, template: str) -> str:
+    """Return the name of the Deployment of one pod template of a variant."""
+    digest = hashlib.sha256(f"{service}/{variant}/{template}".encode()).hexdigest()[:8]
+    return f"{f'{service}-{variant}'[: _MAX_NAME_LENGTH - 9].rstrip('-')}-{digest}"
 
 
 def _short(name: str) -> str:

@@ -13,7 +13,7 @@ from tessera.domain.incremental import reused
 from tessera.domain.names import ENGINE_ACCOUNT
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.resources import namespace_objects
-from tessera.resources.deployment import deployment_manifest
+from tessera.resources.deployment import deployment_identity, deployment_manifest
 from tessera.resources.manifest import ObjectManifest, Owner, owner_of
 from tessera.resources.model_job import model_claim_manifest
 from tessera.resources.service import (
@@ -67,7 +67,11 @@ def service_inputs(service_plan: ServicePlan) -> tuple[object, ...]:
         service_plan.claims,
         tuple(
             [
-                (each.template, each.replicas, each.surge, each.waits)
+                (
+                    *(each.template.record, each.template.choice, each.replicas, each.waits),
+                    each.rolls_in_place,
+                    *deployment_identity(service_plan, each),
+                )
                 for each in service_plan.variants
             ]
         ),

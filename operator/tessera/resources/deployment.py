@@ -1,4 +1,4 @@
-"""The Deployment of one variant: engines on MIG slices or whole GPUs, restricted and drainable."""
+"""The Deployment of a template: engines on MIG slices or whole GPUs, restricted and drainable."""
 
 from kubernetes import client
 
@@ -16,13 +16,22 @@ from tessera.resources.scheduling import bind_to_pool, spread_constraints
 def deployment_manifest(
     service_plan: ServicePlan, variant: VariantPlan, spec: InferenceServiceSpec
 ) -> ObjectManifest:
-    """Return the Deployment of a variant, whose engines see this spec."""
+    """Return the Deployment of a variant's newest template, whose engines see this spec.
+
+    Its template never changes, so its strategy only bounds what somebody else's edit takes.
+    """
     service, choice = service_plan.service, variant.choice
     template = EngineTemplate(service.ref.name, spec, choice, variant.template.version)
-    name = names.deployment_name(service.ref.name, choice.variant)
+    name, digest = deployment_identity(service_plan, variant)
     identity = {names.SERVICE_LABEL: service.ref.name, names.VARIANT_LABEL: choice.variant}
+    if digest:
+        identity[names.TEMPLATE_LABEL] = digest
     all_labels = service_labels(service, spec) | identity
-    annotations = None
+    annotations = {
+        names.TEMPLATE_ANNOTATION: variant.template.record.model_dump_json(
+            by_alias=True, exclude_none=True
+        )
+    }
     if (pinned := service_plan.pinned_revision.status) is not None:
         # How it was pinned, without what was found out about the model since.
         text = pinned.model_dump_json(
@@ -30,19 +39,19 @@ def deployment_manifest(
             exclude_none=True,
             exclude={"shape", "source", "cache", "other_caches", "draft"},
         )
-        annotations = {names.REVISION_ANNOTATION: text}
+        annotations[names.REVISION_ANNOTATION] = text
     wanted = client.V1DeploymentSpec(
         replicas=variant.replicas,
         # The default; applied, so that the pause of somebody else is taken back.
         paused=False,
-        revision_history_limit=3,
+        revision_history_limit=0,
         progress_deadline_seconds=template.start_seconds,
         selector=client.V1LabelSelector(match_labels=identity),
         strategy=client.V1DeploymentStrategy(
             type="RollingUpdate",
             rolling_update=client.V1RollingUpdateDeployment(
-                max_surge=1 if variant.surge else 0,
-                max_unavailable=0 if variant.surge else 1,
+                max_surge=0 if variant.rolls_in_place else 1,
+                max_unavailable=1 if variant.rolls_in_place else 0,
             ),
         ),
         template=client.V1PodTemplateSpec(
@@ -54,6 +63,17 @@ def deployment_manifest(
         ),
     )
     return owned_manifest(DEPLOYMENTS, service, name, all_labels, wanted, annotations=annotations)
+
+
+def deployment_identity(service_plan: ServicePlan, variant: VariantPlan) -> tuple[str, str]:
+    """Return the name and the digest of a Deployment: the first one of a variant has no digest."""
+    if variant.workload is not None:
+        return variant.workload.ref.name, variant.workload.template_digest
+    service, name = service_plan.service.ref.name, variant.choice.variant
+    if not variant.older:
+        return names.deployment_name(service, name), ""
+    digest = variant.template.digest
+    return names.template_deployment_name(service, name, digest), digest
 
 
 def _pod_spec(template: EngineTemplate) -> client.V1PodSpec:

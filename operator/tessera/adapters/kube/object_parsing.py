@@ -27,6 +27,7 @@ from tessera.api.key_record import KEYS_TYPE, TENANT_LABEL, KeyName, KeyRecord
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
@@ -311,13 +312,20 @@ def parse_pod(body: JsonObject) -> Pod | None:
         return None
     service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
     scheduled = _condition(body, "PodScheduled")
-    replica_set = f"{names.deployment_name(service, variant)}-{labels.get(_TEMPLATE_LABEL, '')}"
+    digest, deployment = (
+        labels.get(names.TEMPLATE_LABEL, ""),
+        names.deployment_name(service, variant),
+    )
+    if digest:
+        deployment = names.template_deployment_name(service, variant, digest)
+    replica_set = f"{deployment}-{labels.get(_TEMPLATE_LABEL, '')}"
     is_replica = (controller.get("kind"), controller.get("name")) == ("ReplicaSet", replica_set)
     pod = (BatchPod if batch_run else Pod)(
         ref=Ref(intern(meta["namespace"]), meta["name"]),
         uid=meta["uid"],
         service=Ref(intern(meta["namespace"]), service if is_replica else ""),
         variant=variant if is_replica else "",
+        template_digest=digest if is_replica else "",
         created=_parse_time(meta["creationTimestamp"]),
         node=intern(spec["nodeName"]) if spec.get("nodeName") else None,
         # As with specs: the cache keeps former pods, and one may name thousands of resources.
@@ -443,15 +451,20 @@ def parse_workload(body: JsonObject) -> Workload:
     owner_kind = api_resources.INFERENCE_SERVICES.kind
     observed = status.get("observedGeneration", 0) >= meta.get("generation", 0)
     updated = status.get("updatedReplicas", 0) == status.get("replicas", 0)
-    strategy = spec.get("strategy", {})
-    model = None
+    annotations, model, record = meta.get("annotations", {}), None, None
     with contextlib.suppress(ValidationError):
-        text = meta.get("annotations", {}).get(names.REVISION_ANNOTATION, "")
+        text = annotations.get(names.REVISION_ANNOTATION, "")
         model = ModelStatus.model_validate_json(text)
+    with contextlib.suppress(ValidationError):
+        text = annotations.get(names.TEMPLATE_ANNOTATION, "")
+        record = PodTemplateVersionStatus.model_validate_json(text)
     return Workload(
         ref=_ref(meta),
         service=Ref(meta["namespace"], labels.get(names.SERVICE_LABEL, "")),
         variant=labels.get(names.VARIANT_LABEL, ""),
+        template_digest=labels.get(names.TEMPLATE_LABEL, ""),
+        record=record,
+        created=_parse_time(created) if (created := meta.get("creationTimestamp")) else None,
         replicas=spec.get("replicas", 0),
         generation=meta.get("generation", 0),
         foreign_fields=foreign_fields(body),
@@ -460,7 +473,6 @@ def parse_workload(body: JsonObject) -> Workload:
         replica_failure=_bounded_text(failure.get("message", ""))
         if failure.get("status") == "True"
         else None,
-        surge=strategy.get("rollingUpdate", {}).get("maxSurge") != 0,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
         model=model,
     )

@@ -9,6 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import RevisionReason
 from tessera.api.ref import Ref as Ref  # noqa: PLC0414 - re-exported
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import BudgetOverride, TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.observed.batches import (
     Batch,
@@ -131,6 +132,8 @@ class Pod:
     variant: str = ""
     template: str = ""
     """`pod-template-hash`: which revision of the Deployment made it."""
+    template_digest: str = ""
+    """Digest of the pod template of its Deployment; empty of the first one of a variant."""
     created: datetime
     node: str | None = None
     """Where it was bound to."""
@@ -230,18 +233,21 @@ class ForeignField:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """The Deployment of one variant."""
+    """The Deployment of one pod template of a variant."""
 
     ref: Ref
     service: Ref
     variant: str
+    template_digest: str = ""
+    """As its pods have it; empty of the first one of a variant."""
+    record: PodTemplateVersionStatus | None = None
+    """What its template was made from; None of one that an older Tessera made."""
+    created: datetime | None = None
     replicas: int
     rollout_complete: bool
     """Its controller has seen the newest spec, and all pods are of the newest template."""
     replica_failure: str | None = None
     """What the API server said when it refused to create a pod."""
-    surge: bool = True
-    """A rollout of it starts the new before it stops the old."""
     owner_uid: str | None = None
     """The uid of the InferenceService that owns it; None once it was orphaned."""
     generation: int = 0

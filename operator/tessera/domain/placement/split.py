@@ -218,21 +218,28 @@ def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
 def _add_waiting(
     order: Sequence[_Option], reference: _Option, counts: _Counts, need: Need
 ) -> _Counts:
-    """Add what no variant has room for, and return it: it waits where it is, else as first."""
+    """Add what no variant has room for, and return it.
+
+    It waits for devices that replicas of previous variants have, else where it is, else as the
+    first variant.
+    """
     waiting: _Counts = {}
-    for option in (*order, reference):
+
+    def add(option: _Option, most: int | None) -> None:
         missing = need.beside(_total(order, counts))
         added = max(-(-missing.capacity // option.capacity), missing.pods)
-        if missing.most_pods is not None:
-            added = min(added, missing.most_pods)
-        if added <= 0:
-            break
-        if option is not reference or option.variant not in waiting:
-            pending = option.pods.bound + option.pods.pending - counts[option.variant]
-            added = min(added, max(0, pending))
-        waiting[option.variant] = waiting.get(option.variant, 0) + added
-        counts[option.variant] += added
-    return {variant: count for variant, count in waiting.items() if count}
+        for limit in (missing.most_pods, most):
+            added = added if limit is None else min(added, max(0, limit))
+        if added > 0:
+            waiting[option.variant] = waiting.get(option.variant, 0) + added
+            counts[option.variant] += added
+
+    for option in order:
+        add(option, option.pods.yielded)
+    for option in order:
+        add(option, option.pods.bound + option.pods.pending - counts[option.variant])
+    add(reference, None)
+    return waiting
 
 
 def _bridge(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:

@@ -29,6 +29,8 @@ class VariantPods:
     """Further replicas that the free devices of existing nodes hold; pending pods take none."""
     growth: int = 0
     """Further replicas on nodes that may come."""
+    yielded: int = 0
+    """Further replicas for which replicas of previous variants have the devices."""
     assigned: int | None = None
     """Replicas that a layout plan assigns, which has slices for as many once it is carried out."""
     start: timedelta

@@ -46,9 +46,9 @@ from tessera.domain.observed.snapshot import Ref, Snapshot
 from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
+from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.observations import Measurements, measurements_of, with_observations
 from tessera.domain.planning.service_decision import (
-    ServicePlanInputs,
     plan_service,
     set_aside_plan,
     with_surge_capacity,
@@ -145,6 +145,8 @@ class PlanMemory:
     """Who else writes the replicas of which Deployments."""
     pins: Mapping[str, ModelStatus] = field(default_factory=dict)
     """Pinned revisions that are not in a status yet, by the services' uids."""
+    withdrawn: Mapping[Ref, frozenset[str]] = field(default_factory=dict)
+    """Digests of withdrawn templates, which are not in a status yet."""
     engine_progress: Mapping[Ref, EngineProgress] = field(default_factory=dict)
     """What the last cycle knew of each replica that takes requests."""
     pools: tuple[PoolView, ...] = ()
@@ -184,6 +186,15 @@ class PlanMemory:
                 for service_plan in service_plans.values()
                 if (pin := service_plan.pinned_revision.status) is not None
                 and pin is not service_plan.service.status.model
+            },
+            withdrawn={
+                ref: frozenset(digests)
+                for ref, service_plan in service_plans.items()
+                if (
+                    digests := [
+                        each.template.digest for each in service_plan.variants if each.is_withdrawn
+                    ]
+                )
             },
             engine_progress=plan.engine_progress,
             pools=plan.pools,
@@ -390,6 +401,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),
         memory.pins.get(proposal.service.uid),
+        memory.withdrawn.get(ref, frozenset()),
         recorded_claims(snapshot, context.claim_users, proposal.service),
     )
     service_plan = plan_service(

@@ -13,6 +13,7 @@ from tessera.domain.observed.snapshot import Node, Pod, Snapshot, Workload
 from tessera.domain.placement.cover import CoverOption, Need, least_cover
 from tessera.domain.planning.service_plan import VariantPlan
 from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain
+from tessera.domain.service.current_objects import pods_of_workload
 
 
 def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
@@ -31,10 +32,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     Their ready replicas cover what is `missing` of the ready ones of present variants; where one
     gives way its successor gets its device.
     """
-    pods_by_ref = {
-        workload.ref: [pod for pod in pods if pod.variant == workload.variant]
-        for workload in workloads
-    }
+    pods_by_ref = {workload.ref: pods_of_workload(pods, workload) for workload in workloads}
     options = [
         CoverOption(
             cost=1,

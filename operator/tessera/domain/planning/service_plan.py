@@ -34,24 +34,35 @@ from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantPlan:
-    """The decision for the Deployment of one variant."""
+    """The decision for the Deployment of the newest template of one variant."""
 
     template: TemplateDecision
     """The pod template version of its replicas, with their hardware."""
     desired: int
     """Replicas that are desired of it."""
     drain: DrainPlan
-    """The replicas of the Deployment meanwhile, and those that leave."""
+    """The replicas of its Deployment meanwhile, and those that leave."""
     surge: bool = False
-    """Capacity for one more replica: a rollout starts a new one before it stops an old one."""
-    workload: Workload | None = None
-    """The Deployment, if it exists."""
+    """A rollout starts a new replica before an old one leaves."""
+    older: tuple[Ref, ...] = ()
+    """The Deployments of its older templates."""
+    is_withdrawn: bool = False
+    """Its newest template did not become ready in time, and gave its devices back."""
+    rolls_in_place: bool = False
+    """Its Deployment, of an older Tessera, replaces pods itself, and no device is free for one."""
     replica_conflict: ReplicaConflict | None = None
     """Somebody else who writes the replicas of this Deployment."""
+    blocker: str | None = None
+    """Whose pod waits for the device that a replica would free for its successor."""
     waits: bool = False
-    """Its Deployment keeps its template until that of another variant is rolled out."""
+    """The Deployment of its newest template is not created yet."""
     change: VariantChange | None = None
     """Why its number changed last; None with one variant."""
+
+    @property
+    def workload(self) -> Workload | None:
+        """Return the Deployment, if it exists."""
+        return self.template.workload
 
     @property
     def choice(self) -> HardwareChoice:

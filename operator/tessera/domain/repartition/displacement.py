@@ -8,6 +8,7 @@ from tessera.domain.observed.snapshot import Pod, Workload
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.rollout.drain import DRAINED_DELETION_COST, NO_DISPLACEMENT, Displacement
 from tessera.domain.rollout.strategy import is_rolling_out
+from tessera.domain.service.current_objects import pods_of_workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,9 +48,7 @@ def previous_variants(
     """
     replicas, leaving = {}, list[Pod]()
     for workload in workloads:
-        variant_pods = [
-            pod for pod in pods if pod.variant == workload.variant and not pod.terminating
-        ]
+        variant_pods = [pod for pod in pods_of_workload(pods, workload) if not pod.terminating]
         others = [
             pod
             for pod in variant_pods

@@ -1,26 +1,13 @@
-"""How a new pod template is rolled out: with a surge replica if a device is free, else in place.
-
-The strategy is chosen before a rollout and stays until its end, since the surge replica itself
-takes the free device. Only a surge replica that stays unschedulable changes it to in place.
-"""
+"""What is said of a rollout: with a surge replica if a device is free, else in place."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from tessera.domain.observed.snapshot import Pod, Workload
+from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice
 
 # How long a surge replica may stay unschedulable.
 SURGE_TIMEOUT = timedelta(seconds=60)
-
-
-def should_surge(
-    workload: Workload | None, pods: Sequence[Pod], now: datetime, *, has_capacity: bool
-) -> bool:
-    """Return whether a new replica starts before an old one stops."""
-    if workload is None or (workload.rollout_complete and not is_rolling_out(pods)):
-        return has_capacity
-    return workload.surge and not surge_timed_out(pods, now)
 
 
 def is_rolling_out(pods: Sequence[Pod]) -> bool:

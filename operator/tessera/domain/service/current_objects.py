@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from tessera.api.service_status import InferenceServiceStatus
@@ -13,6 +14,7 @@ from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Wo
 from tessera.domain.placement.candidates import HardwareChoice
 
 _NONE: frozenset[Ref] = frozenset()
+_UNKNOWN = datetime.min.replace(tzinfo=UTC)
 OwnedT = TypeVar("OwnedT", Pod, Workload, ObservedModelJob)
 
 
@@ -32,7 +34,18 @@ class CurrentObjects:
         return self.workload_of(name) or next(iter(self.workloads), None)
 
     def workload_of(self, variant: str) -> Workload | None:
-        return next((workload for workload in self.workloads if workload.variant == variant), None)
+        """Return the newest Deployment of a variant."""
+        return next(reversed(self.workloads_of(variant)), None)
+
+    def workloads_of(self, variant: str) -> Sequence[Workload]:
+        """Return the Deployments of a variant, one for each of its templates, the oldest first."""
+        own = [workload for workload in self.workloads if workload.variant == variant]
+        return own if len(own) < 2 else sorted(own, key=_age_of)
+
+
+def _age_of(workload: Workload) -> tuple[datetime, bool, Ref]:
+    """Return the sort key of Deployments: the first one of a variant has no digest."""
+    return workload.created or _UNKNOWN, bool(workload.template_digest), workload.ref
 
 
 @reused
@@ -89,6 +102,12 @@ def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
     """Return whether a pod terminates on a dead node, where it may stay for ever."""
     # It is no replica any more, and its device is not offered to others either.
     return pod.terminating and pod.node is not None and pod.node not in ready_nodes
+
+
+def pods_of_workload(pods: Iterable[Pod], workload: Workload) -> Sequence[Pod]:
+    """Return the replicas of a Deployment."""
+    identity = workload.variant, workload.template_digest
+    return [pod for pod in pods if (pod.variant, pod.template_digest) == identity]
 
 
 def pods_of_variant(pods: Sequence[Pod], choice: HardwareChoice) -> Sequence[Pod]:

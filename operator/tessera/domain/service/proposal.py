@@ -174,6 +174,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         service.status,
         room,
         memory=history.variants,
+        decided=dict(history.counts),
         assigned=placement.assigned,
         at=at,
     )

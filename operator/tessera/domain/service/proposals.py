@@ -64,7 +64,7 @@ def propose_all(
             at=snapshot.at,
             memory=scaling_history.get(ref),
             snapshot=snapshot,
-            room=Room(used=allocated, held=devices_by_ref[ref]),
+            room=Room(used=allocated, held=devices_by_ref[ref], pools=pools_by_name),
         )
         proposals[ref] = proposal
         gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, proposal, forecast)

@@ -44,7 +44,8 @@ def _drain(snapshot: Snapshot, workload: Workload, timeout: timedelta) -> Remove
     pods = tuple(
         pod
         for pod in snapshot.pods
-        if pod.service == workload.service and pod.variant == workload.variant
+        if pod.service == workload.service
+        and (pod.variant, pod.template_digest) == (workload.variant, workload.template_digest)
     )
     if not pods and not workload.replicas:
         return None

@@ -7,7 +7,7 @@ numbers of a newer Tessera wait for the same moment.
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -43,8 +43,8 @@ class TemplateDecision:
     choice: HardwareChoice
     """The choice with the numbers planned when the replicas were created."""
     verdict: StatusVerdict[UpdateAvailable]
-    is_new: bool = False
-    """The Deployment gets another template than it has."""
+    workload: Workload | None = None
+    """The Deployment of the template, if it exists."""
 
     @property
     def version(self) -> PodTemplateVersion:
@@ -52,36 +52,72 @@ class TemplateDecision:
             builder_version=self.record.builder_version, platform=self.record.platform
         )
 
+    @property
+    def digest(self) -> str:
+        """Return what tells the template from others of its variant."""
+        return template_digest(self.record)
+
+
+def template_digest(record: PodTemplateVersionStatus) -> str:
+    """Return a digest of what a pod template is made from."""
+    text = record.model_dump_json(by_alias=True, exclude={"downgraded_from"})
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
 
 def decide_template(
     available: PodTemplateVersion,
     service: ObservedService,
     spec: InferenceServiceSpec,
     choice: HardwareChoice,
-    workload: Workload | None,
+    workloads: Sequence[Workload],
+    unused: Workload | None = None,
 ) -> TemplateDecision:
-    """Return the version of the pods of `workload`, or the newest if they are recreated anyway."""
+    """Return the version of the pods of one of the variant's Deployments, or the newest version.
+
+    One that suits the spec stays, also where others came after it. A first Deployment that is
+    `unused`, without a replica, takes the newest version.
+    """
     newest = _newest_template(available, service, spec, choice)
-    recorded = _recorded_template(service, choice, newest) if workload is not None else newest
-    record = recorded
+    records = [
+        (workload, _recorded_template(service, workload, workloads, newest))
+        for workload in workloads
+    ]
+    for workload, record in reversed(records):
+        if record is not None and _suits(record, newest, service, spec, choice):
+            same = record.effective_values == newest.effective_values
+            values = record.effective_values
+            return TemplateDecision(
+                record=record,
+                choice=choice if same else _choice_with_effective_values(choice, values),
+                verdict=_verdict(service, record, newest),
+                workload=workload,
+            )
+    newer = [record.builder_version for _, record in records if record is not None]
+    if newer and max(newer) > newest.builder_version:
+        newest = newest.model_copy(update={"downgraded_from": max(newer)})
+    return TemplateDecision(
+        record=newest,
+        choice=choice,
+        verdict=_verdict(service, newest, newest),
+        workload=unused,
+    )
+
+
+def _suits(
+    record: PodTemplateVersionStatus,
+    newest: PodTemplateVersionStatus,
+    service: ObservedService,
+    spec: InferenceServiceSpec,
+    choice: HardwareChoice,
+) -> bool:
+    """Return whether pods of a record go on: its spec is the present one, and no update is due."""
     # The API server adds the default of `drain.timeout` to a service that had no `drain`.
     is_same = record.template_hash == newest.template_hash or (
         spec.drain.timeout == record.effective_values.drain_timeout
         and record.template_hash == _hash(service, spec, choice, without=frozenset({"drain"}))
     )
-    if not is_same or is_update_requested(service, record.observed_update):
-        record = newest
-    builder_version = available.builder_version
-    if record.builder_version > builder_version:
-        update = {"builder_version": builder_version, "downgraded_from": record.builder_version}
-        record = record.model_copy(update=update)
-    same = record.effective_values == newest.effective_values
-    return TemplateDecision(
-        record=record,
-        choice=choice if same else _choice_with_effective_values(choice, record.effective_values),
-        verdict=_verdict(service, record, newest),
-        is_new=record != recorded,
-    )
+    is_known = record.builder_version <= newest.builder_version
+    return is_same and is_known and not is_update_requested(service, record.observed_update)
 
 
 def is_update_requested(service: ObservedService, applied_update: str | None) -> bool:
@@ -140,19 +176,45 @@ def _newest_template(
 
 
 def _recorded_template(
-    service: ObservedService, choice: HardwareChoice, newest: PodTemplateVersionStatus
-) -> PodTemplateVersionStatus:
-    """Return the version of the variant in the status.
+    service: ObservedService,
+    workload: Workload,
+    workloads: Sequence[Workload],
+    newest: PodTemplateVersionStatus,
+) -> PodTemplateVersionStatus | None:
+    """Return the version of the pods of a Deployment; None where nothing that is trusted says it.
+
+    Who may write an annotation of a Deployment may not write its selector, nor a status. A first
+    Deployment has no digest in its selector: the status has its record until another follows.
+    """
+    record = workload.record
+    digest = template_digest(record) if record is not None else None
+    if workload.template_digest:
+        return record if digest == workload.template_digest else None
+    known = {each.complete for each in service.status.templates} | {template_digest(newest)}
+    if digest is not None and digest in known:
+        return record
+    if any(each.template_digest for each in workloads):
+        return None
+    return _reported_template(service, workload.variant, newest)
+
+
+def _reported_template(
+    service: ObservedService, variant: str, newest: PodTemplateVersionStatus
+) -> PodTemplateVersionStatus | None:
+    """Return the version of the variant in the status; None where that has another one's alone.
 
     A status with a variant but no version is older than versions; one without both was lost right
     after the Deployment was created.
     """
-    for variant in service.status.variants or ():
-        if variant.name == choice.variant:
-            return variant.pod_template_version
+    for reported in service.status.variants or ():
+        if reported.name == variant:
+            return reported.pod_template_version
+    placed = service.status.variant
+    if placed is not None and placed.name != variant:
+        return None
     if service.status.pod_template_version is not None:
         return service.status.pod_template_version
-    if service.status.variant is None:
+    if placed is None:
         return newest
     first = {"builder_version": 1, "platform": Platform(), "observed_update": None}
     return newest.model_copy(update=first)

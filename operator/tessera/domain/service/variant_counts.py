@@ -19,6 +19,7 @@ from tessera.domain.placement.split_state import (
     VariantPods,
 )
 from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.rollout.strategy import SURGE_TIMEOUT
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import ScalingHistory, ScalingUnit
 from tessera.domain.service.current_objects import CurrentObjects, pods_of_variant
@@ -69,6 +70,8 @@ class Room:
     """Devices of others."""
     held: Devices
     """Its own."""
+    pools: Mapping[str, str]
+    """The pool of each node."""
 
 
 def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
@@ -79,15 +82,18 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     room: Room,
     *,
     memory: Sequence[VariantMemory],
+    decided: Mapping[str, int],
     assigned: Mapping[str, int],
     at: datetime,
 ) -> tuple[tuple[VariantCount, ...], ReplicaSplit]:
     """Return the replicas of each variant that cover what is needed.
 
-    `assigned` are those of each that layout plans assign.
+    `decided` are those of each that the last split had, `assigned` those that layout plans assign.
     """
     lost = reclaimed_pods(choices, objects)
     by_variant = {choice.variant: pods_of_variant(objects.pods, choice) for choice in choices}
+    others = [pod for pod in objects.pods if pod.variant not in by_variant]
+    yielded = _devices_by_pool(others, room.pools)
     split = split_replicas(
         need,
         [
@@ -97,6 +103,9 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
                 expected_lead(objects.pods, status.start, variant),
                 room,
                 assigned.get(variant),
+                min(decided.get(variant, 0), _in_rollout(objects, variant, at)),
+                yielded[choice.offer.pool, choice.offer.hardware.resource]
+                // choice.offer.hardware.devices,
             )
             for choice, (variant, pods) in zip(choices, by_variant.items(), strict=True)
         ],
@@ -104,7 +113,6 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
         memory=memory,
     )
     # Those of previous variants count for the first one, which replaces them.
-    others = [pod for pod in objects.pods if pod.variant not in by_variant]
     counts = []
     for choice, (variant, own) in zip(choices, by_variant.items(), strict=True):
         pods, others = [*own, *others], []
@@ -141,12 +149,43 @@ def reclaimed_pods(choices: Iterable[HardwareChoice], objects: CurrentObjects) -
     return frozenset(pod.ref for pod in pods if pod.ref in objects.disrupted)
 
 
-def _variant_pods(
+def _devices_by_pool(pods: Iterable[Pod], pools: Mapping[str, str]) -> Devices:
+    """Return the devices that pods hold on nodes of pools."""
+    devices = Devices()
+    for pod in pods:
+        pool = pools.get(pod.node) if pod.node is not None else None
+        if pool is not None and not pod.terminating:
+            for resource, count in pod.devices.items():
+                devices[pool, resource] += count
+    return devices
+
+
+def _in_rollout(objects: CurrentObjects, variant: str, at: datetime) -> int:
+    """Return the replicas of a variant of which one may be away while its template changes.
+
+    The device of that one is kept for its successor, unless somebody else took it. What a quota
+    refuses is kept too, since it refuses as much elsewhere.
+    """
+    workloads = objects.workloads_of(variant)
+    if len(workloads) < 2 and not any(each.replica_failure for each in workloads):
+        return 0
+    lost = sum(
+        pod.variant == variant
+        and pod.unschedulable is not None
+        and at - pod.created >= SURGE_TIMEOUT
+        for pod in objects.pods
+    )
+    return sum(workload.replicas for workload in workloads) - lost
+
+
+def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     choice: HardwareChoice,
     pods: Sequence[Pod],
     start: timedelta,
     room: Room,
     assigned: int | None,
+    held: int,
+    yielded: int,
 ) -> VariantPods:
     offer, startable = choice.offer, choice.offer.startable
     kind = offer.pool, offer.hardware.resource
@@ -154,15 +193,18 @@ def _variant_pods(
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
     pending = [pod for pod in pods if pod.node is None]
+    starting = max(len(pods) - ready - len(pending), held - ready)
+    pending = pending[: max(0, len(pods) - ready - starting)]
     return VariantPods(
         variant=choice.variant,
         choice=choice,
         ready=ready,
-        starting=len(pods) - ready - len(pending),
+        starting=starting,
         pending=len(pending),
         pending_since=min((pod.created for pod in pending), default=None),
         free=free,
         growth=total - free,
+        yielded=yielded,
         assigned=assigned,
         node_start=startable.expected_start if startable is not None else timedelta(),
         start=start,

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.budget_reasons import WithinBudget
-from tessera.api.meta import Condition
+from tessera.api.meta import Condition, format_duration
 from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import (
     Accepted,
@@ -32,8 +32,10 @@ from tessera.api.service_status import (
     ScalingStatus,
     SpeedStatus,
     TenancyStatus,
+    VariantTemplates,
 )
 from tessera.api.text import counted
+from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.hardware.pools import PoolView, format_devices, weight_of
 from tessera.domain.health.readiness import assess_readiness, was_ready
@@ -53,6 +55,7 @@ from tessera.domain.rollout.strategy import (
     rollout_progress,
     strategy_message,
 )
+from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 from tessera.domain.service.speculation import speculation_verdict
@@ -127,6 +130,7 @@ def _service_status(
         pod_template_version=template_record(service_plan, service_plan.variants[0])
         if service_plan.variants
         else previous.pod_template_version,
+        templates=_templates(service_plan),
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
         speed=_speed_status(service_plan),
         preemption=service_plan.preemption,
@@ -143,6 +147,33 @@ def _service_status(
         replacement=service_plan.stall.replacement or previous.replacement,
         start=next_start_status(service_plan.pods, previous.start, snapshot.at),
     )
+
+
+def _templates(service_plan: ServicePlan) -> tuple[VariantTemplates, ...]:
+    """Return the digests of the templates of each variant that all replicas had, or that failed."""
+    reported = {each.variant: each.complete for each in service_plan.service.status.templates}
+    templates = []
+    for variant in service_plan.variants[:MAX_VARIANTS]:
+        name, digest = variant.choice.variant, variant.template.digest
+        pods = [pod for pod in service_plan.pods if pod.variant == name]
+        ready = sum(pod.takes_requests for pod in pods)
+        is_complete = (
+            variant.workload is not None
+            and variant.workload.rollout_complete
+            and not variant.older
+            and 0 < ready == len(pods) == variant.desired
+        )
+        complete = digest if is_complete else reported.get(name)
+        withdrawn = digest if variant.is_withdrawn else None
+        if complete or withdrawn:
+            templates.append(VariantTemplates(variant=name, complete=complete, withdrawn=withdrawn))
+    # A variant that has no replica now may come back to its Deployment.
+    names = {variant.choice.variant for variant in service_plan.variants}
+    existing = {workload.variant for workload in service_plan.workloads} - names
+    templates += [
+        each for each in service_plan.service.status.templates if each.variant in existing
+    ]
+    return tuple(templates[:MAX_VARIANTS])
 
 
 def _set_aside_service(
@@ -346,6 +377,12 @@ def _progressing_verdict(
         or (preparation.missing_files if preparation is not None else None)
         or _conflict_verdict(service_plan, at)
     )
+    failure = (
+        failure
+        or _withdrawn_verdict(service_plan)
+        or _unpaid_verdict(service_plan)
+        or _blocked_verdict(service_plan)
+    )
     if failure is not None:
         return failure
     if service_plan.drain.draining:
@@ -356,6 +393,50 @@ def _progressing_verdict(
     if complete and service_plan.pinned_revision.query is None:
         return _complete_verdict(service_plan)
     return _in_progress_verdict(service_plan)
+
+
+def _withdrawn_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+    """Return that the newest template gave its devices back."""
+    withdrawn = [each.choice.variant for each in service_plan.variants if each.is_withdrawn]
+    if not withdrawn:
+        return None
+    ready = sum(pod.takes_requests for pod in service_plan.pods)
+    return StatusVerdict(
+        Progressing.PROGRESS_DEADLINE_EXCEEDED,
+        f"replicas of the newest template on {', '.join(withdrawn)} were not ready "
+        f"{format_duration(START_TOLERANCE)} after their expected start, so "
+        f"{counted(ready, 'replica')} of the template before stay: change spec.model, spec.engine "
+        "or spec.podTemplate, or take the last change back",
+    )
+
+
+def _unpaid_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+    """Return that replicas of previous variants stay while no successor is granted."""
+    names = {each.choice.variant for each in service_plan.variants}
+    previous = [pod for pod in service_plan.pods if pod.variant not in names]
+    scale = service_plan.scale
+    if not previous or scale.reason not in _NOT_GRANTED:
+        return None
+    pools = ", ".join(sorted({pod.variant for pod in previous}))
+    message = f"{counted(len(previous), 'replica')} of {pools} stay, which no pool offers any more"
+    return StatusVerdict(Progressing.BUDGET_EXHAUSTED, f"{message}: {scale.message}")
+
+
+def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+    """Return for whom a rollout in place waits."""
+    for variant in service_plan.variants:
+        if variant.blocker is not None:
+            hardware = variant.choice.fit.hardware.name
+            return StatusVerdict(
+                Progressing.WAITING_FOR_DEVICE,
+                f"replicas of older templates stay, since {variant.blocker} waits for a {hardware} "
+                f"of AcceleratorPool/{variant.choice.offer.pool} and would take the next one: free "
+                "or add such hardware, or delete that pod",
+            )
+    return None
+
+
+_NOT_GRANTED = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
 
 
 def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[Progressing] | None:
@@ -398,11 +479,18 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
         (
             variant
             for variant in service_plan.variants
-            if variant.workload is not None and not variant.workload.rollout_complete
+            if variant.older
+            or (variant.workload is not None and not variant.workload.rollout_complete)
         ),
         service_plan.variants[0],
     )
     strategy = strategy_message(rolling.choice, surge=rolling.surge)
+    if any(variant.older for variant in service_plan.variants):
+        new, old = _template_progress(service_plan)
+        return StatusVerdict(
+            Progressing.ROLLING_OUT,
+            f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
+        )
     if _is_rolling_out(service_plan):
         new, old = rollout_progress(pods)
         return StatusVerdict(
@@ -414,6 +502,18 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
     changed = rolling.workload is not None and not rolling.workload.rollout_complete and pods
     message = f"{summary}; rolling out: {strategy}" if changed else summary
     return StatusVerdict(Progressing.STARTING, message)
+
+
+def _template_progress(service_plan: ServicePlan) -> tuple[int, int]:
+    """Return the ready replicas of the newest templates, and the active ones of older ones."""
+    newest = {
+        (variant.choice.variant, variant.workload.template_digest)
+        for variant in service_plan.variants
+        if variant.workload is not None
+    }
+    active = [pod for pod in service_plan.pods if not pod.terminating]
+    new = [pod for pod in active if (pod.variant, pod.template_digest) in newest]
+    return sum(pod.takes_requests for pod in new), len(active) - len(new)
 
 
 def _is_rolling_out(service_plan: ServicePlan) -> bool:
@@ -429,7 +529,8 @@ def _is_rollout_complete(service_plan: ServicePlan) -> bool:
     pods, variants = service_plan.pods, service_plan.variants
     ready_count = sum(pod.takes_requests for pod in pods)
     return ready_count == len(pods) == service_plan.desired_pods and all(
-        variant.workload is not None and variant.workload.rollout_complete for variant in variants
+        variant.workload is not None and variant.workload.rollout_complete and not variant.older
+        for variant in variants
     )
 
 

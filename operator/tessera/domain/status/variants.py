@@ -112,7 +112,7 @@ def _variant_replicas(
 def template_record(service_plan: ServicePlan, variant: VariantPlan) -> PodTemplateVersionStatus:
     """Return what determines the template that its Deployment has, or gets now."""
     status = service_plan.service.status
-    if variant.waits:
+    if variant.workload is None and variant.older:
         for reported in status.variants or ():
             if reported.name == variant.choice.variant:
                 return reported.pod_template_version

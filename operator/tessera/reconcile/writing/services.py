@@ -314,4 +314,5 @@ class ServiceApplier:
         workload = observed.plan_input if observed is not None else None
         if workload is variant.workload:
             return variant
-        return replace(variant, workload=workload if isinstance(workload, Workload) else None)
+        applied = workload if isinstance(workload, Workload) else None
+        return replace(variant, template=replace(variant.template, workload=applied))

@@ -1,0 +1,37 @@
+"""What the plan of one service is computed from."""
+
+from typing import NamedTuple
+
+from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.api.service_status import ModelStatus
+from tessera.api.template_version import PodTemplateVersion
+from tessera.domain.budget.state import Grant
+from tessera.domain.rollout.drain import Displacement
+from tessera.domain.rollout.replica_conflict import ReplicaConflict
+from tessera.domain.service.proposal import Proposal
+
+
+class ServicePlanInputs(NamedTuple):
+    """All inputs of a service plan except the time."""
+
+    proposal: Proposal
+    grant: Grant | None
+    displacement: Displacement
+    """Replicas whose slices are removed."""
+    surge_replicas: int
+    """Further replicas that it needs on its previous variants."""
+    newest_template: PodTemplateVersion
+    with_surge_capacity: frozenset[str]
+    """The variants whose pools have devices beyond the desired replicas."""
+    autoscalers: bool = False
+    """HorizontalPodAutoscalers may be written."""
+    name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()
+    """What is wrong with its names, the worst first."""
+    replica_conflicts: tuple[ReplicaConflict | None, ...] = ()
+    """What the last plan knew of others who write the replicas of each of its Deployments."""
+    last_pin: ModelStatus | None = None
+    """The revision that the last plan pinned, while the status does not have it."""
+    withdrawn: frozenset[str] = frozenset()
+    """Digests of the templates that the last plan withdrew, while the status does not have them."""
+    recorded_claims: tuple[object, ...] = ()
+    """What the claims of its model files depend on beside itself."""
