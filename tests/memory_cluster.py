@@ -37,6 +37,8 @@ Path = tuple[str, ...]
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _SERVICE_NAME = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 
+# Owns what the operator writes by another request than apply.
+_OWN_UPDATE = f"{FIELD_MANAGER}//Update"
 # No field manager owns the identity of an object.
 _IDENTITY: tuple[Path, ...] = (
     ("apiVersion",),
@@ -169,9 +171,12 @@ class MemoryCluster:
         key = ObjectKey(DEPLOYMENTS.plural, deployment.namespace, deployment.name)
         if key not in self.objects:
             raise NotFoundError(f"deployment {deployment} not found")
-        self.objects[key]["spec"]["replicas"] = replicas
-        self._owners[key]["spec", "replicas"] = FIELD_MANAGER
-        self._changed(key)
+        spec = self.objects[key]["spec"]
+        if spec.get("replicas") != replicas:
+            spec["replicas"] = replicas
+            self.objects[key]["metadata"]["generation"] += 1
+            self._owners[key]["spec", "replicas"] = _OWN_UPDATE
+            self._changed(key)
         return self.seen(key)
 
     async def read_uid(self, kind: ApiResource, ref: Ref) -> str | None:
@@ -258,10 +263,10 @@ class MemoryCluster:
                 tree = tree.setdefault(f"f:{step}", {})
         entries = []
         for owner, tree in sorted(trees.items()):
-            manager, _, subresource = owner.partition("/")
+            manager, subresource, operation = (*owner.split("/"), "", "")[:3]
             entry = {"manager": manager, "subresource": subresource, "fieldsV1": tree}
-            operation = "Apply" if manager == FIELD_MANAGER else "Update"
-            entries.append({"operation": operation, **entry})
+            default = "Apply" if manager == FIELD_MANAGER else "Update"
+            entries.append({"operation": operation or default, **entry})
         return body | {"metadata": body["metadata"] | {"managedFields": entries}}
 
     def _set(self, key: ObjectKey, body: Mapping[str, Any], manager: str) -> None:

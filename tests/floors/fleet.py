@@ -1,0 +1,286 @@
+"""Services on several pools under the whole operator, with what users and clouds do to them."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Self
+
+from tessera.api.ref import Ref
+from tessera.domain.observed.snapshot import PodReading, Readings
+from tessera.resources.api_resources import (
+    ACCELERATOR_POOLS,
+    INFERENCE_SERVICES,
+    NODES,
+    PODS,
+    TENANT_BUDGETS,
+)
+from tessera.resources.manifest import ObjectKey
+from tests.builders import A100, H100, SMALL
+from tests.floors.judge import Judge
+from tests.floors.kube import BAD_IMAGE, Autoscaler, FloorKube, PodTimes, Quota
+from tests.repartition.crashes import CrashInjector
+from tests.repartition.simulation import KillableOperator
+
+NAMESPACE = "team-a"
+GPU, SLICE = "nvidia.com/gpu", "nvidia.com/mig-1g.10gb"
+TICK = timedelta(seconds=5)
+# While nothing happens, time goes faster.
+_IDLE_TICK = timedelta(seconds=30)
+_IDLE_AFTER = 12
+PRICES = {"Reserved": "2.00", "OnDemand": "3.36"}
+
+
+@dataclass(slots=True, kw_only=True)
+class FloorFleet:
+    """The cluster and the operator; a tick is 5 s, and longer while nothing changes."""
+
+    kube: FloorKube
+    judge: Judge
+    late_controllers: float = 0.0
+    """Share of steps in which the controllers are late by a tick."""
+    operator: KillableOperator | None = None
+    waiting: dict[str, float] = field(default_factory=dict)
+    """Requests that wait at each replica, by service."""
+    quiet_ticks: int = 0
+    writes: int = 0
+    """Of the operator, in the last tick."""
+    _foreign_pods: int = 0
+
+    @classmethod
+    def begin(
+        cls, seed: int = 0, times: PodTimes | None = None, *, late_controllers: float = 0.0
+    ) -> Self:
+        kube = FloorKube(seed, times)
+        fleet = cls(kube=kube, judge=Judge(kube), late_controllers=late_controllers)
+        kube.after_round = fleet.judge.look
+        kube.foreign_losses = fleet.judge.excuse_foreign_write
+        return fleet
+
+    # Users and clouds
+
+    def add_pool(
+        self, name: str, tier: str = "Reserved", price: str | None = None, label: str | None = None
+    ) -> None:
+        """Add a pool of the nodes with this label, by default its own name."""
+        spec = {
+            "nodeSelector": {"pool": label or name},
+            "tier": tier,
+            "prices": [{"from": "2026-01-01", "perGPUHour": price or PRICES[tier]}],
+        }
+        self.kube.put(ACCELERATOR_POOLS, {"metadata": {"name": name}, "spec": spec}, "kubectl")
+
+    def rename_pool(self, old: str, new: str) -> None:
+        spec = self.kube.objects[ObjectKey(ACCELERATOR_POOLS.plural, "", old)]["spec"]
+        self.kube.put(ACCELERATOR_POOLS, {"metadata": {"name": new}, "spec": spec}, "kubectl")
+        self.kube.discard(ObjectKey(ACCELERATOR_POOLS.plural, "", old))
+
+    def add_node(
+        self, label: str, *, whole: int = 0, slices: int = 0, product: str = A100, name: str = ""
+    ) -> None:
+        """Add a node with whole GPUs, or with one GPU in slices 1g.10gb."""
+        name = name or f"{label}-{len(self.kube.nodes())}"
+        labels = {
+            "pool": label,
+            "nvidia.com/gpu.product": product,
+            "nvidia.com/gpu.count": str(whole + (1 if slices else 0)),
+        }
+        allocatable = {GPU: str(whole)} if whole else {SLICE: str(slices)}
+        status = {
+            "allocatable": allocatable,
+            "conditions": [{"type": "Ready", "status": "True"}],
+        }
+        body = {"metadata": {"name": name, "labels": labels}, "spec": {}, "status": status}
+        self.kube.put(NODES, body, "kubelet")
+
+    def serve(self, name: str, floor: int, **spec: Any) -> None:
+        """Create a service of a small model."""
+        scaling = {"minReplicas": floor, "maxReplicas": max(floor, 8), **spec.pop("scaling", {})}
+        body = {
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {"model": {"uri": SMALL}, "scaling": scaling, **spec},
+        }
+        self.kube.put(INFERENCE_SERVICES, body, "kubectl")
+
+    def spec(self, name: str) -> dict[str, Any]:
+        spec: dict[str, Any] = self.kube.objects[_service(name)]["spec"]
+        return spec
+
+    def edit(self, name: str, **fields: Any) -> None:
+        """Write fields of the spec of a service; one of None goes."""
+        spec = {**self.spec(name), **fields}
+        present = {field: value for field, value in spec.items() if value is not None}
+        body = {"metadata": {"name": name, "namespace": NAMESPACE}, "spec": present}
+        self.kube.put(INFERENCE_SERVICES, body, "kubectl")
+
+    def edit_template(self, name: str, value: str) -> None:
+        """Change the pod template of a service, harmlessly."""
+        self.edit(name, podTemplate={"annotations": {"example.org/edit": value}}, engine=None)
+
+    def break_template(self, name: str) -> None:
+        """Give a service an image that cannot be pulled."""
+        self.edit(name, engine={"image": BAD_IMAGE})
+
+    def set_floor(self, name: str, floor: int) -> None:
+        self.edit(name, scaling={**self.spec(name)["scaling"], "minReplicas": floor})
+
+    def remove_service(self, name: str) -> None:
+        self.kube.discard(_service(name))
+
+    def set_budget(self, limits: list[dict[str, str]], gpus: str | None = None) -> None:
+        spec = {
+            "owner": "team-a@example.org",
+            "tenant": {"namespaces": [NAMESPACE]},
+            "limits": limits,
+            **({"gpus": gpus} if gpus else {}),
+        }
+        self.kube.put(TENANT_BUDGETS, {"metadata": {"name": "team-a"}, "spec": spec}, "kubectl")
+
+    def remove_budget(self) -> None:
+        self.kube.discard(ObjectKey(TENANT_BUDGETS.plural, "", "team-a"))
+
+    def set_quota(self, hard: int, resource: str = GPU) -> None:
+        self.kube.quotas[NAMESPACE] = Quota(name="gpus", resource=resource, hard=hard)
+
+    def remove_quota(self) -> None:
+        self.kube.quotas.pop(NAMESPACE, None)
+
+    def autoscale(self, deployment: ObjectKey, replicas: int) -> None:
+        """Let a HorizontalPodAutoscaler hold a Deployment at this number."""
+        self.kube.autoscalers[deployment] = Autoscaler(replicas=replicas, next_at=self.kube.at)
+
+    def take_devices(self, label: str, count: int = 1, resource: str = GPU) -> None:
+        """Let pods of somebody else want devices of a pool; they wait while there are none."""
+        for _ in range(count):
+            self._foreign_pods += 1
+            meta = {
+                "name": f"notebook-{self._foreign_pods}",
+                "namespace": "people",
+                "labels": {},
+                "creationTimestamp": self.kube.moment,
+            }
+            container = {"name": "notebook", "resources": {"limits": {resource: "1"}}}
+            spec = {"nodeSelector": {"pool": label}, "containers": [container]}
+            self.kube.put(PODS, {"metadata": meta, "spec": spec}, "kubectl")
+
+    def free_devices(self, label: str) -> None:
+        """End the pods of somebody else on a pool."""
+        for key, _ in list(self.kube.pods()):
+            selector = self.kube.objects[key]["spec"]["nodeSelector"]
+            if key.namespace == "people" and selector == {"pool": label}:
+                self.kube.begin_deletion(key)
+
+    async def restart_operator(self) -> None:
+        """End the process of the operator; the next tick starts one without memory."""
+        if self.operator is not None:
+            await self.operator.stop()
+            self.operator = None
+
+    def lose_node(self, name: str) -> None:
+        self.judge.excuse_node(name)
+        self.kube.lose_node(name)
+
+    # Time
+
+    async def tick(self) -> None:
+        """Run a cycle and then the controllers; let time pass; let them see what became of it."""
+        before = self.kube.version
+        if self.operator is None:
+            self.operator = KillableOperator(
+                self.kube, CrashInjector(state=lambda: ()), node_agents=False, gateways=False
+            )
+        self.writes = await self.operator.reconcile()
+        self.judge.look()
+        await self._run_controllers()
+        idle = self.quiet_ticks >= _IDLE_AFTER
+        self.kube.at += _IDLE_TICK if idle else TICK
+        self.kube.run_kubelets()
+        await self._run_controllers()
+        self.operator.observations.readings = self._readings()
+        self.judge.end_tick(self.writes)
+        self.quiet_ticks = 0 if self.writes or self.kube.version != before else self.quiet_ticks + 1
+
+    async def _run_controllers(self) -> None:
+        if self.kube.rng.random() >= self.late_controllers:
+            await self.kube.step()
+
+    async def run(self, seconds: float) -> None:
+        end = self.kube.at + timedelta(seconds=seconds)
+        while self.kube.at < end:
+            await self.tick()
+
+    async def settle(self, seconds: float = 600) -> None:
+        """Run until nothing changes for a minute, but no longer than this."""
+        end, self.quiet_ticks = self.kube.at + timedelta(seconds=seconds), 0
+        while self.kube.at < end and self.quiet_ticks < _IDLE_AFTER:
+            await self.tick()
+
+    async def close(self) -> None:
+        await self.restart_operator()
+        await asyncio.sleep(0)
+
+    def _readings(self) -> Readings:
+        pods = {}
+        for _, pod in self.kube.pods():
+            if pod.takes_requests and pod.service.name:
+                waiting = self.waiting.get(pod.service.name, 0.0)
+                running = 8.0 if waiting else 0.0
+                pods[pod.ref] = PodReading(
+                    waiting=waiting, running=running, activity=0.9 if waiting else 0.0
+                )
+        return Readings(at=self.kube.at, pods=pods)
+
+    # Observations
+
+    def healthy(self, name: str) -> int:
+        return self.judge.healthy()[Ref(NAMESPACE, name)]
+
+    def counts(self, name: str) -> Mapping[str, int]:
+        """Return the pods of a service that take requests, by Deployment."""
+        pods = self.kube.service_pods(NAMESPACE, name)
+        prefix = f"{name}-"
+        return Counter(
+            pod.variant.removeprefix(prefix) for _, pod in pods if pod.takes_requests
+        )
+
+    def deployments(self, name: str) -> list[ObjectKey]:
+        return [key for key in self.kube.deployments() if key.name.startswith(f"{name}-")]
+
+    def condition(self, name: str, type: str) -> Mapping[str, str]:
+        status = self.kube.objects[_service(name)].get("status", {})
+        conditions = status.get("conditions", ())
+        return next((each for each in conditions if each["type"] == type), {})
+
+    def describe(self) -> list[str]:
+        """Describe services and pods for the message of a failed test."""
+        lines = []
+        for key, body in sorted(self.kube.objects.items()):
+            if key.plural == INFERENCE_SERVICES.plural:
+                lines += [
+                    f"{key.name}: {each['type']} {each['status']} {each['reason']}: "
+                    f"{each['message']}"
+                    for each in body.get("status", {}).get("conditions", ())
+                ]
+        for key in self.kube.deployments():
+            lines.append(f"{key.name}: {self.kube.strategy(key)}")
+        for key, pod in self.kube.pods():
+            state = "ends" if pod.terminating else "ready" if pod.takes_requests else "not ready"
+            lines.append(f"{key.name} {pod.template} on {pod.node}, {state}")
+        return lines
+
+
+def _service(name: str) -> ObjectKey:
+    return ObjectKey(INFERENCE_SERVICES.plural, NAMESPACE, name)
+
+
+def add_gpus(fleet: FloorFleet, label: str, whole: int, tier: str = "Reserved") -> None:
+    """Add a pool of its own with one node of whole A100."""
+    fleet.add_pool(label, tier)
+    fleet.add_node(label, whole=whole)
+
+
+def add_h100(fleet: FloorFleet, label: str, whole: int, price: str = "2.99") -> None:
+    """Add a pool of its own with one node of H100 on demand."""
+    fleet.add_pool(label, "OnDemand", price)
+    fleet.add_node(label, whole=whole, product=H100)

@@ -1,0 +1,159 @@
+"""Judges the healthy replicas of every service after each step of the controllers.
+
+It reads objects and conditions alone, as anybody with `kubectl` can.
+"""
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from tessera.api.ref import Ref
+from tessera.domain.observed.snapshot import Pod
+from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.resources.manifest import ObjectKey
+from tests.floors.kube import FloorKube
+
+
+@dataclass(slots=True)
+class Judge:
+    """Floors of services, what they once had of them, and what is tolerated below that.
+
+    Tolerated are the user's own acts, the end of a node, and one replica a service while a rollout
+    in place is under way or while a successor needs the devices of a pool.
+    """
+
+    kube: FloorKube
+    ticks_below_floor: int = 0
+    findings: list[str] = field(default_factory=list)
+    lowest: dict[Ref, int] = field(default_factory=dict)
+    """The fewest healthy replicas of each service since its floor was reached first."""
+    writes: int = 0
+    """Of the operator, in the last tick."""
+    last_change: datetime | None = None
+    """When the operator wrote, or a pod was created, changed or deleted."""
+    _reached: Counter[Ref] = field(default_factory=Counter)
+    _lost: Counter[Ref] = field(default_factory=Counter)
+    _below: dict[Ref, str] = field(default_factory=dict)
+    """What is wrong in this tick, by service."""
+    _rolling: dict[str, bool] = field(default_factory=dict)
+    """Whether a rollout of a Deployment, by UID, was in place at any time; absent without one."""
+    _moving: set[Ref] = field(default_factory=set)
+    _seen: int = 0
+    _pod_version: int = 0
+    _changes_seen: int = 0
+
+    def healthy(self) -> Counter[Ref]:
+        """Return the replicas that take requests and do not go by themselves."""
+        nodes = {name for name in self.kube.nodes() if self.kube.node(name).schedulable}
+        return Counter(
+            pod.service
+            for _, pod in self.kube.pods()
+            if pod.service.name
+            and pod.takes_requests
+            and pod.draining_since is None
+            and pod.node in nodes
+        )
+
+    def floors(self) -> dict[Ref, int]:
+        """Return `spec.scaling.minReplicas` of each service, or its fixed number."""
+        floors = {}
+        for key, body in self.kube.objects.items():
+            if key.plural == INFERENCE_SERVICES.plural:
+                spec = body["spec"]
+                floor = spec.get("replicas", spec.get("scaling", {}).get("minReplicas", 0))
+                floors[Ref(key.namespace, key.name)] = int(floor)
+        return floors
+
+    def excuse_node(self, name: str) -> None:
+        """The replicas of a node that is about to go may be missing until others are there."""
+        for _, pod in self.kube.pods():
+            if pod.node == name and pod.takes_requests:
+                self._lost[pod.service] += 1
+
+    def excuse_foreign_write(self, deployment: ObjectKey) -> None:
+        """What somebody else's number takes may be missing until others are there."""
+        healthy = [
+            pod
+            for key, pod in self.kube.pods()
+            if key.name.startswith(f"{deployment.name}-") and pod.takes_requests
+        ]
+        excess = len(healthy) - int(self.kube.objects[deployment]["spec"]["replicas"])
+        if excess > 0:
+            self._lost[healthy[0].service] += excess
+
+    def look(self) -> None:
+        """Compare every service with its floor."""
+        if self._seen == self.kube.version:
+            return
+        self._seen = self.kube.version
+        self._follow_rollouts()
+        healthy, floors = self.healthy(), self.floors()
+        self._follow_moves(healthy, floors)
+        for service, floor in floors.items():
+            count = healthy[service]
+            reached = min(floor, max(self._reached[service], count))
+            self._reached[service] = reached
+            if count >= floor:
+                self._lost[service] = 0
+            if reached:
+                self.lowest[service] = min(self.lowest.get(service, floor), count)
+            tolerated = self._lost[service] + self._may_lack_one(service)
+            if count + tolerated < reached:
+                text = f"{service} has {count} healthy of {reached}, {tolerated} may be missing"
+                self._below.setdefault(service, text)
+
+    def end_tick(self, writes: int) -> None:
+        """Count the services that were below their floor at any time of this tick."""
+        self.writes = writes
+        for text in self._below.values():
+            self.ticks_below_floor += 1
+            self.findings.append(f"{self.kube.at:%H:%M:%S} {text}")
+        self._below.clear()
+        history = self.kube.history
+        changed = any(key.plural == PODS.plural for _, key, _ in history[self._changes_seen :])
+        self._changes_seen = len(history)
+        if writes or changed or self.last_change is None:
+            self.last_change = self.kube.at
+
+    def _may_lack_one(self, service: Ref) -> int:
+        rolling = any(
+            self._rolling.get(self.kube.objects[key]["metadata"]["uid"])
+            for key in self.kube.deployments()
+            if self._service_of(key) == service
+        )
+        return int(rolling or service in self._moving)
+
+    def _service_of(self, deployment: ObjectKey) -> Ref:
+        labels = self.kube.objects[deployment]["spec"]["selector"]["matchLabels"]
+        return Ref(deployment.namespace, labels.get("tessera.dev/service", ""))
+
+    def _follow_rollouts(self) -> None:
+        """A rollout lasts until all replicas of a Deployment are healthy with its template."""
+        pods = defaultdict[str, list[Pod]](list)
+        for key, pod in self.kube.pods():
+            for owner in self.kube.objects[key]["metadata"].get("ownerReferences", ()):
+                pods[owner.get("uid", "").rpartition("-")[0]].append(pod)
+        for key in self.kube.deployments():
+            uid = self.kube.objects[key]["metadata"]["uid"]
+            newest, strategy = self.kube.template_hash(key), self.kube.strategy(key)
+            old = [pod for pod in pods[uid] if pod.template != newest]
+            ready = sum(pod.takes_requests for pod in pods[uid] if pod.template == newest)
+            in_place = strategy.surge == 0
+            if old:
+                self._rolling[uid] = self._rolling.get(uid, False) or in_place
+            elif uid in self._rolling and ready >= strategy.replicas:
+                del self._rolling[uid]
+
+    def _follow_moves(self, healthy: Counter[Ref], floors: dict[Ref, int]) -> None:
+        """A move to another Deployment on the same devices lasts until the floor is there again."""
+        grounds = defaultdict[Ref, dict[tuple[object, ...], set[str]]](lambda: defaultdict(set))
+        for key, pod in self.kube.pods():
+            if pod.service.name:
+                selector = self.kube.objects[key]["spec"]["nodeSelector"]
+                ground = (*sorted(selector.items()), *sorted(pod.devices))
+                grounds[pod.service][ground].add(pod.variant)
+        for service, floor in floors.items():
+            if any(len(variants) > 1 for variants in grounds[service].values()):
+                self._moving.add(service)
+            elif healthy[service] >= floor:
+                self._moving.discard(service)
