@@ -333,7 +333,7 @@ class FloorKube(Kube):
 
     def _drop_unbound(self) -> None:
         for key, pod in list(self.pods()):
-            if pod.terminating and pod.node is None:
+            if pod.node is None and "deletionTimestamp" in self.objects[key]["metadata"]:
                 self.discard(key)
 
     @override
@@ -392,7 +392,8 @@ class FloorKube(Kube):
         for key, pod in list(self.pods()):
             if pod.node is None:
                 continue
-            if pod.terminating:
+            # Of somebody else's pod the product does not read it.
+            if "deletionTimestamp" in self.objects[key]["metadata"]:
                 self._end(key)
             elif pod.service.name:
                 self._start(key, pod)

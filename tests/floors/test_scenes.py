@@ -174,6 +174,7 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_pool_is_renamed(
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 4)
+    add_gpus(fleet, "a100-od", 2, "OnDemand")
     await _serve(fleet, 2)
     fleet.set_budget(limits, gpus)
     await fleet.run(MINUTE)
