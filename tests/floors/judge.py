@@ -27,19 +27,18 @@ class Judge:
     findings: list[str] = field(default_factory=list)
     lowest: dict[Ref, int] = field(default_factory=dict)
     """The fewest healthy replicas of each service since its floor was reached first."""
-    writes: int = 0
-    """Of the operator, in the last tick."""
     last_change: datetime | None = None
     """When the operator wrote, or a pod was created, changed or deleted."""
     _reached: Counter[Ref] = field(default_factory=Counter)
     _lost: Counter[Ref] = field(default_factory=Counter)
     _below: dict[Ref, str] = field(default_factory=dict)
-    """What is wrong in this tick, by service."""
+    """What is wrong now, by service."""
+    _was_below: dict[Ref, str] = field(default_factory=dict)
+    """What was wrong at any time of this tick, by service."""
     _rolling: dict[str, bool] = field(default_factory=dict)
     """Whether a rollout of a Deployment, by UID, was in place at any time; absent without one."""
     _moving: set[Ref] = field(default_factory=set)
     _seen: int = 0
-    _pod_version: int = 0
     _changes_seen: int = 0
 
     def healthy(self) -> Counter[Ref]:
@@ -89,6 +88,7 @@ class Judge:
         self._follow_rollouts()
         healthy, floors = self.healthy(), self.floors()
         self._follow_moves(healthy, floors)
+        self._below.clear()
         for service, floor in floors.items():
             count = healthy[service]
             reached = min(floor, max(self._reached[service], count))
@@ -100,15 +100,15 @@ class Judge:
             tolerated = self._lost[service] + self._may_lack_one(service)
             if count + tolerated < reached:
                 text = f"{service} has {count} healthy of {reached}, {tolerated} may be missing"
-                self._below.setdefault(service, text)
+                self._below[service] = text
+        self._was_below = {**self._below, **self._was_below}
 
-    def end_tick(self, writes: int) -> None:
-        """Count the services that were below their floor at any time of this tick."""
-        self.writes = writes
-        for text in self._below.values():
-            self.ticks_below_floor += 1
+    def end_tick(self, writes: int, ticks: int = 1) -> None:
+        """Count the services that were below their floor at any time; it lasted so many ticks."""
+        for text in self._was_below.values():
+            self.ticks_below_floor += ticks
             self.findings.append(f"{self.kube.at:%H:%M:%S} {text}")
-        self._below.clear()
+        self._was_below = dict(self._below)
         history = self.kube.history
         changed = any(key.plural == PODS.plural for _, key, _ in history[self._changes_seen :])
         self._changes_seen = len(history)
