@@ -39,7 +39,7 @@ class FloorFleet:
     kube: FloorKube
     judge: Judge
     late_controllers: float = 0.0
-    """Share of steps in which the controllers are late by a tick."""
+    """Share of the ticks in which the controllers take only one step, after the time has passed."""
     operator: KillableOperator | None = None
     waiting: dict[str, float] = field(default_factory=dict)
     """Requests that wait at each replica, by service."""
@@ -150,7 +150,9 @@ class FloorFleet:
         """Let a HorizontalPodAutoscaler hold a Deployment at this number."""
         self.kube.autoscalers[deployment] = Autoscaler(replicas=replicas, next_at=self.kube.at)
 
-    def take_devices(self, label: str, count: int = 1, resource: str = GPU) -> None:
+    def take_devices(
+        self, label: str, count: int = 1, resource: str = GPU, priority: int = 0
+    ) -> None:
         """Let pods of somebody else want devices of a pool; they wait while there are none."""
         for _ in range(count):
             self._foreign_pods += 1
@@ -161,7 +163,11 @@ class FloorFleet:
                 "creationTimestamp": self.kube.moment,
             }
             container = {"name": "notebook", "resources": {"limits": {resource: "1"}}}
-            spec = {"nodeSelector": {"pool": label}, "containers": [container]}
+            spec = {
+                "nodeSelector": {"pool": label},
+                "containers": [container],
+                "priority": priority,
+            }
             self.kube.put(PODS, {"metadata": meta, "spec": spec}, "kubectl")
 
     def free_devices(self, label: str) -> None:
@@ -192,18 +198,17 @@ class FloorFleet:
             )
         self.writes = await self.operator.reconcile()
         self.judge.look()
-        await self._run_controllers()
+        is_late = self.kube.rng.random() < self.late_controllers
+        if not is_late:
+            await self.kube.step()
         ticks = _IDLE_TICKS if self.quiet_ticks >= _IDLE_AFTER else 1
         self.kube.at += ticks * TICK
         self.kube.run_kubelets()
-        await self._run_controllers()
+        await self.kube.step(rounds=1 if is_late else None)
         self.operator.observations.readings = self._readings()
         self.judge.end_tick(self.writes, ticks)
-        self.quiet_ticks = 0 if self.writes or self.kube.version != before else self.quiet_ticks + 1
-
-    async def _run_controllers(self) -> None:
-        if self.kube.rng.random() >= self.late_controllers:
-            await self.kube.step()
+        is_busy = self.writes or self.kube.version != before or self.kube.is_waiting
+        self.quiet_ticks = 0 if is_busy else self.quiet_ticks + 1
 
     async def run(self, seconds: float) -> None:
         end, self.quiet_ticks = self.kube.at + timedelta(seconds=seconds), 0
@@ -240,9 +245,7 @@ class FloorFleet:
         """Return the pods of a service that take requests, by Deployment."""
         pods = self.kube.service_pods(NAMESPACE, name)
         prefix = f"{name}-"
-        return Counter(
-            pod.variant.removeprefix(prefix) for _, pod in pods if pod.takes_requests
-        )
+        return Counter(pod.variant.removeprefix(prefix) for _, pod in pods if pod.takes_requests)
 
     def deployments(self, name: str) -> list[ObjectKey]:
         return [key for key in self.kube.deployments() if key.name.startswith(f"{name}-")]

@@ -37,7 +37,8 @@ class Judge:
     """What was wrong at any time of this tick, by service."""
     _rolling: dict[str, bool] = field(default_factory=dict)
     """Whether a rollout of a Deployment, by UID, was in place at any time; absent without one."""
-    _moving: set[Ref] = field(default_factory=set)
+    _replacing: set[Ref] = field(default_factory=set)
+    """Services of which one replica may be missing until their floor is there again."""
     _seen: int = 0
     _changes_seen: int = 0
 
@@ -85,9 +86,10 @@ class Judge:
         if self._seen == self.kube.version:
             return
         self._seen = self.kube.version
-        self._follow_rollouts()
         healthy, floors = self.healthy(), self.floors()
-        self._follow_moves(healthy, floors)
+        needed = self._rolling_in_place() | self._moving_on_same_devices()
+        whole = {service for service, floor in floors.items() if healthy[service] >= floor}
+        self._replacing = (self._replacing - whole) | needed
         self._below.clear()
         for service, floor in floors.items():
             count = healthy[service]
@@ -97,7 +99,7 @@ class Judge:
                 self._lost[service] = 0
             if reached:
                 self.lowest[service] = min(self.lowest.get(service, floor), count)
-            tolerated = self._lost[service] + self._may_lack_one(service)
+            tolerated = self._lost[service] + (service in self._replacing)
             if count + tolerated < reached:
                 text = f"{service} has {count} healthy of {reached}, {tolerated} may be missing"
                 self._below[service] = text
@@ -115,45 +117,39 @@ class Judge:
         if writes or changed or self.last_change is None:
             self.last_change = self.kube.at
 
-    def _may_lack_one(self, service: Ref) -> int:
-        rolling = any(
-            self._rolling.get(self.kube.objects[key]["metadata"]["uid"])
-            for key in self.kube.deployments()
-            if self._service_of(key) == service
-        )
-        return int(rolling or service in self._moving)
-
     def _service_of(self, deployment: ObjectKey) -> Ref:
         labels = self.kube.objects[deployment]["spec"]["selector"]["matchLabels"]
         return Ref(deployment.namespace, labels.get("tessera.dev/service", ""))
 
-    def _follow_rollouts(self) -> None:
-        """A rollout lasts until all replicas of a Deployment are healthy with its template."""
+    def _rolling_in_place(self) -> set[Ref]:
+        """Return services with a rollout that was in place at any time.
+
+        It lasts until all replicas of a Deployment are healthy with its template.
+        """
         pods = defaultdict[str, list[Pod]](list)
         for key, pod in self.kube.pods():
             for owner in self.kube.objects[key]["metadata"].get("ownerReferences", ()):
                 pods[owner.get("uid", "").rpartition("-")[0]].append(pod)
+        services = set()
         for key in self.kube.deployments():
             uid = self.kube.objects[key]["metadata"]["uid"]
             newest, strategy = self.kube.template_hash(key), self.kube.strategy(key)
             old = [pod for pod in pods[uid] if pod.template != newest]
             ready = sum(pod.takes_requests for pod in pods[uid] if pod.template == newest)
-            in_place = strategy.surge == 0
             if old:
-                self._rolling[uid] = self._rolling.get(uid, False) or in_place
+                self._rolling[uid] = self._rolling.get(uid, False) or strategy.surge == 0
             elif uid in self._rolling and ready >= strategy.replicas:
                 del self._rolling[uid]
+            if self._rolling.get(uid):
+                services.add(self._service_of(key))
+        return services
 
-    def _follow_moves(self, healthy: Counter[Ref], floors: dict[Ref, int]) -> None:
-        """A move to another Deployment on the same devices lasts until the floor is there again."""
-        grounds = defaultdict[Ref, dict[tuple[object, ...], set[str]]](lambda: defaultdict(set))
+    def _moving_on_same_devices(self) -> set[Ref]:
+        """Return services whose pods of several Deployments want the same devices."""
+        variants = defaultdict[tuple[Ref, tuple[object, ...]], set[str]](set)
         for key, pod in self.kube.pods():
             if pod.service.name:
                 selector = self.kube.objects[key]["spec"]["nodeSelector"]
-                ground = (*sorted(selector.items()), *sorted(pod.devices))
-                grounds[pod.service][ground].add(pod.variant)
-        for service, floor in floors.items():
-            if any(len(variants) > 1 for variants in grounds[service].values()):
-                self._moving.add(service)
-            elif healthy[service] >= floor:
-                self._moving.discard(service)
+                devices = (*sorted(selector.items()), *sorted(pod.devices))
+                variants[pod.service, devices].add(pod.variant)
+        return {service for (service, _), names in variants.items() if len(names) > 1}

@@ -86,10 +86,10 @@ class FloorKube(Kube):
     # Controllers
 
     @override
-    async def step(self) -> None:
-        """Let every controller work until none has anything to do."""
+    async def step(self, rounds: int | None = None) -> None:
+        """Let every controller work for so many rounds, or until none has anything to do."""
         self._addresses()
-        for _ in range(_MAX_ROUNDS):
+        for _ in range(rounds or _MAX_ROUNDS):
             version = self.version
             self._autoscale()
             self._collect_garbage()
@@ -100,7 +100,8 @@ class FloorKube(Kube):
             self.after_round()
             if version == self.version:
                 return
-        raise AssertionError(f"controllers did not agree after {_MAX_ROUNDS} rounds")
+        if rounds is None:
+            raise AssertionError(f"controllers did not agree after {_MAX_ROUNDS} rounds")
 
     def deployments(self) -> list[ObjectKey]:
         return sorted(key for key in self.objects if key.plural == DEPLOYMENTS.plural)
@@ -338,9 +339,10 @@ class FloorKube(Kube):
 
     @override
     def _schedule(self) -> None:
-        """Bind each waiting pod to any node that has room, in a drawn order."""
+        """Bind each waiting pod to any node that has room, by priority and in a drawn order."""
         waiting = [key for key, pod in self.pods() if pod.node is None and not pod.terminating]
         self.rng.shuffle(waiting)
+        waiting.sort(key=lambda key: -int(self.objects[key]["spec"].get("priority", 0)))
         for key in waiting:
             nodes = [name for name in self.nodes() if self._fits(key, name)]
             if not nodes:
@@ -401,9 +403,13 @@ class FloorKube(Kube):
     def _end(self, key: ObjectKey) -> None:
         due = self._ends.setdefault(key, self.at + self._drawn(self.times.end))
         if self.at >= due:
-            self._starts.pop(key, None)
-            self._ends.pop(key, None)
-            self.discard(key)
+            self.forget(key)
+
+    def forget(self, key: ObjectKey) -> None:
+        """Remove a pod at once."""
+        self._starts.pop(key, None)
+        self._ends.pop(key, None)
+        self.discard(key)
 
     def _start(self, key: ObjectKey, pod: Pod) -> None:
         container = self.objects[key]["spec"]["containers"][0]
@@ -419,6 +425,11 @@ class FloorKube(Kube):
         if up != pod.containers_ready:
             self.ready(key, up=up)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Return whether a pod starts or ends within its own time."""
+        return bool(self._ends) or any(at > self.at for at in self._starts.values())
+
     def _container(self, key: ObjectKey, **fields: object) -> None:
         self.set(key, "status", containerStatuses=[{"name": ENGINE, **fields}])
 
@@ -429,7 +440,7 @@ class FloorKube(Kube):
         """Delete a node with all of its pods, as a cloud that takes it back."""
         for key, pod in list(self.pods()):
             if pod.node == name:
-                self.discard(key)
+                self.forget(key)
         self.discard(ObjectKey(NODES.plural, "", name))
 
     def service_pods(self, namespace: str, service: str) -> Iterator[tuple[ObjectKey, Pod]]:

@@ -71,9 +71,7 @@ def _resize(wanted: RollingUpdate, replica_set: ReplicaSet, replicas: int) -> No
     replica_set.desired, replica_set.maximum = wanted.replicas, wanted.replicas + wanted.surge
 
 
-def _scale(
-    wanted: RollingUpdate, newest: ReplicaSet | None, older: Sequence[ReplicaSet]
-) -> None:
+def _scale(wanted: RollingUpdate, newest: ReplicaSet | None, older: Sequence[ReplicaSet]) -> None:
     """Share a change of replicas out among the ReplicaSets, in proportion to their sizes."""
     existing = [*older, *([newest] if newest is not None else [])]
     active = [each for each in existing if each.replicas]
@@ -103,9 +101,7 @@ def _is_saturated(wanted: RollingUpdate, newest: ReplicaSet) -> bool:
     return newest.replicas == newest.desired == newest.available == wanted.replicas
 
 
-def _proportion(
-    wanted: RollingUpdate, replica_set: ReplicaSet, missing: int, shared: int
-) -> int:
+def _proportion(wanted: RollingUpdate, replica_set: ReplicaSet, missing: int, shared: int) -> int:
     if missing in (0, shared):
         return 0
     fraction = -replica_set.replicas
@@ -151,4 +147,3 @@ def _scale_down_older(
         if removed:
             _resize(wanted, each, each.replicas - removed)
             removable -= removed
-

@@ -7,7 +7,6 @@ import pytest
 
 from tessera.api.ref import Ref
 from tessera.resources.api_resources import JOBS, PODS
-
 from tests.floors.fleet import GPU, NAMESPACE, SLICE, FloorFleet, add_gpus, add_h100
 from tests.floors.kube import PodTimes
 from tests.reconcile.test_precision_files import AWQ, FILES, report_of, shape_of_files
@@ -15,6 +14,16 @@ from tests.reconcile.test_precision_files import AWQ, FILES, report_of, shape_of
 FAST, SLOW = PodTimes(start=(10, 30)), PodTimes(start=(60, 100), end=(20, 25))
 MINUTE = 60.0
 CHAT = Ref(NAMESPACE, "chat")
+
+
+def _known(reason: str) -> pytest.MarkDecorator:
+    """Mark what fails today, with what was observed."""
+    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
+
+
+_F1 = _known("F1: 3 of 4 for good, the Deployment that rolls keeps the bad image")
+_F1_AND_F2 = _known("F1, F2: 0 of 4 for 355 s, and the bad image stays")
+_F3_STAYS = _known("F3: 0 of 1, 1 of 2 for 840 s, until the limit is raised")
 
 
 @pytest.fixture
@@ -51,18 +60,18 @@ def _assert_floor_held(fleet: FloorFleet, floor: int) -> None:
 
 async def _broken_rollout(fleet: FloorFleet, variants: int) -> FloorFleet:
     """Return a fleet whose service of 4 replicas on so many full pools got a bad template."""
-    for index in range(variants):
-        add_gpus(fleet, f"a100-{index}", 4 // variants, "OnDemand" if index else "Reserved")
-    if 4 % variants:
-        add_gpus(fleet, "a100-rest", 4 % variants, "OnDemand")
+    for index, size in enumerate({1: (4,), 2: (2, 2), 3: (2, 1, 1)}[variants]):
+        add_gpus(fleet, f"a100-{index}", size, "OnDemand" if index else "Reserved")
     await _serve(fleet, 4)
     fleet.break_template("chat")
     await fleet.run(5 * MINUTE)
     return fleet
 
 
-@pytest.mark.parametrize("restart", [False, True], ids=["", "restarted"])
-@pytest.mark.parametrize("pools", [1, 2, 3])
+@pytest.mark.parametrize("restart", [False, True], ids=["same", "restarted"])
+@pytest.mark.parametrize(
+    "pools", [1, pytest.param(2, marks=_F1), pytest.param(3, marks=_F1_AND_F2)]
+)
 async def test_a_bad_template_is_replaced_by_its_fix(
     pools: int, restart: bool, begin: Callable[..., FloorFleet]
 ) -> None:
@@ -75,10 +84,10 @@ async def test_a_bad_template_is_replaced_by_its_fix(
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
 
 
-@pytest.mark.parametrize("pools", [1, 2, 3])
-async def test_a_bad_template_is_taken_back(
-    pools: int, begin: Callable[..., FloorFleet]
-) -> None:
+@pytest.mark.parametrize(
+    "pools", [1, pytest.param(2, marks=_F1), pytest.param(3, marks=_F1_AND_F2)]
+)
+async def test_a_bad_template_is_taken_back(pools: int, begin: Callable[..., FloorFleet]) -> None:
     fleet = await _broken_rollout(begin(), pools)
     fleet.edit("chat", engine=None)
     await fleet.run(30 * MINUTE)
@@ -89,7 +98,15 @@ async def test_a_bad_template_is_taken_back(
 # F2
 
 
-@pytest.mark.parametrize("sizes", [(1, 1), (2, 2), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        pytest.param((1, 1), marks=_known("F2: 0 of 2, 50 s below the floor")),
+        pytest.param((2, 2), marks=_known("F2: 2 of 4, 40 s below the floor")),
+        pytest.param((1, 1, 1), marks=_known("F2: 0 of 3, 50 s below the floor")),
+    ],
+    ids=str,
+)
 async def test_a_rollout_in_full_pools_takes_one_replica_at_a_time(
     sizes: tuple[int, ...], begin: Callable[..., FloorFleet]
 ) -> None:
@@ -104,7 +121,12 @@ async def test_a_rollout_in_full_pools_takes_one_replica_at_a_time(
 
 
 @pytest.mark.parametrize(
-    ("floor", "times"), [(2, FAST), (4, SLOW)], ids=["2", "4, slow engines"]
+    ("floor", "times"),
+    [
+        pytest.param(2, FAST, marks=_known("F2: 0 of 2, 45 s below the floor")),
+        pytest.param(4, SLOW, marks=_known("F2: 1 of 4, 130 s below the floor")),
+    ],
+    ids=["2", "4-slow-engines"],
 )
 async def test_a_quota_of_what_runs_takes_one_replica_at_a_time(
     floor: int, times: PodTimes, begin: Callable[..., FloorFleet]
@@ -120,14 +142,15 @@ async def test_a_quota_of_what_runs_takes_one_replica_at_a_time(
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
 
 
+@_known("F2: 0 of 2, 30 s below the floor")
 async def test_late_controllers_take_one_replica_at_a_time(
-    begin: Callable[..., FloorFleet]
+    begin: Callable[..., FloorFleet],
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 2)
     add_gpus(fleet, "a100-od", 2, "OnDemand")
     await _serve(fleet, 2)
-    fleet.late_controllers = 0.5
+    fleet.late_controllers = 1.0
     fleet.edit_template("chat", "two")
     await fleet.run(15 * MINUTE)
     _assert_floor_held(fleet, 2)
@@ -139,11 +162,15 @@ async def test_late_controllers_take_one_replica_at_a_time(
 @pytest.mark.parametrize(
     ("limits", "gpus"),
     [
-        ([{"window": "Month", "amount": "0.01", "tier": "OnDemand"}], None),
-        ([{"window": "Month", "amount": "0.01"}], None),
-        ([{"window": "Month", "amount": "100000"}], "0.5"),
+        pytest.param(
+            [{"window": "Month", "amount": "0.01", "tier": "OnDemand"}],
+            None,
+            marks=_known("F3: 0 of 1 for 35 s, 1 of 2 for 30 s, until the new replica is ready"),
+            id="tier",
+        ),
+        pytest.param([{"window": "Month", "amount": "0.01"}], None, marks=_F3_STAYS, id="month"),
+        pytest.param([{"window": "Month", "amount": "100000"}], "0.5", marks=_F3_STAYS, id="gpus"),
     ],
-    ids=["tier", "month", "gpus"],
 )
 @pytest.mark.parametrize("floor", [1, 2])
 async def test_a_used_up_budget_keeps_the_floor_while_a_reserved_gpu_becomes_free(
@@ -168,6 +195,7 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_reserved_gpu_becomes_fre
 # F4, F9
 
 
+@_known("F4: 0 of 2 for 900 s, until the limit is raised")
 @pytest.mark.parametrize(
     ("limits", "gpus"),
     [
@@ -190,7 +218,13 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_pool_is_renamed(
     _assert_floor_held(fleet, 2)
 
 
-@pytest.mark.parametrize("floor", [2, 4])
+@pytest.mark.parametrize(
+    "floor",
+    [
+        pytest.param(2, marks=_known("F9: 0 of 2, 40 s below the floor")),
+        pytest.param(4, marks=_known("F9: 0 of 4, 55 s below the floor")),
+    ],
+)
 async def test_a_full_pool_that_is_renamed_gives_up_one_replica_at_a_time(
     floor: int, begin: Callable[..., FloorFleet]
 ) -> None:
@@ -205,8 +239,9 @@ async def test_a_full_pool_that_is_renamed_gives_up_one_replica_at_a_time(
 # F5
 
 
+@_known("F5: 1 of 6 stands in 232 of 240 ticks of 5 s")
 async def test_an_autoscaler_of_somebody_else_does_not_hold_a_service_below_its_floor(
-    begin: Callable[..., FloorFleet]
+    begin: Callable[..., FloorFleet],
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 6)
@@ -225,6 +260,7 @@ async def test_an_autoscaler_of_somebody_else_does_not_hold_a_service_below_its_
 # F6
 
 
+@_known("F6: 1 of 2 updated after 30 min, a pod pends, Placed=False Unschedulable")
 async def test_a_rollout_whose_freed_gpu_is_taken_ends(begin: Callable[..., FloorFleet]) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 2)
@@ -233,7 +269,7 @@ async def test_a_rollout_whose_freed_gpu_is_taken_ends(begin: Callable[..., Floo
     fleet.take_devices("a100-od")
     await fleet.run(10)
     fleet.edit_template("chat", "two")
-    fleet.take_devices("a100")
+    fleet.take_devices("a100", priority=100)
     await fleet.run(30 * MINUTE)
     _assert_floor_held(fleet, 2)
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete", fleet.describe()
@@ -243,20 +279,23 @@ async def test_a_rollout_whose_freed_gpu_is_taken_ends(begin: Callable[..., Floo
 # F10
 
 
+@_known("F10: 0 of 2 updated after 30 min, no message names the quota")
 async def test_a_surge_that_a_quota_refuses_becomes_in_place(
-    begin: Callable[..., FloorFleet]
+    begin: Callable[..., FloorFleet],
 ) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 4)
     await _serve(fleet, 2)
     fleet.set_quota(2)
     fleet.edit_template("chat", "two")
-    await fleet.run(2 * MINUTE)
-    progressing = fleet.condition("chat", "Progressing")
+    messages = set[str]()
+    for _ in range(24):
+        await fleet.tick()
+        messages.add(fleet.condition("chat", "Progressing")["message"].lower())
     await fleet.run(30 * MINUTE)
     _assert_floor_held(fleet, 2)
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete", fleet.describe()
-    assert "quota" in progressing["message"], progressing
+    assert any("quota" in message for message in messages), messages
 
 
 # F11, S1-1, S1-2
@@ -267,8 +306,9 @@ def _slices(fleet: FloorFleet, label: str, count: int, tier: str, price: str) ->
     fleet.add_node(label, slices=count)
 
 
+@_known("F11: 2 slices at 0.90 USD/h together become 1 H100 at 2.99, which is 1 of 2 pods")
 async def test_idle_slices_on_demand_are_not_replaced_by_a_dearer_gpu(
-    begin: Callable[..., FloorFleet]
+    begin: Callable[..., FloorFleet],
 ) -> None:
     fleet = begin()
     _slices(fleet, "a100-od", 2, "OnDemand", "3.36")
@@ -279,16 +319,17 @@ async def test_idle_slices_on_demand_are_not_replaced_by_a_dearer_gpu(
     _assert_floor_held(fleet, 2)
 
 
-@pytest.mark.parametrize("replaced", [False, True], ids=["", "after the H100 came"])
+@_known("S1-1: 1 of 2 for 375 s on an H100 at 2.99 USD/h, and no reserved slice is used")
+@pytest.mark.parametrize("added", ["before", "later"])
 async def test_a_burst_keeps_the_reserved_floor(
-    replaced: bool, begin: Callable[..., FloorFleet]
+    added: str, begin: Callable[..., FloorFleet]
 ) -> None:
     fleet = begin()
     _slices(fleet, "a100", 2, "Reserved", "1.68")
-    if not replaced:
+    if added == "before":
         add_h100(fleet, "h100", 2)
     await _serve(fleet, 2, scaling={"maxReplicas": 6})
-    if replaced:
+    if added == "later":
         add_h100(fleet, "h100", 2)
     fleet.waiting["chat"] = 30
     await fleet.run(30)
@@ -298,8 +339,9 @@ async def test_a_burst_keeps_the_reserved_floor(
     assert fleet.counts("chat") == {"a100-1g-10gb": 2}, fleet.describe()
 
 
+@_known("S1-2: an idle replica is on an H100 at 2.99 USD/h for 36 of 240 ticks of 5 s")
 async def test_new_precisions_do_not_start_an_idle_replica_on_a_dear_gpu(
-    begin: Callable[..., FloorFleet]
+    begin: Callable[..., FloorFleet],
 ) -> None:
     fleet = begin()
     _slices(fleet, "a100", 3, "Reserved", "1.68")
