@@ -11,10 +11,12 @@ from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import PodReading, Readings
 from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
+    DEPLOYMENTS,
     INFERENCE_SERVICES,
     NODES,
     PODS,
     TENANT_BUDGETS,
+    ApiResource,
 )
 from tessera.resources.manifest import ObjectKey
 from tests.builders import A100, H100, SMALL
@@ -44,8 +46,7 @@ class FloorFleet:
     waiting: dict[str, float] = field(default_factory=dict)
     """Requests that wait at each replica, by service."""
     quiet_ticks: int = 0
-    writes: int = 0
-    """Of the operator, in the last tick."""
+    restart_requested: bool = False
     _foreign_pods: int = 0
 
     @classmethod
@@ -177,8 +178,15 @@ class FloorFleet:
             if key.namespace == "people" and selector == {"pool": label}:
                 self.kube.begin_deletion(key)
 
+    def devices_in_use(self, resource: str) -> int:
+        """Return the devices that pods of the namespace hold or want."""
+        return sum(
+            pod.devices.get(resource, 0) for key, pod in self.kube.pods() if key.namespace == NAMESPACE
+        )
+
     async def restart_operator(self) -> None:
         """End the process of the operator; the next tick starts one without memory."""
+        self.restart_requested = False
         if self.operator is not None:
             await self.operator.stop()
             self.operator = None
@@ -191,13 +199,15 @@ class FloorFleet:
 
     async def tick(self) -> None:
         """Run a cycle and then the controllers; let time pass; let them see what became of it."""
-        before = self.kube.version
+        if self.restart_requested:
+            await self.restart_operator()
         if self.operator is None:
             self.operator = KillableOperator(
                 self.kube, CrashInjector(state=lambda: ()), node_agents=False, gateways=True
             )
-        self.writes = await self.operator.reconcile()
+        await self.operator.reconcile()
         self.judge.look()
+        self.judge.look_at_numbers()
         is_late = self.kube.rng.random() < self.late_controllers
         if not is_late:
             await self.kube.step()
@@ -206,8 +216,7 @@ class FloorFleet:
         self.kube.run_kubelets()
         await self.kube.step(rounds=1 if is_late else None)
         self.operator.observations.readings = self._readings()
-        self.judge.end_tick(self.writes, ticks)
-        is_busy = self.writes or self.kube.version != before or self.kube.is_waiting
+        is_busy = self.judge.end_tick(ticks) or self.kube.is_waiting
         self.quiet_ticks = 0 if is_busy else self.quiet_ticks + 1
 
     async def run(self, seconds: float) -> None:
@@ -237,6 +246,40 @@ class FloorFleet:
         return Readings(at=self.kube.at, pods=pods)
 
     # Observations
+
+    def _names(self, kind: ApiResource) -> list[str]:
+        return sorted(key.name for key in self.kube.objects if key.plural == kind.plural)
+
+    def services(self) -> list[str]:
+        return self._names(INFERENCE_SERVICES)
+
+    def pools(self) -> list[str]:
+        return self._names(ACCELERATOR_POOLS)
+
+    def has_budget(self) -> bool:
+        return bool(self._names(TENANT_BUDGETS))
+
+    def labels(self) -> list[str]:
+        """Return the labels of nodes by which pools select them."""
+        return sorted({self.kube.node(name).labels["pool"] for name in self.kube.nodes()})
+
+    def taken_labels(self) -> list[str]:
+        """Return the labels of pools with pods of somebody else."""
+        return sorted(
+            {
+                self.kube.objects[key]["spec"]["nodeSelector"]["pool"]
+                for key, _ in self.kube.pods()
+                if key.namespace == "people"
+            }
+        )
+
+    def resource(self, label: str) -> str:
+        """Return what the nodes with this label offer."""
+        nodes = [self.kube.node(name) for name in self.kube.nodes()]
+        return next(iter(next(node for node in nodes if node.labels["pool"] == label).allocatable))
+
+    def deployment(self, name: str) -> ObjectKey:
+        return ObjectKey(DEPLOYMENTS.plural, NAMESPACE, name)
 
     def healthy(self, name: str) -> int:
         return self.judge.healthy()[Ref(NAMESPACE, name)]

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from tessera.api.ref import Ref
 from tessera.domain.observed.snapshot import Pod
-from tessera.resources.api_resources import INFERENCE_SERVICES, PODS
+from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.kube import FloorKube
 
@@ -28,7 +28,7 @@ class Judge:
     lowest: dict[Ref, int] = field(default_factory=dict)
     """The fewest healthy replicas of each service since its floor was reached first."""
     last_change: datetime | None = None
-    """When the operator wrote, or a pod was created, changed or deleted."""
+    """When a Deployment or a pod was created, changed or deleted."""
     _reached: Counter[Ref] = field(default_factory=Counter)
     _lost: Counter[Ref] = field(default_factory=Counter)
     _below: dict[Ref, str] = field(default_factory=dict)
@@ -105,17 +105,36 @@ class Judge:
                 self._below[service] = text
         self._was_below = {**self._below, **self._was_below}
 
-    def end_tick(self, writes: int, ticks: int = 1) -> None:
-        """Count the services that were below their floor at any time; it lasted so many ticks."""
+    def look_at_numbers(self) -> None:
+        """Compare what autoscalers of others wrote, and a cycle let stand, with the floors."""
+        replicas = Counter[Ref]()
+        for key in self.kube.deployments():
+            replicas[self._service_of(key)] += self.kube.strategy(key).replicas
+        floors = self.floors()
+        for key, autoscaler in self.kube.autoscalers.items():
+            if key not in self.kube.objects:
+                continue
+            service, number = self._service_of(key), self.kube.strategy(key).replicas
+            reached = min(floors.get(service, 0), self._reached[service])
+            if number == autoscaler.replicas and replicas[service] < reached:
+                text = f"{service} has {replicas[service]} replicas, as an autoscaler wrote"
+                self._was_below[service] = f"{text}, of {reached}"
+
+    def end_tick(self, ticks: int = 1) -> bool:
+        """Count the services that were below their floor at any time; it lasted so many ticks.
+
+        Return whether a Deployment or a pod changed.
+        """
         for text in self._was_below.values():
             self.ticks_below_floor += ticks
             self.findings.append(f"{self.kube.at:%H:%M:%S} {text}")
         self._was_below = dict(self._below)
-        history = self.kube.history
-        changed = any(key.plural == PODS.plural for _, key, _ in history[self._changes_seen :])
+        history, watched = self.kube.history, (PODS.plural, DEPLOYMENTS.plural)
+        changed = any(key.plural in watched for _, key, _ in history[self._changes_seen :])
         self._changes_seen = len(history)
-        if writes or changed or self.last_change is None:
+        if changed or self.last_change is None:
             self.last_change = self.kube.at
+        return changed
 
     def _service_of(self, deployment: ObjectKey) -> Ref:
         labels = self.kube.objects[deployment]["spec"]["selector"]["matchLabels"]

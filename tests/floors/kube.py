@@ -61,7 +61,7 @@ class PodTimes:
 
 
 class FloorKube(Kube):
-    """Kubernetes as far as the replicas of a service depend on it; `times` are drawn by the seed."""
+    """Kubernetes as far as replicas of services depend on it; `times` are drawn by the seed."""
 
     def __init__(self, seed: int = 0, times: PodTimes | None = None) -> None:
         super().__init__(seed)
@@ -328,9 +328,9 @@ class FloorKube(Kube):
             del self._replica_sets[uid]
         owned = {each.uid for sets in self._replica_sets.values() for each in sets}
         for key, pod in list(self.pods()):
-            if pod.service.name and not pod.terminating:
-                if _owner_uid(self.objects[key]) not in owned:
-                    self.begin_deletion(key)
+            is_orphan = _owner_uid(self.objects[key]) not in owned
+            if pod.service.name and not pod.terminating and is_orphan:
+                self.begin_deletion(key)
 
     def _drop_unbound(self) -> None:
         for key, pod in list(self.pods()):

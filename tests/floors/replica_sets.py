@@ -130,7 +130,7 @@ def _scale_up_newest(
 def _scale_down_older(
     wanted: RollingUpdate, newest: ReplicaSet, older: Sequence[ReplicaSet]
 ) -> None:
-    """Take pods of older templates away: those that do not serve first, then what may be missing."""
+    """Take pods of older templates away: first what does not serve, then what may be missing."""
     in_order = sorted(older, key=lambda each: each.created)
     total = newest.replicas + sum(each.replicas for each in older)
     removable = total - wanted.least - (newest.replicas - newest.available)
