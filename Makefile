@@ -161,6 +161,10 @@ bench-scenarios: .venv/made ## Measure what scaling policies keep in hard situat
 bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs with the planned layout, and while they are partitioned.
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
+.PHONY: bench-floors
+bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 3 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000').
+	@$(RUN) tools/bench_floors.py $(OPTIONS)
+
 .PHONY: bench-control
 bench-control: .venv/made ## Measure the operator on 250 nodes and 2,000 services: time, CPU, memory, writes (about 25 minutes).
 	@$(RUN) -m bench $(OPTIONS)

@@ -13,11 +13,12 @@ TEST, E2E = "test", "test-e2e"
 # As pytest's closing line names and sorts them.
 OUTCOMES = ("failed", "passed", "skipped", "xfailed", "xpassed", "error")
 PROMISES = "e2e/promises/"
-# Of `tests/`, beside what is marked `long`: plays of faults, of hostile tenants, of generated
-# objects, and of the lab's simulated fleets.
+# Of `tests/`, beside what is marked `long`: plays of faults, of floors, of hostile tenants, of
+# generated objects, and of the lab's simulated fleets.
 PLAYS = (
     "tests/fault_sequences/",
     "tests/faults/",
+    "tests/floors/",
     "tests/generation/",
     "tests/hostile/",
     "tests/lab/claims/",

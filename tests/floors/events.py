@@ -7,7 +7,6 @@ from tests.floors.fleet import GPU, SLICE, FloorFleet
 from tests.floors.kube import PodTimes
 
 
-
 def _services(fleet: FloorFleet) -> Sequence[str]:
     return fleet.services()
 
@@ -39,7 +38,9 @@ def _rename(fleet: FloorFleet, pool: str) -> None:
 
 
 def _take_one(fleet: FloorFleet, label: str) -> None:
-    fleet.take_devices(label, resource=fleet.resource(label), priority=fleet.kube.rng.choice((0, 9)))
+    fleet.take_devices(
+        label, resource=fleet.resource(label), priority=fleet.kube.rng.choice((0, 9))
+    )
 
 
 def _use_up_month(fleet: FloorFleet, _target: str) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Self
@@ -23,6 +23,7 @@ from tests.builders import A100, H100, SMALL
 from tests.floors.judge import Judge
 from tests.floors.kube import BAD_IMAGE, Autoscaler, FloorKube, PodTimes, Quota
 from tests.repartition.crashes import CrashInjector
+from tests.repartition.kube import Body
 from tests.repartition.simulation import KillableOperator
 
 NAMESPACE = "team-a"
@@ -181,7 +182,9 @@ class FloorFleet:
     def devices_in_use(self, resource: str) -> int:
         """Return the devices that pods of the namespace hold or want."""
         return sum(
-            pod.devices.get(resource, 0) for key, pod in self.kube.pods() if key.namespace == NAMESPACE
+            pod.devices.get(resource, 0)
+            for key, pod in self.kube.pods()
+            if key.namespace == NAMESPACE
         )
 
     async def restart_operator(self) -> None:
@@ -293,27 +296,39 @@ class FloorFleet:
     def deployments(self, name: str) -> list[ObjectKey]:
         return [key for key in self.kube.deployments() if key.name.startswith(f"{name}-")]
 
+    def conditions(self, name: str) -> Sequence[Mapping[str, str]]:
+        return _conditions(self.kube.objects[_service(name)])
+
     def condition(self, name: str, type: str) -> Mapping[str, str]:
-        status = self.kube.objects[_service(name)].get("status", {})
-        conditions = status.get("conditions", ())
-        return next((each for each in conditions if each["type"] == type), {})
+        return next((each for each in self.conditions(name) if each["type"] == type), {})
+
+    def budget_conditions(self) -> Sequence[Mapping[str, str]]:
+        return [
+            condition
+            for key, body in self.kube.objects.items()
+            if key.plural == TENANT_BUDGETS.plural
+            for condition in _conditions(body)
+        ]
 
     def describe(self) -> list[str]:
         """Describe services and pods for the message of a failed test."""
         lines = []
-        for key, body in sorted(self.kube.objects.items()):
-            if key.plural == INFERENCE_SERVICES.plural:
-                lines += [
-                    f"{key.name}: {each['type']} {each['status']} {each['reason']}: "
-                    f"{each['message']}"
-                    for each in body.get("status", {}).get("conditions", ())
-                ]
+        for service in self.services():
+            lines += [
+                f"{service}: {each['type']} {each['status']} {each['reason']}: {each['message']}"
+                for each in self.conditions(service)
+            ]
         for key in self.kube.deployments():
             lines.append(f"{key.name}: {self.kube.strategy(key)}")
         for key, pod in self.kube.pods():
             state = "ends" if pod.terminating else "ready" if pod.takes_requests else "not ready"
             lines.append(f"{key.name} {pod.template} on {pod.node}, {state}")
         return lines
+
+
+def _conditions(body: Body) -> Sequence[Mapping[str, str]]:
+    conditions: Sequence[Mapping[str, str]] = body.get("status", {}).get("conditions", ())
+    return conditions
 
 
 def _service(name: str) -> ObjectKey:

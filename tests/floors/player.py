@@ -8,27 +8,25 @@ from datetime import timedelta
 from decimal import Decimal
 
 from tessera.api.ref import Ref
-from tests.builders import H100
+from tests.builders import A100, H100
 from tests.fault_sequences.language import Fault, Occurrence
 from tests.floors.costs import dollars_above_cheapest
 from tests.floors.events import EVENTS
-from tests.floors.fleet import GPU, NAMESPACE, SLICE, TICK, FloorFleet
+from tests.floors.fleet import NAMESPACE, TICK, FloorFleet
 from tests.floors.kube import PodTimes
 
-# Of a fleet, with which something happens to the plan of its next cycle.
-_FIRST_EVENTS = tuple(fault for fault in EVENTS if fault.name != "late-controllers")
 _SPREAD_SECONDS = 240.0
 _REST = timedelta(minutes=30)
 _QUIET = timedelta(minutes=3)
 # What a message names that the reader can change.
-_WAY_OUT = re.compile(r"\b([A-Z][A-Za-z]+/[a-z0-9]|spec\.|quota|image)", re.IGNORECASE)
+_WAY_OUT = re.compile(r"[A-Z][A-Za-z]+/[a-z0-9]|\bspec\.|[Qq]uota|\bimage\b")
 _UNDER_WAY = ("RollingOut", "Starting", "Draining")
-# As many of each: tier, price of a GPU, product, and whether in slices.
-_POOLS: Mapping[str, tuple[str, str, str | None, bool]] = {
-    "a100": ("Reserved", "2.00", None, False),
-    "a100-mig": ("Reserved", "1.68", None, True),
-    "a100-od": ("OnDemand", "3.36", None, False),
-    "a100-od-mig": ("OnDemand", "3.36", None, True),
+# Tier, price of a GPU, product, and whether in slices.
+_POOLS: Mapping[str, tuple[str, str, str, bool]] = {
+    "a100": ("Reserved", "2.00", A100, False),
+    "a100-mig": ("Reserved", "1.68", A100, True),
+    "a100-od": ("OnDemand", "3.36", A100, False),
+    "a100-od-mig": ("OnDemand", "3.36", A100, True),
     "h100-od": ("OnDemand", "2.99", H100, False),
 }
 
@@ -42,36 +40,44 @@ class Verdict:
     dollars_above_cheapest: Decimal
     findings: Sequence[str]
 
+    @property
+    def is_clean(self) -> bool:
+        return not (self.ticks_below_floor or self.unsettled or self.dollars_above_cheapest)
+
 
 def generated_fleet(rng: random.Random, seed: int) -> FloorFleet:
     """Return a fleet of one or two services on one to three pools, whose floors have room."""
     fleet = FloorFleet.begin(seed, PodTimes(start=(10, 60)))
-    devices = dict.fromkeys(rng.sample(sorted(_POOLS), rng.choice((1, 2, 2, 3, 3))), 0)
-    for name in devices:
-        tier, price, product, in_slices = _POOLS[name]
-        fleet.add_pool(name, tier, price)
-        devices[name] = rng.randint(2, 5) if in_slices else rng.randint(1, 3)
-        count = {"slices": devices[name]} if in_slices else {"whole": devices[name]}
-        if product is not None:
-            fleet.add_node(name, **count, product=product)
-        elif not in_slices and devices[name] > 1 and rng.random() < 0.5:
-            fleet.add_node(name, whole=1)
-            fleet.add_node(name, whole=devices[name] - 1)
-        else:
-            fleet.add_node(name, **count)
+    names = rng.sample(sorted(_POOLS), rng.choice((1, 2, 2, 3, 3)))
+    devices = {name: _add_devices(fleet, name, rng) for name in names}
     free = sum(devices.values())
-    for name in ("chat", "sage")[: rng.randint(1, 2)]:
+    for service in ("chat", "sage")[: rng.randint(1, 2)]:
         if free:
             floor = rng.randint(1, min(5, free))
             free -= floor
-            scaling = {"maxReplicas": rng.choice((floor, floor + 4))}
-            fleet.serve(name, floor, scaling=scaling)
+            fleet.serve(service, floor, scaling={"maxReplicas": rng.choice((floor, floor + 4))})
     # Somebody else has most of the rest, so that what meets is seldom without effect.
     for name in rng.sample(sorted(devices), len(devices)):
         taken = min(devices[name], max(0, free - rng.choice((0, 0, 1, 2))))
         fleet.take_devices(name, taken, fleet.resource(name), priority=9)
         free -= taken
     return fleet
+
+
+def _add_devices(fleet: FloorFleet, name: str, rng: random.Random) -> int:
+    """Add a pool with one or two nodes, and return the number of its devices."""
+    tier, price, product, in_slices = _POOLS[name]
+    fleet.add_pool(name, tier, price)
+    if in_slices:
+        slices = rng.randint(2, 5)
+        fleet.add_node(name, slices=slices, product=product)
+        return slices
+    whole = rng.randint(1, 3)
+    first = 1 if whole > 1 and rng.random() < 0.5 else whole
+    fleet.add_node(name, whole=first, product=product)
+    if first < whole:
+        fleet.add_node(name, whole=whole - first, product=product)
+    return whole
 
 
 @dataclass(slots=True)
@@ -82,6 +88,8 @@ class FloorPlay:
     events: Sequence[Fault[FloorFleet]] = ()
     """Drawn by the seed where none are given."""
     log: list[str] = field(default_factory=list)
+    hit: set[str] = field(default_factory=set)
+    """The names of the events that found something."""
 
     async def run(self) -> Verdict:
         """Play it to its rest and return the verdict."""
@@ -101,14 +109,12 @@ class FloorPlay:
                 fleet.judge.ticks_below_floor,
                 len(findings),
                 dollars,
-                [*fleet.judge.findings[:3], *findings],
+                [*fleet.judge.findings, *findings],
             )
         finally:
             await fleet.close()
 
-    def _occurrences(
-        self, fleet: FloorFleet, rng: random.Random
-    ) -> list[Occurrence[FloorFleet]]:
+    def _occurrences(self, fleet: FloorFleet, rng: random.Random) -> list[Occurrence[FloorFleet]]:
         """Return when each event happens: any time after the one before began."""
         events = self.events or rng.sample(EVENTS, rng.randint(3, 6))
         begins, planned = fleet.kube.at.timestamp(), []
@@ -125,6 +131,8 @@ class FloorPlay:
             for occurrence in planned:
                 if occurrence.step(fleet, fleet.kube.at.timestamp(), rng):
                     self.log.append(f"{fleet.kube.at:%H:%M:%S} {occurrence.describe()}")
+                if occurrence.target is not None:
+                    self.hit.add(occurrence.fault.name)
             await fleet.run(TICK.total_seconds())
 
 
@@ -137,19 +145,14 @@ def end_findings(fleet: FloorFleet) -> list[str]:
     for service in fleet.services():
         floor, count = floors[Ref(NAMESPACE, service)], healthy[Ref(NAMESPACE, service)]
         progressing = fleet.condition(service, "Progressing").get("reason")
-        conditions = [
-            fleet.condition(service, kind) for kind in ("Accepted", "Placed", "Progressing", "Ready")
-        ]
+        is_ready = fleet.condition(service, "Ready").get("status") == "True"
         is_named = any(
-            each.get("status") == "False" and _WAY_OUT.search(each["message"])
-            for each in conditions
+            each["status"] == "False" and _WAY_OUT.search(each["message"])
+            for each in (*fleet.conditions(service), *fleet.budget_conditions())
         )
-        is_under_way = progressing in _UNDER_WAY
-        if is_under_way and (count >= floor or not is_named):
+        if progressing in _UNDER_WAY and (count >= floor or not is_named):
             findings.append(f"{service} is {progressing} for ever with {count} healthy of {floor}")
-        elif (count < floor or fleet.condition(service, "Ready").get("status") != "True") and (
-            not is_named
-        ):
+        elif (count < floor or not is_ready) and not is_named:
             findings.append(f"{service} has {count} healthy of {floor}, and no condition says why")
     return findings
 
@@ -172,19 +175,19 @@ def above_cheapest(fleet: FloorFleet) -> Decimal:
 
 
 async def play_one_step(seed: int) -> Verdict:
-    """Judge the next plan, and the controllers' next step, of a generated fleet with one event."""
+    """Judge a generated fleet at rest, then one event with the next plan and controllers' steps."""
     rng = random.Random(seed)  # noqa: S311 - no secret
     fleet = generated_fleet(rng, seed)
     try:
-        await fleet.settle(300)
-        before = fleet.judge.ticks_below_floor
-        event = rng.choice(_FIRST_EVENTS)
+        await fleet.settle(900)
+        findings = end_findings(fleet)
+        dollars = Decimal(0) if findings else above_cheapest(fleet)
+        event = rng.choice(EVENTS)
         targets = sorted(event.targets(fleet))
         if targets:
             event.begin(fleet, rng.choice(targets))
         await fleet.run(2 * TICK.total_seconds())
-        return Verdict(
-            fleet.judge.ticks_below_floor - before, 0, Decimal(0), fleet.judge.findings[:3]
-        )
+        below = fleet.judge.ticks_below_floor
+        return Verdict(below, len(findings), dollars, [*fleet.judge.findings, *findings])
     finally:
         await fleet.close()

@@ -1,0 +1,68 @@
+"""Healthy replicas that generated fleets lose, whatever meets in them: `make bench-floors`.
+
+Each fleet is judged at its rest, and then after one event with the next plan and the controllers'
+next steps; each sequence is played to its rest. `--known` prints the seeds of the sequences that
+fail, by the reason that is probable. The last line is `BENCH {json}`.
+"""
+
+import argparse
+import asyncio
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from decimal import Decimal
+
+from figures import print_figures
+from tests.floors.known import probable_reason
+from tests.floors.player import FloorPlay, Verdict, play_one_step
+
+
+async def _fleets(count: int) -> list[Verdict]:
+    return [await play_one_step(seed) for seed in range(1, count + 1)]
+
+
+async def _sequences(count: int, failing: dict[str, list[int]]) -> list[Verdict]:
+    verdicts = []
+    for seed in range(1, count + 1):
+        play = FloorPlay(seed)
+        verdict = await play.run()
+        verdicts.append(verdict)
+        if not verdict.is_clean:
+            failing[probable_reason(verdict, play.hit)].append(seed)
+    return verdicts
+
+
+def _figures(verdicts: Iterable[Verdict]) -> dict[str, object]:
+    verdicts = list(verdicts)
+    dollars = sum((verdict.dollars_above_cheapest for verdict in verdicts), Decimal(0))
+    return {
+        "ticks_below_floor": sum(verdict.ticks_below_floor for verdict in verdicts),
+        "dollars_above_cheapest": float(round(dollars, 2)),
+        "unsettled": sum(verdict.unsettled for verdict in verdicts),
+    }
+
+
+async def _measure(fleets: int, sequences: int, failing: dict[str, list[int]]) -> list[Verdict]:
+    return [*await _fleets(fleets), *await _sequences(sequences, failing)]
+
+
+def main() -> None:
+    """Play, judge and print."""
+    parser = argparse.ArgumentParser(prog="bench_floors")
+    parser.add_argument("--fleets", type=int, default=300)
+    parser.add_argument("--sequences", type=int, default=100)
+    parser.add_argument("--known", action="store_true", help="print the seeds that fail")
+    chosen = parser.parse_args()
+    failing: dict[str, list[int]] = defaultdict(list)
+    begun = time.process_time()
+    verdicts = asyncio.run(_measure(chosen.fleets, chosen.sequences, failing))
+    spent = time.process_time() - begun
+    if chosen.known:
+        for reason, seeds in sorted(failing.items()):
+            print(f"{reason}: {', '.join(map(str, seeds))}")
+    counts = {"fleets": chosen.fleets, "sequences": chosen.sequences}
+    print_figures({**_figures(verdicts), **counts, "cpu_seconds": round(spent, 1)}, 24)
+
+
+if __name__ == "__main__":
+    main()
