@@ -7,7 +7,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from tests.floors.player import Verdict
 
-_ROLLOUTS = frozenset(("edit", "bad-then-fix", "bad-then-back", "bad-then-nobody"))
 _BUDGETS = frozenset(("month-used-up", "month-used-up-and-raised", "tier-used-up", "gpus-limited"))
 
 F1_F2 = "F1, F2: a rollout takes more than one replica, or none ends"
@@ -24,20 +23,20 @@ UNSOLVED: Mapping[int, str] = {seed: reason for reason, seeds in _SEEDS.items() 
 
 
 def probable_reason(verdict: Verdict, hit: Collection[str]) -> str:
-    """Return the first known reason that fits what was found; others may meet it."""
+    """Return the first known reason that fits what was found; a sequence may have several."""
     text = "\n".join(verdict.findings)
     if "as an autoscaler wrote" in text:
         return F5
     if verdict.ticks_below_floor:
-        return _reason_of_loss(hit)
+        return _reason_of_loss(verdict.findings[0], hit)
     if "for ever" in text:
         return F6_F10
     return F11_UNITS if verdict.unsettled else F11_COST
 
 
-def _reason_of_loss(hit: Collection[str]) -> str:
+def _reason_of_loss(finding: str, hit: Collection[str]) -> str:
     if "pool-renamed" in hit:
         return F4_F9
-    if _ROLLOUTS.intersection(hit):
+    if finding.endswith("1 may be missing"):
         return F1_F2
     return F3 if _BUDGETS.intersection(hit) else F11_UNITS

@@ -25,7 +25,7 @@ from tessera.resources.api_resources import (
     PODS,
 )
 from tessera.resources.manifest import ObjectKey
-from tests.floors.replica_sets import ReplicaSet, RollingUpdate, sync_sizes
+from tests.floors.replica_sets import ReplicaSet, RollingUpdate, annotate, sync_sizes
 from tests.repartition.kube import Body, Kube
 
 BAD_IMAGE = "example.invalid/vllm:typo"
@@ -167,6 +167,7 @@ class FloorKube(Kube):
             template=template,
             created=self._counter,
         )
+        annotate(self.strategy(deployment), newest)
         replica_sets.append(newest)
         return newest
 

@@ -66,9 +66,16 @@ def sync_sizes(
         _scale_down_older(wanted, newest, older)
 
 
-def _resize(wanted: RollingUpdate, replica_set: ReplicaSet, replicas: int) -> None:
-    replica_set.replicas = max(0, replicas)
+def annotate(wanted: RollingUpdate, replica_set: ReplicaSet) -> None:
+    """Note what the Deployment wanted when the ReplicaSet was created or got its size."""
     replica_set.desired, replica_set.maximum = wanted.replicas, wanted.replicas + wanted.surge
+
+
+def _resize(wanted: RollingUpdate, replica_set: ReplicaSet, replicas: int) -> None:
+    """Set another size; with the same one the annotations stay too, whatever is wanted now."""
+    if replica_set.replicas != replicas:
+        replica_set.replicas = replicas
+        annotate(wanted, replica_set)
 
 
 def _scale(wanted: RollingUpdate, newest: ReplicaSet | None, older: Sequence[ReplicaSet]) -> None:
@@ -78,7 +85,8 @@ def _scale(wanted: RollingUpdate, newest: ReplicaSet | None, older: Sequence[Rep
     if len(active) <= 1:
         sole = active[0] if active else newest
         if sole is not None:
-            _resize(wanted, sole, wanted.replicas)
+            sole.replicas = wanted.replicas
+            annotate(wanted, sole)
         return
     if newest is not None and _is_saturated(wanted, newest):
         for each in older:
@@ -94,7 +102,8 @@ def _scale(wanted: RollingUpdate, newest: ReplicaSet | None, older: Sequence[Rep
         shared += share
     sizes[active[0].uid] += missing - shared
     for each in active:
-        _resize(wanted, each, sizes[each.uid])
+        each.replicas = max(0, sizes[each.uid])
+        annotate(wanted, each)
 
 
 def _is_saturated(wanted: RollingUpdate, newest: ReplicaSet) -> bool:
