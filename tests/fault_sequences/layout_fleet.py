@@ -57,6 +57,8 @@ class FaultyKube(Kube):
         self.lost: Counter[Ref] = Counter()
         """Ready replicas that a fault itself took down, by service."""
         self._excused = False
+        self._rolled = set[Ref]()
+        """Services of which a rollout in place took a replica that is still lost."""
 
     @override
     def begin_deletion(self, key: ObjectKey) -> None:
@@ -119,11 +121,18 @@ class FaultyKube(Kube):
 
     @override
     def end_for_rollout(self, key: ObjectKey, *, in_place: bool) -> None:
-        """Delete it; that a rollout without a free slice takes one replica is excused."""
-        if not in_place:
-            self.begin_deletion(key)
-        elif not self.pod(key).terminating:
+        """Delete it; that a rollout without a free slice takes one replica a service is excused.
+
+        The next one is excused when the service has had its floor again.
+        """
+        pod = self.pod(key)
+        if not self.lost[pod.service]:
+            self._rolled.discard(pod.service)
+        if in_place and pod.takes_requests and pod.service not in self._rolled:
+            self._rolled.add(pod.service)
             self.lose(key)
+        else:
+            self.begin_deletion(key)
 
     def drain(self, node: str) -> None:
         """Evict what disruption budgets allow, as `kubectl drain` does."""

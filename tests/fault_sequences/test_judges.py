@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tessera.api.ref import Ref
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tests.fault_sequences.batch_player import published_rows
 from tests.fault_sequences.layout_faults import LAYOUT_FAULTS
@@ -47,6 +48,20 @@ async def test_a_replica_that_a_fault_itself_takes_down_is_excused() -> None:
         )
         observer.look()
         assert observer.findings == []
+
+
+async def test_one_replica_that_a_rollout_in_place_takes_is_excused_and_no_second_one() -> None:
+    async with observed_fleet() as (fleet, observer):
+        service = Ref("team-a", "chat")
+        first, second = [
+            key for key, pod in fleet.kube.pods() if pod.service == service and pod.takes_requests
+        ][:2]
+        fleet.faulty_kube.end_for_rollout(first, in_place=True)
+        observer.look()
+        assert observer.findings == []
+        fleet.faulty_kube.end_for_rollout(second, in_place=True)
+        observer.look()
+        assert f"{service} has 0 ready of 2, 1 of them lost" in observer.findings[0]
 
 
 def test_rows_of_both_files_are_read_with_their_answers(tmp_path: Path) -> None:
