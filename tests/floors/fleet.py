@@ -281,6 +281,11 @@ class FloorFleet:
         nodes = [self.kube.node(name) for name in self.kube.nodes()]
         return next(iter(next(node for node in nodes if node.labels["pool"] == label).allocatable))
 
+    def images(self, service: str) -> set[str]:
+        """Return the images of the engines of a service."""
+        pods = self.kube.service_pods(NAMESPACE, service)
+        return {self.kube.objects[key]["spec"]["containers"][0]["image"] for key, _ in pods}
+
     def deployment(self, name: str) -> ObjectKey:
         return ObjectKey(DEPLOYMENTS.plural, NAMESPACE, name)
 

@@ -13,7 +13,7 @@ from tests.fault_sequences.language import Fault, Occurrence
 from tests.floors.costs import dollars_above_cheapest
 from tests.floors.events import EVENTS
 from tests.floors.fleet import NAMESPACE, TICK, FloorFleet
-from tests.floors.kube import PodTimes
+from tests.floors.kube import BAD_IMAGE, PodTimes
 
 _SPREAD_SECONDS = 240.0
 _REST = timedelta(minutes=30)
@@ -143,18 +143,41 @@ def end_findings(fleet: FloorFleet) -> list[str]:
         findings.append(f"Deployments or pods still change, at {last:%H:%M:%S}")
     floors, healthy = fleet.judge.floors(), fleet.judge.healthy()
     for service in fleet.services():
-        floor, count = floors[Ref(NAMESPACE, service)], healthy[Ref(NAMESPACE, service)]
-        progressing = fleet.condition(service, "Progressing").get("reason")
-        is_ready = fleet.condition(service, "Ready").get("status") == "True"
-        is_named = any(
-            each["status"] == "False" and _WAY_OUT.search(each["message"])
-            for each in (*fleet.conditions(service), *fleet.budget_conditions())
+        ref = Ref(NAMESPACE, service)
+        finding = _rollout_finding(fleet, service) or _condition_finding(
+            fleet, service, healthy[ref], floors[ref]
         )
-        if progressing in _UNDER_WAY and (count >= floor or not is_named):
-            findings.append(f"{service} is {progressing} for ever with {count} healthy of {floor}")
-        elif (count < floor or not is_ready) and not is_named:
-            findings.append(f"{service} has {count} healthy of {floor}, and no condition says why")
+        if finding:
+            findings.append(f"{service} {finding} with {healthy[ref]} healthy of {floors[ref]}")
     return findings
+
+
+def _rollout_finding(fleet: FloorFleet, service: str) -> str:
+    """Return why a rollout does not end that could: its pods or its surge are not as wanted."""
+    wanted = fleet.spec(service).get("engine", {}).get("image")
+    images = fleet.images(service)
+    if BAD_IMAGE in images and wanted != BAD_IMAGE:
+        return "keeps a bad image that its spec does not have"
+    for key in fleet.deployments(service):
+        is_refused = any(each.refusal for each in fleet.kube.replica_sets(key))
+        if is_refused and fleet.kube.strategy(key).surge and wanted != BAD_IMAGE:
+            return "waits for ever for a surge that a quota refuses"
+    return ""
+
+
+def _condition_finding(fleet: FloorFleet, service: str, count: int, floor: int) -> str:
+    """Return what is under way for ever, or missing while no condition says what to do."""
+    progressing = fleet.condition(service, "Progressing").get("reason")
+    is_ready = fleet.condition(service, "Ready").get("status") == "True"
+    is_named = any(
+        each["status"] == "False" and _WAY_OUT.search(each["message"])
+        for each in (*fleet.conditions(service), *fleet.budget_conditions())
+    )
+    if progressing in _UNDER_WAY and (count >= floor or not is_named):
+        return f"is {progressing} for ever"
+    if (count < floor or not is_ready) and not is_named:
+        return "has no condition that says what to do"
+    return ""
 
 
 def above_cheapest(fleet: FloorFleet) -> Decimal:

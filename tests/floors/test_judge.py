@@ -1,4 +1,4 @@
-"""The judge finds replicas that are missing, tolerates what it should, and knows what is cheapest."""
+"""The judge finds missing replicas, tolerates what it should, and knows what is cheapest."""
 
 from collections.abc import AsyncIterator
 from decimal import Decimal
