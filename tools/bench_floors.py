@@ -59,7 +59,7 @@ def main() -> None:
     spent = time.process_time() - begun
     if chosen.known:
         for reason, seeds in sorted(failing.items()):
-            print(f"{reason}: {', '.join(map(str, seeds))}")
+            print(f"{reason}: {' '.join(map(str, seeds))}")
     counts = {"fleets": chosen.fleets, "sequences": chosen.sequences}
     print_figures({**_figures(verdicts), **counts, "cpu_seconds": round(spent, 1)}, 24)
 
