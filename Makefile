@@ -162,7 +162,7 @@ bench-layouts: .venv/made ## Measure the CPU time of a cycle over 1,000 GPUs wit
 	@$(RUN) tools/bench_layouts.py $(OPTIONS)
 
 .PHONY: bench-floors
-bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 3 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000').
+bench-floors: .venv/made ## Measure what generated fleets lose of their floors, whatever meets in them (about 2 minutes of CPU; OPTIONS='--fleets 10000 --sequences 1000').
 	@$(RUN) tools/bench_floors.py $(OPTIONS)
 
 .PHONY: bench-control

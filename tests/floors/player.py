@@ -203,6 +203,7 @@ async def play_one_step(seed: int) -> Verdict:
     fleet = generated_fleet(rng, seed)
     try:
         await fleet.settle(900)
+        await fleet.run(_QUIET.total_seconds())
         findings = end_findings(fleet)
         dollars = Decimal(0) if findings else above_cheapest(fleet)
         event = rng.choice(EVENTS)
