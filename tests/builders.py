@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec
 from tessera.api.inference_service import InferenceServiceSpec, Model
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import TenantBudgetSpec, TenantBudgetStatus
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.model.names import Task, model_job_name
-from tessera.domain.names import deployment_name
+from tessera.domain.names import deployment_name, template_deployment_name
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.snapshot import (
     Budget,
@@ -30,6 +31,7 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.template_version import template_digest
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
@@ -159,6 +161,24 @@ def a_workload(
             **fields,
         }
     )
+
+
+def a_template_workload(
+    record: PodTemplateVersionStatus, replicas: int = 2, service: str = "chat", **fields: Any
+) -> Workload:
+    """Build the Deployment of a template that came after the first one of its variant."""
+    digest = template_digest(record)
+    variant = fields.get("variant", "a100-1g-10gb")
+    name = template_deployment_name(service, variant, digest)
+    identity = {"ref": Ref("team-a", name), "template_digest": digest, "record": record}
+    return a_workload(replicas, service, **{**identity, **fields})
+
+
+def replica_of(workload: Workload, name: str, **fields: Any) -> Pod:
+    """Build a ready replica of a Deployment."""
+    digest = workload.template_digest
+    template = {"template_digest": digest, **({"template": digest} if digest else {})}
+    return a_pod(name, workload.service.name, workload.variant, **{**template, **fields})
 
 
 def a_model_job(task: str, service: ObservedService, **fields: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import gc
 import tracemalloc
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -10,12 +10,15 @@ import pytest
 from tessera.adapters.kube import object_parsing as wire
 from tessera.api.ref import Ref
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
+from tessera.api.template_version import EffectiveValues, PodTemplateVersionStatus
+from tessera.domain.names import template_deployment_name
 from tessera.domain.observed.batches import BatchJob
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import ContainerExit, ObservedService
+from tessera.domain.service.template_version import template_digest
 from tessera.resources.api_resources import INFERENCE_SERVICES, NODE_LAYOUTS
-from tests.memory_operator import DEPLOYMENT, replica_of
+from tests.memory_operator import DEPLOYMENT, VARIANT, replica_of
 
 ENDED = {"terminated": {"exitCode": 2, "reason": "Error", "message": "no such flag\n"}}
 RUNS = {"running": {"startedAt": "2026-11-20T12:00:40Z"}}
@@ -293,12 +296,93 @@ def test_what_another_version_says_of_a_pool_beside_its_layouts_does_not_hide_th
     assert [(unit.node, unit.gpus) for unit in pool.status.mig.units] == [("a100-0", (0,))]
 
 
-@pytest.mark.parametrize(("surge", "read"), [(1, True), (0, False), ("25%", True)])
-def test_the_surge_of_a_rollout_is_read_from_its_deployment(surge: int | str, read: bool) -> None:
-    strategy = {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge}}
-    workload = wire.parse_workload(a_deployment(spec={"strategy": strategy}))
+RECORD = PodTemplateVersionStatus(
+    builder_version=2,
+    template_hash="1234",
+    effective_values=EffectiveValues(
+        engine_version="0.32.0",
+        drain_timeout=timedelta(seconds=60),
+        max_model_len=8192,
+        max_num_seqs=30,
+        max_num_batched_tokens=256,
+        weights_mib=2358,
+    ),
+)
+DIGEST = template_digest(RECORD)
+
+
+def a_template_deployment(record: str | None, digest: str = DIGEST) -> dict[str, Any]:
+    annotations = {} if record is None else {"tessera.dev/template-record": record}
+    labels = {"tessera.dev/service": "chat", "tessera.dev/variant": "a100"}
+    labels |= {"tessera.dev/template": digest} if digest else {}
+    body = a_deployment(spec={"selector": {"matchLabels": labels}})
+    body["metadata"] |= {
+        # What anybody may edit, unlike the selector.
+        "labels": labels | {"tessera.dev/template": "edited"},
+        "annotations": annotations,
+        "creationTimestamp": "2026-11-20T11:59:00Z",
+    }
+    return body
+
+
+@pytest.mark.parametrize("digest", [DIGEST, ""])
+def test_the_template_of_a_deployment_is_read_with_what_it_was_made_from(digest: str) -> None:
+    record = RECORD.model_dump_json(by_alias=True, exclude_none=True)
+    workload = wire.parse_workload(a_template_deployment(record, digest))
     assert workload is not None
-    assert workload.surge is read
+    assert (workload.template_digest, workload.record) == (digest, RECORD)
+    assert workload.created == datetime(2026, 11, 20, 11, 59, tzinfo=UTC)
+    assert workload.record is not None
+    assert template_digest(workload.record) == DIGEST
+
+
+@pytest.mark.parametrize("record", [None, "", "{}", "[", '{"builderVersion": "x"}', "null"])
+def test_a_record_that_cannot_be_read_is_none_and_the_deployment_is_known(
+    record: str | None,
+) -> None:
+    workload = wire.parse_workload(a_template_deployment(record))
+    assert workload is not None
+    assert (workload.record, workload.template_digest) == (None, DIGEST)
+
+
+def a_template_pod(digest: str, deployment: str) -> dict[str, Any]:
+    """A pod with the labels of a template, whose ReplicaSet is that of a Deployment."""
+    body = replica_of(DEPLOYMENT, "chat-0")
+    meta = body["metadata"]
+    meta["labels"]["tessera.dev/template"] = digest
+    meta["ownerReferences"][0]["name"] = f"{deployment}-one"
+    return body | {"metadata": meta | {"uid": "uid-0", "resourceVersion": "7"}}
+
+
+def test_a_replica_of_a_later_template_is_one_of_its_own_deployment_alone() -> None:
+    """Labels that somebody copied make no replica: the ReplicaSet has to be that of the template.
+
+    A first Deployment's ReplicaSet never makes a pod with a digest.
+    """
+    own = template_deployment_name("chat", VARIANT, DIGEST)
+    pod = wire.parse_pod(a_template_pod(DIGEST, own))
+    assert pod is not None
+    assert (pod.service, pod.variant) == (Ref("team-a", "chat"), VARIANT)
+    assert pod.template_digest == DIGEST
+    other = template_deployment_name("chat", VARIANT, "fedcba9876543210")
+    for deployment in (other, DEPLOYMENT.name):
+        foreign = wire.parse_pod(a_template_pod(DIGEST, deployment))
+        assert foreign is not None
+        assert (foreign.service.name, foreign.variant, foreign.template_digest) == ("", "", "")
+
+
+def test_a_replica_of_a_first_deployment_has_no_digest() -> None:
+    body = replica_of(DEPLOYMENT, "chat-0")
+    body["metadata"] |= {"uid": "uid-0", "resourceVersion": "7"}
+    pod = wire.parse_pod(body)
+    assert pod is not None
+    assert (pod.variant, pod.template_digest) == (VARIANT, "")
+    body["metadata"]["ownerReferences"][0]["name"] = (
+        f"{template_deployment_name('chat', VARIANT, DIGEST)}-one"
+    )
+    foreign = wire.parse_pod(body)
+    assert foreign is not None
+    assert (foreign.variant, foreign.template_digest) == ("", "")
 
 
 @pytest.mark.parametrize("pod", ["x", "team-a/chat/0", "", "team a/chat-0"])

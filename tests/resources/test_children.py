@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.domain.names import (
     APP_INSTANCE,
     APP_NAME,
@@ -14,15 +15,19 @@ from tessera.domain.names import (
     COMPONENT,
     MANAGED_BY,
     PART_OF,
+    deployment_name,
+    template_deployment_name,
 )
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
+from tessera.domain.planning.service_plan import VariantPlan
 from tessera.domain.rollout.drain import DrainPlan
+from tessera.domain.service.template_version import template_digest
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import children
-from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, plan_of
+from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, a_workload, plan_of
 from tests.resources.engine_objects import SPECS, container, deployment, objects, plan_service
 
 Golden = Callable[[str, list[Any]], None]
@@ -62,21 +67,90 @@ def test_each_variant_of_a_plan_has_a_deployment_of_its_own() -> None:
     (first,) = service_plan.variants
     offer = replace(first.choice.offer, pool="burst", node_selector={"pool": "burst"})
     template = replace(first.template, choice=replace(first.choice, offer=offer))
-    second = replace(first, template=template, drain=DrainPlan(replicas=5), surge=not first.surge)
+    second = replace(first, template=template, drain=DrainPlan(replicas=5))
     both = children.service_manifests(replace(service_plan, variants=(first, second)))
     bodies = [manifest.body for manifest in both if manifest.kind.kind == "Deployment"]
     for body, variant in zip(bodies, (first, second), strict=True):
         assert body["metadata"]["name"] == f"chat-{variant.choice.variant}"
         assert body["metadata"]["labels"] == body["spec"]["template"]["metadata"]["labels"]
-        assert body["spec"]["selector"]["matchLabels"]["tessera.dev/variant"] == (
-            variant.choice.variant
-        )
+        assert body["spec"]["selector"]["matchLabels"] == {
+            "tessera.dev/service": "chat",
+            "tessera.dev/variant": variant.choice.variant,
+        }
         assert body["spec"]["replicas"] == variant.replicas
-        assert body["spec"]["strategy"]["rollingUpdate"]["maxSurge"] == int(variant.surge)
+        assert body["spec"]["strategy"]["rollingUpdate"] == NEVER_FEWER
         assert body["spec"]["template"]["spec"]["nodeSelector"].items() >= (
             variant.choice.offer.node_selector.items()
         )
     assert len({body["metadata"]["name"] for body in bodies}) == 2
+
+
+NEVER_FEWER = {"maxSurge": 1, "maxUnavailable": 0}
+
+
+def deployment_of(variant: VariantPlan) -> dict[str, Any]:
+    """Return the Deployment of a service's only variant, after a decision about it."""
+    service_plan = plan_service(SPECS["slice"]).service_plans[Ref("team-a", "chat")]
+    manifests = children.service_manifests(replace(service_plan, variants=(variant,)))
+    (body,) = (manifest.body for manifest in manifests if manifest.kind.kind == "Deployment")
+    return dict(body)
+
+
+def the_variant() -> VariantPlan:
+    (variant,) = plan_service(SPECS["slice"]).service_plans[Ref("team-a", "chat")].variants
+    return variant
+
+
+def test_a_later_template_has_a_deployment_whose_selector_takes_no_pod_of_another_one() -> None:
+    variant = the_variant()
+    first = deployment_of(variant)
+    later = deployment_of(replace(variant, older=(Ref("team-a", first["metadata"]["name"]),)))
+    digest, label = variant.template.digest, "tessera.dev/template"
+    assert later["metadata"]["name"] == template_deployment_name(
+        "chat", variant.choice.variant, digest
+    )
+    assert later["metadata"]["name"] != first["metadata"]["name"]
+    template_labels = later["spec"]["template"]["metadata"]["labels"]
+    selector = later["spec"]["selector"]["matchLabels"]
+    assert later["metadata"]["labels"] == template_labels
+    assert template_labels[label] == selector[label] == digest
+    assert selector.items() <= template_labels.items()
+    assert label not in first["spec"]["template"]["metadata"]["labels"]
+    assert first["spec"]["strategy"]["rollingUpdate"] == NEVER_FEWER
+    assert later["spec"]["strategy"]["rollingUpdate"] == NEVER_FEWER
+    assert later["spec"]["revisionHistoryLimit"] == 0
+
+
+@pytest.mark.parametrize("digest", ["", "0123456789abcdef"])
+def test_a_deployment_that_exists_keeps_name_and_selector_while_older_ones_go(digest: str) -> None:
+    """Neither may change: a selector is immutable."""
+    variant = the_variant()
+    name = (
+        template_deployment_name("chat", variant.choice.variant, digest)
+        if digest
+        else deployment_name("chat", variant.choice.variant)
+    )
+    workload = a_workload(1, variant=variant.choice.variant, template_digest=digest)
+    workload = replace(workload, ref=Ref("team-a", name))
+    variant = replace(variant, template=replace(variant.template, workload=workload))
+    for older in ((), (Ref("team-a", "chat-before"),)):
+        body = deployment_of(replace(variant, older=older))
+        assert body["metadata"]["name"] == name
+        selector = body["spec"]["selector"]["matchLabels"]
+        assert selector.get("tessera.dev/template", "") == digest
+
+
+def test_a_deployment_says_what_its_template_was_made_from() -> None:
+    variant = the_variant()
+    record = deployment_of(variant)["metadata"]["annotations"]["tessera.dev/template-record"]
+    read = PodTemplateVersionStatus.model_validate_json(record)
+    assert read == variant.template.record
+    assert template_digest(read) == variant.template.digest
+
+
+def test_a_deployment_of_an_older_tessera_goes_on_in_place() -> None:
+    body = deployment_of(replace(the_variant(), rolls_in_place=True))
+    assert body["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
 
 
 def test_a_closed_service_is_reached_by_gateways_the_operator_and_prometheus_alone() -> None:

@@ -19,6 +19,7 @@ from tessera.api.template_version import (
 from tessera.domain.config import Config
 from tessera.domain.observed.snapshot import ObservedService, Ref
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.service.template_version import TemplateDecision, template_digest
 from tessera.domain.status.service import service_status
 from tests.builders import (
     SMALL,
@@ -28,9 +29,12 @@ from tests.builders import (
     a_service,
     a_snapshot,
     a_spec,
+    a_template_workload,
     a_workload,
+    at,
     compute_service_plan,
     plan_of,
+    replica_of,
 )
 
 CHAT = Ref("team-a", "chat")
@@ -180,14 +184,101 @@ def test_a_pool_that_schedules_otherwise_takes_the_newest_since_its_pods_change(
     )
 
 
+def rolled_out(inputs: PlanInputs) -> ObservedService:
+    """The service after all replicas got the template of the plan."""
+    workload = a_template_workload(template_of(inputs).record, created=at(-60))
+    pods = tuple(replica_of(workload, f"new-{index}") for index in range(2))
+    only = replace(inputs.snapshot, workloads=(workload,), pods=pods)
+    return replace(only.services[0], status=status_of(inputs._replace(snapshot=only)))
+
+
+def beside(inputs: PlanInputs, *records: PodTemplateVersionStatus) -> PlanInputs:
+    """The same fleet with Deployments of later templates, the oldest first."""
+    later_ones = tuple(
+        a_template_workload(record, created=at(index - 30)) for index, record in enumerate(records)
+    )
+    snapshot = inputs.snapshot
+    workloads = (*snapshot.workloads, *later_ones)
+    pods = [replica_of(each, f"{each.ref.name}-0") for each in later_ones]
+    return inputs._replace(
+        snapshot=replace(snapshot, workloads=workloads, pods=(*snapshot.pods, *pods))
+    )
+
+
+def template_of(inputs: PlanInputs) -> TemplateDecision:
+    (variant,) = service_plan_of(inputs).variants
+    return variant.template
+
+
+def alone(inputs: PlanInputs, *records: PodTemplateVersionStatus) -> PlanInputs:
+    """The same fleet with these Deployments of later templates alone."""
+    return beside(
+        inputs._replace(snapshot=replace(inputs.snapshot, workloads=(), pods=())), *records
+    )
+
+
 def test_the_annotation_takes_the_newest_once() -> None:
     asking = later(replace(a_built_service(), update="2026-11-20T12:00:00Z"))
-    assert service_plan_of(asking).template_version.builder_version == 2
-    honoured = replace(asking.snapshot.services[0], status=status_of(asking))
-    third = later(honoured, builder_version=3)
-    assert service_plan_of(third).template_version.builder_version == 2
+    asked = template_of(asking)
+    assert (asked.version.builder_version, asked.workload) == (2, None)
+    honoured = rolled_out(asking)
+    third = alone(later(honoured, builder_version=3), asked.record)
+    assert template_of(third).record == asked.record
     again = later(replace(honoured, update="2026-11-21T12:00:00Z"), builder_version=3)
-    assert service_plan_of(again).template_version.builder_version == 3
+    assert template_of(alone(again, asked.record)).version.builder_version == 3
+
+
+def test_the_annotation_is_honoured_from_when_its_deployment_exists() -> None:
+    """Also while the status has not been written, and replicas of the older template serve."""
+    asking = later(replace(a_built_service(), update="2026-11-20T12:00:00Z"))
+    record = template_of(asking).record
+    third = asking._replace(config=Config(builder_version=3))
+    goes_on = template_of(beside(third, record))
+    assert goes_on.record == record
+    assert goes_on.workload is not None
+    assert goes_on.workload.template_digest == template_digest(record)
+
+
+def test_an_edit_that_is_taken_back_returns_to_the_deployment_of_before() -> None:
+    """Only where its record is known to be that of the replicas: the status has its digest."""
+    first = later(a_built_service())
+    before = rolled_out(first)
+    first_record = template_of(first).record
+    edited = replace(before, spec=a_spec(context={"maxModelLen": 4096}), generation=2)
+    edit = later(edited, workloads=(a_workload(2, record=first_record),))
+    edit_record = template_of(edit).record
+    assert template_of(edit).workload is None
+    back = later(before, workloads=(a_workload(2, record=first_record),))
+    returned = template_of(beside(back, edit_record))
+    assert returned.workload is not None
+    assert (returned.record, returned.workload.template_digest) == (first_record, "")
+    forgotten = before.status.model_copy(update={"templates": ()})
+    unknown = beside(later(replace(before, status=forgotten), workloads=back.snapshot.workloads))
+    assert template_of(beside(unknown, edit_record)).workload is None
+
+
+def test_a_record_that_somebody_edited_is_not_taken_for_that_of_the_replicas() -> None:
+    asking = later(replace(a_built_service(), update="2026-11-20T12:00:00Z"))
+    record = template_of(asking).record
+    other = asking._replace(config=Config(builder_version=3))
+    forged = record.model_copy(update={"platform": MIRROR})
+    snapshot = beside(other, record).snapshot
+    for written in (forged, None):
+        workloads = (
+            snapshot.workloads[0],
+            replace(snapshot.workloads[1], record=written),
+        )
+        decided = template_of(other._replace(snapshot=replace(snapshot, workloads=workloads)))
+        assert (decided.workload, decided.version.platform) == (None, Platform())
+        assert decided.version.builder_version == 3
+
+
+def test_a_first_deployment_is_what_the_status_says_whatever_its_annotation_does() -> None:
+    before = a_built_service()
+    forged = template_of(later(before)).record.model_copy(update={"platform": MIRROR})
+    upgraded = later(before, workloads=(a_workload(2, record=forged),))
+    assert template_of(upgraded).version == PodTemplateVersion(builder_version=1)
+    assert template_of(upgraded).workload is not None
 
 
 def test_taking_the_annotation_away_changes_nothing() -> None:
@@ -242,11 +333,26 @@ def test_a_downgrade_builds_by_what_it_knows_says_so_and_goes_on_saying_so() -> 
     assert service_plan_of(down).template_version.builder_version == 1
     assert (update_condition(down).status, update_condition(down).reason) == ("False", "Downgraded")
     assert "builder version 2" in update_condition(down).message
-    after = replace(upgraded, status=status_of(down))
-    assert update_condition(later(after, builder_version=1)).reason == "Downgraded"
-    up_again = later(after, builder_version=2)
+    record = template_of(down).record
+    rolling = beside(down, record)
+    assert template_of(rolling).record == record
+    assert update_condition(rolling).reason == "Downgraded"
+    after = rolled_out(down)
+    settled = alone(later(after, builder_version=1), record)
+    assert template_of(settled).record == record
+    assert update_condition(settled).reason == "Downgraded"
+    up_again = alone(later(after, builder_version=2), record)
     assert service_plan_of(up_again).template_version.builder_version == 1
     assert update_condition(up_again).reason == "NewTemplateAvailable"
+
+
+def test_what_it_was_downgraded_from_does_not_tell_a_template_from_others() -> None:
+    upgraded = a_built_service(builder_version=2)
+    down = template_of(later(upgraded, builder_version=1)).record
+    assert down.downgraded_from == 2
+    assert template_digest(down) == template_digest(
+        down.model_copy(update={"downgraded_from": None})
+    )
 
 
 def test_a_refused_service_keeps_its_template_version() -> None:
