@@ -1,13 +1,14 @@
 """The plan for whole fleets: properties, placement, minimums."""
 
 from collections import Counter
+from dataclasses import replace
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.observed.snapshot import Node, ObservedService, Snapshot
+from tessera.domain.observed.snapshot import InFlight, Node, ObservedService, Snapshot
 from tessera.domain.planning.plan import Plan
 from tests.builders import (
     H100,
@@ -90,24 +91,45 @@ def test_a_running_service_stays_although_something_cheaper_appeared() -> None:
 
 
 def test_a_service_moves_when_its_spec_does_not_fit_any_more() -> None:
+    """What serves stays until its successor is ready."""
     service = a_service(
         spec=a_spec(MEDIUM, scaling={"minReplicas": 1}, context={"maxModelLen": 131072})
     )
     running = a_workload(1, variant="a100-2g-20gb")
-    service_plan = compute_service_plan(a_snapshot(service, **FLEET, workloads=(running,)))
+    pod = a_pod("old", variant="a100-2g-20gb")
+    service_plan = compute_service_plan(
+        a_snapshot(service, **FLEET, workloads=(running,), pods=(pod,))
+    )
     assert service_plan.choice is not None
     assert service_plan.choice.variant == "a100-3g-40gb"
     assert service_plan.removable_deployments == ()
+    assert service_plan.previous_deployments == {}
+    assert service_plan.drain.draining == ()
 
 
-def test_a_previous_variant_is_removed_when_the_new_one_is_ready() -> None:
+def test_a_previous_variant_drains_when_the_new_one_is_ready_and_goes_once_it_is_empty() -> None:
     service = a_service(spec=a_spec(MEDIUM, scaling={"minReplicas": 1}))
     workloads = (a_workload(1, variant="a100-3g-40gb"), a_workload(1, variant="zzz-old"))
-    pods = (a_pod("new", variant="a100-3g-40gb"), a_pod("old", variant="zzz-old"))
-    service_plan = compute_service_plan(
-        a_snapshot(service, **FLEET, workloads=workloads, pods=pods)
+    old = a_pod("old", variant="zzz-old")
+    new = a_pod("new", variant="a100-3g-40gb")
+    snapshot = a_snapshot(service, **FLEET, workloads=workloads, pods=(new, old))
+    draining = compute_service_plan(snapshot)
+    assert draining.drain.draining == (old.ref,)
+    assert (draining.removable_deployments, draining.previous_deployments) == ((), {})
+    drained = replace(
+        snapshot,
+        pods=(new, replace(old, draining_since=at(-90), serving=False, deletion_cost=-1000)),
+        in_flight={old.ref: InFlight(at(-1), 0)},
     )
-    assert [ref.name for ref in service_plan.removable_deployments] == ["chat-zzz-old"]
+    empties = compute_service_plan(drained)
+    assert empties.removable_deployments == ()
+    assert empties.previous_deployments == {workloads[1].ref: 0}
+    terminating = replace(old, terminating=True, ready_since=None)
+    gone = (workloads[0], replace(workloads[1], replicas=0))
+    leaving = compute_service_plan(replace(snapshot, workloads=gone, pods=(new, terminating)))
+    assert leaving.removable_deployments == ()
+    empty = compute_service_plan(replace(snapshot, workloads=gone, pods=(new,)))
+    assert [ref.name for ref in empty.removable_deployments] == ["chat-zzz-old"]
 
 
 def test_new_services_choose_hardware_with_capacity_for_their_min_replicas() -> None:

@@ -222,9 +222,10 @@ def test_what_runs_elsewhere_stays_while_its_successor_waits_for_a_node() -> Non
         workloads=(a_workload(1, variant=variant), a_workload(1, variant=previous)),
         pods=(running, waiting),
     )
-    assert compute_service_plan(snapshot).removable_deployments == ()
-    bare = replace(snapshot, pools=(a_pool(),))
-    assert compute_service_plan(bare).removable_deployments
+    waits = compute_service_plan(snapshot)
+    assert (waits.removable_deployments, waits.drain.draining) == ((), ())
+    bare = compute_service_plan(replace(snapshot, pools=(a_pool(),)))
+    assert (bare.removable_deployments, bare.drain.draining) == ((), (running.ref,))
 
 
 def test_the_expected_start_is_within_bounds() -> None:

@@ -137,31 +137,36 @@ def test_a_spot_notice_is_answered_at_once_by_replicas_elsewhere() -> None:
     assert cluster.counts() == {"reserved": 1, "burst": 3, "spot": 0}
 
 
-def test_a_new_template_is_rolled_out_one_deployment_after_the_other() -> None:
-    cluster = fleet(2, reserved=1, burst=1)
+def test_a_new_template_is_rolled_out_one_variant_after_the_other() -> None:
+    """Each variant has one Deployment of it in the end, and one replica at a time is away."""
+    cluster = fleet(4, reserved=2, burst=2)
     cluster.run(120)
-    assert cluster.counts() == {"reserved": 1, "burst": 1}
+    assert cluster.counts() == {"reserved": 2, "burst": 2}
     cluster.service = replace(
-        cluster.service, spec=a_spec(replicas=2, context={"maxModelLen": 2048}), generation=2
+        cluster.service, spec=a_spec(replicas=4, context={"maxModelLen": 2048}), generation=2
     )
     first = cluster.cycle()
     assert [variant.waits for variant in first.variants] == [False, True]
-    assert first.variants[1].template.is_new
     kinds = [manifest.kind.kind for manifest in service_manifests(first)]
     assert kinds.count("Deployment") == 1
-    _set_rollout(cluster, "reserved", complete=False)
-    second = cluster.cycle()
-    assert [variant.waits for variant in second.variants] == [False, True]
-    _set_rollout(cluster, "reserved", complete=True)
-    third = cluster.cycle()
-    assert [variant.waits for variant in third.variants] == [False, False]
-    assert third.variants[1].template.is_new
-    assert not any(variant.template.is_new for variant in cluster.cycle().variants)
-
-
-def _set_rollout(cluster: VariantFleet, pool: str, *, complete: bool) -> None:
-    ref = Ref("team-a", deployment_name("chat", f"{pool}-1gpu"))
-    cluster.workloads[ref] = replace(cluster.workloads[ref], rollout_complete=complete)
+    begun = list[str]()
+    end = cluster.now + timedelta(seconds=1200)
+    while cluster.now < end:
+        cluster.cycle()
+        assert sum(cluster.counts().values()) >= 3
+        new = {pod.variant for pod in cluster.pods.values() if pod.template_digest}
+        begun += sorted(new - set(begun))
+        mixed = {
+            pod.variant
+            for pod in cluster.pods.values()
+            if pod.variant in new and not pod.template_digest
+        }
+        assert len(mixed) <= 1
+    assert begun == ["reserved-1gpu", "burst-1gpu"]
+    assert cluster.counts() == {"reserved": 2, "burst": 2}
+    digests = {workload.template_digest for workload in cluster.workloads.values()}
+    assert (len(cluster.workloads), "" in digests) == (2, False)
+    assert cluster.lost == []
 
 
 def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
