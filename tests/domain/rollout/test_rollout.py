@@ -175,6 +175,23 @@ def test_a_second_rollout_follows_the_first_one(spare: int) -> None:
         assert rollout.least == 2 - (spare == 0)
 
 
+@pytest.mark.parametrize("pause", [70, 105, 150])
+@pytest.mark.parametrize("spare", [0, 1])
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+def test_an_edit_in_the_middle_of_a_rollout_replaces_replicas_of_both_templates(
+    wanted: int, spare: int, pause: float
+) -> None:
+    rollout = Rollout(wanted, spare)
+    rollout.edit(SECOND)
+    rollout.run(pause)
+    rollout.edit(FIX)
+    rollout.least = wanted
+    rollout.run(500 * wanted)
+    assert rollout.lengths == [FIX] * wanted
+    assert rollout.replicas == {FIX: wanted}
+    assert rollout.least >= wanted - (spare == 0)
+
+
 @pytest.mark.parametrize("spare", [0, 1])
 def test_the_whole_rollout_counts_no_more_than_there_are_devices_for_it(spare: int) -> None:
     """In place nothing waits for a device that no replica of its own is to give back."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pytest
-from hypothesis import event, given, settings
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
 from tessera.domain.observed.snapshot import Pod, Ref, Workload
@@ -89,6 +89,8 @@ class Variant:
         """Decide, and let the controllers do it: replicas that leave are drained at once."""
         rollout, newest = self.rollout(), self.templates[self.newest]
         moment = NOW + self.now
+        # The status has the last one alone.
+        self.withdrawn &= {newest.name}
         if rollout.is_overdue(moment, EXPECTED_START):
             self.withdrawn.add(newest.name)
         counts = rollout.counts(
@@ -194,7 +196,21 @@ def happenings(draw: st.DrawFn) -> list[tuple[str, int]]:
     course=happenings(),
     last=st.integers(0, 3),
 )
-@settings(max_examples=3000)
+@example(  # Of those that wait for a device none serves: the only replica is of a bad edit.
+    desired=1,
+    spare=0,
+    can_start=(False, True, True),
+    course=[("edit", 1), ("wait", 4)],
+    last=0,
+)
+@example(  # The oldest Deployment is empty, and only the next one can give way.
+    desired=1,
+    spare=0,
+    can_start=(True, True, True),
+    course=[("edit", 1), ("wait", 3)],
+    last=2,
+)
+@settings(max_examples=examples(100))
 def test_its_own_acts_cost_one_replica_and_in_the_end_all_are_of_the_newest_that_starts(
     desired: int,
     spare: int,
