@@ -9,7 +9,7 @@ from tessera.api.model_files import PoolingTask
 from tessera.api.template_version import Platform
 from tessera.domain.billing.bill import Bill
 from tessera.domain.config import Config
-from tessera.domain.names import deployment_name
+from tessera.domain.names import SERVICE_LABEL, deployment_name
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.runner_reports import RunnerProgress
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
@@ -27,6 +27,7 @@ from tessera.resources.api_resources import (
     ACCELERATOR_POOLS,
     BATCH_INFERENCES,
     CLAIMS,
+    DEPLOYMENTS,
     INFERENCE_SERVICES,
     KINDS,
     NODES,
@@ -216,6 +217,16 @@ class MemoryOperator:
 
     def body(self, key: ObjectKey) -> dict[str, Any]:
         return self.cluster.objects[key]
+
+    def newest_deployment(self, service: str = "chat", namespace: str = "team-a") -> dict[str, Any]:
+        """Return the Deployment of a service that was created last."""
+        own = [
+            body
+            for key, body in self.cluster.objects.items()
+            if (key.plural, key.namespace) == (DEPLOYMENTS.plural, namespace)
+            and body["metadata"]["labels"][SERVICE_LABEL] == service
+        ]
+        return own[-1]
 
     def kinds(self) -> set[str]:
         return {key.plural for key in self.cluster.objects}

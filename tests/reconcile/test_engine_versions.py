@@ -18,7 +18,7 @@ async def fleet() -> MemoryOperator:
 
 def engine(fleet: MemoryOperator) -> dict[str, Any]:
     container: dict[str, Any]
-    (container,) = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    (container,) = fleet.newest_deployment()["spec"]["template"]["spec"]["containers"]
     return container
 
 
@@ -44,6 +44,8 @@ async def test_a_newer_version_rolls_the_service_with_its_image_and_arguments(
     )
     assert engine(fleet)["args"] == [*old["args"], "--sleep-mode-backend=cumem"]
     assert condition(fleet, "Accepted")["status"] == "True"
+    (before,) = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    assert before == old, "a Deployment keeps its template"
 
 
 async def test_a_version_that_lacks_an_argument_is_refused_and_the_engines_stay(

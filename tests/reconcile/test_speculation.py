@@ -7,7 +7,7 @@ import pytest
 from tessera.domain.observed.snapshot import Readings, Ref, SpeedReading
 from tessera.domain.perf.speculation import expected_tokens
 from tests.builders import at
-from tests.memory_operator import CHAT, DEPLOYMENT, VARIANT, MemoryOperator, add_pool_and_node
+from tests.memory_operator import CHAT, VARIANT, MemoryOperator, add_pool_and_node
 
 SERVICE = Ref("team-a", "chat")
 N_GRAMS = {"speculation": {"method": "NGram", "tokens": 5}}
@@ -55,7 +55,7 @@ async def cycle(operator: MemoryOperator, seconds: float, reading: SpeedReading)
 
 
 def speculates(operator: MemoryOperator) -> bool:
-    (engine,) = operator.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"]
+    (engine,) = operator.newest_deployment()["spec"]["template"]["spec"]["containers"]
     return any(each.startswith("--speculative-config=") for each in engine["args"])
 
 

@@ -67,13 +67,13 @@ def annotate(fleet: MemoryOperator, value: str) -> None:
 
 
 def revision(fleet: MemoryOperator) -> str | None:
-    container = fleet.body(DEPLOYMENT)["spec"]["template"]["spec"]["containers"][0]
+    container = fleet.newest_deployment()["spec"]["template"]["spec"]["containers"][0]
     revisions = [argument for argument in container["args"] if argument.startswith("--revision=")]
     return revisions[0].partition("=")[2] if revisions else None
 
 
 def template(fleet: MemoryOperator) -> dict[str, Any]:
-    pod_template: dict[str, Any] = fleet.body(DEPLOYMENT)["spec"]["template"]
+    pod_template: dict[str, Any] = fleet.newest_deployment()["spec"]["template"]
     return pod_template
 
 

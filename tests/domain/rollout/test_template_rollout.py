@@ -210,6 +210,13 @@ def happenings(draw: st.DrawFn) -> list[tuple[str, int]]:
     course=[("edit", 1), ("wait", 3)],
     last=2,
 )
+@example(  # A replica that served for long fails for a moment: its template did start.
+    desired=1,
+    spare=2,
+    can_start=(True, True, False),
+    course=[("edit", 3), ("wait", 30), ("edit", 0), ("fail", 0)],
+    last=0,
+)
 @settings(max_examples=examples(100))
 def test_its_own_acts_cost_one_replica_and_in_the_end_all_are_of_the_newest_that_starts(
     desired: int,
