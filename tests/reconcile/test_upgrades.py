@@ -185,7 +185,12 @@ async def test_an_upgraded_operator_writes_no_deployment_until_an_update_is_requ
     annotate(fleet, "now")
     await reconcile_until_answered(fleet)
     assert update(fleet) == "UpToDate"
+    # The status tells what a first Deployment was made from until another one exists.
+    assert fleet.body(CHAT)["status"]["podTemplateVersion"]["builderVersion"] == 1
+    await fleet.reconcile()
     assert fleet.body(CHAT)["status"]["podTemplateVersion"]["builderVersion"] == 2
+    assert fleet.body(DEPLOYMENT)["spec"]["template"] == before
+    assert template(fleet) != before
 
 
 async def test_an_unchanged_fleet_with_a_pinned_revision_costs_no_write(
