@@ -70,7 +70,11 @@ class Kube(MemoryCluster):
     ) -> ClusterObject:
         key = manifest.key
         if key.plural != PODS.plural or subresource is None:
-            return await super().apply(manifest, subresource=subresource)
+            is_new = key not in self.objects
+            await super().apply(manifest, subresource=subresource)
+            if is_new:
+                self.set(key, "metadata", creationTimestamp=self.moment)
+            return self.seen(key)
         if self._uid(key) != manifest.body["metadata"]["uid"]:
             raise NotFoundError(f"{key.describe()} not found")
         for condition in manifest.body["status"]["conditions"]:
@@ -232,8 +236,7 @@ class Kube(MemoryCluster):
     def _deployments(self) -> None:
         for key in sorted(key for key in self.objects if key.plural == DEPLOYMENTS.plural):
             body = self.objects[key]
-            labels = body["spec"]["selector"]["matchLabels"]
-            pods = [(at, pod) for at, pod in self.pods() if self._carries(at, labels)]
+            pods = [(at, pod) for at, pod in self.pods() if self._owner(at) == key]
             alive = [(at, pod) for at, pod in pods if not pod.terminating]
             self.rng.shuffle(alive)
             alive.sort(key=lambda key_and_pod: _deletion_order(key_and_pod[1]))
@@ -280,18 +283,19 @@ class Kube(MemoryCluster):
         self.begin_deletion(key)
 
     def _orphans(self) -> None:
-        owners = {
-            tuple(sorted(body["spec"]["selector"]["matchLabels"].items()))
-            for key, body in self.objects.items()
-            if key.plural == DEPLOYMENTS.plural
-        }
         for key, pod in list(self.pods()):
-            if (
-                pod.service.name
-                and not pod.terminating
-                and not any(self._carries(key, dict(labels)) for labels in owners)
-            ):
+            owner = self._owner(key)
+            if owner is not None and owner not in self.objects and not pod.terminating:
                 self.begin_deletion(key)
+
+    def _owner(self, key: ObjectKey) -> ObjectKey | None:
+        """Return the Deployment whose ReplicaSet made a pod; other selectors match it too."""
+        meta = self.objects[key]["metadata"]
+        for owner in meta.get("ownerReferences", ()):
+            if owner["kind"] == "ReplicaSet" and owner.get("controller"):
+                name = owner["name"].removesuffix(f"-{meta['labels'].get('pod-template-hash')}")
+                return ObjectKey(DEPLOYMENTS.plural, key.namespace, name)
+        return None
 
     def _carries(self, key: ObjectKey, labels: Mapping[str, str]) -> bool:
         pod_labels: dict[str, str] = self.objects[key]["metadata"]["labels"]
