@@ -132,9 +132,13 @@ class VariantFleet:
             if pod.service != service:
                 continue
             leaving = ref in drain.draining
+            # A closed gate makes a pod unready; it is ready again once the gate opens.
+            reopens = pod.containers_ready and pod.ready_since is None and not leaving
+            ready = NOW + self.now if reopens and not pod.terminating else pod.ready_since
             self.pods[ref] = replace(
                 pod,
                 serving=not leaving,
+                ready_since=None if leaving else ready,
                 draining_since=(pod.draining_since or NOW + self.now) if leaving else None,
                 deletion_cost=-1000 if ref in drain.drained else 0,
             )
@@ -183,7 +187,12 @@ class VariantFleet:
                 self.pods[ref] = replace(pod, ready_since=at, containers_ready=True, serving=True)
 
     def _gets_ready(self, pod: Pod, at: datetime) -> bool:
-        if pod.bound is None or pod.ready_since is not None or pod.terminating:
+        if (
+            pod.bound is None
+            or pod.ready_since is not None
+            or pod.terminating
+            or pod.draining_since
+        ):
             return False
         record = next(
             (each.record for each in self.workloads.values() if pod in self._pods_of(each)), None
