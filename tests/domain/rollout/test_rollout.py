@@ -164,6 +164,20 @@ def test_a_whole_rollout_goes_in_one_manner_and_keeps_its_replicas(wanted: int, 
     assert rollout.least == wanted - (spare == 0)
 
 
+@pytest.mark.parametrize("wanted", [1, 2, 4])
+@pytest.mark.parametrize("spare", [0, 1])
+def test_no_replica_of_the_older_template_comes_back_while_a_new_one_starts(
+    wanted: int, spare: int
+) -> None:
+    """It would wait for a device, for which a cluster autoscaler starts a node."""
+    rollout = Rollout(wanted, spare)
+    old = set(rollout.fleet.pods)
+    rollout.edit(SECOND)
+    for _ in rollout.cycles(400 * wanted):
+        later = [pod for ref, pod in rollout.fleet.pods.items() if ref not in old]
+        assert {rollout.length_of(pod) for pod in later} <= {SECOND}
+
+
 @pytest.mark.parametrize("spare", [0, 1])
 def test_a_second_rollout_follows_the_first_one(spare: int) -> None:
     rollout = Rollout(2, spare)

@@ -169,6 +169,19 @@ def test_a_new_template_is_rolled_out_one_variant_after_the_other() -> None:
     assert cluster.lost == []
 
 
+def test_replicas_are_not_replaced_by_equal_ones_when_their_pool_comes_back() -> None:
+    """Also where the status describes the variant that the service was to move to."""
+    cluster = fleet(2, reserved=2, burst=0)
+    cluster.run(120)
+    pods = set(cluster.pods)
+    cluster.pools = (BURST,)
+    cluster.run(30)
+    cluster.pools = (RESERVED, BURST)
+    cluster.run(300)
+    assert set(cluster.pods) == pods
+    assert [each.variant for each in cluster.workloads.values()] == ["reserved-1gpu"]
+
+
 def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
     cluster = fleet(3, reserved=1, burst=2)
     cluster.run(120)
