@@ -123,9 +123,13 @@ class Variant:
                     break
                 self.created += 1
                 name = f"{template.name}-{self.created}"
-                template.pods[name] = a_pod(name, created=at(self.now.total_seconds()), bound=None)
-                bare = {"ready_since": None, "containers_ready": False, "serving": None}
-                template.pods[name] = replace(template.pods[name], node=None, **bare)
+                template.pods[name] = a_pod(
+                    name,
+                    created=at(self.now.total_seconds()),
+                    ready_since=None,
+                    containers_ready=False,
+                    serving=None,
+                )
 
     def pass_time(self) -> None:
         """Bind what fits, and let what is bound get ready."""
@@ -252,7 +256,7 @@ def _happen(variant: Variant, kind: str, number: int) -> None:
             variant.thieves = 0
         case "quota":
             variant.refused = bool(number)
-        case "wait":
+        case _:
             variant.run(number)
 
 

@@ -171,7 +171,7 @@ def test_a_new_template_is_rolled_out_one_variant_after_the_other() -> None:
 
 def test_replicas_are_not_replaced_by_equal_ones_when_their_pool_comes_back() -> None:
     """Also where the status describes the variant that the service was to move to."""
-    cluster = fleet(2, reserved=2, burst=0)
+    cluster = fleet(2, reserved=2, burst=2)
     cluster.run(120)
     pods = set(cluster.pods)
     cluster.pools = (BURST,)
