@@ -86,10 +86,32 @@ class FaultyKube(Kube):
     async def apply(
         self, manifest: ObjectManifest, *, subresource: str | None = None
     ) -> ClusterObject:
-        """Apply, after the controllers of Deployments did what they see at this moment."""
-        if manifest.key.plural == PODS.plural:
-            self._deployments()
-        return await super().apply(manifest, subresource=subresource)
+        """Apply, after the controllers of Deployments did what they see at this moment.
+
+        That a rollout without a free slice takes one replica is excused.
+        """
+        key = manifest.key
+        if key.plural != PODS.plural:
+            return await super().apply(manifest, subresource=subresource)
+        self._deployments()
+        gives_way = key in self.objects and self._gives_way(key)
+        observed = await super().apply(manifest, subresource=subresource)
+        if gives_way and not self.pod(key).takes_requests:
+            self.lost[self.pod(key).service] += 1
+        return observed
+
+    def _gives_way(self, key: ObjectKey) -> bool:
+        """Return whether a ready replica is the first to leave for one that finds no slice."""
+        pod = self.pod(key)
+        others = [
+            other
+            for _, other in self.pods()
+            if (other.service, other.variant) == (pod.service, pod.variant)
+            and other.template_digest != pod.template_digest
+            and not other.terminating
+        ]
+        waits = any(other.node is None and other.created >= pod.created for other in others)
+        return pod.takes_requests and not self.lost[pod.service] and waits
 
     @override
     async def evict(self, pod: Ref, uid: str) -> None:
