@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
-from tessera.api.service_status import InferenceServiceStatus
+from tessera.api.service_status import InferenceServiceStatus, VariantTemplates
 from tessera.api.template_version import (
     EffectiveValues,
     Platform,
@@ -360,6 +360,18 @@ def test_a_refused_service_keeps_its_template_version() -> None:
     refused = later(replace(before, spec=None, problem="spec.model: Field required"))
     assert status_of(refused).pod_template_version == before.status.pod_template_version
     assert update_condition(refused).reason == "NotPlaced"
+
+
+def test_a_service_without_a_plan_keeps_what_is_known_of_its_templates() -> None:
+    """Else a leader that starts then takes no Deployment for the one of before, nor a bad one."""
+    known = VariantTemplates(variant="a100-1g-10gb", complete="1234", withdrawn="5678")
+    before = a_built_service()
+    status = before.status.model_copy(update={"templates": (known,)})
+    before = replace(before, status=status)
+    refused = later(replace(before, spec=None, problem="spec.model: Field required"))
+    assert status_of(refused).templates == (known,)
+    unplaced = later(before, nodes=())
+    assert status_of(unplaced).templates == (known,)
 
 
 def test_planning_again_with_the_written_status_keeps_it() -> None:
