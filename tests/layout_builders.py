@@ -118,7 +118,7 @@ def proposals_of(snapshot: Snapshot, *, gateways: bool = False) -> Mapping[Ref, 
             at=snapshot.at,
             memory=ScalingHistory(),
             snapshot=snapshot,
-            room=Room(used=Devices(), held=Devices()),
+            room=Room(used=Devices(), held=Devices(), pools={}),
         )
         for service in snapshot.services
     }

@@ -28,7 +28,7 @@ async def _sequences(count: int, failing: dict[str, list[int]]) -> list[Verdict]
         verdict = await play.run()
         verdicts.append(verdict)
         if not verdict.is_clean:
-            failing[probable_reason(verdict, play.hit)].append(seed)
+            failing[probable_reason(verdict)].append(seed)
     return verdicts
 
 

@@ -12,6 +12,7 @@ from tessera.domain.observed.snapshot import Pod
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.floors.kube import FloorKube
+from tests.repartition.kube import Body
 
 
 @dataclass(slots=True)
@@ -87,7 +88,8 @@ class Judge:
             return
         self._seen = self.kube.version
         healthy, floors = self.healthy(), self.floors()
-        needed = self._rolling_in_place() | self._moving_on_same_devices()
+        needed = self._rolling_in_place() | self._changing_template()
+        needed |= self._moving_on_same_devices()
         whole = {service for service, floor in floors.items() if healthy[service] >= floor}
         self._replacing = (self._replacing - whole) | needed
         self._below.clear()
@@ -163,6 +165,17 @@ class Judge:
                 services.add(self._service_of(key))
         return services
 
+    def _changing_template(self) -> set[Ref]:
+        """Return services with Deployments of several templates of one variant."""
+        templates = Counter[tuple[Ref, str]]()
+        owners = {_deployment_of(self.kube.objects[key]) for key, _ in self.kube.pods()}
+        for key in self.kube.deployments():
+            labels = self.kube.objects[key]["spec"]["selector"]["matchLabels"]
+            if self.kube.strategy(key).replicas or key.name in owners:
+                variant = labels.get("tessera.dev/variant", "")
+                templates[self._service_of(key), variant] += 1
+        return {service for (service, _), count in templates.items() if count > 1}
+
     def _moving_on_same_devices(self) -> set[Ref]:
         """Return services whose pods of several Deployments want the same devices."""
         variants = defaultdict[tuple[Ref, tuple[object, ...]], set[str]](set)
@@ -172,3 +185,9 @@ class Judge:
                 devices = (*sorted(selector.items()), *sorted(pod.devices))
                 variants[pod.service, devices].add(pod.variant)
         return {service for (service, _), names in variants.items() if len(names) > 1}
+
+
+def _deployment_of(pod: Body) -> str:
+    """Return the name of the Deployment whose ReplicaSet owns a pod."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return next((str(each.get("name", "")).rpartition("-")[0] for each in owners), "")

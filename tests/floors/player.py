@@ -158,10 +158,6 @@ def _rollout_finding(fleet: FloorFleet, service: str) -> str:
     images = fleet.images(service)
     if BAD_IMAGE in images and wanted != BAD_IMAGE:
         return "keeps a bad image that its spec does not have"
-    for key in fleet.deployments(service):
-        is_refused = any(each.refusal for each in fleet.kube.replica_sets(key))
-        if is_refused and fleet.kube.strategy(key).surge and wanted != BAD_IMAGE:
-            return "waits for ever for a surge that a quota refuses"
     return ""
 
 

@@ -16,15 +16,6 @@ MINUTE = 60.0
 CHAT = Ref(NAMESPACE, "chat")
 
 
-def _known(reason: str) -> pytest.MarkDecorator:
-    """Mark what fails today, with what was observed."""
-    return pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason)
-
-
-_F1 = _known("F1: 3 of 4 for good, the Deployment that rolls keeps the bad image")
-_F3_STAYS = _known("F3: 0 of 1, 1 of 2 for 855 s, until the limit is raised")
-
-
 @pytest.fixture
 async def begin() -> AsyncIterator[Callable[..., FloorFleet]]:
     """Begin fleets that end with the test."""
@@ -68,7 +59,7 @@ async def _broken_rollout(fleet: FloorFleet, variants: int) -> FloorFleet:
 
 
 @pytest.mark.parametrize("restart", [False, True], ids=["same", "restarted"])
-@pytest.mark.parametrize("pools", [1, pytest.param(2, marks=_F1), pytest.param(3, marks=_F1)])
+@pytest.mark.parametrize("pools", [1, 2, 3])
 async def test_a_bad_template_is_replaced_by_its_fix(
     pools: int, restart: bool, begin: Callable[..., FloorFleet]
 ) -> None:
@@ -81,7 +72,7 @@ async def test_a_bad_template_is_replaced_by_its_fix(
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
 
 
-@pytest.mark.parametrize("pools", [1, pytest.param(2, marks=_F1), pytest.param(3, marks=_F1)])
+@pytest.mark.parametrize("pools", [1, 2, 3])
 async def test_a_bad_template_is_taken_back(pools: int, begin: Callable[..., FloorFleet]) -> None:
     fleet = await _broken_rollout(begin(), pools)
     fleet.edit("chat", engine=None)
@@ -96,9 +87,9 @@ async def test_a_bad_template_is_taken_back(pools: int, begin: Callable[..., Flo
 @pytest.mark.parametrize(
     "sizes",
     [
-        pytest.param((1, 1), marks=_known("F2: 0 of 2, 45 s below the floor")),
-        pytest.param((2, 2), marks=_known("F2: 2 of 4, 40 s below the floor")),
-        pytest.param((1, 1, 1), marks=_known("F2: 0 of 3, 50 s below the floor")),
+        pytest.param((1, 1)),
+        pytest.param((2, 2)),
+        pytest.param((1, 1, 1)),
     ],
     ids=str,
 )
@@ -118,8 +109,8 @@ async def test_a_rollout_in_full_pools_takes_one_replica_at_a_time(
 @pytest.mark.parametrize(
     ("floor", "times"),
     [
-        pytest.param(2, FAST, marks=_known("F2: 0 of 2, 45 s below the floor")),
-        pytest.param(4, SLOW, marks=_known("F2: 1 of 4, 130 s below the floor")),
+        pytest.param(2, FAST),
+        pytest.param(4, SLOW),
     ],
     ids=["2", "4-slow-engines"],
 )
@@ -137,7 +128,6 @@ async def test_a_quota_of_what_runs_takes_one_replica_at_a_time(
     assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
 
 
-@_known("F2: 0 of 2, 35 s below the floor")
 async def test_late_controllers_take_one_replica_at_a_time(
     begin: Callable[..., FloorFleet],
 ) -> None:
@@ -160,11 +150,10 @@ async def test_late_controllers_take_one_replica_at_a_time(
         pytest.param(
             [{"window": "Month", "amount": "0.01", "tier": "OnDemand"}],
             None,
-            marks=_known("F3: 0 of 1 for 35 s, 1 of 2 for 30 s, until the new replica is ready"),
             id="tier",
         ),
-        pytest.param([{"window": "Month", "amount": "0.01"}], None, marks=_F3_STAYS, id="month"),
-        pytest.param([{"window": "Month", "amount": "100000"}], "0.5", marks=_F3_STAYS, id="gpus"),
+        pytest.param([{"window": "Month", "amount": "0.01"}], None, id="month"),
+        pytest.param([{"window": "Month", "amount": "100000"}], "0.5", id="gpus"),
     ],
 )
 @pytest.mark.parametrize("floor", [1, 2])
@@ -190,7 +179,6 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_reserved_gpu_becomes_fre
 # F4, F9
 
 
-@_known("F4: 0 of 2 for 900 s, until the limit is raised")
 @pytest.mark.parametrize(
     ("limits", "gpus"),
     [
@@ -216,8 +204,8 @@ async def test_a_used_up_budget_keeps_the_floor_while_a_pool_is_renamed(
 @pytest.mark.parametrize(
     "floor",
     [
-        pytest.param(2, marks=_known("F9: 0 of 2, 45 s below the floor")),
-        pytest.param(4, marks=_known("F9: 0 of 4, 55 s below the floor")),
+        pytest.param(2),
+        pytest.param(4),
     ],
 )
 async def test_a_full_pool_that_is_renamed_gives_up_one_replica_at_a_time(
@@ -234,7 +222,6 @@ async def test_a_full_pool_that_is_renamed_gives_up_one_replica_at_a_time(
 # F5
 
 
-@_known("F5: 1 of 6 stands in 232 of 240 ticks of 5 s")
 async def test_an_autoscaler_of_somebody_else_does_not_hold_a_service_below_its_floor(
     begin: Callable[..., FloorFleet],
 ) -> None:
@@ -255,7 +242,6 @@ async def test_an_autoscaler_of_somebody_else_does_not_hold_a_service_below_its_
 # F6
 
 
-@_known("F6: 1 of 2 updated after 30 min, a pod pends, Placed=False Unschedulable")
 async def test_a_rollout_whose_freed_gpu_is_taken_ends(begin: Callable[..., FloorFleet]) -> None:
     fleet = begin()
     add_gpus(fleet, "a100", 2)
@@ -274,7 +260,6 @@ async def test_a_rollout_whose_freed_gpu_is_taken_ends(begin: Callable[..., Floo
 # F10
 
 
-@_known("F10: 0 of 2 updated after 30 min; the quota is named")
 async def test_a_surge_that_a_quota_refuses_becomes_in_place(
     begin: Callable[..., FloorFleet],
 ) -> None:
@@ -301,7 +286,6 @@ def _slices(fleet: FloorFleet, label: str, count: int, tier: str, price: str) ->
     fleet.add_node(label, slices=count)
 
 
-@_known("F11: 2 slices at 0.90 USD/h together become 1 H100 at 2.99, which is 1 of 2 pods")
 async def test_idle_slices_on_demand_are_not_replaced_by_a_dearer_gpu(
     begin: Callable[..., FloorFleet],
 ) -> None:
@@ -314,7 +298,6 @@ async def test_idle_slices_on_demand_are_not_replaced_by_a_dearer_gpu(
     _assert_floor_held(fleet, 2)
 
 
-@_known("S1-1: 1 of 2 for 400 s on an H100 at 2.99 USD/h, and no reserved slice is used")
 @pytest.mark.parametrize("added", ["before", "later"])
 async def test_a_burst_keeps_the_reserved_floor(
     added: str, begin: Callable[..., FloorFleet]
@@ -334,7 +317,6 @@ async def test_a_burst_keeps_the_reserved_floor(
     assert fleet.counts("chat") == {"a100-1g-10gb": 2}, fleet.describe()
 
 
-@_known("S1-2: an idle replica is on an H100 at 2.99 USD/h for 24 of 240 ticks of 5 s")
 async def test_new_precisions_do_not_start_an_idle_replica_on_a_dear_gpu(
     begin: Callable[..., FloorFleet],
 ) -> None:

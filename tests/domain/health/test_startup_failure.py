@@ -177,6 +177,9 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.ENGINE_STALLED,
         Progressing.FIELD_MANAGER_CONFLICT,
         Progressing.MODEL_FETCH_FAILED,
+        Progressing.PROGRESS_DEADLINE_EXCEEDED,
+        Progressing.WAITING_FOR_DEVICE,
+        Progressing.BUDGET_EXHAUSTED,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised
 

@@ -29,6 +29,7 @@ class Template:
     can_start: bool
     replicas: int = 0
     pods: dict[str, Pod] = field(default_factory=dict)
+    was_ready: bool = False
 
     @property
     def workload(self) -> Workload:
@@ -77,6 +78,7 @@ class Variant:
                 for each in older
             ],
             desired=self.desired,
+            at=NOW + self.now,
             has_capacity=self.devices - self.thieves > self.desired,
         )
 
@@ -88,10 +90,9 @@ class Variant:
     def plan(self) -> RolloutCounts:
         """Decide, and let the controllers do it: replicas that leave are drained at once."""
         rollout, newest = self.rollout(), self.templates[self.newest]
-        moment = NOW + self.now
         # The status has the last one alone.
         self.withdrawn &= {newest.name}
-        if rollout.is_overdue(moment, EXPECTED_START):
+        if not newest.was_ready and rollout.is_overdue(EXPECTED_START, None):
             self.withdrawn.add(newest.name)
         counts = rollout.counts(
             may_step=True,
@@ -139,6 +140,7 @@ class Variant:
                 if pod.node is None and self.used < self.devices:
                     template.pods[name] = replace(pod, node="a100-0", bound=NOW + self.now)
                 elif pod.node is not None and template.can_start and pod.ready_since is None:
+                    template.was_ready = True
                     template.pods[name] = replace(
                         pod, ready_since=NOW + self.now, containers_ready=True, serving=True
                     )
@@ -299,6 +301,7 @@ def test_the_deployment_of_before_is_kept_until_the_newest_was_ready_once() -> N
         pods=(),
         older=(empty,),
         desired=1,
+        at=NOW,
         has_capacity=True,
     )
     before = rollout.counts(may_step=True, may_take=True, is_withdrawn=False)

@@ -179,7 +179,8 @@ def test_replicas_are_not_replaced_by_equal_ones_when_their_pool_comes_back() ->
     cluster.pools = (RESERVED, BURST)
     cluster.run(300)
     assert set(cluster.pods) == pods
-    assert [each.variant for each in cluster.workloads.values()] == ["reserved-1gpu"]
+    replicas = {each.variant: each.replicas for each in cluster.workloads.values()}
+    assert replicas == {"reserved-1gpu": 2, "burst-1gpu": 0}
 
 
 def test_replicas_of_a_deleted_pool_stay_until_others_serve() -> None:
