@@ -125,10 +125,10 @@ def test_a_previous_variant_drains_when_the_new_one_is_ready_and_goes_once_it_is
     assert empties.removable_deployments == ()
     assert empties.previous_deployments == {workloads[1].ref: 0}
     terminating = replace(old, terminating=True, ready_since=None)
-    gone = (workloads[0], replace(workloads[1], replicas=0))
-    leaving = compute_service_plan(replace(snapshot, workloads=gone, pods=(new, terminating)))
+    scaled = (workloads[0], replace(workloads[1], replicas=0))
+    leaving = compute_service_plan(replace(snapshot, workloads=scaled, pods=(new, terminating)))
     assert leaving.removable_deployments == ()
-    empty = compute_service_plan(replace(snapshot, workloads=gone, pods=(new,)))
+    empty = compute_service_plan(replace(snapshot, workloads=scaled, pods=(new,)))
     assert [ref.name for ref in empty.removable_deployments] == ["chat-zzz-old"]
 
 

@@ -242,14 +242,14 @@ def test_who_takes_a_bad_edit_back_has_the_replicas_of_before(wanted: int, spare
     first = {ref for ref, pod in rollout.fleet.pods.items() if pod.takes_requests}
     rollout.edit(BAD)
     rollout.run(120)
-    kept = first & rollout.fleet.pods.keys()
+    unreplaced = first & rollout.fleet.pods.keys()
     rollout.edit(FIRST)
     rollout.run(300)
     assert rollout.least == wanted - (spare == 0)
     assert rollout.lengths == [FIRST] * wanted
     assert rollout.replicas == {FIRST: wanted}
-    assert kept <= rollout.fleet.pods.keys()
-    assert len(kept) == wanted - (spare == 0)
+    assert unreplaced <= rollout.fleet.pods.keys()
+    assert len(unreplaced) == wanted - (spare == 0)
 
 
 @pytest.mark.parametrize("spare", [0, 1])

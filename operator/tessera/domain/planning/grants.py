@@ -190,9 +190,9 @@ def _minimums(
     """
     minimums = [0] * len(counts)
     order = sorted(range(len(counts)), key=lambda index: _by_cost(counts[index]))
-    there = [sum(not pod.terminating and pod.ended is None for pod in each) for each in pods]
+    existing = [sum(not pod.terminating and pod.ended is None for pod in each) for each in pods]
     desired = [count.replicas for count in counts]
-    for most in ([_count_ready(each) for each in pods], there, desired):
+    for most in ([_count_ready(each) for each in pods], existing, desired):
         for index in order:
             added = min(most[index], desired[index]) - minimums[index]
             added = max(0, min(added, missing))

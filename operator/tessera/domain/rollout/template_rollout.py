@@ -132,8 +132,16 @@ class TemplateRollout:
             self._give_way(older, ready, may_take=may_take)
         alive = sum(not pod.terminating for pod in self.pods)
         newest = max(ready + 1, self.desired - sum(older.values())) if may_step else alive
-        newest = 0 if is_withdrawn else min(self.desired, newest)
+        newest = 0 if is_withdrawn else min(self.desired, newest, max(ready, self._room()))
         return RolloutCounts(newest=newest, older=older, removable=self._removable(older))
+
+    def _room(self) -> int:
+        """Return the replicas of the newest template that exceed the desired number by one at most.
+
+        One that drains still has its device.
+        """
+        active = sum(not pod.terminating for each in self.older for pod in each.pods)
+        return self.desired + 1 - active
 
     def _give_way(self, counts: dict[Ref, int], ready: int, *, may_take: bool) -> None:
         """Lower the count of the oldest template that has any, for a replica in its place."""

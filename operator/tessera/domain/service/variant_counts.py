@@ -184,7 +184,7 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     start: timedelta,
     room: Room,
     assigned: int | None,
-    held: int,
+    ordered: int,
     yielded: int,
 ) -> VariantPods:
     offer, startable = choice.offer, choice.offer.startable
@@ -193,7 +193,7 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
     pending = [pod for pod in pods if pod.node is None]
-    starting = max(len(pods) - ready - len(pending), held - ready)
+    starting = max(len(pods) - ready - len(pending), ordered - ready)
     pending = pending[: max(0, len(pods) - ready - starting)]
     return VariantPods(
         variant=choice.variant,

@@ -385,7 +385,8 @@ def _progressing_verdict(
     )
     if failure is not None:
         return failure
-    if service_plan.drain.draining:
+    is_rolling = any(variant.older for variant in service_plan.variants)
+    if service_plan.drain.draining and not is_rolling:
         return StatusVerdict(
             Progressing.DRAINING,
             f"{counted(len(service_plan.drain.draining), 'replica')} draining, {desired} desired",
