@@ -156,6 +156,9 @@ def _grant_requests(
     requests = []
     for index in sorted(range(len(counts)), key=lambda index: _by_cost(counts[index])):
         count, pods, minimum = counts[index], pods_by_index[index], minimums[index]
+        # What is ready within the minimum goes on where the last cycle did not know the variant;
+        # else a replica that a rollout starts first would be one more for good.
+        decided = _running(proposal, count, history)
         requests.append(
             GrantRequest(
                 ref=proposal.service.ref,
@@ -163,8 +166,7 @@ def _grant_requests(
                 tariff=count.choice.offer.tariff,
                 min_replicas=minimum,
                 desired=count.replicas,
-                # What is ready within the minimum goes on, whatever it was called before.
-                running=max(_running(proposal, count, history), min(minimum, _count_ready(pods))),
+                running=min(minimum, _count_ready(pods)) if decided is None else decided,
                 existing_pods=sum(pod.ended is None for pod in pods),
                 termination_time=termination_time(spec),
             )
@@ -222,8 +224,8 @@ def _by_cost(count: VariantCount) -> tuple[int, int]:
     return tiers.index(choice.offer.tier), choice.hourly.nanos
 
 
-def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
-    """Return the replicas of a variant that the last cycle desired."""
+def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int | None:
+    """Return the replicas of a variant that the last cycle desired; None of one that is new."""
     objects, reference = proposal.objects, proposal.counts[0].choice.variant
     # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
     decided = {}
@@ -232,7 +234,7 @@ def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -
     if len(proposal.counts) > 1 and history.counts:
         decided = dict(history.counts)
     if decided:
-        return decided.get(count.choice.variant, 0)
+        return decided.get(count.choice.variant)
     if len(proposal.counts) == 1:
         return max((workload.replicas for workload in objects.workloads), default=0)
     workload = objects.workload_of(count.choice.variant)
