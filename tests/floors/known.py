@@ -14,8 +14,8 @@ FOR_EVER = "something is under way for ever"
 COST = "F11: dearer devices than necessary"
 
 _SEEDS: Mapping[str, str] = {
-    AUTOSCALER: "175 414 500 573 647 757 826",
-    FOR_EVER: "701",
+    AUTOSCALER: "175 414 500 573 757 826",
+    BAD_IMAGE: "713",
 }
 UNSOLVED: Mapping[int, str] = {
     seed: reason for reason, seeds in _SEEDS.items() for seed in map(int, seeds.split())
