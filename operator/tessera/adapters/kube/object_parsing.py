@@ -312,10 +312,8 @@ def parse_pod(body: JsonObject) -> Pod | None:
         return None
     service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
     scheduled = _condition(body, "PodScheduled")
-    digest, deployment = (
-        labels.get(names.TEMPLATE_LABEL, ""),
-        names.deployment_name(service, variant),
-    )
+    digest = labels.get(names.TEMPLATE_LABEL, "")
+    deployment = names.deployment_name(service, variant)
     if digest:
         deployment = names.template_deployment_name(service, variant, digest)
     replica_set = f"{deployment}-{labels.get(_TEMPLATE_LABEL, '')}"

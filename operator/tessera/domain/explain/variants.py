@@ -11,9 +11,9 @@ from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import (
     PossibleMove,
-    capacity_of,
     effective_price,
     possible_move,
+    served_by,
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
@@ -121,11 +121,7 @@ def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> It
 def _spare(placed: PlacedService) -> Need:
     """Return what the desired replicas have beyond what is needed."""
     variants = placed.service_plan.variants
-    desired = Need(
-        sum(each.desired * capacity_of(each.choice) for each in variants),
-        sum(each.desired for each in variants),
-        sum(each.desired for each in variants if each.choice.offer.tier != "Spot"),
-    )
+    desired = served_by((each.choice, each.desired) for each in variants)
     return desired.beside(placed.service_plan.need)
 
 

@@ -4,7 +4,7 @@ A search with bounds over the counts of each variant: orders by price per capaci
 wherever a last replica is larger than what is missing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -38,6 +38,14 @@ class Need(NamedTuple):
             None if self.most_pods is None else max(0, self.most_pods - have.pods),
         )
 
+    def within(self, have: "Need") -> "Need":
+        """Return the part of it that replicas have, without a limit."""
+        return Need(
+            min(self.capacity, have.capacity),
+            min(self.pods, have.pods),
+            min(self.firm_pods, have.firm_pods),
+        )
+
     @property
     def is_met(self) -> bool:
         """Return whether no replica is needed."""
@@ -47,14 +55,20 @@ class Need(NamedTuple):
 NO_NEED = Need(0)
 
 
+def sum_of(replicas: Iterable[tuple[int, bool, int]]) -> Need:
+    """Return what replicas have together, of each kind its capacity, whether firm, and how many."""
+    capacity = pods = firm_pods = 0
+    for each, is_firm, count in replicas:
+        capacity += each * count
+        pods += count
+        firm_pods += count if is_firm else 0
+    return Need(capacity, pods, firm_pods)
+
+
 def total_of(options: Sequence[CoverOption], counts: Sequence[int]) -> Need:
     """Return what so many replicas of each option have."""
-    taken = list(zip(options, counts, strict=True))
-    return Need(
-        sum(option.capacity * count for option, count in taken),
-        sum(counts),
-        sum(count for option, count in taken if option.is_firm),
-    )
+    taken = zip(options, counts, strict=True)
+    return sum_of((option.capacity, option.is_firm, count) for option, count in taken)
 
 
 def least_cover(options: Sequence[CoverOption], need: Need) -> tuple[int, ...]:

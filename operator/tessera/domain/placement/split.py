@@ -5,7 +5,7 @@ cost, then to nodes that may come. Nodes of tier Reserved are paid anyway, so a 
 costs nothing more. See docs/decisions/order-of-tiers.md.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from fractions import Fraction
@@ -14,7 +14,7 @@ from typing import NamedTuple
 from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER
-from tessera.domain.placement.cover import CoverOption, Need, least_cover
+from tessera.domain.placement.cover import CoverOption, Need, least_cover, sum_of
 from tessera.domain.placement.split_state import (
     BINDING_TIME,
     ReplicaSplit,
@@ -154,29 +154,19 @@ def _replicas_alone(pods: VariantPods, need: Need) -> int:
     return replicas if need.most_pods is None else min(replicas, need.most_pods)
 
 
-def _cover(
-    order: Sequence[_Option], need: Need, counts: _Counts, *, cost: Callable[[_Option], int]
-) -> _Counts:
+def _cover(order: Sequence[_Option], need: Need, counts: _Counts) -> _Counts:
     """Return what of so many replicas of each variant covers a need at least cost."""
     options = [
-        CoverOption(cost(option), option.capacity, option.is_firm, counts[option.variant])
+        CoverOption(option.weight, option.capacity, option.is_firm, counts[option.variant])
         for option in order
     ]
     covered = least_cover(options, need)
     return {option.variant: count for option, count in zip(order, covered, strict=True)}
 
 
-def _weight(option: _Option) -> int:
-    return option.weight
-
-
 def _total(order: Sequence[_Option], counts: _Counts) -> Need:
     """Return what so many replicas have."""
-    return Need(
-        sum(option.capacity * counts[option.variant] for option in order),
-        sum(counts[option.variant] for option in order),
-        sum(counts[option.variant] for option in order if option.is_firm),
-    )
+    return sum_of((option.capacity, option.is_firm, counts[option.variant]) for option in order)
 
 
 def _remaining(order: Sequence[_Option], need: Need) -> _Counts:
@@ -185,7 +175,7 @@ def _remaining(order: Sequence[_Option], need: Need) -> _Counts:
     Those that are paid anyway stay beside one that is not.
     """
     bound = {option.variant: min(option.pods.bound, option.most) for option in order}
-    counts = _cover(order, need, bound, cost=_weight)
+    counts = _cover(order, need, bound)
     if any(option.cash and counts[option.variant] for option in order):
         spare = need.beside(_total(order, counts)).most_pods
         for option in order:
@@ -211,7 +201,7 @@ def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
             for option in order
         }
         missing = need.beside(_total(order, counts))
-        for variant, added in _cover(order, missing, rooms, cost=_weight).items():
+        for variant, added in _cover(order, missing, rooms).items():
             counts[variant] += added
 
 
@@ -246,15 +236,10 @@ def _bridge(order: Sequence[_Option], counts: _Counts, need: Need) -> _Counts:
     """Return the ready replicas that stay until those that replace them are ready."""
     existing = {option.variant: option.pods.ready for option in order}
     ready = {variant: min(number, counts[variant]) for variant, number in existing.items()}
-    most = _total(order, existing)
-    required = Need(
-        min(need.capacity, most.capacity),
-        min(need.pods, most.pods),
-        min(need.firm_pods, most.firm_pods),
-    )
+    required = need.within(_total(order, existing))
     missing = required.beside(_total(order, ready))
     others = {variant: number - ready[variant] for variant, number in existing.items()}
-    return _cover(order, missing, others, cost=_weight)
+    return _cover(order, missing, others)
 
 
 class _Move(NamedTuple):
@@ -346,7 +331,7 @@ def _smallest_move(order: Sequence[_Option], counts: _Counts, need: Need, whole:
             left = {**counts, source.variant: counts[source.variant] - stopped}
             missing = need.beside(_total(order, left))
             rooms = {option.variant: whole.started.get(option.variant, 0) for option in order}
-            started = _cover(order, missing, rooms, cost=_weight)
+            started = _cover(order, missing, rooms)
             added = {variant: left[variant] + started[variant] for variant in left}
             saves = stopped * source.cash > _cash(order, started)
             if any(started.values()) and saves and need.beside(_total(order, added)).is_met:

@@ -3,14 +3,14 @@
 See docs/decisions/order-of-tiers.md.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from fractions import Fraction
 from typing import NamedTuple
 
 from tessera.domain.money import Money
 from tessera.domain.placement.candidates import HardwareChoice
-from tessera.domain.placement.cover import Need
+from tessera.domain.placement.cover import Need, sum_of
 
 # The price of anything that is paid only while it is used is above all that is paid anyway.
 _CASH_BITS = 64
@@ -66,6 +66,13 @@ def weight_of(choice: HardwareChoice, start: timedelta) -> int:
 def capacity_of(choice: HardwareChoice) -> int:
     """Return what a replica serves, in thousandths of a token per second: sums are exact."""
     return max(1, round(1000 * choice.fit.limits.tokens_per_second))
+
+
+def served_by(replicas: Iterable[tuple[HardwareChoice, int]]) -> Need:
+    """Return what so many replicas of each variant have together."""
+    return sum_of(
+        (capacity_of(choice), choice.offer.tier != "Spot", count) for choice, count in replicas
+    )
 
 
 def by_cost(choice: HardwareChoice, start: timedelta) -> tuple[Fraction, str]:

@@ -179,7 +179,7 @@ def _pods_by_index(proposal: Proposal) -> Sequence[Sequence[Pod]]:
 
 
 def _count_ready(pods: Sequence[Pod]) -> int:
-    return sum(pod.takes_requests and not pod.terminating for pod in pods)
+    return sum(pod.takes_requests for pod in pods)
 
 
 def _minimums(
@@ -209,9 +209,7 @@ def _guaranteed_previous(proposal: Proposal) -> Sequence[Pod]:
     if spec is None:
         return ()
     pods = [
-        pod
-        for pod in proposal.objects.pods
-        if pod.variant not in variants and pod.takes_requests and not pod.terminating
+        pod for pod in proposal.objects.pods if pod.variant not in variants and pod.takes_requests
     ]
     pods.sort(key=lambda pod: pod.ref)
     return pods[: guaranteed_replicas(spec)]

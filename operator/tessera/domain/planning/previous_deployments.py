@@ -38,7 +38,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
             cost=1,
             capacity=_reported_capacity(status, workload.variant),
             is_firm=True,
-            most=sum(_serves(pod) for pod in pods_by_ref[workload.ref]),
+            most=sum(pod.takes_requests for pod in pods_by_ref[workload.ref]),
         )
         for workload in workloads
     ]
@@ -56,10 +56,6 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
         )
         for workload, count in zip(workloads, counts, strict=True)
     }
-
-
-def _serves(pod: Pod) -> bool:
-    return pod.takes_requests and not pod.terminating
 
 
 def _reported_capacity(status: InferenceServiceStatus, variant: str) -> int:
@@ -85,7 +81,7 @@ def needs_device_of_previous(
     own = [pod for pod in pods if pod.variant in names]
     previous = [pod for pod in pods if pod.variant not in names and pod.node is not None]
     draining = [pod for pod in previous if pod.draining_since is not None]
-    if sum(_serves(pod) for pod in pods) < floor:
+    if sum(pod.takes_requests for pod in pods) < floor:
         return False
     starts = any(pod.node is not None and not pod.takes_requests for pod in own)
     if starts or len(draining) > 1 or any(pod.terminating for pod in (*own, *previous)):

@@ -14,7 +14,7 @@ from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, SpeedReading, W
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import Need
-from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import needs_device_of_previous, previous_drains
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
@@ -35,7 +35,6 @@ from tessera.domain.service.proposal import Proposal, planner_error_proposal
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.variant_counts import (
     VariantCount,
-    capacity_of_counts,
     unit_of,
     with_counts,
 )
@@ -63,7 +62,7 @@ def _plan_service(
             for count, granted in zip(counts, grant.counts, strict=True)
         )
         # Without one that a move would start first all that is wanted may still be served.
-        served = Need(capacity_of_counts(counts), sum(count.replicas for count in counts))
+        served = served_by((count.choice, count.replicas) for count in counts)
         if not proposal.need._replace(firm_pods=0).beside(served).is_met:
             units = served.capacity // unit_of([count.choice for count in counts]).capacity
             scale = cap_to_grant(scale, units, grant, at)
@@ -286,11 +285,7 @@ def _ready_of(variants: Sequence[VariantPlan], pods: Sequence[Pod]) -> Need:
         )
         for variant in variants
     ]
-    return Need(
-        sum(capacity_of(choice) * count for choice, count in counts),
-        sum(count for _, count in counts),
-        sum(count for choice, count in counts if choice.offer.tier != "Spot"),
-    )
+    return served_by(counts)
 
 
 def _previous_of_layouts(

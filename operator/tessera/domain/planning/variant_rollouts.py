@@ -162,16 +162,15 @@ def _count_replicas(
     rolling = [draft for draft in drafts if draft.rollout.older]
     stepping = next((draft for draft in rolling if draft.rollout.in_step), None)
     stepping = stepping or next(iter(rolling), None)
-    pods, names = (
-        inputs.proposal.objects.pods,
-        {each.variant_count.choice.variant for each in drafts},
-    )
+    pods = inputs.proposal.objects.pods
+    names = {each.variant_count.choice.variant for each in drafts}
     serving = sum(pod.takes_requests for pod in pods if pod.variant not in names)
     serving += sum(each.ready_that_stay for each in drafts)
     return [
         draft.rollout.counts(
             may_step=draft is stepping and not is_held,
-            may_take=serving >= inputs.proposal.need.pods
+            may_take=draft is stepping
+            and serving >= inputs.proposal.need.pods
             and _waiting_pod(inputs, draft, snapshot) is None,
             is_withdrawn=_is_withdrawn(inputs, draft),
         )
@@ -217,11 +216,13 @@ def _blocker(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> st
 
 def _is_withdrawn(inputs: ServicePlanInputs, draft: _Draft) -> bool:
     """Return whether the newest template of a variant did not become ready in time."""
+    if not draft.rollout.older:
+        return False
     objects, status = inputs.proposal.objects, inputs.proposal.service.status
     variant, digest = draft.variant_count.choice.variant, draft.template.digest
     reported = [each.withdrawn for each in status.templates if each.variant == variant]
     if digest in inputs.withdrawn or digest in reported:
-        return bool(draft.rollout.older)
+        return True
     if any(each.complete == digest for each in status.templates):
         return False
     last_started = status.start.pod if status.start is not None else None
@@ -254,7 +255,7 @@ def _plan_variant(
         ),
         surge=not rollout.is_in_place,
         older=tuple(each.workload.ref for each in rollout.older),
-        is_withdrawn=_is_withdrawn(inputs, draft),
+        is_withdrawn=counts.is_withdrawn,
         rolls_in_place=not rollout.has_capacity and is_rolling_out(rollout.pods),
         blocker=_blocker(inputs, draft, snapshot),
         waits=workload is None and bool(rollout.older) and not counts.newest,

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Workload
-from tessera.domain.placement.cover import Need
+from tessera.domain.placement.cover import Need, sum_of
 
 # A conflict is over when no other manager wrote for so long after the number was set back.
 # Autoscalers write every 15 to 60 s.
@@ -60,22 +60,11 @@ def leaves_enough(need: Need, variants: Sequence[WrittenReplicas]) -> bool:
     Where less was decided, as by a budget, that is enough. Replicas beyond what was decided for a
     variant replace none of another one.
     """
-    decided = _total([(each, each.decided) for each in variants])
-    rest = _total([(each, min(each.decided, each.written)) for each in variants])
-    needed = Need(
-        min(need.capacity, decided.capacity),
-        min(need.pods, decided.pods),
-        min(need.firm_pods, decided.firm_pods),
+    decided = sum_of((each.capacity, each.is_firm, each.decided) for each in variants)
+    rest = sum_of(
+        (each.capacity, each.is_firm, min(each.decided, each.written)) for each in variants
     )
-    return needed.beside(rest).is_met
-
-
-def _total(replicas: Sequence[tuple[WrittenReplicas, int]]) -> Need:
-    return Need(
-        sum(each.capacity * count for each, count in replicas),
-        sum(count for _, count in replicas),
-        sum(count for each, count in replicas if each.is_firm),
-    )
+    return need.within(decided).beside(rest).is_met
 
 
 def is_written_by_others(workload: Workload, last: ReplicaConflict | None, at: datetime) -> bool:

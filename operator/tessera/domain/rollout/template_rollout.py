@@ -28,10 +28,6 @@ class OlderTemplate:
     def ready(self) -> int:
         return sum(pod.takes_requests for pod in self.pods)
 
-    @property
-    def is_empty(self) -> bool:
-        return not self.pods
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutCounts:
@@ -41,6 +37,8 @@ class RolloutCounts:
     older: Mapping[Ref, int] = field(default_factory=dict)
     removable: tuple[Ref, ...] = ()
     """Deployments without a replica that nothing falls back to."""
+    is_withdrawn: bool = False
+    """The newest template gives back what it has."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +57,7 @@ class TemplateRollout:
     has_capacity: bool
     """A device is free for one more replica."""
     has_fallback: bool = True
-    """The oldest one came before the newest template, which is to take its place."""
+    """The oldest one came before the newest template, and all replicas had it once."""
 
     @property
     def ready(self) -> int:
@@ -133,7 +131,12 @@ class TemplateRollout:
         alive = sum(not pod.terminating for pod in self.pods)
         newest = max(ready + 1, self.desired - sum(older.values())) if may_step else alive
         newest = 0 if is_withdrawn else min(self.desired, newest, max(ready, self._room()))
-        return RolloutCounts(newest=newest, older=older, removable=self._removable(older))
+        return RolloutCounts(
+            newest=newest,
+            older=older,
+            removable=self._removable(older),
+            is_withdrawn=is_withdrawn,
+        )
 
     def _room(self) -> int:
         """Return the replicas of the newest template that exceed the desired number by one at most.
@@ -166,7 +169,7 @@ class TemplateRollout:
         return tuple(
             each.workload.ref
             for each in self.older
-            if each.is_empty
+            if not each.pods
             and not counts[each.workload.ref]
             and (each.workload.ref != last or not is_kept or not self.desired)
         )

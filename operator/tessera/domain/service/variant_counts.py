@@ -57,11 +57,6 @@ def shares_of(choices: Sequence[HardwareChoice]) -> Mapping[str, float]:
     return {choice.variant: capacity_of(choice) / unit for choice in choices}
 
 
-def capacity_of_counts(counts: Sequence[VariantCount]) -> int:
-    """Return what the replicas of all variants serve, in thousandths of a token per second."""
-    return sum(count.replicas * capacity_of(count.choice) for count in counts)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """The devices that a service finds, as far as its variants' counts depend on them."""

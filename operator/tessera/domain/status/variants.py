@@ -13,7 +13,7 @@ from tessera.api.variant_status import (
 )
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice
-from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.speed.measurements import corrected_rate
 
@@ -125,9 +125,8 @@ def capacity_text(service_plan: ServicePlan) -> str:
     """Return what the load needs, or what the desired replicas serve where their number is set."""
     capacity = service_plan.need.capacity
     if service_plan.scale.pods is not None and service_plan.scale.recommended is None:
-        capacity = sum(
-            variant.desired * capacity_of(variant.choice) for variant in service_plan.variants
-        )
+        variants = service_plan.variants
+        capacity = served_by((each.choice, each.desired) for each in variants).capacity
     unit = "input tok/s" if service_plan.is_pooling else "tok/s"
     return f"{round(capacity / 1000)} {unit}"
 

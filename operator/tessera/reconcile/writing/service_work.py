@@ -100,7 +100,7 @@ def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     """Return the Deployments whose replicas alone are set; without a record only reductions."""
     variants, planned = work.service_plan.variants, dict(work.service_plan.previous_deployments)
     for variant in variants:
-        if variant.workload is not None and (variant.waits or not work.may_change_deployments):
+        if variant.workload is not None and not work.may_change_deployments:
             planned[variant.workload.ref] = variant.replicas
     running = {current.ref: current.replicas for current in work.snapshot.workloads}
     if work.may_change_deployments:
