@@ -76,6 +76,8 @@ async def reconcile_and_write(fleet: FleetReconciler, applier: Applier) -> Recon
     """Run a cycle, and write all that it decided; return what was refused and written."""
     before = applier.writes
     outcome = await fleet.reconcile()
+    withheld = [ref for ref, each in outcome.plan.service_plans.items() if each.withheld]
+    assert not withheld, "a plan took healthy replicas within a floor"
     await applier.queue.drain()
     async with applier.queue.paused():
         """Raises what stopped the writing."""

@@ -171,6 +171,8 @@ class Progressing(StatusReason):
     the spec changes."""
     WAITING_FOR_DEVICE = "WaitingForDevice"
     """No replica leaves for one of the newest template, since another pod waits for its device."""
+    DISRUPTION_NOT_ALLOWED = "DisruptionNotAllowed"
+    """Healthy replicas within minReplicas stay although the plan took them: a defect of Tessera."""
     BUDGET_EXHAUSTED = "BudgetExhausted"
     """Replicas of a pool that does not offer them any more stay, since the TenantBudget pays for
     none that would take their place."""

@@ -38,6 +38,7 @@ from tests.builders import (
     PlanInputs,
     a_node,
     a_pod,
+    a_pool,
     a_service,
     a_snapshot,
     a_spec,
@@ -166,6 +167,42 @@ def test_a_replica_that_takes_no_requests_is_not_watched(pod: Pod) -> None:
     decision = plan_of(*a_fleet(pod, PAIR[1]))
     assert pod.ref not in decision.engine_progress
     assert decision.service_plans[Ref("team-a", "chat")].stall == Stall()
+
+
+ON_TWO_POOLS = a_snapshot(
+    a_service(spec=a_spec(scaling={"minReplicas": 2, "maxReplicas": 8})),
+    pools=(a_pool("reserved", "1.00"), a_pool("burst", "3.00", tier="OnDemand")),
+    nodes=(a_node("reserved", whole=1), a_node("burst", whole=1)),
+    pods=(
+        a_pod("chat-0", variant="reserved-1gpu", node="reserved-0"),
+        a_pod("chat-1", variant="burst-1gpu", node="burst-0"),
+    ),
+    workloads=(a_workload(1, variant="reserved-1gpu"), a_workload(1, variant="burst-1gpu")),
+)
+
+
+@pytest.mark.parametrize("stalled", ["chat-0", "chat-1"])
+def test_engines_of_every_variant_are_watched_and_their_peers_are_of_any(stalled: str) -> None:
+    assert replaced_pod(_stalled_on_two_pools(stalled)) == stalled
+
+
+def test_no_second_replica_of_the_floor_is_replaced_while_one_drains() -> None:
+    inputs = _stalled_on_two_pools("chat-0")
+    first, second = inputs.snapshot.pods
+    draining = replace(second, draining_since=at(-5), serving=False, ready_since=None)
+    stall = stall_of(inputs._replace(snapshot=replace(inputs.snapshot, pods=(first, draining))))
+    assert stall.blocker is not None
+    assert "it is replaced once 1 other replica can serve requests, now 0" in stall.blocker
+
+
+def _stalled_on_two_pools(stalled: str) -> PlanInputs:
+    snapshot = replace(
+        ON_TWO_POOLS,
+        readings=Readings(at=NOW, engines=_by_ref({"chat-0": reading(), "chat-1": reading()})),
+        in_flight=_by_ref({stalled: InFlight(at(-5), 3)}),
+    )
+    progress = PlanMemory(engine_progress=_by_ref({stalled: FROZEN}))
+    return PlanInputs(snapshot, Config(stall_timeout=STALL_TIMEOUT, gateways=True), progress)
 
 
 def test_the_longest_prompt_of_all_is_waited_for() -> None:

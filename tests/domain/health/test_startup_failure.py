@@ -179,6 +179,7 @@ def test_every_reason_for_trouble_has_a_case() -> None:
         Progressing.MODEL_FETCH_FAILED,
         Progressing.PROGRESS_DEADLINE_EXCEEDED,
         Progressing.WAITING_FOR_DEVICE,
+        Progressing.DISRUPTION_NOT_ALLOWED,
         Progressing.BUDGET_EXHAUSTED,
     }
     assert {reason for reason in Progressing if not reason.is_true} - others == shown | advised

@@ -25,6 +25,7 @@ from tessera.api.service_status import ReplacementStatus
 from tessera.api.text import counted
 from tessera.domain.incremental import FOREVER, Until
 from tessera.domain.observed.snapshot import EngineReading, InFlight, ObservedService, Pod, Ref
+from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.scaling.load import MAX_READING_AGE
 from tessera.domain.sizing.sizing import ReplicaFit
 
@@ -107,23 +108,22 @@ class EngineWatch:
 def inspect_engines(
     watch: EngineWatch,
     service: ObservedService,
-    fit: ReplicaFit,
+    fits: Mapping[str, ReplicaFit],
     pods: Sequence[Pod],
     *,
     draining: Collection[Ref],
-    min_replicas: int,
+    disruptions: Disruptions,
 ) -> Until[Inspection]:
-    """Inspect the replicas of the chosen variant, and name the one to replace, if any."""
+    """Inspect the replicas of the variants that fit, and name the one to replace, if any."""
     progress_by_pod: dict[Ref, EngineProgress] = {}
     suspects: list[Suspect] = []
     stalled: list[tuple[datetime, Ref, Pod]] = []
     checks: list[datetime] = []
-    check_interval, prefill = watch.stall_timeout / _CHECKS_PER_TIMEOUT, None
+    check_interval = watch.stall_timeout / _CHECKS_PER_TIMEOUT
     for pod in pods:
-        reading, load = watch.readings.get(pod.ref), watch.in_flight.get(pod.ref)
-        asleep = reading is not None and reading.awake is False
-        if asleep or not (pod.takes_requests and pod.serving) or pod.ref in draining:
+        if pod.variant not in fits or not _is_serving(watch, pod) or pod.ref in draining:
             continue
+        reading, load = watch.readings.get(pod.ref), watch.in_flight.get(pod.ref)
         progress = updated_progress(watch.progress.get(pod.ref), reading, load)
         if progress is None:
             continue
@@ -136,7 +136,7 @@ def inspect_engines(
             # No scrape is of a later moment than now.
             checks.append(progress.since + check_interval)
             continue
-        prefill = max_prefill_time(fit) if prefill is None else prefill
+        prefill = max_prefill_time(fits[pod.variant])
         timeout = stall_timeout_for(prefill, progress, watch.stall_timeout)
         due = _next_check(progress, load, timeout)
         if due is None or due <= watch.at:
@@ -148,9 +148,17 @@ def inspect_engines(
     stall = NO_STALL
     if stalled:
         since, _, pod = min(stalled)
-        stall = _judge_stall(watch, service, pod, since, pods, min_replicas)
+        peers = disruptions.healthy.difference(draining, (pod.ref,))
+        stall = _judge_stall(watch, service, pod, since, len(peers), disruptions.floor - 1)
     inspection = Inspection(progress_by_pod, tuple(suspects), stall)
     return Until(inspection, min(checks, default=FOREVER), progress_by_pod)
+
+
+def _is_serving(watch: EngineWatch, pod: Pod) -> bool:
+    """Return whether a replica takes requests and is not asleep."""
+    reading = watch.readings.get(pod.ref)
+    is_asleep = reading is not None and reading.awake is False
+    return pod.takes_requests and bool(pod.serving) and not is_asleep
 
 
 def updated_progress(
@@ -221,8 +229,8 @@ def _judge_stall(
     service: ObservedService,
     pod: Pod,
     since: datetime,
-    pods: Sequence[Pod],
-    min_replicas: int,
+    ready_peers: int,
+    needed_peers: int,
 ) -> Stall:
     """Replace the replica, or say why not yet."""
     observation = (
@@ -242,11 +250,10 @@ def _judge_stall(
             )
         )
     # A recurring false alarm must not empty a service: minReplicas stay ready beside this one.
-    ready_peers = sum(other.takes_requests for other in pods if other.uid != pod.uid)
-    if ready_peers < min_replicas - 1:
+    if ready_peers < needed_peers:
         return Stall(
             blocker=(
-                f"{observation}; it is replaced once {counted(min_replicas - 1, 'other replica')} "
+                f"{observation}; it is replaced once {counted(needed_peers, 'other replica')} "
                 f"can serve requests, now {ready_peers}. {advice}"
             )
         )

@@ -66,7 +66,6 @@ from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.rollout.drain import NO_DISPLACEMENT, Displacement
 from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScalingHistory
-from tessera.domain.service.current_objects import pods_of_variant
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.preparation.claims import ClaimUsers, claim_users, recorded_claims
 from tessera.domain.service.preparation.shape import with_known_shape, with_known_shapes
@@ -74,7 +73,6 @@ from tessera.domain.service.proposal import (
     Proposal,
     allocate,
     guaranteed_replicas,
-    min_replicas_of,
     propose,
 )
 from tessera.domain.service.proposals import free_for, free_in_pool, held_devices, propose_all
@@ -447,16 +445,15 @@ def inspect_service(
     memory: Mapping[Ref, EngineProgress],
     watch: EngineWatch,
 ) -> Until[Inspection]:
-    choice, spec = service_plan.choice, service_plan.service.spec
-    if choice is None or spec is None:
+    if not service_plan.placement.choices or service_plan.service.spec is None:
         return Until(_NO_INSPECTION, FOREVER, {})
     return inspect_engines(
         replace(watch, at=at, progress=memory),
         service_plan.service,
-        choice.fit,
-        pods_of_variant(service_plan.pods, choice),
+        {choice.variant: choice.fit for choice in service_plan.placement.choices},
+        service_plan.pods,
         draining=service_plan.drain.draining,
-        min_replicas=min(min_replicas_of(spec), service_plan.desired_pods),
+        disruptions=service_plan.disruptions,
     )
 
 

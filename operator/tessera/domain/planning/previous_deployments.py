@@ -12,6 +12,7 @@ from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.snapshot import Node, Pod, Snapshot, Workload
 from tessera.domain.placement.cover import CoverOption, Need, least_cover
 from tessera.domain.planning.service_plan import VariantPlan
+from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain
 from tessera.domain.service.current_objects import pods_of_workload
 
@@ -70,7 +71,10 @@ def _reported_capacity(status: InferenceServiceStatus, variant: str) -> int:
 
 
 def needs_device_of_previous(
-    snapshot: Snapshot, variants: Sequence[VariantPlan], pods: Sequence[Pod], floor: int
+    snapshot: Snapshot,
+    variants: Sequence[VariantPlan],
+    pods: Sequence[Pod],
+    disruptions: Disruptions,
 ) -> bool:
     """Return whether one of the replicas of previous variants is to give its device to a successor.
 
@@ -81,7 +85,7 @@ def needs_device_of_previous(
     own = [pod for pod in pods if pod.variant in names]
     previous = [pod for pod in pods if pod.variant not in names and pod.node is not None]
     draining = [pod for pod in previous if pod.draining_since is not None]
-    if sum(pod.takes_requests for pod in pods) < floor:
+    if not disruptions.allows_replacement():
         return False
     starts = any(pod.node is not None and not pod.takes_requests for pod in own)
     if starts or len(draining) > 1 or any(pod.terminating for pod in (*own, *previous)):

@@ -15,11 +15,13 @@ from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import served_by
+from tessera.domain.planning.disruption_limit import within_disruptions
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.previous_deployments import needs_device_of_previous, previous_drains
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.planning.variant_rollouts import is_moving, plan_variants
 from tessera.domain.repartition.displacement import previous_variants
+from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import (
     DrainPlan,
     joined_drains,
@@ -31,7 +33,11 @@ from tessera.domain.service.current_objects import pods_of_variant, pods_of_work
 from tessera.domain.service.pinned_revision import pin_revision, pinned_spec
 from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, model_claims
 from tessera.domain.service.preparation.files import with_files
-from tessera.domain.service.proposal import Proposal, planner_error_proposal
+from tessera.domain.service.proposal import (
+    Proposal,
+    guaranteed_replicas,
+    planner_error_proposal,
+)
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.variant_counts import (
     VariantCount,
@@ -55,12 +61,13 @@ def _plan_service(
     proposal, grant, displacement = inputs.proposal, inputs.grant, inputs.displacement
     has_shortage = grant is not None and grant.shortage is not None
     choice, service, preparation = proposal.placement.choice, proposal.service, proposal.preparation
-    scale, counts = proposal.scale, proposal.counts
+    scale, counts, disruptions = proposal.scale, proposal.counts, proposal.disruptions
     if grant is not None and grant.shortage is not None:
         counts = tuple(
             count._replace(replicas=granted)
             for count, granted in zip(counts, grant.counts, strict=True)
         )
+        disruptions = _within_grant(disruptions, service.spec, grant)
         # Without one that a move would start first all that is wanted may still be served.
         served = served_by((count.choice, count.replicas) for count in counts)
         if not proposal.need._replace(firm_pods=0).beside(served).is_met:
@@ -75,6 +82,7 @@ def _plan_service(
         scale=scale,
         schedule=proposal.schedule,
         has_autoscaler=inputs.autoscalers and _is_scaled_by_hpa(service.spec),
+        disruptions=disruptions,
         drain=DrainPlan(replicas=scale.replicas, draining=tuple(sorted(displacement.draining))),
         preparation=preparation,
         is_moving=has_shortage
@@ -113,7 +121,7 @@ def _plan_service(
     )
     by_variant = {variant.choice.variant: variant.choice for variant in variants}
     choices = [by_variant.get(each.variant, each) for each in proposal.placement.choices]
-    return replace(
+    service_plan = replace(
         base_plan,
         placement=replace(proposal.placement, choices=tuple(choices)),
         pinned_revision=pinned_revision,
@@ -134,6 +142,19 @@ def _plan_service(
         removable_deployments=(*previous.removable, *rollouts.removable),
         previous_deployments={**previous.replicas, **rollouts.replicas(objects.workloads)},
     )
+    return within_disruptions(
+        service_plan,
+        replaces_one=rollouts.is_replacing or previous.gives_way,
+        excused=displacement.displaced if service.allows_downtime else frozenset(),
+    )
+
+
+def _within_grant(
+    disruptions: Disruptions, spec: InferenceServiceSpec | None, grant: Grant
+) -> Disruptions:
+    """Return the disruptions with a floor that is granted; a budget never takes its minimum."""
+    guaranteed = guaranteed_replicas(spec) if spec is not None else 0
+    return disruptions._replace(floor=min(disruptions.floor, max(guaranteed, grant.replicas)))
 
 
 def _unchanged_plan(proposal: Proposal) -> ServicePlan:
@@ -145,6 +166,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         placement=proposal.placement,
         scale=proposal.scale,
         need=proposal.need,
+        disruptions=proposal.disruptions,
         drain=DrainPlan(replicas=proposal.scale.replicas),
         pods=objects.pods,
         workloads=objects.workloads,
@@ -223,6 +245,8 @@ class _Previous(NamedTuple):
     """New replica counts, where they change."""
     drains: Sequence[DrainPlan] = ()
     leaving: tuple[Pod, ...] = ()
+    gives_way: bool = False
+    """One leaves for the successor that needs its device."""
 
 
 def _previous_deployments(
@@ -250,14 +274,16 @@ def _previous_deployments(
     missing = proposal.need.beside(ready)
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
+    gives_way = not is_replacing and needs_device_of_previous(
+        snapshot, variants, objects.pods, proposal.disruptions
+    )
     drains = previous_drains(
         snapshot,
         proposal.service.status,
         workloads,
         objects.pods,
         missing,
-        one_gives_way=not is_replacing
-        and needs_device_of_previous(snapshot, variants, objects.pods, proposal.need.pods),
+        one_gives_way=gives_way,
         timeout=spec.drain.timeout,
         displacement=inputs.displacement,
     )
@@ -270,6 +296,7 @@ def _previous_deployments(
             if each.ref not in removable and drains[each.ref].replicas != each.replicas
         },
         tuple(drains.values()),
+        gives_way=gives_way,
     )
 
 

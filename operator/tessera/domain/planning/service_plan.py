@@ -19,6 +19,7 @@ from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import BALANCED
+from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.state import ScaleDecision
@@ -84,6 +85,8 @@ class ServicePlan:
     scale: ScaleDecision
     need: Need = NO_NEED
     """What its replicas have to have together."""
+    disruptions: Disruptions = NO_DISRUPTIONS
+    """Its healthy replicas, and how many of them stay."""
     drain: DrainPlan
     """Those of its replicas that leave, of all variants."""
     schedule: BoundsSchedule | None = None
@@ -102,6 +105,8 @@ class ServicePlan:
     """Deployments of previous variants to delete now."""
     previous_deployments: Mapping[Ref, int] = field(default_factory=dict)
     """Temporary replica counts of Deployments of previous variants."""
+    withheld: int = 0
+    """Healthy replicas that stay although they were to leave, since the floor needs them."""
     stall: Stall = field(default_factory=Stall)
     """A stalled engine, and the reaction to it."""
     pinned_revision: PinnedRevision = field(default_factory=PinnedRevision)

@@ -170,7 +170,7 @@ def _count_replicas(
         draft.rollout.counts(
             may_step=draft is stepping and not is_held,
             may_take=draft is stepping
-            and serving >= inputs.proposal.need.pods
+            and serving >= inputs.proposal.disruptions.floor
             and _waiting_pod(inputs, draft, snapshot) is None,
             is_withdrawn=_is_withdrawn(inputs, draft),
         )

@@ -43,6 +43,7 @@ from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.rollout.balance import assess_balance, reported_balance
+from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions, disruptions_of
 from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import (
@@ -91,6 +92,8 @@ class Proposal:
     scale: ScaleDecision
     need: Need = NO_NEED
     """What its replicas have to have together."""
+    disruptions: Disruptions = NO_DISRUPTIONS
+    """Its healthy replicas, and how many of them stay."""
     balance: StatusVerdict[LoadBalanced]
     """Whether its replicas share the requests, which changes rarely."""
     counts: tuple[VariantCount, ...] = ()
@@ -197,6 +200,7 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         schedule=schedule,
         scale=scale,
         need=need,
+        disruptions=disruptions_of(objects.pods, objects.disrupted, need.pods),
         balance=balance.result,
         counts=counts,
         changes=scale.history.changes,

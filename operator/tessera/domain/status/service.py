@@ -379,6 +379,7 @@ def _progressing_verdict(
     )
     failure = (
         failure
+        or _withheld_verdict(service_plan)
         or _withdrawn_verdict(service_plan)
         or _unpaid_verdict(service_plan)
         or _blocked_verdict(service_plan)
@@ -394,6 +395,19 @@ def _progressing_verdict(
     if complete and service_plan.pinned_revision.query is None:
         return _complete_verdict(service_plan)
     return _in_progress_verdict(service_plan)
+
+
+def _withheld_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
+    """Return that replicas stay which the plan took."""
+    if not service_plan.withheld:
+        return None
+    ref, disruptions = service_plan.service.ref, service_plan.disruptions
+    return StatusVerdict(
+        Progressing.DISRUPTION_NOT_ALLOWED,
+        f"{counted(service_plan.withheld, 'replica')} of {len(disruptions.healthy)} healthy ones "
+        f"were to leave and stay, since spec.scaling needs {disruptions.floor}; please report it "
+        f"with the output of kubectl get tsvc {ref.name} -n {ref.namespace} -o yaml",
+    )
 
 
 def _withdrawn_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
