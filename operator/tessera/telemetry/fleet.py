@@ -65,7 +65,7 @@ def service_samples(outcome: ReconcileOutcome) -> Iterator[Sample]:
     for ref, service_plan in outcome.plan.service_plans.items():
         labels, scale = (ref.namespace, ref.name), service_plan.scale
         if scale.recommended is not None:
-            yield _RECOMMENDED, labels, scale.recommended.replicas
+            yield _RECOMMENDED, labels, scale.recommended_pods
         yield _DESIRED, (*labels, scale.reason), service_plan.desired_pods
         yield _READY, labels, sum(pod.takes_requests for pod in service_plan.pods)
         for tier, replicas in _replicas_by_tier(service_plan).items():

@@ -125,3 +125,14 @@ def write(cluster: VariantFleet, pool: str, replicas: int, generation: int) -> R
         cluster.workloads[ref], replicas=replicas, generation=generation, foreign_fields=foreign
     )
     return ref
+
+
+def test_what_is_recommended_to_another_autoscaler_is_the_pods_of_the_split() -> None:
+    """A whole GPU serves as much as several slices, and counts as one."""
+    spec = a_spec(scaling={"mode": "External", "minReplicas": 1, "maxReplicas": 9}, replicas=3)
+    nodes = [a_node("reserved", slices={"1g.10gb": 1}), a_node("burst", whole=3)]
+    cluster = VariantFleet(service=a_service(spec=spec), pools=(RESERVED, BURST), nodes=nodes)
+    scale = cluster.run(300).scale
+    assert cluster.counts() == {"reserved": 1, "burst": 2}
+    assert scale.recommended is not None
+    assert scale.recommended.replicas > scale.recommended_pods == 3

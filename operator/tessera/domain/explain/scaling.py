@@ -117,8 +117,8 @@ def _further_numbers(
                 f"{status.next_at:%Y-%m-%d %H:%M} UTC, by {following.schedule}",
             )
     if (recommended := service_plan.scale.recommended) is not None:
-        replicas, reason, message, _ = recommended
-        yield "recommended", f"{replicas} ({reason}: {message})"
+        pods = service_plan.scale.recommended_pods
+        yield "recommended", f"{pods} ({recommended.reason}: {recommended.message})"
 
 
 _WAYS_OUT = {

@@ -81,3 +81,8 @@ class ReplicaSplit:
     changes: tuple[VariantChange, ...] = ()
     until: datetime = FOREVER
     """When the time alone may change it."""
+
+    @property
+    def lasting(self) -> int:
+        """Return the replicas that stay once others are ready."""
+        return sum(self.replicas.values()) - sum(self.bridging.values())

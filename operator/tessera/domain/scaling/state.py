@@ -188,6 +188,8 @@ class ScaleDecision:
     until: datetime = field(default=NEVER, compare=False)
     """Until when the policy decides the same, while the readings and the history stay."""
     recommended: Decided | None = None
-    """What the policy would decide; only in mode `External`."""
+    """What the policy would decide, in replicas of the unit; where another sets the number."""
+    recommended_pods: int = 0
+    """The pods of all variants that the split would run for it."""
     pods: int | None = None
     """The number of pods where it is set; None where the capacity decides it."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from tessera.api.inference_service import (
@@ -170,17 +171,21 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         snapshot, service, placement.choices, objects=objects, history=history, schedule=schedule
     )
     need = _need(spec, scale, unit)
-    counts, split = split_counts(
+    split_for = partial(
+        split_counts,
         placement.choices,
-        need,
-        objects,
-        service.status,
-        room,
+        objects=objects,
+        status=service.status,
+        room=room,
         memory=history.variants,
         decided=dict(history.counts),
         assigned=placement.assigned,
         at=at,
     )
+    counts, split = split_for(need=need)
+    if scale.recommended is not None:
+        recommended = split_for(need=_need_of(spec, scale.recommended.replicas, unit))[1]
+        scale = replace(scale, recommended_pods=recommended.lasting)
     next_history = replace(
         with_counts(scale.history, counts),
         unit=unit,
@@ -210,13 +215,23 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
 
 def _need(spec: InferenceServiceSpec, scale: ScaleDecision, unit: ScalingUnit) -> Need:
     """Return what the replicas of a service have to have: a number that is set, or a capacity."""
-    # No client of class Batch waits, so all of its replicas may be on spot nodes.
-    firm = 0 if spec.service_class == "Batch" else guaranteed_replicas(spec)
     if scale.pods is not None:
         wanted = scale.recommended.replicas if scale.recommended is not None else 0
-        return Need(wanted * unit.capacity, scale.pods, min(firm, scale.pods), scale.pods)
-    floor = min(scale.replicas, min_replicas_of(spec))
-    return Need(scale.replicas * unit.capacity, floor, min(firm, floor), spec.scaling.max_replicas)
+        firm = min(_firm_replicas(spec), scale.pods)
+        return Need(wanted * unit.capacity, scale.pods, firm, scale.pods)
+    return _need_of(spec, scale.replicas, unit)
+
+
+def _need_of(spec: InferenceServiceSpec, replicas: int, unit: ScalingUnit) -> Need:
+    """Return what replicas of the unit are together, within the bounds of a service."""
+    floor = min(replicas, min_replicas_of(spec))
+    firm = min(_firm_replicas(spec), floor)
+    return Need(replicas * unit.capacity, floor, firm, spec.scaling.max_replicas)
+
+
+def _firm_replicas(spec: InferenceServiceSpec) -> int:
+    # No client of class Batch waits, so all of its replicas may be on spot nodes.
+    return 0 if spec.service_class == "Batch" else guaranteed_replicas(spec)
 
 
 def _is_assigned_elsewhere(
