@@ -117,6 +117,40 @@ def test_a_replica_that_stays_until_another_one_is_ready_stays_whoever_writes_le
     assert cluster.counts() == {"reserved": 1, "burst": 0}
 
 
+@pytest.mark.parametrize("limit", USED_UP)
+def test_a_surge_that_no_budget_pays_is_a_rollout_in_place(limit: str) -> None:
+    cluster = fleet(2, 0, 4)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP[limit]),)}
+    cluster.service = replace(cluster.service, spec=with_context(2, 2048))
+    most, messages = 0, set[str]()
+    for _ in range(120):
+        service_plan = cluster.cycle()
+        most = max(most, sum(pod.node is not None for pod in cluster.pods.values()))
+        assert serving(cluster) >= 1
+        messages |= {each.message for each in cluster.service.status.conditions}
+    assert most == 2, "no further replica runs"
+    assert any("the TenantBudget grants no further" in message for message in messages)
+    assert not service_plan.variants[0].older
+    assert serving(cluster) == 2
+
+
+def test_a_surge_within_a_budget_starts_before_a_replica_leaves() -> None:
+    cluster = fleet(2, 0, 4)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(amount="90000.00", gpus="3"),)}
+    cluster.service = replace(cluster.service, spec=with_context(2, 2048))
+    watch(cluster, 600, 2)
+    assert not cluster.plans[cluster.service.ref].variants[0].older
+
+
+def with_context(floor: int, max_model_len: int) -> InferenceServiceSpec:
+    """Return a spec whose template has another context."""
+    return a_spec(
+        scaling={"minReplicas": floor, "maxReplicas": 8}, context={"maxModelLen": max_model_len}
+    )
+
+
 def write(cluster: VariantFleet, pool: str, replicas: int, generation: int) -> Ref:
     """Write the replicas of the Deployment on a pool as a HorizontalPodAutoscaler."""
     [ref] = [ref for ref, each in cluster.workloads.items() if each.variant.startswith(pool)]

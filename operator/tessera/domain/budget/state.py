@@ -135,6 +135,17 @@ class BudgetState:
             self.gpus += tariff.weight
         return Refusal(shortage) if shortage is not None else None
 
+    def has_room(self, tariff: Tariff, span: timedelta) -> bool:
+        """Return whether one replica more would be granted for a span; nothing is reserved."""
+        if self.closed is not None or tariff.currency != self.currency:
+            return False
+        if self.gpu_quota is not None and self.gpus + tariff.weight > self.gpu_quota:
+            return False
+        return all(
+            window.allocated + window.cost(tariff, self.at, self.at + span) <= window.limit
+            for window in self._windows
+        )
+
     def reserve_new_min_replica(self, tariff: Tariff) -> Refusal | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
         if (refusal := self._refuse_above_quota(tariff)) is not None:

@@ -79,6 +79,9 @@ def explain_rollout(
     if service_plan.variants[0].surge:
         strategy = "surge: a new replica starts before an old one stops"
         change = f"without a free {hardware}, replicas would be replaced in place"
+    elif service_plan.variants[0].is_surge_unpaid:
+        strategy = "in place: an old replica stops before a new one starts, as no more is granted"
+        change = "with a higher limit, a new replica would start before an old one stops"
     else:
         strategy = "in place: an old replica stops before a new one starts, as no device is free"
         change = f"with 1 free {hardware}, a new replica would start before an old one stops"

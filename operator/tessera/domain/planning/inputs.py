@@ -23,6 +23,8 @@ class ServicePlanInputs(NamedTuple):
     newest_template: PodTemplateVersion
     with_surge_capacity: frozenset[str]
     """The variants whose pools have devices beyond the desired replicas."""
+    unpaid_surges: frozenset[str] = frozenset()
+    """Those of them of which the budget grants no replica beyond the desired ones."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()

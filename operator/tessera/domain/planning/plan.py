@@ -23,7 +23,7 @@ from tessera.domain.budget.budgets import (
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
 from tessera.domain.budget.metering import MeteringInputs, metering_inputs
-from tessera.domain.budget.state import Grant
+from tessera.domain.budget.state import BudgetState, Grant
 from tessera.domain.config import Config
 from tessera.domain.gateway.name_conflicts import NameConflicts, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
@@ -51,6 +51,7 @@ from tessera.domain.planning.observations import Measurements, measurements_of, 
 from tessera.domain.planning.service_decision import (
     plan_service,
     set_aside_plan,
+    unpaid_surges,
     with_surge_capacity,
 )
 from tessera.domain.planning.service_plan import ServicePlan
@@ -213,6 +214,8 @@ class _ServiceContext:
     newest_template: PodTemplateVersion
     name_conflicts: NameConflicts
     grants: Mapping[Ref, Grant | Exception]
+    budget_states: Mapping[str, BudgetState]
+    """What the budget that decides in each namespace has left."""
     allocated: Mapping[tuple[str, str], int]
     layouts: Repartitions
     watch: EngineWatch
@@ -272,6 +275,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         newest_template=_newest_template(config),
         name_conflicts=_name_conflicts(config, snapshot, budgets),
         grants=shared,
+        budget_states={name: view.state for name, view in by_namespace(deciding).items()},
         allocated=allocated,
         layouts=layouts,
         watch=_engine_watch(config, snapshot, memory),
@@ -388,13 +392,15 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         displacement = Displacement(displacement.displaced | lost, displacement.draining | lost)
     spec, conflicts = proposal.service.spec, context.name_conflicts
     conflicts_of = memory.replica_conflicts
+    with_capacity = with_surge_capacity(proposal, grant, context.allocated)
     inputs = ServicePlanInputs(
         proposal,
         grant,
         displacement,
         surge_replicas,
         context.newest_template,
-        with_surge_capacity(proposal, grant, context.allocated),
+        with_capacity,
+        unpaid_surges(proposal, grant, context.budget_states.get(ref.namespace), with_capacity),
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),

@@ -1,13 +1,13 @@
 """The decision for one service, computed from its proposal and its grant."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, StatusVerdict
-from tessera.domain.budget.state import Grant
+from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, SpeedReading, Workload
@@ -37,6 +37,7 @@ from tessera.domain.service.proposal import (
     Proposal,
     guaranteed_replicas,
     planner_error_proposal,
+    termination_time,
 )
 from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.variant_counts import (
@@ -222,6 +223,27 @@ def with_surge_capacity(
         if _has_surge_capacity(
             count, count.replicas if grant is None else grant.counts[index], allocated
         )
+    )
+
+
+def unpaid_surges(
+    proposal: Proposal, grant: Grant | None, state: BudgetState | None, variants: Collection[str]
+) -> frozenset[str]:
+    """Return those of the variants of which a budget grants no replica beyond the desired ones.
+
+    One that runs is reserved with all that run.
+    """
+    spec = proposal.service.spec
+    if state is None or spec is None:
+        return frozenset()
+    span = max(RESERVED_DURATION, termination_time(spec))
+    desired = [count.replicas for count in proposal.counts] if grant is None else grant.counts
+    return frozenset(
+        count.choice.variant
+        for count, replicas in zip(proposal.counts, desired, strict=True)
+        if count.choice.variant in variants
+        and count.existing <= replicas
+        and not state.has_room(count.choice.offer.tariff, span)
     )
 
 

@@ -45,6 +45,8 @@ class VariantPlan:
     """The replicas of its Deployment meanwhile, and those that leave."""
     surge: bool = False
     """A rollout starts a new replica before an old one leaves."""
+    is_surge_unpaid: bool = False
+    """It would, but the budget grants no replica beyond the desired ones."""
     older: tuple[Ref, ...] = ()
     """The Deployments of its older templates."""
     is_withdrawn: bool = False

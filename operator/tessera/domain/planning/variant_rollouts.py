@@ -148,6 +148,7 @@ def _draft_variant(
         desired=_remaining_replicas(inputs, count, pods),
         at=at,
         has_capacity=choice.variant in inputs.with_surge_capacity,
+        is_paid=choice.variant not in inputs.unpaid_surges,
         has_fallback=bool(older)
         and older[0].workload is workloads[0]
         and _was_complete(inputs.proposal.service, older[0].workload),
@@ -254,6 +255,7 @@ def _plan_variant(
             displacement=inputs.displacement,
         ),
         surge=not rollout.is_in_place,
+        is_surge_unpaid=draft.variant_count.choice.variant in inputs.unpaid_surges,
         older=tuple(each.workload.ref for each in rollout.older),
         is_withdrawn=counts.is_withdrawn,
         rolls_in_place=not rollout.has_capacity and is_rolling_out(rollout.pods),

@@ -25,8 +25,8 @@ def replaces_in_place(pods: Sequence[Pod]) -> bool:
     )
 
 
-def strategy_message(choice: HardwareChoice, *, surge: bool) -> str:
-    """Return the rollout strategy with its reason."""
+def strategy_message(choice: HardwareChoice, *, surge: bool, unpaid: bool = False) -> str:
+    """Return the rollout strategy with its reason: no device, or an `unpaid` further replica."""
     device, pool = choice.fit.hardware.name, choice.offer.pool
     if surge:
         return (
@@ -34,9 +34,11 @@ def strategy_message(choice: HardwareChoice, *, surge: bool) -> str:
             "free "
             f"{device}"
         )
-    return (
-        f"in place, an old replica stops first, since AcceleratorPool/{pool} had no free {device}"
-    )
+    if unpaid:
+        reason = f"the TenantBudget grants no further {device} of AcceleratorPool/{pool}"
+    else:
+        reason = f"AcceleratorPool/{pool} had no free {device}"
+    return f"in place, an old replica stops first, since {reason}"
 
 
 def rollout_progress(pods: Sequence[Pod]) -> tuple[int, int]:

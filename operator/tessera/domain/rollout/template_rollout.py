@@ -56,6 +56,8 @@ class TemplateRollout:
     at: datetime
     has_capacity: bool
     """A device is free for one more replica."""
+    is_paid: bool = True
+    """The budget grants one more replica."""
     has_fallback: bool = True
     """The oldest one came before the newest template, and all replicas had it once."""
 
@@ -81,7 +83,8 @@ class TemplateRollout:
             if any(pod.node is not None and not pod.takes_requests for pod in self.pods):
                 return False
         pods = [*self.pods, *(pod for each in self.older for pod in each.pods)]
-        return not self.has_capacity or self._is_refused or surge_timed_out(pods, self.at)
+        has_room = self.has_capacity and self.is_paid
+        return not has_room or self._is_refused or surge_timed_out(pods, self.at)
 
     @property
     def _is_refused(self) -> bool:
@@ -113,7 +116,8 @@ class TemplateRollout:
 
         One more of the newest template starts if it `may_step`. In place one of the oldest leaves
         for it if none of the service is away (`may_take`), and once its successor's Deployment
-        counts it. A withdrawn template gives back what it has.
+        counts it; one that no budget pays beside it is counted once the other has left. A
+        withdrawn template gives back what it has.
         """
         if not self.older:
             return RolloutCounts(newest=self.desired)
@@ -141,10 +145,10 @@ class TemplateRollout:
     def _room(self) -> int:
         """Return the replicas of the newest template that exceed the desired number by one at most.
 
-        One that drains still has its device.
+        One that drains still has its device, and costs money.
         """
         active = sum(not pod.terminating for each in self.older for pod in each.pods)
-        return self.desired + 1 - active
+        return self.desired + self.is_paid - active
 
     def _give_way(self, counts: dict[Ref, int], ready: int, *, may_take: bool) -> None:
         """Lower the count of the oldest template that has any, for a replica in its place."""
@@ -157,7 +161,7 @@ class TemplateRollout:
         lower, retained = counts[ref] - 1, counts[ref]
         is_counted = self.workload is not None and self.workload.replicas > self.ready
         takes_none = oldest.ready <= lower or oldest.workload.replicas <= lower
-        if is_counted and (may_take or takes_none):
+        if (is_counted or not self.is_paid) and (may_take or takes_none):
             counts[ref] = lower
         else:
             counts[ref] = max(lower, min(oldest.workload.replicas, retained))

@@ -499,7 +499,7 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
         ),
         service_plan.variants[0],
     )
-    strategy = strategy_message(rolling.choice, surge=rolling.surge)
+    strategy = strategy_message(rolling.choice, surge=rolling.surge, unpaid=rolling.is_surge_unpaid)
     if any(variant.older for variant in service_plan.variants):
         new, old = _template_progress(service_plan)
         return StatusVerdict(
