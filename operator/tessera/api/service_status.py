@@ -503,7 +503,11 @@ class InferenceServiceStatus(Wire):
     by it while no replica is ready."""
 
     @property
+    def all_variants(self) -> tuple[VariantReplicas | VariantStatus, ...]:
+        """All variants that serve it, also in a status of before there were several."""
+        return (*(self.variants or ()), *((self.variant,) if self.variant is not None else ()))
+
+    @property
     def pools(self) -> frozenset[str]:
         """Pools that its replicas run in, as last decided."""
-        variants = (*(self.variants or ()), *((self.variant,) if self.variant is not None else ()))
-        return frozenset(variant.pool for variant in variants)
+        return frozenset(variant.pool for variant in self.all_variants)

@@ -151,3 +151,21 @@ def test_nodes_that_arrive_other_than_their_template_are_named_and_cost_no_repli
     assert cluster.counts() == counts
     assert any(words in message for message in said)
     assert cluster.lost == []
+
+
+@pytest.mark.parametrize("grown", ["reserved", "burst"])
+def test_a_service_that_is_not_accepted_holds_devices_where_its_replicas_are(grown: str) -> None:
+    """A typo in one service leaves the free devices of each pool to the others."""
+    code = a_service("code", spec=of(1))
+    cluster = fleet(1, 2, service=a_service(spec=of(2, 2)), others=[code])
+    cluster.run(300)
+    assert sum(cluster.counts().values()) == 2
+    typo = a_spec(engine={"extraArgs": ["--crash"]}, scaling={"minReplicas": 2, "maxReplicas": 8})
+    cluster.service = replace(cluster.service, spec=typo)
+    reserved, burst = (2, 2) if grown == "reserved" else (1, 3)
+    cluster.nodes = [a_node("reserved", whole=reserved), a_node("burst", whole=burst)]
+    cluster.run(60)
+    cluster.others = [replace(cluster.others[0], spec=of(2, 2))]
+    cluster.run(600)
+    assert sum(cluster.counts(CODE).values()) == 2
+    assert sum(cluster.counts().values()) == 2

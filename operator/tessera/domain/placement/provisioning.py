@@ -159,8 +159,7 @@ def _pools_by_variant(services: Sequence[ObservedService]) -> Mapping[tuple[Ref,
     return {
         (service.ref, variant.name): variant.pool
         for service in services
-        for variant in (service.status.variant, *(service.status.variants or ()))
-        if variant is not None
+        for variant in service.status.all_variants
     }
 
 

@@ -61,10 +61,9 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
 
 def _reported_capacity(status: InferenceServiceStatus, variant: str) -> int:
     """Return what a replica serves by the last status, in thousandths of a token per second."""
-    reported = (*(status.variants or ()), *((status.variant,) if status.variant else ()))
     rates = (
         each.input_tokens_per_second or each.tokens_per_second
-        for each in reported
+        for each in status.all_variants
         if each.name == variant
     )
     return 1000 * max(1, next(rates, 1))

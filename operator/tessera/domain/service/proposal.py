@@ -433,20 +433,27 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
     return spec.scaling.floor if fixed is None else max(1, fixed)
 
 
-def _allocate(allocated: Devices, proposal: Proposal, forecast: GrantForecast) -> Decimal:
-    """Count the devices of the replicas that exist or would be granted; return their GPUs."""
-    variant, gpus = proposal.service.status.variant, _NO_GPUS
+def _allocate(
+    allocated: Devices, proposal: Proposal, forecast: GrantForecast, held: Devices
+) -> Decimal:
+    """Count the devices of the replicas that exist or would be granted; return their GPUs.
+
+    Where nothing is decided, those that its replicas have `held` or wait for.
+    """
+    gpus = _NO_GPUS
     for count in proposal.counts:
         offer, hardware, replicas = count.choice.offer, count.choice.offer.hardware, count.existing
         if count.replicas > replicas:
             replicas += forecast.count(additional_replicas(proposal, count))
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
         gpus += replicas * offer.tariff.weight
-    if not proposal.counts and variant is not None:
-        # Replicas of a service for which nothing is decided hold their devices all the same.
+    if not proposal.counts:
+        allocated.update(held)
+        pools = {each.name: each.pool for each in proposal.service.status.all_variants}
         for pod in proposal.objects.pods:
-            for resource, devices in pod.devices.items():
-                allocated[variant.pool, resource] += devices
+            pool = pools.get(pod.variant) if pod.node is None else None
+            if pool is not None:
+                allocated.update({(pool, name): count for name, count in pod.devices.items()})
     return gpus
 
 

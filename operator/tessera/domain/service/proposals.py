@@ -67,7 +67,8 @@ def propose_all(
             room=Room(used=allocated, held=devices_by_ref[ref], pools=pools_by_name),
         )
         proposals[ref] = proposal
-        gpus[forecast.tenant(ref.namespace)[0]] += allocate(allocated, proposal, forecast)
+        tenant, _ = forecast.tenant(ref.namespace)
+        gpus[tenant] += allocate(allocated, proposal, forecast, devices_by_ref[ref])
     return proposals
 
 
