@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.api.meta import Condition
+from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, Workload
@@ -489,3 +490,16 @@ def _cycle_with_scheduler_of(fleet: VariantFleet, node: Any) -> ServicePlan:
         return fleet.cycle()
     finally:
         fleet.decide = decide
+
+
+@pytest.mark.parametrize("wanted", [1, 2])
+def test_a_bad_template_is_withdrawn_although_the_status_was_lost(wanted: int) -> None:
+    rollout = Rollout(wanted, 1)
+    rollout.edit(BAD)
+    rollout.run(60)
+    rollout.fleet.service = replace(rollout.fleet.service, status=InferenceServiceStatus())
+    rollout.run(1500)
+    assert rollout.lengths == [FIRST] * wanted
+    rollout.edit(FIX)
+    rollout.run(500 * wanted)
+    assert rollout.lengths == [FIX] * wanted

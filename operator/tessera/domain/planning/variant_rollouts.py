@@ -151,7 +151,7 @@ def _draft_variant(
         is_paid=choice.variant not in inputs.unpaid_surges,
         has_fallback=bool(older)
         and older[0].workload is workloads[0]
-        and _was_complete(inputs.proposal.service, older[0].workload),
+        and _was_complete(inputs.proposal.service, older[0]),
     )
     return _Draft(count, template, rollout)
 
@@ -179,13 +179,18 @@ def _count_replicas(
     ]
 
 
-def _was_complete(service: ObservedService, workload: Workload) -> bool:
-    """Return whether all replicas of a variant were of a Deployment's template at a time."""
-    digest = workload.template_digest
+def _was_complete(service: ObservedService, older: OlderTemplate) -> bool:
+    """Return whether all replicas of a variant were of a Deployment's template at a time.
+
+    Where no status says so, as one that was lost, what serves counts.
+    """
+    workload, digest = older.workload, older.workload.template_digest
+    templates = service.status.templates
+    if not any(each.complete for each in templates if each.variant == workload.variant):
+        return older.ready > 0
     if workload.record is not None:
         digest = template_digest(workload.record)
-    complete = {each.complete for each in service.status.templates}
-    return digest in complete
+    return digest in {each.complete for each in templates}
 
 
 def _waiting_pod(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> Pod | None:
