@@ -161,14 +161,16 @@ def displaced_from(pods: list[Pod], *displaced: str, leaving: tuple[str, ...] = 
 
 def test_a_replica_whose_slice_goes_is_replaced_before_it_leaves() -> None:
     pods = [a_pod("a"), a_pod("b")]
-    plan = plan_drain(a_snapshot(), a_workload(2), 2, pods, LIMIT, displaced_from(pods, "a"))
+    plan = plan_drain(
+        a_snapshot(), a_workload(2), 2, pods, LIMIT, displacement=displaced_from(pods, "a")
+    )
     assert plan == DrainPlan(replicas=3)
 
 
 def test_once_replaced_it_takes_no_more_requests_and_its_place_is_kept_until_it_went() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     displacement = displaced_from(pods, "a", leaving=("a",))
-    plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement)
+    plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement=displacement)
     assert (names(plan.draining), plan.replicas, plan.drained) == (["a"], 3, ())
 
 
@@ -176,14 +178,21 @@ def test_other_replicas_drain_as_usual_beside_a_displaced_one() -> None:
     pods = [a_pod("a"), a_pod("b"), a_pod("c")]
     displacement = displaced_from(pods, "a")
     plan = plan_drain(
-        a_snapshot(readings=busy({"b": 3})), a_workload(3), 1, pods, LIMIT, displacement
+        a_snapshot(readings=busy({"b": 3})),
+        a_workload(3),
+        1,
+        pods,
+        LIMIT,
+        displacement=displacement,
     )
     assert (names(plan.draining), plan.replicas) == (["b"], 3)
 
 
 def test_one_that_went_already_is_not_replaced_twice() -> None:
     pods = [a_pod("a", terminating=True, ready_since=None), a_pod("b"), a_pod("c")]
-    plan = plan_drain(a_snapshot(), a_workload(3), 2, pods, LIMIT, displaced_from(pods, "a"))
+    plan = plan_drain(
+        a_snapshot(), a_workload(3), 2, pods, LIMIT, displacement=displaced_from(pods, "a")
+    )
     assert plan == DrainPlan(replicas=2)
 
 

@@ -503,3 +503,31 @@ def test_a_bad_template_is_withdrawn_although_the_status_was_lost(wanted: int) -
     rollout.edit(FIX)
     rollout.run(500 * wanted)
     assert rollout.lengths == [FIX] * wanted
+
+
+def test_no_replica_leaves_for_a_device_of_a_cordoned_node() -> None:
+    rollout = Rollout(1, 0)
+    rollout.fleet.nodes = [a_node(whole=1, ready=False)]
+    rollout.edit(SECOND)
+    rollout.run(300)
+    assert rollout.least == 1
+    conditions = rollout.fleet.service.status.conditions
+    [progressing] = [each for each in conditions if each.type == "Progressing"]
+    assert progressing.reason == "WaitingForDevice"
+    assert "no successor can be bound to Node/a100-0 (cordoned" in progressing.message
+    rollout.fleet.nodes = [a_node(whole=1)]
+    rollout.run(300)
+    assert rollout.lengths == [SECOND]
+
+
+def test_a_replica_on_a_usable_node_leaves_before_one_on_a_cordoned_node() -> None:
+    rollout = Rollout(2, 0)
+    first, second = sorted(rollout.fleet.pods)
+    rollout.fleet.nodes = [a_node(whole=1, ready=False), a_node(whole=1, name="a100-1")]
+    rollout.fleet.pods[second] = replace(rollout.fleet.pods[second], node="a100-1")
+    rollout.edit(SECOND)
+    rollout.run(600)
+    assert rollout.least == 1
+    assert first in rollout.fleet.pods
+    assert rollout.lengths == [FIRST, SECOND, SECOND]
+    assert rollout.serving == 2

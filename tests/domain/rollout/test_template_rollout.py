@@ -74,7 +74,11 @@ class Variant:
             workload=newest.workload if self._exists(newest) else None,
             pods=list(newest.pods.values()),
             older=[
-                OlderTemplate(workload=each.workload, pods=list(each.pods.values()))
+                OlderTemplate(
+                    workload=each.workload,
+                    pods=list(each.pods.values()),
+                    usable_nodes=frozenset(pod.node for pod in each.pods.values() if pod.node),
+                )
                 for each in older
             ],
             desired=self.desired,

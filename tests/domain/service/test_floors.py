@@ -170,3 +170,26 @@ def test_what_is_recommended_to_another_autoscaler_is_the_pods_of_the_split() ->
     assert cluster.counts() == {"reserved": 1, "burst": 2}
     assert scale.recommended is not None
     assert scale.recommended.replicas > scale.recommended_pods == 3
+
+
+def test_a_renamed_pool_whose_node_is_cordoned_keeps_its_replicas() -> None:
+    cluster = fleet(3, 0, 3)
+    cluster.run(120)
+    cluster.pools = (RESERVED, a_pool("other", "3.00", tier="OnDemand"))
+    cluster.nodes[1] = a_node("other", whole=3, name="burst-0", ready=False)
+    watch(cluster, 600, 3)
+    cluster.nodes[1] = a_node("other", whole=3, name="burst-0")
+    watch(cluster, 600, 2)
+    assert cluster.counts() == {"reserved": 0, "other": 3}
+
+
+def test_of_several_pools_that_went_the_one_with_the_device_gives_way() -> None:
+    slices = a_pool("slices", "1.00")
+    cluster = fleet(3, 2, 0, pools=(RESERVED, slices))
+    cluster.nodes[1] = a_node("slices", slices={"1g.10gb": 1})
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "slices": 1}
+    cluster.pools = (a_pool("renamed", "1.00"),)
+    cluster.nodes[1] = a_node("renamed", slices={"1g.10gb": 1}, name="slices-0")
+    watch(cluster, 600, 2)
+    assert serving(cluster) == 3

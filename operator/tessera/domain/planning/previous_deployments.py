@@ -4,14 +4,16 @@ Where a successor waits for the very device that one of their replicas holds, on
 first; the next one goes when no other is away.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import timedelta
 
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.observed.snapshot import Node, Pod, Snapshot, Workload
+from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
 from tessera.domain.placement.cover import CoverOption, Need, least_cover
 from tessera.domain.planning.service_plan import VariantPlan
+from tessera.domain.rollout.devices import free_devices, usable_nodes
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain
 from tessera.domain.service.current_objects import pods_of_workload
@@ -24,14 +26,14 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     pods: Sequence[Pod],
     missing: Need,
     *,
-    one_gives_way: bool,
+    yielding: Collection[Ref],
     timeout: timedelta,
     displacement: Displacement,
 ) -> Mapping[Ref, DrainPlan]:
     """Return the replicas of Deployments of previous variants, and which of them leave.
 
-    Their ready replicas cover what is `missing` of the ready ones of present variants; where one
-    gives way its successor gets its device.
+    Their ready replicas cover what is `missing` of the ready ones of present variants, but for one
+    of the `yielding` ones, whose successor gets its device.
     """
     pods_by_ref = {workload.ref: pods_of_workload(pods, workload) for workload in workloads}
     options = [
@@ -44,8 +46,12 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
         for workload in workloads
     ]
     counts = list(least_cover(options, missing))
-    if one_gives_way and any(counts):
-        counts[counts.index(max(counts))] -= 1
+    yields = [
+        count if any(pod.ref in yielding for pod in pods_by_ref[workload.ref]) else 0
+        for workload, count in zip(workloads, counts, strict=True)
+    ]
+    if any(yields):
+        counts[yields.index(max(yields))] -= 1
     return {
         workload.ref: plan_drain(
             snapshot,
@@ -54,6 +60,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
             pods_by_ref[workload.ref],
             timeout,
             displacement=displacement,
+            preferred=yielding,
         )
         for workload, count in zip(workloads, counts, strict=True)
     }
@@ -69,13 +76,13 @@ def _reported_capacity(status: InferenceServiceStatus, variant: str) -> int:
     return 1000 * max(1, next(rates, 1))
 
 
-def needs_device_of_previous(
+def yielding_previous(
     snapshot: Snapshot,
     variants: Sequence[VariantPlan],
     pods: Sequence[Pod],
     disruptions: Disruptions,
-) -> bool:
-    """Return whether one of the replicas of previous variants is to give its device to a successor.
+) -> frozenset[Ref]:
+    """Return the replicas of previous variants of which one is to give its device to a successor.
 
     One waits for it, no other device is free for that, and no further replica is away: the floor
     serves, none starts or ends, and at most the one that gives way drains.
@@ -85,28 +92,35 @@ def needs_device_of_previous(
     previous = [pod for pod in pods if pod.variant not in names and pod.node is not None]
     draining = [pod for pod in previous if pod.draining_since is not None]
     if not disruptions.allows_replacement():
-        return False
+        return frozenset()
     starts = any(pod.node is not None and not pod.takes_requests for pod in own)
     if starts or len(draining) > 1 or any(pod.terminating for pod in (*own, *previous)):
-        return False
+        return frozenset()
     stuck = {pod.variant for pod in own if pod.unschedulable}
     for variant in variants:
         offer = variant.choice.offer
         if variant.choice.variant not in stuck or offer.awaits_nodes:
             continue
-        selector = offer.node_selector.items()
-        nodes = [node for node in snapshot.nodes if selector <= node.labels.items()]
-        names_of_nodes = {node.name for node in nodes}
-        if any(pod.node in names_of_nodes for pod in previous):
-            devices = offer.hardware.resource, offer.hardware.devices
-            return not any(_has_free(snapshot, node, *devices) for node in nodes)
-    return False
+        if yielding := _yielding_to(snapshot, offer, previous):
+            return yielding
+    return frozenset()
 
 
-def _has_free(snapshot: Snapshot, node: Node, resource: str, devices: int) -> bool:
-    used = sum(
-        pod.devices.get(resource, 0)
-        for pod in snapshot.pods
-        if pod.node == node.name and pod.ended is None
+def _yielding_to(
+    snapshot: Snapshot, offer: HardwareOffer, previous: Sequence[Pod]
+) -> frozenset[Ref]:
+    """Return the pods whose devices are enough for a replica that finds none free."""
+    resource, needed = offer.hardware.resource, offer.hardware.devices
+    usable = usable_nodes(snapshot.nodes, offer)
+    free = {
+        node.name: free_devices(node, snapshot.pods, resource)
+        for node in snapshot.nodes
+        if node.name in usable
+    }
+    if any(devices >= needed for devices in free.values()):
+        return frozenset()
+    return frozenset(
+        pod.ref
+        for pod in previous
+        if pod.node in free and free[pod.node] + pod.devices.get(resource, 0) >= needed
     )
-    return node.schedulable and node.allocatable.get(resource, 0) - used >= devices

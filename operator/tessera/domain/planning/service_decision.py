@@ -17,7 +17,7 @@ from tessera.domain.placement.cover import Need
 from tessera.domain.placement.variant_cost import served_by
 from tessera.domain.planning.disruption_limit import within_disruptions
 from tessera.domain.planning.inputs import ServicePlanInputs
-from tessera.domain.planning.previous_deployments import needs_device_of_previous, previous_drains
+from tessera.domain.planning.previous_deployments import previous_drains, yielding_previous
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.planning.variant_rollouts import is_moving, plan_variants
 from tessera.domain.repartition.displacement import previous_variants
@@ -296,16 +296,16 @@ def _previous_deployments(
     missing = proposal.need.beside(ready)
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
-    gives_way = not is_replacing and needs_device_of_previous(
-        snapshot, variants, objects.pods, proposal.disruptions
-    )
+    yielding = frozenset[Ref]()
+    if not is_replacing:
+        yielding = yielding_previous(snapshot, variants, objects.pods, proposal.disruptions)
     drains = previous_drains(
         snapshot,
         proposal.service.status,
         workloads,
         objects.pods,
         missing,
-        one_gives_way=gives_way,
+        yielding=yielding,
         timeout=spec.drain.timeout,
         displacement=inputs.displacement,
     )
@@ -318,7 +318,7 @@ def _previous_deployments(
             if each.ref not in removable and drains[each.ref].replicas != each.replicas
         },
         tuple(drains.values()),
-        gives_way=gives_way,
+        gives_way=bool(yielding),
     )
 
 

@@ -57,6 +57,8 @@ class VariantPlan:
     """Somebody else who writes the replicas of this Deployment."""
     blocker: str | None = None
     """Whose pod waits for the device that a replica would free for its successor."""
+    unusable_nodes: tuple[str, ...] = ()
+    """The nodes of its replicas, whose devices the successor that waits cannot take."""
     waits: bool = False
     """The Deployment of its newest template is not created yet."""
     change: VariantChange | None = None

@@ -9,11 +9,12 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import VariantReason
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot, Workload
+from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Snapshot, Workload
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.service_plan import VariantPlan
+from tessera.domain.rollout.devices import usable_nodes
 from tessera.domain.rollout.drain import DrainPlan, plan_drain
 from tessera.domain.rollout.replica_conflict import (
     ReplicaConflict,
@@ -73,7 +74,7 @@ def plan_variants(
     While rollouts are held no replica starts or leaves for one.
     """
     drafts = [
-        _draft_variant(inputs, spec, count, snapshot.at)
+        _draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
         for index, count in enumerate(counts)
         if not index
         or count.replicas
@@ -89,6 +90,7 @@ def plan_variants(
             each.pods,
             spec.drain.timeout,
             displacement=inputs.displacement,
+            preferred=each.yielding if draft.rollout.is_in_place else (),
         )
         for draft, rollout in planned
         for each in draft.rollout.older
@@ -116,7 +118,11 @@ class _Draft(NamedTuple):
 
 
 def _draft_variant(
-    inputs: ServicePlanInputs, spec: InferenceServiceSpec, count: VariantCount, at: datetime
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    count: VariantCount,
+    nodes: Sequence[Node],
+    at: datetime,
 ) -> _Draft:
     objects, choice = inputs.proposal.objects, count.choice
     pods = pods_of_variant(objects.pods, choice)
@@ -134,9 +140,11 @@ def _draft_variant(
         workloads,
         unused=next(iter(first), None),
     )
-    workload = template.workload
+    workload, usable = template.workload, frozenset[str]()
+    if any(each is not workload for each in workloads):
+        usable = usable_nodes(nodes, choice.offer)
     older = [
-        OlderTemplate(workload=each, pods=pods_of_workload(pods, each))
+        OlderTemplate(workload=each, pods=pods_of_workload(pods, each), usable_nodes=usable)
         for each in workloads
         if each is not workload
     ]
@@ -220,6 +228,14 @@ def _blocker(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> st
     return None if pod is None else f"Pod/{pod.ref.name} of namespace {pod.ref.namespace}"
 
 
+def _unusable_nodes(rollout: TemplateRollout) -> tuple[str, ...]:
+    """Return the nodes whose devices no successor can take, where it waits for one of them."""
+    if not rollout.is_stuck:
+        return ()
+    nodes = {pod.node for each in rollout.older for pod in each.pods}
+    return tuple(sorted(node for node in nodes if node is not None))
+
+
 def _is_withdrawn(inputs: ServicePlanInputs, draft: _Draft) -> bool:
     """Return whether the newest template of a variant did not become ready in time."""
     if not draft.rollout.older:
@@ -265,6 +281,7 @@ def _plan_variant(
         is_withdrawn=counts.is_withdrawn,
         rolls_in_place=not rollout.has_capacity and is_rolling_out(rollout.pods),
         blocker=_blocker(inputs, draft, snapshot),
+        unusable_nodes=_unusable_nodes(rollout),
         waits=workload is None and bool(rollout.older) and not counts.newest,
         replica_conflict=conflict,
         change=_change(inputs, draft.variant_count),

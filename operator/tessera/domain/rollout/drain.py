@@ -11,7 +11,7 @@ the pod is the Deployment scaled down, so that its controller deletes this pod a
 this is read back from the pods, so a restarted operator continues where the last one stopped.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
@@ -43,15 +43,20 @@ class Displacement:
 NO_DISPLACEMENT = Displacement()
 
 
-def plan_drain(
+def plan_drain(  # noqa: PLR0913 - what is there, and what leaves first
     snapshot: Snapshot,
     workload: Workload | None,
     desired: int,
     pods: Sequence[Pod],
     timeout: timedelta,
+    *,
     displacement: Displacement = NO_DISPLACEMENT,
+    preferred: Collection[Ref] = (),
 ) -> DrainPlan:
-    """Scale `workload` down to `desired` replicas without breaking a stream."""
+    """Scale `workload` down to `desired` replicas without breaking a stream.
+
+    Of those that serve the `preferred` ones leave first, for the device that they give back.
+    """
     active = sorted((pod for pod in pods if not pod.terminating), key=lambda pod: pod.ref)
     retained = [pod for pod in active if pod.ref not in displacement.displaced]
     displaced_count, displaced_draining = (
@@ -68,7 +73,7 @@ def plan_drain(
     if workload is None or len(retained) <= desired:
         return DrainPlan(replicas=desired + displaced_count, draining=displaced_draining)
     readings = snapshot.readings.pods if snapshot.readings else {}
-    ranked = sorted(retained, key=lambda pod: _drain_order(pod, readings))
+    ranked = sorted(retained, key=lambda pod: _drain_order(pod, readings, preferred))
     victims = ranked[: len(retained) - desired]
     drained = [pod for pod in victims if is_drained(pod, snapshot.in_flight, snapshot.at, timeout)]
     marked = [pod for pod in drained if pod.deletion_cost == DRAINED_DELETION_COST]
@@ -105,9 +110,10 @@ def with_leaving(
 
 
 def _drain_order(
-    pod: Pod, readings: Mapping[Ref, PodReading]
-) -> tuple[bool, bool, float, float, float, Ref]:
-    """Return a sort key: not serving, then not ready, then fewest requests, then least KV worth.
+    pod: Pod, readings: Mapping[Ref, PodReading], preferred: Collection[Ref]
+) -> tuple[bool, bool, bool, float, float, float, Ref]:
+    """Return a sort key: not serving, then not ready, then preferred, then fewest requests, then
+    least KV worth.
 
     Requests are compared by their power of two: with 20 or with 30 of them a replica is drained
     after about as long, and what its cache saves is lost for longer. Of equal ones it is the
@@ -118,7 +124,9 @@ def _drain_order(
     requests = (reading.running or 0) + (reading.waiting or 0)
     size = int(requests).bit_length() if known else float("inf")
     age = -pod.created.timestamp()
-    return (bool(pod.serving), pod.containers_ready, size, reading.cached or 0.0, age, pod.ref)
+    is_other = pod.ref not in preferred
+    cached = reading.cached or 0.0
+    return (bool(pod.serving), pod.containers_ready, is_other, size, cached, age, pod.ref)
 
 
 def is_drained(

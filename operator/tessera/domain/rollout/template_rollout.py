@@ -23,10 +23,22 @@ class OlderTemplate:
 
     workload: Workload
     pods: Sequence[Pod]
+    usable_nodes: frozenset[str] = frozenset()
+    """Where a successor may be bound."""
 
     @property
     def ready(self) -> int:
         return sum(pod.takes_requests for pod in self.pods)
+
+    @property
+    def yielding(self) -> frozenset[Ref]:
+        """Return the replicas whose devices a successor can take."""
+        return frozenset(pod.ref for pod in self.pods if pod.node in self.usable_nodes)
+
+    @property
+    def yields(self) -> bool:
+        """Return whether one that leaves gives its device to a successor, or none serves."""
+        return not self.ready or bool(self.yielding)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +107,16 @@ class TemplateRollout:
             and len(self.pods) < self.workload.replicas
         )
 
+    @property
+    def is_stuck(self) -> bool:
+        """Return whether a successor waits, and no replica has a device that it could take."""
+        return (
+            bool(self.older)
+            and any(pod.unschedulable for pod in self.pods)
+            and not self.has_capacity
+            and not any(each.yields for each in self.older)
+        )
+
     def is_overdue(self, expected_start: timedelta, last_started: str | None) -> bool:
         """Return whether the newest template did not become ready in time, and another one can.
 
@@ -154,7 +176,8 @@ class TemplateRollout:
         """Lower the count of the oldest template that has any, for a replica in its place."""
         if ready + sum(counts.values()) < self.desired:
             return  # what is there leaves room for it
-        oldest = next((each for each in self.older if counts[each.workload.ref]), None)
+        leaving = (each for each in self.older if counts[each.workload.ref])
+        oldest = next((each for each in leaving if self.has_capacity or each.yields), None)
         if oldest is None:
             return
         ref = oldest.workload.ref

@@ -448,6 +448,14 @@ def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | 
                 f"of AcceleratorPool/{variant.choice.offer.pool} and would take the next one: free "
                 "or add such hardware, or delete that pod",
             )
+        if variant.unusable_nodes:
+            nodes = " and ".join(f"Node/{name}" for name in variant.unusable_nodes)
+            return StatusVerdict(
+                Progressing.WAITING_FOR_DEVICE,
+                f"replicas of older templates stay, since no successor can be bound to {nodes} "
+                f"(cordoned, or not selected by AcceleratorPool/{variant.choice.offer.pool}): run "
+                f"kubectl uncordon {variant.unusable_nodes[0]}, or add such hardware",
+            )
     return None
 
 
