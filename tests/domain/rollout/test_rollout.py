@@ -531,3 +531,17 @@ def test_a_replica_on_a_usable_node_leaves_before_one_on_a_cordoned_node() -> No
     assert first in rollout.fleet.pods
     assert rollout.lengths == [FIRST, SECOND, SECOND]
     assert rollout.serving == 2
+
+
+def test_a_pod_that_its_kubelet_evicted_holds_up_no_rollout() -> None:
+    rollout = Rollout(2, 1)
+    evicted, *_ = rollout.fleet.pods.values()
+    at_eviction = rollout.fleet.snapshot().at
+    gone = {"ref": Ref("team-a", "chat-0"), "uid": "uid-evicted", "ready_since": None}
+    gone |= {"ended": at_eviction, "terminating": True, "containers_ready": False}
+    rollout.fleet.pods[Ref("team-a", "chat-0")] = replace(evicted, **gone)
+    rollout.edit(SECOND)
+    rollout.run(600)
+    assert rollout.replicas == {SECOND: 2}
+    status = rollout.fleet.service.status
+    assert "RolloutComplete" in {each.reason for each in status.conditions}

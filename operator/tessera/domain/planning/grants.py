@@ -167,7 +167,7 @@ def _grant_requests(
                 min_replicas=minimum,
                 desired=count.replicas,
                 running=min(minimum, _count_ready(pods)) if decided is None else decided,
-                existing_pods=sum(pod.ended is None for pod in pods),
+                existing_pods=len(pods),
                 termination_time=termination_time(spec),
             )
         )
@@ -192,7 +192,7 @@ def _minimums(
     """
     minimums = [0] * len(counts)
     order = sorted(range(len(counts)), key=lambda index: _by_cost(counts[index]))
-    existing = [sum(not pod.terminating and pod.ended is None for pod in each) for each in pods]
+    existing = [sum(not pod.terminating for pod in each) for each in pods]
     desired = [count.replicas for count in counts]
     for most in ([_count_ready(each) for each in pods], existing, desired):
         for index in order:

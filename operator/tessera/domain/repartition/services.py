@@ -231,7 +231,7 @@ def _replicas(
             serves = pod.takes_requests or since is not None
             left = in_pool and pod.node not in context.other_nodes and serves
             belongs = pod.node in context.members or left
-        if profile is None or not belongs or pod.ended is not None:
+        if profile is None or not belongs:
             continue
         yield Replica(
             pod=pod.ref,

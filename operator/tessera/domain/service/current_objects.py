@@ -59,7 +59,7 @@ def objects_by_service(
     """Return the existing objects of each service."""
     ready_nodes = {node.name for node in nodes if node.kubelet_ready}
     leaving_nodes = {node.name for node in nodes if node.taints & DISRUPTION_TAINTS}
-    pods_by_ref = _by_service(pod for pod in pods if not _is_stuck(pod, ready_nodes))
+    pods_by_ref = _by_service(pod for pod in pods if _is_replica(pod, ready_nodes))
     workloads_by_ref, jobs_by_ref = _by_service(workloads), _by_service(model_jobs)
     return {
         ref: _objects_in_order(
@@ -98,10 +98,14 @@ def _objects_in_order(
     )
 
 
-def _is_stuck(pod: Pod, ready_nodes: Collection[str]) -> bool:
-    """Return whether a pod terminates on a dead node, where it may stay for ever."""
-    # It is no replica any more, and its device is not offered to others either.
-    return pod.terminating and pod.node is not None and pod.node not in ready_nodes
+def _is_replica(pod: Pod, ready_nodes: Collection[str]) -> bool:
+    """Return whether a pod is one still: some stay listed for days, or for ever.
+
+    One that has ended, as one that its kubelet evicted, holds nothing and is replaced already. One
+    that terminates on a dead node is replaced too, and its device is not offered to others.
+    """
+    is_stuck = pod.terminating and pod.node is not None and pod.node not in ready_nodes
+    return pod.ended is None and not is_stuck
 
 
 def pods_of_workload(pods: Iterable[Pod], workload: Workload) -> Sequence[Pod]:
