@@ -313,3 +313,17 @@ def test_the_deployment_of_before_is_kept_until_the_newest_was_ready_once() -> N
     ready = replace(rollout, pods=(a_pod("chat-2", template="two"),))
     after = ready.counts(may_step=True, may_take=True, is_withdrawn=False)
     assert after.removable == (empty.workload.ref,)
+
+
+def test_the_surge_of_another_controller_takes_no_room_from_the_newest_template() -> None:
+    """An older Deployment has a pod of a second ReplicaSet that never gets ready."""
+    pods = (a_pod("chat-0"), a_pod("chat-1"), a_pod("chat-2", template="two", ready_since=None))
+    rollout = TemplateRollout(
+        workload=None,
+        pods=(),
+        older=(OlderTemplate(workload=a_workload(2), pods=pods),),
+        desired=2,
+        at=NOW,
+        has_capacity=True,
+    )
+    assert rollout.counts(may_step=True, may_take=True, is_withdrawn=False).newest == 1

@@ -44,6 +44,8 @@ class VariantRollouts:
     """Their replicas, and which of them leave."""
     removable: tuple[Ref, ...]
     """Those to delete now."""
+    is_in_place: bool
+    """One replica leaves before its successor starts."""
 
     @property
     def is_replacing(self) -> bool:
@@ -101,6 +103,7 @@ def plan_variants(
         ),
         older=older,
         removable=tuple(ref for rollout in replicas for ref in rollout.removable),
+        is_in_place=any(each.rollout.older and each.rollout.is_in_place for each in drafts),
     )
 
 

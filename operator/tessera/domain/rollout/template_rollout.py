@@ -167,9 +167,13 @@ class TemplateRollout:
     def _room(self) -> int:
         """Return the replicas of the newest template that exceed the desired number by one at most.
 
-        One that drains still has its device, and costs money.
+        One that drains still has its device, and costs money. What an older Deployment has beyond
+        its count is the surge of its own controller, which may never get ready.
         """
-        active = sum(not pod.terminating for each in self.older for pod in each.pods)
+        active = sum(
+            min(sum(not pod.terminating for pod in each.pods), each.workload.replicas)
+            for each in self.older
+        )
         return self.desired + self.is_paid - active
 
     def _give_way(self, counts: dict[Ref, int], ready: int, *, may_take: bool) -> None:
