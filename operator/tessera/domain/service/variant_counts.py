@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.incremental import FOREVER
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.cover import Need
@@ -107,6 +108,7 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
         at=at,
         memory=memory,
     )
+    split = replace(split, until=min(split.until, _next_loss(objects, at)))
     # Those of previous variants count for the first one, which replaces them.
     counts = []
     for choice, (variant, own) in zip(choices, by_variant.items(), strict=True):
@@ -171,6 +173,12 @@ def _in_rollout(objects: CurrentObjects, variant: str, at: datetime) -> int:
         for pod in objects.pods
     )
     return sum(workload.replicas for workload in workloads) - lost
+
+
+def _next_loss(objects: CurrentObjects, at: datetime) -> datetime:
+    """Return when a replica counts as lost of which the device was kept for a rollout."""
+    losses = (pod.created + SURGE_TIMEOUT for pod in objects.pods if pod.unschedulable is not None)
+    return min((loss for loss in losses if loss > at), default=FOREVER)
 
 
 def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
