@@ -13,6 +13,7 @@ from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, Workload
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.rollout.strategy import is_rolling_out, replaces_in_place, rollout_progress
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.status.service import service_status
 from tests.builders import (
@@ -545,3 +546,14 @@ def test_a_pod_that_its_kubelet_evicted_holds_up_no_rollout() -> None:
     assert rollout.replicas == {SECOND: 2}
     status = rollout.fleet.service.status
     assert "RolloutComplete" in {each.reason for each in status.conditions}
+
+
+def test_replicas_of_two_variants_are_no_rollout_of_each_other() -> None:
+    other = {"variant": "b200-1gpu", "template": "another", "created": at(-30)}
+    pods = [a_pod("chat-0"), a_pod("chat-1", **other), a_pod("chat-2", ready_since=None)]
+    assert not is_rolling_out(pods)
+    assert not replaces_in_place(pods)
+    newer = new("chat-3")
+    assert is_rolling_out([*pods, newer])
+    assert replaces_in_place([*pods, newer])
+    assert rollout_progress([*pods, newer]) == (2, 2)

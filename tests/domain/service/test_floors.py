@@ -193,3 +193,21 @@ def test_of_several_pools_that_went_the_one_with_the_device_gives_way() -> None:
     cluster.nodes[1] = a_node("renamed", slices={"1g.10gb": 1}, name="slices-0")
     watch(cluster, 600, 2)
     assert serving(cluster) == 3
+
+
+def test_what_stays_of_a_pool_that_went_is_ready_and_its_status_rests() -> None:
+    cluster = fleet(2, 0, 2)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP["window"]),)}
+    cluster.pools = (RESERVED, a_pool("other", "3.00", tier="OnDemand"))
+    cluster.nodes[1] = a_node("other", whole=2, name="burst-0")
+    statuses = set[str]()
+    for index in range(60):
+        cluster.cycle()
+        conditions = cluster.service.status.conditions
+        if index > 20:
+            statuses.add(str([(each.type, each.status, each.message) for each in conditions]))
+    assert len(statuses) == 1, "it is written again at rest"
+    reasons = {each.type: each.reason for each in conditions}
+    assert reasons["Progressing"] == "BudgetExhausted"
+    assert reasons["Ready"] not in {"ScaledToZero", "BudgetExhausted"}

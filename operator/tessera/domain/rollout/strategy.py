@@ -1,6 +1,6 @@
 """What is said of a rollout: with a surge replica if a device is free, else in place."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 from tessera.domain.observed.snapshot import Pod
@@ -11,18 +11,22 @@ SURGE_TIMEOUT = timedelta(seconds=60)
 
 
 def is_rolling_out(pods: Sequence[Pod]) -> bool:
-    """Return whether replicas of two templates exist."""
-    return len({pod.template for pod in pods if not pod.terminating}) > 1
+    """Return whether replicas of two templates of one variant exist."""
+    templates = {(pod.variant, pod.template) for pod in pods if not pod.terminating}
+    return len(templates) > len({variant for variant, _ in templates})
 
 
 def replaces_in_place(pods: Sequence[Pod]) -> bool:
     """Return whether a replica of an older template is still stopping for a newer one."""
-    newest = max(pods, key=lambda pod: (pod.created, pod.ref), default=None)
-    return (
-        newest is not None
-        and not newest.terminating
-        and any(pod.template != newest.template for pod in pods)
+    newest = _newest_by_variant(pods)
+    return any(
+        pod.template != newest[pod.variant].template and not newest[pod.variant].terminating
+        for pod in pods
     )
+
+
+def _newest_by_variant(pods: Sequence[Pod]) -> Mapping[str, Pod]:
+    return {pod.variant: pod for pod in sorted(pods, key=lambda pod: (pod.created, pod.ref))}
 
 
 def strategy_message(choice: HardwareChoice, *, surge: bool, unpaid: bool = False) -> str:
@@ -44,9 +48,9 @@ def strategy_message(choice: HardwareChoice, *, surge: bool, unpaid: bool = Fals
 def rollout_progress(pods: Sequence[Pod]) -> tuple[int, int]:
     """Return the ready replicas of the newest template, and the active ones of older templates."""
     active = [pod for pod in pods if not pod.terminating]
-    newest = max(active, key=lambda pod: (pod.created, pod.ref)).template
-    ready = sum(pod.template == newest and pod.ready_since is not None for pod in active)
-    return ready, sum(pod.template != newest for pod in active)
+    newest = _newest_by_variant(active)
+    new = [pod for pod in active if pod.template == newest[pod.variant].template]
+    return sum(pod.ready_since is not None for pod in new), len(active) - len(new)
 
 
 def surge_timed_out(pods: Sequence[Pod], now: datetime) -> bool:

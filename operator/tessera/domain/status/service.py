@@ -434,7 +434,9 @@ def _unpaid_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | N
         return None
     pools = ", ".join(sorted({pod.variant for pod in previous}))
     message = f"{counted(len(previous), 'replica')} of {pools} stay, which no pool offers any more"
-    return StatusVerdict(Progressing.BUDGET_EXHAUSTED, f"{message}: {scale.message}")
+    # The amounts change all the time; that message is written anew with the count alone.
+    message += ", and the TenantBudget grants none in their place: see status.scaling.message"
+    return StatusVerdict(Progressing.BUDGET_EXHAUSTED, message)
 
 
 def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | None:
@@ -581,7 +583,10 @@ def _ready_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
     if desired == 0 and scaling_reason is ScalingReason.SCALED_TO_ZERO:
         return StatusVerdict(Ready.SCALED_TO_ZERO, _sleeping_message(service_plan))
     if desired == 0 and scaling_reason in _WITHOUT_REPLICA:
-        return _WITHOUT_REPLICA[scaling_reason]
+        # Those of previous variants stay while none that would replace them is granted.
+        desired = sum(pod.takes_requests for pod in service_plan.pods)
+        if not desired:
+            return _WITHOUT_REPLICA[scaling_reason]
     failure = startup_failure(
         service_plan.service.spec, service_plan.pods, service_plan.current_workloads
     )
