@@ -440,3 +440,17 @@ def _defaults(model: type[BaseModel], part: str) -> list[str]:
         return paths
 
     return walk(schema["properties"][part], part)
+
+
+def test_a_deployment_keeps_its_template_while_no_status_has_it() -> None:
+    """An edit before the first status, or after a lost one, is written into no Deployment."""
+    built = a_built_service()
+    record = template_of(later(built)).record
+    edited = replace(built, spec=a_spec(context={"maxModelLen": 512}))
+    inputs = later(replace(edited, status=InferenceServiceStatus()))
+    workload = replace(inputs.snapshot.workloads[0], record=record)
+    inputs = inputs._replace(snapshot=replace(inputs.snapshot, workloads=(workload,)))
+    template = template_of(inputs)
+    assert template.workload is None
+    assert template.record != record
+    assert status_of(inputs).pod_template_version == record, "it is said before it is written"

@@ -195,17 +195,18 @@ def _recorded_template(
         return record
     if any(each.template_digest for each in workloads):
         return None
-    return _reported_template(service, workload.variant, newest)
+    return _reported_template(service, workload, newest)
 
 
 def _reported_template(
-    service: ObservedService, variant: str, newest: PodTemplateVersionStatus
+    service: ObservedService, workload: Workload, newest: PodTemplateVersionStatus
 ) -> PodTemplateVersionStatus | None:
     """Return the version of the variant in the status; None where that has another one's alone.
 
-    A status with a variant but no version is older than versions; one without both was lost right
-    after the Deployment was created.
+    A status with a variant but no version is older than versions; one without both was lost, or is
+    not written yet. Then the Deployment alone says it: a wrong one costs a rollout of its service.
     """
+    variant = workload.variant
     for reported in service.status.variants or ():
         if reported.name == variant:
             return reported.pod_template_version
@@ -215,7 +216,7 @@ def _reported_template(
     if service.status.pod_template_version is not None:
         return service.status.pod_template_version
     if placed is None:
-        return newest
+        return workload.record or newest
     first = {"builder_version": 1, "platform": Platform(), "observed_update": None}
     return newest.model_copy(update=first)
 

@@ -109,8 +109,10 @@ def _variant_replicas(
     )
 
 
-def template_record(service_plan: ServicePlan, variant: VariantPlan) -> PodTemplateVersionStatus:
-    """Return what determines the template that its Deployment has, or gets now."""
+def template_record(
+    service_plan: ServicePlan, variant: VariantPlan
+) -> PodTemplateVersionStatus | None:
+    """Return what determines the template that its Deployment has, or gets now; None if unknown."""
     status = service_plan.service.status
     if variant.workload is None and variant.older:
         for reported in status.variants or ():
@@ -118,6 +120,8 @@ def template_record(service_plan: ServicePlan, variant: VariantPlan) -> PodTempl
                 return reported.pod_template_version
         if status.pod_template_version is not None:
             return status.pod_template_version
+        workloads = service_plan.workloads
+        return next((each.record for each in workloads if each.ref in variant.older), None)
     return variant.template.record
 
 
