@@ -201,3 +201,10 @@ def test_during_a_rollout_no_ready_replica_is_given_up_by_scaling_down() -> None
     assert plan_of_drain([old, new], wanted=1).replicas == 2
     ready = a_pod("new", template="2")
     assert plan_of_drain([old, ready], wanted=1).replicas == 1
+
+
+def test_a_replica_on_a_dead_node_leaves_before_one_that_serves() -> None:
+    """Of its pod Kubernetes changes the condition Ready alone."""
+    dead = a_pod("a", ready_since=None, containers_ready=True, serving=True, created=at(-500))
+    plan = plan_of_drain([dead, a_pod("b"), a_pod("c")], 2, readings=busy({"b": 0, "c": 0}))
+    assert names(plan.draining) == ["a"]

@@ -111,9 +111,9 @@ def with_leaving(
 
 def _drain_order(
     pod: Pod, readings: Mapping[Ref, PodReading], preferred: Collection[Ref]
-) -> tuple[bool, bool, bool, float, float, float, Ref]:
-    """Return a sort key: not serving, then not ready, then preferred, then fewest requests, then
-    least KV worth.
+) -> tuple[bool, bool, bool, bool, float, float, float, Ref]:
+    """Return a sort key: without requests, not serving, not ready, then preferred, then fewest
+    requests, then least KV worth.
 
     Requests are compared by their power of two: with 20 or with 30 of them a replica is drained
     after about as long, and what its cache saves is lost for longer. Of equal ones it is the
@@ -126,7 +126,9 @@ def _drain_order(
     age = -pod.created.timestamp()
     is_other = pod.ref not in preferred
     cached = reading.cached or 0.0
-    return (bool(pod.serving), pod.containers_ready, is_other, size, cached, age, pod.ref)
+    # On a dead node the gate and the containers stay as they were.
+    state = pod.takes_requests, bool(pod.serving), pod.containers_ready
+    return (*state, is_other, size, cached, age, pod.ref)
 
 
 def is_drained(
