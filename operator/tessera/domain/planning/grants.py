@@ -156,8 +156,7 @@ def _grant_requests(
     requests = []
     for index in sorted(range(len(counts)), key=lambda index: _by_cost(counts[index])):
         count, pods, minimum = counts[index], pods_by_index[index], minimums[index]
-        # What is ready within the minimum goes on where the last cycle did not know the variant;
-        # else a replica that a rollout starts first would be one more for good.
+        # What is ready within the minimum goes on, whatever the last cycle knew of the variant.
         decided = _running(proposal, count, history)
         requests.append(
             GrantRequest(
@@ -166,7 +165,7 @@ def _grant_requests(
                 tariff=count.choice.offer.tariff,
                 min_replicas=minimum,
                 desired=count.replicas,
-                running=min(minimum, _count_ready(pods)) if decided is None else decided,
+                running=max(decided, min(minimum, _count_ready(pods))),
                 existing_pods=len(pods),
                 termination_time=termination_time(spec),
             )
@@ -222,8 +221,8 @@ def _by_cost(count: VariantCount) -> tuple[int, int]:
     return tiers.index(choice.offer.tier), choice.hourly.nanos
 
 
-def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int | None:
-    """Return the replicas of a variant that the last cycle desired; None of one that is new."""
+def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
+    """Return the replicas of a variant that the last cycle desired."""
     objects, reference = proposal.objects, proposal.counts[0].choice.variant
     # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
     decided = {}
@@ -232,7 +231,7 @@ def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -
     if len(proposal.counts) > 1 and history.counts:
         decided = dict(history.counts)
     if decided:
-        return decided.get(count.choice.variant)
+        return decided.get(count.choice.variant, 0)
     if len(proposal.counts) == 1:
         return max((workload.replicas for workload in objects.workloads), default=0)
     workload = objects.workload_of(count.choice.variant)

@@ -77,8 +77,10 @@ def plan_drain(  # noqa: PLR0913 - what is there, and what leaves first
     victims = ranked[: len(retained) - desired]
     drained = [pod for pod in victims if is_drained(pod, snapshot.in_flight, snapshot.at, timeout)]
     marked = [pod for pod in drained if pod.deletion_cost == DRAINED_DELETION_COST]
+    # What somebody else wrote below that is in force before any of them has gone.
+    lowest = desired + displaced_count
     return DrainPlan(
-        replicas=min(workload.replicas, len(active) - len(marked)),
+        replicas=max(lowest, min(workload.replicas, len(active) - len(marked))),
         draining=(*(pod.ref for pod in victims), *displaced_draining),
         drained=tuple(pod.ref for pod in drained),
     )
