@@ -538,7 +538,11 @@ def test_a_pod_that_its_kubelet_evicted_holds_up_no_rollout() -> None:
     rollout = Rollout(2, 1)
     evicted, *_ = rollout.fleet.pods.values()
     at_eviction = rollout.fleet.snapshot().at
-    gone = {"ref": Ref("team-a", "chat-0"), "uid": "uid-evicted", "ready_since": None}
+    gone: dict[str, Any] = {
+        "ref": Ref("team-a", "chat-0"),
+        "uid": "uid-evicted",
+        "ready_since": None,
+    }
     gone |= {"ended": at_eviction, "terminating": True, "containers_ready": False}
     rollout.fleet.pods[Ref("team-a", "chat-0")] = replace(evicted, **gone)
     rollout.edit(SECOND)
@@ -549,7 +553,7 @@ def test_a_pod_that_its_kubelet_evicted_holds_up_no_rollout() -> None:
 
 
 def test_replicas_of_two_variants_are_no_rollout_of_each_other() -> None:
-    other = {"variant": "b200-1gpu", "template": "another", "created": at(-30)}
+    other: dict[str, Any] = {"variant": "b200-1gpu", "template": "another", "created": at(-30)}
     pods = [a_pod("chat-0"), a_pod("chat-1", **other), a_pod("chat-2", ready_since=None)]
     assert not is_rolling_out(pods)
     assert not replaces_in_place(pods)

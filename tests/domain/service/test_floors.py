@@ -117,22 +117,41 @@ def test_a_replica_that_stays_until_another_one_is_ready_stays_whoever_writes_le
     assert cluster.counts() == {"reserved": 1, "burst": 0}
 
 
+def test_a_surge_above_the_floor_that_no_budget_pays_is_a_rollout_in_place() -> None:
+    cluster = fleet(2, 0, 5, service=a_service(spec=fixed(3, 1024)))
+    cluster.fields = {"budgets": (a_budget(amount="9000.00", gpus="3"),)}
+    cluster.run(120)
+    assert serving(cluster) == 3
+    cluster.service = replace(cluster.service, spec=fixed(3, 2048))
+    most, messages = 0, set[str]()
+    for _ in range(180):
+        service_plan = cluster.cycle()
+        most = max(most, sum(pod.node is not None for pod in cluster.pods.values()))
+        assert serving(cluster) >= 2
+        messages |= {each.message for each in cluster.service.status.conditions}
+    assert most == 3, "no further replica runs"
+    assert any("the TenantBudget grants no further" in message for message in messages)
+    assert not service_plan.variants[0].older
+    assert serving(cluster) == 3
+
+
 @pytest.mark.parametrize("limit", USED_UP)
-def test_a_surge_that_no_budget_pays_is_a_rollout_in_place(limit: str) -> None:
+def test_a_budget_takes_nothing_of_the_floor_for_a_rollout(limit: str) -> None:
     cluster = fleet(2, 0, 4)
     cluster.run(120)
     cluster.fields = {"budgets": (a_budget(**USED_UP[limit]),)}
     cluster.service = replace(cluster.service, spec=with_context(2, 2048))
-    most, messages = 0, set[str]()
-    for _ in range(120):
-        service_plan = cluster.cycle()
-        most = max(most, sum(pod.node is not None for pod in cluster.pods.values()))
-        assert serving(cluster) >= 1
-        messages |= {each.message for each in cluster.service.status.conditions}
-    assert most == 2, "no further replica runs"
-    assert any("the TenantBudget grants no further" in message for message in messages)
-    assert not service_plan.variants[0].older
-    assert serving(cluster) == 2
+    watch(cluster, 900, 2)
+    assert not cluster.plans[cluster.service.ref].variants[0].older
+
+
+def fixed(replicas: int, max_model_len: int) -> InferenceServiceSpec:
+    """Return a spec with so many replicas, two of which are the floor."""
+    return a_spec(
+        replicas=replicas,
+        scaling={"minReplicas": 2, "maxReplicas": 8},
+        context={"maxModelLen": max_model_len},
+    )
 
 
 def test_a_surge_within_a_budget_starts_before_a_replica_leaves() -> None:
@@ -211,3 +230,23 @@ def test_what_stays_of_a_pool_that_went_is_ready_and_its_status_rests() -> None:
     reasons = {each.type: each.reason for each in conditions}
     assert reasons["Progressing"] == "BudgetExhausted"
     assert reasons["Ready"] not in {"ScaledToZero", "BudgetExhausted"}
+
+
+@pytest.mark.parametrize("floor", [1, 2, 3])
+def test_a_successor_starts_in_another_pool_where_its_own_is_full(floor: int) -> None:
+    """One more replica serves there until the rollout has ended: the floor holds throughout."""
+    cluster = fleet(floor, floor, 1)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": floor, "burst": 0}
+    cluster.service = replace(cluster.service, spec=with_context(floor, 2048))
+    messages, most = set[str](), 0
+    end = cluster.now.total_seconds() + 300 * floor
+    while cluster.now.total_seconds() < end:
+        cluster.cycle()
+        assert serving(cluster) >= floor, f"{cluster.counts()} at {cluster.now}"
+        most = max(most, len(cluster.pods))
+        messages |= {each.message for each in cluster.service.status.conditions}
+    assert any("one more replica on burst-1gpu at 3.00 USD per hour" in each for each in messages)
+    assert most <= floor + 2
+    assert cluster.counts() == {"reserved": floor, "burst": 0}
+    assert not cluster.plans[cluster.service.ref].variants[0].older

@@ -45,6 +45,8 @@ class VariantPlan:
     """The replicas of its Deployment meanwhile, and those that leave."""
     surge: bool = False
     """A rollout starts a new replica before an old one leaves."""
+    extra_on: HardwareChoice | None = None
+    """Where one more replica serves while one of this is replaced in place."""
     is_surge_unpaid: bool = False
     """It would, but the budget grants no replica beyond the desired ones."""
     older: tuple[Ref, ...] = ()

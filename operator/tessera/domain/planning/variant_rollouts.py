@@ -1,7 +1,7 @@
 """The Deployments of a service: for each variant the newest template's, and those it replaces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import NamedTuple
 
@@ -23,10 +23,16 @@ from tessera.domain.rollout.replica_conflict import (
     leaves_enough,
     next_conflict,
 )
-from tessera.domain.rollout.strategy import is_rolling_out
-from tessera.domain.rollout.template_rollout import OlderTemplate, RolloutCounts, TemplateRollout
+from tessera.domain.rollout.strategy import is_rolling_out, surge_timed_out
+from tessera.domain.rollout.template_rollout import (
+    START_TOLERANCE,
+    OlderTemplate,
+    RolloutCounts,
+    TemplateRollout,
+)
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.service.current_objects import pods_of_variant, pods_of_workload
+from tessera.domain.service.proposal import guaranteed_replicas
 from tessera.domain.service.template_version import (
     TemplateDecision,
     decide_template,
@@ -82,7 +88,15 @@ def plan_variants(
         or count.replicas
         or pods_of_variant(inputs.proposal.objects.pods, count.choice)
     ]
-    replicas = _count_replicas(inputs, drafts, snapshot, is_held=is_held)
+    stepping = _stepping(drafts)
+    extra = None
+    if stepping is not None and not is_held:
+        extra = _extra_elsewhere(inputs, spec, counts, drafts, stepping, snapshot)
+    if extra is not None:
+        variant = extra.variant_count.choice.variant
+        drafts = [each for each in drafts if each.variant_count.choice.variant != variant]
+        drafts.append(extra)
+    replicas = _count_replicas(inputs, spec, drafts, stepping, extra, snapshot, is_held=is_held)
     planned = list(zip(drafts, replicas, strict=True))
     older = {
         each.workload.ref: plan_drain(
@@ -99,7 +113,10 @@ def plan_variants(
     }
     return VariantRollouts(
         variants=tuple(
-            _plan_variant(inputs, spec, draft, rollout, snapshot) for draft, rollout in planned
+            _plan_variant(
+                inputs, spec, draft, rollout, snapshot, extra if draft is stepping else None
+            )
+            for draft, rollout in planned
         ),
         older=older,
         removable=tuple(ref for rollout in replicas for ref in rollout.removable),
@@ -113,6 +130,18 @@ class _Draft(NamedTuple):
     variant_count: VariantCount
     template: TemplateDecision
     rollout: TemplateRollout
+
+    @property
+    def lasting(self) -> int:
+        """Return the desired replicas that stay once others are ready."""
+        return self.rollout.desired - min(self.variant_count.bridging, self.rollout.desired)
+
+    @property
+    def has_surplus(self) -> bool:
+        """Return whether it serves with a replica beyond those that last."""
+        return self.rollout.ready > max(
+            0, self.variant_count.replicas - self.variant_count.bridging
+        )
 
     @property
     def ready_that_stay(self) -> int:
@@ -167,27 +196,109 @@ def _draft_variant(
     return _Draft(count, template, rollout)
 
 
-def _count_replicas(
-    inputs: ServicePlanInputs, drafts: Sequence[_Draft], snapshot: Snapshot, *, is_held: bool
+def _stepping(drafts: Sequence[_Draft]) -> _Draft | None:
+    """Return the variant that replaces a replica; one of a service does at a time."""
+    rolling = [draft for draft in drafts if draft.rollout.older]
+    in_step = next((draft for draft in rolling if draft.rollout.in_step), None)
+    return in_step or next(iter(rolling), None)
+
+
+def _count_replicas(  # noqa: PLR0913 - what is decided of the service, and what there is
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    drafts: Sequence[_Draft],
+    stepping: _Draft | None,
+    extra: _Draft | None,
+    snapshot: Snapshot,
+    *,
+    is_held: bool,
 ) -> Sequence[RolloutCounts]:
     """Return the replicas of all Deployments: one variant at a time replaces one replica."""
-    rolling = [draft for draft in drafts if draft.rollout.older]
-    stepping = next((draft for draft in rolling if draft.rollout.in_step), None)
-    stepping = stepping or next(iter(rolling), None)
-    pods = inputs.proposal.objects.pods
-    names = {each.variant_count.choice.variant for each in drafts}
-    serving = sum(pod.takes_requests for pod in pods if pod.variant not in names)
-    serving += sum(each.ready_that_stay for each in drafts)
+    serving = _count_serving(inputs, drafts)
+    may_step = not is_held and (extra is None or extra.has_surplus)
     return [
         draft.rollout.counts(
-            may_step=draft is stepping and not is_held,
+            may_step=draft is stepping and may_step,
             may_take=draft is stepping
-            and serving >= inputs.proposal.disruptions.floor
+            and serving >= _needed(inputs, spec, draft, extra)
             and _waiting_pod(inputs, draft, snapshot) is None,
             is_withdrawn=_is_withdrawn(inputs, draft),
         )
         for draft in drafts
     ]
+
+
+def _needed(
+    inputs: ServicePlanInputs, spec: InferenceServiceSpec, draft: _Draft, extra: _Draft | None
+) -> int:
+    """Return how many replicas have to serve before one leaves for its successor."""
+    floor = inputs.proposal.disruptions.floor
+    if extra is not None:
+        return floor + 1
+    return floor if draft.rollout.is_paid else min(floor, guaranteed_replicas(spec) + 1)
+
+
+def _count_serving(inputs: ServicePlanInputs, drafts: Sequence[_Draft]) -> int:
+    """Return the replicas that take requests and stay."""
+    pods = inputs.proposal.objects.pods
+    names = {each.variant_count.choice.variant for each in drafts}
+    serving = sum(pod.takes_requests for pod in pods if pod.variant not in names)
+    return serving + sum(each.ready_that_stay for each in drafts)
+
+
+def _extra_elsewhere(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    counts: Sequence[VariantCount],
+    drafts: Sequence[_Draft],
+    stepping: _Draft,
+    snapshot: Snapshot,
+) -> _Draft | None:
+    """Return another variant with one replica more, while one of this is replaced in place.
+
+    It starts first, where a device is free and granted and the floor would be one less without it,
+    and stays until the rollout has ended. One that does not get ready in time is given up.
+    """
+    rollout = stepping.rollout
+    if rollout.has_capacity or not rollout.is_in_place or _is_withdrawn(inputs, stepping):
+        return None
+    if _count_serving(inputs, drafts) > inputs.proposal.disruptions.floor:
+        return None
+    by_variant = {each.variant_count.choice.variant: each for each in drafts}
+    for count in sorted(counts, key=lambda count: count.choice.hourly.nanos):
+        variant = count.choice.variant
+        granted = variant in inputs.with_surge_capacity - inputs.unpaid_surges
+        if not granted or variant == stepping.variant_count.choice.variant:
+            continue
+        draft = by_variant.get(variant)
+        if draft is None:
+            draft = _draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
+        desired = max(draft.rollout.desired, draft.lasting + 1)
+        extra = draft._replace(rollout=replace(draft.rollout, desired=desired))
+        if not draft.rollout.older and (
+            extra.has_surplus or not (rollout.in_step or _is_given_up(inputs, extra))
+        ):
+            return extra
+    return None
+
+
+def _is_given_up(inputs: ServicePlanInputs, extra: _Draft) -> bool:
+    """Return whether a replica that was to start on another variant did not get ready in time."""
+    rollout, status = extra.rollout, inputs.proposal.service.status
+    lead = expected_lead(
+        inputs.proposal.objects.pods, status.start, extra.variant_count.choice.variant
+    )
+    return (
+        rollout.is_refused
+        or surge_timed_out(rollout.pods, rollout.at)
+        or any(
+            pod.bound is not None
+            and not pod.takes_requests
+            and not pod.terminating
+            and rollout.at - pod.bound >= lead + START_TOLERANCE
+            for pod in rollout.pods
+        )
+    )
 
 
 def _was_complete(service: ObservedService, older: OlderTemplate) -> bool:
@@ -261,8 +372,12 @@ def _plan_variant(
     draft: _Draft,
     counts: RolloutCounts,
     snapshot: Snapshot,
+    extra: _Draft | None,
 ) -> VariantPlan:
-    """Return the plan of the Deployment of a variant's newest template."""
+    """Return the plan of the Deployment of a variant's newest template.
+
+    An `extra` one of another variant serves while its replicas are replaced in place.
+    """
     rollout, workload, replicas = draft.rollout, draft.template.workload, counts.newest
     conflict = _conflict(inputs, draft, counts.newest, snapshot.at)
     if conflict is not None and workload is not None and conflict.stands(snapshot.at):
@@ -279,13 +394,15 @@ def _plan_variant(
             displacement=inputs.displacement,
         ),
         surge=not rollout.is_in_place,
+        extra_on=extra.variant_count.choice if extra is not None else None,
         is_surge_unpaid=draft.variant_count.choice.variant in inputs.unpaid_surges,
         older=tuple(each.workload.ref for each in rollout.older),
         is_withdrawn=counts.is_withdrawn,
         rolls_in_place=not rollout.has_capacity and is_rolling_out(rollout.pods),
         blocker=_blocker(inputs, draft, snapshot),
         unusable_nodes=_unusable_nodes(rollout),
-        waits=workload is None and bool(rollout.older) and not counts.newest,
+        # With an extra one elsewhere it says from the start that this variant is in a rollout.
+        waits=workload is None and bool(rollout.older) and not counts.newest and extra is None,
         replica_conflict=conflict,
         change=_change(inputs, draft.variant_count),
     )

@@ -29,8 +29,17 @@ def _newest_by_variant(pods: Sequence[Pod]) -> Mapping[str, Pod]:
     return {pod.variant: pod for pod in sorted(pods, key=lambda pod: (pod.created, pod.ref))}
 
 
-def strategy_message(choice: HardwareChoice, *, surge: bool, unpaid: bool = False) -> str:
-    """Return the rollout strategy with its reason: no device, or an `unpaid` further replica."""
+def strategy_message(
+    choice: HardwareChoice,
+    *,
+    surge: bool,
+    unpaid: bool = False,
+    extra_on: HardwareChoice | None = None,
+) -> str:
+    """Return the rollout strategy with its reason: no device, or an `unpaid` further replica.
+
+    Where one more replica serves meanwhile is said with its price.
+    """
     device, pool = choice.fit.hardware.name, choice.offer.pool
     if surge:
         return (
@@ -42,6 +51,11 @@ def strategy_message(choice: HardwareChoice, *, surge: bool, unpaid: bool = Fals
         reason = f"the TenantBudget grants no further {device} of AcceleratorPool/{pool}"
     else:
         reason = f"AcceleratorPool/{pool} had no free {device}"
+    if extra_on is not None:
+        return (
+            f"in place beside one more replica on {extra_on.variant} at {extra_on.hourly} per hour "
+            f"until the rollout ends, since {reason}"
+        )
     return f"in place, an old replica stops first, since {reason}"
 
 

@@ -96,10 +96,10 @@ class TemplateRollout:
                 return False
         pods = [*self.pods, *(pod for each in self.older for pod in each.pods)]
         has_room = self.has_capacity and self.is_paid
-        return not has_room or self._is_refused or surge_timed_out(pods, self.at)
+        return not has_room or self.is_refused or surge_timed_out(pods, self.at)
 
     @property
-    def _is_refused(self) -> bool:
+    def is_refused(self) -> bool:
         """Return whether a quota or admission refuses the pod of the newest template."""
         return (
             self.workload is not None

@@ -87,6 +87,8 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     `decided` are those of each that the last split had, `assigned` those that layout plans assign.
     """
     lost = reclaimed_pods(choices, objects)
+    # What a rollout starts beside the others is an extra, and no capacity.
+    is_rolling = any(len(objects.workloads_of(choice.variant)) > 1 for choice in choices)
     by_variant = {choice.variant: pods_of_variant(objects.pods, choice) for choice in choices}
     others = [pod for pod in objects.pods if pod.variant not in by_variant]
     yielded = _devices_by_pool(others, room.pools)
@@ -102,6 +104,7 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
                 min(decided.get(variant, 0), _in_rollout(objects, variant, at)),
                 yielded[choice.offer.pool, choice.offer.hardware.resource]
                 // choice.offer.hardware.devices,
+                most=decided.get(variant) if is_rolling else None,
             )
             for choice, (variant, pods) in zip(choices, by_variant.items(), strict=True)
         ],
@@ -189,14 +192,19 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     assigned: int | None,
     ordered: int,
     yielded: int,
+    *,
+    most: int | None = None,
 ) -> VariantPods:
+    """Return the pods of a variant, of which at most so many count as there."""
     offer, startable = choice.offer, choice.offer.startable
     kind = offer.pool, offer.hardware.resource
     total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
+    ready = ready if most is None else min(ready, most)
     pending = [pod for pod in pods if pod.node is None]
-    starting = max(len(pods) - ready - len(pending), ordered - ready)
+    bound = len(pods) - len(pending) if most is None else min(len(pods) - len(pending), most)
+    starting = max(bound - ready, ordered - ready)
     pending = pending[: max(0, len(pods) - ready - starting)]
     return VariantPods(
         variant=choice.variant,

@@ -509,7 +509,12 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
         ),
         service_plan.variants[0],
     )
-    strategy = strategy_message(rolling.choice, surge=rolling.surge, unpaid=rolling.is_surge_unpaid)
+    strategy = strategy_message(
+        rolling.choice,
+        surge=rolling.surge,
+        unpaid=rolling.is_surge_unpaid,
+        extra_on=rolling.extra_on,
+    )
     if any(variant.older for variant in service_plan.variants):
         new, old = _template_progress(service_plan)
         return StatusVerdict(
