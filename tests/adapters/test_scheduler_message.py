@@ -1,5 +1,7 @@
 """The scheduler's message about all nodes becomes what the nodes of the pool lack."""
 
+from typing import Any
+
 import pytest
 
 from tessera.adapters.kube.object_parsing import parse_pod
@@ -44,3 +46,24 @@ def test_a_pod_without_a_node_has_what_is_missing() -> None:
     pod = parse_pod(body)
     assert pod is not None
     assert pod.unschedulable == LACKS
+
+
+def test_a_pod_of_others_has_which_nodes_it_waits_for() -> None:
+    condition = {"type": "PodScheduled", "status": "False", "message": MESSAGE}
+    body: dict[str, Any] = {
+        "metadata": {"name": "notebook", "namespace": "lab", "uid": "uid-0"},
+        "spec": {
+            "nodeSelector": {"pool": "a100"},
+            "containers": [{"name": "main", "resources": {"limits": {"nvidia.com/gpu": "1"}}}],
+        },
+        "status": {"phase": "Pending", "conditions": [condition]},
+    }
+    body["metadata"]["creationTimestamp"] = "2026-11-20T12:00:00Z"
+    pod = parse_pod(body)
+    assert pod is not None
+    assert (pod.unmanaged, pod.unschedulable) == (True, LACKS)
+    assert pod.node_selector == (("pool", "a100"),)
+    body["spec"]["nodeName"] = "a100-0"
+    bound = parse_pod(body)
+    assert bound is not None
+    assert bound.node_selector == ()

@@ -321,6 +321,20 @@ def test_a_foreign_pod_that_waits_for_the_device_gets_none_of_a_rollout_in_place
     assert rollout.least == 1
 
 
+def test_a_pod_that_waits_for_a_device_of_another_pool_stops_no_rollout() -> None:
+    rollout = Rollout(2, 0)
+    guest = rollout.add_foreign()
+    rollout.fleet.pods[guest.ref] = replace(
+        rollout.fleet.pods[guest.ref], node_selector=(("pool", "other"),)
+    )
+    rollout.edit(SECOND)
+    # Its scheduler would not bind it here.
+    rollout.fleet.pods = {**rollout.fleet.pods, guest.ref: rollout.fleet.pods.pop(guest.ref)}
+    next(iter(rollout.cycles(5)))
+    drained = [plan.drain.draining for plan in rollout.cycles(60)]
+    assert any(drained), "a replica leaves for its successor"
+
+
 def test_a_thief_of_the_device_stops_the_rollout_at_one_replica_fewer() -> None:
     """With a foreign pod on the device of one replica the others are not replaced."""
     rollout = Rollout(3, 0)

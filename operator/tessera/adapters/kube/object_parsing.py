@@ -300,7 +300,8 @@ def parse_pod(body: JsonObject) -> Pod | None:
 
     Who may write a pod may write its labels too, so it is a replica by its controller. That is a
     ReplicaSet, which releases a pod that lacks the labels of its selector and bears the names of
-    both in its own. Of other people's pods only what their devices cost is kept.
+    both in its own. Of other people's pods only what their devices cost is kept, and which they
+    wait for.
     """
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     labels, devices = meta.get("labels", {}), _devices(spec)
@@ -332,14 +333,18 @@ def parse_pod(body: JsonObject) -> Pod | None:
         else dict(sorted(devices.items())),
         # Of a pod that names its node itself this is when the kubelet admitted it.
         bound=_transition_time(scheduled, "True"),
+        node_selector=() if spec.get("nodeName") else tuple(spec.get("nodeSelector", {}).items()),
+        unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
+        if scheduled.get("status") == "False" and scheduled.get("message")
+        else None,
         ended=_end_time(status, scheduled.get("lastTransitionTime") or meta["creationTimestamp"]),
         model_job_run=model_job_run,
         **batch_run,
     )
-    return _with_state(pod, body, scheduled) if is_replica or batch_run or model_job_run else pod
+    return _with_state(pod, body) if is_replica or batch_run or model_job_run else pod
 
 
-def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
+def _with_state(pod: Pod, body: JsonObject) -> Pod:
     """Return a pod of Tessera with what is known of its readiness and of its containers."""
     meta, spec, status = body["metadata"], body.get("spec", {}), body.get("status", {})
     labels, containers = meta.get("labels", {}), _containers(status)
@@ -363,9 +368,6 @@ def _with_state(pod: Pod, body: JsonObject, scheduled: JsonObject) -> Pod:
         max_num_batched_tokens=_engine_limit(spec, "--max-num-batched-tokens="),
         max_model_len=_engine_limit(spec, "--max-model-len="),
         engine=_engine_digest(spec),
-        unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
-        if scheduled.get("status") == "False" and scheduled.get("message")
-        else None,
         waiting_reason=trouble,
         container_message=last_words,
         last_exit=_last_exit(containers),

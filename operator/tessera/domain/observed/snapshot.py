@@ -141,6 +141,8 @@ class Pod:
     """GPUs and MIG slices that it holds, by extended resource."""
     bound: datetime | None = None
     """When it was bound: from then on it costs money."""
+    node_selector: tuple[tuple[str, str], ...] = ()
+    """Labels of the nodes where it may run, while it is not bound."""
     started: datetime | None = None
     """When the engine's container started; None if it ended and ran again, too."""
     ended: datetime | None = None

@@ -316,12 +316,14 @@ def _was_complete(service: ObservedService, older: OlderTemplate) -> bool:
 
 
 def _waiting_pod(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> Pod | None:
-    """Return a pod of somebody else that waits for a device as a replica in place gives back.
+    """Return a pod of somebody else that would take the device that a replica in place gives back.
 
-    Of services that wait for each other the first by name goes on.
+    It waits for such a device, and may run on a node of the pool. Of services that wait for each
+    other the first by name goes on.
     """
-    service = inputs.proposal.service.ref
-    resource = draft.variant_count.choice.offer.hardware.resource
+    service, offer = inputs.proposal.service.ref, draft.variant_count.choice.offer
+    resource, usable = offer.hardware.resource, usable_nodes(snapshot.nodes, offer)
+    labels = [node.labels.items() for node in snapshot.nodes if node.name in usable]
     waiting = (
         pod
         for pod in snapshot.pods
@@ -338,6 +340,7 @@ def _blocker(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> st
     rollout = draft.rollout
     if not rollout.older or not any(pod.unschedulable for pod in rollout.pods):
         return None
+        and any(set(pod.node_selector) <= each for each in labels)
     pod = _waiting_pod(inputs, draft, snapshot)
     return None if pod is None else f"Pod/{pod.ref.name} of namespace {pod.ref.namespace}"
 
