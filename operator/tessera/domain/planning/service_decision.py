@@ -145,7 +145,7 @@ def _plan_service(
     )
     return within_disruptions(
         service_plan,
-        replaces_one=rollouts.is_in_place or previous.gives_way,
+        replaces_one=rollouts.is_rolling or previous.gives_way,
         excused=displacement.displaced if service.allows_downtime else frozenset(),
     )
 

@@ -50,8 +50,8 @@ class VariantRollouts:
     """Their replicas, and which of them leave."""
     removable: tuple[Ref, ...]
     """Those to delete now."""
-    is_in_place: bool
-    """One replica leaves before its successor starts."""
+    is_rolling: bool
+    """A replica may leave for one of a newer template, which is an extra until then."""
 
     @property
     def is_replacing(self) -> bool:
@@ -120,7 +120,7 @@ def plan_variants(
         ),
         older=older,
         removable=tuple(ref for rollout in replicas for ref in rollout.removable),
-        is_in_place=any(each.rollout.older and each.rollout.is_in_place for each in drafts),
+        is_rolling=any(each.rollout.older for each in drafts),
     )
 
 
@@ -231,11 +231,20 @@ def _count_replicas(  # noqa: PLR0913 - what is decided of the service, and what
 def _needed(
     inputs: ServicePlanInputs, spec: InferenceServiceSpec, draft: _Draft, extra: _Draft | None
 ) -> int:
-    """Return how many replicas have to serve before one leaves for its successor."""
+    """Return how many replicas have to serve before one leaves for its successor.
+
+    With an extra one elsewhere none of the floor is missing, unless it stands for a lost device.
+    """
     floor = inputs.proposal.disruptions.floor
     if extra is not None:
-        return floor + 1
+        return floor + any(_comes_or_goes(pod) for pod in inputs.proposal.objects.pods)
     return floor if draft.rollout.is_paid else min(floor, guaranteed_replicas(spec) + 1)
+
+
+def _comes_or_goes(pod: Pod) -> bool:
+    """Return whether a replica starts, drains or ends; one on a dead node does not start."""
+    starts = pod.node is not None and not pod.takes_requests and not pod.containers_ready
+    return starts or pod.draining_since is not None or pod.terminating
 
 
 def _count_serving(inputs: ServicePlanInputs, drafts: Sequence[_Draft]) -> int:
@@ -331,6 +340,7 @@ def _waiting_pod(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -
         and pod.devices.get(resource, 0) > 0
         and not pod.terminating
         and (pod.unmanaged or pod.service < service)
+        and any(set(pod.node_selector) <= each for each in labels)
     )
     return next(waiting, None)
 
@@ -340,7 +350,6 @@ def _blocker(inputs: ServicePlanInputs, draft: _Draft, snapshot: Snapshot) -> st
     rollout = draft.rollout
     if not rollout.older or not any(pod.unschedulable for pod in rollout.pods):
         return None
-        and any(set(pod.node_selector) <= each for each in labels)
     pod = _waiting_pod(inputs, draft, snapshot)
     return None if pod is None else f"Pod/{pod.ref.name} of namespace {pod.ref.namespace}"
 

@@ -201,9 +201,13 @@ def _variant_pods(  # noqa: PLR0913, PLR0917 - what there is of a variant
     total = max(0, free_replicas(offer, {kind: room.used[kind] + room.held[kind]}))
     free = max(0, total - offer.startable_replicas)
     ready = sum(pod.takes_requests for pod in pods)
-    ready = ready if most is None else min(ready, most)
     pending = [pod for pod in pods if pod.node is None]
-    bound = len(pods) - len(pending) if most is None else min(len(pods) - len(pending), most)
+    bound = len(pods) - len(pending)
+    if most is not None:
+        # The device of an extra one is there for what is missing.
+        free += max(0, bound - most)
+        total += max(0, bound - most)
+        ready, bound = min(ready, most), min(bound, most)
     starting = max(bound - ready, ordered - ready)
     pending = pending[: max(0, len(pods) - ready - starting)]
     return VariantPods(
