@@ -250,3 +250,15 @@ def test_a_successor_starts_in_another_pool_where_its_own_is_full(floor: int) ->
     assert most <= floor + 2
     assert cluster.counts() == {"reserved": floor, "burst": 0}
     assert not cluster.plans[cluster.service.ref].variants[0].older
+
+
+def test_of_a_pool_that_went_no_more_replicas_stay_than_the_floor_has() -> None:
+    cluster = fleet(3, 0, 3)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP["window"]),)}
+    cluster.pools = (RESERVED, a_pool("other", "3.00", tier="OnDemand"))
+    cluster.nodes[1] = a_node("other", whole=3, name="burst-0")
+    watch(cluster, 120, 3)
+    cluster.service = replace(cluster.service, spec=of(1))
+    watch(cluster, 300, 1)
+    assert serving(cluster) == 1

@@ -39,7 +39,7 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     options = [
         CoverOption(
             cost=1,
-            capacity=_reported_capacity(status, workload.variant),
+            capacity=_capacity(status, workload.variant, missing),
             is_firm=True,
             most=sum(pod.takes_requests for pod in pods_by_ref[workload.ref]),
         )
@@ -66,14 +66,18 @@ def previous_drains(  # noqa: PLR0913 - what is there, and what may leave
     }
 
 
-def _reported_capacity(status: InferenceServiceStatus, variant: str) -> int:
-    """Return what a replica serves by the last status, in thousandths of a token per second."""
+def _capacity(status: InferenceServiceStatus, variant: str, missing: Need) -> int:
+    """Return what a replica serves by the last status, in thousandths of a token per second.
+
+    Of a variant that is not there any more that is its share of what is missing.
+    """
     rates = (
         each.input_tokens_per_second or each.tokens_per_second
         for each in status.all_variants
         if each.name == variant
     )
-    return 1000 * max(1, next(rates, 1))
+    share = -(-missing.capacity // max(1, missing.pods))
+    return max(1, next((1000 * rate for rate in rates), share))
 
 
 def yielding_previous(
