@@ -21,7 +21,7 @@ PLAIN = {
     "_named_namespaces",
     "_last_good_view",
     "_objects_in_order",
-    "_is_stuck",
+    "_is_replica",
     "_policy_inputs",
     "inputs",
     "demand_of",

@@ -455,8 +455,8 @@ def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | 
             return StatusVerdict(
                 Progressing.WAITING_FOR_DEVICE,
                 f"replicas of older templates stay, since no successor can be bound to {nodes} "
-                f"(cordoned, or not selected by AcceleratorPool/{variant.choice.offer.pool}): run "
-                f"kubectl uncordon {variant.unusable_nodes[0]}, or add such hardware",
+                f"(cordoned, or not selected by AcceleratorPool/{variant.choice.offer.pool}): "
+                "uncordon or select it, or add such hardware",
             )
     return None
 
@@ -515,7 +515,9 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
         unpaid=rolling.is_surge_unpaid,
         extra_on=rolling.extra_on,
     )
-    if any(variant.older for variant in service_plan.variants):
+    names = {variant.choice.variant for variant in service_plan.variants}
+    has_previous = any(pod.variant not in names for pod in pods if not pod.terminating)
+    if has_previous or any(variant.older for variant in service_plan.variants):
         new, old = _template_progress(service_plan)
         return StatusVerdict(
             Progressing.ROLLING_OUT,
