@@ -63,8 +63,12 @@ ROWS = {
             cpu_seconds=100,
         ),
         Row(
-            ("e2e/scenarios/test_nodes_on_demand.py", "e2e/scenarios/test_tiers.py"),
-            cpu_seconds=60,
+            (
+                "e2e/scenarios/test_floors.py",
+                "e2e/scenarios/test_nodes_on_demand.py",
+                "e2e/scenarios/test_tiers.py",
+            ),
+            cpu_seconds=100,
         ),
         Row(("tests/faults/",), cpu_seconds=100),
         Row(("e2e/faults/",), cpu_seconds=40),

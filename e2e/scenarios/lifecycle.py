@@ -24,6 +24,14 @@ _PRODUCT = "NVIDIA-A100-SXM4-80GB"
 # Node groups of Karpenter, each with a node that comes when a pod waits for it.
 NODE_GROUPS = ("coming", "never", "no-capacity")
 POOL_LABEL = "example.org/pool"
+# Nodes of the scenes about floors, for pools of their labels: two of two whole GPUs, one with two
+# slices, and one of a dearer GPU. No pool of the examples selects them.
+FLOOR_NODES: tuple[Json, ...] = (
+    {"name": "floor-reserved", "product": _PRODUCT, "gpus": ["whole", "whole"]},
+    {"name": "floor-od", "product": _PRODUCT, "gpus": ["whole", "whole"]},
+    {"name": "floor-slices", "product": _PRODUCT, "gpus": [["1g.10gb", "1g.10gb"]]},
+    {"name": "floor-h100", "product": "NVIDIA-H100-80GB-HBM3", "gpus": ["whole", "whole"]},
+)
 # A look starts kubectl, which takes seconds on a busy machine.
 _PATIENCE_SECONDS = 180
 
@@ -39,6 +47,7 @@ def write_fleet(folder: Path, spot: int = 0) -> Path:
         nodes.append({"name": "spot", "count": spot, **spots})
         nodes.append({**gpus, "name": "burst", "tier": "OnDemand"})
         nodes.append({**gpus, "name": "burst-spot", "tier": "Spot", "cloud": "gcp"})
+        nodes += [{**node, "labels": {POOL_LABEL: node["name"]}} for node in FLOOR_NODES]
         whole = {**gpus, "tier": "OnDemand", "gpus": ["whole"], "taints": [{"key": GPU}]}
         groups = [
             {**whole, "name": name, "labels": {POOL_LABEL: name}, "emptySeconds": 3}
