@@ -14,7 +14,7 @@ from tessera.domain.budget.periods import next_period, period_at
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.money import from_nanos
-from tessera.domain.observed.snapshot import Budget, Pod, Ref, Snapshot
+from tessera.domain.observed.snapshot import Budget, Pod, ProbeResult, Ref, Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.service import service_status
@@ -199,6 +199,32 @@ def test_a_new_service_that_may_not_be_paid_says_so_and_is_not_scaled_to_zero() 
     assert reasons["Ready"] == Ready.BUDGET_EXHAUSTED
     assert status.scaling is not None
     assert status.scaling.reason == ScalingReason.BUDGET_EXHAUSTED
+
+
+@pytest.mark.parametrize(
+    ("gpus", "reason"),
+    [(None, ScalingReason.BUDGET_EXHAUSTED), ("0.1", ScalingReason.GPU_QUOTA_EXCEEDED)],
+)
+def test_a_service_is_ready_while_replicas_of_a_former_pool_stay_and_answer(
+    gpus: str | None, reason: ScalingReason
+) -> None:
+    limits = {"amount": "100"} if gpus else {"amount": "0"}
+    budget = a_budget(**limits, **({"gpus": gpus} if gpus else {}))
+    old = "renamed-1g-10gb"
+    snapshot = a_snapshot(
+        a_service(spec=a_spec(scaling={"minReplicas": 2})),
+        pods=tuple(replace(pod, variant=old) for pod in running(2)),
+        workloads=(a_workload(2, variant=old),),
+        budgets=(budget,),
+        probe_results={CHAT: ProbeResult(at=NOW)},
+    )
+    decision = plan_of(snapshot)
+    view = decision.budgets_by_namespace["team-a"]
+    status = service_status(snapshot, decision.service_plans[CHAT], view, None)
+    assert status.scaling is not None
+    assert (status.scaling.reason, status.ready_replicas) == (reason, 2)
+    reasons = {condition.type: condition.reason for condition in status.conditions}
+    assert reasons["Ready"] == Ready.COMPLETION_SUCCEEDED
 
 
 def test_all_limits_hold_at_once() -> None:
