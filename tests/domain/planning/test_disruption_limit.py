@@ -70,8 +70,8 @@ def test_a_plan_that_takes_nothing_of_the_floor_is_the_same_object() -> None:
 def test_a_service_that_allows_downtime_gives_what_a_repartition_takes() -> None:
     service_plan = planned(2, 2, 2)
     displaced = frozenset(service_plan.drain.draining)
-    kept = within_disruptions(service_plan, replaces_one=False, excused=displaced)
-    assert kept is service_plan
+    limited_plan = within_disruptions(service_plan, replaces_one=False, excused=displaced)
+    assert limited_plan is service_plan
 
 
 def test_a_cut_plan_says_so() -> None:

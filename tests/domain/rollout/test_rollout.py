@@ -552,13 +552,13 @@ def test_a_pod_that_its_kubelet_evicted_holds_up_no_rollout() -> None:
     rollout = Rollout(2, 1)
     evicted, *_ = rollout.fleet.pods.values()
     at_eviction = rollout.fleet.snapshot().at
-    gone: dict[str, Any] = {
+    ended: dict[str, Any] = {
         "ref": Ref("team-a", "chat-0"),
         "uid": "uid-evicted",
         "ready_since": None,
     }
-    gone |= {"ended": at_eviction, "terminating": True, "containers_ready": False}
-    rollout.fleet.pods[Ref("team-a", "chat-0")] = replace(evicted, **gone)
+    ended |= {"ended": at_eviction, "terminating": True, "containers_ready": False}
+    rollout.fleet.pods[Ref("team-a", "chat-0")] = replace(evicted, **ended)
     rollout.edit(SECOND)
     rollout.run(600)
     assert rollout.replicas == {SECOND: 2}

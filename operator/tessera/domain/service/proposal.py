@@ -434,11 +434,11 @@ def min_replicas_of(spec: InferenceServiceSpec) -> int:
 
 
 def _allocate(
-    allocated: Devices, proposal: Proposal, forecast: GrantForecast, held: Devices
+    allocated: Devices, proposal: Proposal, forecast: GrantForecast, existing: Devices
 ) -> Decimal:
     """Count the devices of the replicas that exist or would be granted; return their GPUs.
 
-    Where nothing is decided, those that its replicas have `held` or wait for.
+    Where nothing is decided, the `existing` ones of its replicas, and those that they wait for.
     """
     gpus = _NO_GPUS
     for count in proposal.counts:
@@ -448,7 +448,7 @@ def _allocate(
         allocated[offer.pool, hardware.resource] += replicas * hardware.devices
         gpus += replicas * offer.tariff.weight
     if not proposal.counts:
-        allocated.update(held)
+        allocated.update(existing)
         pools = {each.name: each.pool for each in proposal.service.status.all_variants}
         for pod in proposal.objects.pods:
             pool = pools.get(pod.variant) if pod.node is None else None
