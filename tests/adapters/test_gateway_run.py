@@ -5,7 +5,9 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -23,7 +25,6 @@ from world.slots import free_port
 from world.testing import eventually
 
 NAMESPACE, TENANT = "gateway-run", "gateway-run"
-ENGINE = "127.77.0.1"
 ROOT = Path(__file__).parents[2]
 
 
@@ -34,20 +35,26 @@ async def answer(_: web.Request) -> web.Response:
     return web.json_response({"id": "x", "model": "chat", "choices": [choice], "usage": usage})
 
 
+def engine_address(world: World) -> str:
+    """Return the last address of the network of nodes that this world alone has."""
+    control = ip_address(str(urlsplit(world.control_url).hostname))
+    return str(control + 253)
+
+
 @asynccontextmanager
-async def an_engine() -> AsyncIterator[None]:
+async def an_engine(address: str) -> AsyncIterator[None]:
     app = web.Application()
     app.router.add_post("/v1/chat/completions", answer)
     runner = web.AppRunner(app)
     await runner.setup()
-    await web.TCPSite(runner, ENGINE, PORT).start()
+    await web.TCPSite(runner, address, PORT).start()
     try:
         yield
     finally:
         await runner.cleanup()
 
 
-async def add_replica(cluster: KubeCluster) -> None:
+async def add_replica(cluster: KubeCluster, address: str) -> None:
     """Create a ready replica of the service by hand, as its Deployment's ReplicaSet would."""
     labels = {
         "tessera.dev/service": "chat",
@@ -77,7 +84,7 @@ async def add_replica(cluster: KubeCluster) -> None:
 
     pod = await eventually(pod_is_created)
     ready = {"type": "Ready", "status": "True", "lastTransitionTime": f"{now():%Y-%m-%dT%H:%M:%SZ}"}
-    patch = {"status": {"podIP": ENGINE, "podIPs": [{"ip": ENGINE}], "conditions": [ready]}}
+    patch = {"status": {"podIP": address, "podIPs": [{"ip": address}], "conditions": [ready]}}
     path = f"{pods}/{pod}/status"
     status, body = await cluster.request(
         "PATCH", path, body=patch, content_type="application/merge-patch+json"
@@ -140,14 +147,15 @@ async def test_a_gateway_serves_with_keys_and_ends_in_order(
     cluster: KubeCluster, world: World, tmp_path: Path
 ) -> None:
     await prepare(cluster, NAMESPACE, TENANT)
-    await add_replica(cluster)
+    address = engine_address(world)
+    await add_replica(cluster, address)
     options = ["--tenant", TENANT, "--keys-namespace", NAMESPACE, "--json"]
 
     async def new_key(name: str) -> str:
         output = await create(Reader(cluster), KEY_CREATE.parse([name, *options]), now())
         return output.text.split('"key": "')[1].split('"')[0]
 
-    async with an_engine(), a_gateway(world, tmp_path) as gateway:
+    async with an_engine(address), a_gateway(world, tmp_path) as gateway:
         key = await new_key("ci")
         await gateway.until_it_answers(key, 200)
         assert await gateway.ask("tsk-unknown") == 401
