@@ -172,15 +172,18 @@ async def test_rule_3_a_client_that_goes_away_ends_the_request_at_the_engine() -
         await call.chunk(ROLE + a_delta() + a_delta())
         await call.gone.wait()
 
-    async with serving(script) as (gateway, engines):
-        async with gateway.client.post(
-            f"{gateway.url}/v1/chat/completions", json=STREAM
-        ) as response:
-            await response.content.readuntil(b"\n\n")
-            response.close()
-        async with asyncio.timeout(WAIT_SECONDS):
-            await engines[0].calls[0].gone.wait()
-        record = await gateway.record()
+    async with ScriptedEngine(script) as engine:
+        # It makes no second token until it hears of it, however long that takes.
+        model = a_model(a_replica(engine.address), itl_seconds=3600.0)
+        async with a_gateway(a_directory(model)) as gateway:
+            async with gateway.client.post(
+                f"{gateway.url}/v1/chat/completions", json=STREAM
+            ) as response:
+                await response.content.readuntil(b"\n\n")
+                response.close()
+            async with asyncio.timeout(WAIT_SECONDS):
+                await engine.calls[0].gone.wait()
+            record = await gateway.record()
     assert (record.phase, record.reason) == (Phase.ABORTED, RequestReason.CLIENT_GONE)
     # With the one that the engine made meanwhile.
     assert (record.output_tokens, record.estimated) == (3, True)
