@@ -97,7 +97,10 @@ class RealHarness:
         node = await self.read(key)
         metadata = node["metadata"]
         writes = [write for write in metadata["managedFields"] if write["manager"] == FIELD_MANAGER]
-        # The node controller writes nodes too, whenever it comes to them.
+        # The node controller writes nodes too, whenever it comes to them. The list of taints has
+        # one owner, who wrote it last: what Tessera has of the spec besides is nothing.
+        for write in writes:
+            assert write["fieldsV1"].pop("f:spec", {}).keys() <= {"f:taints"}
         taints = [
             taint
             for taint in node["spec"]["taints"]
