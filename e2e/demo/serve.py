@@ -8,6 +8,8 @@ from demo.cluster import InstalledCluster, Ref, StepError
 
 QUESTION = "What does a tessera do in a mosaic?"
 _TOKENS = 24
+# Of a client on a busy machine, which may take longer than its five seconds to connect.
+_TIMEOUT_SECONDS = 180
 
 
 async def run(cluster: InstalledCluster) -> None:
@@ -22,7 +24,9 @@ async def chat(cluster: InstalledCluster, ref: Ref, model: str) -> None:
     base = f"{await cluster.address(ref)}/v1"
     begun = time.monotonic()
     pieces: list[str] = []
-    async with openai.AsyncOpenAI(base_url=base, api_key="none", max_retries=0) as client:
+    async with openai.AsyncOpenAI(
+        base_url=base, api_key="none", max_retries=0, timeout=_TIMEOUT_SECONDS
+    ) as client:
         stream = await client.chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": QUESTION}],
