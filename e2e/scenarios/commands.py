@@ -4,12 +4,12 @@ import asyncio
 import contextlib
 import io
 import json
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from unittest import mock
+
+import pytest
 
 from demo.cluster import InstalledCluster, Json, StepError
 from scenarios.actions import ScenarioNamespace
@@ -36,19 +36,19 @@ async def run_tessera(
     cluster: InstalledCluster, *arguments: str, kubeconfig: Path | None = None
 ) -> CommandResult:
     """Run a command as a user does, but in this process, which has the modules."""
-    environment = {"KUBECONFIG": str(kubeconfig or cluster.world.kubeconfig)}
     output, errors = io.StringIO(), io.StringIO()
 
     def run() -> int:
-        # Environment and output are the process's: scenes that play beside each other take turns.
+        # Environment and errors are the process's: scenes that play beside each other take turns.
+        # So is its output, which pytest replaces when a test ends beside them.
         with (
             _TURN,
-            mock.patch.dict(os.environ, environment),
-            contextlib.redirect_stdout(output),
+            pytest.MonkeyPatch.context() as patch,
             contextlib.redirect_stderr(errors),
         ):
+            patch.setenv("KUBECONFIG", str(kubeconfig or cluster.world.kubeconfig))
             try:
-                main(arguments)
+                main(arguments, output)
             except SystemExit as end:
                 if isinstance(end.code, str):
                     print(end.code, file=errors)

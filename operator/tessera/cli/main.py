@@ -5,6 +5,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import click
 
@@ -15,8 +16,11 @@ from tessera.cli.complete import COMPLETE_VARIABLE
 _EXIT_INTERRUPTED = 130
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command; exit with its code, or with 2 and the usage for wrong options."""
+def main(arguments: Sequence[str] | None = None, output: TextIO | None = None) -> None:
+    """Run a command; exit with its code, or with 2 and the usage for wrong options.
+
+    What it prints goes to `output`, or else to the standard output.
+    """
     if arguments is None:
         # Exit at once: a request in progress may take the cancellation for its own time-out and
         # continue.
@@ -24,7 +28,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     program = "kubectl tessera" if Path(sys.argv[0]).name == "kubectl-tessera" else "tessera"
     try:
         exit_code = root_command().main(
-            arguments, program, complete_var=COMPLETE_VARIABLE, standalone_mode=False
+            arguments,
+            program,
+            complete_var=COMPLETE_VARIABLE,
+            standalone_mode=False,
+            obj=output or sys.stdout,
         )
     except click.UsageError as error:
         error.show()

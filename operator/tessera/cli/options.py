@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 from typing_extensions import override
@@ -46,7 +46,7 @@ class Command(click.Command):
         try:
             run = importlib.import_module(self.module).run
             output: Output = run(SimpleNamespace(**ctx.params))
-            _print(escape_controls(output.text))
+            _print(escape_controls(output.text), ctx.obj)
         except CommandError as error:
             sys.exit(f"{ctx.command_path}: {escape_controls(str(error))}")
         except Exception as error:  # noqa: BLE001 - a user never sees a traceback
@@ -99,13 +99,13 @@ class _MessageFormatter(logging.Formatter):
         return ""
 
 
-def _print(text: str) -> None:
+def _print(text: str, stream: TextIO) -> None:
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
+        stream.write(text)
+        stream.flush()
     except BrokenPipeError:
         # A reader that stops early, such as head, is no error.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _exit_internal_error(command: str, error: Exception) -> NoReturn:
