@@ -144,6 +144,12 @@ class _Draft(NamedTuple):
         )
 
     @property
+    def replaces_none(self) -> bool:
+        """Return whether no replica of an older template serves."""
+        older = self.rollout.older
+        return bool(older) and not any(each.ready for each in older)
+
+    @property
     def ready_that_stay(self) -> int:
         ready = self.rollout.ready + sum(each.ready for each in self.rollout.older)
         return min(ready, self.rollout.desired)
@@ -213,12 +219,15 @@ def _count_replicas(  # noqa: PLR0913 - what is decided of the service, and what
     *,
     is_held: bool,
 ) -> Sequence[RolloutCounts]:
-    """Return the replicas of all Deployments: one variant at a time replaces one replica."""
+    """Return the replicas of all Deployments: one variant at a time replaces one replica.
+
+    Where none of the older templates' serves there is nothing to wait for.
+    """
     serving = _count_serving(inputs, drafts)
     may_step = not is_held and (extra is None or extra.has_surplus)
     return [
         draft.rollout.counts(
-            may_step=draft is stepping and may_step,
+            may_step=may_step if draft is stepping else not is_held and draft.replaces_none,
             may_take=draft is stepping
             and serving >= _needed(inputs, spec, draft, extra)
             and _waiting_pod(inputs, draft, snapshot) is None,
