@@ -13,10 +13,7 @@ BAD_IMAGE = "F1: a bad template is not replaced by the newest one"
 FOR_EVER = "something is under way for ever"
 COST = "F11: dearer devices than necessary"
 
-_SEEDS: Mapping[str, str] = {
-    AUTOSCALER: "175 414 500 573 757 826",
-    BAD_IMAGE: "713",
-}
+_SEEDS: Mapping[str, str] = {AUTOSCALER: "175 414 500 573 757 826"}
 UNSOLVED: Mapping[int, str] = {
     seed: reason for reason, seeds in _SEEDS.items() for seed in map(int, seeds.split())
 }
