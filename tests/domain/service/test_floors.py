@@ -145,6 +145,20 @@ def test_a_budget_takes_nothing_of_the_floor_for_a_rollout(limit: str) -> None:
     assert not cluster.plans[cluster.service.ref].variants[0].older
 
 
+@pytest.mark.parametrize("limit", ["window", "tier"])
+def test_no_replica_starts_elsewhere_for_a_rollout_that_a_budget_does_not_grant(limit: str) -> None:
+    cluster = fleet(2, 2, 1)
+    cluster.run(120)
+    cluster.fields = {"budgets": (a_budget(**USED_UP[limit]),)}
+    cluster.service = replace(cluster.service, spec=with_context(2, 2048))
+    for _ in range(180):
+        cluster.cycle()
+        assert serving(cluster) >= 1
+        assert not any(pod.variant.startswith("burst") for pod in cluster.pods.values())
+    assert cluster.counts() == {"reserved": 2, "burst": 0}
+    assert not cluster.plans[cluster.service.ref].variants[0].older
+
+
 def fixed(replicas: int, max_model_len: int) -> InferenceServiceSpec:
     """Return a spec with so many replicas, two of which are the floor."""
     return a_spec(

@@ -231,12 +231,11 @@ def unpaid_surges(
 ) -> frozenset[str]:
     """Return those of the variants of which a budget grants no replica beyond the desired ones.
 
-    One that runs is reserved with all that run. Where all that are desired are of the minimum that
-    no budget takes, a further one starts all the same.
+    One that runs is reserved with all that run.
     """
     spec = proposal.service.spec
     desired = [count.replicas for count in proposal.counts] if grant is None else grant.counts
-    if state is None or spec is None or sum(desired) <= guaranteed_replicas(spec):
+    if state is None or spec is None:
         return frozenset()
     span = max(RESERVED_DURATION, termination_time(spec))
     return frozenset(

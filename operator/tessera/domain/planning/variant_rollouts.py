@@ -194,12 +194,22 @@ def _draft_variant(
         desired=_remaining_replicas(inputs, count, pods),
         at=at,
         has_capacity=choice.variant in inputs.with_surge_capacity,
-        is_paid=choice.variant not in inputs.unpaid_surges,
+        # Those within the minimum would have to be granted anew if they left first.
+        is_paid=choice.variant not in inputs.unpaid_surges or _are_all_guaranteed(inputs, spec),
         has_fallback=bool(older)
         and older[0].workload is workloads[0]
         and _was_complete(inputs.proposal.service, older[0]),
     )
     return _Draft(count, template, rollout)
+
+
+def _are_all_guaranteed(inputs: ServicePlanInputs, spec: InferenceServiceSpec) -> bool:
+    """Return whether all desired replicas are within the minimum that no budget takes."""
+    grant = inputs.grant
+    desired = (
+        [count.replicas for count in inputs.proposal.counts] if grant is None else grant.counts
+    )
+    return sum(desired) <= guaranteed_replicas(spec)
 
 
 def _stepping(drafts: Sequence[_Draft]) -> _Draft | None:
@@ -416,7 +426,7 @@ def _plan_variant(
         ),
         surge=not rollout.is_in_place,
         extra_on=extra.variant_count.choice if extra is not None else None,
-        is_surge_unpaid=draft.variant_count.choice.variant in inputs.unpaid_surges,
+        is_surge_unpaid=not rollout.is_paid,
         older=tuple(each.workload.ref for each in rollout.older),
         is_withdrawn=counts.is_withdrawn,
         rolls_in_place=not rollout.has_capacity and is_rolling_out(rollout.pods),
