@@ -276,3 +276,12 @@ def test_of_a_pool_that_went_no_more_replicas_stay_than_the_floor_has() -> None:
     cluster.service = replace(cluster.service, spec=of(1))
     watch(cluster, 300, 1)
     assert serving(cluster) == 1
+
+
+def test_variants_with_a_free_device_are_replaced_first_and_serve_for_the_others() -> None:
+    cluster = fleet(4, 2, 3)
+    cluster.run(120)
+    assert cluster.counts() == {"reserved": 2, "burst": 2}
+    cluster.service = replace(cluster.service, spec=with_context(4, 2048))
+    watch(cluster, 1200, 4)
+    assert not any(each.older for each in cluster.plans[cluster.service.ref].variants)

@@ -213,8 +213,12 @@ def _are_all_guaranteed(inputs: ServicePlanInputs, spec: InferenceServiceSpec) -
 
 
 def _stepping(drafts: Sequence[_Draft]) -> _Draft | None:
-    """Return the variant that replaces a replica; one of a service does at a time."""
+    """Return the variant that replaces a replica; one of a service does at a time.
+
+    Those with a free device come first: then an extra replica may serve there for the others.
+    """
     rolling = [draft for draft in drafts if draft.rollout.older]
+    rolling.sort(key=lambda draft: not draft.rollout.has_capacity)
     in_step = next((draft for draft in rolling if draft.rollout.in_step), None)
     return in_step or next(iter(rolling), None)
 
