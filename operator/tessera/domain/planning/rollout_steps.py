@@ -1,0 +1,164 @@
+"""Which variant of a service replaces a replica, and what has to serve meanwhile.
+
+One variant steps at a time. Where its pool is full, one more replica may serve in another pool
+until the rollout has ended.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.planning.inputs import ServicePlanInputs
+from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant, is_withdrawn
+from tessera.domain.rollout.devices import usable_nodes
+from tessera.domain.rollout.strategy import surge_timed_out
+from tessera.domain.rollout.template_rollout import START_TOLERANCE, RolloutCounts
+from tessera.domain.scaling.starts import expected_lead
+from tessera.domain.service.proposal import guaranteed_replicas
+from tessera.domain.service.variant_counts import VariantCount
+
+
+def stepping_draft(drafts: Sequence[RolloutDraft]) -> RolloutDraft | None:
+    """Return the variant that replaces a replica; one of a service does at a time.
+
+    Those with a free device come first: then an extra replica may serve there for the others.
+    """
+    rolling = [draft for draft in drafts if draft.rollout.older]
+    rolling.sort(key=lambda draft: not draft.rollout.has_capacity)
+    in_step = next((draft for draft in rolling if draft.rollout.in_step), None)
+    return in_step or next(iter(rolling), None)
+
+
+def extra_elsewhere(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    counts: Sequence[VariantCount],
+    drafts: Sequence[RolloutDraft],
+    stepping: RolloutDraft,
+    snapshot: Snapshot,
+) -> RolloutDraft | None:
+    """Return another variant with one replica more, while one of this is replaced in place.
+
+    It starts first, where a device is free and granted and the floor would be one less without it,
+    and stays until the rollout has ended. One that does not get ready in time is given up.
+    """
+    rollout = stepping.rollout
+    if rollout.has_capacity or not rollout.is_in_place or is_withdrawn(inputs, stepping):
+        return None
+    if _count_serving(inputs, drafts) > inputs.proposal.disruptions.floor:
+        return None
+    by_variant = {each.variant_count.choice.variant: each for each in drafts}
+    for count in sorted(counts, key=lambda count: count.choice.hourly.nanos):
+        variant = count.choice.variant
+        granted = variant in inputs.with_surge_capacity - inputs.unpaid_surges
+        if not granted or variant == stepping.variant_count.choice.variant:
+            continue
+        draft = by_variant.get(variant)
+        if draft is None:
+            draft = draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
+        desired = max(draft.rollout.desired, draft.lasting + 1)
+        extra = draft._replace(rollout=replace(draft.rollout, desired=desired))
+        if not draft.rollout.older and (
+            extra.has_surplus or not (rollout.in_step or _is_given_up(inputs, extra))
+        ):
+            return extra
+    return None
+
+
+def _is_given_up(inputs: ServicePlanInputs, extra: RolloutDraft) -> bool:
+    """Return whether a replica that was to start on another variant did not get ready in time."""
+    rollout, status = extra.rollout, inputs.proposal.service.status
+    lead = expected_lead(
+        inputs.proposal.objects.pods, status.start, extra.variant_count.choice.variant
+    )
+    return (
+        rollout.is_refused
+        or surge_timed_out(rollout.pods, rollout.at)
+        or any(
+            pod.bound is not None
+            and not pod.takes_requests
+            and not pod.terminating
+            and rollout.at - pod.bound >= lead + START_TOLERANCE
+            for pod in rollout.pods
+        )
+    )
+
+
+def count_replicas(  # noqa: PLR0913 - what is decided of the service, and what there is
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    drafts: Sequence[RolloutDraft],
+    stepping: RolloutDraft | None,
+    extra: RolloutDraft | None,
+    snapshot: Snapshot,
+    *,
+    is_held: bool,
+) -> Sequence[RolloutCounts]:
+    """Return the replicas of all Deployments: one variant at a time replaces one replica.
+
+    Where none of the older templates' serves there is nothing to wait for.
+    """
+    serving = _count_serving(inputs, drafts)
+    may_step = not is_held and (extra is None or extra.has_surplus)
+    return [
+        draft.rollout.counts(
+            may_step=may_step if draft is stepping else not is_held and draft.replaces_none,
+            may_take=draft is stepping
+            and serving >= _needed(inputs, spec, draft, extra)
+            and waiting_pod(inputs, draft, snapshot) is None,
+            is_withdrawn=is_withdrawn(inputs, draft),
+        )
+        for draft in drafts
+    ]
+
+
+def _needed(
+    inputs: ServicePlanInputs,
+    spec: InferenceServiceSpec,
+    draft: RolloutDraft,
+    extra: RolloutDraft | None,
+) -> int:
+    """Return how many replicas have to serve before one leaves for its successor.
+
+    With an extra one elsewhere none of the floor is missing, unless it stands for a lost device.
+    """
+    floor = inputs.proposal.disruptions.floor
+    if extra is not None:
+        return floor + any(_comes_or_goes(pod) for pod in inputs.proposal.objects.pods)
+    return floor if draft.rollout.is_paid else min(floor, guaranteed_replicas(spec) + 1)
+
+
+def _comes_or_goes(pod: Pod) -> bool:
+    """Return whether a replica starts, drains or ends; one on a dead node does not start."""
+    starts = pod.node is not None and not pod.takes_requests and not pod.containers_ready
+    return starts or pod.draining_since is not None or pod.terminating
+
+
+def _count_serving(inputs: ServicePlanInputs, drafts: Sequence[RolloutDraft]) -> int:
+    """Return the replicas that take requests and stay."""
+    pods = inputs.proposal.objects.pods
+    names = {each.variant_count.choice.variant for each in drafts}
+    serving = sum(pod.takes_requests for pod in pods if pod.variant not in names)
+    return serving + sum(each.ready_that_stay for each in drafts)
+
+
+def waiting_pod(inputs: ServicePlanInputs, draft: RolloutDraft, snapshot: Snapshot) -> Pod | None:
+    """Return a pod of somebody else that would take the device that a replica in place gives back.
+
+    It waits for such a device, and may run on a node of the pool. Of services that wait for each
+    other the first by name goes on.
+    """
+    service, offer = inputs.proposal.service.ref, draft.variant_count.choice.offer
+    resource, usable = offer.hardware.resource, usable_nodes(snapshot.nodes, offer)
+    labels = [node.labels.items() for node in snapshot.nodes if node.name in usable]
+    waiting = (
+        pod
+        for pod in snapshot.pods
+        if pod.unschedulable is not None
+        and pod.devices.get(resource, 0) > 0
+        and not pod.terminating
+        and (pod.unmanaged or pod.service < service)
+        and any(set(pod.node_selector) <= each for each in labels)
+    )
+    return next(waiting, None)
