@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from world.folders import cache, sole_maker
+from world.slots import free_port
 from world.testing import eventually
 
 _SECONDS = 60
@@ -89,7 +90,7 @@ def missing(name: str) -> str | None:
 @asynccontextmanager
 async def a_proxy(name: str, gateway: int, folder: Path, **values: str) -> AsyncIterator[int]:
     """Run `nginx`, `haproxy` or `caddy` before a port; return the port of the proxy."""
-    port = _free_port()
+    port = free_port()
     text = {"nginx": NGINX, "haproxy": HAPROXY, "caddy": CADDYFILE}[name]
     config = folder / "config"
     config.write_text(text.format(folder=folder, port=port, gateway=gateway, **values))
@@ -118,13 +119,6 @@ async def a_proxy(name: str, gateway: int, folder: Path, **values: str) -> Async
         if process.returncode is None:
             process.kill() if name == "caddy" else process.terminate()
         await process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 def _caddy() -> Path:
