@@ -13,7 +13,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import aiohttp
 import pytest
 
 from tessera.api.rate_limits import RateLimitsSpec
@@ -661,9 +660,10 @@ async def test_a_client_that_closes_after_the_end_of_its_stream_got_all_of_it() 
 async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_come(
     max_tokens: int, most_tokens: int
 ) -> None:
-    left = asyncio.Event()
+    arrived, left = asyncio.Event(), asyncio.Event()
 
     async def script(_: EngineCall) -> None:
+        arrived.set()
         await left.wait()
 
     body = CHAT | {"n": 4, "max_tokens": max_tokens}
@@ -671,11 +671,11 @@ async def test_an_answer_that_nobody_waits_for_is_booked_as_far_as_it_may_have_c
         replica = a_replica(engine.address, step_time=StepTime(weights=0, kv_token=0, token=0.0001))
         limits = RateLimitsSpec(max_output_tokens=200)
         async with a_gateway(a_directory(a_model(replica, limits=limits))) as gateway:
-            timeout = aiohttp.ClientTimeout(total=1)
-            with pytest.raises(TimeoutError):
-                await gateway.client.post(
-                    f"{gateway.url}/v1/chat/completions", json=body, timeout=timeout
-                )
+            request = asyncio.create_task(gateway.post(body))
+            async with asyncio.timeout(WAIT_SECONDS):
+                await arrived.wait()
+            await asyncio.wait((request,), timeout=1)
+            request.cancel()
             record = await gateway.record()
             left.set()
     assert (record.phase, record.estimated) == (Phase.ABORTED, True)
