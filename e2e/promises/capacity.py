@@ -44,7 +44,7 @@ async def move_between_tiers(namespace: ScenarioNamespace) -> None:
     await apply_chat(namespace, FLOOR)
     await wait_for_counts(namespace, {RESERVED: FLOOR}, within=PATIENCE_SECONDS)
     async with gateway_for(namespace) as gateway:
-        await answered(gateway)
+        await answered(gateway, within=PATIENCE_SECONDS)
         async with (
             recording(namespace) as recorder,
             streaming_clients(gateway, _CLIENTS, _TOKENS) as streams,

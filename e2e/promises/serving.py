@@ -83,7 +83,7 @@ async def sleep_and_wake(namespace: ScenarioNamespace) -> None:
         assert await namespace.list_objects(PODS) == []
 
     async with gateway_for(namespace) as gateway:
-        await answered(gateway)
+        await answered(gateway, within=PATIENCE_SECONDS)
         await eventually(it_sleeps, within=PATIENCE_SECONDS)
         namespace.cluster.say("it sleeps")
         async with gateway.client() as client:

@@ -105,7 +105,7 @@ async def create_key(namespace: ScenarioNamespace, name: str) -> str:
     return key
 
 
-async def answered(gateway: Gateway, model: str = "chat") -> str:
+async def answered(gateway: Gateway, model: str = "chat", within: float = 120) -> str:
     """Send a request until the gateway knows its key and its model; return the replica."""
     async with gateway.client() as client:
 
@@ -120,7 +120,7 @@ async def answered(gateway: Gateway, model: str = "chat") -> str:
             assert replica.startswith(model)
             return replica
 
-        return await eventually(is_answered, within=120)
+        return await eventually(is_answered, within=within)
 
 
 async def is_refused(gateway: Gateway) -> bool:
