@@ -153,11 +153,16 @@ def _grant_requests(
     minimums = _minimums(
         counts, pods_by_index, guaranteed_replicas(spec) - len(_guaranteed_previous(proposal))
     )
+    objects = proposal.objects
+    is_rolling = any(len(objects.workloads_of(count.choice.variant)) > 1 for count in counts)
     requests = []
     for index in sorted(range(len(counts)), key=lambda index: _by_cost(counts[index])):
         count, pods, minimum = counts[index], pods_by_index[index], minimums[index]
-        # What is ready within the minimum goes on, whatever the last cycle knew of the variant.
-        decided = _running(proposal, count, history)
+        # What is ready within the minimum goes on, whatever the last cycle knew of the variant; but
+        # what a rollout has started beside the others would be one more for good.
+        running = _running(proposal, count, history)
+        if not is_rolling:
+            running = max(running, min(minimum, _count_ready(pods)))
         requests.append(
             GrantRequest(
                 ref=proposal.service.ref,
@@ -165,7 +170,7 @@ def _grant_requests(
                 tariff=count.choice.offer.tariff,
                 min_replicas=minimum,
                 desired=count.replicas,
-                running=max(decided, min(minimum, _count_ready(pods))),
+                running=running,
                 existing_pods=len(pods),
                 termination_time=termination_time(spec),
             )
