@@ -68,7 +68,7 @@ ROWS = {
                 "e2e/scenarios/test_nodes_on_demand.py",
                 "e2e/scenarios/test_tiers.py",
             ),
-            cpu_seconds=100,
+            cpu_seconds=60,
         ),
         Row(("tests/faults/",), cpu_seconds=100),
         Row(("e2e/faults/",), cpu_seconds=40),

@@ -24,9 +24,12 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture(scope="package")
-def small_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def small_world(
+    tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[World]:
     """A world with a spot node for each batch of a test, and for each of their next attempts."""
-    with start(fleet=write_fleet(tmp_path_factory.mktemp("fleet"), spot=12)) as world:
+    folder, floors = tmp_path_factory.mktemp("fleet"), bool(pytestconfig.getoption("--full"))
+    with start(fleet=write_fleet(folder, spot=12, floors=floors)) as world:
         yield world
 
 

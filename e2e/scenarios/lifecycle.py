@@ -36,9 +36,10 @@ FLOOR_NODES: tuple[Json, ...] = (
 _PATIENCE_SECONDS = 180
 
 
-def write_fleet(folder: Path, spot: int = 0) -> Path:
+def write_fleet(folder: Path, spot: int = 0, *, floors: bool = False) -> Path:
     """Write a fleet file: a node for the operator, two with four small slices, and with spot nodes
-    two more whose slices no pool of the examples has, and groups without nodes."""
+    two more whose slices no pool of the examples has, and groups without nodes. The nodes of the
+    scenes about floors come with these."""
     gpus = {"product": _PRODUCT, "tier": "Reserved", "cloud": "aws", "gpus": [["1g.10gb"] * 4]}
     nodes = [{"name": "control", "kind": "cpu"}, {"name": "a100", "count": 2, **gpus}]
     groups: list[Json] = []
@@ -47,12 +48,13 @@ def write_fleet(folder: Path, spot: int = 0) -> Path:
         nodes.append({"name": "spot", "count": spot, **spots})
         nodes.append({**gpus, "name": "burst", "tier": "OnDemand"})
         nodes.append({**gpus, "name": "burst-spot", "tier": "Spot", "cloud": "gcp"})
-        nodes += [{**node, "labels": {POOL_LABEL: node["name"]}} for node in FLOOR_NODES]
         whole = {**gpus, "tier": "OnDemand", "gpus": ["whole"], "taints": [{"key": GPU}]}
         groups = [
             {**whole, "name": name, "labels": {POOL_LABEL: name}, "emptySeconds": 3}
             for name in NODE_GROUPS
         ]
+    if floors:
+        nodes += [{**node, "labels": {POOL_LABEL: node["name"]}} for node in FLOOR_NODES]
     path = folder / "fleet.yaml"
     path.write_text(json.dumps({"nodes": nodes, "groups": groups}), encoding="utf-8")
     return path

@@ -53,6 +53,7 @@ async def test_an_edit_on_two_full_pools_takes_one_replica_at_a_time(gateway: Ga
         scene.end(away=1)
 
 
+@pytest.mark.full
 async def test_a_bad_template_on_two_full_pools_is_replaced_by_its_fix(gateway: Gateway) -> None:
     """The fix is an edit of all replicas."""
     async with floor_scene(gateway, FULL_POOLS, BOTH_FULL) as scene:
