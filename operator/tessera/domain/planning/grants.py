@@ -153,16 +153,14 @@ def _grant_requests(
     minimums = _minimums(
         counts, pods_by_index, guaranteed_replicas(spec) - len(_guaranteed_previous(proposal))
     )
-    objects = proposal.objects
-    is_rolling = any(len(objects.workloads_of(count.choice.variant)) > 1 for count in counts)
     requests = []
     for index in sorted(range(len(counts)), key=lambda index: _by_cost(counts[index])):
         count, pods, minimum = counts[index], pods_by_index[index], minimums[index]
         # What is ready within the minimum goes on, whatever the last cycle knew of the variant; but
         # what a rollout has started beside the others would be one more for good.
-        running = _running(proposal, count, history)
-        if not is_rolling:
-            running = max(running, min(minimum, _count_ready(pods)))
+        decided, ready = _running(proposal, count, history), min(minimum, _count_ready(pods))
+        is_rolling = len(proposal.objects.workloads_of(count.choice.variant)) > 1
+        running = decided if decided is not None and is_rolling else max(decided or 0, ready)
         requests.append(
             GrantRequest(
                 ref=proposal.service.ref,
@@ -226,8 +224,8 @@ def _by_cost(count: VariantCount) -> tuple[int, int]:
     return tiers.index(choice.offer.tier), choice.hourly.nanos
 
 
-def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int:
-    """Return the replicas of a variant that the last cycle desired."""
+def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -> int | None:
+    """Return the replicas of a variant that the last cycle desired; None of one that is new."""
     objects, reference = proposal.objects, proposal.counts[0].choice.variant
     # What was decided last, if that is known: the owner of the namespace may scale a Deployment.
     decided = {}
@@ -236,7 +234,7 @@ def _running(proposal: Proposal, count: VariantCount, history: ScalingHistory) -
     if len(proposal.counts) > 1 and history.counts:
         decided = dict(history.counts)
     if decided:
-        return decided.get(count.choice.variant, 0)
+        return decided.get(count.choice.variant)
     if len(proposal.counts) == 1:
         return max((workload.replicas for workload in objects.workloads), default=0)
     workload = objects.workload_of(count.choice.variant)

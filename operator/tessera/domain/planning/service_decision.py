@@ -35,7 +35,6 @@ from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, mo
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.proposal import (
     Proposal,
-    guaranteed_replicas,
     planner_error_proposal,
     termination_time,
 )
@@ -68,7 +67,7 @@ def _plan_service(
             count._replace(replicas=granted)
             for count, granted in zip(counts, grant.counts, strict=True)
         )
-        disruptions = _within_grant(disruptions, service.spec, grant)
+        disruptions = _within_grant(disruptions, grant)
         # Without one that a move would start first all that is wanted may still be served.
         served = served_by((count.choice, count.replicas) for count in counts)
         if not proposal.need._replace(firm_pods=0).beside(served).is_met:
@@ -150,12 +149,9 @@ def _plan_service(
     )
 
 
-def _within_grant(
-    disruptions: Disruptions, spec: InferenceServiceSpec | None, grant: Grant
-) -> Disruptions:
-    """Return the disruptions with a floor that is granted; a budget never takes its minimum."""
-    guaranteed = guaranteed_replicas(spec) if spec is not None else 0
-    return disruptions._replace(floor=min(disruptions.floor, max(guaranteed, grant.replicas)))
+def _within_grant(disruptions: Disruptions, grant: Grant) -> Disruptions:
+    """Return the disruptions with a floor that is granted, which what is ready within it is."""
+    return disruptions._replace(floor=min(disruptions.floor, grant.replicas))
 
 
 def _unchanged_plan(proposal: Proposal) -> ServicePlan:
