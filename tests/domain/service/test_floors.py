@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -157,6 +158,22 @@ def test_no_replica_starts_elsewhere_for_a_rollout_that_a_budget_does_not_grant(
         assert not any(pod.variant.startswith("burst") for pod in cluster.pods.values())
     assert cluster.counts() == {"reserved": 2, "burst": 0}
     assert not cluster.plans[cluster.service.ref].variants[0].older
+
+
+def test_a_used_up_limit_of_another_tier_refuses_no_surge() -> None:
+    cluster = fleet(2, 5, 0, service=a_service(spec=fixed(3, 1024)))
+    cluster.run(120)
+    limits = [
+        {"window": "Day", "amount": "9000.00"},
+        {"window": "Day", "amount": "0.01", "tier": "OnDemand"},
+    ]
+    cluster.fields = {"budgets": (a_budget(limits=limits),)}
+    cluster.run(30)
+    view = cluster.decide(cluster.config, cluster.snapshot(), cluster.memory).budgets[0]
+    for window in view.state.current_windows:
+        window.spent += 2 * window.limit if window.period.tier else 0
+    [count] = cluster.plans[cluster.service.ref].variants
+    assert view.state.has_room(count.choice.offer.tariff, timedelta(minutes=10))
 
 
 def fixed(replicas: int, max_model_len: int) -> InferenceServiceSpec:

@@ -122,9 +122,7 @@ class BudgetState:
         """Reserve the cost of one replica for a span in all windows, or return why not in any."""
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
-        window_costs = [
-            (window, window.cost(tariff, self.at, self.at + span)) for window in self._windows
-        ]
+        window_costs = self._window_costs(tariff, span)
         shortage = self._refuse_shortage(
             window_costs, f"1 more replica for {int(span.total_seconds())} s"
         )
@@ -139,12 +137,7 @@ class BudgetState:
         """Return whether one replica more would be granted for a span; nothing is reserved."""
         if self.closed is not None or tariff.currency != self.currency:
             return False
-        if self.gpu_quota is not None and self.gpus + tariff.weight > self.gpu_quota:
-            return False
-        return all(
-            window.allocated + window.cost(tariff, self.at, self.at + span) <= window.limit
-            for window in self._windows
-        )
+        return not self._exceeds_quota(tariff) and not _lacking(self._window_costs(tariff, span))
 
     def reserve_new_min_replica(self, tariff: Tariff) -> Refusal | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
@@ -161,7 +154,7 @@ class BudgetState:
         return Refusal(shortage) if shortage is not None else None
 
     def _refuse_above_quota(self, tariff: Tariff) -> Refusal | None:
-        if self.gpu_quota is None or self.gpus + tariff.weight <= self.gpu_quota:
+        if not self._exceeds_quota(tariff):
             return None
         message = (
             f"TenantBudget/{self.name}: spec.gpus is {self.gpu_quota:f}, and replicas and batches "
@@ -170,6 +163,14 @@ class BudgetState:
         )
         self.quota_shortage = self.quota_shortage or message
         return Refusal(message, ScalingReason.GPU_QUOTA_EXCEEDED)
+
+    def _exceeds_quota(self, tariff: Tariff) -> bool:
+        return self.gpu_quota is not None and self.gpus + tariff.weight > self.gpu_quota
+
+    def _window_costs(self, tariff: Tariff, span: timedelta) -> Sequence[tuple[BudgetWindow, int]]:
+        """Return what a span from now on costs in each window."""
+        end = self.at + span
+        return [(window, window.cost(tariff, self.at, end)) for window in self._windows]
 
     def refuse(self, message: str) -> str:
         """Record a refusal and return its message."""
@@ -183,12 +184,7 @@ class BudgetState:
     def _refuse_shortage(
         self, window_costs: Sequence[tuple[BudgetWindow, int]], addition_text: str
     ) -> str | None:
-        lacking = [
-            (window, cost)
-            for window, cost in window_costs
-            if cost and window.allocated + cost > window.limit
-        ]
-        if not lacking:
+        if not (lacking := _lacking(window_costs)):
             return None
         window, cost = lacking[0]
         available = max(0, window.limit - window.allocated)
@@ -214,6 +210,17 @@ class BudgetState:
             f"{self.amount(window.granted)}, available {self.amount(available)}. "
             f"{addition_text} needs {self.amount(cost)}: {way_out}."
         )
+
+
+def _lacking(
+    window_costs: Sequence[tuple[BudgetWindow, int]],
+) -> Sequence[tuple[BudgetWindow, int]]:
+    """Return the windows that a cost exceeds; it exceeds none in which nothing is to be paid."""
+    return [
+        (window, cost)
+        for window, cost in window_costs
+        if cost and window.allocated + cost > window.limit
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
