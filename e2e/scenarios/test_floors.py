@@ -114,10 +114,11 @@ async def test_a_used_up_budget_keeps_all_replicas_of_a_pool_that_is_renamed(
         await scene.use_up_budget(**limits)
         async with streaming(scene):
             await scene.rename_pool(FULL_POOLS[0], _NEW)
-            words = ("stay, which no pool offers any more", remedy)
+            words = ("stay, which no pool offers any more", "see status.scaling.message")
             await scene.namespace.wait_for_condition(
                 "chat", "Progressing", "BudgetExhausted", words=words
             )
+            assert remedy in (await scene.namespace.service_status())["scaling"]["message"]
             scene.take_time("named")
             await scene.outlast(_STREAMS)
             await scene.check_counts(ON_RESERVED)
