@@ -96,5 +96,5 @@ def test_one_of_the_floor_may_be_away_only_while_no_other_is() -> None:
     pods = [a_pod("chat-0"), a_pod("chat-1")]
     disruptions = disruptions_of(pods, (), 2)
     assert disruptions.allows_replacement()
-    assert not disruptions.allows_replacement([pods[0].ref])
+    assert not disruptions_of(pods[1:], (), 2).allows_replacement()
     assert not Disruptions(frozenset(), 1).allows_replacement()

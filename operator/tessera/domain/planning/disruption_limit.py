@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tessera.api.ref import Ref
-from tessera.domain.observed.snapshot import Pod, Workload
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.service.current_objects import pods_of_workload
 
@@ -69,24 +68,20 @@ def _takings(service_plan: ServicePlan, excused: frozenset[Ref]) -> Sequence[_Ta
     }
     planned |= service_plan.previous_deployments
     planned |= dict.fromkeys(service_plan.removable_deployments, 0)
-    return [
-        _taking(service_plan, workload, planned.get(workload.ref, workload.replicas), excused)
-        for workload in service_plan.workloads
-    ]
-
-
-def _taking(
-    service_plan: ServicePlan, workload: Workload, planned: int, excused: frozenset[Ref]
-) -> _Taking:
-    pods: Sequence[Pod] = pods_of_workload(service_plan.pods, workload)
     healthy = service_plan.disruptions.healthy - excused
-    draining = set(service_plan.drain.draining)
-    return _Taking(
-        ref=workload.ref,
-        healthy=sum(pod.ref in healthy for pod in pods),
-        planned=planned,
-        draining=[pod.ref for pod in pods if pod.ref in healthy and pod.ref in draining],
-    )
+    draining = healthy.intersection(service_plan.drain.draining)
+    takings = []
+    for workload in service_plan.workloads:
+        pods = pods_of_workload(service_plan.pods, workload)
+        takings.append(
+            _Taking(
+                ref=workload.ref,
+                healthy=sum(pod.ref in healthy for pod in pods),
+                planned=planned.get(workload.ref, workload.replicas),
+                draining=[pod.ref for pod in pods if pod.ref in draining],
+            )
+        )
+    return takings
 
 
 def _cheapest_first(service_plan: ServicePlan, takings: Sequence[_Taking]) -> Sequence[_Taking]:

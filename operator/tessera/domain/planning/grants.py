@@ -159,7 +159,7 @@ def _grant_requests(
         # What is ready within the minimum goes on, whatever the last cycle knew of the variant; but
         # what a rollout has started beside the others would be one more for good.
         decided, ready = _running(proposal, count, history), min(minimum, _count_ready(pods))
-        is_rolling = len(proposal.objects.workloads_of(count.choice.variant)) > 1
+        is_rolling = proposal.objects.replaces_template(count.choice.variant)
         running = decided if decided is not None and is_rolling else max(decided or 0, ready)
         requests.append(
             GrantRequest(

@@ -13,7 +13,7 @@ from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
 from tessera.domain.placement.cover import CoverOption, Need, least_cover
 from tessera.domain.planning.service_plan import VariantPlan
-from tessera.domain.rollout.devices import free_devices, usable_nodes
+from tessera.domain.rollout.devices import free_devices
 from tessera.domain.rollout.disruptions import Disruptions
 from tessera.domain.rollout.drain import Displacement, DrainPlan, plan_drain
 from tessera.domain.service.current_objects import pods_of_workload
@@ -115,16 +115,13 @@ def _yielding_to(
 ) -> frozenset[Ref]:
     """Return the pods whose devices are enough for a replica that finds none free."""
     resource, needed = offer.hardware.resource, offer.hardware.devices
-    usable = usable_nodes(snapshot.nodes, offer)
-    free = {
-        node.name: free_devices(node, snapshot.pods, resource)
-        for node in snapshot.nodes
-        if node.name in usable
-    }
+    free = free_devices(snapshot.nodes, snapshot.pods, offer)
     if any(devices >= needed for devices in free.values()):
         return frozenset()
     return frozenset(
         pod.ref
         for pod in previous
-        if pod.node in free and free[pod.node] + pod.devices.get(resource, 0) >= needed
+        if pod.node is not None
+        and pod.node in free
+        and free[pod.node] + pod.devices.get(resource, 0) >= needed
     )

@@ -35,9 +35,7 @@ class RolloutDraft(NamedTuple):
     @property
     def has_surplus(self) -> bool:
         """Return whether it serves with a replica beyond those that last."""
-        return self.rollout.ready > max(
-            0, self.variant_count.replicas - self.variant_count.bridging
-        )
+        return self.rollout.ready > self.variant_count.lasting
 
     @property
     def replaces_none(self) -> bool:
@@ -90,7 +88,7 @@ def draft_variant(
         desired=_remaining_replicas(inputs, count, pods),
         at=at,
         has_capacity=choice.variant in inputs.with_surge_capacity,
-        # Those within the minimum would have to be granted anew if they left first.
+        # Those within the minimum would need a new grant if they left first.
         is_paid=choice.variant not in inputs.unpaid_surges or _are_all_guaranteed(inputs, spec),
         has_fallback=bool(older)
         and older[0].workload is workloads[0]

@@ -146,7 +146,7 @@ def _planned_replicas(counts: Sequence[VariantCount], pool: str) -> Mapping[str,
     planned = Counter[str]()
     for count in counts:
         if count.choice.offer.pool == pool and count.choice.offer.hardware.profile is not None:
-            planned[count.choice.offer.hardware.profile] += count.replicas - count.bridging
+            planned[count.choice.offer.hardware.profile] += count.lasting
     return dict(planned)
 
 
@@ -164,7 +164,7 @@ def _min_capacity(
         offer = count.choice.offer
         here = offer.pool == pool and offer.hardware.profile is not None
         per_replica = min(count.choice.fit.limits.tokens_per_second, rate)
-        shares[here] += (count.replicas - count.bridging) * per_replica
+        shares[here] += count.lasting * per_replica
         if not here:
             pods = pods_of_variant(proposal.objects.pods, count.choice)
             serving += per_replica * sum(

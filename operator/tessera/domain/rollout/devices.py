@@ -1,6 +1,6 @@
 """Whose devices a successor can take: those on schedulable nodes that its pod selects."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tessera.domain.hardware.pools import HardwareOffer
 from tessera.domain.observed.snapshot import Node, Pod
@@ -17,9 +17,13 @@ def usable_nodes(nodes: Sequence[Node], offer: HardwareOffer) -> frozenset[str]:
     )
 
 
-def free_devices(node: Node, pods: Sequence[Pod], resource: str) -> int:
-    """Return the devices of a kind that no pod of a node holds."""
-    used = sum(
-        pod.devices.get(resource, 0) for pod in pods if pod.node == node.name and pod.ended is None
-    )
-    return node.allocatable.get(resource, 0) - used
+def free_devices(
+    nodes: Sequence[Node], pods: Iterable[Pod], offer: HardwareOffer
+) -> Mapping[str, int]:
+    """Return the devices of an offer's kind that no pod holds, of each node that is usable."""
+    resource, usable = offer.hardware.resource, usable_nodes(nodes, offer)
+    free = {node.name: node.allocatable.get(resource, 0) for node in nodes if node.name in usable}
+    for pod in pods:
+        if pod.node in free and pod.ended is None:
+            free[pod.node] -= pod.devices.get(resource, 0)
+    return free

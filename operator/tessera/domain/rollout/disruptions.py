@@ -29,12 +29,9 @@ class Disruptions(NamedTuple):
         """Return how many of the healthy ones may go."""
         return len(self.healthy) - self.desired_healthy
 
-    def allows_replacement(self, leaving: Collection[Ref] = ()) -> bool:
-        """Return whether one of the floor may be away until its successor is ready.
-
-        None is away, also once those that are `leaving` have left.
-        """
-        return len(self.healthy.difference(leaving)) >= self.floor
+    def allows_replacement(self) -> bool:
+        """Return whether one may leave before its successor is ready: none of the floor is away."""
+        return len(self.healthy) >= self.floor
 
 
 NO_DISRUPTIONS = Disruptions()

@@ -42,6 +42,10 @@ class CurrentObjects:
         own = [workload for workload in self.workloads if workload.variant == variant]
         return own if len(own) < 2 else sorted(own, key=_age_of)
 
+    def replaces_template(self, variant: str) -> bool:
+        """Return whether a variant has Deployments of several templates."""
+        return len(self.workloads_of(variant)) > 1
+
 
 def _age_of(workload: Workload) -> tuple[datetime, bool, Ref]:
     """Return the sort key of Deployments: the first one of a variant has no digest."""

@@ -40,6 +40,11 @@ class VariantCount(NamedTuple):
     bridging: int = 0
     """Those of the desired ones that stay only until others are ready."""
 
+    @property
+    def lasting(self) -> int:
+        """The desired ones that stay once others are ready."""
+        return self.replicas - self.bridging
+
 
 def unit_choice(choices: Sequence[HardwareChoice]) -> HardwareChoice:
     """Return the variant in whose replicas scaling counts: the first of the least capacity."""
@@ -88,7 +93,7 @@ def split_counts(  # noqa: PLR0913 - what is wanted, and what is there
     """
     lost = reclaimed_pods(choices, objects)
     # What a rollout starts beside the others is an extra, and no capacity.
-    is_rolling = any(len(objects.workloads_of(choice.variant)) > 1 for choice in choices)
+    is_rolling = any(objects.replaces_template(choice.variant) for choice in choices)
     by_variant = {choice.variant: pods_of_variant(objects.pods, choice) for choice in choices}
     others = [pod for pod in objects.pods if pod.variant not in by_variant]
     yielded = _devices_by_pool(others, room.pools)
@@ -167,7 +172,8 @@ def _in_rollout(objects: CurrentObjects, variant: str, at: datetime) -> int:
     refuses is kept too, since it refuses as much elsewhere.
     """
     workloads = objects.workloads_of(variant)
-    if len(workloads) < 2 and not any(each.replica_failure for each in workloads):
+    is_refused = any(each.replica_failure for each in workloads)
+    if not is_refused and not objects.replaces_template(variant):
         return 0
     lost = sum(
         pod.variant == variant

@@ -434,7 +434,7 @@ def _unpaid_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | N
         return None
     pools = ", ".join(sorted({pod.variant for pod in previous}))
     message = f"{counted(len(previous), 'replica')} of {pools} stay, which no pool offers any more"
-    # The amounts change all the time; that message is written anew with the count alone.
+    # The amounts change all the time; that message changes with the count alone.
     message += ", and the TenantBudget grants none in their place: see status.scaling.message"
     return StatusVerdict(Progressing.BUDGET_EXHAUSTED, message)
 
