@@ -302,3 +302,20 @@ def test_variants_with_a_free_device_are_replaced_first_and_serve_for_the_others
     cluster.service = replace(cluster.service, spec=with_context(4, 2048))
     watch(cluster, 1200, 4)
     assert not any(each.older for each in cluster.plans[cluster.service.ref].variants)
+
+
+def test_firm_nodes_that_cannot_come_keep_no_replica_of_a_pool_that_went() -> None:
+    spot = a_pool("spot", "1.00", tier="Spot")
+    spec = a_spec(
+        scaling={"minReplicas": 1, "maxReplicas": 8},
+        placement={"tiers": ["OnDemand", "Spot"]},
+        **{"class": "Standard"},
+    )
+    cluster = fleet(1, 0, 1, service=a_service(spec=spec), pools=(BURST, spot))
+    cluster.run(120)
+    assert cluster.counts() == {"burst": 1, "spot": 0}
+    cluster.pools = (spot,)
+    cluster.nodes[0] = a_node("spot", whole=1)
+    watch(cluster, 600, 1)
+    assert serving(cluster) == 1
+    assert cluster.counts() == {"spot": 1}

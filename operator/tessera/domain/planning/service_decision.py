@@ -288,8 +288,10 @@ def _previous_deployments(
     workloads = [workload for workload in objects.workloads if workload.variant not in offered]
     if not workloads or spec is None:
         return _Previous(empty, {})
-    ready = _ready_of(variants, pods)
-    missing = proposal.need.beside(ready)
+    missing = proposal.need.beside(_ready_of(variants, pods))
+    if all(count.choice.offer.tier == "Spot" for count in proposal.counts):
+        # No replica on firm nodes can come, so none of them is waited for.
+        missing = missing._replace(firm_pods=0)
     if spec.placement.mig == "Auto":
         return _previous_of_layouts(inputs, empty, workloads, pods, missing)
     yielding = frozenset[Ref]()
