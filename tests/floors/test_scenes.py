@@ -239,6 +239,27 @@ async def test_an_autoscaler_of_somebody_else_does_not_hold_a_service_below_its_
     assert standing <= 80, f"1 of 6 stands in {standing} of 240 ticks"
 
 
+async def test_an_autoscaler_on_an_older_template_stops_a_rollout_and_is_named(
+    begin: Callable[..., FloorFleet],
+) -> None:
+    """What leaves there would be started again, on the device of its successor."""
+    fleet = begin()
+    add_gpus(fleet, "a100", 1)
+    await _serve(fleet, 1)
+    (deployment,) = fleet.deployments("chat")
+    fleet.autoscale(deployment, 3)
+    await fleet.run(MINUTE)
+    fleet.edit_template("chat", "two")
+    await fleet.run(30 * MINUTE)
+    _assert_floor_held(fleet, 1)
+    progressing = fleet.condition("chat", "Progressing")
+    assert progressing["reason"] == "FieldManagerConflict"
+    assert "the newest template waits until that ends" in progressing["message"]
+    fleet.kube.autoscalers.clear()
+    await fleet.run(30 * MINUTE)
+    assert fleet.condition("chat", "Progressing")["reason"] == "RolloutComplete"
+
+
 # F6
 
 

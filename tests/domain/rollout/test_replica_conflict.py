@@ -8,9 +8,9 @@ from tessera.domain.observed.snapshot import ForeignField, Workload
 from tessera.domain.placement.cover import Need
 from tessera.domain.rollout.replica_conflict import (
     CONFLICT_MEMORY,
+    ContestedReplicas,
     ReplicaConflict,
     WrittenReplicas,
-    conflict_verdict,
     leaves_enough,
     next_conflict,
 )
@@ -131,12 +131,13 @@ def test_spot_replicas_replace_none_of_the_floor_on_other_nodes() -> None:
 
 def test_the_message_names_manager_field_and_numbers_and_says_how_to_scale() -> None:
     workload = written(4, 7)
-    waiting = conflict_verdict(a_conflict(), workload, 2, at(30)).message
+    waiting = ContestedReplicas(workload, 2, a_conflict()).verdict(at(30)).message
     assert waiting == (
         "Deployment/chat-a100-1g-10gb: kube-controller-manager set spec.replicas to 4, and "
         "Tessera, which decides this number, sets it back to 2 at 2026-11-20T12:01:00Z. Scale "
         "InferenceService/chat instead: kubectl -n team-a scale tsvc/chat --replicas=4, or for a "
         "HorizontalPodAutoscaler spec.scaling.mode External and this object as its scaleTargetRef."
     )
-    corrected = conflict_verdict(a_conflict(writes=1), workload, 2, at(60)).message
+    contested = ContestedReplicas(workload, 2, a_conflict(writes=1))
+    corrected = contested.verdict(at(60)).message
     assert "and Tessera, which decides this number, set it back to 2 (1 time). " in corrected

@@ -175,10 +175,9 @@ class PlanMemory:
             self,
             scaling_history=plan.scaling_history,
             replica_conflicts={
-                variant.workload.ref: variant.replica_conflict
+                each.workload.ref: each.conflict
                 for service_plan in service_plans.values()
-                for variant in service_plan.variants
-                if variant.workload is not None and variant.replica_conflict is not None
+                for each in service_plan.contested
             },
             pins={
                 service_plan.service.uid: pin

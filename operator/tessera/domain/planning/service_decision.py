@@ -132,12 +132,14 @@ def _plan_service(
             spec, choice.fit, SpeedReading(), service.status.speculation, at
         ),
         drain=drain,
+        contested=rollouts.contested,
         holds_rollout=bool(displacement.draining)
         and any(variant.workload is not None for variant in variants),
         is_moving=has_shortage
         or bool(drain.draining)
         or (preparation is not None and preparation.pending)
         or pinned_revision.query is not None
+        or bool(rollouts.contested)
         or any(is_moving(variant, objects.pods) for variant in variants),
         removable_deployments=(*previous.removable, *rollouts.removable),
         previous_deployments={**previous.replicas, **rollouts.replicas(objects.workloads)},

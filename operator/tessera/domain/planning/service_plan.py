@@ -21,7 +21,7 @@ from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
-from tessera.domain.rollout.replica_conflict import ReplicaConflict
+from tessera.domain.rollout.replica_conflict import ContestedReplicas
 from tessera.domain.scaling.state import ScaleDecision
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
@@ -55,8 +55,6 @@ class VariantPlan:
     """Its newest template did not become ready in time, and gave its devices back."""
     rolls_in_place: bool = False
     """Its Deployment, of an older Tessera, replaces pods itself, and no device is free for one."""
-    replica_conflict: ReplicaConflict | None = None
-    """Somebody else who writes the replicas of this Deployment."""
     blocker: str | None = None
     """Whose pod waits for the device that a replica would free for its successor."""
     unusable_nodes: tuple[str, ...] = ()
@@ -107,6 +105,8 @@ class ServicePlan:
     """Existing replicas."""
     workloads: tuple[Workload, ...] = ()
     """Its existing Deployments, also of previous variants."""
+    contested: tuple[ContestedReplicas, ...] = ()
+    """Those of them whose replicas somebody else writes."""
     removable_deployments: tuple[Ref, ...] = ()
     """Deployments of previous variants to delete now."""
     previous_deployments: Mapping[Ref, int] = field(default_factory=dict)

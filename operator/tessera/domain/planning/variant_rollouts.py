@@ -1,7 +1,7 @@
 """The Deployments of a service: for each variant the newest template's, and those it replaces."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -10,7 +10,7 @@ from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import Pod, Snapshot, Workload
 from tessera.domain.placement.split_state import VariantChange
-from tessera.domain.placement.variant_cost import capacity_of
+from tessera.domain.planning.contested_replicas import contested_replicas, is_contested
 from tessera.domain.planning.inputs import ServicePlanInputs
 from tessera.domain.planning.rollout_draft import RolloutDraft, draft_variant
 from tessera.domain.planning.rollout_steps import (
@@ -22,11 +22,7 @@ from tessera.domain.planning.rollout_steps import (
 from tessera.domain.planning.service_plan import VariantPlan
 from tessera.domain.rollout.drain import DrainPlan, plan_drain
 from tessera.domain.rollout.replica_conflict import (
-    ReplicaConflict,
-    WrittenReplicas,
-    is_written_by_others,
-    leaves_enough,
-    next_conflict,
+    ContestedReplicas,
 )
 from tessera.domain.rollout.strategy import is_rolling_out
 from tessera.domain.rollout.template_rollout import (
@@ -46,6 +42,8 @@ class VariantRollouts:
     """Their replicas, and which of them leave."""
     removable: tuple[Ref, ...]
     """Those to delete now."""
+    contested: tuple[ContestedReplicas, ...]
+    """Deployments whose replicas somebody else writes."""
     is_rolling: bool
     """A replica may leave for one of a newer template, which is an extra until then."""
 
@@ -75,7 +73,8 @@ def plan_variants(
 ) -> VariantRollouts:
     """Return the Deployments of all variants with replicas, and of the first one.
 
-    While rollouts are held no replica starts or leaves for one.
+    While rollouts are held no replica starts or leaves for one. Nor where somebody else writes the
+    replicas of an older template: whatever leaves there is started again, on the same device.
     """
     drafts = [
         draft_variant(inputs, spec, count, snapshot.nodes, snapshot.at)
@@ -85,6 +84,7 @@ def plan_variants(
         or pods_of_variant(inputs.proposal.objects.pods, count.choice)
     ]
     stepping = stepping_draft(drafts)
+    is_held = is_held or is_contested(inputs, drafts)
     extra = None
     if stepping is not None and not is_held:
         extra = extra_elsewhere(inputs, spec, counts, drafts, stepping, snapshot)
@@ -93,7 +93,15 @@ def plan_variants(
         drafts = [each for each in drafts if each.variant_count.choice.variant != variant]
         drafts.append(extra)
     replicas = count_replicas(inputs, spec, drafts, stepping, extra, snapshot, is_held=is_held)
-    planned = list(zip(drafts, replicas, strict=True))
+    contested = tuple(
+        each
+        for draft, rollout in zip(drafts, replicas, strict=True)
+        for each in contested_replicas(inputs, draft, rollout, snapshot.at)
+    )
+    planned = [
+        (draft, _standing(draft, rollout, contested, snapshot.at))
+        for draft, rollout in zip(drafts, replicas, strict=True)
+    ]
     older = {
         each.workload.ref: plan_drain(
             snapshot,
@@ -114,9 +122,30 @@ def plan_variants(
             )
             for draft, rollout in planned
         ),
+        contested=contested,
         older=older,
         removable=tuple(ref for rollout in replicas for ref in rollout.removable),
         is_rolling=any(each.rollout.older for each in drafts),
+    )
+
+
+def _standing(
+    draft: RolloutDraft,
+    counts: RolloutCounts,
+    contested: Sequence[ContestedReplicas],
+    at: datetime,
+) -> RolloutCounts:
+    """Return the counts, with the numbers of somebody else that are left for now."""
+    standing = {
+        each.workload.ref: each.workload.replicas for each in contested if each.conflict.stands(at)
+    }
+    if not standing:
+        return counts
+    workload = draft.template.workload
+    return replace(
+        counts,
+        newest=counts.newest if workload is None else standing.get(workload.ref, counts.newest),
+        older={ref: standing.get(ref, replicas) for ref, replicas in counts.older.items()},
     )
 
 
@@ -149,17 +178,14 @@ def _plan_variant(
 
     An `extra` one of another variant serves while its replicas are replaced in place.
     """
-    rollout, workload, replicas = draft.rollout, draft.template.workload, counts.newest
-    conflict = _conflict(inputs, draft, counts.newest, snapshot.at)
-    if conflict is not None and workload is not None and conflict.stands(snapshot.at):
-        replicas = workload.replicas
+    rollout, workload = draft.rollout, draft.template.workload
     return VariantPlan(
         template=draft.template,
         desired=draft.variant_count.replicas,
         drain=plan_drain(
             snapshot,
             workload,
-            replicas,
+            counts.newest,
             rollout.pods,
             spec.drain.timeout,
             displacement=inputs.displacement,
@@ -174,7 +200,6 @@ def _plan_variant(
         unusable_nodes=_unusable_nodes(rollout),
         # With an extra one elsewhere it says from the start that this variant is in a rollout.
         waits=workload is None and bool(rollout.older) and not counts.newest and extra is None,
-        replica_conflict=conflict,
         change=_change(inputs, draft.variant_count),
     )
 
@@ -199,53 +224,7 @@ def is_moving(variant: VariantPlan, pods: Sequence[Pod]) -> bool:
     """Return whether the time alone may change what is decided for a Deployment."""
     # A surge replica stays pending for a while at most.
     return (
-        variant.replica_conflict is not None
-        or bool(variant.older)
+        bool(variant.older)
         or (variant.workload is not None and not variant.workload.rollout_complete)
         or is_rolling_out(pods_of_variant(pods, variant.choice))
-    )
-
-
-def _conflict(
-    inputs: ServicePlanInputs, draft: RolloutDraft, desired: int, at: datetime
-) -> ReplicaConflict | None:
-    if (workload := draft.template.workload) is None:
-        return None
-    last = inputs.replica_conflicts[inputs.proposal.objects.workloads.index(workload)]
-    if workload.replicas >= desired:
-        # A closed budget grants nobody anything, not for a minute.
-        may_stand = inputs.grant is None or not inputs.grant.is_closed
-    else:
-        # While a template changes, the counts of its Deployments belong together.
-        may_stand = not draft.rollout.older and _may_be_fewer(inputs, at)
-    return next_conflict(last, workload, desired, at, may_stand=may_stand)
-
-
-def _may_be_fewer(inputs: ServicePlanInputs, at: datetime) -> bool:
-    """Return whether what others write on its Deployments leaves a service what it needs."""
-    counts, grant = inputs.proposal.counts, inputs.grant
-    # Those that stay until others are ready are beyond what is needed, and serve instead of these.
-    if any(count.bridging for count in counts):
-        return False
-    decided = [count.replicas for count in counts]
-    if grant is not None and grant.shortage is not None:
-        decided = list(grant.counts)
-    written: dict[str, int] = {}
-    foreign = set[str]()
-    workloads = inputs.proposal.objects.workloads
-    for workload, last in zip(workloads, inputs.replica_conflicts, strict=True):
-        written[workload.variant] = written.get(workload.variant, 0) + workload.replicas
-        if is_written_by_others(workload, last, at):
-            foreign.add(workload.variant)
-    return leaves_enough(
-        inputs.proposal.need,
-        [
-            WrittenReplicas(
-                capacity=capacity_of(choice),
-                is_firm=choice.offer.tier != "Spot",
-                decided=replicas,
-                written=written[choice.variant] if choice.variant in foreign else replicas,
-            )
-            for choice, replicas in zip((count.choice for count in counts), decided, strict=True)
-        ],
     )

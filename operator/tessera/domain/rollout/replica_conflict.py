@@ -43,6 +43,34 @@ class ReplicaConflict:
         return at < self.correction_at
 
 
+class ContestedReplicas(NamedTuple):
+    """A Deployment whose replicas somebody else writes as well."""
+
+    workload: Workload
+    desired: int
+    conflict: ReplicaConflict
+    is_older: bool = False
+    """It has an older template, whose replicas no newer ones replace meanwhile."""
+
+    def verdict(self, at: datetime) -> StatusVerdict[Progressing]:
+        """Return who writes the replicas, what becomes of the number, and who should be asked."""
+        conflict, service = self.conflict, self.workload.service
+        outcome = f"set it back to {self.desired} ({counted(conflict.writes, 'time')})"
+        if conflict.stands(at):
+            time = f"{conflict.correction_at:%Y-%m-%dT%H:%M:%SZ}"
+            outcome = f"sets it back to {self.desired} at {time}"
+        if self.is_older:
+            outcome += "; the newest template waits until that ends"
+        return StatusVerdict(
+            Progressing.FIELD_MANAGER_CONFLICT,
+            f"Deployment/{self.workload.ref.name}: {conflict.manager} set {_REPLICAS} to "
+            f"{conflict.replicas}, and Tessera, which decides this number, {outcome}. Scale "
+            f"InferenceService/{service.name} instead: kubectl -n {service.namespace} scale "
+            f"tsvc/{service.name} --replicas={conflict.replicas}, or for a HorizontalPodAutoscaler "
+            "spec.scaling.mode External and this object as its scaleTargetRef.",
+        )
+
+
 class WrittenReplicas(NamedTuple):
     """The replicas of a variant: how many were decided, and how many others wrote."""
 
@@ -112,24 +140,6 @@ def next_conflict(
     if last is not None and last.stands(at) and (is_wanted or not may_stand):
         return replace(last, correction_at=at)
     return last
-
-
-def conflict_verdict(
-    conflict: ReplicaConflict, workload: Workload, desired: int, at: datetime
-) -> StatusVerdict[Progressing]:
-    """Return who writes the replicas, what becomes of the number, and who should be asked."""
-    service = workload.service
-    outcome = f"set it back to {desired} ({counted(conflict.writes, 'time')})"
-    if conflict.stands(at):
-        outcome = f"sets it back to {desired} at {conflict.correction_at:%Y-%m-%dT%H:%M:%SZ}"
-    return StatusVerdict(
-        Progressing.FIELD_MANAGER_CONFLICT,
-        f"Deployment/{workload.ref.name}: {conflict.manager} set {_REPLICAS} to "
-        f"{conflict.replicas}, and Tessera, which decides this number, {outcome}. Scale "
-        f"InferenceService/{service.name} instead: kubectl -n {service.namespace} scale "
-        f"tsvc/{service.name} --replicas={conflict.replicas}, or for a HorizontalPodAutoscaler "
-        "spec.scaling.mode External and this object as its scaleTargetRef.",
-    )
 
 
 def _wait(writes: int) -> timedelta:

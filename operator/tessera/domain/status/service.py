@@ -48,7 +48,6 @@ from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.repartition.actions import PoolActions
-from tessera.domain.rollout.replica_conflict import conflict_verdict
 from tessera.domain.rollout.strategy import (
     is_rolling_out,
     replaces_in_place,
@@ -375,7 +374,7 @@ def _progressing_verdict(
         startup_failure(spec, service_plan.pods, service_plan.current_workloads)
         or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
-        or _conflict_verdict(service_plan, at)
+        or next((each.verdict(at) for each in service_plan.contested), None)
     )
     failure = (
         failure
@@ -462,14 +461,6 @@ def _blocked_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing] | 
 
 
 _NOT_GRANTED = (ScalingReason.BUDGET_EXHAUSTED, ScalingReason.GPU_QUOTA_EXCEEDED)
-
-
-def _conflict_verdict(service_plan: ServicePlan, at: datetime) -> StatusVerdict[Progressing] | None:
-    """Return who else writes the replicas of a Deployment."""
-    for variant in service_plan.variants:
-        if variant.replica_conflict is not None and variant.workload is not None:
-            return conflict_verdict(variant.replica_conflict, variant.workload, variant.desired, at)
-    return None
 
 
 def _complete_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing]:
