@@ -110,10 +110,10 @@ async def communicate(process: asyncio.subprocess.Process) -> tuple[bytes, bytes
         raise
 
 
-async def install(cluster: InstalledCluster, *values: str) -> None:
+async def install(cluster: InstalledCluster, *values: str, chart: Path = CHART) -> None:
     """Install or upgrade the chart with Helm, as on any cluster; `values` are `name=value`."""
     await cluster.run(
-        *("helm", "upgrade", "--install", "tessera", str(CHART)),
+        *("helm", "upgrade", "--install", "tessera", str(chart)),
         *("--namespace", NAMESPACE, "--create-namespace"),
         *("--set", ",".join((f"prometheus.url={cluster.world.prometheus_url}", *values))),
     )

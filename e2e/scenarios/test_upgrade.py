@@ -2,26 +2,35 @@
 
 import asyncio
 import json
+import tarfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 
-from demo.cluster import NAMESPACE, Json, install
+from demo.cluster import CHART, NAMESPACE, Json, install
 from demo.load import steady_load
+from demo.ready_replicas import watch_minimum_ready
 from scenarios.actions import SMALL, ScenarioNamespace
 from scenarios.commands import run_tessera
 from scenarios.lifecycle import wait_for_explained_reason
 from scenarios.streams import TOKENS, kubectl_scale, stream_completion, wait_for_replicas
+from tessera.domain.names import TEMPLATE_LABEL
 from tessera.resources.api_resources import DEPLOYMENTS, PODS
 from tessera.resources.defaults import newest_version
+from world.folders import cache, make_once
+from world.kubelet.images import EARLIER_TESSERA
 from world.testing import eventually
 
 NO_HUB = "http://127.0.0.77:1"
 NEXT = "image.repository=tessera/operator-next"
+EARLIER = "image.repository=tessera/operator-earlier"
+# `git archive` of operator/tessera, charts and crds: the last one that edited its Deployments.
+_EARLIER_ARCHIVE = Path(__file__).parent / "data" / f"{EARLIER_TESSERA}.tar.xz"
 BUILDER = newest_version()
 
 
@@ -35,9 +44,9 @@ async def upgradable_namespace(namespace: ScenarioNamespace) -> AsyncIterator[Sc
         await install_release(namespace)
 
 
-async def install_release(namespace: ScenarioNamespace, *values: str) -> None:
+async def install_release(namespace: ScenarioNamespace, *values: str, chart: Path = CHART) -> None:
     """Install with Helm, and wait until the operator of this release leads."""
-    await install(namespace.cluster, *values)
+    await install(namespace.cluster, *values, chart=chart)
     image = f"{values[0].partition('=')[2]}:" if values else "tessera/operator:"
     await wait_for_leader(namespace, image=image)
 
@@ -168,6 +177,71 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
         await wait_for_explained_reason(namespace, "Downgraded", "UpdateAvailable", words=words)
         await eventually(is_rebuilt, within=180)
     assert load.failures == []
+
+
+async def install_earlier(namespace: ScenarioNamespace) -> None:
+    """Install the Tessera of 48e4eabe: its chart with the CRDs, and its operator."""
+
+    def unpack(folder: Path) -> None:
+        with tarfile.open(_EARLIER_ARCHIVE) as archive:
+            archive.extractall(folder, filter="data")
+
+    folder = make_once(cache() / EARLIER_TESSERA, unpack, namespace.cluster.say)
+    await install_release(namespace, EARLIER, chart=folder / "charts" / "tessera")
+
+
+@pytest.mark.full
+async def test_the_way_back_to_a_tessera_that_edits_its_deployments_takes_nothing(
+    upgradable_namespace: ScenarioNamespace,
+) -> None:
+    """As docs/tasks/upgrade.md says: its own replicas start, then the labelled ones are deleted."""
+    namespace = upgradable_namespace
+    cluster = namespace.cluster
+
+    async def serves(*, unlabelled: int, labelled: int) -> None:
+        """Assert how many replicas are Ready in Deployments without and with such a label."""
+        counts = {True: 0, False: 0}
+        for deployment in await namespace.list_objects(DEPLOYMENTS):
+            is_labelled = TEMPLATE_LABEL in deployment["metadata"]["labels"]
+            counts[is_labelled] += deployment["status"].get("readyReplicas", 0)
+        assert counts == {True: labelled, False: unlabelled}
+        await namespace.check_condition("chat", "Progressing", "RolloutComplete")
+
+    await install_earlier(namespace)
+    ref = await namespace.apply_service(replicas=2)
+    await namespace.wait_until_ready()
+    await eventually(partial(serves, unlabelled=2, labelled=0))
+    base = await cluster.address(ref)
+    async with (
+        watch_minimum_ready(cluster, namespace.name) as minimum,
+        steady_load(base, ref.name, clients=4, tokens=40, pause=0.05) as load,
+    ):
+        uids = await list_pod_uids(namespace)
+        await install_release(namespace)
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
+        await asyncio.sleep(5)
+        assert await list_pod_uids(namespace) == uids
+
+        await namespace.apply_service(
+            replicas=2, podTemplate={"annotations": {"example.org/edit": "two"}}
+        )
+        await eventually(partial(serves, unlabelled=0, labelled=2), within=120)
+
+        await install_earlier(namespace)
+        await eventually(partial(serves, unlabelled=2, labelled=2), within=120)
+        await cluster.run(
+            *("kubectl", "--namespace", namespace.name, "delete", "deployment"),
+            *("--selector", f"{TEMPLATE_LABEL},tessera.dev/service=chat"),
+        )
+        await eventually(partial(serves, unlabelled=2, labelled=0))
+
+        uids = await list_pod_uids(namespace)
+        await install_release(namespace)
+        await namespace.wait_for_condition("chat", "Progressing", "RolloutComplete")
+        await asyncio.sleep(5)
+        assert await list_pod_uids(namespace) == uids
+    assert load.failures == []
+    assert minimum.replicas == {"chat": 2}
 
 
 @dataclass(slots=True)

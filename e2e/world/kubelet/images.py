@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from world.folders import cache
 from world.kubelet.instances import Call, Serve
 from world.kubelet.stand_in import serve_stand_in
 from world.kubelet.webserver import serve_http
@@ -18,6 +19,8 @@ from world.kubelet.webserver import serve_http
 TABLE = Path(__file__)
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 NEXT_OPERATOR = TABLE.parents[1] / "next_operator.py"
+# In the cache: operator and chart of this commit, unpacked by the scene that rolls back to them.
+EARLIER_TESSERA = "tessera-48e4eabe"
 RECORDING_OPERATOR = TABLE.parents[1] / "recording_operator.py"
 VLLM_ENTRYPOINTS = (
     ("vllm", "serve"),
@@ -97,9 +100,16 @@ def table(*, exporter: Serve, vllm: Path | None) -> tuple[ImageEntry, ...]:
         pattern="tessera/operator-recording:*",
         entrypoints=((sys.executable, str(RECORDING_OPERATOR)),),
     )
+    earlier_operator = replace(
+        next_operator,
+        pattern="tessera/operator-earlier:*",
+        entrypoints=((sys.executable, "-m", "tessera.controller.main"),),
+        env={"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(cache() / EARLIER_TESSERA / "operator")},
+    )
     return (
         operator,
         next_operator,
+        earlier_operator,
         recording_operator,
         _named(operator, "tessera/operator:*"),
         runner,
