@@ -61,7 +61,8 @@ async def scale(namespace: ScenarioNamespace) -> None:
 
     async def check_replicas(count: int) -> None:
         status = await namespace.service_status()
-        assert (status["replicas"], status["readyReplicas"]) == (count, count), status
+        counts = status["replicas"], status["readyReplicas"]
+        assert counts == (count, count), status.get("scaling")
 
     async with recording(namespace, ref.name) as recorder:
         clients = _TIMES_FULL * _MAX_NUM_SEQS
