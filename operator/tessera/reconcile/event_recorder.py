@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from tessera.domain.status.events import EventNote, event_notes
+from tessera.domain.reporting.event_note import EventNote
+from tessera.domain.status.events import event_notes
 from tessera.ports import Clock, ClusterError, ClusterObject, EventOutcome, EventSink
 from tessera.resources.api_resources import ApiResource
 from tessera.resources.event import EventSeries, event_manifest

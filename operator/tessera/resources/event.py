@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tessera.domain.names import FIELD_MANAGER
-from tessera.domain.status.events import EventNote
+from tessera.domain.reporting.event_note import EventNote
 from tessera.resources.api_resources import RECORDED_EVENTS, ApiResource
 from tessera.resources.manifest import ObjectKey, ObjectManifest, partial_manifest
 

@@ -3,24 +3,22 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from prometheus_client.core import CounterMetricFamily
-
 from tessera.domain.billing.bill import Bill, CostLine
 from tessera.domain.money import NANO
-from tessera.telemetry.series import Sample, Series
+from tessera.domain.reporting.series import Sample, Series
 
 _LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
 _COST_NANOS = Series(
     "tessera_cost_nanos",
     "Cost of the nodes of all pools since this process started counting, in 1e-9 of the currency.",
     *_LABELS,
-    kind=CounterMetricFamily,
+    kind="counter",
 )
 _COST = Series(
     "tessera_cost",
     "tessera_cost_nanos_total in the currency, rounded to a float.",
     *_LABELS,
-    kind=CounterMetricFamily,
+    kind="counter",
 )
 _AS_OF = Series("tessera_cost_as_of_timestamp_seconds", "Time up to which costs are charged.")
 _SINCE = Series("tessera_cost_since_timestamp_seconds", "When this process started counting.")

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 from tessera.api.accelerator_pool import Tier
 from tessera.domain.names import RECOMMENDED_REPLICAS
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.scaling.starts import phase_seconds
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.series import Sample, Series
 
 _SERVICE_LABELS = ("namespace", "service")
 _DESIRED = Series(

@@ -6,16 +6,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import get_args
 
-from prometheus_client.core import CounterMetricFamily
-
 from tessera.api.mig import MigStatus, Phase, Unit
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import PoolUsage, pool_usage, slice_usages
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.repartition.actions import PoolActions
+from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.steps import Step
-from tessera.telemetry.series import Sample, Series
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 
@@ -104,7 +102,7 @@ _REPARTITIONS = Series(
     "tessera_repartitions",
     "Repartitions of units (GPUs of one node), by outcome.",
     *("pool", "backend", "outcome"),
-    kind=CounterMetricFamily,
+    kind="counter",
 )
 LAYOUT_SERIES = _SLICES, _STRANDED, _IDLE, _GAP, _UNITS, _LAYOUT_READY, _REPARTITIONS
 

@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.slo.measurement import Objective, edge_label, judging_bounds
 from tessera.domain.steps import Step
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.series import Sample, Series
 
 _LABELS = ("namespace", "service", "objective")
 _TARGET = Series(

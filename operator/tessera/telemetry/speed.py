@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from decimal import Decimal
 
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.steps import Step
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.series import Sample, Series
 
 _SERVICE_LABELS = ("namespace", "service")
 _KIND_LABELS = (*_SERVICE_LABELS, "kind")

@@ -15,6 +15,7 @@ from tessera.domain.billing.bill import Bill
 from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
+from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
 from tessera.telemetry.fleet import (
@@ -32,7 +33,7 @@ from tessera.telemetry.layouts import (
     layout_samples,
 )
 from tessera.telemetry.process import ProcessMetrics
-from tessera.telemetry.series import Sample, Series, SeriesCollector
+from tessera.telemetry.series import SeriesCollector
 from tessera.telemetry.slo import SLO_SERIES, slo_inputs, slo_samples
 from tessera.telemetry.speed import SPEED_SERIES, speed_inputs, speed_samples
 

@@ -17,10 +17,10 @@ from tessera.api.reasons import PlacementReason, Progressing, Ready, ScalingReas
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, StartStatus
 from tessera.domain.config import Config
 from tessera.domain.explain.budget import explain_budget
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.planning.plan import PlanMemory
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas
 from tessera.domain.status.service import service_status
 from tests.builders import (

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 
 from tessera.domain.economics.reservation import LoadCurve
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.planning.plan import plan
+from tessera.domain.reporting.decision import Decision
 from tests.builders import a_node, a_pool
 from tests.domain.service.test_variants import fleet
 from tests.domain.variant_fleet import CHAT, VariantFleet

@@ -3,9 +3,9 @@
 import re
 from dataclasses import replace
 
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.planning.plan import plan
+from tessera.domain.reporting.decision import Decision
 from tests.builders import a_budget, a_node
 from tests.domain.service.test_variants import fleet, resized, standard_fleet
 from tests.domain.variant_fleet import CHAT, VariantFleet

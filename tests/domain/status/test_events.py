@@ -26,8 +26,9 @@ from tessera.api.reasons import (
 from tessera.api.service_status import InferenceServiceStatus, ReplacementStatus, ScalingStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.variant_status import VariantStatus
+from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.status.budget import budget_status
-from tessera.domain.status.events import EventNote, event_notes
+from tessera.domain.status.events import event_notes
 from tessera.domain.status.service import pool_status, service_status
 from tests.builders import NOW, a_budget, a_pool, a_snapshot, plan_of
 from tests.domain.random_fleets import nodes, services

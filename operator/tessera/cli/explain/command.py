@@ -18,9 +18,9 @@ from tessera.cli.fleet import FleetInputs, open_prometheus, prometheus_url, read
 from tessera.cli.output import Output
 from tessera.cli.text import format_time, indent_lines, table
 from tessera.domain.economics.reservation import LoadCurve
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Ref
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.scaling.starts import is_slow
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES

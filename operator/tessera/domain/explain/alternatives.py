@@ -7,7 +7,6 @@ from fractions import Fraction
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Alternative
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareCandidate, HardwareChoice
@@ -15,6 +14,7 @@ from tessera.domain.placement.free_hardware import replicas_free_now, why_not_be
 from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Alternative
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.sizing.precision import UnsupportedPrecision
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 from tessera.api.reasons import LoadBalanced
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.rollout.balance import (
     FULL_SHARE,
     IDLE_SHARE,

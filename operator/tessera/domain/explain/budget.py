@@ -8,12 +8,12 @@ from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, tenant_of
 from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, BudgetWindow
 from tessera.domain.explain.alternatives import PlacedService
-from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.variants import next_choice
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision, Numbers
 from tessera.domain.service.proposal import guaranteed_replicas
 
 

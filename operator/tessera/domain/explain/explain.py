@@ -8,7 +8,6 @@ from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.hardware import explain_placed
 from tessera.domain.explain.mix import explain_mix
 from tessera.domain.explain.precisions import explain_precision
@@ -22,6 +21,7 @@ from tessera.domain.explain.variants import explain_variants
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.status.service import service_status
 
 

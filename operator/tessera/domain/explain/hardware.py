@@ -9,7 +9,6 @@ from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService, alternatives
-from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.explain.variants import variant_changes
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
@@ -24,6 +23,7 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision, Numbers
 
 
 def explain_placed(

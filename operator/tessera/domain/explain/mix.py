@@ -11,12 +11,12 @@ from tessera.domain.economics.reservation import (
     critical_reservation,
 )
 from tessera.domain.explain.alternatives import PlacedService
-from tessera.domain.explain.decision import Decision
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 
 # What is reserved is paid day and night.
 _SHORTEST = timedelta(days=1)

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService, misfit_message
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
@@ -17,6 +16,7 @@ from tessera.domain.placement.candidates import (
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.service.preparation.precisions import PrecisionCheck
 from tessera.domain.sizing.precision import UnsupportedPrecision, label
 from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit

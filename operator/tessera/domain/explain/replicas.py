@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from tessera.api.meta import Condition, find_condition, format_duration
 from tessera.api.reasons import Progressing, Ready
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision
 from tessera.domain.explain.starts import faster_starts, start_numbers
 from tessera.domain.health.readiness import IDLE_PROBE_INTERVAL
 from tessera.domain.observed.snapshot import Pod, Snapshot
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.rollout.drain import PROPAGATION_DELAY
 
 _READY_CHANGES: dict[str, str] = {

@@ -7,9 +7,9 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import ScalingStatus
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.scaling.load import in_units, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import per_million_tokens
 from tessera.domain.perf import SpeedMeasurement, footprint
 from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision, Numbers
 from tessera.domain.service.measured_limits import has_cached_prompts
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.oversized import oversize_message

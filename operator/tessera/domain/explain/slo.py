@@ -6,9 +6,9 @@ from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.meta import format_duration
 from tessera.api.reasons import SLOMet
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.slo.condition import RECOVERY_GOAL, percent, slo_verdict
 from tessera.domain.slo.measurement import (
     GOAL,

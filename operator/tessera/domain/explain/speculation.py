@@ -7,12 +7,12 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.drafts import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import acceptance_of, footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.service.speculation import (
     LOSING_TIME,
     MIN_ACCEPTANCE,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from tessera.api.reasons import SpeedAsPredicted
 from tessera.api.service_status import PreemptionStatus
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Decision
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Decision
 from tessera.domain.speed.condition import RECOVERY_TOLERANCE, speed_verdict
 from tessera.domain.speed.preemption import preemption_message
 from tessera.domain.speed.service_speed import ServiceSpeed

@@ -5,9 +5,9 @@ from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
-from tessera.domain.explain.decision import Numbers
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.reporting.decision import Numbers
 from tessera.domain.scaling.starts import (
     DEFAULT_LEAD,
     ReplicaStart,

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 from tessera.api.text import counted
 from tessera.domain.explain.alternatives import PlacedService
-from tessera.domain.explain.decision import Decision, Numbers
 from tessera.domain.money import Money, money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
@@ -17,6 +16,7 @@ from tessera.domain.placement.variant_cost import (
 )
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
+from tessera.domain.reporting.decision import Decision, Numbers
 from tessera.domain.status.variants import variant_statuses, variants_text
 
 

@@ -5,7 +5,6 @@ operator repeats nothing and a steady fleet has no Events.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
@@ -24,6 +23,7 @@ from tessera.api.reasons import (
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.text import counted
+from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.speed.preemption import preemption_message
 
 # Reasons that only repeat another condition.
@@ -58,17 +58,6 @@ _HELD = frozenset(
         ScalingReason.FAIR_SHARE,
     }
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EventNote:
-    """One Event, without its object and time."""
-
-    action: str
-    """What was decided on: a condition's type, or what changed, in one CamelCase word."""
-    reason: str
-    message: str
-    is_warning: bool = False
 
 
 def event_notes(old: object, new: object) -> Iterator[EventNote]:

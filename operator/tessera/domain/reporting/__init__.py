@@ -1,0 +1,1 @@
+"""What decisions are shown as: explanations, Events and series of metrics."""
