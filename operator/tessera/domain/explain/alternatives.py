@@ -21,7 +21,7 @@ from tessera.domain.sizing.sizing import ReplicaFit, ReplicaMisfit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedService:
+class ServiceInFleet:
     """A service with a spec, and the fleet in which it is placed."""
 
     snapshot: Snapshot
@@ -82,7 +82,7 @@ class PlacedService:
 
 
 def alternatives(
-    placed: PlacedService,
+    placed: ServiceInFleet,
     choices: Sequence[HardwareChoice],
     candidates: Sequence[HardwareCandidate],
 ) -> Iterator[Alternative]:
@@ -121,7 +121,7 @@ def misfit_message(spec: InferenceServiceSpec, misfit: ReplicaMisfit | Unsupport
     return f"too slow: TTFT {misfit.prefill_ms:.0f} ms, SLO {ttft_ms:.0f} ms"
 
 
-def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
+def _comparison(placed: ServiceInFleet, other: HardwareChoice) -> str:
     """Return how an allowed alternative compares with the chosen hardware."""
     chosen, placement = placed.service_plan.choice, placed.service_plan.placement
     if chosen is None:
@@ -137,7 +137,7 @@ def _comparison(placed: PlacedService, other: HardwareChoice) -> str:
     return _why_not(placed, chosen, other)
 
 
-def _beside(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice) -> str:
+def _beside(placed: ServiceInFleet, chosen: HardwareChoice, other: HardwareChoice) -> str:
     """Return when a variant that may serve beside the chosen hardware gets replicas."""
     if placed.by_cost(other) > placed.by_cost(chosen):
         return f"costs more, so it takes replicas where {chosen.variant} is full"
@@ -149,7 +149,7 @@ def _beside(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice
     return "costs less, so further replicas start on it"
 
 
-def _why_not(placed: PlacedService, chosen: HardwareChoice, other: HardwareChoice) -> str:
+def _why_not(placed: ServiceInFleet, chosen: HardwareChoice, other: HardwareChoice) -> str:
     """Return why the service does not use an alternative beside the chosen hardware."""
     offer, service_plan = other.offer, placed.service_plan
     chosen_nanos, other_nanos = chosen.offer.comparison_price.nanos, offer.comparison_price.nanos

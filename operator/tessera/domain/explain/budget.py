@@ -7,7 +7,7 @@ from tessera.api.budget_reasons import WithinBudget
 from tessera.api.text import counted
 from tessera.domain.budget.budgets import BudgetView, tenant_of
 from tessera.domain.budget.state import CENT, RESERVED_DURATION, BudgetState, BudgetWindow
-from tessera.domain.explain.alternatives import PlacedService
+from tessera.domain.explain.alternatives import ServiceInFleet
 from tessera.domain.explain.variants import next_choice
 from tessera.domain.money import Tariff
 from tessera.domain.observed.snapshot import Snapshot
@@ -71,7 +71,7 @@ def _would_change(
         return
     on_variant = ""
     if len(service_plan.placement.choices) > 1:
-        placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+        placed = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
         choice = next_choice(placed) or choice
         on_variant = f" on {choice.variant}"
     tariff = choice.offer.tariff

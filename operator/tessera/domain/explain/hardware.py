@@ -8,7 +8,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.meta import Condition
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.explain.alternatives import PlacedService, alternatives
+from tessera.domain.explain.alternatives import ServiceInFleet, alternatives
 from tessera.domain.explain.variants import variant_changes
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.snapshot import Snapshot
@@ -39,7 +39,7 @@ def explain_placed(
     )
     if spec is None:
         return decision
-    service = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    service = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     candidates = _all_candidates(plan, spec) if service_plan.accepted.reason.is_true else []
     choices = sorted(fitting_choices(candidates), key=price_order)
     decision = replace(decision, alternatives=tuple(alternatives(service, choices, candidates)))
@@ -52,7 +52,7 @@ def explain_placed(
     )
 
 
-def _numbers(service: PlacedService, choice: HardwareChoice) -> Numbers:
+def _numbers(service: ServiceInFleet, choice: HardwareChoice) -> Numbers:
     offer, service_plan = choice.offer, service.service_plan
     replicas, total = service_plan.desired_pods, service_plan.desired_hourly or choice.hourly
     of_several = ", first of several" if len(service_plan.variants) > 1 else ""
@@ -89,7 +89,7 @@ def _all_candidates(plan: Plan, spec: InferenceServiceSpec) -> list[HardwareCand
 
 
 def _would_change(
-    service: PlacedService, choices: Sequence[HardwareChoice], chosen: HardwareChoice
+    service: ServiceInFleet, choices: Sequence[HardwareChoice], chosen: HardwareChoice
 ) -> Iterator[str]:
     """Yield what the chosen pool lacks, then what would make other pools the choice."""
     service_plan = service.service_plan
@@ -131,7 +131,7 @@ def _would_change(
         yield "the model fits in no other pool; a new pool would be compared by price"
 
 
-def _variants(service: PlacedService) -> Iterator[str]:
+def _variants(service: ServiceInFleet) -> Iterator[str]:
     """Yield what changes the variants of a service that runs; of several they say it."""
     if len(service.service_plan.variants) > 1:
         yield "where the next replica runs, and what moves one to another variant: see variants"
@@ -140,7 +140,7 @@ def _variants(service: PlacedService) -> Iterator[str]:
 
 
 def _changes_for(
-    service: PlacedService, chosen: HardwareChoice, other: HardwareChoice
+    service: ServiceInFleet, chosen: HardwareChoice, other: HardwareChoice
 ) -> Iterator[str]:
     """Yield what would make the best hardware of another pool the choice."""
     chosen_price, other_price = chosen.offer.comparison_price, other.offer.comparison_price

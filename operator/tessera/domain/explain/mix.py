@@ -10,7 +10,7 @@ from tessera.domain.economics.reservation import (
     break_even_use,
     critical_reservation,
 )
-from tessera.domain.explain.alternatives import PlacedService
+from tessera.domain.explain.alternatives import ServiceInFleet
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
@@ -80,7 +80,7 @@ def explain_mix(
         return
     if spec is None or not reserved or not on_demand:
         return
-    placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    placed = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     mix = ReservedMix(curve=curve, reserved=_lowest(reserved), on_demand=_lowest(on_demand))
     has_spot = any(choice.offer.tier == "Spot" for choice in choices)
     yield _decision(placed, mix, reserved, has_spot=has_spot)
@@ -103,7 +103,7 @@ def _lowest(choices: Sequence[HardwareChoice]) -> Money:
 
 
 def _decision(
-    placed: PlacedService, mix: ReservedMix, reserved: Sequence[HardwareChoice], *, has_spot: bool
+    placed: ServiceInFleet, mix: ReservedMix, reserved: Sequence[HardwareChoice], *, has_spot: bool
 ) -> Decision:
     names = {choice.variant for choice in reserved}
     used = sum(pod.variant in names and pod.node is not None for pod in placed.service_plan.pods)

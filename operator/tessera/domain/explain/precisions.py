@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
-from tessera.domain.explain.alternatives import PlacedService, misfit_message
+from tessera.domain.explain.alternatives import ServiceInFleet, misfit_message
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
@@ -32,7 +32,7 @@ def explain_precision(
     checks = (preparation.precisions or ()) if preparation is not None else ()
     if spec is None or shape is None or not (spec.precision.variants or checks):
         return
-    placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    placed = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     candidates = hardware_candidates(
         _as_listed(spec, checks),
         shape,

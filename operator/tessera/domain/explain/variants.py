@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from tessera.api.text import counted
-from tessera.domain.explain.alternatives import PlacedService
+from tessera.domain.explain.alternatives import ServiceInFleet
 from tessera.domain.money import Money, money
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
@@ -27,7 +27,7 @@ def explain_variants(
     spec, statuses = service_plan.service.spec, variant_statuses(service_plan)
     if spec is None or statuses is None:
         return
-    placed = PlacedService(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
+    placed = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     choices = {each.choice.variant: each.choice for each in service_plan.variants}
     numbers: list[tuple[str, str]] = []
     for status in statuses:
@@ -65,7 +65,7 @@ def _total(service_plan: ServicePlan) -> Numbers:
     return (("total price", f"{total.formatted(4)} per hour for {replicas}"),)
 
 
-def variant_changes(placed: PlacedService) -> Iterator[str]:
+def variant_changes(placed: ServiceInFleet) -> Iterator[str]:
     """Yield where the next replica would run, and what would move one to a cheaper variant."""
     service_plan = placed.service_plan
     choices = sorted(service_plan.placement.choices, key=placed.by_cost)
@@ -92,7 +92,7 @@ def _at_price(choice: HardwareChoice) -> str:
     return f"{choice.variant} at {choice.hourly.formatted(4)} per hour"
 
 
-def next_choice(placed: PlacedService) -> HardwareChoice | None:
+def next_choice(placed: ServiceInFleet) -> HardwareChoice | None:
     """Return the variant of one more replica: the cheapest with a free device, else with a node
     that may come."""
     choices = sorted(placed.service_plan.placement.choices, key=placed.by_cost)
@@ -103,7 +103,7 @@ def next_choice(placed: PlacedService) -> HardwareChoice | None:
     return None
 
 
-def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> Iterator[str]:
+def _move(placed: ServiceInFleet, variant: VariantPlan, to: HardwareChoice) -> Iterator[str]:
     """Yield when replicas of a variant move to a cheaper one."""
     source = variant.choice
     spare = _spare(placed)
@@ -118,14 +118,14 @@ def _move(placed: PlacedService, variant: VariantPlan, to: HardwareChoice) -> It
         yield f"{_room(placed, move, to)}, {_saving(move, source, to)}"
 
 
-def _spare(placed: PlacedService) -> Need:
+def _spare(placed: ServiceInFleet) -> Need:
     """Return what the desired replicas have beyond what is needed."""
     variants = placed.service_plan.variants
     desired = served_by((each.choice, each.desired) for each in variants)
     return desired.beside(placed.service_plan.need)
 
 
-def _room(placed: PlacedService, move: PossibleMove, to: HardwareChoice) -> str:
+def _room(placed: ServiceInFleet, move: PossibleMove, to: HardwareChoice) -> str:
     seconds = f"{move.wait.total_seconds():.0f} s"
     missing = move.started - placed.possible_replicas(to.offer)
     if missing > 0:
