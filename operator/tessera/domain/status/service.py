@@ -108,11 +108,10 @@ def _service_status(
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
         "SpeedAsPredicted": _speed_as_predicted(service_plan),
-        "SLOMet": slo_verdict(service_plan.slo),
-        "LoadBalanced": service_plan.balance,
     }
     if service_plan.speculation is not None:
         verdicts["Speculating"] = speculation_verdict(service_plan.speculation)
+    verdicts |= {"SLOMet": slo_verdict(service_plan.slo), "LoadBalanced": service_plan.balance}
     return InferenceServiceStatus(
         observed_generation=service.generation,
         conditions=conditions(verdicts, service, snapshot.at),
