@@ -7,6 +7,7 @@ import pytest
 
 from tessera.api.meta import find_condition
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.aspects.speed import observed_speed
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import ObservedService, ProbeResult, Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
@@ -157,7 +158,7 @@ def test_no_latency_of_tokens_is_compared_and_the_texts_per_second_are_shown() -
     condition = find_condition(status_of(snapshot).conditions, "SpeedAsPredicted")
     assert condition is not None
     assert (condition.status, condition.reason) == ("Unknown", "NoInterTokenLatency")
-    speed = service_plan.observed_speed(readings)
+    speed = observed_speed(service_plan.placed, readings)
     assert speed is not None
     assert (speed.is_pooling, speed.tokens_per_second) == (True, 500 * 1200 / 300)
 

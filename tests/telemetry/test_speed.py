@@ -3,10 +3,10 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from tessera.domain.aspects import speed
 from tessera.domain.billing.bill import Bill
 from tessera.domain.observed.snapshot import Ref, SpeedReading
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.speed import observed_speed
 from tessera.telemetry.telemetry import Telemetry
 from tests.builders import (
     a_pod,
@@ -49,7 +49,7 @@ def test_a_service_whose_speed_raises_has_no_series_and_the_page_has_all_others(
     def fail(*_: object) -> None:
         raise OverflowError("cannot convert float infinity to integer")
 
-    monkeypatch.setattr(observed_speed, "function", fail)
+    monkeypatch.setattr(speed, "observed_speed", fail)
     telemetry = Telemetry()
     telemetry.record_reconcile(outcome(a_speed_reading()), 0.1)
     values = scrape(telemetry)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -17,6 +18,12 @@ from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
+from tessera.telemetry.aspects import (
+    aspect_series,
+    latency_inputs,
+    samples_by,
+    speed_inputs,
+)
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
 from tessera.telemetry.fleet import (
     BATCH_SERIES,
@@ -34,8 +41,6 @@ from tessera.telemetry.layouts import (
 )
 from tessera.telemetry.process import ProcessMetrics
 from tessera.telemetry.series import SeriesCollector
-from tessera.telemetry.slo import SLO_SERIES, slo_inputs, slo_samples
-from tessera.telemetry.speed import SPEED_SERIES, speed_inputs, speed_samples
 
 log = logging.getLogger("tessera")
 
@@ -60,8 +65,13 @@ class Telemetry:
         # These series are most of the page, so they are rendered only when their inputs changed.
         self._large_parts: tuple[tuple[CollectorRegistry, Callable[[], object]], ...] = (
             (_registry(SERVICE_SERIES, of(service_samples, ())), of(_service_plans, None)),
-            (_registry(SPEED_SERIES, of(speed_samples, ())), of(speed_inputs, None)),
-            (_registry(SLO_SERIES, of(slo_samples, ())), of(slo_inputs, None)),
+            *(
+                (
+                    _registry(aspect_series(name), of(partial(samples_by, name), ())),
+                    of(inputs, None),
+                )
+                for name, inputs in (("speeds", speed_inputs), ("latency", latency_inputs))
+            ),
             (_registry(BILL_SERIES, lambda: bill_samples(self._billed)), lambda: self._billed),
         )
         self._pages = Incremental()

@@ -9,8 +9,8 @@ import pytest
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating
 from tessera.api.service_status import SpeculationStatus
+from tessera.domain.aspects.speculation import decode_share
 from tessera.domain.explain.explain import explain
-from tessera.domain.explain.speculation import decode_share
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.observed.drafts import DraftCounts, TemperatureClass

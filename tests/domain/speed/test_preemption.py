@@ -7,7 +7,7 @@ import pytest
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.service_status import PreemptionStatus
-from tessera.domain.explain.speed import explain_speed
+from tessera.domain.aspects.aspects import explain_aspects
 from tessera.domain.observed.snapshot import ObservedService, Ref, SpeedReading
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.speed.preemption import next_preemption_status, preemption_message
@@ -156,7 +156,8 @@ def test_a_lowered_limit_is_a_rollout_with_its_reason_and_ends_by_the_spec() -> 
     again = service_status(a_snapshot(service), lowered, None, None)
     assert not [each for each in event_notes(changed, again) if each.action == "Lowered"]
 
-    [speed] = explain_speed(a_snapshot(service), lowered)
+    explained = explain_aspects(lowered.placed, a_snapshot(service), lowered.reported)
+    speed = next(each for each in explained if each.topic == "speed")
     assert dict(speed.numbers)["preemptions"] == note.message
 
     own = replace(service, spec=a_spec(engine={"maxNumSeqs": 25}), status=changed)
@@ -173,7 +174,7 @@ def test_a_reading_while_replicas_are_replaced_says_nothing_of_the_new_limit() -
     snapshot = a_snapshot(
         service, pods=pods, workloads=(a_workload(2),), readings=readings, at=at(600)
     )
-    assert plan_of(snapshot).service_plans[CHAT].preemption == a_status()
+    assert plan_of(snapshot).service_plans[CHAT].reported.preemption == a_status()
 
 
 def test_an_unmeasured_cache_lowers_by_a_tenth() -> None:

@@ -10,6 +10,8 @@ from pydantic import PlainSerializer
 from tessera.api.meta import Wire
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.cluster import Json
+from tessera.domain.aspects.slo import measured_slo
+from tessera.domain.aspects.speed import observed_speed
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import money, per_million_tokens
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
@@ -108,8 +110,9 @@ def _build_row(
     cached_share: float | None,
 ) -> TopRow:
     status = service.status
-    speed = service_plan.observed_speed(snapshot.readings) if service_plan is not None else None
-    measurement = service_plan.measured_slo(snapshot.readings) if service_plan is not None else None
+    placed = service_plan.placed if service_plan is not None else None
+    speed = observed_speed(placed, snapshot.readings) if placed is not None else None
+    measurement = measured_slo(placed, snapshot.readings) if placed is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
     demand = snapshot.demand_of(service.ref)
     load = load_of(pods, snapshot.readings, status.replicas, snapshot.at, demand)

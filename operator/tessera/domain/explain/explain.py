@@ -5,6 +5,7 @@ from dataclasses import replace
 from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import Accepted
 from tessera.api.service_status import InferenceServiceStatus
+from tessera.domain.aspects.aspects import explain_aspects
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
@@ -14,9 +15,6 @@ from tessera.domain.explain.precisions import explain_precision
 from tessera.domain.explain.replicas import explain_drain, explain_ready, explain_rollout
 from tessera.domain.explain.scaling import explain_scaling
 from tessera.domain.explain.sizing import explain_sizing
-from tessera.domain.explain.slo import explain_slo
-from tessera.domain.explain.speculation import explain_speculation
-from tessera.domain.explain.speed import explain_speed
 from tessera.domain.explain.variants import explain_variants
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.planning.plan import Plan
@@ -53,9 +51,7 @@ def explain(
         *explain_mix(snapshot, plan, service_plan, curve),
         *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
-        *explain_speed(snapshot, service_plan),
-        *explain_speculation(snapshot, service_plan),
-        *explain_slo(snapshot, service_plan),
+        *explain_aspects(service_plan.placed, snapshot, service_plan.reported),
         *explain_scaling(snapshot, service_plan),
         *explain_balance(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),

@@ -9,6 +9,8 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
+from tessera.domain.aspects.aspect import Measurements
+from tessera.domain.aspects.aspects import measurements_of
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
@@ -47,7 +49,7 @@ from tessera.domain.placement.preemptions import with_preemptions
 from tessera.domain.placement.provisioning import provisioned_view, with_provisioning
 from tessera.domain.planning.grants import claims_of, grant_replicas, grant_tenant
 from tessera.domain.planning.inputs import ServicePlanInputs
-from tessera.domain.planning.observations import Measurements, measurements_of, with_observations
+from tessera.domain.planning.observations import with_observations
 from tessera.domain.planning.service_decision import (
     plan_service,
     set_aside_plan,

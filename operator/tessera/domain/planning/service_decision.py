@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, StatusVerdict
+from tessera.domain.aspects.aspect import PlacedService
+from tessera.domain.aspects.aspects import reported_by, unmeasured
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import spec_in
-from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, SpeedReading, Workload
+from tessera.domain.observed.snapshot import Pod, Ref, Snapshot, Workload
 from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import Need
@@ -38,7 +40,6 @@ from tessera.domain.service.proposal import (
     planner_error_proposal,
     termination_time,
 )
-from tessera.domain.service.speculation import next_speculation_status
 from tessera.domain.service.variant_counts import (
     VariantCount,
     unit_of,
@@ -128,9 +129,7 @@ def _plan_service(
         claims=claims,
         preparation=preparation,
         variants=variants,
-        speculation=next_speculation_status(
-            spec, choice.fit, SpeedReading(), service.status.speculation, at
-        ),
+        reported=unmeasured(PlacedService(service, choice, objects.pods, ()), at),
         drain=drain,
         contested=rollouts.contested,
         holds_rollout=bool(displacement.draining)
@@ -158,7 +157,7 @@ def _within_grant(disruptions: Disruptions, grant: Grant) -> Disruptions:
 
 def _unchanged_plan(proposal: Proposal) -> ServicePlan:
     """Return the plan that carries a proposal out with nothing decided beside it."""
-    objects, status = proposal.objects, proposal.service.status
+    objects = proposal.objects
     return ServicePlan(
         service=proposal.service,
         accepted=proposal.accepted,
@@ -169,10 +168,7 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         drain=DrainPlan(replicas=proposal.scale.replicas),
         pods=objects.pods,
         workloads=objects.workloads,
-        speed=status.speed,
-        preemption=status.preemption,
-        speculation=status.speculation,
-        slo=status.slo,
+        reported=reported_by(proposal.service.status),
         balance=proposal.balance,
     )
 

@@ -5,13 +5,13 @@ from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
-from tessera.api.service_status import PreemptionStatus, SloStatus, SpeculationStatus, SpeedStatus
 from tessera.api.template_version import PodTemplateVersion
+from tessera.domain.aspects.aspect import NOT_MEASURED, PlacedService, Reported
 from tessera.domain.health.stall import Stall
 from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.money import Money
-from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Workload
+from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -28,9 +28,7 @@ from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.claims import ModelClaim, own_claim
 from tessera.domain.service.preparation.preparation import Preparation
 from tessera.domain.service.template_version import TemplateDecision, spec_with_effective_values
-from tessera.domain.slo.measurement import SloMeasurement, measure_slo
 from tessera.domain.speed.measurements import own_measurement
-from tessera.domain.speed.service_speed import ServiceSpeed, service_speed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,14 +119,8 @@ class ServicePlan:
     """The claims of its model files."""
     variants: tuple[VariantPlan, ...] = ()
     """Its Deployments, first that of the variant it was placed on; none without a choice."""
-    speed: SpeedStatus | None = None
-    """The speed for its status, which changes rarely."""
-    preemption: PreemptionStatus | None = None
-    """Its preemptions at steady load, for its status."""
-    speculation: SpeculationStatus | None = None
-    """Whether it speculates and what that gains, which changes rarely too."""
-    slo: SloStatus | None = None
-    """What it attains of its objectives, for its status."""
+    reported: Reported = NOT_MEASURED
+    """What is measured of it, for its status."""
     balance: StatusVerdict[LoadBalanced] = BALANCED
     """Whether its replicas share the requests, which changes rarely too."""
     is_moving: bool = False
@@ -199,18 +191,10 @@ class ServicePlan:
     @property
     def measured_speed(self) -> SpeedMeasurement | None:
         """Its own measured speed, which corrects predictions."""
-        return own_measurement(self.service, self.speed)
+        return own_measurement(self.service, self.reported.speed)
 
-    def measured_slo(self, readings: Readings | None) -> SloMeasurement | None:
-        """Return what it attains of its objectives now; None without any series."""
-        spec = self.service.spec
-        latency = readings.latencies.get(self.service.ref) if readings is not None else None
-        return measure_slo(spec.slo, latency) if spec is not None and latency is not None else None
-
-    def observed_speed(self, readings: Readings | None) -> ServiceSpeed | None:
-        """Return its speed by the readings; None without a choice."""
-        spec = self.service.spec
-        if self.choice is None or spec is None:
-            return None
-        speed_readings = readings.speeds.get(self.service.ref, ()) if readings is not None else ()
-        return service_speed(spec, self.choice, self.pods, speed_readings)
+    @property
+    def placed(self) -> PlacedService:
+        """Return what its aspects know of it."""
+        choices = tuple([variant.choice for variant in self.variants])
+        return PlacedService(self.service, self.choice, self.pods, choices)

@@ -23,8 +23,8 @@ from tessera.api.reasons import (
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.text import counted
+from tessera.domain.aspects.aspects import aspect_events
 from tessera.domain.reporting.event_note import EventNote
-from tessera.domain.speed.preemption import preemption_message
 
 # Reasons that only repeat another condition.
 _CONSEQUENCES = frozenset(
@@ -85,7 +85,7 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _scaled(old, new)
     yield from _variants(old, new)
     yield from _progress(old, new)
-    yield from _lowered(old, new)
+    yield from aspect_events(old, new)
     yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
     yield from _transitions(before, after, "SLOMet", "LoadBalanced", "Speculating")
 
@@ -239,19 +239,6 @@ def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Itera
         yield _note(current)
     else:
         yield from _failure("Progressing", old.conditions, new.conditions)
-
-
-def _lowered(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
-    current = new.preemption
-    if current is None or current.max_num_seqs is None:
-        return
-    if old.preemption is None or old.preemption.max_num_seqs != current.max_num_seqs:
-        yield EventNote(
-            action="Lowered",
-            reason=EventReason.PREEMPTED_AT_STEADY_LOAD,
-            message=preemption_message(current),
-            is_warning=True,
-        )
 
 
 def _is_rollout_step(before: str, after: str) -> bool:

@@ -1,7 +1,6 @@
 """The status of services and pools from the plan."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, auto
@@ -17,7 +16,6 @@ from tessera.api.reasons import (
     Progressing,
     Ready,
     ScalingReason,
-    SpeedAsPredicted,
     StatusReason,
     StatusVerdict,
     UpdateAvailable,
@@ -30,12 +28,12 @@ from tessera.api.service_status import (
     ReplicaChange,
     RequestLengths,
     ScalingStatus,
-    SpeedStatus,
     TenancyStatus,
     VariantTemplates,
 )
 from tessera.api.text import counted
 from tessera.api.variant_status import MAX_VARIANTS
+from tessera.domain.aspects.aspects import status_fields, verdicts
 from tessera.domain.budget.budgets import BudgetView
 from tessera.domain.hardware.pools import PoolView, format_devices, weight_of
 from tessera.domain.health.readiness import assess_readiness, was_ready
@@ -57,10 +55,6 @@ from tessera.domain.rollout.strategy import (
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
-from tessera.domain.service.speculation import speculation_verdict
-from tessera.domain.slo.condition import slo_verdict
-from tessera.domain.speed.condition import speed_verdict as speed_verdict  # noqa: PLC0414 - re-exported
-from tessera.domain.speed.condition import with_capacity
 from tessera.domain.status.variants import (
     capacity_text,
     expected_rate,
@@ -101,20 +95,18 @@ def _service_status(
     """Return the status of a service; `problem` is an error of the API server in this cycle."""
     service, previous = service_plan.service, service_plan.service.status
     choice, template = service_plan.choice, service_plan.template
-    verdicts = {
+    of_conditions = {
         "Accepted": service_plan.accepted,
         "Placed": _placed_verdict(snapshot, service_plan),
         "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
-        "SpeedAsPredicted": _speed_as_predicted(service_plan),
+        **verdicts(service_plan.placed, service_plan.reported),
+        "LoadBalanced": service_plan.balance,
     }
-    if service_plan.speculation is not None:
-        verdicts["Speculating"] = speculation_verdict(service_plan.speculation)
-    verdicts |= {"SLOMet": slo_verdict(service_plan.slo), "LoadBalanced": service_plan.balance}
     return InferenceServiceStatus(
         observed_generation=service.generation,
-        conditions=conditions(verdicts, service, snapshot.at),
+        conditions=conditions(of_conditions, service, snapshot.at),
         replicas=len(service_plan.pods),
         ready_replicas=sum(pod.takes_requests for pod in service_plan.pods),
         capacity=capacity_text(service_plan) if choice else previous.capacity,
@@ -130,10 +122,7 @@ def _service_status(
         else previous.pod_template_version,
         templates=_templates(service_plan),
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
-        speed=_speed_status(service_plan),
-        preemption=service_plan.preemption,
-        slo=service_plan.slo,
-        speculation=service_plan.speculation,
+        **status_fields(service_plan.placed, service_plan.reported),
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
             reason=budget_view.within_budget.reason
@@ -645,24 +634,6 @@ def _precisions(
     if preparation is None or preparation.precisions is None:
         return previous.precisions
     return tuple(check.status for check in preparation.precisions)
-
-
-def _speed_as_predicted(service_plan: ServicePlan) -> StatusVerdict[SpeedAsPredicted]:
-    """Return the verdict on the measured speed, which is that of one variant."""
-    speed = service_plan.speed
-    verdict = speed_verdict(speed, is_pooling=service_plan.is_pooling)
-    if speed is None or len(service_plan.variants) < 2:
-        return verdict
-    return replace(verdict, message=f"{speed.variant}: {verdict.message}")
-
-
-def _speed_status(service_plan: ServicePlan) -> SpeedStatus | None:
-    """Return what was measured, with the prediction for the replicas of now."""
-    speed, choice = service_plan.speed, service_plan.choice
-    if speed is None or choice is None or speed.variant != choice.variant:
-        return speed
-    serving = sum(pod.takes_requests and pod.variant == choice.variant for pod in service_plan.pods)
-    return with_capacity(speed, choice.fit.limits.tokens_per_second * serving)
 
 
 def _cost_status(service_plan: ServicePlan, choice: HardwareChoice, day: date) -> CostStatus:

@@ -248,8 +248,8 @@ class ProductPolicy:
         """Write what plans read of the status: the speed, and the names of the variants."""
         status, choice = self._service.status, service_plan.choice
         update: dict[str, object] = {}
-        if service_plan.speed is not status.speed:
-            update["speed"] = service_plan.speed
+        if service_plan.reported.speed is not status.speed:
+            update["speed"] = service_plan.reported.speed
         variants = tuple(variant.choice.variant for variant in service_plan.variants)
         if choice is not None and variants != self._variants:
             self._variants = variants

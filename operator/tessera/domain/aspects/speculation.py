@@ -1,24 +1,28 @@
-"""Explanation of speculative decoding: what it costs, what it gains, and where it would not."""
+"""Speculative decoding, whether and where it gains: Speculating, status.speculation."""
 
 import math
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from decimal import Decimal
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import Speculating
+from tessera.api.reasons import Speculating, StatusVerdict
+from tessera.api.service_status import SpeculationStatus
 from tessera.api.text import counted
+from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
 from tessera.domain.observed.drafts import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
-from tessera.domain.observed.snapshot import Snapshot, SpeedReading, reading_of
+from tessera.domain.observed.snapshot import Readings, Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import acceptance_of, footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
-from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.reporting.decision import Decision
+from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.service.speculation import (
     LOSING_TIME,
     MIN_ACCEPTANCE,
     MIN_DRAFTED_TOKENS,
     OFF_TIME,
     break_even_sequences,
+    next_speculation_status,
     speculation_verdict,
     typical_resident_tokens,
 )
@@ -46,14 +50,41 @@ _TEMPERATURES = {
 _MIN_DECODE_SHARE = 0.5
 
 
-def explain_speculation(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:
+def _following(
+    placed: PlacedService, measurements: Measurements, current: SpeculationStatus | None
+) -> SpeculationStatus | None:
+    at = measurements.speeds_at
+    if at is None or placed.placement is None:
+        return current
+    spec, choice = placed.placement
+    reading = reading_of(choice.variant, measurements.speeds)
+    return next_speculation_status(spec, choice.fit, reading, placed.service.status.speculation, at)
+
+
+def _unmeasured(placed: PlacedService, at: datetime) -> SpeculationStatus | None:
+    current = placed.service.status.speculation
+    if placed.placement is None:
+        return current
+    spec, choice = placed.placement
+    return next_speculation_status(spec, choice.fit, SpeedReading(), current, at)
+
+
+def _verdict(
+    _placed: PlacedService, status: SpeculationStatus | None
+) -> StatusVerdict[Speculating] | None:
+    return None if status is None else speculation_verdict(status)
+
+
+def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:
     """Yield the decision about speculation; nothing where the spec asks for none."""
-    status, choice, spec = service_plan.speculation, service_plan.choice, service_plan.service.spec
-    if status is None or choice is None or spec is None:
+    status = reported.speculation
+    if status is None or placed.placement is None:
         return
+    spec, choice = placed.placement
     verdict, readings = speculation_verdict(status), snapshot.readings
-    speeds = readings.speeds.get(service_plan.service.ref, ()) if readings is not None else ()
-    drafts = readings.drafts.get(service_plan.service.ref, ()) if readings is not None else ()
+    ref = placed.service.ref
+    speeds = readings.speeds.get(ref, ()) if readings is not None else ()
+    drafts = readings.drafts.get(ref, ()) if readings is not None else ()
     reading = reading_of(choice.variant, speeds)
     yield Decision(
         topic="speculation",
@@ -150,3 +181,50 @@ def decode_share(spec: InferenceServiceSpec, fit: ReplicaFit, reading: SpeedRead
     decoding = answer / step.tokens_per_step * decode_step / running
     reading_prompt = step.prefill_seconds(round(prompt), fit.limits.max_num_batched_tokens)
     return decoding / (decoding + reading_prompt)
+
+
+_LABELS = ("namespace", "service")
+_ACCEPTANCE = Series(
+    "tessera_service_speculation_acceptance_ratio",
+    "Probability that a drafted token is accepted, given that those before it were; as in "
+    "`status.speculation`.",
+    *_LABELS,
+)
+_SPECULATION_GAIN = Series(
+    "tessera_service_speculation_gain_ratio",
+    "How many times as fast the engines decode as without speculation; as in `status.speculation`.",
+    *_LABELS,
+)
+_SPECULATING = Series(
+    "tessera_service_speculating",
+    "Whether the engines speculate (1), or speculation was switched off (0).",
+    *_LABELS,
+)
+
+
+def _samples(
+    placed: PlacedService, _readings: Readings | None, status: SpeculationStatus | None
+) -> Iterator[Sample]:
+    if status is None or placed.placement is None:
+        return
+    labels = placed.service.ref.namespace, placed.service.ref.name
+    yield _ACCEPTANCE, labels, _number(status.acceptance)
+    yield _SPECULATION_GAIN, labels, _number(status.gain)
+    yield _SPECULATING, labels, float(status.enabled)
+
+
+def _number(amount: Decimal | None) -> float | None:
+    return None if amount is None else float(amount)
+
+
+SPECULATION: Aspect[SpeculationStatus | None] = Aspect(
+    name="speculation",
+    measured_by="speeds",
+    condition="Speculating",
+    following=_following,
+    unmeasured=_unmeasured,
+    verdict=_verdict,
+    explain=_explain,
+    series=(_ACCEPTANCE, _SPECULATION_GAIN, _SPECULATING),
+    samples=_samples,
+)

@@ -1,0 +1,108 @@
+"""What an aspect is, and what it knows: a placed service, and what was measured of it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from tessera.api.inference_service import InferenceServiceSpec
+from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.api.service_status import (
+    InferenceServiceStatus,
+    PreemptionStatus,
+    SloStatus,
+    SpeculationStatus,
+    SpeedStatus,
+)
+from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Snapshot, SpeedReading
+from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.checks import pooling_task
+from tessera.domain.reporting.decision import Decision
+from tessera.domain.reporting.event_note import EventNote
+from tessera.domain.reporting.series import Sample, Series
+
+D = TypeVar("D")
+
+
+class Measurements(NamedTuple):
+    """What Prometheus measured of one service."""
+
+    speeds: Sequence[SpeedReading] = ()
+    speeds_at: datetime | None = None
+    """When the speeds were measured; None without any reading."""
+    latency: ServiceLatency | None = None
+    """None if the service has no series."""
+    latency_at: datetime | None = None
+    """The same of the latency."""
+
+
+class Reported(NamedTuple):
+    """What is reported of a service, a value of each aspect by its name; they change rarely."""
+
+    speed: SpeedStatus | None = None
+    preemption: PreemptionStatus | None = None
+    speculation: SpeculationStatus | None = None
+    slo: SloStatus | None = None
+
+
+NOT_MEASURED = Reported()
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedService:
+    """A service with its hardware and its replicas."""
+
+    service: ObservedService
+    choice: HardwareChoice | None
+    """That of the variant it was placed on; None while it is not placed."""
+    pods: tuple[Pod, ...]
+    variants: tuple[HardwareChoice, ...]
+    """Those of all variants."""
+
+    @property
+    def placement(self) -> tuple[InferenceServiceSpec, HardwareChoice] | None:
+        """Return its spec and choice; None while it is not placed."""
+        if self.service.spec is None or self.choice is None:
+            return None
+        return self.service.spec, self.choice
+
+    @property
+    def is_pooling(self) -> bool:
+        """Return whether its engines generate no text."""
+        return self.service.spec is not None and pooling_task(self.service.spec) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aspect(Generic[D]):
+    """What is measured of a placed service and reported, as functions of the reported value `D`.
+
+    It decides nothing of this cycle: what acts of it acts by the status, a cycle later.
+    """
+
+    name: str
+    """The field of the status and of `Reported`, whose value is all that it remembers."""
+    measured_by: Literal["speeds", "latency"]
+    """Which measurements it follows; its series are rendered again with these."""
+    condition: str = ""
+    """The type of its condition, if it has one."""
+    following: Callable[[PlacedService, Measurements, D], D]
+    """What follows from measurements; the value before where these say nothing."""
+    unmeasured: Callable[[PlacedService, datetime], D] | None = None
+    """What is expected until something is measured; by default the value of the status."""
+    verdict: Callable[[PlacedService, D], StatusVerdict[StatusReason] | None] = (
+        lambda _placed, _reported: None
+    )
+    as_status: Callable[[PlacedService, D], D] = lambda _placed, reported: reported
+    """The value with what is known without measuring."""
+    events: Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[EventNote]] = (
+        lambda _old, _new: iter(())
+    )
+    """Those beside the transitions of its condition."""
+    explain: Callable[[PlacedService, Snapshot, Reported], Iterator[Decision]] = (
+        lambda _placed, _snapshot, _reported: iter(())
+    )
+    series: tuple[Series, ...] = ()
+    samples: Callable[[PlacedService, Readings | None, D], Iterator[Sample]] = (
+        lambda _placed, _readings, _reported: iter(())
+    )

@@ -1,0 +1,44 @@
+"""What is measured of the services, as metrics."""
+
+from collections.abc import Iterator
+
+from tessera.domain.aspects.aspects import ASPECTS, aspect_samples
+from tessera.domain.reporting.series import Sample, Series
+from tessera.reconcile.cycle import ReconcileOutcome
+
+
+def aspect_series(measured_by: str) -> tuple[Series, ...]:
+    """Return the series that follow these measurements."""
+    return tuple(
+        series
+        for aspect in ASPECTS
+        if aspect.measured_by == measured_by
+        for series in aspect.series
+    )
+
+
+def samples_by(measured_by: str, outcome: ReconcileOutcome) -> Iterator[Sample]:
+    """Yield their samples as of the last reading."""
+    for service_plan in outcome.plan.service_plans.values():
+        yield from aspect_samples(
+            measured_by, service_plan.placed, outcome.snapshot.readings, service_plan.reported
+        )
+
+
+def speed_inputs(outcome: ReconcileOutcome) -> object:
+    """Return the identity of the inputs; the series are rendered again only when it changes.
+
+    They follow the readings of speed. Without any readings they follow the plan.
+    """
+    readings = outcome.snapshot.readings
+    if readings is not None and readings.speeds_at is not None:
+        return readings.speeds
+    return outcome.plan.service_plans
+
+
+def latency_inputs(outcome: ReconcileOutcome) -> object:
+    """Return the same of the readings of latency, for these services."""
+    readings, service_plans = outcome.snapshot.readings, outcome.plan.service_plans
+    if readings is not None and readings.latencies_at is not None:
+        return readings.latencies, tuple(service_plans)
+    return service_plans
