@@ -9,7 +9,7 @@ from typing import Any
 from demo.cluster import CHART, EXAMPLES, NAMESPACE, InstalledCluster, Json, StepError
 from tessera.resources.api_resources import INFERENCE_SERVICES
 from world.api import ApiError
-from world.testing import eventually
+from world.testing import PATIENCE_SECONDS, eventually
 
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:tessera-operator"
 DEPLOYMENT = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/tessera-operator"
@@ -64,7 +64,7 @@ class Release:
         """Let the next installation run Helm, since something else changed the release."""
         self._values_file.unlink(missing_ok=True)
 
-    async def wait_until_rolled_out(self, within: float = 180) -> None:
+    async def wait_until_rolled_out(self, within: float = PATIENCE_SECONDS) -> None:
         """Wait until the current spec of the operator runs, and no terminating process besides."""
 
         async def operator_is_rolled_out() -> None:
@@ -159,7 +159,7 @@ class Release:
         await eventually(right_is_known)
 
     async def wait_for_reason(
-        self, namespace: str, name: str, kind: str, reason: str, within: float = 180
+        self, namespace: str, name: str, kind: str, reason: str, within: float = PATIENCE_SECONDS
     ) -> Json:
         """Wait for the reason of a condition, which is returned; the failure shows all of them."""
 

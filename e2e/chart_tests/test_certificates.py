@@ -45,7 +45,7 @@ async def wait_until_refused(release: Release) -> None:
     async def bad_service_is_refused() -> None:
         assert REFUSED in await release.dry_run(**BAD)
 
-    await eventually(bad_service_is_refused, within=180)
+    await eventually(bad_service_is_refused)
 
 
 async def served_certificate(release: Release) -> str:
@@ -88,7 +88,7 @@ async def test_admission_answers_all_the_time_while_short_certificates_follow_ea
             assert len(seen) >= 4
             assert len(answers) > 100
 
-        await eventually(certificates_follow_each_other, within=240)
+        await eventually(certificates_follow_each_other)
     print(f"{len(seen)} certificates, {len(answers)} questions, at most {widest} authorities")
     assert [answer for answer in answers if REFUSED not in answer] == []
     assert widest >= 2
@@ -106,10 +106,10 @@ async def test_a_certificate_that_expired_while_no_operator_ran_is_replaced_at_t
         certificate = x509.load_pem_x509_certificate((await served_certificate(release)).encode())
         assert (certificate.not_valid_after_utc - clock.now()).total_seconds() < seconds
 
-    await eventually(partial(certificate_expires_within, 60), within=120)
+    await eventually(partial(certificate_expires_within, 60))
     await release.scale(0)
     short = await served_certificate(release)
-    await eventually(partial(certificate_expires_within, 0), within=120)
+    await eventually(partial(certificate_expires_within, 0))
     assert "remove" not in await release.dry_run(**BAD)
     await release.scale(1)
     await wait_until_refused(release)
@@ -124,7 +124,7 @@ async def test_a_deleted_secret_and_a_broken_bundle_are_recreated(release: Relea
     async def secret_is_recreated() -> None:
         assert await served_certificate(release) != old
 
-    await eventually(secret_is_recreated, within=180)
+    await eventually(secret_is_recreated)
     await wait_until_refused(release)
     count = len((await release.cluster.api.get(WEBHOOKS))["webhooks"])
     broken = [

@@ -195,4 +195,4 @@ async def test_a_restart_goes_by_the_service(engine: Engine) -> None:
         statuses = {each["type"]: each["status"] for each in pod["status"]["conditions"]}
         assert statuses["Ready"] == "True", json.dumps(pod["status"])
 
-    await eventually(replica_is_another, within=120)
+    await eventually(replica_is_another)

@@ -33,7 +33,7 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
         status = (await release.cluster.api.get(GATEWAY)).get("status", {})
         assert status.get("availableReplicas", 0) == 1, status
 
-    await eventually(gateway_is_available, within=180)
+    await eventually(gateway_is_available)
     namespace = await release.namespace()
     await fund(release.cluster, "sleepers", namespace)
     scaling = {"minReplicas": 0, "maxReplicas": 2, "idle": {"after": "30s"}}
@@ -50,7 +50,7 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
         assert (scaling.get("reason"), replicas) == ("ScaledToZero", 0)
 
     await release.wait_for_reason(namespace, "chat", "Ready", "CompletionSucceeded")
-    await eventually(service_sleeps, within=240)
+    await eventually(service_sleeps)
     created = json.loads(
         await release.cluster.tessera("key", "create", "--tenant", "sleepers", "-o", "json")
     )

@@ -378,7 +378,7 @@ async def test_controllers_and_the_garbage_collector_are_not_hindered(release: R
         }
         assert owners == uids
 
-    await eventually(successor_has_adopted, within=120)
+    await eventually(successor_has_adopted)
     await release.kubectl("delete", "namespace", namespace)
 
 

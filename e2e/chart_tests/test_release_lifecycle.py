@@ -116,7 +116,7 @@ async def test_models_outlive_an_upgrade_and_an_uninstall_and_the_second_command
             assert [body["metadata"]["name"] for body in bodies] == []
         assert "tessera.dev" not in await release.kubectl("api-resources", "-o", "name")
 
-    await eventually(nothing_remains, within=180)
+    await eventually(nothing_remains)
     assert not await release.cluster.api.exists(SECRET)
     await release.kubectl("delete", "namespace", namespace)
 

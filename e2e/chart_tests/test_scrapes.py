@@ -113,7 +113,7 @@ async def test_what_one_page_shows_is_kept_apart_and_within_limits(tmp_path: Pat
             speeds = readings.speeds.get(Ref("team-a", "chat"), ())
             assert [speed.kv_tokens for speed in speeds] == [777]
 
-        await eventually(pages_are_read, within=120)
+        await eventually(pages_are_read)
         speeds = union_query(SPEEDS)
         assert (await metrics.count_series([speeds]))[speeds] < 20
         foreign = ("{__name__=~'tessera_.*'}", "{__name__=~'DCGM_.*'}", 'up{namespace="team-a"}')

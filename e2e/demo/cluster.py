@@ -160,7 +160,7 @@ async def clear(cluster: InstalledCluster) -> None:
         pods = await cluster.api.get("/api/v1/pods", labelSelector=engines)
         return [pod["metadata"]["name"] for pod in pods["items"]]
 
-    await until(left, lambda names: not names, "all engines have ended", 90)
+    await until(left, lambda names: not names, "all engines have ended", 300)
 
 
 async def until(
@@ -178,7 +178,7 @@ async def until(
     return last_value
 
 
-async def all_ready(cluster: InstalledCluster, within: float = 60) -> None:
+async def all_ready(cluster: InstalledCluster, within: float = 300) -> None:
     """Wait until every service is Ready; report each once."""
     begun, reported = time.monotonic(), set()
 

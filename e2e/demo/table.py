@@ -6,8 +6,9 @@ import json
 import textwrap
 import urllib.parse
 import urllib.request
+from functools import partial
 
-from demo.cluster import InstalledCluster, Json, Ref, StepError, condition
+from demo.cluster import InstalledCluster, Json, Ref, StepError, condition, until
 from demo.load import LoadCounts, steady_load
 
 COLUMNS = (
@@ -26,6 +27,8 @@ _PROMPT_TOKENS, _ANSWER_TOKENS = 1200, 250
 _FILLED = 0.9
 # Two answers long, so that prompts and answers are mixed as in a steady state.
 _LOAD_SECONDS = 12.0
+# Prometheus on a busy machine scrapes late.
+_MEASURED_WITHIN = 120.0
 _WHY_WIDTH = 60
 
 
@@ -40,7 +43,12 @@ async def run(cluster: InstalledCluster) -> None:
         for ref, service in services:
             await loads.enter_async_context(await _assumed_load(cluster, ref, service))
         await asyncio.sleep(_LOAD_SECONDS)
-        measured = await _measured_rates(cluster)
+        measured = await until(
+            partial(_measured_rates, cluster),
+            lambda rates: all(rates.get(ref) for ref, _ in services),
+            "every service has a measured rate",
+            _MEASURED_WITHIN,
+        )
     rows = [
         await _row(cluster, ref, service, measured) for ref, service in await cluster.services()
     ]

@@ -78,7 +78,7 @@ class LayoutFleet:
             await api.apply(
                 INFERENCE_SERVICES.path(self.namespace, name), self._service(name, floor), "kubectl"
             )
-        await eventually(self._services_are_ready, within=150)
+        await eventually(self._services_are_ready)
 
     def _service(self, name: str, floor: int) -> Json:
         return {
@@ -97,7 +97,7 @@ class LayoutFleet:
     async def repartition(self) -> None:
         """Approve a plan that needs fewer GPUs; `Auto` would wait five minutes with it."""
         await asyncio.to_thread(self.patch_pool, mig={"mode": "Propose", "backend": "Agent"})
-        await eventually(self._saving_plan_is_approved, within=120)
+        await eventually(self._saving_plan_is_approved)
 
     async def _saving_plan_is_approved(self) -> None:
         """Approve what is proposed now: a plan that changes has a new name, and waits again."""

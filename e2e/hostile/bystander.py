@@ -84,7 +84,7 @@ class Bystander:
             assert lines == []
 
         try:
-            await eventually(all_is_as_before, within=90)
+            await eventually(all_is_as_before)
         except AssertionError:
             SCORE.add(len(lines))
             raise

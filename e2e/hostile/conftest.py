@@ -65,7 +65,7 @@ async def clear(cluster: InstalledCluster) -> None:
         listed = await cluster.api.get(PODS.path(HOSTILE))
         assert [pod["metadata"]["name"] for pod in listed["items"]] == []
 
-    await eventually(pods_are_gone, within=120)
+    await eventually(pods_are_gone)
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ async def wait_until_nothing_is_desired(bystander: Bystander) -> None:
     async def all_are_at_zero() -> None:
         assert {body["spec"]["replicas"] for body in await deployments(bystander)} <= {0}
 
-    await eventually(all_are_at_zero, within=90)
+    await eventually(all_are_at_zero)
 
 
 async def running_pod(bystander: Bystander) -> Json:
@@ -64,7 +64,7 @@ async def running_pod(bystander: Bystander) -> Json:
         assert {pod["status"].get("phase") for pod in pods} == {"Running"}
         return pods[0]
 
-    return await eventually(all_are_running, within=90)
+    return await eventually(all_are_running)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ async def test_an_unfunded_tenant_takes_nothing(bystander: Bystander, tenant: Id
         entry = condition(await bystander.cluster.api.get(path), "Ready")
         assert entry.get("reason") == "BudgetExhausted", entry
 
-    await eventually(budget_is_exhausted, within=90)
+    await eventually(budget_is_exhausted)
     await bystander.assert_undisturbed()
     await wait_until_nothing_is_desired(bystander)
 
@@ -180,7 +180,7 @@ async def test_a_deployment_is_scaled_by_no_tenant_and_what_an_admin_scales_is_t
     async def is_taken_back() -> None:
         assert [body["spec"]["replicas"] for body in await deployments(bystander)] == [1]
 
-    await eventually(is_taken_back, within=90)
+    await eventually(is_taken_back)
     await bystander.assert_undisturbed()
 
 

@@ -16,7 +16,7 @@ from tessera.resources.api_resources import (
     TENANT_BUDGETS,
     ApiResource,
 )
-from world.testing import eventually
+from world.testing import PATIENCE_SECONDS, eventually
 
 SMALL = "hf://meta-llama/Llama-3.2-1B-Instruct"
 _SERVICES = INFERENCE_SERVICES
@@ -62,13 +62,19 @@ class ScenarioNamespace:
         return entry
 
     async def wait_for_condition(
-        self, name: str, kind: str, reason: str, within: float = 90, *, words: tuple[str, ...] = ()
+        self,
+        name: str,
+        kind: str,
+        reason: str,
+        within: float = PATIENCE_SECONDS,
+        *,
+        words: tuple[str, ...] = (),
     ) -> Json:
         """Wait for a condition's reason, and for words of its message; return the condition."""
         check = partial(self.check_condition, name, kind, reason, words)
         return await eventually(check, within=within)
 
-    async def wait_until_ready(self, name: str = "chat", within: float = 90) -> None:
+    async def wait_until_ready(self, name: str = "chat", within: float = PATIENCE_SECONDS) -> None:
         await self.wait_for_condition(name, "Ready", "CompletionSucceeded", within)
 
     async def query_prometheus(self, query: str) -> list[Json]:
@@ -119,7 +125,7 @@ class ScenarioNamespace:
             objects = [*await self.list_objects(_SERVICES), *await self.list_objects(PODS)]
             assert [body["metadata"]["name"] for body in objects] == []
 
-        await eventually(is_empty, within=90)
+        await eventually(is_empty)
 
 
 MANAGED = "app.kubernetes.io/managed-by"

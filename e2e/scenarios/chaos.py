@@ -156,7 +156,7 @@ async def lose_silent_node(
             await cluster.api.delete(PODS.path(batch.namespace.name, runner.pod), force)
         status = await batch.wait_until_completed()
         if delete_pod:
-            await eventually(runner.asks_in_vain, within=120)
+            await eventually(runner.asks_in_vain)
         else:
             await wait_until_runner_ends(batch, runner.attempt)
     finally:
@@ -175,7 +175,7 @@ async def wait_for_runner(batch: Batch) -> tuple[int, RunningContainer]:
         assert runner is not None, attempt
         return attempt, runner
 
-    return await eventually(attempt_has_runner, within=120)
+    return await eventually(attempt_has_runner)
 
 
 async def wait_until_runner_ends(batch: Batch, attempt: int) -> None:
@@ -184,7 +184,7 @@ async def wait_until_runner_ends(batch: Batch, attempt: int) -> None:
     async def runner_has_ended() -> None:
         assert batch.running_container(RUNNER, attempt) is None
 
-    await eventually(runner_has_ended, within=120)
+    await eventually(runner_has_ended)
 
 
 def count_created_jobs(namespace: BatchNamespace) -> Counter[str]:
@@ -273,7 +273,7 @@ async def _wait_for_exit_code(record: RunnerRecord, pod: str) -> int:
         assert pod in record.exit_codes
         return record.exit_codes[pod]
 
-    return await eventually(has_exit_code, within=120)
+    return await eventually(has_exit_code)
 
 
 def _node_loss_result(

@@ -62,7 +62,7 @@ async def external_metrics(namespace: ScenarioNamespace, folder: Path) -> AsyncI
         assert available.get("status") == "True", available
 
     try:
-        await eventually(is_available, within=120)
+        await eventually(is_available)
         yield
     finally:
         await api.delete(_PATH)

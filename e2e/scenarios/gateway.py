@@ -12,7 +12,7 @@ from scenarios.commands import run_tessera
 from tessera.resources.api_resources import PODS
 from tests.gateway.store.postgresql import PostgresqlServer
 from world.api import SECRETS
-from world.testing import eventually, is_ready
+from world.testing import PATIENCE_SECONDS, eventually, is_ready
 
 HELLO: list[ChatCompletionMessageParam] = [{"role": "user", "content": "hello"}]
 REPLICA = "x-tessera-replica"
@@ -78,7 +78,11 @@ async def install_with_database(
 
 
 async def ready_pods(
-    cluster: InstalledCluster, count: int, within: float = 120, *, min_restarts: int = 0
+    cluster: InstalledCluster,
+    count: int,
+    within: float = PATIENCE_SECONDS,
+    *,
+    min_restarts: int = 0,
 ) -> list[Json]:
     """Wait until so many pods of the gateway are ready and no other one is there."""
 
@@ -105,7 +109,7 @@ async def create_key(namespace: ScenarioNamespace, name: str) -> str:
     return key
 
 
-async def answered(gateway: Gateway, model: str = "chat", within: float = 120) -> str:
+async def answered(gateway: Gateway, model: str = "chat", within: float = PATIENCE_SECONDS) -> str:
     """Send a request until the gateway knows its key and its model; return the replica."""
     async with gateway.client() as client:
 

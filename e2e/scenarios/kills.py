@@ -26,4 +26,4 @@ async def kill_operator(cluster: InstalledCluster) -> None:
         assert status["restartCount"] > restarts_before
         assert "running" in status["state"], status
 
-    await eventually(next_process_runs, within=120)
+    await eventually(next_process_runs)

@@ -4,7 +4,7 @@ import httpx
 
 from demo.cluster import InstalledCluster, Json, Ref
 from scenarios.actions import ScenarioNamespace
-from world.testing import eventually
+from world.testing import PATIENCE_SECONDS, eventually
 
 TOKENS = 300
 
@@ -38,7 +38,9 @@ async def kubectl_scale(cluster: InstalledCluster, ref: Ref, replicas: int) -> N
     )  # fmt: skip
 
 
-async def wait_for_replicas(namespace: ScenarioNamespace, count: int, within: float = 90) -> Json:
+async def wait_for_replicas(
+    namespace: ScenarioNamespace, count: int, within: float = PATIENCE_SECONDS
+) -> Json:
     """Wait until there are so many replicas, and all are ready; return the status."""
 
     async def are_ready() -> Json:

@@ -186,7 +186,7 @@ async def kill_engine(namespace: ScenarioNamespace) -> None:
 
     victim, *_ = await ready_engines()
     namespace.cluster.world.kill(namespace.name, victim[0], "engine")
-    await eventually(is_restarted, within=120)
+    await eventually(is_restarted)
     await wait_for_replicas(namespace, _REPLICAS)
 
 
@@ -239,7 +239,7 @@ async def test_the_record_follows_replicas_that_end_come_and_change(
             pods = await namespace.list_objects(PODS)
             assert old & {pod["metadata"]["uid"] for pod in pods} == set()
 
-        await eventually(old_are_gone, within=240)
+        await eventually(old_are_gone)
         await wait_for_replicas(namespace, _REPLICAS + 1)
 
     await play("a replica is killed", kill_engine(namespace))

@@ -67,9 +67,9 @@ async def test_the_autoscaler_of_the_cluster_follows_the_recommendation(
         await kubectl_scale(namespace.cluster, ref, 1)
         base = await namespace.cluster.address(ref)
         async with steady_load(base, ref.name, clients=120, tokens=150) as load:
-            await eventually(is_scaled_up, within=180)
+            await eventually(is_scaled_up)
         assert not load.failures
-        await wait_for_replicas(namespace, 1, within=180)
+        await wait_for_replicas(namespace, 1)
 
     await namespace.apply_service(scaling=SCALING)
 

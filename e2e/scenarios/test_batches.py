@@ -152,7 +152,7 @@ async def test_suspend_ends_the_attempt_and_goes_on_with_the_rest(
         names = {(container.namespace, container.container) for container in containers}
         assert (namespace.name, ENGINE) not in names
 
-    await eventually(engine_has_ended, within=120)
+    await eventually(engine_has_ended)
     await batch.wait_for_condition("Running", "Suspended")
     assert batch.publication_record() is None
     await batch.patch(suspend=False)
@@ -170,7 +170,7 @@ async def test_finished_batches_that_became_due_while_nobody_led_are_deleted_aft
     """Their checks fail, so that they need no hardware."""
     cluster = namespace.cluster
     await namespace.submit("at-once", rows=0, tokens=1, ttlAfterFinished="0s")
-    await eventually(partial(_assert_batches, namespace, set()), within=120)
+    await eventually(partial(_assert_batches, namespace, set()))
     batches = [await namespace.submit(f"due-{number}", rows=0, tokens=1) for number in range(12)]
     await asyncio.gather(*(batch.wait_until_finished() for batch in batches))
     scale = ("kubectl", "--namespace", NAMESPACE, "scale", "deployment/tessera-operator")
@@ -180,12 +180,12 @@ async def test_finished_batches_that_became_due_while_nobody_led_are_deleted_aft
         containers = cluster.world.containers()
         assert [each.pod for each in containers if each.container == "operator"] == []
 
-    await eventually(operator_has_ended, within=120)
+    await eventually(operator_has_ended)
     for batch in batches:
         await batch.patch(ttlAfterFinished="0s")
     await _assert_batches(namespace, {batch.name for batch in batches})
     await cluster.run(*scale, "--replicas=1")
-    await eventually(partial(_assert_batches, namespace, set()), within=180)
+    await eventually(partial(_assert_batches, namespace, set()))
     operator = await read_operator_pod(cluster)
     assert operator["status"]["containerStatuses"][0]["restartCount"] == 0
 

@@ -70,7 +70,7 @@ async def test_the_doctor_finds_no_problem_in_a_served_cluster(
         assert "scraped" in findings["engine metrics"]["message"]
         assert namespace.name in findings["budgets"]["message"]
 
-    await eventually(is_healthy, within=120)
+    await eventually(is_healthy)
 
 
 @pytest.mark.full
@@ -91,13 +91,13 @@ async def test_the_doctor_names_what_is_broken(cluster: InstalledCluster) -> Non
         assert findings["webhook"]["state"] == "warning"
 
     try:
-        await eventually(is_named, within=120)
+        await eventually(is_named)
     finally:
         await cluster.api.patch(OPERATOR, {"spec": {"replicas": 1}})
         await cluster.api.patch(NODE, {"metadata": {"labels": {PRODUCT: product}}})
         await cluster.run("kubectl", "apply", "-f", pools)
 
-    await eventually(partial(check_no_problem, cluster), within=120)
+    await eventually(partial(check_no_problem, cluster))
 
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
@@ -146,7 +146,7 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
     await api.create(_CRDS, _KSERVE)
     try:
         # The API server serves a new kind a moment after it accepts the CRD.
-        await eventually(partial(api.apply, f"{objects}/chat", service, "kubectl"), within=90)
+        await eventually(partial(api.apply, f"{objects}/chat", service, "kubectl"))
         yield
     finally:
         await api.delete(path)
@@ -154,7 +154,7 @@ async def kserve(namespace: ScenarioNamespace) -> AsyncIterator[None]:
         async def is_uninstalled() -> None:
             assert not await api.exists(path)
 
-        await eventually(is_uninstalled, within=90)
+        await eventually(is_uninstalled)
 
 
 @pytest.mark.full
@@ -199,7 +199,7 @@ async def test_a_ready_service_is_explained_with_its_readings(namespace: Scenari
         assert decisions["scaling"]["numbers"]["policy"] == "Capacity"
         assert decisions["scaling"]["numbers"].get("waiting requests") == "0"
 
-    await eventually(is_explained, within=120)
+    await eventually(is_explained)
 
 
 @pytest.mark.full
@@ -271,12 +271,12 @@ async def test_a_service_without_budget_is_explained_with_the_limit_that_it_need
             status = await namespace.service_status()
             assert status.get("scaling", {}).get("desiredReplicas", 0) > 0, status
 
-        await eventually(is_explained, within=120)
+        await eventually(is_explained)
         # Enough for one replica at 0.2397 an hour in any whole month.
         limits = [{"window": "Month", "amount": "200.00"}]
         path = TENANT_BUDGETS.path(None, namespace.name)
         await namespace.cluster.api.patch(path, {"spec": {"limits": limits}})
-        await eventually(is_granted, within=90)
+        await eventually(is_granted)
 
 
 @pytest.mark.parametrize("readings", [True, *full(False)])
@@ -313,7 +313,7 @@ async def test_a_snapshot_is_planned_to_the_decisions_of_the_statuses(
             assert row["replicas"] == status["scaling"]["desiredReplicas"]
             assert row["variant"] == status.get("variant", {}).get("name")
 
-    await eventually(plan_agrees, within=120)
+    await eventually(plan_agrees)
 
 
 @pytest.mark.full
@@ -331,7 +331,7 @@ async def test_top_ranks_the_services_and_counts_free_devices(namespace: Scenari
         pool = next(pool for pool in top["pools"] if pool["name"] == "a100-reserved")
         assert pool["devices"]["1g.10gb"] == {"free": 2, "allocatable": 4}
 
-    await eventually(is_ranked, within=120)
+    await eventually(is_ranked)
     table = (await run_tessera(cluster, "top", "-n", namespace.name)).output
     assert table.splitlines()[0].startswith("SERVICE")
     assert table.splitlines()[1].startswith(f"{namespace.name}/chat")

@@ -79,7 +79,7 @@ async def _wait_until_deployed(namespace: ScenarioNamespace, name: str, replicas
             if deployment["metadata"]["name"].startswith(f"{name}-")
         ] == [replicas]
 
-    await eventually(is_deployed, within=120)
+    await eventually(is_deployed)
 
 
 async def wait_until_settled(namespace: ScenarioNamespace) -> dict[str, Any]:
@@ -114,7 +114,7 @@ async def wait_until_settled(namespace: ScenarioNamespace) -> dict[str, Any]:
         assert differences(without_history(objects), settled) == []
         return settled
 
-    return await eventually(are_settled, within=180)
+    return await eventually(are_settled)
 
 
 @pytest.mark.full
@@ -138,7 +138,7 @@ async def test_killed_at_any_moment_all_objects_end_equal(namespace: ScenarioNam
         assert await namespace.list_objects(INFERENCE_SERVICES) == []
         assert await namespace.list_children() == {}
 
-    await eventually(are_deleted, within=120)
+    await eventually(are_deleted)
     await apply_changes(namespace, kill, random.Random(SEED))  # noqa: S311
     disturbed = await wait_until_settled(namespace)
     assert kills == 7
@@ -163,9 +163,9 @@ async def test_killed_between_two_writes_of_one_reconcile_the_rest_follows(
     await kill_operator(namespace.cluster)
     at_kill = _count_writes_before_last_start(namespace)
     assert 0 < at_kill < len(names), f"{at_kill} Deployments were written before the kill"
-    await eventually(all_are_written, within=120)
+    await eventually(all_are_written)
     for name in names:
-        await namespace.wait_for_condition(name, "Progressing", "RolloutComplete", within=120)
+        await namespace.wait_for_condition(name, "Progressing", "RolloutComplete")
 
 
 @pytest.mark.full
@@ -204,7 +204,7 @@ class ReplicaChanges:
                 self.at = now()
             assert replicas == count
 
-        await eventually(are_desired, within=120)
+        await eventually(are_desired)
 
 
 async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> Json:
@@ -215,7 +215,7 @@ async def _wait_for_reason(namespace: ScenarioNamespace, reason: str) -> Json:
         assert scaling.get("reason") == reason, scaling
         return scaling
 
-    return await eventually(is_said, within=120)
+    return await eventually(is_said)
 
 
 def _count_writes_before_last_start(namespace: ScenarioNamespace) -> int:

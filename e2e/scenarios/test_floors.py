@@ -180,7 +180,7 @@ async def _autoscale_to_one(scene: FloorScene) -> None:
         assert counts.keys() == before.keys(), events
         assert min(counts.values()) >= 2, counts
 
-    await eventually(all_are_refused_twice, within=120)
+    await eventually(all_are_refused_twice)
     assert await _deployments(scene) == before
 
 

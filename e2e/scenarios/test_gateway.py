@@ -75,7 +75,7 @@ async def test_openai_clients_are_answered_and_their_usage_is_counted(gateway: G
         assert (usage.get("requests"), usage.get("outputTokens")) == (3, 4 + 6 + 8)
         assert usage["inputTokens"] > 0
 
-    await eventually(usage_is_counted, within=120)
+    await eventually(usage_is_counted)
 
 
 async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
@@ -101,7 +101,7 @@ async def test_unknown_keys_and_models_are_refused_and_a_revoked_key_at_once(
             for _ in range(_CONNECTIONS):
                 assert await is_refused(gateway)
 
-        await eventually(all_are_refused, within=90)
+        await eventually(all_are_refused)
         seconds = time.monotonic() - revoked_at
     gateway.namespace.cluster.say(f"the revoked key was refused after {seconds:.2f} s")
 
@@ -135,7 +135,7 @@ async def test_a_service_at_zero_starts_for_a_request_which_is_held_and_answered
 ) -> None:
     scaling = {"minReplicas": 0, "maxReplicas": 2, "idle": {"after": "30s"}}
     await gateway.namespace.apply_service(scaling=scaling)
-    await gateway.namespace.wait_for_condition("chat", "Ready", "ScaledToZero", within=240)
+    await gateway.namespace.wait_for_condition("chat", "Ready", "ScaledToZero")
     await wait_for_replicas(gateway.namespace, 0)
     sent_at = time.monotonic()
     async with gateway.client() as client:
@@ -171,7 +171,7 @@ async def keep_alive_clients(base: str, key: str) -> AsyncIterator[list[tuple[fl
     async with asyncio.TaskGroup() as clients:
         for _ in range(_CLIENTS):
             clients.create_task(run_client())
-        await eventually(all_have_begun, within=120)
+        await eventually(all_have_begun)
         yield begun
         ended.set()
 
@@ -185,7 +185,7 @@ async def test_a_new_replica_gets_its_share_of_clients_that_keep_their_connectio
     first = await answered(gateway)
     async with keep_alive_clients(gateway.base, gateway.key) as begun:
         await kubectl_scale(gateway.namespace.cluster, ref, 2)
-        await wait_for_replicas(gateway.namespace, 2, within=120)
+        await wait_for_replicas(gateway.namespace, 2)
         ready_at = time.monotonic()
         await asyncio.sleep(_SHARE_SECONDS)
     counts = Counter(replica for at, replica in begun if at >= ready_at and replica)
@@ -203,11 +203,9 @@ async def test_without_the_gateway_a_condition_says_that_the_new_replica_stays_i
     base = await namespace.cluster.address(ref)
     async with keep_alive_clients(f"{base}/v1", "none"):
         await kubectl_scale(namespace.cluster, ref, 2)
-        await wait_for_replicas(namespace, 2, within=120)
+        await wait_for_replicas(namespace, 2)
         # A new replica has a minute to get its share.
-        condition = await namespace.wait_for_condition(
-            "chat", "LoadBalanced", "Unbalanced", within=240
-        )
+        condition = await namespace.wait_for_condition("chat", "LoadBalanced", "Unbalanced")
     namespace.cluster.say(condition["message"])
     assert condition["status"] == "False"
     match = re.match(
@@ -236,7 +234,7 @@ async def test_what_clients_got_is_recorded_when_the_gateway_is_killed_under_str
         assert "first" in usage
         return usage["first"]
 
-    before = await eventually(first_request_is_recorded, within=120)
+    before = await eventually(first_request_is_recorded)
     headers = {"Authorization": f"Bearer {gateway.key}"}
     target = Target(base=gateway.base, model="chat", headers=headers, keeps_connections=True)
     pod = next(
@@ -266,7 +264,7 @@ async def test_what_clients_got_is_recorded_when_the_gateway_is_killed_under_str
         assert delivered - lost <= recorded <= delivered + lost
         return recorded
 
-    recorded = await eventually(all_are_recorded, within=120)
+    recorded = await eventually(all_are_recorded)
     namespace.cluster.say(
         f"{whole} whole and {broken} broken streams got {delivered} tokens in "
         f"{time.monotonic() - begun:.0f} s; {recorded} are recorded"
@@ -326,7 +324,7 @@ async def test_two_gateways_use_every_place_of_an_engine_and_serve_the_clients_o
             [tasks.create_task(stream_until(target, ended, 200)) for _ in range(clients)]
             for target in targets
         ]
-        await eventually(engine_is_full, within=120)
+        await eventually(engine_is_full)
         await asyncio.sleep(_OVERLOAD_SECONDS)
         running = await eventually(engine_is_full, within=30)
         ended.set()

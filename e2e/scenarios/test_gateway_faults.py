@@ -231,7 +231,7 @@ class Changes:
         self.at["roll"] = time.monotonic()
         await cluster.run(*command, "restart", "deployment/tessera-gateway")
         await cluster.run(*command, "status", "deployment/tessera-gateway", "--timeout=300s")
-        await ready_pods(cluster, _PODS, within=300)
+        await ready_pods(cluster, _PODS)
         self.at["rolled"] = time.monotonic()
 
     async def revoke(self) -> None:
@@ -253,7 +253,7 @@ class Changes:
             assert leaving != []
             return leaving
 
-        (self.drained,) = await eventually(replica_is_leaving, within=120)
+        (self.drained,) = await eventually(replica_is_leaving)
         self.at["drain"] = time.monotonic()
         pods = await namespace.list_objects(PODS)
         node_of = {pod["metadata"]["name"]: pod["spec"].get("nodeName") for pod in pods}
@@ -276,8 +276,8 @@ async def test_streams_outlast_a_rolling_gateway_a_drain_a_dead_node_and_a_revok
     asleep = {"minReplicas": 0, "maxReplicas": 1, "idle": {"after": "30s"}}
     await namespace.apply_service("sleeper", scaling=asleep)
     chat = await namespace.apply_service(replicas=replicas, podTemplate={"env": env})
-    await wait_for_replicas(namespace, replicas, within=180)
-    await namespace.wait_for_condition("sleeper", "Ready", "ScaledToZero", within=300)
+    await wait_for_replicas(namespace, replicas)
+    await namespace.wait_for_condition("sleeper", "Ready", "ScaledToZero")
     second = await create_key(namespace, "second")
     await answered(gateway)
 
@@ -288,7 +288,7 @@ async def test_streams_outlast_a_rolling_gateway_a_drain_a_dead_node_and_a_revok
         for _ in range(_REVOKED_CLIENTS):
             tasks.create_task(clients.run(second, "chat"))
         everyone = _CLIENTS + _REVOKED_CLIENTS
-        await eventually(partial(clients.have_begun, everyone), within=180)
+        await eventually(partial(clients.have_begun, everyone))
         for _ in range(_WAKING_CLIENTS):
             tasks.create_task(clients.run(gateway.key, "sleeper", requests=1))
         await asyncio.gather(
@@ -339,7 +339,7 @@ async def test_a_renewed_certificate_is_used_for_new_connections_and_ends_no_str
     async with asyncio.TaskGroup() as tasks:
         for _ in range(_WAKING_CLIENTS):
             tasks.create_task(clients.run(gateway.key, "chat"))
-        await eventually(partial(clients.have_begun, _WAKING_CLIENTS), within=120)
+        await eventually(partial(clients.have_begun, _WAKING_CLIENTS))
         serial = await certificates.issue("renewed", address)
 
         async def certificate_is_shown() -> None:
@@ -347,7 +347,7 @@ async def test_a_renewed_certificate_is_used_for_new_connections_and_ends_no_str
             for _ in range(_CONNECTIONS):
                 assert await _shown_serial(gateway, address) == serial
 
-        await eventually(certificate_is_shown, within=120)
+        await eventually(certificate_is_shown)
         shown_at = time.monotonic()
         clients.ending = True
     assert [stream for stream in clients.streams if not stream.is_whole] == []
@@ -443,7 +443,7 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
     name = await service_address(namespace.cluster)
     client = LimitedClient(gateway=gateway, key=key, name=name)
     pods = [pod["status"]["podIP"] for pod in await ready_pods(namespace.cluster, _PODS)]
-    await eventually(partial(client.is_known, pods), within=120)
+    await eventually(partial(client.is_known, pods))
     began_at = time.monotonic()
 
     # What one pod has borrowed and not used, the others get a second later.
@@ -451,7 +451,7 @@ async def test_two_gateways_together_admit_no_more_than_a_limit(gateway: Gateway
         await client.send_to_all(pods, _CONNECTIONS)
         assert client.admitted.total() >= _LIMIT
 
-    await eventually(limit_is_reached, within=120)
+    await eventually(limit_is_reached)
     refused_before = len(client.refusals)
     await client.send_to_all(pods, _CONNECTIONS)
     namespace.cluster.say(f"admitted of a limit of {_LIMIT} a day: {dict(client.admitted)}")

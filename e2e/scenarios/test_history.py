@@ -22,7 +22,7 @@ async def wait_for_event(api: Api, reason: str, about: str, namespace: str = "de
     async def is_written() -> None:
         assert await event_messages(api, reason, about, namespace) != []
 
-    await eventually(is_written, within=120)
+    await eventually(is_written)
 
 
 async def test_a_service_that_was_scaled_held_and_rolled_shows_that_in_order(

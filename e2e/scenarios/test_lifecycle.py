@@ -59,7 +59,7 @@ async def test_an_engine_that_takes_no_step_is_replaced_once_and_a_new_leader_kn
         await check_printed_reason(namespace, "RolloutComplete")
         assert await read_jsonpath(namespace, "{.status.replacement.pod}") == name
 
-    await eventually(is_replaced, within=180)
+    await eventually(is_replaced)
     assert await request in ("RemoteProtocolError", "ReadError")
 
     await kill_operator(namespace.cluster)
@@ -119,8 +119,8 @@ async def test_an_engine_that_takes_too_much_memory_of_its_node_is_reported(
         await namespace.check_condition("chat", "Progressing", "OOMKilled")
         assert (await explain(namespace))["rollout"]["reason"] == "OOMKilled"
 
-    condition = await eventually(is_printed, within=180)
-    await eventually(is_explained, within=180)
+    condition = await eventually(is_printed)
+    await eventually(is_explained)
     assert condition.message.startswith(f"{name}: exit code 137")
     await wait_for_printed_reason(namespace, "RolloutComplete")
 
@@ -203,7 +203,7 @@ async def _wait_until_in_force(cluster: InstalledCluster, namespace: str) -> Non
             refusal = str(error)
         assert "hostPID" in refusal
 
-    await eventually(is_refused, within=90)
+    await eventually(is_refused)
 
 
 async def test_an_image_that_cannot_be_pulled_is_reported_word_for_word(
@@ -300,5 +300,5 @@ async def _wait_until_tainted(cluster: InstalledCluster, node: str) -> float:
         taints = {f"{taint['key']}:{taint['effect']}" for taint in body["spec"].get("taints", ())}
         assert "node.kubernetes.io/unreachable:NoExecute" in taints
 
-    await eventually(is_tainted, within=120)
+    await eventually(is_tainted)
     return time.monotonic()

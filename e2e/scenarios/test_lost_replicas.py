@@ -89,7 +89,7 @@ async def apply_chat(gateway: Gateway, **environment: str) -> None:
 @pytest.fixture
 async def replicas(gateway: Gateway) -> Replicas:
     await apply_chat(gateway)
-    await wait_for_replicas(gateway.namespace, _REPLICAS, within=180)
+    await wait_for_replicas(gateway.namespace, _REPLICAS)
     await answered(gateway)
     pods = await gateway.namespace.list_objects(PODS)
     nodes = {pod["metadata"]["name"]: pod["spec"]["nodeName"] for pod in pods}
@@ -107,7 +107,7 @@ async def streaming(replicas: Replicas, *sets: Sequence[ProtectedStream]) -> Asy
 
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(run_streams(gateway.base, gateway.key, streams))
-        await eventually(all_have_begun, within=60)
+        await eventually(all_have_begun)
         assert max(len(stream.pieces) for stream in streams) < _TOKENS / 2
         yield
 
@@ -133,7 +133,7 @@ async def check_whole(replicas: Replicas, streams: Sequence[ProtectedStream]) ->
     namespace = replicas.gateway.namespace
     await namespace.delete_service()
     await namespace.apply_service("reference", replicas=1)
-    await namespace.wait_until_ready("reference", within=120)
+    await namespace.wait_until_ready("reference")
     await answered(replicas.gateway, "reference")
     references = protected_streams("reference", len(streams), _TOKENS)
     await run_streams(replicas.gateway.base, replicas.gateway.key, references)
@@ -153,7 +153,7 @@ async def test_no_protected_stream_is_lost_with_a_node(replicas: Replicas, manne
         assert "first" in rows
         return rows["first"]
 
-    before = await eventually(earlier_request_is_charged, within=90)
+    before = await eventually(earlier_request_is_charged)
     streams = protected_streams("chat", _STREAMS, _TOKENS)
     unprotected = protected_streams("chat", _UNPROTECTED, _TOKENS, logprobs=1)
     for stream in unprotected:
@@ -198,7 +198,7 @@ async def test_no_protected_stream_is_lost_with_a_node(replicas: Replicas, manne
         # What a broken stream is charged for its prompt is estimated.
         assert whole_prompts <= charged <= whole_prompts + 100 * len(marked)
 
-    await eventually(all_are_charged, within=90)
+    await eventually(all_are_charged)
     await check_whole(replicas, streams)
 
 
@@ -217,7 +217,7 @@ async def test_a_scale_down_moves_streams_and_ends_long_before_its_drain_timeout
             assert leaving != []
             return leaving
 
-        (name,) = await eventually(drain_has_begun, within=60)
+        (name,) = await eventually(drain_has_begun)
         began_at = time.monotonic()
         await replicas.wait_until_gone([name])
         seconds = time.monotonic() - began_at

@@ -54,8 +54,8 @@ async def test_every_reading_of_a_loaded_replica_comes_through(
         assert curve.peak == 1
 
     async with steady_load(await namespace.cluster.address(ref), ref.name, clients=60, tokens=100):
-        reading = await eventually(is_loaded, within=120)
-        await eventually(is_recorded, within=120)
+        reading = await eventually(is_loaded)
+        await eventually(is_recorded)
     assert 0 < (reading.running or 0) <= (await namespace.service_status())["variant"]["maxNumSeqs"]
 
 
@@ -109,7 +109,7 @@ async def test_the_speed_of_a_loaded_replica_is_reported_beside_the_predicted_sp
         assert itl["measured"] in table
 
     async with steady_load(await namespace.cluster.address(ref), ref.name, clients=12, tokens=40):
-        speed = await eventually(is_reported, within=180)
+        speed = await eventually(is_reported)
         reading = await eventually(is_read)
         print(await eventually(is_explained))
     variant, itl = (await namespace.service_status())["variant"], speed["itlMs"]

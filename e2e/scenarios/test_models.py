@@ -81,7 +81,7 @@ async def test_a_gated_model_says_what_is_missing_until_it_is_there(
         command = f"kubectl create secret generic hub -n {namespace.name}"
         assert command in accepted.get("message", "")
 
-    await eventually(secret_is_missing, within=90)
+    await eventually(secret_is_missing)
     secret = {
         "metadata": {"name": "hub", "namespace": namespace.name},
         "data": {"token": base64.b64encode(TOKEN.encode()).decode()},
@@ -106,7 +106,7 @@ async def test_a_claim_is_filled_once_for_all_replicas_and_shows_its_progress(
         cache_status = await read_cache()
         assert 0 < cache_status.get("bytesDone", 0) < cache_status.get("bytesTotal", 0)
 
-    await eventually(is_partly_fetched, within=90)
+    await eventually(is_partly_fetched)
     await namespace.wait_for_condition("chat", "Progressing", "FetchingModel", words=("%",))
     pod_labels = [pod["metadata"]["labels"] for pod in await namespace.list_objects(PODS)]
     assert not [labels for labels in pod_labels if "tessera.dev/service" in labels]

@@ -114,7 +114,7 @@ async def test_a_service_on_a_pool_at_zero_brings_a_node_and_leaves_none(
         await eventually(start_is_recorded)
         await namespace.delete_service()
 
-        await eventually(no_node_is_left, within=120)
+        await eventually(no_node_is_left)
         assert world.node_group(COMING)["asked"] == int(node.removeprefix(f"{COMING}-"))
 
 

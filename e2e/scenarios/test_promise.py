@@ -153,7 +153,7 @@ async def wait_for_replicas_of(namespace: ScenarioNamespace, name: str, count: i
         status = await namespace.service_status(name)
         assert (status.get("replicas"), status.get("readyReplicas")) == (count, count), status
 
-    await eventually(are_ready, within=180)
+    await eventually(are_ready)
 
 
 async def _serve(namespace: ScenarioNamespace) -> None:
@@ -216,6 +216,6 @@ async def test_clients_that_keep_their_connection_leave_the_new_replica_idle_and
         streams = [group.create_task(stream_until(target, ended, 200)) for _ in range(45)]
         with contextlib.ExitStack() as stack:
             stack.callback(ended.set)
-            await eventually(imbalance_is_said, within=300)
+            await eventually(imbalance_is_said)
     namespace.cluster.say(recorder.report("capacity"))
     assert not failures(answer for stream in streams for answer in stream.result())

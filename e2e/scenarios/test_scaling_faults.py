@@ -29,7 +29,7 @@ from scenarios.test_scale_down import without_exporter
 from tessera.adapters.clock import now
 from tessera.resources.api_resources import PODS
 from world import World, start
-from world.testing import eventually, is_ready
+from world.testing import PATIENCE_SECONDS, eventually, is_ready
 
 _FLOOR, _PEAK, _MOST = 2, 3, 6
 # Arrivals in multiples of what a replica carries; the peak needs three of them or four.
@@ -134,7 +134,7 @@ async def load(gateway: Gateway) -> AsyncIterator[Load]:
     target = Target(
         base=gateway.base, model="chat", headers={"Authorization": f"Bearer {gateway.key}"}
     )
-    await wait_for_replicas(namespace, _FLOOR, within=150)
+    await wait_for_replicas(namespace, _FLOOR)
     await answered(gateway)
     async with recording(namespace, "chat") as recorder:
         load = Load(target, recorder, namespace)
@@ -239,7 +239,7 @@ async def test_a_vanished_node_fails_its_own_streams_alone(load: Load) -> None:
         load.namespace.cluster.world.end_node(node)
         try:
             await asyncio.sleep(30)  # the fault itself, not a wait for a state
-            await eventually(lost_are_not_ready, within=90)
+            await eventually(lost_are_not_ready)
             await load.reach_at_least(_PEAK, _UP_SECONDS)
             seconds = load.recorder.second - begin
         finally:
@@ -278,7 +278,7 @@ async def test_a_pause_keeps_the_replicas_until_it_ends(load: Load) -> None:
     peak = load.sample.desired
     async with load.at(_LOW):
         await cluster.patch(ref, {"scaling": {"paused": {"by": "test: an incident"}}})
-        await load.wait_for_reason("Paused", within=60)
+        await load.wait_for_reason("Paused", PATIENCE_SECONDS)
         await asyncio.sleep(150)  # longer than the hold and the minute of arrivals
         assert (load.sample.desired, load.sample.reason) == (peak, "Paused")
         await cluster.patch(ref, {"scaling": {"paused": None}})

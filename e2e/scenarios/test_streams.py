@@ -62,7 +62,7 @@ async def test_the_replica_with_the_fewest_requests_is_removed(
     # The operator reads every five seconds; the streams outlast that.
     await asyncio.wait(streams, timeout=5.5)
     await kubectl_scale(namespace.cluster, ref, 1)
-    assert await eventually(replica_is_removed, within=90) == [busy]
+    assert await eventually(replica_is_removed) == [busy]
     assert idle not in await replica_is_removed()
     assert await asyncio.gather(*streams) == [(long, "length")] * 4
 
@@ -74,7 +74,7 @@ async def test_ready_means_that_an_answer_came_and_falls_with_the_engine(
     await namespace.wait_until_ready()
     (pod,) = await namespace.list_objects(PODS)
     namespace.cluster.world.kill(namespace.name, pod["metadata"]["name"], "engine")
-    await namespace.wait_for_condition("chat", "Ready", "NoReplicaReady", within=90)
+    await namespace.wait_for_condition("chat", "Ready", "NoReplicaReady")
     await namespace.wait_until_ready(within=90)
 
 
@@ -120,7 +120,7 @@ async def wait_until_rolled_out(
         assert len(alive) == count
         assert progressing.get("reason") == "RolloutComplete", progressing
 
-    await eventually(is_rolled_out, within=240)
+    await eventually(is_rolled_out)
     return observation
 
 
@@ -133,7 +133,7 @@ async def wait_until_explained(namespace: ScenarioNamespace) -> Json:
         assert rollout["reason"] == "RollingOut", rollout
         return rollout
 
-    return await eventually(is_explained, within=90)
+    return await eventually(is_explained)
 
 
 @pytest.mark.parametrize(

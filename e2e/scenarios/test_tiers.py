@@ -59,7 +59,7 @@ async def burst(gateway: Gateway, devices: HeldDevices) -> None:
     """Have three replicas where reserved devices are for two, until there is a third one."""
     namespace = gateway.namespace
     await kubectl_scale(namespace.cluster, namespace.ref("chat"), 3)
-    await wait_for_counts(namespace, {RESERVED: 2, BURST: 1}, within=300)
+    await wait_for_counts(namespace, {RESERVED: 2, BURST: 1})
     await devices.free()
     await wait_for_counts(namespace, {RESERVED: 3}, within=600)
 
@@ -106,7 +106,7 @@ async def test_killed_at_every_write_of_a_burst_the_operator_ends_it_equally(
     async def replicas_are_gone() -> None:
         assert await list_pods(namespace) == []
 
-    await eventually(replicas_are_gone, within=120)
+    await eventually(replicas_are_gone)
     await devices.clear()
     await serve_on_reserved(tiers, devices)
     async with (
@@ -126,7 +126,7 @@ async def test_killed_at_every_write_of_a_burst_the_operator_ends_it_equally(
         different = differences(undisturbed, await final_children(namespace))
         assert not different, "\n".join(different)
 
-    await eventually(ends_equally, within=120)
+    await eventually(ends_equally)
 
 
 @pytest.mark.full
@@ -242,7 +242,7 @@ async def wait_for_nodes(namespace: ScenarioNamespace, expected: dict[str, int])
     async def are_on_nodes() -> None:
         assert await nodes_of_both(namespace) == expected
 
-    await eventually(are_on_nodes, within=120)
+    await eventually(are_on_nodes)
 
 
 async def wait_for_placed(namespace: ScenarioNamespace, expected: list[str]) -> None:
@@ -253,4 +253,4 @@ async def wait_for_placed(namespace: ScenarioNamespace, expected: list[str]) -> 
         placed = [condition({"status": each}, "Placed") for each in services]
         assert sorted(each.get("reason", "") for each in placed) == expected, placed
 
-    await eventually(have_reasons, within=120)
+    await eventually(have_reasons)

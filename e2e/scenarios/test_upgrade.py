@@ -69,7 +69,7 @@ async def wait_for_leader(namespace: ScenarioNamespace, image: str = "", env: st
         assert containers[leader]["image"].startswith(image), containers[leader]
         assert env in json.dumps(containers[leader]["env"])
 
-    await eventually(leads, within=120)
+    await eventually(leads)
 
 
 async def list_pod_uids(namespace: ScenarioNamespace) -> set[str]:
@@ -149,7 +149,7 @@ async def test_an_upgrade_restarts_no_pod_until_the_update_is_requested(
     async with steady_load(base, ref.name, clients=4, tokens=40) as load:
         await asyncio.wait(streams, timeout=1)
         await run_update(namespace, "chat")
-        await eventually(is_updated, within=240)
+        await eventually(is_updated)
     assert await asyncio.gather(*streams) == [(TOKENS, "length")] * 6
     assert load.failures == []
     assert load.finished > 50
@@ -175,7 +175,7 @@ async def test_a_downgrade_rebuilds_what_it_does_not_know_and_says_so(
         await install_release(namespace)
         words = (f"builder version {BUILDER + 1}",)
         await wait_for_explained_reason(namespace, "Downgraded", "UpdateAvailable", words=words)
-        await eventually(is_rebuilt, within=180)
+        await eventually(is_rebuilt)
     assert load.failures == []
 
 
@@ -225,10 +225,10 @@ async def test_the_way_back_to_a_tessera_that_edits_its_deployments_takes_nothin
         await namespace.apply_service(
             replicas=2, podTemplate={"annotations": {"example.org/edit": "two"}}
         )
-        await eventually(partial(serves, unlabelled=0, labelled=2), within=120)
+        await eventually(partial(serves, unlabelled=0, labelled=2))
 
         await install_earlier(namespace)
-        await eventually(partial(serves, unlabelled=2, labelled=2), within=120)
+        await eventually(partial(serves, unlabelled=2, labelled=2))
         await cluster.run(
             *("kubectl", "--namespace", namespace.name, "delete", "deployment"),
             *("--selector", f"{TEMPLATE_LABEL},tessera.dev/service=chat"),
@@ -325,8 +325,8 @@ async def test_a_revision_is_pinned_through_restarts_until_an_update_is_requeste
         ]
         await namespace.cluster.api.delete(PODS.path(namespace.name, pod["metadata"]["name"]))
         await namespace.wait_for_condition("chat", "Progressing", "Starting")
-        await eventually(partial(runs, first), within=90)
+        await eventually(partial(runs, first))
 
         await run_update(namespace, "chat")
-        await eventually(partial(runs, second), within=120)
+        await eventually(partial(runs, second))
         assert await list_revisions(namespace, "before") == set()

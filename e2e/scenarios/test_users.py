@@ -119,7 +119,7 @@ async def test_deleting_a_service_leaves_nothing(namespace: ScenarioNamespace) -
     async def are_gone() -> None:
         assert sorted(await namespace.list_children()) == []
 
-    await eventually(are_gone, within=90)
+    await eventually(are_gone)
 
 
 @pytest.mark.parametrize(

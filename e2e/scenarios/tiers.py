@@ -21,7 +21,7 @@ from tessera.domain.names import LEAVING_LABEL
 from tessera.resources.api_resources import DEPLOYMENTS, NODES, PODS
 from world.api import ApiError
 from world.object_comparison import comparable_objects
-from world.testing import a_container, a_pod, eventually, is_ready
+from world.testing import PATIENCE_SECONDS, a_container, a_pod, eventually, is_ready
 
 # The pools: the first is of the examples, the others have a node of four slices each.
 RESERVED, BURST, SPOT = "a100-reserved", "burst", "burst-spot"
@@ -360,7 +360,7 @@ async def list_pods(namespace: ScenarioNamespace, service: str = "chat") -> list
 
 
 async def wait_for_counts(
-    namespace: ScenarioNamespace, expected: Mapping[str, int], within: float = 90
+    namespace: ScenarioNamespace, expected: Mapping[str, int], within: float = PATIENCE_SECONDS
 ) -> None:
     """Wait until so many replicas take requests in each pool, there is no other pod and no other
     Deployment, and the status says so."""
