@@ -29,6 +29,10 @@ PLANTED = {
     ),
     "The core is pure": ("domain/scaling/policies/queue_and_activity.py", "import time"),
     "Few modules know vLLM": ("domain/scaling/target.py", "import tessera.domain.vllm.facts"),
+    "Aspects alone ask the rules of what is measured": (
+        "domain/status/service.py",
+        "import tessera.domain.slo.condition",
+    ),
     "kopf stays in controller": ("reconcile/loop.py", "import kopf"),
     "The Kubernetes client stays in adapters, its models in resources": (
         "reconcile/store.py",
