@@ -16,9 +16,16 @@ from figures import print_figures
 from tests.floors.known import probable_reason
 from tests.floors.player import FloorPlay, Verdict, play_one_step
 
+_LOOK_EVERY = 500
+
 
 async def _fleets(count: int) -> list[Verdict]:
-    return [await play_one_step(seed) for seed in range(1, count + 1)]
+    verdicts = []
+    for seed in range(1, count + 1):
+        verdicts.append(await play_one_step(seed))
+        if seed % _LOOK_EVERY == 0:
+            print(f"{seed} of {count} fleets, {time.process_time():.0f} CPU s", flush=True)
+    return verdicts
 
 
 async def _sequences(count: int, failing: dict[str, list[int]]) -> list[Verdict]:
