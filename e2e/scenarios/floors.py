@@ -34,7 +34,6 @@ BAD_IMAGE = "example.invalid/vllm:typo"
 # A stream lasts five seconds, and replicas have room for all streams when some are away.
 _TOKENS, _STEP_SECONDS, _MAX_NUM_SEQS = 5, 1.0, 100
 _PRODUCT = "nvidia.com/gpu.product"
-_PATIENCE_SECONDS = 300
 _A100_PRICES = {"Reserved": "2.00", "OnDemand": "3.36"}
 
 
@@ -202,7 +201,7 @@ class FloorScene:
             assert progressing.get("reason") == "RolloutComplete", progressing
             assert progressing["observedGeneration"] == service["metadata"]["generation"]
 
-        await eventually(is_settled, within=_PATIENCE_SECONDS)
+        await eventually(is_settled)
         self.take_time(name)
 
     async def outlast(self, count: int) -> None:
@@ -212,7 +211,7 @@ class FloorScene:
         async def have_ended() -> None:
             assert len(self._ended_streams()) >= ended
 
-        await eventually(have_ended, within=_PATIENCE_SECONDS)
+        await eventually(have_ended)
 
     def _ended_streams(self) -> list[ProtectedStream]:
         return [stream for stream in self.streams if stream.is_done or stream.failure]
@@ -228,7 +227,7 @@ class FloorScene:
             self.costs = await count_costs(self.namespace, self.pools, self.floor)
             assert self.costs.current == self.costs.cheapest, await self.describe()
 
-        await eventually(cost_least, within=_PATIENCE_SECONDS)
+        await eventually(cost_least)
 
     def end(self, *, away: int) -> None:
         """Say what was seen; so many replicas may have been away at a time, and no stream broke."""

@@ -42,7 +42,7 @@ from tests.domain.variant_fleet import VariantFleet
 Kind = Literal["statuses", "events", "explanations", "series"]
 KINDS: Sequence[Kind] = get_args(Kind)
 _NAMES = ("chat", "code", "draft")
-_TIERS = ("Reserved", "OnDemand", "Spot")
+_TIERS = ("Reserved", "OnDemand")
 _DRAFTED = {"method": "NGram", "tokens": 4}
 # What Prometheus is asked for less often than for loads, in cycles.
 _SLOW_QUERY = 4
@@ -77,7 +77,7 @@ class MeasuredFleet:
         self.latencies_at: datetime | None = None
         self.prices = {name: "2.00" for name in ("first", "second", "third")}
         self.pools = list(self.prices)[: self.random.randint(1, 3)]
-        self.tiers = {name: self.random.choice(_TIERS[:2]) for name in self.pools}
+        self.tiers = {name: self.random.choice(_TIERS) for name in self.pools}
         services = [
             a_service(name, self._spec()) for name in _NAMES[: self.random.choice((1, 1, 2, 3))]
         ]

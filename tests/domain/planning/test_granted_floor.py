@@ -12,7 +12,7 @@ from tests.builders import a_budget, a_node, a_pool, a_service, a_spec
 from tests.domain.variant_fleet import VariantFleet
 from tests.properties import applies, examples
 
-_TIERS = ("Reserved", "OnDemand", "Spot")
+_TIERS = ("Reserved", "OnDemand")
 # Budgets that come to a service that runs, and None for one that goes, where some are required.
 _BUDGETS: dict[str, dict[str, Any] | None] = {
     "wide": {"amount": "9000.00", "window": "Month"},
@@ -31,7 +31,7 @@ def pools(draw: st.DrawFn) -> list[dict[str, Any]]:
     return [
         {
             "name": name,
-            "tier": draw(st.sampled_from(_TIERS[:2])),
+            "tier": draw(st.sampled_from(_TIERS)),
             "price": draw(st.sampled_from(("1.00", "2.00", "3.00"))),
             "whole": draw(st.integers(0, 3)),
             "slices": draw(st.sampled_from((0, 0, 1, 3))),

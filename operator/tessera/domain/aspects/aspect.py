@@ -81,7 +81,8 @@ class Aspect(Generic[D]):
     """
 
     name: str
-    """The field of the status and of `Reported`, whose value is all that it remembers."""
+    """The field of the status and of `Reported`, whose value is all that it remembers, and the
+    topic of its explanation."""
     measured_by: Literal["speeds", "latency"]
     """Which measurements it follows; its series are rendered again with these."""
     condition: str = ""

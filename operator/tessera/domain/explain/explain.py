@@ -5,7 +5,7 @@ from dataclasses import replace
 from tessera.api.meta import Condition, find_condition
 from tessera.api.reasons import Accepted
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.aspects.aspects import explain_aspects
+from tessera.domain.aspects.aspects import ASPECTS, explain_aspects
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
@@ -92,9 +92,7 @@ def _find_condition(status: InferenceServiceStatus, kind: str) -> Condition:
 _CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
-    "speed": "SpeedAsPredicted",
-    "speculation": "Speculating",
-    "slo": "SLOMet",
+    **{aspect.name: aspect.condition for aspect in ASPECTS if aspect.condition},
     "balance": "LoadBalanced",
     "rollout": "Progressing",
     "ready": "Ready",

@@ -67,7 +67,7 @@ def _may_stand(
     at: datetime,
 ) -> bool:
     if workload.replicas >= desired:
-        # A closed budget grants nobody anything, not for a minute.
+        # A closed budget grants nothing, not even for a minute.
         return inputs.grant is None or not inputs.grant.is_closed
     # While a template changes, the counts of its Deployments belong together.
     return not draft.rollout.older and _may_be_fewer(inputs, at)

@@ -14,7 +14,7 @@ from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
 from tessera.domain.perf import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice
-from tessera.domain.placement.checks import pooling_task, shape_of
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
@@ -186,7 +186,7 @@ class ServicePlan:
     @property
     def is_pooling(self) -> bool:
         """Return whether its engines generate no text."""
-        return self.service.spec is not None and pooling_task(self.service.spec) is not None
+        return self.placed.is_pooling
 
     @property
     def measured_speed(self) -> SpeedMeasurement | None:

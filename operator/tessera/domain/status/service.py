@@ -94,14 +94,14 @@ def _service_status(
 ) -> InferenceServiceStatus:
     """Return the status of a service; `problem` is an error of the API server in this cycle."""
     service, previous = service_plan.service, service_plan.service.status
-    choice, template = service_plan.choice, service_plan.template
+    choice, template, placed = service_plan.choice, service_plan.template, service_plan.placed
     of_conditions = {
         "Accepted": service_plan.accepted,
         "Placed": _placed_verdict(snapshot, service_plan),
         "Progressing": _progressing_verdict(service_plan, problem, snapshot.at),
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
-        **verdicts(service_plan.placed, service_plan.reported),
+        **verdicts(placed, service_plan.reported),
         "LoadBalanced": service_plan.balance,
     }
     return InferenceServiceStatus(
@@ -122,7 +122,7 @@ def _service_status(
         else previous.pod_template_version,
         templates=_templates(service_plan),
         cost=_cost_status(service_plan, choice, snapshot.at.date()) if choice else previous.cost,
-        **status_fields(service_plan.placed, service_plan.reported),
+        **status_fields(placed, service_plan.reported),
         tenant=TenancyStatus(
             budget=(budget_view.budget.name or None) if budget_view is not None else None,
             reason=budget_view.within_budget.reason
