@@ -1,7 +1,6 @@
 """Turns of the event loop, so that large bodies leave it to others in between."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -14,7 +13,9 @@ _T = TypeVar("_T")
 class Turns:
     """What is done with large bodies: one thing at a time, at most half of the time together."""
 
-    def __init__(self) -> None:
+    def __init__(self, thread_time: Callable[[], float]) -> None:
+        """Take the seconds for which this thread computed."""
+        self._thread_time = thread_time
         self._lock = asyncio.Lock()
 
     async def take(self, size: int, step: Callable[[], _T]) -> _T:
@@ -22,8 +23,8 @@ class Turns:
         if size <= LARGE_BYTES:
             return step()
         async with self._lock:
-            began = time.thread_time()
+            began = self._thread_time()
             try:
                 return step()
             finally:
-                await asyncio.sleep(time.thread_time() - began)
+                await asyncio.sleep(self._thread_time() - began)

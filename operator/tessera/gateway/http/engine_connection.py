@@ -6,13 +6,14 @@ little more than its system calls.
 
 import asyncio
 import socket
-import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 
 import httptools
 from typing_extensions import override
 
+from tessera.adapters.clock import CLOCK, Clock
 from tessera.adapters.run_forever import run_forever
 from tessera.gateway.http.sse import InvalidStreamError
 
@@ -99,8 +100,9 @@ class _Sending(asyncio.Protocol):
 class EngineConnection(_Sending):
     """One connection to an engine."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
         super().__init__()
+        self._clock = clock
         self._parser = httptools.HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._consumer: Consumer | None = None
@@ -113,7 +115,7 @@ class EngineConnection(_Sending):
         self.content_type = b""
         self.complete = False
         """The whole response came."""
-        self.used_at = time.monotonic()
+        self.used_at = self._clock.monotonic()
         """When its last part came, about."""
         self.received_bytes = 0
         """Of the response as it was sent: its head, and its body with the framing."""
@@ -292,8 +294,9 @@ class EngineConnection(_Sending):
 class EngineSession:
     """The connections of a gateway to all engines."""
 
-    def __init__(self, idle_seconds: float) -> None:
+    def __init__(self, idle_seconds: float, clock: Clock = CLOCK) -> None:
         """Give up requests whose engine sends nothing for so long."""
+        self.clock = clock
         self._idle_seconds = idle_seconds
         self._busy: set[EngineConnection] = set()
         self._idle: dict[str, list[EngineConnection]] = defaultdict(list)
@@ -306,7 +309,7 @@ class EngineSession:
 
         Such parts from all engines of a namespace take a fifth of the time together.
         """
-        now = time.monotonic()
+        now = self.clock.monotonic()
         until = max(self._rests_until.get(namespace, now), now) + slow_seconds * _REST_FACTOR
         self._rests_until[namespace] = until
         return until - now
@@ -318,7 +321,7 @@ class EngineSession:
         """
         if self._checking is None:
             self._checking = asyncio.create_task(run_forever("engine requests", self._check))
-        idle, now = self._idle[address], time.monotonic()
+        idle, now = self._idle[address], self.clock.monotonic()
         while idle:
             connection = idle.pop()
             if connection.reusable and now - connection.used_at < _KEEP_ALIVE_SECONDS:
@@ -328,7 +331,7 @@ class EngineSession:
             host, _, port = address.rpartition(":")
             async with asyncio.timeout(_CONNECT_SECONDS):
                 _, connection = await asyncio.get_running_loop().create_connection(
-                    EngineConnection, host.strip("[]"), int(port)
+                    partial(EngineConnection, self.clock), host.strip("[]"), int(port)
                 )
         self._busy.add(connection)
         return connection
@@ -337,7 +340,7 @@ class EngineSession:
         """Keep a connection for the next request, or close it if its response is not complete."""
         self._busy.discard(connection)
         if connection.reusable:
-            connection.used_at = time.monotonic()
+            connection.used_at = self.clock.monotonic()
             self._idle[address].append(connection)
         else:
             connection.close()
@@ -353,7 +356,7 @@ class EngineSession:
     async def _check(self) -> None:
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
-            now = time.monotonic()
+            now = self.clock.monotonic()
             for connection in self._busy:
                 connection.check(now, self._idle_seconds)
             for address, idle in list(self._idle.items()):

@@ -1,13 +1,12 @@
 """Who may use which model now, and on which replica: decided from the last Directory."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Protocol
 
-from tessera.adapters.clock import now as utc_now
+from tessera.adapters.clock import CLOCK, Clock
 from tessera.api.ref import Ref
 from tessera.domain.gateway.access import (
     ModelsByName,
@@ -134,7 +133,7 @@ class Admission:
         wake: Callable[[], None],
         *,
         bounds: QueueBounds = _BOUNDS,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = CLOCK,
     ) -> None:
         """Take `borrow`, which exchanges portions of limits with the accounts.
 
@@ -143,7 +142,8 @@ class Admission:
         """
         self._identifier = identifier
         self._borrow, self._wake = borrow, wake
-        self._clock = clock
+        self.clock = clock
+        """What times everything about a request."""
         self._directory = Directory()
         self.has_directory = False
         self._of_user: Callable[[str], Sequence[OfferedModel]] | None = None
@@ -151,9 +151,9 @@ class Admission:
         self._models: dict[str, ModelsByName] = {}
         self._names: dict[tuple[str, frozenset[Ref]], tuple[str, ...]] = {}
         self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
-        self.replicas = Replicas(clock)
+        self.replicas = Replicas(clock.monotonic)
         self.limits = GatewayLimits()
-        self.queues = ModelQueues(self.replicas, bounds, clock)
+        self.queues = ModelQueues(self.replicas, bounds, clock.monotonic)
         self.replicas.freed = self.queues.freed
         self.demand: dict[Ref, DemandCount] = {}
         """Of services with requests at engines."""
@@ -170,7 +170,7 @@ class Admission:
             # A key may have other limits now; the same keys are the same object.
             self._applicable = {}
         self._forget(changes)
-        self.replicas.update(changes, self._clock(), utc_now())
+        self.replicas.update(changes, self.clock.monotonic(), self.clock.utc())
         for model in changes.removed:
             self.queues.remove(model)
         for model in changes.new:
@@ -257,7 +257,7 @@ class Admission:
         )
         try:
             queue = self.queues.of(model)
-            ticket.sent = queue.send_now(shape, self._clock())
+            ticket.sent = queue.send_now(shape, self.clock.monotonic())
             if ticket.sent is None:
                 ticket.sent = await self._wait(identity, ticket)
         except BaseException:
@@ -283,7 +283,7 @@ class Admission:
         states = self._untried(ticket, tried, engine)
         if beyond_context:
             states = [each for each in states if (each.replica.max_model_len or 0) > beyond_context]
-        sent = self.replicas.send(ticket.model, ticket.shape, self._clock(), states)
+        sent = self.replicas.send(ticket.model, ticket.shape, self.clock.monotonic(), states)
         if sent is None:
             return False
         if ticket.sent is not None:
@@ -301,7 +301,7 @@ class Admission:
         sent = ticket.sent
         if sent is None:
             return None
-        now = self._clock()
+        now = self.clock.monotonic()
         states = self._untried(ticket, tried, sent.choice.replica.engine)
         able = (
             state
@@ -346,7 +346,7 @@ class Admission:
     ) -> Admitted:
         limits = self._limits_of(identity, model)
         for _ in range(_MAX_BORROWINGS):
-            answer = self.limits.take(limits, shape, self._clock())
+            answer = self.limits.take(limits, shape, self.clock.monotonic())
             if isinstance(answer, Admitted):
                 return answer
             if isinstance(answer, LimitRefusal):
@@ -356,7 +356,7 @@ class Admission:
         raise RequestError(RequestReason.LIMITS_UNAVAILABLE)
 
     async def _wait(self, identity: Identity, ticket: Ticket) -> SentRequest:
-        model, now = ticket.model, self._clock()
+        model, now = ticket.model, self.clock.monotonic()
         is_ready = self.replicas.ready_count(model) > 0
         if not is_ready and not model.may_sleep:
             stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
@@ -385,7 +385,7 @@ class Admission:
                 future.result().end()
             queue.leave(entry)
             raise
-        ticket.queue_ns = int((self._clock() - now) * 1e9)
+        ticket.queue_ns = int((self.clock.monotonic() - now) * 1e9)
         return sent
 
     def _models_of(self, tenant: str) -> ModelsByName:

@@ -4,7 +4,6 @@ import asyncio
 import heapq
 import os
 import re
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -59,12 +58,13 @@ class GatewayApp:
         memory: Memory | None = None,
     ) -> None:
         self._admission = admission
+        self._clock = admission.clock
         self._engines = engines
         self._record = record
         self._bounds = bounds
         self.memory = memory or Memory()
         self._recent = RecentRequests()
-        self._turns, self._reading_turns = Turns(), Turns()
+        self._turns, self._reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
         self._calls: set[Call] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
@@ -74,7 +74,7 @@ class GatewayApp:
         """Takes the record of a request that an engine gets now, as if it ended at once."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        started_ns, started_at_ns = self._clock.monotonic_ns(), self._clock.time_ns()
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers)
         client: GatewayProtocol = scope["state"]["client"]
@@ -85,14 +85,14 @@ class GatewayApp:
             else:
                 await self._answer(scope, headers, response)
         except RequestError as error:
-            total_ns = time.monotonic_ns() - started_ns
+            total_ns = self._clock.monotonic_ns() - started_ns
             path, address = scope["path"], _client_address(scope)
             self._record(refused_record(request_id, path, address, error, started_at_ns, total_ns))
             await response.fail(error)
 
     def running(self, limit: int) -> tuple[list[RunningRequest], int]:
         """Return the oldest requests that run, and how many do."""
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.monotonic_ns()
         oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
         return [call.running(now_ns) for call in oldest], len(self._calls)
 
@@ -120,7 +120,7 @@ class GatewayApp:
 
     def awaiting(self) -> Mapping[Ref, AwaitedStreams]:
         """Return the streams without a token, by service."""
-        now_ns = time.monotonic_ns()
+        now_ns = self._clock.monotonic_ns()
         services: dict[Ref, AwaitedStreams] = {}
         for call in self._calls:
             model = call.awaited_model
@@ -141,7 +141,7 @@ class GatewayApp:
         response: ClientResponse,
     ) -> None:
         """Relay a request to an engine: the only way to a model, and only after admission."""
-        started_ns, started_at_ns = time.monotonic_ns(), time.time_ns()
+        started_ns, started_at_ns = self._clock.monotonic_ns(), self._clock.time_ns()
         path: str = scope["path"]
         if scope["method"] != "POST":
             raise _wrong_method(path, "POST")
@@ -188,12 +188,12 @@ class GatewayApp:
 
     async def _call(self, inbound: Inbound, receive: Receive, response: ClientResponse) -> None:
         """Read the body, and do what it asks for."""
-        body_from_ns = time.monotonic_ns()
+        body_from_ns = self._clock.monotonic_ns()
         inbound.body = await self._body(inbound, receive)
         # While it came, a key may have been revoked.
         inbound.identity = await self._admission.identify(inbound.headers, inbound.client_address)
         # How slowly a client sends its body is no time of the service.
-        sending_ns = time.monotonic_ns() - body_from_ns
+        sending_ns = self._clock.monotonic_ns() - body_from_ns
         inbound.started_ns += sending_ns
         inbound.started_at_ns += sending_ns
         call = Call(

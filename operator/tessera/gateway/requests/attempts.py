@@ -1,7 +1,6 @@
 """The replicas that one request is sent to, until its client has the whole answer."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Collection
 
 from tessera.domain.gateway.directory import EngineReplica
@@ -209,7 +208,7 @@ class Attempts:
         if error.is_of_replica and not state.replica.leaving:
             # Others are there, and the request may have caused the failure.
             suspect = self._suspect if error.may_be_of_request else None
-            state.failed(time.monotonic(), suspect=suspect)
+            state.failed(self._admission.clock.monotonic(), suspect=suspect)
 
 
 def _expect_first_token(ticket: Ticket, sent: SentRequest) -> asyncio.TimerHandle | None:

@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import re
-import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -386,7 +385,7 @@ class Call:
     def _unread(self, ticket: Ticket, means: RequestMeans) -> int:
         """Return the tokens of a choice that its engine made and the gateway did not read."""
         delivery, sent = self._delivery, ticket.sent
-        now = time.monotonic()
+        now = self._admission.clock.monotonic()
         if sent is None or delivery.sent_ns is None or self._counts is not None:
             return 0
         if delivery.is_resuming:
@@ -447,7 +446,7 @@ class Call:
             estimated=estimated,
             queue_ns=ticket.queue_ns if ticket else 0,
             ttft_ns=None if first_token_ns is None else first_token_ns - inbound.started_ns,
-            total_ns=time.monotonic_ns() - inbound.started_ns,
+            total_ns=self._admission.clock.monotonic_ns() - inbound.started_ns,
             tags=inbound.tags,
             trace_parent=inbound.trace_parent.decode(),
             client_address=inbound.client_address,

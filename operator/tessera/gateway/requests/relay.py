@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -159,6 +158,7 @@ class EngineRelay:
         The client may read it for long after.
         """
         self._session = session
+        self._clock = session.clock
         self._request = request
         self._response = response
         self.delivery = delivery
@@ -200,7 +200,7 @@ class EngineRelay:
             name = type(error).__name__
             raise EngineError(RequestReason.ENGINE_UNREACHABLE, replica.pod.name, name) from error
         try:
-            self.delivery.sent_ns, self.delivery.prefilled_ns = time.monotonic_ns(), None
+            self.delivery.sent_ns, self.delivery.prefilled_ns = self._clock.monotonic_ns(), None
             await connection.send(self._request.for_engine(address), self._request.body)
             if connection.status != 200:
                 await self._refuse(connection, replica, headers)
@@ -303,7 +303,7 @@ class EngineRelay:
             raise invalid_response(replica, str(error)) from error
         if is_aborted(body):
             raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
-        self.delivery.first_token_ns = time.monotonic_ns()
+        self.delivery.first_token_ns = self._clock.monotonic_ns()
         if summary.usage is not None:
             self.delivery.counts = summary.usage.counts()
             self.delivery.drafts = draft_counts(summary.metrics)
@@ -359,7 +359,7 @@ class EngineRelay:
             deltas = events.deltas
             block = self._feed(events, data)
             if events.deltas > deltas:
-                now_ns = time.monotonic_ns()
+                now_ns = self._clock.monotonic_ns()
                 # Tokens that come together have no gap between them.
                 delivery.gaps += events.deltas - deltas
                 delivery.late_gaps += now_ns - token_ns > delivery.itl_target_ns
@@ -387,12 +387,12 @@ class EngineRelay:
                 self._hold(events.waiting_bytes)
             await self._rest()
             # The time in which nothing is read is no gap of the engine.
-            token_ns = time.monotonic_ns()
+            token_ns = self._clock.monotonic_ns()
             ended = await connection.forward(relay)
 
     def _count_first(self, events: EventRelay) -> None:
         """Count the tokens that came first, from this engine."""
-        delivery, now_ns = self.delivery, time.monotonic_ns()
+        delivery, now_ns = self.delivery, self._clock.monotonic_ns()
         if delivery.first_token_ns is None:
             delivery.first_token_ns = now_ns
             delivery.gaps += max(0, events.deltas - 1)
@@ -433,7 +433,7 @@ class EngineRelay:
             nonlocal block
             block = self._feed(events, data)
             if events.prefilled and self.delivery.prefilled_ns is None:
-                self.delivery.prefilled_ns = time.monotonic_ns()
+                self.delivery.prefilled_ns = self._clock.monotonic_ns()
             fits = self._hold(events.waiting_bytes)
             return fits and not (block or self._rest_seconds or events.closed)
 
@@ -446,9 +446,9 @@ class EngineRelay:
         """Return what goes to the client; a part that takes long makes the stream rest."""
         if self._answer_bytes + len(data) <= _MAX_QUICK_BYTES:
             return events.feed(data)
-        began = time.monotonic()
+        began = self._clock.monotonic()
         block = events.feed(data)
-        seconds = time.monotonic() - began
+        seconds = self._clock.monotonic() - began
         if seconds > SLOW_PART_SECONDS:
             self._rest_seconds = self._session.rest_seconds(self._namespace, seconds)
         return block
