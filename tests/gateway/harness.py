@@ -184,7 +184,8 @@ async def no_tokens(token: str, directory: Directory, sender: TokenSender) -> To
 class LocalAccounts:
     """Lends from accounts in memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
         self.admission: Admission | None = None
         self.accounts: dict[str, Account] = {}
         self.slots: dict[str, SlotAccount] = {}
@@ -193,7 +194,7 @@ class LocalAccounts:
     async def borrow(self, request: BorrowRequest) -> bool:
         if not self.answers or self.admission is None:
             return False
-        now = time.monotonic()
+        now = self._monotonic()
         portions = tuple(
             self.accounts.setdefault(
                 each.limit.key, Account(level=each.limit.amount, updated_at=now)
