@@ -1,0 +1,157 @@
+"""What is seen of 500 requests is what it was: a recut changes nothing but what it names.
+
+A digest of each course is in `recorded.json`. `--update-golden` writes those that are played; to
+see what differs between two trees, write both and compare them:
+`.venv/bin/python -m tests.gateway.course.test_recorded FIRST LAST FOLDER`.
+"""
+
+import hashlib
+import json
+import logging
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import Phase, RunningPhase
+from tessera.gateway.refusals import RequestError
+from tessera.gateway.requests.routes import ROUTES
+from tests.gateway.course.courses import courses
+from tests.gateway.course.placements import PLACEMENTS
+from tests.gateway.course.play import Play, as_json
+from tests.gateway.course.routes import STREAMING
+
+_RECORDED = Path(__file__).parent / "recorded.json"
+# No process writes it of itself: it stands in what is kept for the case that it is killed.
+_OF_PARTIAL_RECORDS = {RequestReason.GATEWAY_KILLED}
+
+Played = Mapping[str, Any]
+
+
+@pytest.fixture(scope="module")
+def played() -> Mapping[str, Played]:
+    """Return what each course shows, by its name."""
+    return {course.name: json.loads(as_json(Play(course).run())) for course in courses()}
+
+
+def test_what_is_seen_of_requests_stays(
+    played: Mapping[str, Played], pytestconfig: pytest.Config
+) -> None:
+    digests = {
+        name: hashlib.sha256(as_json(record).encode()).hexdigest()[:16]
+        for name, record in played.items()
+    }
+    if pytestconfig.getoption("--update-golden"):
+        lines = [f"{json.dumps(name)}: {json.dumps(digest)}" for name, digest in digests.items()]
+        _RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
+        return
+    recorded = json.loads(_RECORDED.read_text(encoding="utf-8"))
+    names = [*recorded, *(digests.keys() - recorded.keys())]
+    assert [name for name in names if digests.get(name) != recorded.get(name)] == []
+
+
+def test_each_course_has_a_name_of_its_own_and_leaves_nothing(
+    played: Mapping[str, Played],
+) -> None:
+    assert len(played) == len(courses()) >= 400
+    for name, record in played.items():
+        last = record["readings"][-1]
+        seen = last["running"], last["held_bytes"], last["demand"], last["queued"], last["awaiting"]
+        assert seen == ([], 0, {}, {}, {}), name
+        counted = [replica["requests"] for replica in last["replicas"].values()]
+        assert not any(counted), name
+
+
+# --- that nothing is missing
+
+
+def test_each_reason_comes_up(played: Mapping[str, Played]) -> None:
+    reasons = {
+        *(record["reason"] for _, record in _records(played)),
+        *(code for code in _codes(played)),
+    }
+    expected = {
+        reason if reason in reasons else RequestError(reason, *"abcdefgh").code
+        for reason in set(RequestReason) - _OF_PARTIAL_RECORDS - {RequestReason.INTERNAL_ERROR}
+    }
+    assert expected - reasons == set()
+    assert RequestReason.INTERNAL_ERROR in reasons
+    partial = {
+        record["reason"]
+        for played_course in played.values()
+        for reading in played_course["readings"]
+        for record in reading["partial"]
+    }
+    assert partial == _OF_PARTIAL_RECORDS
+
+
+def test_each_route_is_answered_in_each_placement(played: Mapping[str, Played]) -> None:
+    for path in ROUTES:
+        for kind in ("whole", "stream") if path in STREAMING else ("whole",):
+            for placement in PLACEMENTS:
+                *_, record = _by_start(played[f"{path} {kind} {placement}"])
+                seen = record["route"], record["stream"], record["tenant"]
+                assert seen == (path, kind == "stream", "team-a"), (path, kind, placement)
+                assert (record["queue_ns"] > 0) is (placement in ("queued", "sheddable", "batch"))
+
+
+def test_streams_go_on_elsewhere(played: Mapping[str, Played]) -> None:
+    resumed = {
+        (record["route"], name.rpartition(" ")[2])
+        for name, record in _records(played)
+        if record["resumed"]
+    }
+    continued = "/v1/chat/completions", "/v1/completions"
+    assert {(path, how) for path in continued for how in ("resumed", "moved")} <= resumed
+    assert {record["unchecked_joints"] for _, record in _records(played)} == {0, 1}
+
+
+def test_clients_leave_wherever_a_request_may_be(played: Mapping[str, Played]) -> None:
+    phases = {
+        reading["running"][-1]["phase"] if reading["running"] else None
+        for name, record in played.items()
+        if name.startswith("gone ")
+        for reading in record["readings"]
+        if reading["why"].endswith((": close", ": reset"))
+    }
+    assert phases == {None, *RunningPhase}
+    assert {record["phase"] for _, record in _records(played)} == set(Phase)
+
+
+def _records(played: Mapping[str, Played]) -> Iterator[tuple[str, Any]]:
+    for name, course in played.items():
+        for _, record in course["records"]:
+            yield name, record
+
+
+def _by_start(course: Played) -> list[Any]:
+    return sorted(
+        (record for _, record in course["records"]), key=lambda each: each["started_at_ns"]
+    )
+
+
+def _codes(played: Mapping[str, Played]) -> Iterator[str]:
+    for course in played.values():
+        for parts in course["clients"].values():
+            for _, part in parts:
+                yield from re.findall(r'"code":"(\w+)"', part)
+
+
+def _write(first: int, last: int, folder: Path) -> None:
+    """Write what is seen of courses, each in a file of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, course in enumerate(courses(), 1):
+        if first <= number <= last:
+            name = re.sub(r"[^a-z0-9]+", "-", course.name.lower())
+            text = as_json(Play(course).run())
+            (folder / f"{number:03}-{name}.json").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    # The courses have what is logged as a warning, and defects.
+    logging.disable(logging.CRITICAL)
+    _write(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))
