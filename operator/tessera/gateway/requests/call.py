@@ -358,9 +358,11 @@ class Call:
         """Return its record as if the gateway were killed now; None before an engine has it."""
         if self._ticket is None or self._ticket.sent is None:
             return None
-        counts = self._delivered(Phase.ABORTED)
+        counts, estimated = self._counts, self._estimated
+        if counts is None:
+            counts, estimated = self._delivered(Phase.ABORTED), True
         reason = RequestReason.GATEWAY_KILLED
-        return self._usage(Phase.ABORTED, reason, counts, estimated=True)
+        return self._usage(Phase.ABORTED, reason, counts, estimated=estimated)
 
     def _delivered(self, phase: Phase) -> TokenCounts:
         """Return what a request used whose engine reported nothing.
