@@ -366,7 +366,7 @@ class EngineRelay:
                 token_ns = delivery.read_ns = now_ns
             if block and protection is not None:
                 block = protection.add(block, events.text_name)
-            unread = client.write_chunk(block) if block else 0
+            unread = client.write_chunk(block) if block else unread
             fits = self._hold(unread + events.waiting_bytes)
             return fits and unread <= MAX_UNREAD_BYTES and not (self._rest_seconds or events.closed)
 
