@@ -251,9 +251,10 @@ class Call:
             raise unlisted_field(unlisted)
         if fields.streams:
             self._response.start_heartbeats(heartbeat_seconds)
-        size = self._size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
+        size = await turns.take(body_bytes, lambda: fields.prompt_size(inbound.body))
         if size.media_tokens:
             await turns.take(body_bytes, lambda: check_media(fields.media, model))
+        self._size = size
         means = self._admission.replicas.means(model)
         sizes = request_shape(fields, size, model, means, _priority(inbound, fields))
         prompt_tokens = likely_tokens(sizes.input_tokens, size, means)
