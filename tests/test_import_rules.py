@@ -21,7 +21,7 @@ PLANTED = {
     ),
     "A request passes the rooms of the gateway in one direction": (
         "gateway/http/sse.py",
-        "import tessera.gateway.requests.routes",
+        "import tessera.gateway.routes",
     ),
     "Observations know the API types alone": (
         "domain/observed/batches.py",

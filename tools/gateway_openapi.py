@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.requests.routes import ROUTES, Route
+from tessera.gateway.routes import ROUTES, Route
 
 FILE = "docs/reference/gateway-openapi.json"
 _ERROR = {"$ref": "#/components/schemas/Error"}

@@ -30,9 +30,9 @@ from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.main import ENGINE_IDLE_SECONDS, serve, stop_event
-from tessera.gateway.requests.authentication import Authenticator
-from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.usage.logs import BackgroundStream, access_line
 from tessera.gateway.usage.metrics import GatewayMetrics

@@ -8,7 +8,7 @@ from pathlib import Path
 from aiohttp import web
 
 from tessera.gateway.bodies.parsing import RequestFields
-from tessera.gateway.requests.routes import OWN_ROUTES, ROUTES
+from tessera.gateway.routes import OWN_ROUTES, ROUTES
 from tessera_lab.sim.assembly import assemble_engine
 from tessera_lab.sim.launch.engine_config import VERSION, load_config
 

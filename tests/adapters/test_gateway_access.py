@@ -20,8 +20,8 @@ from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway
-from tessera.gateway.requests.token_reviews import TokenReviews
-from tessera.gateway.requests.token_verifier import TokenVerifier
+from tessera.gateway.identify.token_reviews import TokenReviews
+from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.resources.api_resources import INFERENCE_SERVICES, TENANT_BUDGETS
 from tests.builders import SMALL
 from tests.gateway.test_gateway import Surroundings

@@ -25,7 +25,7 @@ from tests.gateway.harness import (
     a_model,
     a_replica,
 )
-from tests.gateway.requests.test_resumed_streams import (
+from tests.gateway.relay.test_resumed_streams import (
     RESUMED,
     WITH_USAGE,
     data_of,

@@ -32,11 +32,11 @@ from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.identify.token_reviews import TokenSender
+from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission, Identifier
 from tessera.gateway.requests.app import BodyBounds, GatewayApp
-from tessera.gateway.requests.token_reviews import TokenSender
-from tessera.gateway.requests.token_verifier import TokenVerdict
 from tessera.gateway.server import GatewayServer, listen
 from world.testing import eventually
 

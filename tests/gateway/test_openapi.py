@@ -14,7 +14,7 @@ from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi import checks
 
 from gateway_openapi import document
-from tessera.gateway.requests.routes import OWN_ROUTES, ROUTES
+from tessera.gateway.routes import OWN_ROUTES, ROUTES
 from tests.clients.running import CHAT, offered, simulators
 from tests.gateway.harness import KEY, a_directory
 from tests.gateway.test_gateway_process import a_process

@@ -26,7 +26,7 @@ from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import Exclusion, PickReason
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.requests.recent import RecentRequests
+from tessera.gateway.settle.recent import RecentRequests
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.cli.test_usage import NAMESPACE, TokenApi, review
 from tests.gateway.harness import (

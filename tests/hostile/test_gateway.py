@@ -16,7 +16,7 @@ from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
-from tessera.gateway.requests.authentication import Authenticator
+from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.requests.relay import UpstreamRequest
 from tessera.gateway.usage.logs import access_line
 from tests.gateway.harness import (

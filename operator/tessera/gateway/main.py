@@ -35,10 +35,10 @@ from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.connections import Connections, raise_descriptor_limit
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.token_reviews import TokenReviews
+from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.gateway.internal_api import InternalApi
-from tessera.gateway.requests.authentication import Authenticator
-from tessera.gateway.requests.token_reviews import TokenReviews
-from tessera.gateway.requests.token_verifier import TokenVerifier
 from tessera.gateway.server import GatewayServer, listen
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.usage.logs import BackgroundStream, KeyAudit, access_line

@@ -20,7 +20,7 @@ from tessera.gateway.bodies.continuation import (
     tokenize_bodies,
 )
 from tessera.gateway.http.sse import event_data, split_events
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import CHAT, END, MODEL, ROLE, a_delta, event
 
 CHATS, COMPLETIONS = "/v1/chat/completions", "/v1/completions"

@@ -14,7 +14,7 @@ from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.parsing import body_for_engine, parse, parse_with_unlisted
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import KEY, a_directory, a_gateway, a_model
 
 MIB = 2**20

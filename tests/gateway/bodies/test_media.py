@@ -13,7 +13,7 @@ from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.bodies.media import check_media
 from tessera.gateway.bodies.parsing import parse_with_unlisted
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.parsing import body_for_engine, parse
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 
 CHAT = ROUTES["/v1/chat/completions"].decoder
 COMPLETIONS = ROUTES["/v1/completions"].decoder

@@ -13,7 +13,7 @@ from tessera.gateway.bodies.json_values import MAX_TEXTS
 from tessera.gateway.bodies.parsing import parse
 from tessera.gateway.bodies.prompt_size import PromptSize, of_conversation
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     COMPLETION,
     ScriptedEngine,

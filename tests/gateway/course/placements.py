@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.course.building import (
     BUSY,
     FILLERS,

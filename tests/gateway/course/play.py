@@ -24,11 +24,11 @@ from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import MAX_HELD_BYTES, Memory
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.token_reviews import TokenSender
+from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import BodyBounds, GatewayApp
-from tessera.gateway.requests.authentication import Authenticator
-from tessera.gateway.requests.token_reviews import TokenSender
-from tessera.gateway.requests.token_verifier import TokenVerdict
 from tessera.gateway.server import GatewayServer
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.course.virtual_loop import Peer, VirtualLoop, connect

@@ -20,7 +20,7 @@ from tessera.gateway.http.sse import (
     StreamFormat,
 )
 from tessera.gateway.http.token_counts import TokenCounts, Usage
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import DONE, END, ROLE, USAGE, a_delta, event
 
 

@@ -9,9 +9,9 @@ import pytest
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase
+from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
-from tessera.gateway.requests.authentication import Authenticator
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tessera.gateway.usage.recording import Recording
 from tests.gateway.harness import (

@@ -35,14 +35,14 @@ from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
 from tessera.domain.picking.pick import relative_load
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
+from tessera.gateway.queue.arrivals import ArrivalCounter
+from tessera.gateway.queue.queues import ModelQueues
 from tessera.gateway.refusals import (
     RequestError,
     allowance_headers,
     over_limit,
     unknown_model,
 )
-from tessera.gateway.requests.arrivals import ArrivalCounter
-from tessera.gateway.requests.queues import ModelQueues
 
 _MAX_CACHED_LIMITS = 10_000
 _MAX_REVOKED_KEYS = 10_000

@@ -25,8 +25,8 @@ from tessera.gateway.refusals import RequestError, invalid_request
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.attempts import Attempts
 from tessera.gateway.requests.call import Call, Inbound, refused_record
-from tessera.gateway.requests.recent import RecentRequests
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
+from tessera.gateway.settle.recent import RecentRequests
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")

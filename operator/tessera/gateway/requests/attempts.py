@@ -10,8 +10,8 @@ from tessera.gateway.bodies.continuation import NotContinuableError
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.refusals import RequestError
+from tessera.gateway.relay.engine_errors import EngineError, Retry
 from tessera.gateway.requests.admission import Admission, Ticket
-from tessera.gateway.requests.engine_errors import EngineError, Retry
 from tessera.gateway.requests.relay import EngineRelay
 
 # Of one request before its first token: the first replica and two others.

@@ -37,12 +37,12 @@ from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import RequestError, route_not_served, unlisted_field
+from tessera.gateway.relay.engine_errors import EngineError
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.attempts import Attempts
-from tessera.gateway.requests.engine_errors import EngineError
 from tessera.gateway.requests.relay import Delivery, EngineRelay, UpstreamRequest
-from tessera.gateway.requests.routes import Route
-from tessera.gateway.requests.shapes import likely_tokens, request_shape, with_prompt
+from tessera.gateway.resolve.shapes import likely_tokens, request_shape, with_prompt
+from tessera.gateway.routes import Route
 
 # As W3C has it; anything else begins a new trace.
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

@@ -30,14 +30,14 @@ from tessera.gateway.http.responses import ClientResponse
 from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
 from tessera.gateway.http.token_counts import TokenCounts, Usage, draft_counts
 from tessera.gateway.refusals import Headers
-from tessera.gateway.requests.engine_errors import (
+from tessera.gateway.relay.engine_errors import (
     EngineError,
     incomplete_stream,
     invalid_response,
     response_error,
 )
-from tessera.gateway.requests.resume import RESUMABLE, TEXT_NAMES, Protection, count_tokens
-from tessera.gateway.requests.routes import Route
+from tessera.gateway.relay.resume import RESUMABLE, TEXT_NAMES, Protection, count_tokens
+from tessera.gateway.routes import Route
 
 # Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
 MAX_RESPONSE_BYTES = 32 * 2**20

@@ -7,8 +7,8 @@ import pytest
 
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.requests.token_reviews import TokenReviews
-from tessera.gateway.requests.token_verifier import TokenVerifier
+from tessera.gateway.identify.token_reviews import TokenReviews
+from tessera.gateway.identify.token_verifier import TokenVerifier
 from tessera.ports import ClusterError
 
 DIRECTORY = Directory(tenants={"team-a": TenantLimits(name="team-a", namespaces=("team-a",))})

@@ -13,7 +13,7 @@ from tessera.adapters.oidc_tokens import (
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.oidc import claims_identity, service_account_identity
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.requests.token_reviews import (
+from tessera.gateway.identify.token_reviews import (
     ReviewsBusyError,
     TokenReviews,
     TokenSender,

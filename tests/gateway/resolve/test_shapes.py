@@ -16,7 +16,7 @@ from tessera.gateway.bodies.parsing import (
     EmbeddingFields,
     RequestFields,
 )
-from tessera.gateway.requests.shapes import SESSION_HEADER, request_shape, with_prompt
+from tessera.gateway.resolve.shapes import SESSION_HEADER, request_shape, with_prompt
 from tests.gateway.harness import a_model
 
 LONG = "x" * 3 * 2**20

@@ -11,7 +11,7 @@ from openai.types.responses import response_create_params
 
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.gateway.bodies.parsing import parse_with_unlisted
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.conformance import cases
 from tests.gateway.harness import (
     CHAT,

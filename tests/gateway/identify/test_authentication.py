@@ -8,10 +8,10 @@ import pytest
 
 from tessera.domain.gateway.directory import ApiKey, Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.token_reviews import TokenSender
+from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.authentication import Authenticator
-from tessera.gateway.requests.token_reviews import TokenSender
-from tessera.gateway.requests.token_verifier import TokenVerdict
 from tests.builders import NOW
 
 KEY = "tsk-" + "a" * 43

@@ -22,9 +22,9 @@ from tessera.domain.perf.step import StepTime
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.sse import MAX_EVENT_BYTES
+from tessera.gateway.relay.engine_errors import EngineError
 from tessera.gateway.requests import relay
 from tessera.gateway.requests.app import BodyBounds
-from tessera.gateway.requests.engine_errors import EngineError
 from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES
 from tests.gateway.harness import (
     CHAT,

@@ -9,16 +9,16 @@ import pytest
 
 from tessera.domain.gateway.directory import Directory, Identity, TenantLimits
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.authentication import Authenticator
-from tessera.gateway.requests.token_reviews import (
+from tessera.gateway.identify.authentication import Authenticator
+from tessera.gateway.identify.token_reviews import (
     MAX_WAITING_OF_ALL,
     MAX_WAITING_TOKENS,
     ReviewsBusyError,
     TokenReviews,
     TokenSender,
 )
-from tessera.gateway.requests.token_verifier import TokenVerifier
+from tessera.gateway.identify.token_verifier import TokenVerifier
+from tessera.gateway.refusals import RequestError
 
 ISSUER = "https://kubernetes.default.svc"
 DIRECTORY = Directory(

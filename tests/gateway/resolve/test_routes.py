@@ -7,7 +7,7 @@ import pytest
 from routes_page import PAGE, page
 from tessera.api.model_files import PoolingTask
 from tessera.domain.model.routes import own_routes
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.harness import (
     MODEL,
     EngineCall,

@@ -13,9 +13,9 @@ from tessera.adapters.clock import now as utc_now
 from tessera.domain.gateway.access import key_identity
 from tessera.domain.gateway.directory import Directory, Identity
 from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.identify.token_reviews import TokenSender
+from tessera.gateway.identify.token_verifier import TokenVerdict
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.token_reviews import TokenSender
-from tessera.gateway.requests.token_verifier import TokenVerdict
 
 # No credential is longer; the tokens of some issuers list hundreds of groups.
 _MAX_CREDENTIAL_BYTES = 16 * 1024

@@ -1,0 +1,1 @@
+"""The replica that a request gets, perhaps after a wait."""

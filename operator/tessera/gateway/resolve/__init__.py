@@ -1,0 +1,1 @@
+"""The service that answers a request, and what it needs there."""
