@@ -9,14 +9,13 @@ import msgspec
 import pytest
 
 from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks
-from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.parsing import (
     ChatFields,
     CompletionFields,
     EmbeddingFields,
     RequestFields,
 )
-from tessera.gateway.resolve.shapes import SESSION_HEADER, request_shape, with_prompt
+from tessera.gateway.resolve.shapes import SESSION_HEADER, prompt_blocks
 from tests.gateway.harness import a_model
 
 LONG = "x" * 3 * 2**20
@@ -33,8 +32,7 @@ def blocks(
     body = json.dumps({"model": "chat", **fields}).encode()
     parsed = msgspec.json.Decoder(fields_type).decode(body)
     model = a_model(public=public, adapters=("lora",), uid=uid)
-    shape = request_shape(parsed, parsed.prompt_size(body), model, RequestMeans())
-    return with_prompt(shape, parsed, headers or {}, model, (tenant, 1.0), 3000).prompt
+    return prompt_blocks(parsed, headers or {}, model, (tenant, 1.0), 3000)
 
 
 def test_the_tokens_of_a_huge_prompt_are_of_all_its_bytes() -> None:

@@ -41,7 +41,7 @@ from tessera.gateway.relay.engine_errors import EngineError
 from tessera.gateway.requests.admission import Admission, Ticket
 from tessera.gateway.requests.attempts import Attempts
 from tessera.gateway.requests.relay import Delivery, EngineRelay, UpstreamRequest
-from tessera.gateway.resolve.shapes import likely_tokens, request_shape, with_prompt
+from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape
 from tessera.gateway.routes import Route
 
 # As W3C has it; anything else begins a new trace.
@@ -256,12 +256,12 @@ class Call:
             await turns.take(body_bytes, lambda: check_media(fields.media, model))
         self._size = size
         means = self._admission.replicas.means(model)
-        sizes = request_shape(fields, size, model, means, _priority(inbound, fields))
-        prompt_tokens = likely_tokens(sizes.input_tokens, size, means)
+        prompt_tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
         sender, headers = (identity.tenant, self._admission.weight_of(identity)), inbound.headers
-        shape = await turns.take(
-            body_bytes, lambda: with_prompt(sizes, fields, headers, model, sender, prompt_tokens)
+        prompt = await turns.take(
+            body_bytes, lambda: prompt_blocks(fields, headers, model, sender, prompt_tokens)
         )
+        shape = request_shape(fields, size, model, means, prompt, _priority(inbound, fields))
         ticket = self._ticket = await self._admission.admit(identity, model, shape)
         self._delivery.itl_target_ns = round(model.itl_seconds * 1e9)
         most = ticket.max_output_tokens

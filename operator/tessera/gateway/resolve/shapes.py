@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import replace
 from math import ceil
 
 from tessera.domain.gateway.access import cache_salt
@@ -21,9 +20,10 @@ def request_shape(
     size: PromptSize,
     model: OfferedModel,
     means: RequestMeans,
+    prompt: PromptBlocks | None = None,
     priority: RequestPriority = RequestPriority.DEFAULT,
 ) -> RequestShape:
-    """Return the sizes of a request."""
+    """Return what decisions know of a request."""
     context = model.max_model_len
     input_tokens = size.estimate(context)
     asked = fields.output_tokens
@@ -39,33 +39,33 @@ def request_shape(
         context_tokens=prompt_tokens + answer_tokens,
         choices=fields.choices,
         stream=fields.streams,
-        adapter=fields.model if fields.model in model.adapters else None,
+        adapter=_adapter(fields, model),
+        prompt=prompt,
         priority=priority,
     )
 
 
-def with_prompt(
-    shape: RequestShape,
+def prompt_blocks(
     fields: RequestFields,
     headers: Mapping[bytes, bytes],
     model: OfferedModel,
     sender: tuple[str, float],
     prompt_tokens: int,
-) -> RequestShape:
-    """Return the shape with the blocks of a prompt of about so many tokens.
+) -> PromptBlocks | None:
+    """Return the blocks of a prompt of about so many tokens; None where an engine keeps none.
 
     Those of tenants, and of adapters, that find nothing of each other in an engine have other
     hashes. The sender is a tenant, with its weight in the memory of records.
     """
     if not fields.prompt_fields:
-        return shape
+        return None
     tenant, weight = sender
-    salt = f"{cache_salt(model, tenant)}/{shape.adapter}"
+    salt = f"{cache_salt(model, tenant)}/{_adapter(fields, model)}"
     text, text_bytes = fields.prompt_text()
     # The rest of a body, which may be spaces, takes no room in a cache.
     prompt_tokens = max(1, min(prompt_tokens, text_bytes))
     session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
-    prompt = PromptBlocks(
+    return PromptBlocks(
         owner=tenant,
         # As long as its stream runs: a list takes five times as much.
         hashes=array("Q", block_hashes(text, salt)),
@@ -74,7 +74,10 @@ def with_prompt(
         weight=weight,
         session=None if session is None else hash((model.uid, salt, session)),
     )
-    return replace(shape, prompt=prompt)
+
+
+def _adapter(fields: RequestFields, model: OfferedModel) -> str | None:
+    return fields.model if fields.model in model.adapters else None
 
 
 def likely_tokens(input_tokens: int, size: PromptSize, means: RequestMeans) -> int:

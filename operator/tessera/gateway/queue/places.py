@@ -1,0 +1,209 @@
+"""The place of a request at a replica: now, or after a wait in the queue of its model."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from tessera.adapters.clock import Clock
+from tessera.api.ref import Ref
+from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestPriority
+from tessera.domain.limits.fair_queue import QueueBounds, QueueEntry
+from tessera.domain.picking.pick import relative_load
+from tessera.domain.picking.replica_state import ReplicaState
+from tessera.gateway.fleet.replicas import Replicas, SentRequest
+from tessera.gateway.identify.senders import RecordFields, Senders
+from tessera.gateway.queue.arrivals import ArrivalCounter
+from tessera.gateway.queue.queues import ModelQueues
+from tessera.gateway.refusals import Headers, RequestError
+from tessera.gateway.reserve.limits import Reserved
+
+# That a request may wait for a replica, where one is ready and where none is.
+_READY_SECONDS, _WAKING_SECONDS = 60.0, 900.0
+
+
+@dataclass(slots=True)
+class DemandCount:
+    """Requests of one service that are at engines."""
+
+    in_flight: int = 0
+    work_ns: int = 0
+    """Their predicted work: sums of whole numbers return to 0."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Placed:
+    """A request with a place at a replica."""
+
+    reserved: Reserved
+    work_ns: int
+    """Predicted nanoseconds of a replica that it takes."""
+    queue_ns: int
+    demand: DemandCount
+    """Where it is counted, also if its service was recreated meanwhile."""
+    at: SentRequest
+    """Where it is, or was last."""
+    former: tuple[SentRequest, ...] = ()
+    """Where it was before."""
+
+    @property
+    def model(self) -> OfferedModel:
+        """Return the model that answers it."""
+        return self.reserved.model
+
+    @property
+    def attempts(self) -> tuple[SentRequest, ...]:
+        """Return where it was, the last one at the end."""
+        return (*self.former, self.at)
+
+    @property
+    def headers(self) -> Headers:
+        """Return what the client learns about its request."""
+        choice = self.at.choice
+        return [
+            (b"x-tessera-service", str(self.model.service).encode()),
+            (b"x-tessera-queue-ms", b"%d" % (self.queue_ns // 1_000_000)),
+            (b"x-tessera-replica", choice.replica.pod.name.encode()),
+            (b"x-tessera-reason", choice.reason.encode()),
+            *self.reserved.headers,
+        ]
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        choice = self.at.choice
+        fields = self.reserved.record_fields()
+        fields["variant"] = choice.replica.variant
+        fields["replica"] = choice.replica.pod.name
+        fields["price_version"] = choice.replica.price_version
+        fields["reason"] = choice.reason
+        fields["queue_ns"] = self.queue_ns
+        # No engine has reported what it used.
+        fields["estimated"] = True
+        return fields
+
+
+class Places:
+    """The places of this process at all replicas, the queues for them, and what comes."""
+
+    def __init__(
+        self, senders: Senders, wake: Callable[[], None], bounds: QueueBounds, clock: Clock
+    ) -> None:
+        """Take `wake`, which hears of requests for services that sleep."""
+        self._senders, self._wake, self._clock = senders, wake, clock
+        self.replicas = Replicas(clock.monotonic)
+        self.queues = ModelQueues(self.replicas, bounds, clock.monotonic)
+        self.replicas.freed = self.queues.freed
+        self.demand: dict[Ref, DemandCount] = {}
+        """Of services with requests at engines."""
+        self.arrivals = ArrivalCounter()
+
+    def update(self, changes: ModelChanges) -> None:
+        """Take the models and replicas of a directory."""
+        for model in changes.removed:
+            self.demand.pop(model.service, None)
+            self.arrivals.forget(model)
+        self.replicas.update(changes, self._clock.monotonic(), self._clock.utc())
+        for model in changes.removed:
+            self.queues.remove(model)
+        for model in changes.new:
+            self.queues.renew(model)
+        self.queues.pump()
+
+    async def queue(self, reserved: Reserved) -> Placed:
+        """Return the request with a replica, perhaps after a wait.
+
+        Raises RequestError with status 429 or 503.
+        """
+        model, shape = reserved.model, reserved.shape
+        identity = reserved.chosen.resolved.received.identified.identity
+        self.arrivals.add(identity, model, shape)
+        work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
+        at, queue_ns = self.queues.of(model).send_now(shape, began), 0
+        if at is None:
+            at = await self._wait(reserved, work_seconds)
+            queue_ns = int((self._clock.monotonic() - began) * 1e9)
+        work_ns = round(work_seconds * 1e9)
+        demand = self.demand.get(model.service)
+        if demand is None:
+            demand = self.demand[model.service] = DemandCount()
+        demand.in_flight += 1
+        demand.work_ns += work_ns
+        return Placed(reserved=reserved, work_ns=work_ns, queue_ns=queue_ns, demand=demand, at=at)
+
+    def move(self, placed: Placed, engine: str | None = None, *, beyond_context: int = 0) -> bool:
+        """Place the request at a replica that did not have it; False if there is none.
+
+        It has the same `engine`, if one is given, and a longer context than `beyond_context`.
+        """
+        states = self._untried(placed, engine)
+        if beyond_context:
+            states = [each for each in states if (each.replica.max_model_len or 0) > beyond_context]
+        shape, now = placed.reserved.shape, self._clock.monotonic()
+        sent = self.replicas.send(placed.model, shape, now, states)
+        if sent is None:
+            return False
+        placed.former, placed.at = placed.attempts, sent
+        return True
+
+    def other(self, placed: Placed, *, free: bool = False) -> EngineReplica | None:
+        """Return a replica that did not have the request and could go on with its stream.
+
+        It is the one with the fewest requests for its limit; with `free` it has a place for it now.
+        """
+        now = self._clock.monotonic()
+        able = (
+            state
+            for state in self._untried(placed, placed.at.choice.replica.engine)
+            if state.ready_at is not None and not state.replica.leaving
+            if not free or sum(state.load(now)) < state.max_sequences
+        )
+        least = min(able, key=partial(relative_load, now=now), default=None)
+        return least.replica if least is not None else None
+
+    def leave(self, placed: Placed) -> None:
+        """Free the place of a request, once."""
+        placed.at.end()
+        service, demand = placed.model.service, placed.demand
+        demand.in_flight -= 1
+        demand.work_ns -= placed.work_ns
+        if not demand.in_flight and self.demand.get(service) is demand:
+            del self.demand[service]
+
+    def _untried(self, placed: Placed, engine: str | None) -> list[ReplicaState]:
+        tried = [each.choice.replica.uid for each in placed.attempts]
+        states = self.replicas.untried(placed.model, placed.reserved.shape, tried)
+        return [state for state in states if engine in (None, state.replica.engine)]
+
+    async def _wait(self, reserved: Reserved, work_seconds: float) -> SentRequest:
+        model, now = reserved.model, self._clock.monotonic()
+        identity = reserved.chosen.resolved.received.identified.identity
+        is_ready = self.replicas.ready_count(model) > 0
+        if not is_ready and not model.may_sleep:
+            stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
+            raise RequestError(stopped if model.stopped else unready, model.service)
+        seconds, priority = _READY_SECONDS if is_ready else _WAKING_SECONDS, reserved.shape.priority
+        if is_ready and priority is RequestPriority.SHEDDABLE:
+            # It is of no use where it is late.
+            seconds = model.ttft_seconds
+        entry = QueueEntry(
+            tenant=identity.tenant,
+            weight=self._senders.weight_of(identity),
+            service_class=model.service_class,
+            priority=priority,
+            work_seconds=work_seconds,
+            due=now + model.ttft_seconds,
+            deadline=now + seconds,
+        )
+        queue = self.queues.of(model)
+        future = queue.offer(entry, reserved.shape, now)
+        if not is_ready:
+            self._wake()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and future.exception() is None:
+                future.result().end()
+            queue.leave(entry)
+            raise

@@ -1,0 +1,131 @@
+"""Reads the body of a request within bounds, and what it says."""
+
+import asyncio
+from dataclasses import dataclass
+
+from tessera.api.text import counted
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestPriority
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.bodies.parsing import RequestFields, parse_with_unlisted
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.http.responses import Message, Receive
+from tessera.gateway.identify.senders import Identified, RecordFields
+from tessera.gateway.refusals import RequestError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyBounds:
+    """Bounds of one request."""
+
+    max_bytes: int = 32 * 2**20
+    seconds: float = 60
+    heartbeat_seconds: float = 10
+    """Between two comments in a stream that waits for its first token."""
+
+
+# Stands for those of a body that was dropped.
+_NO_FIELDS = RequestFields(model="")
+
+
+@dataclass(slots=True, kw_only=True)
+class Received:
+    """A request whose body came, and was read."""
+
+    identified: Identified
+    model: str
+    """The name that the client asked for."""
+    streams: bool
+    fields: RequestFields
+    """What the body says; they keep it."""
+    unlisted: str | None
+    """A field that does not pass to engines which several tenants may use; None without any."""
+    body: bytes
+    """As it came."""
+
+    @property
+    def priority(self) -> RequestPriority:
+        """Return what it lets others of its model do, as its client says."""
+        if self.identified.sheddable or self.identified.identity.sheddable:
+            return RequestPriority.SHEDDABLE
+        return RequestPriority.BATCH if self.fields.yields else RequestPriority.DEFAULT
+
+    def drop_body(self) -> None:
+        """Keep nothing of the body, which no other engine will get."""
+        self.fields, self.body = _NO_FIELDS, b""
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        fields = self.identified.record_fields()
+        fields["model"], fields["stream"] = self.model, self.streams
+        return fields
+
+
+class Receiver:
+    """Receives the requests of one process."""
+
+    def __init__(self, bounds: BodyBounds, turns: Turns, reading_turns: Turns) -> None:
+        """Take the turns of large bodies, and those of their parts while they come."""
+        self.bounds = bounds
+        self._turns, self._reading_turns = turns, reading_turns
+
+    async def receive(self, identified: Identified, receive: Receive) -> bytes:
+        """Return the whole body, whose bytes are held.
+
+        Raises RequestError where it is too large, too slow, or encoded.
+        """
+        headers, holding = identified.headers, identified.holding
+        if headers.get(b"content-encoding", b"identity") != b"identity":
+            raise RequestError(RequestReason.UNSUPPORTED_ENCODING)
+        limit = self.bounds.max_bytes
+        if int(headers.get(b"content-length", b"0")) > limit:
+            raise _too_large(limit)
+        parts: list[bytes] = []
+        try:
+            async with asyncio.timeout(self.bounds.seconds):
+                more = True
+                while more and holding.size <= limit:
+                    message = await _next_part(receive, holding)
+                    parts.append(message["body"])
+                    more = message["more_body"]
+                    # The next part comes in the same turn of the loop as those of many others.
+                    await self._reading_turns.take(holding.size, lambda: None)
+            if holding.size > limit:
+                raise _too_large(limit)
+            return await self._turns.take(holding.size, lambda: b"".join(parts))
+        except TimeoutError:
+            raise RequestError(RequestReason.BODY_TIMEOUT, f"{self.bounds.seconds:g}") from None
+        finally:
+            # The traceback of an error would keep them.
+            parts.clear()
+
+    async def read(self, identified: Identified, body: bytes) -> Received:
+        """Return what the body says.
+
+        Raises RequestError with status 400.
+        """
+        route = identified.route
+        fields, unlisted = await self._turns.take(
+            len(body), lambda: parse_with_unlisted(route.decoder, route.listed, body)
+        )
+        return Received(
+            identified=identified,
+            model=fields.model,
+            streams=fields.streams,
+            fields=fields,
+            unlisted=unlisted,
+            body=body,
+        )
+
+
+async def _next_part(receive: Receive, holding: Holding) -> Message:
+    message = await receive()
+    if message["type"] == "http.disconnect":
+        raise RequestError(RequestReason.CLIENT_GONE)
+    if not holding.take(len(message["body"])):
+        raise holding.error()
+    return message
+
+
+def _too_large(limit: int) -> RequestError:
+    return RequestError(RequestReason.BODY_TOO_LARGE, counted(limit, "byte"))

@@ -1,0 +1,135 @@
+"""What the sender of a request may spend: requests and tokens of each limit that holds for him."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+
+from tessera.adapters.clock import Clock
+from tessera.domain.gateway.directory import Directory, Identity, ModelChanges, OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import RequestPriority, RequestShape
+from tessera.domain.limits.account import BorrowRequest
+from tessera.domain.limits.gateway_limits import Admitted, GatewayLimits, LimitRefusal
+from tessera.domain.limits.scopes import ApplicableLimits, applicable_limits
+from tessera.gateway.fleet.replicas import Replicas
+from tessera.gateway.identify.senders import RecordFields
+from tessera.gateway.refusals import Headers, RequestError, allowance_headers, over_limit
+from tessera.gateway.resolve.chooser import Chosen
+
+_MAX_CACHED_LIMITS = 10_000
+# Of one request, with the limits that others take in between.
+_MAX_BORROWINGS = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Reserved:
+    """A request that is within all limits of its sender, which hold it until its engine's end."""
+
+    chosen: Chosen
+    shape: RequestShape
+    """With the priority in which it can wait."""
+    admitted: Admitted
+
+    @property
+    def model(self) -> OfferedModel:
+        """Return the model that is to answer it."""
+        return self.chosen.resolved.model
+
+    @property
+    def max_output_tokens(self) -> int | None:
+        """Return what is left of the tokens that the client asked for; None for all of them."""
+        reduced = self.admitted.max_output_tokens
+        return reduced if reduced < self.shape.max_output_tokens else None
+
+    @property
+    def headers(self) -> Headers:
+        """Return what the client learns about its limits."""
+        return allowance_headers(self.admitted.requests, self.admitted.tokens)
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        return self.chosen.record_fields()
+
+
+class Reservations:
+    """Reserves of the limits that this process holds, and borrows where they do not suffice."""
+
+    def __init__(
+        self,
+        replicas: Replicas,
+        borrow: Callable[[BorrowRequest], Awaitable[bool]],
+        clock: Clock,
+    ) -> None:
+        """Take `borrow`, which exchanges portions of limits with the accounts.
+
+        It returns False if the answer did not come.
+        """
+        self.limits = GatewayLimits()
+        self._replicas, self._borrow, self._clock = replicas, borrow, clock
+        self._directory = Directory()
+        self._applicable: dict[tuple[str | None, ...], ApplicableLimits] = {}
+
+    def update(self, directory: Directory, changes: ModelChanges, *, forget: bool) -> None:
+        """Take a directory; `forget` all limits where more than models differs in it."""
+        self._directory = directory
+        if forget:
+            self._applicable = {}
+        uids = {model.uid for model in (*changes.old, *changes.new)}
+        for key in [key for key in self._applicable if key[-1] in uids]:
+            del self._applicable[key]
+
+    async def reserve(self, chosen: Chosen) -> Reserved:
+        """Return the request within its limits.
+
+        Raises RequestError with status 400, 403, 429 or 503.
+        """
+        identity, model = chosen.resolved.received.identified.identity, chosen.resolved.model
+        is_asleep = model.is_asleep and not self._replicas.ready_count(model)
+        if is_asleep and not model.may_wake(identity.tenant):
+            # It is no demand, which would start a replica.
+            raise RequestError(RequestReason.SERVICE_ASLEEP, model.service, identity.tenant)
+        shape = self._with_its_priority(model, chosen.shape)
+        admitted = await self._within_limits(identity, model, shape)
+        return Reserved(chosen=chosen, shape=shape, admitted=admitted)
+
+    def settle(self, reserved: Reserved, *, input_tokens: int, output_tokens: int) -> None:
+        """Spend so many tokens of what was reserved, and give the rest back."""
+        self.limits.settle(
+            reserved.admitted, input_tokens=input_tokens, output_tokens=output_tokens
+        )
+
+    def _with_its_priority(self, model: OfferedModel, shape: RequestShape) -> RequestShape:
+        """Return the request as it can wait: while its prompt is read, all others have to."""
+        if not shape.priority.yields:
+            return shape
+        seconds, most = self._replicas.read_seconds(model, shape), model.ttft_seconds / 2
+        if seconds <= most:
+            return shape
+        if shape.priority is RequestPriority.SHEDDABLE:
+            details = shape.input_tokens, f"{seconds:.1f}", f"{most:g}"
+            raise RequestError(RequestReason.SHEDDABLE_TOO_LONG, model.service, *details)
+        return replace(shape, priority=RequestPriority.DEFAULT)
+
+    async def _within_limits(
+        self, identity: Identity, model: OfferedModel, shape: RequestShape
+    ) -> Admitted:
+        limits = self._limits_of(identity, model)
+        for _ in range(_MAX_BORROWINGS):
+            answer = self.limits.take(limits, shape, self._clock.monotonic())
+            if isinstance(answer, Admitted):
+                return answer
+            if isinstance(answer, LimitRefusal):
+                raise over_limit(answer)
+            if not await self._borrow(answer):
+                break
+        raise RequestError(RequestReason.LIMITS_UNAVAILABLE)
+
+    def _limits_of(self, identity: Identity, model: OfferedModel) -> ApplicableLimits:
+        # Most keys have no limits of their own: those of their tenants are the same.
+        own_key = None if identity.limits is None else identity.key
+        key = (identity.tenant, identity.team, own_key, model.uid)
+        limits = self._applicable.get(key)
+        if limits is None:
+            if len(self._applicable) >= _MAX_CACHED_LIMITS:
+                self._applicable.clear()
+            limits = self._applicable[key] = applicable_limits(self._directory, identity, model)
+        return limits

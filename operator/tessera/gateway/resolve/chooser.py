@@ -1,0 +1,72 @@
+"""What a service needs to know of a request before it answers: sizes, prefix, what it may hold."""
+
+from dataclasses import dataclass
+
+from tessera.domain.gateway.requests import RequestShape, StreamLatency
+from tessera.domain.model.routes import TOKENIZER_ROUTES
+from tessera.gateway.bodies.media import check_media
+from tessera.gateway.bodies.parsing import RequestSummary
+from tessera.gateway.bodies.prompt_size import PromptSize
+from tessera.gateway.bodies.turns import Turns
+from tessera.gateway.fleet.replicas import Replicas
+from tessera.gateway.identify.senders import RecordFields, Senders
+from tessera.gateway.refusals import route_not_served, unlisted_field
+from tessera.gateway.resolve.models import Resolved
+from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape
+
+
+@dataclass(slots=True, kw_only=True)
+class Chosen:
+    """A request as the service sees it that is to answer it."""
+
+    resolved: Resolved
+    summary: RequestSummary
+    size: PromptSize
+    shape: RequestShape
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        fields = self.resolved.record_fields()
+        if self.shape.stream:
+            model = self.resolved.model
+            fields["latency"] = StreamLatency(
+                ttft_target_ns=round(model.ttft_seconds * 1e9),
+                itl_target_ns=round(model.itl_seconds * 1e9),
+            )
+        return fields
+
+
+class Chooser:
+    """Measures requests for the services that are to answer them."""
+
+    def __init__(self, senders: Senders, replicas: Replicas, turns: Turns) -> None:
+        self._senders, self._replicas, self._turns = senders, replicas, turns
+
+    async def choose(self, resolved: Resolved) -> Chosen:
+        """Return the request as its service sees it.
+
+        Raises RequestError with status 400 or 404.
+        """
+        received, model, take = resolved.received, resolved.model, self._turns.take
+        identified, fields, body = received.identified, received.fields, received.body
+        path = identified.route.path
+        if model.routes and path not in (*model.routes, *TOKENIZER_ROUTES):
+            raise route_not_served(received.model, path, model)
+        if model.is_shared and received.unlisted is not None:
+            raise unlisted_field(received.unlisted)
+        size = await take(len(body), lambda: fields.prompt_size(body))
+        if size.media_tokens:
+            await take(len(body), lambda: check_media(fields.media, model))
+        means, identity = self._replicas.means(model), identified.identity
+        sender = identity.tenant, self._senders.weight_of(identity)
+        tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
+        headers = identified.headers
+        prompt = await take(
+            len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens)
+        )
+        return Chosen(
+            resolved=resolved,
+            summary=fields.summary(),
+            size=size,
+            shape=request_shape(fields, size, model, means, prompt, received.priority),
+        )
