@@ -1,0 +1,291 @@
+"""An engine as the source of an answer: what is sent to it, and what comes back."""
+
+import asyncio
+import codecs
+
+import msgspec
+
+from tessera.api.text import counted
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.gateway.http.continued_events import ContinuedEvents, Joint
+from tessera.gateway.http.engine_connection import (
+    ConnectionLostError,
+    EngineConnection,
+    EngineSession,
+    InvalidHttpError,
+)
+from tessera.gateway.http.sse import EventRelay, EventTooLargeError, InvalidStreamError, is_aborted
+from tessera.gateway.http.token_counts import Usage, draft_counts
+from tessera.gateway.relay.engine_errors import (
+    EngineError,
+    incomplete_stream,
+    invalid_response,
+    response_error,
+)
+from tessera.gateway.relay.resume import RESUMABLE, TEXT_NAMES, Protection
+from tessera.gateway.relay.sent import Sent
+from tessera.gateway.relay.sink import AnswerSink
+
+# Of a response that is not a stream: embeddings of a large batch have some 10 MiB.
+MAX_RESPONSE_BYTES = 32 * 2**20
+_MAX_ERROR_BYTES = 2**16
+# Of it at once, since text takes up to four times as much.
+_DECODED_BYTES = 2**20
+# A part of a stream that keeps the loop for so long makes the stream rest; smaller parts do not,
+# whatever else took the time.
+SLOW_PART_SECONDS = 0.002
+_MAX_QUICK_BYTES = 4096
+# From the last event to the end of the engine's response; then its connection is closed.
+_TRAILER_SECONDS = 1.0
+_NULL = msgspec.Raw(b"null")
+
+
+class EngineSource:
+    """Engines, each of which answers a request that is sent to it."""
+
+    def __init__(self, session: EngineSession) -> None:
+        self._session, self._clock = session, session.clock
+
+    async def answer(self, sent: Sent, sink: AnswerSink, joint: Joint | None) -> None:
+        """Send the request to the replica where it has its place, and its answer to the sink.
+
+        With a joint it goes on there with a stream. Raises EngineError: a retry is possible only
+        while nothing of the answer was sent.
+        """
+        # What another replica sent is lost.
+        sent.hold(0)
+        replica = sent.placed.at.choice.replica
+        address = replica.address
+        try:
+            connection = sent.connection = await self._session.connect(address)
+        except OSError as error:
+            name = type(error).__name__
+            raise EngineError(RequestReason.ENGINE_UNREACHABLE, replica.pod.name, name) from error
+        try:
+            sent.sent_ns, sent.prefilled_ns = self._clock.monotonic_ns(), None
+            await connection.send(sent.for_engine(address), sent.body)
+            if connection.status != 200:
+                body = await connection.read(_MAX_ERROR_BYTES) or b""
+                path, headers = sent.identified.route.path, sent.placed.headers
+                raise response_error(connection.status, body, headers, replica, path)
+            if not sent.fields.streams:
+                await self._read_whole(connection, sent, sink)
+            elif connection.content_type == b"text/event-stream":
+                await self._read_stream(connection, sent, sink, joint)
+            else:
+                raise invalid_response(replica, "it is no stream of events, which was asked for")
+        except TimeoutError as error:
+            raise EngineError(RequestReason.ENGINE_TIMEOUT, replica.pod.name) from error
+        except InvalidHttpError as error:
+            raise invalid_response(replica, str(error)) from error
+        except ConnectionLostError as error:
+            if sent.is_left:
+                raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name) from error
+            raise EngineError(RequestReason.STREAM_BROKEN, replica.pod.name, error) from error
+        finally:
+            sent.connection, sent.is_left = None, False
+            self._session.release(connection, address)
+
+    async def _read_whole(self, connection: EngineConnection, sent: Sent, sink: AnswerSink) -> None:
+        replica = sent.placed.at.choice.replica
+        body = await connection.read(
+            MAX_RESPONSE_BYTES, lambda size: sent.hold(sent.answer_bytes + size)
+        )
+        if sent.holding.exceeded:
+            raise sent.holding.error()
+        if body is None:
+            size = counted(MAX_RESPONSE_BYTES, "byte")
+            raise EngineError(RequestReason.RESPONSE_TOO_LARGE, f"it has more than {size}")
+        try:
+            _check_encoding(body)
+            summary = _whole_decoder.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise invalid_response(replica, str(error)) from error
+        if is_aborted(body):
+            raise EngineError(RequestReason.ENGINE_DRAINING, replica.pod.name)
+        sent.first_token_ns = self._clock.monotonic_ns()
+        if summary.usage is not None:
+            sent.counts = summary.usage.counts()
+            sent.drafts = draft_counts(summary.metrics)
+        await sink.drained()
+        sink.whole(body)
+        sink.end(sent.counts)
+
+    async def _read_stream(
+        self, connection: EngineConnection, sent: Sent, sink: AnswerSink, joint: Joint | None
+    ) -> None:
+        stream, replica = sent.identified.route.stream, sent.placed.at.choice.replica
+        assert stream is not None  # noqa: S101 - only such routes have bodies that stream
+        keep_usage = sent.fields.usage_asked
+        events = (
+            EventRelay(stream, keep_usage=keep_usage)
+            if joint is None
+            else ContinuedEvents(stream, joint, keep_usage=keep_usage)
+        )
+        sent.events = events
+        try:
+            await self._pass_on(connection, events, sent, sink, joint)
+        except EventTooLargeError as error:
+            raise EngineError(RequestReason.RESPONSE_TOO_LARGE, error) from error
+        except InvalidStreamError as error:
+            raise invalid_response(replica, str(error)) from error
+        finally:
+            sent.counts, sent.drafts = events.total, events.drafts
+        if sent.holding.exceeded:
+            raise sent.holding.error()
+        if not (events.ended and events.started):
+            raise incomplete_stream(events, replica)
+        sink.end(sent.counts)
+        if not connection.complete:
+            await _skip_trailer(connection)
+
+    async def _pass_on(
+        self,
+        connection: EngineConnection,
+        events: EventRelay,
+        sent: Sent,
+        sink: AnswerSink,
+        joint: Joint | None,
+    ) -> None:
+        """Read the events of an engine into the sink, to their end or a failure."""
+        holding, monotonic_ns = sent.holding, self._clock.monotonic_ns
+        itl_target_ns = round(sent.placed.model.itl_seconds * 1e9)
+        token_ns, takes = 0, True
+
+        def relay(data: bytes) -> bool:
+            nonlocal token_ns, takes
+            deltas = events.deltas
+            block = self._feed(sent, events, data)
+            if events.deltas > deltas:
+                now_ns = monotonic_ns()
+                # Tokens that come together have no gap between them.
+                sent.gaps += events.deltas - deltas
+                sent.late_gaps += now_ns - token_ns > itl_target_ns
+                token_ns = sent.read_ns = now_ns
+            if block:
+                takes = sink.part(
+                    block if protection is None else protection.add(block, events.text_name)
+                )
+            fits = sent.hold(sink.unread_bytes + events.waiting_bytes)
+            return fits and takes and not (sent.rest_seconds or events.closed)
+
+        block, ended = await self._first_block(connection, sent, events)
+        protection = None
+        if block:
+            self._count_first(sent, events, itl_target_ns)
+            sent.placed.at.first_token()
+            await sink.drained()
+            block = _joined(sent, joint, block, events) or _begun(sent, sink, block, events)
+            protection = sent.protection
+            sent.body = b""
+            connection.when_sent(sent.free_request)
+            takes = sink.part(block)
+            sent.hold(sink.unread_bytes + events.waiting_bytes)
+        while not (ended or events.closed or holding.exceeded):
+            if not takes:
+                await sink.drained()
+                takes = sent.hold(events.waiting_bytes)
+            await _rest(sent)
+            # The time in which nothing is read is no gap of the engine.
+            token_ns = monotonic_ns()
+            ended = await connection.forward(relay)
+
+    def _count_first(self, sent: Sent, events: EventRelay, itl_target_ns: int) -> None:
+        """Count the tokens that came first, from this engine."""
+        now_ns = self._clock.monotonic_ns()
+        if sent.first_token_ns is None:
+            sent.first_token_ns = now_ns
+            sent.gaps += max(0, events.deltas - 1)
+        else:
+            sent.gaps += events.deltas
+            sent.late_gaps += now_ns - sent.read_ns > itl_target_ns
+        sent.read_ns = now_ns
+
+    async def _first_block(
+        self, connection: EngineConnection, sent: Sent, events: EventRelay
+    ) -> tuple[bytes, bool]:
+        """Return what goes to the client with the first token, and whether the response ended.
+
+        Nothing does if there is none.
+        """
+        block, ended = b"", False
+
+        def hold(data: bytes) -> bool:
+            nonlocal block
+            block = self._feed(sent, events, data)
+            if events.prefilled and sent.prefilled_ns is None:
+                sent.prefilled_ns = self._clock.monotonic_ns()
+            fits = sent.hold(events.waiting_bytes)
+            return fits and not (block or sent.rest_seconds or events.closed)
+
+        while not (block or ended or events.closed or sent.holding.exceeded):
+            await _rest(sent)
+            ended = await connection.forward(hold)
+        return block, ended
+
+    def _feed(self, sent: Sent, events: EventRelay, data: bytes) -> bytes:
+        """Return what goes to the client; a part that takes long makes the stream rest."""
+        if sent.answer_bytes + len(data) <= _MAX_QUICK_BYTES:
+            return events.feed(data)
+        began = self._clock.monotonic()
+        block = events.feed(data)
+        seconds = self._clock.monotonic() - began
+        if seconds > SLOW_PART_SECONDS:
+            namespace = sent.placed.at.choice.replica.pod.namespace
+            sent.rest_seconds = self._session.rest_seconds(namespace, seconds)
+        return block
+
+
+def _begun(sent: Sent, sink: AnswerSink, block: bytes, events: EventRelay) -> bytes:
+    """Begin a stream; return its first part as the client gets it."""
+    if sent.may_continue and events.text_name in TEXT_NAMES:
+        sent.protection = Protection(sent.body, sent.holding)
+    protection = sent.protection
+    resumable = b"true" if protection is not None else b"false"
+    # Comments that went before may have taken the headers with them.
+    if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
+        block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
+    return block if protection is None else protection.add(block, events.text_name)
+
+
+def _joined(sent: Sent, joint: Joint | None, block: bytes, events: EventRelay) -> bytes:
+    """Go on with a stream; return the next part of it as the client gets it, b"" without one."""
+    protection = sent.protection
+    if joint is None or protection is None:
+        return b""
+    sent.resumed = joint.resumed
+    sent.unchecked_joints += not joint.is_checked
+    protection.free(len(sent.body))
+    return protection.add(block, events.text_name)
+
+
+async def _rest(sent: Sent) -> None:
+    if sent.rest_seconds:
+        seconds, sent.rest_seconds = sent.rest_seconds, 0.0
+        await asyncio.sleep(seconds)
+
+
+class _Whole(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+    metrics: msgspec.Raw = _NULL
+
+
+_whole_decoder = msgspec.json.Decoder(_Whole)
+
+
+def _check_encoding(body: bytes) -> None:
+    """Raise UnicodeDecodeError unless the body is UTF-8: a decoder of JSON skips most texts."""
+    if not body.isascii():
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        for place in range(0, len(body), _DECODED_BYTES):
+            decoder.decode(body[place : place + _DECODED_BYTES])
+        decoder.decode(b"", final=True)
+
+
+async def _skip_trailer(connection: EngineConnection) -> None:
+    """Read to the end, so that the connection can be used again."""
+    try:
+        async with asyncio.timeout(_TRAILER_SECONDS):
+            await connection.forward(lambda _: True)
+    except (TimeoutError, ConnectionLostError, InvalidHttpError):
+        return

@@ -1,0 +1,135 @@
+"""A request that engines get, and what its client got so far of their answers."""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from tessera.domain.gateway.requests import StreamLatency
+from tessera.domain.observed.drafts import DraftCounts
+from tessera.gateway.bodies.memory import Holding
+from tessera.gateway.bodies.parsing import RequestSummary
+from tessera.gateway.http.engine_connection import EngineConnection
+from tessera.gateway.http.sse import EventRelay
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.identify.senders import Identified, RecordFields
+from tessera.gateway.queue.places import Placed
+from tessera.gateway.relay.resume import Protection
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Sent:
+    """A request that goes to an engine, and to others where that one is lost."""
+
+    placed: Placed
+    identified: Identified
+    holding: Holding
+    fields: RequestSummary
+    body: bytes
+    """Empty once a stream began: its protection keeps it, if it has any."""
+    headers: bytes
+    """Lines with their ends, which each engine gets."""
+    may_continue: bool
+    """Another engine may go on with its stream, as long as that has one text."""
+    connection: EngineConnection | None = None
+    """To the engine that works for it now."""
+    protection: Protection | None = None
+    """Of a stream that began and may go on elsewhere."""
+    answer_bytes: int = 0
+    """Of the answer, among those that the request holds."""
+    rest_seconds: float = 0.0
+    """How long nothing of the stream is read, since a part of it took long."""
+    is_left: bool = False
+    """The gateway broke the connection off itself."""
+    counts: TokenCounts | None = None
+    """As the engine reported them."""
+    drafts: DraftCounts | None = None
+    """The same of an engine that speculates."""
+    sent_ns: int | None = None
+    """When the request went to its last engine, on the monotonic clock."""
+    prefilled_ns: int | None = None
+    """When that engine began to decode, if it said so before its first token."""
+    read_ns: int = 0
+    """When the last tokens of a stream came."""
+    first_token_ns: int | None = None
+    """On the monotonic clock."""
+    gaps: int = 0
+    """Tokens after the first."""
+    late_gaps: int = 0
+    events: EventRelay | None = None
+    """Those of the last stream."""
+    resumed: int = 0
+    """How often the stream went on at another engine."""
+    unchecked_joints: int = 0
+    """Those of them where that engine did not say how it reads what came before."""
+    is_ended: bool = False
+    """The gateway wrote its end."""
+    resumptions: int = 0
+    """How often another engine was asked to go on with the stream."""
+    moved_from: str = ""
+    """The replica that it is to leave while that serves it."""
+    moving: asyncio.Task[None] | None = None
+    """Asks another replica for that."""
+    earlier_deltas: int = 0
+    earlier_tokens: int = 0
+
+    def for_engine(self, address: str) -> bytes:
+        """Return what an engine gets before the body."""
+        target = self.identified.route.path.encode()
+        if self.identified.query:
+            target = b"%b?%b" % (target, self.identified.query)
+        return b"POST %b HTTP/1.1\r\nHost: %b\r\n%bContent-Length: %d\r\n\r\n" % (
+            target,
+            address.encode(),
+            self.headers,
+            len(self.body),
+        )
+
+    def hold(self, size: int) -> bool:
+        """Hold so many bytes of the answer; False where they have no room."""
+        more = size - self.answer_bytes
+        self.answer_bytes = size
+        if more > 0:
+            return self.holding.take(more)
+        self.holding.free(-more)
+        return True
+
+    def free_request(self) -> None:
+        """Hold nothing of the request, which an engine has, but what protects its stream."""
+        self.holding.free(self.holding.size - self.answer_bytes - self.holding.spare)
+
+    def resume(self) -> None:
+        """Count that the stream goes on elsewhere."""
+        self.earlier_deltas, self.earlier_tokens = self.deltas, self.tokens
+        self.counts = self.events = None
+
+    @property
+    def is_resuming(self) -> bool:
+        """Whether another engine is to go on with it, and has not yet."""
+        return self.first_token_ns is not None and not (self.events and self.events.started)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the whole stream was passed on, to its end."""
+        events = self.events
+        return self.is_ended or (events is not None and events.ended and events.started)
+
+    @property
+    def deltas(self) -> int:
+        """Return how many events with tokens were sent to the client so far."""
+        return self.earlier_deltas + (self.events.deltas if self.events else 0)
+
+    @property
+    def tokens(self) -> int:
+        """Return about how many tokens these had."""
+        return self.earlier_tokens + (self.events.tokens if self.events else 0)
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        fields = self.placed.record_fields()
+        if self.first_token_ns is not None:
+            fields["ttft_ns"] = self.first_token_ns - self.identified.started_ns
+        fields["resumed"], fields["unchecked_joints"] = self.resumed, self.unchecked_joints
+        latency: StreamLatency | None = fields.get("latency")
+        # Tokens of several choices come between each other.
+        if latency is not None and self.fields.choices == 1:
+            fields["latency"] = replace(latency, gaps=self.gaps, late_gaps=self.late_gaps)
+        return fields

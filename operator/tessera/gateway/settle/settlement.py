@@ -1,0 +1,248 @@
+"""What a request used: at its engine's end tokens, place and limits, at its client's a record."""
+
+import itertools
+import uuid
+from dataclasses import dataclass, replace
+from typing import NamedTuple, TypeAlias
+
+from tessera.adapters.clock import Clock
+from tessera.domain.gateway.requests import Phase, UsageRecord
+from tessera.domain.picking.prediction import RequestMeans, seconds_per_token
+from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.identify.senders import Identified, RecordFields
+from tessera.gateway.queue.places import Placed, Places
+from tessera.gateway.receive.receiver import Received
+from tessera.gateway.refusals import RequestError
+from tessera.gateway.relay.sent import Sent
+from tessera.gateway.reserve.limits import Reservations, Reserved
+from tessera.gateway.resolve.chooser import Chosen
+from tessera.gateway.resolve.models import Resolved
+from tessera.gateway.resolve.shapes import likely_tokens
+
+_MAX_ROUTE = 256
+# Of a known prefix: its tokens are a mean of those of its bytes.
+_UNCERTAIN_SHARE = 1 / 8
+# Of a client that is gone, and of a defect of the gateway.
+_CLIENT_GONE, _DEFECT = 499, 500
+# Unique among all gateways and restarts.
+_PROCESS_ID = uuid.uuid4().hex[:16]
+_numbers = itertools.count()
+
+
+@dataclass(slots=True, kw_only=True)
+class Answered:
+    """A request for which no engine works any more; its client may read on."""
+
+    sent: Sent
+    counts: TokenCounts
+    estimated: bool
+
+    def record_fields(self) -> RecordFields:
+        """Return what is recorded of it."""
+        sent, counts, at = self.sent, self.counts, self.sent.placed.at
+        fields = sent.record_fields()
+        fields["input_tokens"], fields["output_tokens"] = counts.input, counts.output
+        fields["cached_tokens"], fields["reasoning_tokens"] = counts.cached, counts.reasoning
+        fields["predicted_cached_tokens"] = round(at.predicted_cached_share * counts.input)
+        fields["estimated"] = self.estimated
+        if not self.estimated:
+            known = at.known_prefix_share * counts.input
+            uncached = round(known) - counts.cached
+            fields["uncached_prefix_tokens"] = (
+                uncached if uncached > _UNCERTAIN_SHARE * known else 0
+            )
+        if sent.drafts is not None:
+            fields["drafts"] = replace(
+                sent.drafts.at_most(counts.output), temperature=sent.fields.temperature_class
+            )
+        return fields
+
+
+Stand: TypeAlias = Identified | Received | Resolved | Chosen | Reserved | Placed | Sent | Answered
+"""Where a request stands: the value of the last station that it passed."""
+
+
+class ClientEnd(NamedTuple):
+    """How a request ended for its client."""
+
+    phase: Phase
+    reason: str
+    """Empty of one that was answered."""
+    status: int | None
+    """None where the client got no response."""
+
+
+class Settlement:
+    """Settles requests at their ends, each once."""
+
+    def __init__(self, reservations: Reservations, places: Places, clock: Clock) -> None:
+        self._reservations, self._places, self._clock = reservations, places, clock
+
+    def end_engine(self, at: Stand, phase: Phase) -> Stand:
+        """Settle what was used and free its place; return where the request stands then.
+
+        A client may go on reading after that.
+        """
+        match at:
+            case Reserved():
+                self._reservations.settle(at, input_tokens=0, output_tokens=0)
+                return at.chosen
+            case Placed():
+                self._leave(at, TokenCounts())
+                return at
+            case Sent():
+                answered = self._answered(at, phase)
+                if at.first_token_ns is not None:
+                    self._note_answer(answered, phase)
+                self._leave(at.placed, answered.counts)
+                return answered
+            case _:
+                return at
+
+    def record(
+        self, at: Stand, end: ClientEnd, record_id: str, identified: Identified
+    ) -> UsageRecord:
+        """Return the record of a request that ended where it stands."""
+        fields = {"reason": "", **at.record_fields()}
+        if end.reason:
+            fields["reason"] = end.reason
+        return UsageRecord(
+            record_id=record_id,
+            phase=end.phase,
+            status=end.status or (_DEFECT if end.phase is Phase.FAILED else _CLIENT_GONE),
+            total_ns=self._clock.monotonic_ns() - identified.started_ns,
+            **fields,
+        )
+
+    def partial(self, at: Sent | Answered) -> Answered:
+        """Return what a request that an engine has used so far."""
+        if isinstance(at, Answered):
+            return at
+        return Answered(sent=at, counts=self._delivered(at, Phase.ABORTED), estimated=True)
+
+    def _leave(self, placed: Placed, counts: TokenCounts) -> None:
+        self._places.leave(placed)
+        self._reservations.settle(
+            placed.reserved, input_tokens=counts.input, output_tokens=counts.output
+        )
+
+    def _answered(self, sent: Sent, phase: Phase) -> Answered:
+        """Return what was used, within what could be, and teach the next predictions by it."""
+        reported = sent.counts
+        if reported is None:
+            return Answered(sent=sent, counts=self._delivered(sent, phase), estimated=True)
+        counts = reported.at_most(*_most(sent))
+        estimated = counts is not reported or sent.unchecked_joints > 0
+        if phase is Phase.COMPLETED:
+            if not estimated:
+                self._learn(sent, counts)
+        elif (output := self._delivered(sent, phase).output) > counts.output:
+            # `/v1/messages` reports before the answer what it has then.
+            counts, estimated = replace(counts, output=output), True
+        return Answered(sent=sent, counts=counts, estimated=estimated)
+
+    def _note_answer(self, answered: Answered, phase: Phase) -> None:
+        """Record what the replica has of the request now."""
+        counts, sent = answered.counts, answered.sent
+        is_reported = phase is Phase.COMPLETED and counts.input > 0 and not answered.estimated
+        # The replica that goes on with a stream does not know what the first one had.
+        is_reported = is_reported and not sent.resumed
+        cached_share = counts.cached / counts.input if is_reported else None
+        prompt_tokens = counts.input if is_reported else None
+        sent.placed.at.answered(counts.output, cached_share, prompt_tokens)
+
+    def _learn(self, sent: Sent, counts: TokenCounts) -> None:
+        model, reserved = sent.placed.model, sent.placed.reserved
+        size, identity = reserved.chosen.size, sent.identified.identity
+        self._places.replicas.learn(model, counts.input, counts.output, size.text_bytes)
+        self._places.arrivals.learn(
+            identity,
+            model,
+            reserved.shape,
+            input_tokens=counts.input,
+            output_tokens=counts.output,
+        )
+
+    def _delivered(self, sent: Sent, phase: Phase) -> TokenCounts:
+        """Return what a request used whose engine reported nothing.
+
+        A client that leaves pays the prompt that an engine got, the tokens that it was sent, and
+        those that its engine makes until it hears of it: not all that it may have asked for.
+        """
+        reserved, output = sent.placed.reserved, sent.tokens
+        means = self._places.replicas.means(reserved.model)
+        if phase is Phase.ABORTED and sent.sent_ns is not None:
+            unread = self._unread(sent, sent.sent_ns, means)
+            output = min(output + unread * sent.fields.choices, _most(sent)[1])
+        elif not output:
+            return TokenCounts()
+        input_tokens = likely_tokens(reserved.shape.input_tokens, reserved.chosen.size, means)
+        return TokenCounts(input=input_tokens, output=output)
+
+    def _unread(self, sent: Sent, sent_ns: int, means: RequestMeans) -> int:
+        """Return the tokens of a choice that its engine made and the gateway did not read."""
+        placed, now = sent.placed, self._clock.monotonic()
+        if sent.is_resuming:
+            return 0
+        if sent.first_token_ns is not None:
+            began = sent.read_ns / 1e9
+        elif sent.prefilled_ns is not None:
+            # The tokens of its reasoning may be hidden.
+            began = sent.prefilled_ns / 1e9
+        elif placed.reserved.shape.stream:
+            return 0
+        else:
+            # An answer that is no stream shows nothing before its end.
+            began = sent_ns / 1e9 + (placed.at.choice.predicted_ttft_seconds or 0.0)
+        pace = seconds_per_token(placed.at.choice.state, means, now) or placed.model.itl_seconds
+        # The token under way is made as well.
+        return int((now - began) / pace) + 1 if now >= began else 0
+
+
+def _most(sent: Sent) -> tuple[int, int]:
+    """Return the most tokens that the request can have of input and of output.
+
+    Counts are settled against the limits of its sender, who need not own the engine.
+    """
+    reserved, fields = sent.placed.reserved, sent.fields
+    context = reserved.model.max_model_len
+    if fields.output_tokens is None and context is None:
+        most_output = LARGEST_CONTEXT * fields.choices
+    elif sent.identified.route.stream is not None:
+        # Engines make a token even of `max_tokens: 0`.
+        most_output = max(reserved.admitted.max_output_tokens, fields.choices)
+    else:
+        most_output = 0
+    return reserved.chosen.size.bound(context), most_output
+
+
+def refused_record(
+    request_id: str,
+    route: str,
+    client_address: str,
+    error: RequestError,
+    started_at_ns: int,
+    total_ns: int,
+) -> UsageRecord:
+    """Return the record of a request that was refused before its body was read."""
+    sender = error.sender
+    return UsageRecord(
+        record_id=record_id(),
+        request_id=request_id,
+        started_at_ns=started_at_ns,
+        tenant=sender.tenant if sender else "",
+        team=sender.team if sender else None,
+        key=sender.key if sender else None,
+        route=route[:_MAX_ROUTE],
+        phase=Phase.REFUSED,
+        status=error.status,
+        reason=error.reason,
+        total_ns=total_ns,
+        client_address=client_address,
+    )
+
+
+def record_id() -> str:
+    """Return a name for a record that no other one has."""
+    return f"{_PROCESS_ID}-{next(_numbers)}"
