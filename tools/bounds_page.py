@@ -55,6 +55,7 @@ from tessera.gateway.http.protocol import (
     STALLED_CLIENT_BYTES,
     STALLED_CLIENT_SECONDS,
 )
+from tessera.gateway.http.responses import MAX_UNREAD_BYTES
 from tessera.gateway.http.sse import (
     MAX_BYTES_WITHOUT_TOKEN,
     MAX_EVENT_BYTES,
@@ -62,11 +63,11 @@ from tessera.gateway.http.sse import (
 )
 from tessera.gateway.identify.token_reviews import MAX_WAITING_TOKENS
 from tessera.gateway.main import ENGINE_IDLE_SECONDS
+from tessera.gateway.receive.receiver import BodyBounds
+from tessera.gateway.relay.engine import MAX_RESPONSE_BYTES, SLOW_PART_SECONDS
 from tessera.gateway.relay.engine_errors import MAX_REFUSAL_LENGTH
+from tessera.gateway.relay.relay import MAX_RESUMPTIONS
 from tessera.gateway.relay.resume import MAX_PROTECTED_BYTES
-from tessera.gateway.requests.app import BodyBounds
-from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
-from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES, MAX_UNREAD_BYTES, SLOW_PART_SECONDS
 from tessera.gateway.settle.recent import MAX_RECENT_BYTES
 from tessera.gateway.store.writer import MAX_SPOOLED
 from tessera.gateway.usage.recording import MAX_STORE_ROWS, MAX_TENANT_ROWS, SUM_SECONDS, file_rows

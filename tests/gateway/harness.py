@@ -26,17 +26,22 @@ from tessera.domain.gateway.directory import (
     OfferedModel,
 )
 from tessera.domain.gateway.reasons import RequestReason
-from tessera.domain.gateway.requests import UsageRecord
+from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import Account, BorrowRequest, Lease, SlotAccount
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.http.connections import Connections
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.identify.senders import Identified, Identifier
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
+from tessera.gateway.receive.receiver import BodyBounds, Received
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.admission import Admission, Identifier
-from tessera.gateway.requests.app import BodyBounds, GatewayApp
+from tessera.gateway.requests.admission import Admission
+from tessera.gateway.requests.app import GatewayApp
+from tessera.gateway.resolve.chooser import Chosen
+from tessera.gateway.resolve.models import Resolved
+from tessera.gateway.routes import ROUTES
 from tessera.gateway.server import GatewayServer, listen
 from world.testing import eventually
 
@@ -345,6 +350,40 @@ def an_api_key(secret: str = KEY, **changes: Any) -> ApiKey:
 def a_directory(*models: OfferedModel, keys: Sequence[ApiKey] = (), **changes: Any) -> Directory:
     api_keys = keys or (an_api_key(),)
     return Directory(models=models, keys={key.digest: key for key in api_keys}, **changes)
+
+
+def a_chosen_request(identity: Identity, model: OfferedModel, shape: RequestShape) -> Chosen:
+    """Return a request of these sizes before its limits are asked."""
+    body = json.dumps({"model": shape.model, "messages": []}).encode()
+    route = ROUTES["/v1/chat/completions"]
+    fields = route.decoder.decode(body)
+    identified = Identified(
+        route=route,
+        query=b"",
+        headers={},
+        request_id="request",
+        client_address="127.0.0.1",
+        tags="",
+        sheddable=False,
+        identity=identity,
+        holding=Memory().open(identity, 1.0, lambda: None),
+        started_ns=0,
+        started_at_ns=0,
+    )
+    received = Received(
+        identified=identified,
+        model=fields.model,
+        streams=fields.streams,
+        fields=fields,
+        unlisted=None,
+        body=body,
+    )
+    return Chosen(
+        resolved=Resolved(received=received, model=model),
+        summary=fields.summary(),
+        size=fields.prompt_size(body),
+        shape=shape,
+    )
 
 
 @asynccontextmanager

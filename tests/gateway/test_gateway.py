@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import create_autospec
 
 import pytest
 from typing_extensions import override
@@ -16,19 +17,26 @@ from tessera.domain.gateway.build import GatewayObservations
 from tessera.domain.gateway.directory import Directory, Identity, OfferedModel, TenantLimits
 from tessera.domain.gateway.requests import RequestShape, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease, Portion, PortionRequest
-from tessera.domain.limits.gateway_limits import Admitted
 from tessera.domain.limits.scopes import Meter
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.tenant_keys import TenantKeys
 from tessera.gateway import gateway as gateway_module
 from tessera.gateway.fleet.polling import EnginePoller
+from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.gateway import Gateway, GatewayParts
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.queue.places import DemandCount, Placed
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.admission import DemandCount, Ticket
 from tests.builders import a_budget, a_pod, a_service
 from tests.domain.limits.accounts import a_limit
-from tests.gateway.harness import KeyIdentifier, a_directory, a_model, a_replica, an_api_key
+from tests.gateway.harness import (
+    KeyIdentifier,
+    a_chosen_request,
+    a_directory,
+    a_model,
+    a_replica,
+    an_api_key,
+)
 from world.testing import eventually
 
 CHAT = Ref("team-a", "chat")
@@ -135,7 +143,7 @@ async def test_requests_are_judged_by_a_directory_once_all_is_known_and_by_the_n
 def decisions(gateway: Gateway) -> list[object]:
     """Return what a gateway would do with requests of each tenant."""
     admission = gateway.admission
-    models = [admission.visible_models(Identity(tenant=name)) for name in ("team-a", "team-b")]
+    models = [admission.models.visible(Identity(tenant=name)) for name in ("team-a", "team-b")]
     replicas = [
         [(state.replica, state.ready_at is not None) for state in admission.replicas.states(model)]
         for visible in models
@@ -188,11 +196,12 @@ async def output_limit(gateway: Gateway, model: OfferedModel, sender: Identity =
     """Return what is left of 10 tokens that a client asks for."""
     shape = RequestShape(model=model.names[0], input_tokens=1, max_output_tokens=10)
     try:
-        ticket = await gateway.admission.admit(sender, model, shape)
+        reservations = gateway.admission.reservations
+        reserved = await reservations.reserve(a_chosen_request(sender, model, shape))
     except RequestError as error:
         return error.reason
-    gateway.admission.finish(ticket, input_tokens=0, output_tokens=0)
-    return ticket.max_output_tokens
+    reservations.settle(reserved, input_tokens=0, output_tokens=0)
+    return reserved.max_output_tokens
 
 
 def test_the_edits_of_one_tenant_touch_nothing_of_another() -> None:
@@ -200,13 +209,13 @@ def test_the_edits_of_one_tenant_touch_nothing_of_another() -> None:
     own = a_model(a_replica("127.0.0.1:1"))
     evil = a_model(service=Ref("evil", "chat"), uid="uid-evil", tenant="evil")
     gateway.publish(Directory(models=(own, evil)))
-    models, states = gateway.admission.visible_models(TEAM), gateway.admission.replicas.states(own)
+    models, states = gateway.admission.models.visible(TEAM), gateway.admission.replicas.states(own)
     for number in range(3):
         evil = replace(evil, names=(f"name-{number}",))
         gateway.publish(Directory(models=(own, evil)))
-        assert gateway.admission.visible_models(TEAM) is models
+        assert gateway.admission.models.visible(TEAM) is models
         assert gateway.admission.replicas.states(own) is states
-        assert gateway.admission.find_model(Identity(tenant="evil"), f"name-{number}") is evil
+        assert gateway.admission.models.find(Identity(tenant="evil"), f"name-{number}") is evil
 
 
 class CountedModels(tuple[OfferedModel, ...]):
@@ -232,7 +241,7 @@ def test_an_edit_of_a_public_service_lets_no_tenant_look_at_all_models() -> None
         gateway.publish(Directory(models=models))
         before = models.looks
         for tenant, model in zip(tenants, own, strict=True):
-            visible = gateway.admission.visible_models(Identity(tenant=tenant))
+            visible = gateway.admission.models.visible(Identity(tenant=tenant))
             assert visible == {"chat": model, f"name-{edit}": evil}
         assert models.looks - before == 1
 
@@ -287,8 +296,10 @@ def without_requests(services: int) -> list[OfferedModel]:
 async def refuse(gateway: Gateway, model: OfferedModel) -> None:
     """Let a request be refused, since its model has no replica."""
     shape = RequestShape(model=model.names[0], input_tokens=1, max_output_tokens=1)
+    chosen = a_chosen_request(Identity(tenant="team-a"), model, shape)
+    reserved = await gateway.admission.reservations.reserve(chosen)
     with pytest.raises(RequestError, match="has no ready replica"):
-        await gateway.admission.admit(Identity(tenant="team-a"), model, shape)
+        await gateway.admission.places.queue(reserved)
 
 
 async def test_arrivals_are_reported_once() -> None:
@@ -327,28 +338,23 @@ async def test_a_deleted_service_leaves_no_demand() -> None:
     assert gateway.take_demand() == {remaining.service: GatewayDemand(arrived=1, in_flight=1)}
 
 
-def test_the_demand_of_a_service_never_falls_below_zero() -> None:
+async def test_the_demand_of_a_service_never_falls_below_zero() -> None:
     admission, model = Surroundings().gateway().admission, a_model()
+    shape = RequestShape(model="chat", input_tokens=1, max_output_tokens=1)
+    reserved = await admission.reservations.reserve(a_chosen_request(TEAM, model, shape))
     demand = admission.demand[model.service] = DemandCount()
 
-    def a_ticket(work: float, demand: DemandCount) -> Ticket:
-        ticket = Ticket(
-            model=model,
-            shape=RequestShape(model="chat", input_tokens=1, max_output_tokens=1),
-            admitted=Admitted(
-                limits=(), input_tokens=1, max_output_tokens=1, requests=None, tokens=None
-            ),
-            work_seconds=work,
-            demand=demand,
-        )
+    def a_placed_request(work: float, demand: DemandCount) -> Placed:
+        work_ns = round(work * 1e9)
         demand.in_flight += 1
-        demand.work_ns += ticket.work_ns
-        return ticket
+        demand.work_ns += work_ns
+        at = create_autospec(SentRequest, instance=True)
+        return Placed(reserved=reserved, work_ns=work_ns, queue_ns=0, demand=demand, at=at)
 
-    tickets = [a_ticket(work, demand) for work in (0.1, 0.2, 0.3, 0.7)]
+    placed = [a_placed_request(work, demand) for work in (0.1, 0.2, 0.3, 0.7)]
     # The last one is of a service of this name that was deleted.
-    for ticket in (*(tickets[i] for i in (0, 2, 3, 1)), a_ticket(0.5, DemandCount())):
-        admission.finish(ticket, input_tokens=1, output_tokens=1)
+    for each in (*(placed[i] for i in (0, 2, 3, 1)), a_placed_request(0.5, DemandCount())):
+        admission.places.leave(each)
         assert demand.in_flight >= 0
         assert demand.work_ns >= 0
     assert (demand.in_flight, demand.work_ns) == (0, 0)

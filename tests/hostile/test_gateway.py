@@ -17,7 +17,7 @@ from tessera.domain.gateway.access import tenant_models
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
 from tessera.gateway.identify.authentication import Authenticator
-from tessera.gateway.requests.relay import UpstreamRequest
+from tessera.gateway.relay.sent import Sent
 from tessera.gateway.usage.logs import access_line
 from tests.gateway.harness import (
     CHAT,
@@ -210,14 +210,16 @@ async def test_whatever_a_request_line_says_an_engine_gets_one_request_or_none(p
     assert_equal(requests, expected)
 
 
-_for_engine = UpstreamRequest.for_engine
+_for_engine = Sent.for_engine
 
 
-def _with_decoded_query(request: UpstreamRequest, address: str) -> bytes:
-    return _for_engine(replace(request, query=unquote_to_bytes(request.query)), address)
+def _with_decoded_query(request: Sent, address: str) -> bytes:
+    query = unquote_to_bytes(request.identified.query)
+    changed = replace(request, identified=replace(request.identified, query=query))
+    return _for_engine(changed, address)
 
 
-def _with_length_in_characters(request: UpstreamRequest, address: str) -> bytes:
+def _with_length_in_characters(request: Sent, address: str) -> bytes:
     size, characters = len(request.body), len(request.body.decode())
     length = b"Content-Length: %d"
     return _for_engine(request, address).replace(length % size, length % characters)
@@ -225,10 +227,10 @@ def _with_length_in_characters(request: UpstreamRequest, address: str) -> bytes:
 
 @pytest.mark.parametrize("fault", [_with_decoded_query, _with_length_in_characters])
 async def test_a_gateway_that_sends_an_engine_something_else_is_seen(
-    fault: Callable[[UpstreamRequest, str], bytes], monkeypatch: pytest.MonkeyPatch
+    fault: Callable[[Sent, str], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plant a fault by which the engine reads another request, or more than one."""
-    monkeypatch.setattr(UpstreamRequest, "for_engine", fault)
+    monkeypatch.setattr(Sent, "for_engine", fault)
     _, requests = await requests_for(PATHS[0])
     assert requests != [("/v1/chat/completions", BODY)]
 

@@ -19,8 +19,10 @@ from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
+from tessera.gateway.identify.senders import Identifier
 from tessera.gateway.queue.arrivals import ArrivalCount
-from tessera.gateway.requests.admission import Admission, DemandCount, Identifier
+from tessera.gateway.queue.places import DemandCount
+from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.usage.metrics import ServiceRequests
 

@@ -27,8 +27,9 @@ from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.identify.authentication import Authenticator
 from tessera.gateway.identify.token_reviews import TokenSender
 from tessera.gateway.identify.token_verifier import TokenVerdict
+from tessera.gateway.receive.receiver import BodyBounds
 from tessera.gateway.requests.admission import Admission
-from tessera.gateway.requests.app import BodyBounds, GatewayApp
+from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.server import GatewayServer
 from tessera.gateway.usage.metrics import GatewayMetrics
 from tests.gateway.course.virtual_loop import Peer, VirtualLoop, connect

@@ -8,7 +8,7 @@ from typing import Any
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.domain.limits.fair_queue import QueueBounds
-from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.course.building import (
     BUSY,
     CHAT_PATH,

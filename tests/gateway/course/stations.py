@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Literal
 
-from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.course.building import (
     BUSY,
     CHAT_PATH,

@@ -18,7 +18,7 @@ from tessera.gateway.http.protocol import (
     MAX_WAITING_REQUESTS,
     GatewayProtocol,
 )
-from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tessera.gateway.http.protocol import GatewayProtocol
-from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.harness import RunningGateway, a_directory, a_gateway, a_model
 from world.keys import Authority
 

@@ -12,8 +12,8 @@ import pytest
 
 from tessera.domain.gateway.requests import Phase, RunningRequest
 from tessera.gateway.bodies.memory import Memory
-from tessera.gateway.requests.app import BodyBounds
-from tessera.gateway.requests.attempts import MAX_RESUMPTIONS
+from tessera.gateway.receive.receiver import BodyBounds
+from tessera.gateway.relay.relay import MAX_RESUMPTIONS
 from tests.gateway.harness import (
     DONE,
     END,

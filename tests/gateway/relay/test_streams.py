@@ -19,13 +19,13 @@ from tessera.api.rate_limits import RateLimitsSpec
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
+from tessera.gateway import relay
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.sse import MAX_EVENT_BYTES
+from tessera.gateway.receive.receiver import BodyBounds
+from tessera.gateway.relay.engine import MAX_RESPONSE_BYTES
 from tessera.gateway.relay.engine_errors import EngineError
-from tessera.gateway.requests import relay
-from tessera.gateway.requests.app import BodyBounds
-from tessera.gateway.requests.relay import MAX_RESPONSE_BYTES
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -261,7 +261,7 @@ async def test_a_whole_answer_costs_about_what_its_bytes_do() -> None:
 async def test_a_stream_whose_parts_take_long_rests_and_loses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(relay, "SLOW_PART_SECONDS", 0.0)
+    monkeypatch.setattr(relay.engine, "SLOW_PART_SECONDS", 0.0)
     rests = list[float]()
     rest_seconds = EngineSession.rest_seconds
 

@@ -86,10 +86,10 @@ async def test_the_last_revoked_keys_are_remembered_and_a_restored_one_is_valid(
     admission.update(Directory(keys=keys))
     admission.update(Directory())
     with pytest.raises(RequestError) as refusal:
-        await admission.identify(headers, "10.0.0.1")
+        await admission.senders.identify(headers, "10.0.0.1")
     assert refusal.value.sender == Identity(tenant=TENANT, key="k1")
     admission.update(Directory(keys=keys))
-    assert (await admission.identify(headers, "10.0.0.1")).key == "k1"
+    assert (await admission.senders.identify(headers, "10.0.0.1")).key == "k1"
 
 
 async def test_what_cannot_be_recorded_is_not_granted(tmp_path: Path) -> None:

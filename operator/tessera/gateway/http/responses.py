@@ -1,16 +1,19 @@
 """What a client gets: a whole body, or a stream that may begin with comments while it waits."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from typing import Any, Protocol
 
 from tessera.gateway.http.protocol import GatewayProtocol
+from tessera.gateway.http.token_counts import TokenCounts
 from tessera.gateway.refusals import JSON, Headers, RequestError
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
+Send = Callable[[Message], Coroutine[Any, Any, None]]
 
+# Of a stream that its client reads slowly; then the engine is held back.
+MAX_UNREAD_BYTES = 2**20
 _EVENT_STREAM = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -20,8 +23,18 @@ _EVENT_STREAM = (
 _HEARTBEAT = b": waiting\n\n"
 
 
+class EndedAnswer(Protocol):
+    """What is known once the source of an answer has ended."""
+
+    @property
+    def headers(self) -> Headers:
+        """Return those of a whole answer."""
+
+
 class ClientResponse:
-    """The response to one request; what it awaits waits while the client reads slowly."""
+    """The response to one request, and the sink of its answer; what it awaits waits for a client
+    that reads slowly.
+    """
 
     def __init__(
         self, send: Send, client: GatewayProtocol, request_id: str, *, close: bool = False
@@ -32,61 +45,83 @@ class ClientResponse:
         if close:
             self._own.append((b"connection", b"close"))
         self._timer: asyncio.TimerHandle | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
         self._interval_seconds = 0.0
+        self._is_ended = False
+        self._whole = b""
+        self.unread_bytes = 0
+        """Of a stream, those that wait for the client."""
         self.status: int | None = None
         """Once it is sent."""
+        self.ended: Callable[[TokenCounts | None], EndedAnswer]
+        """Called at the end of the answer's source; who relays an answer sets it."""
+
+    def begin(self, headers: Headers) -> bool:
+        """Send the head of a stream; False if heartbeats did, with other headers."""
+        self.stop_heartbeats()
+        if self.status is not None:
+            return False
+        self._send_stream_head(headers)
+        return True
+
+    def part(self, data: bytes) -> bool:
+        """Send a part of the stream; False where the client has too much to read."""
+        if self._timer is not None:
+            self.stop_heartbeats()
+        self.unread_bytes = self.client.write_chunk(data)
+        return self.unread_bytes <= MAX_UNREAD_BYTES
+
+    def whole(self, body: bytes) -> None:
+        """Take an answer that is no stream."""
+        self._whole = body
+
+    def end(self, counts: TokenCounts | None) -> None:
+        """Send what follows the end of the answer's source."""
+        answer = self.ended(counts)
+        if self.status is None:
+            body, self._whole = self._whole, b""
+            self._send_whole(200, body, answer.headers)
+        self._end_if_read()
+
+    def interrupted(self) -> None:
+        """Send heartbeats again until the stream goes on."""
+        self.stop_heartbeats()
+        self.start_heartbeats(self._interval_seconds)
+
+    async def drained(self) -> None:
+        """Wait while the client reads slowly."""
+        await self.client.drained()
+        self.unread_bytes = 0
+
+    async def finish(self) -> None:
+        """Wait until the client has read a large body, which counts as held until then."""
+        if not self._is_ended:
+            await self.client.drained()
+            self._end()
 
     async def send_whole(
         self, status: int, body: bytes, headers: Headers = (), content_type: bytes = JSON
     ) -> None:
         """Send a response that is not a stream."""
-        await self._end_heartbeats()
-        self.status = status
-        head = [
-            (b"content-type", content_type),
-            (b"content-length", b"%d" % len(body)),
-            *self._own,
-            *headers,
-        ]
-        await self._send({"type": "http.response.start", "status": status, "headers": head})
-        await self.write(body)
-        # It waits until the client has read a large body, which counts as held until then.
-        await self.end_stream()
-
-    async def begin_stream(self, headers: Headers = ()) -> None:
-        """Send the head of a stream, unless heartbeats did."""
-        await self._end_heartbeats()
-        if self.status is None:
-            await self._send_stream_head(headers)
-
-    async def write(self, data: bytes) -> None:
-        """Send a part of the stream."""
-        await self._send({"type": "http.response.body", "body": data, "more_body": True})
-
-    async def end_stream(self) -> None:
-        """End the stream."""
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self.stop_heartbeats()
+        await self.client.drained()
+        self._send_whole(status, body, headers, content_type)
+        await self.finish()
 
     async def fail(self, error: RequestError) -> None:
         """Send an error: as the response, or as the last event of a stream that has begun."""
-        await self._end_heartbeats()
+        self.stop_heartbeats()
         if self.status is None:
             await self.send_whole(error.status, error.body(), error.headers)
         else:
-            await self.write(error.event())
-            await self.end_stream()
+            await self.client.drained()
+            self._send_now({"body": error.event(), "more_body": True})
+            await self.finish()
 
     def start_heartbeats(self, interval_seconds: float) -> None:
         """Send a comment each interval until the stream begins."""
         self._interval_seconds = interval_seconds
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(interval_seconds, self._beat, interval_seconds)
-
-    def resume_heartbeats(self) -> None:
-        """Send them again until the stream goes on."""
-        self.stop_heartbeats()
-        self.start_heartbeats(self._interval_seconds)
 
     def stop_heartbeats(self) -> None:
         """Send no more heartbeats."""
@@ -95,22 +130,46 @@ class ClientResponse:
             self._timer = None
 
     def _beat(self, interval_seconds: float) -> None:
-        if self._heartbeat is None or self._heartbeat.done():
-            self._heartbeat = asyncio.create_task(self._send_heartbeat())
+        # Who reads slowly has enough to read.
+        if not self.client.reads_slowly:
+            if self.status is None:
+                self._send_stream_head(())
+            self.client.write_chunk(_HEARTBEAT)
         self.start_heartbeats(interval_seconds)
 
-    async def _send_heartbeat(self) -> None:
-        if self.status is None:
-            await self._send_stream_head(())
-        await self.write(_HEARTBEAT)
+    def _send_stream_head(self, headers: Headers) -> None:
+        self._send_head(200, [*_EVENT_STREAM, *self._own, *headers])
 
-    async def _send_stream_head(self, headers: Headers) -> None:
-        self.status = 200
-        head = [*_EVENT_STREAM, *self._own, *headers]
-        await self._send({"type": "http.response.start", "status": 200, "headers": head})
+    def _send_whole(
+        self, status: int, body: bytes, headers: Headers, content_type: bytes = JSON
+    ) -> None:
+        head = [
+            (b"content-type", content_type),
+            (b"content-length", b"%d" % len(body)),
+            *self._own,
+            *headers,
+        ]
+        self._send_head(status, head)
+        self._send_now({"body": body, "more_body": True})
 
-    async def _end_heartbeats(self) -> None:
-        self.stop_heartbeats()
-        if self._heartbeat is not None:
-            await self._heartbeat
-            self._heartbeat = None
+    def _end_if_read(self) -> None:
+        if not self.client.reads_slowly:
+            self._end()
+
+    def _end(self) -> None:
+        self._is_ended = True
+        self._send_now({"body": b"", "more_body": False})
+
+    def _send_head(self, status: int, headers: Headers) -> None:
+        self.status = status
+        self._send_now({"type": "http.response.start", "status": status, "headers": headers})
+
+    def _send_now(self, message: Message) -> None:
+        """Send a message, which waits for nothing while the client reads."""
+        sending = self._send({"type": "http.response.body", **message})
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        sending.close()
+        raise RuntimeError("a message waits for a client that reads slowly")

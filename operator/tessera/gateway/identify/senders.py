@@ -12,8 +12,8 @@ from tessera.gateway.routes import Route
 # As W3C has it; anything else begins a new trace.
 _TRACE_PARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
+# Fields of a UsageRecord by their names: each station adds its own.
 RecordFields: TypeAlias = dict[str, Any]
-"""Fields of a UsageRecord by their names: each station adds its own."""
 
 
 class Identifier(Protocol):

@@ -5,44 +5,34 @@ import heapq
 import os
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import msgspec
 
 from tessera.api.ref import Ref
-from tessera.api.text import counted
 from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.directory import Identity, OfferedModel
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import AwaitedStreams, RunningRequest, UsageRecord
-from tessera.gateway.bodies.memory import Holding, Memory
+from tessera.gateway.bodies.memory import Memory
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import SentRequest
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.http.protocol import GatewayProtocol
 from tessera.gateway.http.responses import ClientResponse, Message, Receive, Send
+from tessera.gateway.identify.senders import Identified
+from tessera.gateway.receive.receiver import BodyBounds, Receiver
 from tessera.gateway.refusals import RequestError, invalid_request
+from tessera.gateway.relay.relay import Relay
 from tessera.gateway.requests.admission import Admission
-from tessera.gateway.requests.attempts import Attempts
-from tessera.gateway.requests.call import Call, Inbound, refused_record
+from tessera.gateway.requests.course import RequestCourse, Stations
+from tessera.gateway.resolve.chooser import Chooser
 from tessera.gateway.routes import ROUTES
 from tessera.gateway.settle.recent import RecentRequests
+from tessera.gateway.settle.settlement import Settlement, refused_record
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TAGS = re.compile(rb"[A-Za-z0-9._/=,-]{0,256}")
 _MODELS = "/v1/models"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BodyBounds:
-    """Bounds of one request."""
-
-    max_bytes: int = 32 * 2**20
-    seconds: float = 60
-    heartbeat_seconds: float = 10
-    """Between two comments in a stream that waits for its first token."""
-
-
 _BOUNDS = BodyBounds()
 
 
@@ -59,19 +49,30 @@ class GatewayApp:
     ) -> None:
         self._admission = admission
         self._clock = admission.clock
-        self._engines = engines
         self._record = record
-        self._bounds = bounds
         self.memory = memory or Memory()
         self._recent = RecentRequests()
-        self._turns, self._reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
-        self._calls: set[Call] = set()
+        self._courses: set[RequestCourse] = set()
         self.draining = False
         """`/readyz` answers 503, and every response closes its connection."""
         self.can_record: Callable[[], bool] = lambda: True
         """Whether there is room for the record of a new request."""
         self.note_begun: Callable[[UsageRecord], None] = lambda _: None
         """Takes the record of a request that an engine gets now, as if it ended at once."""
+        turns, reading_turns = (Turns(self._clock.thread_time) for _ in range(2))
+        models, places = admission.models, admission.places
+        self.stations = Stations(
+            receiver=Receiver(bounds, turns, reading_turns),
+            models=models,
+            chooser=Chooser(admission.senders, places.replicas, turns),
+            reservations=admission.reservations,
+            places=places,
+            relay=Relay(engines, models, places, turns),
+            settlement=Settlement(admission.reservations, places, self._clock),
+            record=self._record_ended,
+            note_begun=self._note_begun,
+        )
+        """What a request passes."""
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         started_ns, started_at_ns = self._clock.monotonic_ns(), self._clock.time_ns()
@@ -93,8 +94,8 @@ class GatewayApp:
     def running(self, limit: int) -> tuple[list[RunningRequest], int]:
         """Return the oldest requests that run, and how many do."""
         now_ns = self._clock.monotonic_ns()
-        oldest = heapq.nsmallest(limit, self._calls, key=lambda call: call.started_ns)
-        return [call.running(now_ns) for call in oldest], len(self._calls)
+        oldest = heapq.nsmallest(limit, self._courses, key=lambda each: each.identified.started_ns)
+        return [course.running(now_ns) for course in oldest], len(self._courses)
 
     def explain(self, request_id: str) -> RequestExplanations:
         """Return where the last requests with this id went, and why."""
@@ -102,30 +103,27 @@ class GatewayApp:
 
     def leave_replicas(self, uids: Collection[str]) -> None:
         """Go on elsewhere with the protected streams that are at these replicas."""
-        for attempts in self._attempts() if uids else ():
-            attempts.leave_replicas(uids)
+        for course in tuple(self._courses) if uids else ():
+            course.leave_replicas(uids)
 
     def move_streams(self, uids: Collection[str]) -> None:
         """Go on elsewhere with those that can, of the streams at these replicas, which leave."""
-        for attempts in self._attempts() if uids else ():
-            attempts.move_stream(uids)
-
-    def _attempts(self) -> list[Attempts]:
-        return [call.attempts for call in self._calls if call.attempts is not None]
+        for course in tuple(self._courses) if uids else ():
+            course.move_stream(uids)
 
     def partial_records(self) -> Sequence[UsageRecord]:
         """Return what the requests that an engine has used so far, as if they ended now."""
-        records = (call.partial_record() for call in self._calls)
+        records = (course.partial_record() for course in self._courses)
         return [record for record in records if record is not None]
 
     def awaiting(self) -> Mapping[Ref, AwaitedStreams]:
         """Return the streams without a token, by service."""
         now_ns = self._clock.monotonic_ns()
         services: dict[Ref, AwaitedStreams] = {}
-        for call in self._calls:
-            model = call.awaited_model
+        for course in self._courses:
+            model = course.awaited_model
             if model is not None:
-                age = (now_ns - call.started_ns) / 1e9
+                age = (now_ns - course.identified.started_ns) / 1e9
                 overdue, oldest = services.get(model.service, AwaitedStreams())
                 services[model.service] = AwaitedStreams(
                     overdue + (age > model.ttft_seconds), max(oldest, age)
@@ -147,8 +145,8 @@ class GatewayApp:
             raise _wrong_method(path, "POST")
         # Nothing is read for a client that does not read the response before.
         await response.client.drained()
-        address = _client_address(scope)
-        identity = await self._admission.identify(headers, address)
+        address, senders = _client_address(scope), self._admission.senders
+        identity = await senders.identify(headers, address)
         if not self.can_record():
             raise RequestError(RequestReason.USAGE_NOT_RECORDED)
         task, client = asyncio.current_task(), response.client
@@ -161,12 +159,11 @@ class GatewayApp:
             else:
                 task.cancel()
 
-        holding = self.memory.open(identity, self._admission.weight_of(identity), end)
+        holding = self.memory.open(identity, senders.weight_of(identity), end)
         try:
-            inbound = Inbound(
+            identified = Identified(
                 route=ROUTES[path],
                 holding=holding,
-                turns=self._turns,
                 query=scope["query_string"],
                 headers=headers,
                 identity=identity,
@@ -177,7 +174,7 @@ class GatewayApp:
                 started_ns=started_ns,
                 started_at_ns=started_at_ns,
             )
-            await self._call(inbound, receive, response)
+            await self._pass(identified, receive, response)
         except asyncio.CancelledError:
             # Its body was not complete.
             task.uncancel()
@@ -186,59 +183,34 @@ class GatewayApp:
         finally:
             holding.close()
 
-    async def _call(self, inbound: Inbound, receive: Receive, response: ClientResponse) -> None:
-        """Read the body, and do what it asks for."""
+    async def _pass(
+        self, identified: Identified, receive: Receive, response: ClientResponse
+    ) -> None:
+        """Receive the body, and let the request pass the stations."""
         body_from_ns = self._clock.monotonic_ns()
-        inbound.body = await self._body(inbound, receive)
+        body = await self.stations.receiver.receive(identified, receive)
         # While it came, a key may have been revoked.
-        inbound.identity = await self._admission.identify(inbound.headers, inbound.client_address)
+        identified.identity = await self._admission.senders.identify(
+            identified.headers, identified.client_address
+        )
         # How slowly a client sends its body is no time of the service.
         sending_ns = self._clock.monotonic_ns() - body_from_ns
-        inbound.started_ns += sending_ns
-        inbound.started_at_ns += sending_ns
-        call = Call(
-            inbound, self._admission, self._engines, response, self._record_call, self.note_begun
-        )
-        self._calls.add(call)
+        identified.started_ns += sending_ns
+        identified.started_at_ns += sending_ns
+        course = RequestCourse(identified, self.stations, response)
+        self._courses.add(course)
         try:
-            await call.run(self._bounds.heartbeat_seconds)
+            await course.run(body)
         finally:
-            self._calls.remove(call)
+            self._courses.remove(course)
 
-    def _record_call(self, record: UsageRecord, attempts: Sequence[SentRequest]) -> None:
+    def _note_begun(self, record: UsageRecord) -> None:
+        self.note_begun(record)
+
+    def _record_ended(self, record: UsageRecord, attempts: Sequence[SentRequest]) -> None:
         self._record(record)
         if attempts:
             self._recent.add(record, attempts)
-
-    async def _body(self, inbound: Inbound, receive: Receive) -> bytes:
-        """Read the whole body.
-
-        Raises RequestError where it is too large, too slow, or encoded.
-        """
-        headers, holding = inbound.headers, inbound.holding
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise RequestError(RequestReason.UNSUPPORTED_ENCODING)
-        limit = self._bounds.max_bytes
-        if int(headers.get(b"content-length", b"0")) > limit:
-            raise _too_large(limit)
-        parts: list[bytes] = []
-        try:
-            async with asyncio.timeout(self._bounds.seconds):
-                more = True
-                while more and holding.size <= limit:
-                    message = await _next_part(receive, holding)
-                    parts.append(message["body"])
-                    more = message["more_body"]
-                    # The next part comes in the same turn of the loop as those of many others.
-                    await self._reading_turns.take(holding.size, lambda: None)
-            if holding.size > limit:
-                raise _too_large(limit)
-            return await inbound.turns.take(holding.size, lambda: b"".join(parts))
-        except TimeoutError:
-            raise RequestError(RequestReason.BODY_TIMEOUT, f"{self._bounds.seconds:g}") from None
-        finally:
-            # The traceback of an error would keep them.
-            parts.clear()
 
     async def _answer(
         self, scope: Message, headers: Mapping[bytes, bytes], response: ClientResponse
@@ -252,7 +224,7 @@ class GatewayApp:
         if method not in ("GET", "HEAD"):
             raise _wrong_method(path, "GET, HEAD")
         if is_models:
-            identity = await self._admission.identify(headers, _client_address(scope))
+            identity = await self._admission.senders.identify(headers, _client_address(scope))
             body = self._models(identity, path.removeprefix(_MODELS).removeprefix("/"))
             await response.send_whole(200, body)
         elif path == "/readyz" and self.draining:
@@ -264,20 +236,11 @@ class GatewayApp:
 
     def _models(self, identity: Identity, name: str) -> bytes:
         if name:
-            model = self._admission.find_model(identity, name)
+            model = self._admission.models.find(identity, name)
             return msgspec.json.encode(_model_object(name, model))
-        visible = self._admission.visible_models(identity)
+        visible = self._admission.models.visible(identity)
         data = [_model_object(each, model) for each, model in visible.items()]
         return msgspec.json.encode({"object": "list", "data": data})
-
-
-async def _next_part(receive: Receive, holding: Holding) -> Message:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise RequestError(RequestReason.CLIENT_GONE)
-    if not holding.take(len(message["body"])):
-        raise holding.error()
-    return message
 
 
 def _client_address(scope: Message) -> str:
@@ -312,10 +275,6 @@ def _model_object(name: str, model: OfferedModel) -> dict[str, object]:
     known = {} if model.max_model_len is None else {"max_model_len": model.max_model_len}
     fields = {"id": name, "object": "model", "created": model.created, "owned_by": "tessera"}
     return {**fields, **known}
-
-
-def _too_large(limit: int) -> RequestError:
-    return RequestError(RequestReason.BODY_TOO_LARGE, counted(limit, "byte"))
 
 
 def _wrong_method(path: str, allowed: str) -> RequestError:

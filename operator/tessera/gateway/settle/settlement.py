@@ -59,8 +59,8 @@ class Answered:
         return fields
 
 
+# Where a request stands: the value of the last station that it passed.
 Stand: TypeAlias = Identified | Received | Resolved | Chosen | Reserved | Placed | Sent | Answered
-"""Where a request stands: the value of the last station that it passed."""
 
 
 class ClientEnd(NamedTuple):

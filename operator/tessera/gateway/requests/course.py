@@ -1,0 +1,234 @@
+"""The course of one request: the stations that it passes, until it is settled."""
+
+import asyncio
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.gateway.reasons import RequestReason
+from tessera.domain.gateway.requests import Phase, RunningPhase, RunningRequest, UsageRecord
+from tessera.gateway.fleet.replicas import SentRequest
+from tessera.gateway.http.responses import ClientResponse
+from tessera.gateway.http.token_counts import TokenCounts
+from tessera.gateway.identify.senders import Identified
+from tessera.gateway.queue.places import Placed, Places
+from tessera.gateway.receive.receiver import Received, Receiver
+from tessera.gateway.refusals import RequestError
+from tessera.gateway.relay.engine_errors import EngineError
+from tessera.gateway.relay.relay import Relay
+from tessera.gateway.relay.sent import Sent
+from tessera.gateway.reserve.limits import Reservations, Reserved
+from tessera.gateway.resolve.chooser import Chooser, Chosen
+from tessera.gateway.resolve.models import Models, Resolved
+from tessera.gateway.settle.settlement import (
+    Answered,
+    ClientEnd,
+    Settlement,
+    Stand,
+    record_id,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stations:
+    """The stations of one process, in the order in which a request passes them."""
+
+    receiver: Receiver
+    models: Models
+    chooser: Chooser
+    reservations: Reservations
+    places: Places
+    relay: Relay
+    settlement: Settlement
+    record: Callable[[UsageRecord, Sequence[SentRequest]], None]
+    """Takes the record of a request that ended, with the replicas that it was sent to."""
+    note_begun: Callable[[UsageRecord], None]
+    """Takes the record of a request that an engine gets now, as if it ended at once."""
+
+
+class RequestCourse:
+    """One request, from its body to its record."""
+
+    def __init__(self, identified: Identified, stations: Stations, client: ClientResponse) -> None:
+        self.identified, self._stations, self._client = identified, stations, client
+        self.at: Stand = identified
+        """Where it stands."""
+        self._record_id = record_id()
+        self._client_gone = False
+
+    async def run(self, body: bytes) -> None:
+        """Answer the request; whatever happens, it is recorded."""
+        task, client = asyncio.current_task(), self._client
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
+        on_gone = client.client.on_gone = lambda: self._leave(task)
+        client.ended = self._end_engine
+        phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
+        try:
+            await self._answer(body)
+            phase, reason = Phase.COMPLETED, ""
+        except EngineError as error:
+            phase, reason = Phase.FAILED, error.reason
+            await self._fail(error)
+        except RequestError as error:
+            phase, reason = self._phase_of_refusal, error.reason
+            await self._fail(error)
+        except asyncio.CancelledError:
+            task.uncancel()
+            holding = self.identified.holding
+            if holding.exceeded:
+                phase, reason = self._phase_of_refusal, RequestReason.HELD_BYTES_EXCEEDED
+                await self._fail(holding.error())
+            elif not self._client_gone:
+                phase, reason = Phase.ABORTED, RequestReason.GATEWAY_DRAINING
+                await self._fail(RequestError(RequestReason.GATEWAY_DRAINING))
+            elif (sent := _sent(self.at)) is not None and sent.is_complete:
+                # Clients that have read the end of a stream close at once.
+                phase, reason = Phase.COMPLETED, ""
+            else:
+                phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
+        finally:
+            # The next request of its connection may have begun.
+            if client.client.on_gone is on_gone:
+                client.client.on_gone = None
+            # It refers to this course.
+            del client.ended
+            client.stop_heartbeats()
+            self.at = self._stations.settlement.end_engine(self.at, phase)
+            end = ClientEnd(phase, reason, client.status)
+            placed = _placed(self.at)
+            attempts = placed.attempts if placed is not None else ()
+            self._stations.record(self._record(end), attempts)
+
+    async def _answer(self, body: bytes) -> None:
+        """Pass the stations."""
+        stations, client = self._stations, self._client
+        received = self.at = await stations.receiver.read(self.identified, body)
+        resolved = self.at = stations.models.resolve(received)
+        if received.streams:
+            client.start_heartbeats(stations.receiver.bounds.heartbeat_seconds)
+        chosen = self.at = await stations.chooser.choose(resolved)
+        reserved = self.at = await stations.reservations.reserve(chosen)
+        placed = self.at = await stations.places.queue(reserved)
+        sent = self.at = await stations.relay.prepare(placed, self._record_id)
+        # No other model will get it.
+        received.drop_body()
+        del body
+        if (record := self.partial_record()) is not None:
+            stations.note_begun(record)
+        await stations.relay.run(sent, client)
+        await client.finish()
+
+    def _end_engine(self, _: TokenCounts | None) -> Placed:
+        """Settle what the engine did; return what has the headers of a whole answer."""
+        at = self.at = self._stations.settlement.end_engine(self.at, Phase.COMPLETED)
+        assert isinstance(at, Answered)  # noqa: S101 - only what was sent has an answer
+        return at.sent.placed
+
+    async def _fail(self, error: RequestError) -> None:
+        """Send an error, unless the client does not even read what it has."""
+        client = self._client.client
+        client.on_gone = None
+        if self.identified.holding.exceeded and client.reads_slowly:
+            client.abort()
+        else:
+            await self._client.fail(error)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        """Cancel the request, since its client is gone."""
+        self._client_gone = True
+        task.cancel()
+
+    @property
+    def _phase_of_refusal(self) -> Phase:
+        """Return how a request ends that is refused: what an engine did until then is paid."""
+        sent = _sent(self.at)
+        return Phase.REFUSED if sent is None or sent.sent_ns is None else Phase.ABORTED
+
+    def _record(self, end: ClientEnd) -> UsageRecord:
+        return self._stations.settlement.record(self.at, end, self._record_id, self.identified)
+
+    # What others ask of a request that runs.
+
+    def partial_record(self) -> UsageRecord | None:
+        """Return its record as if the gateway were killed now; None before an engine has it."""
+        if not isinstance(self.at, Sent | Answered):
+            return None
+        settlement = self._stations.settlement
+        end = ClientEnd(Phase.ABORTED, RequestReason.GATEWAY_KILLED, self._client.status)
+        answered = settlement.partial(self.at)
+        return settlement.record(answered, end, self._record_id, self.identified)
+
+    @property
+    def awaited_model(self) -> OfferedModel | None:
+        """Return the model of a stream that waits for its first token; None for any other."""
+        resolved, sent = _resolved(self.at), _sent(self.at)
+        if resolved is None or not resolved.received.streams:
+            return None
+        return resolved.model if sent is None or sent.first_token_ns is None else None
+
+    def running(self, now_ns: int) -> RunningRequest:
+        """Return where it is now."""
+        identified, resolved = self.identified, _resolved(self.at)
+        placed, sent = _placed(self.at), _sent(self.at)
+        received = resolved.received if resolved is not None else self.at
+        if placed is not None and placed.reserved.shape.stream:
+            decodes = sent is not None and sent.first_token_ns is not None
+            phase = RunningPhase.DECODE if decodes else RunningPhase.PREFILL
+        elif placed is not None:
+            phase = RunningPhase.RUNNING
+        elif resolved and not self._stations.places.replicas.ready_count(resolved.model):
+            phase = RunningPhase.HELD
+        else:
+            phase = RunningPhase.QUEUED
+        return RunningRequest(
+            request_id=identified.request_id,
+            tenant=identified.identity.tenant,
+            key=identified.identity.key,
+            service=str(resolved.model.service) if resolved else "",
+            model=received.model if isinstance(received, Received) else "",
+            replica=placed.at.choice.replica.pod.name if placed else None,
+            phase=phase,
+            age_seconds=round((now_ns - identified.started_ns) / 1e9, 3),
+            output_tokens=sent.deltas if sent else 0,
+        )
+
+    def leave_replicas(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with a protected stream that is at one of these replicas."""
+        if isinstance(self.at, Sent):
+            self._stations.relay.leave(self.at, uids)
+
+    def move_stream(self, uids: Collection[str]) -> None:
+        """Go on elsewhere with a stream that can, if its replica is one of these, which leave."""
+        if isinstance(self.at, Sent):
+            self._stations.relay.move(self.at, uids)
+
+
+def _sent(at: Stand) -> Sent | None:
+    match at:
+        case Sent():
+            return at
+        case Answered(sent=sent):
+            return sent
+        case _:
+            return None
+
+
+def _placed(at: Stand) -> Placed | None:
+    match at:
+        case Placed():
+            return at
+        case Sent(placed=placed) | Answered(sent=Sent(placed=placed)):
+            return placed
+        case _:
+            return None
+
+
+def _resolved(at: Stand) -> Resolved | None:
+    match at:
+        case Resolved():
+            return at
+        case Chosen(resolved=resolved) | Reserved(chosen=Chosen(resolved=resolved)):
+            return resolved
+        case _:
+            placed = _placed(at)
+            return placed.reserved.chosen.resolved if placed is not None else None
