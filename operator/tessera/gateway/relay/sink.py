@@ -12,8 +12,9 @@ class AnswerSink(Protocol):
     Its source calls `begin` and `part`, or `whole`, and at last `end`.
     """
 
-    unread_bytes: int
-    """Those of a stream that wait for who reads it; the source counts them as held."""
+    @property
+    def unread_bytes(self) -> int:
+        """Return those of a stream that wait for who reads it; the source counts them as held."""
 
     def begin(self, headers: Headers) -> bool:
         """Begin a stream; False if it has begun, so that the headers are not read."""

@@ -17,6 +17,7 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.relay.engine_errors import EngineError
 from tessera.gateway.relay.relay import Relay
 from tessera.gateway.relay.sent import Sent
+from tessera.gateway.relay.sink import AnswerSink
 from tessera.gateway.reserve.limits import Reservations, Reserved
 from tessera.gateway.resolve.chooser import Chooser, Chosen
 from tessera.gateway.resolve.models import Models, Resolved
@@ -100,23 +101,33 @@ class RequestCourse:
             self._stations.record(self._record(end), attempts)
 
     async def _answer(self, body: bytes) -> None:
-        """Pass the stations."""
+        """Receive the request, and let the model that it names answer."""
         stations, client = self._stations, self._client
         received = self.at = await stations.receiver.read(self.identified, body)
+        del body
         resolved = self.at = stations.models.resolve(received)
         if received.streams:
             client.start_heartbeats(stations.receiver.bounds.heartbeat_seconds)
+        await self._answer_by(resolved, client)
+        await client.finish()
+
+    async def _answer_by(
+        self, resolved: Resolved, sink: AnswerSink, *, is_last: bool = True
+    ) -> None:
+        """Let one model answer into a sink; the body stays for another one unless it is the last.
+
+        Raises RequestError.
+        """
+        stations = self._stations
         chosen = self.at = await stations.chooser.choose(resolved)
         reserved = self.at = await stations.reservations.reserve(chosen)
         placed = self.at = await stations.places.queue(reserved)
         sent = self.at = await stations.relay.prepare(placed, self._record_id)
-        # No other model will get it.
-        received.drop_body()
-        del body
+        if is_last:
+            resolved.received.drop_body()
         if (record := self.partial_record()) is not None:
             stations.note_begun(record)
-        await stations.relay.run(sent, client)
-        await client.finish()
+        await stations.relay.run(sent, sink)
 
     def _end_engine(self, _: TokenCounts | None) -> Placed:
         """Settle what the engine did; return what has the headers of a whole answer."""
