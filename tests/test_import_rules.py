@@ -23,6 +23,10 @@ PLANTED = {
         "gateway/http/sse.py",
         "import tessera.gateway.routes",
     ),
+    "The loop of a request knows stations by their entries": (
+        "gateway/requests/course.py",
+        "import tessera.gateway.queue.queues",
+    ),
     "Observations know the API types alone": (
         "domain/observed/batches.py",
         "import tessera.domain.money",
