@@ -40,7 +40,6 @@ from tessera.gateway.refusals import RequestError
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
 from tessera.gateway.resolve.chooser import Chosen
-from tessera.gateway.resolve.models import Resolved
 from tessera.gateway.routes import ROUTES
 from tessera.gateway.server import GatewayServer, listen
 from world.testing import eventually
@@ -379,7 +378,8 @@ def a_chosen_request(identity: Identity, model: OfferedModel, shape: RequestShap
         body=body,
     )
     return Chosen(
-        resolved=Resolved(received=received, model=model),
+        received=received,
+        model=model,
         summary=fields.summary(),
         size=fields.prompt_size(body),
         shape=shape,

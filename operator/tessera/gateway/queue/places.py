@@ -117,7 +117,7 @@ class Places:
         Raises RequestError with status 429 or 503.
         """
         model, shape = reserved.model, reserved.shape
-        identity = reserved.chosen.resolved.received.identified.identity
+        identity = reserved.chosen.received.identified.identity
         self.arrivals.add(identity, model, shape)
         work_seconds, began = self.replicas.work_seconds(model, shape), self._clock.monotonic()
         at, queue_ns = self.queues.of(model).send_now(shape, began), 0
@@ -178,7 +178,7 @@ class Places:
 
     async def _wait(self, reserved: Reserved, work_seconds: float) -> SentRequest:
         model, now = reserved.model, self._clock.monotonic()
-        identity = reserved.chosen.resolved.received.identified.identity
+        identity = reserved.chosen.received.identified.identity
         is_ready = self.replicas.ready_count(model) > 0
         if not is_ready and not model.may_sleep:
             stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA

@@ -52,7 +52,7 @@ class Relay:
         """Return the request as engines get it."""
         reserved = placed.reserved
         chosen, model = reserved.chosen, reserved.model
-        received = chosen.resolved.received
+        received = chosen.received
         identified, fields, body = received.identified, received.fields, received.body
         most = reserved.max_output_tokens
         served_name = fields.model if reserved.shape.adapter else model.names[0]
@@ -97,7 +97,7 @@ class Relay:
 
     async def _run(self, sent: Sent, sink: AnswerSink) -> None:
         # It may have waited long.
-        await self._models.confirm(sent.placed.reserved.chosen.resolved)
+        await self._confirm(sent)
         loss: EngineError | None = None
         retried, joint = Retry.SAFE, None
         while True:
@@ -130,6 +130,11 @@ class Relay:
                 if first_token is not None:
                     first_token.cancel()
 
+    async def _confirm(self, sent: Sent) -> None:
+        """Ask again who sends the request, and whether he may still use its model."""
+        chosen = sent.placed.reserved.chosen
+        await self._models.confirm(chosen.received, chosen.model)
+
     async def _retry(self, sent: Sent, error: EngineError, retried: Retry) -> Retry:
         """Place a request at another replica of which nothing was sent.
 
@@ -144,7 +149,7 @@ class Relay:
         placed.at.end()
         if not self._places.move(placed, beyond_context=beyond):
             raise error
-        await self._models.confirm(placed.reserved.chosen.resolved)
+        await self._confirm(sent)
         return retried if beyond else error.retry
 
     async def _resume(
@@ -171,7 +176,7 @@ class Relay:
             raise NotContinuableError("no other replica is ready")
         lost.failure = failure.reason
         try:
-            await self._models.confirm(placed.reserved.chosen.resolved)
+            await self._confirm(sent)
         except RequestError as error:
             raise NotContinuableError(str(error)) from None
         sent.resume()

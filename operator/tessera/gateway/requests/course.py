@@ -105,10 +105,10 @@ class RequestCourse:
         stations, client = self._stations, self._client
         received = self.at = await stations.receiver.read(self.identified, body)
         del body
-        resolved = self.at = stations.models.resolve(received)
+        self.at = stations.models.resolve(received)
         if received.streams:
             client.start_heartbeats(stations.receiver.bounds.heartbeat_seconds)
-        await self._answer_by(resolved, client)
+        await self._answer_by(self.at, client)
         await client.finish()
 
     async def _answer_by(
@@ -120,13 +120,14 @@ class RequestCourse:
         """
         stations = self._stations
         chosen = self.at = await stations.chooser.choose(resolved)
+        # What is chosen has all of it, and a long answer may follow.
+        del resolved
         reserved = self.at = await stations.reservations.reserve(chosen)
         placed = self.at = await stations.places.queue(reserved)
         sent = self.at = await stations.relay.prepare(placed, self._record_id)
         if is_last:
-            resolved.received.drop_body()
-        if (record := self.partial_record()) is not None:
-            stations.note_begun(record)
+            chosen.received.drop_body()
+        stations.note_begun(self._partial_record(sent))
         await stations.relay.run(sent, sink)
 
     def _end_engine(self, _: TokenCounts | None) -> Placed:
@@ -162,12 +163,12 @@ class RequestCourse:
 
     def partial_record(self) -> UsageRecord | None:
         """Return its record as if the gateway were killed now; None before an engine has it."""
-        if not isinstance(self.at, Sent | Answered):
-            return None
+        return self._partial_record(self.at) if isinstance(self.at, Sent | Answered) else None
+
+    def _partial_record(self, at: Sent | Answered) -> UsageRecord:
         settlement = self._stations.settlement
         end = ClientEnd(Phase.ABORTED, RequestReason.GATEWAY_KILLED, self._client.status)
-        answered = settlement.partial(self.at)
-        return settlement.record(answered, end, self._record_id, self.identified)
+        return settlement.record(settlement.partial(at), end, self._record_id, self.identified)
 
     @property
     def awaited_model(self) -> OfferedModel | None:
@@ -234,12 +235,12 @@ def _placed(at: Stand) -> Placed | None:
             return None
 
 
-def _resolved(at: Stand) -> Resolved | None:
+def _resolved(at: Stand) -> Resolved | Chosen | None:
     match at:
-        case Resolved():
+        case Resolved() | Chosen():
             return at
-        case Chosen(resolved=resolved) | Reserved(chosen=Chosen(resolved=resolved)):
-            return resolved
+        case Reserved(chosen=chosen):
+            return chosen
         case _:
             placed = _placed(at)
-            return placed.reserved.chosen.resolved if placed is not None else None
+            return placed.reserved.chosen if placed is not None else None

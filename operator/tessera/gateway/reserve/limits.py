@@ -32,7 +32,7 @@ class Reserved:
     @property
     def model(self) -> OfferedModel:
         """Return the model that is to answer it."""
-        return self.chosen.resolved.model
+        return self.chosen.model
 
     @property
     def max_output_tokens(self) -> int | None:
@@ -82,7 +82,7 @@ class Reservations:
 
         Raises RequestError with status 400, 403, 429 or 503.
         """
-        identity, model = chosen.resolved.received.identified.identity, chosen.resolved.model
+        identity, model = chosen.received.identified.identity, chosen.model
         is_asleep = model.is_asleep and not self._replicas.ready_count(model)
         if is_asleep and not model.may_wake(identity.tenant):
             # It is no demand, which would start a replica.

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
 from tessera.domain.model.routes import TOKENIZER_ROUTES
 from tessera.gateway.bodies.media import check_media
@@ -10,8 +11,9 @@ from tessera.gateway.bodies.prompt_size import PromptSize
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields, Senders
+from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import route_not_served, unlisted_field
-from tessera.gateway.resolve.models import Resolved
+from tessera.gateway.resolve.models import Resolved, resolved_fields
 from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape
 
 
@@ -19,16 +21,17 @@ from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request
 class Chosen:
     """A request as the service sees it that is to answer it."""
 
-    resolved: Resolved
+    received: Received
+    model: OfferedModel
     summary: RequestSummary
     size: PromptSize
     shape: RequestShape
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
-        fields = self.resolved.record_fields()
+        fields = resolved_fields(self.received, self.model)
         if self.shape.stream:
-            model = self.resolved.model
+            model = self.model
             fields["latency"] = StreamLatency(
                 ttft_target_ns=round(model.ttft_seconds * 1e9),
                 itl_target_ns=round(model.itl_seconds * 1e9),
@@ -65,7 +68,8 @@ class Chooser:
             len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens)
         )
         return Chosen(
-            resolved=resolved,
+            received=received,
+            model=model,
             summary=fields.summary(),
             size=size,
             shape=request_shape(fields, size, model, means, prompt, received.priority),

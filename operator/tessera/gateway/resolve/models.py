@@ -30,9 +30,14 @@ class Resolved:
 
     def record_fields(self) -> RecordFields:
         """Return what is recorded of it."""
-        fields = self.received.record_fields()
-        fields["service"] = str(self.model.service)
-        return fields
+        return resolved_fields(self.received, self.model)
+
+
+def resolved_fields(received: Received, model: OfferedModel) -> RecordFields:
+    """Return what is recorded of a request whose model is known."""
+    fields = received.record_fields()
+    fields["service"] = str(model.service)
+    return fields
 
 
 class Models:
@@ -79,12 +84,11 @@ class Models:
         model = self.find(received.identified.identity, received.model)
         return Resolved(received=received, model=model)
 
-    async def confirm(self, resolved: Resolved) -> None:
+    async def confirm(self, received: Received, admitted: OfferedModel) -> None:
         """Ask again who sends the request, and whether he may use its model by this name.
 
         Raises RequestError with status 401, 404 or 503.
         """
-        received, admitted = resolved.received, resolved.model
         identified, name = received.identified, received.model
         identity = await self._senders.identify(identified.headers, identified.client_address)
         model = self.find(identity, name)
