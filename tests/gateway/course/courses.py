@@ -1,7 +1,8 @@
-"""The courses that are recorded: the systematic ones, and others by chance up to their number."""
+"""The courses that are recorded: the systematic ones, and others by chance."""
 
 from collections.abc import Sequence
 
+from tests.gateway.course.chance import by_chance
 from tests.gateway.course.failures import failures
 from tests.gateway.course.placements import placements
 from tests.gateway.course.play import Course
@@ -11,4 +12,4 @@ from tests.gateway.course.stations import stations
 
 def courses() -> Sequence[Course]:
     """Return all courses, each with a name of its own."""
-    return [*placements(), *stations(), *failures(), *reasons()]
+    return [*placements(), *stations(), *failures(), *reasons(), *by_chance()]

@@ -395,7 +395,7 @@ class Play:
                 self.app.draining = True
             if happening.cancels:
                 # As uvicorn does once the time to drain is over.
-                for task in self.server.server_state.tasks:
+                for task in sorted(self.server.server_state.tasks, key=_number):
                     task.cancel()
             if happening.recorder_is_full:
                 self.app.can_record = lambda: False
@@ -432,6 +432,9 @@ class Play:
         await asyncio.sleep(_REST_SECONDS)
         self.read("end")
         for task in beside:
+            if task.done():
+                # Else what failed here would not be missed.
+                task.result()
             task.cancel()
         await self.engines.close()
         return self._recorded(clients)
@@ -448,11 +451,11 @@ class Play:
             },
             "records": _timed(self.records),
             "begun": _timed(self.begun),
-            "metrics": [
+            "metrics": sorted(
                 line
                 for line in self.metrics.page().decode().splitlines()
                 if line[:1] != "#" and "_created" not in line and not line.endswith(" 0.0")
-            ],
+            ),
             "readings": self.readings,
             "explanations": [self.app.explain(each).model_dump(mode="json") for each in ids],
             "limits": dataclasses.asdict(self.admission.limits),
@@ -467,6 +470,11 @@ class Play:
         finally:
             self.loop.run_until_complete(_end_others())
             self.loop.close()
+
+
+def _number(task: asyncio.Task[None]) -> int:
+    """Return which task of this process it is."""
+    return int(task.get_name().rpartition("-")[2])
 
 
 async def _end_others() -> None:

@@ -214,6 +214,32 @@ def _limits() -> Iterator[Course]:
         engines={FIRST: engine(BUSY)},
         directory=single,
     )
+    waiting = directory(
+        FIRST,
+        replica={"max_num_seqs": 1},
+        ttft_seconds=0.5,
+        keys=(
+            an_api_key(
+                limits=RateLimitsSpec(
+                    total_tokens=PeriodLimits(per_minute=900), concurrent_requests=9
+                )
+            ),
+        ),
+        max_model_len=4096,
+    )
+    shed = request(CHAT_PATH, _CHAT, x_tessera_sheddable="true")
+    for name, client in (
+        ("and it goes", sent(_ASKED, Step(0.1507, "close"))),
+        ("and it is shed", sent(shed)),
+        ("until it is served", sent(_ASKED)),
+    ):
+        yield a_course(
+            f"within limits it waits {name}",
+            *FILLERS,
+            client,
+            engines={FIRST: engine(whole(answer_of(CHAT_PATH), seconds=1.7))},
+            directory=waiting,
+        )
     for name, limits, body in (
         ("context", {"max_context_tokens": 16}, _CHAT),
         ("size", {"input_tokens": PeriodLimits(per_minute=3)}, _CHAT),

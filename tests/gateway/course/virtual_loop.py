@@ -23,11 +23,14 @@ _HIGH_BYTES, _LOW_BYTES = 2**16, 2**14
 # As one read of asyncio returns it.
 _READ_BYTES = 2**18
 
+# Of the loop, at one moment.
+_MAX_TURNS = 100_000
+
 Address = tuple[str, int]
 
 
 class StalledError(Exception):
-    """Nothing is left that could happen."""
+    """Nothing is left that could happen, or what happens takes no time and never ends."""
 
 
 class _JumpingSelector(selectors.SelectSelector):
@@ -36,13 +39,16 @@ class _JumpingSelector(selectors.SelectSelector):
     def __init__(self, loop: "VirtualLoop") -> None:
         super().__init__()
         self._loop = loop
+        self._turns = 0
 
     @override
     def select(self, timeout: float | None = None) -> list[Any]:
-        if timeout is None:
+        self._turns += 1
+        if timeout is None or self._turns > _MAX_TURNS:
             raise StalledError
         if timeout > 0:
             self._loop.passed_ns += max(1, round(timeout * 1e9))
+            self._turns = 0
         return []
 
 
