@@ -19,7 +19,12 @@ from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.text import counted
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
-from tessera.domain.budget.budgets import currency_fault, namespace_claims, zone_fault
+from tessera.domain.budget.budgets import (
+    currency_fault,
+    grants_in_force,
+    namespace_claims,
+    zone_fault,
+)
 from tessera.domain.gateway.name_conflicts import all_names, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import admits, discover
@@ -143,7 +148,7 @@ def _name_warnings(
     ]
     claims = namespace_claims(plan_inputs(store, api_resources.TENANT_BUDGETS, Budget))
     tenants = {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None}
-    rights = name_rights(claims, required=required)
+    rights = name_rights(grants_in_force(claims), required)
     conflicts = find_name_conflicts([*others, service], tenants, rights)
     return [verdict.message for verdict in name_verdicts(service.ref, spec, conflicts)]
 

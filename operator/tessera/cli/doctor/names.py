@@ -7,7 +7,7 @@ from tessera.api.reasons import Accepted
 from tessera.api.text import first_names
 from tessera.cli.doctor.finding import CheckContext, Findings, ok, warning
 from tessera.cli.installation import GATEWAY_VARIABLE, NAME_GRANTS_VARIABLE, has_variable
-from tessera.domain.budget.budgets import namespace_claims
+from tessera.domain.budget.budgets import grants_in_force, namespace_claims
 from tessera.domain.gateway.name_conflicts import find_name_conflicts
 from tessera.domain.gateway.name_rights import name_rights
 from tessera.resources.api_resources import TENANT_BUDGETS
@@ -24,7 +24,7 @@ async def check_names(context: CheckContext) -> Findings:
     conflicts = find_name_conflicts(
         await context.services(),
         {claim.budget.name: claim.namespaces for claim in claims if claim.spec is not None},
-        name_rights(claims, required=required),
+        name_rights(grants_in_force(claims), required),
     )
     taken = defaultdict[tuple[str, str], list[str]](list)
     for service in sorted(conflicts):

@@ -22,7 +22,7 @@ from tessera.domain.budget.metering import (
     recorded_meter,
     restore_meter,
 )
-from tessera.domain.budget.name_grants import GrantedNames
+from tessera.domain.budget.name_grants import GrantedNames, TenantGrants
 from tessera.domain.budget.namespaces import in_namespaces
 from tessera.domain.budget.periods import CalendarPeriod, next_period, period_at, zone_of
 from tessera.domain.budget.state import BudgetState, BudgetWindow, format_amount
@@ -144,6 +144,21 @@ def namespace_claims(budgets: Iterable[Budget]) -> Sequence[NamespaceClaim]:
             NamespaceClaim(budget=budget, accepted=accepted, spec=spec, namespaces=tuple(names))
         )
     return _with_contested_names(claims, granted)
+
+
+def grants_in_force(claims: Iterable[NamespaceClaim | BudgetView]) -> tuple[TenantGrants, ...]:
+    """Return what the specs in force say of names, the oldest budget first."""
+    oldest_first = sorted(claims, key=lambda claim: (claim.budget.created, claim.budget.name))
+    return tuple(
+        TenantGrants(
+            claim.budget.name,
+            claim.namespaces,
+            claim.spec.publishing,
+            claim.spec.accepted_publishers,
+        )
+        for claim in oldest_first
+        if claim.spec is not None
+    )
 
 
 def _with_contested_names(

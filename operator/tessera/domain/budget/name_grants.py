@@ -9,6 +9,15 @@ from tessera.api.tenant_budget import NameGrant, TenantBudgetSpec
 EVERY_TENANT = "*"
 
 
+class TenantGrants(NamedTuple):
+    """What the budget of a tenant says of names."""
+
+    tenant: str
+    namespaces: tuple[str, ...]
+    grants: tuple[NameGrant, ...]
+    accepted_publishers: tuple[str, ...] | None
+
+
 class NameClash(NamedTuple):
     """A name that a budget grants although it belongs to another one."""
 

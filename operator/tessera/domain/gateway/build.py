@@ -11,7 +11,7 @@ from typing import NamedTuple, get_args
 from tessera.api.key_record import KeyRecord
 from tessera.api.precision import PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
-from tessera.domain.budget.budgets import NamespaceClaim, namespace_claims
+from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
     ApiKey,
@@ -98,7 +98,7 @@ def build_directory(
         tenants=tenants,
         keys=_keys(tuple(observed.keys), frozenset(tenants)),
         default_limits=default_limits,
-        name_rights=name_rights(claims, required=require_name_grants),
+        name_rights=name_rights(grants_in_force(claims), require_name_grants),
     )
 
 

@@ -1,12 +1,10 @@
 """Which tenant may offer models by which name to whom: the grants of all budgets in force."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from tessera.api.tenant_budget import NameGrant
-from tessera.domain.budget.budgets import BudgetView, NamespaceClaim
-from tessera.domain.budget.name_grants import EVERY_TENANT, consumers_of
+from tessera.domain.budget.name_grants import EVERY_TENANT, TenantGrants, consumers_of
 from tessera.domain.incremental import reused
 
 
@@ -42,36 +40,12 @@ class NameRights:
         return accepted is None or publisher in accepted
 
 
-class _TenantGrants(NamedTuple):
-    """What the budget of a tenant says of names."""
-
-    tenant: str
-    namespaces: tuple[str, ...]
-    grants: tuple[NameGrant, ...]
-    accepted_publishers: tuple[str, ...] | None
-
-
-def name_rights(claims: Iterable[NamespaceClaim | BudgetView], *, required: bool) -> NameRights:
-    """Return the rights by the specs in force; of two budgets with one name the older one's hold.
+@reused
+def name_rights(grants: tuple[TenantGrants, ...], required: bool) -> NameRights:
+    """Return the rights by the grants in force; of two tenants with one name the first one's hold.
 
     They hold whether or not a service has the name now, so it stays reserved while one is away.
     """
-    oldest_first = sorted(claims, key=lambda claim: (claim.budget.created, claim.budget.name))
-    grants = tuple(
-        _TenantGrants(
-            claim.budget.name,
-            claim.namespaces,
-            claim.spec.publishing,
-            claim.spec.accepted_publishers,
-        )
-        for claim in oldest_first
-        if claim.spec is not None
-    )
-    return _name_rights(grants, required)
-
-
-@reused
-def _name_rights(grants: tuple[_TenantGrants, ...], required: bool) -> NameRights:
     holders: dict[str, dict[str, NameHolder]] = {}
     for tenant, namespaces, of_tenant, _ in grants:
         for grant in of_tenant:

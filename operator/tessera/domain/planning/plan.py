@@ -20,6 +20,7 @@ from tessera.domain.budget.budgets import (
     build_budget_views,
     by_namespace,
     closed_views,
+    grants_in_force,
     meter_budget,
 )
 from tessera.domain.budget.forecast import GrantForecast
@@ -313,7 +314,7 @@ def _name_conflicts(
     if not config.gateways:
         return {}
     tenants = {view.budget.name: view.namespaces for view in budgets if view.spec is not None}
-    rights = name_rights(budgets, required=config.require_name_grants)
+    rights = name_rights(grants_in_force(budgets), config.require_name_grants)
     return find_name_conflicts(snapshot.services, tenants, rights)
 
 
