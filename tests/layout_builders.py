@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from tessera.api.mig import MigStatus
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import PlanAdoption, adopt
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.layout.solution import solve
-from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot

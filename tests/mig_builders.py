@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.gpu_models import gpu_models
 
 A100 = gpu_models()["A100-80GB"]
 ONE = (GpuOffer(gpu_model=A100, price=1),)

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Geometry, Layout, fitting_placements, geometry
+from tessera.domain.hardware.gpu_layouts import Geometry, Layout, fitting_placements, geometry
+from tessera.domain.hardware.gpu_models import GpuModel
 
 
 def enumerate_layouts(

@@ -7,12 +7,9 @@ from datetime import date, datetime
 
 from fakegpu.gpu_driver import FakeGpu, FakeGpuInstance, GpuDriver
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.hardware.pools import discover
-from tessera.domain.mig.gpu_models import find_gpu_model
-from tessera.domain.mig.layouts import Layout, SlicePlacement
-from tessera.domain.mig.partitioning import DriverGpu as SeenByDriver
-from tessera.domain.mig.partitioning import DriverInstance as SeenInstance
-from tessera.domain.mig.partitioning import GpuProblem, gpu_status, plan_partitioning
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
@@ -22,6 +19,9 @@ from tessera.domain.mig_backends.backend import (
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.nodes import MigNode
+from tessera.domain.mig_backends.partitioning import DriverGpu as SeenByDriver
+from tessera.domain.mig_backends.partitioning import DriverInstance as SeenInstance
+from tessera.domain.mig_backends.partitioning import GpuProblem, gpu_status, plan_partitioning
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.domain.observed.snapshot import Node, Pool
 from tessera.resources.mig_objects import configuration

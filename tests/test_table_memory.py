@@ -16,8 +16,8 @@ from tessera.api.model_files import ModelShape
 from tessera.api.service_class import BUILT_IN_CLASSES
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel, gpu_models
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing.scheduler_limits import Demand
 from tests.builders import H100
@@ -90,7 +90,7 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
         f"{mig}.geometries._fill_counts": lambda: (gpu_model, names, 0, False),
         f"{mig}.geometries.maximal_fillings": lambda: (gpu_model, names),
         f"{mig}.geometries.possible_reshapes": lambda: (gpu_model, names, seven_slices()),
-        f"{mig}.gpu_building.place_geometry": lambda: (gpu_model, ((names[0], 7),)),
+        "tessera.domain.hardware.gpu_layouts.place_geometry": lambda: (gpu_model, ((names[0], 7),)),
         f"{mig}.mix.gpu_geometries": lambda: (gpu_model, (*names, WHOLE_GPU)),
         "tessera.domain.mig_backends.devices._profile_from_label": lambda: (gpu_model, unknown[1:]),
         f"{search}._densest_first": lambda: (gpu_model, tuple(names)),

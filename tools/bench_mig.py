@@ -20,10 +20,10 @@ from typing import TypeVar
 from figures import print_figures
 from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.mig.demand import GpuOffer, ServiceDemand, meets_demand
 from tessera.domain.mig.fleet import replicas_by_service
 from tessera.domain.mig.fleet_repair import MigFleet, repair_fleet
-from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.mix import cheapest_mix
 from tessera.domain.mig.plan import plan_layouts

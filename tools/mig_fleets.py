@@ -8,10 +8,9 @@ import math
 import random
 from collections.abc import Callable, Sequence
 
+from tessera.domain.hardware.gpu_layouts import Geometry, place_geometry
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.demand import InstanceType, ServiceDemand
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.layouts import Geometry
 from tessera.domain.mig.pattern_pricing import cheapest_pattern
 
 # What a slice of so many compute and memory slices does at the power 1.

@@ -5,12 +5,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from tessera.domain.hardware.gpu_layouts import WHOLE_GPU_LAYOUT, place_geometry
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice, replicas_by_service
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.layout_changes import repartitions, replica_moves
-from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT
 from tessera.domain.mig.plan import plan_layouts
 
 A100 = gpu_models()["A100-80GB"]

@@ -10,7 +10,7 @@ from functools import cache
 import pynvml
 
 from tessera.domain.hardware.gpu_catalog import Product, products
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.hardware.gpu_models import find_gpu_model
 
 _IDS_SEVEN = {
     "7_SLICE": 0,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from tessera.domain.hardware.gpu_catalog import Product
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.hardware.gpu_models import find_gpu_model
 from world.fleet import Cloud, Node, Taint
 from world.mig import MEDIA, PlacedSlice
 from world.product_names import engines, product_names

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.domain.hardware.gpu_catalog import Product
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.hardware.gpu_models import find_gpu_model
 
 # Suffix of the one small slice of a GPU that also has the media engines.
 MEDIA = "+me"

@@ -9,9 +9,8 @@ from typing import Protocol, TypeAlias
 
 from tessera.api.model_files import PoolingTask
 from tessera.api.node_layout import GpuFault, NodeLayoutStatus
-from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
-from tessera.domain.mig.layouts import SlicePlacement
-from tessera.domain.mig.partitioning import GpuInventory, PodsByDevice
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
+from tessera.domain.mig_backends.partitioning import GpuInventory, PodsByDevice
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -261,13 +260,6 @@ class ModelHub(Protocol):
 
     async def resolve(self, query: RevisionQuery) -> Resolution:
         """Return the commit that a revision names now, or why it could not be resolved."""
-
-
-class LayoutPlanner(Protocol):
-    """The solver of MIG layouts."""
-
-    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
-        """Return layouts that meet the demand; LayoutPlanningError if there are none."""
 
 
 class Engines(Protocol):

@@ -34,8 +34,8 @@ from tessera.cli.mosaic.pool_layouts import (
 )
 from tessera.cli.plan.command import UNMET, run
 from tessera.cli.plan.command import render_plans as planned
+from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.mig_backends.usage import slice_usages
 from tessera.domain.observed.snapshot import PodReading, Pool, Readings, Ref

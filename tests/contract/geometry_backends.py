@@ -1,7 +1,7 @@
 """Backends of MIG layouts, each with a simulated node that carries out its requests."""
 
 from fakegpu.gpu_driver import GpuDriver
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tessera.domain.mig_backends.mig_manager import MigManagerBackend

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tessera.api.pool_reasons import LayoutReady
-from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, geometry
+from tessera.domain.hardware.gpu_layouts import Layout, geometry
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tests.contract.geometry_backends import (

@@ -7,7 +7,7 @@ import pytest
 
 from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.pool_reasons import LayoutReady
-from tessera.domain.mig.layouts import Layout, geometry
+from tessera.domain.hardware.gpu_layouts import Layout, geometry
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import RolloutInputs, advance_rollout
 from tests.builders import a_pool

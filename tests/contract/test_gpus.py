@@ -10,8 +10,8 @@ import pytest
 from fakegpu.gpu_driver import Code, GpuDriver
 from fakegpu.nvml import nvml
 from tessera.adapters.nvml.gpus import NvmlGpus
-from tessera.domain.mig.gpu_models import find_gpu_model, gpu_models
-from tessera.domain.mig.layouts import SlicePlacement, layout_error
+from tessera.domain.hardware.gpu_layouts import SlicePlacement, layout_error
+from tessera.domain.hardware.gpu_models import find_gpu_model, gpu_models
 from tessera.ports import GpuError, Gpus
 
 A100 = "NVIDIA-A100-SXM4-80GB"

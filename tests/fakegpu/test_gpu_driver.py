@@ -1,8 +1,8 @@
 import pytest
 
 from fakegpu.gpu_driver import Code, GpuDriver, RefusedError
-from tessera.domain.mig.gpu_models import GpuModel, gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_models import GpuModel, gpu_models
 from tests.mig_oracles import enumerate_layouts
 
 A100 = "NVIDIA-A100-SXM4-80GB"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
-from tessera.domain.mig.layouts import geometry
+from tessera.domain.hardware.gpu_layouts import geometry
 from tessera.domain.mig_backends.devices import (
     DEVICE_PLUGIN_LABEL,
     FEATURE_DISCOVERY_LABEL,

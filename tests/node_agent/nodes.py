@@ -10,7 +10,7 @@ from fakegpu.gpu_driver import GpuDriver, ProfilePlacement
 from fakegpu.nvml import nvml
 from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, NodeLayoutStatus, PlacedSlice
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 from tessera.node_agent.reconcile import NodeAgent
 from tessera.ports import KubeletError

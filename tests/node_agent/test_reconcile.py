@@ -3,7 +3,7 @@ from datetime import timedelta
 import pytest
 
 from fakegpu.gpu_driver import Code
-from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tests.builders import NOW
 from tests.node_agent.nodes import GpuNode
 

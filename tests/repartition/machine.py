@@ -13,7 +13,7 @@ from fakegpu.nvml import nvml
 from tessera.adapters.kube import object_parsing as wire
 from tessera.adapters.nvml.gpus import NvmlGpus
 from tessera.api.node_layout import NodeLayoutStatus
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, FEATURE_DISCOVERY_LABEL
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL
 from tessera.domain.observed.node_layout import HEARTBEAT_INTERVAL, ObservedNodeLayout

@@ -12,9 +12,9 @@ from tessera.api.mig import MigStatus
 from tessera.api.model_files import PoolingTask
 from tessera.api.ref import Ref
 from tessera.domain.config import Config
+from tessera.domain.hardware.gpu_layouts import geometry
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.layout.solution import profiles_by_service, solve
-from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.names import PORT
 from tessera.domain.observed.model_reports import FetchProgress

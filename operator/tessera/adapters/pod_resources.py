@@ -16,7 +16,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from tessera.domain.hardware.device import is_gpu_resource
-from tessera.domain.mig.partitioning import PodsByDevice
+from tessera.domain.mig_backends.partitioning import PodsByDevice
 from tessera.ports import KubeletError
 
 METHOD = "/v1.PodResourcesLister/List"

@@ -27,9 +27,9 @@ from tessera.domain.budget.budgets import (
 )
 from tessera.domain.gateway.name_conflicts import all_names, find_name_conflicts, name_verdicts
 from tessera.domain.gateway.name_rights import name_rights
+from tessera.domain.hardware.gpu_layouts import geometry_problem
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import admits, discover
-from tessera.domain.mig.gpu_building import layout_problem
-from tessera.domain.mig.gpu_models import gpu_models
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
 from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
 from tessera.domain.placement.spec_warnings import spec_warnings
@@ -226,7 +226,7 @@ def review_pool(
     if (
         spec.mig is not None
         and view.product is None
-        and all(layout_problem(model, spec.mig.layout) for model in gpu_models().values())
+        and all(geometry_problem(model, spec.mig.layout) for model in gpu_models().values())
     ):
         slices = ", ".join(f"{count}x {name}" for name, count in sorted(spec.mig.layout.items()))
         warnings.append(f"spec.mig.layout: {slices} do not fit on 1 GPU of any known product")

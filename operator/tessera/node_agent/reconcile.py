@@ -11,7 +11,7 @@ from datetime import datetime
 
 from tessera.api.node_layout import DesiredGpu, NodeLayoutStatus
 from tessera.api.text import counted
-from tessera.domain.mig.partitioning import (
+from tessera.domain.mig_backends.partitioning import (
     GpuProblem,
     InstanceOperation,
     PartitionPlan,

@@ -4,14 +4,22 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Protocol
 
-from tessera.domain.layout.problem import LayoutProblem
+from tessera.domain.layout.problem import LayoutProblem, LayoutSolution
 from tessera.domain.steps import error_text
-from tessera.ports import Clock, LayoutPlanner, LayoutPlanningError
+from tessera.ports import Clock, LayoutPlanningError
 from tessera.reconcile.observe import Observations, SolvedLayouts
 
 # Delay until a problem whose planning failed is tried again.
 _RETRY_AFTER = timedelta(seconds=30)
+
+
+class LayoutPlanner(Protocol):
+    """The solver of MIG layouts."""
+
+    async def solve(self, problem: LayoutProblem) -> LayoutSolution:
+        """Return layouts that meet the demand; LayoutPlanningError if there are none."""
 
 
 class BackgroundPlanner:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand

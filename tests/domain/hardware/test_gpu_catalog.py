@@ -7,8 +7,8 @@ import pytest
 
 from tessera.domain.hardware.device import sized_profiles, slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.hardware.weights import billing_weight
-from tessera.domain.mig.gpu_models import find_gpu_model
 from tessera.domain.price_files import PriceError
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.precision import compute_capability

@@ -10,12 +10,12 @@ import pytest
 from tessera.api.mig import MigStatus
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import PlacementReason
+from tessera.domain.hardware.gpu_layouts import layout_error
 from tessera.domain.layout.adoption import PlanAdoption
 from tessera.domain.layout.demand import layout_problem
 from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.layout_changes import replica_moves
-from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.observed.snapshot import Pod, Ref, Workload

@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import PLANNERS, fleet
+from tessera.domain.hardware.gpu_layouts import layout_error
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.demand import (
     GpuOffer,
     InstanceType,
@@ -20,9 +22,7 @@ from tessera.domain.mig.demand import (
 )
 from tessera.domain.mig.fleet import replicas_by_service
 from tessera.domain.mig.gpu_building import build_gpus
-from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
 from tessera.domain.mig.integer_program import IntegerProgram
-from tessera.domain.mig.layouts import layout_error
 from tessera.domain.mig.mix import cheapest_mix, feasible_mix, gpu_geometries
 from tests.cases import full
 from tests.mig_builders import A100, ONE, a_service

@@ -10,18 +10,18 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from mig_fleets import fleet
-from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
-from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
-from tessera.domain.mig.geometries import maximal_fillings, possible_reshapes
-from tessera.domain.mig.gpu_models import WHOLE_GPU, gpu_models
-from tessera.domain.mig.layout_changes import replica_moves
-from tessera.domain.mig.layouts import (
+from tessera.domain.hardware.gpu_layouts import (
     WHOLE_GPU_LAYOUT,
     Layout,
     SlicePlacement,
     layout_error,
     maximal_geometries,
 )
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, gpu_models
+from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand, meets_demand
+from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
+from tessera.domain.mig.geometries import maximal_fillings, possible_reshapes
+from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.plan import plan_layouts
 from tests.mig_builders import A100, ONE, a_gpu, a_service

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tessera.domain.hardware.gpu_layouts import SlicePlacement, layout_error
+from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.mig.demand import (
     GpuOffer,
     InstanceType,
@@ -17,9 +19,7 @@ from tessera.domain.mig.demand import (
     replicas_needed,
 )
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
-from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig.layout_changes import replica_moves
-from tessera.domain.mig.layouts import SlicePlacement, layout_error
 from tessera.domain.mig.mix import cheapest_mix, gpu_geometries
 from tessera.domain.mig.pattern_pricing import cheapest_pattern
 from tessera.domain.mig.plan import plan_layouts

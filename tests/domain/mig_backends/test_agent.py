@@ -9,7 +9,7 @@ import pytest
 from fakegpu.gpu_driver import GpuDriver
 from tessera.api.node_layout import GpuFault
 from tessera.api.pool_reasons import LayoutReady
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.agent import AgentBackend
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.gpu_clients import MIG_MANAGER_LABEL

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tessera.api.mig import GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
 from tessera.api.ref import Ref
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, geometry
+from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import discover
-from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.layout_search import layouts_for_counts
 from tessera.domain.mig_backends.nodes import MigNode

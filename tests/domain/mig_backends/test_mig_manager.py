@@ -8,7 +8,7 @@ import pytest
 
 from fakegpu.gpu_driver import GpuDriver
 from tessera.api.pool_reasons import LayoutReady
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED
 from tessera.domain.mig_backends.mig_manager import (
     CONFIG_LABEL,

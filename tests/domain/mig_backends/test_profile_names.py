@@ -8,8 +8,8 @@ import pytest
 
 from tessera.domain.hardware.device import product_slices
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.hardware.pools import discover, profile_of, weight_of
-from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.discovery import mig_nodes
 from tessera.domain.mig_backends.usage import slice_usages
 from tests.builders import A100, a_node, a_pod, a_pool

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tessera.api.ref import Ref
 from tessera.domain.hardware.device import sized_profiles, slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.hardware.gpu_layouts import Layout
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.hardware.weights import billing_weight
-from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
-from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.mig_backends.usage import SliceState, pool_usage, share, slice_usages
 from tests.builders import a_pod

@@ -17,8 +17,8 @@ from tessera.api.node_layout import DesiredGpu, NodeLayoutSpec, PlacedSlice
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry, layout_error
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, geometry, layout_error
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,

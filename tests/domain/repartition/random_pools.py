@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.layouts import Layout, SlicePlacement
 from tessera.domain.mig.plan import plan_layouts
 from tessera.domain.mig_backends.backend import GeometryBackend
 from tests.domain.repartition.pool_simulation import (

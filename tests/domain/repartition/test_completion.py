@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from tessera.api.mig import Assignment
 from tessera.api.pool_reasons import LayoutReady
-from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.repartition.rollout import advance_rollout
 from tests.domain.repartition.pool_simulation import (
     PinnedBackend,

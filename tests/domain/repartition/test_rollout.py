@@ -10,8 +10,8 @@ import pytest
 from tessera.api.mig import MaintenanceWindow, Mig, Unit
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.mig.layout_changes import repartitions
-from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.rollout import MAX_ATTEMPTS, RolloutInputs, advance_rollout
 from tests.domain.repartition.pool_simulation import (

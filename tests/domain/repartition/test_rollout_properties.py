@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.ref import Ref
-from tessera.domain.mig.layouts import geometry
+from tessera.domain.hardware.gpu_layouts import geometry
 from tessera.domain.repartition.rollout import advance_rollout
 from tests.cases import full
 from tests.domain.repartition.pool_simulation import PoolSimulation, SimNode, placements

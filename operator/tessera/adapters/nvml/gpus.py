@@ -14,9 +14,9 @@ import pynvml
 from tessera.adapters.nvml.profiles import NvmlProfile, build_gpu_model, error_name, read_profiles
 from tessera.api.node_layout import GpuFault, MigMode
 from tessera.api.text import counted
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import SlicePlacement, format_placement
-from tessera.domain.mig.partitioning import DriverGpu, DriverInstance, GpuInventory
+from tessera.domain.hardware.gpu_layouts import SlicePlacement, format_placement
+from tessera.domain.hardware.gpu_models import GpuModel
+from tessera.domain.mig_backends.partitioning import DriverGpu, DriverInstance, GpuInventory
 from tessera.ports import GpuError
 
 _MIB = 1 << 20

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tessera.domain.mig.gpu_models import GpuInstanceProfile, GpuModel, find_gpu_model
+from tessera.domain.hardware.gpu_models import GpuInstanceProfile, GpuModel, find_gpu_model
 
 _ERROR = "NVML_ERROR_"
 _PREFIX = "NVML_GPU_INSTANCE_PROFILE_"

@@ -12,9 +12,9 @@ from operator import attrgetter
 from typing import TypeAlias
 
 from tessera.cli.files import writable_file
+from tessera.domain.hardware.gpu_layouts import Layout, fitting_placements
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.fleet import FleetGpu
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.layouts import Layout, fitting_placements
 
 # Characters of a memory slice.
 _MAX_CELL, _MIN_CELL = 11, 5

@@ -12,16 +12,16 @@ from tessera.api.mig import Mig, MigPlan, MigStatus
 from tessera.api.ref import Ref
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs
-from tessera.domain.hardware.pools import PoolView, discover
-from tessera.domain.layout.adoption import STABILIZATION_WINDOW
-from tessera.domain.layout.solution import layouts_by_node, profiles_by_service
-from tessera.domain.mig.layouts import (
+from tessera.domain.hardware.gpu_layouts import (
     Layout,
     SlicePlacement,
     format_placement,
     geometry,
     parse_placement,
 )
+from tessera.domain.hardware.pools import PoolView, discover
+from tessera.domain.layout.adoption import STABILIZATION_WINDOW
+from tessera.domain.layout.solution import layouts_by_node, profiles_by_service
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, with_assumed_gpus

@@ -21,8 +21,8 @@ from tessera.cli.mosaic.pool_layouts import (
 from tessera.cli.output import Output
 from tessera.cli.plan import demand as plan_demand
 from tessera.cli.text import format_age, format_time, indent_lines, table
+from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.mig.layout_changes import repartition_rank
-from tessera.domain.mig.layouts import Layout
 from tessera.domain.observed.node_layout import APPROVAL
 
 # The exit code when a service is not served completely.

@@ -13,9 +13,10 @@ from tessera.cli.errors import CommandError
 from tessera.cli.mosaic.drawing import layouts_svg, strip_lines, write_svg
 from tessera.cli.output import Output
 from tessera.cli.plan.files import read_layout, read_services
+from tessera.domain.hardware.gpu_layouts import format_placement
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.demand import GpuOffer
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel, find_gpu_model, gpu_models
 from tessera.domain.mig.integer_program import SolverMissingError
 from tessera.domain.mig.layout_changes import (
     GpuRepartition,
@@ -24,7 +25,6 @@ from tessera.domain.mig.layout_changes import (
     repartitions,
     replica_moves,
 )
-from tessera.domain.mig.layouts import format_placement
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 
 # More moves per GPU are as good as any number.

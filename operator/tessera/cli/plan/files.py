@@ -13,10 +13,10 @@ from pydantic_core import from_json
 
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
+from tessera.domain.hardware.gpu_layouts import layout_error
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.demand import InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.layouts import layout_error
 
 # Largest demand or throughput; floats are exact enough below.
 _MAX_NUMBER = 1e12

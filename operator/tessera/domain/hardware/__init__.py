@@ -1,1 +1,1 @@
-"""GPU products, the devices of a node, and the hardware that each pool offers."""
+"""GPU products, their MIG layouts, devices of a node, and the hardware that each pool offers."""

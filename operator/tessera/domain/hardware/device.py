@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES, Product
-from tessera.domain.mig.gpu_models import GpuInstanceProfile, find_gpu_model
+from tessera.domain.hardware.gpu_models import GpuInstanceProfile, find_gpu_model
 
 GPU = "nvidia.com/gpu"
 MIG_PREFIX = "nvidia.com/mig-"

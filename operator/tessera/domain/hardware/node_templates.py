@@ -16,8 +16,8 @@ from tessera.api.meta import format_duration
 from tessera.api.text import counted
 from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource, slice_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
-from tessera.domain.mig.gpu_building import layout_problem
-from tessera.domain.mig.gpu_models import find_gpu_model
+from tessera.domain.hardware.gpu_layouts import geometry_problem
+from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.observed.snapshot import Node
 
 # Every engine pod tolerates this taint.
@@ -111,7 +111,7 @@ def _layout_problem(template: NodeTemplate) -> str | None:
     if gpu_model is None:
         return f"spec.nodeTemplate.migLayout: {template.product} has no MIG; remove it"
     field, product = "spec.nodeTemplate.migLayout", products()[template.product]
-    if problem := layout_problem(gpu_model, template.mig_layout, field):
+    if problem := geometry_problem(gpu_model, template.mig_layout, field):
         return problem[1]
     if not any(slice_hardware(product, profile) for profile in template.mig_layout):
         return f"{field}: the size of no slice is known; name another profile"

@@ -29,6 +29,8 @@ from tessera.domain.hardware.device import (
     whole_gpu_hardware,
 )
 from tessera.domain.hardware.gpu_catalog import Product, nearest_products, products
+from tessera.domain.hardware.gpu_layouts import geometry_problem
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.hardware.node_templates import (
     StartableNodes,
     startable_nodes,
@@ -39,8 +41,6 @@ from tessera.domain.hardware.node_templates import (
 )
 from tessera.domain.hardware.weights import billing_weight, selection_weight
 from tessera.domain.incremental import reused, tabulated
-from tessera.domain.mig.gpu_building import layout_problem
-from tessera.domain.mig.gpu_models import WHOLE_GPU, find_gpu_model
 from tessera.domain.names import Variant
 from tessera.domain.observed.snapshot import Node, Pod, Pool
 from tessera.domain.steps import Step, planner_error
@@ -240,7 +240,7 @@ def _accepted(
     """Return whether the spec fits the product of the pool."""
     gpu_model = find_gpu_model(product) if product is not None else None
     if spec.mig is not None and gpu_model is not None:
-        problem = layout_problem(gpu_model, spec.mig.layout)
+        problem = geometry_problem(gpu_model, spec.mig.layout)
         if problem is not None:
             return StatusVerdict(PoolAccepted.INVALID_LAYOUT, problem[1])
     if template_fault is not None:
@@ -529,7 +529,7 @@ def _layout_profiles(spec: AcceleratorPoolSpec, product: Product) -> frozenset[s
     gpu_model = find_gpu_model(product.product)
     if spec.mig is None or not spec.mig.layout or gpu_model is None:
         return None
-    if layout_problem(gpu_model, spec.mig.layout) is not None:
+    if geometry_problem(gpu_model, spec.mig.layout) is not None:
         return None
     profiles = (gpu_model.find_profile(name) for name in spec.mig.layout)
     return frozenset(profile.name for profile in profiles if profile is not None)

@@ -10,6 +10,7 @@ from tessera.api.mig import GpuTarget, Mig, MigPlan, MigStatus, NodeTarget
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, first_names
+from tessera.domain.hardware.gpu_layouts import geometry, geometry_problem, place_geometry
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.layout.demand import planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
@@ -22,8 +23,6 @@ from tessera.domain.mig.demand import (
     replicas_needed,
     served_demand,
 )
-from tessera.domain.mig.gpu_building import layout_problem, place_geometry
-from tessera.domain.mig.layouts import geometry
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.format import format_slice
 from tessera.domain.mig_backends.nodes import MigNode
@@ -237,7 +236,7 @@ def _static_layout(
         )
     counts = tuple(sorted(mig.layout.items()))
     for mig_node in mig_nodes:
-        if problem := layout_problem(mig_node.gpu_model, mig.layout):
+        if problem := geometry_problem(mig_node.gpu_model, mig.layout):
             is_unknown, message = problem
             reason = LayoutReady.UNKNOWN_PROFILE if is_unknown else LayoutReady.INVALID_LAYOUT
             return PlanAdoption(status=status, verdict=StatusVerdict(reason, message))

@@ -11,14 +11,14 @@ from tessera.api.reasons import Accepted
 from tessera.api.ref import Ref
 from tessera.domain import money
 from tessera.domain.hardware.device import GPU
+from tessera.domain.hardware.gpu_layouts import WHOLE_GPU_LAYOUT, Layout
+from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.hardware.pools import PoolView, admits, plans_layouts
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.layout.problem import HardwareOption, LayoutProblem, PoolTerms, SliceDemand
 from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
-from tessera.domain.mig.gpu_models import WHOLE_GPU
-from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Layout
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode
 from tessera.domain.mig_backends.usage import instance_holders

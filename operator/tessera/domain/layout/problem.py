@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.api.mig import MigPlan
+from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu
-from tessera.domain.mig.layouts import Layout
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,8 @@ from decimal import Decimal
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, NodeTarget
 from tessera.api.text import counted
 from tessera.domain import money
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, geometry, place_geometry
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.layout.crowded import crowded_gpus, lock
 from tessera.domain.layout.demand import whole_gpu_model
 from tessera.domain.layout.problem import (
@@ -24,9 +26,6 @@ from tessera.domain.layout.problem import (
 )
 from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed, served_demand
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, SlicePlacement, geometry
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
 from tessera.domain.mig_backends.backend import LayoutsByGpu
 from tessera.domain.mig_backends.format import format_slice, parse_layout

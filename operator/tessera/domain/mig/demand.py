@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Geometry
+from tessera.domain.hardware.gpu_layouts import Geometry
+from tessera.domain.hardware.gpu_models import GpuModel
 
 # Demand counts as met up to this share of it: sums of floats are not exact.
 DEMAND_TOLERANCE = 1e-9

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.mig.demand import (
     GpuOffer,
     InstanceType,
@@ -16,7 +17,6 @@ from tessera.domain.mig.demand import (
     SunkCapacity,
     replicas_needed,
 )
-from tessera.domain.mig.gpu_models import WHOLE_GPU
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
 from tessera.domain.mig.demand import InstanceType
-from tessera.domain.mig.layouts import Layout, SlicePlacement
 
 
 class FleetSlice(NamedTuple):

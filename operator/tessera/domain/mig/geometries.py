@@ -8,9 +8,14 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple, TypeAlias
 
+from tessera.domain.hardware.gpu_layouts import (
+    WHOLE_GPU_LAYOUT,
+    Geometry,
+    Layout,
+    maximal_geometries,
+)
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
 from tessera.domain.incremental import tabulated
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
-from tessera.domain.mig.layouts import WHOLE_GPU_LAYOUT, Geometry, Layout, maximal_geometries
 
 _ProfileCounts: TypeAlias = frozenset[tuple[str, int]]
 

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.mig.fleet import FleetGpu
-from tessera.domain.mig.layouts import SlicePlacement
 
 
 class SliceLocation(NamedTuple):

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
+from tessera.domain.hardware.gpu_layouts import Geometry
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.incremental import tabulated
 from tessera.domain.mig.demand import (
     GpuOffer,
@@ -23,14 +25,8 @@ from tessera.domain.mig.demand import (
 )
 from tessera.domain.mig.direct_program import solve_direct
 from tessera.domain.mig.geometries import maximal_fillings
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.mig.integer_program import Coefficients, IntegerProgram
-from tessera.domain.mig.layouts import Geometry
-from tessera.domain.mig.pattern_pricing import (
-    ReplicaPattern,
-    all_patterns,
-    cheapest_pattern,
-)
+from tessera.domain.mig.pattern_pricing import ReplicaPattern, all_patterns, cheapest_pattern
 
 # The name of a GPU model, and its geometry.
 GpuConfiguration: TypeAlias = tuple[str, Geometry]

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from tessera.domain.hardware.gpu_layouts import Geometry, geometry
 from tessera.domain.mig.demand import (
     GpuOffer,
     InstanceType,
@@ -20,7 +21,6 @@ from tessera.domain.mig.demand import (
 from tessera.domain.mig.fair_shares import ReplicaStep, fair_steps
 from tessera.domain.mig.fleet import FleetGpu
 from tessera.domain.mig.geometries import maximal_fillings
-from tessera.domain.mig.layouts import Geometry, geometry
 from tessera.domain.mig.mix import Mix, cheapest_mix, feasible_mix, restrict_to_offers
 
 # Services for which keeping their instance type is evaluated.

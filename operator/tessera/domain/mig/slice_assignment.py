@@ -8,12 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
+from tessera.domain.hardware.gpu_layouts import SlicePlacement, place_geometry
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig.geometries import Reshape
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import SlicePlacement
 
 # Replicas by service and instance type.
 CountByServiceAndType: TypeAlias = Mapping[tuple[str, InstanceType], int]

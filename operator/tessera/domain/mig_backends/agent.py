@@ -14,18 +14,14 @@ from tessera.api.node_layout import DesiredGpu, GpuFault, NodeLayoutSpec, Placed
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, parse_decimal
-from tessera.domain.mig.layouts import SlicePlacement
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,
     Capabilities,
     LayoutsByGpu,
 )
-from tessera.domain.mig_backends.devices import (
-    DEVICE_PLUGIN_LABEL,
-    PAUSED,
-    offers_layouts,
-)
+from tessera.domain.mig_backends.devices import DEVICE_PLUGIN_LABEL, PAUSED, offers_layouts
 from tessera.domain.mig_backends.discovery import mig_node_of
 from tessera.domain.mig_backends.gpu_clients import (
     STOPPED_LABEL,

@@ -8,7 +8,7 @@ from typing import Protocol, TypeAlias
 from tessera.api.node_layout import NodeLayoutSpec
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
-from tessera.domain.mig.layouts import Layout
+from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.mig_backends.nodes import MigNode
 
 

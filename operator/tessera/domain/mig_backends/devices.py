@@ -8,9 +8,9 @@ from tessera.api.node_layout import MAX_GPUS
 from tessera.api.text import parse_decimal
 from tessera.domain.hardware.device import MIG_PREFIX
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
+from tessera.domain.hardware.gpu_layouts import Layout
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.incremental import tabulated
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout
 from tessera.domain.mig_backends.nodes import MigNode
 
 DEVICE_PLUGIN_LABEL = "nvidia.com/gpu.deploy.device-plugin"

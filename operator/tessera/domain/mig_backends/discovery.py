@@ -9,10 +9,10 @@ from tessera.api.node_layout import MAX_GPUS, NodeLayoutStatus, ObservedGpu
 from tessera.api.ref import Ref
 from tessera.api.text import counted, parse_decimal
 from tessera.domain.hardware.device import GPU
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, layout_error
+from tessera.domain.hardware.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import reused_per_object
-from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
-from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
 from tessera.domain.mig_backends import devices
 from tessera.domain.mig_backends.format import parse_layout
 from tessera.domain.mig_backends.layout_search import layouts_for_counts

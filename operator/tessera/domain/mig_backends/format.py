@@ -2,15 +2,15 @@
 
 from collections.abc import Iterable
 
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import (
+from tessera.domain.hardware.gpu_layouts import (
     Layout,
     SlicePlacement,
     format_placement,
     geometry,
     parse_placement,
+    place_geometry,
 )
+from tessera.domain.hardware.gpu_models import GpuModel
 
 
 def format_slice(placement: SlicePlacement, *, pinned: bool) -> str:

@@ -4,11 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 
+from tessera.domain.hardware.gpu_layouts import Geometry, Layout, geometry, place_geometry
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.incremental import tabulated
 from tessera.domain.mig.geometries import maximal_fillings
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Geometry, Layout, geometry
 
 
 # 16 KiB for 16 GPUs of seven slices.

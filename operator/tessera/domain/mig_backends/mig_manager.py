@@ -17,7 +17,7 @@ from tessera.api.node_layout import NodeLayoutSpec
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, parse_decimal
-from tessera.domain.mig.layouts import Geometry, geometry
+from tessera.domain.hardware.gpu_layouts import Geometry, geometry
 from tessera.domain.mig_backends.backend import (
     BackendRequest,
     BackendStatus,

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 
 from tessera.api.node_layout import NodeLayoutStatus
 from tessera.api.ref import Ref
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement
+from tessera.domain.hardware.gpu_models import GpuModel
 from tessera.domain.observed.node_layout import ObservedNodeLayout
 
 

@@ -8,10 +8,10 @@ from enum import StrEnum
 from operator import attrgetter
 
 from tessera.api.ref import Ref
+from tessera.domain.hardware.gpu_layouts import SlicePlacement
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuModel
 from tessera.domain.hardware.weights import slice_weight
 from tessera.domain.incremental import tabulated
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuModel
-from tessera.domain.mig.layouts import SlicePlacement
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Pod

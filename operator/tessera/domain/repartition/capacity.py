@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera.api.ref import Ref
+from tessera.domain.hardware.gpu_models import WHOLE_GPU
 from tessera.domain.mig.demand import DEMAND_TOLERANCE
-from tessera.domain.mig.gpu_models import WHOLE_GPU
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.observed.snapshot import Pod

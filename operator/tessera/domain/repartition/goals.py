@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.mig import GpuTarget, MigPlan, NodeTarget, Unit
-from tessera.domain.incremental import tabulated
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import (
+from tessera.domain.hardware.gpu_layouts import (
     Geometry,
     Layout,
     SlicePlacement,
     geometry,
     layout_error,
     parse_placement,
+    place_geometry,
 )
+from tessera.domain.hardware.gpu_models import GpuModel
+from tessera.domain.incremental import tabulated
 from tessera.domain.mig_backends.backend import LayoutsByGpu
 from tessera.domain.mig_backends.devices import canonical_profile
 from tessera.domain.mig_backends.nodes import MigGpu, MigNode

@@ -7,11 +7,11 @@ from typing import NamedTuple, TypeAlias
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.ref import Ref
+from tessera.domain.hardware.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.incremental import FOREVER, Until, reused_per_object, reused_until
 from tessera.domain.layout.problem import LayoutProblem
 from tessera.domain.mig.demand import InstanceType
-from tessera.domain.mig.gpu_models import GpuModel, find_gpu_model
 from tessera.domain.mig_backends.devices import profile_of
 from tessera.domain.observed.snapshot import InFlight, Pod, Snapshot, Workload
 from tessera.domain.placement.candidates import HardwareChoice

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.mig import GpuTarget
-from tessera.domain.mig.gpu_building import place_geometry
-from tessera.domain.mig.layouts import Layout, format_placement, layout_error
+from tessera.domain.hardware.gpu_layouts import (
+    Layout,
+    format_placement,
+    layout_error,
+    place_geometry,
+)
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import MigGpu
 from tessera.domain.repartition.capacity import PoolCapacity, SliceShortage, replacement_profile

@@ -7,7 +7,7 @@ from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.text import counted
-from tessera.domain.mig.layouts import format_placement
+from tessera.domain.hardware.gpu_layouts import format_placement
 from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.repartition.capacity import PoolCapacity

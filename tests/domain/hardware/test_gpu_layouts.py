@@ -7,11 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.mig.gpu_models import (
-    GpuModel,
-    gpu_models,
-)
-from tessera.domain.mig.layouts import (
+from tessera.domain.hardware.gpu_layouts import (
     WHOLE_GPU_LAYOUT,
     Layout,
     SlicePlacement,
@@ -19,6 +15,7 @@ from tessera.domain.mig.layouts import (
     layout_error,
     maximal_geometries,
 )
+from tessera.domain.hardware.gpu_models import GpuModel, gpu_models
 from tests.mig_oracles import distinct_geometries, enumerate_layouts, maximal_layouts
 
 A100 = gpu_models()["A100-80GB"]

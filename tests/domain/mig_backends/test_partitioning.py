@@ -4,9 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.node_layout import DesiredGpu, PlacedSlice
-from tessera.domain.mig.gpu_models import gpu_models
-from tessera.domain.mig.layouts import Layout, SlicePlacement, layout_error
-from tessera.domain.mig.partitioning import (
+from tessera.domain.hardware.gpu_layouts import Layout, SlicePlacement, layout_error
+from tessera.domain.hardware.gpu_models import gpu_models
+from tessera.domain.mig_backends.partitioning import (
     DriverGpu,
     DriverInstance,
     InstanceOperation,

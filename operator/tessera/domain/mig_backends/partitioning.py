@@ -10,8 +10,8 @@ from typing import Literal, TypeAlias
 
 from tessera.api.node_layout import DesiredGpu, GpuFault, MigMode, ObservedGpu, ObservedSlice
 from tessera.api.text import counted
-from tessera.domain.mig.gpu_models import GpuModel
-from tessera.domain.mig.layouts import SlicePlacement, format_placement, layout_error
+from tessera.domain.hardware.gpu_layouts import SlicePlacement, format_placement, layout_error
+from tessera.domain.hardware.gpu_models import GpuModel
 
 # namespace/name of the pods that use a device, by the device's UUID.
 PodsByDevice: TypeAlias = Mapping[str, tuple[str, ...]]

@@ -4,10 +4,11 @@ The order of creation does not matter, since every instance is created at an exp
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from tessera.domain.mig.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
+from tessera.domain.hardware.gpu_models import WHOLE_GPU, GpuInstanceProfile, GpuModel
+from tessera.domain.incremental import tabulated
 
 
 class SlicePlacement(NamedTuple):
@@ -112,6 +113,41 @@ def fitting_placements(
         for start in gi_profile.starts:
             if _find_conflict(gpu_model, taken, gi_profile, start) is None:
                 yield SlicePlacement(start, profile)
+
+
+@tabulated
+def place_geometry(gpu_model: GpuModel, geometry: Geometry, occupied: Layout = ()) -> Layout | None:
+    """Return the first layout that adds exactly these slices to the occupied ones.
+
+    Large slices are placed first. None if the slices do not fit.
+    """
+    counts = Counter(dict(geometry))
+    if not counts:
+        return occupied
+    if WHOLE_GPU in counts:
+        return WHOLE_GPU_LAYOUT if counts == Counter({WHOLE_GPU: 1}) and not occupied else None
+    profile = max(counts, key=lambda name: (gpu_model.memory_slices_of(name), name))
+    rest = tuple(sorted((+(counts - Counter({profile: 1}))).items()))
+    for placement in fitting_placements(gpu_model, occupied, (profile,)):
+        if layout := place_geometry(gpu_model, rest, tuple(sorted((*occupied, placement)))):
+            return layout
+    return None
+
+
+def geometry_problem(
+    gpu_model: GpuModel, layout: Mapping[str, int], field: str = "spec.mig.layout"
+) -> tuple[bool, str] | None:
+    """Return why no GPU of the model can have the slices, and whether a profile is unknown."""
+    unknown = sorted(profile for profile in layout if gpu_model.find_profile(profile) is None)
+    if unknown:
+        known = ", ".join(gi_profile.name for gi_profile in gpu_model.profiles)
+        return True, (
+            f"{field}: {gpu_model.name} has no profile {', '.join(unknown)}; it has {known}"
+        )
+    if place_geometry(gpu_model, tuple(sorted(layout.items()))) is None:
+        counts = ", ".join(f"{count} x {profile}" for profile, count in sorted(layout.items()))
+        return False, (f"{field}: {counts} does not fit on 1 {gpu_model.name}; lower the counts")
+    return None
 
 
 def maximal_geometries(candidates: Iterable[Geometry]) -> tuple[Geometry, ...]:
