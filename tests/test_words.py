@@ -41,6 +41,10 @@ PLANTED = {
         + "".join(f"    def method_{index}(self) -> None: ...\n" for index in range(21)),
         "class Node has 21 methods",
     ),
+    "a long function": (
+        '\n\ndef scale() -> None:\n    """Scale."""\n' + "    print()\n" * 76,
+        "scale has a body of 76 lines, at most 75",
+    ),
     "a noun without an entry": ("\n\nclass Quota:\n    pass\n", f"{GLOSSARY} has no `Quota`"),
     "too few comments": ("\n" * 400, "comments per 1,000 lines"),
 }

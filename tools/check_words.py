@@ -1,4 +1,4 @@
-"""Checks that names and comments follow docs/decisions/words.md, and that classes stay small.
+"""Checks names and comments, and that classes and functions stay small.
 
 `python tools/check_words.py` prints one line per violation and exits with 1 if there is any;
 `--figures` prints shares and counts per package instead.
@@ -35,6 +35,11 @@ COUNTED_NOUNS = frozenset(re.findall(r"\w+", _NOUNS))
 # A class with more has several subjects.
 MAX_METHODS = 20
 OPERATOR = "operator/tessera"
+
+# A longer body does several things; its lines are counted from its first statement to its end.
+MAX_BODY = 75
+# These two decisions pass every input of a service on; they may shrink only.
+LONG_BODIES = {"_plan_service": 89, "_propose": 89}
 
 # Reasons stand at the line that they explain.
 COMMENTS_PER_KLOC = 10
@@ -154,6 +159,20 @@ def large_classes(sources: Sequence[Module]) -> Iterator[Violation]:
                     yield Violation(source.path, node.lineno, message)
 
 
+def long_functions(sources: Sequence[Module]) -> Iterator[Violation]:
+    """Yield functions with more than `MAX_BODY` lines of body."""
+    for source in sources:
+        for node in source.nodes:
+            if not isinstance(node, _Function):
+                continue
+            first = node.body[1 if _is_text(node.body[0]) and len(node.body) > 1 else 0]
+            lines = (node.end_lineno or 0) - first.lineno + 1
+            limit = LONG_BODIES.get(node.name, MAX_BODY)
+            if lines > limit:
+                message = f"{node.name} has a body of {lines} lines, at most {limit}"
+                yield Violation(source.path, node.lineno, message)
+
+
 def _is_text(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Expr)
@@ -199,7 +218,7 @@ def missing_nouns(sources: Sequence[Module], glossary: str) -> Iterator[Violatio
 
 def violations(root: Path) -> list[Violation]:
     """Return everything that is wrong below `root`, by place."""
-    sources = modules(root, PRODUCT)
+    sources, others = modules(root, PRODUCT), modules(root, *REST)
     checks: Sequence[Callable[[Sequence[Module]], Iterator[Violation]]] = (
         shared_class_names,
         uncounted_nouns,
@@ -211,7 +230,8 @@ def violations(root: Path) -> list[Violation]:
     return sorted(
         {
             *(violation for check in checks for violation in check(sources)),
-            *banned_names([*sources, *modules(root, *REST)]),
+            *banned_names([*sources, *others]),
+            *long_functions([*sources, *others]),
             *missing_nouns(sources, glossary),
         }
     )
