@@ -9,7 +9,7 @@ import pytest
 
 from alerts.alert import Series, always, growing
 from chart_tests.test_rules import input_series
-from tessera.cli.commands import FORECAST
+from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.forecast.command import run
 from world import binaries
 

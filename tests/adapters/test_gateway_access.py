@@ -12,7 +12,7 @@ from tessera.adapters.kube.access_review import token_user
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import connect
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
+from tessera.cli.key.arguments import KEY_CREATE, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.cli.key.rotate import rotate

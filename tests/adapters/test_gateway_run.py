@@ -15,7 +15,7 @@ from aiohttp import web
 from tessera.adapters.clock import now
 from tessera.adapters.kube.client import KubeCluster
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import KEY_CREATE, KEY_REVOKE
+from tessera.cli.key.arguments import KEY_CREATE, KEY_REVOKE
 from tessera.cli.key.create import create
 from tessera.cli.key.revoke import revoke
 from tessera.domain.names import PORT, deployment_name

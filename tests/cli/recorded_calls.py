@@ -12,11 +12,12 @@ from typing import Any
 
 import click
 
+from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.breakeven.command import build_request
 from tessera.cli.breakeven.report import FORMATTERS as BREAKEVEN_FORMATS
 from tessera.cli.breakeven.report import draw
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import BREAKEVEN, FORECAST, KEY_CREATE, KEY_LIST, PLAN, SIZE, root_command
+from tessera.cli.commands import root_command
 from tessera.cli.cost.report import FORMATTERS as COST_FORMATS
 from tessera.cli.cost.report import CostReport
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
@@ -24,14 +25,18 @@ from tessera.cli.errors import CommandError
 from tessera.cli.explain.command import explanation
 from tessera.cli.explain.request import report as request_report
 from tessera.cli.fleet import FleetInputs, read_fleet
+from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.forecast.command import run as run_forecast
+from tessera.cli.key.arguments import KEY_CREATE, KEY_LIST
 from tessera.cli.key.create import create
 from tessera.cli.key.list_keys import list_keys
 from tessera.cli.main import main
 from tessera.cli.mosaic.command import render_mosaic
 from tessera.cli.output import Output
+from tessera.cli.plan.arguments import PLAN
 from tessera.cli.plan.command import render_plans
 from tessera.cli.plan.command import run as run_plan
+from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import FORMATTERS as SIZE_FORMATS
 from tessera.cli.size.request import size_request

@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import BREAKEVEN, SIZE
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import read_fleet
 from tessera.cli.installation import installed_catalogs
 from tessera.cli.main import main
+from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.request import size_request
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.domain.hardware.gpu_catalog import catalog, models, products, shipped

@@ -15,8 +15,8 @@ from docs_tests.blocks import Command
 from docs_tests.output import matches
 from docs_tests.pages import page_of, read_page_steps
 from tessera.cli.breakeven.request import MeasuredMonth
-from tessera.cli.commands import FORECAST
 from tessera.cli.errors import CommandError
+from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.forecast.command import run
 from tessera.cli.forecast.records import usage_of_records
 from tessera.cli.forecast.sums import usage_of_months

@@ -15,8 +15,8 @@ from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.errors import CommandError, DeniedError
+from tessera.cli.key.arguments import KEY_CREATE, KEY_LIST, KEY_REVOKE, KEY_ROTATE
 from tessera.cli.key.create import create, digest_of
 from tessera.cli.key.list_keys import list_keys
 from tessera.cli.key.revoke import revoke

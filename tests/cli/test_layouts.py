@@ -17,7 +17,6 @@ from tessera.api.mig import MigPlan
 from tessera.api.pool_reasons import Discovered, PoolAccepted
 from tessera.api.reasons import StatusVerdict
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.mosaic.command import (
@@ -32,6 +31,7 @@ from tessera.cli.mosaic.pool_layouts import (
     planned_slices,
     pool_snapshots,
 )
+from tessera.cli.plan.arguments import PLAN
 from tessera.cli.plan.command import UNMET, run
 from tessera.cli.plan.command import render_plans as planned
 from tessera.domain.hardware.gpu_layouts import Layout

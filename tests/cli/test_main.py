@@ -16,11 +16,12 @@ import click
 import pytest
 
 from cli_page import lab_commands
-from tessera.cli.commands import COST_FORMATS, COST_GROUPINGS, SHELLS, root_command
+from tessera.cli.commands import SHELLS, root_command
 from tessera.cli.complete import candidates
 from tessera.cli.cost import report as cost_report
+from tessera.cli.cost.arguments import COST_GROUPINGS
 from tessera.cli.main import main
-from tessera.cli.options import Command
+from tessera.cli.options import COST_FORMATS, Command
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
 from tessera_lab.cli.simulate import report as simulate_report

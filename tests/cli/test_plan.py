@@ -14,10 +14,10 @@ import pytest
 from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, read_page_steps
 from mig_fleets import fleet
-from tessera.cli.commands import PLAN
 from tessera.cli.errors import CommandError
 from tessera.cli.mosaic.drawing import MosaicTile, Strip, fleet_tiles, strip_lines, svg_document
 from tessera.cli.output import Output
+from tessera.cli.plan.arguments import PLAN
 from tessera.cli.plan.command import UNMET, run
 from tests.mig_builders import A100, a_gpu
 

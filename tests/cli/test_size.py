@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tessera.api.inference_service import Slo
-from tessera.cli.commands import SIZE
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
+from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport, as_json, as_table
 from tessera.cli.size.request import size_request

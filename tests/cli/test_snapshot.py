@@ -10,10 +10,10 @@ import pytest
 
 from tessera.adapters.kube import object_parsing as wire
 from tessera.cli.cluster import Reader
-from tessera.cli.commands import SNAPSHOT_PLAN
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
 from tessera.cli.main import main
+from tessera.cli.snapshot.arguments import SNAPSHOT_PLAN
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
 from tessera.cli.snapshot.trim import trim_object

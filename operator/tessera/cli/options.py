@@ -21,6 +21,8 @@ OUTPUT_FORMATS = ("text", "json")
 # Shells complete the paths of files; the commands say themselves why one cannot be read.
 FILE = {"metavar": "FILE", "type": click.Path(readable=False)}
 INTEGER = {"metavar": "N", "type": int}
+AMOUNT = {"metavar": "AMOUNT", "type": float}
+COST_FORMATS = ("table", "json", "csv")
 
 
 class Command(click.Command):
@@ -54,6 +56,15 @@ class Command(click.Command):
         return output.exit_code
 
 
+class Group(click.Group):
+    """Commands in the order in which they are given."""
+
+    @override
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
+        return list(self.commands)
+
+
 def argument(name: str, help_text: str, **settings: Any) -> click.Argument:
     return click.Argument([name], help=help_text, **settings)
 
@@ -80,6 +91,18 @@ CLUSTER_OPTIONS = (
 )
 PROMETHEUS_OPTION = option(
     "--prometheus", "base URL (default: $TESSERA_PROMETHEUS_URL)", metavar="URL"
+)
+GATEWAY_OPTION = option(
+    "--gateway",
+    "base URL of a gateway's metrics port (default: $TESSERA_GATEWAY_URL)",
+    metavar="URL",
+)
+POOL_ARGUMENT = argument("pool", "only this AcceleratorPool", required=False)
+SINCE = option(
+    "--since",
+    "30m, 24h, 7d, or a day or moment such as 2026-11-01 in UTC",
+    default="24h",
+    metavar="WHEN",
 )
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 
 from tessera.api.text import counted
 from tessera.cli.breakeven.request import OwnReplica
-from tessera.cli.commands import SIZE
 from tessera.cli.errors import CommandError
+from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report
 from tessera.cli.size.report import SizeReport
 from tessera.cli.size.request import size_request
