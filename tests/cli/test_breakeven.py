@@ -14,9 +14,10 @@ from docs_tests.blocks import Command, File
 from docs_tests.pages import page_of, read_page_steps
 from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.breakeven.command import build_request, run
+from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.breakeven.measured import calendar_months, month_of_usage
 from tessera.cli.breakeven.report import FORMATTERS
-from tessera.cli.breakeven.request import MeasuredMonth, break_even_request
+from tessera.cli.breakeven.request import break_even_request
 from tessera.cli.errors import CommandError
 from tessera.domain.economics.api_prices import TokenUse
 

@@ -14,7 +14,7 @@ import pytest
 from docs_tests.blocks import Command
 from docs_tests.output import matches
 from docs_tests.pages import page_of, read_page_steps
-from tessera.cli.breakeven.request import MeasuredMonth
+from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.errors import CommandError
 from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.forecast.command import run

@@ -25,15 +25,15 @@ from tessera.cli.mosaic.command import (
     mosaics,
     render_mosaic,
 )
-from tessera.cli.mosaic.pool_layouts import (
+from tessera.cli.plan.arguments import PLAN
+from tessera.cli.plan.command import UNMET, run
+from tessera.cli.plan.command import render_plans as planned
+from tessera.cli.pool_layouts import (
     PoolSnapshot,
     layout_changes,
     planned_slices,
     pool_snapshots,
 )
-from tessera.cli.plan.arguments import PLAN
-from tessera.cli.plan.command import UNMET, run
-from tessera.cli.plan.command import render_plans as planned
 from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode

@@ -16,7 +16,7 @@ from tessera.cli.main import main
 from tessera.cli.snapshot.arguments import SNAPSHOT_PLAN
 from tessera.cli.snapshot.file import read, save, serialize
 from tessera.cli.snapshot.plan import run as plan
-from tessera.cli.snapshot.trim import trim_object
+from tessera.cli.trim import trim_object
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory, TimestampedReplicas

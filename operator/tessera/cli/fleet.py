@@ -21,7 +21,7 @@ from tessera.cli.installation import (
     installed_catalogs,
     installed_classes,
 )
-from tessera.cli.snapshot.trim import trim_object
+from tessera.cli.trim import trim_object
 from tessera.domain.config import Config
 from tessera.domain.hardware.catalog_entries import extended_catalog
 from tessera.domain.hardware.gpu_catalog import catalog, shipped

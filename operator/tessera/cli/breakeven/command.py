@@ -4,8 +4,9 @@ from datetime import datetime
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
+from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.breakeven.report import FORMATTERS, draw
-from tessera.cli.breakeven.request import BreakEvenRequest, MeasuredMonth, break_even_request
+from tessera.cli.breakeven.request import BreakEvenRequest, break_even_request
 from tessera.cli.files import writable_file
 from tessera.cli.output import Output
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
-from tessera.cli.breakeven.request import MeasuredMonth
+from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus
 from tessera.cli.gateway_port import read_gateway

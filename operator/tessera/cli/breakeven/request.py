@@ -7,6 +7,7 @@ from datetime import date
 from decimal import Decimal
 from types import SimpleNamespace
 
+from tessera.cli.breakeven.inputs import MeasuredMonth, OwnReplica
 from tessera.cli.errors import CommandError
 from tessera.cli.files import read_text
 from tessera.cli.numbers import bounded
@@ -35,29 +36,6 @@ _MAX_MONTHS = 120
 # Options that size a model, which is named then.
 _SIZING = ("gpu", "precision", "slo", "gpu_prices")
 _DEMANDS = ("requests_per_day", "tokens", "gateway", "prometheus")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MeasuredMonth:
-    """What was used in a calendar month, or in the part of it that was asked for."""
-
-    start: date
-    days: float
-    requests: float
-    use: TokenUse
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OwnReplica:
-    """One replica on own GPUs."""
-
-    name: str
-    hourly: Money
-    output_rate: float | None
-    """Output tokens per second at full load; None where it is not known."""
-    is_predicted: bool = False
-    is_assumed: bool = False
-    """Whether the price is of the shipped list."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

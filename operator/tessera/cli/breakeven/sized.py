@@ -4,7 +4,7 @@ from datetime import date
 from types import SimpleNamespace
 
 from tessera.api.text import counted
-from tessera.cli.breakeven.request import OwnReplica
+from tessera.cli.breakeven.inputs import OwnReplica
 from tessera.cli.errors import CommandError
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report

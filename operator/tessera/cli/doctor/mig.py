@@ -11,7 +11,7 @@ from tessera.cli.cluster import Json
 from tessera.cli.doctor.finding import CheckContext, Finding, ok, problem, warning
 from tessera.cli.errors import DeniedError
 from tessera.cli.installation import operator_deployments, operator_variables
-from tessera.cli.mosaic.pool_layouts import PoolSnapshot
+from tessera.cli.pool_layouts import PoolSnapshot
 from tessera.domain.hardware.gpu_layouts import SlicePlacement, format_placement
 from tessera.domain.hardware.pools import discover
 from tessera.domain.mig_backends.discovery import mig_nodes

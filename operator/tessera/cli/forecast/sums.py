@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from types import SimpleNamespace
 
+from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.breakeven.measured import measured_months
-from tessera.cli.breakeven.request import MeasuredMonth
 from tessera.cli.errors import CommandError
 from tessera.domain.economics.accuracy import MeasuredUsage
 from tessera.domain.economics.break_even import MONTH_DAYS

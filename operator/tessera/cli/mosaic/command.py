@@ -24,7 +24,8 @@ from tessera.cli.mosaic.drawing import (
     write_svg,
 )
 from tessera.cli.mosaic.json_output import pool_json
-from tessera.cli.mosaic.pool_layouts import (
+from tessera.cli.output import Output
+from tessera.cli.pool_layouts import (
     PoolSnapshot,
     SlicesByGpu,
     current_slices,
@@ -32,8 +33,6 @@ from tessera.cli.mosaic.pool_layouts import (
     planned_slices,
     pool_snapshots,
 )
-from tessera.cli.output import Output
-from tessera.cli.plan.command import state_line
 from tessera.cli.text import format_time
 from tessera.domain.mig_backends.usage import share
 
@@ -162,7 +161,7 @@ def _plan_title(pool: PoolSnapshot, plan: MigPlan) -> str:
 
 def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
     unmanaged = f"{pool.name}: no spec.mig, the existing layouts are used"
-    yield unmanaged if pool.mig is None else state_line(pool)
+    yield unmanaged if pool.mig is None else pool.state_line
     usage, price = pool.usage, pool.view.price
     # Of a node that is not drawn it is not known how many GPUs are in MIG mode.
     if price is not None and (usage.gpus or all(node.inconsistency is None for node in pool.nodes)):

@@ -3,7 +3,7 @@
 from decimal import Decimal
 
 from tessera.cli.cluster import Json
-from tessera.cli.mosaic.pool_layouts import (
+from tessera.cli.pool_layouts import (
     PoolSlice,
     PoolSnapshot,
     current_slices,

@@ -12,14 +12,14 @@ from tessera.api.text import counted
 from tessera.cli.cluster import Json, Reader, cluster_command
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, read_fleet
-from tessera.cli.mosaic.pool_layouts import (
+from tessera.cli.output import Output
+from tessera.cli.plan import demand as plan_demand
+from tessera.cli.pool_layouts import (
     GpuLayoutChange,
     PoolSnapshot,
     layout_changes,
     pool_snapshots,
 )
-from tessera.cli.output import Output
-from tessera.cli.plan import demand as plan_demand
 from tessera.cli.text import format_age, format_time, indent_lines, table
 from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.mig.layout_changes import repartition_rank
@@ -101,16 +101,8 @@ def approval_command(pool: PoolSnapshot) -> str | None:
     return f"kubectl annotate acceleratorpool {pool.name} {APPROVAL}={proposed.name} --overwrite"
 
 
-def state_line(pool: PoolSnapshot) -> str:
-    """Return the pool's layout condition in one line."""
-    condition = pool.layout_condition
-    if condition is None:
-        return f"{pool.name}: the operator has not reported its layouts yet"
-    return f"{pool.name}: {condition.reason}: {condition.message}"
-
-
 def _pool_lines(pool: PoolSnapshot, at: datetime) -> Iterator[str]:
-    yield state_line(pool)
+    yield pool.state_line
     if pool.mig is not None:
         yield f"  mode {pool.mig.mode}, backend {pool.mig.backend}"
     if pool.view.startable is not None:

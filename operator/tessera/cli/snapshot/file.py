@@ -15,7 +15,7 @@ from pydantic.alias_generators import to_camel
 from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import FleetInputs, use_catalogs
-from tessera.cli.snapshot.trim import mask_secrets
+from tessera.cli.trim import mask_secrets
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.state import ScalingHistory

@@ -84,6 +84,14 @@ class PoolSnapshot:
         return find_condition(self.view.pool.status.conditions, "LayoutReady")
 
     @property
+    def state_line(self) -> str:
+        """Return the pool's layout condition in one line."""
+        condition = self.layout_condition
+        if condition is None:
+            return f"{self.name}: the operator has not reported its layouts yet"
+        return f"{self.name}: {condition.reason}: {condition.message}"
+
+    @property
     def pending_plan(self) -> MigPlan | None:
         """Return the proposed plan, else the target if it changes a layout."""
         if self.status.proposed is not None:
