@@ -17,7 +17,7 @@ from tessera.cli.explain.arguments import EXPLAIN
 from tessera.cli.forecast.arguments import FORECAST
 from tessera.cli.key.arguments import KEY
 from tessera.cli.mosaic.arguments import MOSAIC
-from tessera.cli.options import Command, Group, argument
+from tessera.cli.options import CONTEXT_SETTINGS, Command, Group, argument
 from tessera.cli.plan.arguments import PLAN
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.snapshot.arguments import SNAPSHOT
@@ -29,7 +29,6 @@ SHELLS = ("bash", "zsh", "fish")
 
 # Each entry point of this group is a command of another distribution.
 COMMANDS_GROUP = "tessera.commands"
-_CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 
 def root_command(installed: Iterable[EntryPoint] | None = None) -> click.Group:
@@ -46,7 +45,7 @@ def root_command(installed: Iterable[EntryPoint] | None = None) -> click.Group:
         "tessera",
         help="Inspect the inference fleets of a cluster.",
         commands=[*_BEFORE, *others.values(), *_AFTER],
-        context_settings=_CONTEXT_SETTINGS,
+        context_settings=CONTEXT_SETTINGS,
     )
 
 

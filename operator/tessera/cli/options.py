@@ -22,6 +22,8 @@ OUTPUT_FORMATS = ("text", "json")
 FILE = {"metavar": "FILE", "type": click.Path(readable=False)}
 INTEGER = {"metavar": "N", "type": int}
 AMOUNT = {"metavar": "AMOUNT", "type": float}
+# click keeps the help option of the first call, so each command has the settings of the root.
+CONTEXT_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 COST_FORMATS = ("table", "json", "csv")
 
 
@@ -34,7 +36,13 @@ class Command(click.Command):
     def __init__(
         self, name: str, summary: str, description: str, *params: click.Parameter, module: str = ""
     ) -> None:
-        super().__init__(name, short_help=summary, help=description, params=list(params))
+        super().__init__(
+            name,
+            short_help=summary,
+            help=description,
+            params=list(params),
+            context_settings=CONTEXT_SETTINGS,
+        )
         self.module = module or f"tessera.cli.{name}.command"
 
     def parse(self, words: Sequence[str]) -> SimpleNamespace:
