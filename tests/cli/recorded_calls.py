@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import click
 
 from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.breakeven.command import build_request
-from tessera.cli.breakeven.report import FORMATTERS as BREAKEVEN_FORMATS
 from tessera.cli.breakeven.report import draw
+from tessera.cli.breakeven.report import output as breakeven_output
 from tessera.cli.cluster import Reader
 from tessera.cli.commands import root_command
-from tessera.cli.cost.report import FORMATTERS as COST_FORMATS
 from tessera.cli.cost.report import CostReport
+from tessera.cli.cost.report import output as cost_output
 from tessera.cli.doctor.command import as_json, report_lines, run_checks
 from tessera.cli.errors import CommandError
 from tessera.cli.explain.command import explanation
@@ -32,21 +33,22 @@ from tessera.cli.key.create import create
 from tessera.cli.key.list_keys import list_keys
 from tessera.cli.main import main
 from tessera.cli.mosaic.command import render_mosaic
+from tessera.cli.options import COST_FORMATS, OUTPUT_FORMATS
 from tessera.cli.output import Output
 from tessera.cli.plan.arguments import PLAN
 from tessera.cli.plan.command import render_plans
 from tessera.cli.plan.command import run as run_plan
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report
-from tessera.cli.size.report import FORMATTERS as SIZE_FORMATS
+from tessera.cli.size.report import output as size_output
 from tessera.cli.size.request import size_request
 from tessera.cli.snapshot.file import save, serialize
 from tessera.cli.snapshot.plan import run as run_snapshot_plan
 from tessera.cli.top.command import _services as top_command
 from tessera.cli.top.requests import report_lines as request_lines
 from tessera.cli.top.rows import pools_json, service_rows
-from tessera.cli.usage.command import FORMATTERS as USAGE_FORMATS
 from tessera.cli.usage.command import UsageTable
+from tessera.cli.usage.command import output as usage_output
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import Amounts, Statement
 from tessera.domain.explain.request import RequestExplanations
@@ -67,6 +69,7 @@ from tests.memory_cluster import MemoryCluster
 
 Calls = Iterator[tuple[str, str]]
 DAY = date(2026, 11, 20)
+_AT = datetime(2026, 11, 26, tzinfo=UTC)
 LLAMA, BGE = "meta-llama/Llama-3.1-8B-Instruct", "BAAI/bge-m3"
 A100, H100 = "NVIDIA-A100-SXM4-80GB", "NVIDIA-H100-80GB-HBM3"
 
@@ -124,13 +127,17 @@ def _sizes(folder: Path) -> Calls:
         ("no/such-model",),
         (LLAMA, "--gpu", "nothing"),
     ):
-        for form in SIZE_FORMATS:
-            text = shown(
-                lambda words=words, form=form: SIZE_FORMATS[form](  # type: ignore[misc]
-                    build_report(size_request(SIZE.parse(words), DAY))
-                )
-            )
+        for form in OUTPUT_FORMATS:
+            text = shown(partial(_size, words, form))
             yield _words("size", words, form, folder), text.replace(f"{folder}/", "")
+
+
+def _size(words: Sequence[str], form: str) -> Output:
+    return size_output(build_report(size_request(SIZE.parse(words), DAY)), form)
+
+
+def _break_even(words: Sequence[str], form: str) -> Output:
+    return breakeven_output(build_request(BREAKEVEN.parse(words), _AT), form)
 
 
 def _words(name: str, words: Sequence[str], form: str, folder: Path) -> str:
@@ -139,7 +146,6 @@ def _words(name: str, words: Sequence[str], form: str, folder: Path) -> str:
 
 def _break_evens() -> Calls:
     plain = ("--hourly", "3.50", "--api-price", "0.90")
-    at = datetime(2026, 11, 26, tzinfo=UTC)
     busy = (*plain, "--tokens-per-second", "2000", "--requests-per-day", "1e6", "--peak", "2")
     for words in (
         plain,
@@ -153,16 +159,12 @@ def _break_evens() -> Calls:
         plain[2:],
         (*plain, "--gpu", H100),
     ):
-        for form in BREAKEVEN_FORMATS:
+        for form in COST_FORMATS:
             yield (
                 " ".join(("breakeven", *words, "-o", form)),
-                shown(
-                    lambda words=words, form=form: BREAKEVEN_FORMATS[form](  # type: ignore[misc]
-                        build_request(BREAKEVEN.parse(words), at)
-                    )
-                ),
+                shown(partial(_break_even, words, form)),
             )
-    yield "breakeven --svg", draw(build_request(BREAKEVEN.parse(busy), at))
+    yield "breakeven --svg", draw(build_request(BREAKEVEN.parse(busy), _AT))
 
 
 def _forecasts(folder: Path) -> Calls:
@@ -187,7 +189,7 @@ def _forecasts(folder: Path) -> Calls:
     ):
         for form in ("text", "json"):
             parsed = FORECAST.parse((*words, "-o", form))
-            text = shown(lambda parsed=parsed: run_forecast(parsed))  # type: ignore[misc]
+            text = shown(partial(run_forecast, parsed))
             name = _words("forecast", words, form, folder).replace(day, "day.csv.gz")
             yield name, text.replace(f"{folder}/", "")
 
@@ -215,8 +217,8 @@ def _costs() -> Calls:
             group_by=by,
             statement=Statement(begin=begin, end=NOW, amounts=amounts, gaps=gaps),
         )
-        for form, as_form in COST_FORMATS.items():
-            yield f"cost --by {by} -o {form}, {len(gaps)} gaps", as_form(report).text
+        for form in COST_FORMATS:
+            yield f"cost --by {by} -o {form}, {len(gaps)} gaps", cost_output(report, form).text
 
 
 def _usages() -> Calls:
@@ -233,8 +235,8 @@ def _usages() -> Calls:
     }
     for name, answer in answers.items():
         usage = UsageTable(("tenant", "key"), NOW - timedelta(days=1), NOW, answer)
-        for form, as_form in USAGE_FORMATS.items():
-            yield f"usage -o {form}, {name}", as_form(usage).text
+        for form in COST_FORMATS:
+            yield f"usage -o {form}, {name}", usage_output(usage, form).text
 
 
 def _plans_of_files(folder: Path) -> Calls:
@@ -267,7 +269,7 @@ def _plans_of_files(folder: Path) -> Calls:
     ):
         for form in ("text", "json"):
             parsed = PLAN.parse((*words, "-o", form))
-            text = shown(lambda parsed=parsed: run_plan(parsed))  # type: ignore[misc]
+            text = shown(partial(run_plan, parsed))
             yield _words("plan", words, form, folder), text.replace(f"{folder}/", "")
     yield "plan --svg", svg.read_text(encoding="utf-8")
 
@@ -325,17 +327,13 @@ async def _layouts(folder: Path) -> Any:
         for form in ("text", "json"):
             yield (
                 f"plan -o {form}, {name}",
-                shown(lambda fleet=fleet, form=form: render_plans(fleet, None, form)),  # type: ignore[misc]
+                shown(partial(render_plans, fleet, None, form)),
             )
             for width in (76, 200):
                 svg = folder / f"{name}.svg"
                 yield (
                     f"mosaic -o {form}, {name}, {width}",
-                    shown(
-                        lambda fleet=fleet, form=form, width=width, svg=svg: render_mosaic(  # type: ignore[misc]
-                            fleet, None, form, width, str(svg)
-                        )
-                    ),
+                    shown(partial(render_mosaic, fleet, None, form, width, str(svg))),
                 )
         yield f"mosaic --svg, {name}", svg.read_text(encoding="utf-8") if svg.exists() else ""
         context = replace(a_check_context(api), at=NOW)
@@ -357,7 +355,7 @@ async def _clusters(folder: Path) -> Any:
         for form in ("text", "json"):
             yield (
                 f"explain -o {form}, {name}",
-                shown(lambda each=each, form=form: explanation(each, chat, form)),  # type: ignore[misc]
+                shown(partial(explanation, each, chat, form)),
             )
         rows = service_rows(each.snapshot, each.compute_plan(each.snapshot), {chat: 1000.0}, None)
         yield f"top, {name}", json.dumps([row.model_dump(mode="json") for row in rows])

@@ -16,9 +16,10 @@ from tessera.cli.breakeven.arguments import BREAKEVEN
 from tessera.cli.breakeven.command import build_request, run
 from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.breakeven.measured import calendar_months, month_of_usage
-from tessera.cli.breakeven.report import FORMATTERS
+from tessera.cli.breakeven.report import output as as_form
 from tessera.cli.breakeven.request import break_even_request
 from tessera.cli.errors import CommandError
+from tessera.cli.options import COST_FORMATS
 from tessera.domain.economics.api_prices import TokenUse
 
 AT = datetime(2026, 11, 26, tzinfo=UTC)
@@ -29,7 +30,7 @@ ENTRY = {"name": "small", "from": "2026-11-01", "inputPerMillion": "1", "outputP
 
 
 def text(*words: str, output: str = "table") -> str:
-    return FORMATTERS[output](build_request(BREAKEVEN.parse(words), AT)).text
+    return as_form(build_request(BREAKEVEN.parse(words), AT), output).text
 
 
 def answer(*words: str) -> Any:
@@ -60,7 +61,7 @@ def test_the_page_shows_what_the_command_says(
 
 def test_the_same_question_has_the_same_answer_in_every_format() -> None:
     words = (*PLAIN, "--tokens-per-second", "2000", "--requests-per-day", "1e6", "--peak", "2")
-    for output in FORMATTERS:
+    for output in COST_FORMATS:
         assert text(*words, output=output) == text(*words, output=output)
 
 
@@ -146,7 +147,7 @@ def test_falling_prices_name_the_month_in_which_own_gpus_stop_paying() -> None:
 )
 def test_the_extremes_of_the_options_have_an_answer(words: str, tmp_path: Path) -> None:
     question = (*words.split(), "--output-tokens", "1")
-    for output in FORMATTERS:
+    for output in COST_FORMATS:
         assert text(*question, output=output)
     run(BREAKEVEN.parse([*question, "--svg", str(tmp_path / "picture.svg")]))
 
@@ -263,7 +264,7 @@ def test_usage_records_give_the_demand_and_the_mean_request() -> None:
         input_tokens=1200, cached_tokens=800, output_tokens=250
     )
     assert request.requests_per_day == 100
-    table = FORMATTERS["table"](request).text
+    table = as_form(request, "table").text
     assert (
         "2026-11-06     20.0     2,000     2,400,000      1,600,000        500,000  2.61" in table
     )

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from enum_texts import member_texts
 from tessera.adapters.prometheus.billing import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
 from tessera.cli.cost.command import read_statement
-from tessera.cli.cost.report import CostReport, as_csv, as_json, table
+from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.text import parse_since
@@ -68,7 +68,7 @@ def names(text: str, by: str) -> list[str]:
 
 def test_the_table_has_a_column_for_every_state_with_money_and_a_sum_for_every_currency() -> None:
     known = {key: nanos for key, nanos in AMOUNTS.items() if nanos > 1}
-    assert table(a_report(amounts=known)).text.splitlines() == [
+    assert output(a_report(amounts=known), "table").text.splitlines() == [
         "SERVICE           SERVING  WARM IDLE  COLD IDLE  STRANDED   TOTAL  CURRENCY   SHARE",
         "team-a/chat        7.0000     0.0000     0.0000    0.0000  7.0000       EUR  100.0%",
         "team-a/chat        2.2500     0.7500     0.0000    0.0000  3.0000       USD   75.0%",
@@ -86,10 +86,10 @@ def test_a_table_says_how_idle_replicas_would_cost_less() -> None:
         ("acme", a_line(CostState.WARM_IDLE)): dollars("7"),
         ("", a_line(CostState.COLD_IDLE)): dollars("90"),
     }
-    note = table(a_report(amounts=idle)).text.splitlines()[-1]
+    note = output(a_report(amounts=idle), "table").text.splitlines()[-1]
     assert note.startswith("70% of the cost of services in USD is WARM IDLE: replicas without")
     assert "scale.md#scale-to-zero" in note
-    assert "of the cost of services" not in table(a_report()).text
+    assert "of the cost of services" not in output(a_report(), "table").text
 
 
 @pytest.mark.parametrize(
@@ -103,11 +103,11 @@ def test_a_table_says_how_idle_replicas_would_cost_less() -> None:
 def test_rows_are_what_was_asked_for_and_what_cost_most_comes_first(
     by: str, expected: list[str]
 ) -> None:
-    assert names(as_csv(a_report(by)).text, by) == expected
+    assert names(output(a_report(by), "csv").text, by) == expected
 
 
 def test_json_and_csv_have_all_digits() -> None:
-    report = json.loads(as_json(a_report()).text)
+    report = json.loads(output(a_report(), "json").text)
     (draft,) = (row for row in report["rows"] if row["name"] == "team-b/draft")
     assert (draft["loading"], draft["total"]) == ("0.000000001", "0.000000001")
     assert (report["from"], report["to"]) == (
@@ -118,18 +118,13 @@ def test_json_and_csv_have_all_digits() -> None:
         ("EUR", "7.000000000"),
         ("USD", "4.000000001"),
     ]
-    rows = list(csv.DictReader(io.StringIO(as_csv(a_report()).text)))
+    rows = list(csv.DictReader(io.StringIO(output(a_report(), "csv").text)))
     assert [row["total"] for row in rows] == [row["total"] for row in report["rows"]]
 
 
 def test_a_table_says_what_it_does_not_know() -> None:
-    text = table(
-        a_report(
-            begin=at(-7200),
-            end=at(-3600),
-            gaps=((at(-7000), at(-6990)),),
-        )
-    ).text
+    report = a_report(begin=at(-7200), end=at(-3600), gaps=((at(-7000), at(-6990)),))
+    text = output(report, "table").text
     assert text.splitlines()[-4:] == [
         "Cost from 2026-11-20 10:00:00 to 2026-11-20 11:00:00 UTC.",
         "No earlier cost data; requested from 2026-11-19 12:00:00 UTC.",
@@ -139,7 +134,9 @@ def test_a_table_says_what_it_does_not_know() -> None:
 
 
 def test_a_time_in_which_nothing_was_spent_is_an_empty_bill() -> None:
-    assert table(a_report(amounts={})).text.startswith("SERVICE  TOTAL  CURRENCY  SHARE\n\nCost")
+    assert output(a_report(amounts={}), "table").text.startswith(
+        "SERVICE  TOTAL  CURRENCY  SHARE\n\nCost"
+    )
 
 
 @pytest.mark.parametrize(

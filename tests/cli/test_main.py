@@ -21,11 +21,9 @@ from tessera.cli.complete import candidates
 from tessera.cli.cost import report as cost_report
 from tessera.cli.cost.arguments import COST_GROUPINGS
 from tessera.cli.main import main
-from tessera.cli.options import COST_FORMATS, Command
+from tessera.cli.options import Command
 from tessera_lab.cli.bench.arguments import ENDPOINTS
 from tessera_lab.cli.bench.server import PATHS
-from tessera_lab.cli.simulate import report as simulate_report
-from tessera_lab.cli.simulate.arguments import OUTPUT_FORMATS
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("aiohttp", "kubernetes", "pydantic", "requests", "yaml", "prometheus_api_client")
@@ -119,9 +117,7 @@ def test_every_command_has_a_module_that_runs_it() -> None:
 
 def test_the_choices_of_the_parser_are_those_of_the_reports() -> None:
     assert set(COST_GROUPINGS) == set(cost_report.GROUPINGS)
-    assert set(COST_FORMATS) == set(cost_report.FORMATTERS)
     assert set(ENDPOINTS) == set(PATHS)
-    assert set(OUTPUT_FORMATS) == set(simulate_report.FORMATTERS)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.size.arguments import SIZE
 from tessera.cli.size.command import build_report
-from tessera.cli.size.report import SizeReport, as_json, as_table
+from tessera.cli.size.report import SizeReport, output
 from tessera.cli.size.request import size_request
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.perf.engine_terms import engine_terms
@@ -51,7 +51,7 @@ def write_file(folder: Path, name: str, content: object) -> str:
 
 
 def test_the_table_says_what_fits_what_it_gives_and_why() -> None:
-    text = as_table(size_report(B8, "--gpu", f"{A100},{H100}")).text
+    text = output(size_report(B8, "--gpu", f"{A100},{H100}"), "text").text
     assert f"{B8}: 8.0 billion weights" in text
     assert "bf16       Fits" in text
     assert "weights 15.0, reserve 2.0, cache 18.2 GiB" in text
@@ -65,7 +65,7 @@ def test_an_slo_finds_the_simplest_instance_within_it() -> None:
     )
     assert report.simplest is not None
     assert report.simplest.hardware.name == "whole GPU"
-    assert "Simplest instance within the SLO: whole GPU" in as_table(report).text
+    assert "Simplest instance within the SLO: whole GPU" in output(report, "text").text
     assert all((row.inter_token_ms or 0) <= 15 for row in report.rows if row.can_serve)
 
 
@@ -75,7 +75,7 @@ def test_without_an_slo_a_model_is_sized_as_its_service_would_be() -> None:
         slo.ttft_p95,
         slo.itl_p95,
     )
-    assert "TTFT at most 1 s, ITL at most 33 ms (as without spec.slo" in as_table(report).text
+    assert "TTFT at most 1 s, ITL at most 33 ms (as without spec.slo" in output(report, "text").text
     named = size_report(B8, "--gpu", A100, "--slo", "ttft=1s,itl=33ms")
     assert report.rows == named.rows
 
@@ -112,12 +112,14 @@ def test_an_option_of_the_engine_outside_its_bounds_is_refused(
 
 
 def test_a_model_that_fits_nowhere_is_reported_and_no_error() -> None:
-    text = as_table(size_report("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4")).text
+    text = output(
+        size_report("meta-llama/Llama-3.1-405B-Instruct", "--gpu", "NVIDIA-L4"), "text"
+    ).text
     assert "No instance fits" in text
 
 
 def test_compare_ranks_every_instance_against_the_cheapest() -> None:
-    lines = as_table(size_report(B8, "--gpu", A100, "--compare")).text.splitlines()
+    lines = output(size_report(B8, "--gpu", A100, "--compare"), "text").text.splitlines()
     head = next(line for line in lines if line.startswith("GPU"))
     first = lines[lines.index(head) + 1]
     assert "VS BEST" in head
@@ -130,18 +132,20 @@ def test_an_api_price_shows_where_serving_breaks_even() -> None:
     report = size_report(
         B8, "--gpu", H100, "--precision", "checkpoint", "--compare", "--api-price", "1.00"
     )
-    assert "BREAK-EVEN" in as_table(report).text
-    rows = json.loads(as_json(report).text)["rows"]
+    assert "BREAK-EVEN" in output(report, "text").text
+    rows = json.loads(output(report, "json").text)["rows"]
     whole = next(row for row in rows if row["instance"] == "whole GPU")
     assert whole["breakEvenTokensPerSecond"] == pytest.approx(6.88 / 3600 * 1e6, abs=0.01)
 
 
 def test_json_has_every_row_with_amounts_as_strings() -> None:
     report = json.loads(
-        as_json(size_report(B8, "--gpu", H100, "--precision", "checkpoint,fp8")).text
+        output(size_report(B8, "--gpu", H100, "--precision", "checkpoint,fp8"), "json").text
     )
     assert [row["precision"] for row in report["rows"]] == ["bf16", "fp8"]
-    explicit = json.loads(as_json(size_report(B8, "--gpu", H100, "--precision", "bf16,fp8")).text)
+    explicit = json.loads(
+        output(size_report(B8, "--gpu", H100, "--precision", "bf16,fp8"), "json").text
+    )
     assert explicit == report
     assert report["prices"] == "assumed"
     assert report["simplest"]["perHour"] == "1.351428571"
@@ -164,14 +168,14 @@ def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> 
     path = write_file(tmp_path, "prices.json", PRICES)
     report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")
     assert {row.hardware.product for row in report.rows} == {H100}
-    assert f"No price ({path}) for" in as_table(report).text
+    assert f"No price ({path}) for" in output(report, "text").text
     whole = next(row for row in report.rows if row.hardware.name == "whole GPU")
     assert str(whole.hourly) == "2.95 USD"
 
 
 def test_a_small_model_on_a_large_gpu_is_called_oversized() -> None:
     small = ("meta-llama/Llama-3.2-1B-Instruct", "--gpu", H100, "--precision", "checkpoint")
-    text = as_table(size_report(*small, "--tensor-parallel", "1")).text
+    text = output(size_report(*small, "--tensor-parallel", "1"), "text").text
     assert "OversizedAccelerator: whole GPU" in text
     assert "1g.10gb slice is enough" in text
 

@@ -17,7 +17,7 @@ from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
 from tessera.cli.gateway_port import get
 from tessera.cli.main import main
-from tessera.cli.usage.command import FORMATTERS, UsageTable, parse_fields
+from tessera.cli.usage.command import UsageTable, output, parse_fields
 from tessera.cli.usage.import_job import import_job
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.names import APP_NAME
@@ -94,7 +94,7 @@ async def usage(gateway: str, **query: str) -> UsageTable:
 
 
 async def test_the_table_stands_on_the_page(gateway: str) -> None:
-    text = FORMATTERS["table"](await usage(gateway)).text
+    text = output(await usage(gateway), "table").text
 
     assert text in PAGE.read_text(encoding="utf-8")
 
@@ -102,7 +102,7 @@ async def test_the_table_stands_on_the_page(gateway: str) -> None:
 async def test_json_and_csv_have_every_count(gateway: str) -> None:
     answer = await usage(gateway, tenant="team-a")
 
-    body = json.loads(FORMATTERS["json"](answer).text)
+    body = json.loads(output(answer, "json").text)
     assert body == {
         "groupBy": ["tenant", "key", "model"],
         "from": SINCE.isoformat(),
@@ -125,7 +125,7 @@ async def test_json_and_csv_have_every_count(gateway: str) -> None:
         "truncated": False,
         "oldest": "2026-11-19T11:00:00+00:00",
     }
-    (row,) = csv.DictReader(io.StringIO(FORMATTERS["csv"](answer).text))
+    (row,) = csv.DictReader(io.StringIO(output(answer, "csv").text))
     assert (row["model"], row["inputTokens"], row["to"]) == ("llama", "4800", UNTIL.isoformat())
 
 
@@ -139,7 +139,7 @@ async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: st
         QUERY | {"since": since.isoformat(), "tenant": "team-c"},
     )
 
-    text = FORMATTERS["table"](UsageTable(("tenant",), since, UNTIL, answer)).text
+    text = output(UsageTable(("tenant",), since, UNTIL, answer), "table").text
 
     assert text == (
         "No usage from 2026-11-18 12:00:00 to 2026-11-20 12:00:00 UTC.\n"
@@ -150,7 +150,7 @@ async def test_a_period_that_begins_before_the_oldest_record_says_so(gateway: st
 def test_a_new_database_says_that_it_is_empty() -> None:
     answer = {"rows": [], "truncated": False, "oldest": None}
 
-    text = FORMATTERS["table"](UsageTable(("tenant",), SINCE, UNTIL, answer)).text
+    text = output(UsageTable(("tenant",), SINCE, UNTIL, answer), "table").text
 
     assert text == (
         "No usage from 2026-11-19 12:00:00 to 2026-11-20 12:00:00 UTC.\n"

@@ -26,7 +26,7 @@ from tessera.cli.snapshot.file import save, serialize
 from tessera_lab.cli.simulate.arguments import simulate
 from tessera_lab.cli.simulate.command import run, run_until
 from tessera_lab.cli.simulate.crd_rules import PREDICATES
-from tessera_lab.cli.simulate.report import as_json, as_table
+from tessera_lab.cli.simulate.report import output
 from tessera_lab.cli.simulate.run import Interrupt, play
 from tessera_lab.cli.simulate.scenario import Scenario, read_scenario
 from tessera_lab.fleet.generators import daily_wave, requests_at_rate
@@ -113,7 +113,7 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     scenario = read_scenario(first, NOW)
     results = play(scenario, Interrupt())
 
-    report = json.loads(as_json(scenario, results).text)
+    report = json.loads(output(scenario, results, "json").text)
     (policy,) = report["policies"]
     assert (policy["policy"], policy["sloKept"], policy["brokenStreams"]) == ("tessera", True, 0)
     desired = [sample["desired"] for sample in policy["samples"]]
@@ -125,7 +125,9 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     assert policy["bestCost"] < policy["cost"]
 
     assert commands[0].output is not None
-    assert matches(commands[0].output, capsys.readouterr().err + as_table(scenario, results).text)
+    assert matches(
+        commands[0].output, capsys.readouterr().err + output(scenario, results, "table").text
+    )
 
 
 def test_the_page_has_every_policy() -> None:

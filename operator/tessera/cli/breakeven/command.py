@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.breakeven.inputs import MeasuredMonth
-from tessera.cli.breakeven.report import FORMATTERS, draw
+from tessera.cli.breakeven.report import draw, output
 from tessera.cli.breakeven.request import BreakEvenRequest, break_even_request
 from tessera.cli.files import writable_file
 from tessera.cli.output import Output
@@ -16,7 +16,7 @@ def run(arguments: SimpleNamespace) -> Output:
     request = build_request(arguments, now())
     if arguments.svg is not None:
         writable_file("--svg", arguments.svg).write_text(draw(request), encoding="utf-8")
-    return FORMATTERS[arguments.output](request)
+    return output(request, arguments.output)
 
 
 def build_request(arguments: SimpleNamespace, at: datetime) -> BreakEvenRequest:

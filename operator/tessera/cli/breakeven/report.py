@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -21,17 +22,20 @@ _POINTS = 100
 _TABLE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 
-def as_table(request: BreakEvenRequest) -> Output:
-    """Return a table for people, below what was compared and the break-even."""
+def output(request: BreakEvenRequest, form: str) -> Output:
+    """Return the answer as table, JSON or CSV."""
+    return Output.of(form, _lines(request), partial(_body, request), partial(_csv, request))
+
+
+def _lines(request: BreakEvenRequest) -> Iterator[str]:
     break_even = request.comparison.break_even()
-    lines = [*_premises(request), "", *_conclusions(request, break_even), ""]
-    lines += _volume_table(request, break_even)
+    yield from (*_premises(request), "", *_conclusions(request, break_even), "")
+    yield from _volume_table(request, break_even)
     if request.measured:
-        lines += ["", *_measured_table(request)]
+        yield from ("", *_measured_table(request))
     if months := _months(request):
-        lines += ["", *_months_table(months)]
-    lines += [f"Warning: {warning}" for warning in request.warnings]
-    return Output.of_lines(lines)
+        yield from ("", *_months_table(months))
+    yield from (f"Warning: {warning}" for warning in request.warnings)
 
 
 def _premises(request: BreakEvenRequest) -> Iterator[str]:
@@ -203,10 +207,10 @@ def unprofitable_from(months: Sequence[VolumeCosts]) -> int | None:
     return next((month for month, costs in numbered if costs.api.nanos < costs.own.nanos), None)
 
 
-def as_json(request: BreakEvenRequest) -> Output:
-    """Return JSON for programs, with amounts as strings."""
+def _body(request: BreakEvenRequest) -> dict[str, Any]:
+    """Return amounts as strings."""
     comparison, demand, months = request.comparison, request.requests_per_day, _months(request)
-    body = {
+    return {
         "currency": comparison.own.hourly.currency,
         **_plain(request),
         "breakEven": _plain(comparison.break_even()),
@@ -215,7 +219,6 @@ def as_json(request: BreakEvenRequest) -> Output:
         "unprofitableFrom": unprofitable_from(months),
         "curve": _plain(_curve(request)),
     }
-    return Output.of_json(body)
 
 
 def _plain(value: Any) -> Any:
@@ -236,10 +239,10 @@ def _plain(value: Any) -> Any:
             return value
 
 
-def as_csv(request: BreakEvenRequest) -> Output:
-    """Return the demand curve for spreadsheets."""
+def _csv(request: BreakEvenRequest) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return the demand curve."""
     rows = [_plain(costs) for costs in _curve(request)]
-    return Output.of_csv([*rows[0]], rows)
+    return [*rows[0]], rows
 
 
 def _curve(request: BreakEvenRequest) -> list[VolumeCosts]:
@@ -280,11 +283,3 @@ def draw(request: BreakEvenRequest) -> str:
 
 def _rounded(amount: Money) -> str:
     return f"{amount.rounded(2):,}"
-
-
-# Functions that write an answer, by output format.
-FORMATTERS: Mapping[str, Callable[[BreakEvenRequest], Output]] = {
-    "table": as_table,
-    "json": as_json,
-    "csv": as_csv,
-}

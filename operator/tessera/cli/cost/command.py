@@ -8,7 +8,7 @@ from typing import Protocol
 
 from tessera.adapters.clock import now
 from tessera.adapters.prometheus.billing import COST
-from tessera.cli.cost.report import FORMATTERS, CostReport
+from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.output import Output
@@ -64,7 +64,7 @@ def run(arguments: SimpleNamespace) -> Output:
     report = CostReport(
         requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement
     )
-    return FORMATTERS[arguments.output](report)
+    return output(report, arguments.output)
 
 
 async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> Statement | None:

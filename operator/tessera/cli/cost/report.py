@@ -4,11 +4,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from tessera.cli.output import Output
-from tessera.cli.text import column_head, format_time
-from tessera.cli.text import table as text_table
+from tessera.cli.text import column_head, format_time, table
 from tessera.domain.billing.bill import CostLine, CostState
 from tessera.domain.billing.statement import Statement
 from tessera.domain.money import Money
@@ -92,8 +92,13 @@ def rows(report: CostReport) -> tuple[list[CostRow], list[CostRow]]:
     return cost_rows, totals
 
 
-def table(report: CostReport) -> Output:
-    """Return a table for people, with amounts in units and notes on the covered time."""
+def output(report: CostReport, form: str) -> Output:
+    """Return the statement as table, JSON or CSV."""
+    return Output.of(form, _lines(report), partial(_body, report), partial(_csv, report))
+
+
+def _lines(report: CostReport) -> Iterator[str]:
+    """Yield a table with amounts in units, and notes on the covered time."""
     cost_rows, totals = rows(report)
     states = [state for state in CostState if any(row.states.get(state) for row in totals)]
     head = [report.group_by, *states, "total", "currency", "share"]
@@ -107,8 +112,8 @@ def table(report: CostReport) -> Output:
         ]
         for row in (*cost_rows, *totals)
     ]
-    lines = text_table([column_head(key) for key in head], body, str.rjust)
-    return Output.of_lines([*lines, "", *_notes(report), *_warm_idle_notes(totals)])
+    yield from table([column_head(key) for key in head], body, str.rjust)
+    yield from ("", *_notes(report), *_warm_idle_notes(totals))
 
 
 def _notes(report: CostReport) -> Iterator[str]:
@@ -137,11 +142,11 @@ def _warm_idle_notes(totals: Sequence[CostRow]) -> Iterator[str]:
             )
 
 
-def as_json(report: CostReport) -> Output:
-    """Return JSON for programs, with all nine digits of the amounts as strings."""
+def _body(report: CostReport) -> dict[str, Any]:
+    """Return all nine digits of the amounts, as strings."""
     cost_rows, totals = rows(report)
     statement = report.statement
-    body = {
+    return {
         "groupBy": report.group_by,
         "requestedFrom": report.requested_from.isoformat(),
         "from": statement.begin.isoformat(),
@@ -153,7 +158,6 @@ def as_json(report: CostReport) -> Output:
         "rows": [_fields(row) for row in cost_rows],
         "totals": [_fields(row) for row in totals],
     }
-    return Output.of_json(body)
 
 
 def _fields(row: CostRow) -> dict[str, Any]:
@@ -166,8 +170,8 @@ def _fields(row: CostRow) -> dict[str, Any]:
     }
 
 
-def as_csv(report: CostReport) -> Output:
-    """Return CSV for spreadsheets, with the covered time in every line."""
+def _csv(report: CostReport) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return rows with the covered time in each."""
     cost_rows, _ = rows(report)
     statement = report.statement
     period = {"from": statement.begin.isoformat(), "to": statement.end.isoformat()}
@@ -175,17 +179,8 @@ def as_csv(report: CostReport) -> Output:
         {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
         for row in cost_rows
     ]
-    columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
-    return Output.of_csv(columns, lines)
+    return [report.group_by, "currency", *CostState, "total", "share", "from", "to"], lines
 
 
 def _amount(nanos: int, digits: int) -> str:
     return f"{Money(nanos, '').rounded(digits):f}"
-
-
-# Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[CostReport], Output]] = {
-    "table": table,
-    "json": as_json,
-    "csv": as_csv,
-}

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from types import SimpleNamespace
 
 from tessera.adapters.clock import now
@@ -63,9 +64,9 @@ async def run(reader: Reader, arguments: SimpleNamespace) -> Output:
     )
     findings = await run_checks(context)
     code = int(any(finding.state is FindingState.PROBLEM for finding in findings))
-    if arguments.output == "json":
-        return Output.of_json(as_json(findings), code)
-    return Output.of_lines(report_lines(findings), code)
+    return Output.of(
+        arguments.output, report_lines(findings), partial(as_json, findings), exit_code=code
+    )
 
 
 async def run_checks(context: CheckContext) -> Sequence[Finding]:

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from types import SimpleNamespace
 
 from tessera.adapters.kube.object_parsing import parse_service
@@ -85,13 +86,15 @@ def explanation(
     snapshot = fleet.snapshot
     require_service(ref, [service.ref for service in snapshot.services])
     decisions = explain(snapshot, fleet.compute_plan(snapshot), ref, log, curve)
-    notes = list(_notes(fleet, decisions))
-    if output_format == "json":
-        return Output.of_json(_as_json(ref, fleet, decisions, notes))
-    lines = [f"{ref} at {format_time(fleet.at)} UTC", *(f"Note: {note}" for note in notes)]
+    body = partial(_body, ref, fleet, decisions)
+    return Output.of(output_format, _lines(ref, fleet, decisions), body)
+
+
+def _lines(ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision]) -> Iterator[str]:
+    yield f"{ref} at {format_time(fleet.at)} UTC"
+    yield from (f"Note: {note}" for note in _notes(fleet, decisions))
     for decision in decisions:
-        lines += ["", *_decision_lines(decision)]
-    return Output.of_lines(lines)
+        yield from ("", *_decision_lines(decision))
 
 
 def require_service(ref: Ref, known: Sequence[Ref]) -> None:
@@ -143,14 +146,12 @@ def _decision_lines(decision: Decision) -> Iterator[str]:
         yield from (f"    - {change}" for change in decision.would_change)
 
 
-def _as_json(
-    ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision], notes: Sequence[str]
-) -> Json:
+def _body(ref: Ref, fleet: FleetInputs, decisions: Sequence[Decision]) -> Json:
     return {
         "namespace": ref.namespace,
         "service": ref.name,
         "at": fleet.at.isoformat(),
-        "notes": list(notes),
+        "notes": list(_notes(fleet, decisions)),
         "decisions": [
             {
                 "topic": decision.topic,

@@ -1,6 +1,7 @@
 """`tessera explain request`: where one request went, and why."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from types import SimpleNamespace
 
 from tessera.api.text import counted
@@ -32,12 +33,13 @@ def report(request_id: str, explanations: RequestExplanations, output_format: st
     """Return the requests as text or JSON; CommandError where there is none."""
     if not explanations.requests:
         raise CommandError(_unknown(request_id, explanations))
-    if output_format == "json":
-        return Output.of_json(explanations.model_dump(mode="json", by_alias=True))
-    lines = list[str]()
-    for request in explanations.requests:
-        lines += [*([""] if lines else []), *_lines(request)]
-    return Output.of_lines(lines)
+    body = partial(explanations.model_dump, mode="json", by_alias=True)
+    return Output.of(output_format, _report_lines(explanations), body)
+
+
+def _report_lines(explanations: RequestExplanations) -> Iterator[str]:
+    for number, request in enumerate(explanations.requests):
+        yield from (*([""] if number else []), *_lines(request))
 
 
 def _unknown(request_id: str, explanations: RequestExplanations) -> str:

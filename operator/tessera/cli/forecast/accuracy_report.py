@@ -1,7 +1,9 @@
 """A forecast beside what was used, as text or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 from pydantic.alias_generators import to_camel
 
@@ -39,8 +41,13 @@ def build_report(assumptions: Assumptions, usage: MeasuredUsage) -> AccuracyRepo
     )
 
 
-def as_text(report: AccuracyReport) -> Output:
-    """Return a table for people, with the factor that was wrong."""
+def output(report: AccuracyReport, form: str) -> Output:
+    """Return the comparison as text or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: AccuracyReport) -> Iterator[str]:
+    """Yield a table, and the factor that was wrong."""
     accuracy, tokens = report.accuracy, report.tokens
     of_service = f" of {report.assumptions.service}" if report.assumptions.service else ""
     head = ("FACTOR", "FORECAST", "ACTUAL", "TOKENS", "SHARE OF THE ERROR")
@@ -55,18 +62,16 @@ def as_text(report: AccuracyReport) -> Output:
         ]
         for error in accuracy.errors
     ]
-    return Output.of_lines(
-        [
-            f"Tokens a month{of_service}: P10 {number(tokens.p10)}, P50 {number(tokens.p50)}, P90 "
-            f"{number(tokens.p90)}, at the likely values {number(accuracy.forecast_tokens)}",
-            f"Actual: {number(accuracy.actual_tokens)}, {accuracy.ratio:.2f} times that of the "
-            f"likely values, {_position(report)}",
-            "",
-            *table(head, body, str.rjust),
-            "",
-            *_verdict(report),
-        ]
-    )
+    yield from [
+        f"Tokens a month{of_service}: P10 {number(tokens.p10)}, P50 {number(tokens.p50)}, P90 "
+        f"{number(tokens.p90)}, at the likely values {number(accuracy.forecast_tokens)}",
+        f"Actual: {number(accuracy.actual_tokens)}, {accuracy.ratio:.2f} times that of the "
+        f"likely values, {_position(report)}",
+        "",
+        *table(head, body, str.rjust),
+        "",
+        *_verdict(report),
+    ]
 
 
 def _position(report: AccuracyReport) -> str:
@@ -116,11 +121,10 @@ def _unseparated(usage: MeasuredUsage, error: FactorError) -> str:
     return f"Cannot tell which of them: {reason}; {fix}."
 
 
-def as_json(report: AccuracyReport) -> Output:
-    """Return JSON for programs."""
+def _body(report: AccuracyReport) -> dict[str, Any]:
     accuracy = report.accuracy
     has_causes = bool(accuracy.causes)
-    body = {
+    return {
         "service": report.assumptions.service,
         "forecastTokens": accuracy.forecast_tokens,
         **report.tokens._asdict(),
@@ -138,8 +142,3 @@ def as_json(report: AccuracyReport) -> Output:
         ],
         "mainCause": [to_camel(name) for name in accuracy.causes[0].factors] if has_causes else [],
     }
-    return Output.of_json(body)
-
-
-# Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[AccuracyReport], Output]] = {"text": as_text, "json": as_json}

@@ -31,9 +31,9 @@ def run(arguments: SimpleNamespace) -> Output:
         return Output.of_json(alert_rule(assumptions))
     if arguments.compare is None:
         forecast = forecast_report.build_report(arguments, assumptions, at.date())
-        return forecast_report.FORMATTERS[arguments.output](forecast)
+        return forecast_report.output(forecast, arguments.output)
     accuracy = accuracy_report.build_report(assumptions, measured_usage(arguments, assumptions, at))
-    return accuracy_report.FORMATTERS[arguments.output](accuracy)
+    return accuracy_report.output(accuracy, arguments.output)
 
 
 def measured_usage(

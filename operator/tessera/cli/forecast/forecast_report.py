@@ -1,8 +1,9 @@
 """A forecast as text or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,11 +64,16 @@ def build_report(arguments: SimpleNamespace, assumptions: Assumptions, day: date
     )
 
 
-def as_text(report: ForecastReport) -> Output:
-    """Return tables for people: the factors, and what they multiply to."""
+def output(report: ForecastReport, form: str) -> Output:
+    """Return the forecast as text or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: ForecastReport) -> Iterator[str]:
+    """Yield tables of the factors, and of what they multiply to."""
     assumptions = report.assumptions
     of_service = f" for {assumptions.service}" if assumptions.service else ""
-    lines = [f"Forecast{of_service} of a month of {MONTH_DAYS} days", ""]
+    yield from (f"Forecast{of_service} of a month of {MONTH_DAYS} days", "")
     head = ("FACTOR", "LOW", "LIKELY", "HIGH", "TOKENS AT LOW", "TOKENS AT HIGH")
     body = [
         [
@@ -78,10 +84,10 @@ def as_text(report: ForecastReport) -> Output:
         ]
         for factor, each in assumptions.ranges.items()
     ]
-    lines += [*table(head, body, str.rjust), ""]
+    yield from (*table(head, body, str.rjust), "")
     quantities = [[label, *map(number, each)] for label, each in _quantities(report)]
-    lines += [*table(("A MONTH", "P10", "P50", "P90"), quantities, str.rjust), ""]
-    return Output.of_lines([*lines, *_notes(report)])
+    yield from (*table(("A MONTH", "P10", "P50", "P90"), quantities, str.rjust), "")
+    yield from _notes(report)
 
 
 def _quantities(report: ForecastReport) -> Iterator[tuple[str, Percentiles]]:
@@ -115,10 +121,9 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def as_json(report: ForecastReport) -> Output:
-    """Return JSON for programs."""
+def _body(report: ForecastReport) -> dict[str, Any]:
     assumptions = report.assumptions
-    body = {
+    return {
         "service": assumptions.service,
         "days": MONTH_DAYS,
         "factors": {
@@ -136,7 +141,6 @@ def as_json(report: ForecastReport) -> Output:
         "ownGpus": _cost_json(report, report.own),
         "api": _cost_json(report, report.api),
     }
-    return Output.of_json(body)
 
 
 def _cost_json(report: ForecastReport, cost: MonthlyCost | None) -> dict[str, Any] | None:
@@ -150,7 +154,3 @@ def _cost_json(report: ForecastReport, cost: MonthlyCost | None) -> dict[str, An
         "gpuHours": cost.gpu_hours and cost.gpu_hours._asdict(),
         "warnings": cost.warnings,
     }
-
-
-# Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[ForecastReport], Output]] = {"text": as_text, "json": as_json}

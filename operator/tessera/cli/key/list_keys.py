@@ -30,18 +30,18 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
         for secret in secrets
         for name, fault in secret.malformed.items()
     )
-    if arguments.output == "json":
-        fields = ("tenant", "name", "namespace", "secret", "fault")
-        rows = [
+    fields = ("tenant", "name", "namespace", "secret", "fault")
+    body = {
+        "keys": [
             dict(zip(fields, (key.tenant, key.name, *key.secret), strict=False))
             | wire_format(key.record)
             for key in keys
-        ]
-        faults = [dict(zip(fields, values, strict=True)) for values in unreadable]
-        return Output.of_json({"keys": rows, "unreadable": faults})
-    if not keys and not unreadable:
-        return Output("no keys; create one with tessera key create --tenant NAME\n")
+        ],
+        "unreadable": [dict(zip(fields, values, strict=True)) for values in unreadable],
+    }
     lines = list(table(_HEADS, [_row(key, at) for key in keys])) if keys else []
+    if not keys and not unreadable:
+        lines = ["no keys; create one with tessera key create --tenant NAME"]
     lines += [
         f"record {name} of tenant {tenant} in Secret/{secret} is no key: {fault}"
         for tenant, name, _, secret, fault in unreadable
@@ -53,7 +53,7 @@ async def list_keys(reader: Reader, arguments: SimpleNamespace, at: datetime) ->
         for secret in secrets
         if secret.secret.namespace != stored.namespace
     ]
-    return Output.of_lines(lines)
+    return Output.of(arguments.output, lines, lambda: body)
 
 
 def _row(key: StoredKey, at: datetime) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from itertools import chain
 from types import SimpleNamespace
 
 from tessera.api.mig import MigPlan
@@ -75,11 +76,12 @@ def render_mosaic(
     pool_mosaics = mosaics(pools)
     if file is not None:
         write_svg(file, mosaic_svg(pool_mosaics))
-    if output_format == "json":
-        notes = list(fleet.read_errors)
-        return Output.of_json({"pools": [pool_json(pool) for pool in pools], "notes": notes})
-    notes = [f"Note: {note}" for note in fleet.read_errors]
-    return Output.of_lines([*notes, *terminal_lines(pool_mosaics, width)])
+    notes = (f"Note: {note}" for note in fleet.read_errors)
+    return Output.of(
+        output_format,
+        chain(notes, terminal_lines(pool_mosaics, width)),
+        lambda: {"pools": [*map(pool_json, pools)], "notes": list(fleet.read_errors)},
+    )
 
 
 def _mig_pools(fleet: FleetInputs, name: str | None) -> Sequence[PoolSnapshot]:

@@ -63,14 +63,19 @@ def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Ou
     if not managed_pools:
         raise CommandError(_unmanaged_message(pools))
     plans = [plan for pool in managed_pools for _, plan in _labeled_plans(pool)]
-    code = UNMET if any(plan.unmet for plan in plans) else 0
-    if output_format == "json":
-        fields = [_pool_json(pool) for pool in managed_pools]
-        return Output.of_json({"pools": fields, "notes": list(fleet.read_errors)}, code)
+    return Output.of(
+        output_format,
+        _report_lines(fleet, managed_pools),
+        lambda: {"pools": [*map(_pool_json, managed_pools)], "notes": list(fleet.read_errors)},
+        exit_code=UNMET if any(plan.unmet for plan in plans) else 0,
+    )
+
+
+def _report_lines(fleet: FleetInputs, pools: Sequence[PoolSnapshot]) -> Sequence[str]:
     lines = [f"Note: {note}" for note in fleet.read_errors]
-    for pool in managed_pools:
+    for pool in pools:
         lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
-    return Output.of_lines(lines, code)
+    return lines
 
 
 def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import chain
 from types import SimpleNamespace
 
@@ -55,14 +56,15 @@ def run(arguments: SimpleNamespace) -> Output:
     steps = repartitions(current_gpus, plan.gpus) if current_gpus else []
     if arguments.svg:
         write_svg(arguments.svg, layouts_svg(gpu_model, current_gpus, plan.gpus))
-    code = UNMET if plan.unmet else 0
-    if arguments.output == "json":
-        return Output.of_json(_plan_json(plan, gpu_model, moved, steps), code)
-    lines = tuple(_plan_lines(plan, gpu_model, current_gpus))
-    if current_gpus:
-        changed = _slices_by_gpu(current_gpus) != _slices_by_gpu(plan.gpus)
-        lines = (*lines, *(_change_lines(moved, steps) if changed else ("", "Nothing changes.")))
-    return Output.of_lines(lines, code)
+    return Output.of(
+        arguments.output,
+        chain(
+            _plan_lines(plan, gpu_model, current_gpus),
+            _change_lines(current_gpus, plan.gpus, moved, steps),
+        ),
+        partial(_plan_json, plan, gpu_model, moved, steps),
+        exit_code=UNMET if plan.unmet else 0,
+    )
 
 
 def _slices_by_gpu(gpus: Sequence[FleetGpu]) -> dict[str, frozenset[FleetSlice]]:
@@ -164,7 +166,17 @@ def _plan_lines(
     yield from strip_lines(gpu_model, plan.gpus)
 
 
-def _change_lines(moved: Sequence[Move], steps: Sequence[GpuRepartition]) -> Iterator[str]:
+def _change_lines(
+    before: Sequence[FleetGpu],
+    after: Sequence[FleetGpu],
+    moved: Sequence[Move],
+    steps: Sequence[GpuRepartition],
+) -> Iterator[str]:
+    if not before:
+        return
+    if _slices_by_gpu(before) == _slices_by_gpu(after):
+        yield from ("", "Nothing changes.")
+        return
     yield ""
     yield f"{counted(len(moved), 'replica')} moved" + (":" if moved else ".")
     for move in moved:

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 from tessera.adapters.clock import now
 from tessera.cli.output import Output
-from tessera.cli.size.report import FORMATTERS, SizeReport
+from tessera.cli.size.report import SizeReport, output
 from tessera.cli.size.request import SizeRequest, size_request
 from tessera.domain.sizing import table as size_table
 
@@ -12,7 +12,7 @@ from tessera.domain.sizing import table as size_table
 def run(arguments: SimpleNamespace) -> Output:
     """Return the table as text or JSON."""
     request = size_request(arguments, now().date())
-    return FORMATTERS[arguments.output](build_report(request))
+    return output(build_report(request), arguments.output)
 
 
 def build_report(request: SizeRequest) -> SizeReport:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 from tessera.api.text import counted
@@ -67,8 +68,12 @@ def _simplicity_order(row: SizeRow) -> tuple[int, bool, int, str, str, str]:
     )  # fmt: skip
 
 
-def as_table(report: SizeReport) -> Output:
-    """Return a table for people, with a summary and notes."""
+def output(report: SizeReport, form: str) -> Output:
+    """Return the table as text or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: SizeReport) -> Iterator[str]:
     best = report.cheapest
     columns = {
         **_columns(report.request.demand),
@@ -76,8 +81,7 @@ def as_table(report: SizeReport) -> Output:
         "REASON": _message,
     }
     body = [[column(row) for column in columns.values()] for row in report.rows]
-    lines = table(list(columns), body)
-    return Output.of_lines([*_summary(report), "", *lines, "", *_notes(report, best)])
+    yield from (*_summary(report), "", *table(list(columns), body), "", *_notes(report, best))
 
 
 def _columns(demand: Demand) -> Mapping[str, _Column]:
@@ -196,10 +200,10 @@ def _describe(row: SizeRow) -> str:
     return f"{row.hardware.name} {row.hardware.product} in {row.label}"
 
 
-def as_json(report: SizeReport) -> Output:
-    """Return JSON for programs, with amounts as strings and times in milliseconds."""
+def _body(report: SizeReport) -> dict[str, Any]:
+    """Return amounts as strings, and times in milliseconds."""
     request, demand = report.request, report.request.demand
-    body = {
+    return {
         "model": request.name,
         "shape": demand.shape.model_dump(mode="json", by_alias=True, exclude_none=True),
         "context": demand.max_model_len,
@@ -214,7 +218,6 @@ def as_json(report: SizeReport) -> Output:
         "simplest": None if report.simplest is None else _row_json(report.simplest, request),
         "rows": [_row_json(row, request) for row in report.rows],
     }
-    return Output.of_json(body)
 
 
 def _row_json(row: SizeRow, request: SizeRequest) -> dict[str, Any]:
@@ -253,7 +256,3 @@ def _rounded(value: float | None) -> float | None:
 
 def _amount(value: Money | None) -> str | None:
     return None if value is None else f"{value.rounded(9):f}"
-
-
-# Functions that write a report, by output format.
-FORMATTERS: Mapping[str, Callable[[SizeReport], Output]] = {"text": as_table, "json": as_json}

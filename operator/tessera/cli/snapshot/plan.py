@@ -1,7 +1,9 @@
 """`tessera snapshot plan`: the plan that this version computes from a snapshot file."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from types import SimpleNamespace
+from typing import TypeAlias
 
 from tessera.cli.cluster import Json
 from tessera.cli.errors import CommandError
@@ -16,6 +18,8 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.status.service import service_status
 from tessera.domain.status.variants import instances_text
 
+_Decisions: TypeAlias = Mapping[str, Sequence[Json]]
+
 
 def run(arguments: SimpleNamespace) -> Output:
     """Print all decisions, or those about one service."""
@@ -23,10 +27,9 @@ def run(arguments: SimpleNamespace) -> Output:
     if arguments.service:
         return explanation(fleet, _parse_ref(arguments.service), arguments.output)
     snapshot = fleet.snapshot
-    fleet_plan = fleet.plan(snapshot)
-    if arguments.output == "json":
-        return Output.of_json(_plan_json(fleet, version, snapshot, fleet_plan))
-    return Output.of_lines(_plan_lines(fleet, version, snapshot, fleet_plan))
+    rows = _decision_rows(snapshot, fleet.plan(snapshot))
+    body = partial(_plan_json, fleet, version, rows)
+    return Output.of(arguments.output, _plan_lines(fleet, version, rows), body)
 
 
 def _parse_ref(text: str) -> Ref:
@@ -36,12 +39,10 @@ def _parse_ref(text: str) -> Ref:
     return Ref(namespace, name)
 
 
-def _plan_lines(
-    fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan
-) -> Iterator[str]:
+def _plan_lines(fleet: FleetInputs, version: str, decisions: _Decisions) -> Iterator[str]:
     yield f"Computed by tessera {tessera_version()} as of {format_time(fleet.at)} UTC."
     yield from _notes(fleet, version)
-    for name, rows in _decision_rows(snapshot, fleet_plan).items():
+    for name, rows in decisions.items():
         if rows:
             yield ""
             yield from table(
@@ -59,13 +60,13 @@ def _notes(fleet: FleetInputs, version: str) -> Iterator[str]:
         yield f"Incomplete, so decisions may differ: {read_error}"
 
 
-def _plan_json(fleet: FleetInputs, version: str, snapshot: Snapshot, fleet_plan: Plan) -> Json:
+def _plan_json(fleet: FleetInputs, version: str, decisions: _Decisions) -> Json:
     return {
         "plannedBy": tessera_version(),
         "savedBy": version,
         "at": fleet.at.isoformat(),
         "notes": list(_notes(fleet, version)),
-        **_decision_rows(snapshot, fleet_plan),
+        **decisions,
     }
 
 
@@ -75,7 +76,7 @@ def _variant_names(service_plan: ServicePlan) -> str | None:
     return instances_text(service_plan) or (choice.variant if choice is not None else None)
 
 
-def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> dict[str, list[Json]]:
+def _decision_rows(snapshot: Snapshot, fleet_plan: Plan) -> _Decisions:
     """Return a row for every decision, in the words of the status."""
     services = []
     for ref, service_plan in fleet_plan.service_plans.items():

@@ -30,16 +30,16 @@ async def _services(reader: Reader, arguments: SimpleNamespace) -> Output:
     rows = service_rows(snapshot, plan, token_rates, namespace, cached_shares)
     notes = [*fleet.read_errors, *([problem] if problem else [])]
     pools = pools_json(snapshot)
-    if arguments.output == "json":
-        services = [row.model_dump(mode="json", by_alias=True) for row in rows]
-        return Output.of_json({"services": services, "pools": pools, "notes": notes})
-    notes += [
+    unmanaged = [
         f"AcceleratorPool/{pool['name']}: devices are held by "
         f"{counted(len(pods), 'pod')} that Tessera did not create: {first_names(pods, 5)}"
         for pool in pools
         if (pods := pool["unmanagedPods"])
     ]
-    return Output.of_lines(_report_lines(rows, pools, notes))
+    services = [row.model_dump(mode="json", by_alias=True) for row in rows]
+    body = {"services": services, "pools": pools, "notes": notes}
+    lines = _report_lines(rows, pools, [*notes, *unmanaged])
+    return Output.of(arguments.output, lines, lambda: body)
 
 
 async def _read_tokens(

@@ -21,9 +21,8 @@ def run(arguments: SimpleNamespace) -> Output:
         for row in answer["requests"]
         if arguments.namespace in (None, row["service"].partition("/")[0])
     ]
-    if arguments.output == "json":
-        return Output.of_json({**answer, "requests": rows})
-    return Output.of_lines(report_lines(rows, answer))
+    body = {**answer, "requests": rows}
+    return Output.of(arguments.output, report_lines(rows, answer), lambda: body)
 
 
 def report_lines(rows: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> Iterator[str]:

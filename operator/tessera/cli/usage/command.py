@@ -1,7 +1,8 @@
 """`tessera usage`: requests and tokens by tenant, key, model and other fields."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,7 +29,7 @@ def run(arguments: SimpleNamespace) -> Output:
     if arguments.tenant:
         query["tenant"] = arguments.tenant
     answer = read_gateway(arguments, "/usage", query)
-    return FORMATTERS[arguments.output](UsageTable(by, since, until, answer))
+    return output(UsageTable(by, since, until, answer), arguments.output)
 
 
 class UsageTable:
@@ -45,10 +46,16 @@ class UsageTable:
         """Start of the oldest record of all tenants; None where the database has none."""
 
 
-def as_table(usage: UsageTable) -> Output:
-    """Return a table for people, without columns in which all counts are 0."""
+def output(usage: UsageTable, form: str) -> Output:
+    """Return the sums as table, JSON or CSV."""
+    return Output.of(form, _lines(usage), partial(_body, usage), partial(_csv, usage))
+
+
+def _lines(usage: UsageTable) -> Iterator[str]:
+    """Yield a table without columns in which all counts are 0."""
     if not usage.rows:
-        return Output.of_lines([f"No usage {_period(usage)}"])
+        yield f"No usage {_period(usage)}"
+        return
     counts = [
         name
         for name in (*_COUNTS, *_TOKENS)
@@ -59,11 +66,10 @@ def as_table(usage: UsageTable) -> Output:
         [*(row[name] or "-" for name in usage.by), *(str(row[name]) for name in counts)]
         for row in usage.rows
     ]
-    lines = [*table([*map(column_head, names)], body, str.rjust, len(usage.by))]
-    lines += ["", f"Usage {_period(usage)}"]
+    yield from table([*map(column_head, names)], body, str.rjust, len(usage.by))
+    yield from ("", f"Usage {_period(usage)}")
     if usage.is_truncated:
-        lines.append("Only the rows with the most tokens: choose a tenant, or fewer fields.")
-    return Output.of_lines(lines)
+        yield "Only the rows with the most tokens: choose a tenant, or fewer fields."
 
 
 def _period(usage: UsageTable) -> str:
@@ -78,9 +84,8 @@ def _period(usage: UsageTable) -> str:
     return period
 
 
-def as_json(usage: UsageTable) -> Output:
-    """Return JSON for programs."""
-    body = {
+def _body(usage: UsageTable) -> dict[str, Any]:
+    return {
         "groupBy": list(usage.by),
         "from": usage.since.isoformat(),
         "to": usage.until.isoformat(),
@@ -88,18 +93,13 @@ def as_json(usage: UsageTable) -> Output:
         "truncated": usage.is_truncated,
         "oldest": usage.oldest.isoformat() if usage.oldest is not None else None,
     }
-    return Output.of_json(body)
 
 
-def as_csv(usage: UsageTable) -> Output:
-    """Return CSV for spreadsheets, with the time in every line."""
-    columns = [*usage.by, *_COUNTS, *_TOKENS, "from", "to"]
+def _csv(usage: UsageTable) -> tuple[list[str], list[dict[str, Any]]]:
+    """Return rows with the time in each."""
     period = {"from": usage.since.isoformat(), "to": usage.until.isoformat()}
-    return Output.of_csv(columns, ({**row, **period} for row in usage.rows))
-
-
-# Functions that write the sums, by output format.
-FORMATTERS = {"table": as_table, "json": as_json, "csv": as_csv}
+    columns = [*usage.by, *_COUNTS, *_TOKENS, *period]
+    return columns, [{**row, **period} for row in usage.rows]
 
 
 def parse_fields(text: str) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from tessera.cli.errors import CommandError
 from tessera.cli.numbers import bounded, objectives
 from tessera.cli.output import Output
 from tessera_lab.cli.engine.loads import RequestLoad, engine_load
-from tessera_lab.cli.engine.report import FORMATTERS, EngineReport, SetupResult
+from tessera_lab.cli.engine.report import EngineReport, SetupResult, output
 from tessera_lab.cli.engine.setups import engine_setups
 from tessera_lab.engine.play import MAX_OBJECTIVE, highest_rate, play
 from tessera_lab.engine.setup import EngineSetup, EngineSetupError
@@ -24,7 +24,7 @@ def run(arguments: SimpleNamespace) -> Output:
     setups = engine_setups(arguments, load.shared_tokens)
     results = tuple(_result(name, setup, load, slo) for name, setup in setups.items())
     report = EngineReport(load=load, slo=slo, price=arguments.price, results=results)
-    return FORMATTERS[arguments.output](report)
+    return output(report, arguments.output)
 
 
 def _result(

@@ -1,7 +1,8 @@
 """The report of `tessera engine`, as a table or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 from tessera.api.text import counted
@@ -66,8 +67,13 @@ class EngineReport:
                 )
 
 
-def as_table(report: EngineReport) -> Output:
-    """Return the setups side by side."""
+def output(report: EngineReport, form: str) -> Output:
+    """Return the setups as table or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: EngineReport) -> Iterator[str]:
+    """Yield the setups side by side."""
     heads = ["SETUP", "OUT TOK/S", "REQ/S", "GAIN", "TTFT P95", "TPOT P95", "E2E MEAN"]
     heads += ["SLOTS IN USE", "IDLE SLOT STEPS", "PADDED", "CACHED", "KV WASTE", "PREEMPTED", "MFU"]
     if report.price is not None:
@@ -75,9 +81,8 @@ def as_table(report: EngineReport) -> Output:
     if report.slo is not None:
         heads.append("LIMIT")
     rows = [_row(report, result) for result in report.results]
-    lines = [_load_line(report), "", *table(heads, rows, str.rjust)]
-    lines += [f"Warning: {warning}" for warning in report.warnings()]
-    return Output.of_lines(lines)
+    yield from (_load_line(report), "", *table(heads, rows, str.rjust))
+    yield from (f"Warning: {warning}" for warning in report.warnings())
 
 
 def _load_line(report: EngineReport) -> str:
@@ -120,9 +125,9 @@ def _row(report: EngineReport, result: SetupResult) -> list[str]:
     return row
 
 
-def as_json(report: EngineReport) -> Output:
+def _body(report: EngineReport) -> dict[str, object]:
     """Return all numbers, seconds and shares as they are."""
-    body = {
+    return {
         "load": {
             "name": report.load.name,
             "requests": len(report.load.requests),
@@ -133,7 +138,6 @@ def as_json(report: EngineReport) -> Output:
         "setups": [_setup_json(report, result) for result in report.results],
         "warnings": list(report.warnings()),
     }
-    return Output.of_json(body)
 
 
 def _setup_json(report: EngineReport, result: SetupResult) -> dict[str, object]:
@@ -172,6 +176,3 @@ def _setup_json(report: EngineReport, result: SetupResult) -> dict[str, object]:
 
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
-
-
-FORMATTERS: Mapping[str, Callable[[EngineReport], Output]] = {"table": as_table, "json": as_json}

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
-from tessera_lab.cli.levers.report import FORMATTERS, LeverReport
+from tessera_lab.cli.levers.report import LeverReport, output
 from tessera_lab.cli.levers.scenario import LeverScenario, read_scenario
 from tessera_lab.levers.advice import advise
 from tessera_lab.levers.figure import ladder_figure
@@ -23,7 +23,7 @@ def run(arguments: SimpleNamespace) -> Output:
             scenario.svg.write_text(draw_ladders([report.ladder]), encoding="utf-8")
         except OSError as error:
             raise CommandError(f"--svg {scenario.svg}: {error.strerror}") from None
-    return FORMATTERS[arguments.output](report)
+    return output(report, arguments.output)
 
 
 def lever_report(scenario: LeverScenario) -> LeverReport:

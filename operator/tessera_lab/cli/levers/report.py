@@ -1,7 +1,8 @@
 """The report of `tessera levers`, as a table or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -33,9 +34,14 @@ class LeverReport:
     advice: Advice
 
 
-def as_table(report: LeverReport) -> Output:
-    """Return the ladder, what to take next, and what limits the figures."""
-    lines = [
+def output(report: LeverReport, form: str) -> Output:
+    """Return the ladder as table or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: LeverReport) -> Iterator[str]:
+    """Yield the ladder, what to take next, and what limits the figures."""
+    yield from [
         *_head(report),
         "",
         *table(_LADDER_HEADS, [*_ladder_rows(report)], _justified),
@@ -46,7 +52,6 @@ def as_table(report: LeverReport) -> Output:
         "",
         *_limits(report),
     ]
-    return Output.of_lines(lines)
 
 
 def _head(report: LeverReport) -> Iterator[str]:
@@ -155,10 +160,10 @@ def _limits(report: LeverReport) -> Iterator[str]:
     yield from report.scenario.notes
 
 
-def as_json(report: LeverReport) -> Output:
+def _body(report: LeverReport) -> dict[str, Any]:
     """Return everything; money is per month, latencies are in seconds."""
     scenario, advice = report.scenario, report.advice
-    body = {
+    return {
         "trace": {
             "name": scenario.trace.name,
             "requests": len(scenario.trace),
@@ -190,12 +195,8 @@ def as_json(report: LeverReport) -> Output:
         ],
         "notes": list(scenario.notes),
     }
-    return Output.of_json(body)
 
 
 def _wire(figure: Any) -> dict[str, Any]:
     body: dict[str, Any] = figure.model_dump(mode="json", by_alias=True)
     return body
-
-
-FORMATTERS: Mapping[str, Callable[[LeverReport], Output]] = {"table": as_table, "json": as_json}

@@ -10,7 +10,7 @@ from tessera.cli.numbers import bounded
 from tessera.cli.output import Output
 from tessera.domain.economics.reservation import LoadCurve
 from tessera_lab.cli.mix.live import read_live_load
-from tessera_lab.cli.mix.report import FORMATTERS, MixReport
+from tessera_lab.cli.mix.report import MixReport, output
 from tessera_lab.cli.simulate.fleet_file import FleetFile, read_fleet_file
 from tessera_lab.fleet.capacity_mix import mix_options, prices_by_tier
 from tessera_lab.fleet.load_curve import LOAD_FORMATS, read_load_curve
@@ -45,7 +45,7 @@ def run(arguments: SimpleNamespace) -> Output:
         live=live,
         notes=file.notes if file is not None else (),
     )
-    return FORMATTERS[arguments.output](report)
+    return output(report, arguments.output)
 
 
 def _fleet_file(arguments: SimpleNamespace, at: datetime) -> FleetFile | None:

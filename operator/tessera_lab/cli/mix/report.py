@@ -1,7 +1,8 @@
 """The report of `tessera mix`, as a table or JSON."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 
 from pydantic.alias_generators import to_camel
 
@@ -68,13 +69,18 @@ class MixReport:
                 )
 
 
-def as_table(report: MixReport) -> Output:
-    """Return the choices with what the numbers mean."""
+def output(report: MixReport, form: str) -> Output:
+    """Return the choices as table or JSON."""
+    return Output.of(form, _lines(report), partial(_body, report))
+
+
+def _lines(report: MixReport) -> Iterator[str]:
+    """Yield the choices with what the numbers mean."""
     curve, prices, currency = report.curve, report.prices, report.currency
     heads = [head.format(currency=currency) for head in _HEADS]
     rows = [_row(option) for option in report.options]
     on_demand, spot = report.cheapest(spot=False), report.cheapest(spot=True)
-    lines = [
+    yield from [
         *(_live_lines(report.live) if report.live is not None else ()),
         f"Load of {curve.seconds / _HOUR:.1f} h, in replicas: mean {curve.mean:.2f}, "
         f"P50 {curve.quantile(0.5)}, P95 {curve.quantile(BURST_QUANTILE)}, peak {curve.peak}",
@@ -92,7 +98,6 @@ def as_table(report: MixReport) -> Output:
         f"{spot.reading} with bursts on spot ({spot.total_spot:,.2f} {currency})",
         *(f"Warning: {warning}" for warning in report.warnings()),
     ]
-    return Output.of_lines(lines)
 
 
 def _live_lines(live: LiveLoad) -> Iterator[str]:
@@ -115,11 +120,11 @@ def _row(option: MixOption) -> list[str]:
     ]
 
 
-def as_json(report: MixReport) -> Output:
+def _body(report: MixReport) -> dict[str, object]:
     """Return all numbers, money per hour or month as the name says."""
     curve, prices = report.curve, report.prices
     live = report.live
-    body = {
+    return {
         **({} if live is None else {"source": _live_json(live)}),
         "load": {
             "hours": round(curve.seconds / _HOUR, 4),
@@ -155,7 +160,6 @@ def as_json(report: MixReport) -> Output:
         "cheapestWithSpot": report.cheapest(spot=True).reading,
         "warnings": list(report.warnings()),
     }
-    return Output.of_json(body)
 
 
 def _live_json(live: LiveLoad) -> dict[str, str | float | bool]:
@@ -168,6 +172,3 @@ def _live_json(live: LiveLoad) -> dict[str, str | float | bool]:
         "replicaRequestsPerSecond": round(live.replica_rate, 4),
         "predicted": live.is_predicted,
     }
-
-
-FORMATTERS: Mapping[str, Callable[[MixReport], Output]] = {"table": as_table, "json": as_json}

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from tessera.cli.errors import CommandError
 from tessera.cli.output import Output
 from tessera_lab.cli.simulate.charts import render_svg
-from tessera_lab.cli.simulate.report import FORMATTERS
+from tessera_lab.cli.simulate.report import output as output_of
 from tessera_lab.cli.simulate.run import INTERRUPTED, Interrupt, play
 from tessera_lab.cli.simulate.scenario import read_scenario
 
@@ -27,5 +27,5 @@ def run_until(interrupt: Interrupt, arguments: SimpleNamespace) -> Output:
             scenario.svg.write_text(render_svg(scenario, results), encoding="utf-8")
         except OSError as error:
             raise CommandError(f"--svg {scenario.svg}: {error.strerror}") from None
-    output = FORMATTERS[arguments.output](scenario, results)
+    output = output_of(scenario, results, arguments.output)
     return replace(output, exit_code=INTERRUPTED) if interrupt.requested else output

@@ -1,8 +1,9 @@
 """Results as a table, JSON or CSV."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from pydantic.alias_generators import to_camel
@@ -19,7 +20,17 @@ _HOUR = 3600.0
 _WINDOW_HOURS = {"Hour": 1.0, "Day": 24.0, "Month": 730.5}
 
 
-def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
+def output(scenario: Scenario, results: Sequence[PolicyResult], form: str) -> Output:
+    """Return the results as table, JSON or CSV."""
+    return Output.of(
+        form,
+        _lines(scenario, results),
+        partial(_body, scenario, results),
+        partial(_csv, results),
+    )
+
+
+def _lines(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
     """Return the policies side by side, with what the numbers mean."""
     file = scenario.file
     heads = [
@@ -35,8 +46,8 @@ def as_table(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
         "BROKEN STREAMS",
     ]
     rows = [_row(result) for result in results]
-    lines = [*_head(scenario), "", *table(heads, rows, str.rjust), "", *notes(scenario, results)]
-    return Output.of_lines(lines)
+    yield from (*_head(scenario), "", *table(heads, rows, str.rjust), "")
+    yield from notes(scenario, results)
 
 
 def _row(result: PolicyResult) -> list[str]:
@@ -140,10 +151,10 @@ def _seconds(seconds: float) -> str:
     return f"{seconds * 1e3:.0f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
-def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
+def _body(scenario: Scenario, results: Sequence[PolicyResult]) -> dict[str, Any]:
     """Return everything, with the fleet once per simulated minute."""
     trace, file, fleet = scenario.trace, scenario.file, scenario.fleet
-    body = {
+    return {
         "trace": {"name": trace.name, "requests": len(trace), "seconds": trace.seconds},
         "service": str(file.objects.service.ref),
         "variant": file.choice.variant,
@@ -165,17 +176,16 @@ def as_json(scenario: Scenario, results: Sequence[PolicyResult]) -> Output:
             for result in results
         ],
     }
-    return Output.of_json(body)
 
 
 def _camel_case(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {to_camel(name): value for name, value in fields.items()}
 
 
-def as_csv(_: Scenario, results: Sequence[PolicyResult]) -> Output:
+def _csv(results: Sequence[PolicyResult]) -> tuple[list[str], list[dict[str, Any]]]:
     """Return a row per policy."""
     rows = [_fields(result) for result in results]
-    return Output.of_csv(list(rows[0]), rows)
+    return [*rows[0]], rows
 
 
 def _fields(result: PolicyResult) -> dict[str, Any]:
@@ -201,11 +211,3 @@ def _fields(result: PolicyResult) -> dict[str, Any]:
         "lostStreams": course.lost_streams,
         "refused": course.refused,
     }
-
-
-# Functions that write the results, by output format.
-FORMATTERS: Mapping[str, Callable[[Scenario, Sequence[PolicyResult]], Output]] = {
-    "table": as_table,
-    "json": as_json,
-    "csv": as_csv,
-}
