@@ -269,7 +269,7 @@ class ProvisioningStatus(Wire):
     """When the last of these was given up."""
 
     nodes: int = 0
-    """Nodes with devices since then; one more ends the rest of the pool."""
+    """Nodes with devices since then; one more ends the backoff of the pool."""
 
     resting_until: datetime | None = None
     """Until then the pool offers its existing nodes alone: 10 minutes after the first failure,

@@ -54,7 +54,7 @@ class NodesProvisioned(StatusReason):
     NODES_STARTING = "NodesStarting", True
     """Pods wait for a node, for less than `status.provisioning.expectedStart`."""
     NODE_START_TIMED_OUT = "NodeStartTimedOut"
-    """No node came within `status.provisioning.expectedStart`; the pool rests until
+    """No node came within `status.provisioning.expectedStart`; the pool backs off until
     `status.provisioning.restingUntil`, and what it would have got goes to other pools."""
     QUOTA_EXCEEDED = "QuotaExceeded"
     """A quota of the cloud or a limit of the autoscaler allows no further node, in its words."""

@@ -1,4 +1,4 @@
-"""Nodes that pods wait for: what a start is given, when a pool rests, what the condition says."""
+"""Nodes that pods wait for: the time of a start, when a pool backs off, what the condition says."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -158,15 +158,15 @@ def test_a_pool_rests_when_no_node_comes_in_time_and_offers_existing_nodes_alone
 
 
 def test_the_rest_doubles_up_to_four_hours_while_no_node_comes() -> None:
-    burst, pods, rests = Burst(), [a_waiting_pod()], []
+    burst, pods, backoffs = Burst(), [a_waiting_pod()], []
     seconds = 0.0
     for _ in range(7):
         seconds += START
         status = provisioning_of(burst.view(seconds, pods))
         assert status.resting_until is not None
-        rests.append((status.resting_until - at(seconds)) / timedelta(minutes=1))
-        seconds += 60 * rests[-1]
-    assert rests == [10, 20, 40, 80, 160, 240, 240]
+        backoffs.append((status.resting_until - at(seconds)) / timedelta(minutes=1))
+        seconds += 60 * backoffs[-1]
+    assert backoffs == [10, 20, 40, 80, 160, 240, 240]
 
 
 def test_an_old_failure_lengthens_no_rest() -> None:
@@ -322,12 +322,12 @@ def test_the_words_of_cloud_and_autoscaler_decide_the_reason(
     )
     assert view.startable is not None, "words alone are no failure"
     assert reason_of(burst.view(START, [pod], events=events)) is reason
-    # The replicas have moved on; the pool still says why it rests.
-    rested = burst.view(START + 60, ())
-    assert rested.nodes_provisioned is not None
-    assert rested.nodes_provisioned.reason is reason
-    assert event.message[-40:] in rested.nodes_provisioned.message
-    assert "NodeClaim" not in rested.nodes_provisioned.message
+    # The replicas have moved on; the pool still says why it backs off.
+    backing_off = burst.view(START + 60, ())
+    assert backing_off.nodes_provisioned is not None
+    assert backing_off.nodes_provisioned.reason is reason
+    assert event.message[-40:] in backing_off.nodes_provisioned.message
+    assert "NodeClaim" not in backing_off.nodes_provisioned.message
 
 
 def test_events_are_asked_for_of_two_pods_that_wait_longer_than_others() -> None:

@@ -19,7 +19,7 @@ from tessera.domain.money import NANO, Money
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.cover import CoverOption, Need, least_cover, total_of
 from tessera.domain.placement.placement import place
-from tessera.domain.placement.split import MAX_REST, split_replicas
+from tessera.domain.placement.split import MAX_BACKOFF, split_replicas
 from tessera.domain.placement.split_state import ReplicaSplit, VariantMemory, VariantPods
 from tessera.domain.placement.variant_cost import capacity_of, cash_of
 from tests.builders import NOW, a_node, a_pool, a_spec, at
@@ -190,17 +190,17 @@ def test_a_node_that_does_not_come_moves_the_replica_on_and_the_variant_rests_lo
     late = cycle(60, 0, ())
     assert late.replicas[D] == 0
     assert reasons_of(late)[D] == VariantReason.PENDING_TIMEOUT
-    (rest,) = late.memory
-    assert rest.rest_until == at(120)
+    (memory,) = late.memory
+    assert memory.backoff_until == at(120)
     # Until it has proved itself, what is needed goes elsewhere.
     assert cycle(130, None, late.memory).replicas[D] == 0
     (again,) = cycle(300, 200, late.memory).memory
-    assert again.rest_until == at(300 + 120)
-    assert cycle(500 + MAX_REST.total_seconds(), None, (again,)).replicas[D] == 1
+    assert again.backoff_until == at(300 + 120)
+    assert cycle(500 + MAX_BACKOFF.total_seconds(), None, (again,)).replicas[D] == 1
 
 
-def test_a_device_that_becomes_free_ends_the_rest_at_once() -> None:
-    memory = (VariantMemory(variant=R, rest_from=NOW, rest_until=at(900)),)
+def test_a_device_that_becomes_free_ends_the_backoff_at_once() -> None:
+    memory = (VariantMemory(variant=R, backoff_from=NOW, backoff_until=at(900)),)
     variants = pods_of(RESERVED, 1), pods_of(ON_DEMAND, free=1)
     assert split(2, *variants, seconds=5, memory=memory).replicas == {R: 1, D: 1}
     variants = pods_of(RESERVED, 1, free=1), pods_of(ON_DEMAND, free=1)
@@ -352,20 +352,22 @@ def test_nothing_needed_waits_beside_a_free_device_and_tries_become_rare(
 ) -> None:
     unit, waits = world.choices[0].fit.limits.tokens_per_second, 0
     changed_cycles = 0
-    rests: set[tuple[str, datetime | None]] = set()
+    backoffs: set[tuple[str, datetime | None]] = set()
     for _ in range(600):
         changes = world.changes
         world.cycle(wanted)
         changed_cycles += world.changes != changes
-        rests |= {(each.variant, each.rest_from) for each in world.memory if each.rest_from}
+        backoffs |= {
+            (each.variant, each.backoff_from) for each in world.memory if each.backoff_from
+        }
         observed = world.observe()
         on_nodes = sum(each.bound * each.choice.fit.limits.tokens_per_second for each in observed)
         missing = on_nodes < wanted * unit and any(each.free for each in observed)
         waits = waits + 1 if missing else 0
         assert waits <= 6
-    # 600 cycles are 3,000 s: a minute for each try, and rests of 1, 2, 4, 8 and 16 minutes between
+    # 600 cycles are 3,000 s: a minute a try, and backoffs of 1, 2, 4, 8 and 16 minutes between
     # six. Each try takes two changes, whose pods another variant gives and takes.
-    assert max(Counter(variant for variant, _ in rests).values(), default=0) <= 6
+    assert max(Counter(variant for variant, _ in backoffs).values(), default=0) <= 6
     assert changed_cycles <= 2 * 6 * len(world.choices)
 
 

@@ -81,7 +81,7 @@ class HardwareOffer:
     """Replicas among `replicas` that need nodes that do not exist yet."""
     preemptions_per_hour: Decimal = Decimal(0)
     """How often a node of a spot pool is taken while pods run on it, as measured."""
-    rests_until: datetime | None = None
+    backoff_until: datetime | None = None
     """Until when the pool offers existing nodes alone, since none came; None if it offers all."""
 
     def variant(self, precision: str | None) -> Variant:
@@ -91,12 +91,12 @@ class HardwareOffer:
     @property
     def awaits_nodes(self) -> bool:
         """Return whether pods that find no device wait for nodes, and not for those of others."""
-        return self.startable is not None or self.rests_until is not None
+        return self.startable is not None or self.backoff_until is not None
 
     @property
     def exists(self) -> bool:
         """Return whether nodes that exist have it, or could with another layout."""
-        waits = self.startable_replicas or self.rests_until is not None
+        waits = self.startable_replicas or self.backoff_until is not None
         return self.replicas > self.startable_replicas or not waits
 
     @property
@@ -126,7 +126,7 @@ class PoolView:
     offers: tuple[HardwareOffer, ...] = ()
     startable: StartableNodes | None = None
     """Nodes that an autoscaler may add; None without a usable `spec.nodeTemplate`, or while the
-    pool rests."""
+    pool backs off."""
     provisioning: ProvisioningStatus | None = None
     """How its nodes came; None without `spec.nodeTemplate`."""
     nodes_provisioned: StatusVerdict[NodesProvisioned] | None = None

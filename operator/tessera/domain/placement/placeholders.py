@@ -27,7 +27,7 @@ _STARTS = frozenset({"Nominated", "TriggeredScaleUp"})
 
 @reused
 def unplaced_by_pool(
-    services: Sequence[ObservedService], views: Sequence[PoolView], resting: frozenset[str]
+    services: Sequence[ObservedService], views: Sequence[PoolView], backing_off: frozenset[str]
 ) -> Mapping[str, int]:
     """Return how many services wait for a layout of each pool that has no node yet.
 
@@ -41,7 +41,9 @@ def unplaced_by_pool(
         pools = _planned_pools(service, views)
         if any(view.gpus or view.slices for view in pools):
             continue
-        startable = [view for view in pools if _may_start(view) and view.pool.name not in resting]
+        startable = [
+            view for view in pools if _may_start(view) and view.pool.name not in backing_off
+        ]
         cheapest = min(startable, key=_by_price, default=None)
         if cheapest is not None:
             counts[cheapest.pool.name] += 1

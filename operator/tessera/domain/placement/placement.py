@@ -119,11 +119,11 @@ def place(  # noqa: PLR0913 - two of them are for batches
     A service stays on its `current` variant as long as that fits: no model moves only for a better
     price, except to a listed precision in which it costs less, beside what is `running` (None:
     never). It moves from slices that the pool's `spec.mig.layout` has no more, once others have
-    room, and from a pool without a node that rests, unless it is `bound`: a replica of it is on a
-    node. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without any
-    the cheapest of all, where the scheduler reports what is missing. `used_devices` counts devices
-    of other services by pool and resource. Only pools of `tiers` that admit the namespace count,
-    and `rank` defines cheap.
+    room, and from a pool without a node that backs off, unless it is `bound`: a replica of it is
+    on a node. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without
+    any the cheapest of all, where the scheduler reports what is missing. `used_devices` counts
+    devices of other services by pool and resource. Only pools of `tiers` that admit the namespace
+    count, and `rank` defines cheap.
 
     Where layouts are planned, the service runs on the slices of its `assignments`; until it has
     one, it stays where it is or waits. `may_share` says why hardware of several pools may not serve
@@ -182,7 +182,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
 
 
 def _rests_without_nodes(choice: HardwareChoice) -> bool:
-    return choice.offer.rests_until is not None and not choice.offer.replicas
+    return choice.offer.backoff_until is not None and not choice.offer.replicas
 
 
 def _with_others(

@@ -1,7 +1,7 @@
 """Nodes that pods wait for: when they come, how long they are waited for, and what keeps them.
 
-A start is given the time of the slowest recent one. When no node comes, the pool rests: it offers
-its existing nodes alone, so that replicas go to other pools.
+A start is given the time of the slowest recent one. When no node comes, the pool backs off: it
+offers its existing nodes alone, so that replicas go to other pools.
 """
 
 import re
@@ -40,8 +40,8 @@ from tessera.domain.placement.placeholders import (
 )
 from tessera.domain.steps import Step
 
-FIRST_REST = timedelta(minutes=10)
-MAX_REST = timedelta(hours=4)
+FIRST_BACKOFF = timedelta(minutes=10)
+MAX_BACKOFF = timedelta(hours=4)
 SLOW_PULL = timedelta(minutes=5)
 # The longest `spec.nodeTemplate.expectedStart`.
 _MAX_START = timedelta(hours=1)
@@ -110,14 +110,14 @@ def with_provisioning(
     attempts = _pools_by_attempt(snapshot.batches)
     waiting, bound = _pods_by_pool(snapshot.pods, pools, attempts, nodes)
     last = {view.pool.name: view for view in last_views}
-    resting = frozenset(
+    backing_off = frozenset(
         name
         for name in names
         if (view := last.get(name)) is not None
         and view.provisioning is not None
-        and is_resting(view.provisioning, snapshot.at)
+        and is_backing_off(view.provisioning, snapshot.at)
     )
-    unplaced = unplaced_by_pool(snapshot.services, views, resting)
+    unplaced = unplaced_by_pool(snapshot.services, views, backing_off)
     pods = {
         name: _pods_of(waiting.get(name, ()), bound.get(name, ()), snapshot, unplaced.get(name, 0))
         for name in names
@@ -240,9 +240,9 @@ def _next_view(
     status = _with_starts(memory, template, nodes, pods.bound)
     startable = view.startable
     waits = pods.waiting if startable is not None and startable.count else ()
-    status = _without_ended_rest(status, nodes)
+    status = _without_ended_backoff(status, nodes)
     status = with_guard(status, nodes, pods.bound, at)
-    needs = not is_resting(status, at) and needs_placeholder(
+    needs = not is_backing_off(status, at) and needs_placeholder(
         view, nodes, waits, pods.events, pods.unplaced, at
     )
     status = with_placeholder(status, nodes, at, needed=needs)
@@ -252,7 +252,7 @@ def _next_view(
     cause = _cause(waits, pods.events, late)
     if due is not None and due <= at:
         status = _with_failure(status, nodes, cause, at)
-    elif cause is not None and waits and is_resting(status, at):
+    elif cause is not None and waits and is_backing_off(status, at):
         status = status.model_copy(update={"reason": cause[0], "message": cause[1]})
     pulls = [pod for pod in pods.bound if _is_pulling(pod, pods.events)]
     slow = [pod for pod in pulls if pod.bound and pod.bound + SLOW_PULL <= at]
@@ -277,28 +277,28 @@ def _next_view(
     return Until(result, until, status)
 
 
-def is_resting(status: ProvisioningStatus, at: datetime) -> bool:
+def is_backing_off(status: ProvisioningStatus, at: datetime) -> bool:
     """Return whether a pool offers its existing nodes alone."""
     return status.resting_until is not None and at < status.resting_until
 
 
 def _offered(view: PoolView, status: ProvisioningStatus, at: datetime) -> PoolView:
-    """Return the pool with the learned start, or while it rests without nodes that may come."""
+    """Return the pool with the learned start, or while it backs off without nodes that may come."""
     if view.startable is None:
         return view
-    rests = is_resting(status, at)
-    startable = None if rests else replace(view.startable, expected_start=status.expected_start)
+    backs_off = is_backing_off(status, at)
+    startable = None if backs_off else replace(view.startable, expected_start=status.expected_start)
     offers = tuple(
         replace(offer, startable=startable) if offer.startable is not None else offer
         for offer in view.offers
     )
-    if rests:  # hardware without replicas stays offered, so that what waits there stays placed
+    if backs_off:  # hardware without replicas stays offered, so that what waits there stays placed
         offers = tuple(
             replace(
                 offer,
                 replicas=offer.replicas - offer.startable_replicas,
                 startable_replicas=0,
-                rests_until=status.resting_until,
+                backoff_until=status.resting_until,
             )
             if offer.startable_replicas
             else offer
@@ -332,7 +332,7 @@ def _with_starts(
             if pod.bound is not None and pod.created < created
         ]
         if waits:
-            # What waited through a rest says little, so one start counts twice the usual at most.
+            # What waited through a backoff says little, so a start counts twice the usual at most.
             seconds = min(max(waits), 2 * max(status.expected_start, declared), _MAX_START)
             starts.append(
                 NodeStart(
@@ -344,7 +344,7 @@ def _with_starts(
     return status.model_copy(update={"expected_start": expected, "recent_starts": tuple(starts)})
 
 
-def _without_ended_rest(status: ProvisioningStatus, nodes: Sequence[Node]) -> ProvisioningStatus:
+def _without_ended_backoff(status: ProvisioningStatus, nodes: Sequence[Node]) -> ProvisioningStatus:
     """Return the status without failures once a node came."""
     existing = sum(has_devices(node) for node in nodes)
     if not status.failures:
@@ -358,15 +358,15 @@ def _without_ended_rest(status: ProvisioningStatus, nodes: Sequence[Node]) -> Pr
 def _start_due(
     status: ProvisioningStatus, nodes: Sequence[Node], waits: Sequence[Pod], at: datetime
 ) -> datetime | None:
-    """Return by when a node is expected; None where none is waited for, or the pool rests."""
+    """Return by when a node is expected; None where none is waited for, or the pool backs off."""
     since = [status.placeholder_since] if status.placeholder_since is not None else []
     since += [pod.created for pod in waits[:1]]
-    if not since or is_resting(status, at):
+    if not since or is_backing_off(status, at):
         return None
     # Nodes come one after the other: each gives the next one the whole time.
     came = [node.created for node in nodes if node.created is not None and node.created <= at]
-    rested = [status.resting_until] if status.resting_until is not None else []
-    return max([*since, *came, *rested]) + status.expected_start
+    backoffs = [status.resting_until] if status.resting_until is not None else []
+    return max([*since, *came, *backoffs]) + status.expected_start
 
 
 def _with_failure(
@@ -375,18 +375,18 @@ def _with_failure(
     cause: tuple[NodesProvisioned, str] | None,
     at: datetime,
 ) -> ProvisioningStatus:
-    """Return the status of a pool that begins to rest."""
+    """Return the status of a pool that begins to back off."""
     at = at.replace(microsecond=0)
-    is_repeated = status.resting_until is not None and at < status.resting_until + MAX_REST
+    is_repeated = status.resting_until is not None and at < status.resting_until + MAX_BACKOFF
     failures = status.failures + 1 if is_repeated else 1
-    rest = min(FIRST_REST * 2 ** min(failures - 1, 8), MAX_REST)
+    backoff = min(FIRST_BACKOFF * 2 ** min(failures - 1, 8), MAX_BACKOFF)
     reason, words = cause or (NodesProvisioned.NODE_START_TIMED_OUT, "")
     return status.model_copy(
         update={
             "failures": failures,
             "failed_at": at,
             "nodes": sum(has_devices(node) for node in nodes),
-            "resting_until": at + rest,
+            "resting_until": at + backoff,
             "reason": reason,
             "message": words or None,
             "placeholder_since": None,
@@ -476,7 +476,7 @@ class _Condition:
 
     def _verdicts(self, at: datetime) -> Iterator[StatusVerdict[NodesProvisioned]]:
         status, start = self.status, format_duration(self.status.expected_start)
-        if is_resting(status, at) and status.resting_until is not None:
+        if is_backing_off(status, at) and status.resting_until is not None:
             reason = NodesProvisioned(status.reason or NodesProvisioned.NODE_START_TIMED_OUT)
             words = f": {status.message}" if status.message else ""
             failures = counted(status.failures, "failed start")

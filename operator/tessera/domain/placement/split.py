@@ -30,7 +30,7 @@ from tessera.domain.placement.variant_cost import (
     weight_of,
 )
 
-MAX_REST = timedelta(hours=1)
+MAX_BACKOFF = timedelta(hours=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +76,19 @@ class _Option:
     @property
     def has_failed(self) -> bool:
         """Return whether pods found no node here, and nothing says that they would now."""
-        return self.is_overdue or self.memory.rest_until is not None
+        return self.is_overdue or self.memory.backoff_until is not None
 
     @property
-    def is_resting(self) -> bool:
-        rest_until = self.memory.rest_until
-        return self.is_overdue or (rest_until is not None and self.at < rest_until)
+    def is_backing_off(self) -> bool:
+        backoff_until = self.memory.backoff_until
+        return self.is_overdue or (backoff_until is not None and self.at < backoff_until)
 
     @property
     def most(self) -> int:
         """Return the replicas that it can have, on nodes that may come too."""
         if self.pods.assigned is not None:
             return self.pods.assigned
-        if self.is_resting:
+        if self.is_backing_off:
             return self.pods.bound
         return self.pods.bound + self.pods.free + self.pods.growth
 
@@ -363,11 +363,11 @@ def _after(at: datetime, span: timedelta, factor: Fraction) -> datetime:
 
 
 def _current_memory(pods: VariantPods, memory: VariantMemory | None, at: datetime) -> VariantMemory:
-    """Return the memory without a rest that ended: by more devices or long ago."""
+    """Return the memory without a backoff that ended: by more devices or long ago."""
     if memory is None:
         return VariantMemory(variant=pods.variant)
-    if memory.rest_until is None or (
-        pods.bound + pods.free <= memory.rest_devices and at < memory.rest_until + MAX_REST
+    if memory.backoff_until is None or (
+        pods.bound + pods.free <= memory.backoff_devices and at < memory.backoff_until + MAX_BACKOFF
     ):
         return memory
     return VariantMemory(variant=pods.variant, room_since=memory.room_since)
@@ -379,27 +379,27 @@ def _next_memory(
     pods, memory = option.pods, option.memory
     memory = replace(memory, room_since=moves.since.get(option.variant))
     is_withdrawn = option.is_overdue and replicas[option.variant] < pods.bound + pods.pending
-    if is_withdrawn and not (memory.rest_until and option.at < memory.rest_until):
-        rest = max(BINDING_TIME, pods.node_start)
-        if memory.rest_from is not None and memory.rest_until is not None:
-            rest = max(rest, 2 * (memory.rest_until - memory.rest_from))
+    if is_withdrawn and not (memory.backoff_until and option.at < memory.backoff_until):
+        backoff = max(BINDING_TIME, pods.node_start)
+        if memory.backoff_from is not None and memory.backoff_until is not None:
+            backoff = max(backoff, 2 * (memory.backoff_until - memory.backoff_from))
         memory = replace(
             memory,
-            rest_from=option.at,
-            rest_until=option.at + min(rest, MAX_REST),
-            rest_devices=pods.bound + pods.free,
+            backoff_from=option.at,
+            backoff_until=option.at + min(backoff, MAX_BACKOFF),
+            backoff_devices=pods.bound + pods.free,
         )
-    return memory if memory.room_since or memory.rest_until else None
+    return memory if memory.room_since or memory.backoff_until else None
 
 
 def _until(
     options: Sequence[_Option], memory: Sequence[VariantMemory | None], moves: _Moves
 ) -> datetime:
-    rests = [each.rest_until for each in memory if each and each.rest_until]
+    backoffs = [each.backoff_until for each in memory if each and each.backoff_until]
     moments = [
         *(option.due for option in options if option.due),
-        *rests,
-        *(rest + MAX_REST for rest in rests),
+        *backoffs,
+        *(until + MAX_BACKOFF for until in backoffs),
         moves.next_at,
     ]
     return min((moment for moment in moments if moment > options[0].at), default=FOREVER)

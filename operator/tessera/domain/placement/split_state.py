@@ -51,11 +51,11 @@ class VariantMemory:
     variant: str
     room_since: datetime | None = None
     """Since when a move to it would have saved cost."""
-    rest_from: datetime | None = None
+    backoff_from: datetime | None = None
     """When a pod of it was withdrawn that found no node in time."""
-    rest_until: datetime | None = None
+    backoff_until: datetime | None = None
     """No pods are tried until then, unless devices become free."""
-    rest_devices: int = 0
+    backoff_devices: int = 0
     """Replicas for which existing nodes had devices at that time, used or free."""
 
 

@@ -320,8 +320,8 @@ def _placed_verdict(
             f"{choice.fit.hardware.name} of AcceleratorPool/{pool} wait for new nodes "
             f"({startable.text})",
         )
-    if (rests_until := choice.offer.rests_until) is not None:
-        free = f"; no node came in time, so none counts until {rests_until:%Y-%m-%dT%H:%M:%SZ}"
+    if (until := choice.offer.backoff_until) is not None:
+        free = f"; no node came in time, so none counts until {until:%Y-%m-%dT%H:%M:%SZ}"
     if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
         reason = beside_clause(spec, service_plan.placement, other)
         free += (
