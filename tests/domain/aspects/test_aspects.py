@@ -7,11 +7,13 @@ import pytest
 
 from tessera.api.reasons import Accepted
 from tessera.api.service_status import InferenceServiceStatus
-from tessera.domain.aspects import aspects, speed
-from tessera.domain.aspects.aspect import Reported
+from tessera.domain.aspects import aspects, slo, speed
+from tessera.domain.aspects.aspect import PlacedService, Reported
+from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.status.service import service_status
 from tests.builders import (
+    NOW,
     a_pod,
     a_service,
     a_snapshot,
@@ -63,3 +65,17 @@ def test_one_that_raises_keeps_what_is_reported_and_the_others_follow(
     assert measured.reported.speed == status.speed
     assert measured.reported.preemption is not None
     assert measured.reported.preemption != status.preemption
+
+
+def test_the_targets_of_a_service_whose_measurement_raises_stay() -> None:
+    # Attributes of it are missing, so that whatever measures it raises.
+    broken = object.__new__(ServiceLatency)
+    readings = readings_of(PODS, latencies={CHAT: broken}, latencies_at=NOW)
+    placed = PlacedService(a_service(), None, PODS, ())
+    with pytest.raises(AttributeError):
+        slo.measured_slo(placed, readings)
+    samples = list(aspects.aspect_samples("latency", placed, readings, Reported()))
+    targets = [
+        labels[-1] for series, labels, _ in samples if series.name.endswith("target_seconds")
+    ]
+    assert targets == ["ttft", "itl"]

@@ -25,6 +25,7 @@ from tessera.domain.slo.measurement import (
     measure_slo,
     measure_variants,
 )
+from tessera.domain.steps import Step
 
 _CHANGES = {
     SLOMet.MET: f"fewer than {GOAL:.0%} within a target for five minutes",
@@ -41,6 +42,10 @@ def measured_slo(placed: PlacedService, readings: Readings | None) -> SloMeasure
     spec = placed.service.spec
     latency = readings.latencies.get(placed.service.ref) if readings is not None else None
     return measure_slo(spec.slo, latency) if spec is not None and latency is not None else None
+
+
+# One that raises costs the samples that depend on it, not the targets.
+_sampled_slo = Step(measured_slo, lambda *_: None)
 
 
 def _following(
@@ -167,7 +172,7 @@ def _samples(
     spec, ref = placed.service.spec, placed.service.ref
     if spec is None:
         return
-    measurement = measured_slo(placed, readings)
+    measurement = _sampled_slo(placed, readings)
     for objective in Objective:
         labels = ref.namespace, ref.name, objective.value
         yield _TARGET, labels, objective.target_seconds(spec.slo)
