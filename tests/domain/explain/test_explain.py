@@ -101,7 +101,7 @@ def numbers_in(text: str) -> list[float]:
 def test_a_running_service_is_explained_from_the_spec_to_the_answer() -> None:
     explained = explain(running(), plan_of(running()), CHAT)
     topics = [
-        *("accepted", "placed", "sizing", "speed", "slo", "scaling", "balance", "budget"),
+        *("accepted", "placed", "sizing", "speed", "slo", "balance", "scaling", "budget"),
         *("rollout", "ready"),
     ]
     assert [decision.topic for decision in explained] == topics

@@ -85,9 +85,9 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _scaled(old, new)
     yield from _variants(old, new)
     yield from _progress(old, new)
-    yield from aspect_events(old, new)
     yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
-    yield from _transitions(before, after, "SLOMet", "LoadBalanced", "Speculating")
+    yield from _transitions(before, after, "Speculating", "SLOMet", "LoadBalanced")
+    yield from aspect_events(old, new)
 
 
 def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:
