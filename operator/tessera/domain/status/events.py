@@ -8,12 +8,9 @@ from collections.abc import Iterator
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.batch_inference import TERMINAL_STATES, AttemptStatus, BatchInferenceStatus
-from tessera.api.batch_reasons import BatchAccepted, BatchRunning
-from tessera.api.meta import Condition, Conditions, find_condition
-from tessera.api.pool_reasons import Discovered, LayoutReady
+from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import (
     NAME_WARNINGS,
-    Accepted,
     EventReason,
     PlacementReason,
     Progressing,
@@ -25,32 +22,14 @@ from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.api.text import counted
 from tessera.domain.aspects.aspects import aspect_events
 from tessera.domain.reporting.event_note import EventNote
+from tessera.domain.reporting.transitions import (
+    before_and_after,
+    begun,
+    failure,
+    note_of,
+    transitions,
+)
 
-# Reasons that only repeat another condition.
-_CONSEQUENCES = frozenset(
-    {Discovered.NOT_ACCEPTED, LayoutReady.NOT_DISCOVERED, Progressing.NOT_PLACED}
-)
-# Reasons of a False condition that is on its way, or has an Event of its own.
-_WITHOUT_EVENT = _CONSEQUENCES | {
-    BatchRunning.BACKING_OFF,
-    BatchRunning.FINISHED,
-    BatchRunning.STARTING,
-    BatchRunning.TERMINATING,
-    BatchRunning.VALIDATION_JOB_RUNNING,
-    LayoutReady.REPARTITIONING,
-}
-# Reasons of a False condition that needs no attention.
-_EXPECTED = frozenset(
-    {
-        Accepted.READING_MODEL,
-        BatchAccepted.READING_MODEL,
-        BatchRunning.SUSPENDED,
-        BatchRunning.WAITING_FOR_SPOT,
-        LayoutReady.AWAITING_APPROVAL,
-        LayoutReady.OUTSIDE_MAINTENANCE_WINDOW,
-        PlacementReason.LAYOUT_PENDING,
-    }
-)
 _HELD = frozenset(
     {
         ScalingReason.BUDGET_EXHAUSTED,
@@ -68,7 +47,7 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
         case AcceleratorPoolStatus(), AcceleratorPoolStatus():
             yield from _pool_notes(old, new)
         case TenantBudgetStatus(), TenantBudgetStatus():
-            yield from _transitions(old.conditions, new.conditions, "Accepted", "WithinBudget")
+            yield from transitions(old.conditions, new.conditions, "Accepted", "WithinBudget")
         case BatchInferenceStatus(), BatchInferenceStatus():
             yield from _batch_notes(old, new)
         case _:
@@ -77,21 +56,21 @@ def event_notes(old: object, new: object) -> Iterator[EventNote]:
 
 def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     before, after = old.conditions, new.conditions
-    yield from _transitions(before, after, "Accepted")
+    yield from transitions(before, after, "Accepted")
     for reason in NAME_WARNINGS:
-        yield from _begun("Accepted", reason, before, after, is_warning=True)
-    yield from _failure("Placed", before, after)
+        yield from begun("Accepted", reason, before, after, is_warning=True)
+    yield from failure("Placed", before, after)
     yield from _placed(old, new)
     yield from _scaled(old, new)
     yield from _variants(old, new)
     yield from _progress(old, new)
-    yield from _begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
-    yield from _transitions(before, after, "Speculating", "SLOMet", "LoadBalanced")
+    yield from begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
+    yield from transitions(before, after, "Speculating", "SLOMet", "LoadBalanced")
     yield from aspect_events(old, new)
 
 
 def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Iterator[EventNote]:
-    yield from _transitions(old.conditions, new.conditions, "Accepted", "Discovered")
+    yield from transitions(old.conditions, new.conditions, "Accepted", "Discovered")
     begun = {(unit.node, gpu) for unit in (old.mig.units if old.mig else ()) for gpu in unit.gpus}
     for unit in new.mig.units if new.mig else ():
         if gpus := [gpu for gpu in unit.gpus if (unit.node, gpu) not in begun]:
@@ -101,14 +80,14 @@ def _pool_notes(old: AcceleratorPoolStatus, new: AcceleratorPoolStatus) -> Itera
                 message=f"Node/{unit.node}: repartition of {counted(len(gpus), 'GPU')} "
                 f"({', '.join(map(str, gpus))}) begins: {unit.message or unit.phase}",
             )
-    yield from _transitions(old.conditions, new.conditions, "LayoutReady", "NodesProvisioned")
+    yield from transitions(old.conditions, new.conditions, "LayoutReady", "NodesProvisioned")
 
 
 def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterator[EventNote]:
-    yield from _transitions(old.conditions, new.conditions, "Accepted")
+    yield from transitions(old.conditions, new.conditions, "Accepted")
     if new.state not in TERMINAL_STATES:
         yield from _attempts(old, new)
-        yield from _failure("Running", old.conditions, new.conditions)
+        yield from failure("Running", old.conditions, new.conditions)
     elif old.state not in TERMINAL_STATES:
         yield EventNote(
             action="Complete",
@@ -118,53 +97,9 @@ def _batch_notes(old: BatchInferenceStatus, new: BatchInferenceStatus) -> Iterat
         )
 
 
-def _transitions(old: Conditions, new: Conditions, *types: str) -> Iterator[EventNote]:
-    """Yield the Events of conditions that became False, and of those that were and are True."""
-    for condition_type in types:
-        yield from _failure(condition_type, old, new)
-        previous, current = _before_and_after(condition_type, old, new)
-        if previous is None or previous.status != "False" or previous.reason in _CONSEQUENCES:
-            continue
-        if current is not None and current.status == "True":
-            yield _note(current)
-
-
-def _failure(condition_type: str, old: Conditions, new: Conditions) -> Iterator[EventNote]:
-    """Yield the Event of a condition that became False for a reason, or for a new spec."""
-    previous, current = _before_and_after(condition_type, old, new)
-    if current is None or current.status != "False" or current.reason in _WITHOUT_EVENT:
-        return
-    if previous is None or _cause(previous) != _cause(current):
-        yield _note(current, is_warning=current.reason not in _EXPECTED)
-
-
-def _note(condition: Condition, *, is_warning: bool = False) -> EventNote:
-    return EventNote(
-        action=condition.type,
-        reason=condition.reason,
-        message=condition.message,
-        is_warning=is_warning,
-    )
-
-
-def _cause(condition: Condition) -> tuple[str, str, int]:
-    return condition.status, condition.reason, condition.observed_generation
-
-
-def _begun(
-    condition_type: str, reason: str, old: Conditions, new: Conditions, *, is_warning: bool = False
-) -> Iterator[EventNote]:
-    """Yield the Event of a reason that a condition did not have before."""
-    previous, current = _before_and_after(condition_type, old, new)
-    if current is None or current.reason != reason:
-        return
-    if previous is None or previous.reason != reason:
-        yield _note(current, is_warning=is_warning)
-
-
 def _placed(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     """Yield the Event of a service that moved, or is placed after it was not."""
-    previous, current = _before_and_after("Placed", old.conditions, new.conditions)
+    previous, current = before_and_after("Placed", old.conditions, new.conditions)
     # A new service that is placed at once would repeat the condition of its first status.
     if previous is None or current is None or current.status != "True" or new.variant is None:
         return
@@ -219,7 +154,7 @@ def _variants(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Itera
 
 def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
     """Yield the Events of drained, replaced and rolled replicas, and of failures to start."""
-    previous, current = _before_and_after("Progressing", old.conditions, new.conditions)
+    previous, current = before_and_after("Progressing", old.conditions, new.conditions)
     before, after = previous.reason if previous else "", current.reason if current else ""
     was_draining = before == Progressing.DRAINING != after and _desired(new) <= _desired(old)
     if was_draining and current is not None and current.status == "True":
@@ -236,9 +171,9 @@ def _progress(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Itera
             is_warning=True,
         )
     elif current is not None and _is_rollout_step(before, after):
-        yield _note(current)
+        yield note_of(current)
     else:
-        yield from _failure("Progressing", old.conditions, new.conditions)
+        yield from failure("Progressing", old.conditions, new.conditions)
 
 
 def _is_rollout_step(before: str, after: str) -> bool:
@@ -280,9 +215,3 @@ def _attempt_hardware(attempt: AttemptStatus) -> str:
     if not attempt.has_engine:
         return "without a GPU, to publish the results"
     return f"on {attempt.variant} of AcceleratorPool/{attempt.pool} ({attempt.tier})"
-
-
-def _before_and_after(
-    condition_type: str, old: Conditions, new: Conditions
-) -> tuple[Condition | None, Condition | None]:
-    return find_condition(old, condition_type), find_condition(new, condition_type)
