@@ -27,7 +27,7 @@ class Until(NamedTuple, Generic[T]):
     """A result, and until when it holds while its inputs stay."""
 
     result: T
-    until: datetime
+    until: datetime = FOREVER
     memory: object = None
     """What the next run remembers of it: with any other memory it does not hold."""
 

@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.api.reasons import LoadBalanced, StatusReason, StatusVerdict
 from tessera.api.service_status import (
     InferenceServiceStatus,
     PreemptionStatus,
@@ -14,13 +14,22 @@ from tessera.api.service_status import (
     SpeculationStatus,
     SpeedStatus,
 )
+from tessera.domain.incremental import Until
 from tessera.domain.observed.latency import ServiceLatency
-from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Snapshot, SpeedReading
+from tessera.domain.observed.snapshot import (
+    ObservedService,
+    Pod,
+    PodReading,
+    Readings,
+    Snapshot,
+    SpeedReading,
+)
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.series import Sample, Series
+from tessera.domain.rollout.balance import BALANCED
 
 D = TypeVar("D")
 
@@ -28,6 +37,8 @@ D = TypeVar("D")
 class Measurements(NamedTuple):
     """What Prometheus measured of one service."""
 
+    loads: tuple[PodReading | None, ...] = ()
+    """The usable reading of each of its replicas."""
     speeds: Sequence[SpeedReading] = ()
     speeds_at: datetime | None = None
     """When the speeds were measured; None without any reading."""
@@ -41,9 +52,10 @@ class Reported(NamedTuple):
     """What is reported of a service, a value of each aspect by its name; they change rarely."""
 
     speed: SpeedStatus | None = None
-    preemption: PreemptionStatus | None = None
     speculation: SpeculationStatus | None = None
     slo: SloStatus | None = None
+    balance: StatusVerdict[LoadBalanced] = BALANCED
+    preemption: PreemptionStatus | None = None
 
 
 NOT_MEASURED = Reported()
@@ -83,19 +95,19 @@ class Aspect(Generic[D]):
     name: str
     """The field of the status and of `Reported`, whose value is all that it remembers, and the
     topic of its explanation."""
-    measured_by: Literal["speeds", "latency"]
+    measured_by: Literal["loads", "speeds", "latency"]
     """Which measurements it follows; its series are rendered again with these."""
     condition: str = ""
     """The type of its condition, if it has one."""
-    following: Callable[[PlacedService, Measurements, D], D]
-    """What follows from measurements; the value before where these say nothing."""
-    unmeasured: Callable[[PlacedService, datetime], D] | None = None
-    """What is expected until something is measured; by default the value of the status."""
+    reported: Callable[[PlacedService], D] | None = None
+    """What the status says; by default the value of its field."""
+    following: Callable[[PlacedService, Measurements, D, datetime], Until[D]]
+    """What follows from measurements; what is reported where these say nothing."""
     verdict: Callable[[PlacedService, D], StatusVerdict[StatusReason] | None] = (
         lambda _placed, _reported: None
     )
-    as_status: Callable[[PlacedService, D], D] = lambda _placed, reported: reported
-    """The value with what is known without measuring."""
+    as_status: Callable[[PlacedService, D], D] | None = lambda _placed, reported: reported
+    """The value with what is known without measuring; None where its condition says it all."""
     events: Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[EventNote]] = (
         lambda _old, _new: iter(())
     )

@@ -1,29 +1,32 @@
 """All aspects of a placed service, and what each part of the operator asks of them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.aspects.balance import BALANCE
 from tessera.domain.aspects.preemption import PREEMPTION
 from tessera.domain.aspects.slo import SLO
 from tessera.domain.aspects.speculation import SPECULATION
 from tessera.domain.aspects.speed import SPEED
-from tessera.domain.observed.snapshot import Readings, Ref, Snapshot
+from tessera.domain.incremental import Until
+from tessera.domain.observed.snapshot import Pod, Readings, Ref, Snapshot
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.series import Sample
+from tessera.domain.scaling.load import usable_readings
 from tessera.domain.steps import Step
 
-# In the order in which they are explained; each is a field of `Reported`.
-ASPECTS: tuple[Aspect[Any], ...] = (SPEED, SPECULATION, SLO, PREEMPTION)
+# In the order in which they are explained, that of the fields of `Reported`.
+ASPECTS: tuple[Aspect[Any], ...] = (SPEED, SPECULATION, SLO, BALANCE, PREEMPTION)
 
 # One that raises keeps what is reported, and the service is planned.
 _following = Step(
-    lambda aspect, placed, measurements, before: aspect.following(placed, measurements, before),
-    lambda _error, _aspect, _placed, _measurements, before: before,
+    lambda aspect, *arguments: aspect.following(*arguments),
+    lambda _error, _aspect, _placed, _measurements, current, _at: Until(current),
 )
 _sampled = Step(
     lambda aspect, placed, readings, value: list(aspect.samples(placed, readings, value)),
@@ -31,11 +34,14 @@ _sampled = Step(
 )
 
 
-def measurements_of(ref: Ref, readings: Readings | None) -> Measurements:
-    """Return what was measured of one service."""
+def measurements_of(ref: Ref, pods: Sequence[Pod], snapshot: Snapshot) -> Measurements:
+    """Return what was measured of one service, of which these are the replicas."""
+    readings = snapshot.readings
     if readings is None:
-        return Measurements()
+        return Measurements(loads=(None,) * len(pods))
+    by_pod = usable_readings(readings, snapshot.at)
     return Measurements(
+        loads=tuple([by_pod.get(pod.ref) for pod in pods]),
         speeds=readings.speeds.get(ref, ()),
         speeds_at=readings.speeds_at,
         latency=readings.latencies.get(ref),
@@ -43,48 +49,44 @@ def measurements_of(ref: Ref, readings: Readings | None) -> Measurements:
     )
 
 
-def reported_by(status: InferenceServiceStatus) -> Reported:
-    """Return what a status reports."""
-    return Reported(**{aspect.name: getattr(status, aspect.name) for aspect in ASPECTS})
-
-
-def unmeasured(placed: PlacedService, at: datetime) -> Reported:
-    """Return what is reported before anything is measured in this cycle."""
-    expected = {
-        aspect.name: aspect.unmeasured(placed, at)
-        for aspect in ASPECTS
-        if aspect.unmeasured is not None
-    }
-    return reported_by(placed.service.status)._replace(**expected)
-
-
-def following(placed: PlacedService, measurements: Measurements, before: Reported) -> Reported:
-    """Return what follows from measurements."""
+def reported_by(placed: PlacedService) -> Reported:
+    """Return what the status of a service reports."""
+    status = placed.service.status
     return Reported(
-        **{
-            aspect.name: _following(aspect, placed, measurements, getattr(before, aspect.name))
+        *(
+            aspect.reported(placed) if aspect.reported else getattr(status, aspect.name)
             for aspect in ASPECTS
-        }
+        )
     )
+
+
+def following(placed: PlacedService, measurements: Measurements, at: datetime) -> Until[Reported]:
+    """Return what follows from measurements and from what is reported."""
+    values = [
+        _following(aspect, placed, measurements, current, at)
+        for aspect, current in zip(ASPECTS, reported_by(placed), strict=True)
+    ]
+    reported = Reported(*(value.result for value in values))
+    return Until(reported, min(value.until for value in values))
 
 
 def verdicts(
     placed: PlacedService, reported: Reported
 ) -> Mapping[str, StatusVerdict[StatusReason]]:
     """Return the verdicts of the aspects' conditions, by type."""
-    by_condition = {
-        aspect.condition: aspect.verdict(placed, getattr(reported, aspect.name))
-        for aspect in ASPECTS
-    }
     return {
-        condition: verdict for condition, verdict in by_condition.items() if verdict is not None
+        aspect.condition: verdict
+        for aspect, value in zip(ASPECTS, reported, strict=True)
+        if (verdict := aspect.verdict(placed, value)) is not None
     }
 
 
 def status_fields(placed: PlacedService, reported: Reported) -> Mapping[str, Any]:
     """Return the values of the aspects' fields of the status."""
     return {
-        aspect.name: aspect.as_status(placed, getattr(reported, aspect.name)) for aspect in ASPECTS
+        aspect.name: aspect.as_status(placed, value)
+        for aspect, value in zip(ASPECTS, reported, strict=True)
+        if aspect.as_status is not None
     }
 
 
@@ -106,6 +108,6 @@ def aspect_samples(
     measured_by: str, placed: PlacedService, readings: Readings | None, reported: Reported
 ) -> Iterator[Sample]:
     """Yield the samples of the aspects that follow these measurements."""
-    for aspect in ASPECTS:
+    for aspect, value in zip(ASPECTS, reported, strict=True):
         if aspect.measured_by == measured_by:
-            yield from _sampled(aspect, placed, readings, getattr(reported, aspect.name))
+            yield from _sampled(aspect, placed, readings, value)

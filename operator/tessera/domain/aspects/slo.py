@@ -1,6 +1,7 @@
 """What a service attains of its objectives: SLOMet, status.slo."""
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
 from tessera.api.meta import format_duration
@@ -9,6 +10,7 @@ from tessera.api.service_status import SloStatus
 from tessera.api.text import counted
 from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
 from tessera.domain.aspects.speed import observed_speed
+from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
@@ -49,13 +51,13 @@ _sampled_slo = Step(measured_slo, lambda *_: None)
 
 
 def _following(
-    placed: PlacedService, measurements: Measurements, current: SloStatus | None
-) -> SloStatus | None:
+    placed: PlacedService, measurements: Measurements, current: SloStatus | None, _at: datetime
+) -> Until[SloStatus | None]:
     at = measurements.latency_at
     if at is None or placed.placement is None:
-        return current
+        return Until(current)
     spec, _ = placed.placement
-    return next_slo_status(spec.slo, measurements.latency, placed.pods, current, at)
+    return Until(next_slo_status(spec.slo, measurements.latency, placed.pods, current, at))
 
 
 def _verdict(_placed: PlacedService, status: SloStatus | None) -> StatusVerdict[SLOMet]:

@@ -10,6 +10,7 @@ from tessera.api.reasons import Speculating, StatusVerdict
 from tessera.api.service_status import SpeculationStatus
 from tessera.api.text import counted
 from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.incremental import Until
 from tessera.domain.observed.drafts import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Readings, Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import acceptance_of, footprint
@@ -51,22 +52,18 @@ _MIN_DECODE_SHARE = 0.5
 
 
 def _following(
-    placed: PlacedService, measurements: Measurements, current: SpeculationStatus | None
-) -> SpeculationStatus | None:
-    at = measurements.speeds_at
-    if at is None or placed.placement is None:
-        return current
-    spec, choice = placed.placement
-    reading = reading_of(choice.variant, measurements.speeds)
-    return next_speculation_status(spec, choice.fit, reading, placed.service.status.speculation, at)
-
-
-def _unmeasured(placed: PlacedService, at: datetime) -> SpeculationStatus | None:
-    current = placed.service.status.speculation
+    placed: PlacedService,
+    measurements: Measurements,
+    current: SpeculationStatus | None,
+    at: datetime,
+) -> Until[SpeculationStatus | None]:
     if placed.placement is None:
-        return current
+        return Until(current)
     spec, choice = placed.placement
-    return next_speculation_status(spec, choice.fit, SpeedReading(), current, at)
+    # Without any reading it is what is expected of the spec.
+    reading = reading_of(choice.variant, measurements.speeds)
+    at = measurements.speeds_at or at
+    return Until(next_speculation_status(spec, choice.fit, reading, current, at))
 
 
 def _verdict(
@@ -222,7 +219,6 @@ SPECULATION: Aspect[SpeculationStatus | None] = Aspect(
     measured_by="speeds",
     condition="Speculating",
     following=_following,
-    unmeasured=_unmeasured,
     verdict=_verdict,
     explain=_explain,
     series=(_ACCEPTANCE, _SPECULATION_GAIN, _SPECULATING),

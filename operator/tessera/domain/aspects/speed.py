@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.service_status import PreemptionStatus, SpeedStatus
 from tessera.api.text import counted
 from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.reporting.decision import Decision
@@ -41,16 +43,16 @@ def observed_speed(placed: PlacedService, readings: Readings | None) -> ServiceS
 
 
 def _following(
-    placed: PlacedService, measurements: Measurements, current: SpeedStatus | None
-) -> SpeedStatus | None:
+    placed: PlacedService, measurements: Measurements, current: SpeedStatus | None, _at: datetime
+) -> Until[SpeedStatus | None]:
     at = measurements.speeds_at
     if at is None or placed.placement is None:
-        return current
+        return Until(current)
     spec, choice = placed.placement
     if current is not None and is_recent(current, spec.model.uri, choice.variant, at):
-        return current
+        return Until(current)
     observed = service_speed(spec, choice, placed.pods, measurements.speeds)
-    return next_speed_status(observed, current, at)
+    return Until(next_speed_status(observed, current, at))
 
 
 def _verdict(placed: PlacedService, speed: SpeedStatus | None) -> StatusVerdict[SpeedAsPredicted]:

@@ -7,7 +7,6 @@ from tessera.api.reasons import Accepted
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.aspects.aspects import ASPECTS, explain_aspects
 from tessera.domain.economics.reservation import LoadCurve
-from tessera.domain.explain.balance import explain_balance
 from tessera.domain.explain.budget import explain_budget
 from tessera.domain.explain.hardware import explain_placed
 from tessera.domain.explain.mix import explain_mix
@@ -52,7 +51,6 @@ def explain(
         *explain_precision(snapshot, plan, service_plan),
         *explain_sizing(service_plan),
         *explain_aspects(service_plan.placed, snapshot, service_plan.reported),
-        *explain_balance(snapshot, service_plan),
         *explain_scaling(snapshot, service_plan),
         explain_budget(snapshot, plan, service_plan),
         *explain_drain(snapshot, service_plan),
@@ -93,7 +91,6 @@ _CONDITION_BY_TOPIC = {
     "accepted": "Accepted",
     "placed": "Placed",
     **{aspect.name: aspect.condition for aspect in ASPECTS if aspect.condition},
-    "balance": "LoadBalanced",
     "rollout": "Progressing",
     "ready": "Ready",
 }

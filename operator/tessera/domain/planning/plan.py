@@ -9,7 +9,6 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
-from tessera.domain.aspects.aspect import Measurements
 from tessera.domain.aspects.aspects import measurements_of
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
@@ -33,7 +32,6 @@ from tessera.domain.gateway.name_rights import name_rights
 from tessera.domain.hardware.pools import PoolView, discover, pool_view
 from tessera.domain.health.readiness import must_probe
 from tessera.domain.health.stall import (
-    NO_STALL,
     EngineProgress,
     EngineWatch,
     Inspection,
@@ -87,7 +85,6 @@ from tessera.domain.speed.measurements import measured_speed
 from tessera.domain.steps import Step
 
 _NO_INSPECTION = Inspection({})
-_NO_MEASUREMENTS = Measurements()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -421,9 +418,10 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         inspection = inspect_service(
             ref, service_plan, seen, at=watch.at, memory=progress, watch=watch
         )
-    measurements = measurements_of(ref, snapshot.readings)
-    if measurements != _NO_MEASUREMENTS or inspection.stall is not NO_STALL:
-        service_plan = with_observations(ref, service_plan, inspection.stall, measurements)
+    measurements = measurements_of(ref, service_plan.pods, snapshot)
+    service_plan = with_observations(
+        ref, service_plan, inspection.stall, measurements, at=snapshot.at
+    )
     return _PlannedService(service_plan, inspection)
 
 

@@ -7,8 +7,7 @@ from typing import NamedTuple
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, StatusVerdict
-from tessera.domain.aspects.aspect import PlacedService
-from tessera.domain.aspects.aspects import reported_by, unmeasured
+from tessera.domain.aspects.aspects import reported_by
 from tessera.domain.budget.state import RESERVED_DURATION, BudgetState, Grant
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.model.precision_files import spec_in
@@ -129,7 +128,6 @@ def _plan_service(
         claims=claims,
         preparation=preparation,
         variants=variants,
-        reported=unmeasured(PlacedService(service, choice, objects.pods, ()), at),
         drain=drain,
         contested=rollouts.contested,
         holds_rollout=bool(displacement.draining)
@@ -168,16 +166,15 @@ def _unchanged_plan(proposal: Proposal) -> ServicePlan:
         drain=DrainPlan(replicas=proposal.scale.replicas),
         pods=objects.pods,
         workloads=objects.workloads,
-        reported=reported_by(proposal.service.status),
-        balance=proposal.balance,
     )
 
 
 def set_aside_plan(proposal: Proposal, error: Exception) -> ServicePlan:
     """Return the plan of a service whose planning raised: all of its objects stay as they are."""
-    return _unchanged_plan(
+    service_plan = _unchanged_plan(
         planner_error_proposal(error, proposal.service, proposal.objects, proposal.scale.history)
     )
+    return replace(service_plan, reported=reported_by(service_plan.placed))
 
 
 def _is_scaled_by_hpa(spec: InferenceServiceSpec | None) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import Accepted, LoadBalanced, StatusVerdict
+from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.aspects.aspect import NOT_MEASURED, PlacedService, Reported
 from tessera.domain.health.stall import Stall
@@ -18,7 +18,6 @@ from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.placement.split_state import VariantChange
-from tessera.domain.rollout.balance import BALANCED
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions
 from tessera.domain.rollout.drain import DrainPlan
 from tessera.domain.rollout.replica_conflict import ContestedReplicas
@@ -121,8 +120,6 @@ class ServicePlan:
     """Its Deployments, first that of the variant it was placed on; none without a choice."""
     reported: Reported = NOT_MEASURED
     """What is measured of it, for its status."""
-    balance: StatusVerdict[LoadBalanced] = BALANCED
-    """Whether its replicas share the requests, which changes rarely too."""
     is_moving: bool = False
     """The time, or what is probed, may change it, so it is planned in every cycle."""
 

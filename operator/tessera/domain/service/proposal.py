@@ -13,7 +13,6 @@ from tessera.api.inference_service import (
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.reasons import (
     Accepted,
-    LoadBalanced,
     PlacementReason,
     ScalingReason,
     StatusVerdict,
@@ -43,9 +42,7 @@ from tessera.domain.placement.placement import (
 from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
-from tessera.domain.rollout.balance import assess_balance, reported_balance
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions, disruptions_of
-from tessera.domain.scaling.load import usable_readings
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import (
     ScaleDecision,
@@ -95,8 +92,6 @@ class Proposal:
     """What its replicas have to have together."""
     disruptions: Disruptions = NO_DISRUPTIONS
     """Its healthy replicas, and how many of them stay."""
-    balance: StatusVerdict[LoadBalanced]
-    """Whether its replicas share the requests, which changes rarely."""
     counts: tuple[VariantCount, ...] = ()
     """The replicas of each variant, in the order of the choices; none without a choice."""
     changes: tuple[VariantChange, ...] = ()
@@ -193,9 +188,6 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         changes=last_changes(history.changes, split),
     )
     scale = replace(scale, history=next_history)
-    readings = usable_readings(snapshot.readings, at)
-    max_num_seqs = placement.choice.fit.limits.max_num_seqs
-    balance = assess_balance(service.status, objects.pods, readings, max_num_seqs, at)
     proposal = Proposal(
         service=service,
         objects=objects,
@@ -206,11 +198,10 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         scale=scale,
         need=need,
         disruptions=disruptions_of(objects.pods, objects.disrupted, need.pods),
-        balance=balance.result,
         counts=counts,
         changes=scale.history.changes,
     )
-    return Until(proposal, min(until, scale.until, balance.until, split.until), scale.history)
+    return Until(proposal, min(until, scale.until, split.until), scale.history)
 
 
 def _need(spec: InferenceServiceSpec, scale: ScaleDecision, unit: ScalingUnit) -> Need:
@@ -413,7 +404,6 @@ def _unchanged(
             history=history,
             until=FOREVER,
         ),
-        balance=reported_balance(service.status, objects.pods),
     )
     return Until(replace(proposal, **parts), until, history)
 

@@ -102,7 +102,6 @@ def _service_status(
         "Ready": _ready_verdict(snapshot, service_plan),
         "UpdateAvailable": template.verdict if template is not None else _NO_TEMPLATE,
         **verdicts(placed, service_plan.reported),
-        "LoadBalanced": service_plan.balance,
     }
     return InferenceServiceStatus(
         observed_generation=service.generation,
