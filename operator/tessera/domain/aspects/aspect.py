@@ -111,7 +111,7 @@ class Aspect(Generic[D]):
     events: Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[EventNote]] = (
         lambda _old, _new: iter(())
     )
-    """Those beside the transitions of its condition."""
+    """Those of a change of what is reported."""
     explain: Callable[[PlacedService, Snapshot, Reported], Iterator[Decision]] = (
         lambda _placed, _snapshot, _reported: iter(())
     )

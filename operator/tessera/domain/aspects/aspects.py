@@ -91,7 +91,7 @@ def status_fields(placed: PlacedService, reported: Reported) -> Mapping[str, Any
 
 
 def aspect_events(old: InferenceServiceStatus, new: InferenceServiceStatus) -> Iterator[EventNote]:
-    """Yield the Events of a change of what is reported, beside those of conditions."""
+    """Yield the Events of a change of what is reported."""
     for aspect in ASPECTS:
         yield from aspect.events(old, new)
 

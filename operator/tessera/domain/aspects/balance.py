@@ -10,6 +10,7 @@ from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, R
 from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.reporting.decision import Decision
+from tessera.domain.reporting.transitions import transitions
 from tessera.domain.rollout.balance import (
     FULL_SHARE,
     IDLE_SHARE,
@@ -70,5 +71,6 @@ BALANCE: Aspect[StatusVerdict[LoadBalanced]] = Aspect(
     following=_following,
     verdict=lambda _placed, verdict: verdict,
     as_status=None,
+    events=lambda old, new: transitions(old.conditions, new.conditions, "LoadBalanced"),
     explain=_explain,
 )

@@ -14,6 +14,7 @@ from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
+from tessera.domain.reporting.transitions import transitions
 from tessera.domain.slo.condition import RECOVERY_GOAL, next_slo_status, percent, slo_verdict
 from tessera.domain.slo.measurement import (
     GOAL,
@@ -196,6 +197,7 @@ SLO: Aspect[SloStatus | None] = Aspect(
     condition="SLOMet",
     following=_following,
     verdict=_verdict,
+    events=lambda old, new: transitions(old.conditions, new.conditions, "SLOMet"),
     explain=_explain,
     series=(_TARGET, _ATTAINED, _OVERDUE, _EDGE),
     samples=_samples,

@@ -17,6 +17,7 @@ from tessera.domain.perf import acceptance_of, footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
+from tessera.domain.reporting.transitions import transitions
 from tessera.domain.service.speculation import (
     LOSING_TIME,
     MIN_ACCEPTANCE,
@@ -220,6 +221,7 @@ SPECULATION: Aspect[SpeculationStatus | None] = Aspect(
     condition="Speculating",
     following=_following,
     verdict=_verdict,
+    events=lambda old, new: transitions(old.conditions, new.conditions, "Speculating"),
     explain=_explain,
     series=(_ACCEPTANCE, _SPECULATION_GAIN, _SPECULATING),
     samples=_samples,

@@ -65,7 +65,6 @@ def _service_notes(old: InferenceServiceStatus, new: InferenceServiceStatus) -> 
     yield from _variants(old, new)
     yield from _progress(old, new)
     yield from begun("UpdateAvailable", UpdateAvailable.NEW_TEMPLATE_AVAILABLE, before, after)
-    yield from transitions(before, after, "Speculating", "SLOMet", "LoadBalanced")
     yield from aspect_events(old, new)
 
 
