@@ -21,7 +21,7 @@ class PrecisionVariant(Wire):
     uri: ModelUri | None = None
     """Location of the same model's files in this precision, as in `spec.model.uri`, read with the
     same credentials. A Job reads their `config.json`; files of another model or precision are not
-    used, and `status.precisions` says why."""
+    used, and the condition `Accepted` says why."""
 
     revision: Revision | None = None
     """Branch, tag or commit of an `hf://` `uri`; omitted, `main`. The commit whose `config.json`

@@ -103,7 +103,7 @@ class Accepted(StatusReason):
     """`spec.placement.pools` names a pool that does not exist."""
     PRECISION_REFUSED = "PrecisionRefused", True
     """The spec is valid, but the files of a precision in `spec.precision.variants` are not used;
-    `status.precisions` has the reason."""
+    the message has the reason."""
     PLANNER_ERROR = "PlannerError"
     """Planning this service failed with an internal error; other services are not affected."""
 
@@ -361,7 +361,7 @@ class PrecisionReason(StatusReason):
     READING_FILES = "ReadingFiles"
     """A Job reads the `config.json` of the files, or waits to read it."""
     FILES_MISMATCH = "FilesMismatch"
-    """The files are of another model or in another precision; the message has the numbers."""
+    """The files are of another model or in another precision; `tessera explain` has the numbers."""
     FILES_NOT_READ = "FilesNotRead"
     """The `config.json` of the files cannot be read, or not understood."""
 

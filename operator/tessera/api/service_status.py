@@ -82,10 +82,8 @@ class PrecisionStatus(Wire):
     """The commit whose `config.json` was read, and that the engines load."""
 
     reason: str
-    """Whether the precision may be chosen, in one CamelCase word."""
-
-    message: str
-    """Explanation of the reason, with the numbers of both file sets where they differ."""
+    """Whether the precision may be chosen, in one CamelCase word; `tessera explain` has the
+    details."""
 
     observed_update: str | None = None
     """Value of the annotation `tessera.dev/update` when the files were read."""
@@ -463,8 +461,8 @@ class InferenceServiceStatus(Wire):
     """Weights that the engines load, and what Tessera read about the model."""
 
     precisions: Annotated[tuple[PrecisionStatus, ...], Field(max_length=8)] = ()
-    """The listed precisions with files of their own: which may be chosen, and why the others may
-    not."""
+    """The listed precisions with files of their own: which may be chosen, and what was read of
+    them."""
 
     pod_template_version: PodTemplateVersionStatus | None = None
     """What determines the pod template besides the spec; an upgrade of Tessera does not change

@@ -94,7 +94,7 @@ def _row(
             f"{best.hourly.formatted(4)} per hour"
         )
     if unusable is not None:
-        return f"{price}; not used: {unusable.status.message}"
+        return f"{price}; not used: {unusable.message}"
     if choices and chosen is not None:
         return f"{price}; {_comparison(choices[0], chosen)}"
     return price

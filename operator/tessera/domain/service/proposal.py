@@ -298,7 +298,7 @@ def _awaited_precision(
     )
     if check is None:
         return None
-    message = f"spec.precision.variants: {check.status.precision}: {check.status.message}"
+    message = f"spec.precision.variants: {check.status.precision}: {check.message}"
     return StatusVerdict(Accepted.READING_MODEL, message)
 
 

@@ -13,7 +13,6 @@ from tessera.api.accelerator_pool import (
     Tier,
 )
 from tessera.api.inference_service import InferenceServiceSpec
-from tessera.api.reasons import PrecisionReason
 from tessera.api.service_status import PrecisionStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
@@ -33,7 +32,8 @@ from tessera_lab.fleet.sizing import widest_bounds
 # GPUs of a node, where no label of the pool says how many.
 _GPUS_OF_NODE = "8"
 _FIRST_DAY = date(2000, 1, 1)
-_ASSUMED = "not read, and assumed to be of the model"
+# The reason of files that nobody read; planning compares what is recorded of them with the model.
+_ASSUMED = "Assumed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +142,7 @@ def _with_assumed_files(service: ObservedService) -> ObservedService:
             precision=variant.precision,
             uri=variant.uri,
             requested_revision=variant.revision,
-            reason=PrecisionReason.FILES_MATCH,
-            message=_ASSUMED,
+            reason=_ASSUMED,
             shape=stored_shape(shape, variant.precision),
         )
         for variant in spec.precision.variants
@@ -155,8 +154,11 @@ def _with_assumed_files(service: ObservedService) -> ObservedService:
 
 def _assumptions(service: ObservedService) -> Iterator[str]:
     for entry in service.status.precisions:
-        if entry.message == _ASSUMED:
-            yield f"the files of {entry.precision} at {entry.uri} are {entry.message}"
+        if entry.reason == _ASSUMED:
+            yield (
+                f"the files of {entry.precision} at {entry.uri} are not read, and assumed to be of "
+                "the model"
+            )
 
 
 def _pools(

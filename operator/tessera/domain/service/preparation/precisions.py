@@ -14,7 +14,6 @@ from tessera.api.precision import PrecisionVariant
 from tessera.api.reasons import PrecisionReason
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, PrecisionStatus
-from tessera.api.text import counted
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
@@ -44,6 +43,8 @@ class PrecisionCheck:
     status: PrecisionStatus
     variant: PrecisionVariant
     """As listed; checked, with the commit, if it may be chosen."""
+    message: str = ""
+    """Why it may not be chosen, with the numbers of both file sets where they differ."""
     is_held_up: bool = False
     """Its Job did not run as it should for so long that no new service waits for it."""
     is_reread: bool = False
@@ -80,7 +81,7 @@ def check_precisions(
 def refusals(checks: Sequence[PrecisionCheck]) -> str:
     """Return which listed precisions are not used, and why; empty if all may be."""
     return "; ".join(
-        f"spec.precision.variants: {check.status.precision} is not used: {check.status.message}"
+        f"spec.precision.variants: {check.status.precision} is not used: {check.message}"
         for check in checks
         if check.status.reason in _REFUSED
     )
@@ -226,14 +227,10 @@ def _judged(
             f"{source} has {difference}; name files of {spec.model.uri} in {precision}, or remove "
             "them from spec.precision.variants"
         )
-        update = {"reason": PrecisionReason.FILES_MISMATCH, "message": message}
-        return PrecisionCheck(status=read.model_copy(update=update), variant=variant)
-    layout = f"{files.quantization}, {counted(files.bits_per_weight, 'bit')}"
-    if files.group_size is not None:
-        layout += f" in groups of {files.group_size}"
-    update = {"reason": PrecisionReason.FILES_MATCH, "message": f"{source}: {layout}"}
+        status = read.model_copy(update={"reason": PrecisionReason.FILES_MISMATCH})
+        return PrecisionCheck(status=status, variant=variant, message=message)
     return PrecisionCheck(
-        status=read.model_copy(update=update),
+        status=read.model_copy(update={"reason": PrecisionReason.FILES_MATCH}),
         variant=CheckedVariant.model_construct(
             precision=precision,
             uri=variant.uri,
@@ -257,15 +254,11 @@ def _waiting(
     job_status: ModelJobStatus,
     at: datetime,
 ) -> PrecisionCheck:
-    read = _blank(service, variant)
-    progress = job_status.reading_message(read.uri)
-    update = {
-        "reason": PrecisionReason.READING_FILES,
-        "message": f"{progress}; {job_status.logs_command}",
-    }
+    status = _blank(service, variant)
     return PrecisionCheck(
-        status=read.model_copy(update=update),
+        status=status,
         variant=variant,
+        message=f"{job_status.reading_message(status.uri)}; {job_status.logs_command}",
         is_held_up=bool(job_status.message) and at - service.created >= _PATIENCE,
     )
 
@@ -281,10 +274,9 @@ def _not_read(
         f"{variant.uri}: {cause} ({job_status.logs_command}); correct spec.precision.variants, or "
         f"have the files read again with kubectl tessera update {service.ref.name}"
     )
-    update = {"reason": PrecisionReason.FILES_NOT_READ, "message": message}
-    return PrecisionCheck(
-        status=_blank(service, variant).model_copy(update=update), variant=variant
-    )
+    status = _blank(service, variant)
+    status = status.model_copy(update={"reason": PrecisionReason.FILES_NOT_READ})
+    return PrecisionCheck(status=status, variant=variant, message=message)
 
 
 def _blank(service: ObservedService, variant: PrecisionVariant) -> PrecisionStatus:
@@ -293,6 +285,5 @@ def _blank(service: ObservedService, variant: PrecisionVariant) -> PrecisionStat
         uri=variant.uri,
         requested_revision=variant.revision,
         reason=PrecisionReason.READING_FILES,
-        message="",
         observed_update=service.update,
     )
