@@ -351,24 +351,30 @@ def a_directory(*models: OfferedModel, keys: Sequence[ApiKey] = (), **changes: A
     return Directory(models=models, keys={key.digest: key for key in api_keys}, **changes)
 
 
+def an_identified_request(memory: Memory | None = None, **changes: Any) -> Identified:
+    """Return a chat request whose body has not come."""
+    identity = changes.get("identity", Identity(tenant=TENANT))
+    values = {
+        "route": ROUTES["/v1/chat/completions"],
+        "query": b"",
+        "headers": {},
+        "request_id": "request",
+        "client_address": "127.0.0.1",
+        "tags": "",
+        "sheddable": False,
+        "identity": identity,
+        "holding": (memory or Memory()).open(identity, 1.0, lambda: None),
+        "started_ns": 0,
+        "started_at_ns": 0,
+    }
+    return Identified(**{**values, **changes})
+
+
 def a_chosen_request(identity: Identity, model: OfferedModel, shape: RequestShape) -> Chosen:
     """Return a request of these sizes before its limits are asked."""
     body = json.dumps({"model": shape.model, "messages": []}).encode()
-    route = ROUTES["/v1/chat/completions"]
-    fields = route.decoder.decode(body)
-    identified = Identified(
-        route=route,
-        query=b"",
-        headers={},
-        request_id="request",
-        client_address="127.0.0.1",
-        tags="",
-        sheddable=False,
-        identity=identity,
-        holding=Memory().open(identity, 1.0, lambda: None),
-        started_ns=0,
-        started_at_ns=0,
-    )
+    identified = an_identified_request(identity=identity)
+    fields = identified.route.decoder.decode(body)
     received = Received(
         identified=identified,
         model=fields.model,

@@ -145,15 +145,15 @@ class Cascade(RequestCourse):
     async def _answer(self, body: bytes) -> None:
         received = self.at = await self._stations.receiver.read(self.identified, body)
         small = self.at = self._stations.models.resolve(received)
-        held = HeldAnswer(self._end_engine)
-        await self._answer_by(small, held, is_last=False)
-        if b"do not know" in held.body + b"".join(held.parts):
+        answer = HeldAnswer(self._end_engine)
+        await self._answer_by(small, answer, is_last=False)
+        if b"do not know" in answer.body + b"".join(answer.parts):
             large = self._stations.models.find(self.identified.identity, "large")
-            held = HeldAnswer(self._end_engine)
-            await self._answer_by(Resolved(received=received, model=large), held)
+            answer = HeldAnswer(self._end_engine)
+            await self._answer_by(Resolved(received=received, model=large), answer)
         placed = self._end_engine(None)
         self._client.ended = lambda _: placed
-        held.pass_on(self._client)
+        answer.pass_on(self._client)
         await self._client.finish()
 
 
