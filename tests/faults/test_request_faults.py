@@ -26,6 +26,14 @@ NAMESPACES = 6
 # Fourteen kinds are watched again every five seconds, and two seconds later after a failure.
 NEW_WATCHES_A_SECOND = 10
 SILENT_SECONDS = 90
+# What kopf asks when it starts: which kinds there are in the groups that it knows.
+DISCOVERY = {
+    ("GET", "/api"),
+    ("GET", "/api/v1"),
+    ("GET", "/apis"),
+    ("GET", "/apis/admissionregistration.k8s.io/v1"),
+    ("GET", "/apis/apiextensions.k8s.io/v1"),
+}
 # Seconds for all actions when each lost response takes five seconds to notice.
 TIMEOUT_SECONDS = 90
 
@@ -49,6 +57,13 @@ def most_requests_in_a_second(requests: Iterable[ProxiedRequest]) -> int:
     for request in requests:
         seconds[int(request.at)] += 1
     return max(seconds.values())
+
+
+def requests_of_kopf(requests: Iterable[ProxiedRequest]) -> set[tuple[str, str]]:
+    """Return the methods and paths that kopf asked for, which has a client of its own."""
+    return {
+        (request.method, request.path) for request in requests if request.agent.startswith("kopf/")
+    }
 
 
 async def run_with_faults(
@@ -122,6 +137,25 @@ async def test_what_is_deleted_while_no_watch_arrives_leaves_no_ghost(
         planned = await operator.planned_services(namespace.name)
         assert planned == {"scaled"}, "the other service stays"
         await namespace.delete()
+
+
+async def test_kopf_asks_for_the_kinds_and_for_no_object(world: World, api: Api) -> None:
+    async with (
+        fault_proxy(world.folder, ProxyFaults()) as (proxy, kubeconfig),
+        running_operator(OperatorOptions(kubeconfig=kubeconfig)),
+    ):
+        namespace = TenantNamespace(api, "asked")
+        await namespace.create()
+
+        async def kopf_has_started() -> None:
+            assert requests_of_kopf(proxy.requests) >= DISCOVERY
+
+        await eventually(kopf_has_started, within=TIMEOUT_SECONDS)
+        for replicas in 0, 1:
+            await namespace.apply_service("served", replicas=replicas)
+            await namespace.wait_for_replicas(within=TIMEOUT_SECONDS, served=replicas)
+        await namespace.delete()
+    assert requests_of_kopf(proxy.requests) == DISCOVERY
 
 
 @pytest.mark.full
