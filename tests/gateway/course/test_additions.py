@@ -142,8 +142,8 @@ class Cascade(RequestCourse):
     """Asks a small model, and a large one where that does not know."""
 
     @override
-    async def _answer(self, body: bytes) -> None:
-        received = self.at = await self._stations.receiver.read(self.identified, body)
+    async def _answer(self) -> None:
+        received = self.at = await self._read()
         small = self.at = self._stations.models.resolve(received)
         answer = HeldAnswer(self._end_engine)
         await self._answer_by(small, answer, is_last=False)

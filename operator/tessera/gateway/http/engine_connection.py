@@ -5,6 +5,7 @@ little more than its system calls.
 """
 
 import asyncio
+import copy
 import socket
 from collections import defaultdict
 from collections.abc import Callable
@@ -277,7 +278,8 @@ class EngineConnection(_Sending):
     async def _progress(self) -> None:
         """Wait until something happens to the response."""
         if self._error is not None:
-            raise self._error
+            # An error refers to the frames that it passed, and they to this connection.
+            raise copy.copy(self._error)
         self._waiter = asyncio.get_running_loop().create_future()
         await self._waiter
 

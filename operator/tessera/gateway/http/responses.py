@@ -21,6 +21,7 @@ _EVENT_STREAM = (
     (b"x-accel-buffering", b"no"),
 )
 _HEARTBEAT = b": waiting\n\n"
+_END: Message = {"body": b"", "more_body": False}
 
 
 class EndedAnswer(Protocol):
@@ -46,8 +47,10 @@ class ClientResponse:
             self._own.append((b"connection", b"close"))
         self._timer: asyncio.TimerHandle | None = None
         self._interval_seconds = 0.0
-        self._is_ended = False
         self._whole = b""
+        # What is sent once the client has read what comes before.
+        self._rest: list[Message] = []
+        self._is_complete = False
         self.unread_bytes = 0
         """Of a stream, those that wait for the client."""
         self.status: int | None = None
@@ -79,8 +82,10 @@ class ClientResponse:
         answer = self.ended(counts)
         if self.status is None:
             body, self._whole = self._whole, b""
-            self._send_whole(200, body, answer.headers)
-        self._end_if_read()
+            self._begin_whole(200, body, answer.headers)
+        else:
+            self._rest.append(_END)
+        self._go_on()
 
     def interrupted(self) -> None:
         """Send heartbeats again until the stream goes on."""
@@ -94,17 +99,16 @@ class ClientResponse:
 
     async def finish(self) -> None:
         """Wait until the client has read a large body, which counts as held until then."""
-        if not self._is_ended:
+        while self._rest:
             await self.client.drained()
-            self._end()
+            self._go_on()
 
     async def send_whole(
         self, status: int, body: bytes, headers: Headers = (), content_type: bytes = JSON
     ) -> None:
         """Send a response that is not a stream."""
         self.stop_heartbeats()
-        await self.client.drained()
-        self._send_whole(status, body, headers, content_type)
+        self._begin_whole(status, body, headers, content_type)
         await self.finish()
 
     async def fail(self, error: RequestError) -> None:
@@ -112,9 +116,8 @@ class ClientResponse:
         self.stop_heartbeats()
         if self.status is None:
             await self.send_whole(error.status, error.body(), error.headers)
-        else:
-            await self.client.drained()
-            self._send_now({"body": error.event(), "more_body": True})
+        elif not self._is_complete:
+            self._rest = [{"body": error.event(), "more_body": True}, _END]
             await self.finish()
 
     def start_heartbeats(self, interval_seconds: float) -> None:
@@ -138,9 +141,10 @@ class ClientResponse:
         self.start_heartbeats(interval_seconds)
 
     def _send_stream_head(self, headers: Headers) -> None:
-        self._send_head(200, [*_EVENT_STREAM, *self._own, *headers])
+        head = [*_EVENT_STREAM, *self._own, *headers]
+        self._send_now(self._head(200, head))
 
-    def _send_whole(
+    def _begin_whole(
         self, status: int, body: bytes, headers: Headers, content_type: bytes = JSON
     ) -> None:
         head = [
@@ -149,20 +153,18 @@ class ClientResponse:
             *self._own,
             *headers,
         ]
-        self._send_head(status, head)
-        self._send_now({"body": body, "more_body": True})
+        self._rest = [self._head(status, head), {"body": body, "more_body": True}, _END]
 
-    def _end_if_read(self) -> None:
-        if not self.client.reads_slowly:
-            self._end()
-
-    def _end(self) -> None:
-        self._is_ended = True
-        self._send_now({"body": b"", "more_body": False})
-
-    def _send_head(self, status: int, headers: Headers) -> None:
+    def _head(self, status: int, headers: Headers) -> Message:
         self.status = status
-        self._send_now({"type": "http.response.start", "status": status, "headers": headers})
+        return {"type": "http.response.start", "status": status, "headers": headers}
+
+    def _go_on(self) -> None:
+        """Send what is left, as far as the client reads."""
+        while self._rest and not self.client.reads_slowly:
+            message = self._rest.pop(0)
+            self._is_complete = message is _END
+            self._send_now(message)
 
     def _send_now(self, message: Message) -> None:
         """Send a message, which waits for nothing while the client reads."""

@@ -107,7 +107,6 @@ class EngineSource:
         if summary.usage is not None:
             sent.counts = summary.usage.counts()
             sent.drafts = draft_counts(summary.metrics)
-        await sink.drained()
         sink.whole(body)
         sink.end(sent.counts)
 
@@ -174,7 +173,8 @@ class EngineSource:
         if block:
             self._count_first(sent, events, itl_target_ns)
             sent.placed.at.first_token()
-            await sink.drained()
+            if joint is None:
+                await sink.drained()
             block = _joined(sent, joint, block, events) or _begun(sent, sink, block, events)
             protection = sent.protection
             sent.body = b""

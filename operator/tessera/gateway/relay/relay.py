@@ -100,64 +100,73 @@ class Relay:
         await self._confirm(sent)
         loss: EngineError | None = None
         retried, joint = Retry.SAFE, None
-        while True:
-            state = sent.placed.at.choice.state
-            first_token = _expect_first_token(sent.placed)
-            try:
-                await self._engines.answer(sent, sink, joint)
-            except EngineError as error:
-                self._blame(sent, state, error)
-                if sent.first_token_ns is None:
-                    retried = await self._retry(sent, error, retried)
-                    continue
-                if loss is None or not sent.is_resuming:
-                    # The engine that went on gave something, and is lost as well.
-                    loss, retried = error, Retry.SAFE
-                elif _may_retry(error.retry, retried):
-                    retried = error.retry
-                else:
-                    raise loss from None
+        try:
+            while True:
                 try:
-                    joint = await self._resume(sent, sink, loss, error)
-                except NotContinuableError:
-                    raise loss from None
-                if joint is None:
+                    await self._ask(sent, sink, joint)
                     return
-            else:
-                state.succeeded()
-                return
-            finally:
-                if first_token is not None:
-                    first_token.cancel()
+                except EngineError as error:
+                    if sent.first_token_ns is None:
+                        last = await self._retry(sent, error, retried)
+                        if last is None:
+                            raise
+                        retried = last
+                        continue
+                    if loss is None or not sent.is_resuming:
+                        # The engine that went on gave something, and is lost as well.
+                        loss, retried = error, Retry.SAFE
+                    elif _may_retry(error.retry, retried):
+                        retried = error.retry
+                    else:
+                        raise loss from None
+                    try:
+                        joint = await self._resume(sent, sink, error.reason, is_loss=loss.is_loss)
+                    except NotContinuableError:
+                        raise loss from None
+                    if joint is None:
+                        return
+        finally:
+            # An error refers to the frames that it passed: it would keep the request in a cycle.
+            del loss
 
     async def _confirm(self, sent: Sent) -> None:
         """Ask again who sends the request, and whether he may still use its model."""
         chosen = sent.placed.reserved.chosen
         await self._models.confirm(chosen.received, chosen.model)
 
-    async def _retry(self, sent: Sent, error: EngineError, retried: Retry) -> Retry:
-        """Place a request at another replica of which nothing was sent.
+    async def _ask(self, sent: Sent, sink: AnswerSink, joint: Joint | None) -> None:
+        """Let the replica answer where the request has its place; raises EngineError."""
+        state, first_token = sent.placed.at.choice.state, _expect_first_token(sent.placed)
+        try:
+            await self._engines.answer(sent, sink, joint)
+        except EngineError as error:
+            self._blame(sent, state, error)
+            raise
+        finally:
+            if first_token is not None:
+                first_token.cancel()
+        state.succeeded()
 
-        Raises the error where that is not possible.
-        """
+    async def _retry(self, sent: Sent, error: EngineError, retried: Retry) -> Retry | None:
+        """Place a request at another replica of which nothing was sent; None if there is none."""
         placed = sent.placed
         beyond = _short_context(placed, error)
         may_retry = beyond or _may_retry(error.retry, retried)
         if not (may_retry and len(placed.attempts) < _MAX_ATTEMPTS):
-            raise error
+            return None
         placed.at.failure = error.reason
         placed.at.end()
         if not self._places.move(placed, beyond_context=beyond):
-            raise error
+            return None
         await self._confirm(sent)
         return retried if beyond else error.retry
 
     async def _resume(
-        self, sent: Sent, sink: AnswerSink, loss: EngineError, failure: EngineError
+        self, sent: Sent, sink: AnswerSink, failure: str, *, is_loss: bool
     ) -> Joint | None:
         """Place a stream at another replica that goes on; None if the client has all of it.
 
-        `failure` is that of the last replica, from which nothing may have come.
+        `failure` is the reason of the last replica, from which nothing may have come.
 
         Raises NotContinuableError.
         """
@@ -165,7 +174,7 @@ class Relay:
         if sent.resumptions == MAX_RESUMPTIONS:
             raise NotContinuableError("it went on too often")
         sent.resumptions += 1
-        if sent.protection is None or not loss.is_loss:
+        if sent.protection is None or not is_loss:
             raise NotContinuableError("the stream is not protected")
         delivered = await sent.protection.delivered(self._turns)
         if delivered.is_finished:
@@ -174,7 +183,7 @@ class Relay:
         lost.end()
         if not self._places.move(placed, lost.choice.replica.engine):
             raise NotContinuableError("no other replica is ready")
-        lost.failure = failure.reason
+        lost.failure = failure
         try:
             await self._confirm(sent)
         except RequestError as error:

@@ -32,4 +32,4 @@ class AnswerSink(Protocol):
         """Wait for another source that goes on with a stream."""
 
     async def drained(self) -> None:
-        """Wait while who reads it is slow; before `begin` and `whole` too."""
+        """Wait while who reads it is slow; before `begin` too."""

@@ -197,10 +197,12 @@ class GatewayApp:
         sending_ns = self._clock.monotonic_ns() - body_from_ns
         identified.started_ns += sending_ns
         identified.started_at_ns += sending_ns
-        course = RequestCourse(identified, self.stations, response)
+        course = RequestCourse(identified, self.stations, response, body)
+        # It lets the body go once an engine has it.
+        del body
         self._courses.add(course)
         try:
-            await course.run(body)
+            await course.run()
         finally:
             self._courses.remove(course)
 

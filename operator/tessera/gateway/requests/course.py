@@ -50,22 +50,27 @@ class Stations:
 class RequestCourse:
     """One request, from its body to its record."""
 
-    def __init__(self, identified: Identified, stations: Stations, client: ClientResponse) -> None:
+    def __init__(
+        self, identified: Identified, stations: Stations, client: ClientResponse, body: bytes
+    ) -> None:
         self.identified, self._stations, self._client = identified, stations, client
+        self._body = body
         self.at: Stand = identified
         """Where it stands."""
         self._record_id = record_id()
         self._client_gone = False
+        self._task: asyncio.Task[None] | None = None
 
-    async def run(self, body: bytes) -> None:
+    async def run(self) -> None:
         """Answer the request; whatever happens, it is recorded."""
         task, client = asyncio.current_task(), self._client
         assert task is not None  # noqa: S101 - a coroutine runs in a task
-        on_gone = client.client.on_gone = lambda: self._leave(task)
+        self._task = task
+        client.client.on_gone = self._leave
         client.ended = self._end_engine
         phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
         try:
-            await self._answer(body)
+            await self._answer()
             phase, reason = Phase.COMPLETED, ""
         except EngineError as error:
             phase, reason = Phase.FAILED, error.reason
@@ -88,9 +93,7 @@ class RequestCourse:
             else:
                 phase, reason = Phase.ABORTED, RequestReason.CLIENT_GONE
         finally:
-            # The next request of its connection may have begun.
-            if client.client.on_gone is on_gone:
-                client.client.on_gone = None
+            self._let_go()
             # It refers to this course.
             del client.ended
             client.stop_heartbeats()
@@ -100,16 +103,20 @@ class RequestCourse:
             attempts = placed.attempts if placed is not None else ()
             self._stations.record(self._record(end), attempts)
 
-    async def _answer(self, body: bytes) -> None:
+    async def _answer(self) -> None:
         """Receive the request, and let the model that it names answer."""
         stations, client = self._stations, self._client
-        received = self.at = await stations.receiver.read(self.identified, body)
-        del body
+        received = self.at = await self._read()
         self.at = stations.models.resolve(received)
         if received.streams:
             client.start_heartbeats(stations.receiver.bounds.heartbeat_seconds)
         await self._answer_by(self.at, client)
         await client.finish()
+
+    async def _read(self) -> Received:
+        """Read the body, which nothing but what is returned keeps."""
+        body, self._body = self._body, b""
+        return await self._stations.receiver.read(self.identified, body)
 
     async def _answer_by(
         self, resolved: Resolved, sink: AnswerSink, *, is_last: bool = True
@@ -139,16 +146,23 @@ class RequestCourse:
     async def _fail(self, error: RequestError) -> None:
         """Send an error, unless the client does not even read what it has."""
         client = self._client.client
-        client.on_gone = None
+        self._let_go()
         if self.identified.holding.exceeded and client.reads_slowly:
             client.abort()
         else:
             await self._client.fail(error)
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
+    def _leave(self) -> None:
         """Cancel the request, since its client is gone."""
         self._client_gone = True
-        task.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _let_go(self) -> None:
+        """Hear no more of the end of the connection, whose next request may have begun."""
+        client = self._client.client
+        if client.on_gone == self._leave:
+            client.on_gone = None
 
     @property
     def _phase_of_refusal(self) -> Phase:

@@ -1,0 +1,166 @@
+"""Clients that ask for more than they read: what they get is whole, and holds nothing elsewhere."""
+
+import asyncio
+import json
+import logging
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tessera.gateway.http.protocol import GatewayProtocol
+from tests.gateway.harness import (
+    CHAT,
+    COMPLETION,
+    DONE,
+    END,
+    KEY,
+    ROLE,
+    STREAM,
+    USAGE,
+    EngineCall,
+    RunningGateway,
+    ScriptedEngine,
+    a_delta,
+    a_directory,
+    a_gateway,
+    a_model,
+    a_replica,
+)
+from tests.gateway.relay.test_resumed_streams import going_on, replicas
+from world.testing import eventually
+
+GET = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
+
+
+def post(body: object) -> bytes:
+    data = json.dumps(body).encode()
+    return (
+        b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer %b\r\n"
+        b"content-length: %d\r\n\r\n%b" % (KEY.encode(), len(data), data)
+    )
+
+
+@asynccontextmanager
+async def a_client(gateway: RunningGateway) -> AsyncIterator[socket.socket]:
+    """Connect with small buffers, so that what is not read stays in the gateway."""
+    gateway.listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 2**12)
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        client.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(client, ("127.0.0.1", gateway.port))
+        yield client
+
+
+async def connection_of(gateway: RunningGateway) -> GatewayProtocol:
+    """Return the only connection, once it is there."""
+
+    async def is_one() -> None:
+        assert len(gateway.server.server_state.connections) == 1
+
+    await eventually(is_one)
+    (connection,) = gateway.server.server_state.connections
+    assert isinstance(connection, GatewayProtocol)
+    return connection
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [post(CHAT), post({**CHAT, "model": "unknown"}), GET],
+    ids=["chat", "refused", "healthz"],
+)
+async def test_an_answer_whose_head_fills_the_buffer_comes_whole(
+    asked: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR)
+
+    async def answer(call: EngineCall) -> None:
+        await call.whole(COMPLETION)
+
+    async with (
+        ScriptedEngine(answer) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+        a_client(gateway) as client,
+    ):
+        loop, transport = asyncio.get_running_loop(), (await connection_of(gateway)).transport
+        # Stands for responses before, up to the mark at which nothing more is to be written.
+        while not (size := transport.get_write_buffer_size()):
+            transport.write(b"#" * 1000)
+        while (size := transport.get_write_buffer_size()) < 65_436:
+            transport.write(b"#" * (65_436 - size))
+            await asyncio.sleep(0.05)
+        await loop.sock_sendall(client, asked)
+        read = b""
+        async with asyncio.timeout(60):
+            while not read.endswith(b"}"):
+                read += await loop.sock_recv(client, 2**16)
+    assert read.count(b"HTTP/1.1 ") == 1
+    assert not caplog.records
+
+
+async def test_a_resumed_stream_frees_its_place_while_its_client_reads_slowly() -> None:
+    large = a_delta("x" * 50_000)
+
+    async def first(call: EngineCall) -> None:
+        await call.begin()
+        await call.chunk(ROLE)
+        for _ in range(4):
+            await call.chunk(large)
+        await asyncio.sleep(0.1)
+        call.cut()
+
+    second = going_on(ROLE, *[large] * 10, END, USAGE, DONE)
+    async with replicas(first, second) as (gateway, engines), a_client(gateway) as client:
+        await asyncio.get_running_loop().sock_sendall(client, post(STREAM))
+
+        async def has_ended() -> None:
+            # Two questions for its tokens, and the stream.
+            assert len(engines[1].calls) == 3
+            assert gateway.admission.demand == {}
+
+        await eventually(has_ended)
+
+
+async def test_the_end_of_a_request_leaves_the_next_one_of_its_connection(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The first has its whole answer, but for the trailer of its engine, when it is cancelled."""
+    caplog.set_level(logging.ERROR)
+    second = asyncio.Event()
+
+    async def script(call: EngineCall) -> None:
+        await call.begin()
+        if call.json.get("user") == "second":
+            await call.chunk(ROLE + a_delta("one"))
+            second.set()
+            await call.gone.wait()
+        else:
+            await call.chunk(ROLE + a_delta("one") + END + USAGE + DONE)
+            await call.gone.wait()
+
+    async with (
+        ScriptedEngine(script) as engine,
+        a_gateway(a_directory(a_model(a_replica(engine.address)))) as gateway,
+    ):
+        async with a_client(gateway) as client:
+            asked = post(STREAM) + post({**STREAM, "user": "second"})
+            await asyncio.get_running_loop().sock_sendall(client, asked)
+            await second.wait()
+            first, _ = sorted(gateway.server.server_state.tasks, key=number)
+            first.cancel()
+            await asyncio.wait((first,))
+            assert gateway.admission.demand != {}
+
+        async def is_idle() -> None:
+            assert not gateway.server.server_state.tasks
+            assert gateway.admission.demand == {}
+
+        # Its client is gone, which the second hears of.
+        await eventually(is_idle)
+    assert not caplog.records
+
+
+def number(task: asyncio.Task[None]) -> int:
+    """Return the number of a task, in the order in which they began."""
+    return int(task.get_name().partition("-")[2])
