@@ -8,7 +8,6 @@ Rivals with knobs are tuned on four replicas and a seed that is not scored. The 
 {json}`.
 """
 
-import argparse
 import math
 import time
 from array import array
@@ -20,7 +19,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench_scaling import MODEL, PRODUCT, replica_fit, service_spec
-from figures import print_figures
+from figures import benchmark
 from tessera.domain.gateway.prefixes import PromptBlocks, block_hashes
 from tessera.domain.hardware import gpu_catalog as catalog
 from tessera.domain.picking.prefix_record import PrefixRecords
@@ -166,7 +165,7 @@ def mooncake(path: Path) -> Callable[[float, float, int], Trace]:
     return trace
 
 
-def workloads(traces: Path) -> Mapping[str, Workload]:
+def known_workloads(traces: Path) -> Mapping[str, Workload]:
     """Return the workloads by their names; Mooncake only where its trace is."""
     by_name = {
         "sessions": Workload(trace=conversations(8)),
@@ -394,35 +393,35 @@ def lookup_microseconds(replicas: int = 16) -> float:
     return round(sorted(samples)[len(samples) // 2], 1)
 
 
-def main() -> None:
-    """Print tables, and the figures as JSON."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--traces", type=Path, default=Path("../shared/traces"))
-    parser.add_argument("--workloads", default=",".join(NAMES))
-    parser.add_argument("--replicas", default="4,16")
-    parser.add_argument("--seeds", type=int, default=5)
-    known = [*RIVALS, *TUNED, Router.LEAST_TTFT, BLIND.name, OURS.name]
-    parser.add_argument("--routers", default=",".join(known))
-    parser.add_argument("--gateways", action="store_true", help="several gateways alone")
-    arguments = parser.parse_args()
-    by_name = workloads(arguments.traces)
-    counts = [int(count) for count in arguments.replicas.split(",")]
+_ROUTERS = ",".join([*RIVALS, *TUNED, Router.LEAST_TTFT, BLIND.name, OURS.name])
+
+
+def measure(
+    traces: Path = Path("../shared/traces"),
+    workloads: str = ",".join(NAMES),
+    replicas: str = "4,16",
+    seeds: int = 5,
+    routers: str = _ROUTERS,
+    gateways: bool = False,
+) -> dict[str, object]:
+    """Print tables; return the figures."""
+    by_name = known_workloads(traces)
+    counts = [int(count) for count in replicas.split(",")]
     figures: dict[str, object] = {"prefix_lookup_us": lookup_microseconds()}
-    if not arguments.gateways:
+    if not gateways:
         print("| workload | replicas | router | knobs | req/s | cached | promised | CPU s |")
         print("|---|---|---|---|---|---|---|---|")
-        for name in arguments.workloads.split(","):
+        for name in workloads.split(","):
             if name not in by_name:
-                print(f"no trace of {name} in {arguments.traces}: left out")
+                print(f"no trace of {name} in {traces}: left out")
                 continue
-            names = arguments.routers.split(",")
-            figures.update(compare(name, by_name[name], counts, names, arguments.seeds))
+            figures.update(compare(name, by_name[name], counts, routers.split(","), seeds))
     print("| replicas | gateways | requests | req/s | cached | replica-hours |")
     print("|---|---|---|---|---|---|")
     for count in counts:
-        figures.update(compare_gateways(by_name["sessions"], count, arguments.seeds))
-    print_figures(figures)
+        figures.update(compare_gateways(by_name["sessions"], count, seeds))
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, gateways={"help": "several gateways alone"})

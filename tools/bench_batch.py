@@ -5,7 +5,6 @@ around a runner alone, and in a world with the installed chart, where runner, en
 operator are killed. The last line is `BENCH` and the figures as JSON.
 """
 
-import argparse
 import asyncio
 import json
 import random
@@ -21,7 +20,7 @@ from typing import TypeVar
 
 import world
 from demo.cluster import EXAMPLES, InstalledCluster, install
-from figures import print_figures
+from figures import benchmark
 from scenarios.batches import IN_FLIGHT, BatchNamespace, create_shared_claim
 from scenarios.chaos import (
     CLOUD_TAINTS,
@@ -77,24 +76,20 @@ T = TypeVar("T")
 BY_DEFAULT = ("cpu", "memory", "chaos", "world")
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=(*BY_DEFAULT, "losses"))
-    parser.add_argument("--seeds", type=int, default=WORLD_SEEDS, help="of world and losses")
-    arguments = parser.parse_args()
+def measure(only: str = "", seeds: int = WORLD_SEEDS) -> dict[str, float]:
+    """Measure some parts, or the only one that is chosen."""
     parts_of: dict[str, Callable[[], dict[str, float]]] = {
         "cpu": _cpu,
         "memory": _memory,
         "chaos": _chaos,
-        "world": lambda: asyncio.run(_world(arguments.seeds)),
-        "losses": lambda: asyncio.run(_losses(arguments.seeds)),
+        "world": lambda: asyncio.run(_world(seeds)),
+        "losses": lambda: asyncio.run(_losses(seeds)),
     }
     figures: dict[str, float] = {}
-    for part in [arguments.only] if arguments.only else BY_DEFAULT:
+    for part in [only] if only else BY_DEFAULT:
         for name, value in parts_of[part]().items():  # two parts count lost rows
             figures[name] = figures.get(name, 0) + value
-    print_figures(figures, 24)
+    return figures
 
 
 def _cpu() -> dict[str, float]:
@@ -384,4 +379,5 @@ def _log(text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    known_parts = (*BY_DEFAULT, "losses")
+    benchmark(measure, 24, only={"choices": known_parts}, seeds={"help": "of world and losses"})

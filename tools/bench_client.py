@@ -11,7 +11,7 @@ import subprocess
 import sys
 from typing import Any
 
-from figures import print_figures
+from figures import benchmark
 
 STEP_SECONDS = 0.005
 # Chunks of an answer.
@@ -20,10 +20,8 @@ PLACES = 50
 REQUESTS = 1000
 
 
-def main() -> None:
-    if sys.argv[1:] == ["serve"]:
-        asyncio.run(_serve())
-        return
+def measure() -> dict[str, float]:
+    """Measure the client beside a server of its own."""
     server = subprocess.Popen(
         [sys.executable, __file__, "serve"], stdout=subprocess.PIPE, text=True
     )
@@ -35,13 +33,12 @@ def main() -> None:
         server.wait()
     chunk = (long - short) / (LONG - SHORT)
     request = short - SHORT * chunk
-    figures = {
+    return {
         "client_cpu_ms_per_request": round(request, 3),
         "client_cpu_us_per_chunk": round(chunk * 1e3, 1),
         "client_limit_requests_per_s_at_200_tokens": round(1e3 / (request + 200 * chunk)),
         "client_limit_tokens_per_s": round(1e6 / (chunk * 1e3)),
     }
-    print_figures(figures, 44)
 
 
 def _cpu_ms(url: str, chunks: int) -> float:
@@ -123,4 +120,7 @@ def _whole(writer: asyncio.StreamWriter, status: bytes, body: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:] == ["serve"]:
+        asyncio.run(_serve())
+    else:
+        benchmark(measure, 44)

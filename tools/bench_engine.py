@@ -5,7 +5,6 @@ afternoon, log-normal lengths, prompts that begin like others do. Only the machi
 counts, not the making of requests. The last line is `BENCH {json}`.
 """
 
-import argparse
 import asyncio
 import itertools
 import math
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import calibrate
-from figures import print_figures
+from figures import benchmark
 from tessera.adapters.clock import now
 from tessera.domain import perf
 from tessera.domain.hardware import device as hardware
@@ -196,15 +195,10 @@ def _sizing() -> dict[str, Any]:
     return {"size_all_ms": round((time.process_time() - started_at) * 1e3)}
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_engine")
-    parser.add_argument("--requests", type=int, default=1_000_000)
-    parser.add_argument("--seed", type=int, default=1)
-    arguments = parser.parse_args()
-    figures = simulate_day(arguments.requests, arguments.seed) | _speeds() | _live_sim() | _sizing()
-    print_figures(figures, 28)
+def measure(requests: int = 1_000_000, seed: int = 1) -> dict[str, object]:
+    """Measure a day, and what predicts speeds."""
+    return simulate_day(requests, seed) | _speeds() | _live_sim() | _sizing()
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, 28)

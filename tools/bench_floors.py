@@ -5,14 +5,13 @@ next steps; each sequence is played to its rest. `--known` prints the seeds of t
 fail, by the reason that is probable. The last line is `BENCH {json}`.
 """
 
-import argparse
 import asyncio
 import time
 from collections import defaultdict
 from collections.abc import Iterable
 from decimal import Decimal
 
-from figures import print_figures
+from figures import benchmark
 from tests.floors.known import probable_reason
 from tests.floors.player import FloorPlay, Verdict, play_one_step
 
@@ -53,23 +52,18 @@ async def _measure(fleets: int, sequences: int, failing: dict[str, list[int]]) -
     return [*await _fleets(fleets), *await _sequences(sequences, failing)]
 
 
-def main() -> None:
-    """Play, judge and print."""
-    parser = argparse.ArgumentParser(prog="bench_floors")
-    parser.add_argument("--fleets", type=int, default=300)
-    parser.add_argument("--sequences", type=int, default=100)
-    parser.add_argument("--known", action="store_true", help="print the seeds that fail")
-    chosen = parser.parse_args()
+def measure(fleets: int = 300, sequences: int = 100, known: bool = False) -> dict[str, object]:
+    """Play and judge; print the seeds that fail where they are asked for."""
     failing: dict[str, list[int]] = defaultdict(list)
     begun = time.process_time()
-    verdicts = asyncio.run(_measure(chosen.fleets, chosen.sequences, failing))
+    verdicts = asyncio.run(_measure(fleets, sequences, failing))
     spent = time.process_time() - begun
-    if chosen.known:
+    if known:
         for reason, seeds in sorted(failing.items()):
             print(f"{reason}: {' '.join(map(str, seeds))}")
-    counts = {"fleets": chosen.fleets, "sequences": chosen.sequences}
-    print_figures({**_figures(verdicts), **counts, "cpu_seconds": round(spent, 1)}, 24)
+    counts = {"fleets": fleets, "sequences": sequences}
+    return {**_figures(verdicts), **counts, "cpu_seconds": round(spent, 1)}
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, 24, known={"help": "print the seeds that fail"})

@@ -8,7 +8,6 @@ The same is measured with vllm-router and LiteLLM before the same engine. The la
 and the figures as JSON; a peer that cannot be installed is null there.
 """
 
-import argparse
 import asyncio
 import hashlib
 import json
@@ -25,7 +24,7 @@ from pathlib import Path
 
 from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
-from figures import print_figures
+from figures import benchmark
 from gateway_process import answers, running, write_directory
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
@@ -82,30 +81,22 @@ class Peer:
     """It gets one of so many requests, since it is slow."""
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=3000, help="of each load")
-    parser.add_argument(
-        "--memory-requests", type=int, default=20_000, help="for the growth of memory; 0 for none"
-    )
-    parser.add_argument("--without-peers", action="store_true")
-    parser.add_argument("--save", action="store_true", help="make these the committed figures")
-    asyncio.run(_measure(parser.parse_args()))
-
-
-async def _measure(options: argparse.Namespace) -> None:
+async def measure(
+    requests: int = 3000,
+    memory_requests: int = 20_000,
+    without_peers: bool = False,
+    save: bool = False,
+) -> dict[str, object]:
+    """Measure each load, and print a table."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tessera-")))
         program = _built()
         bodies = _bodies(folder)
         loads = {
-            "json": Load(body=bodies["json"], connections=16, requests=options.requests),
-            "stream": Load(body=bodies["stream"], connections=16, requests=options.requests),
-            "slow": Load(
-                body=bodies["stream"], connections=32, requests=options.requests // 4, slow=True
-            ),
-            "long": Load(body=bodies["long"], connections=8, requests=options.requests // 6),
+            "json": Load(body=bodies["json"], connections=16, requests=requests),
+            "stream": Load(body=bodies["stream"], connections=16, requests=requests),
+            "slow": Load(body=bodies["stream"], connections=32, requests=requests // 4, slow=True),
+            "long": Load(body=bodies["long"], connections=8, requests=requests // 6),
         }
         fast = stack.enter_context(_engine(program, 0))
         slow = stack.enter_context(_engine(program, GAP_MS))
@@ -115,23 +106,27 @@ async def _measure(options: argparse.Namespace) -> None:
             direct[name] = await _run(program, engine, load)
             async with running(folder, _directory(engine)) as (address, pid):
                 gateway[name] = await _cpu_of(program, address, load, pid)
-        if options.memory_requests:
-            slope = await _memory(folder, program, fast, bodies["json"], options.memory_requests)
+        if memory_requests:
+            slope = await _memory(folder, program, fast, bodies["json"], memory_requests)
         peers: dict[str, dict[str, Result]] = {}
-        if not options.without_peers:
+        if not without_peers:
             for name, peer in PEERS.items():
                 peers[name] = await _measure_peer(program, {False: fast, True: slow}, loads, peer)
-    _print(gateway, direct, peers, slope, await charged_vs_computed(), options)
+    figures = _figures(gateway, direct, peers) | {
+        "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
+        "left_early_charged_vs_computed": await charged_vs_computed(),
+        "memory_requests": memory_requests,
+        "load_average": os.getloadavg()[0],
+    }
+    if save:
+        FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
+    return figures
 
 
-def _print(
-    gateway: dict[str, Result],
-    direct: dict[str, float],
-    peers: dict[str, dict[str, Result]],
-    slope: float | None,
-    left_early: float,
-    options: argparse.Namespace,
-) -> None:
+def _figures(
+    gateway: dict[str, Result], direct: dict[str, float], peers: dict[str, dict[str, Result]]
+) -> dict[str, object]:
+    """Print a table, and return its figures."""
     print(f"{'CPU ms':8} {'gateway':>10} {'vllm-router':>12} {'LiteLLM':>10} {'added p99 ms':>14}")
     for name, result in gateway.items():
         columns = [
@@ -139,7 +134,7 @@ def _print(
         ]
         added = result.p99_ms - direct[name]
         print(f"{name:8} {result.cpu_ms:10.3f} {columns[0]:>12} {columns[1]:>10} {added:14.1f}")
-    figures = {
+    return {
         "json_cpu_ms": round(gateway["json"].cpu_ms, 3),
         "stream_cpu_ms": round(gateway["stream"].cpu_ms, 3),
         "chunk_cpu_us": round(gateway["slow"].cpu_ms * 1000 / CHUNKS, 1),
@@ -148,14 +143,7 @@ def _print(
         "stream_vs_vllm_router": _ratio(gateway, peers.get("router"), "stream"),
         "vs_litellm": _ratio(gateway, peers.get("litellm"), "stream"),
         "added_p99_ms": round(gateway["slow"].p99_ms - direct["slow"], 1),
-        "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
-        "left_early_charged_vs_computed": left_early,
-        "memory_requests": options.memory_requests,
-        "load_average": os.getloadavg()[0],
     }
-    print_figures(figures)
-    if options.save:
-        FIGURES.write_text(json.dumps(figures, indent=2) + "\n", encoding="ascii")
 
 
 def _ratio(gateway: dict[str, Result], peer: dict[str, Result] | None, name: str) -> float | None:
@@ -358,4 +346,9 @@ def memory_bytes(pid: int, field: str) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        measure,
+        requests={"help": "of each load"},
+        memory_requests={"help": "for the growth of memory; 0 for none"},
+        save={"help": "make these the committed figures"},
+    )

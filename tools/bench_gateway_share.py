@@ -6,7 +6,7 @@ known every 0.25 s. The objective is a first token within 1 s.
 
 from typing import NamedTuple
 
-from figures import print_figures
+from figures import benchmark
 from tests.gateways_simulation import PLACES, Gateways
 
 _SECONDS = 120.0
@@ -37,8 +37,8 @@ def _cases() -> list[_Case]:
     return cases
 
 
-def main() -> None:
-    """Print the table and the worst figures."""
+def measure() -> dict[str, float]:
+    """Print the table; return the worst figures."""
     print("| clients | in time | each gateway | direct | 503 | places in use |")
     print("|---|---|---|---|---|---|")
     gap, refused, alone = 0.0, 0, 0.0
@@ -61,8 +61,8 @@ def main() -> None:
         elif not case.direct:
             gap = max(gap, alone - fleet.attained)
         refused += refusals
-    print_figures({"worst_gap_points": round(100 * gap, 1), "refused": refused})
+    return {"worst_gap_points": round(100 * gap, 1), "refused": refused}
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure)

@@ -9,7 +9,6 @@ much an operator grows with them. Wall time depends on what else the machine doe
 time that the gateway spends while the bystander waits hardly does.
 """
 
-import argparse
 import asyncio
 import json
 import os
@@ -27,7 +26,7 @@ import aiohttp
 
 from bench_gateway import cpu_seconds, memory_bytes
 from edited_fleet import SERVICES, EditedFleet
-from figures import print_figures
+from figures import benchmark
 from gateway_process import running
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import TenantLimits
@@ -74,27 +73,21 @@ class Scene:
     cpu_share: float
 
 
-def main() -> None:
-    """Play all attacks, or with `--attack` one against a running gateway, without end."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", choices=[*ATTACKS, EDITS], help="play this attack alone")
-    parser.add_argument("--attack", nargs="+", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.attack:
-        name, port, engine_port, *hosts = options.attack
-        if name in EDITED:
-            asyncio.run(_edit(name, int(engine_port), *hosts))
-        asyncio.run(_attack(name, int(port), int(engine_port)))
-    elif options.only == EDITS:
-        print_figures(asyncio.run(_measure_edits()))
-    else:
-        asyncio.run(_measure([options.only] if options.only else list(ATTACKS)))
+def attack(name: str, port: str, engine_port: str, *hosts: str) -> None:
+    """Play one attack against a running gateway, without end."""
+    if name in EDITED:
+        asyncio.run(_edit(name, int(engine_port), *hosts))
+    asyncio.run(_attack(name, int(port), int(engine_port)))
 
 
-async def _measure(names: list[str]) -> None:
+async def measure(only: str = "") -> dict[str, float]:
+    """Play all attacks, or the only one that is chosen."""
+    if only == EDITS:
+        return await _measure_edits()
+    names = [only] if only else list(ATTACKS)
     scenes = await _scenes(_play, ("quiet", *names))
     quiet = scenes.pop("quiet")
-    figures = {
+    return {
         "hostile_scenes": len(scenes),
         "hostile_peak_mib": round(max(each.peak_mib for each in scenes.values())),
         "hostile_added_p99_ms": round(
@@ -107,7 +100,6 @@ async def _measure(names: list[str]) -> None:
         **(await _measure_edits() if len(names) > 1 else {}),
         "load_average": os.getloadavg()[0],
     }
-    print_figures(figures)
 
 
 async def _scenes(
@@ -496,4 +488,7 @@ EDITED = {
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--attack"]:
+        attack(*sys.argv[2:])
+    else:
+        benchmark(measure, only={"choices": [*ATTACKS, EDITS], "help": "play this attack alone"})

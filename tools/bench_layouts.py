@@ -6,7 +6,6 @@ every reconcile one node reports something new; at last every slice has a replic
 can begin. The last line is `BENCH {json}`.
 """
 
-import argparse
 import itertools
 import statistics
 import time
@@ -14,7 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
-from figures import print_figures
+from figures import benchmark
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.mig import Assignment, GpuTarget, MigPlan, MigStatus, NodeTarget
 from tessera.api.node_layout import NodeLayoutSpec, NodeLayoutStatus, ObservedGpu, ObservedSlice
@@ -249,14 +248,10 @@ def _problem_time(snapshot: Snapshot) -> float:
     return round(statistics.median(spent), 2)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_layouts")
-    parser.add_argument("--nodes", type=int, default=125)
-    parser.add_argument("--services", type=int, default=400)
-    chosen = parser.parse_args()
+def measure(nodes: int = 125, services: int = 400) -> dict[str, float]:
+    """Measure cycles of a fleet, from no layouts to full GPUs."""
     figures = {}
-    every = -(-chosen.nodes * GPUS * SEATS // chosen.services)
+    every = -(-nodes * GPUS * SEATS // services)
     for name, tiles, replicas, news in (
         ("reconcile_without", None, REPLICAS, False),
         ("layout_reconcile_settled", CURRENT, REPLICAS, False),
@@ -264,13 +259,13 @@ def main() -> None:
         ("layout_reconcile_working", OTHER, REPLICAS, True),
         ("layout_reconcile_full", OTHER, every, True),
     ):
-        spent = _reconcile_times(_fleet(chosen.nodes, chosen.services, tiles, replicas), news=news)
+        spent = _reconcile_times(_fleet(nodes, services, tiles, replicas), news=news)
         figures[f"{name}_ms"] = round(statistics.median(spent[5:]), 2)
         figures[f"{name}_ms_max"] = round(max(spent[5:]), 2)
         figures[f"{name}_ms_first"] = round(spent[0], 2)
-    figures["problem_ms"] = _problem_time(_fleet(chosen.nodes, chosen.services, CURRENT))
-    print_figures(figures, 28)
+    figures["problem_ms"] = _problem_time(_fleet(nodes, services, CURRENT))
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, 28)

@@ -6,7 +6,6 @@ tokens of prompts and answers by a real tokenizer, Mistral's tekken, and stops o
 the gateway left. The last line is `BENCH` and the figures as JSON.
 """
 
-import argparse
 import asyncio
 import json
 import subprocess
@@ -18,7 +17,7 @@ from random import Random
 import aiohttp
 
 from environments import environment
-from figures import print_figures
+from figures import benchmark
 from tessera.domain.gateway.requests import UsageRecord
 from tessera.domain.perf.step import StepTime
 from tests.gateway.harness import (
@@ -124,14 +123,9 @@ class Engine:
         await call.finish()
 
 
-def main() -> None:
+async def measure(leaves: int = LEAVES, seed: int = 1) -> dict[str, float]:
     """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--leaves", type=int, default=LEAVES)
-    parser.add_argument("--seed", type=int, default=1)
-    options = parser.parse_args()
-    ratio = asyncio.run(charged_vs_computed(options.leaves, options.seed))
-    print_figures({"left_early_charged_vs_computed": ratio})
+    return {"left_early_charged_vs_computed": await charged_vs_computed(leaves, seed)}
 
 
 async def charged_vs_computed(leaves: int = LEAVES, seed: int = 1) -> float:
@@ -259,4 +253,4 @@ async def _is_gone(call: EngineCall) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure)

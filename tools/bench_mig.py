@@ -4,7 +4,6 @@ Fleets come from a seeded generator. Times are wall-clock times of this machine,
 beside them. The last line is `BENCH {json}`.
 """
 
-import argparse
 import cProfile
 import pstats
 import random
@@ -17,7 +16,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import TypeVar
 
-from figures import print_figures
+from figures import benchmark
 from mig_fleets import PLANNERS, fleet
 from mig_followers import FOLLOWERS
 from tessera.domain.hardware.gpu_models import gpu_models
@@ -54,26 +53,22 @@ class Timing:
     cpu: float
 
 
-def measure(work: Callable[[], T]) -> tuple[T, Timing]:
+def timed(work: Callable[[], T]) -> tuple[T, Timing]:
     """The result, and what it took."""
     wall, cpu = time.perf_counter(), time.process_time()
     result = work()
     return result, Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_mig")
-    parser.add_argument("--fleets", type=int, default=204, help="compared with simpler planners")
-    parser.add_argument("--events", type=int, default=1000, help="of the churn trace")
-    options = parser.parse_args()
+def measure(fleets: int = 204, events: int = 1000) -> Figures:
+    """Measure plans, and compare them with those of simpler planners."""
     cheapest_mix(fleet(3, 0, [A100]), ONE)  # loads the solver, whose import is not planning
     figures: Figures = {"solver": f"HiGHS {version('highspy')}"}
     for part in (_whole_fleets, _three_gpu_models, _full_pool, _replans):
         figures |= part()
-    figures |= _compare_planners(options.fleets)
-    figures |= _churn(options.events)
-    print_figures(figures, 28)
+    figures |= _compare_planners(fleets)
+    figures |= _churn(events)
+    return figures
 
 
 def _whole_fleets() -> Figures:
@@ -81,7 +76,7 @@ def _whole_fleets() -> Figures:
     plans = []
     for seed in SEEDS:
         services = fleet(500, seed, [A100])
-        plans.append(measure(partial(cheapest_mix, services, ONE)))
+        plans.append(timed(partial(cheapest_mix, services, ONE)))
     return {
         "plan_500_services_s": _rounded(statistics.median(took.wall for _, took in plans)),
         "plan_500_services_s_max": _rounded(max(took.wall for _, took in plans)),
@@ -110,7 +105,7 @@ def _is_solver_call(file: str, name: str) -> bool:
 
 def _three_gpu_models() -> Figures:
     services = fleet(500, 0, [offer.gpu_model for offer in THREE])
-    mix, took = measure(partial(cheapest_mix, services, THREE))
+    mix, took = timed(partial(cheapest_mix, services, THREE))
     return {
         "plan_three_boards_s": _rounded(took.wall),
         "plan_three_boards_cpu_s": _rounded(took.cpu),
@@ -128,7 +123,7 @@ def _full_pool() -> Figures:
     for (gpu_model, _), count in cheapest_mix(services, THREE).gpus.items():
         needed[gpu_model] += count
     offers = [replace(offer, max_gpus=needed[offer.gpu_model.name] * 9 // 10) for offer in THREE]
-    chosen, took = measure(partial(select_services, services, offers, [], {}, None))
+    chosen, took = timed(partial(select_services, services, offers, [], {}, None))
     return {
         "full_pool_cpu_s": _rounded(took.cpu),
         "full_pool_served": len(chosen.mix.replicas),
@@ -148,7 +143,7 @@ def _replans() -> Figures:
         changed_services = [*services[:at], changed, *services[at + 1 :]]
         full = cheapest_mix(changed_services, ONE).cost
         mig_fleet = MigFleet(services=changed_services, offers=ONE, gpus=gpus)
-        repaired, timing = measure(partial(repair_fleet, mig_fleet, int(full * 1.005)))
+        repaired, timing = timed(partial(repair_fleet, mig_fleet, int(full * 1.005)))
         counts = replicas_by_service(repaired)
         assert all(meets_demand(service, counts[service.name]) for service in changed_services)  # noqa: S101
         took.append(timing.wall * 1e3)
@@ -222,4 +217,9 @@ def _rounded(value: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        measure,
+        28,
+        fleets={"help": "compared with simpler planners"},
+        events={"help": "of the churn trace"},
+    )

@@ -7,7 +7,6 @@ Beside them stand the cover by one who knows the load beforehand, a reactive pol
 in hindsight, and a bound below which no policy comes. The last line is `BENCH {json}`.
 """
 
-import argparse
 import hashlib
 import json
 import resource
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import bench_engine
-from figures import print_figures
+from figures import benchmark
 from scale.cases import CASES, COLD, H100, HOUR, HYPOTHETICAL, TRACES, WARM, find_cases
 from scale.runs import (
     COVER,
@@ -346,28 +345,22 @@ def sim_speed(traces: Path) -> dict[str, float]:
     }
 
 
-def main() -> None:
+def measure(
+    traces: Path = TRACES, hours: float = 2.0, cases: str = "", folder: str = "", save: str = ""
+) -> dict[str, Any]:
     """Run, print the tables, and write what is committed."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--traces", type=Path, default=TRACES)
-    parser.add_argument("--hours", type=float, default=2.0)
-    parser.add_argument("--cases", help="some of the cases")
-    parser.add_argument("--folder", type=Path, help="results, one file each")
-    parser.add_argument("--save", type=Path, help="write tables and figures here")
-    options = parser.parse_args()
     tuned = json.loads(TUNING.read_text(encoding="utf-8"))["policies"]
-    folder = options.folder or default_folder(options.traces)
-    with Runs(options.traces, folder) as runs:
-        cases = find_cases(options.traces, options.cases)
-        figures, tables, below = measure(Bench(runs, options.hours, tuned), cases, options)
+    with Runs(traces, Path(folder) if folder else default_folder(traces)) as runs:
+        bench = Bench(runs, hours, tuned)
+        figures, tables, below = _measure(bench, find_cases(traces, cases), traces, hours)
     text = "\n\n".join(tables)
     print(f"\n{text}\n")
-    if options.save:
+    if save:
         document = {"figures": figures, "tables": tables}
-        options.save.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        Path(save).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     if below:
         raise SystemExit(f"below the bound: {', '.join(below)}")
-    print_figures(figures)
+    return figures
 
 
 def default_folder(traces: Path) -> Path:
@@ -380,11 +373,11 @@ def default_folder(traces: Path) -> Path:
     return Path(".bench/scale") / f"{commit}{others}"
 
 
-def measure(
-    bench: Bench, cases: list[str], options: argparse.Namespace
+def _measure(
+    bench: Bench, cases: list[str], traces: Path, hours: float
 ) -> tuple[dict[str, Any], list[str], list[str]]:
     """Return figures, tables, and what is below the bound."""
-    figures: dict[str, Any] = {"hours": options.hours}
+    figures: dict[str, Any] = {"hours": hours}
     tables: list[str] = []
     below: list[str] = []
     print(HEAD)
@@ -398,7 +391,7 @@ def measure(
         others = [covers[case], *routed.values(), *([] if reactive is None else [reactive])]
         results = [own, tiers, *rivals.values(), *others]
         ends_by = max(result.paid_seconds for result in results)
-        bound = bounds(case, options.traces, options.hours, ends_by)
+        bound = bounds(case, traces, hours, ends_by)
         below += below_bound(results, bound)
         figures |= figures_of(case, own, covers[case], rivals, bound[PRICES])
         figures |= others_of(case, own, routed, reactive)
@@ -406,8 +399,8 @@ def measure(
         if case == cases[0]:
             figures |= _more_of(case, bench, own, covers[case], rivals)
     figures |= figures_of_tiers(both, bench.disturbed_tiers(both[0][1]), PRICES)
-    if (options.traces / CASES["conv"].file).exists():
-        figures |= sim_speed(options.traces)
+    if (traces / CASES["conv"].file).exists():
+        figures |= sim_speed(traces)
     return figures, tables, below
 
 
@@ -442,4 +435,9 @@ def _more_of(
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(
+        measure,
+        cases={"help": "some of the cases"},
+        folder={"help": "results, one file each"},
+        save={"help": "write tables and figures here"},
+    )

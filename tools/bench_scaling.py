@@ -6,7 +6,6 @@ those of a scrape each 15 seconds, decisions are made each 5 seconds. Then a wor
 takes until a decision (`bench.scale_latency`). The last line is `BENCH {json}`.
 """
 
-import argparse
 import math
 import random
 import statistics
@@ -18,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bench import scale_latency
-from figures import print_figures
+from figures import benchmark
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware import device as hardware
@@ -401,15 +400,11 @@ def _changed_load(cycle: int, service: int) -> ServiceLoad:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--without-world", action="store_true", help="measure no latency")
-    options = parser.parse_args()
+def measure(without_world: bool = False) -> dict[str, float]:
+    """Measure policies, their decisions, and in a world the time until one."""
     figures = simulate() | time_decisions()
-    if not options.without_world:
-        figures |= scale_latency.measure()
-    print_figures(figures)
+    return figures if without_world else figures | scale_latency.measure()
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, without_world={"help": "measure no latency"})

@@ -5,12 +5,11 @@ scenario says which properties held, with the requests in time and the replica-h
 counts by policy. The last line is `BENCH {json}`.
 """
 
-import argparse
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from figures import print_figures
+from figures import benchmark
 from tessera_lab.fleet.policies.families import FAMILIES
 from tessera_lab.fleet.policies.product import OURS
 from tessera_lab.fleet.scenarios.scenario import RATE, SCENARIOS
@@ -24,29 +23,25 @@ _WORDS = {True: "no", False: "YES", None: "-"}
 Verdicts = Mapping[str, Mapping[str, PropertyVerdict]]
 
 
-def main() -> None:
-    """Run, and print."""
-    parser = argparse.ArgumentParser(prog="bench_scenarios")
-    parser.add_argument("--policies", default=",".join((OURS, *FAMILIES)))
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
-    parser.add_argument("--rate", type=float, default=RATE, help="usual requests per second")
-    chosen = parser.parse_args()
-    policies = chosen.policies.split(",")
-    verdicts: dict[str, dict[str, PropertyVerdict]] = {policy: {} for policy in policies}
+def measure(
+    policies: str = ",".join((OURS, *FAMILIES)),
+    scenarios: str = ",".join(SCENARIOS),
+    rate: float = RATE,
+) -> dict[str, object]:
+    """Play every scenario under every policy, and print what holds."""
+    verdicts: dict[str, dict[str, PropertyVerdict]] = {name: {} for name in policies.split(",")}
     began = time.process_time()
-    for name in chosen.scenarios.split(","):
-        scenario = replace(SCENARIOS[name], usual_rate=chosen.rate)
+    for name in scenarios.split(","):
+        scenario = replace(SCENARIOS[name], usual_rate=rate)
         required = attainable_share(scenario)
         _print_heading(name, required)
-        for policy in policies:
+        for policy, by_scenario in verdicts.items():
             if scenario.product_only and policy != OURS:
                 continue
-            verdict = play(policy, scenario, required)
-            verdicts[policy][name] = verdict
+            by_scenario[name] = verdict = play(policy, scenario, required)
             _print_verdict(policy, verdict)
     _print_counts(verdicts)
-    figures = _figures(verdicts, time.process_time() - began)
-    print_figures(figures)
+    return _figures(verdicts, time.process_time() - began)
 
 
 def _print_heading(scenario: str, required: float) -> None:
@@ -99,4 +94,4 @@ def _figures(verdicts: Verdicts, cpu_seconds: float) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, rate={"help": "usual requests per second"})

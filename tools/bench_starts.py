@@ -7,7 +7,6 @@ that of the whole process. Bytes from the source are counted by a proxy. The las
 and the figures as JSON.
 """
 
-import argparse
 import asyncio
 import hashlib
 import os
@@ -18,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import median
 
-from figures import print_figures
+from figures import benchmark
 from tessera.batch_runner.model.sources import SUMS
 from tests.batch_runner.object_stores import BUCKET, LLAMA, Gate, digest_of, upload
 from world.hub import a_model
@@ -52,22 +51,16 @@ _LARGE_BYTES = 141e9
 _NETWORK_BYTES_PER_SECOND = 10e9 / 8
 
 
-async def main() -> None:
-    """Measure, and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--mib", type=int, default=2048, help="size of the files (default: 2048)")
-    parser.add_argument("--rounds", type=int, default=3, help="of fetch and cat (default: 3)")
-    parser.add_argument("--folder", type=Path, help="on the disk to measure; default: a temporary")
-    arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
-        async with serve_object_store(Path(folder) / "store", BUCKET) as store:
+async def measure(mib: int = 2048, rounds: int = 3, folder: str = "") -> dict[str, object]:
+    """Count the bytes of starts, and fetch files of this size beside cat, on the folder's disk."""
+    with tempfile.TemporaryDirectory(dir=folder or None) as work:
+        async with serve_object_store(Path(work) / "store", BUCKET) as store:
             os.environ.update(store.environment())
-            figures = {
-                **await _count_bytes(store, Path(folder)),
-                **await _compare(store, Path(folder), arguments.mib, arguments.rounds),
+            return {
+                **await _count_bytes(store, Path(work)),
+                **await _compare(store, Path(work), mib, rounds),
                 **_modelled(),
             }
-    print_figures(figures, width=46)
 
 
 async def _count_bytes(store: ObjectStore, folder: Path) -> dict[str, object]:
@@ -163,4 +156,4 @@ def _modelled() -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    benchmark(measure, 46, mib={"help": "size of the files"}, rounds={"help": "of fetch and cat"})

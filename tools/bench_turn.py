@@ -6,7 +6,6 @@ the pool's and others, and what one takes is measured. With `--variants`, each s
 in each of so many pools, of which none has room for more. The last line is `BENCH {json}`.
 """
 
-import argparse
 import asyncio
 import math
 import resource
@@ -20,7 +19,7 @@ from typing import Any
 from pydantic_core import from_json, to_json
 from typing_extensions import override
 
-from figures import print_figures
+from figures import benchmark
 from tessera.adapters.kube.object_parsing import parse_object
 from tessera.api.model_files import PoolingTask
 from tessera.domain.names import deployment_name
@@ -282,18 +281,13 @@ async def _with_speeds(operator: MemoryOperator) -> tuple[float, int]:
     return round(statistics.median(spent), 2), writes
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="bench_turn")
-    parser.add_argument("--services", type=int, default=50)
-    parser.add_argument("--foreign", type=int, default=0)
-    parser.add_argument("--variants", type=int, default=1, choices=range(1, len(POOLS) + 1))
-    arguments = parser.parse_args()
-    figures = asyncio.run(_measure(arguments.services, arguments.foreign, arguments.variants))
-    if arguments.foreign:
-        figures["foreign_pod_bytes"] = _foreign_pod_bytes(arguments.foreign)
-    print_figures(figures, 16)
+async def measure(services: int = 50, foreign: int = 0, variants: int = 1) -> dict[str, float]:
+    """Measure cycles, and what a foreign pod takes where there are some."""
+    figures = await _measure(services, foreign, variants)
+    if foreign:
+        figures["foreign_pod_bytes"] = _foreign_pod_bytes(foreign)
+    return figures
 
 
 if __name__ == "__main__":
-    main()
+    benchmark(measure, 16, variants={"choices": range(1, len(POOLS) + 1)})
