@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from check_words import GLOSSARY, REST, violations
+from check_words import GLOSSARY, REST, SUBJECT_ROOMS, violations
 
 CLEAN = '''"""A module."""
 
@@ -75,3 +75,14 @@ def test_a_banned_name_outside_the_product_is_caught(folder: str, tmp_path: Path
     (root / folder).mkdir()
     (root / folder / "planted.py").write_text("def kept() -> None:\n    pass\n", encoding="utf-8")
     assert ["kept: a name is 'kept'" in str(violation) for violation in violations(root)] == [True]
+
+
+@pytest.mark.parametrize("room", SUBJECT_ROOMS)
+@pytest.mark.parametrize("text", ["# Of one pool.\nMOST = 1\n", 'MOST: int\n"""Of one pool."""\n'])
+def test_a_text_without_a_subject_is_caught_in_the_rooms_that_have_none(
+    room: str, text: str, tmp_path: Path
+) -> None:
+    folder = tree(tmp_path) / "operator/tessera" / room
+    folder.mkdir(parents=True)
+    (folder / "planted.py").write_text(text, encoding="utf-8")
+    assert any("a text begins with 'Of'" in str(violation) for violation in violations(tmp_path))

@@ -41,6 +41,13 @@ MAX_BODY = 75
 # These two decisions pass every input of a service on; they may shrink only.
 LONG_BODIES = {"_plan_service": 89, "_propose": 89}
 
+# Texts begin with a subject in these rooms, and not with whose or of what something is.
+SUBJECT_ROOMS = (
+    "batch_runner", "cli", "node_agent", "domain/batch", "domain/budget", "domain/hardware",
+    "domain/layout", "domain/mig", "domain/mig_backends", "domain/placement", "domain/repartition",
+    "domain/scaling",
+)  # fmt: skip
+
 # Reasons stand at the line that they explain.
 COMMENTS_PER_KLOC = 10
 
@@ -173,6 +180,20 @@ def long_functions(sources: Sequence[Module]) -> Iterator[Violation]:
                 yield Violation(source.path, node.lineno, message)
 
 
+def texts_without_subject(sources: Sequence[Module]) -> Iterator[Violation]:
+    """Yield comments and texts of fields that begin with "Of", in the rooms that have none."""
+    rooms = tuple(f"{OPERATOR}/{room}/" for room in SUBJECT_ROOMS)
+    for source in sources:
+        if not source.path.startswith(rooms):
+            continue
+        before = ""
+        for number, line in enumerate(map(str.strip, source.text.splitlines()), start=1):
+            # A comment of several lines may have such a line within.
+            if line.startswith('"""Of ') or (line.startswith("# Of ") and before[:1] != "#"):
+                yield Violation(source.path, number, "a text begins with 'Of'")
+            before = line
+
+
 def _is_text(node: ast.stmt) -> bool:
     return (
         isinstance(node, ast.Expr)
@@ -224,6 +245,7 @@ def violations(root: Path) -> list[Violation]:
         uncounted_nouns,
         strings_after_constants,
         large_classes,
+        texts_without_subject,
         too_few_comments,
     )
     glossary = (root / GLOSSARY).read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ from tessera.resources.api_resources import DEPLOYMENTS, JOBS, NODES, PODS, ApiR
 
 _WORKLOAD_KINDS = (PODS.plural, DEPLOYMENTS.plural, JOBS.plural)
 _COMMAND_FIELDS = frozenset({"args", "command"})
-# Of an engine's arguments those that a plan reads.
+# A plan reads these of an engine's arguments.
 _LIMIT = re.compile(r"--max-(num-seqs|num-batched-tokens|model-len)=[0-9]{1,9}")
 _UNUSED_FIELDS = frozenset({"managedFields", "selfLink"})
 _MASK = "***"

@@ -135,7 +135,7 @@ class FaultGroups:
         self._ranges: dict[RowFault, list[list[int]]] = {}
         self._lines: dict[RowFault, int] = {}
         self.count = 0
-        """Of all faults."""
+        """The number of all faults."""
 
     def add(self, line: int, fault: RowFault) -> None:
         self.count += 1

@@ -28,7 +28,7 @@ _COMMIT_FILE = ".tessera-commit"
 # Holds commit and size of a folder whose files are all there.
 _COMPLETE_FILE = ".tessera-complete"
 _LOCK_FILE = ".tessera-lock"
-# Of a file whose size no source says.
+# A file whose size no source says may have so many.
 _MAX_FILE_BYTES = 2**40
 # A source that sends less in this time is asked again by the next attempt.
 _SLOW_BYTES = 2**20

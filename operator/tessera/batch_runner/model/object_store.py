@@ -35,12 +35,12 @@ _CHUNK_BYTES = 2**20
 _CREDENTIALS = ("AWS_", "GOOGLE_", "AZURE_")
 _MAX_OBJECTS = 10_000
 _LISTING_SECONDS = 120
-# Of one request; a download is bounded by how fast its bytes come.
+# These bound one request; a download is bounded by how fast its bytes come.
 _CLIENT = {"connect_timeout": timedelta(seconds=10), "timeout": timedelta(hours=12)}
 _RETRIES = {"max_retries": 2, "retry_timeout": timedelta(seconds=20)}
 # The address of the machine's own credentials, which is asked when nothing else has any.
 _IDENTITY = re.compile(r"169\.254\.|metadata\.google|identity/oauth2")
-# Of a bucket elsewhere: a redirect without an address, or what S3 says of the signature.
+# A bucket elsewhere is known by a redirect without an address, or what S3 says of the signature.
 _REGION = re.compile(r"redirect without LOCATION|PermanentRedirect|region '[^']*' is wrong")
 _EXPIRED = re.compile(r"expired|InvalidToken", re.IGNORECASE)
 _STATUS = re.compile(r"status code: (\d{3})")

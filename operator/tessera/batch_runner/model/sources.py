@@ -92,7 +92,7 @@ def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[S
             "folder of one model"
         )
     pickles = [file.name for file in needed if _PICKLES.search(file.name)]
-    # Of two formats of the weights the engine prefers safetensors.
+    # The engine prefers safetensors where the weights come in two formats.
     if any(file.name.endswith(".safetensors") for file in needed):
         return tuple(file for file in needed if not _PICKLES.search(file.name))
     if pickles and not allow_pickles:

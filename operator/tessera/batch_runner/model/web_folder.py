@@ -22,19 +22,19 @@ from tessera.batch_runner.model.sources import (
 )
 
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-# Of the small files that are read as a whole.
+# A small file that is read as a whole may take so long.
 _TEXT_SECONDS = 120
 _MAX_REDIRECTS = 5
 _CHUNK_BYTES = 2**20
 _MAX_PARALLEL_HEADS = 8
-# Of servers that answer GET alone, also where they redirect to: an address that is signed for GET.
+# Some servers answer GET alone, as do addresses that they redirect to and that are signed for GET.
 # The sizes of their files are not known before.
 _NO_HEAD_STATUSES = (
     HTTPStatus.FORBIDDEN,
     HTTPStatus.METHOD_NOT_ALLOWED,
     HTTPStatus.NOT_IMPLEMENTED,
 )
-# Of a Service, and of the pod itself: what is sent there stays in the cluster.
+# Hosts of a Service, and of the pod itself: what is sent there stays in the cluster.
 _CLUSTER_HOSTS = re.compile(r"[a-z][^.]*|.+\.svc(\.cluster\.local)?|127\.[0-9.]+")
 _REFUSED_STATUSES = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND)
 

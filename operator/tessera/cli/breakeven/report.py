@@ -18,7 +18,7 @@ from tessera.domain.money import Money
 
 _DAY_SECONDS = 86_400
 _POINTS = 100
-# Of the break-even volume, or of what stands for it.
+# The volumes of the table, as shares of the break-even or of what stands for it.
 _TABLE_SHARES = (0.25, 0.5, 1.0, 2.0, 4.0)
 
 

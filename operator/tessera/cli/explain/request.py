@@ -19,7 +19,7 @@ from tessera.domain.explain.request import (
 from tessera.domain.gateway.requests import Phase
 
 _HEADERS = ("REPLICA", "CACHED TOKENS", "CACHED", "TTFT-PREDICTED", "SCORE", "")
-# Of one attempt, the chosen one and the next best first; JSON has all.
+# An attempt shows so many, the chosen one and the next best first; JSON has all.
 _MAX_REPLICAS = 16
 
 

@@ -34,7 +34,7 @@ class MonthlyCost:
     likely: float
     """At the likely values."""
     gpu_hours: Percentiles | None = None
-    """Of own GPUs; those of a slice count by its share of the GPU."""
+    """Hours of own GPUs; those of a slice count by its share of the GPU."""
     warnings: tuple[str, ...] = ()
 
 

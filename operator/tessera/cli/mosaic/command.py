@@ -165,7 +165,7 @@ def _summary_lines(pool: PoolSnapshot) -> Iterator[str]:
     unmanaged = f"{pool.name}: no spec.mig, the existing layouts are used"
     yield unmanaged if pool.mig is None else pool.state_line
     usage, price = pool.usage, pool.view.price
-    # Of a node that is not drawn it is not known how many GPUs are in MIG mode.
+    # A node that is not drawn has an unknown number of GPUs in MIG mode.
     if price is not None and (usage.gpus or all(node.inconsistency is None for node in pool.nodes)):
         total, idle, stranded = (
             f"{part * price.per_gpu_hour:.2f}" for part in (usage.gpus, usage.idle, usage.stranded)

@@ -30,7 +30,7 @@ _COLUMNS: Mapping[str, _Column] = {
     "PER HOUR": lambda row: cell(row.hourly and row.hourly.rounded(2)),
     "PER M TOK": lambda row: cell(row.per_million and row.per_million.rounded(3)),
 }
-# Of a pooling model, in place of the columns of tokens that it does not generate.
+# A pooling model has these in place of the columns of tokens that it does not generate.
 _INPUT_COLUMNS = {"TOK/S": "INPUT TOK/S", "TTFT": "ANSWER", "PER M TOK": "PER M INPUT TOK"}
 # Up to so many products without a price are named, more are counted; JSON names them all.
 _MAX_NAMED = 5

@@ -15,7 +15,7 @@ JOB = "tessera-usage-import"
 _DATABASE_URL = "TESSERA_DATABASE_URL"
 _FOLDER = "/var/lib/tessera-old"
 _COMMAND = ("python", "-m", "tessera.gateway.import_usage", f"{_FOLDER}/store.db")
-# Of the gateway's pod; its affinity speaks of gateways, and its volumes are not needed.
+# The Job takes these of the gateway's pod: its affinity is about gateways, its volumes are unused.
 _POD_FIELDS = ("imagePullSecrets", "nodeSelector", "securityContext", "tolerations")
 _CONTAINER_FIELDS = ("env", "image", "imagePullPolicy", "securityContext")
 _DAY_SECONDS = 86_400

@@ -138,7 +138,7 @@ def _reduce_to_capacity(
             ]
             continue
         checks[full.tenant] += 1
-        # Of a tenant with many services that do not fit, not all are tried.
+        # A tenant with many services that do not fit has only some of them tried.
         given_up = checks[full.tenant] >= _MAX_FIT_CHECKS
         steps = [
             step

@@ -18,7 +18,7 @@ FEATURE_DISCOVERY_LABEL = "nvidia.com/gpu.deploy.gpu-feature-discovery"
 # Value of such a label while the GPU operator keeps that component off the node.
 PAUSED = "paused-for-mig-change"
 
-# Of one profile on one node.
+# A node has at most so many of one profile.
 _MAX_SLICES = MAX_GPUS * COMPUTE_SLICES
 _COUNT = re.compile(r"nvidia\.com/mig-(.+)\.count")
 

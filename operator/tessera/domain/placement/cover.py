@@ -12,7 +12,7 @@ class CoverOption(NamedTuple):
     """Equal replicas that may be taken."""
 
     cost: int
-    """Of each one; costs are compared as sums."""
+    """The cost of each one; costs are compared as sums."""
     capacity: int
     is_firm: bool
     """On nodes that are not reclaimed."""

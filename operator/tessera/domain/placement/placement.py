@@ -253,7 +253,7 @@ def _precision_change(
     if len(present) < len(replaced):
         return None  # of a previous precision, or of hardware that is not offered any more
     capacity = sum(count * capacity_of(choice) for choice, count in present)
-    # Of a service that sleeps, its next replica is compared.
+    # A service that sleeps is compared by its next replica.
     replaced_replicas = present if capacity else [(current, 1)]
     cash = sum(count * cash_of(choice, running.start) for choice, count in replaced_replicas)
     floor = min(min_replicas, sum(count for _, count in replaced_replicas))
@@ -341,7 +341,7 @@ def _place_as_assigned(
             return _placed_decision(current_choices[0], choices)
         return _layout_pending(pools, choices)
     unchanged = [choice for choice in assigned_choices if choice in current_choices]
-    # Of the slowest, as many as minReplicas serve no more than what is assigned.
+    # As many of the slowest as minReplicas serve no more than what is assigned.
     slowest = min((each[0] for _, each in options if each), key=_by_speed)
     reference = unchanged[0] if unchanged else slowest
     assigned = {

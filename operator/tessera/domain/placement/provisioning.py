@@ -45,7 +45,7 @@ MAX_BACKOFF = timedelta(hours=4)
 SLOW_PULL = timedelta(minutes=5)
 # The longest `spec.nodeTemplate.expectedStart`.
 _MAX_START = timedelta(hours=1)
-# Of a pod that has just been created nothing is said yet.
+# A pod that has just been created has no Events yet.
 _FIRST_WORDS = timedelta(seconds=30)
 # Pods of a pool whose events are read.
 _MAX_ASKED = 2

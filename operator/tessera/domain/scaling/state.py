@@ -149,7 +149,7 @@ class ScalingHistory:
     requests: RequestWatch | None = None
     """Only of a service that may sleep and has replicas."""
     lengths: RequestTokens | None = None
-    """Of the requests as last measured; None before any were."""
+    """The tokens of requests as last measured; None before any were."""
     memory: object = None
     """What its policy alone needs of earlier readings."""
     refused: TimestampedReplicas | None = None

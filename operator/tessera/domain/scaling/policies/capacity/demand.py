@@ -121,7 +121,7 @@ def _estimated_rate(
         for began, before in (_samples(memory, load.at) if memory is not None else ())
         if load.at - began >= _MIN_RATE_SPAN
     ]
-    # Of the longest span, and of the shortest where requests become more.
+    # The longest span decides, and the shortest where requests become more.
     change = max(changes[0], changes[-1]) if changes else 0.0
     return max(0.0, load.finish_rate + change)
 

@@ -54,7 +54,7 @@ class VariantCapacity:
     cached_share: float = 0.0
     """Share of the prompt that the prefix cache has."""
     lengths: RequestTokens | None = None
-    """Of the requests as last measured; None before any were."""
+    """The tokens of requests as last measured; None before any were."""
 
 
 def observed_capacity(
