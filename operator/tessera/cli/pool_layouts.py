@@ -17,11 +17,10 @@ from tessera.domain.hardware.gpu_layouts import (
     SlicePlacement,
     format_placement,
     geometry,
-    parse_placement,
 )
 from tessera.domain.hardware.pools import PoolView, discover
 from tessera.domain.layout.adoption import STABILIZATION_WINDOW
-from tessera.domain.layout.solution import layouts_by_node, profiles_by_service
+from tessera.domain.layout.solution import profiles_by_service
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.by_name import backend_of
 from tessera.domain.mig_backends.discovery import mig_nodes, with_assumed_gpus
@@ -34,6 +33,7 @@ from tessera.domain.mig_backends.usage import (
     slice_usages,
 )
 from tessera.domain.observed.snapshot import Pod, Snapshot
+from tessera.domain.repartition.goals import node_goals
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,21 +213,14 @@ def layout_changes(pool: PoolSnapshot, plan: MigPlan) -> tuple[GpuLayoutChange, 
 
 def _planned_layouts(pool: PoolSnapshot, plan: MigPlan) -> Mapping[tuple[str, int], Layout]:
     """Return the layout of every GPU by node and index; the current one where the plan has none."""
-    planned = layouts_by_node(plan, {mig_node.name: mig_node.gpu_model for mig_node in pool.nodes})
-    pinned = {
-        (node.node, gpu.gpu)
-        for node in plan.nodes
-        for gpu in node.gpus
-        if any(parse_placement(text)[1] is not None for text in gpu.slices)
+    # Slices have the starts that the plan gives them, whatever the backend can.
+    goals = node_goals(plan, (), pool.nodes, pinned=True)
+    desired = {(node, gpu): layout for node in goals for gpu, layout in goals[node].desired.items()}
+    return {
+        key: desired.get(key, mig_gpu.layout)
+        for mig_node, mig_gpu in _mig_gpus(pool)
+        for key in [(mig_node.name, mig_gpu.index)]
     }
-    layouts = {}
-    for mig_node, mig_gpu in _mig_gpus(pool):
-        key = mig_node.name, mig_gpu.index
-        layout = planned.get(mig_node.name, {}).get(mig_gpu.index, mig_gpu.layout)
-        # A plan without starts is fulfilled by any layout with the same counts.
-        same_counts = key not in pinned and geometry(layout) == geometry(mig_gpu.layout)
-        layouts[key] = mig_gpu.layout if same_counts else layout
-    return layouts
 
 
 def moving_pods(pool: PoolSnapshot, plan: MigPlan) -> frozenset[Ref]:

@@ -7,17 +7,18 @@ from decimal import Decimal
 
 import pytest
 
-from tessera.api.mig import MigStatus
+from tessera.api.mig import MigPlan, MigStatus
 from tessera.api.pool_reasons import LayoutReady
 from tessera.api.reasons import PlacementReason
 from tessera.domain.hardware.gpu_layouts import layout_error
 from tessera.domain.layout.adoption import PlanAdoption
 from tessera.domain.layout.demand import layout_problem
-from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, layouts_by_node, solve
+from tessera.domain.layout.solution import MOVES_PER_SAVED_GPU, solve
 from tessera.domain.mig.demand import InstanceType
 from tessera.domain.mig.layout_changes import replica_moves
 from tessera.domain.mig.plan import plan_layouts
-from tessera.domain.mig_backends.backend import Capabilities
+from tessera.domain.mig_backends.backend import Capabilities, LayoutsByGpu
+from tessera.domain.mig_backends.format import parse_layout
 from tessera.domain.observed.snapshot import Pod, Ref, Workload
 from tessera.domain.placement.placement import slice_assignments
 from tests.builders import LARGE, MEDIUM, NOW, a_pod, a_service, a_snapshot, a_spec, a_workload
@@ -40,6 +41,11 @@ from tests.layout_builders import (
 )
 
 CHAT = Ref("team-a", "chat")
+
+
+def planned_layouts(plan: MigPlan) -> LayoutsByGpu:
+    [node] = [target for target in plan.nodes if target.node == "a100-0"]
+    return {gpu.gpu: parse_layout(GPU_MODEL, gpu.slices) for gpu in node.gpus}
 
 
 def layouts(got: PlanAdoption, node: str = "a100-0") -> dict[int, tuple[str, ...]]:
@@ -113,7 +119,7 @@ def test_a_plan_that_is_reached_is_not_planned_again(can: Capabilities) -> None:
     services = (a_mig_service("chat", replicas=3), a_mig_service("code", MEDIUM))
     first = adopt_plan(a_fleet(*services, mig_nodes=nodes), nodes, can)
     assert first.status.target is not None
-    layouts_of_node = layouts_by_node(first.status.target, {"a100-0": GPU_MODEL})["a100-0"]
+    layouts_of_node = planned_layouts(first.status.target)
     reached_node = a_mig_node(
         *(
             a_mig_gpu(
@@ -285,12 +291,12 @@ def test_plans_are_read_as_they_were_written() -> None:
         fleet = a_fleet(a_mig_service("chat"), a_mig_service("code", MEDIUM), mig_nodes=grounds)
         plan = adopt_plan(fleet, grounds, capabilities).status.target
         assert plan is not None
-        for layout in layouts_by_node(plan, {"a100-0": GPU_MODEL})["a100-0"].values():
+        for layout in planned_layouts(plan).values():
             assert layout_error(GPU_MODEL, layout) is None
         written = [
             slice_name.partition("@")[0] for gpu in plan.nodes[0].gpus for slice_name in gpu.slices
         ]
-        read = layouts_by_node(plan, {"a100-0": GPU_MODEL})["a100-0"]
+        read = planned_layouts(plan)
         assert sorted(written) == sorted(
             placement.profile for layout in read.values() for placement in layout
         )

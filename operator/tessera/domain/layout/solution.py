@@ -27,8 +27,7 @@ from tessera.domain.layout.problem import (
 from tessera.domain.mig.demand import GpuOffer, InstanceType, replicas_needed, served_demand
 from tessera.domain.mig.fleet import FleetGpu, replicas_by_service
 from tessera.domain.mig.plan import LayoutPlan, plan_layouts
-from tessera.domain.mig_backends.backend import LayoutsByGpu
-from tessera.domain.mig_backends.format import format_slice, parse_layout
+from tessera.domain.mig_backends.format import format_slice
 
 # How long a demand is assumed to last: savings are counted up to this horizon.
 HORIZON = timedelta(minutes=30)
@@ -233,22 +232,6 @@ def _node_targets(
     return tuple(
         NodeTarget(node=node, gpus=tuple(gpus)) for node, gpus in sorted(gpus_by_node.items())
     )
-
-
-def layouts_by_node(
-    plan: MigPlan, gpu_models: Mapping[str, GpuModel]
-) -> Mapping[str, LayoutsByGpu]:
-    """Return the planned layouts by node, for nodes with a known GPU model.
-
-    Where the plan has no starts, possible ones are assumed.
-    """
-    return {
-        target.node: {
-            gpu.gpu: parse_layout(gpu_models[target.node], gpu.slices) for gpu in target.gpus
-        }
-        for target in plan.nodes
-        if target.node in gpu_models
-    }
 
 
 def plan_name(
