@@ -52,9 +52,8 @@ async def override(
     if status == HTTPStatus.NOT_FOUND:
         raise CommandError(f"{subject} not found; kubectl get tenantbudgets")
     check_status(status, answer, f"patch {subject}", subject)
-    if output_format == "json":
-        return Output.of_json({"budget": name, **wire_format(requested)})
-    return Output(
+    text = (
         f"{subject}: override until {requested.until:%Y-%m-%dT%H:%MZ}, its spend counts "
-        f"on; end it with kubectl annotate tenantbudget {name} {OVERRIDE_ANNOTATION}-\n"
+        f"on; end it with kubectl annotate tenantbudget {name} {OVERRIDE_ANNOTATION}-"
     )
+    return Output.of(output_format, [text], lambda: {"budget": name, **wire_format(requested)})

@@ -105,14 +105,14 @@ def key_output(
     arguments: SimpleNamespace, name: str, record: KeyRecord, key: str | None, note: str = ""
 ) -> Output:
     """Return what is said of a new key; the key itself is said here and never again."""
-    if arguments.output == "json":
-        fields = {"tenant": arguments.tenant, "name": name, **wire_format(record)}
-        return Output.of_json(fields | ({"key": key} if key else {}))
+    body = {"tenant": arguments.tenant, "name": name, **wire_format(record)}
+    body |= {"key": key} if key else {}
     models = scope_text(record) or "all models of the tenant"
     expiry = f"until {record.expires:%Y-%m-%dT%H:%MZ}" if record.expires else "until it is revoked"
     shed = ", sheddable" if record.sheddable else ""
-    text = f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{shed}{note}\n"
-    return Output(f"{text}\n{key}\n\nThis is shown once: store it now.\n" if key else text)
+    lines = [f"key {name} of tenant {arguments.tenant}: for {models}, {expiry}{shed}{note}"]
+    lines += ["", key, "", "This is shown once: store it now."] if key else []
+    return Output.of(arguments.output, lines, lambda: body)
 
 
 def scope_text(record: KeyRecord) -> str:

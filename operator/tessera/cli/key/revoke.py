@@ -15,13 +15,10 @@ async def revoke(reader: Reader, arguments: SimpleNamespace) -> Output:
         if each.name == key.name:
             await stored.write(each.secret, {key.name: None})
     note = stored.unread_note(key.name)
-    if arguments.output == "json":
-        fields = {"tenant": key.tenant, "name": key.name, "sha256": key.record.sha256}
-        return Output.of_json(fields | ({"warning": note.strip()} if note else {}))
-    return Output(
-        f"key {key.name} of tenant {key.tenant} is revoked: gateways refuse it within 2 seconds"
-        f"{note}\n"
-    )
+    body = {"tenant": key.tenant, "name": key.name, "sha256": key.record.sha256}
+    body |= {"warning": note.strip()} if note else {}
+    text = f"key {key.name} of tenant {key.tenant} is revoked: gateways refuse it within 2 seconds"
+    return Output.of(arguments.output, [f"{text}{note}"], lambda: body)
 
 
 run = cluster_command(revoke)

@@ -71,11 +71,12 @@ def render_plans(fleet: FleetInputs, name: str | None, output_format: str) -> Ou
     )
 
 
-def _report_lines(fleet: FleetInputs, pools: Sequence[PoolSnapshot]) -> Sequence[str]:
-    lines = [f"Note: {note}" for note in fleet.read_errors]
-    for pool in pools:
-        lines += [*([""] if lines else []), *_pool_lines(pool, fleet.at)]
-    return lines
+def _report_lines(fleet: FleetInputs, pools: Sequence[PoolSnapshot]) -> Iterator[str]:
+    yield from (f"Note: {note}" for note in fleet.read_errors)
+    for number, pool in enumerate(pools):
+        if number or fleet.read_errors:
+            yield ""
+        yield from _pool_lines(pool, fleet.at)
 
 
 def _unmanaged_message(pools: Sequence[PoolSnapshot]) -> str:

@@ -78,12 +78,10 @@ def _files_recheck(body: Json) -> str | None:
 
 
 def _build_output(output_format: str, ref: Ref, text: str, requested_at: str | None) -> Output:
-    if output_format == "text":
-        return Output(f"{text}\n")
-    fields = {
+    body = {
         "namespace": ref.namespace,
         "service": ref.name,
         "requestedAt": requested_at,
         "message": text,
     }
-    return Output.of_json(fields)
+    return Output.of(output_format, [text], lambda: body)
