@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+from tessera.gateway.requests.app import BodyBounds
 from tests.gateway.course.building import (
     CHAT_PATH,
     CHUNKED,
@@ -186,6 +187,13 @@ def _resumptions() -> Iterator[Course]:
             yield a_course(
                 f"resumed at an engine that counts by {name}, {path}", asked, engines=engines
             )
+        slow = (Step(0.7011, "send", whole_answer({"count": 4, "tokens": [0, 1, 2, 3]})),)
+        yield a_course(
+            f"resumed after heartbeats, {path}",
+            asked,
+            engines={FIRST: engine(lost), SECOND: engine(going_on, tokenizes=slow)},
+            bounds=BodyBounds(heartbeat_seconds=0.3),
+        )
         engines = {FIRST: engine(lost), SECOND: engine(going_on, begun_tokens=24)}
         yield a_course(f"resumed without a token left, {path}", asked, engines=engines)
 

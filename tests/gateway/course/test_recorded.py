@@ -19,8 +19,10 @@ import pytest
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RunningPhase
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.routes import ROUTES
+from tessera.gateway.requests.routes import ROUTES
+from tests.gateway.course.building import CHAT_PATH
 from tests.gateway.course.courses import courses
+from tests.gateway.course.failures import FAILURES, stream_events, whole_events
 from tests.gateway.course.placements import PLACEMENTS
 from tests.gateway.course.play import Play, as_json
 from tests.gateway.course.routes import STREAMING
@@ -29,22 +31,26 @@ _RECORDED = Path(__file__).parent / "recorded.json"
 # No process writes it of itself: it stands in what is kept for the case that it is killed.
 _OF_PARTIAL_RECORDS = {RequestReason.GATEWAY_KILLED}
 
+_BESIDE = "alone", "of two"
+
 Played = Mapping[str, Any]
 
 
 @pytest.fixture(scope="module")
-def played() -> Mapping[str, Played]:
+def texts() -> Mapping[str, str]:
     """Return what each course shows, by its name."""
-    return {course.name: json.loads(as_json(Play(course).run())) for course in courses()}
+    return {course.name: as_json(Play(course).run()) for course in courses()}
+
+
+@pytest.fixture(scope="module")
+def played(texts: Mapping[str, str]) -> Mapping[str, Played]:
+    return {name: json.loads(text) for name, text in texts.items()}
 
 
 def test_what_is_seen_of_requests_stays(
-    played: Mapping[str, Played], pytestconfig: pytest.Config
+    texts: Mapping[str, str], pytestconfig: pytest.Config
 ) -> None:
-    digests = {
-        name: hashlib.sha256(as_json(record).encode()).hexdigest()[:16]
-        for name, record in played.items()
-    }
+    digests = {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}
     if pytestconfig.getoption("--update-golden"):
         lines = [f"{json.dumps(name)}: {json.dumps(digest)}" for name, digest in digests.items()]
         _RECORDED.write_text("{\n" + ",\n".join(lines) + "\n}\n", encoding="utf-8")
@@ -120,6 +126,19 @@ def test_clients_leave_wherever_a_request_may_be(played: Mapping[str, Played]) -
     }
     assert phases == {None, *RunningPhase}
     assert {record["phase"] for _, record in _records(played)} == set(Phase)
+
+
+def test_engines_fail_wherever_an_answer_may_be(played: Mapping[str, Played]) -> None:
+    kinds = {"stream": stream_events(CHAT_PATH), "whole": whole_events(CHAT_PATH)}
+    for kind, places in kinds.items():
+        for place in places:
+            for failure in FAILURES:
+                name = f"engine {failure} {place}, {CHAT_PATH} {kind}"
+                (alone,), (_,) = (_by_start(played[f"{name}, {beside}"]) for beside in _BESIDE)
+                is_whole = place in ("after the last event", "after its end")
+                # The gateway itself ends what an engine that is lost has said but for its end.
+                is_whole |= place == "before the last event" and failure != "nonsense"
+                assert (alone["phase"] == Phase.COMPLETED) is is_whole, name
 
 
 def _records(played: Mapping[str, Played]) -> Iterator[tuple[str, Any]]:
