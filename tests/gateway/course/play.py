@@ -285,6 +285,9 @@ class Play:
         self.server = GatewayServer(self.app, announce_seconds=0, drain_seconds=5)
         self.server.config.load()
         self.connections: dict[str, list[_EngineConnection]] = {}
+        known = [course.directory, *(each.directory for each in course.happenings)]
+        for model in (model for each in known if each is not None for model in each.models):
+            assert {replica.address for replica in model.replicas} <= course.engines.keys()
         for address, engine in course.engines.items():
             host, _, port = address.rpartition(":")
             self._serve(address, (host, int(port)), engine)
@@ -490,13 +493,16 @@ def _timed(records: Sequence[tuple[int, UsageRecord]]) -> list[Any]:
     return [[micros, dataclasses.asdict(record)] for micros, record in ordered]
 
 
+# Of records, and of requests without an `x-request-id`.
+_NAMES = re.compile(r"\b(?:[0-9a-f]{16}-\d+|[0-9a-f]{32})\b")
+
+
 def _text(data: bytes) -> str:
     if len(data) > _LONG_BYTES:
-        return f"{len(data)} bytes, sha256 {hashlib.sha256(data).hexdigest()}"
+        # What a process draws by chance is no part of it.
+        known = _NAMES.sub("", data.decode("latin-1")).encode("latin-1")
+        return f"{len(data)} bytes, sha256 {hashlib.sha256(known).hexdigest()}"
     return data.decode("utf-8", "backslashreplace")
-
-
-_NAMES = re.compile(r"\b(?:[0-9a-f]{16}-\d+|[0-9a-f]{32})\b")
 
 
 def as_json(record: Mapping[str, Any]) -> str:

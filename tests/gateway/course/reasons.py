@@ -119,15 +119,6 @@ def _named_models() -> Iterator[Course]:
     )
     bulk = directory(FIRST, keys=(an_api_key(sheddable=True),))
     yield a_course("a sheddable key", sent(_ASKED), engines=_ENGINES, directory=bulk)
-    short = directory(
-        FIRST, SECOND, replica={"max_model_len": 64, "max_num_seqs": 4}, max_model_len=4096
-    )
-    yield a_course(
-        "a context that is too short",
-        sent(_ASKED),
-        engines={FIRST: engine(whole({"error": {"message": "too long", "code": 400}}, 400))},
-        directory=short,
-    )
 
 
 def _bodies() -> Iterator[Course]:
@@ -353,7 +344,7 @@ def _changes() -> Iterator[Course]:
     yield a_course(
         "a key revoked while the body comes",
         halves,
-        engines=_ENGINES,
+        engines={FIRST: engine(_ANSWER), SECOND: engine(_ANSWER)},
         directory=known,
         happenings=(Happening(seconds=0.2017, directory=revoked),),
     )
