@@ -208,6 +208,15 @@ def _memory() -> Iterator[Course]:
     )
 
 
+def _lengths() -> Iterator[Course]:
+    """A client that asks so often that its lengths are known."""
+    yield a_course(
+        "a client that asks often",
+        tuple(Step(0.1007, "send", _ASKED) for _ in range(23)),
+        engines={FIRST: engine(whole(_used(9, 4)))},
+    )
+
+
 def contents() -> Iterator[Course]:
     """Return the courses of what is said."""
     yield from _prompts()
@@ -215,3 +224,4 @@ def contents() -> Iterator[Course]:
     yield from _unprotected()
     yield from _unequal()
     yield from _memory()
+    yield from _lengths()

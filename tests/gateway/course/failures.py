@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
-from tessera.gateway.requests.app import BodyBounds
+from tessera.gateway.receive.receiver import BodyBounds
 from tests.gateway.course.building import (
     CHAT_PATH,
     CHUNKED,

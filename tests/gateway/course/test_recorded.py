@@ -19,7 +19,7 @@ import pytest
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, RunningPhase
 from tessera.gateway.refusals import RequestError
-from tessera.gateway.requests.routes import ROUTES
+from tessera.gateway.routes import ROUTES
 from tests.gateway.course.building import CHAT_PATH
 from tests.gateway.course.courses import courses
 from tests.gateway.course.failures import FAILURES, stream_events, whole_events
