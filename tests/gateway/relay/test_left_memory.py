@@ -137,7 +137,7 @@ async def test_no_task_keeps_the_body_of_a_stream_that_runs() -> None:
     ):
         asked = asyncio.create_task(gateway.post(body))
         await gateway.wait_for_tokens(1)
-        kept = [
+        large = [
             value
             for task in gateway.server.server_state.tasks
             for frame in frames(task)
@@ -146,7 +146,7 @@ async def test_no_task_keeps_the_body_of_a_stream_that_runs() -> None:
         ]
         goes_on.set()
         await asked
-    assert not kept
+    assert not large
 
 
 def frames(task: asyncio.Task[None]) -> Iterator[Any]:
