@@ -16,9 +16,10 @@ from tessera.domain.layout.solution import solve
 from tessera.domain.mig_backends.backend import Capabilities
 from tessera.domain.mig_backends.nodes import GpuInstance, MigGpu, MigNode
 from tessera.domain.observed.snapshot import Node, ObservedService, Pool, Ref, Snapshot
+from tessera.domain.scaling.load import service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import objects_by_service
-from tessera.domain.service.proposal import Proposal, propose
+from tessera.domain.service.proposal import Proposal, ProposalInputs, propose
 from tessera.domain.service.variant_counts import Devices, Room
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec
 
@@ -106,18 +107,23 @@ def proposals_of(snapshot: Snapshot, *, gateways: bool = False) -> Mapping[Ref, 
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
     views = views_of(snapshot)
+    usable = usable_readings(snapshot.readings, snapshot.at)
     return {
         service.ref: propose(
             service.ref,
-            service,
-            current_objects[service.ref],
-            views,
-            (),
-            (),
-            gateways,
+            ProposalInputs(
+                service,
+                current_objects[service.ref],
+                views,
+                service_readings(
+                    snapshot.readings, usable, service.ref, current_objects[service.ref].pods
+                ),
+                snapshot.demand_of(service.ref),
+                gateways,
+                None,
+            ),
             at=snapshot.at,
             memory=ScalingHistory(),
-            snapshot=snapshot,
             room=Room(used=Devices(), held=Devices(), pools={}),
         )
         for service in snapshot.services

@@ -1,13 +1,28 @@
 """Readings of replicas -> load of a service."""
 
+from datetime import datetime
+
 from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import Pod, PodReading, Readings
-from tessera.domain.scaling.load import load_of
+from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
+from tessera.domain.scaling.load import load_of, service_readings, usable_readings
+from tessera.domain.scaling.state import ServiceLoad
 from tests.builders import NOW, a_pod, at, readings_of
 
 
+def _load(
+    pods: list[Pod],
+    readings: Readings | None,
+    replicas: int,
+    now: datetime,
+    demand: GatewayDemand | None = None,
+) -> ServiceLoad:
+    usable = usable_readings(readings, now)
+    answers = service_readings(readings, usable, Ref("team-a", "chat"), pods)
+    return load_of(pods, answers, replicas, now, demand)
+
+
 def read(pods: list[Pod], readings: Readings | None) -> tuple[float | None, float | None]:
-    load = load_of(pods, readings, 2, NOW)
+    load = _load(pods, readings, 2, NOW)
     return load.waiting, load.activity
 
 
@@ -21,7 +36,7 @@ def test_waiting_is_summed_and_activity_averaged() -> None:
         },
     )
     assert read(pods, readings) == (40, 0.7)
-    assert load_of(pods, readings, 2, NOW).running == 2
+    assert _load(pods, readings, 2, NOW).running == 2
 
 
 def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:
@@ -32,8 +47,8 @@ def test_one_settled_replica_without_a_reading_makes_the_sum_unknown() -> None:
 def test_what_the_other_replicas_and_the_gateway_hold_is_known_to_wait() -> None:
     pods, demand = [a_pod("a"), a_pod("b")], GatewayDemand(queued=5)
     readings = readings_of(pods[:1], waiting=30)
-    assert load_of(pods, readings, 2, NOW, demand).known_waiting == 35
-    assert load_of(pods, None, 2, NOW, demand).known_waiting == 5
+    assert _load(pods, readings, 2, NOW, demand).known_waiting == 35
+    assert _load(pods, None, 2, NOW, demand).known_waiting == 5
 
 
 def test_a_replica_that_only_just_serves_needs_no_reading_yet() -> None:
@@ -60,8 +75,8 @@ def test_leaving_replicas_are_not_counted() -> None:
 
 def test_requests_that_run_on_draining_replicas_will_run_on_the_others() -> None:
     pods = [a_pod("a"), a_pod("b", serving=False, draining_since=at(-5))]
-    assert load_of(pods, readings_of(pods, running=3), 1, NOW).running == 6
-    assert load_of(pods, readings_of(pods[:1], running=3), 1, NOW).running == 3
+    assert _load(pods, readings_of(pods, running=3), 1, NOW).running == 6
+    assert _load(pods, readings_of(pods[:1], running=3), 1, NOW).running == 3
 
 
 def test_old_readings_and_failed_questions_are_no_readings() -> None:

@@ -18,7 +18,7 @@ from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot
 from tessera.domain.placement.free_hardware import replicas_free_now
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.scaling.load import load_of
+from tessera.domain.scaling.load import load_of, service_readings, usable_readings
 from tessera.domain.slo.condition import attained_text
 
 UNKNOWN_CELL = "-"
@@ -115,7 +115,9 @@ def _build_row(
     measurement = measured_slo(placed, snapshot.readings) if placed is not None else None
     pods = [pod for pod in snapshot.pods if pod.service == service.ref and pod.batch_run is None]
     demand = snapshot.demand_of(service.ref)
-    load = load_of(pods, snapshot.readings, status.replicas, snapshot.at, demand)
+    usable = usable_readings(snapshot.readings, snapshot.at)
+    readings = service_readings(snapshot.readings, usable, service.ref, pods)
+    load = load_of(pods, readings, status.replicas, snapshot.at, demand)
     cost, scaling = status.cost, status.scaling
     per_million = cost.per_million_tokens if cost else None
     if (

@@ -1,6 +1,6 @@
 """What an aspect is, and what it knows: a placed service, and what was measured of it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Generic, Literal, NamedTuple, TypeVar
@@ -15,37 +15,31 @@ from tessera.api.service_status import (
     SpeedStatus,
 )
 from tessera.domain.incremental import Until
-from tessera.domain.observed.latency import ServiceLatency
-from tessera.domain.observed.snapshot import (
-    ObservedService,
-    Pod,
-    PodReading,
-    Readings,
-    Snapshot,
-    SpeedReading,
-)
+from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.rollout.balance import BALANCED
+from tessera.domain.scaling.load import ServiceReadings
 
 D = TypeVar("D")
 
 
 class Measurements(NamedTuple):
-    """What Prometheus measured of one service."""
+    """What Prometheus measured of one service, and when."""
 
-    loads: tuple[PodReading | None, ...] = ()
-    """The usable reading of each of its replicas."""
-    speeds: Sequence[SpeedReading] = ()
+    readings: ServiceReadings = ServiceReadings()
     speeds_at: datetime | None = None
     """When the speeds were measured; None without any reading."""
-    latency: ServiceLatency | None = None
-    """None if the service has no series."""
     latency_at: datetime | None = None
     """The same of the latency."""
+
+
+def measured_at(readings: Readings | None) -> tuple[datetime | None, datetime | None]:
+    """Return when the speeds and the latencies of all services were measured."""
+    return (None, None) if readings is None else (readings.speeds_at, readings.latencies_at)
 
 
 class Reported(NamedTuple):

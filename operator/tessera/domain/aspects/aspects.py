@@ -1,6 +1,6 @@
 """All aspects of a placed service, and what each part of the operator asks of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -13,11 +13,10 @@ from tessera.domain.aspects.slo import SLO
 from tessera.domain.aspects.speculation import SPECULATION
 from tessera.domain.aspects.speed import SPEED
 from tessera.domain.incremental import Until
-from tessera.domain.observed.snapshot import Pod, Readings, Ref, Snapshot
+from tessera.domain.observed.snapshot import Readings, Snapshot
 from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.series import Sample
-from tessera.domain.scaling.load import usable_readings
 from tessera.domain.steps import Step
 
 # In the order in which they are explained, that of the fields of `Reported`.
@@ -32,21 +31,6 @@ _sampled = Step(
     lambda aspect, placed, readings, value: list(aspect.samples(placed, readings, value)),
     lambda *_: [],
 )
-
-
-def measurements_of(ref: Ref, pods: Sequence[Pod], snapshot: Snapshot) -> Measurements:
-    """Return what was measured of one service, of which these are the replicas."""
-    readings = snapshot.readings
-    if readings is None:
-        return Measurements(loads=(None,) * len(pods))
-    by_pod = usable_readings(readings, snapshot.at)
-    return Measurements(
-        loads=tuple([by_pod.get(pod.ref) for pod in pods]),
-        speeds=readings.speeds.get(ref, ()),
-        speeds_at=readings.speeds_at,
-        latency=readings.latencies.get(ref),
-        latency_at=readings.latencies_at,
-    )
 
 
 def reported_by(placed: PlacedService) -> Reported:

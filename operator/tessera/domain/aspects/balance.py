@@ -31,13 +31,10 @@ def _following(
 ) -> Until[StatusVerdict[LoadBalanced]]:
     if placed.choice is None:
         return Until(current)
-    readings = {
-        pod.ref: reading
-        for pod, reading in zip(placed.pods, measurements.loads, strict=True)
-        if reading is not None
-    }
     max_num_seqs = placed.choice.fit.limits.max_num_seqs
-    return assess_balance(placed.service.status, placed.pods, readings, max_num_seqs, at)
+    return assess_balance(
+        placed.service.status, placed.pods, measurements.readings.pods, max_num_seqs, at
+    )
 
 
 def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:

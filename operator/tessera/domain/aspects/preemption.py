@@ -24,7 +24,7 @@ def _following(
     if at is None or placed.placement is None or is_rolling_out(placed.pods):
         return Until(current)
     spec, choice = placed.placement
-    reading = reading_of(choice.variant, measurements.speeds)
+    reading = reading_of(choice.variant, measurements.readings.speeds)
     return Until(next_preemption_status(spec, choice, reading, current, at))
 
 

@@ -58,7 +58,7 @@ def _following(
     if at is None or placed.placement is None:
         return Until(current)
     spec, _ = placed.placement
-    return Until(next_slo_status(spec.slo, measurements.latency, placed.pods, current, at))
+    return Until(next_slo_status(spec.slo, measurements.readings.latency, placed.pods, current, at))
 
 
 def _verdict(_placed: PlacedService, status: SloStatus | None) -> StatusVerdict[SLOMet]:

@@ -62,7 +62,7 @@ def _following(
         return Until(current)
     spec, choice = placed.placement
     # Without any reading it is what is expected of the spec.
-    reading = reading_of(choice.variant, measurements.speeds)
+    reading = reading_of(choice.variant, measurements.readings.speeds)
     at = measurements.speeds_at or at
     return Until(next_speculation_status(spec, choice.fit, reading, current, at))
 

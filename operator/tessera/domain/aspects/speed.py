@@ -51,7 +51,7 @@ def _following(
     spec, choice = placed.placement
     if current is not None and is_recent(current, spec.model.uri, choice.variant, at):
         return Until(current)
-    observed = service_speed(spec, choice, placed.pods, measurements.speeds)
+    observed = service_speed(spec, choice, placed.pods, measurements.readings.speeds)
     return Until(next_speed_status(observed, current, at))
 
 

@@ -20,7 +20,12 @@ from tessera.domain.observed.snapshot import BatchPod, Ref, Snapshot
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec, recorded_for_spec
 from tessera.domain.service.preparation.claims import ClaimUsers
-from tessera.domain.service.preparation.jobs import ModelJob, ModelJobStatus, assess_job_of_files
+from tessera.domain.service.preparation.jobs import (
+    ModelJob,
+    ModelJobs,
+    ModelJobStatus,
+    assess_job_of_files,
+)
 from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.speed.measurements import measured_speeds, speeds_for
 from tessera.domain.steps import Step
@@ -176,6 +181,7 @@ class _SnapshotIndex:
         self._users = users
         self._job_creation_errors = job_creation_errors
         self._snapshot = snapshot
+        self._model_jobs = ModelJobs(snapshot.at, snapshot.model_jobs, snapshot.pods)
         self._views = tuple(views)
         self._measured = measured_speeds(snapshot.services)
         self._batches = {batch.ref: batch for batch in snapshot.batches}
@@ -220,7 +226,7 @@ class _SnapshotIndex:
             return None
         name = model_job_name(batch.ref.name, batch.uid, "shape", model)
         model_job = ModelJob(task="shape", name=name, spec=spec)
-        return assess_job_of_files(self._snapshot, batch.ref.namespace, model_job)
+        return assess_job_of_files(self._model_jobs, batch.ref.namespace, model_job)
 
     def terminal_situation(self, batch: Batch) -> Situation:
         """Return the pods and Jobs of a finished batch, without the facts of a decision."""

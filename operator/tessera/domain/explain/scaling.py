@@ -1,6 +1,7 @@
 """Explanation of the number of replicas, and the readings that would change it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from tessera.api.inference_service import InferenceServiceSpec
@@ -10,7 +11,7 @@ from tessera.api.service_status import ScalingStatus
 from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.reporting.decision import Decision
-from tessera.domain.scaling.load import in_units, load_of
+from tessera.domain.scaling.load import in_units, load_of, service_readings, usable_readings
 from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
@@ -38,7 +39,7 @@ def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[D
         elif without_readings or reason != scale.reason:
             message, change_at = _dated_message(status), status.change_at
     same = without_readings or reason == scale.reason
-    load = _load(snapshot, service_plan)
+    load = replace(_load(snapshot, service_plan), is_read=is_read)
     yield Decision(
         topic="scaling",
         reason=reason,
@@ -65,10 +66,10 @@ def _load(snapshot: Snapshot, service_plan: ServicePlan) -> ServiceLoad:
     shares = shares_of(choices) if choices else {}
     pods = [pod for pod in service_plan.pods if not shares or pod.variant in shares]
     ref = service_plan.service.ref
+    usable = usable_readings(snapshot.readings, snapshot.at)
+    readings = service_readings(snapshot.readings, usable, ref, pods)
     demand = snapshot.demand_of(ref)
-    load = load_of(
-        pods, snapshot.readings, service_plan.scale.replicas, snapshot.at, demand, service=ref
-    )
+    load = load_of(pods, readings, service_plan.scale.replicas, snapshot.at, demand)
     return in_units(load, pods, shares) if shares else load
 
 

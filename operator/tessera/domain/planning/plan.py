@@ -9,7 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
-from tessera.domain.aspects.aspects import measurements_of
+from tessera.domain.aspects.aspect import Measurements, measured_at
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
@@ -67,6 +67,7 @@ from tessera.domain.repartition.displacement import displaced_pods
 from tessera.domain.repartition.services import pool_service_of
 from tessera.domain.rollout.drain import NO_DISPLACEMENT, Displacement
 from tessera.domain.rollout.replica_conflict import ReplicaConflict
+from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.device_shares import share_devices
 from tessera.domain.service.preparation.claims import ClaimUsers, claim_users, recorded_claims
@@ -77,7 +78,13 @@ from tessera.domain.service.proposal import (
     guaranteed_replicas,
     propose,
 )
-from tessera.domain.service.proposals import free_for, free_in_pool, held_devices, propose_all
+from tessera.domain.service.proposals import (
+    free_for,
+    free_in_pool,
+    held_devices,
+    propose_all,
+    readings_of,
+)
 from tessera.domain.service.removed import RemovedWorkload, drain_removed, removed_workload
 from tessera.domain.service.unclaimed import unclaimed_pods
 from tessera.domain.service.variant_counts import Devices, reclaimed_pods
@@ -210,6 +217,7 @@ class _ServiceContext:
     config: Config
     snapshot: Snapshot
     memory: PlanMemory
+    readings: Mapping[Ref, ServiceReadings]
     newest_template: PodTemplateVersion
     name_conflicts: NameConflicts
     grants: Mapping[Ref, Grant | Exception]
@@ -249,7 +257,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
     )
     allocated = Devices(unclaimed.allocated)
     forecast = _grant_forecast(snapshot, deciding, metering)
-    proposals = propose_all(
+    proposals, readings = propose_all(
         snapshot,
         memory.scaling_history,
         views,
@@ -271,6 +279,7 @@ def plan(config: Config, observed: Snapshot, memory: PlanMemory) -> Plan:
         config=config,
         snapshot=snapshot,
         memory=memory,
+        readings=readings,
         newest_template=_newest_template(config),
         name_conflicts=_name_conflicts(config, snapshot, budgets),
         grants=shared,
@@ -418,7 +427,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         inspection = inspect_service(
             ref, service_plan, seen, at=watch.at, memory=progress, watch=watch
         )
-    measurements = measurements_of(ref, service_plan.pods, snapshot)
+    measurements = Measurements(context.readings[ref], *measured_at(snapshot.readings))
     service_plan = with_observations(
         ref, service_plan, inspection.stall, measurements, at=snapshot.at
     )
@@ -470,6 +479,7 @@ STEPS: tuple[Step[..., Any], ...] = (
     provisioned_view,
     acceptance,
     meter_budget,
+    readings_of,
     held_devices,
     free_in_pool,
     free_for,

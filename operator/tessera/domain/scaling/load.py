@@ -3,34 +3,84 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from tessera.domain.incremental import FOREVER
 from tessera.domain.observed.demand import NO_TOKENS, GatewayDemand
-from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref
+from tessera.domain.observed.latency import ServiceLatency
+from tessera.domain.observed.snapshot import (
+    Pod,
+    PodReading,
+    Readings,
+    Ref,
+    SpeedReading,
+    TokenRates,
+)
 from tessera.domain.scaling.state import ServiceLoad
 
 # Older readings count as missing, and younger replicas need no reading yet.
 MAX_READING_AGE = timedelta(seconds=30)
 
 
+class ServiceReadings(NamedTuple):
+    """What Prometheus answered about one service."""
+
+    is_usable: bool = False
+    """Its last answer is recent, and knows of replicas, be they of others."""
+    pods: Mapping[Ref, PodReading] = {}
+    """By replica; none of an answer that is not usable."""
+    finished: float | None = None
+    finish_rate: float | None = None
+    token_rates: TokenRates | None = None
+    speeds: Sequence[SpeedReading] = ()
+    latency: ServiceLatency | None = None
+    counted_at: datetime | None = None
+    """When gateways counted the first tokens in `latency`; None where they counted none."""
+
+
+def service_readings(
+    readings: Readings | None, usable: Mapping[Ref, PodReading], ref: Ref, pods: Sequence[Pod]
+) -> ServiceReadings:
+    """Return what was answered about a service, of which these are the replicas.
+
+    `usable` has the readings of all replicas of the fleet: see `usable_readings`.
+    """
+    if readings is None:
+        return _NOT_READ
+    latency = readings.latencies.get(ref)
+    gateway = latency.gateway if latency is not None else None
+    has_counts = gateway is not None and gateway.ttft is not None and gateway.ttft.total > 0
+    return ServiceReadings(
+        bool(usable),
+        {pod.ref: usable[pod.ref] for pod in pods if pod.ref in usable},
+        readings.finished.get(ref),
+        readings.finish_rates.get(ref),
+        readings.token_rates.get(ref),
+        readings.speeds.get(ref, ()),
+        latency,
+        readings.latencies_at if has_counts else None,
+    )
+
+
+_NOT_READ = ServiceReadings()
+
+
 def load_of(
     pods: Sequence[Pod],
-    readings: Readings | None,
+    readings: ServiceReadings,
     replicas: int,
     now: datetime,
     demand: GatewayDemand | None = None,
-    service: Ref | None = None,
 ) -> ServiceLoad:
     """Sum waiting and running requests and average activity over the ready replicas.
 
     One replica without a reading makes the sum unknown, since missing is not zero; what the others
     hold waits at least. What runs on
     draining replicas counts too: its clients send their next requests to the others. What waits at
-    gateways waits too; without a gateway `demand` is None. `service` is whose finished requests
-    count.
+    gateways waits too; without a gateway `demand` is None.
     """
     serving = [pod for pod in pods if pod.takes_requests and pod.serving]
-    by_pod = usable_readings(readings, now)
+    by_pod = readings.pods
     samples = [(by_pod.get(pod.ref, PodReading()), _is_young(pod, now)) for pod in serving]
     waiting = _known_values([(reading.waiting, young) for reading, young in samples])
     running = _known_values([(reading.running, young) for reading, young in samples])
@@ -58,16 +108,15 @@ def load_of(
         activity=None if activity is None else sum(activity) / len(activity),
         queued=demand.queued if demand is not None else None,
         gateway_requests=demand.arrived + demand.in_flight if demand is not None else 0,
-        finished=readings.finished.get(service) if readings and by_pod and service else None,
-        finish_rate=readings.finish_rates.get(service) if readings and by_pod and service else None,
-        token_rates=readings.token_rates.get(service) if readings and by_pod and service else None,
+        finished=readings.finished if readings.is_usable else None,
+        finish_rate=readings.finish_rate if readings.is_usable else None,
+        token_rates=readings.token_rates if readings.is_usable else None,
         arrival_rate=demand.arrivals_per_second if demand is not None else None,
         arrivals=demand.arrivals if demand is not None else (),
         arrived_tokens=demand.tokens if demand is not None else NO_TOKENS,
         known_requests=sum(counts) + sum(leaving) + queued if counts else None,
         with_counts=len(counts),
         until=min(young) + MAX_READING_AGE if young else FOREVER,
-        is_read=readings is not None and readings.problem is None,
     )
 
 

@@ -78,7 +78,7 @@ class ServiceLoad:
     until: datetime = FOREVER
     """When the next young replica needs a reading, which changes the load by itself."""
     is_read: bool = False
-    """Whether there are metrics of any service."""
+    """Whether there are metrics of any service; explanations alone say so."""
 
     @property
     def is_known(self) -> bool:

@@ -8,10 +8,11 @@ from datetime import timedelta
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.inference_service import Scaling as ScalingSpec
 from tessera.api.variant_status import VariantStatus
-from tessera.domain.observed.snapshot import ObservedService, Pod, Readings
+from tessera.domain.observed.snapshot import ObservedService, Pod
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
+from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.schedules import BoundsSchedule
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import SchedulerLimits, longest_reading
@@ -38,7 +39,7 @@ class ObservedVariant:
     """The replicas on this hardware."""
     other_pods: Sequence[Pod] = ()
     """Those of the other variants of the service."""
-    readings: Readings | None
+    readings: ServiceReadings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,8 @@ class CurrentObjects:
     pods: tuple[Pod, ...] = ()
     workloads: tuple[Workload, ...] = ()
     model_jobs: tuple[ObservedModelJob, ...] = ()
+    job_pods: tuple[Pod, ...] = ()
+    """The pods of these Jobs."""
     disrupted: frozenset[Ref] = frozenset()
     """Pods on nodes that terminate soon."""
 
@@ -65,12 +67,17 @@ def objects_by_service(
     leaving_nodes = {node.name for node in nodes if node.taints & DISRUPTION_TAINTS}
     pods_by_ref = _by_service(pod for pod in pods if _is_replica(pod, ready_nodes))
     workloads_by_ref, jobs_by_ref = _by_service(workloads), _by_service(model_jobs)
+    job_pods_by_ref = defaultdict[Ref, list[Pod]](list)
+    for pod in pods:
+        if pod.model_job_run is not None:
+            job_pods_by_ref[pod.model_job_run.service].append(pod)
     return {
         ref: _objects_in_order(
             ref,
             tuple(pods_by_ref.get(ref, ())),
             tuple(workloads_by_ref.get(ref, ())),
             tuple(jobs_by_ref.get(ref, ())),
+            tuple(job_pods_by_ref.get(ref, ())),
             frozenset(pod.ref for pod in pods_by_ref.get(ref, ()) if pod.node in leaving_nodes)
             if leaving_nodes
             else _NONE,
@@ -92,12 +99,14 @@ def _objects_in_order(
     pods: tuple[Pod, ...],
     workloads: tuple[Workload, ...],
     model_jobs: tuple[ObservedModelJob, ...],
+    job_pods: tuple[Pod, ...],
     disrupted: frozenset[Ref],
 ) -> CurrentObjects:
     return CurrentObjects(
         pods=tuple(sorted(pods, key=lambda pod: pod.ref)),
         workloads=tuple(sorted(workloads, key=lambda workload: workload.ref)),
         model_jobs=tuple(sorted(model_jobs, key=lambda job: job.ref)),
+        job_pods=job_pods,
         disrupted=disrupted,
     )
 

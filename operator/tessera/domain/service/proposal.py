@@ -5,30 +5,18 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
-from tessera.api.inference_service import (
-    InferenceServiceSpec,
-)
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
-from tessera.api.reasons import (
-    Accepted,
-    PlacementReason,
-    ScalingReason,
-    StatusVerdict,
-)
+from tessera.api.reasons import Accepted, PlacementReason, ScalingReason, StatusVerdict
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.budget.state import GrantRequest
 from tessera.domain.hardware.pools import PoolView, tier_by_pool
 from tessera.domain.incremental import FOREVER, Until, reused_until
 from tessera.domain.names import can_name_service
-from tessera.domain.observed.snapshot import (
-    ObservedService,
-    PodReading,
-    Ref,
-    Snapshot,
-    Workload,
-)
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.snapshot import ObservedService, Ref, Workload
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import check, engine_verdict
 from tessera.domain.placement.cover import NO_NEED, Need
@@ -43,6 +31,7 @@ from tessera.domain.placement.sharing import may_share_service
 from tessera.domain.placement.split_state import VariantChange
 from tessera.domain.placement.variant_cost import capacity_of
 from tessera.domain.rollout.disruptions import NO_DISRUPTIONS, Disruptions, disruptions_of
+from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import (
     ScaleDecision,
@@ -53,6 +42,7 @@ from tessera.domain.scaling.state import (
 from tessera.domain.schedules import BoundsSchedule, bounds_schedule, schedule_faults
 from tessera.domain.service.current_objects import CurrentObjects
 from tessera.domain.service.measured_limits import with_measured_limits
+from tessera.domain.service.preparation.jobs import ModelJobs
 from tessera.domain.service.preparation.precisions import awaited_check, is_awaited, refusals
 from tessera.domain.service.preparation.preparation import Preparation, with_precisions
 from tessera.domain.service.preparation.shape import prepare_model
@@ -101,22 +91,31 @@ class Proposal:
     """The bounds that schedules set now and next."""
 
 
+class ProposalInputs(NamedTuple):
+    """All that a proposal is made of but the time, the last history, and the room."""
+
+    service: ObservedService
+    objects: CurrentObjects
+    views: Sequence[PoolView]
+    readings: ServiceReadings
+    demand: GatewayDemand | None
+    """What gateways report of it; None where no gateway reports."""
+    gateways: bool
+    room_key: object
+    """About what is free in its pools; None where it does not choose among several. The room itself
+    differs after each proposal before this one, and any device of any service would count."""
+
+
 @reused_until
-def _propose(  # noqa: PLR0913 - inputs and circumstances
+def _propose(
     _ref: Ref,
-    service: ObservedService,
-    objects: CurrentObjects,
-    views: Sequence[PoolView],
-    _readings: tuple[PodReading | None, ...],
-    _policy_inputs: tuple[object, ...] = (),
-    gateways: bool = False,
-    _free: object = None,
+    inputs: ProposalInputs,
     *,
     at: datetime,
     memory: ScalingHistory | None,
-    snapshot: Snapshot,
     room: Room,
 ) -> Until[Proposal]:
+    service, objects, views = inputs.service, inputs.objects, inputs.views
     spec, history = service.spec, memory or history_from_status(service.status)
     if spec is None:
         message = service.problem or "spec: unreadable"
@@ -124,14 +123,15 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     if not can_name_service(service.ref.name):
         return _unchanged(service, objects, _INVALID_NAME, history)
     schedule = _schedule_of(service, spec, at)
-    preparation = prepare_model(snapshot, service, schedule.apply(spec) if schedule else spec)
+    model_jobs = ModelJobs(at, objects.model_jobs, objects.job_pods)
+    preparation = prepare_model(model_jobs, service, schedule.apply(spec) if schedule else spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
     if denials := check(spec, tier_by_pool(views)):
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
     if preparation.missing_shape is None:
-        preparation = with_precisions(snapshot, service, preparation)
+        preparation = with_precisions(model_jobs, service, preparation)
     awaited = preparation.missing_shape or _awaited_precision(preparation, service, objects, views)
     if awaited is not None:
         return _unchanged(service, objects, awaited, history, at, preparation=preparation)
@@ -140,7 +140,6 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     until = (schedule.status.next_at if schedule is not None else None) or FOREVER
     if preparation.pending:
         until = at
-    assignments = slice_assignments(service.ref, snapshot.pools)
     running = None if is_awaited(preparation.precisions or ()) else _running(service, objects, room)
     placement = _place(
         service,
@@ -148,9 +147,9 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
         objects,
         views,
         room.used,
-        assignments,
+        slice_assignments(service.ref, [view.pool for view in views]),
         running=running,
-        gateways=gateways,
+        gateways=inputs.gateways,
     )
     placement = with_measured_limits(placement, service, spec)
     accepted = _accepted(spec, preparation)
@@ -163,7 +162,14 @@ def _propose(  # noqa: PLR0913 - inputs and circumstances
     unit = unit_of(placement.choices)
     history = _history_on(placement, spec, reference, objects, in_unit(history, unit), at)
     scale = decide_replicas(
-        snapshot, service, placement.choices, objects=objects, history=history, schedule=schedule
+        service,
+        placement.choices,
+        objects=objects,
+        readings=inputs.readings,
+        demand=inputs.demand,
+        history=history,
+        schedule=schedule,
+        at=at,
     )
     need = _need(spec, scale, unit)
     split_for = partial(
@@ -314,8 +320,8 @@ def _schedule_of(
 
 propose = Step(
     _propose,
-    lambda error, _ref, service, objects, *_, memory, **_named: planner_error_proposal(
-        error, service, objects, memory or ScalingHistory()
+    lambda error, _ref, inputs, *, memory, **_named: planner_error_proposal(
+        error, inputs.service, inputs.objects, memory or ScalingHistory()
     ),
 )
 

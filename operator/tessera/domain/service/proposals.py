@@ -12,11 +12,10 @@ from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
 from tessera.domain.placement.placement import CLASS_RANKS
-from tessera.domain.scaling.load import usable_readings
-from tessera.domain.scaling.policies.by_name import POLICIES
+from tessera.domain.scaling.load import ServiceReadings, service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service.current_objects import CurrentObjects, objects_by_service
-from tessera.domain.service.proposal import Proposal, allocate, propose
+from tessera.domain.service.proposal import Proposal, ProposalInputs, allocate, propose
 from tessera.domain.service.variant_counts import Devices, Room
 from tessera.domain.steps import Step
 
@@ -29,8 +28,8 @@ def propose_all(
     forecast: GrantForecast,
     *,
     gateways: bool,
-) -> Mapping[Ref, Proposal]:
-    """Propose for all services, in the order in which they choose hardware.
+) -> tuple[Mapping[Ref, Proposal], Mapping[Ref, ServiceReadings]]:
+    """Propose for all services, in the order in which they choose hardware, by what was read.
 
     `allocated` is increased by the devices of replicas that exist or would be granted. What
     services hold is counted from the start, so that none takes it before their turn.
@@ -38,7 +37,11 @@ def propose_all(
     objects_by_ref = objects_by_service(
         snapshot.services, snapshot.pods, snapshot.workloads, snapshot.nodes, snapshot.model_jobs
     )
-    readings_by_pod = usable_readings(snapshot.readings, snapshot.at)
+    usable = usable_readings(snapshot.readings, snapshot.at)
+    readings = {
+        ref: readings_of(snapshot.readings, usable, ref, objects.pods)
+        for ref, objects in objects_by_ref.items()
+    }
     proposals, gpus = {}, defaultdict[str, Decimal](Decimal)
     order = _in_choice_order(snapshot.services, objects_by_ref)
     pools_by_name = _pools_of_usable_nodes(views, snapshot.nodes)
@@ -54,22 +57,23 @@ def propose_all(
         allocated.subtract(devices_by_ref[ref])
         proposal = propose(
             ref,
-            service,
-            objects,
-            views,
-            tuple([readings_by_pod.get(pod.ref) for pod in objects.pods]),
-            _policy_inputs(service, snapshot, are_usable=bool(readings_by_pod)),
-            gateways,
-            free_for(service, free),
+            ProposalInputs(
+                service,
+                objects,
+                views,
+                readings[ref],
+                snapshot.demand_of(ref),
+                gateways,
+                free_for(service, free),
+            ),
             at=snapshot.at,
             memory=scaling_history.get(ref),
-            snapshot=snapshot,
             room=Room(used=allocated, held=devices_by_ref[ref], pools=pools_by_name),
         )
         proposals[ref] = proposal
         tenant, _ = forecast.tenant(ref.namespace)
         gpus[tenant] += allocate(allocated, proposal, forecast, devices_by_ref[ref])
-    return proposals
+    return proposals, readings
 
 
 @reused
@@ -131,15 +135,7 @@ def _read_free(service: ObservedService, free: Mapping[str, tuple[int, ...]]) ->
 free_for = Step(_read_free, lambda *_: None)
 
 
-def _policy_inputs(
-    service: ObservedService, snapshot: Snapshot, *, are_usable: bool
-) -> tuple[object, ...]:
-    """Return what the policy of a service reads beside the load of its replicas."""
-    ref, spec = service.ref, service.spec
-    if spec is None or spec.fixed_replicas is not None:
-        return ()
-    policy = POLICIES[spec.scaling.policy]
-    return (are_usable, *policy.inputs(snapshot.readings, snapshot.demand_of(ref), ref))
+readings_of = Step(service_readings, lambda *_: ServiceReadings())
 
 
 class _ChoiceOrder(NamedTuple):

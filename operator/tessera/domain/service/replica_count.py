@@ -9,11 +9,12 @@ from tessera.api.inference_service import InferenceServiceSpec, ScalingPause
 from tessera.api.reasons import ScalingReason
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.incremental import FOREVER, NEVER
-from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.scaling.additions import with_refusal, without_useless
 from tessera.domain.scaling.decisions import current_pods
-from tessera.domain.scaling.load import in_units, load_of, usable_readings
+from tessera.domain.scaling.load import ServiceReadings, in_units, load_of
 from tessera.domain.scaling.policies.by_name import POLICIES, ScalingPolicy
 from tessera.domain.scaling.state import (
     Decided,
@@ -33,20 +34,22 @@ _ROUNDING = 0.01
 _TOKEN = ScalingUnit("", 1000)
 
 
-def decide_replicas(
-    snapshot: Snapshot,
+def decide_replicas(  # noqa: PLR0913 - what is read of the service, and what was decided of it
     service: ObservedService,
     choices: Sequence[HardwareChoice],
     *,
     objects: CurrentObjects,
+    readings: ServiceReadings,
+    demand: GatewayDemand | None,
     history: ScalingHistory,
     schedule: BoundsSchedule | None,
+    at: datetime,
 ) -> ScaleDecision:
     """Return the number of replicas, decided by the spec, another autoscaler or a policy.
 
     They are counted as of the unit, the variant of the least capacity.
     """
-    spec, ref, choice = service.spec, service.ref, unit_choice(choices)
+    spec, choice = service.spec, unit_choice(choices)
     assert spec is not None  # noqa: S101 - hardware was chosen for it
     shares = shares_of(choices)
     workloads = [workload for workload in objects.workloads if workload.variant in shares]
@@ -55,10 +58,10 @@ def decide_replicas(
         existing = round(sum(each.replicas * shares[each.variant] for each in workloads))
     if spec.fixed_replicas is not None:
         fixed_units = existing if len(shares) > 1 else spec.fixed_replicas
-        return _fixed_scale(spec, spec.fixed_replicas, fixed_units, history, snapshot.at)
+        return _fixed_scale(spec, spec.fixed_replicas, fixed_units, history, at)
     if spec.scaling.paused is not None:
-        return _paused_scale(spec.scaling.paused, existing, history, snapshot.at)
-    policy, readings = POLICIES[spec.scaling.policy], snapshot.readings
+        return _paused_scale(spec.scaling.paused, existing, history, at)
+    policy = POLICIES[spec.scaling.policy]
     variant = ObservedVariant(
         service=service,
         spec=spec,
@@ -78,9 +81,7 @@ def decide_replicas(
         variant,
         largest_share=max(shares.values()),
     )
-    demand = snapshot.demand_of(ref)
-    load = load_of(pods, readings, existing, snapshot.at, demand, service=ref)
-    load = in_units(load, pods, shares)
+    load = in_units(load_of(pods, readings, existing, at, demand), pods, shares)
     if spec.scaling.mode != "Native":
         units = existing if len(shares) > 1 else None
         return _external_scale(service, policy, target, load, units, history)
@@ -90,10 +91,9 @@ def decide_replicas(
         history = replace(history, refused=None)
     elif spec.placement.mig != "Auto":
         # GPUs may be partitioned for a service that has it, so what it wants stays its demand.
-        history = with_refusal(history, pods, snapshot.at)
+        history = with_refusal(history, pods, at)
     decision = policy.decide(target, load, history)
-    usable = usable_readings(readings, snapshot.at)
-    return without_useless(decision, target, load, history, pods, usable)
+    return without_useless(decision, target, load, history, pods, readings.pods)
 
 
 def _external_scale(

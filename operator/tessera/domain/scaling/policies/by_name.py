@@ -4,8 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from tessera.api.inference_service import ScalingPolicyName
-from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.policies import queue_and_activity
 from tessera.domain.scaling.policies.capacity import policy as capacity
 from tessera.domain.scaling.state import ScaleDecision, ScalingHistory, ServiceLoad
@@ -19,15 +17,6 @@ class ScalingPolicy(Protocol):
         self, target: ScaleTarget, load: ServiceLoad, history: ScalingHistory, /
     ) -> ScaleDecision:
         """Return the number with its reason; the history comes back with the next load."""
-        ...
-
-    def inputs(
-        self, readings: Readings | None, demand: GatewayDemand | None, service: Ref, /
-    ) -> tuple[object, ...]:
-        """Return what it reads of a service beside the load of its replicas.
-
-        A decision holds while these stay equal, at most until the time that it says.
-        """
         ...
 
     def restore(

@@ -16,8 +16,6 @@ from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
 from tessera.domain.names import ENGINE_ACCOUNT
-from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.decisions import (
     changed,
     current_replicas,
@@ -66,13 +64,6 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
         _decide(target, load, recommendation, current, history), load.at, current, history
     )
     return replace(decision, until=load.until) if _is_steady(decision, load.at) else decision
-
-
-def inputs(
-    _readings: Readings | None, demand: GatewayDemand | None, _service: Ref
-) -> tuple[object, ...]:
-    """Return the requests that wait at gateways."""
-    return (demand.queued if demand is not None else 0,)
 
 
 def _is_steady(decision: ScaleDecision, at: datetime) -> bool:

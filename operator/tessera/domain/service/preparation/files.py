@@ -14,6 +14,7 @@ from tessera.domain.service.preparation.claims import ModelClaim
 from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
+    ModelJobs,
     ModelJobStatus,
     assess_job_of_files,
 )
@@ -32,11 +33,12 @@ def with_files(
 ) -> Preparation:
     """Are the files of the pinned spec on their claims? They are downloaded one after another."""
     caches, recorded = [], _recorded_caches(preparation.status)
+    model_jobs = ModelJobs(snapshot.at, snapshot.model_jobs, snapshot.pods)
     for claim in claims:
         cache = _cache_status(claim, recorded)
         name = claim.files.job_name
         model_job = ModelJob(task="fetch", name=name, spec=spec, files=claim.files)
-        job_status = assess_job_of_files(snapshot, service.ref.namespace, model_job)
+        job_status = assess_job_of_files(model_jobs, service.ref.namespace, model_job)
         owned_jobs = _owned_jobs(snapshot, service, job_status)
         if not cache.fetched and preparation.missing_files is None:
             cache = _with_progress(snapshot, service, claim, cache)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import Enum, auto
 
 from tessera.api.inference_service import InferenceServiceSpec, Model
@@ -14,7 +14,7 @@ from tessera.domain.model.names import Task, model_job_name
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import ShapeReport, parse_report, report_message
 from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
-from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Pod
 
 # What failed for a reason that may pass is tried again after this time.
 _RETRY_DELAY = timedelta(seconds=30)
@@ -34,6 +34,15 @@ _OUTCOMES: Mapping[int | None, ModelJobOutcome] = {
     0: ModelJobOutcome.DONE,
     REFUSED_EXIT_CODE: ModelJobOutcome.MODEL_REJECTED,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class ModelJobs:
+    """Jobs that may be of a model, with their pods, at one moment."""
+
+    at: datetime
+    jobs: Sequence[ObservedModelJob]
+    pods: Sequence[Pod]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +128,7 @@ def refusal_message(model: Model, report_text: str) -> str:
 
 
 def assess_model_job(
-    snapshot: Snapshot,
+    observed: ModelJobs,
     service: ObservedService,
     spec: InferenceServiceSpec,
     task: Task,
@@ -129,24 +138,24 @@ def assess_model_job(
     name = model_job_name(service.ref.name, service.uid, task, spec.model)
     model_jobs = [
         job
-        for job in snapshot.model_jobs
+        for job in observed.jobs
         if job.service == service.ref and job.task == task and job.ref.name not in siblings
     ]
     model_job = ModelJob(task=task, name=name, spec=spec)
-    status = _assess(snapshot, service.ref.namespace, model_job, model_jobs)
+    status = _assess(observed, service.ref.namespace, model_job, model_jobs)
     others = tuple(ref for ref in status.jobs if ref.name != name)
     return replace(status, obsolete_jobs=(*others, *status.obsolete_jobs))
 
 
-def assess_job_of_files(snapshot: Snapshot, namespace: str, model_job: ModelJob) -> ModelJobStatus:
+def assess_job_of_files(observed: ModelJobs, namespace: str, model_job: ModelJob) -> ModelJobStatus:
     """Assess a Job for certain files, of any owner; all other Jobs stay alone."""
     ref = Ref(namespace, model_job.name)
-    model_jobs = [job for job in snapshot.model_jobs if job.ref == ref]
-    return _assess(snapshot, namespace, model_job, model_jobs)
+    model_jobs = [job for job in observed.jobs if job.ref == ref]
+    return _assess(observed, namespace, model_job, model_jobs)
 
 
 def _assess(
-    snapshot: Snapshot,
+    observed: ModelJobs,
     namespace: str,
     model_job: ModelJob,
     model_jobs: Sequence[ObservedModelJob],
@@ -159,7 +168,7 @@ def _assess(
         return replace(status, job_to_create=model_job)
     pods = [
         pod
-        for pod in snapshot.pods
+        for pod in observed.pods
         if pod.model_job_run is not None and pod.model_job_run.job_uid == job.uid
     ]
     pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
@@ -170,7 +179,7 @@ def _assess(
         return replace(status, message=_pod_problem(spec, pod), address=pod.address)
     if (outcome := _OUTCOMES.get(code)) is not None:
         return replace(status, report=text, outcome=outcome)
-    retry_due = snapshot.at - (pod.ended or pod.created) >= _RETRY_DELAY
+    retry_due = observed.at - (pod.ended or pod.created) >= _RETRY_DELAY
     words = report_message(text) or pod.container_message
     message = (
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"

@@ -17,12 +17,13 @@ from tessera.api.service_status import InferenceServiceStatus, PrecisionStatus
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
-from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
 from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
+    ModelJobs,
     ModelJobStatus,
     assess_job_of_files,
     config_source,
@@ -64,7 +65,7 @@ class PrecisionCheck:
 
 
 def check_precisions(
-    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec
+    model_jobs: ModelJobs, service: ObservedService, spec: InferenceServiceSpec
 ) -> tuple[PrecisionCheck, ...]:
     """Return the check of each listed precision with files of its own, for a model of known
     shape."""
@@ -72,7 +73,7 @@ def check_precisions(
     if shape is None:
         return ()
     return tuple(
-        _check(snapshot, service, spec, shape, variant)
+        _check(model_jobs, service, spec, shape, variant)
         for variant in spec.precision.variants
         if variant.uri is not None
     )
@@ -165,7 +166,7 @@ def _job_name(service: ObservedService, located: InferenceServiceSpec) -> str:
 
 
 def _check(
-    snapshot: Snapshot,
+    model_jobs: ModelJobs,
     service: ObservedService,
     spec: InferenceServiceSpec,
     shape: ModelShape,
@@ -174,7 +175,7 @@ def _check(
     recorded = _recorded(service.status, variant)
     located = with_files_of(variant, spec, shape)
     model_job = ModelJob(task="shape", name=_job_name(service, located), spec=located)
-    job_status = assess_job_of_files(snapshot, service.ref.namespace, model_job)
+    job_status = assess_job_of_files(model_jobs, service.ref.namespace, model_job)
     if recorded is not None and not is_update_requested(service, recorded.observed_update):
         check = _judged(spec, shape, variant, recorded)
         return replace(check, obsolete_jobs=job_status.jobs)
@@ -187,7 +188,7 @@ def _check(
         check = _judged(spec, shape, variant, recorded)
         check = replace(check, is_reread=job_status.outcome is ModelJobOutcome.OPEN)
     elif job_status.outcome is ModelJobOutcome.OPEN:
-        check = _waiting(service, variant, job_status, snapshot.at)
+        check = _waiting(service, variant, job_status, model_jobs.at)
     else:
         check = _not_read(service, variant, located, job_status)
     return replace(

@@ -6,8 +6,8 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Accepted, Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus
-from tessera.domain.observed.snapshot import ObservedService, Snapshot
-from tessera.domain.service.preparation.jobs import ModelJob
+from tessera.domain.observed.snapshot import ObservedService
+from tessera.domain.service.preparation.jobs import ModelJob, ModelJobs
 from tessera.domain.service.preparation.precisions import (
     PrecisionCheck,
     check_precisions,
@@ -44,10 +44,10 @@ class Preparation:
 
 
 def with_precisions(
-    snapshot: Snapshot, service: ObservedService, preparation: Preparation
+    model_jobs: ModelJobs, service: ObservedService, preparation: Preparation
 ) -> Preparation:
     """Leave the listed precisions whose files were read and match, and have the others read."""
-    checks = check_precisions(snapshot, service, preparation.spec)
+    checks = check_precisions(model_jobs, service, preparation.spec)
     jobs = (check.job_to_create for check in checks if check.job_to_create is not None)
     obsolete_jobs = [job for check in checks for job in check.obsolete_jobs]
     return replace(

@@ -8,12 +8,13 @@ from tessera.api.model_files import ModelShape
 from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.service_status import DraftModelStatus, ModelStatus
 from tessera.domain.incremental import reused
-from tessera.domain.observed.snapshot import ObservedService, Snapshot
+from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import shape_of, unknown_draft_denial, unknown_model_denial
 from tessera.domain.service.pinned_revision import PinnedRevision, pinned_spec
 from tessera.domain.service.preparation.jobs import (
     ModelJobOutcome,
+    ModelJobs,
     ModelJobStatus,
     assess_model_job,
     refusal_message,
@@ -66,16 +67,16 @@ def with_known_shapes(services: tuple[ObservedService, ...]) -> tuple[ObservedSe
 
 
 def prepare_model(
-    snapshot: Snapshot, service: ObservedService, spec: InferenceServiceSpec
+    model_jobs: ModelJobs, service: ObservedService, spec: InferenceServiceSpec
 ) -> Preparation:
     """Look for the shape in the service's status and in the report of its Job."""
     known = _known_status(service)
     pinned_revision = PinnedRevision(known)
     pinned, siblings = pinned_spec(spec, pinned_revision), shape_job_names(service, spec)
-    job_status = assess_model_job(snapshot, service, pinned, "shape", siblings)
+    job_status = assess_model_job(model_jobs, service, pinned, "shape", siblings)
     if shape_of(spec) is not None:
         preparation = Preparation(spec=spec, status=known, obsolete_jobs=job_status.jobs)
-        return _with_draft(snapshot, service, preparation)
+        return _with_draft(model_jobs, service, preparation)
     if (read := job_status.read_shape) is not None:
         update = {"shape": read.shape, "source": read.source(spec.model.uri)}
         preparation = Preparation(
@@ -83,7 +84,7 @@ def prepare_model(
             status=known.model_copy(update=update),
             obsolete_jobs=job_status.obsolete_jobs,
         )
-        return _with_draft(snapshot, service, preparation)
+        return _with_draft(model_jobs, service, preparation)
     return Preparation(
         spec=spec,
         status=known,
@@ -94,12 +95,12 @@ def prepare_model(
 
 
 def _with_draft(
-    snapshot: Snapshot, service: ObservedService, preparation: Preparation
+    model_jobs: ModelJobs, service: ObservedService, preparation: Preparation
 ) -> Preparation:
     """Look for the shape of the draft model as for that of the model, once that one is known."""
     spec, draft = preparation.spec, preparation.spec.engine.draft
     if draft is None or not _lacks_draft_shape(spec):
-        jobs = [job for job in snapshot.model_jobs if job.service == service.ref]
+        jobs = [job for job in model_jobs.jobs if job.service == service.ref]
         obsolete_jobs = tuple(sorted(job.ref for job in jobs if job.task == "draft"))
         return replace(preparation, obsolete_jobs=(*preparation.obsolete_jobs, *obsolete_jobs))
     model = Model(
@@ -109,7 +110,7 @@ def _with_draft(
         store=spec.model.store,
     )
     draft_spec = spec.model_copy(update={"model": model})
-    job_status = assess_model_job(snapshot, service, draft_spec, "draft")
+    job_status = assess_model_job(model_jobs, service, draft_spec, "draft")
     obsolete_jobs = (*preparation.obsolete_jobs, *job_status.obsolete_jobs)
     if (read := job_status.read_shape) is not None:
         status = DraftModelStatus(

@@ -15,8 +15,6 @@ from datetime import datetime, timedelta
 from tessera.api.meta import format_duration
 from tessera.api.reasons import ScalingReason
 from tessera.api.text import counted
-from tessera.domain.observed.demand import GatewayDemand
-from tessera.domain.observed.snapshot import Readings, Ref
 from tessera.domain.scaling.decisions import (
     changed,
     current_replicas,
@@ -101,25 +99,12 @@ def decide(target: ScaleTarget, load: ServiceLoad, history: ScalingHistory) -> S
     """Choose the replica count by what a replica on the hardware of the service carries."""
     variant = target.variant
     assert variant is not None  # noqa: S101 - only an explanation has none
-    if (readings := variant.readings) is not None:
-        latency = readings.latencies.get(variant.service.ref)
-        load = replace(load, ttft=ttft_shares(variant.spec.slo, latency, readings.latencies_at))
+    readings = variant.readings
+    ttft = ttft_shares(variant.spec.slo, readings.latency, readings.counted_at)
+    load = replace(load, ttft=ttft)
     capacity = observed_capacity(variant, load, history)
     decision = scale_by_capacity(target, capacity, load, history)
     return replace(decision, until=load.until) if _is_steady(decision, load) else decision
-
-
-def inputs(
-    readings: Readings | None, demand: GatewayDemand | None, service: Ref
-) -> tuple[object, ...]:
-    """Return the requests at gateways and engines, their lengths and latencies."""
-    if readings is None:
-        return (demand,)
-    by_service = (
-        *(readings.finished, readings.finish_rates, readings.token_rates),
-        *(readings.speeds, readings.latencies),
-    )
-    return (demand, *[values.get(service) for values in by_service])
 
 
 def _is_steady(decision: ScaleDecision, load: ServiceLoad) -> bool:

@@ -70,12 +70,11 @@ def observed_capacity(
         # While a load changes, the means of steps say too little of those that most tokens come
         # from. The attained TTFT corrects what is beyond the tolerance.
         ratio = min(ratio, 1 + OFF_TOLERANCE)
-    speeds = variant.readings.speeds.get(service.ref, ()) if variant.readings is not None else ()
     return variant_capacity(
         spec,
         shape,
         _running_fit(choice.fit, variant.pods),
-        reading=_reading_with_lengths(choice.variant, speeds),
+        reading=_reading_with_lengths(choice.variant, variant.readings.speeds),
         measured_ratio=ratio,
         lead=expected_lead(
             (*variant.pods, *variant.other_pods), service.status.start, choice.variant
