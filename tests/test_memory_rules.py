@@ -36,6 +36,10 @@ PLANTED = {
     "a global": ("def grow():\n    global size\n    size = 1\n", "global size"),
     "a cache": ("class PlanCache:\n    pass\n", "class PlanCache"),
     "a constant with arguments": ("@constant\ndef facts(version): ...\n", "has arguments"),
+    "a snapshot that is not compared": (
+        "@reused_until\ndef decide(ref, *, at, snapshot: Snapshot | None): ...\n",
+        "decide is reused, and a Snapshot",
+    ),
     "an entry of a module": (
         "SEEN: dict[str, int] = {}\n\ndef see(name):\n    SEEN[name] = 1\n",
         "SEEN of the module is written",

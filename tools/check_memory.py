@@ -1,5 +1,7 @@
 """Checks that nothing in the domain remembers one call for the next, besides `incremental.py`.
 
+A function that this reuses takes what it reads and no Snapshot, of which nothing is compared.
+
 `python tools/check_memory.py` prints one line per violation and exits with 1 if there is any.
 """
 
@@ -17,6 +19,8 @@ _MEMOS = {
     *("contextvars", "weakref"),
     *("functools.cache", "functools.cached_property", "functools.lru_cache"),
 }
+# What it reads of the fleet beside its inputs changes it only while it is planned in every cycle.
+_READERS = {"plan_service"}
 _CONTAINERS = {"dict", "list", "set", "defaultdict", "deque", "Counter", "OrderedDict"}
 _DISPLAYS = (ast.Dict, ast.List, ast.Set, ast.DictComp, ast.ListComp, ast.SetComp)
 _WRITES = {
@@ -70,7 +74,21 @@ def _definition_fault(node: ast.AST) -> str | None:
             return f"class {name}: results are kept by domain/incremental.py"
         case ast.FunctionDef(args=arguments) if _is_constant(node) and ast.unparse(arguments):
             return f"constant {node.name} has arguments"
+        case ast.FunctionDef(name=name) if _is_reused(node) and name not in _READERS:
+            parameters = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            if any(each.annotation and _names_snapshot(each.annotation) for each in parameters):
+                return f"{name} is reused, and a Snapshot is not compared: take what it reads"
     return None
+
+
+def _is_reused(function: ast.FunctionDef) -> bool:
+    return any(ast.unparse(node).startswith("reused") for node in function.decorator_list)
+
+
+def _names_snapshot(annotation: ast.expr) -> bool:
+    return any(
+        isinstance(node, ast.Name) and node.id == "Snapshot" for node in ast.walk(annotation)
+    )
 
 
 def _is_constant(function: ast.FunctionDef) -> bool:
