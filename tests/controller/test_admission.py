@@ -21,7 +21,7 @@ from tessera.controller.admission import (
 )
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import Budget, Node, Pool, Ref
-from tessera.domain.status.service import with_accepted
+from tessera.domain.status.conditions import with_accepted
 from tessera.ports import ClusterObject
 from tessera.reconcile.store import Store
 from tessera.resources.api_resources import (

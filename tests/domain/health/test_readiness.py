@@ -15,7 +15,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.status.service import conditions
+from tessera.domain.status.conditions import conditions
 from tests.builders import NOW, a_pod, a_service, a_snapshot, at
 
 CHAT = Ref("team-a", "chat")

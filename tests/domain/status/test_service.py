@@ -20,13 +20,8 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tessera.domain.planning.plan import PlanMemory
-from tessera.domain.status.service import (
-    StatusUrgency,
-    conditions,
-    pool_status,
-    service_status,
-    status_urgency,
-)
+from tessera.domain.status.conditions import conditions
+from tessera.domain.status.service import StatusUrgency, pool_status, service_status, status_urgency
 from tests.builders import (
     NOW,
     a_node,

@@ -8,7 +8,7 @@ from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.domain.batch.batch_plan import BatchPlan
-from tessera.domain.status.service import conditions, with_accepted
+from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048

@@ -15,7 +15,7 @@ from tessera.domain.budget.budgets import BudgetView, summary
 from tessera.domain.budget.meter import WEIGHT_QUANTUM, MeteredReplica, SpendMeter
 from tessera.domain.budget.state import BudgetState, BudgetWindow
 from tessera.domain.money import from_nanos
-from tessera.domain.status.service import conditions
+from tessera.domain.status.conditions import conditions
 
 RECORD_INTERVAL = timedelta(minutes=1)
 _COST_QUANTUM = Decimal("1e-4")

@@ -1,14 +1,13 @@
 """The status of services and pools from the plan."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, auto
-from typing import Literal, TypeAlias
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.budget_reasons import WithinBudget
-from tessera.api.meta import Condition, format_duration
+from tessera.api.meta import format_duration
 from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import (
     Accepted,
@@ -40,8 +39,7 @@ from tessera.domain.health.readiness import assess_readiness, was_ready
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
 from tessera.domain.names import PORT, selector
-from tessera.domain.observed.batches import Batch
-from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Snapshot
+from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
@@ -55,6 +53,7 @@ from tessera.domain.rollout.strategy import (
 from tessera.domain.rollout.template_rollout import START_TOLERANCE
 from tessera.domain.scaling.starts import next_start_status
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
+from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.status.variants import (
     capacity_text,
     expected_rate,
@@ -66,24 +65,12 @@ from tessera.domain.status.variants import (
 )
 from tessera.domain.steps import Step, planner_error
 
-_MAX_MESSAGE_LENGTH = 2048
 _MIN_LENGTH_CHANGE = 0.2
 _STARTS = (Progressing.RESOLVING_REVISION, Progressing.STARTING, Progressing.ROLLOUT_COMPLETE)
-# Objects with a status.
-Observed: TypeAlias = ObservedService | Pool | Batch | Budget
 _NO_TEMPLATE = StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
 _UNMANAGED = StatusVerdict(
     LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
 )
-
-
-def with_accepted(
-    observed: Observed, reason: StatusReason, message: str, at: datetime
-) -> Mapping[str, tuple[Condition, ...]]:
-    """Return the update of a status that is as it was but for the condition Accepted."""
-    others = (each for each in observed.status.conditions if each.type != "Accepted")
-    accepted = conditions({"Accepted": StatusVerdict(reason, message)}, observed, at)
-    return {"conditions": (*accepted, *others)}
 
 
 def _service_status(
@@ -257,42 +244,6 @@ def _set_aside_pool(
 
 
 pool_status = Step(_pool_status, _set_aside_pool)
-
-
-def conditions(
-    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
-) -> tuple[Condition, ...]:
-    """Return conditions; lastTransitionTime stays while the status does."""
-    before = {condition.type: condition for condition in observed.status.conditions}
-    generation = observed.generation
-    updated = []
-    for condition_type, verdict in verdicts.items():
-        last = before.get(condition_type)
-        reason = verdict.reason
-        status: Literal["True", "False", "Unknown"] = (
-            "Unknown" if not reason.is_known else "True" if reason.is_true else "False"
-        )
-        message = verdict.message[:_MAX_MESSAGE_LENGTH]
-        content = (status, reason, message, generation)
-        if last is not None and content == (
-            last.status, last.reason, last.message, last.observed_generation,
-        ):  # fmt: skip
-            updated.append(last)
-            continue
-        same = last is not None and last.status == status
-        updated.append(
-            Condition(
-                type=condition_type,
-                status=status,
-                reason=reason,
-                message=message,
-                observed_generation=generation,
-                last_transition_time=last.last_transition_time
-                if last is not None and same
-                else at.replace(microsecond=0),
-            )
-        )
-    return tuple(updated)
 
 
 def _placed_verdict(

@@ -1,0 +1,59 @@
+"""The conditions of an object, from the verdicts on it."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Literal, TypeAlias
+
+from tessera.api.meta import Condition
+from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.domain.observed.batches import Batch
+from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
+
+_MAX_MESSAGE_LENGTH = 2048
+# Objects with a status.
+Observed: TypeAlias = ObservedService | Pool | Batch | Budget
+
+
+def with_accepted(
+    observed: Observed, reason: StatusReason, message: str, at: datetime
+) -> Mapping[str, tuple[Condition, ...]]:
+    """Return the update of a status that is as it was but for the condition Accepted."""
+    others = (each for each in observed.status.conditions if each.type != "Accepted")
+    accepted = conditions({"Accepted": StatusVerdict(reason, message)}, observed, at)
+    return {"conditions": (*accepted, *others)}
+
+
+def conditions(
+    verdicts: Mapping[str, StatusVerdict[StatusReason]], observed: Observed, at: datetime
+) -> tuple[Condition, ...]:
+    """Return conditions; lastTransitionTime stays while the status does."""
+    before = {condition.type: condition for condition in observed.status.conditions}
+    generation = observed.generation
+    updated = []
+    for condition_type, verdict in verdicts.items():
+        last = before.get(condition_type)
+        reason = verdict.reason
+        status: Literal["True", "False", "Unknown"] = (
+            "Unknown" if not reason.is_known else "True" if reason.is_true else "False"
+        )
+        message = verdict.message[:_MAX_MESSAGE_LENGTH]
+        content = (status, reason, message, generation)
+        if last is not None and content == (
+            last.status, last.reason, last.message, last.observed_generation,
+        ):  # fmt: skip
+            updated.append(last)
+            continue
+        same = last is not None and last.status == status
+        updated.append(
+            Condition(
+                type=condition_type,
+                status=status,
+                reason=reason,
+                message=message,
+                observed_generation=generation,
+                last_transition_time=last.last_transition_time
+                if last is not None and same
+                else at.replace(microsecond=0),
+            )
+        )
+    return tuple(updated)
