@@ -16,7 +16,8 @@ from tessera.adapters.kube import object_parsing as wire
 from tessera.api.pool_reasons import Discovered, LayoutReady, PoolAccepted
 from tessera.api.reasons import Accepted, PlacementReason
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.status.service import pool_status, service_status
+from tessera.domain.status.pool import pool_status
+from tessera.domain.status.service import service_status
 from tests.builders import A100, H100, NOW, a_node, a_snapshot, a_workload, plan_of, readings_of
 from tests.domain.refused_services import SERVICES, RefusalCase
 

@@ -10,7 +10,7 @@ from tessera.api.reasons import PlacementReason
 from tessera.domain.hardware.pools import PoolView, discover, pools_by_node, tariff_of
 from tessera.domain.observed.snapshot import Node, Pool, Ref
 from tessera.domain.placement.placement import place
-from tessera.domain.status.service import pool_status
+from tessera.domain.status.pool import pool_status
 from tests.builders import (
     A100,
     H100,

@@ -18,7 +18,7 @@ from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.preemptions import WINDOW, preemption_rate
 from tessera.domain.placement.variant_cost import NOTICE, effective_price
 from tessera.domain.planning.plan import Plan, PlanMemory, plan
-from tessera.domain.status.service import pool_status
+from tessera.domain.status.pool import pool_status
 from tests.builders import NOW, a_node, a_pool, a_service, a_snapshot, a_spec, at, plan_of
 from tests.domain.placement.test_split import ON_DEMAND, SPOT, D, S, pods_of, split
 from tests.domain.variant_fleet import CHAT, VariantFleet

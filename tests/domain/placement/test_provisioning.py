@@ -18,7 +18,8 @@ from tessera.domain.hardware.pools import PoolView
 from tessera.domain.observed.node_layout import TAINT
 from tessera.domain.observed.snapshot import Node, Pod, PodEvent, Pool, Snapshot
 from tessera.domain.planning.plan import Plan, PlanMemory
-from tessera.domain.status.service import pool_status, service_status
+from tessera.domain.status.pool import pool_status
+from tessera.domain.status.service import service_status
 from tests.builders import (
     A100,
     H100,

@@ -29,7 +29,8 @@ from tessera.api.variant_status import VariantStatus
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.status.budget import budget_status
 from tessera.domain.status.events import event_notes
-from tessera.domain.status.service import pool_status, service_status
+from tessera.domain.status.pool import pool_status
+from tessera.domain.status.service import service_status
 from tests.builders import NOW, a_budget, a_pool, a_snapshot, plan_of
 from tests.domain.random_fleets import nodes, services
 from tests.properties import examples

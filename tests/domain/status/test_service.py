@@ -21,7 +21,8 @@ from tessera.domain.observed.snapshot import (
 )
 from tessera.domain.planning.plan import PlanMemory
 from tessera.domain.status.conditions import conditions
-from tessera.domain.status.service import StatusUrgency, pool_status, service_status, status_urgency
+from tessera.domain.status.pool import pool_status
+from tessera.domain.status.service import StatusUrgency, service_status, status_urgency
 from tests.builders import (
     NOW,
     a_node,

@@ -1,21 +1,18 @@
-"""The status of services and pools from the plan."""
+"""The status of services from the plan."""
 
 from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from enum import Enum, auto
 
-from tessera.api.accelerator_pool import AcceleratorPoolStatus, SliceCount
 from tessera.api.budget_reasons import WithinBudget
 from tessera.api.meta import format_duration
-from tessera.api.pool_reasons import LayoutReady, PoolAccepted
 from tessera.api.reasons import (
     Accepted,
     PlacementReason,
     Progressing,
     Ready,
     ScalingReason,
-    StatusReason,
     StatusVerdict,
     UpdateAvailable,
 )
@@ -34,7 +31,7 @@ from tessera.api.text import counted
 from tessera.api.variant_status import MAX_VARIANTS
 from tessera.domain.aspects.aspects import status_fields, verdicts
 from tessera.domain.budget.budgets import BudgetView
-from tessera.domain.hardware.pools import PoolView, format_devices, weight_of
+from tessera.domain.hardware.pools import weight_of
 from tessera.domain.health.readiness import assess_readiness, was_ready
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.money import Money, Tariff, per_million_tokens
@@ -43,7 +40,6 @@ from tessera.domain.observed.snapshot import ObservedService, Pod, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
-from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.rollout.strategy import (
     is_rolling_out,
     replaces_in_place,
@@ -68,9 +64,6 @@ from tessera.domain.steps import Step, planner_error
 _MIN_LENGTH_CHANGE = 0.2
 _STARTS = (Progressing.RESOLVING_REVISION, Progressing.STARTING, Progressing.ROLLOUT_COMPLETE)
 _NO_TEMPLATE = StatusVerdict(UpdateAvailable.NOT_PLACED, "existing replicas stay unchanged")
-_UNMANAGED = StatusVerdict(
-    LayoutReady.NOT_MANAGED, "spec.mig is not set: existing slices are used, 0 are planned"
-)
 
 
 def _service_status(
@@ -205,45 +198,6 @@ def deleting_status(
             "ready_replicas": sum(pod.takes_requests for pod in pods),
         }
     )
-
-
-def _pool_status(view: PoolView, orders: PoolActions | None, at: datetime) -> AcceleratorPoolStatus:
-    """Return the status of a pool, with the actions for its layouts if Tessera plans them."""
-    pool = view.pool
-    verdicts: dict[str, StatusVerdict[StatusReason]] = {
-        "Accepted": view.accepted,
-        "Discovered": view.discovered,
-        "LayoutReady": orders.verdict if orders is not None else _UNMANAGED,
-    }
-    if view.nodes_provisioned is not None:
-        verdicts["NodesProvisioned"] = view.nodes_provisioned
-    return AcceleratorPoolStatus(
-        observed_generation=pool.generation,
-        conditions=conditions(verdicts, pool, at),
-        product=view.product,
-        nodes=view.nodes,
-        ready_nodes=view.ready_nodes,
-        gpus=view.gpus,
-        slices=tuple(SliceCount(profile=name, count=count) for name, count in view.slices),
-        allocatable=format_devices(view.gpus, view.slices),
-        per_gpu_hour=view.price.per_gpu_hour if view.price else None,
-        currency=view.price.currency if view.price else None,
-        mig=orders.status if orders is not None else None,
-        provisioning=view.provisioning,
-        spot=view.spot,
-    )
-
-
-def _set_aside_pool(
-    error: Exception, view: PoolView, _: PoolActions | None, at: datetime
-) -> AcceleratorPoolStatus:
-    pool = view.pool
-    message = planner_error(error, "acceleratorpool", pool.name)
-    update = with_accepted(pool, PoolAccepted.PLANNER_ERROR, message, at)
-    return pool.status.model_copy(update=update)
-
-
-pool_status = Step(_pool_status, _set_aside_pool)
 
 
 def _placed_verdict(

@@ -15,7 +15,7 @@ from tessera.domain.planning.plan import Plan
 from tessera.domain.repartition.actions import PoolActions
 from tessera.domain.repartition.cycle import Repartitions
 from tessera.domain.repartition.evictions import BlockedEviction
-from tessera.domain.status.service import pool_status
+from tessera.domain.status.pool import pool_status
 from tessera.ports import DisruptionBudgetError
 from tessera.reconcile.observe import plan_inputs
 from tessera.reconcile.store import Store
