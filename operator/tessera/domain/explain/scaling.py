@@ -16,7 +16,7 @@ from tessera.domain.scaling.policies.by_name import POLICIES
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget, target_of
 from tessera.domain.service.variant_counts import shares_of, unit_choice
-from tessera.domain.status.service import WITHOUT_RATES
+from tessera.domain.status.scaling import WITHOUT_RATES
 
 
 def explain_scaling(snapshot: Snapshot, service_plan: ServicePlan) -> Iterator[Decision]:

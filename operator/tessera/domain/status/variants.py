@@ -5,12 +5,7 @@ from collections.abc import Mapping, Sequence
 from tessera.api.reasons import VariantReason
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.text import counted
-from tessera.api.variant_status import (
-    MAX_VARIANTS,
-    SpeedSource,
-    VariantReplicas,
-    VariantStatus,
-)
+from tessera.api.variant_status import MAX_VARIANTS, SpeedSource, VariantReplicas, VariantStatus
 from tessera.domain.observed.snapshot import Pod
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.variant_cost import served_by

@@ -1,0 +1,106 @@
+"""What a status says of the number of replicas."""
+
+from datetime import datetime
+
+from tessera.api.reasons import ScalingReason
+from tessera.api.service_status import ReplicaChange, RequestLengths, ScalingStatus
+from tessera.domain.planning.service_plan import ServicePlan
+from tessera.domain.scaling.state import ScaleDecision, ScalingChange
+
+_MIN_LENGTH_CHANGE = 0.2
+# Reasons whose message changes with the spec, not with the load.
+# Their messages have no measured rates, so they change only when there is something to say.
+WITHOUT_RATES = (
+    ScalingReason.SET_BY_USER,
+    ScalingReason.SCALED_EXTERNALLY,
+    ScalingReason.PAUSED,
+    ScalingReason.SCALE_DOWN_STABILIZED,
+    ScalingReason.UNSCHEDULABLE,
+)
+
+
+def scaling_status(
+    service_plan: ServicePlan, previous: ScalingStatus | None, at: datetime
+) -> ScalingStatus:
+    """Return the last decision; a message with rates changes only with count or reason."""
+    scale, desired = service_plan.scale, service_plan.desired_pods
+    schedule = service_plan.schedule.status if service_plan.schedule is not None else None
+    lengths = _request_lengths(scale, previous.request_lengths if previous else None)
+    if (
+        previous
+        and (previous.desired_replicas, previous.reason) == (desired, scale.reason)
+        and (scale.reason not in WITHOUT_RATES or previous.message == scale.message)
+    ):
+        if (previous.schedule, previous.request_lengths) == (schedule, lengths):
+            return previous
+        return previous.model_copy(update={"schedule": schedule, "request_lengths": lengths})
+    same = previous is not None and previous.desired_replicas == desired
+    reason, message, observed_at, change_at = scale.reason, scale.message, at, scale.change_at
+    if previous and not same and (change := _unreported_change(scale, previous)):
+        reason, message, observed_at, change_at = change.reason, change.message, change.at, None
+    return ScalingStatus(
+        desired_replicas=desired,
+        reason=reason,
+        message=message,
+        observed_at=observed_at.replace(microsecond=0),
+        change_at=change_at.replace(microsecond=0) if change_at is not None else None,
+        recent_changes=previous.recent_changes
+        if previous and same
+        else _recent_changes(service_plan, previous),
+        schedule=schedule,
+        request_lengths=lengths,
+    )
+
+
+def _recent_changes(
+    service_plan: ServicePlan, previous: ScalingStatus | None
+) -> tuple[ReplicaChange, ...]:
+    """Return the decisions of the last period; of several variants also the capacity."""
+    history, desired = service_plan.scale.history, service_plan.desired_pods
+    if len(service_plan.variants) < 2 or history.unit is None:
+        return tuple(
+            ReplicaChange(at=each.at, replicas=each.replicas) for each in history.decisions[-16:]
+        )
+    reported = {each.at: each.replicas for each in previous.recent_changes} if previous else {}
+    *earlier, last = history.decisions[-16:]
+    pods = [*(reported.get(each.at, desired) for each in earlier), desired]
+    return tuple(
+        ReplicaChange(
+            at=each.at,
+            replicas=replicas,
+            tokens_per_second=round(each.replicas * history.unit.capacity / 1000),
+        )
+        for each, replicas in zip((*earlier, last), pods, strict=True)
+    )
+
+
+def _request_lengths(
+    scale: ScaleDecision, previous: RequestLengths | None
+) -> RequestLengths | None:
+    """Return the measured lengths; those of the status while they differ by little."""
+    lengths = scale.history.lengths
+    if lengths is None:
+        return previous
+    cached = max(0, lengths.prompt - lengths.computed)
+    if previous is not None:
+        inputs, outputs = previous.input_tokens, previous.output_tokens
+        changes = (
+            (lengths.prompt - inputs, inputs),
+            (lengths.answer - outputs, outputs),
+            (cached - (previous.cached_input_tokens or 0), inputs),
+        )
+        if all(abs(change) <= _MIN_LENGTH_CHANGE * whole for change, whole in changes):
+            return previous
+    return RequestLengths(
+        input_tokens=lengths.prompt,
+        output_tokens=lengths.answer,
+        cached_input_tokens=cached or None,
+    )
+
+
+def _unreported_change(scale: ScaleDecision, previous: ScalingStatus) -> ScalingChange | None:
+    """Return why the number changed, if a later decision came before a status was written."""
+    change, reported_at = scale.history.change, previous.observed_at
+    if change is None or change.replicas != scale.replicas:
+        return None
+    return change if reported_at is None or change.at >= reported_at else None
