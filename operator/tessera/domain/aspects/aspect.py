@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import LoadBalanced, StatusReason, StatusVerdict
@@ -18,7 +18,7 @@ from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
-from tessera.domain.reporting.decision import Decision
+from tessera.domain.reporting.decision import Numbers
 from tessera.domain.reporting.event_note import EventNote
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.rollout.balance import BALANCED
@@ -79,6 +79,17 @@ class PlacedService:
         return self.service.spec is not None and pooling_task(self.service.spec) is not None
 
 
+def _none(*_: object) -> Iterator[Any]:
+    return iter(())
+
+
+class Explanation(NamedTuple):
+    """The numbers of a decision, and what would change it."""
+
+    numbers: Numbers
+    would_change: tuple[str, ...]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Aspect(Generic[D]):
     """What is measured of a placed service and reported, as functions of the reported value `D`.
@@ -97,19 +108,12 @@ class Aspect(Generic[D]):
     """What the status says; by default the value of its field."""
     following: Callable[[PlacedService, Measurements, D, datetime], Until[D]]
     """What follows from measurements; what is reported where these say nothing."""
-    verdict: Callable[[PlacedService, D], StatusVerdict[StatusReason] | None] = (
-        lambda _placed, _reported: None
-    )
+    verdict: Callable[[PlacedService, D], StatusVerdict[StatusReason] | None] = lambda *_: None
     as_status: Callable[[PlacedService, D], D] | None = lambda _placed, reported: reported
     """The value with what is known without measuring; None where its condition says it all."""
-    events: Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[EventNote]] = (
-        lambda _old, _new: iter(())
-    )
+    events: Callable[[InferenceServiceStatus, InferenceServiceStatus], Iterator[EventNote]] = _none
     """Those of a change of what is reported."""
-    explain: Callable[[PlacedService, Snapshot, Reported], Iterator[Decision]] = (
-        lambda _placed, _snapshot, _reported: iter(())
-    )
+    explain: Callable[[PlacedService, Snapshot, Reported], Explanation | None] = lambda *_: None
+    """What is explained beside the verdict, with the numbers of now."""
     series: tuple[Series, ...] = ()
-    samples: Callable[[PlacedService, Readings | None, D], Iterator[Sample]] = (
-        lambda _placed, _readings, _reported: iter(())
-    )
+    samples: Callable[[PlacedService, Readings | None, D], Iterator[Sample]] = _none

@@ -84,8 +84,17 @@ def explain_aspects(
     placed: PlacedService, snapshot: Snapshot, reported: Reported
 ) -> Iterator[Decision]:
     """Yield the decisions about what is measured, with the numbers of now."""
-    for aspect in ASPECTS:
-        yield from aspect.explain(placed, snapshot, reported)
+    for aspect, value in zip(ASPECTS, reported, strict=True):
+        verdict = aspect.verdict(placed, value)
+        explanation = aspect.explain(placed, snapshot, reported)
+        if verdict is not None and explanation is not None:
+            yield Decision(
+                topic=aspect.name,
+                reason=verdict.reason,
+                message=verdict.message,
+                numbers=explanation.numbers,
+                would_change=explanation.would_change,
+            )
 
 
 def aspect_samples(

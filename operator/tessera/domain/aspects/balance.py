@@ -1,15 +1,13 @@
 """How the requests are spread over the replicas of a service: LoadBalanced."""
 
 import math
-from collections.abc import Iterator
 from datetime import datetime
 
 from tessera.api.reasons import LoadBalanced, StatusVerdict
 from tessera.api.text import counted
-from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, PlacedService, Reported
 from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.transitions import transitions
 from tessera.domain.rollout.balance import (
     FULL_SHARE,
@@ -37,27 +35,21 @@ def _following(
     )
 
 
-def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:
-    """Yield the decision about the spread with the numbers of now; nothing for 1 replica."""
+def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Explanation | None:
     if placed.choice is None or len(placed.pods) < 2:
-        return
-    verdict, limit = reported.balance, placed.choice.fit.limits.max_num_seqs
+        return None
+    limit = placed.choice.fit.limits.max_num_seqs
     balance = balance_of(placed.pods, usable_readings(snapshot.readings, snapshot.at), snapshot.at)
     counts = "unknown" if balance is None else ", ".join(f"{n:.0f}" for n in balance.requests)
     change = (
         f"every replica above {UNBALANCED_IDLE_SHARE:.0%} of the mean, or fewer than "
         f"{counted(math.ceil(limit * UNBALANCED_FULL_SHARE), 'request')} on the fullest one"
-        if verdict.reason is LoadBalanced.UNBALANCED
+        if reported.balance.reason is LoadBalanced.UNBALANCED
         else f"{counted(math.ceil(limit * FULL_SHARE), 'request')} or more on one replica while "
         f"another has at most {IDLE_SHARE:.0%} of the mean"
     )
-    yield Decision(
-        topic="balance",
-        reason=verdict.reason,
-        message=verdict.message,
-        numbers=(("requests per replica", counts or "fewer than 2 are ready for a minute"),),
-        would_change=(change,),
-    )
+    numbers = (("requests per replica", counts or "fewer than 2 are ready for a minute"),)
+    return Explanation(numbers, (change,))
 
 
 BALANCE: Aspect[StatusVerdict[LoadBalanced]] = Aspect(

@@ -8,11 +8,10 @@ from tessera.api.meta import format_duration
 from tessera.api.reasons import SLOMet, StatusVerdict
 from tessera.api.service_status import SloStatus
 from tessera.api.text import counted
-from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, PlacedService, Reported
 from tessera.domain.aspects.speed import observed_speed
 from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
-from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.reporting.transitions import transitions
 from tessera.domain.slo.condition import RECOVERY_GOAL, next_slo_status, percent, slo_verdict
@@ -65,22 +64,13 @@ def _verdict(_placed: PlacedService, status: SloStatus | None) -> StatusVerdict[
     return slo_verdict(status)
 
 
-def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:
-    """Yield the decision about the objectives; nothing while the service is not placed."""
+def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Explanation | None:
     if placed.placement is None:
-        return
+        return None
     spec, _ = placed.placement
-    verdict = slo_verdict(reported.slo)
-    yield Decision(
-        topic="slo",
-        reason=verdict.reason,
-        message=verdict.message,
-        numbers=(
-            *(_target(objective, spec) for objective in Objective),
-            *_measured(snapshot, placed, spec),
-        ),
-        would_change=(_CHANGES[verdict.reason],),
-    )
+    targets = (_target(objective, spec) for objective in Objective)
+    change = _CHANGES[slo_verdict(reported.slo).reason]
+    return Explanation((*targets, *_measured(snapshot, placed, spec)), (change,))
 
 
 def _target(objective: Objective, spec: InferenceServiceSpec) -> tuple[str, str]:

@@ -9,13 +9,12 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import Speculating, StatusVerdict
 from tessera.api.service_status import SpeculationStatus
 from tessera.api.text import counted
-from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, PlacedService, Reported
 from tessera.domain.incremental import Until
 from tessera.domain.observed.drafts import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Readings, Snapshot, SpeedReading, reading_of
 from tessera.domain.perf import acceptance_of, footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
-from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.reporting.transitions import transitions
 from tessera.domain.service.speculation import (
@@ -73,27 +72,19 @@ def _verdict(
     return None if status is None else speculation_verdict(status)
 
 
-def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:
-    """Yield the decision about speculation; nothing where the spec asks for none."""
+def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Explanation | None:
     status = reported.speculation
     if status is None or placed.placement is None:
-        return
+        return None
     spec, choice = placed.placement
-    verdict, readings = speculation_verdict(status), snapshot.readings
-    ref = placed.service.ref
+    readings, ref = snapshot.readings, placed.service.ref
     speeds = readings.speeds.get(ref, ()) if readings is not None else ()
     drafts = readings.drafts.get(ref, ()) if readings is not None else ()
     reading = reading_of(choice.variant, speeds)
-    yield Decision(
-        topic="speculation",
-        reason=verdict.reason,
-        message=verdict.message,
-        numbers=(*_numbers(spec, choice.fit, reading), *_by_temperature(drafts)),
-        would_change=(
-            _CHANGES[verdict.reason],
-            *_advice(spec, choice.fit, reading),
-            _temperature_advice(drafts),
-        ),
+    change, advice = _CHANGES[speculation_verdict(status).reason], _temperature_advice(drafts)
+    return Explanation(
+        (*_numbers(spec, choice.fit, reading), *_by_temperature(drafts)),
+        (change, *_advice(spec, choice.fit, reading), advice),
     )
 
 

@@ -7,11 +7,10 @@ from datetime import datetime
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.service_status import PreemptionStatus, SpeedStatus
 from tessera.api.text import counted
-from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
+from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, PlacedService, Reported
 from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
 from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
-from tessera.domain.reporting.decision import Decision
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.speed.condition import (
     RECOVERY_TOLERANCE,
@@ -72,25 +71,14 @@ def _as_status(placed: PlacedService, speed: SpeedStatus | None) -> SpeedStatus 
     return with_capacity(speed, choice.fit.limits.tokens_per_second * serving)
 
 
-def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Iterator[Decision]:
-    """Yield the decision about the speed, with the values of now; nothing while not placed."""
+def _explain(placed: PlacedService, snapshot: Snapshot, reported: Reported) -> Explanation | None:
     speed = observed_speed(placed, snapshot.readings)
     if speed is None:
-        return
-    verdict = speed_verdict(reported.speed, is_pooling=placed.is_pooling)
-    yield Decision(
-        topic="speed",
-        reason=verdict.reason,
-        message=verdict.message,
-        numbers=(
-            *([("variant", speed.variant)] if len(placed.variants) > 1 else ()),
-            *_numbers(speed),
-            *_preemptions(reported.preemption),
-        ),
-        would_change=tuple(
-            change for reason, change in _CHANGES.items() if reason is verdict.reason
-        ),
-    )
+        return None
+    reason = speed_verdict(reported.speed, is_pooling=placed.is_pooling).reason
+    variant = [("variant", speed.variant)] if len(placed.variants) > 1 else ()
+    numbers = (*variant, *_numbers(speed), *_preemptions(reported.preemption))
+    return Explanation(numbers, (_CHANGES[reason],) if reason in _CHANGES else ())
 
 
 def _preemptions(status: PreemptionStatus | None) -> Iterator[tuple[str, str]]:
