@@ -25,20 +25,15 @@ def samples_by(measured_by: str, outcome: ReconcileOutcome) -> Iterator[Sample]:
         )
 
 
-def speed_inputs(outcome: ReconcileOutcome) -> object:
+def inputs_of(measured_by: str, outcome: ReconcileOutcome) -> object:
     """Return the identity of the inputs; the series are rendered again only when it changes.
 
-    They follow the readings of speed. Without any readings they follow the plan.
+    They follow the readings, those of latency also which services there are. Without any readings
+    they follow the plan.
     """
-    readings = outcome.snapshot.readings
-    if readings is not None and readings.speeds_at is not None:
-        return readings.speeds
-    return outcome.plan.service_plans
-
-
-def latency_inputs(outcome: ReconcileOutcome) -> object:
-    """Return the same of the readings of latency, for these services."""
     readings, service_plans = outcome.snapshot.readings, outcome.plan.service_plans
-    if readings is not None and readings.latencies_at is not None:
+    if measured_by == "speeds" and readings is not None and readings.speeds_at is not None:
+        return readings.speeds
+    if measured_by == "latency" and readings is not None and readings.latencies_at is not None:
         return readings.latencies, tuple(service_plans)
     return service_plans

@@ -18,12 +18,7 @@ from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.aspects import (
-    aspect_series,
-    latency_inputs,
-    samples_by,
-    speed_inputs,
-)
+from tessera.telemetry.aspects import aspect_series, inputs_of, samples_by
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
 from tessera.telemetry.fleet import (
     BATCH_SERIES,
@@ -68,9 +63,9 @@ class Telemetry:
             *(
                 (
                     _registry(aspect_series(name), of(partial(samples_by, name), ())),
-                    of(inputs, None),
+                    of(partial(inputs_of, name), None),
                 )
-                for name, inputs in (("speeds", speed_inputs), ("latency", latency_inputs))
+                for name in ("speeds", "latency")
             ),
             (_registry(BILL_SERIES, lambda: bill_samples(self._billed)), lambda: self._billed),
         )

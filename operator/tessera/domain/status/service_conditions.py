@@ -84,9 +84,6 @@ def progressing_verdict(
         or _stalled_verdict(service_plan, complete=complete)
         or (preparation.missing_files if preparation is not None else None)
         or next((each.verdict(at) for each in service_plan.contested), None)
-    )
-    failure = (
-        failure
         or _withheld_verdict(service_plan)
         or _withdrawn_verdict(service_plan)
         or _unpaid_verdict(service_plan)
@@ -217,14 +214,9 @@ def _in_progress_verdict(service_plan: ServicePlan) -> StatusVerdict[Progressing
     )
     names = {variant.choice.variant for variant in service_plan.variants}
     has_previous = any(pod.variant not in names for pod in pods if not pod.terminating)
-    if has_previous or any(variant.older for variant in service_plan.variants):
-        new, old = _template_progress(service_plan)
-        return StatusVerdict(
-            Progressing.ROLLING_OUT,
-            f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
-        )
-    if _is_rolling_out(service_plan):
-        new, old = rollout_progress(pods)
+    has_older = has_previous or any(variant.older for variant in service_plan.variants)
+    if has_older or _is_rolling_out(service_plan):
+        new, old = _template_progress(service_plan) if has_older else rollout_progress(pods)
         return StatusVerdict(
             Progressing.ROLLING_OUT,
             f"{new} of {counted(desired, 'replica')} updated, {old} old; {strategy}",
