@@ -34,6 +34,7 @@ from tessera.domain.rollout.replica_conflict import ReplicaConflict
 from tessera.domain.scaling.load import ServiceReadings
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.domain.service import proposals
+from tessera.domain.service.preparation.claims import ClaimUsers
 from tessera.domain.service.proposal import ProposalInputs, propose
 from tests.builders import a_spec
 from tests.domain.aspects.measured_fleet import MeasuredFleet
@@ -233,3 +234,19 @@ def test_a_field_that_is_held_back_is_found(value: type[Any], nested: str, field
             if _decide(call, inputs) != expected:
                 return
     pytest.fail(f"{value.__name__}.{field} is compared, and decides nothing")
+
+
+def test_a_plan_that_is_not_made_again_in_every_cycle_reads_nothing_beside_its_inputs() -> None:
+    calls, standing = _calls()[ServicePlanInputs], 0
+    for call in calls[:STATES]:
+        expected = _decide(call, call.inputs)
+        if expected.is_moving:
+            continue
+        standing += 1
+        later = call.circumstances["at"] + timedelta(days=1)
+        empty = Snapshot(at=later)
+        assert (
+            plan_service(call.ref, call.inputs, at=later, snapshot=empty, users=ClaimUsers())
+            == expected
+        )
+    assert standing > STATES / 10
