@@ -8,8 +8,8 @@ from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.scaling.state import ScaleDecision, ScalingChange
 
 _MIN_LENGTH_CHANGE = 0.2
-# Reasons whose message changes with the spec, not with the load.
-# Their messages have no measured rates, so they change only when there is something to say.
+# The messages of these reasons have no measured rates: they change with the spec alone, so each
+# change is written.
 WITHOUT_RATES = (
     ScalingReason.SET_BY_USER,
     ScalingReason.SCALED_EXTERNALLY,

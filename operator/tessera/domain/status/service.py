@@ -195,13 +195,8 @@ def _model_status(service_plan: ServicePlan, previous: ModelStatus | None) -> Mo
         return current if has_findings else None
     if (pinned.uri, pinned.requested_revision) != (current.uri, current.requested_revision):
         return pinned
-    findings = {
-        "shape": current.shape,
-        "source": current.source,
-        "cache": current.cache,
-        "draft": current.draft,
-    }
-    return pinned.model_copy(update=findings)
+    findings = ("shape", "source", "cache", "draft")
+    return pinned.model_copy(update={name: getattr(current, name) for name in findings})
 
 
 def _precisions(
