@@ -26,7 +26,7 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
-from tessera.domain.planning import service_decision
+from tessera.domain.planning import observations, service_decision
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout import balance
@@ -516,6 +516,7 @@ def test_an_incremental_plan_equals_a_plain_one(sequence: list[FleetStep]) -> No
     ("module", "sequence"),
     [
         (balance, A_REPLICA_THAT_HOLDS_ALL_REQUESTS),
+        (observations, A_REPLICA_THAT_HOLDS_ALL_REQUESTS),
         (proposal, SPIKE_AFTER_A_LULL),
         (schedules, [a_step("nothing", passed=45) for _ in range(4)]),
         (service_decision, A_REPLICA_THAT_LEAVES),
