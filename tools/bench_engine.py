@@ -19,9 +19,9 @@ from typing import Any
 import calibrate
 from figures import benchmark
 from tessera.adapters.clock import now
-from tessera.domain import perf
 from tessera.domain.hardware import device as hardware
 from tessera.domain.hardware import gpu_catalog as catalog
+from tessera.domain.perf import sources
 from tessera.domain.sizing import prices
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
@@ -93,7 +93,7 @@ def engine() -> EngineCore:
         block_size=BLOCK,
         prefix_cache=True,
     )
-    return EngineCore(limits, perf.step_time(catalog.models()[MODEL], None, place))
+    return EngineCore(limits, sources.step_time(catalog.models()[MODEL], None, place))
 
 
 def simulate_day(count: int, seed: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fit.model import NAME
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.sim.launch.engine_speed import as_json
 from tessera_lab.sim.launch.environment import SPEED
 

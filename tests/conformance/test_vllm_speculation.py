@@ -17,7 +17,7 @@ from tessera.adapters.prometheus.queries import SERVICE, VARIANT
 from tessera.adapters.prometheus.speeds import SPEEDS
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.snapshot import Readings, Ref
-from tessera.domain.perf import acceptance_of
+from tessera.domain.perf.speculation import acceptance_of
 from tessera.gateway.http.token_counts import draft_counts
 from tests.builders import SMALL, a_spec, at
 from tests.conformance import engines

@@ -7,7 +7,7 @@ from kubernetes import client
 from tessera.api.inference_service import EnvVar, InferenceServiceSpec
 from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.names import ENGINE, PORT
-from tessera.domain.perf import MIN_LOAD_MIB_PER_SECOND
+from tessera.domain.perf.sources import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.vllm.loaders import loader_host_mib
 from tessera.resources import platform as surroundings

@@ -17,7 +17,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tessera.domain.perf import StepTime, attention_pairs
+from tessera.domain.perf.step import StepTime, attention_pairs
 from tessera_lab.engine.block_pool import BlockPool, PrefixHit
 from tessera_lab.engine.decode_batch import DecodeBatch, decode_steps
 from tessera_lab.engine.requests import (

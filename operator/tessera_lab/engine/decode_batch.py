@@ -7,7 +7,7 @@ joined.
 import heapq
 import math
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine.requests import Allocator, EngineLimits
 from tessera_lab.engine.sequence_state import SequenceState
 

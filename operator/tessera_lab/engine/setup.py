@@ -5,11 +5,12 @@ from enum import StrEnum
 
 from tessera.api.model_files import ModelShape
 from tessera.api.text import counted
-from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
+from tessera.domain.perf import sources
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.perf.footprint import KvBits
+from tessera.domain.perf.step import StepTime
 from tessera.domain.sizing.precision import ALTERNATIVES, mismatch_reason, unsupported_reason
 from tessera.domain.sizing.sizing import (
     DEFAULT_MAX_MODEL_LEN,
@@ -95,8 +96,8 @@ class EngineSetup:
         )
 
     @property
-    def step_time(self) -> perf.StepTime:
-        return perf.step_time(self.shape, self.precision, self.hardware, self._terms)
+    def step_time(self) -> StepTime:
+        return sources.step_time(self.shape, self.precision, self.hardware, self._terms)
 
     @property
     def limits(self) -> EngineLimits:
@@ -209,6 +210,9 @@ def draft_cost(
     draft: ModelShape, target: ModelShape, precision: str | None, hardware: Hardware
 ) -> float:
     """Return the predicted time of a draft model's step as a share of the target's."""
-    steps = (perf.step_time(draft, None, hardware), perf.step_time(target, precision, hardware))
+    steps = (
+        sources.step_time(draft, None, hardware),
+        sources.step_time(target, precision, hardware),
+    )
     draft_seconds, target_seconds = (step.seconds(decoding=1, kv_tokens=1) for step in steps)
     return draft_seconds / target_seconds

@@ -4,8 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tessera.domain.perf import Drafting, StepTime, assumed_acceptance, decode_gain
-from tessera.domain.perf.speculation import expected_tokens
+from tessera.domain.perf.speculation import assumed_acceptance, decode_gain, expected_tokens
+from tessera.domain.perf.step import Drafting, StepTime
 from tessera_lab.engine.requests import EngineLimits
 
 

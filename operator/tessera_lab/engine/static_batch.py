@@ -8,7 +8,7 @@ import math
 from collections import deque
 from itertools import islice
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine.decode_batch import decode_steps
 from tessera_lab.engine.requests import EngineRequest, RejectionReason
 from tessera_lab.engine.timeline import ServedRequest

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.fit.nelder_mead import Point, minimize

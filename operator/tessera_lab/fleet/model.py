@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fleet.observation import ReplicaModel, Settings
 

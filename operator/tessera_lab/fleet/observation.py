@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from tessera.api.service_status import SpeedStatus
 from tessera.domain.batch import pace
 from tessera.domain.batch.batches import situation_of
 from tessera.domain.batch.spec import accept_spec
-from tessera.domain.perf import SpeedMeasurement, measurement_key
+from tessera.domain.perf.sources import SpeedMeasurement, measurement_key
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.status.service import service_status
 from tests.batch_builders import NIGHT, a_batch, a_batch_spec, a_checked_situation, plan_batch

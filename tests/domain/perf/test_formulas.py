@@ -6,8 +6,9 @@ from decimal import Decimal
 import pytest
 
 from tessera.domain.money import money, per_million_tokens
-from tessera.domain.perf import StepTime, min_read_seconds
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
+from tessera.domain.perf.roofline import min_read_seconds
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.perf import Drafting, StepTime, acceptance_of, assumed_acceptance, decode_gain
-from tessera.domain.perf.speculation import expected_tokens
+from tessera.domain.perf.speculation import (
+    acceptance_of,
+    assumed_acceptance,
+    decode_gain,
+    expected_tokens,
+)
+from tessera.domain.perf.step import Drafting, StepTime
 
 # An 8B model that drafts five tokens for a 70B one.
 DRAFT_COST = 8 / 70

@@ -15,14 +15,10 @@ from tessera.domain.hardware.device import (
     whole_gpu_hardware,
 )
 from tessera.domain.hardware.gpu_catalog import models, products
-from tessera.domain.perf import (
-    SpeedMeasurement,
-    StepTime,
-    measurement_key,
-    min_read_seconds,
-    step_time,
-)
 from tessera.domain.perf.footprint import kv_bytes_per_token, weight_bytes
+from tessera.domain.perf.roofline import min_read_seconds
+from tessera.domain.perf.sources import SpeedMeasurement, measurement_key, step_time
+from tessera.domain.perf.step import StepTime
 from tests.builders import A100, H100
 
 TERA = 1e12

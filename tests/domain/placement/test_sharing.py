@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from tessera.domain.hardware.pools import discover
-from tessera.domain.perf import OFF_TOLERANCE
+from tessera.domain.perf.sources import OFF_TOLERANCE
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.placement import place
 from tessera.domain.placement.sharing import may_share_service

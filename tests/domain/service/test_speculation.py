@@ -15,9 +15,9 @@ from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.observed.drafts import DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Ref, SpeedReading
-from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import engine_terms
 from tessera.domain.perf.speculation import expected_tokens
+from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import check, shape_of
 from tessera.domain.scaling.policies.capacity.variant_capacity import variant_capacity
 from tessera.domain.service.speculation import (

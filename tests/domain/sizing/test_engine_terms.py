@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.engine_options import EngineOptions
-from tessera.domain import perf
 from tessera.domain.hardware.device import whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import models, products
+from tessera.domain.perf import sources
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms, engine_terms
 from tessera.domain.sizing.scheduler_limits import Demand, SustainedLoad, sustained_load
 from tessera.domain.sizing.sizing import DeviceKvCache, ReplicaFit, size
@@ -142,4 +142,4 @@ def test_without_chunks_a_step_holds_the_longest_prompt() -> None:
 
 def test_a_step_is_predicted_by_the_same_terms_for_sizing_and_for_gateways() -> None:
     engine = terms(kvCacheDtype="fp8")
-    assert fit(kvCacheDtype="fp8").step == perf.step_time(models()[B8], None, GPU, engine)
+    assert fit(kvCacheDtype="fp8").step == sources.step_time(models()[B8], None, GPU, engine)

@@ -8,8 +8,8 @@ import pytest
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware, slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
-from tessera.domain.perf import step_time
 from tessera.domain.perf.engine_terms import EngineTerms
+from tessera.domain.perf.sources import step_time
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.oversized import memory_share
 from tessera.domain.sizing.scheduler_limits import Demand

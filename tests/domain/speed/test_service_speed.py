@@ -12,7 +12,7 @@ from tessera.api.service_status import SpeedStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.incremental import Incremental
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Snapshot, SpeedReading
-from tessera.domain.perf import MeasurementKey, measured_ratio, measurement_key
+from tessera.domain.perf.sources import MeasurementKey, measured_ratio, measurement_key
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.slo.measurement import Objective, engine_edges

@@ -6,8 +6,8 @@ from statistics import mean
 
 import pytest
 
-from tessera.domain.perf import StepTime
 from tessera.domain.perf.footprint import kv_bytes_per_token
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest
 from tessera_lab.engine.static_batch import StaticBatchEngine

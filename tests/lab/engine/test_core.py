@@ -1,6 +1,6 @@
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import (
     EngineLimits,

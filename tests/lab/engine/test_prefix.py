@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import Allocator, EngineLimits, EngineRequest, EngineStep
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineLimits, EngineRequest, SchedulingPolicy
 from tests.properties import examples

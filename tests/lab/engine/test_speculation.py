@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.engine.speculation import Speculation

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, ServedRequest, Timeline
 from tessera_lab.engine.requests import (
     EngineLimits,

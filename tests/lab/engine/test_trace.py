@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 

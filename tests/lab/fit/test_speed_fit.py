@@ -6,7 +6,7 @@ from statistics import median
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fit.nelder_mead import Point, minimize
 from tessera_lab.fit.speed_fit import (

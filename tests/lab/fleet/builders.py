@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.fleet.model import FleetModel, StartUp
 from tessera_lab.fleet.observation import Decision, Observation, ReplicaModel

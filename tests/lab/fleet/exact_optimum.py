@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.attainment import AttainmentGoal
 from tessera_lab.fleet.hindsight.bound import Supply
 from tessera_lab.fleet.observation import ReplicaModel

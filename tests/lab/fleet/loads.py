@@ -3,7 +3,7 @@
 from array import array
 from collections.abc import Sequence
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
 

@@ -11,7 +11,7 @@ import pytest
 
 from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
-from tessera.domain.perf import OFF_TOLERANCE
+from tessera.domain.perf.sources import OFF_TOLERANCE
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.sizing.scheduler_limits import Demand, best_limits, sustained_load
 from tessera.domain.sizing.sizing import ReplicaFit, size

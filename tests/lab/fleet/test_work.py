@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore, Timeline
 from tessera_lab.engine.requests import EngineLimits, EngineRequest
 from tessera_lab.fleet.hindsight.work import request_use, step_prices, trace_work

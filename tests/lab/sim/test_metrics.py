@@ -4,7 +4,7 @@ import math
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tessera.domain.perf import acceptance_of
+from tessera.domain.perf.speculation import acceptance_of
 from tessera.domain.vllm.facts import Metric
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import load_config

@@ -3,7 +3,7 @@ import itertools
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.engine import EngineCore
 from tessera_lab.engine.requests import EngineLimits, EngineRequest, FinishReason
 from tessera_lab.sim.meters import EngineMeters

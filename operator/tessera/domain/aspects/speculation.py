@@ -13,8 +13,9 @@ from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, Pla
 from tessera.domain.incremental import Until
 from tessera.domain.observed.drafts import HIGHEST_LOW_TEMPERATURE, DraftCounts, TemperatureClass
 from tessera.domain.observed.snapshot import Readings, Snapshot, SpeedReading, reading_of
-from tessera.domain.perf import acceptance_of, footprint
+from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
+from tessera.domain.perf.speculation import acceptance_of
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.reporting.transitions import transitions
 from tessera.domain.service.speculation import (

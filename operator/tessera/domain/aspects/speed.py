@@ -10,7 +10,7 @@ from tessera.api.text import counted
 from tessera.domain.aspects.aspect import Aspect, Explanation, Measurements, PlacedService, Reported
 from tessera.domain.incremental import Until
 from tessera.domain.observed.snapshot import Readings, Snapshot
-from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
+from tessera.domain.perf.sources import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.speed.condition import (
     RECOVERY_TOLERANCE,

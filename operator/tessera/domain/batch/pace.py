@@ -6,8 +6,13 @@ from decimal import Decimal
 from types import MappingProxyType
 
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus
-from tessera.domain import perf
 from tessera.domain.batch.spec import BatchModelSource
+from tessera.domain.perf.sources import (
+    MIN_LOAD_MIB_PER_SECOND,
+    MeasurementKey,
+    SpeedMeasurement,
+    measurement_key,
+)
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
 
@@ -27,7 +32,7 @@ def rows_per_second(
     choice: HardwareChoice,
     source: BatchModelSource,
     progress: ProgressStatus,
-    measured: Mapping[perf.MeasurementKey, perf.SpeedMeasurement] = MappingProxyType({}),
+    measured: Mapping[MeasurementKey, SpeedMeasurement] = MappingProxyType({}),
 ) -> float:
     """Return the rows per second that the schedule assumes for the hardware.
 
@@ -41,13 +46,13 @@ def rows_per_second(
 def _speed_share(
     choice: HardwareChoice,
     source: BatchModelSource,
-    measured: Mapping[perf.MeasurementKey, perf.SpeedMeasurement],
+    measured: Mapping[MeasurementKey, SpeedMeasurement],
 ) -> float:
     shape = shape_of(source.spec)
     if shape is None:
         return UNMEASURED_SPEED_SHARE
     fit = choice.fit
-    measurement = measured.get(perf.measurement_key(shape, fit.precision, fit.hardware))
+    measurement = measured.get(measurement_key(shape, fit.precision, fit.hardware))
     return (
         UNMEASURED_SPEED_SHARE if measurement is None else MEASURED_SPEED_SHARE / measurement.ratio
     )
@@ -58,7 +63,7 @@ def start_duration(choice: HardwareChoice, progress: ProgressStatus) -> timedelt
     if progress.startup_seconds is not None:
         return timedelta(seconds=progress.startup_seconds)
     weights = choice.fit.memory.weights_mib * choice.fit.hardware.devices
-    return _BASE_START_DURATION + timedelta(seconds=weights // perf.MIN_LOAD_MIB_PER_SECOND)
+    return _BASE_START_DURATION + timedelta(seconds=weights // MIN_LOAD_MIB_PER_SECOND)
 
 
 def with_measured_pace(

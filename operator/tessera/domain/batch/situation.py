@@ -17,7 +17,7 @@ from tessera.domain.observed.batches import (
     VolumeClaim,
 )
 from tessera.domain.observed.snapshot import BatchPod
-from tessera.domain.perf import MeasurementKey, SpeedMeasurement
+from tessera.domain.perf.sources import MeasurementKey, SpeedMeasurement
 from tessera.domain.service.preparation.claims import ClaimUsers
 from tessera.domain.service.preparation.jobs import ModelJobStatus
 

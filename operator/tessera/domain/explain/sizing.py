@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from tessera.api.text import counted
 from tessera.domain.money import per_million_tokens
-from tessera.domain.perf import SpeedMeasurement, footprint
+from tessera.domain.perf import footprint
+from tessera.domain.perf.sources import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.service_plan import ServicePlan

@@ -34,8 +34,9 @@ from tessera.domain.model.routes import own_routes
 from tessera.domain.names import PORT, Variant
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pod, Pool, Ref
 from tessera.domain.observed.tenant_keys import TenantKeys
-from tessera.domain.perf import StepTime, measured_ratio, measured_tokens_per_step, step_time
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.perf.sources import measured_ratio, measured_tokens_per_step, step_time
+from tessera.domain.perf.step import StepTime
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.service.preparation.shape import with_known_files
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tessera.api.text import counted
-from tessera.domain.perf import OFF_TOLERANCE
+from tessera.domain.perf.sources import OFF_TOLERANCE
 from tessera.domain.placement.candidates import HardwareChoice
 
 

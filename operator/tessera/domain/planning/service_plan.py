@@ -12,7 +12,7 @@ from tessera.domain.model.fetched import located
 from tessera.domain.model.precision_files import spec_in
 from tessera.domain.money import Money
 from tessera.domain.observed.snapshot import ObservedService, Pod, Ref, Workload
-from tessera.domain.perf import SpeedMeasurement
+from tessera.domain.perf.sources import SpeedMeasurement
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.cover import NO_NEED, Need

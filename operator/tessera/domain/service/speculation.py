@@ -18,8 +18,9 @@ from tessera.api.reasons import Speculating, StatusVerdict
 from tessera.api.service_status import SpeculationStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SPEED_SECONDS, SpeedReading
-from tessera.domain.perf import StepTime, acceptance_of
 from tessera.domain.perf.engine_terms import planned_acceptance
+from tessera.domain.perf.speculation import acceptance_of
+from tessera.domain.perf.step import StepTime
 from tessera.domain.sizing.sizing import ReplicaFit
 
 # Below it, verifying drafts costs more than the few that are accepted are worth.

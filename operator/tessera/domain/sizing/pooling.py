@@ -7,7 +7,7 @@ pooling is not that of the last token.
 from bisect import bisect_left
 from datetime import timedelta
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera.domain.sizing.queueing import share_waiting_longer
 from tessera.domain.sizing.scheduler_limits import Demand, SchedulerLimits, SustainedLoad
 

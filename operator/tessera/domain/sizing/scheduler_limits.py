@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from tessera.api.model_files import ModelShape
-from tessera.domain.perf import StepTime
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
+from tessera.domain.perf.step import StepTime
 from tessera.domain.sizing.queueing import EngineOccupancy, share_waiting_longer
 
 # The largest `--max-num-seqs` that Tessera sets.

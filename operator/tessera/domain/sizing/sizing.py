@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import NamedTuple
 
 from tessera.api.model_files import ModelShape
-from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
-from tessera.domain.perf import footprint
+from tessera.domain.perf import footprint, sources
 from tessera.domain.perf.engine_terms import DEFAULT_TERMS, EngineTerms
+from tessera.domain.perf.step import StepTime
 from tessera.domain.sizing import pooling
 from tessera.domain.sizing.scheduler_limits import (
     MAX_CHUNK_TOKENS,
@@ -58,7 +58,7 @@ class ReplicaFit:
     memory: DeviceMemoryPlan
     max_model_len: int
     limits: SchedulerLimits
-    step: perf.StepTime
+    step: StepTime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +178,7 @@ def size(demand: Demand, hardware: Hardware) -> ReplicaFit | ReplicaMisfit:
         context=demand.max_model_len,
         step_tokens=demand.most_step_tokens,
     )
-    step = perf.step_time(demand.shape, demand.precision, hardware, demand.engine)
+    step = sources.step_time(demand.shape, demand.precision, hardware, demand.engine)
     limits = None
     if _has_memory(demand, memory_plan):
         usual_kv_tokens = _device_kv_cache(demand, hardware).tokens(

@@ -11,7 +11,7 @@ from decimal import Decimal
 from tessera.api.reasons import SpeedAsPredicted, StatusVerdict
 from tessera.api.service_status import PredictedAndMeasured, SpeedStatus
 from tessera.api.text import counted
-from tessera.domain.perf import MIN_REQUESTS, OFF_TOLERANCE
+from tessera.domain.perf.sources import MIN_REQUESTS, OFF_TOLERANCE
 from tessera.domain.speed.service_speed import ServiceSpeed
 
 # Time that a reading covers; the status is not written more often.

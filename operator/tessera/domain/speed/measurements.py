@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tessera.api.service_status import SpeedStatus
 from tessera.domain.observed.snapshot import ObservedService
-from tessera.domain.perf import MeasurementKey, SpeedMeasurement, plausible_ratio
+from tessera.domain.perf.sources import MeasurementKey, SpeedMeasurement, plausible_ratio
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.service.preparation.shape import with_known_shape
 from tessera.domain.steps import Step

@@ -11,7 +11,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.service_status import PreemptionStatus
 from tessera.api.text import counted
 from tessera.domain.observed.snapshot import SpeedReading
-from tessera.domain.perf import MIN_REQUESTS
+from tessera.domain.perf.sources import MIN_REQUESTS
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.speed.condition import WINDOW
 

@@ -1,6 +1,7 @@
 """Claims about the KV cache and about narrow weights on the engine machine."""
 
-from tessera.domain.perf import StepTime, footprint
+from tessera.domain.perf import footprint
+from tessera.domain.perf.step import StepTime
 from tessera_lab.claims.scenarios.setups import (
     detail,
     engine,

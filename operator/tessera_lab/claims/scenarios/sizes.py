@@ -5,7 +5,6 @@ from datetime import timedelta
 from decimal import Decimal
 
 from tessera.api.model_files import ModelShape
-from tessera.domain import perf
 from tessera.domain.economics.api_prices import TokenPrices, TokenUse
 from tessera.domain.economics.break_even import (
     HostingComparison,
@@ -14,7 +13,7 @@ from tessera.domain.economics.break_even import (
     break_even_tokens,
 )
 from tessera.domain.money import Money, money
-from tessera.domain.perf import footprint
+from tessera.domain.perf import footprint, sources
 from tessera.domain.sizing.oversized import MIN_CONCURRENCY
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import ReplicaFit, size
@@ -119,7 +118,7 @@ def student(conditions: Conditions) -> ScenarioResult:
     small = shape(conditions, "student")
     teacher_fit, student_fit = _replica(conditions, None), _replica(conditions, None, small)
     streams = [
-        perf.step_time(model, None, fit.hardware).seconds(
+        sources.step_time(model, None, fit.hardware).seconds(
             decoding=1, kv_tokens=conditions.integer("inputTokens")
         )
         for model, fit in ((shape(conditions), teacher_fit), (small, student_fit))

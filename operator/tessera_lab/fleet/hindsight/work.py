@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from tessera.domain.perf import attention_pairs
+from tessera.domain.perf.step import attention_pairs
 from tessera_lab.fleet.observation import ReplicaModel
 from tessera_lab.fleet.trace import Trace
 

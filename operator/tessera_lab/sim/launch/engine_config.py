@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.api.model_files import ModelShape
-from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf.step import StepTime
 from tessera.domain.vllm.facts import EngineFacts, version_facts
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.engine.speculation import Speculation
@@ -42,7 +42,7 @@ class EngineConfig:
     hardware: Hardware
     kv_cache: KvCacheLayout
     limits: EngineLimits
-    speed: perf.StepTime
+    speed: StepTime
     speculation: Speculation | None
     """Drafts that the engine computes; None while no acceptance is given."""
     start_seconds: float

@@ -9,15 +9,16 @@ from typing import Any
 from pydantic.alias_generators import to_camel
 
 from tessera.api.model_files import ModelShape
-from tessera.domain import perf
 from tessera.domain.hardware.device import Hardware
+from tessera.domain.perf import sources
 from tessera.domain.perf.engine_terms import EngineTerms
+from tessera.domain.perf.step import StepTime
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.environment import SPEED
 
 # Fields of a step's time, by their keys on the wire.
 _FIELDS_BY_KEY = {
-    to_camel(field.name): field.name for field in fields(perf.StepTime) if field.type is float
+    to_camel(field.name): field.name for field in fields(StepTime) if field.type is float
 }
 
 
@@ -27,19 +28,19 @@ def engine_speed(
     hardware: Hardware,
     terms: EngineTerms,
     env: Mapping[str, str],
-) -> perf.StepTime:
+) -> StepTime:
     """Return the speed in the environment, else the prediction."""
     text = env.get(SPEED)
-    return _parse_speed(text) if text else perf.step_time(shape, precision, hardware, terms)
+    return _parse_speed(text) if text else sources.step_time(shape, precision, hardware, terms)
 
 
-def as_json(speed: perf.StepTime) -> str:
+def as_json(speed: StepTime) -> str:
     """Return the value of the environment variable; parts of 0 seconds are left out."""
     parts = {key: getattr(speed, name) for key, name in _FIELDS_BY_KEY.items()}
     return json.dumps({key: seconds for key, seconds in parts.items() if seconds})
 
 
-def _parse_speed(text: str) -> perf.StepTime:
+def _parse_speed(text: str) -> StepTime:
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -54,7 +55,7 @@ def _parse_speed(text: str) -> perf.StepTime:
     parts: dict[str, Any] = {
         name: float(values.get(key, 0.0)) for key, name in _FIELDS_BY_KEY.items()
     }
-    speed = perf.StepTime(source="Measured", **parts)
+    speed = StepTime(source="Measured", **parts)
     if not speed.seconds(decoding=1, kv_tokens=1) > 0:
         raise _invalid_speed("a step of one token would take no time")
     return speed

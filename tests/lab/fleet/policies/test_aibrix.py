@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.observation import total
 from tessera_lab.fleet.policies.profile import max_concurrency, max_request_rate
 from tests.policy_builders import A_REPLICA, a_policy, an_engine, an_observation

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from tessera.domain.perf import StepTime
+from tessera.domain.perf.step import StepTime
 from tessera_lab.fleet.observation import EngineSample, Totals
 from tessera_lab.fleet.policies.profile import max_request_rate
 from tessera_lab.fleet.policies.series import (

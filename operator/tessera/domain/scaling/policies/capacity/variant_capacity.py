@@ -9,8 +9,8 @@ from tessera.api.model_files import ModelShape
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
 from tessera.domain.observed.snapshot import Pod, SpeedReading, reading_of
-from tessera.domain.perf import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.perf.engine_terms import engine_terms
+from tessera.domain.perf.sources import OFF_TOLERANCE, measured_ratio, measured_tokens_per_step
 from tessera.domain.placement.checks import pooling_task, shape_of
 from tessera.domain.scaling.starts import expected_lead
 from tessera.domain.scaling.state import RequestTokens, ScalingHistory, ServiceLoad
