@@ -159,8 +159,45 @@ def _propose(
     reference = objects.reference_workload(service.status)
     if reference is None or reference.variant != placement.choice.variant:
         until = at  # other services take or free devices
-    unit = unit_of(placement.choices)
-    history = _history_on(placement, spec, reference, objects, in_unit(history, unit), at)
+    history = in_unit(history, unit_of(placement.choices))
+    history = _history_on(placement, spec, reference, objects, history, at)
+    scaled = _scaled(service, inputs, placement, history, schedule, room, at)
+    proposal = Proposal(
+        service=service,
+        objects=objects,
+        accepted=accepted,
+        placement=placement,
+        preparation=preparation,
+        schedule=schedule,
+        scale=scaled.scale,
+        need=scaled.need,
+        disruptions=disruptions_of(objects.pods, objects.disrupted, scaled.need.pods),
+        counts=scaled.counts,
+        changes=scaled.scale.history.changes,
+    )
+    return Until(proposal, min(until, scaled.until), scaled.scale.history)
+
+
+class _Scaled(NamedTuple):
+    """How many replicas a service has to have, and of which variants."""
+
+    scale: ScaleDecision
+    need: Need
+    counts: tuple[VariantCount, ...]
+    until: datetime
+
+
+def _scaled(  # noqa: PLR0913, PLR0917 - what is read of the service, and what was decided of it
+    service: ObservedService,
+    inputs: ProposalInputs,
+    placement: PlacementDecision,
+    history: ScalingHistory,
+    schedule: BoundsSchedule | None,
+    room: Room,
+    at: datetime,
+) -> _Scaled:
+    objects, spec, unit = inputs.objects, service.spec, unit_of(placement.choices)
+    assert spec is not None  # noqa: S101 - it is placed
     scale = decide_replicas(
         service,
         placement.choices,
@@ -194,20 +231,7 @@ def _propose(
         changes=last_changes(history.changes, split),
     )
     scale = replace(scale, history=next_history)
-    proposal = Proposal(
-        service=service,
-        objects=objects,
-        accepted=accepted,
-        placement=placement,
-        preparation=preparation,
-        schedule=schedule,
-        scale=scale,
-        need=need,
-        disruptions=disruptions_of(objects.pods, objects.disrupted, need.pods),
-        counts=counts,
-        changes=scale.history.changes,
-    )
-    return Until(proposal, min(until, scale.until, split.until), scale.history)
+    return _Scaled(scale, need, counts, min(scale.until, split.until))
 
 
 def _need(spec: InferenceServiceSpec, scale: ScaleDecision, unit: ScalingUnit) -> Need:
