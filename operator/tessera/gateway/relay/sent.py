@@ -1,7 +1,7 @@
 """A request that engines get, and what its client got so far of their answers."""
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tessera.domain.gateway.requests import StreamLatency
 from tessera.domain.observed.drafts import DraftCounts
@@ -131,5 +131,10 @@ class Sent:
         latency: StreamLatency | None = fields.get("latency")
         # Tokens of several choices come between each other.
         if latency is not None and self.fields.choices == 1:
-            fields["latency"] = replace(latency, gaps=self.gaps, late_gaps=self.late_gaps)
+            fields["latency"] = StreamLatency(
+                ttft_target_ns=latency.ttft_target_ns,
+                itl_target_ns=latency.itl_target_ns,
+                gaps=self.gaps,
+                late_gaps=self.late_gaps,
+            )
         return fields

@@ -104,9 +104,9 @@ class Settlement:
         self, at: Stand, end: ClientEnd, record_id: str, identified: Identified
     ) -> UsageRecord:
         """Return the record of a request that ended where it stands."""
-        fields = {"reason": "", **at.record_fields()}
-        if end.reason:
-            fields["reason"] = end.reason
+        fields = at.record_fields()
+        # That of its replica is why it went there.
+        fields["reason"] = end.reason or fields.get("reason", "")
         return UsageRecord(
             record_id=record_id,
             phase=end.phase,
