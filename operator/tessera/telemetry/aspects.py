@@ -6,6 +6,9 @@ from tessera.domain.aspects.aspects import ASPECTS, aspect_samples
 from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
 
+# The measurements that series follow.
+FOLLOWED = tuple(dict.fromkeys(aspect.measured_by for aspect in ASPECTS if aspect.series))
+
 
 def aspect_series(measured_by: str) -> tuple[Series, ...]:
     """Return the series that follow these measurements."""

@@ -18,7 +18,7 @@ from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
 from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
-from tessera.telemetry.aspects import aspect_series, inputs_of, samples_by
+from tessera.telemetry.aspects import FOLLOWED, aspect_series, inputs_of, samples_by
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
 from tessera.telemetry.fleet import (
     BATCH_SERIES,
@@ -65,7 +65,7 @@ class Telemetry:
                     _registry(aspect_series(name), of(partial(samples_by, name), ())),
                     of(partial(inputs_of, name), None),
                 )
-                for name in ("speeds", "latency")
+                for name in FOLLOWED
             ),
             (_registry(BILL_SERIES, lambda: bill_samples(self._billed)), lambda: self._billed),
         )
