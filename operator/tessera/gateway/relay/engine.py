@@ -175,8 +175,12 @@ class EngineSource:
             sent.placed.at.first_token()
             if joint is None:
                 await sink.drained()
-            block = _joined(sent, joint, block, events) or _begun(sent, sink, block, events)
+                block = _begun(sent, sink, block, events)
+            else:
+                _join(sent, joint)
             protection = sent.protection
+            if protection is not None:
+                block = protection.add(block, events.text_name)
             sent.body = b""
             connection.when_sent(sent.free_request)
             takes = sink.part(block)
@@ -237,26 +241,22 @@ class EngineSource:
 
 
 def _begun(sent: Sent, sink: AnswerSink, block: bytes, events: EventRelay) -> bytes:
-    """Begin a stream; return its first part as the client gets it."""
+    """Begin a stream; return its first part, which may say what the head could not."""
     if sent.may_continue and events.text_name in TEXT_NAMES:
         sent.protection = Protection(sent.body, sent.holding)
-    protection = sent.protection
-    resumable = b"true" if protection is not None else b"false"
+    resumable = b"true" if sent.protection is not None else b"false"
     # Comments that went before may have taken the headers with them.
     if not sink.begin([*sent.placed.headers, (RESUMABLE, resumable)]):
         block = b": %b: %b\n\n%b" % (RESUMABLE, resumable, block)
-    return block if protection is None else protection.add(block, events.text_name)
+    return block
 
 
-def _joined(sent: Sent, joint: Joint | None, block: bytes, events: EventRelay) -> bytes:
-    """Go on with a stream; return the next part of it as the client gets it, b"" without one."""
-    protection = sent.protection
-    if joint is None or protection is None:
-        return b""
+def _join(sent: Sent, joint: Joint) -> None:
+    """Count that a stream goes on here, and hold what it was asked with no more."""
     sent.resumed = joint.resumed
     sent.unchecked_joints += not joint.is_checked
-    protection.free(len(sent.body))
-    return protection.add(block, events.text_name)
+    if sent.protection is not None:
+        sent.protection.free(len(sent.body))
 
 
 async def _rest(sent: Sent) -> None:

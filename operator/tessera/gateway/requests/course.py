@@ -98,10 +98,9 @@ class RequestCourse:
             del client.ended
             client.stop_heartbeats()
             self.at = self._stations.settlement.end_engine(self.at, phase)
-            end = ClientEnd(phase, reason, client.status)
             placed = _placed(self.at)
             attempts = placed.attempts if placed is not None else ()
-            self._stations.record(self._record(end), attempts)
+            self._stations.record(self._record(self.at, phase, reason), attempts)
 
     async def _answer(self) -> None:
         """Receive the request, and let the model that it names answer."""
@@ -170,8 +169,9 @@ class RequestCourse:
         sent = _sent(self.at)
         return Phase.REFUSED if sent is None or sent.sent_ns is None else Phase.ABORTED
 
-    def _record(self, end: ClientEnd) -> UsageRecord:
-        return self._stations.settlement.record(self.at, end, self._record_id, self.identified)
+    def _record(self, at: Stand, phase: Phase, reason: str) -> UsageRecord:
+        end = ClientEnd(phase, reason, self._client.status)
+        return self._stations.settlement.record(at, end, self._record_id, self.identified)
 
     # What others ask of a request that runs.
 
@@ -180,9 +180,8 @@ class RequestCourse:
         return self._partial_record(self.at) if isinstance(self.at, Sent | Answered) else None
 
     def _partial_record(self, at: Sent | Answered) -> UsageRecord:
-        settlement = self._stations.settlement
-        end = ClientEnd(Phase.ABORTED, RequestReason.GATEWAY_KILLED, self._client.status)
-        return settlement.record(settlement.partial(at), end, self._record_id, self.identified)
+        partial = self._stations.settlement.partial(at)
+        return self._record(partial, Phase.ABORTED, RequestReason.GATEWAY_KILLED)
 
     @property
     def awaited_model(self) -> OfferedModel | None:
