@@ -32,7 +32,7 @@ from tessera_lab.fleet.sizing import widest_bounds
 # GPUs of a node, where no label of the pool says how many.
 _GPUS_OF_NODE = "8"
 _FIRST_DAY = date(2000, 1, 1)
-# The reason of files that nobody read; planning compares what is recorded of them with the model.
+# The reason of files that were not read; planning compares what is recorded of them with the model.
 _ASSUMED = "Assumed"
 
 
