@@ -303,6 +303,22 @@ def test_a_service_whose_first_status_was_lost_keeps_the_version_it_was_just_bui
     ).template_version == PodTemplateVersion(builder_version=2, platform=MIRROR)
 
 
+def test_a_move_that_an_operator_left_before_its_status_goes_on_in_its_deployment() -> None:
+    built = a_built_service()
+    record = template_of(later(built)).record
+    variant = built.status.variant
+    assert variant is not None
+    moving = built.status.model_copy(
+        update={"variant": variant.model_copy(update={"name": "mig-7g-80gb"})}
+    )
+    inputs = later(replace(built, status=moving), builder_version=3)
+    workload = replace(inputs.snapshot.workloads[0], record=record)
+    inputs = inputs._replace(snapshot=replace(inputs.snapshot, workloads=(workload,)))
+    template = template_of(inputs)
+    assert template.record == record
+    assert template.workload == workload
+
+
 def test_planned_numbers_and_defaults_stay_too() -> None:
     before = a_built_service()
     template_version = before.status.pod_template_version

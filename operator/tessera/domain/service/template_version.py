@@ -201,10 +201,11 @@ def _recorded_template(
 def _reported_template(
     service: ObservedService, workload: Workload, newest: PodTemplateVersionStatus
 ) -> PodTemplateVersionStatus | None:
-    """Return the version of the variant in the status; None where that has another one's alone.
+    """Return the version of the variant in the status, else that of the Deployment.
 
-    A status with a variant but no version is older than versions; one without both was lost, or is
-    not written yet. Then the Deployment alone says it: a wrong one costs a rollout of its service.
+    A status of the variant without a version is older than versions. One without the variant was
+    lost, or is not written yet, as when an operator ends after it created the Deployment. Then the
+    Deployment alone says it: a wrong one costs a rollout of its service.
     """
     variant = workload.variant
     for reported in service.status.variants or ():
@@ -212,7 +213,7 @@ def _reported_template(
             return reported.pod_template_version
     placed = service.status.variant
     if placed is not None and placed.name != variant:
-        return None
+        return workload.record
     if service.status.pod_template_version is not None:
         return service.status.pod_template_version
     if placed is None:
