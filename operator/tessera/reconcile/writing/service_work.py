@@ -102,7 +102,7 @@ def resizes(work: ServiceWork) -> Iterable[tuple[Ref, int]]:
     for variant in variants:
         if variant.workload is not None and not work.may_change_deployments:
             planned[variant.workload.ref] = variant.replicas
-    running = {current.ref: current.replicas for current in work.snapshot.workloads}
+    running = {current.ref: current.replicas for current in work.service_plan.workloads}
     if work.may_change_deployments:
         return [(ref, count) for ref, count in planned.items() if count != running.get(ref)]
     return [
