@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+from collections import Counter
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -40,6 +41,19 @@ class FailingConnection(KubeCluster):
             await asyncio.Event().wait()
         if self.hangs:
             raise ClusterError("the API server did not answer: TimeoutError")
+        return await super().request(*arguments, **options)
+
+
+class CountingConnection(FailingConnection):
+    """A connection that counts its requests by their verbs."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.verbs = Counter[str]()
+
+    @override
+    async def request(self, *arguments: Any, **options: Any) -> tuple[int, Any]:
+        self.verbs[arguments[0]] += 1
         return await super().request(*arguments, **options)
 
 
@@ -99,6 +113,21 @@ async def test_a_seized_lease_ends_the_leadership_and_comes_back_later(electors:
     assert not await electors.a.try_acquire_or_renew()
     electors.advance_clocks(60)
     assert await electors.a.try_acquire_or_renew()
+
+
+async def test_a_renewal_is_one_request_until_somebody_else_writes(world: World) -> None:
+    connections = [CountingConnection(await connect(str(world.kubeconfig))) for _ in range(2)]
+    electors = Electors(*connections)
+    verbs = connections[0].verbs
+    for _ in range(4):
+        assert await electors.a.try_acquire_or_renew()
+    # It is created, read once, and then written as the last renewal left it.
+    assert verbs == Counter(GET=2, POST=1, PUT=3)
+    await electors.b.seize(60)
+    assert not await electors.a.try_acquire_or_renew()
+    assert verbs == Counter(GET=3, POST=1, PUT=4)
+    for connection in connections:
+        await connection.close()
 
 
 async def test_a_renewed_lease_is_never_taken(electors: Electors) -> None:

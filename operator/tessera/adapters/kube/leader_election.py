@@ -64,6 +64,8 @@ class LeaderElector:
         self._clock = clock
         self._monotonic = monotonic
         self._observed: ObservedLease | None = None
+        self._renewed: dict[str, Any] | None = None
+        """The lease as the last renewal left it; None after one that failed."""
         self._valid_until = float("-inf")
         self.elected = asyncio.Event()
         """Set when this process becomes the leader for the first time."""
@@ -126,6 +128,10 @@ class LeaderElector:
         raise ClusterError(f"Lease/{self._name} in {self._namespace} cannot be taken: {status}")
 
     async def _acquire_or_renew(self) -> bool:
+        # As in client-go: nobody else writes the lease of a leader, and who does is noticed.
+        last, self._renewed = self._renewed, None
+        if last is not None and await self._replace(last, holder=self._identity):
+            return True
         status, lease = await self._cluster.request("GET", f"{self._path}/{self._name}")
         if status == HTTPStatus.NOT_FOUND:
             status, _ = await self._cluster.request("POST", self._path, body=self._first_lease())
@@ -156,8 +162,11 @@ class LeaderElector:
         else:
             spec["leaseTransitions"] += 1
         path = f"{self._path}/{self._name}"
-        status, _ = await self._cluster.request("PUT", path, body=lease | {"spec": spec})
-        return status == HTTPStatus.OK
+        status, renewed = await self._cluster.request("PUT", path, body=lease | {"spec": spec})
+        if status != HTTPStatus.OK:
+            return False
+        self._renewed = renewed if holder == self._identity else None
+        return True
 
     def _first_lease(self) -> dict[str, Any]:
         return {
