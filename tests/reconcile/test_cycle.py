@@ -82,6 +82,30 @@ async def test_an_unchanged_fleet_costs_no_write(operator: MemoryOperator) -> No
     assert (await operator.reconcile()).writes == 0
 
 
+async def test_ready_replicas_without_metrics_cost_no_later_status(
+    operator: MemoryOperator,
+) -> None:
+    """That a minute passes without a reading is nothing new where no replica has any."""
+    operator.serve()
+    await operator.reconcile()
+    since = NOW.isoformat()
+    conditions = [
+        {"type": kind, "status": "True", "lastTransitionTime": since}
+        for kind in ("Ready", "ContainersReady", "tessera.dev/serving")
+    ]
+    for name in ("chat-0", "chat-1"):
+        body = replica_of(DEPLOYMENT, name)
+        operator.cluster.put(PODS, {**body, "status": {"conditions": conditions}})
+    for _ in range(3):
+        await operator.reconcile()
+    for _ in range(30):
+        operator.at += timedelta(seconds=5)
+        operator.observations.readings = Readings(at=operator.at)
+        assert (await operator.reconcile()).writes == 0
+    balance = operator.body(CHAT)["status"]["conditions"][-1]
+    assert (balance["type"], balance["reason"]) == ("LoadBalanced", "FailedGetMetrics")
+
+
 @pytest.mark.parametrize(
     ("key", "path"),
     [

@@ -1,11 +1,12 @@
 """Readings of replicas -> whether they share the requests."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
 
 from tessera.api.meta import Condition
-from tessera.api.reasons import LoadBalanced
+from tessera.api.reasons import LoadBalanced, StatusVerdict
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.explain.explain import explain
 from tessera.domain.observed.snapshot import Pod, PodReading, Readings, Ref, Snapshot
@@ -50,14 +51,27 @@ def reported(reason: LoadBalanced, seconds: float = -600) -> InferenceServiceSta
     return InferenceServiceStatus(conditions=(condition,))
 
 
+def assess(
+    status: InferenceServiceStatus,
+    pods: Sequence[Pod],
+    of_pods: Mapping[Ref, PodReading],
+    *,
+    is_fleet_measured: bool = True,
+) -> StatusVerdict[LoadBalanced]:
+    return assess_balance(
+        status, pods, of_pods, MAX_NUM_SEQS, NOW, is_fleet_measured=is_fleet_measured
+    ).result
+
+
 def judge(
     *requests: tuple[float, float] | None,
     status: InferenceServiceStatus | None = None,
     pods: tuple[Pod, ...] | None = None,
+    is_fleet_measured: bool = True,
 ) -> LoadBalanced:
     pods = PODS[: len(requests)] if pods is None else pods
     status = status or InferenceServiceStatus()
-    return assess_balance(status, pods, readings(*requests), MAX_NUM_SEQS, NOW).result.reason
+    return assess(status, pods, readings(*requests), is_fleet_measured=is_fleet_measured).reason
 
 
 @pytest.mark.parametrize(
@@ -84,9 +98,7 @@ def test_a_full_replica_beside_an_idle_one_is_unbalanced(
 
 
 def test_the_message_has_the_share_the_pod_and_the_way_out() -> None:
-    verdict = assess_balance(
-        InferenceServiceStatus(), PODS[:2], readings((30, 28), (2, 0)), MAX_NUM_SEQS, NOW
-    ).result
+    verdict = assess(InferenceServiceStatus(), PODS[:2], readings((30, 28), (2, 0)))
     assert verdict.message.startswith(
         "58 of 60 running and waiting requests are on Pod/chat-0, while 1 of 2 replicas hold hardly"
     )
@@ -100,6 +112,15 @@ def test_the_message_has_the_share_the_pod_and_the_way_out() -> None:
 def test_a_replica_that_is_new_or_leaves_is_not_idle(change: dict[str, object]) -> None:
     other = replace(PODS[1], **change)  # type: ignore[arg-type]
     assert judge((30, 30), (0, 0), pods=(PODS[0], other)) is LoadBalanced.BALANCED
+
+
+def test_new_replicas_wait_for_readings_only_where_the_fleet_has_some() -> None:
+    new = tuple(replace(pod, ready_since=at(-1)) for pod in PODS[:2])
+    starting = (new[0], replace(new[1], ready_since=None))
+    assert judge(pods=new) is judge(pods=starting) is LoadBalanced.BALANCED
+    for pods in (new, starting):
+        assert judge(pods=pods, is_fleet_measured=False) is LoadBalanced.FAILED_GET_METRICS
+    assert judge(pods=new[:1], is_fleet_measured=False) is LoadBalanced.BALANCED
 
 
 @pytest.mark.parametrize("pods", [(), (replace(PODS[0], ready_since=None),)])
@@ -130,10 +151,10 @@ def test_an_unbalanced_service_is_balanced_again_at_other_thresholds() -> None:
 
 def test_a_verdict_stands_for_a_minute_and_keeps_its_message() -> None:
     recent = reported(LoadBalanced.BALANCED, 1 - SETTLING_TIME.total_seconds())
-    verdict = assess_balance(recent, PODS[:2], readings((30, 30), (0, 0)), MAX_NUM_SEQS, NOW).result
+    verdict = assess(recent, PODS[:2], readings((30, 30), (0, 0)))
     assert (verdict.reason, verdict.message) == (LoadBalanced.BALANCED, "as written then")
     older = reported(LoadBalanced.UNBALANCED)
-    verdict = assess_balance(older, PODS[:2], readings((30, 99), (0, 0)), MAX_NUM_SEQS, NOW).result
+    verdict = assess(older, PODS[:2], readings((30, 99), (0, 0)))
     assert (verdict.reason, verdict.message) == (LoadBalanced.UNBALANCED, "as written then")
 
 

@@ -29,9 +29,14 @@ def _following(
 ) -> Until[StatusVerdict[LoadBalanced]]:
     if placed.choice is None:
         return Until(current)
-    max_num_seqs = placed.choice.fit.limits.max_num_seqs
+    readings = measurements.readings
     return assess_balance(
-        placed.service.status, placed.pods, measurements.readings.pods, max_num_seqs, at
+        placed.service.status,
+        placed.pods,
+        readings.pods,
+        placed.choice.fit.limits.max_num_seqs,
+        at,
+        is_fleet_measured=readings.is_usable,
     )
 
 

@@ -86,8 +86,14 @@ def assess_balance(
     readings: Mapping[Ref, PodReading],
     max_num_seqs: int,
     at: datetime,
+    *,
+    is_fleet_measured: bool,
 ) -> Until[StatusVerdict[LoadBalanced]]:
-    """Return the condition that follows from the readings and from the one in the status."""
+    """Return the condition that follows from the readings and from the one in the status.
+
+    A new replica is expected to have a reading soon only where other replicas of the fleet have
+    one. Elsewhere it is unknown at once, so that no second status says so a minute later.
+    """
     reported = _condition(status)
     moments = [reported.last_transition_time] if reported is not None else []
     moments += [pod.ready_since for pod in pods if pod.ready_since is not None]
@@ -101,8 +107,9 @@ def assess_balance(
         and at - reported.last_transition_time < SETTLING_TIME
     ):
         return Until(_reported_verdict(reported), until)
+    is_unknown = len(pods) > 1 and not is_fleet_measured
     verdict = _verdict(
-        balance_of(pods, readings, at),
+        None if is_unknown else balance_of(pods, readings, at),
         max_num_seqs,
         was_unbalanced=reported is not None and reported.reason == LoadBalanced.UNBALANCED,
     )
