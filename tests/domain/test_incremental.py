@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tessera.api.batch_inference import BatchInferenceStatus
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain import schedules
 from tessera.domain.health import stall
 from tessera.domain.incremental import FOREVER, Incremental, Until
@@ -26,6 +27,8 @@ from tessera.domain.observed.snapshot import (
     Ref,
     Snapshot,
 )
+from tessera.domain.placement import placement
+from tessera.domain.placement.placement import PlacementDecision
 from tessera.domain.planning import observations, service_decision
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
@@ -49,6 +52,7 @@ from tests.builders import (
     a_workload,
     plan_of,
     readings_of,
+    replica_of,
 )
 from tests.domain.slo.latencies import of_engines
 
@@ -575,6 +579,42 @@ def test_a_service_whose_load_stays_is_not_decided_again(
         service_plans.append(decision.service_plans)
     assert all(service_plans[5] is others for others in service_plans[5:])
     assert service_plans[-1][Ref("team-a", "chat")].scale.replicas == len(pods)
+
+
+def test_new_services_are_placed_once_while_there_is_room_for_all_that_they_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of them may wait for the API server, while others begin to run."""
+    placed = list[int | None]()
+
+    def place(spec: InferenceServiceSpec, *arguments: Any, **named: Any) -> PlacementDecision:
+        placed.append(spec.fixed_replicas)
+        return placement.place(spec, *arguments, **named)
+
+    monkeypatch.setattr(proposal, "place", place)
+    services = [a_service(f"new-{count}", a_spec(replicas=count)) for count in (1, 2, 3)]
+    nodes = [a_node(slices={"1g.10gb": 7}, name=f"node-{index}") for index in range(3)]
+    fleet = a_snapshot(*services, nodes=tuple(nodes))
+    workload = a_workload(1, "new-1")
+    running = replace(fleet, workloads=(workload,), pods=(replica_of(workload, "new-1-0"),))
+    slices = {"nvidia.com/mig-1g.10gb": 7}
+    taken = tuple(
+        a_pod(node.name, service="", node=node.name, devices=slices, bound=NOW)
+        for node in nodes[1:]
+    )
+    incremental, memory = Incremental(), NO_MEMORY
+    for seconds, snapshot, counts in (
+        (0, fleet, [1, 2, 3]),
+        (5, fleet, []),
+        (10, running, [1]),
+        (15, running, []),
+        (20, replace(running, pods=(*running.pods, *taken)), [2, 3]),
+    ):
+        placed.clear()
+        current = replace(snapshot, at=NOW + timedelta(seconds=seconds))
+        decision = plan_of(current, memory=memory, incremental=incremental)
+        memory = memory.after(decision)
+        assert placed == counts, seconds
 
 
 def test_a_model_that_was_read_is_recalled_as_the_very_same() -> None:

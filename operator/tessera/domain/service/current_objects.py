@@ -35,6 +35,11 @@ class CurrentObjects:
         name = status.variant.name if status.variant is not None else ""
         return self.workload_of(name) or next(iter(self.workloads), None)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the service has neither a Deployment nor a pod."""
+        return not self.workloads and not self.pods
+
     def workload_of(self, variant: str) -> Workload | None:
         """Return the newest Deployment of a variant."""
         return next(reversed(self.workloads_of(variant)), None)

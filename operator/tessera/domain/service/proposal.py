@@ -103,7 +103,8 @@ class ProposalInputs(NamedTuple):
     gateways: bool
     room_key: object
     """About what is free in its pools; None where it does not choose among several. The room itself
-    differs after each proposal before this one, and any device of any service would count."""
+    differs after each proposal before this one, and any device of any service would count. Of a new
+    service it is what is free on its turn, up to what it may use: thousands may wait for long."""
 
 
 @reused_until
@@ -157,7 +158,7 @@ def _propose(
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return _unchanged(service, objects, accepted, history, until, **parts)
     reference = objects.reference_workload(service.status)
-    if reference is None or reference.variant != placement.choice.variant:
+    if not objects.is_new and (reference is None or reference.variant != placement.choice.variant):
         until = at  # other services take or free devices
     history = in_unit(history, unit_of(placement.choices))
     history = _history_on(placement, spec, reference, objects, history, at)

@@ -7,10 +7,12 @@ from heapq import heapify, heappop, heapreplace
 from itertools import chain
 from typing import NamedTuple
 
+from tessera.api.inference_service import InferenceServiceSpec
 from tessera.domain.budget.forecast import GrantForecast
 from tessera.domain.hardware.pools import PoolView, device_capacities
 from tessera.domain.incremental import reused, reused_per_object
 from tessera.domain.observed.snapshot import Node, ObservedService, Pod, Ref, Snapshot
+from tessera.domain.placement.candidates import free_replicas
 from tessera.domain.placement.placement import CLASS_RANKS
 from tessera.domain.scaling.load import ServiceReadings, service_readings, usable_readings
 from tessera.domain.scaling.state import ScalingHistory
@@ -64,7 +66,7 @@ def propose_all(
                 readings[ref],
                 snapshot.demand_of(ref),
                 gateways,
-                free_for(service, free),
+                free_for(service, objects, views, free, allocated),
             ),
             at=snapshot.at,
             memory=scaling_history.get(ref),
@@ -118,18 +120,40 @@ def _count_free(view: PoolView, used: Mapping[tuple[str, str], int]) -> tuple[in
 free_in_pool = Step(_count_free, lambda *_: ())
 
 
-def _read_free(service: ObservedService, free: Mapping[str, tuple[int, ...]]) -> object:
+def _read_free(
+    service: ObservedService,
+    objects: CurrentObjects,
+    views: Sequence[PoolView],
+    free: Mapping[str, tuple[int, ...]],
+    used: Mapping[tuple[str, str], int],
+) -> object:
     """Return the free devices of its pools to a service that may use several, or may change its
-    precision."""
+    precision, and to a new one how many of its replicas each offer has room for."""
     spec = service.spec
     if spec is None:
         return None
+    if objects.is_new:
+        most = _most_replicas(spec)
+        return tuple(
+            [
+                min(free_replicas(offer, used), most + offer.startable_replicas)
+                for view in views
+                for offer in view.offers
+            ]
+        )
     changes_precision, pools = bool(spec.precision.variants), spec.placement.pools
     if not pools:
         return free if len(free) > 1 or changes_precision else None
     if len(pools) == 1 and not changes_precision:
         return None
     return tuple([free.get(pool) for pool in pools])
+
+
+def _most_replicas(spec: InferenceServiceSpec) -> int:
+    """Return how many replicas a service may have at any time."""
+    scaling = spec.scaling
+    bounds = [each.max_replicas or 0 for each in scaling.schedules]
+    return max(spec.fixed_replicas or 0, scaling.max_replicas, *bounds)
 
 
 free_for = Step(_read_free, lambda *_: None)
