@@ -49,7 +49,7 @@ from tessera.cli.top.requests import report_lines as request_lines
 from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.usage.command import UsageTable
 from tessera.cli.usage.command import output as usage_output
-from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import Amounts, Statement
 from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref

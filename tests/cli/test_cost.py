@@ -19,7 +19,8 @@ from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.text import parse_since
-from tessera.domain.billing.bill import Bill, CostLine, CostState
+from tessera.domain.billing.bill import Bill
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,

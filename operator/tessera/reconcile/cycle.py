@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from tessera.domain.billing.bill import Bill, accrue, busy_since
+from tessera.domain.billing.bill import Bill, accrue
+from tessera.domain.billing.device_use import busy_since
 from tessera.domain.budget.metering import merge_records
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental

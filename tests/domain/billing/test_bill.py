@@ -15,7 +15,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from typing_extensions import override
 
-from tessera.domain.billing.bill import LINE_LIFETIME, Bill, CostLine, CostState, accrue
+from tessera.domain.billing.bill import LINE_LIFETIME, Bill, accrue
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.hardware.device import sized_profiles, slice_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import discover

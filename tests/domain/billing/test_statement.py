@@ -8,7 +8,7 @@ from datetime import datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,

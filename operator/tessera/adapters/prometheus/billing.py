@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
 from tessera.api.tenant_budget import LIMIT_KEY, LimitKey
-from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import BillScrape, ProcessLabels
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.ports import MetricsError

@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
-from tessera.domain.billing.bill import CostLine, CostState
+from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import Statement
 from tessera.domain.money import Money
 

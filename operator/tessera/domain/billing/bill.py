@@ -6,81 +6,32 @@ its slices do not cover as stranded. Integers of a fraction of a nano-unit make 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
-from enum import StrEnum
 from heapq import nlargest
-from itertools import pairwise
-from typing import NamedTuple, Self
+from typing import Any
 
-from tessera.api.accelerator_pool import COUNT_LABEL, AcceleratorPoolSpec
-from tessera.api.node_layout import MAX_GPUS
-from tessera.api.text import parse_decimal
-from tessera.domain.batch.names import billing_ref
+from tessera.domain.billing.device_use import (
+    GPU_WEIGHT,
+    MICROSECOND,
+    CostLine,
+    CostState,
+    busy_since,
+    node_use,
+    pods_by_node,
+)
 from tessera.domain.hardware import pools
-from tessera.domain.hardware.device import GPU
-from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, MEMORY_SLICES
 from tessera.domain.money import money, price_on
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
-from tessera.domain.scaling.load import MAX_READING_AGE, usable_readings
 from tessera.domain.steps import Step
-
-# The profile of a GPU that is not partitioned.
-WHOLE = "whole"
 
 # Services of one namespace with lines of their own.
 MAX_SERVICES = 500
 # A line without a charge for so long ends; Prometheus has scraped it long before.
 LINE_LIFETIME = timedelta(days=1)
-_NO_OWNER = Ref("", "")
-_MICROSECOND = timedelta(microseconds=1)
-# The billing weight of a GPU as an integer, for which that of every slice is an integer too.
-_GPU_WEIGHT = 2 * COMPUTE_SLICES * MEMORY_SLICES
 # Price per hour in nano-units x weight x microseconds counts parts: so many are a nano-unit.
-_PARTS_PER_NANO = _GPU_WEIGHT * (timedelta(hours=1) // _MICROSECOND)
-
-
-class CostState(StrEnum):
-    """The use that a cost is for; the page on the bill prints the text below each."""
-
-    allocated: bool
-    """Whether a namespace pays it rather than the pool."""
-
-    def __new__(cls, word: str, allocated: bool = False) -> Self:
-        member = str.__new__(cls, word)
-        member._value_ = word
-        member.allocated = allocated
-        return member
-
-    SERVING = "serving", True
-    """Replicas that work on requests."""
-    WARM_IDLE = "warmIdle", True
-    """Loaded replicas without a request, and those without metrics."""
-    LOADING = "loading", True
-    """Replicas that occupy hardware while their model loads."""
-    UNMANAGED = "unmanaged", True
-    """GPUs and slices of pods that Tessera did not create."""
-    COLD_IDLE = "coldIdle"
-    """Allocatable slices and GPUs that no replica occupies."""
-    STRANDED = "stranded"
-    """Cost of GPUs beyond their allocatable slices."""
-
-
-class CostLine(NamedTuple):
-    """One line of the bill; namespace and service are empty for idle and stranded cost.
-
-    The service is empty for unmanaged pods too. A tuple, since each charge hashes and compares
-    thousands of them.
-    """
-
-    currency: str
-    pool: str
-    profile: str
-    """A MIG profile, `whole`, or empty where the cost is stranded."""
-    state: CostState
-    namespace: str = ""
-    service: str = ""
+_PARTS_PER_NANO = GPU_WEIGHT * (timedelta(hours=1) // MICROSECOND)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,147 +67,43 @@ def accrue(bill: Bill, snapshot: Snapshot, views: Sequence[pools.PoolView]) -> B
     # A clock that was set back charges nothing until it has caught up.
     if end <= begin:
         return bill
-    busy_pods, pods_by_node = busy_since(snapshot), _pods_by_node(snapshot)
+    busy, bound_pods = busy_since(snapshot), pods_by_node(snapshot)
     views_by_node = pools.pools_by_node(views)
     parts: Counter[CostLine] = Counter()
     for node in snapshot.nodes:
         view = views_by_node.get(node.name)
         if view is not None and view.pool.spec is not None:
-            node_pods = pods_by_node.get(node.name, ())
-            node_charges = _NodeCharges(
-                pool=view.pool.name,
-                product=view.product or "",
-                spec=view.pool.spec,
-                node=node,
-                pods=node_pods,
-                busy_since=busy_pods,
-            )
-            for line, charged in charges_of(node_charges, begin, end):
+            node_pods = bound_pods.get(node.name, ())
+            for line, charged in charges_of(node, view, node_pods, busy, begin, end):
                 parts[line] += charged
     current = _without_ended(bill, begin - LINE_LIFETIME, parts)
     return _credit(replace(current, since=bill.since or begin), parts, end)
 
 
-def _pods_by_node(snapshot: Snapshot) -> Mapping[str, Sequence[Pod]]:
-    """Return the bound pods of each node, those bound first in front."""
-    # On an overcommitted node the first pod gets the device. A pod that ends later than now ended
-    # by a clock ahead of this one, and is not charged on until then.
-    pods_by_node: dict[str, list[Pod]] = defaultdict(list)
-    for pod in sorted(snapshot.pods, key=lambda pod: (pod.bound or pod.created, pod.ref)):
-        ends_later = pod.ended is not None and pod.ended > snapshot.at
-        if pod.node is not None and pod.bound is not None and not ends_later:
-            pods_by_node[pod.node].append(pod)
-    return pods_by_node
-
-
-def busy_since(snapshot: Snapshot) -> Mapping[Ref, datetime]:
-    """Return the time since when replicas have been processing requests, as far as is known."""
-    readings = snapshot.readings
-    if readings is None:
-        return {}
-    # A reading says nothing about the time before its own window.
-    since = readings.at - MAX_READING_AGE
-    usable = usable_readings(readings, snapshot.at)
-    return {ref: since for ref, reading in usable.items() if reading.running}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _NodeCharges:
-    """One node with its pods, for charging."""
-
-    pool: str
-    product: str
-    spec: AcceleratorPoolSpec
-    node: Node
-    pods: Sequence[Pod]
-    busy_since: Mapping[Ref, datetime]
-
-    def charges(self, begin: datetime, end: datetime) -> Iterator[tuple[CostLine, int]]:
-        """Yield each line's parts of a nano-unit; days before the first price have none."""
-        for first, last in pairwise(self._change_times(begin, end)):
-            price = price_on(self.spec.prices, first.astimezone(UTC).date())
-            if price is not None:
-                hourly = money(price.per_gpu_hour, price.currency)
-                cost = hourly.nanos * ((last - first) // _MICROSECOND)
-                for line, weight in self._weighted_lines(first, hourly.currency):
-                    if weight:
-                        yield line, cost * weight
-
-    def _change_times(self, begin: datetime, end: datetime) -> list[datetime]:
-        """Return the moments between which neither prices nor the use of devices change."""
-        changes = {datetime.combine(price.from_, time(), UTC) for price in self.spec.prices}
-        for pod in self.pods:
-            moments = (pod.bound, pod.ready_since, pod.ended, self.busy_since.get(pod.ref))
-            changes.update(moment for moment in moments if moment is not None)
-        return [begin, *sorted(moment for moment in changes if begin < moment < end), end]
-
-    def _weighted_lines(self, at: datetime, currency: str) -> Iterator[tuple[CostLine, int]]:
-        """Yield how the weight of all GPUs of the node is split at a moment; the sum is exact."""
-
-        def line(profile: str, state: CostState, owner: Ref = _NO_OWNER) -> CostLine:
-            return CostLine(
-                currency=currency,
-                pool=self.pool,
-                profile=profile,
-                namespace=owner.namespace,
-                service=owner.name,
-                state=state,
-            )
-
-        remaining = self._gpu_count() * _GPU_WEIGHT
-        free = Counter(self.node.allocatable)
-        for pod in self.pods:
-            payer = pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
-            if (pod.bound or at) <= at and (pod.ended is None or at < pod.ended):
-                for resource, count in sorted(pod.devices.items()):
-                    weight = min(remaining, self._weight(resource) * count)
-                    remaining, free[resource] = remaining - weight, free[resource] - count
-                    yield line(self._profile(resource), self._state(pod, at), payer), weight
-        for resource, count in sorted(free.items()):
-            weight = min(remaining, self._weight(resource) * max(0, count))
-            remaining -= weight
-            yield line(self._profile(resource), CostState.COLD_IDLE), weight
-        yield line("", CostState.STRANDED), remaining
-
-    def _state(self, pod: Pod, at: datetime) -> CostState:
-        if pod.unmanaged:
-            return CostState.UNMANAGED
-        loaded = pod.containers_ready if pod.ready_since is None else pod.ready_since <= at
-        if not loaded:
-            return CostState.LOADING
-        if pod.batch_run is not None:
-            return CostState.SERVING
-        since = self.busy_since.get(pod.ref)
-        return CostState.WARM_IDLE if since is None or at < since else CostState.SERVING
-
-    def _gpu_count(self) -> int:
-        """Return the number of GPUs of the node by its label, else by its allocatable devices."""
-        labeled = parse_decimal(self.node.labels.get(COUNT_LABEL, ""), MAX_GPUS)
-        if labeled is not None:
-            return labeled
-        # Without the label: the fewest GPUs that could have these devices.
-        allocatable = sum(
-            self._weight(resource) * count for resource, count in self.node.allocatable.items()
-        )
-        return min(MAX_GPUS, -(-allocatable // _GPU_WEIGHT))
-
-    def _weight(self, resource: str) -> int:
-        return round(pools.weight_of(self.product, resource) * _GPU_WEIGHT)
-
-    def _profile(self, resource: str) -> str:
-        return WHOLE if resource == GPU else pools.profile_of(self.product, resource)
-
-
 def _charges(
-    node_charges: _NodeCharges, begin: datetime, end: datetime
+    node: Node,
+    view: pools.PoolView,
+    node_pods: Sequence[Pod],
+    busy: Mapping[Ref, datetime],
+    begin: datetime,
+    end: datetime,
 ) -> list[tuple[CostLine, int]]:
-    return list(node_charges.charges(begin, end))
+    """Return each line's parts of a nano-unit; days before the first price have none."""
+    prices = view.pool.spec.prices if view.pool.spec is not None else ()
+    days = [datetime.combine(price.from_, time(), UTC) for price in prices]
+    charges: list[tuple[CostLine, int]] = []
+    for first, microseconds, lines in node_use(node, view, node_pods, busy).spans(begin, end, days):
+        price = price_on(prices, first.astimezone(UTC).date())
+        if price is not None:
+            cost = money(price.per_gpu_hour, price.currency).nanos * microseconds
+            charges += ((line, cost * weight) for line, weight in lines)
+    return charges
 
 
 def _idle_charges(
-    node_charges: _NodeCharges, begin: datetime, end: datetime
+    node: Node, view: pools.PoolView, _pods: Sequence[Pod], *when: Any
 ) -> list[tuple[CostLine, int]]:
-    return _charges(replace(node_charges, pods=()), begin, end)
+    return _charges(node, view, (), *when)
 
 
 # A node whose pods cannot be charged costs as idle, and one that cannot be charged nothing.

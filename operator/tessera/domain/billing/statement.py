@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from typing import TypeAlias
 
-from tessera.domain.billing.bill import CostLine
+from tessera.domain.billing.device_use import CostLine
 
 # The labels of a scrape target identify the process behind it.
 ProcessLabels: TypeAlias = tuple[tuple[str, str], ...]
