@@ -141,6 +141,10 @@ class World:
         """Take away all slices that are not in use, as a reset of the GPUs does."""
         self._request("POST", "gpus", node, "clear")
 
+    def restart_driver(self, node: str) -> None:
+        """Load the driver of the GPUs again: their energy counters begin at 0."""
+        self._request("POST", "gpus", node, "restart")
+
     def device_plugin(self, node: str, *, start_seconds: float, stop_seconds: float = 0.0) -> None:
         """How late its device plugin comes and goes; real ones take 10 to 60 s."""
         self._request(

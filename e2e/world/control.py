@@ -33,7 +33,7 @@ async def serve_control(
     app.router.add_post("/nodes/{node}/{act:silence|wake|end}", control.node)
     app.router.add_post("/programs/{program}/{act:end|start|pause|resume}", control.program)
     app.router.add_get("/gpus/{node}", gpus.look)
-    app.router.add_post("/gpus/{node}/{act:fail|lose|clear|attach|detach}", gpus.act)
+    app.router.add_post("/gpus/{node}/{act:fail|lose|clear|restart|attach|detach}", gpus.act)
     app.router.add_post("/device-plugins/{node}", gpus.plugin)
     app.router.add_get("/mig-managers/{node}", gpus.config)
     app.router.add_post("/mig-managers/{node}", gpus.manage)

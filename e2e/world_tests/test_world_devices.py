@@ -12,6 +12,7 @@ from world.testing import WorldNamespace, a_container, a_pod, eventually, http_g
 
 pytestmark = pytest.mark.world
 SLICE = "nvidia.com/mig-1g.10gb"
+IDLE_WATTS = 56
 
 
 def a_gpu_container(resource: str, count: int = 1, **fields: Any) -> Json:
@@ -110,8 +111,40 @@ async def test_the_exporter_says_who_is_on_which_slice_and_how_busy_it_is(
         assert re.fullmatch(r"\d+", active[0]["GPU_I_ID"])
         used = await query_prometheus(world, f"DCGM_FI_DEV_FB_USED{selector}")
         assert [float(sample["value"]) > 8000 for sample in used] == [True], used
+        drawn = await query_prometheus(world, f"DCGM_FI_DEV_POWER_USAGE{selector}")
+        assert [float(sample["value"]) > IDLE_WATTS for sample in drawn] == [True], drawn
 
     await eventually(slice_is_busy)
+
+
+async def test_energy_grows_through_restarts_of_the_exporter_and_begins_with_the_driver(
+    world: worlds.World,
+) -> None:
+    energy = 'DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{node="a100",gpu="0"}'
+
+    async def has_more_than(millijoules: int) -> int:
+        samples = await query_prometheus(world, energy)
+        values = {int(sample["value"]) for sample in samples}
+        assert (len(samples), len(values)) == (5, 1), samples
+        assert min(values) > millijoules
+        return min(values)
+
+    async def have_fallen(times: int) -> None:
+        (sample,) = await query_prometheus(world, f"max(resets({energy}[10m]))")
+        assert sample["value"] == str(times)
+
+    before = await eventually(lambda: has_more_than(0))
+    (exporter,) = [
+        container
+        for container in world.containers()
+        if container.node == "a100" and container.pod.startswith("dcgm-exporter")
+    ]
+    world.kill(exporter.namespace, exporter.pod, exporter.container)
+    await eventually(lambda: has_more_than(before))
+    await have_fallen(times=0)
+
+    world.restart_driver("a100")
+    await eventually(lambda: have_fallen(times=1))
 
 
 async def test_slices_have_no_gpu_utilization(world: worlds.World) -> None:

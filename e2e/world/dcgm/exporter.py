@@ -8,8 +8,9 @@ import aiohttp
 from aiohttp import web
 
 from world.dcgm.activity import Meters, engine_url
-from world.dcgm.text import page
+from world.dcgm.text import HeldDevices, page
 from world.kubelet.devices import Holder
+from world.kubelet.host import Host
 from world.kubelet.instances import Call
 from world.kubelet.kubelet import Kubelet
 
@@ -24,14 +25,14 @@ class Exporter:
     session: aiohttp.ClientSession
     kubelets: Mapping[str, Kubelet]
     _activity: dict[str, dict[Holder, float]] = field(default_factory=dict)
+    _meters: dict[str, Meters] = field(default_factory=dict)
+    """By node; they outlive pods, so that nothing is missed between two of them."""
 
     async def serve(self, call: Call) -> None:
         async def serve_page(_: web.Request) -> web.Response:
             host = self.kubelets[call.node].host
-            devices = [
-                (device, host.devices.holder(device.id)) for device in host.hardware.devices()
-            ]
-            return web.Response(text=page(devices, self._activity.get(call.node, {})))
+            activity, counters = self._activity.get(call.node, {}), host.hardware.energy.by_uuid
+            return web.Response(text=page(_held_devices(host), activity, counters))
 
         app = web.Application()
         for path in ("/metrics", "/health"):
@@ -48,9 +49,17 @@ class Exporter:
             await runner.cleanup()
 
     async def _sample(self, node: str) -> None:
-        meters = Meters(self.session)
+        meters = self._meters.setdefault(node, Meters(self.session))
         while True:
-            self._activity[node] = await meters.sample(dict(self._engines(node)))
+            activity = await meters.sample(dict(self._engines(node)))
+            self._activity[node] = activity
+            host = self.kubelets[node].host
+            busy_devices = [
+                (device, activity.get(holder, 0.0))
+                for device, holder in _held_devices(host)
+                if holder is not None
+            ]
+            host.hardware.count_energy(busy_devices, asyncio.get_running_loop().time())
             await asyncio.sleep(SAMPLE_SECONDS)
 
     def _engines(self, node: str) -> list[tuple[Holder, str]]:
@@ -61,3 +70,7 @@ class Exporter:
             for holder in holders
             if (worker := kubelet.workers.get(holder.uid)) is not None
         ]
+
+
+def _held_devices(host: Host) -> HeldDevices:
+    return [(device, host.devices.holder(device.id)) for device in host.hardware.devices()]

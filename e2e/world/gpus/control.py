@@ -31,6 +31,8 @@ class GpuControl:
                     gpu_driver.lose(body["gpu"], lost=body["lost"])
                 case "clear":
                     gpu_driver.clear_unused()
+                case "restart":
+                    self._operands(request).host.hardware.energy.reset()
                 case "attach":
                     gpu_driver.attach(body["device"], body["process"])
                 case _:

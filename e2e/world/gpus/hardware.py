@@ -1,13 +1,14 @@
 """The GPUs of one node: their slices, and the processes on them."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from fakegpu.gpu_driver import FakeGpu, FakeGpuInstance, GpuDriver, RefusedError
 from tessera.domain.hardware.gpu_catalog import Product
 from world.fleet import GpuLayout as Layout
 from world.fleet import Node
+from world.gpus.power import WATTS, EnergyCounters, power, utilizations
 from world.kubelet.devices import Device
 from world.mig import PlacedSlice, SliceSize
 
@@ -25,6 +26,7 @@ class Hardware:
     node: Node
     gpu_driver: GpuDriver | None
     """None without GPUs."""
+    energy: EnergyCounters = field(default_factory=EnergyCounters)
     _processes: Iterator[int] = field(default_factory=lambda: itertools.count(FIRST_PROCESS))
 
     def devices(self) -> tuple[Device, ...]:
@@ -49,6 +51,19 @@ class Hardware:
         gpus = self.gpu_driver.gpus if self.gpu_driver is not None else ()
         lost = {gpu.index for gpu in gpus if gpu.lost}
         return tuple(device for device in devices if device.gpu not in lost)
+
+    def count_energy(self, busy_devices: Iterable[tuple[Device, float]], now: float) -> None:
+        """Let the GPUs count what they drew since the last time, by the activity of devices."""
+        product = self.node.product
+        if product is None or product.product not in WATTS or self.gpu_driver is None:
+            return
+        busy = utilizations(busy_devices)
+        # A GPU in MIG mode without a slice has no device, and draws what an idle one does.
+        watts = {
+            gpu.uuid: power(product.product, busy.get(gpu.uuid, 0.0))
+            for gpu in self.gpu_driver.gpus
+        }
+        self.energy.advance(watts, now)
 
     def layouts(self) -> tuple[Layout, ...]:
         """The same in the form of a fleet file."""

@@ -92,6 +92,7 @@ class Kubelet:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
         self._finished.clear()
+        self.host.hardware.energy.reset()
 
     def containers(self) -> Iterator[tuple[PodWorker, Container]]:
         for worker in self.workers.values():
