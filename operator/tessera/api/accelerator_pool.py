@@ -1,6 +1,7 @@
 """`AcceleratorPool`: nodes with the same GPU product, bought in the same way."""
 
 from datetime import date, datetime, timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -50,6 +51,44 @@ class Price(Wire):
 
     basis: Literal["List", "Reserved", "Negotiated", "Amortized", "Spot"] = "List"
     """Kind of price; `Amortized` spreads upfront payments over their term."""
+
+
+class HourlyFactor(Wire):
+    """A figure from an hour of the day on."""
+
+    from_hour: Annotated[int, Field(ge=0, le=23)] = 0
+    """First hour of the day, in UTC, for which it holds."""
+
+    value: Amount
+    """The figure."""
+
+
+class EnergyFactors(Wire):
+    """What a kilowatt-hour of the pool's nodes costs and emits, for reports alone: `prices` include
+    the electricity already."""
+
+    electricity_per_kwh: Annotated[
+        tuple[HourlyFactor, ...], Field(alias="electricityPerKWh", max_length=24)
+    ] = ()
+    """Price of a kilowatt-hour, by hour of the day; one entry for a constant price."""
+
+    currency: Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$", max_length=3)] = "USD"
+    """Currency of `electricityPerKWh` as an ISO 4217 code."""
+
+    grams_co2_per_kwh: Annotated[
+        tuple[HourlyFactor, ...], Field(alias="gramsCO2PerKWh", max_length=24)
+    ] = ()
+    """Grams of CO2 equivalent per kilowatt-hour, by hour of the day; one entry for a constant."""
+
+    pue: Annotated[Amount, Field(ge=1, le=3)] = Decimal(1)
+    """Power usage effectiveness of the building: its energy by that of its computers. It multiplies
+    costs and emissions; the energy of GPUs is reported as measured."""
+
+    source: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    """Where the figures come from, as reports quote it."""
+
+    date: date
+    """The day of the figures."""
 
 
 class Toleration(Wire):
@@ -178,6 +217,9 @@ class AcceleratorPoolSpec(Wire):
     mig: Mig | None = None
     """How the GPUs are partitioned into MIG slices; omitted, GPUs and slices are used as they
     exist."""
+
+    energy: EnergyFactors | None = None
+    """What a kilowatt-hour costs and emits; omitted, energy is reported in kWh alone."""
 
     node_template: NodeTemplate | None = None
     """Nodes that do not exist yet and that an autoscaler of nodes, such as Karpenter, adds for

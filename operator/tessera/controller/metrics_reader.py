@@ -106,7 +106,7 @@ class MetricsReader:
         self._observations.history = replace(self._observations.history, scaling=rebuilt)
 
     async def restore_spend(self) -> None:
-        """Restore the end of the bill, the spend of budgets, and when missing pods were seen."""
+        """Restore where the bill and energy ended, spend, and when missing pods were seen."""
         records = [
             budget.status.spend
             for budget in plan_inputs(self._store, TENANT_BUDGETS, Budget)
@@ -117,10 +117,12 @@ class MetricsReader:
             replica.pod for record in records for replica in record.running
         } - existing_pods
         billed_until = await self._ask("billing history", self._metrics.billed_until())
+        energy = await self._ask("energy history", self._metrics.energy.ended(self._clock()))
         spend_records = await self._ask("spend of budgets", self._metrics.spend_records())
         self._observations.history = replace(
             self._observations.history,
             billed_until=billed_until,
+            energy=energy,
             spend_records=spend_records or {},
         )
         if not missing_pods:

@@ -3,11 +3,12 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from tessera.domain.billing.bill import Bill, accrue
 from tessera.domain.billing.device_use import busy_since
+from tessera.domain.billing.energy import EnergyMeter, meter_energy, restored_meter
 from tessera.domain.budget.metering import merge_records
 from tessera.domain.config import Config
 from tessera.domain.incremental import Incremental
@@ -37,6 +38,8 @@ class ReconcileOutcome:
     plan: Plan
     bill: Bill
     """What the nodes have cost until now, by tenant and line."""
+    energy: EnergyMeter = field(default_factory=EnergyMeter)
+    """What the GPUs have used until now."""
     problems: Mapping[Ref, str]
     """What was refused when a service was written last."""
     defects: tuple[Exception, ...] = ()
@@ -75,6 +78,8 @@ class FleetReconciler:
         """What the next plan needs to know of earlier ones."""
         self.bill = Bill()
         """What the nodes have cost until now."""
+        self.energy = EnergyMeter()
+        """What the GPUs have used until now."""
         self._writes = 0
         self._pending_charge: tuple[Snapshot, Plan] | None = None
 
@@ -95,6 +100,7 @@ class FleetReconciler:
                 snapshot, decision, memory.spend_records, monitored=observations.monitored
             )
         _try(self._charge, snapshot, decision)
+        _try(self._meter, snapshot, decision)
         _try(self._prober.start, snapshot, decision)
         if self._background_planner is not None:
             self._background_planner.start(decision.repartitions.layout_problem)
@@ -103,6 +109,7 @@ class FleetReconciler:
             snapshot=snapshot,
             plan=decision,
             bill=self.bill,
+            energy=self.energy,
             problems=dict(self._applier.services.problems),
             defects=tuple(self._applier.queue.defects.take()),
             writes=self._writes - writes_before,
@@ -141,6 +148,7 @@ class FleetReconciler:
             last_seen=history.last_seen,
         )
         self.bill = Bill(as_of=history.billed_until)
+        self.energy = restored_meter(history.energy)
         self._restored = True
 
     def _charge(self, snapshot: Snapshot, decision: Plan) -> None:
@@ -156,6 +164,10 @@ class FleetReconciler:
             bill, due = accrue(bill, before[0], before[1].pools), True
         self._pending_charge = None if due else (snapshot, decision)
         self.bill = accrue(bill, snapshot, decision.pools) if due else bill
+
+    def _meter(self, snapshot: Snapshot, decision: Plan) -> None:
+        """Charge the energy up to the newest samples of GPUs."""
+        self.energy = meter_energy(self.energy, snapshot, decision.pools)
 
 
 def _try(work: Callable[[Snapshot, Plan], None], snapshot: Snapshot, decision: Plan) -> None:

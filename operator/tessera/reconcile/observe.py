@@ -10,6 +10,7 @@ from tessera.domain.incremental import Incremental, reused
 from tessera.domain.layout.problem import LayoutSolution
 from tessera.domain.observed.batches import Batch, BatchJob, PodRefusal, ProgressSample, VolumeClaim
 from tessera.domain.observed.demand import GatewayReport, fleet_demand
+from tessera.domain.observed.energy import EnergyReadings
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
 from tessera.domain.observed.node_layout import (
@@ -66,6 +67,8 @@ class RestoredHistory:
     last_seen: Mapping[str, datetime] = field(default_factory=dict)
     """When pods, by namespace/name, were last seen that went while no operator ran."""
     billed_until: datetime | None = None
+    energy: EnergyReadings | None = None
+    """Samples of GPUs at which the last leader's windows ended."""
 
 
 @dataclass(frozen=True, slots=True)

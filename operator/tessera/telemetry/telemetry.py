@@ -20,6 +20,7 @@ from tessera.domain.reporting.series import Sample, Series
 from tessera.reconcile.cycle import ReconcileOutcome
 from tessera.telemetry.aspects import FOLLOWED, aspect_series, inputs_of, samples_by
 from tessera.telemetry.bill import BILL_SERIES, BilledCosts, bill_samples
+from tessera.telemetry.energy import ENERGY_SERIES, TenantEnergy, energy_samples
 from tessera.telemetry.fleet import (
     BATCH_SERIES,
     BUDGET_SERIES,
@@ -50,7 +51,8 @@ class Telemetry:
         self.registry = self.process.registry
         """All metrics except those of the services, their speeds and objectives, and the bill."""
         self._outcome: ReconcileOutcome | None = None
-        self._billed, self._layouts = BilledCosts(), ObservedLayouts()
+        self._billed, self._energy = BilledCosts(), TenantEnergy()
+        self._layouts = ObservedLayouts()
         of = self._of_outcome
         for series, samples in ((BATCH_SERIES, batch_samples), (BUDGET_SERIES, budget_samples)):
             self.registry.register(SeriesCollector(series, of(samples, ())))
@@ -68,6 +70,7 @@ class Telemetry:
                 for name in FOLLOWED
             ),
             (_registry(BILL_SERIES, lambda: bill_samples(self._billed)), lambda: self._billed),
+            (_registry(ENERGY_SERIES, lambda: energy_samples(self._energy)), lambda: self._energy),
         )
         self._pages = Incremental()
         self._logged_decisions: dict[Ref, tuple[object, ...]] = {}
@@ -83,6 +86,7 @@ class Telemetry:
         self.process.record_reconcile(seconds, outcome.cpu_seconds, outcome.writes)
         names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
         self.record_bill(outcome.bill, names)
+        self._energy = self._energy.after(outcome.energy, names)
         self._outcome = outcome
         repartitions = outcome.plan.repartitions
         self.record_layouts(

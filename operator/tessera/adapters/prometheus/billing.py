@@ -85,7 +85,7 @@ def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
     """Return the counters of one process in nano-units, by tenant and line."""
     amounts = {}
     for row in rows:
-        labels = {name: _own_label(row, name) for name in _COST_LABELS}
+        labels = {name: own_label(row, name) for name in _COST_LABELS}
         state = _STATES.get(labels["state"])
         if state is None:
             raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
@@ -103,7 +103,8 @@ def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
     return amounts
 
 
-def _own_label(row: QueryRow, name: str) -> str:
+def own_label(row: QueryRow, name: str) -> str:
+    """Return a label of the series itself where the target has one of that name too."""
     labels = row["metric"]
     return str(labels.get(_EXPORTED_PREFIX + name, labels.get(name, "")))
 

@@ -29,6 +29,7 @@ from tessera.adapters.prometheus.billing import (
 )
 from tessera.adapters.prometheus.demand import demand_of, demand_queries
 from tessera.adapters.prometheus.drafts import draft_queries, drafts_of
+from tessera.adapters.prometheus.energy import EnergyReader
 from tessera.adapters.prometheus.latency import latencies_of, latency_queries
 from tessera.adapters.prometheus.queries import (
     OF_SERVICES,
@@ -197,6 +198,7 @@ class PrometheusMetrics:
         self._gateway_target = access.gateway_target
         self._last_speeds: _TimedSpeeds = None, {}
         self._latencies = _TimedLatencies()
+        self.energy = EnergyReader(self._query, self._query_union, self.own_target)
         self._rejected: Counter[RejectedSample] = Counter()
 
     def take_rejected(self) -> Mapping[RejectedSample, int]:
@@ -222,6 +224,7 @@ class PrometheusMetrics:
             self._last_speeds, self._latencies = await asyncio.gather(
                 self._read_speeds(at), self._read_latencies(at, edges)
             )
+            await self.energy.read(at)
         (speeds_at, speeds), latencies = self._last_speeds, self._latencies
         return Readings(
             at=at,
@@ -237,6 +240,8 @@ class PrometheusMetrics:
             speeds_at=speeds_at,
             latencies=latencies.by_service,
             latencies_at=latencies.read_at,
+            energy=self.energy.gpus,
+            energies=self.energy.services,
         )
 
     async def _read_speeds(self, at: datetime) -> _TimedSpeeds:

@@ -6,7 +6,7 @@ its slices do not cover as stranded. Integers of a fraction of a nano-unit make 
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, time, timedelta
 from heapq import nlargest
@@ -114,7 +114,9 @@ charges_of = Step(_charges, lambda _, *arguments: _charges_without_pods(*argumen
 def _credit(bill: Bill, parts: Mapping[CostLine, int], at: datetime) -> Bill:
     """Return the bill with parts added and, pool by pool, whole nano-units moved into its lines."""
     lines, remainders = dict(bill.lines), Counter(bill.remainders)
-    bounded = _bounded(bill, parts)
+    names, bounded = within_bounds(bill.lines, parts), Counter[CostLine]()
+    for line, charged in parts.items():
+        bounded[names[line]] += charged
     remainders.update(bounded)
     parts_by_pool: dict[tuple[str, str], dict[CostLine, int]] = defaultdict(dict)
     for line, due in remainders.items():
@@ -163,20 +165,22 @@ def _without_ended(bill: Bill, oldest: datetime, charged: Collection[CostLine]) 
     )
 
 
-def _bounded(bill: Bill, parts: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
-    """Return the parts with at most MAX_SERVICES services of a namespace; others have no name."""
+def within_bounds(
+    lines: Iterable[CostLine], charged: Iterable[CostLine]
+) -> Mapping[CostLine, CostLine]:
+    """Return as which line each is charged: beyond MAX_SERVICES of a namespace, without a name."""
     # A line stays as long as the process, so names that change for ever may not make new ones.
     services: dict[str, set[str]] = defaultdict(set)
-    for line in bill.lines:
+    for line in lines:
         services[line.namespace].add(line.service)
-    bounded: Counter[CostLine] = Counter()
-    for line, charged in sorted(parts.items()):
+    bounded = {}
+    for line in sorted(charged):
         known = services[line.namespace]
         if line.service in known or len(known) < MAX_SERVICES:
             known.add(line.service)
-            bounded[line] += charged
+            bounded[line] = line
         else:
-            bounded[line._replace(service="")] += charged
+            bounded[line] = line._replace(service="")
     return bounded
 
 

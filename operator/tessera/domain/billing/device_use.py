@@ -124,31 +124,35 @@ class DeviceUse:
 
     def at(self, at: datetime) -> Iterator[tuple[CostLine, int]]:
         """Yield how the weight of all GPUs is split at a moment; the sum is exact."""
-
-        def line(profile: str, state: CostState, owner: Ref = _NO_OWNER) -> CostLine:
-            return CostLine(
-                currency=self.currency,
-                pool=self.pool,
-                profile=profile,
-                namespace=owner.namespace,
-                service=owner.name,
-                state=state,
-            )
-
         remaining = self.gpus * GPU_WEIGHT
         free = Counter(self.allocatable)
         for pod in self.pods:
-            payer = pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
             if (pod.bound or at) <= at and (pod.ended is None or at < pod.ended):
                 for resource, count in sorted(pod.devices.items()):
                     weight = min(remaining, self.weight(resource) * count)
                     remaining, free[resource] = remaining - weight, free[resource] - count
-                    yield line(self.profile(resource), self._state(pod, at), payer), weight
+                    yield self.pod_line(pod, resource, at), weight
         for resource, count in sorted(free.items()):
             weight = min(remaining, self.weight(resource) * max(0, count))
             remaining -= weight
-            yield line(self.profile(resource), CostState.COLD_IDLE), weight
-        yield line("", CostState.STRANDED), remaining
+            yield self.line(self.profile(resource), CostState.COLD_IDLE), weight
+        yield self.line("", CostState.STRANDED), remaining
+
+    def line(self, profile: str, state: CostState, owner: Ref = _NO_OWNER) -> CostLine:
+        """Return a line of the pool."""
+        return CostLine(
+            currency=self.currency,
+            pool=self.pool,
+            profile=profile,
+            namespace=owner.namespace,
+            service=owner.name,
+            state=state,
+        )
+
+    def pod_line(self, pod: Pod, resource: str, at: datetime) -> CostLine:
+        """Return the line of a device that a pod occupies at a moment."""
+        payer = pod.service if pod.batch_run is None else billing_ref(pod.batch_run.batch)
+        return self.line(self.profile(resource), self._state(pod, at), payer)
 
     def _state(self, pod: Pod, at: datetime) -> CostState:
         if pod.unmanaged:

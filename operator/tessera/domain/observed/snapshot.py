@@ -20,6 +20,7 @@ from tessera.domain.observed.batches import (
 )
 from tessera.domain.observed.demand import NO_DEMAND, GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
+from tessera.domain.observed.energy import EnergyReadings, ServiceEnergy
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
 from tessera.domain.observed.model_reports import FetchProgress
@@ -405,6 +406,10 @@ class Readings:
     """Time of the query of `latencies`; None while nothing is known of any service."""
     drafts: Mapping[Ref, tuple[DraftCounts, ...]] = field(default_factory=dict)
     """By service, of ten minutes, as gateways count it; commands alone read it."""
+    energy: EnergyReadings | None = None
+    """Samples of all GPUs; the same object until the next query."""
+    energies: Mapping[Ref, ServiceEnergy] = field(default_factory=dict)
+    """Of the last hour, by service."""
     problem: str | None = None
     """Why nothing could be read."""
 

@@ -1,0 +1,222 @@
+"""Rows of DCGM exporters about the energy of GPUs, and of the operator about that of services."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from typing import TypeAlias
+
+from tessera.adapters.prometheus.billing import own_label
+from tessera.adapters.prometheus.queries import (
+    OF_SERVICES,
+    SERVICE,
+    SERVICE_LABELS,
+    BoundedQuery,
+    Bounds,
+    Queries,
+)
+from tessera.adapters.prometheus.rows import (
+    QueryRow,
+    sample_value,
+    service_ref,
+    to_datetime,
+)
+from tessera.domain.observed.energy import (
+    DeviceReading,
+    EnergyReadings,
+    EnergySource,
+    GPUReading,
+    ServiceEnergy,
+)
+from tessera.domain.observed.snapshot import Ref
+from tessera.ports import MetricsError
+
+JOULES = "tessera_energy_joules_total"
+ENERGY_AS_OF = "tessera_energy_as_of_timestamp_seconds"
+
+# No page of an engine says anything of a GPU. Raw samples have the time of their scrape.
+_GPUS = f'{{UUID!="",{SERVICE}=""}}'
+COUNTER = BoundedQuery(
+    f"DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION{_GPUS}[90s]", Bounds(("UUID", "instance"), 1e18)
+)
+POWER = BoundedQuery(f"DCGM_FI_DEV_POWER_USAGE{_GPUS}[90s]", Bounds(("UUID", "instance"), 1e5))
+ACTIVITY = BoundedQuery(
+    f"avg_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{_GPUS}[1m])", Bounds(("UUID", "instance"), 1.01)
+)
+# The UUID and the exporter.
+_GpuKey: TypeAlias = tuple[str, str]
+_SOURCES = list(EnergySource)
+# They are of an hour.
+_SERVICES_INTERVAL = timedelta(minutes=5)
+# A GPU that more pods share, or that has more instances, is none.
+_MAX_DEVICES = 64
+
+
+class EnergyReader:
+    """The newest samples of GPUs, and the energy of services; both stay while queries fail."""
+
+    def __init__(
+        self,
+        query: Callable[[str, Bounds, datetime | None], Awaitable[list[QueryRow]]],
+        query_union: Callable[[Queries], Awaitable[Mapping[str, list[QueryRow]]]],
+        own_target: str,
+    ) -> None:
+        self._query, self._query_union, self._own_target = query, query_union, own_target
+        self.gpus: EnergyReadings | None = None
+        self.services: Mapping[Ref, ServiceEnergy] = {}
+        self._services_at: datetime | None = None
+
+    async def read(self, at: datetime) -> None:
+        """Read the GPUs, and each five minutes the services."""
+        with suppress(MetricsError):
+            self.gpus = await self.gpus_at(at)
+        if self._services_at is None or at - self._services_at >= _SERVICES_INTERVAL:
+            self._services_at = at
+            with suppress(MetricsError):
+                rows = await self._query_union(service_energy_queries(self._own_target))
+                self.services = service_energies(rows)
+
+    async def gpus_at(self, at: datetime) -> EnergyReadings:
+        """Return the samples of all GPUs at a moment; raises MetricsError on failure."""
+        counters, powers, activities = await asyncio.gather(
+            *(self._query(*query, at) for query in (COUNTER, POWER, ACTIVITY))
+        )
+        # Of a large fleet this takes too long for the event loop.
+        return await asyncio.to_thread(gpu_readings, at, counters, powers, activities)
+
+    async def ended(self, now: datetime) -> EnergyReadings | None:
+        """Return the samples at which the operators of the last day ended; None without any.
+
+        Raises MetricsError on failure.
+        """
+        query = f"max_over_time({ENERGY_AS_OF}{{{self._own_target}}}[1d])"
+        rows = await self._query(query, Bounds((), now.timestamp()), None)
+        return await self.gpus_at(to_datetime(max(map(sample_value, rows)))) if rows else None
+
+
+def service_energy_queries(own_target: str) -> Queries:
+    """Return the queries about the last hour of all services."""
+    # Both are extrapolated alike, so their quotient is not.
+    return {
+        "joules": BoundedQuery(f"increase({JOULES}{{{own_target}}}[1h])", Bounds((), 1e15)),
+        "tokens": BoundedQuery(
+            f"sum by (namespace, {SERVICE}) "
+            f"(increase(vllm:generation_tokens_total{OF_SERVICES}[1h]))",
+            Bounds(SERVICE_LABELS, 1e13),
+        ),
+        "requests": BoundedQuery(
+            f"sum by (namespace, {SERVICE}) "
+            f"(increase(vllm:request_success_total{OF_SERVICES}[1h]))",
+            Bounds(SERVICE_LABELS, 1e12),
+        ),
+    }
+
+
+def service_energies(rows: Mapping[str, list[QueryRow]]) -> Mapping[Ref, ServiceEnergy]:
+    """Return the energy of each service that has a row; its source is the worst of its rows."""
+    joules: dict[Ref, float] = defaultdict(float)
+    worst: dict[Ref, int] = defaultdict(int)
+    for row in rows["joules"]:
+        service = Ref(own_label(row, "namespace"), own_label(row, "service"))
+        source = row["metric"].get("source", "")
+        if service.name and source in _SOURCES and sample_value(row):
+            joules[service] += sample_value(row)
+            worst[service] = max(worst[service], _SOURCES.index(EnergySource(source)))
+    tokens, requests = (
+        {service_ref(row): sample_value(row) for row in rows[name]}
+        for name in ("tokens", "requests")
+    )
+    return {
+        service: ServiceEnergy(
+            joules=amount,
+            source=_SOURCES[worst[service]],
+            output_tokens=tokens.get(service, 0.0),
+            requests=requests.get(service, 0.0),
+        )
+        for service, amount in joules.items()
+    }
+
+
+def gpu_readings(
+    at: datetime,
+    counters: Collection[QueryRow],
+    powers: Collection[QueryRow],
+    activities: Iterable[QueryRow],
+) -> EnergyReadings:
+    """Return the GPUs by the newest samples of each exporter, with who holds their devices.
+
+    The counter and the power of a GPU come again for each of its MIG instances.
+    """
+    millijoules, watts = _newest(counters), _newest(powers)
+    devices: dict[_GpuKey, dict[tuple[str, Ref | None], DeviceReading]] = defaultdict(dict)
+    nodes: dict[_GpuKey, str] = {}
+    for newest, rows in ((millijoules, counters), (watts, powers)):
+        for row in rows:
+            key, device = _gpu_key(row), _device(row, None)
+            # A device that another pod took has an old series for as long as the range.
+            if row["value"][0] == newest[key][0] and len(devices[key]) < _MAX_DEVICES:
+                devices[key][device.instance, device.pod] = device
+                nodes[key] = _node(row)
+    for row in activities:
+        key, device = _gpu_key(row), _device(row, sample_value(row))
+        known = devices.get(key, {})
+        if any(instance == device.instance for instance, _ in known) and len(known) < _MAX_DEVICES:
+            known[device.instance, device.pod] = device
+    gpus = []
+    for key in sorted(devices):
+        samples = [sample for sample in (millijoules.get(key), watts.get(key)) if sample]
+        if not samples:
+            continue
+        counter, power = millijoules.get(key), watts.get(key)
+        gpus.append(
+            GPUReading(
+                uuid=key[0],
+                node=nodes[key],
+                gpu=samples[0][2],
+                exporter=key[1],
+                at=to_datetime(samples[0][0]),
+                millijoules=None if counter is None else round(counter[1]),
+                watts=None if power is None else power[1],
+                devices=_without_parent(devices[key].values()),
+            )
+        )
+    return EnergyReadings(at=at, gpus=tuple(gpus))
+
+
+def _newest(rows: Iterable[QueryRow]) -> dict[_GpuKey, tuple[float, float, str]]:
+    """Return the time and value of the newest sample of each GPU and exporter, and its index."""
+    newest: dict[_GpuKey, tuple[float, float, str]] = {}
+    for row in rows:
+        moment, value = row["value"]
+        sample = moment, value, row["metric"].get("gpu", "")
+        newest[_gpu_key(row)] = max(newest.get(_gpu_key(row), sample), sample)
+    return newest
+
+
+def _without_parent(devices: Collection[DeviceReading]) -> tuple[DeviceReading, ...]:
+    """Return the instances of a partitioned GPU without the GPU itself."""
+    instances = [device for device in devices if device.profile]
+    return tuple(
+        sorted(instances or devices, key=lambda device: (device.instance, str(device.pod)))
+    )
+
+
+def _gpu_key(row: QueryRow) -> _GpuKey:
+    return row["metric"]["UUID"], row["metric"]["instance"]
+
+
+def _node(row: QueryRow) -> str:
+    labels: Mapping[str, str] = row["metric"]
+    return labels.get("Hostname") or labels.get("hostname") or labels.get("node", "")
+
+
+def _device(row: QueryRow, activity: float | None) -> DeviceReading:
+    labels: Mapping[str, str] = row["metric"]
+    pod = Ref(own_label(row, "namespace"), own_label(row, "pod"))
+    return DeviceReading(
+        instance=labels.get("GPU_I_ID", ""),
+        profile=labels.get("GPU_I_PROFILE", ""),
+        pod=pod if pod.name and pod.namespace else None,
+        activity=None if activity is None else min(1.0, activity),
+    )
