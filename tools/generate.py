@@ -410,7 +410,12 @@ def _table(*columns: str) -> list[str]:
 
 
 # Reasons of no condition have no status.
-_WITHOUT_STATUS = (reasons.ScalingReason, reasons.VariantReason, reasons.EventReason)
+_WITHOUT_STATUS = (
+    reasons.ScalingReason,
+    reasons.VariantReason,
+    reasons.EventReason,
+    reasons.EnergyKnown,
+)
 
 
 def _reasons() -> str:
@@ -424,6 +429,7 @@ def _reasons() -> str:
         reasons.Speculating: "InferenceService: condition Speculating",
         reasons.SLOMet: "InferenceService: condition SLOMet",
         reasons.LoadBalanced: "InferenceService: condition LoadBalanced",
+        reasons.EnergyKnown: "InferenceService: status.energy.source",
         reasons.RevisionReason: "InferenceService: status.model.reason",
         reasons.PrecisionReason: "InferenceService: status.precisions[].reason",
         reasons.ScalingReason: "InferenceService: status.scaling.reason",

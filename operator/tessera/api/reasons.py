@@ -331,6 +331,19 @@ class LoadBalanced(StatusReason):
     """Running or waiting requests of a replica are not known."""
 
 
+class EnergyKnown(StatusReason):
+    """How is the energy of the service known?"""
+
+    MEASURED = "Measured", True
+    """By the energy counters of its GPUs."""
+    POWER = "Power", True
+    """By samples of the power of GPUs, for some of it at least."""
+    MODEL = "Model", True
+    """By the watts of the GPU product and the activity of engines, for some of it at least."""
+    NOT_METERED = "NotMetered", None
+    """No exporter was read at two moments while its replicas ran."""
+
+
 class RevisionReason(StatusReason):
     """Which weights does the engine load?"""
 

@@ -389,6 +389,20 @@ class PreemptionStatus(Wire):
     lowered."""
 
 
+class EnergyStatus(Wire):
+    """Energy of the service in the last hour, all its GPUs and idle times included; written again
+    when it changed by more than a tenth."""
+
+    source: Literal["Measured", "Power", "Model"]
+    """How it is known, the worst of its parts: `Measured`, `Power` or `Model`."""
+
+    joules_per_token: Amount | None = None
+    """Joules of an output token; omitted without output tokens."""
+
+    watt_hours_per_request: Amount | None = None
+    """Watt-hours of a finished request; omitted without requests."""
+
+
 # Far more than the span of the times that an object may have.
 StartSeconds = Annotated[int, Field(ge=0, le=10**10)]
 
@@ -480,6 +494,9 @@ class InferenceServiceStatus(Wire):
     preemption: PreemptionStatus | None = None
     """Preemptions of `variant` at steady load, if there are any; they lower the concurrent requests
     of a replica."""
+
+    energy: EnergyStatus | None = None
+    """Energy of a token and of a request, in the last hour."""
 
     slo: SloStatus | None = None
     """What was attained of `spec.slo`."""

@@ -31,12 +31,14 @@ def samples_by(measured_by: str, outcome: ReconcileOutcome) -> Iterator[Sample]:
 def inputs_of(measured_by: str, outcome: ReconcileOutcome) -> object:
     """Return the identity of the inputs; the series are rendered again only when it changes.
 
-    They follow the readings, those of latency also which services there are. Without any readings
-    they follow the plan.
+    They follow the readings, those of latency and energy also which services there are. Without
+    any readings they follow the plan.
     """
     readings, service_plans = outcome.snapshot.readings, outcome.plan.service_plans
     if measured_by == "speeds" and readings is not None and readings.speeds_at is not None:
         return readings.speeds
     if measured_by == "latency" and readings is not None and readings.latencies_at is not None:
         return readings.latencies, tuple(service_plans)
+    if measured_by == "energy" and readings is not None:
+        return readings.energies, tuple(service_plans)
     return service_plans

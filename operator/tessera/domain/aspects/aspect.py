@@ -8,6 +8,7 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.reasons import LoadBalanced, StatusReason, StatusVerdict
 from tessera.api.service_status import (
+    EnergyStatus,
     InferenceServiceStatus,
     PreemptionStatus,
     SloStatus,
@@ -15,7 +16,8 @@ from tessera.api.service_status import (
     SpeedStatus,
 )
 from tessera.domain.incremental import Until
-from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Snapshot
+from tessera.domain.observed.energy import ServiceEnergy
+from tessera.domain.observed.snapshot import ObservedService, Pod, Readings, Ref, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import pooling_task
 from tessera.domain.reporting.decision import Numbers
@@ -35,11 +37,18 @@ class Measurements(NamedTuple):
     """When the speeds were measured; None without any reading."""
     latency_at: datetime | None = None
     """The same of the latency."""
+    energy: ServiceEnergy | None = None
+    """That of the last hour."""
 
 
 def measured_at(readings: Readings | None) -> tuple[datetime | None, datetime | None]:
     """Return when the speeds and the latencies of all services were measured."""
     return (None, None) if readings is None else (readings.speeds_at, readings.latencies_at)
+
+
+def energy_of(service: Ref, readings: Readings | None) -> ServiceEnergy | None:
+    """Return the energy of a service in the last hour; None while it is not known."""
+    return None if readings is None else readings.energies.get(service)
 
 
 class Reported(NamedTuple):
@@ -50,6 +59,7 @@ class Reported(NamedTuple):
     slo: SloStatus | None = None
     balance: StatusVerdict[LoadBalanced] = BALANCED
     preemption: PreemptionStatus | None = None
+    energy: EnergyStatus | None = None
 
 
 NOT_MEASURED = Reported()
@@ -100,10 +110,10 @@ class Aspect(Generic[D]):
     name: str
     """The field of the status and of `Reported`, whose value is all that it remembers, and the
     topic of its explanation."""
-    measured_by: Literal["loads", "speeds", "latency"]
+    measured_by: Literal["loads", "speeds", "latency", "energy"]
     """Which measurements it follows; its series are rendered again with these."""
     condition: str = ""
-    """The type of its condition, if it has one."""
+    """The type of its condition; without one its verdict is explained alone."""
     reported: Callable[[PlacedService], D] | None = None
     """What the status says; by default the value of its field."""
     following: Callable[[PlacedService, Measurements, D, datetime], Until[D]]

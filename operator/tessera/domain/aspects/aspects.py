@@ -8,6 +8,7 @@ from tessera.api.reasons import StatusReason, StatusVerdict
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.domain.aspects.aspect import Aspect, Measurements, PlacedService, Reported
 from tessera.domain.aspects.balance import BALANCE
+from tessera.domain.aspects.energy import ENERGY
 from tessera.domain.aspects.preemption import PREEMPTION
 from tessera.domain.aspects.slo import SLO
 from tessera.domain.aspects.speculation import SPECULATION
@@ -20,7 +21,7 @@ from tessera.domain.reporting.series import Sample
 from tessera.domain.steps import Step
 
 # In the order in which they are explained, that of the fields of `Reported`.
-ASPECTS: tuple[Aspect[Any], ...] = (SPEED, SPECULATION, SLO, BALANCE, PREEMPTION)
+ASPECTS: tuple[Aspect[Any], ...] = (SPEED, SPECULATION, SLO, BALANCE, PREEMPTION, ENERGY)
 
 # One that raises keeps what is reported, and the service is planned.
 _following = Step(
@@ -61,7 +62,7 @@ def verdicts(
     return {
         aspect.condition: verdict
         for aspect, value in zip(ASPECTS, reported, strict=True)
-        if (verdict := aspect.verdict(placed, value)) is not None
+        if aspect.condition and (verdict := aspect.verdict(placed, value)) is not None
     }
 
 

@@ -9,7 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.pool_reasons import PoolAccepted
 from tessera.api.service_status import ModelStatus
 from tessera.api.template_version import PodTemplateVersion
-from tessera.domain.aspects.aspect import Measurements, measured_at
+from tessera.domain.aspects.aspect import Measurements, energy_of, measured_at
 from tessera.domain.batch import batches
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.batch.names import billing_ref
@@ -427,7 +427,9 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         inspection = inspect_service(
             ref, service_plan, seen, at=watch.at, memory=progress, watch=watch
         )
-    measurements = Measurements(context.readings[ref], *measured_at(snapshot.readings))
+    measurements = Measurements(
+        context.readings[ref], *measured_at(snapshot.readings), energy_of(ref, snapshot.readings)
+    )
     service_plan = with_observations(
         ref, service_plan, inspection.stall, measurements, at=snapshot.at
     )
