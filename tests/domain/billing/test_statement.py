@@ -12,9 +12,9 @@ from tessera.domain.billing.device_use import CostLine, CostState
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
+    CostStatement,
     ProcessLabels,
     ScrapeRef,
-    Statement,
     build_statement,
     charge_periods,
 )
@@ -59,11 +59,11 @@ class Scrapes:
         charged_until = [mark.as_of for mark in marks if mark.scraped_at <= at(moment)]
         return (max(charged_until) - at(0)).total_seconds() if charged_until else None
 
-    def statement(self, begin: float) -> Statement | None:
+    def statement(self, begin: float) -> CostStatement | None:
         return build_statement(charge_periods(self.marks, at(begin)), self.amounts)
 
 
-def exact_amounts(statement: Statement) -> Mapping[tuple[str, CostLine], int]:
+def exact_amounts(statement: CostStatement) -> Mapping[tuple[str, CostLine], int]:
     """What the time that a statement names really cost."""
     ends = [statement.begin, *(moment for gap in statement.gaps for moment in gap), statement.end]
     amounts = {}

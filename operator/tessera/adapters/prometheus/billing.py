@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from tessera.adapters.prometheus.rows import QueryRow, sample_value, to_datetime
 from tessera.api.tenant_budget import LIMIT_KEY, LimitKey
 from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.statement import BillScrape, ProcessLabels
+from tessera.domain.billing.statement import BillScrape, ProcessLabels, TenantLine
 from tessera.domain.budget.meter import SpendMeter, SpendRecord, WindowSpend
 from tessera.ports import MetricsError
 
@@ -17,6 +17,8 @@ BUDGET_SPENT = "tessera_budget_spent_nanos"
 BUDGET_WINDOW_START = "tessera_budget_window_start_timestamp_seconds"
 
 _COST_LABELS = ("currency", "pool", "profile", "tenant", "namespace", "service", "state")
+# Other labels of our own, which a target may have too.
+_ENERGY_LABELS = ("source", "split", "reason", "node", "gpu")
 _STATES = {state.value: state for state in CostState}
 # The prefix that Prometheus adds to a target's own label when it collides with one of ours.
 _EXPORTED_PREFIX = "exported_"
@@ -81,26 +83,32 @@ def scrapes_of(
     return {process: tuple(process_scrapes) for process, process_scrapes in scrapes.items()}
 
 
-def amounts_of(rows: Iterable[QueryRow]) -> dict[tuple[str, CostLine], int]:
+def amounts_of(rows: Iterable[QueryRow]) -> dict[TenantLine, int]:
     """Return the counters of one process in nano-units, by tenant and line."""
     amounts = {}
     for row in rows:
-        labels = {name: own_label(row, name) for name in _COST_LABELS}
-        state = _STATES.get(labels["state"])
+        word = own_label(row, "state")
+        state = _STATES.get(word)
         if state is None:
-            raise MetricsError(f"{COST}: unknown state {labels['state']!r}")
-        if not state.allocated:  # our own labels are empty there, so these are the target's
-            labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
-        line = CostLine(
-            currency=labels["currency"],
-            pool=labels["pool"],
-            profile=labels["profile"],
-            namespace=labels["namespace"],
-            service=labels["service"],
-            state=state,
-        )
-        amounts[labels["tenant"], line] = int(sample_value(row))
+            raise MetricsError(f"{COST}: unknown state {word!r}")
+        amounts[tenant_line(row, state)] = int(sample_value(row))
     return amounts
+
+
+def tenant_line(row: QueryRow, state: CostState) -> TenantLine:
+    """Return the tenant and the line of a row of this state."""
+    labels = {name: own_label(row, name) for name in _COST_LABELS}
+    if not state.allocated:  # our own labels are empty there, so these are the target's
+        labels |= dict.fromkeys(("tenant", "namespace", "service"), "")
+    line = CostLine(
+        currency=labels["currency"],
+        pool=labels["pool"],
+        profile=labels["profile"],
+        namespace=labels["namespace"],
+        service=labels["service"],
+        state=state,
+    )
+    return labels["tenant"], line
 
 
 def own_label(row: QueryRow, name: str) -> str:
@@ -111,7 +119,8 @@ def own_label(row: QueryRow, name: str) -> str:
 
 def process_labels(row: QueryRow) -> ProcessLabels:
     """Return the labels of the target; where both set a name, it cannot tell processes apart."""
-    own_labels = {"__name__", *_COST_LABELS, *(_EXPORTED_PREFIX + name for name in _COST_LABELS)}
+    names = _COST_LABELS + _ENERGY_LABELS
+    own_labels = {"__name__", *names, *(_EXPORTED_PREFIX + name for name in names)}
     return tuple(
         sorted((name, value) for name, value in row["metric"].items() if name not in own_labels)
     )

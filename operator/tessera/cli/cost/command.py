@@ -16,9 +16,9 @@ from tessera.cli.text import parse_since
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
+    CostStatement,
     ProcessLabels,
     ScrapeRef,
-    Statement,
     build_statement,
     charge_periods,
 )
@@ -67,7 +67,7 @@ def run(arguments: SimpleNamespace) -> Output:
     return output(report, arguments.output)
 
 
-async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> Statement | None:
+async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> CostStatement | None:
     """Return the cost between two moments; None without a scrape in that time."""
     periods = charge_periods(await bills.bill_scrapes(begin, end), begin)
     scrapes = {

@@ -10,7 +10,7 @@ from typing import Any
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.statement import Statement
+from tessera.domain.billing.statement import CostStatement
 from tessera.domain.money import Money
 
 _FULL_DIGITS = 9
@@ -29,7 +29,7 @@ class CostReport:
     requested_from: datetime
     now: datetime
     group_by: str
-    statement: Statement
+    statement: CostStatement
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
-from typing import TypeAlias
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from tessera.domain.billing.device_use import CostLine
 
@@ -21,6 +21,8 @@ SLACK = timedelta(minutes=5)
 TenantLine: TypeAlias = tuple[str, CostLine]
 # Nano-units.
 Amounts: TypeAlias = Mapping[TenantLine, int]
+# What the statement has an integer of; statements are in its order.
+KeyT = TypeVar("KeyT", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -52,14 +54,17 @@ class ChargePeriod:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Statement:
-    """The cost from one moment to another."""
+class Statement(Generic[KeyT]):
+    """What was counted from one moment to another, such as the cost."""
 
     begin: datetime
     end: datetime
     gaps: tuple[tuple[datetime, datetime], ...] = ()
-    """Times in between without cost data."""
-    amounts: Amounts = field(default_factory=dict)
+    """Times in between without data."""
+    amounts: Mapping[KeyT, int] = field(default_factory=dict)
+
+
+CostStatement: TypeAlias = Statement[TenantLine]
 
 
 def charge_periods(
@@ -107,16 +112,16 @@ def _charge_period(
 
 
 def build_statement(
-    periods: Sequence[ChargePeriod], amounts_by_scrape: Mapping[ScrapeRef, Amounts]
-) -> Statement | None:
+    periods: Sequence[ChargePeriod], amounts_by_scrape: Mapping[ScrapeRef, Mapping[KeyT, int]]
+) -> Statement[KeyT] | None:
     """Return the sum of all periods from the amounts at their scrapes; None without a period."""
     if not periods:
         return None
-    nanos_by_tenant_line: Counter[TenantLine] = Counter()
+    amounts: Counter[KeyT] = Counter()
     for period in periods:
-        nanos_by_tenant_line.update(amounts_by_scrape[period.latest])
+        amounts.update(amounts_by_scrape[period.latest])
         if period.baseline is not None:
-            nanos_by_tenant_line.subtract(amounts_by_scrape[period.baseline])
+            amounts.subtract(amounts_by_scrape[period.baseline])
     gaps = (
         (previous.end, following.begin)
         for previous, following in pairwise(periods)
@@ -126,9 +131,5 @@ def build_statement(
         begin=periods[0].begin,
         end=periods[-1].end,
         gaps=tuple(gaps),
-        amounts={
-            tenant_line: nanos
-            for tenant_line, nanos in sorted(nanos_by_tenant_line.items())
-            if nanos
-        },
+        amounts={key: amount for key, amount in sorted(amounts.items()) if amount},
     )
