@@ -7,7 +7,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,11 @@ from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.usage.command import UsageTable
 from tessera.cli.usage.command import output as usage_output
 from tessera.domain.billing.device_use import CostLine, CostState
+from tessera.domain.billing.energy import Energy, EnergyLine, EnergySplit, IdleGPU
+from tessera.domain.billing.energy_statement import EnergyStatement
 from tessera.domain.billing.statement import Amounts, Statement
 from tessera.domain.explain.request import RequestExplanations
+from tessera.domain.observed.energy import EnergySource
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tests.builders import NOW, dollars
 from tests.cli.check_contexts import a_check_context
@@ -217,8 +220,27 @@ def _costs() -> Calls:
             group_by=by,
             statement=Statement(begin=begin, end=NOW, amounts=amounts, gaps=gaps),
         )
+        energy_report = replace(report, energy=_energy(amounts))
         for form in COST_FORMATS:
             yield f"cost --by {by} -o {form}, {len(gaps)} gaps", cost_output(report, form).text
+            name = f"cost --energy --by {by} -o {form}, {len(gaps)} gaps"
+            yield name, cost_output(energy_report, form).text
+
+
+def _energy(amounts: Amounts) -> EnergyStatement:
+    """Return a watt-hour for each milliunit of currency, some of it not split."""
+    energy: dict[tuple[str, EnergyLine], Energy] = {}
+    sources, splits = cycle(EnergySource), cycle((EnergySplit.ACTIVITY, EnergySplit.WEIGHT))
+    for (tenant, line), nanos in amounts.items():
+        is_stranded = line.state is CostState.STRANDED
+        split = EnergySplit.NONE if is_stranded else next(splits)
+        key = EnergyLine(line, next(sources), split)
+        energy[tenant, key] = Energy(nanos * 3600 // 1000, nanos // 5, nanos // 10)
+    return EnergyStatement(
+        energy=energy,
+        gaps={("a100", "CounterReset"): 90_000},
+        idle_watts={IdleGPU("a100", f"a100-{index}", "0"): 20.0 + index for index in range(12)},
+    )
 
 
 def _usages() -> Calls:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,14 +14,24 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from enum_texts import member_texts
-from tessera.adapters.prometheus.billing import COST, COST_AS_OF, COST_SINCE, amounts_of, scrapes_of
-from tessera.cli.cost.command import read_statement
+from tessera.adapters.prometheus.billing import (
+    COST,
+    COST_AS_OF,
+    COST_SINCE,
+    amounts_of,
+    process_labels,
+    scrapes_of,
+)
+from tessera.adapters.prometheus.energy import energy_scrape_of
+from tessera.adapters.prometheus.rows import well_formed_rows
+from tessera.cli.cost.command import read_statements
 from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.main import main
 from tessera.cli.text import parse_since
 from tessera.domain.billing.bill import Bill
 from tessera.domain.billing.device_use import CostLine, CostState
+from tessera.domain.billing.energy_statement import EnergyScrape
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
@@ -227,7 +238,19 @@ class ScrapedMetrics:
     async def amounts_at(self, scrape: ScrapeRef) -> Amounts:
         self.queried.append(scrape)
         moment = scrape.scraped_at.timestamp()
-        return amounts_of(row for row in self.rows[COST] if row["value"][0] == moment)
+        return amounts_of(row for row in self.rows.get(COST, []) if row["value"][0] == moment)
+
+    async def energy_at(self, scrape: ScrapeRef) -> EnergyScrape:
+        moment = scrape.scraped_at.timestamp()
+        return energy_scrape_of(
+            parsed
+            for name, rows in self.rows.items()
+            if name.startswith("tessera_energy_")
+            for row in rows
+            if row["value"][0] == moment
+            for parsed in well_formed_rows([row], Counter())
+            if process_labels(parsed) == scrape.process
+        )
 
 
 TARGET = {"namespace": "tessera-system", "pod": "tessera-operator-0", "service": "tessera"}
@@ -246,7 +269,7 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
         )
         telemetry.record_bill(bill, {"team-a": "acme"})
         scraped.add(telemetry, at(part + 1), TARGET)
-    statement = await read_statement(scraped, at(2), at(60))
+    statement, _ = await read_statements(scraped, at(2), at(60))
     assert statement is not None
     assert (statement.begin, statement.end, statement.gaps) == (at(1), at(3), ())
     assert statement.amounts == {key: 2 * nanos for key, nanos in AMOUNTS.items()}
@@ -254,7 +277,7 @@ async def test_what_the_operator_exports_comes_back_under_the_labels_of_its_targ
 
 
 async def test_without_any_scrape_there_is_no_statement() -> None:
-    assert await read_statement(ScrapedMetrics(), at(0), at(60)) is None
+    assert await read_statements(ScrapedMetrics(), at(0), at(60)) == (None, None)
 
 
 def test_a_state_of_a_newer_operator_is_refused() -> None:

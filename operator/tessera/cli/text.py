@@ -87,3 +87,16 @@ def parse_since(text: str, end: datetime) -> datetime:
             f"--since {text} is not in the past; the time is {end:%Y-%m-%d %H:%M} UTC"
         )
     return moment
+
+
+def parse_month(text: str, now: datetime) -> tuple[datetime, datetime]:
+    """Return the begin of a month such as 2026-11 in UTC, and its end or now; CommandError else."""
+    try:
+        begin = datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC)
+    except ValueError:
+        raise CommandError(f"--month {text}: write a month, such as 2026-11") from None
+    if begin >= now:
+        raise CommandError(
+            f"--month {text} is not in the past; the time is {now:%Y-%m-%d %H:%M} UTC"
+        )
+    return begin, min(now, (begin + timedelta(days=31)).replace(day=1))

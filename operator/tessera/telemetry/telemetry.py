@@ -13,6 +13,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.batch.names import billing_ref
 from tessera.domain.billing.bill import Bill
+from tessera.domain.billing.energy import EnergyMeter
 from tessera.domain.incremental import Incremental, reused_per_object
 from tessera.domain.observed.snapshot import Pod, Ref
 from tessera.domain.planning.service_plan import ServicePlan, VariantPlan
@@ -86,7 +87,7 @@ class Telemetry:
         self.process.record_reconcile(seconds, outcome.cpu_seconds, outcome.writes)
         names = {name: view.budget.name for name, view in outcome.plan.budgets_by_namespace.items()}
         self.record_bill(outcome.bill, names)
-        self._energy = self._energy.after(outcome.energy, names)
+        self.record_energy(outcome.energy, names)
         self._outcome = outcome
         repartitions = outcome.plan.repartitions
         self.record_layouts(
@@ -128,6 +129,10 @@ class Telemetry:
     def record_bill(self, bill: Bill, tenants: Mapping[str, str]) -> None:
         """Record the bill after a cycle; `tenants` maps each namespace to its TenantBudget."""
         self._billed = self._billed.after(bill, tenants)
+
+    def record_energy(self, meter: EnergyMeter, tenants: Mapping[str, str]) -> None:
+        """Record the energy after a cycle, with the tenants that the bill has."""
+        self._energy = self._energy.after(meter, tenants)
 
     def record_layouts(self, pools: Sequence[PoolLayoutState], pods: tuple[Pod, ...]) -> None:
         """Record the layouts after a cycle.

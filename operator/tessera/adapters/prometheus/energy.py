@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from tessera.adapters.prometheus.billing import own_label
+from tessera.adapters.prometheus.billing import own_label, process_labels, tenant_line
 from tessera.adapters.prometheus.queries import (
     OF_SERVICES,
     SERVICE,
@@ -22,6 +22,10 @@ from tessera.adapters.prometheus.rows import (
     service_ref,
     to_datetime,
 )
+from tessera.domain.billing.device_use import CostState
+from tessera.domain.billing.energy import UNSPLIT, EnergyLine, EnergySplit, IdleGPU
+from tessera.domain.billing.energy_statement import EnergyKey, EnergyScrape, GapKey
+from tessera.domain.billing.statement import ScrapeRef
 from tessera.domain.observed.energy import (
     DeviceReading,
     EnergyReadings,
@@ -34,6 +38,14 @@ from tessera.ports import MetricsError
 
 JOULES = "tessera_energy_joules_total"
 ENERGY_AS_OF = "tessera_energy_as_of_timestamp_seconds"
+# The series of `Energy` with their field, and its units in one of theirs.
+_AMOUNTS = {
+    JOULES: ("millijoules", 10**3),
+    "tessera_energy_electricity_cost_total": ("nanos", 10**9),
+    "tessera_energy_co2_grams_total": ("micrograms", 10**6),
+}
+_GAPS = "tessera_energy_gap_seconds_total"
+_IDLE = "tessera_energy_idle_watts"
 
 # No page of an engine says anything of a GPU. Raw samples have the time of their scrape.
 _GPUS = f'{{UUID!="",{SERVICE}=""}}'
@@ -93,6 +105,12 @@ class EnergyReader:
         query = f"max_over_time({ENERGY_AS_OF}{{{self._own_target}}}[1d])"
         rows = await self._query(query, Bounds((), now.timestamp()), None)
         return await self.gpus_at(to_datetime(max(map(sample_value, rows)))) if rows else None
+
+    async def energy_at(self, scrape: ScrapeRef) -> EnergyScrape:
+        """Return what a process had counted at a scrape; raises MetricsError on failure."""
+        query = f'{{__name__=~"tessera_energy_.+",{self._own_target}}}'
+        rows = await self._query(query, Bounds((), 1e15), scrape.scraped_at)
+        return energy_scrape_of(row for row in rows if process_labels(row) == scrape.process)
 
 
 def service_energy_queries(own_target: str) -> Queries:
@@ -220,3 +238,32 @@ def _device(row: QueryRow, activity: float | None) -> DeviceReading:
         pod=pod if pod.name and pod.namespace else None,
         activity=None if activity is None else min(1.0, activity),
     )
+
+
+def energy_scrape_of(rows: Iterable[QueryRow]) -> EnergyScrape:
+    """Return the counters of one process; raises MetricsError on a word that is not known."""
+    amounts: dict[EnergyKey, int] = {}
+    gaps: dict[GapKey, int] = {}
+    idle_watts: dict[IdleGPU, float] = {}
+    for row in rows:
+        name, value = row["metric"]["__name__"], sample_value(row)
+        pool = own_label(row, "pool")
+        if name in _AMOUNTS:
+            quantity, units = _AMOUNTS[name]
+            # What was exported is the integer divided by its units, so rounding restores it.
+            amounts[*_tenant_energy_line(row), quantity] = round(value * units)
+        elif name == _GAPS:
+            gaps[pool, own_label(row, "reason")] = round(value * 1000)
+        elif name == _IDLE:
+            idle_watts[IdleGPU(pool, own_label(row, "node"), own_label(row, "gpu"))] = value
+    return EnergyScrape(amounts=amounts, gaps=gaps, idle_watts=idle_watts)
+
+
+def _tenant_energy_line(row: QueryRow) -> tuple[str, EnergyLine]:
+    word, source, split = (own_label(row, name) for name in ("state", "source", "split"))
+    try:
+        state = CostState.STRANDED if word == UNSPLIT else CostState(word)
+        tenant, line = tenant_line(row, state)
+        return tenant, EnergyLine(line, EnergySource(source), EnergySplit(split))
+    except ValueError as error:
+        raise MetricsError(f"{JOULES}: {error}") from error

@@ -20,6 +20,8 @@ COST = Command(
     "differences of counters between two scrapes, so they are exact.",
     option("--by", "rows", type=click.Choice(COST_GROUPINGS), default="service"),
     SINCE,
+    option("--month", "a month in UTC such as 2026-11, instead of --since", metavar="MONTH"),
+    option("--energy", "also kWh, their electricity, and kg of CO2e", is_flag=True),
     PROMETHEUS_OPTION,
     *output_options(COST_FORMATS),
 )

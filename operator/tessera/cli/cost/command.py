@@ -12,7 +12,12 @@ from tessera.cli.cost.report import CostReport, output
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus, prometheus_url
 from tessera.cli.output import Output
-from tessera.cli.text import parse_since
+from tessera.cli.text import parse_month, parse_since
+from tessera.domain.billing.energy_statement import (
+    EnergyScrape,
+    EnergyStatement,
+    build_energy_statement,
+)
 from tessera.domain.billing.statement import (
     Amounts,
     BillScrape,
@@ -38,6 +43,13 @@ class BillReader(Protocol):
         """Return the bill of a process at a scrape."""
 
 
+class EnergyScrapes(Protocol):
+    """A source of scraped energy."""
+
+    async def energy_at(self, scrape: ScrapeRef) -> EnergyScrape:
+        """Return the energy that a process had counted at a scrape."""
+
+
 def run(arguments: SimpleNamespace) -> Output:
     """Return the report in the requested format."""
     url = prometheus_url(arguments)
@@ -47,9 +59,14 @@ def run(arguments: SimpleNamespace) -> Output:
             f"the cluster: {PORT_FORWARD_HINT}"
         )
     end = now()
-    begin = parse_since(arguments.since, end)
+    if arguments.month:
+        begin, end = parse_month(arguments.month, end)
+    else:
+        begin = parse_since(arguments.since, end)
+    metrics = open_prometheus(url)
+    scrapes = metrics.energy if arguments.energy else None
     try:
-        cost_statement = asyncio.run(read_statement(open_prometheus(url), begin, end))
+        cost_statement, energy = asyncio.run(read_statements(metrics, begin, end, scrapes))
     except MetricsError as error:
         raise CommandError(
             f"{error}; check the URL, and from outside the cluster: {PORT_FORWARD_HINT}"
@@ -62,13 +79,19 @@ def run(arguments: SimpleNamespace) -> Output:
             "kubectl get podmonitors -A shows tessera-operator"
         )
     report = CostReport(
-        requested_from=begin, now=end, group_by=arguments.by, statement=cost_statement
+        requested_from=begin,
+        now=end,
+        group_by=arguments.by,
+        statement=cost_statement,
+        energy=energy,
     )
     return output(report, arguments.output)
 
 
-async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> CostStatement | None:
-    """Return the cost between two moments; None without a scrape in that time."""
+async def read_statements(
+    bills: BillReader, begin: datetime, end: datetime, energy: EnergyScrapes | None = None
+) -> tuple[CostStatement | None, EnergyStatement | None]:
+    """Return the cost between two moments, None without a scrape in that time, and the energy."""
     periods = charge_periods(await bills.bill_scrapes(begin, end), begin)
     scrapes = {
         scrape
@@ -76,4 +99,8 @@ async def read_statement(bills: BillReader, begin: datetime, end: datetime) -> C
         for scrape in (period.baseline, period.latest)
         if scrape is not None
     }
-    return build_statement(periods, {scrape: await bills.amounts_at(scrape) for scrape in scrapes})
+    cost = build_statement(periods, {scrape: await bills.amounts_at(scrape) for scrape in scrapes})
+    if energy is None:
+        return cost, None
+    counted = {scrape: await energy.energy_at(scrape) for scrape in scrapes}
+    return cost, build_energy_statement(periods, counted)

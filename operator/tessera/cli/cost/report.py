@@ -7,9 +7,18 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
+from tessera.cli.cost.energy import (
+    ENERGY_FIELDS,
+    energy_body,
+    energy_fields,
+    energy_notes,
+    energy_rows,
+    energy_table,
+)
 from tessera.cli.output import Output
 from tessera.cli.text import column_head, format_time, table
 from tessera.domain.billing.device_use import CostLine, CostState
+from tessera.domain.billing.energy_statement import EnergyStatement
 from tessera.domain.billing.statement import CostStatement
 from tessera.domain.money import Money
 
@@ -30,6 +39,8 @@ class CostReport:
     now: datetime
     group_by: str
     statement: CostStatement
+    energy: EnergyStatement | None = None
+    """That of the same time, if it is asked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +124,14 @@ def _lines(report: CostReport) -> Iterator[str]:
         for row in (*cost_rows, *totals)
     ]
     yield from table([column_head(key) for key in head], body, str.rjust)
+    if report.energy is None:
+        yield from ("", *_notes(report), *_warm_idle_notes(totals))
+        return
+    of_energy, energy_totals = energy_rows(report.energy, GROUPINGS[report.group_by])
+    if of_energy:
+        yield from ("", *energy_table(report.group_by, of_energy, energy_totals))
     yield from ("", *_notes(report), *_warm_idle_notes(totals))
+    yield from ("", *energy_notes(report.energy, energy_totals))
 
 
 def _notes(report: CostReport) -> Iterator[str]:
@@ -146,6 +164,10 @@ def _body(report: CostReport) -> dict[str, Any]:
     """Return all nine digits of the amounts, as strings."""
     cost_rows, totals = rows(report)
     statement = report.statement
+    energy = {}
+    if report.energy is not None:
+        of_energy = energy_rows(report.energy, GROUPINGS[report.group_by])
+        energy = {"energy": energy_body(report.energy, *of_energy)}
     return {
         "groupBy": report.group_by,
         "requestedFrom": report.requested_from.isoformat(),
@@ -157,6 +179,7 @@ def _body(report: CostReport) -> dict[str, Any]:
         ],
         "rows": [_fields(row) for row in cost_rows],
         "totals": [_fields(row) for row in totals],
+        **energy,
     }
 
 
@@ -179,7 +202,19 @@ def _csv(report: CostReport) -> tuple[list[str], list[dict[str, Any]]]:
         {report.group_by: (fields := _fields(row)).pop("name"), **fields, **period}
         for row in cost_rows
     ]
-    return [report.group_by, "currency", *CostState, "total", "share", "from", "to"], lines
+    columns = [report.group_by, "currency", *CostState, "total", "share", "from", "to"]
+    if report.energy is None:
+        return columns, lines
+    # The energy of a name is in its first rows, or in rows of its own, so that columns sum up.
+    free: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        free[line[report.group_by]].append(line)
+    for row in energy_rows(report.energy, GROUPINGS[report.group_by])[0]:
+        if not free[row.name]:
+            lines.append({report.group_by: row.name, **period})
+            free[row.name].append(lines[-1])
+        free[row.name].pop(0).update(energy_fields(row))
+    return [*columns, *ENERGY_FIELDS], lines
 
 
 def _amount(nanos: int, digits: int) -> str:
