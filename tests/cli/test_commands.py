@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from tessera.api.service_status import EnergyStatus
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError, DeniedError
 from tessera.cli.explain.command import explanation, load_curve, slow_start_log
@@ -16,6 +17,7 @@ from tessera.cli.top.rows import pools_json, service_rows
 from tessera.cli.update.command import update
 from tessera.domain.names import UPDATE_ANNOTATION
 from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.observed.energy import EnergySource, ServiceEnergy
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.ports import ClusterError
@@ -182,6 +184,22 @@ async def test_top_has_the_price_the_load_and_the_free_devices() -> None:
     assert service_rows(read.snapshot, None, {}, "team-b") == []
     (pool,) = pools_json(fleet.snapshot)
     assert pool["devices"] == {"1g.10gb": {"free": 5, "allocatable": 7}}
+
+
+async def test_top_has_the_energy_of_a_token_by_prometheus_before_the_status() -> None:
+    _, api = await a_served_cluster()
+    fleet = replace(await read_fleet(Reader(api), None), at=NOW)
+    [service] = fleet.snapshot.services
+    reported = EnergyStatus(source="Model", joules_per_token=Decimal("0.5"))
+    status = service.status.model_copy(update={"energy": reported})
+    snapshot = replace(fleet.snapshot, services=(replace(service, status=status),))
+    measured = ServiceEnergy(joules=600, source=EnergySource.MEASURED, output_tokens=2000)
+    read = replace(snapshot, readings=Readings(at=NOW, energies={TEAM_CHAT: measured}))
+    energies = [
+        service_rows(each, None, {}, None)[0].joules_per_token
+        for each in (fleet.snapshot, snapshot, read)
+    ]
+    assert energies == [None, 0.5, 0.3]
 
 
 async def test_top_counts_what_waits_at_gateways() -> None:

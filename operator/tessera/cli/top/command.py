@@ -57,7 +57,7 @@ async def _read_tokens(
 
 _HEADERS = (
     *("SERVICE", "$/H", "REPLICAS", "TOKENS/S", "CACHED", "ITL-PREDICTED", "ITL", "SLO-NOW"),
-    *("WAITING", "ACTIVITY", "$/MTOK", "INSTANCE", "REASON"),
+    *("WAITING", "ACTIVITY", "$/MTOK", "J/TOKEN", "INSTANCE", "REASON"),
 )
 
 
@@ -91,6 +91,7 @@ def _service_cells(row: TopRow) -> list[str]:
         cell(row.waiting_requests, "{:.0f}"),
         cell(row.activity, "{:.2f}"),
         cell(row.per_million_tokens),
+        cell(row.joules_per_token, "{:.3g}"),
         _instance_cell(row),
         row.reason,
     ]

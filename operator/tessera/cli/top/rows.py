@@ -10,6 +10,8 @@ from pydantic import PlainSerializer
 from tessera.api.meta import Wire
 from tessera.api.service_status import InferenceServiceStatus
 from tessera.cli.cluster import Json
+from tessera.domain.aspects.aspect import energy_of
+from tessera.domain.aspects.energy import joules_per_token
 from tessera.domain.aspects.slo import measured_slo
 from tessera.domain.aspects.speed import observed_speed
 from tessera.domain.hardware.pools import discover
@@ -27,6 +29,7 @@ _MIN_TOKENS_PER_SECOND = 1.0
 
 
 _Share = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_used="json")]
+_Joules = Annotated[float, PlainSerializer(lambda value: round(value, 4), when_used="json")]
 _Milliseconds = Annotated[float, PlainSerializer(lambda value: round(value, 2), when_used="json")]
 
 
@@ -68,6 +71,8 @@ class TopRow(Wire):
     activity: float | None
     per_million_tokens: Decimal | None
     """Price of a million output tokens: measured, else predicted."""
+    joules_per_token: _Joules | None
+    """Energy of an output token in the last hour."""
     variant: str | None
     """The variant of its replicas; of several ones how many are desired of each."""
     variants: tuple[TopVariant, ...] | None
@@ -144,6 +149,7 @@ def _build_row(
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         slo=attained_text(measurement) if measurement is not None else None,
         per_million_tokens=per_million,
+        joules_per_token=_joules_per_token(service, snapshot),
         variant=status.instances or (status.variant.name if status.variant else None),
         variants=_variants(status),
         reason=_status_reason(status),
@@ -157,6 +163,17 @@ def _predicted_rate(status: InferenceServiceStatus) -> float | None:
     if status.variants is None:
         return float(variant.tokens_per_second * status.ready_replicas)
     return float(sum(each.tokens_per_second * each.ready_replicas for each in status.variants))
+
+
+def _joules_per_token(service: ObservedService, snapshot: Snapshot) -> float | None:
+    """Return what Prometheus says of the last hour, else what the status says."""
+    energy = energy_of(service.ref, snapshot.readings)
+    if energy is not None:
+        return joules_per_token(energy)
+    reported = service.status.energy
+    if reported is None or reported.joules_per_token is None:
+        return None
+    return float(reported.joules_per_token)
 
 
 def _variants(status: InferenceServiceStatus) -> tuple[TopVariant, ...] | None:
