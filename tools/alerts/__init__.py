@@ -1,6 +1,7 @@
 """The alerts of the chart: rule, promtool tests and runbook of each from one value."""
 
 from alerts.alert import Alert
+from alerts.energy import ENERGY
 from alerts.gateway import GATEWAY
 from alerts.layouts import LAYOUTS
 from alerts.operator import OPERATOR
@@ -16,5 +17,6 @@ GROUPS: dict[str, tuple[Alert, ...]] = {
     "tessera.speed.alerts": SPEED,
     "tessera.slo.alerts": SLO,
     "tessera.gateway.alerts": GATEWAY,
+    "tessera.energy.alerts": ENERGY,
 }
 ALERTS: tuple[Alert, ...] = tuple(alert for group in GROUPS.values() for alert in group)
