@@ -12,6 +12,8 @@ from tessera.telemetry.telemetry import Telemetry
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "dashboards"
 DASHBOARDS = sorted(FOLDER.glob("*.json"))
 Json = dict[str, Any]
+# Metrics of the DCGM exporter.
+FOREIGN = {"DCGM_FI_DEV_POWER_USAGE", "DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
 
 
 def read(path: Path) -> Json:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tessera.api.pool_reasons import LayoutReady
-from tests.dashboards import DASHBOARDS, known_metrics, read, targets
+from tests.dashboards import DASHBOARDS, FOREIGN, known_metrics, read, targets
 
 FOLDER = Path(__file__).parents[1] / "charts" / "tessera" / "rules"
 RULES: list[dict[str, Any]] = [
@@ -17,7 +17,6 @@ RULES: list[dict[str, Any]] = [
     for group in yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))
     for rule in group["rules"]
 ]
-FOREIGN = {"DCGM_FI_PROF_GR_ENGINE_ACTIVE"}
 
 
 def test_every_rule_file_is_rendered() -> None:

@@ -251,6 +251,26 @@ def test_replicas_of_another_variant_are_not_measured_by_the_peak_of_this_one(
     promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 
 
+def test_the_energy_board_has_the_activity_and_the_power_of_each_gpu_once(tmp_path: Path) -> None:
+    board = json.loads((CHART / "dashboards" / "energy.json").read_text(encoding="utf-8"))
+    activity, power = (target["expr"] for target in board["panels"][0]["targets"])
+    whole = 'UUID="a",gpu="0"'
+    slices = {f'UUID="b",gpu="1",GPU_I_ID="{n}",GPU_I_PROFILE="{n}g.{n}0gb"': n for n in (1, 4)}
+    values = {
+        f"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{whole}}}": always(0.5),
+        'DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID="b",gpu="1"}': always(0.9),
+        f"DCGM_FI_DEV_POWER_USAGE{{{whole}}}": always(200),
+    }
+    for labels in slices:
+        values[f"DCGM_FI_PROF_GR_ENGINE_ACTIVE{{{labels}}}"] = always(0.7)
+        values[f"DCGM_FI_DEV_POWER_USAGE{{{labels}}}"] = always(150)
+    tests = [
+        expression_test(f"round({activity}, 0.001)", 20, ('{UUID="b"}', 0.5), ('{UUID="a"}', 0.5)),
+        expression_test(power, 20, ('{UUID="a"}', 200), ('{UUID="b"}', 150)),
+    ]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
+
+
 def test_without_a_prometheus_operator_or_when_turned_off_there_is_no_rule() -> None:
     helm = binaries.ensure(print) / "helm"
     kind = "monitoring.coreos.com/v1/PrometheusRule"
