@@ -13,6 +13,7 @@ SERVED = ("Describe the hardware", "Serve a model")
 # Each task that is run, and the further sections of the tutorial that come before it.
 TASKS: Mapping[str, Sequence[str]] = {
     "embeddings": SERVED,
+    "energy": SERVED,
     "forecast": (),
     "levers": (),
     "load-test": SERVED,
