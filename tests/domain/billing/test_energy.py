@@ -235,6 +235,14 @@ def test_without_any_activity_all_goes_by_weight_and_says_so() -> None:
     assert labels(meter) == {(MEASURED, WEIGHT)}
 
 
+@pytest.mark.parametrize("activity", [1e-9, 1e-7, 5e-324])
+def test_an_activity_that_is_next_to_nothing_stops_no_meter(activity: float) -> None:
+    busy = slices({0: (CHAT, activity)})
+    meter = CHAT_ON_A_SLICE.window(a_gpu(0, 0, devices=busy), a_gpu(15, 1_120_000, devices=busy))
+    assert total(meter) == 1_120_000
+    assert labels(meter) == {(MEASURED, WEIGHT)}
+
+
 def test_a_gpu_that_is_partitioned_within_a_window_is_not_split() -> None:
     meter = CHAT_ON_A_SLICE.window(
         a_gpu(0, 0, devices=slices({0: (CHAT, 0.5)})),

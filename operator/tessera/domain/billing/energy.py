@@ -444,7 +444,8 @@ def split_energy(window: _Window) -> tuple[Mapping[CostLine, int], EnergySplit]:
     above = max(0, total - idle)
     if not above:
         return apportion(total, weights), EnergySplit.ACTIVITY
-    if not window.active:
+    # An activity of less than a millionth is none.
+    if not any(window.active.values()):
         return apportion(total, weights), EnergySplit.WEIGHT
     parts = Counter(apportion(total - above, weights))
     parts.update(apportion(above, window.active))
