@@ -470,3 +470,23 @@ class _Devices(dict[str, int]):
     @override
     def items(self) -> Any:
         raise OverflowError("cannot convert float infinity to integer")
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"pod": a_loaded_pod("bad-0", node="a100-1", devices=_Devices())},
+        {"devices": whole(Ref("team-a", "good-0"), float("nan"))},
+        {"millijoules": float("nan")},
+    ],
+)
+def test_a_node_that_raises_costs_its_own_rows_alone(bad: dict[str, Any]) -> None:
+    nodes = tuple(a_node(whole=1, name=f"a100-{index}") for index in range(2))
+    pods = (a_loaded_pod(), *([bad["pod"]] if "pod" in bad else []))
+    samples = {"uuid": "GPU-1", "node": "a100-1", "devices": bad.get("devices", whole())}
+    counter = bad.get("millijoules", 2_000_000)
+    meter = Fleet(nodes=nodes, pods=pods).play(
+        (1, [a_gpu(0, 0), a_gpu(0, 0, **samples)]),
+        (16, [a_gpu(15, 1_000_000, devices=whole(CHAT, 0.5)), a_gpu(15, counter, **samples)]),
+    )
+    assert parts(meter) == {("warmIdle", "chat"): 1_000_000}

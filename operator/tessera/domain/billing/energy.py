@@ -142,9 +142,9 @@ class _Window(NamedTuple):
 
 
 class _NodeEnergy(NamedTuple):
-    """The windows of one node that ended, and the times without energy."""
+    """What one node is charged, and the times without energy."""
 
-    windows: Sequence[_Window] = ()
+    charges: Sequence[tuple[EnergyLine, Energy]] = ()
     gaps: Sequence[tuple[EnergyGap, float]] = ()
     advanced: Sequence[GPUReading] = ()
     """The samples at which the next windows begin."""
@@ -177,9 +177,8 @@ def meter_energy(
         if view is None or view.pool.spec is None:
             continue
         of_node = energy_of(round_, node, view, bound_pods.get(node.name, ()))
-        for window in of_node.windows:
-            for line, parts in _lines_of(window, view.pool.spec.energy):
-                charged[line] = charged.get(line, Energy()).plus(parts)
+        for line, parts in of_node.charges:
+            charged[line] = charged.get(line, Energy()).plus(parts)
         for gap, seconds in of_node.gaps:
             key = view.pool.name, gap
             gaps[key] = gaps.get(key, 0.0) + seconds
@@ -271,7 +270,8 @@ def _node_energy(
     modelled = _modelled(round_, use, [*sampled, *silent])
     if modelled is not None:
         windows.append(modelled)
-    return _NodeEnergy(windows, gaps, advanced, idle)
+    charges = [charge for window in windows for charge in _lines_of(window, factors)]
+    return _NodeEnergy(charges, gaps, advanced, idle)
 
 
 # A node whose energy cannot be charged costs its rows, and no other.
