@@ -340,10 +340,36 @@ def test_samples_of_power_far_apart_are_no_energy() -> None:
     assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: 3600.0}
 
 
+def test_a_node_without_an_exporter_is_modelled_by_watts_and_activity() -> None:
+    fleet = replace(CHAT_ON_A_GPU, nodes=(a_node(whole=2),), activity=0.5)
+    meter = fleet.play((0, []), (15, []))
+    # Two times 62 W, and half of one GPU's 338 W above: (124 + 169) * 15 s.
+    assert parts(meter) == {("warmIdle", "chat"): 930_000 + 2_535_000, ("coldIdle", ""): 930_000}
+    assert labels(meter) == {(MODEL, ACTIVITY)}
+    assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: 30.0}
+
+
 def test_a_modelled_replica_that_works_without_a_reading_of_activity_is_busy() -> None:
     fleet = replace(CHAT_ON_A_GPU, running=1.0)
     meter = fleet.play((0, []), (15, []))
     assert parts(meter) == {("serving", "chat"): 6_000_000}
+
+
+def test_the_time_that_is_too_long_for_a_model_is_named() -> None:
+    meter = CHAT_ON_A_GPU.play((0, []), (600, []))
+    assert meter.lines == {}
+    assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: 600.0}
+
+
+def test_of_a_product_without_watts_the_counter_goes_by_activity_alone() -> None:
+    node = a_node(whole=1, product="NVIDIA-B100-New")
+    fleet = Fleet(nodes=(node,), pods=(a_loaded_pod(),))
+    busy = whole(CHAT, 0.5)
+    meter = fleet.window(a_gpu(0, 0, devices=busy), a_gpu(15, 777, devices=busy))
+    assert parts(meter) == {("warmIdle", "chat"): 777}
+    unread = fleet.play((0, []), (15, []))
+    assert unread.lines == {}
+    assert seconds_of_gaps(unread) == {EnergyGap.NO_READING: 15.0}
 
 
 def test_an_exporter_that_does_not_know_its_node_is_that_of_its_pods() -> None:

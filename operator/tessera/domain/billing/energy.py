@@ -267,9 +267,11 @@ def _node_energy(
     silent = [
         gpu for uuid, gpu in last.items() if gpu.node == node.name and uuid not in round_.gpus
     ]
-    modelled = _modelled(round_, use, [*sampled, *silent])
-    if modelled is not None:
-        windows.append(modelled)
+    count, begin = use.gpus - len(sampled) - len(silent), round_.meter.as_of
+    if count > 0 and begin is not None:
+        gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
+        if modelled := _modelled(round_, use, count, begin, [*sampled, *silent]):
+            windows.append(modelled)
     charges = [charge for window in windows for charge in _lines_of(window, factors)]
     return _NodeEnergy(charges, gaps, advanced, idle)
 
@@ -395,11 +397,12 @@ def _line_of(
     return use.pod_line(pod, resource, max(begin, last - timedelta(microseconds=1)))
 
 
-def _modelled(round_: _Round, use: DeviceUse, sampled: Sequence[GPUReading]) -> _Window | None:
+def _modelled(
+    round_: _Round, use: DeviceUse, count: int, begin: datetime, sampled: Sequence[GPUReading]
+) -> _Window | None:
     """Return what the GPUs of a node without any sample used, by watts and activity."""
-    begin, watts = round_.meter.as_of, power_range(use.product)
-    count = use.gpus - len(sampled)
-    if count <= 0 or watts is None or begin is None or round_.at - begin > MAX_WINDOW:
+    watts = power_range(use.product)
+    if watts is None or round_.at - begin > MAX_WINDOW:
         return None
     holders = {device.pod for gpu in sampled for device in gpu.devices}
     devices = Counter(_resource(device.profile) for gpu in sampled for device in gpu.devices)
