@@ -372,6 +372,19 @@ def test_of_a_product_without_watts_the_counter_goes_by_activity_alone() -> None
     assert seconds_of_gaps(unread) == {EnergyGap.NO_READING: 15.0}
 
 
+@pytest.mark.parametrize("shown", [None, Ref("gpu-operator", "dcgm-exporter-x2z")])
+def test_where_the_exporter_knows_no_pods_the_node_is_split_by_weight(shown: Ref | None) -> None:
+    """A scraped page without labels of pods has those of the exporter's own pod, if any."""
+    fleet = Fleet(nodes=(a_node(whole=2),), pods=(a_loaded_pod(),))
+    busy = {"devices": whole(shown, 0.9)}
+    before = [a_gpu(0, 0, uuid=f"GPU-{i}", gpu=str(i), **busy) for i in range(2)]
+    after = [a_gpu(15, 2_000_000, uuid=f"GPU-{i}", gpu=str(i), **busy) for i in range(2)]
+    meter = fleet.play((1, before), (16, after))
+    assert parts(meter) == {("warmIdle", "chat"): 2_000_000, ("coldIdle", ""): 2_000_000}
+    assert labels(meter) == {(MEASURED, WEIGHT)}
+    assert meter.idle_watts == {}
+
+
 def test_an_exporter_that_does_not_know_its_node_is_that_of_its_pods() -> None:
     busy = {"node": "dcgm-exporter-x2z", "devices": whole(CHAT, 0.5)}
     meter = CHAT_ON_A_GPU.window(a_gpu(0, 0, **busy), a_gpu(15, 2_000_000, **busy))

@@ -137,6 +137,8 @@ class _Window(NamedTuple):
     use: DeviceUse
     active: Mapping[CostLine, int]
     """Activity times share of a GPU by line, in millionths."""
+    gpus: int = 1
+    """Of how many GPUs the energy is; where the exporter shows no pods, `use` is of the node."""
     is_whole: bool = True
     """Whether its devices stayed the same, and it is short enough to be split."""
 
@@ -245,9 +247,10 @@ def _node_energy(
     samples = [gpu for gpu in round_.gpus.values() if gpu.node == node.name]
     # A page can name more GPUs than a node has.
     sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in last, gpu.uuid))[: use.gpus]
-    knows_pods = any(device.pod for gpu in sampled for device in gpu.devices) or not any(
-        map(_gpu_resources, pods)
-    )
+    # A page without them may name the pod of the exporter itself.
+    holders = {pod.ref for pod in pods if _gpu_resources(pod)}
+    shown = {device.pod for gpu in sampled for device in gpu.devices}
+    knows_pods = not holders or not holders.isdisjoint(shown)
     windows: list[_Window] = []
     gaps: list[tuple[EnergyGap, float]] = []
     idle: dict[str, float] = {}
@@ -257,7 +260,8 @@ def _node_energy(
         if before is None or before.node != gpu.node:
             continue
         gpu_use = _gpu_use(use, before, gpu) if knows_pods else use
-        window, gap = _window_of(before, gpu, gpu_use)
+        active = _active_lines(gpu_use, before, gpu) if knows_pods else {}
+        window, gap = _window_of(before, gpu, gpu_use, active)
         if gap is not None:
             gaps.append((gap, (gpu.at - before.at).total_seconds()))
         if window is not None:
@@ -291,7 +295,7 @@ def _repeats(before: GPUReading | None, gpu: GPUReading) -> bool:
 
 
 def _window_of(
-    before: GPUReading, after: GPUReading, use: DeviceUse
+    before: GPUReading, after: GPUReading, use: DeviceUse, active: Mapping[CostLine, int]
 ) -> tuple[_Window | None, EnergyGap | None]:
     """Return the window between two samples of a GPU, and why it has no measured energy."""
     length = after.at - before.at
@@ -304,7 +308,7 @@ def _window_of(
         millijoules=0,
         source=EnergySource.MEASURED,
         use=use,
-        active=_active_lines(use, before, after),
+        active=active,
         is_whole=length <= MAX_WINDOW and instances[0] == instances[1],
     )
     watts = power_range(use.product)
@@ -422,7 +426,7 @@ def _modelled(
                 active[line] += round(share * _PARTS)
     busy = min(1.0, sum(active.values()) / _PARTS / count)
     millijoules = count * _millijoules(watts, busy, round_.at - begin)
-    return _Window(begin, round_.at, millijoules, EnergySource.MODEL, rest, active)
+    return _Window(begin, round_.at, millijoules, EnergySource.MODEL, rest, active, count)
 
 
 def _gpu_resources(pod: Pod) -> Mapping[str, int]:
@@ -443,7 +447,7 @@ def split_energy(window: _Window) -> tuple[Mapping[CostLine, int], EnergySplit]:
         for line, weight in lines:
             weights[line] += weight * microseconds
     watts = power_range(use.product)
-    idle = 0 if watts is None else use.gpus * _millijoules(watts, 0, window.end - window.begin)
+    idle = 0 if watts is None else window.gpus * _millijoules(watts, 0, window.end - window.begin)
     above = max(0, total - idle)
     if not above:
         return apportion(total, weights), EnergySplit.ACTIVITY
