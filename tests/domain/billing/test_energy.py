@@ -391,6 +391,16 @@ def test_an_exporter_that_does_not_know_its_node_is_that_of_its_pods() -> None:
     assert parts(meter) == {("warmIdle", "chat"): 2_000_000}
 
 
+def test_an_exporter_that_does_not_know_its_node_stays_there_without_pods() -> None:
+    unknown = {"node": "dcgm-exporter-x2z"}
+    meter = CHAT_ON_A_GPU.play(
+        (1, [a_gpu(0, 0, devices=whole(CHAT, 0.5), **unknown)]),
+        *((15 * i + 1, [a_gpu(15 * i, 1_000_000 * i, **unknown)]) for i in (1, 2)),
+        (46, [a_gpu(45, 3_000_000, devices=whole(CHAT, 0.5), **unknown)]),
+    )
+    assert (total(meter), {source for source, _ in labels(meter)}) == (3_000_000, {MEASURED})
+
+
 def test_two_pods_of_one_shared_device_share_what_it_draws_above_idle() -> None:
     other = a_loaded_pod("mail-0", service="mail", bound=at(-30))
     fleet = Fleet(pods=(a_loaded_pod(), other))

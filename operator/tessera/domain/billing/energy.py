@@ -212,12 +212,12 @@ def newest_readings(
     node_by_pod = {pod.ref: pod.node for pod in snapshot.pods}
     newest: dict[str, GPUReading] = {}
     for reading in sorted(gpus, key=lambda gpu: (gpu.at, gpu.exporter)):
-        gpu = reading
+        gpu, before, other = reading, last.get(reading.uuid), newest.get(reading.uuid)
         if reading.node not in nodes:
             # An exporter that does not know its node names itself; the pods on the GPU know it.
             hosts = [node_by_pod.get(device.pod) for device in reading.devices if device.pod]
-            gpu = replace(reading, node=next(filter(None, hosts), reading.node))
-        before, other = last.get(gpu.uuid), newest.get(gpu.uuid)
+            known = reading.node if before is None else before.node
+            gpu = replace(reading, node=next(filter(None, hosts), known))
         if before is not None and gpu.at <= before.at:
             continue
         if other is None or before is None or other.exporter != before.exporter:
