@@ -424,6 +424,20 @@ def test_a_gpu_that_goes_to_another_node_charges_neither_for_the_way() -> None:
 FIRST, SECOND = "10.0.0.1:9400", "10.0.0.2:9400"
 
 
+def test_of_two_exporters_the_one_before_goes_on_and_nothing_is_doubled() -> None:
+    """One collects each 30 seconds, so that its counter is behind that of the other."""
+    rounds = []
+    for index in range(20):
+        second = 7.5 * index
+        fresh = a_gpu(15 * (second // 15), int(15 * (second // 15)) * 100_000, exporter=FIRST)
+        late = 15 * ((second - 7.5) // 15) + 7.5
+        lagging = a_gpu(late, int(30 * (late // 30)) * 100_000, exporter=SECOND)
+        rounds.append((second + 1, [fresh, lagging]))
+    meter = CHAT_ON_A_GPU.play(*rounds)
+    assert seconds_of_gaps(meter) == {}
+    assert total(meter) == 135 * 100_000
+
+
 def test_when_an_exporter_stops_the_other_goes_on_with_the_counter() -> None:
     def both(second: int) -> Sequence[GPUReading]:
         return [a_gpu(second, 100_000 * second, exporter=exporter) for exporter in (FIRST, SECOND)]
@@ -436,6 +450,21 @@ def test_when_an_exporter_stops_the_other_goes_on_with_the_counter() -> None:
         (121, [a_gpu(120, 12_000_000, exporter=SECOND)]),
     )
     assert (total(meter), seconds_of_gaps(meter)) == (12_000_000, {})
+
+
+def test_a_second_exporter_with_another_counter_is_not_heard() -> None:
+    rounds = [
+        (
+            7.5 * i + 1,
+            [
+                a_gpu(15 * (i // 2), 1_500_000 * (i // 2), exporter=SECOND),
+                *([a_gpu(15 * ((i - 1) // 2) + 7.5, 77 * i, exporter=FIRST)] if i else []),
+            ],
+        )
+        for i in range(12)
+    ]
+    meter = CHAT_ON_A_GPU.play(*rounds)
+    assert (total(meter), seconds_of_gaps(meter)) == (5 * 1_500_000, {})
 
 
 def test_a_new_gpu_takes_the_place_of_the_one_that_went() -> None:

@@ -8,7 +8,7 @@ sum exactly to the difference of the two samples.
 
 import operator
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -205,23 +205,27 @@ def restored_meter(ended: EnergyReadings | None) -> EnergyMeter:
 
 
 def newest_readings(
-    gpus: Iterable[GPUReading], last: Mapping[str, GPUReading], snapshot: Snapshot
+    gpus: Collection[GPUReading], last: Mapping[str, GPUReading], snapshot: Snapshot
 ) -> Mapping[str, GPUReading]:
     """Return one reading for each GPU, of the exporter before while that one goes on."""
     nodes = {node.name for node in snapshot.nodes}
     node_by_pod = {pod.ref: pod.node for pod in snapshot.pods}
+    exporters = {(gpu.uuid, gpu.exporter) for gpu in gpus}
     newest: dict[str, GPUReading] = {}
     for reading in sorted(gpus, key=lambda gpu: (gpu.at, gpu.exporter)):
-        gpu, before, other = reading, last.get(reading.uuid), newest.get(reading.uuid)
+        gpu, before = reading, last.get(reading.uuid)
         if reading.node not in nodes:
             # An exporter that does not know its node names itself; the pods on the GPU know it.
             hosts = [node_by_pod.get(device.pod) for device in reading.devices if device.pod]
             known = reading.node if before is None else before.node
             gpu = replace(reading, node=next(filter(None, hosts), known))
-        if before is not None and gpu.at <= before.at:
+        if before is not None and (
+            gpu.at <= before.at
+            # That one is shown for a while after its last sample.
+            or (gpu.exporter != before.exporter and (gpu.uuid, before.exporter) in exporters)
+        ):
             continue
-        if other is None or before is None or other.exporter != before.exporter:
-            newest[gpu.uuid] = gpu
+        newest[gpu.uuid] = gpu
     return newest
 
 
