@@ -467,6 +467,19 @@ def test_a_second_exporter_with_another_counter_is_not_heard() -> None:
     assert (total(meter), seconds_of_gaps(meter)) == (5 * 1_500_000, {})
 
 
+def test_a_page_that_names_more_gpus_than_the_node_has_adds_none() -> None:
+    real = [(1 + 15 * i, a_gpu(15 * i, 1_000_000 * i)) for i in range(5)]
+    rounds = []
+    for second, gpu in real:
+        fakes = [
+            a_gpu(second + 6, int(second * 100_000), uuid=f"GPU-{name}", exporter=SECOND)
+            for name in ("+", "z")
+        ]
+        rounds += [(second, [gpu]), (second + 7, [gpu, *fakes])]
+    meter = Fleet().play(*rounds)
+    assert (total(meter), set(meter.last)) == (4_000_000, {"GPU-0"})
+
+
 def test_a_new_gpu_takes_the_place_of_the_one_that_went() -> None:
     meter = Fleet().play(
         (1, [a_gpu(0, 0)]),

@@ -249,8 +249,11 @@ def _node_energy(
     use = replace(of_node, currency=factors.currency if factors is not None else "")
     last = round_.meter.last
     samples = [gpu for gpu in round_.gpus.values() if gpu.node == node.name]
-    # A page can name more GPUs than a node has.
-    sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in last, gpu.uuid))[: use.gpus]
+    of_last = {uuid: gpu for uuid, gpu in last.items() if gpu.node == node.name}
+    # A page can name more GPUs than a node has; those that were read before keep their place.
+    known = {uuid for uuid, gpu in of_last.items() if round_.at - gpu.at <= MAX_WINDOW}
+    room = max(0, use.gpus - len(known.difference(gpu.uuid for gpu in samples)))
+    sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in known, gpu.uuid))[:room]
     # A page without them may name the pod of the exporter itself.
     holders = {pod.ref for pod in pods if _gpu_resources(pod)}
     shown = {device.pod for gpu in sampled for device in gpu.devices}
@@ -272,9 +275,7 @@ def _node_energy(
             windows.append(window)
             if knows_pods and (watts := _idle_watts(window)):
                 idle[gpu.gpu] = watts
-    silent = [
-        gpu for uuid, gpu in last.items() if gpu.node == node.name and uuid not in round_.gpus
-    ]
+    silent = [gpu for uuid, gpu in of_last.items() if uuid not in round_.gpus]
     count, begin = use.gpus - len(sampled) - len(silent), round_.meter.as_of
     if count > 0 and begin is not None:
         gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
