@@ -490,6 +490,17 @@ def test_a_new_gpu_takes_the_place_of_the_one_that_went() -> None:
     assert sum(measured) == 1_000_000
 
 
+def test_idle_watts_stay_between_two_samples_and_end_with_the_gpu() -> None:
+    busy = slices({0: (CHAT, 0.5)})
+    gpu = a_gpu(15, 2_000_000, devices=busy)
+    meter = CHAT_ON_A_SLICE.play((1, [a_gpu(0, 0, devices=busy)]), (16, [gpu]))
+    later = CHAT_ON_A_SLICE.play((18, [gpu]), meter=meter)
+    assert later.idle_watts == meter.idle_watts != {}
+    assert CHAT_ON_A_SLICE.play((300, []), meter=later).idle_watts == {}
+    freed = a_gpu(30, 3_000_000, devices=slices())
+    assert CHAT_ON_A_SLICE.play((31, [freed]), meter=later).idle_watts == {}
+
+
 def test_a_restarted_operator_goes_on_where_it_ended() -> None:
     before = EnergyReadings(at=at(16), gpus=(a_gpu(15, 1_000_000),))
     meter = CHAT_ON_A_GPU.play((76, [a_gpu(75, 7_000_000)]), meter=restored_meter(before))

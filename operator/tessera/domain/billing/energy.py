@@ -151,7 +151,7 @@ class _NodeEnergy(NamedTuple):
     advanced: Sequence[GPUReading] = ()
     """The samples at which the next windows begin."""
     idle_watts: Mapping[str, float] = {}
-    """Of the free part of GPUs that are used in part, by their index."""
+    """Of the free part of GPUs whose windows ended, by their index; 0 where none or all is used."""
 
 
 def meter_energy(
@@ -172,7 +172,7 @@ def meter_energy(
     )
     bound_pods, views_by_node = pods_by_node(snapshot), pools.pools_by_node(views)
     charged: dict[EnergyLine, Energy] = {}
-    gaps, idle_watts = dict(meter.gaps), dict[IdleGPU, float]()
+    gaps, idle_watts = dict(meter.gaps), dict(meter.idle_watts)
     advanced: dict[str, GPUReading] = {}
     for node in snapshot.nodes:
         view = views_by_node.get(node.name)
@@ -188,12 +188,18 @@ def meter_energy(
         for gpu, watts in of_node.idle_watts.items():
             idle_watts[IdleGPU(view.pool.name, node.name, gpu)] = watts
     current = _without_ended(meter, energy.at - LINE_LIFETIME)
+    last = {**current.last, **advanced}
+    recent = {
+        IdleGPU(views_by_node[gpu.node].pool.name, gpu.node, gpu.gpu)
+        for gpu in last.values()
+        if gpu.node in views_by_node and energy.at - gpu.at <= MAX_WINDOW
+    }
     return replace(
         _with_charges(current, charged, energy.at),
         as_of=energy.at,
         gaps=gaps,
-        idle_watts=idle_watts,
-        last={**current.last, **advanced},
+        idle_watts={gpu: watts for gpu, watts in idle_watts.items() if watts and gpu in recent},
+        last=last,
     )
 
 
@@ -273,8 +279,7 @@ def _node_energy(
             gaps.append((gap, (gpu.at - before.at).total_seconds()))
         if window is not None:
             windows.append(window)
-            if knows_pods and (watts := _idle_watts(window)):
-                idle[gpu.gpu] = watts
+            idle[gpu.gpu] = _idle_watts(window) if knows_pods else 0.0
     silent = [gpu for uuid, gpu in of_last.items() if uuid not in round_.gpus]
     count, begin = use.gpus - len(sampled) - len(silent), round_.meter.as_of
     if count > 0 and begin is not None:
