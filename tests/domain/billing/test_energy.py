@@ -274,6 +274,26 @@ def test_a_pod_that_goes_within_a_window_pays_for_its_time() -> None:
     assert parts(meter) == {("warmIdle", "chat"): 300_000, ("coldIdle", ""): 600_000}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_pod_that_left_pays_for_the_activity_of_its_last_window_alone(known: bool) -> None:
+    mail = a_loaded_pod("mail-0", service="mail", bound=at(15), ready_since=at(15))
+    left = (a_loaded_pod(ended=at(15)),) if known else ()
+    fleet = Fleet(pods=(*left, mail))
+    # Its activity is an average of a minute, and shown as long.
+    no_more = DeviceReading("", "", CHAT, 0.9, is_held=False)
+    meter = fleet.play(
+        (1, [a_gpu(0, 0, devices=whole(CHAT, 0.9))]),
+        (31, [a_gpu(30, 4_860_000, devices=(*whole(mail.ref, 0.1), no_more))]),
+        (61, [a_gpu(60, 9_720_000, devices=(*whole(mail.ref, 0.1), no_more))]),
+    )
+    # The floor of 30 seconds is 1,860,000, of which each has a half of the first; of the
+    # 3,000,000 above it 9 in 10 are due to the pod that left, and all later to the other.
+    assert parts(meter) == {
+        ("warmIdle", "chat") if known else ("coldIdle", ""): 930_000 + 2_700_000,
+        ("warmIdle", "mail"): 930_000 + 300_000 + 4_860_000,
+    }
+
+
 def test_a_counter_that_repeats_waits_for_the_next_one() -> None:
     # Collected each 30 seconds, scraped each 15.
     repeated = CHAT_ON_A_GPU.play(

@@ -178,9 +178,11 @@ def gpu_readings(
                 nodes[key] = _node(row)
     for row in activities:
         key, device = _gpu_key(row), _device(row, sample_value(row))
-        known = devices.get(key, {})
-        if any(instance == device.instance for instance, _ in known) and len(known) < _MAX_DEVICES:
-            known[device.instance, device.pod] = device
+        known, pair = devices.get(key, {}), (device.instance, device.pod)
+        if pair in known:
+            known[pair] = device
+        elif any(each == device.instance for each, _ in known) and len(known) < _MAX_DEVICES:
+            known[pair] = device._replace(is_held=False)
     gpus = []
     for key in sorted(devices):
         samples = [sample for sample in (millijoules.get(key), watts.get(key)) if sample]

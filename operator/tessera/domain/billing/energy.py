@@ -377,7 +377,7 @@ def _gpu_use(use: DeviceUse, before: GPUReading, after: GPUReading) -> DeviceUse
     for gpu in (before, after):
         of_gpu: dict[Ref, Counter[str]] = {}
         for device in gpu.devices:
-            if device.pod is not None:
+            if device.pod is not None and device.is_held:
                 of_gpu.setdefault(device.pod, Counter())[_resource(device.profile)] += 1
         holds |= {pod: holds.get(pod, Counter()) | devices for pod, devices in of_gpu.items()}
     pods = [
@@ -392,9 +392,11 @@ def _gpu_use(use: DeviceUse, before: GPUReading, after: GPUReading) -> DeviceUse
 def _active_lines(use: DeviceUse, before: GPUReading, after: GPUReading) -> Mapping[CostLine, int]:
     """Return the activity of each device times its share of the GPU, in millionths, by line."""
     pods = {pod.ref: pod for pod in use.pods}
+    holders = {(device.instance, device.pod) for device in before.devices if device.is_held}
     active: Counter[CostLine] = Counter()
     for device in after.devices:
-        if device.activity:
+        was_held = (device.instance, device.pod) in holders
+        if device.activity and (device.is_held or was_held):
             share = device.activity * compute_share(use.product, device.profile)
             pod, resource = pods.get(device.pod or _NO_POD), _resource(device.profile)
             active[_line_of(use, pod, resource, before.at, after.at)] += round(share * _PARTS)

@@ -29,7 +29,9 @@ class DeviceReading(NamedTuple):
     pod: Ref | None = None
     """Who holds it."""
     activity: float | None = None
-    """Share of the last window in which its engines worked, from 0 to 1; None is not known."""
+    """Share of the last minute in which its engines worked, from 0 to 1; None is not known."""
+    is_held: bool = True
+    """Whether the pod had it at the newest sample too, not only within the minute of activity."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
