@@ -10,10 +10,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typing_extensions import override
 
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.billing.energy import (
+    MAX_WINDOW,
     UNSPLIT,
     Energy,
     EnergyGap,
@@ -42,6 +45,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
 )
 from tests.builders import NOW, a_node, a_pod, a_pool, at
+from tests.properties import examples
 
 IDLE_MILLIJOULES = 930_000
 SLICE = "1g.10gb"
@@ -612,3 +616,89 @@ def test_a_node_that_raises_costs_its_own_rows_alone(bad: dict[str, Any]) -> Non
         (16, [a_gpu(15, 1_000_000, devices=whole(CHAT, 0.5)), a_gpu(15, counter, **samples)]),
     )
     assert parts(meter) == {("warmIdle", "chat"): 1_000_000}
+
+
+SAMPLES = st.tuples(
+    st.sampled_from(["GPU-0", "GPU-1", "GPU-2", "GPU-fake"]),
+    st.sampled_from(["a100-0", "a100-1", "unknown"]),
+    st.sampled_from([FIRST, SECOND]),
+    st.sampled_from([0, 0, 1, 15, 40]),
+    st.one_of(st.none(), st.integers(0, 9_000_000), st.just(10**15)),
+    st.sampled_from([None, 100.0, 62.0, -1.0, 1e9]),
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "7", "8"]),
+            st.sampled_from(["", SLICE, "3g.40gb"]),
+            st.sampled_from([None, CHAT, Ref("team-a", "mail-0"), Ref("evil", "x")]),
+            st.sampled_from([None, 0.0, 1e-9, 0.3, 1.0]),
+            st.booleans(),
+        ),
+        max_size=4,
+    ),
+)
+ROUNDS = st.lists(
+    st.tuples(st.sampled_from([1, 15, 30, 200]), st.lists(SAMPLES, max_size=6)),
+    min_size=2,
+    max_size=8,
+)
+HOSTS = (a_node(whole=2), a_node(slices={SLICE: 7}, name="a100-1"))
+GUESTS = (
+    a_loaded_pod(),
+    a_loaded_pod("mail-0", SLICE, service="mail", node="a100-1", bound=at(20), ended=at(90)),
+)
+
+
+def samples_of(drawn: Sequence[Any], second: float) -> list[GPUReading]:
+    return [
+        a_gpu(
+            second - age,
+            millijoules,
+            uuid=uuid,
+            node=node,
+            exporter=exporter,
+            watts=watts,
+            devices=tuple(DeviceReading(*device) for device in devices),
+        )
+        for uuid, node, exporter, age, millijoules, watts, devices in drawn
+    ]
+
+
+@settings(max_examples=examples(80))
+@given(ROUNDS)
+def test_whatever_is_read_no_energy_shrinks_or_is_more_than_the_samples_say(
+    rounds: Sequence[tuple[int, Sequence[Any]]],
+) -> None:
+    fleet = Fleet(nodes=HOSTS, pods=GUESTS, activity=0.5)
+    meter, second = EnergyMeter(), 0.0
+    for seconds, drawn in rounds:
+        second += seconds
+        before, meter = meter, fleet.play((second, samples_of(drawn, second)), meter=meter)
+        for key, energy in before.lines.items():
+            assert all(map(int.__le__, energy, meter.lines[key]))
+        assert all(min(energy) >= 0 and energy.millijoules for energy in meter.lines.values())
+        assert all(seconds >= before.gaps.get(gap, 0.0) for gap, seconds in meter.gaps.items())
+        measured = [
+            sum(energy.millijoules for key, energy in each.lines.items() if key.source is MEASURED)
+            for each in (before, meter)
+        ]
+        assert measured[1] - measured[0] == sum(
+            increase(before.last.get(uuid), gpu) for uuid, gpu in meter.last.items()
+        )
+        for node in HOSTS:
+            current = [
+                gpu
+                for gpu in meter.last.values()
+                if gpu.node == node.name and at(second) - gpu.at <= MAX_WINDOW
+            ]
+            assert len(current) <= int(node.labels["nvidia.com/gpu.count"])
+
+
+def increase(before: GPUReading | None, after: GPUReading) -> int:
+    """The difference of two samples of a GPU, unless it is more than 800 W and a minute of it."""
+    if before is None or before is after or before.node != after.node:
+        return 0
+    if before.millijoules is None or after.millijoules is None:
+        return 0
+    difference = after.millijoules - before.millijoules
+    seconds = (after.at - before.at).total_seconds() + 60
+    return difference if 0 < difference <= 800_000 * seconds else 0
