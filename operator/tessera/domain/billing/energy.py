@@ -7,8 +7,8 @@ sum exactly to the difference of the two samples.
 """
 
 import operator
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -164,11 +164,14 @@ def meter_energy(
         return meter
     newest = newest_readings(energy.gpus, meter.last, snapshot)
     round_ = _Round(
-        meter=meter,
+        begin=meter.as_of,
         at=energy.at,
         busy=busy_since(snapshot),
         activities={ref: reading.activity for ref, reading in readings.pods.items()},
         gpus=newest,
+        last=meter.last,
+        gpus_by_node=_by_node(newest.values()),
+        last_by_node=_by_node(meter.last.values()),
     )
     bound_pods, views_by_node = pods_by_node(snapshot), pools.pools_by_node(views)
     charged: dict[EnergyLine, Energy] = {}
@@ -239,11 +242,22 @@ def newest_readings(
 class _Round:
     """One query, beside what was charged before."""
 
-    meter: EnergyMeter
+    begin: datetime | None
+    """Time of the query before."""
     at: datetime
     busy: Mapping[Ref, datetime]
     activities: Mapping[Ref, float | None]
     gpus: Mapping[str, GPUReading]
+    last: Mapping[str, GPUReading]
+    gpus_by_node: Mapping[str, Sequence[GPUReading]]
+    last_by_node: Mapping[str, Sequence[GPUReading]]
+
+
+def _by_node(gpus: Iterable[GPUReading]) -> Mapping[str, Sequence[GPUReading]]:
+    by_node: dict[str, list[GPUReading]] = defaultdict(list)
+    for gpu in gpus:
+        by_node[gpu.node].append(gpu)
+    return by_node
 
 
 def _node_energy(
@@ -253,11 +267,10 @@ def _node_energy(
     of_node = node_use(node, view, pods, round_.busy)
     factors = view.pool.spec.energy if view.pool.spec is not None else None
     use = replace(of_node, currency=factors.currency if factors is not None else "")
-    last = round_.meter.last
-    samples = [gpu for gpu in round_.gpus.values() if gpu.node == node.name]
-    of_last = {uuid: gpu for uuid, gpu in last.items() if gpu.node == node.name}
+    last, samples = round_.last, round_.gpus_by_node.get(node.name, ())
+    of_last = round_.last_by_node.get(node.name, ())
     # A page can name more GPUs than a node has; those that were read before keep their place.
-    known = {uuid for uuid, gpu in of_last.items() if round_.at - gpu.at <= MAX_WINDOW}
+    known = {gpu.uuid for gpu in of_last if round_.at - gpu.at <= MAX_WINDOW}
     room = max(0, use.gpus - len(known.difference(gpu.uuid for gpu in samples)))
     sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in known, gpu.uuid))[:room]
     # A page without them may name the pod of the exporter itself.
@@ -280,8 +293,8 @@ def _node_energy(
         if window is not None:
             windows.append(window)
             idle[gpu.gpu] = _idle_watts(window) if knows_pods else 0.0
-    silent = [gpu for uuid, gpu in of_last.items() if uuid not in round_.gpus]
-    count, begin = use.gpus - len(sampled) - len(silent), round_.meter.as_of
+    silent = [gpu for gpu in of_last if gpu.uuid not in round_.gpus]
+    count, begin = use.gpus - len(sampled) - len(silent), round_.begin
     if count > 0 and begin is not None:
         gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
         if modelled := _modelled(round_, use, count, begin, [*sampled, *silent]):
