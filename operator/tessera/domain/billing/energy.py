@@ -386,15 +386,18 @@ def _millijoules(watts: PowerRange, busy: float, length: timedelta) -> int:
 def _gpu_use(use: DeviceUse, before: GPUReading, after: GPUReading) -> DeviceUse:
     """Return the use of one GPU, whose devices and pods are those of its samples."""
     instances = {(device.instance, device.profile) for device in after.devices}
-    holds: dict[Ref, Counter[str]] = {}
-    for gpu in (before, after):
-        of_gpu: dict[Ref, Counter[str]] = {}
-        for device in gpu.devices:
-            if device.pod is not None and device.is_held:
-                of_gpu.setdefault(device.pod, Counter())[_resource(device.profile)] += 1
-        holds |= {pod: holds.get(pod, Counter()) | devices for pod, devices in of_gpu.items()}
+    holders = {
+        (device.pod, device.instance, device.profile)
+        for gpu in (before, after)
+        for device in gpu.devices
+        if device.pod is not None and device.is_held
+    }
+    holds: dict[Ref, Counter[str]] = defaultdict(Counter)
+    for ref, _, profile in holders:
+        holds[ref][_resource(profile)] += 1
     pods = [
-        replace(pod, devices=holds[pod.ref])
+        # Most pods have one device, and to replace one takes long.
+        pod if pod.devices == holds[pod.ref] else replace(pod, devices=holds[pod.ref])
         for pod in use.pods
         if pod.ref in holds and _gpu_resources(pod)
     ]
