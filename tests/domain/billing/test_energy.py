@@ -532,6 +532,13 @@ def test_a_restarted_operator_goes_on_where_it_ended() -> None:
     assert restored_meter(None) == EnergyMeter()
 
 
+def test_a_restarted_operator_goes_on_with_the_exporter_that_counted_later() -> None:
+    late = a_gpu(15, 400_000, exporter=SECOND)
+    before = EnergyReadings(at=at(16), gpus=(a_gpu(14, 1_000_000, exporter=FIRST), late))
+    after = [a_gpu(75, 7_000_000, exporter=FIRST), a_gpu(75, 7_000_000, exporter=SECOND)]
+    assert total(CHAT_ON_A_GPU.play((76, after), meter=restored_meter(before))) == 6_000_000
+
+
 def test_a_query_that_was_charged_is_not_charged_again() -> None:
     meter = CHAT_ON_A_GPU.window(a_gpu(0, 0), a_gpu(15, 1_000_000))
     assert CHAT_ON_A_GPU.play((16, [a_gpu(15, 1_000_000)]), meter=meter) is meter

@@ -210,7 +210,10 @@ def restored_meter(ended: EnergyReadings | None) -> EnergyMeter:
     """Return the meter that goes on from the samples at which an earlier process ended."""
     if ended is None:
         return EnergyMeter()
-    return EnergyMeter(as_of=ended.at, last={gpu.uuid: gpu for gpu in ended.gpus})
+    # Of two exporters it is not known which was read: the one that counted later charges no time
+    # twice.
+    gpus = sorted(ended.gpus, key=lambda gpu: gpu.millijoules or 0)
+    return EnergyMeter(as_of=ended.at, last={gpu.uuid: gpu for gpu in gpus})
 
 
 def newest_readings(
