@@ -105,7 +105,7 @@ def write_course(path: Path, course: RecordedCourse) -> None:
             }
             for ref, service in course.services.items()
         ],
-        "cycles": list(_changes(course.cycles)),
+        "cycles": list(changes_of(course.cycles)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(json.dumps(document, separators=(",", ":")).encode(), preset=9))
@@ -127,7 +127,7 @@ def read_course(path: Path) -> RecordedCourse:
             )
             for each in document["services"]
         },
-        cycles=list(_cycles(document["cycles"])),
+        cycles=list(cycles_of(document["cycles"])),
     )
 
 
@@ -158,7 +158,7 @@ def _requests(
         )
 
 
-def _changes(cycles: Sequence[RecordedCycle]) -> Iterator[dict[str, Any]]:
+def changes_of(cycles: Sequence[RecordedCycle]) -> Iterator[dict[str, Any]]:
     before: dict[str, Any] = {}
     for cycle in cycles:
         readings = cycle.snapshot.readings
@@ -187,7 +187,7 @@ def _changes(cycles: Sequence[RecordedCycle]) -> Iterator[dict[str, Any]]:
 _NEVER = object()
 
 
-def _cycles(documents: Sequence[Mapping[str, Any]]) -> Iterator[RecordedCycle]:
+def cycles_of(documents: Sequence[Mapping[str, Any]]) -> Iterator[RecordedCycle]:
     snapshot: dict[str, Any] = {}
     readings: dict[str, Any] = {}
     for document in documents:
