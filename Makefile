@@ -153,6 +153,10 @@ tune-rivals: .venv/made ## Tune the knobs of all scaling policies on the cuts th
 record-course: .venv/made ## Record twelve minutes with bursts in a world, which tests compare simulated fleets with (about 16 minutes).
 	@$(RUN) -m bench.record_course $(OPTIONS)
 
+.PHONY: record-energy
+record-energy: .venv/made ## Record the energy of a day of GPUs in five minutes of a world, which tests sum up (about 7 minutes).
+	@$(RUN) -m bench.record_energy $(OPTIONS)
+
 .PHONY: bench-scenarios
 bench-scenarios: .venv/made ## Measure what scaling policies keep in hard situations of a simulated fleet: no ratchet, oscillation, loss or deadlock (about 5 minutes).
 	@$(RUN) tools/bench_scenarios.py $(OPTIONS)
