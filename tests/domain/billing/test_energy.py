@@ -385,6 +385,14 @@ def test_the_time_that_is_too_long_for_a_model_is_named() -> None:
     assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: 600.0}
 
 
+def test_an_exporter_that_never_comes_back_leaves_a_gap_of_a_day_and_then_a_model() -> None:
+    day = LINE_LIFETIME.total_seconds()
+    meter = CHAT_ON_A_GPU.play((1, [a_gpu(0, 0)]), (31, []), (day, []), (day + 30, []))
+    assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: day + 30}
+    # 62 W for 30 seconds.
+    assert (total(meter), {source for source, _ in labels(meter)}) == (1_860_000, {MODEL})
+
+
 def test_of_a_product_without_watts_the_counter_goes_by_activity_alone() -> None:
     node = a_node(whole=1, product="NVIDIA-B100-New")
     fleet = Fleet(nodes=(node,), pods=(a_loaded_pod(),))

@@ -297,6 +297,10 @@ def _node_energy(
             windows.append(window)
             idle[gpu.gpu] = _idle_watts(window) if knows_pods else 0.0
     silent = [gpu for gpu in of_last if gpu.uuid not in round_.gpus]
+    for gpu in silent:
+        if gpu.at <= round_.at - LINE_LIFETIME:
+            # From here on it is modelled.
+            gaps.append((EnergyGap.NO_READING, (round_.at - gpu.at).total_seconds()))
     count, begin = use.gpus - len(sampled) - len(silent), round_.begin
     if count > 0 and begin is not None:
         gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
