@@ -417,6 +417,23 @@ def test_where_the_exporter_knows_no_pods_the_node_is_split_by_weight(shown: Ref
     assert meter.idle_watts == {}
 
 
+def test_an_idle_gpu_of_an_exporter_of_its_own_is_not_split_among_the_node() -> None:
+    fleet = Fleet(nodes=(a_node(whole=2),), pods=(a_loaded_pod(),))
+    used = [a_gpu(15 * i, 2_000_000 * i, devices=whole(CHAT, 0.5)) for i in range(2)]
+    free = [
+        a_gpu(15 * i + 7, 930_000 * i, uuid="GPU-1", gpu="1", exporter=SECOND) for i in range(2)
+    ]
+    meter = fleet.play(
+        *((1, [used[0]]), (8, [used[0], free[0]])),
+        *((16, [used[1], free[0]]), (23, [used[1], free[1]])),
+    )
+    measured = {key: e for key, e in meter.lines.items() if key.source is MEASURED}
+    assert parts(replace(meter, lines=measured)) == {
+        ("warmIdle", "chat"): 2_000_000,
+        ("coldIdle", ""): 930_000,
+    }
+
+
 def test_an_exporter_that_does_not_know_its_node_is_that_of_its_pods() -> None:
     busy = {"node": "dcgm-exporter-x2z", "devices": whole(CHAT, 0.5)}
     meter = CHAT_ON_A_GPU.window(a_gpu(0, 0, **busy), a_gpu(15, 2_000_000, **busy))
@@ -530,7 +547,7 @@ def test_idle_watts_stay_between_two_samples_and_end_with_the_gpu() -> None:
     assert later.idle_watts == meter.idle_watts != {}
     assert CHAT_ON_A_SLICE.play((300, []), meter=later).idle_watts == {}
     freed = a_gpu(30, 3_000_000, devices=slices())
-    assert CHAT_ON_A_SLICE.play((31, [freed]), meter=later).idle_watts == {}
+    assert SLICED.play((31, [freed]), meter=later).idle_watts == {}
 
 
 def test_a_restarted_operator_goes_on_where_it_ended() -> None:

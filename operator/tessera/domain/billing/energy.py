@@ -278,7 +278,7 @@ def _node_energy(
     sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in known, gpu.uuid))[:room]
     # A page without them may name the pod of the exporter itself.
     holders = {pod.ref for pod in pods if _gpu_resources(pod)}
-    shown = {device.pod for gpu in sampled for device in gpu.devices}
+    shown = {device.pod for gpu in (*sampled, *of_last) for device in gpu.devices}
     knows_pods = not holders or not holders.isdisjoint(shown)
     windows: list[_Window] = []
     gaps: list[tuple[EnergyGap, float]] = []
