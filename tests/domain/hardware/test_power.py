@@ -2,9 +2,15 @@
 
 import pytest
 
+from tessera.domain.hardware.device import slice_hardware, whole_gpu_hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.gpu_models import find_gpu_model
-from tessera.domain.hardware.power import compute_share, power_range, power_ranges
+from tessera.domain.hardware.power import (
+    compute_share,
+    power_range,
+    power_ranges,
+    replica_watts,
+)
 
 UNMEASURED = {"NVIDIA-GH200-144G-HBM3e"}
 
@@ -57,3 +63,15 @@ def test_seven_small_slices_are_at_most_their_gpu() -> None:
         for gi_profile in gpu_model.profiles if gpu_model is not None else ():
             share = compute_share(product, gi_profile.name)
             assert 0 < share * gi_profile.max_instances <= 1
+
+
+def test_a_replica_draws_what_its_devices_draw() -> None:
+    h100 = products()["NVIDIA-H100-80GB-HBM3"]
+    assert replica_watts(whole_gpu_hardware(h100, 2)) == pytest.approx(1400)
+    mig_slice = slice_hardware(h100, "3g.40gb")
+    assert mig_slice is not None
+    # Half of its memory and three of seven compute slices, with 60 of 132 multiprocessors.
+    floor = 70 * (3 / 7 + 4 / 8) / 2
+    assert replica_watts(mig_slice) == pytest.approx(floor + 630 * 60 / 132)
+    unmeasured = products()["NVIDIA-GH200-144G-HBM3e"]
+    assert replica_watts(whole_gpu_hardware(unmeasured, 1)) is None

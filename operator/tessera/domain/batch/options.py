@@ -1,8 +1,9 @@
 """Capacity options of a batch: the best spot hardware and the best on-demand or reserved one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from tessera.api.accelerator_pool import Tier
 from tessera.api.batch_inference import AttemptStatus, ProgressStatus, SpotPolicy
@@ -15,7 +16,7 @@ from tessera.domain.batch.schedule import CapacityClass, Estimate, Schedule
 from tessera.domain.batch.situation import Situation
 from tessera.domain.batch.spec import BatchModelSource
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.placement.candidates import HardwareChoice, Rank, free_replicas
+from tessera.domain.placement.candidates import HardwareChoice, free_replicas
 from tessera.domain.placement.placement import NON_SPOT_TIERS, place
 
 # A pod that is pending for longer shows that its hardware is unavailable.
@@ -213,11 +214,13 @@ def _placed_choice(
         min_replicas=1,
         used_devices=query.situation.used_devices,
         tiers=TIERS[capacity_class],
-        rank=_deadline_rank(query),
+        rank=partial(sorted, key=_deadline_rank(query)),
     ).choice
 
 
-def _deadline_rank(query: CapacityQuery) -> Rank:
+def _deadline_rank(
+    query: CapacityQuery,
+) -> Callable[[HardwareChoice], tuple[float, float, str]]:
     """Rank hardware that meets the deadline by price per token, then the rest by speed."""
 
     def rank(choice: HardwareChoice) -> tuple[float, float, str]:

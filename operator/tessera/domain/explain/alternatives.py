@@ -9,7 +9,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.text import counted
 from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits
 from tessera.domain.observed.snapshot import Snapshot
-from tessera.domain.placement.candidates import HardwareCandidate, HardwareChoice
+from tessera.domain.placement.candidates import HardwareCandidate, HardwareChoice, watts_clause
 from tessera.domain.placement.free_hardware import replicas_free_now, why_not_beside
 from tessera.domain.placement.variant_cost import by_cost, capacity_of, cash_of
 from tessera.domain.planning.plan import Plan
@@ -165,4 +165,6 @@ def _why_not(placed: ServiceInFleet, chosen: HardwareChoice, other: HardwareChoi
     if service_plan.current_workloads:
         reason = why_not_beside(placed.spec, service_plan.placement, other)
         return f"no more expensive, {reason}"
+    if tie := watts_clause(chosen, [other]):
+        return f"not chosen: {tie}"
     return "same price, but slower or later by name"

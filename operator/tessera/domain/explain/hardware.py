@@ -15,9 +15,9 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
+    by_price,
     fitting_choices,
     hardware_candidates,
-    price_order,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
@@ -41,7 +41,7 @@ def explain_placed(
         return decision
     service = ServiceInFleet(snapshot=snapshot, plan=plan, service_plan=service_plan, spec=spec)
     candidates = _all_candidates(plan, spec) if service_plan.accepted.reason.is_true else []
-    choices = sorted(fitting_choices(candidates), key=price_order)
+    choices = by_price(fitting_choices(candidates))
     decision = replace(decision, alternatives=tuple(alternatives(service, choices, candidates)))
     if chosen is None:
         return decision
@@ -147,17 +147,18 @@ def _changes_for(
     hourly = other.hourly.formatted(4)
     missing = service.required_replicas - service.possible_replicas(other.offer)
     price = service.view_of(other.offer).price
-    if other_price.nanos <= chosen_price.nanos and missing > 0:
+    is_better = by_price([chosen, other])[0] is other
+    if is_better and missing > 0:
         yield (
             f"{missing} more free {other.offer.hardware.name} in {other.offer.pool}, at {hourly} "
             "per hour, would be chosen if the service were created again"
         )
-    elif other_price.nanos <= chosen_price.nanos:
+    elif is_better:
         yield (
             f"if created again, the service would be placed on {other.variant} at {hourly} per "
             "hour; while it runs it is not moved"
         )
-    elif price is not None:
+    elif price is not None and other_price.nanos:
         limit = price.per_gpu_hour * Decimal(chosen_price.nanos) / other_price.nanos
         moved = ""
         if service.service_plan.current_workloads:

@@ -9,9 +9,9 @@ from tessera.domain.observed.snapshot import Snapshot
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
+    by_price,
     fitting_choices,
     hardware_candidates,
-    price_order,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.planning.plan import Plan
@@ -82,7 +82,7 @@ def _row(
     chosen: HardwareChoice | None,
     unusable: PrecisionCheck | None,
 ) -> str:
-    choices = sorted(fitting_choices(candidates), key=price_order)
+    choices = by_price(fitting_choices(candidates))
     if not choices:
         price = _closest(spec, candidates)
     else:

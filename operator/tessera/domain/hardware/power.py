@@ -9,8 +9,10 @@ from typing import Annotated, NamedTuple
 from pydantic import Field
 
 from tessera.api.meta import Wire
+from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES, products
 from tessera.domain.hardware.gpu_models import WHOLE_GPU, find_gpu_model
+from tessera.domain.hardware.weights import billing_weight
 from tessera.domain.incremental import constant
 
 
@@ -66,3 +68,16 @@ def compute_share(product: str, profile: str) -> float:
     if catalog_product is None or gi_profile.multiprocessors is None:
         return gi_profile.compute_slices / gpu_model.compute_slices
     return gi_profile.multiprocessors / catalog_product.multiprocessors
+
+
+def replica_watts(hardware: Hardware) -> float | None:
+    """Return what a replica draws at most; None where no measurement of its product is known.
+
+    A slice has its billing weight of the idle watts, and its compute share of the rest.
+    """
+    watts = power_range(hardware.product)
+    if watts is None:
+        return None
+    share = hardware.devices * compute_share(hardware.product, hardware.profile or "")
+    floor = watts.idle_watts * float(billing_weight(hardware))
+    return floor + (watts.max_watts - watts.idle_watts) * share

@@ -8,6 +8,7 @@ from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_catalog import products
 from tessera.domain.hardware.pools import HardwareOffer
+from tessera.domain.hardware.power import replica_watts
 from tessera.domain.incremental import tabulated
 from tessera.domain.model.precision_files import shape_in
 from tessera.domain.money import Money, per_million_tokens
@@ -56,17 +57,47 @@ class HardwareCandidate:
     fit: ReplicaFit | ReplicaMisfit | UnsupportedPrecision
 
 
-# Sort key of choices: the lowest is the best.
-Rank = Callable[[HardwareChoice], tuple[float, float, str]]
+# Returns choices with the best one first.
+Ranking = Callable[[Iterable[HardwareChoice]], list[HardwareChoice]]
 
 
-def price_order(choice: HardwareChoice) -> tuple[float, float, str]:
-    """Order by the price of a replica, then by speed."""
-    return (
-        choice.offer.comparison_price.nanos,
-        -choice.fit.limits.tokens_per_second,
-        choice.variant,
-    )
+def by_price(choices: Iterable[HardwareChoice]) -> list[HardwareChoice]:
+    """Order by the price of a replica; equal prices by watts where all are known, then by speed."""
+    listed, tied = list(choices), dict[int, set[Hardware]]()
+    for choice in listed:
+        tied.setdefault(_price(choice), set()).add(choice.offer.hardware)
+    watts = {price: _watts(several) for price, several in tied.items() if len(several) > 1}
+
+    def order(choice: HardwareChoice) -> tuple[int, float, float, str]:
+        price = _price(choice)
+        drawn = watts.get(price, {}).get(choice.offer.hardware, 0.0)
+        return price, drawn, -choice.fit.limits.tokens_per_second, choice.variant
+
+    return sorted(listed, key=order)
+
+
+def watts_clause(choice: HardwareChoice, others: Iterable[HardwareChoice]) -> str:
+    """Return that a choice draws less than others of its price; empty where it does not."""
+    equal = [choice, *(other for other in others if _price(other) == _price(choice))]
+    tied, own = {each.offer.hardware for each in equal}, choice.offer.hardware
+    watts = _watts(tied) if len(tied) > 1 else {}
+    more = [drawn for drawn in watts.values() if drawn > watts[own]]
+    if not more:
+        return ""
+    billed = {each.hourly for each in equal}
+    price = "equal price" if len(billed) == 1 else "equal price, stranded slices included"
+    return f"{price}; fewer watts: {watts[own]:.0f} W instead of {min(more):.0f} W"
+
+
+def _price(choice: HardwareChoice) -> int:
+    return choice.offer.comparison_price.nanos
+
+
+def _watts(several: Iterable[Hardware]) -> Mapping[Hardware, float]:
+    """Return what a replica draws at most on each hardware; nothing unless all are known."""
+    watts = {hardware: replica_watts(hardware) for hardware in several}
+    known = {hardware: drawn for hardware, drawn in watts.items() if drawn is not None}
+    return known if len(known) == len(watts) else {}
 
 
 def hardware_candidates(

@@ -5,9 +5,9 @@ from tessera.domain.hardware.pools import HardwareOffer, PoolView, admits, disco
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.placement.candidates import (
     HardwareChoice,
+    by_price,
     fitting_choices,
     hardware_candidates,
-    price_order,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.placement import PlacementDecision
@@ -43,8 +43,8 @@ def cheapest_free(
         and (offer.pool, offer.hardware) != (chosen.offer.pool, chosen.offer.hardware)
         and replicas_free_now(snapshot, view, offer) > 0
     ]
-    choices = fitting_choices(hardware_candidates(spec, shape, offers))
-    return min(choices, key=price_order, default=None)
+    choices = by_price(fitting_choices(hardware_candidates(spec, shape, offers)))
+    return choices[0] if choices else None
 
 
 def beside_clause(

@@ -19,12 +19,13 @@ from tessera.domain.observed.snapshot import Pool
 from tessera.domain.placement.candidates import (
     HardwareCandidate,
     HardwareChoice,
-    Rank,
+    Ranking,
+    by_price,
     fitting_choices,
     free_replicas,
     hardware_candidates,
-    price_order,
     tabulated_size,
+    watts_clause,
 )
 from tessera.domain.placement.checks import shape_of
 from tessera.domain.placement.engine_limits import memory_remedies, unmet_limit
@@ -109,7 +110,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
     min_replicas: int,
     used_devices: Mapping[tuple[str, str], int],
     tiers: Collection[Tier] = NON_SPOT_TIERS,
-    rank: Rank = price_order,
+    rank: Ranking = by_price,
     assignments: Sequence[SliceAssignment] = (),
     may_share: Callable[[Sequence[HardwareChoice]], str | None] | None = None,
     bound: bool = True,
@@ -121,7 +122,8 @@ def place(  # noqa: PLR0913 - two of them are for batches
     never). It moves from slices that the pool's `spec.mig.layout` has no more, once others have
     room, and from a pool without a node that backs off, unless it is `bound`: a replica of it is
     on a node. Otherwise it gets the cheapest hardware with capacity for `min_replicas`, and without
-    any the cheapest of all, where the scheduler reports what is missing. `used_devices` counts
+    any the cheapest of all, where the scheduler reports what is missing; of equal price what draws
+    fewer watts. `used_devices` counts
     devices of other services by pool and resource. Only pools of `tiers` that admit the namespace
     count, and `rank` defines cheap.
 
@@ -157,7 +159,7 @@ def place(  # noqa: PLR0913 - two of them are for batches
             f"({', '.join(sorted(currencies))}) cannot be compared; name pools of one currency",
         )
     candidates = hardware_candidates(spec, shape, offers)
-    choices = sorted(fitting_choices(candidates), key=rank)
+    choices = rank(fitting_choices(candidates))
     if not choices:
         return _no_fit(spec, candidates) if candidates else _no_group(spec, offers)
     current_choices = [choice for choice in choices if choice.variant == current]
@@ -393,10 +395,14 @@ def _placed_decision(
         message += "an encoder has no KV cache"
     variant = cheapest.variant
     if choice.variant != variant:
-        message += f"; {variant} at {cheapest.hourly} is cheaper, but was full or added later"
+        tie = watts_clause(cheapest, [choice])
+        better = f"({tie})" if tie else "is cheaper, but"
+        message += f"; {variant} at {cheapest.hourly} {better} was full or added later"
     elif len(choices) > 1:
         message += f"; the cheapest of {len(choices)} that fit, next "
         message += f"{choices[1].variant} at {choices[1].hourly}"
+        if tie := watts_clause(choice, choices):
+            message += f"; {tie}"
     else:
         message += "; no other hardware fits"
     verdict = StatusVerdict(PlacementReason.PLACED, message)

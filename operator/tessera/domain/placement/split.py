@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from tessera.api.reasons import VariantReason
 from tessera.api.text import counted
+from tessera.domain.hardware.power import replica_watts
 from tessera.domain.incremental import FOREVER
+from tessera.domain.placement.candidates import watts_clause
 from tessera.domain.placement.cover import CoverOption, Need, least_cover, sum_of
 from tessera.domain.placement.split_state import (
     BINDING_TIME,
@@ -31,6 +33,8 @@ from tessera.domain.placement.variant_cost import (
 )
 
 MAX_BACKOFF = timedelta(hours=1)
+# The watts of any replicas together are less.
+_WATT_BITS = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,10 +158,20 @@ def _replicas_alone(pods: VariantPods, need: Need) -> int:
     return replicas if need.most_pods is None else min(replicas, need.most_pods)
 
 
-def _cover(order: Sequence[_Option], need: Need, counts: _Counts) -> _Counts:
-    """Return what of so many replicas of each variant covers a need at least cost."""
+def _cover(
+    order: Sequence[_Option], need: Need, counts: _Counts, watts: Mapping[str, int] | None = None
+) -> _Counts:
+    """Return what of so many replicas of each variant covers a need at least cost.
+
+    Of covers of the same cost it is the one of the fewest `watts` of replicas, if these are given.
+    """
     options = [
-        CoverOption(option.weight, option.capacity, option.is_firm, counts[option.variant])
+        CoverOption(
+            (option.weight << _WATT_BITS) + (watts[option.variant] if watts else 0),
+            option.capacity,
+            option.is_firm,
+            counts[option.variant],
+        )
         for option in order
     ]
     covered = least_cover(options, need)
@@ -187,8 +201,16 @@ def _remaining(order: Sequence[_Option], need: Need) -> _Counts:
     return counts
 
 
+def _watts(order: Sequence[_Option]) -> Mapping[str, int] | None:
+    """Return what a replica of each variant draws at most; None where that is not known of all."""
+    watts = {each.variant: replica_watts(each.pods.choice.offer.hardware) for each in order}
+    known = {variant: round(drawn) for variant, drawn in watts.items() if drawn is not None}
+    return known if len(known) == len(watts) else None
+
+
 def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
     """Add what is missing: on free devices, on nodes that may come, and where none came before."""
+    watts = _watts(order)
     proven = [option for option in order if not option.has_failed]
     limits = [
         {option.variant: option.most_now for option in proven},
@@ -201,7 +223,7 @@ def _add_missing(order: Sequence[_Option], counts: _Counts, need: Need) -> None:
             for option in order
         }
         missing = need.beside(_total(order, counts))
-        for variant, added in _cover(order, missing, rooms).items():
+        for variant, added in _cover(order, missing, rooms, watts).items():
             counts[variant] += added
 
 
@@ -441,6 +463,13 @@ def _changes(
         else:
             reason = VariantReason.LEAST_COST
             message = f"costs least for what is missing, so {_started(option, added)}"
+            tied = [
+                each.pods.choice
+                for each in order
+                if each.weight == option.weight and replicas[each.variant] < each.most_now
+            ]
+            if tie := watts_clause(pods.choice, tied):
+                message += f"; {tie}"
         yield VariantChange(variant=variant, added=added, reason=reason, message=message)
 
 
