@@ -18,6 +18,11 @@ class Lifetime:
     tier: Tier
     begin: float
     end: float
+    ready_at: float = math.inf
+    """When it served, if it did before its end."""
+    activity: tuple[tuple[float, float], ...] = ()
+    """Moments with the seconds in which its engine had stepped until then, once a minute and at its
+    end; empty of a node without a replica."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +65,8 @@ class Course:
     """Of requests that an engine began."""
     cached_tokens: int = 0
     """Those of them that its prefix cache had."""
+    output_tokens: int = 0
+    """That engines gave out."""
     promised_tokens: int = 0
     """Those that the router's record of prefixes promised."""
     interrupted: bool = False

@@ -44,6 +44,8 @@ class Nodes:
         self.prompt_tokens = self.cached_tokens = self.promised_tokens = 0
         """Of replicas that are gone: looked up in their prefix caches, found there, and promised by
         the records of these."""
+        self.output_tokens = 0
+        """Of the same: given out."""
         self._fleet, self._disturbance, self._spot = fleet, disturbance, spot
         self._pools = fleet.node_pools
         self._ttft = ttft
@@ -109,6 +111,12 @@ class Nodes:
                 self._remove(replica, replica.deadline)
         for node in [each for each in self._held if each.until <= moment]:
             self._release(node, node.until)
+
+    def record_activity(self, moment: float) -> None:
+        """Note how busy the engines are, which have advanced to this moment."""
+        for replica in self.replicas:
+            if replica.bound_at <= moment:
+                replica.record_activity(moment)
 
     def lose_oldest(self, moment: float) -> None:
         """Let the node of the oldest ready replica die."""
@@ -230,9 +238,19 @@ class Nodes:
         self.prompt_tokens += replica.engine.counts.queried_tokens
         self.cached_tokens += replica.engine.counts.hit_tokens
         self.promised_tokens += replica.promised_tokens
+        self.output_tokens += replica.engine.counts.generated_tokens
         if replica.bound_at > moment:
             return
-        self.lifetimes.append(Lifetime(replica.pool.tier, replica.bound_at, moment))
+        replica.record_activity(moment)
+        self.lifetimes.append(
+            Lifetime(
+                replica.pool.tier,
+                replica.bound_at,
+                moment,
+                replica.ready_at,
+                tuple(replica.activity),
+            )
+        )
         if self._fleet.node_hold and replica.pool.tier is Tier.ON_DEMAND:
             self._held.append(_HeldNode(replica.pool, moment, moment + self._fleet.node_hold))
 

@@ -96,6 +96,8 @@ class SimulatedReplica:
         """By the ids of requests."""
         self.served = False
         """It got a request."""
+        self.activity: list[tuple[float, float]] = []
+        """Moments with the seconds in which its engine had stepped until then."""
         self._busy = 0.0
         self._sampled_busy = 0.0
         self._counted = EngineCounters()
@@ -176,6 +178,11 @@ class SimulatedReplica:
             kv_usage=engine.kv_usage,
             busy=min(1.0, busy / seconds) if seconds else 0.0,
         )
+
+    def record_activity(self, moment: float) -> None:
+        """Note for how long its engine has stepped until a moment to which it has advanced."""
+        ahead = max(0.0, self.now - moment) if self._in_step else 0.0
+        self.activity.append((moment, self._busy - ahead))
 
     def take_counts(self) -> Mapping[str, float]:
         """Return what was counted since the last call, by the names of `Totals`."""

@@ -180,6 +180,7 @@ class Simulation:
 
     def _sample(self, moment: float) -> None:
         self._advance(moment)
+        self._nodes.record_activity(moment)
         self.course.samples.append(
             CourseSample(
                 at=moment,
@@ -218,6 +219,7 @@ class Simulation:
         course.refused = self._door.refused
         course.prompt_tokens, course.cached_tokens = nodes.prompt_tokens, nodes.cached_tokens
         course.promised_tokens = nodes.promised_tokens
+        course.output_tokens = nodes.output_tokens
 
     def _wait_for_replica(self) -> None:
         """Let requests that came when there was no replica be served after the trace."""

@@ -123,6 +123,10 @@ def test_the_first_command_of_the_page_scales_the_example_and_keeps_its_slo(
     assert policy["cost"] == pytest.approx(policy["replicaHours"] * 3.43, abs=0.01)
     assert policy["bestReserved"] >= 2
     assert policy["bestCost"] < policy["cost"]
+    # An A100 draws 62 to 400 W, and no GPU was without a replica.
+    assert 0.062 < policy["energyKwh"] / policy["replicaHours"] < 0.4
+    assert policy["serviceEnergyKwh"] == policy["energyKwh"]
+    assert 0 < policy["energyJoulesPerOutputToken"] == policy["serviceEnergyJoulesPerOutputToken"]
 
     assert commands[0].output is not None
     assert matches(
@@ -168,6 +172,27 @@ def test_reserved_replicas_are_paid_all_the_time_and_spot_beyond_them(
     # The simulation begins with 2 replicas, so that fewer than 4 are on demand or spot nodes.
     reserved = 3 * 2.16 * (demand["simulatedSeconds"] + 2) / 3600
     assert reserved * 0.95 < mixed["cost"] < demand["cost"]
+
+
+def test_idle_reserved_gpus_use_energy_that_is_not_the_service_s(files: SimulationFiles) -> None:
+    words = ("--policy", "static:replicas=4", "--reserved", "6")
+    (policy,) = files.report(*words)["policies"]
+    idle = policy["energyKwh"] - policy["serviceEnergyKwh"]
+    # Two are never used, and two more not until their replicas are ordered.
+    unused_hours = 6 * policy["simulatedSeconds"] / 3600 - policy["replicaHours"]
+    assert idle == pytest.approx(unused_hours * 0.062, rel=0.05)
+    text = files.simulate(*words).text
+    assert "KWH  J/TOKEN" in text
+    share = f"InferenceService/team-a/chat used of it: {policy['policy']} "
+    assert f"{share}{policy['serviceEnergyKwh']:.2f} kWh" in text
+
+
+def test_a_gpu_without_known_watts_has_no_energy(files: SimulationFiles) -> None:
+    product = "NVIDIA-GH200-144G-HBM3e"
+    files.write("fleet.yaml", (POOL + SERVICE).replace(A100, product))
+    (policy,) = files.report()["policies"]
+    assert (policy["energyKwh"], policy["energyJoulesPerOutputToken"]) == (None, None)
+    assert f"Energy is not counted: no watts are known of {product}." in files.simulate().text
 
 
 def test_a_part_of_the_trace_is_simulated_in_copies(files: SimulationFiles) -> None:

@@ -10,9 +10,11 @@ from pydantic.alias_generators import to_camel
 
 from tessera.api.text import counted
 from tessera.cli.output import Output
-from tessera.cli.text import table
+from tessera.cli.text import cell, table
+from tessera.domain.hardware.power import power_range
 from tessera_lab.cli.simulate.run import PolicyResult
 from tessera_lab.cli.simulate.scenario import Scenario
+from tessera_lab.fleet.energy import FleetEnergy
 from tessera_lab.fleet.policies.product import OURS
 
 _HOUR = 3600.0
@@ -41,6 +43,8 @@ def _lines(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]
         "TTFT P95",
         "REPLICAS",
         file.currency,
+        "KWH",
+        "J/TOKEN",
         "BEST RESERVED",
         "CHANGES",
         "BROKEN STREAMS",
@@ -63,10 +67,17 @@ def _row(result: PolicyResult) -> list[str]:
         _seconds(result.ttft_p95),
         f"{_mean_replicas(result):.2f}",
         f"{result.cost:.2f}",
+        *_energy_cells(result.energy),
         best,
         str(course.changes),
         str(course.broken_streams + course.lost_streams),
     ]
+
+
+def _energy_cells(energy: FleetEnergy | None) -> tuple[str, str]:
+    if energy is None:
+        return "-", "-"
+    return f"{energy.total.kwh:.2f}", cell(energy.total.per_token, "{:.2f}")
 
 
 def _head(scenario: Scenario) -> Iterator[str]:
@@ -93,6 +104,7 @@ def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
         f"SLO: {goal.share:.0%} of requests with TTFT <= {_seconds(goal.objective)} of all, and in "
         f"{goal.window_share:.0%} of the windows of {goal.window / 60:.0f} min{since}."
     )
+    yield from _energy_notes(scenario, results)
     yield from _budget_notes(scenario, results)
     for result in results:
         if result.course.refused:
@@ -108,6 +120,29 @@ def notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
             )
     if missing := [policy.name for policy in scenario.policies[len(results) :]]:
         yield f"Not simulated: {', '.join(missing)}"
+
+
+def _energy_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
+    product = scenario.file.choice.offer.hardware.product
+    watts = power_range(product)
+    if watts is None:
+        yield f"Energy is not counted: no watts are known of {product}."
+        return
+    yield (
+        f"KWH and J/TOKEN of all GPUs by a model: {watts.idle_watts:g} W of an idle {product}, and "
+        f"up to {watts.max_watts:g} W by the time in which its engines step."
+    )
+    shares = [
+        f"{result.name} {energy.service.kwh:.2f} kWh, {cell(energy.service.per_token, '{:.2f}')} J "
+        "per output token"
+        for result in results
+        if (energy := result.energy) and energy.service.millijoules < energy.total.millijoules
+    ]
+    if shares:
+        yield (
+            f"InferenceService/{scenario.file.objects.service.ref} used of it: "
+            f"{'; '.join(shares)}. The rest is of free and stranded parts of GPUs."
+        )
 
 
 def _budget_notes(scenario: Scenario, results: Sequence[PolicyResult]) -> Iterator[str]:
@@ -203,6 +238,7 @@ def _fields(result: PolicyResult) -> dict[str, Any]:
         "simulatedSeconds": course.seconds,
         "replicaHours": round(course.replica_seconds / _HOUR, 4),
         "cost": round(result.cost, 4),
+        **_energy_fields(result.energy),
         "bestReserved": result.best_reserved,
         "bestCost": None if result.best_cost is None else round(result.best_cost, 4),
         "heldByBudgetSeconds": result.held_seconds,
@@ -211,3 +247,19 @@ def _fields(result: PolicyResult) -> dict[str, Any]:
         "lostStreams": course.lost_streams,
         "refused": course.refused,
     }
+
+
+def _energy_fields(energy: FleetEnergy | None) -> dict[str, float | None]:
+    """Return the energy of all GPUs, and the service's own part of it."""
+    sums = {
+        "energy": energy.total if energy is not None else None,
+        "serviceEnergy": energy.service if energy is not None else None,
+    }
+    fields = dict[str, float | None]()
+    for name, part in sums.items():
+        per_token = part.per_token if part is not None else None
+        fields[f"{name}Kwh"] = round(part.kwh, 6) if part is not None else None
+        fields[f"{name}JoulesPerOutputToken"] = (
+            round(per_token, 4) if per_token is not None else None
+        )
+    return fields

@@ -13,6 +13,7 @@ from tessera.api.text import counted
 from tessera_lab.cli.simulate.scenario import NamedPolicy, Scenario
 from tessera_lab.fleet.attainment import AttainmentGoal, AttainmentScore, attainment_goal
 from tessera_lab.fleet.course import Course, best_reservation, cost
+from tessera_lab.fleet.energy import FleetEnergy, ReplicaHardware, fleet_energy
 from tessera_lab.fleet.observation import Policy
 from tessera_lab.fleet.policies.product import ProductPolicy
 from tessera_lab.fleet.simulation import Simulation
@@ -40,6 +41,8 @@ class PolicyResult:
     best_reserved: int | None
     """Reserved replicas at which this course costs least; None where some are bought already."""
     best_cost: float | None
+    energy: FleetEnergy | None
+    """Of all GPUs; None where their watts are not known."""
     held_seconds: float
     """Time for which the TenantBudget granted fewer replicas than the policy asked for."""
 
@@ -175,5 +178,17 @@ def _result(
         cost=cost(course, prices, purchase),
         best_reserved=reserved,
         best_cost=best_cost,
+        energy=fleet_energy(course, _replica_hardware(scenario)),
         held_seconds=held_seconds,
+    )
+
+
+def _replica_hardware(scenario: Scenario) -> ReplicaHardware:
+    file = scenario.file
+    return ReplicaHardware(
+        service=file.objects.service.ref,
+        hardware=file.choice.offer.hardware,
+        pool=file.objects.pools[0],
+        node=file.objects.nodes[0],
+        reserved=scenario.fleet.purchase.reserved,
     )
