@@ -84,6 +84,11 @@ def _conditions() -> Iterator[str]:
         f"operation costs {assumed.engineer_hour:g} USD; no source has the last four."
     )
     yield (
+        "- **Energy** of an output token is that of a replica under its load, by the "
+        "[model of `tessera simulate`](tasks/simulate.md#energy); what idle replicas draw is not "
+        "in it."
+    )
+    yield (
         "- **Answers**: quantization, caches of responses and routing change them. How much is not "
         "measured here."
     )
@@ -116,14 +121,14 @@ def today_table() -> str:
 
 def _ladder(figure: LadderFigure) -> Iterator[str]:
     yield (
-        "| lever | alone | here | last | USD/month | USD/MTOK | P95 TTFT | P95 TPOT | replica, or "
-        "why not |"
+        "| lever | alone | here | last | USD/month | USD/MTOK | J/token | P95 TTFT | P95 TPOT | "
+        "replica, or why not |"
     )
-    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    yield "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |"
     yield f"| baseline | | | | {_month(figure.baseline)} | {figure.baseline.setup} |"
     for rung in figure.rungs:
         mark = "" if rung.offered else " (not offered)"
-        months = _month(rung.after) if rung.used else " | | | "
+        months = _month(rung.after) if rung.used else " | | | | "
         why = f"{rung.after.setup}{': ' if rung.note else ''}" if rung.used else ""
         yield f"| {rung.title}{mark} | {_factors(rung)} | {months} | {why}{rung.note} |"
 
@@ -135,9 +140,10 @@ def _factors(rung: RungFigure) -> str:
 
 
 def _month(month: MonthFigure) -> str:
+    joules = "" if month.joules_per_token is None else f"{month.joules_per_token:.2f}"
     return (
-        f"{month.per_month:,.0f} | {month.per_million_tokens:.3f} | {month.ttft_p95:.2f} s | "
-        f"{month.tpot_p95 * 1e3:.0f} ms"
+        f"{month.per_month:,.0f} | {month.per_million_tokens:.3f} | {joules} | "
+        f"{month.ttft_p95:.2f} s | {month.tpot_p95 * 1e3:.0f} ms"
     )
 
 

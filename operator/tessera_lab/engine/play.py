@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 from tessera.api.text import counted
+from tessera.domain.hardware.power import replica_power
 from tessera.domain.perf import footprint
 from tessera.domain.perf.roofline import peak_flops
 from tessera.domain.perf.utilization import mfu
@@ -129,6 +130,19 @@ class PlayedLoad:
     def latency(self, percent: int) -> float:
         """Return seconds from the arrival to the end."""
         return _percentile([_latency(request) for request in self.served], percent)
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Return the energy of an output token; None where the watts of the GPU are not known.
+
+        The replica's share of its GPUs draws its idle watts all the time, and the rest while the
+        engine steps.
+        """
+        watts = replica_power(self.setup.hardware)
+        if watts is None:
+            return None
+        busy = (watts.max_watts - watts.idle_watts) * self.busy_seconds
+        return (watts.idle_watts * self.seconds + busy) / self.output_tokens
 
     def usd_per_million(self, hourly: float) -> float:
         """Return the price of a million output tokens; `hourly` is of the whole replica."""

@@ -22,6 +22,8 @@ class MonthFigure(Wire):
     peak_replicas: int
     requests_per_second: float
     """Of one replica."""
+    joules_per_token: float | None = None
+    """Of an output token of one replica, by the model of `tessera simulate`."""
 
 
 class RungFigure(Wire):
@@ -81,6 +83,7 @@ def month_figure(month: Month) -> MonthFigure:
         mean_replicas=round(month.mean_replicas, 3),
         peak_replicas=month.peak_replicas,
         requests_per_second=round(replica.rate, 4),
+        joules_per_token=None if replica.joules is None else round(replica.joules, 3),
     )
 
 

@@ -85,6 +85,8 @@ class ReplicaRate:
     keeps_slo: bool
     ttft: float
     tpot: float
+    joules: float | None = None
+    """Of an output token at this load; None where the watts of the GPU are not known."""
 
     @property
     def keeps_up(self) -> bool:
@@ -108,6 +110,7 @@ def replica_rate(
             keeps_slo=ttft <= objectives.ttft and tpot <= objectives.tpot,
             ttft=ttft,
             tpot=tpot,
+            joules=played.joules_per_token,
         )
 
     full = loaded(MOST_USE)

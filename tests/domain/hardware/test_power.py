@@ -9,6 +9,7 @@ from tessera.domain.hardware.power import (
     compute_share,
     power_range,
     power_ranges,
+    replica_power,
     replica_watts,
 )
 
@@ -67,6 +68,7 @@ def test_seven_small_slices_are_at_most_their_gpu() -> None:
 
 def test_a_replica_draws_what_its_devices_draw() -> None:
     h100 = products()["NVIDIA-H100-80GB-HBM3"]
+    assert replica_power(whole_gpu_hardware(h100, 2)) == pytest.approx((140, 1400))
     assert replica_watts(whole_gpu_hardware(h100, 2)) == pytest.approx(1400)
     mig_slice = slice_hardware(h100, "3g.40gb")
     assert mig_slice is not None

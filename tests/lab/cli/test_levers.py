@@ -199,6 +199,15 @@ def test_prefixes_of_a_trace_are_played(files: LeverFiles) -> None:
     assert scenario.case.load.shared_tokens == 512
     assert LeverId.PREFIX_CACHE in scenario.in_use
 
+    report = json.loads(run(levers.parse([*words, "--json"])).text)
+    rungs = [rung for rung in report["ladder"]["rungs"] if rung["used"]]
+    index = next(index for index, rung in enumerate(rungs) if rung["lever"] == "prefix-cache")
+    before, after = (rungs[each]["after"]["joulesPerToken"] for each in (index - 1, index))
+    # Most of a prompt is in the cache, so the engine steps for a shorter time.
+    assert after < 0.9 * before
+    text = run(levers.parse(words)).text
+    assert f"prefix-cache {after / before - 1:+.0%}" in text
+
 
 def test_notes_say_what_is_not_played(files: LeverFiles) -> None:
     rows = "".join(f"{number / 10},9000,10\n{number / 10},100,10\n" for number in range(21_000))

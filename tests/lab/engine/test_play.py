@@ -167,6 +167,31 @@ def test_reserved_slots_waste_what_their_requests_do_not_use() -> None:
     assert play(a_setup(static_batch=8), load).kv_waste == 0.0
 
 
+def test_the_energy_of_tokens_is_that_of_steps_and_of_idle_time() -> None:
+    for devices in (1, 2):
+        hardware = whole_gpu_hardware(products()["NVIDIA-A100-SXM4-80GB"], devices)
+        # The engine works on the first request, and waits for the second one.
+        played = play(a_setup(hardware=hardware), a_load((0.0, 100, 50), (30.0, 100, 50)))
+        assert played.busy_seconds < 0.1 * played.seconds
+        joules = devices * (62 * played.seconds + 338 * played.busy_seconds)
+        assert played.joules_per_token == pytest.approx(joules / 100)
+
+
+def test_batches_share_the_energy_of_a_step() -> None:
+    shapes = [(0.0, 199, 100)] * 8
+    serial, batched = (
+        play(a_setup(max_num_seqs=slots), a_load(*shapes)).joules_per_token for slots in (1, 8)
+    )
+    assert serial is not None
+    assert batched is not None
+    assert 4 < serial / batched < 8
+
+
+def test_without_known_watts_a_token_has_no_energy() -> None:
+    unmeasured = whole_gpu_hardware(products()["NVIDIA-GH200-144G-HBM3e"], 1)
+    assert play(a_setup(hardware=unmeasured), a_load((0.0, 9, 9))).joules_per_token is None
+
+
 def test_the_price_of_tokens_follows_from_their_rate() -> None:
     played = _chat()
     rate = played.output_tokens_per_second

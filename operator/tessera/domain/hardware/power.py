@@ -70,8 +70,8 @@ def compute_share(product: str, profile: str) -> float:
     return gi_profile.multiprocessors / catalog_product.multiprocessors
 
 
-def replica_watts(hardware: Hardware) -> float | None:
-    """Return what a replica draws at most; None where no measurement of its product is known.
+def replica_power(hardware: Hardware) -> PowerRange | None:
+    """Return what the devices of a replica draw; None where no measurement is known.
 
     A slice has its billing weight of the idle watts, and its compute share of the rest.
     """
@@ -80,4 +80,10 @@ def replica_watts(hardware: Hardware) -> float | None:
         return None
     share = hardware.devices * compute_share(hardware.product, hardware.profile or "")
     floor = watts.idle_watts * float(billing_weight(hardware))
-    return floor + (watts.max_watts - watts.idle_watts) * share
+    return PowerRange(floor, floor + (watts.max_watts - watts.idle_watts) * share)
+
+
+def replica_watts(hardware: Hardware) -> float | None:
+    """Return what the devices of a replica draw at most, by the table alone."""
+    watts = replica_power(hardware)
+    return watts.max_watts if watts is not None else None

@@ -14,11 +14,24 @@ from tessera.cli.text import cell, table
 from tessera_lab.cli.levers.scenario import LeverScenario
 from tessera_lab.levers.advice import Advice
 from tessera_lab.levers.figure import LadderFigure, MonthFigure, month_figure
-from tessera_lab.levers.lever import levers
+from tessera_lab.levers.lever import LeverId, levers
 from tessera_lab.levers.ranking import DRAWS, RankedLever
 
 _CENT = 0.01
-_LADDER_HEADS = ("LEVER", "NOW", "ALONE", "HERE", "LAST", "/MONTH", "/MTOK", "TTFT", "TPOT", "NOTE")
+_LADDER_HEADS = (
+    "LEVER",
+    "NOW",
+    "ALONE",
+    "HERE",
+    "LAST",
+    "/MONTH",
+    "/MTOK",
+    "J/TOKEN",
+    "TTFT",
+    "TPOT",
+    "NOTE",
+)
+_ENERGY_LEVERS = (LeverId.CONTINUOUS_BATCHING, LeverId.PREFIX_CACHE)
 _NEXT_HEADS = (
     *("LEVER", "SAVES/MONTH", "SHARE", "CONFIDENCE", "RISK", "EFFORT", "GATE", "TODAY", "PAYBACK"),
     "KEEPS ITS PLACE",
@@ -47,6 +60,7 @@ def _lines(report: LeverReport) -> Iterator[str]:
         *table(_LADDER_HEADS, [*_ladder_rows(report)], _justified),
         "",
         *_sums(report),
+        *_energy_changes(report),
         "",
         *_next(report),
         "",
@@ -85,7 +99,7 @@ def _ladder_rows(report: LeverReport) -> Iterator[tuple[str, ...]]:
         now = "in use" if rung.lever in in_use else "" if rung.offered else "not offered"
         note = rung.after.setup if rung.used and not rung.note else rung.note
         factors = (cell(factor, "{:.2f}") for factor in (rung.alone, rung.here, rung.last))
-        months = _month_cells(rung.after) if rung.used else ("-",) * 4
+        months = _month_cells(rung.after) if rung.used else ("-",) * 5
         yield (rung.lever, now, *factors, *months, note)
 
 
@@ -93,6 +107,7 @@ def _month_cells(month: MonthFigure) -> tuple[str, ...]:
     return (
         f"{month.per_month:,.2f}",
         f"{month.per_million_tokens:.3f}",
+        cell(month.joules_per_token, "{:.2f}"),
         format_seconds(month.ttft_p95),
         format_seconds(month.tpot_p95),
     )
@@ -108,6 +123,21 @@ def _sums(report: LeverReport) -> Iterator[str]:
         f"With what Tessera offers: {ladder.reached_today:.1f} times, "
         f"{ladder.today.per_month:,.2f} {report.scenario.file.currency} a month"
     )
+
+
+def _energy_changes(report: LeverReport) -> Iterator[str]:
+    """Yield what batching and caching change of the energy of a token, each on those before."""
+    before, changes = report.ladder.baseline, list[str]()
+    for rung in report.ladder.rungs:
+        if not rung.used:
+            continue
+        after = rung.after
+        if rung.lever in _ENERGY_LEVERS and before.joules_per_token and after.joules_per_token:
+            change = after.joules_per_token / before.joules_per_token - 1
+            changes.append(f"{rung.lever} {change:+.0%}")
+        before = after
+    if changes:
+        yield f"Energy of an output token, by loaded replicas alone: {', '.join(changes)}"
 
 
 def _next(report: LeverReport) -> Iterator[str]:
