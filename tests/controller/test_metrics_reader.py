@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, cast
 
 import pytest
@@ -12,6 +12,7 @@ from typing_extensions import override
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.controller.metrics_reader import MetricsReader, rest_seconds
 from tessera.domain.budget.meter import SpendMeter, SpendRecord
+from tessera.domain.observed.energy import EnergyReadings
 from tessera.domain.observed.snapshot import PodReading, Readings, Ref
 from tessera.domain.scaling.state import ServiceLoad
 from tessera.ports import MetricsError
@@ -58,11 +59,16 @@ class _Prometheus:
 
     def __init__(self, failing: str, fail: Callable[[], Awaitable[Any]]) -> None:
         self._failing, self._fail = failing, fail
+        self.energy = self
+
+    async def ended(self, now: datetime) -> Any:
+        return await self._answer("energy", EnergyReadings(at=now))
 
     async def _answer(self, question: str, answer: Any) -> Any:
         return await self._fail() if question == self._failing else answer
 
-    async def read(self, edges: Any) -> Any:
+    async def read(self, edges: Any, *, samples: bool) -> Any:
+        assert samples
         assert edges.itl == {0.025, 0.05}
         return await self._answer("read", Readings(at=NOW))
 
@@ -116,7 +122,7 @@ FAILURES: dict[str, Callable[[], Awaitable[Any]]] = {
 
 
 @pytest.mark.parametrize(
-    "question", ["read", "load_history", "billed_until", "spend_records", "last_seen"]
+    "question", ["read", "load_history", "billed_until", "energy", "spend_records", "last_seen"]
 )
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
@@ -146,6 +152,7 @@ async def test_a_question_that_fails_is_counted_and_all_others_are_asked(
     answered = {
         "load_history": bool(observations.history.scaling),
         "billed_until": observations.history.billed_until is not None,
+        "energy": observations.history.energy is not None,
         "spend_records": bool(observations.history.spend_records),
         "last_seen": bool(observations.history.last_seen),
         "read": observations.readings is not None and observations.readings.problem is None,
@@ -165,8 +172,8 @@ class _Loads(_Prometheus):
         self._running = iter(running)
 
     @override
-    async def read(self, edges: Any) -> Any:
-        del edges
+    async def read(self, edges: Any, *, samples: bool) -> Any:
+        del edges, samples
         pods = {Ref("team-a", "chat-1"): PodReading(running=next(self._running))}
         return Readings(at=NOW, pods=pods)
 

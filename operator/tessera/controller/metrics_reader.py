@@ -66,7 +66,7 @@ class MetricsReader:
 
     async def read(self) -> None:
         """Read the load of the engines once, and wake a cycle if it is another one."""
-        readings = await self._ask("readings", self._metrics.read(self._edges()))
+        readings = await self._ask("readings", self._metrics.read(self._edges(), samples=True))
         self._process.record_rejected(self._metrics.take_rejected())
         if readings is None:
             readings = Readings(

@@ -79,10 +79,11 @@ class EnergyReader:
         self.services: Mapping[Ref, ServiceEnergy] = {}
         self._services_at: datetime | None = None
 
-    async def read(self, at: datetime) -> None:
-        """Read the GPUs, and each five minutes the services."""
-        with suppress(MetricsError):
-            self.gpus = await self.gpus_at(at)
+    async def read(self, at: datetime, *, samples: bool) -> None:
+        """Read the services each five minutes, and the samples of GPUs each time."""
+        if samples:
+            with suppress(MetricsError):
+                self.gpus = await self.gpus_at(at)
         if self._services_at is None or at - self._services_at >= _SERVICES_INTERVAL:
             self._services_at = at
             with suppress(MetricsError):

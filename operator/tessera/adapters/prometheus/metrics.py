@@ -206,8 +206,11 @@ class PrometheusMetrics:
         rejected, self._rejected = self._rejected, Counter()
         return rejected
 
-    async def read(self, edges: LatencyEdges | None = None) -> Readings:
-        """Return the readings of now; latencies by these edges, and without them none."""
+    async def read(self, edges: LatencyEdges | None = None, *, samples: bool = False) -> Readings:
+        """Return the readings of now; latencies by these edges, and without them none.
+
+        The samples of all GPUs are long, and read for the meter of their energy alone.
+        """
         at = self._clock()
         try:
             rows_by_query = await self._query_union(_LOAD)
@@ -221,10 +224,11 @@ class PrometheusMetrics:
             )
         last = self._last_speeds[0]
         if last is None or at - last >= _SPEEDS_INTERVAL:
-            self._last_speeds, self._latencies = await asyncio.gather(
-                self._read_speeds(at), self._read_latencies(at, edges)
+            self._last_speeds, self._latencies, _ = await asyncio.gather(
+                self._read_speeds(at),
+                self._read_latencies(at, edges),
+                self.energy.read(at, samples=samples),
             )
-            await self.energy.read(at)
         (speeds_at, speeds), latencies = self._last_speeds, self._latencies
         return Readings(
             at=at,
