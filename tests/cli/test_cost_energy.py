@@ -18,15 +18,9 @@ from tessera.cli.errors import CommandError
 from tessera.cli.text import parse_month
 from tessera.domain.billing.bill import Bill
 from tessera.domain.billing.device_use import CostState
-from tessera.domain.billing.energy import (
-    Energy,
-    EnergyGap,
-    EnergyLine,
-    EnergyMeter,
-    EnergySplit,
-    IdleGPU,
-)
+from tessera.domain.billing.energy import Energy, EnergyLine, EnergyMeter, IdleGPU
 from tessera.domain.billing.energy_statement import EnergyStatement
+from tessera.domain.billing.energy_windows import EnergyGap, EnergySplit
 from tessera.domain.observed.energy import EnergySource
 from tessera.ports import MetricsError
 from tessera.telemetry.telemetry import Telemetry

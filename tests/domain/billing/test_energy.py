@@ -16,17 +16,15 @@ from typing_extensions import override
 
 from tessera.domain.billing.bill import LINE_LIFETIME, MAX_SERVICES
 from tessera.domain.billing.energy import (
-    MAX_WINDOW,
     UNSPLIT,
     Energy,
-    EnergyGap,
     EnergyLine,
     EnergyMeter,
-    EnergySplit,
     IdleGPU,
     meter_energy,
     restored_meter,
 )
+from tessera.domain.billing.energy_windows import MAX_WINDOW, EnergyGap, EnergySplit
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.energy import (
     DeviceReading,

@@ -13,13 +13,8 @@ from pathlib import Path
 import pytest
 
 from bench.recorded_energy import RecordedEnergy, read_energy
-from tessera.domain.billing.energy import (
-    UNSPLIT,
-    EnergyGap,
-    EnergyMeter,
-    EnergySplit,
-    meter_energy,
-)
+from tessera.domain.billing.energy import UNSPLIT, EnergyMeter, meter_energy
+from tessera.domain.billing.energy_windows import EnergyGap, EnergySplit
 from tessera.domain.hardware.pools import discover
 from tessera.domain.observed.energy import EnergySource
 

@@ -23,8 +23,9 @@ from tessera.adapters.prometheus.rows import (
     to_datetime,
 )
 from tessera.domain.billing.device_use import CostState
-from tessera.domain.billing.energy import UNSPLIT, EnergyLine, EnergySplit, IdleGPU
+from tessera.domain.billing.energy import UNSPLIT, EnergyLine, IdleGPU
 from tessera.domain.billing.energy_statement import EnergyKey, EnergyScrape, GapKey
+from tessera.domain.billing.energy_windows import EnergySplit
 from tessera.domain.billing.statement import ScrapeRef
 from tessera.domain.observed.energy import (
     DeviceReading,

@@ -9,8 +9,9 @@ from typing import Any
 from tessera.api.text import first_names
 from tessera.cli.text import cell, column_head, table
 from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy import UNSPLIT, Energy, EnergyLine, EnergySplit
+from tessera.domain.billing.energy import UNSPLIT, Energy, EnergyLine
 from tessera.domain.billing.energy_statement import EnergyStatement
+from tessera.domain.billing.energy_windows import EnergySplit
 from tessera.domain.observed.energy import EnergySource
 
 _STATES = (*CostState, UNSPLIT)

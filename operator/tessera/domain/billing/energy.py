@@ -1,71 +1,48 @@
 """The energy of GPUs, split among who used them, in whole millijoules.
 
-A window is the time between two samples of one GPU. Of its energy, the idle watts of the product go
-by billing weight, as the bill does; the rest by the activity of the engines times their share of
-the GPU's multiprocessors, as Kepler splits it too. The parts
-sum exactly to the difference of the two samples.
+A window is the time between two samples of one GPU. Its energy is charged
+in the cycle that reads the later sample: see `energy_windows.py` for how it is split.
 """
 
 import operator
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from decimal import Decimal
-from enum import StrEnum
-from heapq import nlargest
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import EnergyFactors, HourlyFactor
 from tessera.domain.billing.bill import LINE_LIFETIME, within_bounds
 from tessera.domain.billing.device_use import (
     CostLine,
-    CostState,
-    DeviceUse,
     busy_since,
     node_use,
     pods_by_node,
 )
+from tessera.domain.billing.energy_windows import (
+    MAX_WINDOW,
+    EnergyGap,
+    EnergySplit,
+    Window,
+    active_lines,
+    gpu_resources,
+    gpu_use,
+    idle_watts_of,
+    modelled_window,
+    repeats,
+    split_energy,
+    window_of,
+)
 from tessera.domain.hardware import pools
-from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
-from tessera.domain.hardware.power import PowerRange, compute_share, power_range
 from tessera.domain.money import to_nanos
 from tessera.domain.observed.energy import EnergyReadings, EnergySource, GPUReading
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
 from tessera.domain.steps import Step
 
-# In a longer window devices may have been used by others than at its ends.
-MAX_WINDOW = timedelta(minutes=3)
-# No GPU draws so many times its maximum, not even for milliseconds.
-_IMPLAUSIBLE = 2
 _MILLIJOULES_PER_KWH = 3_600_000_000
-# Of a product without a figure.
-_UNKNOWN_WATTS = 1500.0
-_PARTS = 10**6
 # The state of energy of a time in which it is not known who used the GPU.
 UNSPLIT = "unsplit"
-_NO_POD = Ref("", "")
-
-
-class EnergySplit(StrEnum):
-    """By what the energy above the idle watts was split."""
-
-    ACTIVITY = "Activity"
-    WEIGHT = "Weight"
-    """Billing weight, since no engine was active or nothing is known of their activity."""
-    NONE = "None"
-    """Not at all: its window was too long, or the GPU was partitioned within it."""
-
-
-class EnergyGap(StrEnum):
-    """Why the time of a window has no measured energy."""
-
-    COUNTER_RESET = "CounterReset"
-    """The counter fell, as after the driver was loaded again."""
-    IMPLAUSIBLE = "Implausible"
-    """More than twice the power that the product can draw."""
-    NO_READING = "NoReading"
-    """No counter, and power samples too far apart."""
 
 
 class EnergyLine(NamedTuple):
@@ -125,22 +102,6 @@ class EnergyMeter:
     """Idle watts of the free part of GPUs that are used in part."""
     last: Mapping[str, GPUReading] = field(default_factory=dict)
     """The sample at which the next window of each GPU begins, by its UUID."""
-
-
-class _Window(NamedTuple):
-    """What GPUs of a node used between two moments, and what is known of their devices."""
-
-    begin: datetime
-    end: datetime
-    millijoules: int
-    source: EnergySource
-    use: DeviceUse
-    active: Mapping[CostLine, int]
-    """Activity times share of a GPU by line, in millionths."""
-    gpus: int = 1
-    """Of how many GPUs the energy is; where the exporter shows no pods, `use` is of the node."""
-    is_whole: bool = True
-    """Whether its devices stayed the same, and it is short enough to be split."""
 
 
 class _NodeEnergy(NamedTuple):
@@ -277,25 +238,25 @@ def _node_energy(
     room = max(0, use.gpus - len(known.difference(gpu.uuid for gpu in samples)))
     sampled = sorted(samples, key=lambda gpu: (gpu.uuid not in known, gpu.uuid))[:room]
     # A page without them may name the pod of the exporter itself.
-    holders = {pod.ref for pod in pods if _gpu_resources(pod)}
+    holders = {pod.ref for pod in pods if gpu_resources(pod)}
     shown = {device.pod for gpu in (*sampled, *of_last) for device in gpu.devices}
     knows_pods = not holders or not holders.isdisjoint(shown)
-    windows: list[_Window] = []
+    windows: list[Window] = []
     gaps: list[tuple[EnergyGap, float]] = []
     idle: dict[str, float] = {}
-    advanced = [gpu for gpu in sampled if not _repeats(last.get(gpu.uuid), gpu)]
+    advanced = [gpu for gpu in sampled if not repeats(last.get(gpu.uuid), gpu)]
     for gpu in advanced:
         before = last.get(gpu.uuid)
         if before is None or before.node != gpu.node:
             continue
-        gpu_use = _gpu_use(use, before, gpu) if knows_pods else use
-        active = _active_lines(gpu_use, before, gpu) if knows_pods else {}
-        window, gap = _window_of(before, gpu, gpu_use, active)
+        of_gpu = gpu_use(use, before, gpu) if knows_pods else use
+        active = active_lines(of_gpu, before, gpu) if knows_pods else {}
+        window, gap = window_of(before, gpu, of_gpu, active)
         if gap is not None:
             gaps.append((gap, (gpu.at - before.at).total_seconds()))
         if window is not None:
             windows.append(window)
-            idle[gpu.gpu] = _idle_watts(window) if knows_pods else 0.0
+            idle[gpu.gpu] = idle_watts_of(window) if knows_pods else 0.0
     silent = [gpu for gpu in of_last if gpu.uuid not in round_.gpus]
     for gpu in silent:
         if gpu.at <= round_.at - LINE_LIFETIME:
@@ -304,7 +265,9 @@ def _node_energy(
     count, begin = use.gpus - len(sampled) - len(silent), round_.begin
     if count > 0 and begin is not None:
         gaps.append((EnergyGap.NO_READING, count * (round_.at - begin).total_seconds()))
-        if modelled := _modelled(round_, use, count, begin, [*sampled, *silent]):
+        if modelled := modelled_window(
+            use, count, (begin, round_.at), round_.activities, [*sampled, *silent]
+        ):
             windows.append(modelled)
     charges = [charge for window in windows for charge in _lines_of(window, factors)]
     return _NodeEnergy(charges, gaps, advanced, idle)
@@ -314,213 +277,7 @@ def _node_energy(
 energy_of = Step(_node_energy, lambda *_: _NodeEnergy())
 
 
-def _repeats(before: GPUReading | None, gpu: GPUReading) -> bool:
-    """Return whether an exporter shows the counter that it read before; a GPU never rests."""
-    return (
-        before is not None
-        and gpu.millijoules is not None
-        and gpu.millijoules == before.millijoules
-        and gpu.at - before.at <= MAX_WINDOW
-    )
-
-
-def _window_of(
-    before: GPUReading, after: GPUReading, use: DeviceUse, active: Mapping[CostLine, int]
-) -> tuple[_Window | None, EnergyGap | None]:
-    """Return the window between two samples of a GPU, and why it has no measured energy."""
-    length = after.at - before.at
-    instances = [
-        {(device.instance, device.profile) for device in gpu.devices} for gpu in (before, after)
-    ]
-    window = _Window(
-        begin=before.at,
-        end=after.at,
-        millijoules=0,
-        source=EnergySource.MEASURED,
-        use=use,
-        active=active,
-        is_whole=length <= MAX_WINDOW and instances[0] == instances[1],
-    )
-    watts = power_range(use.product)
-    counted, gap = _counted(before, after, watts)
-    if counted is not None:
-        return window._replace(millijoules=counted), None
-    if length > MAX_WINDOW:
-        return None, gap
-    powers = [gpu.watts for gpu in (before, after) if gpu.watts is not None]
-    if len(powers) == 2 and all(_is_plausible(power, watts) for power in powers):
-        sampled = round(sum(powers) / 2 * length.total_seconds() * 1e3)
-        # Without a counter power is the reading, and nothing is missing.
-        lost = None if gap is EnergyGap.NO_READING else gap
-        return window._replace(millijoules=sampled, source=EnergySource.POWER), lost
-    if watts is None:
-        return None, gap
-    busy = sum(window.active.values()) / _PARTS
-    modelled = _millijoules(watts, busy, length)
-    return window._replace(millijoules=modelled, source=EnergySource.MODEL), gap
-
-
-def _counted(
-    before: GPUReading, after: GPUReading, watts: PowerRange | None
-) -> tuple[int | None, EnergyGap]:
-    """Return the difference of the counters, or why it is none."""
-    if before.millijoules is None or after.millijoules in (None, before.millijoules):
-        return None, EnergyGap.NO_READING
-    difference = after.millijoules - before.millijoules
-    if difference < 0:
-        return None, EnergyGap.COUNTER_RESET
-    # What is scraped may have been counted a minute before.
-    seconds = (after.at - before.at).total_seconds() + 60
-    if difference > _IMPLAUSIBLE * _max_watts(watts) * seconds * 1e3:
-        return None, EnergyGap.IMPLAUSIBLE
-    return difference, EnergyGap.NO_READING
-
-
-def _is_plausible(sampled: float, watts: PowerRange | None) -> bool:
-    return 0 < sampled <= _IMPLAUSIBLE * _max_watts(watts)
-
-
-def _max_watts(watts: PowerRange | None) -> float:
-    return _UNKNOWN_WATTS if watts is None else watts.max_watts
-
-
-def _millijoules(watts: PowerRange, busy: float, length: timedelta) -> int:
-    """Return what a GPU uses that is busy for a share of a time."""
-    draw = watts.idle_watts + (watts.max_watts - watts.idle_watts) * min(1.0, busy)
-    return round(draw * length.total_seconds() * 1e3)
-
-
-def _gpu_use(use: DeviceUse, before: GPUReading, after: GPUReading) -> DeviceUse:
-    """Return the use of one GPU, whose devices and pods are those of its samples."""
-    instances = {(device.instance, device.profile) for device in after.devices}
-    holders = {
-        (device.pod, device.instance, device.profile)
-        for gpu in (before, after)
-        for device in gpu.devices
-        if device.pod is not None and device.is_held
-    }
-    holds: dict[Ref, Counter[str]] = defaultdict(Counter)
-    for ref, _, profile in holders:
-        holds[ref][_resource(profile)] += 1
-    pods = [
-        # Most pods have one device, and to replace one takes long.
-        pod if pod.devices == holds[pod.ref] else replace(pod, devices=holds[pod.ref])
-        for pod in use.pods
-        if pod.ref in holds and _gpu_resources(pod)
-    ]
-    resources = Counter(_resource(profile) for _, profile in instances)
-    return replace(use, gpus=1, allocatable=resources, pods=pods)
-
-
-def _active_lines(use: DeviceUse, before: GPUReading, after: GPUReading) -> Mapping[CostLine, int]:
-    """Return the activity of each device times its share of the GPU, in millionths, by line."""
-    pods = {pod.ref: pod for pod in use.pods}
-    holders = {(device.instance, device.pod) for device in before.devices if device.is_held}
-    active: Counter[CostLine] = Counter()
-    for device in after.devices:
-        was_held = (device.instance, device.pod) in holders
-        if device.activity and (device.is_held or was_held):
-            share = device.activity * compute_share(use.product, device.profile)
-            pod, resource = pods.get(device.pod or _NO_POD), _resource(device.profile)
-            active[_line_of(use, pod, resource, before.at, after.at)] += round(share * _PARTS)
-    return active
-
-
-def _line_of(
-    use: DeviceUse, pod: Pod | None, resource: str, begin: datetime, end: datetime
-) -> CostLine:
-    """Return the line of a device at the end of a window, or when its pod ended."""
-    if pod is None:
-        return use.line(use.profile(resource), CostState.COLD_IDLE)
-    last = end if pod.ended is None else min(end, pod.ended)
-    return use.pod_line(pod, resource, max(begin, last - timedelta(microseconds=1)))
-
-
-def _modelled(
-    round_: _Round, use: DeviceUse, count: int, begin: datetime, sampled: Sequence[GPUReading]
-) -> _Window | None:
-    """Return what the GPUs of a node without any sample used, by watts and activity."""
-    watts = power_range(use.product)
-    if watts is None or round_.at - begin > MAX_WINDOW:
-        return None
-    holders = {device.pod for gpu in sampled for device in gpu.devices}
-    devices = Counter(_resource(device.profile) for gpu in sampled for device in gpu.devices)
-    pods = [pod for pod in use.pods if pod.ref not in holders]
-    rest = replace(use, gpus=count, allocatable=Counter(use.allocatable) - devices, pods=pods)
-    active: Counter[CostLine] = Counter()
-    for pod in pods:
-        # A replica that works on requests without a reading of its activity steps all the time.
-        activity = round_.activities.get(pod.ref)
-        if activity is None:
-            activity = float(pod.ref in round_.busy)
-        for resource, number in _gpu_resources(pod).items():
-            profile = "" if resource == GPU else resource.removeprefix(MIG_PREFIX)
-            share = activity * number * compute_share(use.product, profile)
-            if share:
-                line = _line_of(rest, pod, resource, begin, round_.at)
-                active[line] += round(share * _PARTS)
-    busy = min(1.0, sum(active.values()) / _PARTS / count)
-    millijoules = count * _millijoules(watts, busy, round_.at - begin)
-    return _Window(begin, round_.at, millijoules, EnergySource.MODEL, rest, active, count)
-
-
-def _gpu_resources(pod: Pod) -> Mapping[str, int]:
-    return {name: count for name, count in pod.devices.items() if is_gpu_resource(name)}
-
-
-def _resource(profile: str) -> str:
-    return MIG_PREFIX + profile.replace("+", ".") if profile else GPU
-
-
-def split_energy(window: _Window) -> tuple[Mapping[CostLine, int], EnergySplit]:
-    """Return the millijoules of a window by line, which sum to its energy, and how it was split."""
-    use, total = window.use, window.millijoules
-    if not window.is_whole:
-        return {use.line("", CostState.STRANDED): total}, EnergySplit.NONE
-    weights: Counter[CostLine] = Counter()
-    for _, microseconds, lines in use.spans(window.begin, window.end):
-        for line, weight in lines:
-            weights[line] += weight * microseconds
-    watts = power_range(use.product)
-    idle = 0 if watts is None else window.gpus * _millijoules(watts, 0, window.end - window.begin)
-    above = max(0, total - idle)
-    if not above:
-        return apportion(total, weights), EnergySplit.ACTIVITY
-    # An activity of less than a millionth is none.
-    if not any(window.active.values()):
-        return apportion(total, weights), EnergySplit.WEIGHT
-    parts = Counter(apportion(total - above, weights))
-    parts.update(apportion(above, window.active))
-    return parts, EnergySplit.ACTIVITY
-
-
-def apportion(total: int, weights: Mapping[CostLine, int]) -> Mapping[CostLine, int]:
-    """Return whole parts of a total in proportion to weights, by largest remainder."""
-    sum_of_weights = sum(weights.values())
-    parts = {line: total * weight // sum_of_weights for line, weight in weights.items()}
-
-    def remainder(line: CostLine) -> tuple[int, CostLine]:
-        return total * weights[line] % sum_of_weights, line
-
-    for line in nlargest(total - sum(parts.values()), weights, key=remainder):
-        parts[line] += 1
-    return parts
-
-
-def _idle_watts(window: _Window) -> float:
-    """Return the idle watts of the free part of a GPU at the end of a window, if a part is used."""
-    watts = power_range(window.use.product)
-    weights: Counter[bool] = Counter()
-    for line, weight in window.use.at(window.end):
-        weights[line.state.allocated] += weight
-    if watts is None or not weights[True]:
-        return 0.0
-    return watts.idle_watts * weights[False] / weights.total()
-
-
-def _lines_of(
-    window: _Window, factors: EnergyFactors | None
-) -> Iterator[tuple[EnergyLine, Energy]]:
+def _lines_of(window: Window, factors: EnergyFactors | None) -> Iterator[tuple[EnergyLine, Energy]]:
     """Yield the energy of each line with what it cost and emitted, by the hour it began in."""
     parts, split = split_energy(window)
     price, grams = Decimal(0), Decimal(0)
