@@ -6,6 +6,7 @@ service that moved, and a node whose GPU was partitioned.
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -115,3 +116,30 @@ def test_the_day_has_what_it_is_recorded_for() -> None:
 def test_the_operator_showed_a_round_of_the_same_day() -> None:
     shown = {tuple(labels): joules for *labels, joules in the_day().joules}
     assert any(by_state(meter) == pytest.approx(shown) for meter in meters())
+
+
+@pytest.mark.parametrize(("source", "off"), [(EnergySource.POWER, 0.05), (EnergySource.MODEL, 0.2)])
+def test_how_far_each_pool_is_off_without_counters(source: EnergySource, off: float) -> None:
+    """The world's GPUs follow another curve than the straight line of the table."""
+    meter = EnergyMeter()
+    for cycle in the_day().cycles:
+        readings = cycle.snapshot.readings
+        assert readings is not None
+        assert readings.energy is not None
+        gpus = [replace(gpu, millijoules=None) for gpu in readings.energy.gpus]
+        left = tuple(gpus) if source is EnergySource.POWER else ()
+        energy = replace(readings.energy, gpus=left)
+        snapshot = replace(cycle.snapshot, readings=replace(readings, energy=energy))
+        views = discover(snapshot.pools, snapshot.nodes, snapshot.at.date())
+        meter = meter_energy(meter, snapshot, views)
+    assert {key.source for key in meter.lines} == {source}
+    known, estimated = by_pool(meters()[-1]), by_pool(meter)
+    assert known.keys() == estimated.keys()
+    assert all(abs(estimated[pool] / known[pool] - 1) < off for pool in known)
+
+
+def by_pool(meter: EnergyMeter) -> Mapping[str, int]:
+    millijoules: Counter[str] = Counter()
+    for key, energy in meter.lines.items():
+        millijoules[key.line.pool] += energy.millijoules
+    return millijoules
