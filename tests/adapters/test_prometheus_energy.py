@@ -278,3 +278,9 @@ async def test_a_new_leader_reads_the_samples_at_which_the_last_one_ended() -> N
     assert ended is not None
     assert (ended.at, [gpu.millijoules for gpu in ended.gpus]) == (at(-30), [7])
     assert asked == [None, *[at(-30)] * 3]
+
+
+def test_a_target_with_a_source_of_its_own_hides_that_of_no_service() -> None:
+    sample = joules(60, source="pods", exported_source="Power")
+    (energy,) = service_energies({"joules": [sample], "tokens": [], "requests": []}).values()
+    assert (energy.joules, energy.source) == (60, EnergySource.POWER)

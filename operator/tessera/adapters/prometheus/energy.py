@@ -139,7 +139,7 @@ def service_energies(rows: Mapping[str, list[QueryRow]]) -> Mapping[Ref, Service
     worst: dict[Ref, int] = defaultdict(int)
     for row in rows["joules"]:
         service = Ref(own_label(row, "namespace"), own_label(row, "service"))
-        source = row["metric"].get("source", "")
+        source = own_label(row, "source")
         if service.name and source in _SOURCES and sample_value(row):
             joules[service] += sample_value(row)
             worst[service] = max(worst[service], _SOURCES.index(EnergySource(source)))
