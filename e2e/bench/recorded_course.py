@@ -107,13 +107,23 @@ def write_course(path: Path, course: RecordedCourse) -> None:
         ],
         "cycles": list(changes_of(course.cycles)),
     }
+    write_document(path, document)
+
+
+def write_document(path: Path, document: object) -> None:
+    """Write a file of JSON, compressed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(lzma.compress(json.dumps(document, separators=(",", ":")).encode(), preset=9))
 
 
+def read_document(path: Path) -> Any:
+    """Return what `write_document` wrote."""
+    return json.loads(lzma.decompress(path.read_bytes()))
+
+
 def read_course(path: Path) -> RecordedCourse:
     """Return what `write_course` wrote."""
-    document = json.loads(lzma.decompress(path.read_bytes()))
+    document = read_document(path)
     return RecordedCourse(
         source=document["source"],
         begin=datetime.fromisoformat(document["begin"]),

@@ -1,12 +1,16 @@
 """The file of a recorded day of energy: what the exporters counted, and what each round read."""
 
-import json
-import lzma
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.recorded_course import RecordedCycle, changes_of, cycles_of
+from bench.recorded_course import (
+    RecordedCycle,
+    changes_of,
+    cycles_of,
+    read_document,
+    write_document,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,13 +35,12 @@ def write_energy(path: Path, day: RecordedEnergy) -> None:
         "joules": day.joules,
         "cycles": list(changes_of(day.cycles)),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(lzma.compress(json.dumps(document, separators=(",", ":")).encode(), preset=9))
+    write_document(path, document)
 
 
 def read_energy(path: Path) -> RecordedEnergy:
     """Return what `write_energy` wrote."""
-    document = json.loads(lzma.decompress(path.read_bytes()))
+    document = read_document(path)
     return RecordedEnergy(
         source=document["source"],
         counters={
