@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from tessera.api.accelerator_pool import COUNT_LABEL
-from tessera.domain.billing.energy import EnergyLine, EnergyMeter, meter_energy
+from tessera.domain.billing.energy import MILLIJOULES_PER_KWH, EnergyLine, EnergyMeter, meter_energy
 from tessera.domain.hardware.device import Hardware
 from tessera.domain.hardware.gpu_models import find_gpu_model
 from tessera.domain.hardware.pools import discover
@@ -26,7 +26,6 @@ from tessera_lab.fleet.model import Tier
 
 _START = datetime(2026, 1, 5, tzinfo=UTC)
 _WINDOW = 60.0
-_MILLIJOULES_PER_KWH = 3.6e9
 _EXPORTER = "lab"
 
 
@@ -51,7 +50,7 @@ class EnergySum(NamedTuple):
 
     @property
     def kwh(self) -> float:
-        return self.millijoules / _MILLIJOULES_PER_KWH
+        return self.millijoules / MILLIJOULES_PER_KWH
 
     @property
     def per_token(self) -> float | None:

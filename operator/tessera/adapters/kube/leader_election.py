@@ -128,7 +128,7 @@ class LeaderElector:
         raise ClusterError(f"Lease/{self._name} in {self._namespace} cannot be taken: {status}")
 
     async def _acquire_or_renew(self) -> bool:
-        # As in client-go: nobody else writes the lease of a leader, and who does is noticed.
+        # As in client-go: only the leader writes its lease, and another writer is noticed.
         last, self._renewed = self._renewed, None
         if last is not None and await self._replace(last, holder=self._identity):
             return True

@@ -21,6 +21,7 @@ from tessera.adapters.prometheus.rows import (
     sample_value,
     service_ref,
     to_datetime,
+    values_by,
 )
 from tessera.domain.billing.device_use import CostState
 from tessera.domain.billing.energy import UNSPLIT, EnergyLine, IdleGPU
@@ -33,13 +34,14 @@ from tessera.domain.observed.energy import (
     EnergySource,
     GPUReading,
     ServiceEnergy,
+    worst_source,
 )
 from tessera.domain.observed.snapshot import Ref
 from tessera.ports import MetricsError
 
 JOULES = "tessera_energy_joules_total"
 ENERGY_AS_OF = "tessera_energy_as_of_timestamp_seconds"
-# The series of `Energy` with their field, and its units in one of theirs.
+# The series of `Energy` with their field, and how many of its units are one of the series.
 _AMOUNTS = {
     JOULES: ("millijoules", 10**3),
     "tessera_energy_electricity_cost_total": ("nanos", 10**9),
@@ -59,7 +61,7 @@ ACTIVITY = BoundedQuery(
 )
 # The UUID and the exporter.
 _GpuKey: TypeAlias = tuple[str, str]
-_SOURCES = list(EnergySource)
+_SOURCES = frozenset(source.value for source in EnergySource)
 # They are of an hour.
 _SERVICES_INTERVAL = timedelta(minutes=5)
 # A GPU that more pods share, or that has more instances, is none.
@@ -136,21 +138,18 @@ def service_energy_queries(own_target: str) -> Queries:
 def service_energies(rows: Mapping[str, list[QueryRow]]) -> Mapping[Ref, ServiceEnergy]:
     """Return the energy of each service that has a row; its source is the worst of its rows."""
     joules: dict[Ref, float] = defaultdict(float)
-    worst: dict[Ref, int] = defaultdict(int)
+    sources: dict[Ref, set[EnergySource]] = defaultdict(set)
     for row in rows["joules"]:
         service = Ref(own_label(row, "namespace"), own_label(row, "service"))
         source = own_label(row, "source")
         if service.name and source in _SOURCES and sample_value(row):
             joules[service] += sample_value(row)
-            worst[service] = max(worst[service], _SOURCES.index(EnergySource(source)))
-    tokens, requests = (
-        {service_ref(row): sample_value(row) for row in rows[name]}
-        for name in ("tokens", "requests")
-    )
+            sources[service].add(EnergySource(source))
+    tokens, requests = (values_by(rows[name], service_ref) for name in ("tokens", "requests"))
     return {
         service: ServiceEnergy(
             joules=amount,
-            source=_SOURCES[worst[service]],
+            source=worst_source(sources[service]),
             output_tokens=tokens.get(service, 0.0),
             requests=requests.get(service, 0.0),
         )
@@ -187,17 +186,15 @@ def gpu_readings(
             known[pair] = device._replace(is_held=False)
     gpus = []
     for key in sorted(devices):
-        samples = [sample for sample in (millijoules.get(key), watts.get(key)) if sample]
-        if not samples:
-            continue
         counter, power = millijoules.get(key), watts.get(key)
+        moment, _, index = millijoules[key] if key in millijoules else watts[key]
         gpus.append(
             GPUReading(
                 uuid=key[0],
                 node=nodes[key],
-                gpu=samples[0][2],
+                gpu=index,
                 exporter=key[1],
-                at=to_datetime(samples[0][0]),
+                at=to_datetime(moment),
                 millijoules=None if counter is None else round(counter[1]),
                 watts=None if power is None else power[1],
                 devices=_without_parent(devices[key].values()),

@@ -1,7 +1,7 @@
 """The energy beside the cost: rows and notes of its table, and the fields of JSON and CSV."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -9,18 +9,16 @@ from typing import Any
 from tessera.api.text import first_names
 from tessera.cli.text import cell, column_head, table
 from tessera.domain.billing.device_use import CostLine, CostState
-from tessera.domain.billing.energy import UNSPLIT, Energy, EnergyLine
+from tessera.domain.billing.energy import MILLIJOULES_PER_KWH, UNSPLIT, Energy, EnergyLine
 from tessera.domain.billing.energy_statement import EnergyStatement
 from tessera.domain.billing.energy_windows import EnergySplit
-from tessera.domain.observed.energy import EnergySource
+from tessera.domain.observed.energy import EnergySource, worst_source
 
 _STATES = (*CostState, UNSPLIT)
-_SOURCES = list(EnergySource)
 ENERGY_FIELDS = (
     *(f"{state}Joules" for state in _STATES),
     *("joules", "kWh", "electricity", "electricityCurrency", "kgCO2e", "source"),
 )
-_MILLIJOULES_PER_KWH = 3_600_000_000
 _NANOS, _MICROGRAMS_PER_KG = 10**9, 10**9
 _TABLE_DIGITS, _FULL_DIGITS = 4, 9
 _MAX_GPUS = 10
@@ -58,14 +56,13 @@ def energy_rows(
     return rows, [_row("total", currency, lines) for currency, lines in sorted(sums.items())]
 
 
-def _row(name: str, currency: str, lines: Iterable[tuple[EnergyLine, Energy]]) -> EnergyRow:
+def _row(name: str, currency: str, lines: Sequence[tuple[EnergyLine, Energy]]) -> EnergyRow:
     states: Counter[str] = Counter()
-    total, worst = Energy(), 0
+    total = Energy()
     for key, energy in lines:
         states[key.state] += energy.millijoules
         total = total.plus(energy)
-        worst = max(worst, _SOURCES.index(key.source))
-    source = _SOURCES[worst]
+    source = worst_source(key.source for key, _ in lines)
     return EnergyRow(name=name, currency=currency, states=states, energy=total, source=source)
 
 
@@ -174,7 +171,7 @@ def _joules(millijoules: int) -> str:
 
 
 def _kwh(millijoules: int, digits: int) -> str:
-    return f"{Decimal(millijoules) / _MILLIJOULES_PER_KWH:.{digits}f}"
+    return f"{Decimal(millijoules) / MILLIJOULES_PER_KWH:.{digits}f}"
 
 
 def _electricity(row: EnergyRow, digits: int) -> str | None:

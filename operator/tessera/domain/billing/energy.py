@@ -1,7 +1,7 @@
 """The energy of GPUs, split among who used them, in whole millijoules.
 
-A window is the time between two samples of one GPU. Its energy is charged
-in the cycle that reads the later sample: see `energy_windows.py` for how it is split.
+A window is the time between two samples of one GPU. Its energy is charged in the cycle that reads
+the later sample; `energy_windows.py` splits it.
 """
 
 import operator
@@ -40,7 +40,7 @@ from tessera.domain.observed.energy import EnergyReadings, EnergySource, GPURead
 from tessera.domain.observed.snapshot import Node, Pod, Ref, Snapshot
 from tessera.domain.steps import Step
 
-_MILLIJOULES_PER_KWH = 3_600_000_000
+MILLIJOULES_PER_KWH = 3_600_000_000
 # The state of energy of a time in which it is not known who used the GPU.
 UNSPLIT = "unsplit"
 
@@ -286,7 +286,7 @@ def _lines_of(window: Window, factors: EnergyFactors | None) -> Iterator[tuple[E
         grams = factor_on(factors.grams_co2_per_kwh, window.begin) * factors.pue
     for line, millijoules in parts.items():
         if millijoules:
-            kwh = Decimal(millijoules) / _MILLIJOULES_PER_KWH
+            kwh = Decimal(millijoules) / MILLIJOULES_PER_KWH
             energy = Energy(millijoules, to_nanos(price * kwh), round(grams * kwh * 10**6))
             yield EnergyLine(line, window.source, split), energy
 

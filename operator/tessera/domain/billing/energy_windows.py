@@ -225,6 +225,7 @@ def modelled_window(
 
 
 def gpu_resources(pod: Pod) -> Mapping[str, int]:
+    """Return the GPUs and slices of a pod, by resource."""
     return {name: count for name, count in pod.devices.items() if is_gpu_resource(name)}
 
 

@@ -1,5 +1,6 @@
 """Energy of GPUs as exporters count it: facts of one query."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -17,6 +18,11 @@ class EnergySource(StrEnum):
     """Samples of the GPU's power, times their distance."""
     MODEL = "Model"
     """Watts of the product by the activity of its engines."""
+
+
+def worst_source(sources: Iterable[EnergySource]) -> EnergySource:
+    """Return how a sum of such parts is known; Measured without a part."""
+    return max(sources, key=list(EnergySource).index, default=EnergySource.MEASURED)
 
 
 class DeviceReading(NamedTuple):
