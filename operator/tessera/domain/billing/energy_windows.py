@@ -14,7 +14,7 @@ from heapq import nlargest
 from typing import NamedTuple
 
 from tessera.domain.billing.device_use import CostLine, CostState, DeviceUse
-from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
+from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource, resource_of
 from tessera.domain.hardware.power import PowerRange, compute_share, power_range
 from tessera.domain.observed.energy import EnergySource, GPUReading
 from tessera.domain.observed.snapshot import Pod, Ref
@@ -153,14 +153,14 @@ def gpu_use(use: DeviceUse, before: GPUReading, after: GPUReading) -> DeviceUse:
     }
     holds: dict[Ref, Counter[str]] = defaultdict(Counter)
     for ref, _, profile in holders:
-        holds[ref][_resource(profile)] += 1
+        holds[ref][resource_of(profile)] += 1
     pods = [
         # Most pods have one device, and to replace one takes long.
         pod if pod.devices == holds[pod.ref] else replace(pod, devices=holds[pod.ref])
         for pod in use.pods
         if pod.ref in holds and gpu_resources(pod)
     ]
-    resources = Counter(_resource(profile) for _, profile in instances)
+    resources = Counter(resource_of(profile) for _, profile in instances)
     return replace(use, gpus=1, allocatable=resources, pods=pods)
 
 
@@ -173,7 +173,7 @@ def active_lines(use: DeviceUse, before: GPUReading, after: GPUReading) -> Mappi
         was_held = (device.instance, device.pod) in holders
         if device.activity and (device.is_held or was_held):
             share = device.activity * compute_share(use.product, device.profile)
-            pod, resource = pods.get(device.pod or _NO_POD), _resource(device.profile)
+            pod, resource = pods.get(device.pod or _NO_POD), resource_of(device.profile)
             active[_line_of(use, pod, resource, before.at, after.at)] += round(share * _PARTS)
     return active
 
@@ -204,7 +204,7 @@ def modelled_window(
     if watts is None or end - begin > MAX_WINDOW:
         return None
     holders = {device.pod for gpu in sampled for device in gpu.devices}
-    devices = Counter(_resource(device.profile) for gpu in sampled for device in gpu.devices)
+    devices = Counter(resource_of(device.profile) for gpu in sampled for device in gpu.devices)
     pods = [pod for pod in use.pods if pod.ref not in holders]
     rest = replace(use, gpus=count, allocatable=Counter(use.allocatable) - devices, pods=pods)
     active: Counter[CostLine] = Counter()
@@ -227,10 +227,6 @@ def modelled_window(
 def gpu_resources(pod: Pod) -> Mapping[str, int]:
     """Return the GPUs and slices of a pod, by resource."""
     return {name: count for name, count in pod.devices.items() if is_gpu_resource(name)}
-
-
-def _resource(profile: str) -> str:
-    return MIG_PREFIX + profile.replace("+", ".") if profile else GPU
 
 
 def split_energy(window: Window) -> tuple[Mapping[CostLine, int], EnergySplit]:

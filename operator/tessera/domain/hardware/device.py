@@ -17,6 +17,11 @@ def is_gpu_resource(name: str) -> bool:
     return name == GPU or name.startswith((f"{GPU}.", MIG_PREFIX))
 
 
+def resource_of(profile: str | None) -> str:
+    """Return the extended resource of slices of a profile, or of whole GPUs without one."""
+    return f"{MIG_PREFIX}{profile.replace('+', '.')}" if profile else GPU
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """The equal devices that one replica runs on; several are always whole GPUs of one node."""
@@ -43,9 +48,8 @@ class Hardware:
     """The extended resource that the device plugin offers under `mig.strategy=mixed`."""
 
     def __post_init__(self) -> None:
-        name = self.node_profile or self.profile
-        resource = GPU if name is None else f"{MIG_PREFIX}{name.replace('+', '.')}"
-        object.__setattr__(self, "resource", resource)  # every cycle asks for it
+        # Every cycle asks for it.
+        object.__setattr__(self, "resource", resource_of(self.node_profile or self.profile))
 
     @property
     def instance(self) -> str:

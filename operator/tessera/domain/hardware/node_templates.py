@@ -14,7 +14,7 @@ from tessera.api.accelerator_pool import (
 )
 from tessera.api.meta import format_duration
 from tessera.api.text import counted
-from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource, slice_hardware
+from tessera.domain.hardware.device import GPU, is_gpu_resource, resource_of, slice_hardware
 from tessera.domain.hardware.gpu_catalog import nearest_products, products
 from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import find_gpu_model
@@ -63,10 +63,7 @@ def has_devices(node: Node) -> bool:
 def template_node(spec: AcceleratorPoolSpec, template: NodeTemplate) -> Node:
     """Return a new node of the pool, as it is once its devices are offered."""
     layout = _layout(spec, template)
-    allocatable = {
-        f"{MIG_PREFIX}{profile.replace('+', '.')}": count * template.gpus
-        for profile, count in layout.items()
-    }
+    allocatable = {resource_of(profile): count * template.gpus for profile, count in layout.items()}
     return Node(
         name="",
         labels=template_labels(spec, template),

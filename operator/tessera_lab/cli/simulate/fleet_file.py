@@ -16,7 +16,7 @@ from tessera.api.inference_service import InferenceServiceSpec
 from tessera.api.service_status import PrecisionStatus
 from tessera.api.tenant_budget import TenantBudgetStatus
 from tessera.cli.errors import CommandError
-from tessera.domain.hardware.device import GPU, MIG_PREFIX, is_gpu_resource
+from tessera.domain.hardware.device import GPU, is_gpu_resource, resource_of
 from tessera.domain.hardware.node_templates import template_node
 from tessera.domain.hardware.pools import discover
 from tessera.domain.money import price_on
@@ -218,8 +218,7 @@ def _typical_node(spec: AcceleratorPoolSpec, nodes: Sequence[Node]) -> Node | No
     allocatable = {GPU: int(count)}
     if spec.mig is not None and spec.mig.layout:
         allocatable = {
-            f"{MIG_PREFIX}{profile.replace('+', '.')}": slices * int(count)
-            for profile, slices in spec.mig.layout.items()
+            resource_of(profile): slices * int(count) for profile, slices in spec.mig.layout.items()
         }
     return Node(name="", labels={}, schedulable=True, allocatable=allocatable)
 
