@@ -46,6 +46,27 @@ async def test_the_index_of_large_models_is_read_too() -> None:
     assert report["shape"]["parameters"] == 500_000_000
 
 
+MODELOPT = {
+    "producer": {"name": "modelopt"},
+    "quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8"},
+}
+
+
+async def test_a_quantization_beside_the_configuration_is_read_at_the_hub_and_on_a_volume(
+    tmp_path: Path,
+) -> None:
+    files = {**a_model(), "hf_quant_config.json": json.dumps(MODELOPT).encode()}
+    for name in ("config.json", "hf_quant_config.json"):
+        (tmp_path / name).write_bytes(files[name])
+    hub = open_repository(None, None, "")
+    for _, report in (
+        await shape_at(a_hub(files=files)),
+        await shape("pvc://weights/own", tmp_path, hub),
+    ):
+        assert report["shape"]["quantization"] == "fp8", report
+        assert report["shape"]["kvCacheBits"] == 8
+
+
 EMBEDDER = {
     "modules.json": [{"type": "sentence_transformers.models.Pooling"}],
     "sentence_bert_config.json": {"max_seq_length": 256},

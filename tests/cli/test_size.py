@@ -164,6 +164,31 @@ def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
     assert size_report("--config", path).request.demand.shape.parameters == 10 * 10**9
 
 
+FP8_WITH_CACHE = {
+    "quant_method": "modelopt",
+    "quant_algo": "FP8",
+    "kv_cache_scheme": {"dynamic": False, "num_bits": 8, "type": "float"},
+}
+
+
+def test_a_cache_of_8_bits_in_the_files_is_planned_as_one_that_is_asked_for(tmp_path: Path) -> None:
+    sized = []
+    for folder, scheme in (("with", FP8_WITH_CACHE["kv_cache_scheme"]), ("without", None)):
+        (tmp_path / folder).mkdir()
+        quantization = FP8_WITH_CACHE | {"kv_cache_scheme": scheme}
+        config = CONFIG | {"quantization_config": quantization}
+        path = write_file(tmp_path / folder, "config.json", config)
+        sized.append(
+            [
+                size_report("--config", path, "--gpu", H100, "--kv-cache-dtype", dtype).rows
+                for dtype in ("auto", "fp8")
+            ]
+        )
+    (with_scheme, asked_for), (without, asked_too) = sized
+    assert with_scheme == asked_for == asked_too
+    assert with_scheme != without
+
+
 def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> None:
     path = write_file(tmp_path, "prices.json", PRICES)
     report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")

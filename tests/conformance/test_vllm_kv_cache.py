@@ -120,7 +120,9 @@ async def test_the_cache_has_as_many_blocks_as_planned(
     terms = engine_terms(engine)
     folder = tmp_path / "model"
     shape = shaped_model(model, folder, SHAPES[name])
-    token_bytes = footprint.cache_bytes_per_token(shape, 1, terms.kv_bits)
+    token_bytes = footprint.cache_bytes_per_token(
+        shape, 1, footprint.cache_bits(shape, terms.kv_bits)
+    )
     reported = await reported_cache(venv, folder, engine)
     planned = CACHE_BYTES // (token_bytes * terms.block_tokens)
     print(f"\n{name} {options}: {token_bytes} bytes a token, {planned} blocks planned, {reported}")

@@ -115,6 +115,10 @@ class ModelShape(Wire):
     """With multi-head latent attention, `kv_lora_rank` + `qk_rope_head_dim`: values cached per
     token and layer instead of keys and values per head. Tensor parallelism does not divide it."""
 
+    kv_cache_bits: Literal[8] | None = None
+    """Bits of a value in the KV cache where the files ask for it and
+    `spec.engine.kvCacheDtype` is `Auto`; omitted, 16."""
+
     sliding_window: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
     """Window of layers with sliding-window attention, in tokens."""
 

@@ -51,7 +51,7 @@ async def _load_from_source(closed_source: ClosedSource) -> tuple[Contents, str]
         model_config, commit = await source.read_json(config.CONFIG)
         contents: dict[str, object] = {config.CONFIG: model_config}
         # A small model has no index, and only sentence-transformers have settings beside modules.
-        for name in (config.INDEX, config.MODULES, config.SETTINGS):
+        for name in config.BESIDE_CONFIG:
             if name == config.SETTINGS and config.MODULES not in contents:
                 continue
             with contextlib.suppress(RefusedError):  # the model has no such file
@@ -60,7 +60,7 @@ async def _load_from_source(closed_source: ClosedSource) -> tuple[Contents, str]
 
 
 def _load_from_folder(folder: Path) -> Contents:
-    names = (config.CONFIG, config.INDEX, config.MODULES, config.SETTINGS)
+    names = (config.CONFIG, *config.BESIDE_CONFIG)
     contents = {name: _read_json(folder / name) for name in names}
     if contents[config.CONFIG] is None:
         raise RefusedError(f"{folder / config.CONFIG} does not exist; correct spec.model.uri")

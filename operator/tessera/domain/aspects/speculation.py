@@ -16,6 +16,7 @@ from tessera.domain.observed.snapshot import Readings, Snapshot, SpeedReading, r
 from tessera.domain.perf import footprint
 from tessera.domain.perf.engine_terms import draft_shape, engine_terms
 from tessera.domain.perf.speculation import acceptance_of
+from tessera.domain.placement.checks import shape_of
 from tessera.domain.reporting.series import Sample, Series
 from tessera.domain.reporting.transitions import transitions
 from tessera.domain.service.speculation import (
@@ -108,7 +109,7 @@ def _numbers(
             )
     if drafting is not None and draft is not None:
         mib = math.ceil(footprint.resident_bytes(draft, None) / fit.hardware.devices / MIB)
-        kv_bits = engine_terms(spec.engine).kv_bits
+        kv_bits = footprint.cache_bits(shape_of(spec) or draft, engine_terms(spec.engine).kv_bits)
         token_bytes = footprint.cache_bytes_per_token(draft, fit.hardware.devices, kv_bits)
         yield (
             "draft model",

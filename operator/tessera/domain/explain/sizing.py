@@ -75,6 +75,7 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
     fit, shape = choice.fit, demand.shape
     memory, devices = fit.memory, fit.hardware.devices
     bits = footprint.weight_bits(shape, fit.precision)
+    kv_bits = footprint.cache_bits(shape, demand.engine.kv_bits)
     limits = fit.limits
     tokens_per_second = corrected_rate(limits.tokens_per_second, measured)
     per_million = per_million_tokens(choice.hourly, tokens_per_second)
@@ -99,7 +100,7 @@ def _numbers(choice: HardwareChoice, demand: Demand, measured: SpeedMeasurement 
             "none: an encoder keeps nothing of a text"
             if shape.encoder_only
             else f"{memory.cache_mib} MiB per device, for {counted(memory.kv_tokens, 'token')}"
-            + (f" of {kv_bits}-bit values" if (kv_bits := demand.engine.kv_bits) != 16 else ""),
+            + (f" of {kv_bits}-bit values" if kv_bits != 16 else ""),
         ),
         ("longest request", counted(fit.max_model_len, "token")),
         *(_pooling_load(fit, demand) if demand.is_pooling else _load(fit, demand)),

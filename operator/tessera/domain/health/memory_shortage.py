@@ -69,7 +69,7 @@ def memory_advice(
             most = f" to at most {possible[1]}" if possible else ""
             dtype = (
                 ", or set spec.engine.kvCacheDtype: fp8"
-                if engine_terms(spec.engine).kv_bits == 16
+                if engine_terms(spec.engine).kv_bits is None
                 else ""
             )
             return (

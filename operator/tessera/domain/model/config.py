@@ -20,13 +20,18 @@ from tessera.domain.model.pooling import (
     labels_of,
     pooling_task,
 )
-from tessera.domain.model.quantization import Quantization, read_quantization
+from tessera.domain.model.quantization import (
+    QUANTIZATION_FILE,
+    Quantization,
+    read_quantization,
+)
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 
-# The files that tell the shape: of all models, of large ones, and two of sentence-transformers,
-# with the layers of an embedder and its longest text.
+# The files that tell the shape: of all models, of large ones, of those that ModelOpt quantized, and
+# two of sentence-transformers, with the layers of an embedder and its longest text.
 CONFIG, INDEX = "config.json", "model.safetensors.index.json"
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
+BESIDE_CONFIG = (INDEX, QUANTIZATION_FILE, MODULES, SETTINGS)
 # Keys of models whose cache does not grow by tokens.
 _UNSUPPORTED_CACHES = {
     "ssm_cfg": "state-space layers",
@@ -48,7 +53,7 @@ class UnsupportedConfig:
 def read_files(read: Callable[[str], object]) -> ModelShape | UnsupportedConfig:
     """Return the shape by the files of a model; `read` returns one by its name, or None."""
     files = SentenceTransformersFiles(modules=read(MODULES), settings=read(SETTINGS))
-    return read_config(read(CONFIG), _weights_size(read(INDEX)), files)
+    return read_config(read(CONFIG), _weights_size(read(INDEX)), files, read(QUANTIZATION_FILE))
 
 
 def _weights_size(index: object) -> int | None:
@@ -62,11 +67,13 @@ def read_config(
     config: object,
     total_size: int | None = None,
     files: SentenceTransformersFiles = NO_SENTENCE_FILES,
+    quantization: object = None,
 ) -> ModelShape | UnsupportedConfig:
     """Return the shape; `total_size` is that of `model.safetensors.index.json`, in bytes.
 
-    With it the weights take what their files take: parts besides the language model count, and
-    quantized weights have the bytes that they really have.
+    `quantization` is the content of `hf_quant_config.json`. With the size the weights take what
+    their files take: parts besides the language model count, and quantized weights have the bytes
+    that they really have.
     """
     try:
         if not isinstance(config, Mapping):
@@ -74,7 +81,9 @@ def read_config(
                 "it is not an object; take the config.json of the repository"
             )
         keys, family = _language_model(config, total_size)
-        return _shape(keys, family, config, total_size, files)
+        latent = keys.get("kv_lora_rank") is not None
+        stored = read_quantization(config, quantization, latent=latent)
+        return _shape(keys, family, config, total_size, files, stored)
     except UnsupportedConfigError as error:
         return UnsupportedConfig(str(error))
     except ValidationError as error:
@@ -114,6 +123,7 @@ def _shape(
     config: Mapping[str, Any],
     total_size: int | None,
     files: SentenceTransformersFiles,
+    quantization: Quantization | None,
 ) -> ModelShape:
     heads = heads_of(keys, family)
     task = pooling_task(config, files)
@@ -129,12 +139,11 @@ def _shape(
     if family.encoder and task in ("Score", "Classify"):
         head = labels_of(config) * (keys["hidden_size"] + 1)
         weights = replace(weights, small=weights.small + head)
-    quantization = read_quantization(config)
     plain = total_size if quantization is None else None
-    window = _window_of(keys, family)
     parameters = weights.total if plain is None else plain * 8 // _stored_bits(config)
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
+    window = _window_of(keys, family)
     return ModelShape(
         parameters=parameters,
         active_parameters=min(parameters, weights.active) if mixture else None,
@@ -155,6 +164,7 @@ def _shape(
         else None,
         experts_per_token=keys["num_experts_per_tok"] if mixture else None,
         latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
+        kv_cache_bits=None if quantization is None else quantization.cache_bits,
         sliding_window=window and window[0],
         sliding_layers=window and window[1],
         architecture=keys.model_type,
@@ -182,9 +192,8 @@ def _is_bidirectional(keys: Keys, family: ModelFamily) -> bool:
 
 
 def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
-    """MXFP4 quantizes the experts alone, the other formats every matrix of the layers."""
-    dense = weights.dense if quantization is not None and quantization.format == "mxfp4" else 0
-    return weights.unquantized + dense
+    experts_only = quantization is not None and quantization.experts_only and weights.experts
+    return weights.unquantized + (weights.dense if experts_only else 0)
 
 
 def _stored_bits(config: Mapping[str, Any]) -> int:

@@ -1,7 +1,12 @@
-"""`quantization_config` -> how the weights lie in memory."""
+"""`quantization_config` -> how the weights lie in memory, and the KV cache.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+It is looked for where vLLM 0.30 to 0.33 look: at the top level, in `hf_quant_config.json` of
+ModelOpt, and in the part of the language model.
+"""
+
+import re
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from tessera.domain.model.config_keys import UnsupportedConfigError, part
@@ -12,6 +17,11 @@ MXFP4_GROUP = 32
 NVFP4_GROUP = 16
 # Where AWQ's configuration does not say it.
 _DEFAULT_GROUP = 128
+# Lists of modules that keep 16 bits, by method; and words in the names of those that always do.
+_SPARED_KEYS = ("ignore", "ignored_layers", "exclude_modules", "modules_to_not_convert")
+_ALWAYS_16_BITS = re.compile(
+    r"lm_head|embed|router|norm|vision|visual|projector|[._](expert_)?gate[$*]*$"
+)
 # Formats of the files of a listed precision; `int4` of compressed-tensors does not say how its
 # numbers were found.
 PRECISION_FORMATS: Mapping[str, tuple[Format, ...]] = {
@@ -22,6 +32,8 @@ PRECISION_FORMATS: Mapping[str, tuple[Format, ...]] = {
     "nvfp4": ("nvfp4",),
     "mxfp4": ("mxfp4",),
 }
+# The file of ModelOpt beside a `config.json` that says nothing of quantization.
+QUANTIZATION_FILE = "hf_quant_config.json"
 # Methods that engines here do not serve, and what to take instead.
 UNSUPPORTED_METHODS = {
     "bitsandbytes": "its kernels are slow and no longer served; take an FP8 or AWQ checkpoint, or "
@@ -38,14 +50,25 @@ class Quantization:
     format: Format
     bits: Literal[4, 8]
     group_size: int | None = None
+    experts_only: bool = False
+    """Attention and the blocks without experts keep 16 bits."""
+    spares_layers: bool = False
+    """Some layers, or some matrices of each, keep 16 bits."""
+    cache_bits: Literal[8] | None = None
+    """Bits of a value in the KV cache, where the files ask for it and the engine follows them."""
 
 
-def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
-    """Read the format; None for plain weights, UnsupportedConfigError if no engine serves it."""
-    section = part(config, "quantization_config") or part(config, "compression_config")
+def read_quantization(
+    config: Mapping[str, Any], separate: object = None, *, latent: bool = False
+) -> Quantization | None:
+    """Read the format; None for plain weights, UnsupportedConfigError if no engine serves it.
+
+    `separate` is the content of `hf_quant_config.json`; `latent` says that the attention is.
+    """
+    section, nested = _section(config, separate)
     if not section:
         return None
-    method = str(section.get("quant_method", "")).lower()
+    method = _method(section)
     if method in UNSUPPORTED_METHODS:
         raise UnsupportedConfigError(
             f"quantization_config.quant_method {method}: {UNSUPPORTED_METHODS[method]}"
@@ -56,7 +79,83 @@ def read_quantization(config: Mapping[str, Any]) -> Quantization | None:
             f"quantization_config.quant_method {method or 'is missing and'} is not supported; "
             f"known are {', '.join(_READERS)}: take a checkpoint in one of these"
         )
-    return reader(section)
+    quantization = reader(section)
+    spared = _spared_modules(section)
+    return replace(
+        quantization,
+        experts_only=quantization.format == "mxfp4" or "attention" in spared,
+        spares_layers=bool(spared),
+        cache_bits=_cache_bits(method, section, nested=nested, latent=latent),
+    )
+
+
+def _section(config: Mapping[str, Any], separate: object) -> tuple[Mapping[str, Any], bool]:
+    """Return the first section that says how weights are quantized, and whether it is nested."""
+    beside = separate if isinstance(separate, Mapping) else {}
+    for section in (
+        part(config, "quantization_config"),
+        beside,
+        part(config, "compression_config"),
+    ):
+        if section:
+            return section, False
+    text = part(config, "text_config")
+    return part(text, "quantization_config") or part(text, "compression_config"), True
+
+
+def _method(section: Mapping[str, Any]) -> str:
+    method = str(section.get("quant_method") or "").lower().replace("_tensors", "-tensors")
+    # Files of ModelOpt before 0.31 name their producer instead.
+    is_modelopt = "quant_algo" in part(section, "quantization")
+    return "modelopt" if method.startswith("modelopt") or is_modelopt else method
+
+
+def _spared_modules(section: Mapping[str, Any]) -> Collection[Literal["attention", "other"]]:
+    """Return what keeps 16 bits besides what always does: embeddings, output layer, routers.
+
+    The entries are names and patterns of strangers, so they are searched for words and never run.
+    """
+    inner = part(section, "quantization") or section
+    spared = set[Literal["attention", "other"]]()
+    for key in _SPARED_KEYS:
+        entries = inner.get(key)
+        for entry in entries if isinstance(entries, list) else ():
+            name = str(entry).replace("\\", "")
+            if _ALWAYS_16_BITS.search(name):
+                continue
+            is_pattern = name.startswith("re:") or "*" in name
+            spared.add("attention" if is_pattern and "self_attn" in name else "other")
+    return spared
+
+
+def _cache_bits(
+    method: str, section: Mapping[str, Any], *, nested: bool, latent: bool
+) -> Literal[8] | None:
+    """Return the bits that vLLM 0.30 to 0.33 take for the KV cache where no flag sets them."""
+    if method == "modelopt" and not nested:
+        inner = part(section, "quantization") or section
+        for each in ("kv_cache_scheme", "kv_cache_quant_algo"):
+            if scheme := inner.get(each) or section.get(each):
+                static = isinstance(scheme, Mapping) and scheme.get("dynamic") is False
+                is_fp8 = str(scheme).lower() == "fp8" or (static and _is_fp8(scheme))
+                return 8 if is_fp8 else None
+    if method == "compressed-tensors" and (scheme := section.get("kv_cache_scheme")):
+        if not _is_fp8(scheme):
+            raise UnsupportedConfigError(
+                f"kv_cache_scheme {scheme} of compressed-tensors is not supported; engines serve "
+                "num_bits 8 of type float: take a checkpoint with it, or without a scheme"
+            )
+        # Latent attention of these files keeps the bits of its activations.
+        return None if latent else 8
+    return None
+
+
+def _is_fp8(scheme: object) -> bool:
+    return (
+        isinstance(scheme, Mapping)
+        and scheme.get("num_bits") == 8
+        and scheme.get("type") == "float"
+    )
 
 
 def _read_fp8(_: Mapping[str, Any]) -> Quantization:
@@ -76,7 +175,8 @@ def _read_gptq(section: Mapping[str, Any]) -> Quantization:
 
 
 def _read_modelopt(section: Mapping[str, Any]) -> Quantization:
-    algorithm = str(section.get("quant_algo", "")).lower()
+    inner = part(section, "quantization") or section
+    algorithm = str(inner.get("quant_algo", "")).lower()
     if "fp4" in algorithm:
         return Quantization(format="nvfp4", bits=4, group_size=NVFP4_GROUP)
     if "fp8" in algorithm:

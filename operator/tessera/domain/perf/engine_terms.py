@@ -22,7 +22,8 @@ class EngineTerms:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     gpu_memory_utilization: float = GPU_MEMORY_UTILIZATION
-    kv_bits: KvBits = 16
+    kv_bits: KvBits | None = None
+    """None: as the files of the model ask for."""
     block_tokens: int = _BLOCK_TOKENS
     chunked_prefill: bool = True
     draft: ModelShape | None = None
@@ -49,7 +50,7 @@ def engine_terms(options: EngineOptions) -> EngineTerms:
         max_num_seqs=options.max_num_seqs,
         max_num_batched_tokens=options.max_num_batched_tokens,
         gpu_memory_utilization=GPU_MEMORY_UTILIZATION if share is None else float(share),
-        kv_bits=16 if options.kv_cache_dtype in (None, "Auto") else 8,
+        kv_bits=None if options.kv_cache_dtype in (None, "Auto") else 8,
         block_tokens=options.block_size or _BLOCK_TOKENS,
         chunked_prefill=options.chunked_prefill is not False,
         draft=draft_shape(options) if speculates else None,

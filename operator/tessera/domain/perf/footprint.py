@@ -59,6 +59,11 @@ def computes_in_fp8(shape: ModelShape, precision: str | None) -> bool:
     return precision == "fp8" or (precision is None and shape.quantization == "fp8")
 
 
+def cache_bits(shape: ModelShape, kv_bits: KvBits | None) -> KvBits:
+    """Return the bits of a value in the KV cache, given those that an option sets."""
+    return kv_bits or shape.kv_cache_bits or 16
+
+
 def kv_bytes_per_token(layers: int, kv_heads: int, head_dim: int, bits: int = 16) -> int:
     """Return the bytes of one token's keys and values in all layers."""
     return 2 * layers * kv_heads * head_dim * bits // 8

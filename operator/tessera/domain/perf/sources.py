@@ -65,11 +65,12 @@ def step_time(
 ) -> StepTime:
     """Return the step time of a model on one replica's hardware; `source` says how it is known."""
     predicted = predict_step_time(shipped_speed_table(), shape, precision, hardware)
-    if engine.kv_bits != 16:
+    if (kv_bits := footprint.cache_bits(shape, engine.kv_bits)) != 16:
         # The prediction reads 16 bits.
-        predicted = replace(predicted, kv_token=predicted.kv_token * engine.kv_bits / 16)
+        predicted = replace(predicted, kv_token=predicted.kv_token * kv_bits / 16)
     if engine.draft_tokens:
-        predicted = replace(predicted, drafting=_drafting(engine, hardware))
+        drafting = _drafting(replace(engine, kv_bits=kv_bits), hardware)
+        predicted = replace(predicted, drafting=drafting)
     measurement = measured.get(measurement_key(shape, precision, hardware))
     if measurement is None or measurement.requests < MIN_REQUESTS or measurement.ratio <= 0:
         return predicted

@@ -23,8 +23,9 @@ def max_concurrency(demand: Demand, fit: ReplicaFit) -> float:
 def memory_share(demand: Demand, fit: ReplicaFit) -> float:
     """Return the share of a device's memory for weights, reserve and the typical cache."""
     devices, engine = fit.hardware.devices, demand.engine
+    kv_bits = footprint.cache_bits(demand.shape, engine.kv_bits)
     request = sum(
-        footprint.cache_bytes(model, demand.resident_tokens, devices, engine.kv_bits)
+        footprint.cache_bytes(model, demand.resident_tokens, devices, kv_bits)
         for model in (demand.shape, engine.draft)
         if model is not None
     )

@@ -152,7 +152,8 @@ class DeviceKvCache:
     def _token_bytes(
         self, tokens: int, step_tokens: int = 0, *, full_attention: bool = False
     ) -> int:
-        bits = self.engine.kv_bits
+        # The draft model keeps its cache in the same bits.
+        bits = footprint.cache_bits(self.shape, self.engine.kv_bits)
         models = [model for model in (self.shape, self.engine.draft) if model is not None]
         if full_attention:
             return sum(

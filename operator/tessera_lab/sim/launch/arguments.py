@@ -73,7 +73,7 @@ class Arguments:
         defaults = EngineTerms()
         return EngineTerms(
             gpu_memory_utilization=self.gpu_memory_utilization,
-            kv_bits=8 if self.kv_cache_dtype.startswith("fp8") else 16,
+            kv_bits=8 if self.kv_cache_dtype.startswith("fp8") else None,
             block_tokens=self.block_size or defaults.block_tokens,
         )
 

@@ -89,7 +89,8 @@ def kv_cache_layout(
     if shape.encoder_only:
         # It keeps nothing of a text, so the cache bounds nothing.
         return KvCacheLayout(blocks=_ENCODER_BLOCKS, block_size=block_size, bytes_per_token=0)
-    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices, terms.kv_bits)
+    kv_bits = footprint.cache_bits(shape, terms.kv_bits)
+    bytes_per_token = footprint.cache_bytes_per_token(shape, target.devices, kv_bits)
     cache_bytes = arguments.kv_cache_memory_bytes
     if cache_bytes is None:
         cache_bytes = max(0, plan.cache_mib) * sizing.MIB

@@ -1,0 +1,184 @@
+"""Where files say how their weights and their KV cache are quantized."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tessera.api.model_files import ModelShape
+from tessera.domain.model.config import CONFIG, INDEX, UnsupportedConfig, read_config, read_files
+from tessera.domain.model.quantization import QUANTIZATION_FILE, read_quantization
+from tessera.domain.perf.footprint import resident_bytes
+from tests.domain.model.test_config import config_of, error_message, expect_shape
+
+QWEN = "Qwen/Qwen3-8B"
+FP8_CACHE = {"dynamic": False, "num_bits": 8, "type": "float"}
+# As moonshotai/Kimi-K2.5 publishes it: int4 experts in `text_config`, the rest in 16 bits.
+KIMI_QUANTIZATION = {
+    "quant_method": "compressed-tensors",
+    "format": "pack-quantized",
+    "kv_cache_scheme": None,
+    "ignore": [
+        "lm_head",
+        "re:.*self_attn.*",
+        "re:.*shared_experts.*",
+        r"re:.*mlp\.(gate|up|gate_up|down)_proj.*",
+    ],
+    "config_groups": {
+        "group_0": {
+            "targets": ["Linear"],
+            "weights": {"num_bits": 4, "type": "int", "group_size": 32, "strategy": "group"},
+        }
+    },
+}
+KIMI_BYTES = 595_148_192_000
+
+
+def kimi_k25() -> dict[str, Any]:
+    text = config_of("moonshotai/Kimi-K2-Instruct") | {"quantization_config": KIMI_QUANTIZATION}
+    return {
+        "architectures": ["KimiK25ForConditionalGeneration"],
+        "model_type": "kimi_k25",
+        "text_config": text,
+        "vision_config": {"hidden_size": 1152},
+    }
+
+
+def test_quantized_experts_of_a_nested_configuration_are_seen() -> None:
+    shape = expect_shape(read_config(kimi_k25(), KIMI_BYTES))
+    assert (shape.quantization, shape.bits_per_weight, shape.group_size) == ("int4", 4, 32)
+    assert round(shape.parameters / 1e9) == 1026
+    assert resident_bytes(shape, None) == KIMI_BYTES
+
+
+def compressed(bits: int = 8, **keys: Any) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": "float" if bits == 8 else "int", "group_size": 128}
+    return {
+        "quant_method": "compressed-tensors",
+        "config_groups": {"group_0": {"weights": weights}},
+        **keys,
+    }
+
+
+SECTIONS = st.sampled_from(
+    [
+        {"quant_method": "awq", "bits": 4, "group_size": 64},
+        {"quant_method": "gptq", "bits": 8, "group_size": 128},
+        {"quant_method": "fp8"},
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+        compressed(4),
+        compressed(8),
+    ]
+)
+
+
+@given(SECTIONS)
+def test_every_place_says_the_same(section: dict[str, Any]) -> None:
+    places: list[tuple[dict[str, Any], object]] = [
+        ({"quantization_config": section}, None),
+        ({"compression_config": section}, None),
+        ({"text_config": {"quantization_config": section}}, None),
+        ({"text_config": {"compression_config": section}}, None),
+        ({}, section),
+    ]
+    expected = read_quantization({"quantization_config": section})
+    assert expected is not None
+    assert [read_quantization(*place) for place in places] == [expected] * len(places)
+
+
+def test_the_outer_section_comes_before_the_nested_one() -> None:
+    config = {"quantization_config": {"quant_method": "fp8"}, "text_config": kimi_k25()}
+    quantization = read_quantization(config)
+    assert quantization is not None
+    assert quantization.format == "fp8"
+
+
+# nvidia/Llama-3.1-8B-Instruct-FP8 has it beside a `config.json` without any quantization.
+HF_QUANT_CONFIG = {
+    "producer": {"name": "modelopt", "version": "0.23.0"},
+    "quantization": {
+        "quant_algo": "FP8",
+        "kv_cache_quant_algo": "FP8",
+        "exclude_modules": ["lm_head"],
+    },
+}
+
+
+def test_the_separate_file_of_modelopt_is_read() -> None:
+    files = {
+        CONFIG: config_of("meta-llama/Llama-3.1-8B-Instruct"),
+        INDEX: {"metadata": {"total_size": 9_080_000_000}},
+        QUANTIZATION_FILE: HF_QUANT_CONFIG,
+    }
+    shape = expect_shape(read_files(files.get))
+    assert (shape.quantization, shape.kv_cache_bits) == ("fp8", 8)
+    assert shape.parameters == 8_030_261_248
+
+
+MODELOPT = {"quant_method": "modelopt", "quant_algo": "FP8"}
+
+
+@pytest.mark.parametrize(
+    ("section", "bits"),
+    [
+        (MODELOPT, None),
+        (MODELOPT | {"kv_cache_scheme": FP8_CACHE}, 8),
+        (MODELOPT | {"kv_cache_scheme": FP8_CACHE | {"dynamic": True}}, None),
+        (MODELOPT | {"kv_cache_scheme": FP8_CACHE | {"num_bits": 4}}, None),
+        (MODELOPT | {"kv_cache_quant_algo": "FP8"}, 8),
+        (MODELOPT | {"kv_cache_quant_algo": "NVFP4"}, None),
+        (MODELOPT | {"quantization": {"quant_algo": "FP8", "kv_cache_quant_algo": "fp8"}}, 8),
+        (compressed(), None),
+        (compressed(kv_cache_scheme=FP8_CACHE), 8),
+        (compressed(4, kv_cache_scheme={"num_bits": 8, "type": "float"}), 8),
+        ({"quant_method": "fp8", "kv_cache_scheme": FP8_CACHE}, None),
+    ],
+)
+def test_the_cache_has_the_bits_that_the_engine_takes_from_the_files(
+    section: dict[str, Any], bits: int | None
+) -> None:
+    shape = expect_shape(read_config(config_of(QWEN, quantization_config=section)))
+    assert shape.kv_cache_bits == bits
+
+
+@pytest.mark.parametrize(
+    ("section", "bits"),
+    [(MODELOPT | {"kv_cache_scheme": FP8_CACHE}, None), (compressed(kv_cache_scheme=FP8_CACHE), 8)],
+)
+def test_of_a_nested_section_the_engine_takes_one_kind_of_scheme(
+    section: dict[str, Any], bits: int | None
+) -> None:
+    config = {"text_config": config_of(QWEN, quantization_config=section)}
+    assert expect_shape(read_config(config, 9_500_000_000)).kv_cache_bits == bits
+
+
+def test_latent_attention_of_compressed_tensors_keeps_16_bits() -> None:
+    section = compressed(kv_cache_scheme=FP8_CACHE)
+    config = config_of("deepseek-ai/DeepSeek-V3", quantization_config=section)
+    assert expect_shape(read_config(config)).kv_cache_bits is None
+
+
+def test_a_scheme_that_stops_the_engine_is_refused() -> None:
+    section = compressed(kv_cache_scheme={"num_bits": 8, "type": "int"})
+    message = error_message(read_config(config_of(QWEN, quantization_config=section)))
+    assert "num_bits 8 of type float" in message
+
+
+_words = st.sampled_from(
+    ["quant_method", "quant_algo", "quantization", "kv_cache_scheme", "ignore", "config_groups"]
+)
+_values = st.recursive(
+    st.none()
+    | st.integers()
+    | st.sampled_from(["modelopt", "fp8", "compressed-tensors", "re:(a+)+$", "*self_attn*"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_words, inner, max_size=4),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(_words, _values), _values)
+def test_no_section_of_a_stranger_raises(section: dict[str, Any], separate: object) -> None:
+    config = config_of(QWEN, quantization_config=section)
+    read = read_config(config, quantization=separate)
+    assert isinstance(read, ModelShape | UnsupportedConfig)
