@@ -189,6 +189,16 @@ def test_a_cache_of_8_bits_in_the_files_is_planned_as_one_that_is_asked_for(tmp_
     assert with_scheme != without
 
 
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_a_context_that_yarn_extends_is_sized_to_its_end(tmp_path: Path, key: str) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    path = write_file(tmp_path, "config.json", CONFIG | {key: rope})
+    demand = size_report("--config", path, "--gpu", H100, "--context", "131072").request.demand
+    assert demand.max_model_len == 131_072
+    with pytest.raises(CommandError, match="use at most 131072"):
+        size_report("--config", path, "--context", "131073")
+
+
 def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> None:
     path = write_file(tmp_path, "prices.json", PRICES)
     report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")

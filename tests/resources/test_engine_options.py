@@ -149,3 +149,29 @@ def test_the_claim_of_a_draft_is_mounted_beside_the_model() -> None:
     assert volume["persistentVolumeClaim"] == {"claimName": "drafts", "readOnly": True}
     (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "draft"]
     assert (mount["mountPath"], mount["readOnly"]) == ("/draft", True)
+
+
+LONG = SHAPE | {"maxPositionEmbeddings": 8192, "derivedPositions": 2048}
+ALLOWED = {"name": "VLLM_ALLOW_LONG_MAX_MODEL_LEN", "value": "1"}
+
+
+@pytest.mark.parametrize(("length", "allowed"), [(8192, [ALLOWED]), (2049, [ALLOWED]), (2048, [])])
+def test_an_engine_is_told_of_a_context_that_yarn_extends(
+    length: int, allowed: list[dict[str, str]]
+) -> None:
+    spec = a_spec("hf://acme/long", model={"shape": LONG}, context={"maxModelLen": length})
+    engine = container(spec)
+    assert f"--max-model-len={length}" in engine["args"]
+    assert [each for each in engine["env"] if each["name"] == ALLOWED["name"]] == allowed
+
+
+def test_a_service_may_say_itself_that_its_context_is_right() -> None:
+    own = {"name": ALLOWED["name"], "value": "0"}
+    template = {"env": [own]}
+    spec = a_spec(
+        "hf://acme/long",
+        model={"shape": LONG},
+        context={"maxModelLen": 8192},
+        podTemplate=template,
+    )
+    assert [each for each in container(spec)["env"] if each["name"] == own["name"]] == [own]

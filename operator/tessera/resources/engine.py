@@ -9,6 +9,7 @@ from tessera.api.template_version import PodTemplateVersion
 from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf.sources import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.candidates import HardwareChoice
+from tessera.domain.placement.checks import needs_long_context
 from tessera.domain.vllm.loaders import loader_host_mib
 from tessera.resources import platform as surroundings
 from tessera.resources.arguments import (
@@ -27,6 +28,8 @@ _USER = 1000
 _CACHE = "/cache"
 # Probed more often than later on: until then nothing is served, and a closed port costs nothing.
 _START_PERIOD = 2
+# Without it the engine refuses a context beyond what it derives from the files.
+_LONG_CONTEXT = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"
 _UNREACHABLE_TAINTS = ("not-ready", "unreachable")
 
 
@@ -73,7 +76,7 @@ class EngineTemplate:
             name=ENGINE,
             image=surroundings.engine_image(self.spec, self.version),
             args=arguments(self.name, self.spec, self.choice, self.rules),
-            env=_environment(self.spec, self.version),
+            env=_environment(self.spec, self.version, self.choice.fit.max_model_len),
             ports=[client.V1ContainerPort(name="http", container_port=PORT)],
             resources=client.V1ResourceRequirements(requests=requests, limits=devices),
             security_context=restricted(),
@@ -190,8 +193,11 @@ def empty_volume(
     return client.V1Volume(name=name, empty_dir=source)
 
 
-def _environment(spec: InferenceServiceSpec, version: PodTemplateVersion) -> list[client.V1EnvVar]:
+def _environment(
+    spec: InferenceServiceSpec, version: PodTemplateVersion, max_model_len: int
+) -> list[client.V1EnvVar]:
     """Return the environment; a variable of the service overrides the platform's."""
+    names = {variable.name for variable in spec.pod_template.env}
     base = [
         client.V1EnvVar(name="HOME", value=_CACHE),
         # PyTorch reads it where the UID has no passwd entry.
@@ -203,8 +209,9 @@ def _environment(spec: InferenceServiceSpec, version: PodTemplateVersion) -> lis
     if defaults(version.builder_version).limits_media:
         # The engine compares the host of a URL alone, and not that to which it is redirected.
         base.append(client.V1EnvVar(name="VLLM_MEDIA_URL_ALLOW_REDIRECTS", value="0"))
+    if needs_long_context(spec, max_model_len) and _LONG_CONTEXT not in names:
+        base.append(client.V1EnvVar(name=_LONG_CONTEXT, value="1"))
     service_env = [_to_env_var(variable) for variable in spec.pod_template.env]
-    names = {variable.name for variable in service_env}
     platform_env = [
         env_var
         for env_var in surroundings.environment(version.platform)

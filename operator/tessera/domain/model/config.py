@@ -25,6 +25,7 @@ from tessera.domain.model.quantization import (
     Quantization,
     read_quantization,
 )
+from tessera.domain.model.rope import Positions, positions_of
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 
 # The files that tell the shape: of all models, of large ones, of those that ModelOpt quantized, and
@@ -143,7 +144,8 @@ def _shape(
     parameters = weights.total if plain is None else plain * 8 // _stored_bits(config)
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
-    window = _window_of(keys, family)
+    positions = _positions(keys, family, config, task, files)
+    window = _window_of(keys, family, positions.longest)
     return ModelShape(
         parameters=parameters,
         active_parameters=min(parameters, weights.active) if mixture else None,
@@ -152,7 +154,8 @@ def _shape(
         kv_heads=heads.keys,
         head_dim=heads.width,
         hidden_size=None if query_width == keys["hidden_size"] else keys["hidden_size"],
-        max_position_embeddings=_max_positions(keys, family, task, files),
+        max_position_embeddings=positions.longest,
+        derived_positions=positions.derived if positions.derived < positions.longest else None,
         bits_per_weight=16 if quantization is None else quantization.bits,
         quantization=None if quantization is None else quantization.format,
         group_size=None if quantization is None else quantization.group_size,
@@ -174,13 +177,21 @@ def _shape(
     )
 
 
-def _max_positions(
-    keys: Keys, family: ModelFamily, task: PoolingTask | None, files: SentenceTransformersFiles
-) -> int:
-    positions = keys["max_position_embeddings"]
+def _positions(
+    keys: Keys,
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    task: PoolingTask | None,
+    files: SentenceTransformersFiles,
+) -> Positions:
+    positions = positions_of(keys, config)
     if family.positions_after_padding:
-        positions -= (keys.get("pad_token_id") or 0) + 1
-    return min(positions, files.max_tokens or positions) if task is not None else positions
+        padding = (keys.get("pad_token_id") or 0) + 1
+        positions = Positions(positions.longest - padding, positions.derived - padding)
+    if task is None:
+        return positions
+    longest = min(positions.longest, files.max_tokens or positions.longest)
+    return Positions(longest, min(longest, positions.derived))
 
 
 def _is_bidirectional(keys: Keys, family: ModelFamily) -> bool:
@@ -203,14 +214,14 @@ def _stored_bits(config: Mapping[str, Any]) -> int:
     return 32 if "float32" in dtypes else 16
 
 
-def _window_of(keys: Keys, family: ModelFamily) -> tuple[int, int] | None:
+def _window_of(keys: Keys, family: ModelFamily, longest: int) -> tuple[int, int] | None:
     """Return the window in tokens and how many layers have it, or None if none has."""
     layers = keys["num_hidden_layers"]
     window = keys.get("sliding_window", "attention_chunk_size")
     count = _layers_from_types(keys, layers)
     if count is None:
         count = _layers_from_family(keys, family, layers)
-    if not window or window >= keys["max_position_embeddings"] or count < 1:
+    if not window or window >= longest or count < 1:
         return None
     return window, count
 

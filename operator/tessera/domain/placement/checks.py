@@ -173,6 +173,12 @@ def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
     return spec.context.max_model_len or min(DEFAULT_MAX_MODEL_LEN, shape.max_position_embeddings)
 
 
+def needs_long_context(spec: InferenceServiceSpec, length: int) -> bool:
+    """Return whether a context is right by the files' YaRN and longer than the engine derives."""
+    shape = shape_of(spec)
+    return shape is not None and length > (shape.derived_positions or length)
+
+
 def unknown_model_denial(spec: InferenceServiceSpec, cause: str = "") -> Denial | None:
     """Return the denial of a model without a shape, with the cause if there is one."""
     if shape_of(spec) is not None:
