@@ -153,6 +153,28 @@ async def test_a_model_is_fetched_whole_and_without_what_engines_do_not_read(
     )
 
 
+def two_sets() -> dict[str, bytes]:
+    shards = {"model-1.safetensors": bytes(500), "model-2.safetensors": bytes(700)}
+    index = {"weight_map": {f"weight.{name}": name for name in shards}}
+    others = {name: content for name, content in a_model().items() if "model" not in name}
+    return {
+        **others,
+        **shards,
+        "consolidated.safetensors": bytes(1200),
+        "model.safetensors.index.json": json.dumps(index).encode(),
+    }
+
+
+async def test_of_two_sets_of_weights_one_is_fetched_and_has_room(tmp_path: Path) -> None:
+    _, read = await shape_at(a_hub(files=two_sets()))
+    async with serve_hub(a_hub(files=two_sets())) as hub:
+        code, report = await fetch_from(hub, tmp_path)
+    assert code == 0, report
+    weights = {path.name for path in tmp_path.glob("*.safetensors")}
+    assert weights == {"model-1.safetensors", "model-2.safetensors"}
+    assert report["bytes"] == read["shape"]["fileBytes"]
+
+
 async def test_what_was_fetched_is_not_fetched_again(tmp_path: Path) -> None:
     async with serve_hub(a_hub()) as hub:
         await fetch_from(hub, tmp_path)

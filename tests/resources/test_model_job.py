@@ -369,3 +369,11 @@ def test_the_claim_of_quantized_files_holds_their_embeddings_as_well() -> None:
     snapshot = a_snapshot(a_service(spec=spec))
     (claim,) = model_claims(snapshot, snapshot.services[0], spec, ClaimUsers())
     assert claim.gib * 2**30 > 1.1 * 5.7e9
+
+
+def test_the_claim_has_room_for_the_files_that_the_place_lists() -> None:
+    shape = {**LLAMA_8B, "fileBytes": 32_121_000_000}  # in 32 bits
+    spec = a_spec(STORED, replicas=1, model={"shape": shape, "store": STORE})
+    snapshot = a_snapshot(a_service(spec=spec))
+    (claim,) = model_claims(snapshot, snapshot.services[0], spec, ClaimUsers())
+    assert claim.gib == 36

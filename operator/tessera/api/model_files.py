@@ -107,6 +107,10 @@ class ModelShape(Wire):
     weight_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
     """Bytes of all files of a quantized model, where an index gives them."""
 
+    file_bytes: Annotated[int, Field(ge=1, le=10**14)] | None = None
+    """Bytes of all files that are downloaded, where the place of the files lists them; a claim
+    without `cache.size` has room for them. Omitted, the weights count."""
+
     embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
     """Weights of the input embedding where the output layer has its own; an engine step reads only
     the rows of its tokens."""
@@ -217,7 +221,7 @@ class Cache(Wire):
     size: Annotated[str, StringConstraints(pattern=r"^[1-9][0-9]{0,5}[GT]i$", max_length=16)] | (
         None
     ) = None
-    """Size of the claim, for example `50Gi`; omitted, a fifth more than the weights. It can only
+    """Size of the claim, for example `50Gi`; omitted, a fifth more than the files. It can only
     grow; each revision of the model has its own claim."""
 
 

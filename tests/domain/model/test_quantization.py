@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.model_files import ModelShape
-from tessera.domain.model.config import CONFIG, INDEX, UnsupportedConfig, read_config, read_files
+from tessera.domain.model.config import CONFIG, UnsupportedConfig, read_config, read_files
 from tessera.domain.model.quantization import QUANTIZATION_FILE, read_quantization
+from tessera.domain.model.weight_files import INDEX
 from tessera.domain.perf.footprint import resident_bytes
 from tests.domain.model.test_config import config_of, error_message, expect_shape
 

@@ -20,6 +20,7 @@ from tessera.batch_runner.model.sources import (
     RangeIgnoredError,
     SourceFile,
     needed_files,
+    read_index,
 )
 
 _MAX_PARALLEL_FILES = 4
@@ -63,7 +64,8 @@ async def download(
             progress.done = progress.total = complete[1]
             return complete[0]
         listing = await source.listing()
-        files = needed_files(listing.files, allow_pickles=allow_pickles)
+        index = await read_index(source, listing)
+        files = needed_files(listing.files, allow_pickles=allow_pickles, index=index)
         sizes = [file.size for file in files if file.size is not None]
         progress.total = sum(sizes) if len(sizes) == len(files) else None
         with storage_errors(into, "write"):

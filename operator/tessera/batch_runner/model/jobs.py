@@ -10,43 +10,48 @@ from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from aiohttp import web
 
 from tessera.batch_runner.errors import BatchError, RefusedError
 from tessera.batch_runner.model.download import DownloadProgress, download
-from tessera.batch_runner.model.sources import FileSource
+from tessera.batch_runner.model.sources import FileSource, needed_files
 from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
+from tessera.domain.model.weight_files import INDEX
 
 # A source that is not open yet.
 ClosedSource: TypeAlias = AbstractAsyncContextManager[FileSource]
-# The JSON values of files by name; of a file that does not exist there is none.
-Contents: TypeAlias = Mapping[str, object]
+
+
+class _LoadedFiles(NamedTuple):
+    """The files that tell the shape of a model."""
+
+    contents: Mapping[str, object]
+    """JSON values by name; of a file that does not exist there is none."""
+    sizes: Mapping[str, int]
+    """Bytes of the files that are downloaded or loaded, as far as the source says them."""
+    commit: str = ""
+    """The commit of the configuration."""
 
 
 async def shape(uri: str, folder: Path | None, source: ClosedSource) -> tuple[int, dict[str, Any]]:
     """Return exit code and report: 0 done, 1 transient failure, 3 the user has to act."""
     try:
-        contents, commit = (
-            (_load_from_folder(folder), "")
-            if folder is not None
-            else await _load_from_source(source)
-        )
+        loaded = _load_from_folder(folder) if folder else await _load_from_source(source)
     except BatchError as error:
         return error.code, {"phase": "shape", "ok": False, "message": str(error)}
-    parsed = config.read_files(contents.get)
+    parsed = config.read_files(loaded.contents.get, loaded.sizes)
     if isinstance(parsed, UnsupportedConfig):
         message = f"{config.CONFIG} of {uri}: {parsed.message}"
         return RefusedError.code, {"phase": "shape", "ok": False, "message": message}
     fields = parsed.model_dump(by_alias=True, exclude_none=True)
-    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": commit}
+    return 0, {"phase": "shape", "ok": True, "shape": fields, "commit": loaded.commit}
 
 
-async def _load_from_source(closed_source: ClosedSource) -> tuple[Contents, str]:
-    """Return the files that tell the shape, and the commit of the configuration."""
+async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
     async with closed_source as source:
         model_config, commit = await source.read_json(config.CONFIG)
         contents: dict[str, object] = {config.CONFIG: model_config}
@@ -56,15 +61,21 @@ async def _load_from_source(closed_source: ClosedSource) -> tuple[Contents, str]
                 continue
             with contextlib.suppress(RefusedError):  # the model has no such file
                 contents[name] = (await source.read_json(name))[0]
-    return contents, commit
+        with contextlib.suppress(RefusedError):  # the download reports what is wrong with the files
+            listing = await source.listing()
+            files = needed_files(listing.files, allow_pickles=True, index=contents.get(INDEX))
+            sizes = {file.name: file.size for file in files if file.size}
+            return _LoadedFiles(contents, sizes, commit)
+    return _LoadedFiles(contents, {}, commit)
 
 
-def _load_from_folder(folder: Path) -> Contents:
+def _load_from_folder(folder: Path) -> _LoadedFiles:
     names = (config.CONFIG, *config.BESIDE_CONFIG)
     contents = {name: _read_json(folder / name) for name in names}
     if contents[config.CONFIG] is None:
         raise RefusedError(f"{folder / config.CONFIG} does not exist; correct spec.model.uri")
-    return contents
+    weights = folder.glob("*.safetensors")
+    return _LoadedFiles(contents, {path.name: path.stat().st_size for path in weights})
 
 
 def _read_json(path: Path) -> object:

@@ -12,11 +12,13 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from tessera.api.text import counted
 from tessera.batch_runner.errors import RefusedError, TransientError
+from tessera.domain.model.weight_files import INDEX, unloaded_files
 
 # A part of a file, as its source has it in memory.
 Chunk: TypeAlias = bytes | memoryview
@@ -82,9 +84,16 @@ class FileSource(Protocol):
         ...
 
 
-def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[SourceFile, ...]:
-    """Return the files that the engine reads; what could write elsewhere or run code is refused."""
-    needed = readable_files(files)
+def needed_files(
+    files: Iterable[SourceFile], *, allow_pickles: bool, index: object = None
+) -> tuple[SourceFile, ...]:
+    """Return the files that the engine reads; what could write elsewhere or run code is refused.
+
+    `index` is the content of `model.safetensors.index.json`, which names one set of weights.
+    """
+    readable = readable_files(files)
+    unloaded = unloaded_files([file.name for file in readable], index)
+    needed = tuple(file for file in readable if file.name not in unloaded)
     total = sum(file.size or 0 for file in needed)
     if total > _MAX_TOTAL_BYTES:
         raise RefusedError(
@@ -102,6 +111,15 @@ def needed_files(files: Iterable[SourceFile], *, allow_pickles: bool) -> tuple[S
             "safetensors, or ask the platform for the chart value models.allowPickles"
         )
     return needed
+
+
+async def read_index(source: FileSource, listing: SourceListing) -> object:
+    """Return the content of the index of a listing's weights; None if there is none."""
+    file = next((file for file in listing.files if file.name == INDEX), None)
+    if file is None:
+        return None
+    async with aclosing(source.read_chunks(listing.commit, file, 0)) as chunks:
+        return parse_json(await read_whole(chunks, MAX_JSON_BYTES, INDEX), INDEX)
 
 
 def readable_files(files: Iterable[SourceFile]) -> tuple[SourceFile, ...]:

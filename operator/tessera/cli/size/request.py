@@ -136,8 +136,9 @@ def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
 
 
 def _from_config(path: Path) -> ModelShape:
+    weights = {file.name: file.stat().st_size for file in path.parent.glob("*.safetensors")}
     shape = read_files(
-        lambda name: _read_json(path) if name == CONFIG else _read_beside(path, name)
+        lambda name: _read_json(path) if name == CONFIG else _read_beside(path, name), weights
     )
     if isinstance(shape, UnsupportedConfig):
         raise CommandError(f"--config {path}: {shape.message}")

@@ -7,6 +7,7 @@ than guessed.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -26,13 +27,16 @@ from tessera.domain.model.quantization import (
     read_quantization,
 )
 from tessera.domain.model.rope import Positions, positions_of
+from tessera.domain.model.weight_files import INDEX, indexed_bytes, listed_bytes
 from tessera.domain.model.weights import Weights, heads_of, weights_of
 
 # The files that tell the shape: of all models, of large ones, of those that ModelOpt quantized, and
 # two of sentence-transformers, with the layers of an embedder and its longest text.
-CONFIG, INDEX = "config.json", "model.safetensors.index.json"
+CONFIG = "config.json"
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 BESIDE_CONFIG = (INDEX, QUANTIZATION_FILE, MODULES, SETTINGS)
+# Sections of models with several parts.
+_PARTS = ("text_config", "vision_config", "audio_config")
 # Keys of models whose cache does not grow by tokens.
 _UNSUPPORTED_CACHES = {
     "ssm_cfg": "state-space layers",
@@ -51,17 +55,22 @@ class UnsupportedConfig:
     message: str
 
 
-def read_files(read: Callable[[str], object]) -> ModelShape | UnsupportedConfig:
-    """Return the shape by the files of a model; `read` returns one by its name, or None."""
+def read_files(
+    read: Callable[[str], object], sizes: Mapping[str, int] = MappingProxyType({})
+) -> ModelShape | UnsupportedConfig:
+    """Return the shape by the files of a model; `read` returns one by its name, or None.
+
+    `sizes` are the bytes of the files that are downloaded or loaded, as far as they are known.
+    """
     files = SentenceTransformersFiles(modules=read(MODULES), settings=read(SETTINGS))
-    return read_config(read(CONFIG), _weights_size(read(INDEX)), files, read(QUANTIZATION_FILE))
-
-
-def _weights_size(index: object) -> int | None:
-    """Return the bytes of all weights, where an index has them."""
-    metadata = index.get("metadata") if isinstance(index, Mapping) else None
-    total_size = metadata.get("total_size") if isinstance(metadata, Mapping) else None
-    return int(total_size) if isinstance(total_size, int | float) and total_size > 0 else None
+    config, total_size = read(CONFIG), indexed_bytes(read(INDEX), sizes)
+    if total_size is None and isinstance(config, Mapping) and _has_parts(config):
+        total_size = listed_bytes(sizes)
+    shape = read_config(config, total_size, files, read(QUANTIZATION_FILE))
+    file_bytes = max(sum(sizes.values()), total_size or 0)
+    if isinstance(shape, UnsupportedConfig) or not file_bytes:
+        return shape
+    return shape.model_copy(update={"file_bytes": file_bytes})
 
 
 def read_config(
@@ -92,10 +101,15 @@ def read_config(
         return UnsupportedConfig(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
 
 
+def _has_parts(config: Mapping[str, Any]) -> bool:
+    """Return whether there is more than a language model, by parts that have their own section."""
+    return any(part(config, key) for key in _PARTS)
+
+
 def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
     """Return the part that describes the language model, and its family."""
     whole = part(config, "text_config") if "text_config" in config else config
-    if whole is not config and whole and total_size is None:
+    if whole and total_size is None and _has_parts(config):
         raise UnsupportedConfigError(
             "it has parts besides the language model, and no index has their size; read it with "
             "the model.safetensors.index.json beside it"

@@ -55,8 +55,9 @@ def _type(rope: Mapping[str, Any]) -> str:
 
 def _factor(rope: Mapping[str, Any]) -> float:
     factor = rope.get("factor")
-    is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
-    return factor if is_number and 0 < factor < _MAX_POSITIONS else 1
+    if not isinstance(factor, int | float) or isinstance(factor, bool):
+        return 1
+    return factor if 0 < factor < _MAX_POSITIONS else 1
 
 
 def _original(rope: Mapping[str, Any]) -> int | None:

@@ -19,7 +19,7 @@ from tessera.domain.sizing.lora import slots_mib
 from tessera.domain.steps import Step
 
 _GIB = 2**30
-# The default size of the claim of a model, relative to its weights, and the least of an adapter.
+# The default size of the claim of a model, relative to its files, and the least of an adapter.
 _SIZE_MARGIN = 1.2
 _MIN_ADAPTER_GIB = 5
 
@@ -197,5 +197,7 @@ def _requested_gib(spec: InferenceServiceSpec, files: FetchedFiles) -> int:
 
 
 def _weights_gib(shape: ModelShape | None) -> int:
-    weights = resident_bytes(shape, None) if shape is not None else 0
-    return int(weights * _SIZE_MARGIN / _GIB) + 1
+    if shape is None:
+        return 1
+    files = max(resident_bytes(shape, None), shape.file_bytes or 0)
+    return int(files * _SIZE_MARGIN / _GIB) + 1
