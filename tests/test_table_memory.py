@@ -92,7 +92,6 @@ def large_keys(gpu_model: GpuModel) -> Mapping[str, Callable[[], tuple[Any, ...]
         f"{mig}.geometries.possible_reshapes": lambda: (gpu_model, names, seven_slices()),
         "tessera.domain.hardware.gpu_layouts.place_geometry": lambda: (gpu_model, ((names[0], 7),)),
         f"{mig}.mix.gpu_geometries": lambda: (gpu_model, (*names, WHOLE_GPU)),
-        "tessera.domain.mig_backends.devices._profile_from_label": lambda: (gpu_model, unknown[1:]),
         f"{search}._densest_first": lambda: (gpu_model, tuple(names)),
         f"{search}._pack": lambda: (gpu_model, tuple((name, 2) for name in names), 16),
         f"{search}.layouts_for_counts": lambda: (

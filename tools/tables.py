@@ -41,7 +41,6 @@ TABLES: Mapping[str, Table] = {
     "tessera.domain.mig.geometries.possible_reshapes": Table("GPU model, profiles, layout", 128),
     "tessera.domain.hardware.gpu_layouts.place_geometry": Table("GPU model, counts, layout", 1),
     "tessera.domain.mig.mix.gpu_geometries": Table("GPU model, profiles", 2),
-    "tessera.domain.mig_backends.devices._profile_from_label": Table("GPU model, profile", 1),
     "tessera.domain.mig_backends.layout_search._densest_first": Table("GPU model, profiles", 2),
     "tessera.domain.mig_backends.layout_search._pack": Table("GPU model, counts, GPUs", 4),
     "tessera.domain.mig_backends.layout_search.layouts_for_counts": Table(

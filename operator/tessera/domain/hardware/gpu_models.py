@@ -61,10 +61,12 @@ class GpuModel:
         by_name |= {
             name: by_name[usual_name] for name, usual_name in self.aliases if usual_name in by_name
         }
+        # Kubernetes allows no `+` in names: 1g.10gb+me is 1g.10gb.me there.
+        by_name |= {name.replace("+", "."): gi_profile for name, gi_profile in by_name.items()}
         object.__setattr__(self, "_profile_by_name", by_name)
 
     def find_profile(self, profile: str) -> GpuInstanceProfile | None:
-        """Return the profile with this name or alias; None if the model has none."""
+        """Return the profile by its name, an alias or the end of its resource; None without one."""
         return self._profile_by_name.get(profile)
 
     def memory_slices_of(self, profile: str) -> int:

@@ -10,7 +10,6 @@ from tessera.domain.hardware.device import MIG_PREFIX
 from tessera.domain.hardware.gpu_catalog import COMPUTE_SLICES
 from tessera.domain.hardware.gpu_layouts import Layout
 from tessera.domain.hardware.gpu_models import GpuModel
-from tessera.domain.incremental import tabulated
 from tessera.domain.mig_backends.nodes import MigNode
 
 DEVICE_PLUGIN_LABEL = "nvidia.com/gpu.deploy.device-plugin"
@@ -46,7 +45,7 @@ def labeled_slices(node: MigNode) -> Counter[str]:
     for label, text in node.labels.items():
         match = _COUNT.fullmatch(label)
         if match and (count := parse_decimal(text, _MAX_SLICES)):
-            counts[_profile_from_label(node.gpu_model, match[1])] += count
+            counts[canonical_profile(node.gpu_model, match[1])] += count
     return counts
 
 
@@ -66,18 +65,7 @@ def planned_slices(node: MigNode, desired: Mapping[int, Layout]) -> Counter[str]
 def profile_of(gpu_model: GpuModel, resource: str) -> str | None:
     """Return the profile of an extended resource, None if the resource is not a MIG slice."""
     return (
-        _profile_from_label(gpu_model, resource.removeprefix(MIG_PREFIX))
+        canonical_profile(gpu_model, resource.removeprefix(MIG_PREFIX))
         if resource.startswith(MIG_PREFIX)
         else None
     )
-
-
-@tabulated
-def _profile_from_label(gpu_model: GpuModel, text: str) -> str:
-    # Kubernetes allows no `+` in names: 1g.10gb+me is 1g.10gb.me there.
-    names = (
-        *(gi_profile.name for gi_profile in gpu_model.profiles),
-        *(name for name, _ in gpu_model.aliases),
-    )
-    profile = next((name for name in names if name.replace("+", ".") == text), text)
-    return canonical_profile(gpu_model, profile)
