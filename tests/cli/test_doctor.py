@@ -209,6 +209,28 @@ BROKEN: dict[str, tuple[str, FindingState, str, Breaks]] = {
             prices=[{"from": "2025-11-01", "perGPUHour": "2"}]
         ),
     ),
+    "shared GPUs": (
+        "pool a100",
+        FindingState.PROBLEM,
+        "kubectl get acceleratorpool a100",
+        lambda operator, _: _node(operator)["metadata"]["labels"].update(
+            {"nvidia.com/mig-1g.10gb.replicas": "4"}
+        ),
+    ),
+    "no count of GPUs": (
+        "pool a100",
+        FindingState.WARNING,
+        "kubectl get nodes -L nvidia.com/gpu.count",
+        lambda operator, _: _node(operator)["metadata"]["labels"].pop("nvidia.com/gpu.count"),
+    ),
+    "a slice with media engines": (
+        "pool a100",
+        FindingState.WARNING,
+        "kubectl describe node",
+        lambda operator, _: _node(operator)["status"]["allocatable"].update(
+            {"nvidia.com/mig-1g.10gb.me": "1"}
+        ),
+    ),
     "unlabelled": (
         "gpu labels",
         FindingState.PROBLEM,

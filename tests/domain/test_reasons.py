@@ -91,6 +91,38 @@ POOLS = [
         nodes=(a_node(whole=7, product=f"{A100}-MIG-1g.10gb"),),
         pools=(),
     ),
+    RefusalCase(
+        reason=Discovered.UNKNOWN_PROFILES,
+        manifest=pool_manifest(LABELS + PRICES),
+        field=A100,
+        says=("1x 7g.79gb not offered", "7g.80gb instead"),
+        nodes=(a_node(slices={"7g.79gb": 1}),),
+        pools=(),
+    ),
+    RefusalCase(
+        reason=Discovered.DEVICES_SET_ASIDE,
+        manifest=pool_manifest(LABELS + PRICES),
+        field=A100,
+        says=("1x 1g.10gb+me not offered",),
+        nodes=(a_node(slices={"1g.10gb": 6, "1g.10gb.me": 1}),),
+        pools=(),
+    ),
+    RefusalCase(
+        reason=Discovered.INCONSISTENT_LABELS,
+        manifest=pool_manifest(LABELS + PRICES),
+        field="nvidia.com/gpu.count",
+        says=("is 1 beside 1 whole GPU and slices of 1 GPU", "Restart GPU feature discovery"),
+        nodes=(a_node(whole=1, slices={"1g.10gb": 7}, labels={"nvidia.com/gpu.count": "1"}),),
+        pools=(),
+    ),
+    RefusalCase(
+        reason=Discovered.SHARED_GPUS,
+        manifest=pool_manifest(LABELS + PRICES),
+        field="Node/a100-0",
+        says=("time slicing is on", "devicePlugin.config"),
+        nodes=(a_node(whole=4, product=f"{A100}-SHARED"),),
+        pools=(),
+    ),
 ]
 
 MIG = LABELS + PRICES + "  mig: {mode: Static, layout: {3g.40gb: 2}}"

@@ -39,8 +39,19 @@ class Discovered(StatusReason):
     NODES_SET_ASIDE = "NodesSetAside", True
     """Nodes with known devices match `spec.nodeSelector`; others, named in the message, have
     another product or belong to an older pool and are not used."""
+    DEVICES_SET_ASIDE = "DevicesSetAside", True
+    """Some devices of the nodes are offered, and others, named in the message, are not: pods share
+    them, or the size of such a slice is not known."""
+    INCONSISTENT_LABELS = "InconsistentLabels", True
+    """Nodes with known devices match `spec.nodeSelector`; the number of GPUs in the labels of some
+    contradicts their devices, and the message says which is believed."""
     UNKNOWN_PRODUCT = "UnknownProduct"
     """The nodes have a GPU product that Tessera does not know."""
+    UNKNOWN_PROFILES = "UnknownProfiles"
+    """The nodes offer nothing but slices whose size is not known."""
+    SHARED_GPUS = "SharedGPUs"
+    """The device plugin shares the GPUs among pods, by time slicing or MPS, and an engine needs
+    devices of its own."""
 
 
 class NodesProvisioned(StatusReason):

@@ -51,6 +51,7 @@ def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
     ("gpu", "says"),
     [
         (A5000 | {"product": "NVIDIA-A10G"}, "NVIDIA-A10G is shipped with Tessera, and that entry"),
+        (A5000 | {"product": "NVIDIA-A10G-SHARED"}, "turn time slicing or MPS off in the device"),
         (A5000 | {"product": ""}, "product: String should have at least 1 character"),
         (A5000 | {"product": "N" * 64}, "product: String should have at most 63 characters"),
         (A5000 | {"capability": "8"}, "capability: String should match pattern"),

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from tessera.api.accelerator_pool import PRODUCT_LABEL
+from tessera.api.accelerator_pool import COUNT_LABEL, PRODUCT_LABEL
 from tessera.api.meta import find_condition
 from tessera.api.pool_reasons import Discovered
 from tessera.api.text import counted, first_names
@@ -27,6 +27,16 @@ _GFD_FIX = (
     "install GPU feature discovery, a part of the GPU operator: "
     f"kubectl get nodes -L {PRODUCT_LABEL} must show a product"
 )
+# The message of the others says what to do.
+_FIXES = {
+    Discovered.NODES_SET_ASIDE: (
+        "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
+    ),
+    Discovered.DEVICES_SET_ASIDE: "kubectl describe node shows Allocatable, and labels of sharing",
+    Discovered.INCONSISTENT_LABELS: (
+        f"kubectl get nodes -L {COUNT_LABEL} and kubectl describe node must show the same GPUs"
+    ),
+}
 
 
 async def check_pools(context: CheckContext) -> Findings:
@@ -48,9 +58,8 @@ def _pool_finding(view: PoolView, context: CheckContext) -> Finding:
     message = f"{view.discovered.message} of {view.product}, {view.accepted.message}"
     if view.startable is not None:
         message = f"{view.product}: {view.discovered.message}, {view.accepted.message}"
-    if view.discovered.reason is Discovered.NODES_SET_ASIDE:
-        fix = "kubectl get nodes --show-labels: narrow the pools' selectors or correct the labels"
-        return warning(name, message, fix)
+    if view.discovered.reason in _FIXES:
+        return warning(name, message, _FIXES[view.discovered.reason])
     provisioned = find_condition(view.pool.status.conditions, "NodesProvisioned")
     if provisioned is not None and provisioned.status == "False":
         fix = f"kubectl get acceleratorpool {view.pool.name} -o yaml: status.provisioning"

@@ -7,7 +7,13 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from tessera.api.model_files import ModelShape
-from tessera.domain.hardware.gpu_catalog import Catalog, KnownModel, Product, shipped
+from tessera.domain.hardware.gpu_catalog import (
+    SHARED_PRODUCT,
+    Catalog,
+    KnownModel,
+    Product,
+    shipped,
+)
 
 EntryT = TypeVar("EntryT", Product, KnownModel)
 
@@ -91,6 +97,11 @@ def _problems(
     if name in earlier:
         yield f"{name} is there twice, and the first entry stays; remove one"
     if isinstance(entry, Product):
+        if name.endswith(SHARED_PRODUCT):
+            yield (
+                f"{name} are GPUs that pods share, and an engine needs one of its own; remove it, "
+                "and turn time slicing or MPS off in the device plugin"
+            )
         major, minor = entry.capability.split(".")
         has_fp8 = (int(major), int(minor)) >= _FP8_CAPABILITY
         if has_fp8 and entry.fp8_tflops is None:

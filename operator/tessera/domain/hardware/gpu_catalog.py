@@ -16,6 +16,8 @@ from tessera.domain.incremental import Installed, constant
 # Slices of most MIG-capable GPUs; a few products have four and four.
 COMPUTE_SLICES = 7
 MEMORY_SLICES = 8
+# The device plugin adds it to the product of GPUs that pods share.
+SHARED_PRODUCT = "-SHARED"
 
 
 class Product(Wire):

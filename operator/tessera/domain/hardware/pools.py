@@ -7,7 +7,6 @@ from datetime import date, datetime
 from decimal import Decimal
 
 from tessera.api.accelerator_pool import (
-    COUNT_LABEL,
     PRODUCT_LABEL,
     AcceleratorPoolSpec,
     Price,
@@ -16,7 +15,6 @@ from tessera.api.accelerator_pool import (
     Tier,
     Toleration,
 )
-from tessera.api.node_layout import MAX_GPUS
 from tessera.api.pool_reasons import Discovered, NodesProvisioned, PoolAccepted
 from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, first_names, parse_decimal
@@ -31,6 +29,7 @@ from tessera.domain.hardware.device import (
 from tessera.domain.hardware.gpu_catalog import Product, nearest_products, products
 from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import WHOLE_GPU, find_gpu_model
+from tessera.domain.hardware.node_devices import gpus_in_mig_mode, offered_nodes, product_of
 from tessera.domain.hardware.node_templates import (
     StartableNodes,
     startable_nodes,
@@ -255,7 +254,7 @@ def _product_name(pool: Pool, nodes: Sequence[Node]) -> str | None:
     The product of the template comes before that of most nodes if a node has it, and where none has
     any.
     """
-    counts = Counter(name for node in nodes if (name := node.labels.get(PRODUCT_LABEL)))
+    counts = Counter(name for node in nodes if (name := product_of(node)))
     if pool.status.product in counts:
         return pool.status.product
     template = pool.spec.node_template if pool.spec is not None else None
@@ -278,19 +277,25 @@ def _discovered_view(
         problem = template_problem(template, name, template_owner)
     startable = startable_nodes(template, owned) if template and problem is None else None
     odd = {
-        node.name: node.labels[PRODUCT_LABEL]
+        node.name: other
         for node in owned
-        if node.labels.get(PRODUCT_LABEL, name) != name
+        if (other := product_of(node)) is not None and other != name
     }
-    nodes = tuple(node for node in owned if node.name not in odd)
+    product = products().get(name) if name is not None else None
+    offered = offered_nodes(product, [node for node in owned if node.name not in odd])
+    nodes = offered.nodes
     ready = tuple(node for node in nodes if node.schedulable)
     gpus = sum(node.allocatable.get(GPU, 0) for node in ready)
     slices = +_slice_counts(ready)
-    product = products().get(name) if name is not None else None
     if startable is not None and not (gpus or slices):
         verdict = StatusVerdict(Discovered.NODES_ON_DEMAND, _nodes_on_demand(startable, nodes))
     else:
         verdict = _discovery_verdict(spec, nodes, name, gpus, slices)
+    if offered.verdicts:
+        sized = product and any(slice_hardware(product, profile) for profile in slices)
+        verdict = _with_devices_set_aside(
+            verdict, offered.verdicts, has_devices=bool(gpus or sized)
+        )
     if problem is not None and not nodes:
         verdict = StatusVerdict(verdict.reason, f"{verdict.message}; {problem}")
     elif startable is not None and startable.count and verdict.reason is Discovered.DEVICES_FOUND:
@@ -347,6 +352,22 @@ def _discovery_verdict(
         return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(name))
     message = f"{counted(len(nodes), 'node')} with {format_devices(gpus, tuple(slices.items()))}"
     return StatusVerdict(Discovered.DEVICES_FOUND, message)
+
+
+def _with_devices_set_aside(
+    verdict: StatusVerdict[Discovered],
+    not_offered: Sequence[StatusVerdict[Discovered]],
+    *,
+    has_devices: bool,
+) -> StatusVerdict[Discovered]:
+    """Return the verdict with the devices that are not offered, which may be all."""
+    first, text = not_offered[0].reason, "; ".join(each.message for each in not_offered)
+    if not (has_devices or first.is_true or verdict.reason is Discovered.NODES_ON_DEMAND):
+        return StatusVerdict(first, text)
+    reason = verdict.reason
+    if reason is Discovered.DEVICES_FOUND:
+        reason = first if first.is_true else Discovered.DEVICES_SET_ASIDE
+    return StatusVerdict(reason, f"{verdict.message}; {text}")
 
 
 def _with_nodes_set_aside(
@@ -553,7 +574,7 @@ def _existing_slices(
         (billing_weight(mig_slice) * all_slices[name] for mig_slice, name in named_slices),
         Decimal(0),
     )
-    partitioned_gpus = _partitioned_gpu_count(nodes)
+    partitioned_gpus = gpus_in_mig_mode(find_gpu_model(product.product), nodes)
     slice_by_profile = {mig_slice.profile: (mig_slice, name) for mig_slice, name in named_slices}
     return [
         (mig_slice, ready[name], selection_weight(mig_slice, partitioned_gpus, total_weight))
@@ -595,16 +616,6 @@ def plans_layouts(spec: AcceleratorPoolSpec | None) -> bool:
     return spec is not None and spec.mig is not None and spec.mig.mode != "Static"
 
 
-def _partitioned_gpu_count(nodes: tuple[Node, ...]) -> int:
-    """Return the number of GPUs in MIG mode."""
-    return sum(
-        # Those that the node has and does not offer whole.
-        max(0, (_integer_label(node, COUNT_LABEL) or 0) - node.allocatable.get(GPU, 0))
-        for node in nodes
-        if any(resource.startswith(MIG_PREFIX) for resource in node.allocatable)
-    )
-
-
 def _whole_gpu_options(
     product: Product, nodes: tuple[Node, ...]
 ) -> list[tuple[Hardware, int, Decimal]]:
@@ -624,10 +635,6 @@ def _whole_gpu_options(
 
 def _label_mib(nodes: tuple[Node, ...], device: str) -> int | None:
     """Return the smallest memory in MiB that GPU feature discovery reports for a device."""
-    sizes_mib = [_integer_label(node, f"nvidia.com/{device}.memory") for node in nodes]
+    label = f"nvidia.com/{device}.memory"
+    sizes_mib = [parse_decimal(node.labels.get(label, ""), _MAX_MIB) for node in nodes]
     return min((mib for mib in sizes_mib if mib is not None), default=None)
-
-
-def _integer_label(node: Node, label: str) -> int | None:
-    """Return a label's number; None when it is absent, or more than any node has."""
-    return parse_decimal(node.labels.get(label, ""), MAX_GPUS if label == COUNT_LABEL else _MAX_MIB)

@@ -27,5 +27,6 @@ def selection_weight(hardware: Hardware, partitioned_gpus: int, weights: Decimal
     """
     if hardware.profile is None:
         return Decimal(hardware.devices)
-    # The partitioned GPUs are spread over their slices, so the slices carry the stranded cost.
-    return billing_weight(hardware) * partitioned_gpus / weights
+    # The partitioned GPUs are spread over their slices, so the slices carry the stranded cost. No
+    # price is compared below what is billed, however few GPUs a node says it has.
+    return billing_weight(hardware) * max(Decimal(1), partitioned_gpus / weights)
