@@ -17,6 +17,7 @@ class Counts:
 
     active: int = 7
     renamed: int = 0
+    contradicted: int = 0
     engines: int = 2
     operators: int = 1
     problem: str = ""
@@ -25,7 +26,11 @@ class Counts:
         if self.problem:
             raise MetricsError(self.problem)
         return dict(
-            zip(selectors, (self.active, self.renamed, self.engines, self.operators), strict=True)
+            zip(
+                selectors,
+                (self.active, self.renamed, self.contradicted, self.engines, self.operators),
+                strict=True,
+            )
         )
 
 

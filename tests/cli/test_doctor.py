@@ -352,7 +352,11 @@ async def test_a_prometheus_without_what_scaling_reads_is_a_problem(
 
 @pytest.mark.parametrize(
     ("counts", "fix"),
-    [(Counts(active=0), "dcgm-exporter"), (Counts(renamed=7), "honorLabels: true")],
+    [
+        (Counts(active=0), "dcgm-exporter"),
+        (Counts(renamed=7), "honorLabels: true"),
+        (Counts(contradicted=2), "restart dcgm-exporter on their nodes"),
+    ],
 )
 async def test_missing_activity_is_a_warning_that_says_what_is_lost(
     counts: Counts, fix: str

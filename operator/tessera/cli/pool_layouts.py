@@ -180,9 +180,9 @@ def _pool_snapshot(view: PoolView, snapshot: Snapshot, *, assume_gpus: bool) -> 
         slices=slice_usages(pool_nodes, snapshot.pods),
         service_of_pod={pod.ref: _pod_owner(pod) for pod in snapshot.pods if not pod.unmanaged},
         load_of_pod={
-            ref: reading.activity
+            ref: activity
             for ref, reading in readings.items()
-            if reading.activity is not None
+            if (activity := reading.measured_activity) is not None
         },
     )
 

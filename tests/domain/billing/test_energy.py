@@ -371,8 +371,11 @@ def test_a_node_without_an_exporter_is_modelled_by_watts_and_activity() -> None:
     assert seconds_of_gaps(meter) == {EnergyGap.NO_READING: 30.0}
 
 
-def test_a_modelled_replica_that_works_without_a_reading_of_activity_is_busy() -> None:
-    fleet = replace(CHAT_ON_A_GPU, running=1.0)
+@pytest.mark.parametrize("activity", [None, 0.0])
+def test_a_modelled_replica_that_works_without_a_reading_of_activity_is_busy(
+    activity: float | None,
+) -> None:
+    fleet = replace(CHAT_ON_A_GPU, running=1.0, activity=activity)
     meter = fleet.play((0, []), (15, []))
     assert parts(meter) == {("serving", "chat"): 6_000_000}
 

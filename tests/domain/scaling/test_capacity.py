@@ -367,6 +367,27 @@ def test_full_replicas_that_carry_less_than_predicted_correct_the_prediction() -
     assert play(policy(), idle_devices)[-1].replicas == 2
 
 
+@pytest.mark.parametrize("activity", [1.0, None, 0.0, 0.02])
+def test_a_profiler_that_reports_idle_devices_beside_requests_is_not_believed(
+    activity: float | None,
+) -> None:
+    loads = [
+        load(second, waiting=20.0, running=40.0, finish_rate=1.2, activity=activity)
+        for second in range(0, 900, 5)
+    ]
+    last = play(policy(maxReplicas=8), loads)[-1]
+    assert last.replicas == 2
+    assert "a replica carries 1.00/s" in last.message
+    contradicts = activity is not None and activity < 0.03
+    assert (last.reason is ScalingReason.INCONSISTENT_METRICS) == contradicts
+    assert ("activity below 3% on 2 replicas with running requests" in last.message) == contradicts
+
+
+def test_an_idle_device_is_believed_while_no_request_runs() -> None:
+    decision = play(policy(minReplicas=2), [load(0, activity=0.0)])[-1]
+    assert decision.reason is ScalingReason.ESTIMATED_ARRIVALS
+
+
 def test_one_missed_reading_changes_nothing() -> None:
     loads = [load(second, serving=4, arrival_rate=None) for second in range(0, 400, 5)]
     missed = [

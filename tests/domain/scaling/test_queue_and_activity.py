@@ -73,6 +73,23 @@ def steady(replicas: int, seconds: float = 0) -> ScalingHistory:
     return ScalingHistory(decisions=(TimestampedReplicas(at(seconds - 1000), replicas),))
 
 
+def test_an_activity_that_contradicts_running_requests_decides_nothing_and_is_named() -> None:
+    for activity, reason in [
+        (0.0, "InconsistentMetrics"),
+        (0.5, "Steady"),
+        (None, "MetricsPartial"),
+    ]:
+        busy = load(0, waiting=3, running=40, activity=activity)
+        decision = decide(policy(), busy, steady(2))
+        assert (decision.replicas, decision.reason) == (2, reason)
+    assert (
+        "activity below 3% on 2 replicas with running requests is no reading"
+        in decide(policy(), load(0, waiting=3, running=40), steady(2)).message
+    )
+    # Nothing waits, so activity would not count either: a request that has just come is no fault.
+    assert decide(policy(), load(0, running=40), steady(2)).reason == "Steady"
+
+
 @pytest.mark.parametrize(
     ("total", "target", "replicas"), [(320, 50, 7), (4 * 90, 75, 5), (0, 5, 0)]
 )

@@ -63,6 +63,7 @@ from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.drafts import DraftCounts
 from tessera.domain.observed.latency import ServiceLatency
 from tessera.domain.observed.snapshot import (
+    MIN_BUSY_ACTIVITY,
     EngineReading,
     PodReading,
     Readings,
@@ -89,6 +90,12 @@ RUNNING = BoundedQuery(
 )
 ACTIVITY = BoundedQuery(
     'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})', Bounds(POD_LABELS, 1.01)
+)
+# Engines that have run requests for five minutes on devices that seem idle.
+CONTRADICTED_ACTIVITY = (
+    'max by (namespace, pod) (max_over_time(DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""}[5m])) < '
+    f"{MIN_BUSY_ACTIVITY} and on (namespace, pod) min by (namespace, pod) "
+    f"(min_over_time(vllm:num_requests_running{OF_SERVICES}[5m])) > 0"
 )
 TOKENS = BoundedQuery(
     f"sum by (namespace, {SERVICE}) (rate(vllm:generation_tokens_total{OF_SERVICES}[1m]))",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from tessera.adapters.prometheus.access import PrometheusAccess
-from tessera.adapters.prometheus.metrics import LIVENESS_METRIC
+from tessera.adapters.prometheus.metrics import CONTRADICTED_ACTIVITY, LIVENESS_METRIC
 from tessera.adapters.prometheus.queries import SERVICE
 from tessera.api.text import counted
 from tessera.cli.doctor.finding import (
@@ -18,6 +18,7 @@ from tessera.cli.doctor.finding import (
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT
 from tessera.cli.installation import operator_deployments, operator_variables
+from tessera.domain.observed.snapshot import MIN_BUSY_ACTIVITY
 from tessera.ports import MetricsError
 from tessera.resources.api_resources import INFERENCE_SERVICES, POD_MONITORS
 
@@ -56,7 +57,13 @@ async def check_prometheus(context: CheckContext) -> Findings:
     try:
         own_series = f"tessera_leader{{{access.own_target}}}"
         counts = await context.series_counter(url).count_series(
-            (_GPU_ACTIVITY, _RELABELED_ACTIVITY, _ENGINE_LIVENESS, own_series)
+            (
+                _GPU_ACTIVITY,
+                _RELABELED_ACTIVITY,
+                CONTRADICTED_ACTIVITY,
+                _ENGINE_LIVENESS,
+                own_series,
+            )
         )
     except MetricsError as error:
         if context.prometheus_url is not None:
@@ -106,6 +113,14 @@ def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator
     if counts[_RELABELED_ACTIVITY]:
         message = f"{_GPU_ACTIVITY}: the label pod was renamed to exported_pod; {_WITHOUT_ACTIVITY}"
         fix = "set honorLabels: true where Prometheus scrapes the DCGM exporter, and nowhere else"
+        yield warning("dcgm metrics", message, fix)
+    elif busy := counts[CONTRADICTED_ACTIVITY]:
+        message = (
+            f"{_GPU_ACTIVITY} was below {MIN_BUSY_ACTIVITY:.0%} for 5 minutes while "
+            f"{counted(busy, 'engine')} ran requests there, so it is no reading; "
+            f"{_WITHOUT_ACTIVITY}"
+        )
+        fix = f"restart dcgm-exporter on their nodes; the query is count({CONTRADICTED_ACTIVITY})"
         yield warning("dcgm metrics", message, fix)
     elif counts[_GPU_ACTIVITY]:
         yield ok("dcgm metrics", f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}")

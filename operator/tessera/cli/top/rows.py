@@ -144,7 +144,7 @@ def _build_row(
         cached_share=cached_share,
         # What waits at gateways is known, also without a replica.
         waiting_requests=load.known_waiting if load.queued else load.waiting,
-        activity=load.activity,
+        activity=load.measured_activity,
         itl_ms=speed.measured_mean * 1e3 if speed and speed.measured_mean else None,
         predicted_itl_ms=speed.predicted.mean * 1e3 if speed and speed.predicted else None,
         slo=attained_text(measurement) if measurement is not None else None,

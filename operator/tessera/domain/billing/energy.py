@@ -128,7 +128,7 @@ def meter_energy(
         begin=meter.as_of,
         at=energy.at,
         busy=busy_since(snapshot),
-        activities={ref: reading.activity for ref, reading in readings.pods.items()},
+        activities={ref: reading.measured_activity for ref, reading in readings.pods.items()},
         gpus=newest,
         last=meter.last,
         gpus_by_node=_by_node(newest.values()),

@@ -280,6 +280,24 @@ class PodReading:
     cached: float | None = None
     """Prompt tokens per second that it found in its cache, of the last five minutes."""
 
+    @property
+    def measured_activity(self) -> float | None:
+        """Return the activity, None where it contradicts the running requests."""
+        return None if contradicts_requests(self.activity, self.running) else self.activity
+
+
+# A device whose engine runs requests computes for a larger share of the time.
+MIN_BUSY_ACTIVITY = 0.03
+
+
+def contradicts_requests(activity: float | None, running: float | None) -> bool:
+    """Return whether an activity cannot be that of engines with so many running requests.
+
+    The requests are believed: the engine counts them itself, and DCGM reports 0 for devices that it
+    stopped to profile.
+    """
+    return activity is not None and activity < MIN_BUSY_ACTIVITY and bool(running)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineReading:

@@ -1,6 +1,8 @@
 """What explanations of several policies say."""
 
 from tessera.api.meta import format_duration
+from tessera.api.text import counted
+from tessera.domain.observed.snapshot import MIN_BUSY_ACTIVITY
 from tessera.domain.scaling.state import ScaleDecision, ServiceLoad
 from tessera.domain.scaling.target import ScaleTarget
 
@@ -15,6 +17,8 @@ def load_numbers(
     waiting = missing if load.waiting is None else f"{load.waiting:.0f} {places}"
     running = missing if load.running is None else f"{load.running:.0f} in all replicas"
     activity = missing if load.activity is None else f"{load.activity:.2f}"
+    if load.contradicts:
+        activity = contradiction_clause(load)
     up, down = spec.scale_up, spec.scale_down
     gateway = ("at the gateway", f"{load.queued} waiting, {load.gateway_requests} others")
     queue_target = f"target {target.queue_target:.3g} per replica{target.queue_source}"
@@ -29,6 +33,15 @@ def load_numbers(
             f"{format_duration(up.period)}",
         ),
         ("scale down", f"after {format_duration(down.stabilization_window)}"),
+    )
+
+
+def contradiction_clause(load: ServiceLoad) -> str:
+    """Return why the reported activity is not used."""
+    idle = load.idle_replicas or load.ready
+    return (
+        f"activity below {MIN_BUSY_ACTIVITY:.0%} on {counted(idle, 'replica')} with running "
+        "requests is no reading: restart the DCGM exporter on the nodes"
     )
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from tessera.api.reasons import ScalingReason
 from tessera.domain.incremental import FOREVER, NEVER
 from tessera.domain.observed.demand import NO_TOKENS, ArrivedTokens
-from tessera.domain.observed.snapshot import TokenRates
+from tessera.domain.observed.snapshot import TokenRates, contradicts_requests
 from tessera.domain.placement.split_state import VariantChange, VariantMemory
 
 # After so long without a reading, the stabilization window of scale-down starts again.
@@ -52,7 +52,9 @@ class ServiceLoad:
     known_waiting: float = 0
     """What waits at least, while `waiting` is not known."""
     activity: float | None
-    """Mean share of time in which the slices of ready replicas compute."""
+    """Mean share of time in which the slices of ready replicas compute, as it is reported."""
+    idle_replicas: int = 0
+    """Replicas whose reported activity contradicts their running requests."""
     queued: int | None = None
     """Requests that wait at gateways, which `waiting` includes; None without a gateway."""
     gateway_requests: int = 0
@@ -84,6 +86,16 @@ class ServiceLoad:
     def is_known(self) -> bool:
         """Return whether the waiting and running requests of all replicas are known."""
         return self.waiting is not None and self.running is not None
+
+    @property
+    def measured_activity(self) -> float | None:
+        """Return the activity, None where that of a replica contradicts its requests."""
+        return None if self.contradicts else self.activity
+
+    @property
+    def contradicts(self) -> bool:
+        """Return whether devices seem idle while their engines run requests."""
+        return bool(self.idle_replicas) or contradicts_requests(self.activity, self.running)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,7 +25,7 @@ from tessera.domain.scaling.decisions import (
     push,
     with_recent_decisions,
 )
-from tessera.domain.scaling.explanation import floor_message, load_numbers
+from tessera.domain.scaling.explanation import contradiction_clause, floor_message, load_numbers
 from tessera.domain.scaling.idle import decide_idle
 from tessera.domain.scaling.state import (
     MAX_READING_GAP,
@@ -159,9 +159,9 @@ def _by_known_queue(
 
 def _by_activity(spec: ScalingSpec, load: ServiceLoad, current: int) -> int:
     """Return the replicas for the target; those that start count as idle."""
-    if load.activity is None:
+    if load.measured_activity is None:
         return 0
-    return _by_ratio(current, load.ready * load.activity, float(spec.activity.target))
+    return _by_ratio(current, load.ready * load.measured_activity, float(spec.activity.target))
 
 
 def _by_queue(current: int, waiting: float, target: float) -> int:
@@ -237,6 +237,8 @@ def _hold(
         limit = f"{target.bounds_source}maxReplicas is {spec.max_replicas}"
         desired = f"desired {recommendation.replicas}, {limit}"
         return Decided(current, ScalingReason.TOO_MANY_REPLICAS, f"{message}; {desired}")
+    if load.waiting and load.contradicts:
+        return Decided(current, ScalingReason.INCONSISTENT_METRICS, message)
     is_partial = load.activity is None
     reason = ScalingReason.METRICS_PARTIAL if is_partial else ScalingReason.STEADY
     return Decided(current, reason, message)
@@ -261,6 +263,8 @@ def _metrics_message(target: ScaleTarget, load: ServiceLoad, current: int) -> st
         if load.activity is None
         else f"activity {load.activity:.2f} (target {target.spec.activity.target})"
     )
+    if load.contradicts:
+        activity = contradiction_clause(load)
     return f"{queue}, {running}, {activity}, {counted(current, 'replica')}"
 
 
@@ -303,8 +307,9 @@ def _scale_up_message(target: ScaleTarget, load: ServiceLoad, current: int) -> s
     without_activity = replace(load, activity=None)
     longest = max(queue, round(load.waiting or 0))
     queue_alone = _desired_replicas(target, without_activity, current, longest)
-    if load.activity is not None and queue_alone <= current:
-        window = f"{window}, with activity {load.activity:.2f} above {target.spec.activity.target},"
+    activity = load.measured_activity
+    if activity is not None and queue_alone <= current:
+        window = f"{window}, with activity {activity:.2f} above {target.spec.activity.target},"
     if load.waiting is None:
         return f"{waiting} for {window} would add {counted(added, 'replica')}"
     if load.waiting >= queue:

@@ -183,7 +183,8 @@ def _is_full(
     if load.ttft is not None:
         # Their pace follows from it.
         return False
-    active = load.activity is None or load.activity >= float(target.spec.activity.target)
+    activity = load.measured_activity
+    active = activity is None or activity >= float(target.spec.activity.target)
     return active or (capacity.kv_usage or 0.0) >= _FULL_KV_USAGE
 
 

@@ -23,7 +23,7 @@ from tessera.domain.scaling.decisions import (
     push,
     with_recent_decisions,
 )
-from tessera.domain.scaling.explanation import floor_message, load_numbers
+from tessera.domain.scaling.explanation import contradiction_clause, floor_message, load_numbers
 from tessera.domain.scaling.idle import decide_idle
 from tessera.domain.scaling.policies.capacity.bursts import (
     needed_again,
@@ -322,6 +322,9 @@ def _hold(
     message = f"{replicas_text}; {why}"
     if not load.is_known:
         return Decided(current, ScalingReason.METRICS_PARTIAL, message)
+    if load.waiting and load.contradicts:
+        contradiction = f"{message}; {contradiction_clause(load)}"
+        return Decided(current, ScalingReason.INCONSISTENT_METRICS, contradiction)
     estimated = assessment.arrivals.estimated
     reason = ScalingReason.ESTIMATED_ARRIVALS if estimated else ScalingReason.STEADY
     return Decided(current, reason, message)
