@@ -260,6 +260,10 @@ class TenancyStatus(Wire):
     reason: str
     """The reason of its condition WithinBudget, or `NoBudget`."""
 
+    start_refusal: str | None = None
+    """Why a request starts no replica of a service that has none: the budget does not pay for one,
+    so the gateway answers 503 at once. Absent otherwise."""
+
 
 class ReplicaChange(Wire):
     """Change of the number of replicas."""

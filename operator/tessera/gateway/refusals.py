@@ -122,6 +122,11 @@ REFUSALS: Mapping[RequestReason, _Refusal] = {
         "InferenceService/{} sleeps, and requests of TenantBudget/{} do not wake it: its owner can "
         "set spec.access.wake to All.",
     ),
+    RequestReason.BUDGET_EXHAUSTED: _Refusal(
+        503,
+        "InferenceService/{} has no replica, and {} grants it none, so no request starts one. Its "
+        "owner reads why in status.tenant.startRefusal.",
+    ),
     RequestReason.QUEUE_FULL: _Refusal(503, _QUEUE_FULL),
     RequestReason.TENANT_QUEUE_FULL: _Refusal(429, _QUEUE_FULL),
     RequestReason.DEADLINE_UNREACHABLE: _Refusal(
@@ -277,6 +282,11 @@ def over_limit(refusal: LimitRefusal) -> RequestError:
         retry_seconds=refusal.retry_after_seconds,
         headers=allowance_headers(refusal.requests, refusal.tokens),
     )
+
+
+def unfunded(model: OfferedModel) -> RequestError:
+    """Return the error of a request that would have to start a replica."""
+    return RequestError(RequestReason.BUDGET_EXHAUSTED, model.service, model.unfunded_by)
 
 
 def queue_full(model: OfferedModel, refusal: QueueRefusal) -> RequestError:

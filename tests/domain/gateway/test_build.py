@@ -10,7 +10,7 @@ from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
-from tessera.api.service_status import InferenceServiceStatus, ScalingStatus
+from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, TenancyStatus
 from tessera.domain.gateway.build import GatewayObservations, build_directory
 from tessera.domain.gateway.directory import (
     Directory,
@@ -144,6 +144,25 @@ def test_a_service_sleeps_while_the_autoscaler_wants_no_replica(
         scaling = ScalingStatus(desired_replicas=desired, reason="ScaledToZero", message="")
     status = InferenceServiceStatus(scaling=scaling)
     assert only_model(a_service(spec=a_spec(**fields), status=status)).is_asleep == asleep
+
+
+@pytest.mark.parametrize(
+    ("tenant", "unfunded_by"),
+    [
+        (None, None),
+        (TenancyStatus(budget="team-a", reason="NearLimit"), None),
+        (
+            TenancyStatus(budget="team-a", reason="NearLimit", start_refusal="no money"),
+            "TenantBudget/team-a",
+        ),
+        (TenancyStatus(reason="BudgetRequired", start_refusal="no budget"), "no TenantBudget"),
+    ],
+)
+def test_a_model_has_who_grants_it_no_replica(
+    tenant: TenancyStatus | None, unfunded_by: str | None
+) -> None:
+    service = a_service(status=InferenceServiceStatus(tenant=tenant))
+    assert only_model(service).unfunded_by == unfunded_by
 
 
 @pytest.mark.parametrize(

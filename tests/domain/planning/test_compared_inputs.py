@@ -183,6 +183,7 @@ OTHERS: Mapping[str, Callable[[_Call], object]] = {
     ),
     "newest_template": lambda _: PodTemplateVersion(builder_version=2),
     "unpaid_surges": lambda call: call.inputs.with_surge_capacity,
+    "start_refusal": lambda _: "no money",
     "autoscalers": lambda call: not call.inputs.autoscalers,
     "name_conflicts": lambda _: (StatusVerdict(Accepted.NAME_CONFLICT, "taken"),),
     "replica_conflicts": lambda call: tuple(

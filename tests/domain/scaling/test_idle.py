@@ -187,20 +187,79 @@ def test_a_sleeping_service_says_how_to_wake_it() -> None:
     status = service_status(snapshot, plan.service_plans[CHAT], None, None)
     reasons = {condition.type: condition for condition in status.conditions}
     assert reasons["Ready"].reason == "ScaledToZero"
-    assert "the next request at the gateway starts a replica" in reasons["Ready"].message
+    assert "0 replicas; the next request at the gateway starts one" in reasons["Ready"].message
     assert (
         "kubectl -n team-a patch tsvc chat --type merge "
         '-p \'{"spec": {"scaling": {"minReplicas": 1}}}\'' in reasons["Ready"].message
     )
     assert reasons["Progressing"].reason == "RolloutComplete"
     assert status.scaling is not None
-    assert status.scaling.reason == "ScaledToZero"
+    # Nobody knows for how long no request came.
+    assert (status.scaling.reason, status.scaling.message) == (
+        "ScaledToZero",
+        "0 replicas, no request waiting at the gateway",
+    )
     assert status.cost is not None
     assert float(status.cost.per_hour) == 0
     scaling = next(each for each in explain(snapshot, plan, CHAT) if each.topic == "scaling")
     assert scaling.would_change == (
         "a request that waits at the gateway, or spec.scaling.minReplicas above 0",
     )
+
+
+@pytest.mark.parametrize(
+    ("budget", "start_refusal"),
+    [
+        (
+            {"amount": "0.01", "window": "Day"},
+            "TenantBudget/team-a: day limit 0.0100 USD until 2026-11-21T00:00Z leaves too little "
+            "for 1 more replica. Raise spec.limits[0].amount or wait for the next day.",
+        ),
+        (
+            {"gpus": "0.1"},
+            "TenantBudget/team-a: spec.gpus is 0.1, which leaves no room for 1 more replica. Raise "
+            "spec.gpus, or lower what other services of the tenant need.",
+        ),
+        ({"currency": "EUR"}, "spec.currency is EUR and the pool is priced in USD"),
+    ],
+)
+@pytest.mark.parametrize("queued", [0, 2])
+def test_a_sleeping_service_without_budget_says_that_no_request_wakes_it(
+    budget: dict[str, Any], start_refusal: str, queued: int
+) -> None:
+    demand = {CHAT: GatewayDemand(queued=queued)}
+    snapshot = sleeper(budgets=(a_budget(**budget),), demand=demand)
+    plan = plan_of(snapshot)
+    service_plan = plan.service_plans[CHAT]
+    assert service_plan.scale.replicas == 0
+    view = plan.budgets_by_namespace["team-a"]
+    status = service_status(snapshot, service_plan, view, None)
+    assert status.tenant is not None
+    assert status.tenant.budget == "team-a"
+    assert start_refusal in str(status.tenant.start_refusal)
+    ready = next(each for each in status.conditions if each.type == "Ready")
+    assert "starts a replica" not in ready.message
+    if not queued:
+        assert start_refusal in ready.message
+    scaling = next(each for each in explain(snapshot, plan, CHAT) if each.topic == "scaling")
+    assert scaling.would_change == ("budget for more replicas: see budget",)
+
+
+def test_what_a_sleeping_service_says_of_its_budget_stays_while_others_spend() -> None:
+    others = a_service("other", uid="uid-other", ref=Ref("team-a", "other"))
+    texts = set()
+    for seconds in (0, 5, 60):
+        snapshot = replace(sleeper(budgets=(a_budget(amount="0.01"),)), at=at(seconds))
+        snapshot = replace(snapshot, services=(*snapshot.services, others))
+        texts.add(plan_of(snapshot).service_plans[CHAT].start_refusal)
+    assert len(texts) == 1
+    assert None not in texts
+
+
+def test_a_service_whose_budget_pays_for_its_start_says_nothing_of_it() -> None:
+    for demand in ({}, {CHAT: GatewayDemand(queued=2)}):
+        plan = plan_of(sleeper(budgets=(a_budget(),), demand=demand))
+        assert plan.service_plans[CHAT].start_refusal is None
 
 
 def test_the_way_to_wake_it_does() -> None:

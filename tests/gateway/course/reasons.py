@@ -315,6 +315,8 @@ def _queues() -> Iterator[Course]:
     )
     yield a_course("a service of others that sleeps", sent(_ASKED), engines={}, directory=foreign)
     yield a_course("a service that never wakes", sent(_ASKED), engines={}, directory=asleep)
+    unfunded = directory(may_sleep=True, is_asleep=True, unfunded_by="TenantBudget/team-a")
+    yield a_course("a service without budget", sent(_ASKED), engines={}, directory=unfunded)
     awake = directory(FIRST, may_sleep=True)
     for name, asked, answer in (
         ("whole", _ASKED, _ANSWER),

@@ -61,6 +61,43 @@ async def test_others_wait_until_it_is_awake(fields: dict[str, Any]) -> None:
         assert (await request).status == 200
 
 
+@pytest.mark.parametrize(
+    ("unfunded_by", "sender"),
+    [("TenantBudget/team-a", {}), ("no TenantBudget", FOREIGN | {"wake": "All"})],
+)
+async def test_a_service_without_budget_answers_at_once(
+    unfunded_by: str, sender: dict[str, Any]
+) -> None:
+    model = a_model(unfunded_by=unfunded_by, **ASLEEP, **sender)
+    async with asyncio.timeout(5), a_gateway(a_directory(model)) as gateway:
+        refused = await gateway.post(CHAT)
+        record = await gateway.record()
+    assert (refused.status, refused.error["code"]) == (503, "budget_exhausted")
+    assert f"{unfunded_by} grants it none" in refused.error["message"]
+    assert "retry-after" not in refused.headers
+    assert not gateway.woken.is_set()
+    assert record.reason == "BudgetExhausted"
+
+
+async def test_what_waits_for_a_replica_is_refused_once_its_budget_pays_for_none() -> None:
+    async with (
+        asyncio.timeout(WAIT_SECONDS),
+        ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine,
+        a_gateway(a_directory(a_model(**ASLEEP))) as gateway,
+    ):
+        requests = [asyncio.create_task(gateway.post(CHAT)) for _ in range(3)]
+        await gateway.woken.wait()
+        unfunded = a_model(unfunded_by="TenantBudget/team-a", **ASLEEP)
+        gateway.admission.update(a_directory(unfunded))
+        for refused in await asyncio.gather(*requests):
+            assert (refused.status, refused.error["code"]) == (503, "budget_exhausted")
+        assert not list(gateway.admission.queues)
+        # A replica that runs answers, whatever the budget would start.
+        awake = a_model(a_replica(engine.address), unfunded_by="TenantBudget/team-a", **ASLEEP)
+        gateway.admission.update(a_directory(awake))
+        assert (await gateway.post(CHAT)).status == 200
+
+
 async def test_a_replica_that_is_ready_answers_every_tenant() -> None:
     async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine:
         model = a_model(a_replica(engine.address), **FOREIGN, **ASLEEP)

@@ -133,11 +133,37 @@ class BudgetState:
             self.gpus += tariff.weight
         return Refusal(shortage) if shortage is not None else None
 
+    def refuse_start(self, tariff: Tariff, span: timedelta) -> str | None:
+        """Return why one replica more would not be granted for a span; nothing is reserved.
+
+        The text has no amount that rises with time, as it is written while a service sleeps.
+        """
+        if self.closed is not None:
+            return self.closed.message
+        if tariff.currency != self.currency:
+            return (
+                f"TenantBudget/{self.name}: spec.currency is {self.currency} and the pool is "
+                f"priced in {tariff.currency}. Name pools priced in {self.currency} in "
+                "spec.placement.pools, or convert the price."
+            )
+        if self._exceeds_quota(tariff):
+            return (
+                f"TenantBudget/{self.name}: spec.gpus is {self.gpu_quota:f}, which leaves no room "
+                "for 1 more replica. Raise spec.gpus, or lower what other services of the tenant "
+                "need."
+            )
+        if not (lacking := _lacking(self._window_costs(tariff, span))):
+            return None
+        window, _ = lacking[0]
+        wait = f" or wait for the next {window.period.name.lower()}"
+        return (
+            f"{self._limit_text(window)} leaves too little for 1 more replica. Raise "
+            f"{window.field_path}{'' if window in self.next_windows else wait}."
+        )
+
     def has_room(self, tariff: Tariff, span: timedelta) -> bool:
         """Return whether one replica more would be granted for a span; nothing is reserved."""
-        if self.closed is not None or tariff.currency != self.currency:
-            return False
-        return not self._exceeds_quota(tariff) and not _lacking(self._window_costs(tariff, span))
+        return self.refuse_start(tariff, span) is None
 
     def reserve_new_min_replica(self, tariff: Tariff) -> Refusal | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
@@ -181,6 +207,16 @@ class BudgetState:
     def _windows(self) -> tuple[BudgetWindow, ...]:
         return (*self.current_windows, *self.next_windows)
 
+    def _limit_text(self, window: BudgetWindow) -> str:
+        """Return which limit of which window."""
+        period = window.period
+        tier = f" of tier {period.tier}" if period.tier else ""
+        start = f"from {period.start:%Y-%m-%dT%H:%MZ} " if window in self.next_windows else ""
+        return (
+            f"TenantBudget/{self.name}: {period.name.lower()} limit{tier} "
+            f"{self.amount(window.limit)} {start}until {period.end:%Y-%m-%dT%H:%MZ}"
+        )
+
     def _refuse_shortage(
         self, window_costs: Sequence[tuple[BudgetWindow, int]], addition_text: str
     ) -> str | None:
@@ -189,10 +225,6 @@ class BudgetState:
         window, cost = lacking[0]
         available = max(0, window.limit - window.allocated)
         period, is_next = window.period.name.lower(), window in self.next_windows
-        counted = f" of tier {window.period.tier}" if window.period.tier else ""
-        span = f"until {window.period.end:%Y-%m-%dT%H:%MZ}"
-        if is_next:
-            span = f"from {window.period.start:%Y-%m-%dT%H:%MZ} {span}"
         also_next = any(other.field_path == window.field_path for other, _ in lacking[1:])
         # Rounded up by a cent, since the printed amount may be rounded down.
         needed = max(
@@ -204,8 +236,7 @@ class BudgetState:
         elif not also_next:
             way_out += f" or wait for the next {period}"
         return self.refuse(
-            f"TenantBudget/{self.name}: {period} limit{counted} {self.amount(window.limit)} "
-            f"{span}, spent {self.amount(window.spent)}, "
+            f"{self._limit_text(window)}, spent {self.amount(window.spent)}, "
             f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
             f"{self.amount(window.granted)}, available {self.amount(available)}. "
             f"{addition_text} needs {self.amount(cost)}: {way_out}."

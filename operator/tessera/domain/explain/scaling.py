@@ -147,6 +147,9 @@ def _would_change(
     if service_plan.choice is None:
         yield "hardware for the service: see placed"
         return
+    if service_plan.start_refusal is not None:
+        yield _WAYS_OUT[ScalingReason.BUDGET_EXHAUSTED]
+        return
     if scale.reason in _WAYS_OUT:
         yield _WAYS_OUT[scale.reason]
         return

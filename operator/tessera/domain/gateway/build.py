@@ -11,6 +11,7 @@ from typing import NamedTuple, get_args
 from tessera.api.key_record import KeyRecord
 from tessera.api.precision import PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
+from tessera.api.service_status import TenancyStatus
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
@@ -241,9 +242,16 @@ def _model(
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,
         is_asleep=may_sleep and scaling is not None and scaling.desired_replicas == 0,
+        unfunded_by=_unfunded_by(service.status.tenant),
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
+
+
+def _unfunded_by(tenant: TenancyStatus | None) -> str | None:
+    if tenant is None or tenant.start_refusal is None:
+        return None
+    return f"TenantBudget/{tenant.budget}" if tenant.budget else "no TenantBudget"
 
 
 def _longest_context(replicas: Iterable[EngineReplica]) -> int | None:

@@ -83,6 +83,8 @@ class OfferedModel:
     """`minReplicas` is 0: requests are held while a replica starts."""
     is_asleep: bool = False
     """No replica is wanted: the next request that waits starts one."""
+    unfunded_by: str | None = None
+    """Who grants it no replica, such as `TenantBudget/team-a`, so that no request starts one."""
     wake: Wake = "OwnTenant"
     """Whose requests start the first replica."""
     stopped: bool = False

@@ -54,6 +54,8 @@ class RequestReason(StrEnum):
     SERVICE_STOPPED = "ServiceStopped"
     SERVICE_ASLEEP = "ServiceAsleep"
     """It has no replica, and requests of this tenant start none: `spec.access.wake`."""
+    BUDGET_EXHAUSTED = "BudgetExhausted"
+    """It has no replica, and its TenantBudget grants none, so no request starts one."""
     QUEUE_FULL = "QueueFull"
     TENANT_QUEUE_FULL = "TenantQueueFull"
     DEADLINE_UNREACHABLE = "DeadlineUnreachable"

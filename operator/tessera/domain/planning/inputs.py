@@ -25,6 +25,8 @@ class ServicePlanInputs(NamedTuple):
     """The variants whose pools have devices beyond the desired replicas."""
     unpaid_surges: frozenset[str] = frozenset()
     """Those of them of which the budget grants no replica beyond the desired ones."""
+    start_refusal: str | None = None
+    """Why the budget would start no replica of it, where it has none."""
     autoscalers: bool = False
     """HorizontalPodAutoscalers may be written."""
     name_conflicts: tuple[StatusVerdict[Accepted], ...] = ()

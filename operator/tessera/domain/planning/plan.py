@@ -52,6 +52,7 @@ from tessera.domain.planning.observations import with_observations
 from tessera.domain.planning.service_decision import (
     plan_service,
     set_aside_plan,
+    start_refusal,
     unpaid_surges,
     with_surge_capacity,
 )
@@ -399,6 +400,7 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
     if lost := reclaimed_pods((each.choice for each in proposal.counts), proposal.objects):
         displacement = Displacement(displacement.displaced | lost, displacement.draining | lost)
     spec, conflicts = proposal.service.spec, context.name_conflicts
+    budget_state = context.budget_states.get(ref.namespace)
     conflicts_of = memory.replica_conflicts
     with_capacity = with_surge_capacity(proposal, grant, context.allocated)
     inputs = ServicePlanInputs(
@@ -408,7 +410,8 @@ def _plan_one_service(context: _ServiceContext, ref: Ref, proposal: Proposal) ->
         surge_replicas,
         context.newest_template,
         with_capacity,
-        unpaid_surges(proposal, grant, context.budget_states.get(ref.namespace), with_capacity),
+        unpaid_surges(proposal, grant, budget_state, with_capacity),
+        start_refusal(proposal, grant, budget_state),
         context.config.autoscalers,
         name_verdicts(ref, spec, conflicts) if spec is not None and ref in conflicts else (),
         tuple([conflicts_of.get(workload.ref) for workload in proposal.objects.workloads]),

@@ -36,6 +36,7 @@ from tessera.domain.service.preparation.claims import ClaimUsers, ModelClaim, mo
 from tessera.domain.service.preparation.files import with_files
 from tessera.domain.service.proposal import (
     Proposal,
+    guaranteed_replicas,
     planner_error_proposal,
     termination_time,
 )
@@ -80,6 +81,7 @@ def _plan_service(
         _unchanged_plan(proposal),
         accepted=_accepted(inputs),
         scale=scale,
+        start_refusal=inputs.start_refusal,
         schedule=proposal.schedule,
         has_autoscaler=inputs.autoscalers and _is_scaled_by_hpa(service.spec),
         disruptions=disruptions,
@@ -236,6 +238,21 @@ def unpaid_surges(
         and count.existing <= replicas
         and not state.has_room(count.choice.offer.tariff, span)
     )
+
+
+def start_refusal(proposal: Proposal, grant: Grant | None, state: BudgetState | None) -> str | None:
+    """Return why a request would start no replica of a service that may have none and has none.
+
+    None where the budget would pay for one of any of its variants.
+    """
+    spec = proposal.service.spec
+    if spec is None or grant is None or state is None or grant.replicas or not proposal.counts:
+        return None
+    if spec.fixed_replicas is not None or guaranteed_replicas(spec):
+        return None
+    span = max(RESERVED_DURATION, termination_time(spec))
+    refusals = [state.refuse_start(count.choice.offer.tariff, span) for count in proposal.counts]
+    return refusals[0] if None not in refusals else None
 
 
 def _has_surge_capacity(

@@ -84,6 +84,8 @@ class ServicePlan:
     accepted: StatusVerdict[Accepted]
     placement: PlacementDecision
     scale: ScaleDecision
+    start_refusal: str | None = None
+    """Why the budget would start no replica of it, where it has none."""
     need: Need = NO_NEED
     """What its replicas have to have together."""
     disruptions: Disruptions = NO_DISRUPTIONS

@@ -80,6 +80,11 @@ def _idle_decision(
             ScalingReason.SCALED_FROM_ZERO,
             f"{counted(load.queued, 'request')} waiting at the gateway, 0 replicas",
         )
+    elif current == 0:
+        # It is not known for how long, as after a refusal of the budget or of another leader.
+        decided = Decided(
+            0, ScalingReason.SCALED_TO_ZERO, "0 replicas, no request waiting at the gateway"
+        )
     else:
         after = format_duration(spec.idle.after) if spec.idle is not None else ""
         decided = Decided(

@@ -90,6 +90,7 @@ def _service_status(
             reason=budget_view.within_budget.reason
             if budget_view is not None
             else WithinBudget.NO_BUDGET,
+            start_refusal=service_plan.start_refusal,
         ),
         scaling=scaling_status(service_plan, previous.scaling, snapshot.at),
         # It is written before the pod is deleted.

@@ -306,13 +306,18 @@ _WITHOUT_REPLICA = {
 
 
 def _sleeping_message(service_plan: ServicePlan) -> str:
-    """Return why there is no replica, and how one starts."""
+    """Return why there is no replica, and how one starts.
+
+    For how long no request came stands in status.scaling, which is written once.
+    """
+    if (refusal := service_plan.start_refusal) is not None:
+        return f"0 replicas, and a request at the gateway starts none: {refusal}"
     ref = service_plan.service.ref
     patch = '{"spec": {"scaling": {"minReplicas": 1}}}'
     start = f"patch tsvc {ref.name} --type merge -p '{patch}'"
     if service_plan.schedule is not None:
         start = f"scale tsvc/{ref.name} --replicas=1"
     return (
-        f"{service_plan.scale.message}; the next request at the gateway starts a replica. Without "
-        f"the gateway: kubectl -n {ref.namespace} {start}"
+        "0 replicas; the next request at the gateway starts one. Without the gateway: kubectl -n "
+        f"{ref.namespace} {start}"
     )

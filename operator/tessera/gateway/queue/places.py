@@ -17,7 +17,7 @@ from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.queue.arrivals import ArrivalCounter
 from tessera.gateway.queue.queues import ModelQueues
-from tessera.gateway.refusals import Headers, RequestError
+from tessera.gateway.refusals import Headers, RequestError, unfunded
 from tessera.gateway.reserve.limits import Reserved
 
 # That a request may wait for a replica, where one is ready and where none is.
@@ -183,6 +183,8 @@ class Places:
         if not is_ready and not model.may_sleep:
             stopped, unready = RequestReason.SERVICE_STOPPED, RequestReason.NO_READY_REPLICA
             raise RequestError(stopped if model.stopped else unready, model.service)
+        if not is_ready and model.unfunded_by is not None:
+            raise unfunded(model)
         seconds, priority = _READY_SECONDS if is_ready else _WAKING_SECONDS, reserved.shape.priority
         if is_ready and priority is RequestPriority.SHEDDABLE:
             # It is of no use where it is late.

@@ -17,7 +17,7 @@ from tessera.domain.limits.fair_queue import (
 )
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
-from tessera.gateway.refusals import RequestError, queue_full
+from tessera.gateway.refusals import RequestError, queue_full, unfunded
 
 
 class _WaitingRequest(NamedTuple):
@@ -105,12 +105,22 @@ class ModelQueue:
             else:
                 waiting.sent.set_result(sent)
 
+    def renew(self, model: OfferedModel) -> None:
+        """Take the model of a new directory; nothing waits for a replica that is not paid for."""
+        self.model = model
+        if model.unfunded_by is not None and not self._replicas.ready_count(model):
+            self._refuse_all(lambda: unfunded(model))
+
     def end(self) -> None:
         """Refuse what waits, since its service is gone."""
-        for waiting in self._waiting.values():
+        reason, service = RequestReason.NO_READY_REPLICA, self.model.service
+        self._refuse_all(lambda: RequestError(reason, service))
+
+    def _refuse_all(self, error: Callable[[], RequestError]) -> None:
+        for entry, waiting in self._waiting.items():
+            self._queue.cancel(entry)
             if not waiting.sent.done():
-                reason = RequestReason.NO_READY_REPLICA
-                waiting.sent.set_exception(RequestError(reason, self.model.service))
+                waiting.sent.set_exception(error())
         self._waiting.clear()
 
     def _displace(self, entry: QueueEntry, refusal: QueueRefusal) -> None:
@@ -171,7 +181,7 @@ class ModelQueues:
     def renew(self, model: OfferedModel) -> None:
         """Take the model of a new directory."""
         if model.uid in self._queues:
-            self._queues[model.uid].model = model
+            self._queues[model.uid].renew(model)
 
     def remove(self, model: OfferedModel) -> None:
         """End the queue of a model that the new directory does not have."""
