@@ -157,7 +157,8 @@ class GatewayAutoscaling(Values):
     """HorizontalPodAutoscaler of the gateway, where it has a PostgreSQL database."""
 
     enabled: bool = True
-    """Scale the gateway by its CPU, where it has a PostgreSQL database."""
+    """Scale the gateway by its CPU, where it has a PostgreSQL database. Switched off later, the
+    HorizontalPodAutoscaler stays and holds `gateway.replicaCount` pods."""
 
     min_replicas: Annotated[int, Field(ge=1, le=100)] = 2
     """Minimum number of pods."""

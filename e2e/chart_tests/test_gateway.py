@@ -76,6 +76,38 @@ async def test_a_request_at_the_gateway_wakes_a_service_that_sleeps(release: Rel
     await eventually(last_changes_are_reported)
 
 
+async def test_the_autoscaler_of_the_gateway_can_be_switched_off(release: Release) -> None:
+    """Its number of pods follows `replicaCount` then, also with SQLite again."""
+    fixed = {"database": {"secretName": "postgres"}, "autoscaling": {"enabled": False}}
+    await release.install(gateway={"enabled": True, **fixed})
+    api = release.cluster.api
+
+    async def upgrade(**gateway: object) -> None:
+        release.forget_values()
+        values = [f"gateway.{name.replace('_', '.')}={value}" for name, value in gateway.items()]
+        await release.cluster.run(
+            *("helm", "upgrade", "tessera", str(CHART), "--namespace", NAMESPACE),
+            *("--reuse-values", "--set", ",".join(values)),
+        )
+
+    async def expect_pods(pods: int) -> None:
+        async def pods_are_wanted() -> None:
+            assert (await api.get(GATEWAY))["spec"]["replicas"] == pods
+
+        await eventually(pods_are_wanted)
+
+    await expect_pods(1)
+    # As an autoscaler does in the moment before Helm deletes it.
+    scale = f"{GATEWAY}/scale?fieldManager=kube-controller-manager"
+    await api.patch(scale, {"spec": {"replicas": 2}})
+    await upgrade(replicaCount=3)
+    await expect_pods(3)
+    await upgrade(autoscaling_enabled="true", autoscaling_minReplicas=4)
+    await expect_pods(4)
+    await upgrade(database_secretName="", replicaCount=1)
+    await expect_pods(1)
+
+
 async def test_keys_in_the_namespace_of_the_release_go_on_until_they_are_moved(
     release: Release,
 ) -> None:

@@ -32,6 +32,18 @@ were by default; Helm finds them itself in a cluster. */}}
 {{- if $found }}true{{ end -}}
 {{- end -}}
 
+{{/* "true" where an autoscaler, or somebody by /scale, has set the number of gateways. Helm would
+conflict with what they wrote, or be overruled by an autoscaler before it deletes that one: so the
+autoscaler stays, pinned to one number. */}}
+{{- define "tessera.gatewayWasScaled" -}}
+{{- $found := lookup "autoscaling/v2" "HorizontalPodAutoscaler" .Release.Namespace "tessera-gateway" -}}
+{{- $deployment := lookup "apps/v1" "Deployment" .Release.Namespace "tessera-gateway" -}}
+{{- range ($deployment.metadata).managedFields -}}
+{{- if eq (.subresource | default "") "scale" }}{{ $found = true }}{{ end -}}
+{{- end -}}
+{{- if $found }}true{{ end -}}
+{{- end -}}
+
 {{- define "tessera.webhook" -}}tessera-webhook{{- end -}}
 
 {{- define "tessera.metricsReader" -}}tessera-metrics-reader{{- end -}}
