@@ -554,6 +554,21 @@ def test_a_cycle_in_which_nothing_happens_writes_nothing() -> None:
         assert not written_after(plan_and_carry_out(situation), 120), plan_batch(situation).running
 
 
+def test_a_batch_that_waits_for_its_budget_has_the_figures_of_now() -> None:
+    """Each is written again once it moved by more than a tenth."""
+    text = "TenantBudget/team-a: day limit 20.00 USD, spent {} USD, committed {} USD"
+    first = text.format("0.0617", "63.05")
+    broke = carry_out(on_attempt(), plan_batch(on_attempt(), first))
+    assert not written_after(broke, 60, text.format("0.0670", "62.90"))
+    for second in (text.format("0.3641", "62.75"), text.format("0.0617", "50.00")):
+        now = later(broke, 360)
+        plan = plan_batch(now, second)
+        assert batch_status(plan, now.at).message == second
+        assert written_after(broke, 360, second)
+    # Another limit, or another service that has most.
+    assert written_after(broke, 360, f"{first} (the largest part for team-a/chat)")
+
+
 def test_a_message_changes_with_progress_and_with_the_spec() -> None:
     situation = plan_and_carry_out(on_attempt())
     assert written_after(replace(situation, progress_sample=a_progress_sample(300, 40)), 40)

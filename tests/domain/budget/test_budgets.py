@@ -641,8 +641,8 @@ def test_a_refusal_names_the_next_window_when_that_one_is_full() -> None:
     assert scale.message == (
         "TenantBudget/team-a: hour limit 0.2800 USD from 2026-11-20T13:00Z until "
         "2026-11-20T14:00Z, spent 0.00 USD, committed to minReplicas 0.2679 USD, reserved 0.00 "
-        "USD, available 0.0121 USD. 1 more replica for 600 s needs 0.0223 USD: raise "
-        "spec.limits[0].amount to 0.3002 USD; this hour it fits."
+        "USD (the largest part for team-a/chat), available 0.0121 USD. 1 more replica for 600 s "
+        "needs 0.0223 USD: raise spec.limits[0].amount to 0.3002 USD; this hour it fits."
     )
 
 

@@ -51,7 +51,8 @@ class ProposedBatch:
             return
         for uid, running in meter.running.items():
             if uid in live_uids:
-                budget_state.reserve_min_replicas(running.tariff, 1)
+                owner = billing_ref(self.situation.batch.ref)
+                budget_state.reserve_min_replicas(running.tariff, 1, owner)
 
 
 def propose_batches(

@@ -47,6 +47,8 @@ class BudgetWindow:
     """Reserved for replicas beyond minReplicas and for those that terminate."""
     forecast: int = field(init=False)
     """Expected spend at the end of the window if everything planned runs on."""
+    owners: dict[Ref, int] = field(default_factory=dict)
+    """What of both is for each service and batch."""
 
     def __post_init__(self) -> None:
         self.forecast = self.spent
@@ -55,6 +57,18 @@ class BudgetWindow:
     def allocated(self) -> int:
         """Return the nano-units that are spent, committed or reserved."""
         return self.spent + self.min_replicas_cost + self.granted
+
+    @property
+    def largest_owner(self) -> Ref | None:
+        """Return for whom most is committed and reserved; None where nothing is."""
+        return min(self.owners, key=lambda owner: (-self.owners[owner], owner), default=None)
+
+    def reserve(self, owner: Ref | None, *, committed: int = 0, granted: int = 0) -> None:
+        """Add nano-units for an owner, who is None where nobody knows him."""
+        self.min_replicas_cost += committed
+        self.granted += granted
+        if owner is not None and (cost := committed + granted):
+            self.owners[owner] = self.owners.get(owner, 0) + cost
 
     def cost(self, tariff: Tariff, start: datetime, end: datetime) -> int:
         """Return the nano-units of the part of a span within the window."""
@@ -102,23 +116,27 @@ class BudgetState:
         """Return nano-units as text with the currency of the budget."""
         return f"{format_amount(nanos)} {self.currency}"
 
-    def reserve_min_replicas(self, tariff: Tariff, replicas: int) -> None:
+    def reserve_min_replicas(self, tariff: Tariff, replicas: int, owner: Ref | None = None) -> None:
         """Commit the cost of replicas within minReplicas until the end of each window."""
         for window in self._windows:
             cost = window.cost(tariff, self.at, window.period.end) * replicas
-            window.min_replicas_cost += cost
+            window.reserve(owner, committed=cost)
             window.forecast += cost
         self.gpus += tariff.weight * replicas
 
-    def reserve_termination(self, tariff: Tariff, span: timedelta, replicas: int) -> None:
+    def reserve_termination(
+        self, tariff: Tariff, span: timedelta, replicas: int, owner: Ref | None = None
+    ) -> None:
         """Reserve the last minutes of replicas that terminate."""
         for window in self._windows:
             cost = window.cost(tariff, self.at, self.at + span) * replicas
-            window.granted += cost
+            window.reserve(owner, granted=cost)
             window.forecast += cost
         self.gpus += tariff.weight * replicas
 
-    def reserve_replica(self, tariff: Tariff, span: timedelta) -> Refusal | None:
+    def reserve_replica(
+        self, tariff: Tariff, span: timedelta, owner: Ref | None = None
+    ) -> Refusal | None:
         """Reserve the cost of one replica for a span in all windows, or return why not in any."""
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
@@ -128,7 +146,7 @@ class BudgetState:
         )
         if shortage is None:
             for window, cost in window_costs:
-                window.granted += cost
+                window.reserve(owner, granted=cost)
                 window.forecast += window.cost(tariff, self.at, window.period.end)
             self.gpus += tariff.weight
         return Refusal(shortage) if shortage is not None else None
@@ -165,7 +183,7 @@ class BudgetState:
         """Return whether one replica more would be granted for a span; nothing is reserved."""
         return self.refuse_start(tariff, span) is None
 
-    def reserve_new_min_replica(self, tariff: Tariff) -> Refusal | None:
+    def reserve_new_min_replica(self, tariff: Tariff, owner: Ref | None = None) -> Refusal | None:
         """Commit the cost of one more replica within minReplicas, or return why not."""
         if (refusal := self._refuse_above_quota(tariff)) is not None:
             return refusal
@@ -174,7 +192,7 @@ class BudgetState:
         ]
         shortage = self._refuse_shortage(window_costs, "1 more replica of minReplicas")
         if shortage is None:
-            self.reserve_min_replicas(tariff, 1)
+            self.reserve_min_replicas(tariff, 1, owner)
         else:
             self.min_replicas_shortage = self.min_replicas_shortage or shortage
         return Refusal(shortage) if shortage is not None else None
@@ -235,10 +253,12 @@ class BudgetState:
             way_out += f"; this {period} it fits"
         elif not also_next:
             way_out += f" or wait for the next {period}"
+        owner = window.largest_owner
+        largest = f" (the largest part for {owner})" if owner is not None else ""
         return self.refuse(
             f"{self._limit_text(window)}, spent {self.amount(window.spent)}, "
             f"committed to minReplicas {self.amount(window.min_replicas_cost)}, reserved "
-            f"{self.amount(window.granted)}, available {self.amount(available)}. "
+            f"{self.amount(window.granted)}{largest}, available {self.amount(available)}. "
             f"{addition_text} needs {self.amount(cost)}: {way_out}."
         )
 
@@ -332,27 +352,29 @@ def grant_requests(state: BudgetState, requests: Sequence[GrantRequest]) -> Sequ
     def grant(index: int) -> bool:
         request = requests[index]
         span = max(RESERVED_DURATION, request.termination_time)
-        return record_grant(index, state.reserve_replica(request.tariff, span))
+        return record_grant(index, state.reserve_replica(request.tariff, span, request.ref))
 
     for index in open_requests:
         request = requests[index]
-        state.reserve_min_replicas(request.tariff, request.running_min_replicas)
+        state.reserve_min_replicas(request.tariff, request.running_min_replicas, request.ref)
         terminating = max(
             0, request.existing_pods - request.running_min_replicas - request.continuing_extra
         )
-        state.reserve_termination(request.tariff, request.termination_time, terminating)
+        state.reserve_termination(
+            request.tariff, request.termination_time, terminating, request.ref
+        )
     for index in open_requests:
         request = requests[index]
         continued = sum(
             grant(index) for _ in range(request.continuing_extra) if index not in shortages
         )
         replicas = request.continuing_extra - continued
-        state.reserve_termination(request.tariff, request.termination_time, replicas)
+        state.reserve_termination(request.tariff, request.termination_time, replicas, request.ref)
     for index in open_requests:
         request = requests[index]
         while index not in shortages and granted[index] < request.min_replicas:
             state.has_new_grants |= record_grant(
-                index, state.reserve_new_min_replica(request.tariff)
+                index, state.reserve_new_min_replica(request.tariff, request.ref)
             )
     for index in open_requests:
         while index not in shortages and granted[index] < requests[index].desired:

@@ -136,9 +136,11 @@ def _commit_running(proposal: Proposal, meter: SpendMeter, budget_state: BudgetS
     for pod in proposal.objects.pods:
         running = meter.running.get(pod.uid)
         if running is not None and (not variants or pod.ref in guaranteed):
-            budget_state.reserve_min_replicas(running.tariff, 1)
+            budget_state.reserve_min_replicas(running.tariff, 1, proposal.service.ref)
         elif running is not None and pod.variant not in variants:
-            budget_state.reserve_termination(running.tariff, RESERVED_DURATION, 1)
+            budget_state.reserve_termination(
+                running.tariff, RESERVED_DURATION, 1, proposal.service.ref
+            )
 
 
 def _grant_requests(

@@ -1,5 +1,6 @@
 """Allotment -> the status of a batch, with times and texts of what did not change kept."""
 
+import re
 from dataclasses import replace
 from datetime import datetime
 
@@ -12,6 +13,9 @@ from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.steps import Step, planner_error
 
 _MAX_MESSAGE_LENGTH = 2048
+_AMOUNT = re.compile(r"\d+\.\d+")
+# Amounts that moved by more are written again: a few dozen times in a window of any length.
+_MAX_AMOUNT_CHANGE = 0.1
 # Their messages hold amounts that move with time alone.
 _VARYING_REASONS = frozenset(
     {
@@ -91,11 +95,25 @@ def _stable_running_verdict(plan: BatchPlan) -> StatusVerdict[BatchRunning]:
         and existing is not None
         and (existing.reason, existing.observed_generation) == (running.reason, batch.generation)
         and (previous.attempt, previous.progress) == (plan.attempt, plan.progress)
+        and not (
+            running.reason is BatchRunning.BUDGET_EXHAUSTED
+            and _has_moved(existing.message, running.message)
+        )
     )
     return (
         replace(running, message=existing.message)
         if existing is not None and unchanged
         else running
+    )
+
+
+def _has_moved(before: str, now: str) -> bool:
+    """Return whether a text says something else, or an amount that differs by much."""
+    if _AMOUNT.sub("", before) != _AMOUNT.sub("", now):
+        return True
+    amounts = zip(_AMOUNT.findall(before), _AMOUNT.findall(now), strict=True)
+    return any(
+        abs(float(new) - float(old)) > _MAX_AMOUNT_CHANGE * float(old) for old, new in amounts
     )
 
 
