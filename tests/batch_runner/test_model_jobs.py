@@ -170,8 +170,8 @@ async def test_of_two_sets_of_weights_one_is_fetched_and_has_room(tmp_path: Path
     async with serve_hub(a_hub(files=two_sets())) as hub:
         code, report = await fetch_from(hub, tmp_path)
     assert code == 0, report
-    weights = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert weights == {"model-1.safetensors", "model-2.safetensors"}
+    assert (tmp_path / "model-2.safetensors").stat().st_size == 700
+    assert not (tmp_path / "consolidated.safetensors").exists()
     assert report["bytes"] == read["shape"]["fileBytes"]
 
 
