@@ -35,6 +35,7 @@ from tessera.domain.observed.snapshot import (
     Snapshot,
     Workload,
 )
+from tessera.domain.observed.taints import with_taints_named
 from tessera.domain.scaling.state import ScalingHistory
 from tessera.reconcile.store import Store
 from tessera.resources import api_resources
@@ -176,7 +177,11 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         layouts=_layouts_with_age(
             plan_inputs(store, api_resources.NODE_LAYOUTS, ObservedNodeLayout), silent
         ),
-        pods=_pods_on(plan_inputs(store, api_resources.PODS, Pod), _nodes_of_pools(pools, nodes)),
+        pods=with_taints_named(
+            _pods_on(plan_inputs(store, api_resources.PODS, Pod), _nodes_of_pools(pools, nodes)),
+            nodes,
+            pools,
+        ),
         workloads=plan_inputs(store, api_resources.DEPLOYMENTS, Workload),
         addresses=_addresses(plan_inputs(store, api_resources.SERVICES, ServiceEndpoint)),
         readings=observations.readings,

@@ -36,7 +36,7 @@ from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS
 from tessera.domain.model.names import MODEL_JOB_LABEL, MODEL_JOB_SERVICE_LABEL
 from tessera.domain.observed.batches import Batch, BatchJob, VolumeClaim
 from tessera.domain.observed.model_jobs import ModelJobRun, ObservedModelJob
-from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, ObservedNodeLayout
+from tessera.domain.observed.node_layout import APPROVAL, DOWNTIME, TAINT, ObservedNodeLayout
 from tessera.domain.observed.snapshot import (
     NOT_CREATED,
     BatchPod,
@@ -46,9 +46,11 @@ from tessera.domain.observed.snapshot import (
     ObservedService,
     Pod,
     PodEvent,
+    PodToleration,
     Pool,
     Ref,
     ServiceEndpoint,
+    Taint,
     Workload,
 )
 from tessera.domain.observed.tenant_keys import TenantKeys
@@ -254,6 +256,9 @@ def parse_claim(body: JsonObject) -> VolumeClaim:
     )
 
 
+_BARRING_EFFECTS = ("NoSchedule", "NoExecute")
+
+
 def parse_node(body: JsonObject) -> Node:
     """Parse a node's labels, readiness and extended resources."""
     allocatable = body.get("status", {}).get("allocatable", {})
@@ -270,12 +275,26 @@ def parse_node(body: JsonObject) -> Node:
         kubelet_ready=ready,
         guarded=names.GUARD_ANNOTATION in body["metadata"].get("annotations", {}),
         taints=taints,
+        barring_taints=tuple(
+            Taint(taint["key"], taint.get("value") or "", taint["effect"])
+            for taint in spec.get("taints", ())
+            if taint.get("effect") in _BARRING_EFFECTS and not _is_temporary(taint["key"])
+        ),
         allocatable={
             name: count
             for name, quantity in allocatable.items()
             if is_gpu_resource(name) and (count := _device_count(quantity)) <= _MAX_DEVICES
         },
     )
+
+
+def _is_temporary(taint: str) -> bool:
+    """Return whether a taint of this key goes by itself, so that nobody has to tolerate it."""
+    return taint in DISRUPTION_TAINTS or taint == TAINT or taint.startswith("node.kubernetes.io/")
+
+
+def _toleration(body: JsonObject) -> PodToleration:
+    return PodToleration(*(body.get(name) or "" for name in PodToleration._fields))
 
 
 def parse_layout(body: JsonObject) -> ObservedNodeLayout:
@@ -313,6 +332,9 @@ def parse_pod(body: JsonObject) -> Pod | None:
         return None
     service, variant = labels.get(names.SERVICE_LABEL, ""), labels.get(names.VARIANT_LABEL, "")
     scheduled = _condition(body, "PodScheduled")
+    unschedulable = None
+    if scheduled.get("status") == "False" and scheduled.get("message"):
+        unschedulable = _bounded_text(missing_on_nodes(scheduled["message"]))
     digest = labels.get(names.TEMPLATE_LABEL, "")
     deployment = names.deployment_name(service, variant)
     if digest:
@@ -334,9 +356,8 @@ def parse_pod(body: JsonObject) -> Pod | None:
         # Of a pod that names its node itself this is when the kubelet admitted it.
         bound=_transition_time(scheduled, "True"),
         node_selector=() if spec.get("nodeName") else tuple(spec.get("nodeSelector", {}).items()),
-        unschedulable=_bounded_text(missing_on_nodes(scheduled["message"]))
-        if scheduled.get("status") == "False" and scheduled.get("message")
-        else None,
+        unschedulable=unschedulable,
+        tolerations=tuple(map(_toleration, spec.get("tolerations", ()))) if unschedulable else (),
         ended=_end_time(status, scheduled.get("lastTransitionTime") or meta["creationTimestamp"]),
         model_job_run=model_job_run,
         **batch_run,

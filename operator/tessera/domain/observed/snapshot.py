@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from tessera.api.accelerator_pool import AcceleratorPoolSpec, AcceleratorPoolStatus
 from tessera.api.inference_service import InferenceServiceSpec
@@ -82,6 +83,36 @@ class Budget:
     """There is a status, and it cannot be read."""
 
 
+class Taint(NamedTuple):
+    """A taint by which a node takes no pods."""
+
+    key: str
+    value: str
+    effect: str
+
+    @property
+    def text(self) -> str:
+        """Return it as `kubectl taint` takes it."""
+        value = f"={self.value}" if self.value else ""
+        return f"{self.key}{value}:{self.effect}"
+
+
+class PodToleration(NamedTuple):
+    """A toleration of a pod; an empty key, value or effect matches as in Kubernetes."""
+
+    key: str
+    operator: str
+    value: str
+    effect: str
+
+    def tolerates(self, taint: Taint) -> bool:
+        return (
+            self.key in ("", taint.key)
+            and self.effect in ("", taint.effect)
+            and (self.operator == "Exists" or self.value == taint.value)
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
     """A node as far as placement needs it."""
@@ -98,6 +129,8 @@ class Node:
     """The condition Ready alone; a cordoned node is alive."""
     taints: frozenset[str] = frozenset()
     """Keys of its taints."""
+    barring_taints: tuple[Taint, ...] = ()
+    """Those by which it takes no pods for as long as nobody removes them."""
     guarded: bool = False
     """Tessera has it left alone by Karpenter."""
 
@@ -144,6 +177,8 @@ class Pod:
     """When it was bound: from then on it costs money."""
     node_selector: tuple[tuple[str, str], ...] = ()
     """Labels of the nodes where it may run, while it is not bound."""
+    tolerations: tuple[PodToleration, ...] = ()
+    """Those of a pod that no node takes."""
     started: datetime | None = None
     """When the engine's container started; None if it ended and ran again, too."""
     ended: datetime | None = None

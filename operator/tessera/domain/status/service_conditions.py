@@ -8,6 +8,7 @@ from tessera.api.text import counted
 from tessera.domain.health.readiness import assess_readiness
 from tessera.domain.health.startup_failure import startup_failure
 from tessera.domain.observed.snapshot import Snapshot
+from tessera.domain.observed.taints import UNTOLERATED
 from tessera.domain.placement.free_hardware import beside_clause, cheapest_free
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.strategy import (
@@ -43,17 +44,23 @@ def placed_verdict(snapshot: Snapshot, service_plan: ServicePlan) -> StatusVerdi
         )
     if (backoff_until := choice.offer.backoff_until) is not None:
         free = f"; no node came in time, so none counts until {backoff_until:%Y-%m-%dT%H:%M:%SZ}"
-    if other := cheapest_free(snapshot, service_plan.service, service_plan.choice):
+    lacks = stuck[0].unschedulable or ""
+    # The scheduler counts a node by the first that it lacks: behind a taint its devices are free.
+    is_barred = UNTOLERATED in lacks
+    other = cheapest_free(snapshot, service_plan.service, service_plan.choice)
+    if other is not None and not (is_barred and other.offer.pool == pool):
         reason = beside_clause(spec, service_plan.placement, other)
         free += (
             f"; {other.offer.hardware.name} of AcceleratorPool/{other.offer.pool} is free, {reason}"
         )
+    lack, cure = f"no free {choice.fit.hardware.name} in", "Free or add such hardware"
+    if is_barred:
+        lack, cure = f"no node for {choice.fit.hardware.name} in", "Tolerate or remove the taint"
     return StatusVerdict(
         PlacementReason.UNSCHEDULABLE,
         f"spec.placement.pools: {len(stuck)} of {counted(service_plan.desired_pods, 'replica')} "
-        f"unschedulable, no free {choice.fit.hardware.name} in "
-        f"AcceleratorPool/{pool} ({stuck[0].unschedulable}){free}. Free or add such "
-        "hardware, lower spec.scaling.minReplicas, or name another pool.",
+        f"unschedulable, {lack} AcceleratorPool/{pool} ({lacks}){free}. {cure}, lower "
+        "spec.scaling.minReplicas, or name another pool.",
     )
 
 
