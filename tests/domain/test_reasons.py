@@ -233,7 +233,11 @@ def test_every_reason_that_refuses_has_a_case() -> None:
     kinds = (Accepted, PlacementReason, PoolAccepted, Discovered)
     refusing = {reason for kind in kinds for reason in kind if not reason.is_true}
     # Shown by tests of their own: no manifest alone makes them.
-    assert refusing - shown == {Accepted.PLANNER_ERROR, Accepted.UNKNOWN_MODEL}
+    assert refusing - shown == {
+        Accepted.FAILED_CREATE,
+        Accepted.PLANNER_ERROR,
+        Accepted.UNKNOWN_MODEL,
+    }
 
 
 def test_every_reason_why_gpus_are_not_as_planned_is_named_by_a_test() -> None:

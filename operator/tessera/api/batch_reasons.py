@@ -23,6 +23,9 @@ class BatchAccepted(StatusReason):
     READING_MODEL = "ReadingModel"
     """A Job reads the model's `config.json`, since neither the spec nor the built-in catalog has
     its dimensions."""
+    FAILED_CREATE = "FailedCreate"
+    """The API server refuses the pod of the Job that reads the model's `config.json`; the message
+    has its words."""
     UNKNOWN_MODEL = "UnknownModel"
     """The dimensions of the model could not be read from its `config.json`; create the batch with
     `spec.model.shape`."""

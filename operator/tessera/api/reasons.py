@@ -68,6 +68,9 @@ class Accepted(StatusReason):
     another name."""
     READING_MODEL = "ReadingModel"
     """Tessera does not know the dimensions of the model; a Job reads its `config.json`."""
+    FAILED_CREATE = "FailedCreate"
+    """The API server refuses the pod of the Job that reads the model's `config.json`; the message
+    has its words."""
     UNKNOWN_MODEL = "UnknownModel"
     """Tessera does not know the dimensions of the model and could not read them; set
     `spec.model.shape`."""

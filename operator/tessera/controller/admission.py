@@ -45,6 +45,7 @@ _TRANSIENT = {
     BatchAccepted.CLAIM_NOT_FOUND,
     BatchAccepted.CLAIM_TERMINATING,
     BatchAccepted.READING_MODEL,
+    BatchAccepted.FAILED_CREATE,
 }
 _UNREAD_MODEL = (
     "spec.model.shape: neither the spec nor the catalog has the dimensions of this model, so a Job "

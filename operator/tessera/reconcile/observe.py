@@ -1,7 +1,7 @@
 """Build one immutable snapshot from the store, the readings and the probe results."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TypeAlias, TypeVar, cast
 
@@ -134,6 +134,17 @@ def _model_jobs(jobs: tuple[Job, ...]) -> tuple[ObservedModelJob, ...]:
     return tuple(job for job in jobs if isinstance(job, ObservedModelJob))
 
 
+def _with_refusals(
+    jobs: tuple[ObservedModelJob, ...], refusals: Mapping[str, PodRefusal]
+) -> tuple[ObservedModelJob, ...]:
+    if not any(job.uid in refusals for job in jobs):
+        return jobs
+    return tuple(
+        replace(job, refusal=refusals[job.uid].message) if job.uid in refusals else job
+        for job in jobs
+    )
+
+
 @reused
 def _addresses(endpoints: tuple[ServiceEndpoint, ...]) -> Mapping[Ref, str]:
     return {endpoint.service: endpoint.address for endpoint in endpoints if endpoint.address}
@@ -190,7 +201,7 @@ def _observe(store: Store, observations: Observations, at: datetime) -> Snapshot
         in_flight=dict(answers.in_flight),
         batches=plan_inputs(store, api_resources.BATCH_INFERENCES, Batch),
         batch_jobs=_batch_jobs(jobs),
-        model_jobs=_model_jobs(jobs),
+        model_jobs=_with_refusals(_model_jobs(jobs), answers.pod_refusals),
         fetch_progress=dict(answers.fetch_progress),
         claims={
             Ref(key.namespace, key.name): observed.plan_input

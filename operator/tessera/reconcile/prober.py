@@ -14,6 +14,7 @@ from tessera.domain.health.readiness import was_ready
 from tessera.domain.health.stall import Suspect
 from tessera.domain.names import PORT
 from tessera.domain.observed.batches import BatchJob, PodRefusal, ProgressSample
+from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.snapshot import (
     InFlight,
     ObservedService,
@@ -27,6 +28,7 @@ from tessera.domain.placement.checks import pooling_task
 from tessera.domain.planning.plan import Plan
 from tessera.domain.planning.service_plan import ServicePlan
 from tessera.domain.rollout.drain import DrainPlan
+from tessera.domain.service.preparation.jobs import ModelJobs, podless_jobs
 from tessera.domain.steps import Step
 from tessera.ports import Clock, Cluster, ClusterError, Engines, ModelHub
 from tessera.reconcile.observe import ProbeAnswers
@@ -90,7 +92,20 @@ class Prober:
         for batch_plan in plan.batches.values():
             self._start_batch_probes(batch_plan)
         self._start_event_reads(plan)
+        self._start_refusal_reads(snapshot, plan)
         self._forget(plan)
+
+    def _start_refusal_reads(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Ask why Jobs have no pod, and forget it of those that have one."""
+        model_jobs = ModelJobs(snapshot.at, snapshot.model_jobs, snapshot.pods)
+        podless: list[BatchJob | ObservedModelJob] = [*podless_jobs(model_jobs)]
+        podless += [each.podless_job for each in plan.batches.values() if each.podless_job]
+        for job in podless:
+            refusal = self._answers.pod_refusals.get(job.uid)
+            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL) and self._cluster:
+                read = partial(self._read_pod_refusal, self._cluster, job)
+                self._start_once(f"job {job.uid}", job.ref.namespace, read)
+        forget_all_but({job.uid for job in podless}, self._answers.pod_refusals)
 
     def _start_event_reads(self, plan: Plan) -> None:
         if self._cluster is None:
@@ -112,11 +127,6 @@ class Prober:
         if probe is not None and self._is_due(answer.at if answer else None, _RUNNER_INTERVAL):
             fetch = partial(self._fetch_progress, uid, _host_port(probe.address, RUNNER_PORT))
             self._start_once(f"batch {uid} {probe.attempt}", namespace, fetch)
-        if (job := batch_plan.podless_job) is not None and self._cluster is not None:
-            refusal = self._answers.pod_refusals.get(job.uid)
-            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
-                read = partial(self._read_pod_refusal, self._cluster, job)
-                self._start_once(f"job {job.uid}", namespace, read)
 
     def _start_service_probes(self, ref: Ref, service_plan: ServicePlan) -> None:
         if (query := service_plan.pinned_revision.query) is not None and self._hub is not None:
@@ -212,7 +222,7 @@ class Prober:
         self._answers.runner_answers[batch] = ProgressSample(asked_at, progress)
         self._wake()
 
-    async def _read_pod_refusal(self, cluster: Cluster, job: BatchJob) -> None:
+    async def _read_pod_refusal(self, cluster: Cluster, job: BatchJob | ObservedModelJob) -> None:
         message: str | None = None
         # Without the right to list events the Job stays unexplained.
         with contextlib.suppress(ClusterError):
@@ -260,10 +270,6 @@ class Prober:
                 if service_plan.preparation and service_plan.preparation.progress_address
             }
             forget_all_but(fetching, answers.fetch_progress, self._fetch_times)
-        if answers.pod_refusals:
-            podless_jobs = [batch_plan.podless_job for batch_plan in plan.batches.values()]
-            uids = {job.uid for job in podless_jobs if job is not None}
-            forget_all_but(uids, answers.pod_refusals)
         if self._event_times:
             pods_to_explain = {pod.uid for view in plan.pools for pod in view.pods_to_explain}
             forget_all_but(pods_to_explain, answers.pod_events, self._event_times)

@@ -186,6 +186,7 @@ def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
             service=Ref(meta["namespace"], labels.get(MODEL_JOB_SERVICE_LABEL, "")),
             task=labels[MODEL_JOB_LABEL],
             uid=meta["uid"],
+            created=_creation_time(meta),
             failed=_condition(body, "Failed").get("status") == "True",
         )
     if batch_names.BATCH_LABEL not in labels or "deletionTimestamp" in meta:

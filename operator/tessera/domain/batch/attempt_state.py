@@ -12,7 +12,8 @@ from tessera.api.text import counted
 from tessera.domain.batch.names import errors_path, job_name, work_path
 from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.spot_nodes import disruption_message
-from tessera.domain.observed.batches import BatchJob, ProgressSample
+from tessera.domain.health.startup_failure import refusal_text
+from tessera.domain.observed.batches import POD_CREATION_TIME, BatchJob, ProgressSample
 from tessera.domain.observed.model_reports import report_message
 from tessera.domain.observed.runner_reports import (
     INPUT_CHANGED,
@@ -47,8 +48,6 @@ _FATAL_WAITING_REASONS = frozenset(
         "RunContainerError",
     }
 )
-# The Job controller creates a pod at once; a refusal it tries again.
-_POD_CREATION_TIME = timedelta(seconds=15)
 # An image of 20 GB and the largest weights start in less.
 _START_TIMEOUT = timedelta(minutes=45)
 # After so long without a row or a byte an attempt is called stalled,
@@ -167,7 +166,7 @@ def podless_job(situation: Situation) -> BatchJob | None:
     owners = {pod.owner for pod in situation.pods}
     for job in situation.jobs:
         created = job.created or situation.at
-        if job.uid not in owners and situation.at - created >= _POD_CREATION_TIME:
+        if job.uid not in owners and situation.at - created >= POD_CREATION_TIME:
             return job
     return None
 
@@ -178,7 +177,7 @@ def pod_refusal_message(situation: Situation, attempt: int | None) -> str | None
     refusal = None if job is None else situation.pod_refusals.get(job.uid)
     if job is None or job.attempt != attempt or refusal is None or refusal.message is None:
         return None
-    text = refusal.message[:_MAX_MESSAGE_LENGTH]
+    text = refusal_text(refusal.message[:_MAX_MESSAGE_LENGTH])
     return f"Job/{job.ref.name} has no pod: {text}; see kubectl describe job {job.ref.name}"
 
 

@@ -26,6 +26,8 @@ _REFUSALS = (
     ("exceeded quota", Progressing.QUOTA_EXCEEDED),
     ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
 )
+# A quota counts what no pod of Tessera sets, such as `limits.cpu`.
+_UNSET_LIMITS = "must specify"
 # The end of a log that fits into a condition of 2,048 characters.
 _MAX_LOG_LENGTH = 1500
 # How the API server of vLLM ends after its engine failed, with a trace longer than a pod keeps.
@@ -52,10 +54,23 @@ def startup_failure(
         ):
             return failure
     refusals = (workload.replica_failure for workload in workloads if workload.replica_failure)
-    if (refusal := next(refusals, None)) is None:
-        return None
+    refusal = next(refusals, None)
+    return None if refusal is None else creation_failure(refusal)
+
+
+def creation_failure(refusal: str, subject: str = "") -> StatusVerdict[Progressing]:
+    """Return why the API server creates no pod, by its words; `subject` stands before them."""
     reasons = (reason for words, reason in _REFUSALS if words in refusal)
-    return StatusVerdict(next(reasons, Progressing.FAILED_CREATE), refusal)
+    return StatusVerdict(
+        next(reasons, Progressing.FAILED_CREATE), f"{subject}{refusal_text(refusal)}"
+    )
+
+
+def refusal_text(refusal: str) -> str:
+    """Return why the API server refuses a pod, with what to do where its words do not say it."""
+    if _UNSET_LIMITS not in refusal:
+        return refusal
+    return f"{refusal}; a LimitRange of the namespace with defaults for these sets them"
 
 
 def hub_access_advice(model: Model, error_text: str) -> str | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from tessera.api.batch_inference import (
     TERMINAL_STATES,
@@ -88,6 +88,10 @@ class VolumeClaim:
     """The size that it asks for, rounded up."""
     owners: tuple[str, ...] = ()
     """The UIDs of its owners; it is deleted with the last of them."""
+
+
+# The Job controller creates a pod at once; a refusal it tries again.
+POD_CREATION_TIME = timedelta(seconds=15)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """What the cluster knows of model jobs: Jobs that models need before their engines."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from tessera.api.ref import Ref
 
@@ -14,8 +15,11 @@ class ObservedModelJob:
     """Without a name for the Job of a batch."""
     task: str
     uid: str = ""
+    created: datetime | None = None
     failed: bool = False
     """Its controller makes no more pods: the condition Failed."""
+    refusal: str | None = None
+    """Why the API server refuses its pod; None while nothing says so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

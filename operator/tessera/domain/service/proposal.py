@@ -330,7 +330,8 @@ def _awaited_precision(
     if check is None:
         return None
     message = f"spec.precision.variants: {check.status.precision}: {check.message}"
-    return StatusVerdict(Accepted.READING_MODEL, message)
+    reason = Accepted.FAILED_CREATE if check.is_refused else Accepted.READING_MODEL
+    return StatusVerdict(reason, message)
 
 
 def _schedule_of(

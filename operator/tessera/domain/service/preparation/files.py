@@ -7,7 +7,7 @@ from tessera.api.model_files import CacheStatus, is_stored
 from tessera.api.reasons import Progressing, StatusVerdict
 from tessera.api.ref import Ref
 from tessera.api.service_status import ModelStatus
-from tessera.domain.health.startup_failure import hub_access_advice
+from tessera.domain.health.startup_failure import creation_failure, hub_access_advice
 from tessera.domain.observed.model_reports import FetchReport, parse_report
 from tessera.domain.observed.snapshot import ObservedService, Snapshot
 from tessera.domain.service.preparation.claims import ModelClaim
@@ -149,10 +149,13 @@ def _missing_files(
         advice = hub_access_advice(spec.model, report_text) if is_of_hub else None
         refusal = advice or f"spec.model: {report_text[-600:]}"
         message = (
-            f"{refusal} ({job_status.logs_command}). After a change outside the spec: "
+            f"{refusal} ({job_status.details_command}). After a change outside the spec: "
             f"{job_status.retry_command}"
         )
         return StatusVerdict(Progressing.MODEL_FETCH_FAILED, message)
+    if job_status.refusal is not None:
+        subject = f"spec.model.cache: Job/{job_status.name} has no pod: "
+        return creation_failure(job_status.refusal, subject)
     if job_status.message:
         return StatusVerdict(Progressing.FETCHING_MODEL, f"spec.model.cache: {job_status.message}")
     total = cache.bytes_total
@@ -161,5 +164,5 @@ def _missing_files(
     return StatusVerdict(
         Progressing.FETCHING_MODEL,
         f"spec.model.cache: {cache.bytes_done / 1e9:.1f}{share} GB{percent} of {claim.files.uri} "
-        f"are on claim {cache.claim_name}; {job_status.logs_command}",
+        f"are on claim {cache.claim_name}; {job_status.details_command}",
     )

@@ -8,9 +8,14 @@ from enum import Enum, auto
 from tessera.api.inference_service import InferenceServiceSpec, Model
 from tessera.api.model_files import ModelShape
 from tessera.api.ref import Ref
-from tessera.domain.health.startup_failure import hub_access_advice, missing_secret_advice
+from tessera.domain.health.startup_failure import (
+    hub_access_advice,
+    missing_secret_advice,
+    refusal_text,
+)
 from tessera.domain.model.fetched import FetchedFiles
 from tessera.domain.model.names import Task, model_job_name
+from tessera.domain.observed.batches import POD_CREATION_TIME
 from tessera.domain.observed.model_jobs import ObservedModelJob
 from tessera.domain.observed.model_reports import ShapeReport, parse_report, report_message
 from tessera.domain.observed.runner_reports import REFUSED_EXIT_CODE
@@ -81,6 +86,8 @@ class ModelJobStatus:
     report: str = ""
     message: str = ""
     """What holds it up, in words."""
+    refusal: str | None = None
+    """Why the API server refuses its pod."""
     job_to_create: ModelJob | None = None
     obsolete_jobs: tuple[Ref, ...] = ()
     """Jobs that came to nothing, or served another spec."""
@@ -104,7 +111,10 @@ class ModelJobStatus:
         return self.report if report is None else report.message
 
     @property
-    def logs_command(self) -> str:
+    def details_command(self) -> str:
+        """Return how to see more of the Job: without a pod it has no log."""
+        if self.refusal is not None:
+            return f"kubectl describe job -n {self.namespace} {self.name}"
         return f"kubectl logs -n {self.namespace} job/{self.name}"
 
     @property
@@ -115,6 +125,21 @@ class ModelJobStatus:
     def reading_message(self, uri: str) -> str:
         """Return what holds up a read of `config.json`, or that it goes on."""
         return self.message or f"Job {self.name} reads the config.json of {uri}"
+
+
+def podless_jobs(observed: ModelJobs) -> Sequence[ObservedModelJob]:
+    """Return the Jobs whose pods should exist by now."""
+    if not observed.jobs:
+        return ()
+    owners = {pod.model_job_run.job_uid for pod in observed.pods if pod.model_job_run is not None}
+    return [
+        job
+        for job in observed.jobs
+        if job.uid not in owners
+        and not job.failed
+        and job.created is not None
+        and observed.at - job.created >= POD_CREATION_TIME
+    ]
 
 
 def config_source(uri: str, commit: str | None) -> str:
@@ -173,7 +198,7 @@ def _assess(
     ]
     pod = max(pods, key=lambda candidate: (candidate.created, candidate.ref), default=None)
     if pod is None or pod.model_job_run is None:
-        return replace(status, obsolete_jobs=(job.ref,)) if job.failed else status
+        return _without_pod(status, job)
     code, text = pod.model_job_run.exit_code, pod.model_job_run.report
     if code is None and pod.ended is None:
         return replace(status, message=_pod_problem(spec, pod), address=pod.address)
@@ -185,6 +210,16 @@ def _assess(
         f"exit code {code}: {words[-_MAX_MESSAGE_LENGTH:]}; retrying after {_RETRY_DELAY.seconds} s"
     )
     return replace(status, obsolete_jobs=(job.ref,) if retry_due else (), message=message)
+
+
+def _without_pod(status: ModelJobStatus, job: ObservedModelJob) -> ModelJobStatus:
+    if job.failed:
+        return replace(status, obsolete_jobs=(job.ref,))
+    if job.refusal is None:
+        return status
+    refusal = job.refusal[:_MAX_MESSAGE_LENGTH]
+    message = f"Job/{status.name} has no pod: {refusal_text(refusal)}"
+    return replace(status, message=message, refusal=refusal)
 
 
 def _pod_problem(spec: InferenceServiceSpec, pod: Pod) -> str:

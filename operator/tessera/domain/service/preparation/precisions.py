@@ -48,6 +48,8 @@ class PrecisionCheck:
     """Why it may not be chosen, with the numbers of both file sets where they differ."""
     is_held_up: bool = False
     """Its Job did not run as it should for so long that no new service waits for it."""
+    is_refused: bool = False
+    """The API server refuses the pod of its Job."""
     is_reread: bool = False
     """A Job reads the files again, while what was read before stays in use."""
     job_to_create: ModelJob | None = None
@@ -259,7 +261,8 @@ def _waiting(
     return PrecisionCheck(
         status=status,
         variant=variant,
-        message=f"{job_status.reading_message(status.uri)}; {job_status.logs_command}",
+        message=f"{job_status.reading_message(status.uri)}; {job_status.details_command}",
+        is_refused=job_status.refusal is not None,
         is_held_up=bool(job_status.message) and at - service.created >= _PATIENCE,
     )
 
@@ -272,8 +275,9 @@ def _not_read(
 ) -> PrecisionCheck:
     cause = refusal_message(located.model, job_status.report_text)
     message = (
-        f"{variant.uri}: {cause} ({job_status.logs_command}); correct spec.precision.variants, or "
-        f"have the files read again with kubectl tessera update {service.ref.name}"
+        f"{variant.uri}: {cause} ({job_status.details_command}); correct "
+        "spec.precision.variants, or have the files read again with kubectl tessera update "
+        f"{service.ref.name}"
     )
     status = _blank(service, variant)
     status = status.model_copy(update={"reason": PrecisionReason.FILES_NOT_READ})

@@ -28,6 +28,8 @@ from tessera.domain.service.preparation.preparation import Preparation
 from tessera.domain.service.speculation import without_losing_speculation
 from tessera.domain.steps import Step
 
+_WRITE_SHAPE = "write the shape there"
+
 
 def _with_known_shape(service: ObservedService) -> ObservedService:
     """Return the service as it is planned: as if its spec had what was read and decided before.
@@ -154,17 +156,12 @@ def _with_draft_shape(spec: InferenceServiceSpec, known: DraftModelStatus) -> In
 def _missing_draft_verdict(
     draft_spec: InferenceServiceSpec, job_status: ModelJobStatus
 ) -> StatusVerdict[Accepted]:
-    uri, logs_command = draft_spec.model.uri, job_status.logs_command
+    uri = draft_spec.model.uri
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        cause = f"{refusal_message(draft_spec.model, job_status.report_text)} ({logs_command})"
-        denial = unknown_draft_denial(uri, cause)
+        words = refusal_message(draft_spec.model, job_status.report_text)
+        denial = unknown_draft_denial(uri, f"{words} ({job_status.details_command})")
         return StatusVerdict(denial.reason, denial.sentence)
-    message = job_status.reading_message(uri)
-    return StatusVerdict(
-        Accepted.READING_MODEL,
-        f"spec.engine.speculation.model.shape: {message}. Wait, or write the shape there; "
-        f"{logs_command}",
-    )
+    return _reading_verdict("spec.engine.speculation.model.shape", uri, job_status)
 
 
 def _known_status(service: ObservedService) -> ModelStatus:
@@ -187,17 +184,25 @@ def with_shape(spec: InferenceServiceSpec, shape: ModelShape) -> InferenceServic
 def missing_shape_verdict(
     spec: InferenceServiceSpec,
     job_status: ModelJobStatus,
-    alternative: str = "write the shape there",
+    alternative: str = _WRITE_SHAPE,
 ) -> StatusVerdict[Accepted]:
     """Return why a model has no shape, or not yet, and what else to do."""
-    logs_command = job_status.logs_command
+    details_command = job_status.details_command
     if job_status.outcome is ModelJobOutcome.MODEL_REJECTED:
-        cause = f"{refusal_message(spec.model, job_status.report_text)} ({logs_command})"
+        cause = f"{refusal_message(spec.model, job_status.report_text)} ({details_command})"
         denial = unknown_model_denial(spec, cause)
         if denial is not None:
             return StatusVerdict(denial.reason, denial.sentence)
-    message = job_status.reading_message(spec.model.uri)
+    return _reading_verdict("spec.model.shape", spec.model.uri, job_status, alternative)
+
+
+def _reading_verdict(
+    field: str, uri: str, job_status: ModelJobStatus, alternative: str = _WRITE_SHAPE
+) -> StatusVerdict[Accepted]:
+    reason, advice = Accepted.READING_MODEL, "Wait"
+    if job_status.refusal is not None:
+        reason, advice = Accepted.FAILED_CREATE, "Let the namespace have such a pod"
+    message = job_status.reading_message(uri)
     return StatusVerdict(
-        Accepted.READING_MODEL,
-        f"spec.model.shape: {message}. Wait, or {alternative}; {logs_command}",
+        reason, f"{field}: {message}. {advice}, or {alternative}; {job_status.details_command}"
     )
