@@ -68,6 +68,7 @@ async def test_a_healthy_cluster_is_fine() -> None:
     assert findings["kubernetes"].message == "API server version v1.36.3"
     assert "operator-0 leads" in findings["leader"].message
     assert "1 service," in findings["services"].message
+    assert findings["budgets"].message == "1 budget for the 1 namespace with services"
 
 
 Breaks = Callable[[MemoryOperator, MemoryApi], object]
@@ -550,7 +551,7 @@ def _slo_status(reason: str, source: str = "Engine") -> dict[str, Any]:
     [
         (_slo_status("BucketTooWide"), "warning", "95% is between both shares, so SLOMet is Buck"),
         (_slo_status("BucketTooWide", "Gateway"), "ok", "but the gateway counts at the target"),
-        (_slo_status("Met"), "ok", "both shares agree: SLOMet is Met"),
+        (_slo_status("Met"), "ok", "the shares at both agree"),
         (_slo_status("NoTraffic"), "ok", "nothing is measured now"),
     ],
 )
@@ -561,6 +562,18 @@ async def test_targets_between_two_edges_say_what_that_means_for_the_service(
     operator.body(CHAT)["status"]["slo"] = status
     finding = (await findings_by_check(api))["slo"]
     assert (finding.state, effect in finding.message) == (state, True), finding.message
+
+
+async def test_a_missed_objective_is_a_warning_and_nothing_good_is_said_of_it() -> None:
+    operator, api = await a_healthy_cluster()
+    operator.body(CHAT)["status"]["slo"] = _slo_status("Missed")
+    findings = [each for each in await run_checks(a_check_context(api)) if each.check == "slo"]
+    assert [(each.state, "Missed" in each.message) for each in findings] == [
+        (FindingState.WARNING, True),
+        (FindingState.OK, False),
+    ]
+    assert findings[0].message == "SLOMet Missed: less than 95% within spec.slo: team-a/chat"
+    assert findings[0].fix == "tessera explain chat -n team-a"
 
 
 def _autoscaler(name: str, kind: str = "InferenceService") -> dict[str, Any]:

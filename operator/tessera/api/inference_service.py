@@ -310,8 +310,8 @@ class Scaling(Wire):
     """Scale-down behavior."""
 
     idle: Idle | None = None
-    """When the service has no replicas; required with a `minReplicas` of 0, without effect
-    otherwise."""
+    """When the service has no replicas, such as `{after: 10m}`; required with a `minReplicas` of 0,
+    without effect otherwise."""
 
     paused: ScalingPause | None = None
     """Keeps the number of replicas, whatever the load, until this field is removed; budgets still

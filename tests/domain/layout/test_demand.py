@@ -97,7 +97,7 @@ def test_a_plan_shows_its_arithmetic_and_its_cost() -> None:
     assert (plan.lower_bound, plan.gap, plan.at) == (Decimal(2), Decimal(0), NOW)
     assert plan.services[0].message == (
         "2057 tokens/s and at least 2 replicas: 2 x 1g.10gb of a100 at 1029 tokens/s; 2 x 1g.20gb "
-        "would cost 0.79 USD per hour by share of GPU, but not in this mix of layouts"
+        "would cost 0.79 USD per hour by slices, and save no GPU of the pool"
     )
 
 

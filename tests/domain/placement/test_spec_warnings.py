@@ -108,6 +108,11 @@ def test_no_warning_is_so_long_that_the_api_server_truncates_it() -> None:
     assert max(map(len, warnings)) <= 256
 
 
+def test_a_pooling_model_is_told_nothing_of_what_the_api_server_writes() -> None:
+    defaults = {"typicalInputTokens": 512, "typicalOutputTokens": 250}
+    assert spec_warnings(a_spec("hf://BAAI/bge-m3", context=defaults)) == ()
+
+
 def test_a_pooling_model_is_told_what_has_no_effect_and_nothing_of_answers() -> None:
     fields: dict[str, Any] = {
         "model": {"uri": "hf://BAAI/bge-m3"},

@@ -80,27 +80,36 @@ def _service_findings(service: ObservedService) -> Iterator[Finding | None]:
 
 
 async def check_slos(context: CheckContext) -> Findings:
-    """Name the bucket edges around targets between two edges, at which engines do not count."""
+    """Report missed objectives, and targets between two edges, at which engines do not count."""
     services_by_message: dict[tuple[bool, str], list[str]] = defaultdict(list)
+    missed: list[Ref] = []
     classes = await installed_classes(context.reader)
     for body in await context.reader.list_objects(INFERENCE_SERVICES):
         service = wire.parse_service(body, classes)
         if service.spec is None:
             continue
-        slo = service.spec.slo
+        slo, status = service.spec.slo, service.status.slo
+        if status is not None and status.reason == SLOMet.MISSED:
+            missed.append(service.ref)
         for objective in Objective:
             edges = judging_edges(objective, slo, service.spec.engine.version)
             target = objective.target_seconds(slo)
             if target not in edges:
                 nearest = " and ".join(f"{edge * 1e3:g} ms" for edge in edges)
-                is_undecided, effect = _effect_of_edges(objective, service.status.slo)
+                is_undecided, effect = _effect_of_edges(objective, status)
                 message = (
                     f"{objective.field} {target * 1e3:g} ms: engines count at {nearest}, {effect}"
                 )
                 services_by_message[is_undecided, message].append(str(service.ref))
-    if not services_by_message:
-        return ok("slo", "engines count at the targets of all services")
     findings = []
+    if missed:
+        first = min(missed)
+        message = f"SLOMet {SLOMet.MISSED}: less than {GOAL:.0%} within spec.slo: "
+        message += first_names(sorted(missed), 5)
+        fix = f"tessera explain {first.name} -n {first.namespace}"
+        findings.append(warning("slo", message, fix))
+    if not services_by_message:
+        return [*findings, ok("slo", "engines count at the targets of all services")]
     for (is_undecided, message), names in sorted(services_by_message.items(), reverse=True):
         text = f"{message}: {first_names(sorted(names), 5)}"
         findings.append(warning("slo", text, _SLO_FIX) if is_undecided else ok("slo", text))
@@ -116,7 +125,7 @@ def _effect_of_edges(objective: Objective, status: SloStatus | None) -> tuple[bo
         return False, "but the gateway counts at the target"
     if status.reason == SLOMet.BUCKET_TOO_WIDE:
         return True, f"and {GOAL:.0%} is between both shares, so SLOMet is {status.reason}"
-    return False, f"and both shares agree: SLOMet is {status.reason}"
+    return False, "and the shares at both agree"
 
 
 async def check_pods(context: CheckContext) -> Findings:
@@ -203,7 +212,6 @@ async def check_budgets(context: CheckContext) -> Findings:
     if unlimited := sorted(used_namespaces - covered_namespaces):
         message = f"no TenantBudget names {first_names(unlimited, 5)}: spend is not limited"
         findings.append(warning("budgets", message, "docs/tasks/set-a-budget.md"))
-    budgets, namespaces = len(tenant_budgets), len(used_namespaces)
-    return findings or ok(
-        "budgets", f"{counted(budgets, 'budget')}, {counted(namespaces, 'namespace')}"
-    )
+    budgets, namespaces = counted(len(tenant_budgets), "budget"), len(used_namespaces)
+    covered = f"for the {counted(namespaces, 'namespace')} with services"
+    return findings or ok("budgets", f"{budgets} {covered}" if namespaces else budgets)

@@ -331,8 +331,8 @@ def _explain_choice(
     ]
     if alternatives:
         nearest = _nearest_alternative(demand, alternatives, terms)
-        # By its share of a GPU it may be cheaper; what counts is the whole GPUs that a mix takes.
-        text += f"; {nearest} per hour by share of GPU, but not in this mix of layouts"
+        # Its slices may cost less; what counts are the whole GPUs that the services take together.
+        text += f"; {nearest} per hour by slices, and save no GPU of the pool"
     # Isolation leaves only options that fill their GPU; the others would be cheaper.
     shared_options = [option for option in options if option.instance_type not in throughput]
     if shared_options:

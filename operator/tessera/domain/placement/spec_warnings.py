@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 
-from tessera.api.inference_service import SLOW_ITL, InferenceServiceSpec
+from tessera.api.inference_service import SLOW_ITL, Context, InferenceServiceSpec
 from tessera.api.text import counted
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -93,11 +93,16 @@ def _warn_slow_tokens(spec: InferenceServiceSpec) -> Iterator[str]:
 def _warn_no_answers(spec: InferenceServiceSpec) -> Iterator[str]:
     if pooling_task(spec) is None:
         return
-    for part, name, field in (
-        (spec.slo, "itl_p95", "spec.slo.itlP95"),
-        (spec.context, "typical_output_tokens", "spec.context.typicalOutputTokens"),
+    # The API server writes the default of the second one beside what an author wrote.
+    default = Context.model_fields["typical_output_tokens"].default
+    for is_set, field in (
+        ("itl_p95" in spec.slo.model_fields_set, "spec.slo.itlP95"),
+        (
+            spec.context.typical_output_tokens != default,
+            "spec.context.typicalOutputTokens",
+        ),
     ):
-        if name in part.model_fields_set:
+        if is_set:
             yield f"{field}: without effect, since a pooling model generates no tokens; remove it"
 
 
