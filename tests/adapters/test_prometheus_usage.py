@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tessera.adapters.prometheus.load import oldest_sample
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import SERVICE
 from tessera.domain.usage.report import UsageRow
@@ -79,3 +80,16 @@ async def test_a_prometheus_that_begins_later_says_so() -> None:
     series = UsageSeries(of_chat("output", 500_000))
     assert await usage_of(series) is None
     assert "count(up offset 1209300s)" in series.query
+
+
+async def test_the_oldest_sample_of_a_span_is_the_first_of_its_range() -> None:
+    class Range:
+        def custom_query_range(self, *arguments: Any, **_: Any) -> list[dict[str, Any]]:
+            assert arguments[:3] == ("count(up)", SINCE, NOW)
+            return [{"metric": {}, "values": [[1_800_000_000, "3"], [1_800_000_060, "3"]]}]
+
+    metrics = PrometheusMetrics("http://unused", lambda: NOW)
+    metrics._client = Range()
+    oldest = await oldest_sample(metrics, SINCE, NOW)
+    assert oldest is not None
+    assert oldest.timestamp() == 1_800_000_000

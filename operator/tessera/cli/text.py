@@ -71,6 +71,16 @@ def parse_time(option: str, text: str, forms: str) -> datetime:
     return moment.astimezone(UTC)
 
 
+def no_samples(since: datetime, oldest: datetime | None) -> str:
+    """Return that a Prometheus has nothing of a moment, and from when on it has something."""
+    if oldest is None:
+        return f"has no samples since {format_time(since)} UTC: check its URL"
+    return (
+        f"has no samples of {format_time(since)} UTC, its oldest are of about "
+        f"{format_time(oldest)} UTC: write a later --since"
+    )
+
+
 def parse_since(text: str, end: datetime) -> datetime:
     """Return the moment that `24h`, a day or a moment in UTC stands for; CommandError otherwise."""
     if span_match := re.fullmatch(r"(\d{1,4})([mhdw])", text):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 from tessera.adapters.prometheus.session import PrometheusSession
@@ -62,6 +63,12 @@ class LiveSeries:
     def has_samples(self, at: float) -> bool:
         """Return whether anything was scraped shortly before a moment."""
         return bool(self.query("query", query="count(up)", time=at))
+
+    def oldest_sample(self, begin: float, end: float) -> datetime | None:
+        """Return about when the first scrape of a span was, to a thousandth; None without any."""
+        step = max(60, round((end - begin) / 1000))
+        rows = self.query("query_range", query="count(up)", start=begin, end=end, step=step)
+        return datetime.fromtimestamp(float(rows[0]["values"][0][0]), UTC) if rows else None
 
     def query(self, path: str, **params: Any) -> list[Any]:
         """Return the rows of an answer."""

@@ -108,10 +108,27 @@ def test_its_url_may_stand_in_the_environment(
     assert run(mix.parse(words)).text.startswith("team-a/chat: ")
 
 
+def test_a_load_of_before_the_first_sample_names_that_one() -> None:
+    """The beginning has no sample, and the range query none before the last day."""
+    began = 1_800_000_000
+
+    def respond(path: str, params: dict[str, str]) -> Any:
+        rows: list[Any] = [] if params["query"] == "count(up)" else answer(path, params)
+        if path.endswith("query_range") and params["query"] == "count(up)":
+            rows = [{"metric": {}, "values": [[began, "3"], [began + 60, "3"]]}]
+        return {"status": "success", "data": {"result": rows}}
+
+    named = ("--service", "team-a/chat", "--replica-rate", "2", "--on-demand", "3.50")
+    with serving(respond) as service, pytest.raises(CommandError) as error:
+        report(service, *named)
+    assert "its oldest are of about 2027-01-15" in str(error.value)
+    assert "write a later --since" in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("empty", "problem"),
     [
-        ("count(up)", "has no samples of"),
+        ("count(up)", "has no samples since"),
         ("increase(vllm:request_prompt_tokens_count", "has no request of team-a/chat since"),
     ],
 )
@@ -181,18 +198,23 @@ def pools(tmp_path: Path, **currencies: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("currencies", "problem"),
+    ("tiers", "prices"),
     [
-        ({"OnDemand": "USD", "Reserved": "EUR"}, "cannot be compared; name pools of one currency"),
-        ({"Reserved": "EUR"}, "of tier OnDemand in EUR: write --on-demand"),
+        (("Reserved",), {"onDemand": 6.6667, "reserved": 4.0, "spot": 2.0}),
+        (("Reserved", "Spot"), {"onDemand": 6.6667, "reserved": 4.0, "spot": 4.0}),
     ],
 )
-def test_prices_that_cannot_be_compared_are_a_sentence(
-    live: LiveService, tmp_path: Path, currencies: dict[str, str], problem: str
+def test_a_tier_without_a_pool_costs_its_usual_share_of_another(
+    live: LiveService, tmp_path: Path, tiers: tuple[str, ...], prices: dict[str, float]
 ) -> None:
+    result = report(live, "--fleet", str(pools(tmp_path, **dict.fromkeys(tiers, "USD"))))
+    assert {name: round(result["replicaHour"][name], 4) for name in prices} == prices
+
+
+def test_prices_that_cannot_be_compared_are_a_sentence(live: LiveService, tmp_path: Path) -> None:
     with pytest.raises(CommandError) as error:
-        report(live, "--fleet", str(pools(tmp_path, **currencies)))
-    assert problem in str(error.value)
+        report(live, "--fleet", str(pools(tmp_path, OnDemand="USD", Reserved="EUR")))
+    assert "cannot be compared; name pools of one currency" in str(error.value)
 
 
 def test_another_currency_is_that_of_the_pools(live: LiveService, tmp_path: Path) -> None:

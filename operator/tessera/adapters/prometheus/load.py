@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from tessera.adapters.prometheus.metrics import PrometheusMetrics
 from tessera.adapters.prometheus.queries import BoundedQuery, Bounds
@@ -25,6 +25,14 @@ async def read_load(metrics: PrometheusMetrics, service: Ref, at: datetime) -> L
     """
     query = _load_query(metrics.own_target, service)
     return _load_of(await metrics.query_range(query, at - _SPAN, at, _STEP, _TIMEOUT_SECONDS))
+
+
+async def oldest_sample(
+    metrics: PrometheusMetrics, since: datetime, until: datetime
+) -> datetime | None:
+    """Return about when the first scrape between two moments was; None without any."""
+    rows = await metrics.query_range(BoundedQuery("count(up)", Bounds((), 1e9)), since, until)
+    return datetime.fromtimestamp(rows[0]["values"][0][0], UTC) if rows else None
 
 
 def _load_query(target: str, service: Ref) -> BoundedQuery:

@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
+from tessera.adapters.prometheus.load import oldest_sample
 from tessera.cli.breakeven.inputs import MeasuredMonth
 from tessera.cli.errors import CommandError
 from tessera.cli.fleet import PORT_FORWARD_HINT, open_prometheus
 from tessera.cli.gateway_port import read_gateway
-from tessera.cli.text import format_time, parse_since
+from tessera.cli.text import no_samples, parse_since
 from tessera.domain.economics.api_prices import TokenUse
 from tessera.domain.usage.report import UsageRow
 from tessera.ports import MetricsError
@@ -67,16 +68,15 @@ def _from_prometheus(arguments: SimpleNamespace, since: datetime, until: datetim
     if arguments.tenant is not None:
         raise CommandError("--tenant: counters of engines have no tenants; write --service instead")
     try:
-        rows = asyncio.run(open_prometheus(arguments.prometheus).usage(since, until))
+        metrics = open_prometheus(arguments.prometheus)
+        rows = asyncio.run(metrics.usage(since, until))
+        oldest = asyncio.run(oldest_sample(metrics, since, until)) if rows is None else None
     except MetricsError as error:
         raise CommandError(
             f"{error}; check the URL, and from outside the cluster: {PORT_FORWARD_HINT}"
         ) from error
     if rows is None:
-        raise CommandError(
-            f"Prometheus has no samples of {format_time(since)} UTC: write a later --since, within "
-            "its retention"
-        )
+        raise CommandError(f"Prometheus {no_samples(since, oldest)}")
     return _month(rows, arguments.service, since, until)
 
 

@@ -97,21 +97,17 @@ def _prices(arguments: SimpleNamespace, file: FleetFile | None) -> GpuPrices:
 
 
 def _pool_prices(file: FleetFile) -> GpuPrices:
-    """Return the prices of the service's GPU; a tier without a pool has its usual price."""
+    """Return the prices of the service's GPU; a tier without a pool has its usual share."""
     product = file.choice.offer.hardware.product
     of_pools = file.gpu_prices[product]
-    if "OnDemand" in file.missing_tiers:
-        raise CommandError(
-            f"--fleet has no AcceleratorPool of {product} of tier OnDemand in {file.currency}: "
-            "write --on-demand"
-        )
-    names = {"Reserved": "reserved", "Spot": "spot"}
+    names = {"OnDemand": "on_demand", "Reserved": "reserved", "Spot": "spot"}
     known = {
         name: getattr(of_pools, name)
         for tier, name in names.items()
         if tier not in file.missing_tiers
     }
-    return replace(prices_by_tier(of_pools.on_demand), **known)
+    name, price = next(iter(known.items()))
+    return replace(prices_by_tier(price / getattr(prices_by_tier(1.0), name)), **known)
 
 
 def _set_prices(name: str, product: str | None) -> GpuPrices:

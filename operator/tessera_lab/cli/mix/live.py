@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from tessera.api.ref import Ref
 from tessera.api.text import counted
 from tessera.cli.errors import CommandError
-from tessera.cli.text import format_time, parse_since
+from tessera.cli.text import format_time, no_samples, parse_since
 from tessera.domain.economics.reservation import LoadCurve
 from tessera.domain.observed.snapshot import SpeedReading
 from tessera.domain.placement.checks import pooling_task, shape_of
@@ -62,10 +62,8 @@ def read_live_load(
     series = LiveSeries(url, selector_of(service))
     with series.reported_errors():
         if not series.has_samples(begin + step):
-            raise CommandError(
-                f"--from-prometheus {series.url} has no samples of {format_time(since)} UTC: write "
-                "a later --since, within its retention"
-            )
+            problem = no_samples(since, series.oldest_sample(begin, end))
+            raise CommandError(f"--from-prometheus {series.url} {problem}")
         counts = series.requests_by_step(begin, end, step)
         requests, inputs, outputs, cached, all_input = (
             series.increase(counter, span, end)
