@@ -84,6 +84,12 @@ def _exports(world: client.World) -> str:
     return "\n".join([*lines, f"export PATH={path}:$PATH"])
 
 
+def _node(options: argparse.Namespace) -> None:
+    world = client.read(worlds() / options.name)
+    acts = {"end": world.end_node, "silence": world.silence, "wake": world.wake}
+    acts[options.does](options.node)
+
+
 def _down(options: argparse.Namespace) -> None:
     folder = worlds() / options.name
     if (pid := holder(lock_of(options.name))) is not None:
@@ -135,14 +141,18 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", help="start a world and leave it running")
     down = commands.add_parser("down", help="end a world")
     env = commands.add_parser("env", help="print what to export for a world that is up")
+    node = commands.add_parser("node", help="let a node die or fall silent, or bring it back")
+    node.add_argument("does", choices=("end", "silence", "wake"))
+    node.add_argument("node")
     run = commands.add_parser("run", help="run a world in the foreground")
     build = commands.add_parser("build", help="only build the programs")
-    for command, act in ((up, _up), (down, _down), (env, _env), (run, _run), (build, _build)):
+    acts = ((up, _up), (down, _down), (env, _env), (node, _node), (run, _run), (build, _build))
+    for command, act in acts:
         command.set_defaults(act=act)
     for command in (up, run):
         command.add_argument("--fleet", type=Path, default=DEFAULT_FLEET, help="the fleet file")
         command.add_argument("--vllm", type=Path, help="virtual environment with a real vLLM")
-    for command in (up, down, env):
+    for command in (up, down, env, node):
         command.add_argument("--name", default=DEFAULT_NAME, help="default: world")
     run.add_argument("--name", help="default: by its address range")
     run.add_argument("--lifeline", action="store_true", help=argparse.SUPPRESS)

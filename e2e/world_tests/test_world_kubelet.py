@@ -306,14 +306,31 @@ def test_a_coroutine_gets_the_arguments_after_its_entry_point(
     engine = images.find(TABLE, "vllm/vllm-openai:v1")
     assert engine is not None
 
-    assert images.command_line(engine, command, arguments) == expected
+    assert images.command_line(engine, command, arguments, "127.0.0.9") == expected
+
+
+@pytest.mark.parametrize(
+    ("command", "binds"),
+    [
+        ([], True),
+        (["tessera-gateway"], True),
+        (["python", "-m", "tessera.gateway.import_usage", "/old/store.db"], False),
+    ],
+)
+def test_only_the_entry_points_of_an_image_bind_to_a_host(command: list[str], binds: bool) -> None:
+    gateway = images.find(TABLE, "tessera/gateway:1")
+    assert gateway is not None
+
+    line = images.command_line(gateway, command, ["--flag"], "127.0.0.9")
+    assert (line[-2:] == ("--host", "127.0.0.9")) is binds
+    assert "--flag" in line
 
 
 def test_a_command_that_a_stand_in_does_not_have_is_refused() -> None:
     engine = ImageEntry(pattern="e:*", serve=_nothing, entrypoints=(("engine",),))
 
     with pytest.raises(UnknownEntrypointError, match="bash: the stand-in for e:"):
-        images.command_line(engine, ["bash"], [])
+        images.command_line(engine, ["bash"], [], "127.0.0.9")
 
 
 def test_the_termination_message_is_the_end_of_the_log(tmp_path: Path) -> None:

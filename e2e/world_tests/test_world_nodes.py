@@ -1,5 +1,8 @@
 """Nodes of a world: what they say of themselves, how they fall silent, die and come back."""
 
+import asyncio
+import sys
+
 import pytest
 
 import world as worlds
@@ -134,6 +137,29 @@ async def test_a_node_that_boots_again_restarts_its_pods(
     world.wake("victim")
 
     await namespace.wait_for_restart("web")
+
+
+async def test_a_deleted_node_comes_back_by_a_command(
+    namespace: WorldNamespace, world: worlds.World
+) -> None:
+    path = NODES.path(name="victim")
+    created = (await namespace.api.get(path))["metadata"]["uid"]
+
+    async def command(does: str) -> None:
+        arguments = ("-m", "world", "node", does, "victim", "--name", world.folder.name)
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+        assert await process.wait() == 0
+
+    await command("end")
+    await namespace.api.delete(path)
+    await command("wake")
+
+    async def node_is_back() -> None:
+        node = await read_victim(namespace.api)
+        assert node["metadata"]["uid"] != created
+        assert condition(node, "Ready") == "True", node["status"]
+
+    await eventually(node_is_back)
 
 
 async def test_a_pod_deleted_while_its_node_was_dead_ends_as_killed(

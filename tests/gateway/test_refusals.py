@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.api.ref import Ref
 from tessera.domain.gateway.reasons import RequestReason
 from tessera.gateway.refusals import REFUSALS
 from tests.gateway.harness import (
@@ -79,6 +80,18 @@ async def test_a_stopped_service_says_so_and_names_no_time() -> None:
     assert (refused.status, refused.error["code"]) == (503, "service_stopped")
     assert "spec.replicas is 0" in refused.error["message"]
     assert "retry-after" not in refused.headers
+
+
+async def test_a_service_that_was_never_accepted_is_no_model_of_the_list() -> None:
+    refused = a_model(
+        uid="uid-refused", service=Ref("team-a", "refused"), names=("refused",), is_listed=False
+    )
+    async with (
+        a_gateway(a_directory(a_model(), refused)) as gateway,
+        gateway.client.get(f"{gateway.url}/v1/models") as response,
+    ):
+        body = json.loads(await response.read())
+    assert [model["id"] for model in body["data"]] == ["chat"]
 
 
 async def test_models_are_as_old_as_their_services() -> None:

@@ -41,7 +41,7 @@ class ImageEntry:
     env: Mapping[str, str] = field(default_factory=dict)
     """Also paths that its program has built in, which only there are rewritten for mounts."""
     binds_host: bool = False
-    """Ends its arguments with `--host <pod address>`: nothing else keeps pods apart here."""
+    """Ends those of its entry points with `--host <pod address>`: nothing else keeps pods apart."""
     reaches_driver: bool = False
     """Its `pynvml` talks to the GPUs of its node."""
     writes_claims: bool = False
@@ -145,11 +145,14 @@ def absent(reference: str) -> str:
 
 
 def command_line(
-    image: ImageEntry, command: Sequence[str], arguments: Sequence[str]
+    image: ImageEntry, command: Sequence[str], arguments: Sequence[str], host: str
 ) -> tuple[str, ...]:
-    """The command line of a process, or the arguments of a coroutine."""
+    """The command line of a process, which may bind to a host, or the arguments of a coroutine."""
     if image.serve is None:
-        return (*(command or image.entrypoints[0]), *arguments, *image.extra)
+        line = (*(command or image.entrypoints[0]), *arguments, *image.extra)
+        # Other programs of the image, such as that of a Job, have no such option.
+        is_own = any(line[: len(each)] == each for each in image.entrypoints)
+        return (*line, "--host", host) if image.binds_host and is_own else line
     line = (*command, *arguments) if command else (*image.entrypoints[0], *arguments)
     for entrypoint in image.entrypoints:
         if line[: len(entrypoint)] == entrypoint:

@@ -85,9 +85,7 @@ async def prepare(context: ContainerContext, image: ImageEntry, pod: Json) -> La
         env.setdefault("KUBECONFIG", str(config))
     command = [rewrite(expand(word, variables)) for word in container.get("command", [])]
     arguments = [rewrite(expand(word, variables)) for word in container.get("args", [])]
-    line = command_line(image, command, arguments)
-    if image.binds_host:
-        line = (*line, "--host", context.address)
+    line = command_line(image, command, arguments, context.address)
     folder = Path(rewrite(container["workingDir"])) if "workingDir" in container else context.home
     return Launch(arguments=line, env=env, folder=folder, rewrite=rewrite)
 

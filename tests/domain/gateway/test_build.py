@@ -8,6 +8,7 @@ import pytest
 
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.key_record import KeyRecord
+from tessera.api.meta import Condition
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, TenancyStatus
@@ -144,6 +145,23 @@ def test_a_service_sleeps_while_the_autoscaler_wants_no_replica(
         scaling = ScalingStatus(desired_replicas=desired, reason="ScaledToZero", message="")
     status = InferenceServiceStatus(scaling=scaling)
     assert only_model(a_service(spec=a_spec(**fields), status=status)).is_asleep == asleep
+
+
+@pytest.mark.parametrize(
+    ("status", "replicas", "listed"),
+    [(None, 0, True), ("True", 0, True), ("False", 0, False), ("False", 1, True)],
+)
+def test_a_model_is_listed_unless_its_service_was_never_accepted(
+    status: str | None, replicas: int, *, listed: bool
+) -> None:
+    accepted = {
+        **{"type": "Accepted", "status": status, "reason": "UnknownModel", "message": ""},
+        **{"observedGeneration": 1, "lastTransitionTime": NOW},
+    }
+    conditions = () if status is None else (Condition.model_validate(accepted),)
+    service = a_service(status=InferenceServiceStatus(conditions=conditions))
+    pods = tuple(a_pod() for _ in range(replicas))
+    assert only_model(service, pods=pods).is_listed == listed
 
 
 @pytest.mark.parametrize(

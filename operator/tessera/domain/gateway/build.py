@@ -9,9 +9,10 @@ from operator import attrgetter
 from typing import NamedTuple, get_args
 
 from tessera.api.key_record import KeyRecord
+from tessera.api.meta import find_condition
 from tessera.api.precision import PrecisionName
 from tessera.api.rate_limits import RateLimitsSpec
-from tessera.api.service_status import TenancyStatus
+from tessera.api.service_status import InferenceServiceStatus, TenancyStatus
 from tessera.domain.budget.budgets import NamespaceClaim, grants_in_force, namespace_claims
 from tessera.domain.gateway.directory import (
     NO_LIMITS,
@@ -238,6 +239,7 @@ def _model(
         routes=own_routes(task) if shape_of(known_spec) is not None else (),
         generates=task is None,
         replicas=replicas,
+        is_listed=bool(replicas) or not _is_refused(service.status),
         moves_streams=bool(spec.drain.move_streams),
         stopped=spec.fixed_replicas == 0,
         may_sleep=may_sleep,
@@ -246,6 +248,11 @@ def _model(
         wake=spec.access.wake,
         limits=spec.access.rate_limits,
     )
+
+
+def _is_refused(status: InferenceServiceStatus) -> bool:
+    accepted = find_condition(status.conditions, "Accepted")
+    return accepted is not None and accepted.status == "False"
 
 
 def _unfunded_by(tenant: TenancyStatus | None) -> str | None:

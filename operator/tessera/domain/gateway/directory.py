@@ -79,6 +79,8 @@ class OfferedModel:
     generates: bool = True
     """False of a pooling model, which generates no tokens."""
     replicas: tuple[EngineReplica, ...] = ()
+    is_listed: bool = True
+    """False of one whose spec is not accepted and that has no replica: it answers no request."""
     may_sleep: bool = False
     """`minReplicas` is 0: requests are held while a replica starts."""
     is_asleep: bool = False

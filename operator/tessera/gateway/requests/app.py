@@ -241,7 +241,7 @@ class GatewayApp:
             model = self._admission.models.find(identity, name)
             return msgspec.json.encode(_model_object(name, model))
         visible = self._admission.models.visible(identity)
-        data = [_model_object(each, model) for each, model in visible.items()]
+        data = [_model_object(each, model) for each, model in visible.items() if model.is_listed]
         return msgspec.json.encode({"object": "list", "data": data})
 
 
