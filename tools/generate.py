@@ -18,6 +18,7 @@ import bounds_page
 import claims_pages
 import converted_page
 import engine_differences
+import flags_page
 import gateway_openapi
 import ladders_page
 import routes_page
@@ -71,6 +72,7 @@ def generated() -> dict[str, str]:
     files["docs/reference/cli.md"] = cli_page()
     files["docs/reference/bounds.md"] = bounds_page.page()
     files[routes_page.PAGE] = routes_page.page()
+    files[flags_page.PAGE] = flags_page.page()
     files[gateway_openapi.FILE] = gateway_openapi.text()
     chart = {
         name.removeprefix(f"{CHART}/"): text

@@ -91,9 +91,9 @@ async def test_an_unknown_flag_is_reported_with_the_message_of_the_engine(
 async def test_a_configuration_out_of_range_is_reported_with_the_message_of_the_engine(
     namespace: ScenarioNamespace,
 ) -> None:
-    engine = {"version": UNCHECKED, "extraArgs": ["--stream-interval=0"]}
+    engine = {"version": UNCHECKED, "extraArgs": ["--safetensors-prefetch-num-threads=0"]}
     await namespace.apply_service(replicas=1, engine=engine)
-    words = ("exit code 1: ", "--stream-interval")
+    words = ("exit code 1: ", "--safetensors-prefetch-num-threads")
     await wait_for_explained_reason(namespace, "EngineStartFailed", words=words)
 
 

@@ -116,7 +116,7 @@ SERVICES = [
         reason=Accepted.RESERVED_FLAG,
         manifest=service_manifest("  engine: {extraArgs: ['--cpu_offload_gb=4', '--nnodes=2']}"),
         field="spec.engine.extraArgs",
-        says=("--cpu-offload-gb", "--nnodes", "computed for another engine"),
+        says=("--cpu-offload-gb", "--nnodes", "tensorParallelSize"),
     ),
     RefusalCase(
         reason=Accepted.RESERVED_FLAG,

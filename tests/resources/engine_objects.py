@@ -4,6 +4,9 @@ from typing import Any
 
 from tessera.domain.observed.snapshot import Ref
 from tessera.domain.planning.plan import Plan
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import EngineFacts
+from tessera.domain.vllm.flag_classes import FlagClass, flag_rules
 from tessera.resources import children
 from tessera.resources.manifest import ObjectManifest
 from tests.builders import (
@@ -89,3 +92,10 @@ SPECS = {
     ),
     "claim": a_spec("pvc://weights/tiny", model={"shape": SHAPE}, drain={"timeout": "90s"}),
 }
+
+
+def free_flags(args: list[str], table: EngineFacts) -> set[str]:
+    """Return the flags that a user may write as well."""
+    rules = flag_rules()
+    names = vllm_flags.parse(args, table)
+    return {name for name in names if rules[name].flag_class is not FlagClass.SET}

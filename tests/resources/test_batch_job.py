@@ -12,7 +12,6 @@ from tessera.domain.batch.situation import Situation
 from tessera.domain.hardware.spot_nodes import DISRUPTION_TAINTS, SPOT_LABELS
 from tessera.domain.model.fetched import fetched_files
 from tessera.domain.names import ENGINE_ACCOUNT, deployment_name
-from tessera.domain.placement.checks import RESERVED
 from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import namespace_objects as namespace
@@ -28,6 +27,7 @@ from tests.batch_builders import (
     plan_batch,
 )
 from tests.builders import A100, MEDIUM, a_node, a_pool, a_service, a_spec
+from tests.resources.engine_objects import free_flags
 
 Golden = Callable[..., None]
 IMAGE = RunnerImage("tessera/batch:0.1.0")
@@ -226,7 +226,7 @@ def test_engines_of_batches_get_flags_that_their_version_takes(name: str) -> Non
     assert table is not None
     args = engine(name)["args"]
     assert vllm_flags.check(args, table) == ()
-    assert set(vllm_flags.parse(args, table)) - set(RESERVED) <= {"max_logprobs"}
+    assert free_flags(args, table) <= {"max_logprobs"}
 
 
 def test_rows_of_new_attempts_report_cached_tokens() -> None:

@@ -19,7 +19,6 @@ from tessera.domain.names import (
     template_deployment_name,
 )
 from tessera.domain.observed.snapshot import Ref
-from tessera.domain.placement.checks import RESERVED
 from tessera.domain.placement.pod_template import ENVIRONMENT
 from tessera.domain.planning.service_plan import VariantPlan
 from tessera.domain.rollout.drain import DrainPlan
@@ -28,7 +27,14 @@ from tessera.domain.vllm import flags as vllm_flags
 from tessera.domain.vllm.facts import version_facts
 from tessera.resources import children
 from tests.builders import SMALL, a_pool, a_service, a_snapshot, a_spec, a_workload, plan_of
-from tests.resources.engine_objects import SPECS, container, deployment, objects, plan_service
+from tests.resources.engine_objects import (
+    SPECS,
+    container,
+    deployment,
+    free_flags,
+    objects,
+    plan_service,
+)
 
 Golden = Callable[[str, list[Any]], None]
 
@@ -237,7 +243,7 @@ def test_every_engine_gets_flags_that_its_version_takes(name: str) -> None:
 def test_every_flag_that_is_set_is_reserved(name: str) -> None:
     table = version_facts("0.32.0")
     assert table is not None
-    assert set(vllm_flags.parse(container(SPECS[name])["args"], table)) <= set(RESERVED)
+    assert free_flags(container(SPECS[name])["args"], table) == set()
 
 
 def test_adapters_are_loaded_by_every_engine_from_the_hub_or_their_claim() -> None:

@@ -125,10 +125,10 @@ def test_another_version_is_a_rollout_of_that_versions_image() -> None:
 @pytest.mark.parametrize(
     ("version", "argument", "accepted"),
     [
-        ("0.33.0", "--sleep-mode-backend=cumem", True),
-        ("0.32.0", "--sleep-mode-backend=cumem", False),
-        ("0.32.0", "--custom-histogram-buckets={}", True),
-        ("0.31.0", "--custom-histogram-buckets={}", False),
+        ("0.33.0", "--watchdog-config={}", True),
+        ("0.32.0", "--watchdog-config={}", False),
+        ("0.32.0", "--enable-hc-sp", True),
+        ("0.31.0", "--enable-hc-sp", False),
         ("0.30.0", "--no-enable-log-outputs", True),
         ("0.33.0", "--disable-log-outputs", True),
     ],

@@ -39,8 +39,8 @@ class BatchAccepted(StatusReason):
     INVALID_ENGINE_OPTION = "InvalidEngineOption"
     """Options of `spec.engine` contradict each other or the model."""
     RESERVED_FLAG = "ReservedFlag"
-    """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or
-    speed and has no field."""
+    """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory,
+    speed or the API and is counted nowhere."""
     INVALID_FLAG = "InvalidFlag"
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
     LOADER_MISMATCH = "LoaderMismatch"

@@ -168,8 +168,8 @@ class EngineOptions(Wire):
         Field(max_length=64),
     ] = ()
     """Additional flags of `vllm serve`. Flags that Tessera sets are rejected with the field that
-    sets them, such as `--kv-cache-dtype`, and so are flags that change memory or speed and have no
-    field, such as `--cpu-offload-gb`."""
+    sets them, such as `--kv-cache-dtype`, and so are flags that change memory or speed and are not
+    counted, such as `--cpu-offload-gb`."""
 
     # A default would change the shape of all pods.
     allowed_media_domains: Annotated[tuple[HostName, ...], Field(max_length=32)] | None = None

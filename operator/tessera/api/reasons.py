@@ -87,8 +87,8 @@ class Accepted(StatusReason):
     INVALID_ENGINE_OPTION = "InvalidEngineOption"
     """Options of `spec.engine` contradict each other or the model."""
     RESERVED_FLAG = "ReservedFlag"
-    """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory or
-    speed and has no field."""
+    """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory, speed
+    or the API and is counted nowhere."""
     INVALID_FLAG = "InvalidFlag"
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
     LOADER_MISMATCH = "LoaderMismatch"

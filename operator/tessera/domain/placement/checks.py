@@ -20,85 +20,16 @@ from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.extra_args import counted_faults, extra_flags
 from tessera.domain.vllm.facts import is_older, known_versions, version_facts
+from tessera.domain.vllm.flag_classes import FlagClass, flag_rules
 from tessera.domain.vllm.loaders import loader_faults
 
 _EXTRA_ARGS = "spec.engine.extraArgs"
 _DRAFT_SHAPE = "spec.engine.speculation.model.shape"
 _SHAPE_FIELDS = "parameters, layers, attentionHeads, kvHeads, headDim, maxPositionEmbeddings"
 
-# Flags by their vLLM destination, and the field or component that sets them.
-RESERVED = {
-    "allowed_media_domains": "spec.engine.allowedMediaDomains",
-    "api_key": "no field: the gateway checks keys, see docs/tasks/keys.md",
-    "api_server_count": "Tessera: draining needs one API server per pod",
-    "data_parallel_size": "spec.scaling",
-    "disable_log_stats": "Tessera: the autoscaler reads these metrics",
-    "enable_lora": "spec.model.adapters",
-    "enable_mfu_metrics": "Tessera",
-    "enable_server_load_tracking": "Tessera",
-    "block_size": "spec.engine.blockSize",
-    "chat_template": "spec.engine.chatTemplate",
-    "enable_auto_tool_choice": "spec.engine.toolCallParser",
-    "enable_chunked_prefill": "spec.engine.chunkedPrefill",
-    "enable_expert_parallel": "spec.engine.expertParallel",
-    "enable_prefix_caching": "spec.engine.prefixCaching",
-    "gpu_memory_utilization": "spec.engine.gpuMemoryUtilization",
-    "kv_cache_dtype": "spec.engine.kvCacheDtype",
-    "kv_offloading_size": "spec.engine.kvOffload.size",
-    "host": "Tessera",
-    "load_format": "spec.engine.loader",
-    "lora_modules": "spec.model.adapters",
-    "max_lora_rank": "spec.model.adapters",
-    "max_loras": "spec.model.adapters",
-    "max_model_len": "spec.context.maxModelLen",
-    "max_num_batched_tokens": "spec.engine.maxNumBatchedTokens",
-    "max_num_seqs": "spec.engine.maxNumSeqs",
-    "model": "spec.model.uri",
-    "model_loader_extra_config": "spec.engine.loader",
-    "model_tag": "spec.model.uri",
-    "per_request_spec_decode_metrics": "spec.engine.speculation",
-    "pipeline_parallel_size": "Tessera: a replica runs on one node, by tensor parallelism",
-    "port": "Tessera",
-    "quantization": "spec.precision.variants",
-    "reasoning_parser": "spec.engine.reasoningParser",
-    "revision": "spec.model.revision",
-    "runner": "spec.engine.runner",
-    "scheduling_policy": "Tessera",
-    "served_model_name": "spec.model.servedName",
-    "shutdown_timeout": "spec.drain.timeout",
-    "spec_method": "spec.engine.speculation",
-    "spec_model": "spec.engine.speculation",
-    "spec_tokens": "spec.engine.speculation",
-    "speculative_config": "spec.engine.speculation",
-    "structured_outputs_config.backend": "spec.engine.structuredOutputsBackend",
-    "tensor_parallel_size": "spec.engine.tensorParallelSize",
-    "tool_call_parser": "spec.engine.toolCallParser",
-}
-
-# Flags by their vLLM destination that change what sizing, capacity and price assume of an engine,
-# and what they change.
-UNCOUNTED = {
-    "config": "sets flags that only the engine reads",
-    "convert": "changes what the model returns",
-    "cpu_offload_gb": "keeps weights in CPU memory",
-    "decode_context_parallel_size": "splits the KV cache",
-    "enable_sleep_mode": "changes how GPU memory is allocated",
-    "kv_cache_memory_bytes": "changes the size of the KV cache",
-    "kv_transfer_config": "moves KV cache out of the GPU",
-    "nnodes": "spreads a replica over nodes",
-    "num_gpu_blocks_override": "changes the size of the KV cache",
-    "offload_group_size": "keeps weights in CPU memory",
-    "prefill_context_parallel_size": "splits the KV cache",
-    "quantization_config": "changes the size of the weights",
-}
 _RECLAIMED = "may be reclaimed within 15 s; remove it, or set spec.class to Batch if no user waits"
-# With the flag, and what sets or changes it.
-_RESERVED_MESSAGE = f"remove {{}}; it is set by {{}} (1 of {len(RESERVED)} reserved flags)"
-_UNCOUNTED_MESSAGE = (
-    "remove {}, which {}: no field sets it yet, so memory, capacity and price would be computed "
-    f"for another engine (1 of {len(UNCOUNTED)} such flags)"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +95,7 @@ def _overridden_config(spec: InferenceServiceSpec) -> Mapping[str, Any]:
     """Return the keys of `config.json` that `--hf-overrides` replaces."""
     if not any("hf" in argument for argument in spec.engine.extra_args):
         return {}
-    overrides = _extra_flags(spec).get("hf_overrides")
+    overrides = extra_flags(spec.engine).get("hf_overrides")
     return overrides if isinstance(overrides, Mapping) else {}
 
 
@@ -348,33 +279,30 @@ def _cache_faults(spec: InferenceServiceSpec, shape: ModelShape) -> Iterator[tup
 
 
 def _check_flags(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
-    yield from _refused_flags(spec, RESERVED, _RESERVED_MESSAGE)
-    yield from _refused_flags(spec, UNCOUNTED, _UNCOUNTED_MESSAGE)
+    if not spec.engine.extra_args:
+        return
+    version = f"(vLLM {spec.engine.version})"
+    for message in _refused_flags(spec):
+        refused = f"{message} {version}"
+        yield Denial(reason=Accepted.RESERVED_FLAG, field=_EXTRA_ARGS, message=refused)
     table = version_facts(spec.engine.version)
     if table is None:
         return
     for problem in vllm_flags.check(spec.engine.extra_args, table):
-        message = f"{problem.message} (vLLM {spec.engine.version})"
+        message = f"{problem.message} {version}"
         yield Denial(reason=Accepted.INVALID_FLAG, field=_EXTRA_ARGS, message=message)
 
 
-def _refused_flags(
-    spec: InferenceServiceSpec, refused: Mapping[str, str], message: str
-) -> Iterator[Denial]:
-    """Yield the flags that are refused."""
-    for name in _flag_names(_extra_flags(spec)):
-        if name in refused:
-            yield Denial(
-                reason=Accepted.RESERVED_FLAG,
-                field=_EXTRA_ARGS,
-                message=message.format(f"--{name.replace('_', '-')}", refused[name]),
-            )
-
-
-def _extra_flags(spec: InferenceServiceSpec) -> Mapping[str, Any]:
-    """Return the values of `extraArgs`, by the newest table if the version has none."""
-    table = version_facts(spec.engine.version) or version_facts(known_versions()[-1])
-    return {} if table is None else vllm_flags.parse(spec.engine.extra_args, table)
+def _refused_flags(spec: InferenceServiceSpec) -> Iterator[str]:
+    """Yield why flags are refused, and what to write instead."""
+    for name in _flag_names(extra_flags(spec.engine)):
+        rule, flag = flag_rules().get(name), f"--{name.replace('_', '-')}"
+        if rule is not None and rule.flag_class is FlagClass.SET:
+            yield f"remove {flag}; it is set by {rule.note}"
+        elif rule is not None and rule.flag_class is FlagClass.REFUSED:
+            yield f"{flag} {rule.note}"
+    for flag, message in counted_faults(spec.engine):
+        yield f"{flag} {message}"
 
 
 def _flag_names(values: Mapping[str, Any]) -> Iterator[str]:

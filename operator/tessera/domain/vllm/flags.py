@@ -106,9 +106,9 @@ class _FlagParser:
             self._take_all()
         elif written.key is not None:
             self._set_json_key(flag, written)
-        elif flag.action == "switch":
+        elif flag.action in ("switch", "help"):
             self._set_switch(flag, written)
-        elif flag.action != "help":
+        else:
             self._set_value(flag, written)
 
     def _resolve_option(self, written: _WrittenOption) -> _WrittenOption:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class OldFlag:
-    """What to do about a removed flag; `replacement` is the flag that took its place, if any."""
+    """What to do about a removed flag; `replacement` is the flag or the field of the spec that took
+    its place, if any."""
 
     advice: str
     replacement: str | None = None
@@ -14,12 +15,11 @@ class OldFlag:
 
 _V0 = OldFlag("it belonged to the V0 engine, which was removed; remove it")
 _SPECULATIVE = OldFlag(
-    """write the keys of --speculative-config, for example '{"method": "ngram"}'""",
-    "--speculative-config",
+    "it names the method, the draft model and its tokens", "spec.engine.speculation"
 )
 _PLATFORM = OldFlag("the engine detects its platform; remove it")
 _GRAPHS = OldFlag("graph sizes are part of --compilation-config", "--compilation-config")
-_OFFLOAD = OldFlag("host memory for the KV cache is given in GiB", "--kv-offloading-size")
+_OFFLOAD = OldFlag("it is the host memory for the KV cache", "spec.engine.kvOffload.size")
 
 OLD_FLAGS: Mapping[str, OldFlag] = {
     "--calculate-kv-scales": OldFlag("scales come from the checkpoint; remove it"),
@@ -29,9 +29,9 @@ OLD_FLAGS: Mapping[str, OldFlag] = {
     "--disable-log-requests": OldFlag(
         "requests are not logged unless --enable-log-requests is given; remove it"
     ),
-    "--enable-reasoning": OldFlag("naming a parser turns it on", "--reasoning-parser"),
+    "--enable-reasoning": OldFlag("naming a parser turns it on", "spec.engine.reasoningParser"),
     "--guided-decoding-backend": OldFlag(
-        """write '{"backend": "..."}' as its value""", "--structured-outputs-config"
+        "it names the library", "spec.engine.structuredOutputsBackend"
     ),
     "--max-seq-len-to-capture": _GRAPHS,
     "--multi-step-stream-outputs": _V0,
@@ -41,12 +41,14 @@ OLD_FLAGS: Mapping[str, OldFlag] = {
     "--num-scheduler-steps": _V0,
     "--num-speculative-tokens": _SPECULATIVE,
     "--preemption-mode": _V0,
-    "--rope-scaling": OldFlag("""write '{"rope_scaling": {...}}' as its value""", "--hf-overrides"),
+    "--rope-scaling": OldFlag(
+        """write '{"rope_scaling": {...}}' as its value, with "rope_type" in it""", "--hf-overrides"
+    ),
     "--scheduler-delay-factor": _V0,
     "--speculative-model": _SPECULATIVE,
     "--swap-space": _OFFLOAD,
-    "--task": OldFlag("--runner names the kind of serving, --convert adapts the model", "--runner"),
+    "--task": OldFlag("it says whether the model generates or embeds", "spec.engine.runner"),
     "--tokenizer-pool-size": OldFlag("tokenizers need no pool; remove it"),
     "--use-v2-block-manager": _V0,
-    "--worker-use-ray": OldFlag("write ray as its value", "--distributed-executor-backend"),
+    "--worker-use-ray": OldFlag("a replica runs on one node, without Ray; remove it"),
 }

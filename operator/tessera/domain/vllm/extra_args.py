@@ -1,0 +1,91 @@
+"""What `spec.engine.extraArgs` says of memory and speed: the values of counted flags."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tessera.api.engine_options import EngineOptions
+from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.facts import known_versions, version_facts
+
+# vLLM captures a graph of 1, 2, 4, of each 8th size below 256 and of each 16th up to the largest.
+_DEFAULT_LARGEST = 512
+_GRAPHS_KEYS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_mode", "mode")
+# Levels and modes without graphs, and those of which attention is in none.
+_NO_GRAPHS, _PIECEWISE = ("0", "NONE"), ("1", "PIECEWISE")
+
+
+@dataclass(frozen=True, slots=True)
+class CudaGraphs:
+    """The CUDA graphs of an engine."""
+
+    count: int
+    """How many batch sizes are captured."""
+    largest: int
+    """The tokens of the largest captured step; a larger one launches its layers. 0 without any
+    step that does not."""
+
+
+def graph_sizes(largest: int) -> int:
+    """Return how many sizes vLLM captures up to a largest one."""
+    small = sum(size <= largest for size in (1, 2, 4))
+    return small + len(range(8, min(largest, 255) + 1, 8)) + len(range(256, largest + 1, 16))
+
+
+DEFAULT_GRAPHS = CudaGraphs(graph_sizes(_DEFAULT_LARGEST), _DEFAULT_LARGEST)
+
+
+def extra_flags(engine: EngineOptions) -> Mapping[str, Any]:
+    """Return the values of `extraArgs`, by the newest table if the version has none."""
+    table = version_facts(engine.version) or version_facts(known_versions()[-1])
+    if table is None or not engine.extra_args:
+        return {}
+    return vllm_flags.parse(engine.extra_args, table)
+
+
+def cuda_graphs(engine: EngineOptions) -> CudaGraphs:
+    """Return the graphs that an engine captures."""
+    if not engine.extra_args:
+        return DEFAULT_GRAPHS
+    values = extra_flags(engine)
+    config = _object(values.get("compilation_config"))
+    level = str(values.get("optimization_level", "2"))
+    modes = {level, _word(config.get("mode", "3")), _word(config.get("cudagraph_mode", ""))}
+    if values.get("enforce_eager") or not modes.isdisjoint(_NO_GRAPHS):
+        return CudaGraphs(0, 0)
+    sizes = values.get("cudagraph_capture_sizes") or config.get("cudagraph_capture_sizes")
+    largest = values.get("max_cudagraph_capture_size", config.get("max_cudagraph_capture_size"))
+    graphs = DEFAULT_GRAPHS
+    if isinstance(sizes, Sequence) and sizes and all(isinstance(size, int) for size in sizes):
+        graphs = CudaGraphs(len(sizes), max(sizes))
+    elif isinstance(largest, int):
+        graphs = CudaGraphs(graph_sizes(largest), largest)
+    return graphs if modes.isdisjoint(_PIECEWISE) else CudaGraphs(graphs.count, 0)
+
+
+def counted_faults(engine: EngineOptions) -> Iterator[tuple[str, str]]:
+    """Yield the counted flags with a value that is computed nowhere, and what to write instead."""
+    values = extra_flags(engine)
+    if (dtype := values.get("dtype")) in ("float", "float32"):
+        yield (
+            f"--dtype {dtype}",
+            "keeps 32 bits of each weight and of each value in the KV cache, of which no speed is "
+            "known; write bfloat16 or float16, or remove it",
+        )
+    for key in _object(values.get("compilation_config")):
+        if "cudagraph" in key and key not in _GRAPHS_KEYS:
+            yield (
+                f"--compilation-config.{key}",
+                "changes which graphs are captured, and their memory is counted by "
+                f"{', '.join(_GRAPHS_KEYS[:3])} alone; remove it",
+            )
+
+
+def _object(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _word(value: object) -> str:
+    """Return a mode as vLLM names or numbers it: `O0`, `0` and `none` are one."""
+    return re.sub(r"^O(?=\d)", "", str(value).upper())
