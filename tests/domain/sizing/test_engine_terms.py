@@ -143,3 +143,54 @@ def test_without_chunks_a_step_holds_the_longest_prompt() -> None:
 def test_a_step_is_predicted_by_the_same_terms_for_sizing_and_for_gateways() -> None:
     engine = terms(kvCacheDtype="fp8")
     assert fit(kvCacheDtype="fp8").step == sources.step_time(models()[B8], None, GPU, engine)
+
+
+def flagged(*arguments: str) -> ReplicaFit:
+    return fit(extraArgs=arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--enforce-eager"], ["-O0"], ["-cc.cudagraph_mode=NONE"], ["-cc.mode", "0"]]
+)
+def test_an_eager_engine_has_no_graphs_in_memory_and_longer_steps(arguments: list[str]) -> None:
+    eager, usual = flagged(*arguments), fit()
+    assert usual.memory.reserve_mib - eager.memory.reserve_mib == 51 * 6
+    added = eager.step.seconds(decoding=8, kv_tokens=8000)
+    added -= usual.step.seconds(decoding=8, kv_tokens=8000)
+    assert added == pytest.approx(32 * 0.34e-3)
+    assert eager.limits.tokens_per_second < usual.limits.tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("arguments", "graphs", "launches"),
+    [
+        ([], (51, 512), False),
+        (["--no-enforce-eager"], (51, 512), False),
+        (["-O3"], (51, 512), False),
+        (["-O1"], (51, 0), True),
+        (["--max-cudagraph-capture-size=64"], (11, 64), True),
+        (["--cudagraph-capture-sizes", "1", "2", "256"], (3, 256), False),
+        (["-cc", '{"cudagraph_capture_sizes": [1, 2, 4]}'], (3, 4), True),
+        (["-cc.max_cudagraph_capture_size=1024"], (83, 1024), False),
+    ],
+)
+def test_graphs_are_counted_as_the_engine_captures_them(
+    arguments: list[str], graphs: tuple[int, int], launches: bool
+) -> None:
+    planned = terms(extraArgs=arguments)
+    assert (planned.graphs.count, planned.graphs.largest) == graphs
+    assert planned.launches_layers is launches
+
+
+def test_graphs_need_be_no_larger_than_a_full_step() -> None:
+    small = {"extraArgs": ["--max-cudagraph-capture-size=16"]}
+    assert terms(**small).launches_layers
+    assert not terms(**small, maxNumSeqs=16).launches_layers
+    assert terms(
+        **small, maxNumSeqs=16, speculation={"method": "NGram", "tokens": 2}
+    ).launches_layers
+
+
+def test_further_graphs_take_memory() -> None:
+    more = flagged("--max-cudagraph-capture-size=1024").memory.reserve_mib
+    assert more - fit().memory.reserve_mib == 32 * 28

@@ -27,6 +27,9 @@ DEFAULT_MAX_MODEL_LEN = 8192
 _KV_SHARE = 0.95
 # Of a sampled token and each word: 16 bits as computed, 32 as sampled, and 32 of its probability.
 _LOGIT_BYTES = 10
+# A graph of one batch size, of the smallest and of the largest models in the logs of
+# vllm-project/vllm#11349 (35 in 0.21 GiB) and #22897: few MiB are given back, many are reserved.
+_LEAST_GRAPH_MIB, _MOST_GRAPH_MIB = 6, 28
 # The longest objectives of a spec.
 _MAX_TTFT, _MAX_ITL = timedelta(hours=1), timedelta(minutes=1)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -100,6 +103,7 @@ def plan_device_memory(  # noqa: PLR0913 - what is in memory beside the model ar
     draft_bytes = 0 if engine.draft is None else footprint.resident_bytes(engine.draft, None)
     reserve_mib = (
         _reserve_mib(shape, devices)
+        + _more_graphs_mib(engine)
         + _more_activations_mib(shape, devices, step_tokens, engine)
         + adapters_mib
         + _ceil(draft_bytes, devices * MIB)
@@ -295,6 +299,12 @@ def _reserve_mib(shape: ModelShape, devices: int) -> int:
     billions = shape.parameters / 1e9
     gib = 2 + 2 * min(max((billions - 8) / 62, 0), 1)
     return int((gib + (1.8 if devices > 1 else 0)) * 1024)
+
+
+def _more_graphs_mib(engine: EngineTerms) -> int:
+    """Return the MiB of one device for graphs beyond those that vLLM captures by default."""
+    more = engine.graphs.count - DEFAULT_TERMS.graphs.count
+    return more * (_MOST_GRAPH_MIB if more > 0 else _LEAST_GRAPH_MIB)
 
 
 def _more_activations_mib(
