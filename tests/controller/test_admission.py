@@ -534,3 +534,21 @@ def test_a_pool_in_a_currency_that_no_other_pool_has_is_a_warning() -> None:
             if warning.startswith("spec.prices: other AcceleratorPools are priced in USD")
         ]
         assert len(warnings) == expected
+
+
+async def test_an_edit_is_refused_for_flags_only_if_it_changes_them() -> None:
+    validate = validators(a_store(), lambda: NOW)["inferenceservices"]
+    old = a_body(engine={"extraArgs": ["--stream-interval=4"]})
+    scaled = a_body(engine={"extraArgs": ["--stream-interval=4"]}, replicas=3)
+    warnings: list[str] = []
+    await validate(body=scaled, warnings=warnings, old=old, operation="UPDATE")
+    (warning, *_) = warnings
+    assert warning.startswith("spec.engine.extraArgs: --stream-interval sends several tokens")
+    assert "What runs with it goes on" in warning
+    for edited, before in (
+        (a_body(engine={"extraArgs": ["--stream-interval=5"]}), old),
+        (scaled, a_body()),
+        (scaled, None),
+    ):
+        with pytest.raises(kopf.AdmissionError, match="extraArgs: --stream-interval sends"):
+            await validate(body=edited, warnings=[], old=before, operation="UPDATE")

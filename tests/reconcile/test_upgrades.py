@@ -2,8 +2,9 @@
 
 import asyncio
 import copy
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -11,6 +12,7 @@ from tessera.api.reasons import RevisionReason
 from tessera.api.template_version import Platform
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.domain.vllm.flag_classes import FlagClass, FlagRule, flag_rules
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
 from tests.memory_operator import (
@@ -247,3 +249,69 @@ async def test_services_of_one_model_ask_the_hub_once_for_a_while(
     fleet.serve("late")
     await reconcile_until_answered(fleet)
     assert len(hub.queries) == 2
+
+
+@pytest.fixture
+def refuses_seed(fleet: MemoryOperator, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return how to restart the operator as one that refuses a flag that it accepted before."""
+
+    def upgrade() -> None:
+        rules = cast("dict[str, FlagRule]", flag_rules())
+        refused = FlagRule(FlagClass.REFUSED, "changes the size of the cache; remove it")
+        monkeypatch.setitem(rules, "seed", refused)
+        fleet.restart()
+
+    return upgrade
+
+
+def accepted(fleet: MemoryOperator) -> tuple[str, str, str]:
+    (condition,) = (
+        each for each in fleet.body(CHAT)["status"]["conditions"] if each["type"] == "Accepted"
+    )
+    return condition["status"], condition["reason"], condition["message"]
+
+
+async def test_a_service_with_a_flag_that_is_newly_refused_goes_on_with_a_warning(
+    fleet: MemoryOperator, refuses_seed: Callable[[], None]
+) -> None:
+    fleet.serve(engine={"extraArgs": ["--enforce-eager", "--seed=1"]}, replicas=1)
+    await reconcile_until_answered(fleet)
+    before = copy.deepcopy(fleet.newest_deployment())
+    refuses_seed()
+    await fleet.reconcile()
+    assert fleet.newest_deployment()["spec"] == before["spec"]
+    status, reason, message = accepted(fleet)
+    assert (status, reason) == ("True", "UnsupportedFlags")
+    assert "extraArgs: --seed changes the size of the cache; remove it (vLLM 0.32.0). " in message
+
+    fleet.serve(engine={"extraArgs": ["--enforce-eager", "--seed=1"]}, replicas=2)
+    await fleet.reconcile()
+    assert fleet.newest_deployment()["spec"]["replicas"] == 2, "it is scaled as before"
+    assert fleet.newest_deployment()["spec"]["template"] == before["spec"]["template"]
+
+
+async def test_a_newly_refused_flag_is_refused_in_an_edit_of_the_flags_and_replicas_stay(
+    fleet: MemoryOperator, refuses_seed: Callable[[], None]
+) -> None:
+    fleet.serve(engine={"extraArgs": ["--seed=1"]})
+    await reconcile_until_answered(fleet)
+    before = copy.deepcopy(fleet.newest_deployment())
+    refuses_seed()
+    fleet.serve(engine={"extraArgs": ["--seed=1", "--enforce-eager"]})
+    await fleet.reconcile()
+    assert accepted(fleet)[:2] == ("False", "ReservedFlag")
+    assert fleet.newest_deployment()["spec"] == before["spec"]
+
+    fleet.serve(engine={"extraArgs": ["--enforce-eager"]})
+    await fleet.reconcile()
+    assert accepted(fleet)[:2] == ("True", "Valid")
+
+
+async def test_a_new_service_with_a_newly_refused_flag_is_refused(
+    fleet: MemoryOperator, refuses_seed: Callable[[], None]
+) -> None:
+    refuses_seed()
+    fleet.serve(engine={"extraArgs": ["--seed=1"]})
+    await fleet.reconcile()
+    assert accepted(fleet)[:2] == ("False", "ReservedFlag")
+    assert not [key for key in fleet.cluster.objects if key.plural == DEPLOYMENTS.plural]

@@ -61,6 +61,10 @@ class Accepted(StatusReason):
     UNTESTED_ENGINE_VERSION = "UntestedEngineVersion", True
     """The spec is valid, but this version of vLLM is older than the oldest that Tessera knows: it
     may lack a flag or a metric that Tessera needs."""
+    UNSUPPORTED_FLAGS = "UnsupportedFlags", True
+    """The spec is valid, but `spec.engine.extraArgs` contains a flag that this version of Tessera
+    refuses. The service ran with it before and goes on; memory, capacity and price are computed
+    without it."""
     INVALID_SPEC = "InvalidSpec"
     """The object does not match the schema of this operator."""
     INVALID_NAME = "InvalidName"

@@ -31,7 +31,13 @@ from tessera.domain.hardware.gpu_layouts import geometry_problem
 from tessera.domain.hardware.gpu_models import gpu_models
 from tessera.domain.hardware.pools import admits, discover
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool, Snapshot
-from tessera.domain.placement.checks import check, engine_verdict, unknown_model_denial
+from tessera.domain.placement.checks import (
+    check,
+    engine_verdict,
+    split_flags,
+    tolerated_message,
+    unknown_model_denial,
+)
 from tessera.domain.placement.spec_warnings import spec_warnings
 from tessera.ports import Clock
 from tessera.reconcile.observe import Observations, observe, plan_inputs
@@ -51,7 +57,10 @@ _UNREAD_MODEL = (
     "spec.model.shape: neither the spec nor the catalog has the dimensions of this model, so a Job "
     "reads its config.json first"
 )
-Reviewer: TypeAlias = Callable[[Mapping[str, Any], str | None], tuple[list[str], list[str]]]
+# Returns refusals and warnings of an object, given the one before an edit, and the operation.
+Reviewer: TypeAlias = Callable[
+    [Mapping[str, Any], Mapping[str, Any] | None, str | None], tuple[list[str], list[str]]
+]
 
 
 def review_service(
@@ -59,13 +68,15 @@ def review_service(
     store: Store,
     classes: ServiceClasses = BUILT_IN_CLASSES,
     *,
+    old: Mapping[str, Any] | None = None,
     gateways: bool = False,
     require_name_grants: bool = False,
 ) -> tuple[list[str], list[str]]:
     """Return the refusals and the warnings for an InferenceService, with field paths.
 
-    What only needs another object (a pool that does not exist yet) is a warning: the condition
-    reports the same, and it resolves without an edit.
+    An edit of an `old` one that leaves its flags alone is not refused for them. What only needs
+    another object (a pool that does not exist yet) is a warning: the condition reports the same,
+    and it resolves without an edit.
     """
     service = wire.parse_service(body, classes)
     if service is None:
@@ -78,9 +89,12 @@ def review_service(
         else None
         for key, observed in store.all(api_resources.ACCELERATOR_POOLS).items()
     }
-    denials = check(service.spec, pools)
+    denials, warnings = check(service.spec, pools), list[str]()
+    if old is not None and _extra_args(old) == _extra_args(body):
+        flags, denials = split_flags(denials)
+        warnings += [tolerated_message(flags)] if flags else []
     refusals = [denial.sentence for denial in denials if not denial.transient]
-    warnings = [denial.sentence for denial in denials if denial.transient]
+    warnings += [denial.sentence for denial in denials if denial.transient]
     if (unknown := unknown_model_denial(service.spec)) is not None:
         warnings.append(f"{unknown.sentence}, or wait until a Job has read it")
     if (verdict := engine_verdict(service.spec)).reason is not Accepted.VALID:
@@ -94,6 +108,10 @@ def review_service(
         warnings += _name_warnings(service, service.spec, store, required=require_name_grants)
     # Advice waits until the manifest is valid.
     return refusals, [*warnings, *(() if refusals else spec_warnings(service.spec))]
+
+
+def _extra_args(body: Mapping[str, Any]) -> object:
+    return body.get("spec", {}).get("engine", {}).get("extraArgs")
 
 
 def _pool_warnings(
@@ -354,16 +372,21 @@ def validators(
     With `namespaces`, objects in others are not reviewed: a warning says that they are not watched.
     """
     reviews: dict[api_resources.ApiResource, Reviewer] = {
-        api_resources.INFERENCE_SERVICES: lambda body, _: review_service(
-            body, store, classes, gateways=gateways, require_name_grants=require_name_grants
+        api_resources.INFERENCE_SERVICES: lambda body, old, _: review_service(
+            body,
+            store,
+            classes,
+            old=old,
+            gateways=gateways,
+            require_name_grants=require_name_grants,
         ),
-        api_resources.BATCH_INFERENCES: lambda body, operation: review_batch(
+        api_resources.BATCH_INFERENCES: lambda body, _, operation: review_batch(
             body, store, clock(), created=operation == "CREATE"
         ),
-        api_resources.TENANT_BUDGETS: lambda body, operation: review_budget(
+        api_resources.TENANT_BUDGETS: lambda body, _, operation: review_budget(
             body, store, deleted=operation == "DELETE"
         ),
-        api_resources.ACCELERATOR_POOLS: lambda body, operation: review_pool(
+        api_resources.ACCELERATOR_POOLS: lambda body, _, operation: review_pool(
             body, store, clock(), deleted=operation == "DELETE"
         ),
     }
@@ -377,6 +400,7 @@ def _validator(review: Reviewer, namespaces: Sequence[str]) -> Any:
     async def validate(
         body: Mapping[str, Any],
         warnings: MutableSequence[str],
+        old: Mapping[str, Any] | None = None,
         operation: str | None = None,
         **_: object,
     ) -> None:
@@ -386,7 +410,7 @@ def _validator(review: Reviewer, namespaces: Sequence[str]) -> Any:
                 f"{counted(len(namespaces), 'namespace')}: {', '.join(sorted(namespaces))}"
             )
             return
-        refusals, new_warnings = review(body, operation)
+        refusals, new_warnings = review(body, old, operation)
         warnings.extend(new_warnings)
         if refusals:
             raise kopf.AdmissionError("; ".join(refusals), code=422)

@@ -14,6 +14,7 @@ from tessera.domain.status.batch import batch_status
 from tests.batch_builders import (
     a_batch,
     a_batch_spec,
+    a_checked_situation,
     a_report,
     a_situation,
     on_attempt,
@@ -138,3 +139,12 @@ def test_rows_without_an_answer_are_not_counted_as_done(
     plan = plan_batch(on_attempt(pod={"exit_code": 0, "report": report}))
     status = batch_status(plan, NOW)
     assert (status.done, status.state) == (done, state)
+
+
+def test_a_batch_whose_rows_were_checked_goes_on_with_a_flag_that_is_refused_by_now() -> None:
+    spec = a_batch_spec(engine={"extraArgs": ["--stream-interval=4"]})
+    verdict, source = accept_spec(a_checked_situation(a_batch(spec)))
+    assert (verdict.reason, source is not None) == (BatchAccepted.VALID, True)
+    assert "--stream-interval sends several tokens" in verdict.message
+    verdict, source = accept_spec(a_situation(a_batch(spec)))
+    assert (verdict.reason, source) == (BatchAccepted.RESERVED_FLAG, None)

@@ -497,6 +497,7 @@ def parse_workload(body: JsonObject) -> Workload:
         else None,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
         model=model,
+        arguments=_engine_arguments(spec.get("template", {}).get("spec", {})),
     )
 
 
@@ -624,6 +625,14 @@ def _engine_limit(spec: JsonObject, flag: str) -> int | None:
             if argument.startswith(flag):
                 return _parse_int32(argument.removeprefix(flag)) or None
     return None
+
+
+def _engine_arguments(spec: JsonObject) -> tuple[str, ...]:
+    """Return the engine's command line."""
+    for container in spec.get("containers", ()):
+        if container.get("name") == names.ENGINE:
+            return tuple(map(intern, container.get("args", ())))
+    return ()
 
 
 def _engine_digest(spec: JsonObject) -> str:

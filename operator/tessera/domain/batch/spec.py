@@ -96,6 +96,9 @@ def accept_spec(
         return _missing_shape_verdict(source, situation.shape_job), None
     verdict = checks.engine_verdict(source.spec)
     message = verdict.message + _differences(situation, spec)
+    if situation.batch.status.check is not None:
+        flags, _ = checks.split_flags(checks.check(source.spec, pools))
+        message += f"; {checks.tolerated_message(flags)}" if flags else ""
     return StatusVerdict(BatchAccepted[verdict.reason.name], message), source
 
 
@@ -216,7 +219,11 @@ def _denials(
         )
     # What a Job reads is missing only once nothing else is wrong.
     unknown = checks.unknown_model_denial(source.spec) if situation.shape_job is None else None
-    for denial in (*((unknown,) if unknown else ()), *checks.check(source.spec, pools)):
+    denials = checks.check(source.spec, pools)
+    if situation.batch.status.check is not None:
+        # Its flags were accepted when its rows were checked, and are what its attempts run with.
+        _, denials = checks.split_flags(denials)
+    for denial in (*((unknown,) if unknown else ()), *denials):
         own_field = spec.service is None or denial.field.startswith("spec.placement")
         where = "" if own_field else f"spec.service: InferenceService/{spec.service}: "
         message = where + (_batch_sentence(denial) if own_field else denial.sentence)

@@ -294,6 +294,8 @@ class Workload:
     """Fields of the spec that others set, by manager."""
     model: ModelStatus | None = None
     """The revision for which it was applied."""
+    arguments: tuple[str, ...] = ()
+    """The command line of its engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
 """Checks of a spec, the same in admission and in the cycle."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -55,6 +55,18 @@ Check = Callable[[InferenceServiceSpec, Tiers], Iterator[Denial]]
 def check(spec: InferenceServiceSpec, pools: Tiers) -> tuple[Denial, ...]:
     """Return all denials of a spec, of a service or a batch, given the existing pools."""
     return tuple(denial for rule in CHECKS for denial in rule(spec, pools))
+
+
+def split_flags(denials: Iterable[Denial]) -> tuple[tuple[Denial, ...], tuple[Denial, ...]]:
+    """Return the refused flags, which do not stop what runs with them already, and the others."""
+    flags = tuple(each for each in denials if each.reason is Accepted.RESERVED_FLAG)
+    return flags, tuple(each for each in denials if each.reason is not Accepted.RESERVED_FLAG)
+
+
+def tolerated_message(flags: Iterable[Denial]) -> str:
+    """Return the warning about refused flags with which engines run already."""
+    sentences = "; ".join(each.sentence for each in flags)
+    return f"{sentences}. What runs with it goes on, and is computed as an engine without it"
 
 
 def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:

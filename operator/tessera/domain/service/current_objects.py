@@ -44,6 +44,10 @@ class CurrentObjects:
         """Return the newest Deployment of a variant."""
         return next(reversed(self.workloads_of(variant)), None)
 
+    def runs_with(self, extra_args: tuple[str, ...]) -> bool:
+        """Return whether replicas were made with these arguments, which end the command line."""
+        return any(each.arguments[-len(extra_args) :] == extra_args for each in self.workloads)
+
     def workloads_of(self, variant: str) -> Sequence[Workload]:
         """Return the Deployments of a variant, one for each of its templates, the oldest first."""
         own = [workload for workload in self.workloads if workload.variant == variant]

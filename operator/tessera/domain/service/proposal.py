@@ -18,7 +18,13 @@ from tessera.domain.names import can_name_service
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.snapshot import ObservedService, Ref, Workload
 from tessera.domain.placement.candidates import HardwareChoice
-from tessera.domain.placement.checks import check, engine_verdict
+from tessera.domain.placement.checks import (
+    Denial,
+    check,
+    engine_verdict,
+    split_flags,
+    tolerated_message,
+)
 from tessera.domain.placement.cover import NO_NEED, Need
 from tessera.domain.placement.placement import (
     PlacementDecision,
@@ -128,7 +134,10 @@ def _propose(
     preparation = prepare_model(model_jobs, service, schedule.apply(spec) if schedule else spec)
     spec = preparation.spec
     service = replace(service, spec=spec)
-    if denials := check(spec, tier_by_pool(views)):
+    denials, tolerated = check(spec, tier_by_pool(views)), tuple[Denial, ...]()
+    if objects.runs_with(spec.engine.extra_args):
+        tolerated, denials = split_flags(denials)
+    if denials:
         message = "; ".join(denial.sentence for denial in denials)
         return _unchanged(service, objects, StatusVerdict(denials[0].reason, message), history)
     if preparation.missing_shape is None:
@@ -153,7 +162,7 @@ def _propose(
         gateways=inputs.gateways,
     )
     placement = with_measured_limits(placement, service, spec)
-    accepted = _accepted(spec, preparation)
+    accepted = _accepted(spec, preparation, tolerated)
     if placement.choice is None:
         parts = {"placement": placement, "preparation": preparation, "schedule": schedule}
         return _unchanged(service, objects, accepted, history, until, **parts)
@@ -307,9 +316,13 @@ def assigned_units(placement: PlacementDecision) -> int:
     return capacity // unit_of(placement.choices).capacity
 
 
-def _accepted(spec: InferenceServiceSpec, preparation: Preparation) -> StatusVerdict[Accepted]:
+def _accepted(
+    spec: InferenceServiceSpec, preparation: Preparation, tolerated: Sequence[Denial]
+) -> StatusVerdict[Accepted]:
     """Return the verdict on a valid spec: what is not used of it, or cannot be known."""
     verdict, refused = engine_verdict(spec), refusals(preparation.precisions or ())
+    if tolerated:
+        verdict = StatusVerdict(Accepted.UNSUPPORTED_FLAGS, tolerated_message(tolerated))
     if not refused:
         return verdict
     others = () if verdict.reason is Accepted.VALID else (verdict.message,)
