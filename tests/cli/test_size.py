@@ -199,6 +199,29 @@ def test_a_context_that_yarn_extends_is_sized_to_its_end(tmp_path: Path, key: st
         size_report("--config", path, "--context", "131073")
 
 
+def test_extra_arguments_are_sized_as_those_of_a_service(tmp_path: Path) -> None:
+    words = (B8, "--gpu", H100, "--precision", "checkpoint", "--tensor-parallel", "1")
+    (plain,), (eager,) = (
+        size_report(*words, *more).rows for more in ((), ("--extra-arg=--enforce-eager",))
+    )
+    assert eager.kv_tokens > plain.kv_tokens
+    assert eager.per_million is not None
+    assert plain.per_million is not None
+    assert eager.per_million.nanos > plain.per_million.nanos
+    with pytest.raises(CommandError, match="--cpu-offload-gb keeps weights in CPU memory"):
+        size_report(*words, "--extra-arg=--cpu-offload-gb=4")
+    yarn = '{"rope_type":"yarn","factor":4.0,"original_max_position_embeddings":32768}'
+    long = ("--context", "131072", f'--extra-arg=--hf-overrides={{"rope_parameters":{yarn}}}')
+    named = size_report("Qwen/Qwen2.5-7B-Instruct", "--gpu", H100, *long).request.demand
+    assert (named.max_model_len, named.shape.max_position_embeddings) == (131_072, 131_072)
+    path = write_file(tmp_path, "config.json", CONFIG)
+    layers = "--extra-arg=--hf-overrides.num_hidden_layers=4"
+    merged = size_report("--config", path, "--gpu", H100, *long, layers).request.demand
+    assert (merged.max_model_len, merged.shape.layers) == (131_072, 4)
+    with pytest.raises(CommandError, match="num_hidden_layers may change"):
+        size_report(B8, "--gpu", H100, layers)
+
+
 def test_own_prices_are_used_and_missing_prices_are_reported(tmp_path: Path) -> None:
     path = write_file(tmp_path, "prices.json", PRICES)
     report = size_report(B8, "--prices", path, "--compare", "--precision", "checkpoint")

@@ -241,6 +241,13 @@ def test_files_that_do_not_match_are_left_out_alone_with_the_numbers(
     assert words in message
 
 
+def test_overrides_hold_for_the_files_of_a_precision_too() -> None:
+    service = a_70b(engine={"extraArgs": ["--hf-overrides.max_position_embeddings=131072"]})
+    snapshot = fleet(service, **read(service, files(AWQ, max_position_embeddings=4096)))
+    (entry,) = status_of(snapshot).precisions
+    assert entry.reason == "FilesMatch"
+
+
 @pytest.mark.parametrize(
     ("model", "runner", "quantized", "difference"),
     [

@@ -54,6 +54,12 @@ SIZE = Command(
         default="auto",
     ),
     option(
+        "--extra-arg",
+        "flag of vllm serve as in spec.engine.extraArgs, such as --extra-arg=--enforce-eager; may "
+        "be repeated",
+        multiple=True,
+    ),
+    option(
         "--max-num-seqs",
         "concurrent requests of a replica (default: the most within the SLO)",
         **INTEGER,

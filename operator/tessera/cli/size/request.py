@@ -2,11 +2,13 @@
 
 import difflib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -26,6 +28,7 @@ from tessera.domain.hardware.gpu_catalog import (
     products,
 )
 from tessera.domain.model.config import CONFIG, UnsupportedConfig, read_files
+from tessera.domain.model.overrides import overridden_config, overridden_shape, uncounted_keys
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
@@ -36,6 +39,7 @@ from tessera.domain.sizing.lora import RANKS, slots_mib
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
+from tessera.domain.vllm.extra_args import config_overrides
 
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SHAPE_HINT = (
@@ -66,13 +70,14 @@ def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
     for option, least in (("input_tokens", 1), ("output_tokens", 1), ("adapters", 0), ("rank", 1)):
         _check_bounds(option, getattr(arguments, option), least)
     _use_catalogs(arguments.catalogs)
-    name, shape = _requested_model(arguments)
+    engine = _requested_options(arguments)
+    name, shape = _requested_model(arguments, config_overrides(engine))
     book = _read_price_book(arguments.prices, day)
     chosen, unpriced = _parse_products(arguments.gpu, book, arguments.prices)
     _check_divisible(shape, arguments.tensor_parallel)
     return SizeRequest(
         name=name,
-        demand=_requested_demand(arguments, shape),
+        demand=_requested_demand(arguments, shape, engine),
         products=chosen,
         precisions=_parse_precisions(arguments.precision, shape),
         book=book,
@@ -123,23 +128,32 @@ def _check_bounds(option: str, value: int | None, least: int) -> None:
         raise CommandError(f"--{name} {value}: write a number from {least} to {10**8}")
 
 
-def _requested_model(arguments: SimpleNamespace) -> tuple[str, ModelShape]:
+def _requested_model(
+    arguments: SimpleNamespace, overrides: Mapping[str, Any]
+) -> tuple[str, ModelShape]:
     if arguments.config is not None:
-        shape = _from_config(Path(arguments.config).expanduser())
+        shape = _from_config(Path(arguments.config).expanduser(), overrides)
         return arguments.model or arguments.config, shape
     if arguments.model is None:
         raise CommandError(
             "no model: name one, such as tessera size meta-llama/Llama-3.1-8B-Instruct, or pass "
             "--config FILE"
         )
-    return arguments.model, known_model(arguments.model, "MODEL")
+    shape = known_model(arguments.model, "MODEL")
+    if keys := tuple(uncounted_keys(overrides)):
+        raise CommandError(
+            f"--hf-overrides: {keys[0]} may change memory and speed; pass the config.json of "
+            f"{arguments.model} with --config FILE, into which the overrides are merged"
+        )
+    return arguments.model, overridden_shape(shape, overrides)
 
 
-def _from_config(path: Path) -> ModelShape:
+def _from_config(path: Path, overrides: Mapping[str, Any]) -> ModelShape:
+    config = _read_json(path)
+    if isinstance(config, Mapping):
+        config = overridden_config(config, overrides)
     weights = {file.name: file.stat().st_size for file in path.parent.glob("*.safetensors")}
-    shape = read_files(
-        lambda name: _read_json(path) if name == CONFIG else _read_beside(path, name), weights
-    )
+    shape = read_files(lambda name: config if name == CONFIG else _read_beside(path, name), weights)
     if isinstance(shape, UnsupportedConfig):
         raise CommandError(f"--config {path}: {shape.message}")
     return shape
@@ -160,7 +174,9 @@ def _read_json(path: Path) -> object:
         raise CommandError(f"{path} is not JSON: {error}") from None
 
 
-def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
+def _requested_demand(
+    arguments: SimpleNamespace, shape: ModelShape, engine: EngineOptions
+) -> Demand:
     longest = shape.max_position_embeddings
     _check_bounds("context", arguments.context, 16)
     if arguments.context is not None and arguments.context > longest:
@@ -181,16 +197,16 @@ def _requested_demand(arguments: SimpleNamespace, shape: ModelShape) -> Demand:
         ttft=ttft,
         inter_token=itl,
         adapters_mib=adapters_mib,
-        engine=_requested_terms(arguments, shape, length),
+        engine=_requested_terms(arguments, shape, length, engine),
     )
 
 
 def _requested_terms(
-    arguments: SimpleNamespace, shape: ModelShape, max_model_len: int
+    arguments: SimpleNamespace, shape: ModelShape, max_model_len: int, engine: EngineOptions
 ) -> EngineTerms:
     """Return the terms of an engine with these options, by the rules of a service."""
     model = Model.model_construct(uri=arguments.model or arguments.config, shape=shape)
-    context, engine = Context(max_model_len=max_model_len), _requested_options(arguments)
+    context = Context(max_model_len=max_model_len)
     spec = InferenceServiceSpec(model=model, context=context, engine=engine)
     if denials := check(spec, {}):
         raise CommandError(f"an engine with these options does not start: {denials[0].sentence}")
@@ -205,6 +221,7 @@ def _requested_options(arguments: SimpleNamespace) -> EngineOptions:
         "gpu_memory_utilization": arguments.gpu_memory_utilization,
         "block_size": arguments.block_size and int(arguments.block_size),
         "speculation": _requested_speculation(arguments),
+        "extra_args": arguments.extra_arg,
     }
     given = {name: value for name, value in options.items() if value is not None}
     try:

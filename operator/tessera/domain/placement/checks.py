@@ -12,6 +12,7 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model import pooling as model_pooling
+from tessera.domain.model.overrides import overridden_shape, uncounted_keys
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.perf.footprint import hidden_size
 from tessera.domain.placement import pod_template
@@ -20,7 +21,7 @@ from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.extra_args import counted_faults, extra_flags
+from tessera.domain.vllm.extra_args import config_overrides, counted_faults, extra_flags
 from tessera.domain.vllm.facts import is_older, known_versions, version_facts
 from tessera.domain.vllm.flag_classes import FlagClass, flag_rules
 from tessera.domain.vllm.loaders import loader_faults
@@ -89,26 +90,25 @@ def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
 
 
 def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
-    """Return the model's shape from the spec, else from the built-in catalog."""
-    return spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
+    """Return the model's shape from the spec, else from the built-in catalog.
+
+    One that is written in the spec holds as it is; in any other the overrides replace the context.
+    """
+    shape = spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
+    if shape is None or "shape" in spec.model.model_fields_set:
+        return shape
+    overrides = config_overrides(spec.engine)
+    return overridden_shape(shape, overrides) if overrides else shape
 
 
 def pooling_task(spec: InferenceServiceSpec) -> PoolingTask | None:
     """Return what the engine returns of a text; None if it generates text."""
     shape, runner = shape_of(spec), spec.engine.runner or "Auto"
-    overridden = _overridden_config(spec)
+    overridden = config_overrides(spec.engine)
     task = shape.pooling if shape is not None else None
     if "architectures" in overridden:
         task = model_pooling.pooling_task(overridden)
     return {"Auto": task, "Generate": None, "Pooling": task or "Embed"}[runner]
-
-
-def _overridden_config(spec: InferenceServiceSpec) -> Mapping[str, Any]:
-    """Return the keys of `config.json` that `--hf-overrides` replaces."""
-    if not any("hf" in argument for argument in spec.engine.extra_args):
-        return {}
-    overrides = extra_flags(spec.engine).get("hf_overrides")
-    return overrides if isinstance(overrides, Mapping) else {}
 
 
 def max_model_len(spec: InferenceServiceSpec, shape: ModelShape) -> int:
@@ -186,9 +186,8 @@ def _check_runner(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     if shape is None or pooling_task(spec) is not None:
         return
     # Many embedders are models of text with a pooled last layer; others have another last layer.
-    has_head = shape.pooling not in (None, "Embed") and "architectures" not in _overridden_config(
-        spec
-    )
+    is_replaced = "architectures" in config_overrides(spec.engine)
+    has_head = shape.pooling not in (None, "Embed") and not is_replaced
     if not shape.encoder_only and not has_head:
         return
     model = f"an encoder of {counted(shape.layers, 'layer')}"
@@ -315,6 +314,13 @@ def _refused_flags(spec: InferenceServiceSpec) -> Iterator[str]:
             yield f"{flag} {rule.note}"
     for flag, message in counted_faults(spec.engine):
         yield f"{flag} {message}"
+    if "shape" not in spec.model.model_fields_set:
+        for key in uncounted_keys(config_overrides(spec.engine)):
+            yield (
+                f"--hf-overrides: {key} may change the memory and the speed that are read from the "
+                "files of the model; remove it, or write spec.model.shape as the engine will have "
+                f"it ({_SHAPE_FIELDS})"
+            )
 
 
 def _flag_names(values: Mapping[str, Any]) -> Iterator[str]:

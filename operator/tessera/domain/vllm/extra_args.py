@@ -44,6 +44,14 @@ def extra_flags(engine: EngineOptions) -> Mapping[str, Any]:
     return vllm_flags.parse(engine.extra_args, table)
 
 
+def config_overrides(engine: EngineOptions) -> Mapping[str, Any]:
+    """Return what `--hf-overrides` replaces of the model's `config.json`."""
+    # Shapes are asked for often, and few engines have overrides.
+    if not any("hf" in argument for argument in engine.extra_args):
+        return {}
+    return _object(extra_flags(engine).get("hf_overrides"))
+
+
 def cuda_graphs(engine: EngineOptions) -> CudaGraphs:
     """Return the graphs that an engine captures."""
     if not engine.extra_args:

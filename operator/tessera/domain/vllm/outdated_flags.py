@@ -42,7 +42,9 @@ OLD_FLAGS: Mapping[str, OldFlag] = {
     "--num-speculative-tokens": _SPECULATIVE,
     "--preemption-mode": _V0,
     "--rope-scaling": OldFlag(
-        """write '{"rope_scaling": {...}}' as its value, with "rope_type" in it""", "--hf-overrides"
+        """write '{"rope_parameters": {...}}' as its value, with "rope_type", "factor", """
+        """"original_max_position_embeddings" and the "rope_theta" of config.json""",
+        "--hf-overrides",
     ),
     "--scheduler-delay-factor": _V0,
     "--speculative-model": _SPECULATIVE,

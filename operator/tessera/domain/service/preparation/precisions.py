@@ -16,10 +16,15 @@ from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, PrecisionStatus
 from tessera.domain.hardware.pools import PoolView
 from tessera.domain.model.names import model_job_name
+from tessera.domain.model.overrides import overridden_shape
 from tessera.domain.model.precision_files import CheckedVariant, with_files_of
 from tessera.domain.observed.snapshot import ObservedService
 from tessera.domain.perf.engine_terms import draft_shape
-from tessera.domain.placement.checks import max_model_len, pooling_task, shape_of
+from tessera.domain.placement.checks import (
+    max_model_len,
+    pooling_task,
+    shape_of,
+)
 from tessera.domain.service.preparation.jobs import (
     ModelJob,
     ModelJobOutcome,
@@ -31,6 +36,7 @@ from tessera.domain.service.preparation.jobs import (
 )
 from tessera.domain.service.template_version import is_update_requested
 from tessera.domain.sizing.precision_check import files_mismatch
+from tessera.domain.vllm.extra_args import config_overrides
 
 # Of a new service with a Job in trouble: a download of what it would start with meanwhile is waste.
 _PATIENCE = timedelta(minutes=2)
@@ -222,8 +228,10 @@ def _judged(
     files, precision = read.shape, variant.precision
     assert files is not None  # noqa: S101 - recorded with a shape alone
     source = config_source(read.uri, read.revision)
+    # The engine reads all files with the same overrides.
+    overridden = overridden_shape(files, config_overrides(spec.engine))
     difference = files_mismatch(
-        precision, files, _served_shape(spec, shape), max_model_len(spec, shape)
+        precision, overridden, _served_shape(spec, shape), max_model_len(spec, shape)
     )
     if difference is not None:
         message = (
