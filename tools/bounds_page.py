@@ -48,6 +48,7 @@ from tessera.gateway.http.engine_connection import MAX_READ_BYTES, VANISHED_SECO
 from tessera.gateway.http.protocol import (
     DISCARD_SECONDS,
     DISCARDED_BYTES,
+    GONE_SECONDS,
     HEADER_SECONDS,
     MAX_HEADER_BYTES,
     MAX_HEADERS,
@@ -163,6 +164,10 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("headers and trailers of a request", MAX_HEADERS),
             ("the headers of a request", timedelta(seconds=HEADER_SECONDS)),
             ("requests of a connection that wait behind another", MAX_WAITING_REQUESTS),
+            (
+                "milliseconds between two looks for the end of their client",
+                round(GONE_SECONDS * 1000),
+            ),
             ("connections of clients, or half of the descriptors without 256", MAX_CONNECTIONS),
             ("descriptors, where the hard limit of the container allows", MAX_DESCRIPTORS),
             ("tokens of an address that wait for the API server to know them", MAX_WAITING_TOKENS),

@@ -194,8 +194,12 @@ class LocalAccounts:
         self.accounts: dict[str, Account] = {}
         self.slots: dict[str, SlotAccount] = {}
         self.answers = True
+        self.asked, self.is_reachable = asyncio.Event(), asyncio.Event()
+        self.is_reachable.set()
 
     async def borrow(self, request: BorrowRequest) -> bool:
+        self.asked.set()
+        await self.is_reachable.wait()
         if not self.answers or self.admission is None:
             return False
         now = self._monotonic()

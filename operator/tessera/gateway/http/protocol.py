@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import select
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -26,6 +27,8 @@ _MIN_CHUNK_BYTES = 5
 MAX_WAITING_REQUESTS = 8
 # From the first byte of a request to its last header.
 HEADER_SECONDS = 10.0
+# Between two looks whether a client is gone of which nothing is read.
+GONE_SECONDS = 0.5
 # A client for which more waits reads so many bytes in so long.
 STALLED_CLIENT_SECONDS = 60.0
 STALLED_CLIENT_BYTES = 2**16
@@ -88,6 +91,8 @@ class _Reading(HttpToolsProtocol):
     # What the parser showed of the bytes that came at once.
     _seen_bytes = 0
     _in_headers = False
+    # Most connections never wait with a request behind another one.
+    _gone_check: asyncio.TimerHandle | None = None
 
     @override
     def on_url(self, url: bytes) -> None:
@@ -163,6 +168,20 @@ class _Reading(HttpToolsProtocol):
         if not _TARGET.fullmatch(self.url) and self.parser.get_method() != b"CONNECT":
             raise _UnclearFramingError
 
+    def _check_gone(self) -> None:
+        """Close the connection of a client that is gone while nothing of it is read.
+
+        The end of a connection is an event of those alone that are read.
+        """
+        self._gone_check = None
+        if self.flow.read_paused and not self.transport.is_closing():
+            poll = select.poll()
+            poll.register(self.transport.get_extra_info("socket"), select.POLLRDHUP)
+            if poll.poll(0):
+                self.transport.abort()
+            else:
+                self._gone_check = self.loop.call_later(GONE_SECONDS, self._check_gone)
+
     def _count(self, size: int) -> None:
         self._seen_bytes += size
         self._header_bytes += size
@@ -185,6 +204,11 @@ class _Writing(_Reading):
     def reads_slowly(self) -> bool:
         """Whether so much waits for the client that nothing more should be sent."""
         return self.flow.write_paused
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the connection ended."""
+        return self.transport.is_closing()
 
     def write_chunk(self, data: bytes) -> int:
         """Send a part of the body; return the bytes that wait for a client that reads slowly."""
@@ -259,6 +283,8 @@ class GatewayProtocol(_Writing):
         self._clients.remove(self)
         self._header_deadline.lift()
         self._close_deadline.lift()
+        if self._gone_check is not None:
+            self._gone_check.cancel()
         self.resume_writing()
         super().connection_lost(exc)
         # Otherwise all this and the connection would wait for the garbage collector.
@@ -334,6 +360,9 @@ class GatewayProtocol(_Writing):
         # A response before the end of the request is the last one: its client may leave out the
         # rest, or a proxy may send the next request as that rest.
         self.cycle.keep_alive = False
+        if self.pipeline and self._gone_check is None:
+            # It waits for the response to the one before, and what follows it is not read.
+            self._gone_check = self.loop.call_later(GONE_SECONDS, self._check_gone)
 
     @override
     def on_message_complete(self) -> None:
@@ -345,6 +374,9 @@ class GatewayProtocol(_Writing):
                 self.parser.get_http_version() == "1.1" and self.parser.should_keep_alive()
             )
         super().on_message_complete()
+        if not self.pipeline:
+            # A large body paused the reading, which would also be that of the end of its client.
+            self.flow.resume_reading()
         self._note_waiting()
 
     @override

@@ -67,6 +67,9 @@ class RequestCourse:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         self._task = task
         client.client.on_gone = self._leave
+        if client.client.is_gone:
+            # It left between the end of its body and now.
+            self._leave()
         client.ended = self._end_engine
         phase, reason = Phase.FAILED, str(RequestReason.INTERNAL_ERROR)
         try:
