@@ -1,7 +1,8 @@
 """The fields that pass to engines which several tenants may use, besides those that are read.
 
 All parameters of the APIs of OpenAI and Anthropic pass, also those without effect on vLLM, so that
-none of their clients is refused, and those of vLLM that concern one request alone. Others do not:
+none of their clients is refused, those of vLLM that concern one request alone, and what the coding
+clients of `domain/gateway/coding_clients.py` send without effect. Others do not:
 
 - `kv_transfer_params`, `ec_transfer_params`: addresses and blocks of other engines;
 - `vllm_xargs`, `data`: whatever the plugins of an engine take;
@@ -39,13 +40,17 @@ _CHAT = """
 top_logprobs reasoning_effort include_reasoning documents return_prompt_text audio modalities
 prediction verbosity web_search_options functions function_call
 """
+# Of opencode with `setCacheKey`, and of Cline where it takes the gateway for LiteLLM.
+_CODING_CLIENTS = "promptCacheKey drop_params litellm_session_id thinking"
 _RESPONSES = """
 top_logprobs reasoning include_reasoning text include instructions max_tool_calls prompt truncation
-stream_options chat_template_kwargs access_programs context_management conversation image
+stream_options chat_template_kwargs access_programs client_metadata context_management conversation
+image
 """
 _ANTHROPIC = """
 temperature top_k top_p stop_sequences tools tool_choice thinking metadata service_tier container
 context_management cache_control inference_geo output_config output_format chat_template_kwargs
+diagnostics fallbacks fallback_credit_token speed user_profile_id
 """
 _POOLING = """
 user truncate_prompt_tokens truncation_side padding use_activation chat_template_kwargs
@@ -57,7 +62,7 @@ endianness dimensions
 _SCORE = "instruction max_tokens_per_query max_tokens_per_doc"
 _RERANK = "top_n return_documents rank_fields max_chunks_per_doc"
 
-CHAT = _names(_SAMPLING, _GENERATION, _TEMPLATE, _TOOLS, _OPENAI, _CHAT)
+CHAT = _names(_SAMPLING, _GENERATION, _TEMPLATE, _TOOLS, _OPENAI, _CHAT, _CODING_CLIENTS)
 COMPLETIONS = _names(_SAMPLING, _GENERATION, "user")
 RESPONSES = _names(_SAMPLING, _TOOLS, _OPENAI, _RESPONSES)
 MESSAGES = _names(_ANTHROPIC)
