@@ -125,6 +125,10 @@ class ModelShape(Wire):
     """With multi-head latent attention, `kv_lora_rank` + `qk_rope_head_dim`: values cached per
     token and layer instead of keys and values per head. Tensor parallelism does not divide it."""
 
+    indexer_dim: Annotated[int, Field(ge=1, le=65_536)] | None = None
+    """`index_head_dim` of sparse latent attention: each layer caches so many 8-bit values of a
+    token, with their scales, beside the latent vector."""
+
     kv_cache_bits: Literal[8] | None = None
     """Bits of a value in the KV cache where the files ask for it and
     `spec.engine.kvCacheDtype` is `Auto`; omitted, 16."""
@@ -134,6 +138,23 @@ class ModelShape(Wire):
 
     sliding_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
     """Number of layers with sliding-window attention; the others cache every token."""
+
+    full_kv_heads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """KV heads of the layers that cache every token, where those with a window have others."""
+
+    full_head_dim: Annotated[int, Field(ge=1, le=4096)] | None = None
+    """Width of an attention head in the layers that cache every token, where those with a window
+    have another."""
+
+    cached_layers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """Number of layers that cache keys and values, with a window or without; omitted, all."""
+
+    state_layers: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Number of layers that keep a state of each request instead, whatever its length: linear
+    attention and Mamba."""
+
+    state_bytes: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    """Bytes of the state of a request in one of these layers; tensor parallelism divides it."""
 
     architecture: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+$", max_length=64)] | (
         None

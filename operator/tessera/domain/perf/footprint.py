@@ -18,9 +18,16 @@ _FP4_FORMATS = ("mxfp4", "nvfp4")
 _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
 # Rows of the output layer in the largest known vocabularies.
 LARGEST_VOCABULARY = 262_144
-# vLLM groups layers with and without a window by the smaller number of the two, unless the larger
+# vLLM groups layers of two kinds of cache by the smaller number of the two, unless the larger
 # number is less than this many times as large.
 _MAX_PADDING_RATIO = 1.25
+# Tokens by whose multiple blocks grow until they hold a state.
+_BLOCK_TOKENS = 16
+_STATES_PER_REQUEST = 2
+# Sparse latent attention: 8-bit keys of an indexer with a scale for each group, and latent vectors
+# of 8 bits with their scales and a part of 16 bits.
+_INDEXER_GROUP, _SCALE_BYTES = 128, 4
+_SPARSE_LATENT_BYTES = 656
 
 
 def weight_bytes(parameters: int, bits: int) -> int:
@@ -158,42 +165,85 @@ def _scale_bytes(shape: ModelShape, precision: str | None, bits: int, quantized:
 
 def cache_bytes_per_token(shape: ModelShape, devices: int, kv_bits: int = 16) -> int:
     """Return the bytes of one token's KV cache on each of `devices`, when every layer stores it."""
-    return shape.layers * _row_bytes(shape, devices, kv_bits)
+    layers = _cached_layers(shape)
+    sliding = min(layers, shape.sliding_layers or 0)
+    full = (layers - sliding) * _row_bytes(shape, devices, kv_bits, windowed=False)
+    return full + sliding * _row_bytes(shape, devices, kv_bits, windowed=True)
 
 
 def cache_bytes(
     shape: ModelShape, tokens: int, devices: int, kv_bits: int = 16, step_tokens: int = 0
 ) -> int:
-    """Return the bytes of a request's KV cache on each of `devices`.
+    """Return the bytes of a request's KV cache and states on each of `devices`.
 
     Layers with a sliding window store no more than the window and the `step_tokens` of one step.
     """
-    row = _row_bytes(shape, devices, kv_bits)
+    layers, row = _cached_layers(shape), _row_bytes(shape, devices, kv_bits, windowed=False)
+    if shape.state_layers is not None and shape.state_bytes is not None:
+        return _bytes_with_states(shape, tokens, devices, row)
     if shape.sliding_window is None or shape.sliding_layers is None:
-        return shape.layers * row * tokens
-    sliding, full = _layer_groups(shape.layers, min(shape.layers, shape.sliding_layers))
+        return layers * row * tokens
+    sliding, full = _layer_groups(layers, min(layers, shape.sliding_layers))
     cached = min(tokens, shape.sliding_window + step_tokens)
-    return row * (full * tokens + sliding * cached)
+    windowed_row = _row_bytes(shape, devices, kv_bits, windowed=True)
+    return full * row * tokens + sliding * windowed_row * cached
 
 
-def _row_bytes(shape: ModelShape, devices: int, kv_bits: int) -> int:
-    """Return the bytes of one token in one layer on one device."""
+def state_bytes(shape: ModelShape, devices: int) -> int:
+    """Return the bytes of a request's states on each of `devices`, which every step updates."""
+    return (shape.state_layers or 0) * -(-(shape.state_bytes or 0) // devices)
+
+
+def attention_layers(shape: ModelShape) -> int:
+    """Return the number of layers in which a token attends to those before it."""
+    return shape.layers if shape.state_layers is None else _cached_layers(shape)
+
+
+def _bytes_with_states(shape: ModelShape, tokens: int, devices: int, row: int) -> int:
+    """Return the bytes of a request whose layers have keys and values, or states.
+
+    A state takes as much as a block of keys and values, which holds as many tokens as it needs for
+    that, and a request has two states where prefixes are cached, which is the default.
+    """
+    states, state = shape.state_layers or 0, state_bytes(shape, devices)
+    if not row or not _cached_layers(shape):
+        return _STATES_PER_REQUEST * state
+    block_tokens = -(-(state // states) // (row * _BLOCK_TOKENS)) * _BLOCK_TOKENS
+    attention, states = _layer_groups(_cached_layers(shape) + states, _cached_layers(shape))
+    blocks = attention * -(-tokens // block_tokens) + _STATES_PER_REQUEST * states
+    return blocks * block_tokens * row
+
+
+def _cached_layers(shape: ModelShape) -> int:
     if shape.encoder_only:
         return 0
+    return shape.layers if shape.cached_layers is None else shape.cached_layers
+
+
+def _row_bytes(shape: ModelShape, devices: int, kv_bits: int, *, windowed: bool) -> int:
+    """Return the bytes of one token in one layer on one device."""
     if shape.latent_dim is not None:
         # Multi-head latent attention: every device has the whole latent vector.
-        return shape.latent_dim * kv_bits // 8
+        latent = shape.latent_dim * kv_bits // 8
+        if shape.indexer_dim is None:
+            return latent
+        scales = _SCALE_BYTES * -(-shape.indexer_dim // _INDEXER_GROUP)
+        return max(latent, _SPARSE_LATENT_BYTES) + shape.indexer_dim + scales
+    kv_heads, head_dim = shape.kv_heads, shape.head_dim
+    if not windowed:
+        kv_heads = shape.full_kv_heads or kv_heads
+        head_dim = shape.full_head_dim or head_dim
     # With fewer KV heads than devices, each device has a copy of one.
-    heads = max(1, -(-shape.kv_heads // devices))
-    return kv_bytes_per_token(1, heads, shape.head_dim, kv_bits)
+    heads = max(1, -(-kv_heads // devices))
+    return kv_bytes_per_token(1, heads, head_dim, kv_bits)
 
 
-def _layer_groups(layers: int, sliding: int) -> tuple[int, int]:
-    """Return the layers with and without a window that take memory, padding included."""
+def _layer_groups(layers: int, first: int) -> tuple[int, int]:
+    """Return the layers of the first and of the other kind that take memory, padding included."""
     # vLLM allocates both kinds in groups of equal size and pads the last group.
-    full = layers - sliding
-    if not full:
-        return sliding, 0
-    least, most = sorted((full, sliding))
+    others = layers - first
+    if not others or not first:
+        return first, others
+    least, most = sorted((others, first))
     group_layers = most if most < _MAX_PADDING_RATIO * least else least
-    return -(-sliding // group_layers) * group_layers, -(-full // group_layers) * group_layers
+    return -(-first // group_layers) * group_layers, -(-others // group_layers) * group_layers

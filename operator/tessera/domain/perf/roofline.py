@@ -73,7 +73,7 @@ def roofline(
     sent_bytes = 2 * (size - 1) / size * footprint.hidden_size(shape) * _ACTIVATION_BYTES
     weights = shares.weights
     # Without a causal mask every token attends to all others, not to half of them.
-    pair_flops = (4 if shape.encoder_only else 2) * shape.layers * width
+    pair_flops = (4 if shape.encoder_only else 2) * footprint.attention_layers(shape) * width
     return StepTime(
         weights=min_read_seconds(single_token_bytes, bandwidth * weights),
         other_experts=min_read_seconds(batch_bytes - single_token_bytes, bandwidth * weights),
@@ -83,7 +83,9 @@ def roofline(
         unoverlapped=shares.unoverlapped,
         pair=pair_flops / (hardware.bf16_flops * size * shares.attention),
         exchange=reductions * sent_bytes / shares.link,
-        sequence=shares.sequence_seconds,
+        # A step reads and writes the whole state of each sequence.
+        sequence=shares.sequence_seconds
+        + 2 * footprint.state_bytes(shape, size) / (hardware.bandwidth * shares.cache),
         fixed=shares.step_seconds
         + shape.layers * shares.layer_seconds
         + reductions * shares.reduction_seconds,

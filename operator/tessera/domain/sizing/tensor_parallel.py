@@ -9,9 +9,9 @@ _MAX_DEVICES = 16
 def can_shard(shape: ModelShape, devices: int) -> bool:
     """Return whether the model's heads can be sharded over so many devices."""
     # Every device needs as many attention heads, and as many KV heads or a copy of one of them.
-    heads = shape.kv_heads
-    kv_divides = heads % devices == 0 or devices % heads == 0 or shape.latent_dim is not None
-    return shape.attention_heads % devices == 0 and kv_divides
+    kv_heads = {shape.kv_heads, shape.full_kv_heads or shape.kv_heads}
+    kv_divides = all(heads % devices == 0 or devices % heads == 0 for heads in kv_heads)
+    return shape.attention_heads % devices == 0 and (kv_divides or shape.latent_dim is not None)
 
 
 def sharding_problem(shape: ModelShape, devices: int) -> str | None:
