@@ -1,8 +1,8 @@
 """A model's `config.json` -> the numbers that decide memory and speed.
 
 Understood are the architectures of `families`: dense or a mixture of experts, with a cache by
-heads, latent or bounded by windows. What is missing, contradictory or unforeseen is said rather
-than guessed.
+heads, latent, bounded by windows, or with a state. What is missing, contradictory or unforeseen is
+said rather than guessed.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
+from tessera.domain.model.layers import Layers, layers_of
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
     SentenceTransformersFiles,
@@ -27,8 +28,9 @@ from tessera.domain.model.quantization import (
     read_quantization,
 )
 from tessera.domain.model.rope import Positions, positions_of
+from tessera.domain.model.states import state_of
 from tessera.domain.model.weight_files import INDEX, indexed_bytes, listed_bytes
-from tessera.domain.model.weights import Weights, heads_of, weights_of
+from tessera.domain.model.weights import Heads, Weights, heads_of, weights_of
 
 # The files that tell the shape: of all models, of large ones, of those that ModelOpt quantized, and
 # two of sentence-transformers, with the layers of an embedder and its longest text.
@@ -37,15 +39,12 @@ MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
 BESIDE_CONFIG = (INDEX, QUANTIZATION_FILE, MODULES, SETTINGS)
 # Sections of models with several parts.
 _PARTS = ("text_config", "vision_config", "audio_config")
-# Keys of models whose cache does not grow by tokens.
-_UNSUPPORTED_CACHES = {
+# Keys of layers that keep a state instead of keys and values of each token.
+_STATES = {
     "ssm_cfg": "state-space layers",
     "mamba_d_state": "state-space layers",
     "linear_num_key_heads": "linear attention",
 }
-# Layers that look back over a sliding window only, and the others.
-_BOUNDED = {"sliding_attention", "chunked_attention"}
-_UNBOUNDED = "full_attention"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,6 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
             "it has parts besides the language model, and no index has their size; read it with "
             "the model.safetensors.index.json beside it"
         )
-    for key, feature in _UNSUPPORTED_CACHES.items():
-        if whole.get(key):
-            raise UnsupportedConfigError(f"{key} means {feature}, whose cache is not supported")
     model_type = whole.get("model_type", config.get("model_type"))
     if not model_type:
         raise UnsupportedConfigError(
@@ -128,6 +124,12 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
             f"model_type {model_type} is none of the {len(FAMILIES)} supported architectures "
             f"({', '.join(sorted(FAMILIES))})"
         )
+    for key, feature in _STATES.items():
+        if whole.get(key) and not family.recurrent:
+            raise UnsupportedConfigError(
+                f"{key} means {feature}, whose state is not known for model_type {model_type}; "
+                "give spec.model.shape with cachedLayers, stateLayers and stateBytes"
+            )
     renamed = {usual: whole[old] for old, usual in OLD_NAMES.items() if old in whole}
     return Keys({**family.defaults, **renamed, **whole, "model_type": model_type}), family
 
@@ -147,7 +149,8 @@ def _shape(
             f"architectures has none that the engine serves for model_type {keys.model_type}; take "
             "a checkpoint that embeds, scores or classifies texts"
         )
-    weights = weights_of(keys, family, heads)
+    layers = layers_of(keys, family)
+    weights = weights_of(keys, family, heads, layers)
     if task is not None:
         # The engine loads no output layer, and reads of the embedding the rows of its tokens.
         weights = replace(weights, output=0)
@@ -159,7 +162,7 @@ def _shape(
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
     positions = _positions(keys, family, config, task, files)
-    window = _window_of(keys, family, positions.longest)
+    window = _window_of(keys, layers, positions.longest)
     return ModelShape(
         parameters=parameters,
         active_parameters=min(parameters, weights.active) if mixture else None,
@@ -175,13 +178,14 @@ def _shape(
         group_size=None if quantization is None else quantization.group_size,
         unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
         weight_bytes=None if quantization is None else total_size,
-        embedding_parameters=weights.embedding if weights.output or task else None,
+        embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
         experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
         if mixture
         else None,
         experts_per_token=keys["num_experts_per_tok"] if mixture else None,
         latent_dim=rank + keys["qk_rope_head_dim"] if rank else None,
         kv_cache_bits=None if quantization is None else quantization.cache_bits,
+        **_cache_of(keys, family, heads, layers),
         sliding_window=window and window[0],
         sliding_layers=window and window[1],
         architecture=keys.model_type,
@@ -228,43 +232,29 @@ def _stored_bits(config: Mapping[str, Any]) -> int:
     return 32 if "float32" in dtypes else 16
 
 
-def _window_of(keys: Keys, family: ModelFamily, longest: int) -> tuple[int, int] | None:
+def _window_of(keys: Keys, layers: Layers, longest: int) -> tuple[int, int] | None:
     """Return the window in tokens and how many layers have it, or None if none has."""
-    layers = keys["num_hidden_layers"]
     window = keys.get("sliding_window", "attention_chunk_size")
-    count = _layers_from_types(keys, layers)
-    if count is None:
-        count = _layers_from_family(keys, family, layers)
-    if not window or window >= longest or count < 1:
+    if not window or window >= longest or layers.cached_windowed < 1:
         return None
-    return window, count
+    return window, layers.cached_windowed
 
 
-def _layers_from_types(keys: Keys, layers: int) -> int | None:
-    kinds = keys.values.get("layer_types")
-    if not isinstance(kinds, list):
-        return None
-    unknown = sorted({str(kind) for kind in kinds} - _BOUNDED - {_UNBOUNDED})
-    if unknown:
-        raise UnsupportedConfigError(
-            f"layer_types has {unknown[0]}, whose cache is not supported; give spec.model.shape"
-        )
-    if len(kinds) != layers:
-        raise UnsupportedConfigError(
-            f"layer_types names {len(kinds)} layers and num_hidden_layers {layers}; take both from "
-            "the model's own config.json"
-        )
-    return sum(kind in _BOUNDED for kind in kinds)
-
-
-def _layers_from_family(keys: Keys, family: ModelFamily, layers: int) -> int:
-    if family.window == "all":
-        return layers
-    if family.window in ("every", "chunk"):
-        interval = (
-            keys.get("sliding_window_pattern", "no_rope_layer_interval") or family.window_interval
-        )
-        return layers - layers // max(1, interval)
-    if family.window == "optional" and keys.flag("use_sliding_window"):
-        return layers - max(0, keys.get("max_window_layers") or 0)
-    return 0
+def _cache_of(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) -> dict[str, int]:
+    """Return the fields of layers that keep no keys and values, or other ones."""
+    fields = dict[str, int]()
+    cached = layers.cached_full + layers.cached_windowed
+    if cached < keys["num_hidden_layers"]:
+        fields["cached_layers"] = cached
+    if layers.recurrent:
+        fields |= {
+            "state_layers": layers.recurrent,
+            "state_bytes": state_of(keys, family).bytes,
+        }
+    if width := keys.get("global_head_dim"):
+        is_shared = keys.flag("attention_k_eq_v")
+        shared_heads = keys.get("num_global_key_value_heads") if is_shared else None
+        fields |= {"full_head_dim": width, "full_kv_heads": shared_heads or heads.keys}
+    if family.indexer:
+        fields["indexer_dim"] = keys["index_head_dim"]
+    return fields

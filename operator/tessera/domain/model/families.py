@@ -16,6 +16,8 @@ OLD_NAMES: Mapping[str, str] = {
     "padded_vocab_size": "vocab_size",
     "seq_length": "max_position_embeddings",
     "n_positions": "max_position_embeddings",
+    "attention_head_dim": "head_dim",
+    "top_k_experts": "num_experts_per_tok",
 }
 
 
@@ -55,6 +57,14 @@ class ModelFamily:
     those from `max_window_layers` on if `use_sliding_window` is true."""
     window_interval: int = 0
     """Every so many layers one keeps all tokens, when the configuration does not say it."""
+    recurrent: Literal["", "gated_delta", "mamba2"] = ""
+    """What the layers without attention keep of a request."""
+    one_block_per_layer: bool = False
+    """Whether a layer is attention, a state or a feed-forward block, and not two of them."""
+    output_gate: bool = False
+    """Whether attention has a gate as wide as its queries."""
+    indexer: bool = False
+    """Whether each layer selects tokens by keys of their own, which it caches."""
     encoder: bool = False
     """Every token attends to all others, and the layer after the last one reads a whole text."""
     learned_positions: bool = False
@@ -66,6 +76,11 @@ class ModelFamily:
 
 
 _LLAMA = ModelFamily()
+_QWEN2 = ModelFamily(qkv_bias=True, window="optional")
+_QWEN3 = ModelFamily(head_norm="head", window="optional")
+_GATED_DELTA = ModelFamily(
+    head_norm="head", recurrent="gated_delta", output_gate=True, shared_gate=True
+)
 _GEMMA = ModelFamily(tied=True)
 _MISTRAL = ModelFamily(window="all")
 _BERT = ModelFamily(
@@ -92,10 +107,14 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "mistral": _MISTRAL,
     "ministral": _MISTRAL,
     "mixtral": _MISTRAL,
-    "qwen2": ModelFamily(qkv_bias=True, window="optional"),
+    "qwen2": _QWEN2,
+    "qwen2_5_vl": _QWEN2,
     "qwen2_moe": ModelFamily(qkv_bias=True, shared_gate=True, window="optional"),
-    "qwen3": ModelFamily(head_norm="head", window="optional"),
-    "qwen3_moe": ModelFamily(head_norm="head", window="optional"),
+    "qwen3": _QWEN3,
+    "qwen3_moe": _QWEN3,
+    "qwen3_next": _GATED_DELTA,
+    "qwen3_5_text": _GATED_DELTA,
+    "qwen3_5_moe_text": _GATED_DELTA,
     "gemma": _GEMMA,
     "gemma2": ModelFamily(tied=True, norms=4, window="every", window_interval=2),
     "gemma3_text": ModelFamily(
@@ -112,6 +131,14 @@ FAMILIES: Mapping[str, ModelFamily] = {
             "max_position_embeddings": 131_072,
         },
     ),
+    "gemma4_text": ModelFamily(
+        tied=True,
+        norms=4,
+        head_norm="head",
+        window="every",
+        window_interval=6,
+        defaults={"vocab_size": 262_144, "head_dim": 256, "max_position_embeddings": 131_072},
+    ),
     "phi": ModelFamily(
         matrices=2,
         qkv_bias=True,
@@ -125,6 +152,7 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "phimoe": ModelFamily(qkv_bias=True, out_bias=True, head_bias=True, norm_width=2, window="all"),
     "deepseek_v2": ModelFamily(defaults=_DEEPSEEK),
     "deepseek_v3": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
+    "deepseek_v32": ModelFamily(router_correction=True, indexer=True, defaults=_DEEPSEEK),
     "kimi_k2": ModelFamily(router_correction=True, defaults=_DEEPSEEK),
     "gpt_oss": ModelFamily(
         qkv_bias=True,
@@ -134,6 +162,14 @@ FAMILIES: Mapping[str, ModelFamily] = {
         window="every",
         window_interval=2,
         defaults={"head_dim": 64, "max_position_embeddings": 131_072},
+    ),
+    "minimax_m2": ModelFamily(head_norm="heads", router_correction=True),
+    "nemotron_h": ModelFamily(
+        matrices=2,
+        norms=1,
+        recurrent="mamba2",
+        one_block_per_layer=True,
+        router_correction=True,
     ),
     "cohere": ModelFamily(norms=1, tied=True),
     "cohere2": ModelFamily(norms=1, tied=True, window="every", window_interval=4),
@@ -166,4 +202,11 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "modernbert": ModelFamily(encoder=True, tied=True),
 }
 # Models of several parts, and the language part's own name.
-ALIASES: Mapping[str, str] = {"gemma3": "gemma3_text", "llama4": "llama4_text"}
+ALIASES: Mapping[str, str] = {
+    "gemma3": "gemma3_text",
+    "gemma4": "gemma4_text",
+    "llama4": "llama4_text",
+    "qwen2_5_vl_text": "qwen2_5_vl",
+    "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text",
+}

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError
 from tessera.domain.model.families import ModelFamily
+from tessera.domain.model.layers import Layers, experts_of
+from tessera.domain.model.states import state_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +34,8 @@ class Weights:
     embedding: int
     output: int
     """Of the output layer; 0 where it is the embedding."""
+    layer_embeddings: int = 0
+    """Embeddings of single layers."""
 
     @property
     def total(self) -> int:
@@ -41,10 +45,14 @@ class Weights:
     def active(self) -> int:
         return self.dense + self.expert * self.active_experts + self.unquantized
 
+    def input_embedding(self, *, pooled: bool) -> int:
+        """Return the embeddings of which a step reads the rows of its tokens alone."""
+        return self.layer_embeddings + (self.embedding if self.output or pooled else 0)
+
     @property
     def unquantized(self) -> int:
         """What formats that quantize every matrix leave at 16 bits."""
-        return self.small + self.embedding + self.output
+        return self.small + self.embedding + self.output + self.layer_embeddings
 
 
 def heads_of(keys: Keys, family: ModelFamily) -> Heads:
@@ -69,52 +77,104 @@ def heads_of(keys: Keys, family: ModelFamily) -> Heads:
     return Heads(queries=queries, keys=shared, width=width or hidden // queries)
 
 
-def weights_of(keys: Keys, family: ModelFamily, heads: Heads) -> Weights:
+def weights_of(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) -> Weights:
     """Count every weight by the layout of the family."""
-    hidden, layers, rows = keys["hidden_size"], keys["num_hidden_layers"], keys["vocab_size"]
+    hidden, rows = keys["hidden_size"], keys["vocab_size"]
     tied = keys.flag("tie_word_embeddings", family.tied)
-    attention, other_weights = (
-        _latent_attention(keys, heads)
-        if keys.get("kv_lora_rank")
-        else _standard_attention(keys, family, heads)
-    )
-    sparse = _sparse_layers(keys, layers)
-    experts = _experts(keys)
-    if sparse and keys["num_experts_per_tok"] > experts:
+    mixers, mixers_small = _mixers(keys, family, heads, layers)
+    experts = experts_of(keys)
+    if layers.sparse and keys["num_experts_per_tok"] > experts:
         raise UnsupportedConfigError(
             f"num_experts_per_tok {keys['num_experts_per_tok']} is more than the {experts} "
             "experts; take both from the model's own config.json"
         )
     intermediate = keys.get("moe_intermediate_size") or keys.get("intermediate_size") or 0
     # A model of experts alone need not say how wide its other feed-forward blocks were.
-    width = (
-        0 if sparse >= layers else keys.get("intermediate_size_mlp") or keys["intermediate_size"]
-    )
+    width = keys.get("intermediate_size_mlp") or keys["intermediate_size"] if layers.dense else 0
     block, block_bias = _block(keys, family, width)
+    blocks = layers.dense
+    if keys.flag("use_double_wide_mlp"):
+        # Layers without a cache of their own have twice the width.
+        blocks += layers.dense - layers.cached_full - layers.cached_windowed
     router = hidden * experts + (experts if family.expert_bias else 0)
     router += experts if family.router_correction else 0
     router += hidden if family.shared_gate else 0
     expert_bias = experts * (2 * intermediate + hidden) if family.expert_bias else 0
     shared = family.matrices * hidden * _shared_width(keys, intermediate)
-    norms = (layers * _norms(keys, family) + 1) * family.norm_width * hidden
+    # Experts of a narrower state have a matrix into it and one out of it.
+    latent = keys.get("moe_latent_size")
+    shared += 2 * hidden * latent if latent else 0
+    norms = (keys["num_hidden_layers"] * _norms(keys, family) + 1) * family.norm_width * hidden
     pooler = hidden * hidden if family.encoder else 0
     positions = 0
     if family.learned_positions:
         positions = keys["max_position_embeddings"] + keys["type_vocab_size"]
     return Weights(
-        dense=layers * attention + (layers - sparse) * block + sparse * shared + pooler,
-        expert=family.matrices * hidden * intermediate,
-        experts=sparse * experts,
-        active_experts=sparse * (keys["num_experts_per_tok"] if sparse else 0),
+        dense=mixers + blocks * block + layers.sparse * shared + pooler,
+        expert=family.matrices * (latent or hidden) * intermediate,
+        experts=layers.sparse * experts,
+        active_experts=layers.sparse * (keys["num_experts_per_tok"] if layers.sparse else 0),
         small=norms
-        + layers * other_weights
-        + (layers - sparse) * block_bias
-        + sparse * (router + expert_bias)
+        + mixers_small
+        + layers.dense * block_bias
+        + layers.sparse * (router + expert_bias)
         + (rows if family.head_bias else 0)
         + (hidden if family.encoder else 0),
         embedding=(rows + positions) * hidden,
         output=0 if tied else rows * hidden,
+        layer_embeddings=_layer_embeddings(keys),
     )
+
+
+def _mixers(keys: Keys, family: ModelFamily, heads: Heads, layers: Layers) -> tuple[int, int]:
+    """Matrices, and what else there is, of all that mixes tokens: attention and states."""
+    if keys.get("kv_lora_rank"):
+        attention, small = _latent_attention(keys, heads)
+        if family.indexer:
+            attention += _indexer(keys)
+    else:
+        attention, small = _standard_attention(keys, family, heads)
+    state, state_small = _state(keys, family) if layers.recurrent else (0, 0)
+    matrices = (layers.full + layers.windowed) * attention + layers.recurrent * state
+    matrices += layers.full * _wider_full_attention(keys, heads)
+    matrices += _layer_projections(keys)
+    return matrices, (layers.full + layers.windowed) * small + layers.recurrent * state_small
+
+
+def _indexer(keys: Keys) -> int:
+    """Matrices of the queries, the keys and the weights that select tokens."""
+    heads, width, hidden = keys["index_n_heads"], keys["index_head_dim"], keys["hidden_size"]
+    return keys["q_lora_rank"] * heads * width + hidden * (width + heads)
+
+
+def _state(keys: Keys, family: ModelFamily) -> tuple[int, int]:
+    """Matrices and other weights of a layer with a state."""
+    hidden, state = keys["hidden_size"], state_of(keys, family)
+    small = state.convolved * (state.kernel + 1) + 3 * state.heads + state.width
+    return hidden * (state.projected + state.width), small
+
+
+def _wider_full_attention(keys: Keys, heads: Heads) -> int:
+    """Matrices by which attention to every token is larger than that to a window."""
+    if (width := keys.get("global_head_dim")) is None:
+        return 0
+    hidden, is_shared = keys["hidden_size"], keys.flag("attention_k_eq_v")
+    shared_heads = (keys.get("num_global_key_value_heads") if is_shared else None) or heads.keys
+    wider = heads.queries * (width - heads.width)
+    values = shared_heads * width * (1 if is_shared else 2) - 2 * heads.keys * heads.width
+    return hidden * (2 * wider + values)
+
+
+def _layer_embeddings(keys: Keys) -> int:
+    """Embeddings that each layer has of its own."""
+    width, layers = keys.get("hidden_size_per_layer_input"), keys["num_hidden_layers"]
+    rows = keys.get("vocab_size_per_layer_input") or keys["vocab_size"]
+    return rows * layers * width if width else 0
+
+
+def _layer_projections(keys: Keys) -> int:
+    width, layers = keys.get("hidden_size_per_layer_input"), keys["num_hidden_layers"]
+    return 3 * keys["hidden_size"] * layers * width if width else 0
 
 
 def _latent_attention(keys: Keys, heads: Heads) -> tuple[int, int]:
@@ -139,13 +199,14 @@ def _standard_attention(keys: Keys, family: ModelFamily, heads: Heads) -> tuple[
     has_bias = any(keys.flag(name) for name in ("attention_bias", "bias", "use_bias"))
     qkv_bias = has_bias or family.qkv_bias or keys.flag("qkv_bias")
     out_bias = (has_bias and not family.bias_before_heads) or family.out_bias
+    gate = queries if family.output_gate else 0
     other_weights = (queries + 2 * kv_width) * qkv_bias + hidden * out_bias
     head_norm = family.head_norm or ("head" if keys.flag("use_qk_norm") else "")
     if keys.model_type.startswith("cohere") and head_norm:
         head_norm = "heads"
     other_weights += {"": 0, "head": 2 * heads.width, "heads": queries + kv_width}[head_norm]
     other_weights += heads.queries if family.sinks else 0
-    return 2 * hidden * (queries + kv_width), other_weights
+    return hidden * (2 * queries + gate + 2 * kv_width), other_weights
 
 
 def _norms(keys: Keys, family: ModelFamily) -> int:
@@ -155,25 +216,15 @@ def _norms(keys: Keys, family: ModelFamily) -> int:
     return 2 if has_two_norms else family.norms
 
 
-def _experts(keys: Keys) -> int:
-    return keys.get("num_local_experts", "num_experts", "n_routed_experts") or 0
-
-
-def _sparse_layers(keys: Keys, layers: int) -> int:
-    if not _experts(keys):
-        return 0
-    first = min(layers, max(0, keys.get("first_k_dense_replace") or 0))
-    step = keys.get("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq") or 1
-    dense_layers = keys.values.get("mlp_only_layers")
-    dense_count = len(dense_layers) if isinstance(dense_layers, list) else 0
-    return max(0, (layers - first) // max(1, step) - dense_count)
-
-
 def _shared_width(keys: Keys, intermediate: int) -> int:
     """Width of all experts that every token uses."""
     if keys.model_type == "llama4_text":
         return intermediate
+    if keys.model_type.startswith("gemma4"):
+        return keys["intermediate_size"]
     width = keys.get("shared_expert_intermediate_size", "shared_intermediate_size")
+    if per_expert := keys.get("moe_shared_expert_intermediate_size"):
+        return per_expert * (keys.get("n_shared_experts") or 0)
     return width or intermediate * (keys.get("n_shared_experts") or 0)
 
 
