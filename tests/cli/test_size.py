@@ -160,8 +160,8 @@ def test_a_configuration_gives_what_the_catalogue_gives(tmp_path: Path) -> None:
 
 def test_the_index_beside_a_configuration_counts(tmp_path: Path) -> None:
     path = write_file(tmp_path, "config.json", CONFIG)
-    write_file(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 20 * 10**9}})
-    assert size_report("--config", path).request.demand.shape.parameters == 10 * 10**9
+    write_file(tmp_path, "model.safetensors.index.json", {"metadata": {"total_size": 17 * 10**9}})
+    assert size_report("--config", path).request.demand.shape.parameters == 8_500_000_000
 
 
 FP8_WITH_CACHE = {

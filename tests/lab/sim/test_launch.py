@@ -89,8 +89,8 @@ def test_the_shape_of_a_model_is_read_from_its_folder(tmp_path: Path) -> None:
 def test_the_index_of_the_weights_counts_better_than_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(CONFIG))
     index = tmp_path / "model.safetensors.index.json"
-    index.write_text(json.dumps({"metadata": {"total_size": 20_000_000}}))
-    assert launch(str(tmp_path)).shape.parameters == 10_000_000
+    index.write_text(json.dumps({"metadata": {"total_size": 16_400_000_000}}))
+    assert launch(str(tmp_path)).shape.parameters == 8_200_000_000
 
 
 def test_an_unknown_model_gets_a_small_shape_and_a_warning(

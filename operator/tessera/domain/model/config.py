@@ -16,6 +16,7 @@ from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.layers import Layers, layers_of
+from tessera.domain.model.parts import stored_bits
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
     SentenceTransformersFiles,
@@ -157,8 +158,10 @@ def _shape(
     if family.encoder and task in ("Score", "Classify"):
         head = labels_of(config) * (keys["hidden_size"] + 1)
         weights = replace(weights, small=weights.small + head)
-    plain = total_size if quantization is None else None
-    parameters = weights.total if plain is None else plain * 8 // _stored_bits(config)
+    parameters = weights.total
+    if total_size is not None:
+        bits = stored_bits(config, keys, weights, quantization, total_size)
+        parameters = total_size * 8 // bits if quantization is None else parameters
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
     positions = _positions(keys, family, config, task, files)
@@ -223,13 +226,6 @@ def _is_bidirectional(keys: Keys, family: ModelFamily) -> bool:
 def _unquantized(weights: Weights, quantization: Quantization | None) -> int:
     experts_only = quantization is not None and quantization.experts_only and weights.experts
     return weights.unquantized + (weights.dense if experts_only else 0)
-
-
-def _stored_bits(config: Mapping[str, Any]) -> int:
-    """Bits of a weight in the files that the index counts; the engine takes 32 bits as 16."""
-    text = part(config, "text_config")
-    dtypes = (section.get(key) for section in (config, text) for key in ("dtype", "torch_dtype"))
-    return 32 if "float32" in dtypes else 16
 
 
 def _window_of(keys: Keys, layers: Layers, longest: int) -> tuple[int, int] | None:
