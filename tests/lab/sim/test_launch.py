@@ -6,6 +6,8 @@ import pytest
 from tessera_lab.sim.errors import EngineExit
 from tessera_lab.sim.launch.engine_config import EngineConfig, load_config
 from tessera_lab.sim.launch.engine_speed import as_json
+from tests.builders import a_spec
+from tests.resources.engine_objects import container
 
 MEDIUM = "meta-llama/Llama-3.1-8B-Instruct"
 A100 = "NVIDIA-A100-SXM4-80GB"
@@ -193,3 +195,27 @@ def test_a_folder_without_a_language_model_exits_and_names_the_file(tmp_path: Pa
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(EngineExit, match=r"config\.json"):
         launch(str(tmp_path))
+
+
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+QWEN = "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_the_engine_of_a_service_with_a_longer_context_starts() -> None:
+    overrides = json.dumps({"rope_scaling": YARN})
+    spec = a_spec(
+        f"hf://{QWEN}",
+        context={"maxModelLen": 131_072},
+        engine={"extraArgs": [f"--hf-overrides={overrides}"]},
+    )
+    engine = container(spec)
+    env = {variable["name"]: variable["value"] for variable in engine["env"] if "value" in variable}
+    device = {"TESSERA_SIM_DEVICE": H100}
+    assert load_config(engine["args"], env | device).limits.max_model_len == 131_072
+    with pytest.raises(EngineExit, match="beyond what the model was made for"):
+        load_config(engine["args"], device)
+
+
+def test_an_eager_engine_has_the_memory_of_the_plan() -> None:
+    more = launch(MEDIUM, "--enforce-eager").kv_cache.tokens - launch(MEDIUM).kv_cache.tokens
+    assert more == pytest.approx(51 * 6 * 0.95 * 2**20 / 131_072, abs=16)

@@ -54,16 +54,19 @@ def config_overrides(engine: EngineOptions) -> Mapping[str, Any]:
 
 def cuda_graphs(engine: EngineOptions) -> CudaGraphs:
     """Return the graphs that an engine captures."""
-    if not engine.extra_args:
-        return DEFAULT_GRAPHS
-    values = extra_flags(engine)
+    return captured_graphs(extra_flags(engine)) if engine.extra_args else DEFAULT_GRAPHS
+
+
+def captured_graphs(values: Mapping[str, Any]) -> CudaGraphs:
+    """Return the graphs of the values of flags."""
     config = _object(values.get("compilation_config"))
-    level = str(values.get("optimization_level", "2"))
+    level = _word(values.get("optimization_level", "2"))
     modes = {level, _word(config.get("mode", "3")), _word(config.get("cudagraph_mode", ""))}
     if values.get("enforce_eager") or not modes.isdisjoint(_NO_GRAPHS):
         return CudaGraphs(0, 0)
     sizes = values.get("cudagraph_capture_sizes") or config.get("cudagraph_capture_sizes")
-    largest = values.get("max_cudagraph_capture_size", config.get("max_cudagraph_capture_size"))
+    name = "max_cudagraph_capture_size"
+    largest = config.get(name) if values.get(name) is None else values[name]
     graphs = DEFAULT_GRAPHS
     if isinstance(sizes, Sequence) and sizes and all(isinstance(size, int) for size in sizes):
         graphs = CudaGraphs(len(sizes), max(sizes))

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from tessera.domain.perf.engine_terms import EngineTerms
 from tessera.domain.vllm import flags as vllm_flags
+from tessera.domain.vllm.extra_args import captured_graphs
 from tessera.domain.vllm.facts import EngineFacts
 from tessera.domain.vllm.flags import PASSES_PARSER, FlagProblemKind
 from tessera_lab.sim.errors import EngineExit
@@ -60,7 +61,13 @@ class Arguments:
     kv_cache_metrics: bool
     max_logprobs: int
     speculative_config: Any
+    hf_overrides: Any
     runner: str
+    enforce_eager: bool
+    optimization_level: object
+    compilation_config: object
+    cudagraph_capture_sizes: tuple[int, ...] | None
+    max_cudagraph_capture_size: int | None
 
     @property
     def adapter_paths(self) -> Mapping[str, str]:
@@ -75,6 +82,7 @@ class Arguments:
             gpu_memory_utilization=self.gpu_memory_utilization,
             kv_bits=8 if self.kv_cache_dtype.startswith("fp8") else None,
             block_tokens=self.block_size or defaults.block_tokens,
+            graphs=captured_graphs(asdict(self)),
         )
 
     @property

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
+from tessera.domain.model.overrides import overridden_shape
 from tessera.domain.perf.step import StepTime
 from tessera.domain.vllm.facts import EngineFacts, version_facts
 from tessera_lab.engine.requests import EngineLimits
@@ -71,10 +72,13 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
     arguments = parse_arguments(argv, facts)
     hardware = simulated_hardware(env, arguments.tensor_parallel_size)
     shape = model_shape(arguments.named_model, env)
+    if isinstance(arguments.hf_overrides, Mapping):
+        shape = overridden_shape(shape, arguments.hf_overrides)
     precision = "fp8" if arguments.quantization == "fp8" else None
     draft = draft_shape(arguments, env)
     kv_cache = kv_cache_layout(shape, precision, hardware, arguments, draft)
-    limits = engine_limits(shape, hardware, kv_cache, arguments)
+    allows_long = environment.read_flag(env, environment.LONG_CONTEXT)
+    limits = engine_limits(shape, hardware, kv_cache, arguments, allows_long=allows_long)
     speculation = speculation_of(arguments, shape, precision, hardware, env)
     if speculation is not None:
         try:

@@ -102,7 +102,12 @@ def kv_cache_layout(
 
 
 def engine_limits(
-    shape: ModelShape, target: Hardware, kv_cache: KvCacheLayout, arguments: Arguments
+    shape: ModelShape,
+    target: Hardware,
+    kv_cache: KvCacheLayout,
+    arguments: Arguments,
+    *,
+    allows_long: bool = False,
 ) -> EngineLimits:
     """Return the scheduler's limits; raise EngineExit when they contradict each other."""
     default_tokens, default_seqs = _batch_defaults(target)
@@ -111,7 +116,7 @@ def engine_limits(
     if tokens < sequences:
         message = f"max_num_batched_tokens ({tokens}) is below max_num_seqs ({sequences})"
         raise EngineExit(1, f"ValueError: {message}; raise the one or lower the other")
-    length = _max_model_len(shape, kv_cache, arguments.max_model_len)
+    length = _max_model_len(shape, kv_cache, arguments.max_model_len, allows_long=allows_long)
     if arguments.enable_chunked_prefill is False and tokens < length:
         message = f"max_num_batched_tokens ({tokens}) is smaller than max_model_len ({length})"
         raise EngineExit(1, f"ValueError: {message}, and prompts are not read in chunks")
@@ -129,12 +134,14 @@ def engine_limits(
     )
 
 
-def _max_model_len(shape: ModelShape, kv_cache: KvCacheLayout, requested: int | None) -> int:
-    model_limit = shape.max_position_embeddings
+def _max_model_len(
+    shape: ModelShape, kv_cache: KvCacheLayout, requested: int | None, *, allows_long: bool
+) -> int:
+    model_limit = shape.derived_positions or shape.max_position_embeddings
     if requested == AUTO:
         return min(model_limit, kv_cache.max_tokens)
     length = requested or model_limit
-    if length > model_limit:
+    if length > model_limit and not allows_long:
         message = f"max_model_len ({length}) is beyond what the model was made for ({model_limit})"
         raise EngineExit(1, f"ValueError: {message}; lower --max-model-len")
     if length > kv_cache.max_tokens:
