@@ -163,6 +163,44 @@ def test_slices_of_others_stay_as_they_are() -> None:
     assert layouts(whole) == {0: ("3g.40gb", "2g.20gb")}
 
 
+SLEEPING = {"minReplicas": 0, "maxReplicas": 2, "idle": {"after": "60s"}}
+
+
+def test_a_sleeping_service_keeps_the_slice_that_it_wakes_on() -> None:
+    ground = a_mig_node(a_mig_gpu(0, "3g.40gb@0", "3g.40gb@4"))
+    sage = a_service("sage", a_spec(MEDIUM, scaling=SLEEPING))
+    chat = a_mig_service("chat", replicas=5)
+    fleet = a_fleet(sage, chat, mig_nodes=[ground])
+    proposals = dict(proposals_of(fleet))
+    awake = proposals[sage.ref]
+    proposals[sage.ref] = replace(awake, scale=replace(awake.scale, replicas=0))
+
+    def profiles(can: Capabilities) -> list[str]:
+        nodes = {"a100": [ground]}
+        problem = layout_problem(views_of(fleet), nodes, {"a100": can}, proposals, fleet)
+        plan = solve(problem).pools["a100"].plan
+        return [placement.profile for placement in planned_layouts(plan)[0]]
+
+    assert profiles(AGENT) == ["3g.40gb", *["1g.10gb"] * 3]
+    # Such a backend partitions a GPU as a whole.
+    assert profiles(MANAGER) == ["3g.40gb"] * 2
+    proposals.pop(sage.ref)
+    assert "3g.40gb" not in profiles(AGENT) + profiles(MANAGER)
+
+
+def test_a_replica_that_restarts_finds_its_slice_again() -> None:
+    ground = a_mig_node(a_mig_gpu(0, "3g.40gb@0=team-a/old-0", "3g.40gb@4"))
+    pods, workload = running("old", "3g.40gb", 1)
+    old = a_service("old", a_spec(MEDIUM, replicas=2))
+    fleet = a_fleet(
+        old, a_mig_service("chat"), mig_nodes=[ground], pods=pods, workloads=(workload,)
+    )
+    assert layouts(adopt_plan(fleet, [ground])) == {0: ("3g.40gb@0", "3g.40gb@4")}
+    smaller = replace(old, spec=a_spec(MEDIUM, replicas=1))
+    fewer = replace(fleet, services=(smaller, *fleet.services[1:]))
+    assert layouts(adopt_plan(fewer, [ground])) == {0: ("3g.40gb@0", "1g.10gb@4", "1g.10gb@5")}
+
+
 def test_without_an_agent_pods_are_taken_to_sit_on_slices_of_theirs() -> None:
     pods, workload = running("chat", "1g.10gb", 2)
     ground = a_mig_node(a_mig_gpu(0, "1g.10gb@0", "1g.10gb@1", "1g.10gb@2"), reports_pods=False)
@@ -220,6 +258,15 @@ def test_a_proposal_waits_for_its_approval() -> None:
         None,
         None,
     )
+
+
+def test_a_plan_that_waits_says_which_slices_it_deletes() -> None:
+    ground = a_mig_node(a_mig_gpu(0, "3g.40gb@0", "3g.40gb@4"))
+    pools = (a_planned_pool(mode="Propose"),)
+    fleet = a_fleet(a_mig_service("chat", replicas=5), pools=pools, mig_nodes=[ground])
+    verdict = adopt_plan(fleet, [ground]).verdict
+    assert verdict is not None
+    assert "repartitions 1 GPU, deletes 2x 3g.40gb and moves 0 replicas" in verdict.message
 
 
 def test_while_gpus_are_partitioned_only_unmet_demand_changes_the_plan() -> None:

@@ -1,6 +1,6 @@
 """Which layout plan a pool carries out: its status has that plan, and the proposed next one."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -12,7 +12,7 @@ from tessera.api.reasons import StatusVerdict
 from tessera.api.text import counted, first_names
 from tessera.domain.hardware.gpu_layouts import geometry, geometry_problem, place_geometry
 from tessera.domain.hardware.pools import PoolView
-from tessera.domain.layout.demand import planned_type
+from tessera.domain.layout.demand import gpu_name, planned_type
 from tessera.domain.layout.problem import LayoutProblem, LayoutSolution, PoolLayout, PoolTerms
 from tessera.domain.layout.solution import plan_name
 from tessera.domain.mig.demand import (
@@ -162,12 +162,25 @@ def _adopt_layout(
     currency = f" {view.price.currency}" if view.price else ""
     verdict = StatusVerdict(
         LayoutReady.AWAITING_APPROVAL,
-        f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')} and "
-        f"moves {counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
+        f"plan {plan.name} repartitions {counted(repartitioned_gpus, 'GPU')}"
+        f"{_deletions(problem, view.pool.name, plan)} and moves "
+        f"{counted(plan.moves, 'replica')}, for {plan.per_hour_after:f}{currency} per "
         f"hour instead of {plan.per_hour_before:f}{currency}; approve it with: kubectl "
         f"annotate acceleratorpool {view.pool.name} {APPROVAL}={plan.name} --overwrite",
     )
     return replace(proposal, verdict=verdict)
+
+
+def _deletions(problem: LayoutProblem, pool: str, plan: MigPlan) -> str:
+    """Return which slices a plan deletes, as a clause; empty for none."""
+    deleted: Counter[str] = Counter()
+    for node in plan.nodes:
+        for gpu in node.gpus:
+            layout = problem.observed_layouts.get(gpu_name(pool, node.node, gpu.gpu), ())
+            planned = Counter(text.partition("@")[0] for text in gpu.slices)
+            deleted += Counter(placement.profile for placement in layout) - planned
+    slices = ", ".join(f"{count}x {profile}" for profile, count in sorted(deleted.items()))
+    return f", deletes {slices}" if slices else ""
 
 
 def _goes_on(proposed: MigPlan, plan: MigPlan, target: MigPlan | None, mig: Mig) -> bool:

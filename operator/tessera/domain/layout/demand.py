@@ -20,7 +20,7 @@ from tessera.domain.layout.shares import TenantShare
 from tessera.domain.mig.demand import GpuOffer, InstanceType, ServiceDemand
 from tessera.domain.mig.fleet import FleetGpu, FleetSlice
 from tessera.domain.mig_backends.backend import Capabilities
-from tessera.domain.mig_backends.nodes import MigGpu, MigNode
+from tessera.domain.mig_backends.nodes import MigNode
 from tessera.domain.mig_backends.usage import instance_holders
 from tessera.domain.observed.snapshot import Pod, PodReading, Snapshot
 from tessera.domain.placement.candidates import HardwareChoice, hardware_candidates
@@ -66,9 +66,9 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
 ) -> LayoutProblem:
     """Return the layout problem of all pools that plan layouts and have GPUs.
 
-    Slices held by pods of services that are not planned for stay as they are. Only `gateways` know
-    what each of several instance types of a service can serve. The `previous` problem has the
-    demand of a service whose planning raises.
+    Slices of services that are not planned for stay as they are, also while these sleep. Only
+    `gateways` know what each of several instance types of a service can serve. The `previous`
+    problem has the demand of a service whose planning raises.
     """
     planned = tuple(
         view
@@ -95,6 +95,8 @@ def layout_problem(  # noqa: PLR0913 - the shares are all that grants say of the
         node_gpus_of(key, node, capabilities[key[0]].knows_pods, device_holders)
         for key, node in nodes.items()
     )
+    unplanned = _unplanned_slices(tuple(proposals.values()), shares or {})
+    node_gpus = _with_unplanned_slices(node_gpus, unplanned)
     return _build_problem(planned, nodes_by_pool, capabilities, demands, node_gpus)
 
 
@@ -125,6 +127,57 @@ def _slice_demands(
         for ref in (proposal.service.ref,)
     )
     return tuple(demand for demand in demands if demand is not None)
+
+
+@reused
+def _unplanned_slices(
+    proposals: Sequence[Proposal], shares: Mapping[Ref, TenantShare]
+) -> Mapping[tuple[str, str], int]:
+    """Return the slices by pool and profile that services without a plan use and hold by no pod.
+
+    A sleeping service wakes on one, and a replica that restarts goes back to its own.
+    """
+    slices = Counter[tuple[str, str]]()
+    for proposal in proposals:
+        spec, choice = proposal.service.spec, proposal.placement.choice
+        if spec is None or choice is None or spec.placement.mig == "Auto":
+            continue
+        profile = choice.offer.hardware.profile
+        if profile is None or not proposal.accepted.reason.is_true:
+            continue
+        used = 1
+        if proposal.scale.replicas:
+            share = shares.get(proposal.service.ref, TenantShare())
+            used = _paid(max(1, min_replicas_of(spec)), share)
+        bound = sum(
+            pod.variant == choice.variant and pod.node is not None and not pod.terminating
+            for pod in proposal.objects.pods
+        )
+        slices[choice.offer.pool, profile] += max(0, used - bound)
+    return slices
+
+
+def _with_unplanned_slices(
+    nodes: tuple[_NodeGpus, ...], slices: Mapping[tuple[str, str], int]
+) -> tuple[_NodeGpus, ...]:
+    """Return the GPUs on which so many free slices stay, first where most of the others do."""
+    left, fixed = Counter(slices), dict[str, FleetGpu]()
+    gpus = [gpu for node in nodes for gpu in node.gpus if not gpu.locked]
+    for gpu in sorted(gpus, key=lambda gpu: (-len(gpu.foreign_slices), gpu.name)):
+        staying = list(gpu.foreign_slices)
+        for gpu_slice in gpu.slices:
+            pair = gpu.gpu_model, gpu_slice.profile
+            is_free = gpu_slice.service is None and gpu_slice.placement not in staying
+            if is_free and left[pair]:
+                left[pair] -= 1
+                staying.append(gpu_slice.placement)
+        if len(staying) > len(gpu.foreign_slices):
+            fixed[gpu.name] = replace(gpu, foreign_slices=tuple(staying))
+    if not fixed:
+        return nodes
+    return tuple(
+        node._replace(gpus=tuple(fixed.get(gpu.name, gpu) for gpu in node.gpus)) for node in nodes
+    )
 
 
 @reused
@@ -357,7 +410,9 @@ def _build_node_gpus(
 ) -> _NodeGpus:
     pool, _ = key
     gpus = tuple(_problem_gpus(pool, node, holders, knows_pods=knows_pods))
-    return _NodeGpus(gpus, tuple((_gpu_name(pool, node, gpu), gpu.layout) for gpu in node.gpus))
+    return _NodeGpus(
+        gpus, tuple((gpu_name(pool, node.name, gpu.index), gpu.layout) for gpu in node.gpus)
+    )
 
 
 node_gpus_of = Step(_build_node_gpus, lambda *_: _NodeGpus((), ()))
@@ -384,8 +439,9 @@ def _unavailable_gpu(gpu: FleetGpu) -> FleetGpu:
     return replace(gpu, slices=slices, locked=True)
 
 
-def _gpu_name(pool: str, node: MigNode, gpu: MigGpu) -> str:
-    return f"{pool}/{node.name}/{gpu.index:02}"
+def gpu_name(pool: str, node: str, index: int) -> str:
+    """Return the name of a GPU in MIG mode in layout problems."""
+    return f"{pool}/{node}/{index:02}"
 
 
 def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Iterator[FleetGpu]:
@@ -410,7 +466,7 @@ def _mig_gpus(pool: str, node: MigNode, device_holders: _DeviceHolders) -> Itera
             if services and services[0] is None:
                 fixed.append(placement)
         yield FleetGpu(
-            name=_gpu_name(pool, node, gpu),
+            name=gpu_name(pool, node.name, gpu.index),
             gpu_model=pool,
             node=node.name,
             slices=tuple(slices),
