@@ -86,7 +86,6 @@ def generated() -> dict[str, str]:
     files |= claims_pages.pages()
     files[ladders_page.PAGE] = ladders_page.page()
     files[ladders_page.PICTURE] = ladders_page.picture()
-    files["README.md"] = _with_part("README.md", "levers", ladders_page.today_table())
     files[converted_page.PAGE] = _with_part(
         converted_page.PAGE, "converted", converted_page.table(ROOT)
     )

@@ -115,9 +115,13 @@ def _month_cells(month: MonthFigure) -> tuple[str, ...]:
 
 def _sums(report: LeverReport) -> Iterator[str]:
     ladder = report.ladder
+    baseline = ladder.baseline
+    late = (
+        "" if baseline.keeps_slo else f" (no SLO, P95 of TTFT {format_seconds(baseline.ttft_p95)})"
+    )
     yield (
-        f"All together cost {ladder.reached:.1f} times less than the baseline; the product of "
-        f"their factors alone is {ladder.product:.1f}"
+        f"All together cost {ladder.reached:.1f} times less than the baseline{late}; the product "
+        f"of their factors alone is {ladder.product:.1f}"
     )
     yield (
         f"With what Tessera offers: {ladder.reached_today:.1f} times, "
