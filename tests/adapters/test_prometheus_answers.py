@@ -77,13 +77,13 @@ def test_each_replica_gets_its_own_load_and_none_for_what_is_missing() -> None:
 
 
 def test_steps_are_known_with_the_time_at_which_they_were_counted_or_not_at_all() -> None:
-    scraped = at(-3).timestamp()
     rows_by_query = {
         "steps": [now("a", 123), now("b", 5), now("c", 6)],
-        "scraped": [now("a", scraped), now("b", scraped)],
+        # Prometheus says how old the count is: its clock may be hours off.
+        "age": [now("a", 3), now("b", 3)],
         "awake": [now("a", 0)],
     }
-    readings = engines_of(rows_by_query)
+    readings = engines_of(rows_by_query, NOW)
     assert readings == {
         Ref("team-a", "a"): EngineReading(steps=123, scraped_at=at(-3), awake=False),
         Ref("team-a", "b"): EngineReading(steps=5, scraped_at=at(-3), awake=None),

@@ -118,9 +118,11 @@ _LOAD: Queries = {
         f"sum by (namespace, pod) (vllm:iteration_tokens_total_count{OF_SERVICES})",
         Bounds(POD_LABELS, 1e15),
     ),
-    # The timestamp of the step counter: between two scrapes Prometheus repeats the old sample.
-    "scraped": BoundedQuery(
-        f"max by (namespace, pod) (timestamp(vllm:iteration_tokens_total_count{OF_SERVICES}))",
+    # The age of the step counter: between two scrapes Prometheus repeats the old sample. Its clock
+    # may be another than that of the operator, so the moment itself says nothing.
+    "age": BoundedQuery(
+        "min by (namespace, pod) "
+        f"(time() - timestamp(vllm:iteration_tokens_total_count{OF_SERVICES}))",
         Bounds(POD_LABELS, MAX_TIMESTAMP),
     ),
     "awake": BoundedQuery(
@@ -246,7 +248,7 @@ class PrometheusMetrics:
                 values_by(rows_by_query["computed_tokens"], service_ref),
                 values_by(rows_by_query["output_tokens"], service_ref),
             ),
-            engines=engines_of(rows_by_query),
+            engines=engines_of(rows_by_query, at),
             speeds=speeds,
             speeds_at=speeds_at,
             latencies=latencies.by_service,
@@ -467,19 +469,21 @@ def pods_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, PodRea
     }
 
 
-def engines_of(rows_by_query: Mapping[str, Sequence[QueryRow]]) -> dict[Ref, EngineReading]:
-    """Return the steps of each engine; an engine without a count or its timestamp is absent."""
-    steps, times, states = (
-        values_by(rows_by_query[name], pod_ref) for name in ("steps", "scraped", "awake")
+def engines_of(
+    rows_by_query: Mapping[str, Sequence[QueryRow]], at: datetime
+) -> dict[Ref, EngineReading]:
+    """Return the steps of each engine; an engine without a count or its age is absent."""
+    steps, ages, states = (
+        values_by(rows_by_query[name], pod_ref) for name in ("steps", "age", "awake")
     )
     return {
         pod: EngineReading(
             steps=count,
-            scraped_at=to_datetime(times[pod]),
+            scraped_at=at - timedelta(seconds=ages[pod]),
             awake=states[pod] > 0 if pod in states else None,
         )
         for pod, count in steps.items()
-        if pod in times
+        if pod in ages
     }
 
 
