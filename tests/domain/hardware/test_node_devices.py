@@ -218,3 +218,9 @@ def test_a_slice_with_media_engines_is_named_beside_those_that_are_offered() -> 
     assert offered(view) == {"1g.10gb": 6}
     assert view.discovered.reason == Discovered.DEVICES_SET_ASIDE
     assert "; 1x 1g.10gb+me not offered" in view.discovered.message
+
+
+@pytest.mark.parametrize(("label", "mib"), [("40000", 40_000), ("90000", None), ("0", None)])
+def test_of_the_memory_in_label_and_table_the_smaller_counts(label: str, mib: int | None) -> None:
+    (offer,) = view_of(a_node(whole=1, labels={"nvidia.com/gpu.memory": label})).offers
+    assert offer.hardware.memory_mib == (mib or products()[A100].memory_mib)
