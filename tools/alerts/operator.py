@@ -151,7 +151,8 @@ OPERATOR = (
         expr="""
             max by (budget, reason) (tessera_budget_enforcing{reason!="CurrentSpec"}) >= 0
             or
-            max by (budget, reason) (tessera_budget_within_budget{reason="CurrencyMismatch"}) == 0
+            max by (budget, owner, reason)
+              (tessera_budget_within_budget{reason="CurrencyMismatch"}) == 0
         """,
         minutes=10,
         severity="warning",
@@ -196,7 +197,7 @@ OPERATOR = (
     ),
     Alert(
         name="SpendUnknown",
-        expr='max by (budget) (tessera_budget_within_budget{reason="SpendUnknown"}) == 0',
+        expr='max by (budget, owner) (tessera_budget_within_budget{reason="SpendUnknown"}) == 0',
         minutes=5,
         severity="warning",
         summary="The spend of TenantBudget/{{ $labels.budget }} in its window is unknown.",
@@ -219,7 +220,7 @@ OPERATOR = (
         """,
         fires=Firing(
             series={_WITHIN % "SpendUnknown": always(0)},
-            labels={"budget": "team-a"},
+            labels={"budget": "team-a", "owner": "ann"},
         ),
         silent={
             "a budget that is exhausted": {_WITHIN % "BudgetExhausted": always(0)},

@@ -99,7 +99,8 @@ class TenantBudgetSpec(Wire):
     """Owner, tenant and limits of the budget."""
 
     owner: Annotated[str, StringConstraints(min_length=1, max_length=253)]
-    """Owner of the budget, for example an e-mail address; alerts carry it as a label."""
+    """Owner of the budget, for example an e-mail address; the metric
+    `tessera_budget_within_budget` and its alerts have it as a label."""
 
     tenant: Tenant
     """Namespaces of the tenant."""
