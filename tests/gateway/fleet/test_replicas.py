@@ -77,6 +77,14 @@ def send(
     return sent
 
 
+def test_a_replica_is_the_only_one_where_no_other_is_ready() -> None:
+    replicas, model = serving("a", "b")
+    first = replicas.states(model)[:1]
+    assert send(replicas, model, TEXT, states=first).choice.reason is PickReason.ONLY_CANDIDATE
+    alone, model = serving("a")
+    assert send(alone, model, TEXT).choice.reason is PickReason.ONLY_REPLICA
+
+
 def test_a_prompt_goes_to_the_replica_that_has_its_beginning() -> None:
     replicas, model = serving("chat-0", "chat-1", "chat-2")
     first = ask(replicas, model, TEXT).choice

@@ -26,7 +26,10 @@ class PickReason(StrEnum):
     """Why a replica was chosen."""
 
     ONLY_REPLICA = "OnlyReplica"
-    """No other is ready and healthy."""
+    """No other is ready."""
+    ONLY_CANDIDATE = "OnlyCandidate"
+    """Of several that are ready no other could take it: they have no room, a context that is too
+    short, failed lately, or had it before."""
     LEAST_PREDICTED_TTFT = "LeastPredictedTTFT"
     CACHED_PREFIX = "CachedPrefix"
     """The same, which it is only by more tokens of the prompt in its cache than the second has."""

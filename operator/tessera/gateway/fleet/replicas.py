@@ -196,6 +196,8 @@ class Replicas:
         choice = self._pick(model, shape, now, states, available)
         if choice is None:
             return None
+        if choice.reason is PickReason.ONLY_REPLICA and self.ready_count(model) > 1:
+            choice = replace(choice, reason=PickReason.ONLY_CANDIDATE)
         if beyond_room:
             choice = self._in_time(model, shape, now, choice, within)
         prompt, cached_share, known_share, prompt_tokens = None, 0.0, 0.0, 0
