@@ -10,7 +10,7 @@ import pytest
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.gateway.bodies.json_values import MAX_FIELDS, MAX_MARKS
-from tessera.gateway.bodies.media import check_media
+from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import body_for_engine, parse, parse_with_unlisted
 from tessera.gateway.bodies.prompt_size import MAX_MEDIA
 from tessera.gateway.refusals import RequestError
@@ -60,7 +60,7 @@ def for_engine(path: str, body: bytes) -> bytes:
     """Do all that the gateway does with a body."""
     fields, _ = parse_with_unlisted(ROUTES[path].decoder, ROUTES[path].listed, body)
     if fields.prompt_size(body).media_tokens:
-        check_media(fields.media, a_model(media_domains=("a",)))
+        read_media(fields.media, a_model(media_domains=("a",)))
     return body_for_engine(body, fields, "served", None, "a salt")
 
 

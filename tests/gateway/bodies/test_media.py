@@ -10,7 +10,7 @@ from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
 from tessera.domain.gateway.directory import OfferedModel
-from tessera.gateway.bodies.media import check_media
+from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import parse_with_unlisted
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.routes import ROUTES
@@ -93,7 +93,7 @@ def check(path: str, body: bytes, model: OfferedModel = LISTED) -> None:
     route = ROUTES[path]
     fields, _ = parse_with_unlisted(route.decoder, route.listed, body)
     if fields.prompt_size(body).media_tokens:
-        check_media(fields.media, model)
+        read_media(fields.media, model)
 
 
 def refusal(path: str, fields: dict[str, Any], model: OfferedModel = LISTED) -> RequestError | None:

@@ -1,7 +1,10 @@
 """What requests may give an engine to read: the golden examples, and what hides in a body."""
 
+import base64
 import json
+import os
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -9,13 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
+from tessera.domain.gateway.directory import TenantLimits
 from tessera.gateway.bodies.json_values import MAX_TEXTS
+from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import parse
-from tessera.gateway.bodies.prompt_size import PromptSize, of_conversation
+from tessera.gateway.bodies.prompt_size import LARGEST_CONTEXT, PromptSize, of_conversation
 from tessera.gateway.refusals import RequestError
 from tessera.gateway.routes import ROUTES
+from tests.domain.model.test_media_tokens import mp4, png, url, wave
 from tests.gateway.harness import (
     COMPLETION,
+    TENANT,
     ScriptedEngine,
     a_directory,
     a_gateway,
@@ -31,6 +38,13 @@ CLIP = {"type": "input_audio", "input_audio": {"data": "UklGRg==", "format": "wa
 
 def size_of(path: str, body: bytes) -> PromptSize:
     return parse(ROUTES[path].decoder, body).prompt_size(body)
+
+
+def whole_size(path: str, body: bytes) -> PromptSize:
+    """Return the size of a body as it is chosen by, with its images and clips."""
+    fields = parse(ROUTES[path].decoder, body)
+    size = fields.prompt_size(body)
+    return fields.size_with(size, read_media(fields.media, a_model(media_domains=("example.org",))))
 
 
 def estimate(path: str, context: int | None = CONTEXT, **fields: Any) -> int:
@@ -190,6 +204,138 @@ async def test_a_limit_counts_the_query_of_each_document() -> None:
             model = a_model(a_replica(engine.address), max_model_len=CONTEXT, limits=rate)
             async with a_gateway(a_directory(model)) as gateway:
                 assert (await gateway.post(body, "/v1/rerank")).status == status
+
+
+DATA = base64.b64encode(os.urandom(300_000)).decode()
+PICTURE = f"data:image/png;base64,{DATA}"
+SMALL = url(png(640, 480)).decode()
+SMALL_TOKENS = 1200
+SOUND = base64.b64encode(wave(60)).decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "tokens"),
+    [
+        ({"type": "image_url", "image_url": {"url": PICTURE}}, 4096),
+        ({"type": "image_url", "image_url": PICTURE}, 4096),
+        ({"image_url": PICTURE}, 4096),
+        ({"type": "image_url", "image_url": {"url": SMALL}}, SMALL_TOKENS),
+        ({"type": "input_image", "image_url": SMALL}, SMALL_TOKENS),
+        ({"type": "image", "source": {"type": "base64", "data": DATA}}, 4096),
+        ({"type": "image", "source": {"type": "base64", "data": SMALL}}, SMALL_TOKENS),
+        ({"type": "document", "source": {"type": "base64", "data": DATA}}, 4096),
+        (
+            {
+                "type": "tool_result",
+                "content": [{"type": "image", "source": {"type": "base64", "data": DATA}}],
+            },
+            4096,
+        ),
+        ({"type": "function_call_output", "output": [{"image_url": PICTURE}]}, 4096),
+        ({"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}, 1500),
+        ({"type": "audio_url", "audio_url": {"url": f"data:audio/wav;base64,{SOUND}"}}, 1500),
+        ({"type": "video_url", "video_url": {"url": url(mp4(10)).decode()}}, 7680),
+        ({"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{DATA}"}}, 11_520),
+        ({"type": "file", "file": {"filename": "a.pdf", "file_data": DATA}}, 4096),
+        ({"type": "input_file", "file_data": PICTURE}, 4096),
+        ({"type": "image_embeds", "image_embeds": DATA}, 4096),
+        ({"type": "image_embeds", "image_embeds": {"image_embeds": DATA}}, 2 * 4096),
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "fields"),
+    [
+        ("/v1/chat/completions", lambda part: {"messages": a_chat(part)}),
+        ("/v1/messages", lambda part: {"messages": a_chat(part)}),
+        ("/v1/messages/count_tokens", lambda part: {"messages": a_chat(part)}),
+        ("/tokenize", lambda part: {"messages": a_chat(part)}),
+        ("/v1/responses", lambda part: {"input": a_chat(part)}),
+        ("/v1/embeddings", lambda part: {"messages": a_chat(part)}),
+        ("/pooling", lambda part: {"input": "", "messages": a_chat(part)}),
+        ("/v1/rerank", lambda part: {"query": "q", "documents": {"content": [part]}}),
+        ("/v1/score", lambda part: {"text_1": {"content": [part]}, "text_2": "d"}),
+    ],
+)
+def test_no_byte_of_an_image_or_a_clip_is_text(
+    part: dict[str, Any], tokens: int, path: str, fields: Callable[[Any], dict[str, Any]]
+) -> None:
+    body = json.dumps({"model": "chat", **fields(part)}).encode()
+    size = whole_size(path, body)
+    assert tokens <= size.estimate(None) <= 1.02 * tokens + 150 * size.texts
+    # An engine may count far more of it than its header says.
+    assert size.bound(LARGEST_CONTEXT) >= 4 * 4096
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "text", "text": PICTURE},
+        {"type": "text", "text": "x", "refusal": DATA},
+        {"type": "document", "source": {"type": "text", "media_type": "text/plain", "data": DATA}},
+        {"type": "tool_use", "input": {"image_url": {"url": PICTURE}}},
+        {"type": "image_url", "image_url": {"url": "https://example.org/a.png", "text": DATA}},
+    ],
+)
+def test_a_text_that_looks_like_an_image_counts_as_text(part: dict[str, Any]) -> None:
+    for path in ("/v1/chat/completions", "/v1/messages"):
+        body = json.dumps({"model": "chat", "messages": a_chat(part)}).encode()
+        assert whole_size(path, body).estimate(None) >= len(DATA) // 3
+
+
+def test_several_images_count_each_by_itself() -> None:
+    parts = [{"image_url": SMALL}, {"image_url": PICTURE}, IMAGE, {"text": "word " * 600}]
+    body = json.dumps({"model": "chat", "messages": a_chat(*parts)}).encode()
+    assert whole_size("/v1/chat/completions", body).estimate(None) == pytest.approx(
+        SMALL_TOKENS + 2 * 4096 + 1000, abs=100
+    )
+
+
+def test_two_photos_differ_in_the_prompt_and_count_as_their_tokens() -> None:
+    def text_of(*pictures: str) -> tuple[bytes, int]:
+        parts = [{"type": "text", "text": "a" * 3000}, *({"image_url": each} for each in pictures)]
+        body = json.dumps({"model": "chat", "messages": a_chat(*parts), "tools": []}).encode()
+        fields = parse(ROUTES["/v1/chat/completions"].decoder, body)
+        return fields.prompt_text(read_media(fields.media, a_model()))
+
+    other = f"data:image/png;base64,{base64.b64encode(os.urandom(300_000)).decode()}"
+    (first, size), (second, _), (both, of_both) = map(
+        lambda pictures: text_of(*pictures), ((PICTURE,), (other,), (PICTURE, other))
+    )
+    assert len(first) == size == pytest.approx(3 * 4096 + 3000, abs=150)
+    assert len(first) == len(second)
+    assert first != second
+    assert first[:3000] == second[:3000]
+    assert both[: size - 10] == first[: size - 10]
+    assert of_both == pytest.approx(6 * 4096 + 3000, abs=200)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("context", [131_072, 32_768])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        RateLimitsSpec(total_tokens=PeriodLimits(per_minute=50_000)),
+        RateLimitsSpec(input_tokens=PeriodLimits(per_minute=30_000)),
+        RateLimitsSpec(max_context_tokens=24_000),
+        RateLimitsSpec(),
+    ],
+    ids=["total", "input", "context", "none"],
+)
+async def test_a_photo_fits_the_limits_of_a_tenant(context: int, limits: RateLimitsSpec) -> None:
+    photo = f"data:image/png;base64,{base64.b64encode(os.urandom(1_400_000)).decode()}"
+    body = {"model": "chat", "max_tokens": 2000, "messages": a_chat({"image_url": photo})}
+    usage = {"prompt_tokens": 1049, "completion_tokens": 59, "total_tokens": 1108}
+    async with ScriptedEngine(lambda call: call.whole({**COMPLETION, "usage": usage})) as engine:
+        tenant = TenantLimits(name=TENANT, namespaces=(TENANT,), limits=limits)
+        model = a_model(a_replica(engine.address), max_model_len=context)
+        async with a_gateway(a_directory(model, tenants={TENANT: tenant})) as gateway:
+            answer = await gateway.post(body)
+            assert answer.status == 200, answer.error
+            record = await gateway.record()
+            assert (record.input_tokens, record.output_tokens) == (1049, 59)
+        # The answer keeps all the room that its client asked for.
+        assert engine.calls[0].json["max_tokens"] == 2000
+        assert engine.calls[0].json["messages"] == body["messages"]
 
 
 def test_the_most_texts_are_taken() -> None:

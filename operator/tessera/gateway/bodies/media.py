@@ -5,13 +5,21 @@ is looked at: the parts of messages, of their tool results and of texts that are
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterator, Mapping
 
 import msgspec
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OfferedModel
+from tessera.domain.model.media_tokens import (
+    CLIP_TOKENS,
+    IMAGE_TOKENS,
+    audio_tokens,
+    image_tokens,
+    video_tokens,
+)
 from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
+from tessera.gateway.bodies.prompt_size import InlineMedia
 from tessera.gateway.refusals import foreign_media, invalid_request, unlisted_field
 
 # Lists and objects around a part, those of a batch of conversations with tool results included.
@@ -25,14 +33,31 @@ _MAX_TYPE_BYTES = 256
 
 _NONE = msgspec.Raw()
 _URLS = ("image_url", "video_url", "audio_url", "source")
+_DATA_FIELDS = ("input_audio", "source", "file", "file_data")
+# What sizes a part of each kind, and what it counts by its name.
+_SIZES: Mapping[str, tuple[Callable[[memoryview], int], int]] = {
+    "image_url": (image_tokens, IMAGE_TOKENS),
+    "video_url": (video_tokens, CLIP_TOKENS),
+    "audio_url": (audio_tokens, CLIP_TOKENS),
+    "input_audio": (audio_tokens, CLIP_TOKENS),
+    "file": (image_tokens, IMAGE_TOKENS),
+    "file_data": (image_tokens, IMAGE_TOKENS),
+    "source": (image_tokens, IMAGE_TOKENS),
+}
+# Tensors, in base64 or as several of them by name, with the tokens that they count.
+_TENSORS = {
+    "image_embeds": IMAGE_TOKENS,
+    "video_embeds": CLIP_TOKENS,
+    "audio_embeds": CLIP_TOKENS,
+}
 # Engines keep what they made of media under this name, for every request that gives it again, and
-# read the others as tensors, of which one of a wrong shape may end them.
-_UNSHARED = ("uuid", "image_embeds", "video_embeds", "audio_embeds")
+# a tensor of a wrong shape may end them.
+_UNSHARED = ("uuid", *_TENSORS)
 # A part of this type has a tensor in another field.
 _EMBEDS = "prompt_embeds"
 _NESTED = ("content", "output")
 _TYPE = "type"
-_READ = (*_URLS, *_UNSHARED, *_NESTED, _TYPE, _EMBEDS)
+_READ = (*dict.fromkeys((*_URLS, *_DATA_FIELDS)), *_UNSHARED, *_NESTED, _TYPE, _EMBEDS)
 
 _Part = msgspec.defstruct("_Part", [(name, msgspec.Raw, _NONE) for name in _READ], gc=False)
 _part = msgspec.json.Decoder(_Part)
@@ -40,6 +65,9 @@ _part = msgspec.json.Decoder(_Part)
 
 class _Reference(msgspec.Struct, gc=False):
     url: msgspec.Raw = _NONE
+    data: msgspec.Raw = _NONE
+    file_data: msgspec.Raw = _NONE
+    type: msgspec.Raw = _NONE
 
 
 _reference = msgspec.json.Decoder(_Reference)
@@ -49,55 +77,96 @@ _DATA = re.compile(rb'"data:', re.IGNORECASE)
 _URL = re.compile(r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?#][!-\[\]-~]*)?", re.IGNORECASE)
 
 
-def check_media(values: Iterable[memoryview], model: OfferedModel) -> None:
-    """Refuse what an engine would fetch from a host that its service does not list.
+def read_media(
+    fields: Mapping[str, memoryview], model: OfferedModel
+) -> Mapping[str, list[InlineMedia]]:
+    """Return the images and clips in the values of some fields, in their order.
 
-    Raises RequestError, which names the field.
+    Raises RequestError, which names the field, for what an engine would fetch from a host that its
+    service does not list.
     """
-    pending = [(value, 0) for value in values]
+    inline: dict[str, list[InlineMedia]] = {}
     seen = 0
-    while pending:
-        value, depth = pending.pop()
-        is_list = bytes(value[:1]) == b"["
-        if not is_list and bytes(value[:1]) != b"{":
-            continue
-        if depth > _MAX_DEPTH:
-            raise invalid_request("the body: its messages are nested too deep")
-        if is_list:
-            nested = first_items(value)
-            seen += len(nested)
-            if len(nested) > MAX_TEXTS or seen > _MAX_VALUES:
-                raise invalid_request(
-                    f"the body: beside images and clips, expected at most {MAX_TEXTS} messages or "
-                    f"parts in a list, and {_MAX_VALUES} in all"
-                )
-        else:
-            part = decode(_part, value)
-            _check_part(part, model)
-            nested = [getattr(part, name) for name in _NESTED]
-        pending += [(memoryview(each), depth + 1) for each in nested]
+    for name, field in fields.items():
+        media = inline[name] = []
+        pending = [(field, 0)]
+        while pending:
+            value, depth = pending.pop()
+            is_list = bytes(value[:1]) == b"["
+            if not is_list and bytes(value[:1]) != b"{":
+                continue
+            if depth > _MAX_DEPTH:
+                raise invalid_request("the body: its messages are nested too deep")
+            if is_list:
+                nested = first_items(value)
+                seen += len(nested)
+                if len(nested) > MAX_TEXTS or seen > _MAX_VALUES:
+                    raise invalid_request(
+                        f"the body: beside images and clips, expected at most {MAX_TEXTS} messages "
+                        f"or parts in a list, and {_MAX_VALUES} in all"
+                    )
+            else:
+                part = decode(_part, value)
+                media += _read_part(part, model)
+                nested = [getattr(part, name) for name in _NESTED]
+            pending += [(memoryview(each), depth + 1) for each in reversed(nested)]
+    return inline
 
 
-def _check_part(part: msgspec.Struct, model: OfferedModel) -> None:
+def _read_part(part: msgspec.Struct, model: OfferedModel) -> Iterator[InlineMedia]:
     for name in _URLS:
         reference = memoryview(getattr(part, name))
         if bytes(reference[:1]) == b"{":
             reference = memoryview(decode(_reference, reference).url)
         elif name == "source":
             continue
-        if bytes(reference[:1]) == b'"' and not _DATA.match(reference):
+        if _DATA.match(reference):
+            yield _sized(name, reference, part)
+        elif bytes(reference[:1]) == b'"':
             _check_url(name, reference, model)
+    yield from _data(part)
     if model.is_shared:
-        for name in _UNSHARED:
-            if bytes(memoryview(getattr(part, name))[:5]) not in (b"", b"null"):
-                raise unlisted_field(name)
-        if getattr(part, _EMBEDS) is not _NONE or _type(part) == _EMBEDS:
-            raise unlisted_field(_EMBEDS)
+        _check_unshared(part)
 
 
-def _type(part: msgspec.Struct) -> str:
-    """Return the type of a part; empty if it is none that has a meaning here."""
-    text = memoryview(getattr(part, _TYPE))
+def _data(part: msgspec.Struct) -> Iterator[InlineMedia]:
+    for name in _DATA_FIELDS:
+        data = memoryview(getattr(part, name))
+        if bytes(data[:1]) == b"{":
+            data = _data_of(decode(_reference, data), name)
+        if bytes(data[:1]) == b'"':
+            yield _sized(name, data, part)
+    for name, tokens in _TENSORS.items():
+        tensor = memoryview(getattr(part, name))
+        if bytes(tensor[:1]) in (b'"', b"{"):
+            yield InlineMedia(tensor, tokens, tokens)
+
+
+def _check_unshared(part: msgspec.Struct) -> None:
+    for name in _UNSHARED:
+        if bytes(memoryview(getattr(part, name))[:5]) not in (b"", b"null"):
+            raise unlisted_field(name)
+    if getattr(part, _EMBEDS) is not _NONE or _text_of(getattr(part, _TYPE)) == _EMBEDS:
+        raise unlisted_field(_EMBEDS)
+
+
+def _data_of(reference: _Reference, name: str) -> memoryview:
+    """Return the base64 of an object; nothing where it has a plain text, which is one to read."""
+    if name == "source" and _text_of(reference.type) != "base64":
+        return memoryview(b"")
+    return memoryview(reference.file_data if name == "file" else reference.data)
+
+
+def _sized(name: str, data: memoryview, part: msgspec.Struct) -> InlineMedia:
+    tokens_of, counted_tokens = _SIZES[name]
+    if name == "source" and _text_of(getattr(part, _TYPE)) not in ("image", "document"):
+        counted_tokens = 0
+    return InlineMedia(data, tokens_of(data[1:-1]), counted_tokens)
+
+
+def _text_of(value: msgspec.Raw) -> str:
+    """Return a short text; empty for any other value."""
+    text = memoryview(value)
     is_short = bytes(text[:1]) == b'"' and len(text) <= _MAX_TYPE_BYTES
     return decode(_text, text) if is_short else ""
 

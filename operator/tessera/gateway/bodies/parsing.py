@@ -1,7 +1,7 @@
 """Reads what the gateway needs of a body, and changes a body without touching the rest of it."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, cast
 
@@ -12,7 +12,10 @@ from tessera.domain.gateway.prefixes import BLOCK_BYTES, MAX_BLOCKS
 from tessera.domain.observed.drafts import TemperatureClass, temperature_class
 from tessera.gateway.bodies.json_values import check_marks, decode, with_fields
 from tessera.gateway.bodies.prompt_size import (
+    NO_MEDIA,
+    Media,
     PromptSize,
+    condense,
     of_conversation,
     of_inputs,
     of_pairs,
@@ -109,16 +112,30 @@ class RequestFields(msgspec.Struct, gc=False):
         """
         return of_conversation(body)
 
-    @property
-    def media(self) -> list[memoryview]:
-        """Return the values in which images and clips may be."""
-        return [memoryview(getattr(self, name)) for name in self.media_fields]
+    def size_with(self, size: PromptSize, media: Media) -> PromptSize:
+        """Return the size of a body of which these images and clips counted as text."""
+        return size.with_inline(each for inline in media.values() for each in inline)
 
-    def prompt_text(self) -> tuple[bytes, int]:
-        """Return the prompt as the body has it, of a long one the beginning, and all its bytes."""
+    @property
+    def media(self) -> Mapping[str, memoryview]:
+        """Return the values in which images and clips may be, by their fields."""
+        return {name: memoryview(getattr(self, name)) for name in self.media_fields}
+
+    def prompt_text(self, media: Media) -> tuple[bytes, int]:
+        """Return the prompt as the body has it, of a long one the beginning, and all its bytes.
+
+        An image or a clip takes as many of them as text of as many tokens, by which others differ.
+        """
         values = [memoryview(getattr(self, name)) for name in self.prompt_fields]
-        text = b"".join(value[:MAX_PROMPT_BYTES] for value in values)
-        return text, sum(map(len, values))
+        if not media:
+            text = b"".join(value[:MAX_PROMPT_BYTES] for value in values)
+            return text, sum(map(len, values))
+        pieces, size = [], 0
+        for name, value in zip(self.prompt_fields, values, strict=True):
+            condensed, all_bytes = condense(value, media.get(name, ()), MAX_PROMPT_BYTES)
+            pieces.append(condensed)
+            size += all_bytes
+        return b"".join(pieces), size
 
     def session(self) -> bytes | None:
         """Return what the client calls its session, as the body has it."""
@@ -337,13 +354,22 @@ class _PairFields(_ComputedFields, gc=False):
 
     @override
     def prompt_size(self, body: bytes) -> PromptSize:
+        return self._pairs(NO_MEDIA)
+
+    @override
+    def size_with(self, size: PromptSize, media: Media) -> PromptSize:
+        return self._pairs(media)
+
+    def _pairs(self, media: Media) -> PromptSize:
         sizes = []
         for names in self.sides:
             given = {name: memoryview(getattr(self, name)) for name in names}
             if not any(given.values()):
                 raise invalid_request(f"{names[0]}: is required", names[0])
             of_names = [
-                of_texts(text, name, structured=True) for name, text in given.items() if text
+                of_texts(text, name, structured=True).with_inline(media.get(name, ()))
+                for name, text in given.items()
+                if text
             ]
             media_tokens = max(size.media_tokens for size in of_names)
             sizes.append(max(of_names)._replace(media_tokens=media_tokens))

@@ -1,10 +1,12 @@
 """How many tokens a request may give an engine to read, counted without an object per list item."""
 
+import hashlib
 import re
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeAlias
 
 from tessera.api.text import counted
+from tessera.domain.model.media_tokens import CLIP_TOKENS, IMAGE_TOKENS
 from tessera.gateway.bodies.json_values import MAX_TEXTS, first_items
 from tessera.gateway.refusals import invalid_request
 
@@ -16,29 +18,29 @@ _BYTES_PER_TOKEN = 3
 _TEMPLATE_TOKENS = 1024
 # Of models that offer no larger one, where that of a model is not known.
 LARGEST_CONTEXT = 2**20
-# Pixtral takes 4,096 tokens for its largest image and InternVL 3,328. Qwen2.5-VL takes 24,576 for
-# its longest video; Qwen2-Audio takes 25 for a second, so these are 20 minutes.
-_IMAGE_TOKENS = 4096
-_CLIP_TOKENS = 32_768
 # What an engine may count beyond these: Qwen2.5-VL 16,384 of an image by default.
 _MEDIA_EXCESS = 4
 
 _PART_BYTES = 2**16
+# By which a value is found again in the one around it.
+_SOUGHT_BYTES = 64
 _MEDIA_TOKENS = {
-    b"image_url": _IMAGE_TOKENS,
-    b"image_embeds": _IMAGE_TOKENS,
-    b"image_pil": _IMAGE_TOKENS,
-    b"audio_url": _CLIP_TOKENS,
-    b"audio_embeds": _CLIP_TOKENS,
-    b"video_url": _CLIP_TOKENS,
-    b"video_embeds": _CLIP_TOKENS,
-    b"input_audio": _CLIP_TOKENS,
+    b"image_url": IMAGE_TOKENS,
+    b"image_embeds": IMAGE_TOKENS,
+    b"image_pil": IMAGE_TOKENS,
+    b"file_data": IMAGE_TOKENS,
+    b"audio_url": CLIP_TOKENS,
+    b"audio_embeds": CLIP_TOKENS,
+    b"video_url": CLIP_TOKENS,
+    b"video_embeds": CLIP_TOKENS,
+    b"input_audio": CLIP_TOKENS,
     b"prompt_embeds": 1,
 }
 # Without a field of their own. Tensors of a prompt have more bytes than tokens.
-_TYPES = {b"image": _IMAGE_TOKENS, b"prompt_embeds": 1}
+_TYPES = {b"image": IMAGE_TOKENS, b"document": IMAGE_TOKENS, b"prompt_embeds": 1}
 _MEDIA = re.compile(
-    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio|prompt_embeds)"'
+    rb'"(?:image(?:_(?:url|embeds|pil))?|(?:audio|video)_(?:url|embeds)|input_audio|prompt_embeds'
+    rb'|file_data|document)"'
 )
 # Letters and `_` need no escape, but may hide a name: of one, all from the first such escape on.
 _ESCAPED_LETTER = rb"\\u00(5[fF]|6[1-9a-fA-F]|7[0-9aA])"
@@ -54,6 +56,22 @@ _SEVERAL = re.compile(rb'\[\s*(?=["\[{])')
 _TOKEN_IDS = re.compile(rb"\[[\s\[\]0-9,-]*+")
 
 
+class InlineMedia(NamedTuple):
+    """An image or a clip that is itself in a body."""
+
+    text: memoryview
+    """A data URL or base64, in its quotation marks."""
+    tokens: int
+    """By its header."""
+    counted_tokens: int
+    """Those that it counts by the name of its field or of its type."""
+
+
+# Those of a body, by the field of the body and in their order.
+Media: TypeAlias = Mapping[str, Sequence[InlineMedia]]
+NO_MEDIA: Media = {}
+
+
 class PromptSize(NamedTuple):
     """What an engine has to read for one request.
 
@@ -67,7 +85,8 @@ class PromptSize(NamedTuple):
     - embeddings, pooling: each input is a text, and the rest of the body counts as well;
     - rerank, score: each pair is a text, since cross-encoders read the query, and perhaps an
       instruction, once per document;
-    - each image counts 4,096 tokens, each clip 32,768.
+    - each image counts 4,096 tokens, each clip 32,768: what is in the body counts by its header
+      instead, and none of its bytes is text.
     """
 
     texts: int
@@ -76,6 +95,8 @@ class PromptSize(NamedTuple):
     media_tokens: int = 0
     escape_bytes: int = 0
     """About what escapes as `\\u0416` take more than their characters."""
+    saved_media_tokens: int = 0
+    """What images and clips would count more whose headers say how large they are."""
 
     def estimate(self, context: int | None) -> int:
         """Return about how many tokens it has, rather more than fewer."""
@@ -89,8 +110,24 @@ class PromptSize(NamedTuple):
 
     def bound(self, context: int | None) -> int:
         """Return how many tokens it has at most."""
-        tokens = self.size_bytes + self.texts * _TEMPLATE_TOKENS + _MEDIA_EXCESS * self.media_tokens
+        media_tokens = _MEDIA_EXCESS * (self.media_tokens + self.saved_media_tokens)
+        tokens = self.size_bytes + self.texts * _TEMPLATE_TOKENS + media_tokens
         return min(tokens, self.texts * (context or LARGEST_CONTEXT))
+
+    def with_inline(self, media: Iterable[InlineMedia]) -> "PromptSize":
+        """Return the size without the bytes of these images and clips, which counted as text."""
+        media = tuple(media)
+        if not media:
+            return self
+        size_bytes, saved_tokens = self.size_bytes, 0
+        for each in media:
+            size_bytes -= len(each.text)
+            saved_tokens += each.counted_tokens - each.tokens
+        return self._replace(
+            size_bytes=max(size_bytes, 0),
+            media_tokens=max(self.media_tokens - saved_tokens, 1),
+            saved_media_tokens=max(saved_tokens, 0),
+        )
 
 
 def of_conversation(body: bytes) -> PromptSize:
@@ -128,13 +165,35 @@ def of_pairs(queries: PromptSize, documents: PromptSize, instruction_bytes: int)
     many of both.
     """
     pairs = max(queries.texts, documents.texts)
-    size_bytes, media_tokens, escape_bytes = pairs * instruction_bytes, 0, 0
+    size_bytes, media_tokens, escape_bytes, saved_tokens = pairs * instruction_bytes, 0, 0, 0
     for side in (queries, documents):
         times = pairs if side.texts == 1 else 1
         size_bytes += side.size_bytes * times
         media_tokens += side.media_tokens * times
         escape_bytes += side.escape_bytes * times
-    return PromptSize(pairs, size_bytes, media_tokens, escape_bytes)
+        saved_tokens += side.saved_media_tokens * times
+    return PromptSize(pairs, size_bytes, media_tokens, escape_bytes, saved_tokens)
+
+
+def condense(value: memoryview, media: Sequence[InlineMedia], most: int) -> tuple[bytes, int]:
+    """Return so many bytes at most of a value, and all that it has.
+
+    Each of its images and clips has as many bytes as text of as many tokens, which are those of no
+    other one.
+    """
+    condensed, start, size = bytearray(), 0, len(value)
+    for each in media:
+        place = re.compile(re.escape(bytes(each.text[:_SOUGHT_BYTES]))).search(value, start)
+        if place is None:
+            continue
+        length = _BYTES_PER_TOKEN * each.tokens
+        size += length - len(each.text)
+        if len(condensed) < most:
+            condensed += value[start : place.start()][:most]
+            digest = hashlib.sha256(each.text).digest()
+            condensed += (digest * (length // len(digest) + 1))[:length]
+        start = place.start() + len(each.text)
+    return bytes(condensed + value[start:][:most])[:most], size
 
 
 def _texts(value: memoryview, field: str, item: re.Pattern[bytes]) -> tuple[int, int]:

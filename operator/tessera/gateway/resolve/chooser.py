@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.requests import RequestShape, StreamLatency
 from tessera.domain.model.routes import TOKENIZER_ROUTES
-from tessera.gateway.bodies.media import check_media
+from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import RequestSummary
-from tessera.gateway.bodies.prompt_size import PromptSize
+from tessera.gateway.bodies.prompt_size import NO_MEDIA, PromptSize
 from tessera.gateway.bodies.turns import Turns
 from tessera.gateway.fleet.replicas import Replicas
 from tessera.gateway.identify.senders import RecordFields, Senders
@@ -58,14 +58,16 @@ class Chooser:
         if model.is_shared and received.unlisted is not None:
             raise unlisted_field(received.unlisted)
         size = await take(len(body), lambda: fields.prompt_size(body))
+        media = NO_MEDIA
         if size.media_tokens:
-            await take(len(body), lambda: check_media(fields.media, model))
+            media = await take(len(body), lambda: read_media(fields.media, model))
+            size = await take(len(body), lambda: fields.size_with(size, media))
         means, identity = self._replicas.means(model), identified.identity
         sender = identity.tenant, self._senders.weight_of(identity)
         tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
         headers = identified.headers
         prompt = await take(
-            len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens)
+            len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens, media)
         )
         return Chosen(
             received=received,

@@ -10,7 +10,7 @@ from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, block_has
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
-from tessera.gateway.bodies.prompt_size import PromptSize
+from tessera.gateway.bodies.prompt_size import NO_MEDIA, Media, PromptSize
 
 SESSION_HEADER = b"x-session-id"
 
@@ -51,6 +51,7 @@ def prompt_blocks(
     model: OfferedModel,
     sender: tuple[str, float],
     prompt_tokens: int,
+    media: Media = NO_MEDIA,
 ) -> PromptBlocks | None:
     """Return the blocks of a prompt of about so many tokens; None where an engine keeps none.
 
@@ -61,7 +62,7 @@ def prompt_blocks(
         return None
     tenant, weight = sender
     salt = f"{cache_salt(model, tenant)}/{_adapter(fields, model)}"
-    text, text_bytes = fields.prompt_text()
+    text, text_bytes = fields.prompt_text(media)
     # The rest of a body, which may be spaces, takes no room in a cache.
     prompt_tokens = max(1, min(prompt_tokens, text_bytes))
     session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
