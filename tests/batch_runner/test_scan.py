@@ -1,5 +1,7 @@
+import base64
 import io
 import json
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -17,6 +19,7 @@ from tessera.batch_runner.input.scan import (
     read_lines,
 )
 from tests.batch_runner.harness import SERVED, a_row
+from tests.domain.model.test_media_tokens import mp4, png, url, wave
 
 
 def _scan(content: bytes, mark: Callable[[str], int] = id_hash) -> ScanFindings:
@@ -40,6 +43,30 @@ def test_a_valid_file_has_no_faults_and_known_sums() -> None:
     assert findings.max_tokens_sum == 60
     body = len(json.dumps(a_row(0)["body"]))
     assert findings.input_tokens == pytest.approx(3 * body / 4, rel=0.3)
+
+
+PICTURE = f"data:image/png;base64,{base64.b64encode(os.urandom(1_400_000)).decode()}"
+SOUND = base64.b64encode(wave(60)).decode()
+
+
+@pytest.mark.parametrize(
+    ("part", "tokens"),
+    [
+        ({"type": "image_url", "image_url": {"url": PICTURE}}, 4096),
+        ({"image_url": PICTURE}, 4096),
+        ({"image_url": {"url": url(png(640, 480)).decode()}}, 1200),
+        ({"image_url": {"url": "https://example.org/a.png"}}, 4096),
+        ({"type": "input_audio", "input_audio": {"data": SOUND, "format": "wav"}}, 1500),
+        ({"type": "video_url", "video_url": {"url": url(mp4(10)).decode()}}, 7680),
+        ({"type": "text", "text": PICTURE}, len(PICTURE) / 4),
+        ({"image_url": {"url": "data:image/png;base64,\ud800"}}, 4096),
+        ({"image_url": [PICTURE], "input_audio": None, "content": 1}, len(PICTURE) / 4),
+    ],
+)
+def test_an_image_of_a_row_counts_by_its_header(part: Mapping[str, Any], tokens: float) -> None:
+    row = a_row(0)
+    row["body"]["messages"] = [{"role": "user", "content": [part]}]
+    assert _scan(_file([row])).input_tokens == pytest.approx(tokens, abs=120)
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\n\n", "\r\n", "  \n"])

@@ -139,7 +139,7 @@ class RowSender:
             message = f"row {pending_row.row + 1} passed the check, but {row.message}"
             raise RefusedError(f"{message}; create another BatchInference")
         body = self._options.served.request_body(row)
-        sent = SentEntry(pending_row.row, rows.estimate_tokens(len(body)), row.max_tokens)
+        sent = SentEntry(pending_row.row, rows.input_tokens(row, len(body)), row.max_tokens)
         return RowRequest(pending_row.shard, line_id, row.custom_id, row.url, body, sent)
 
     async def _send(self, request: RowRequest) -> tuple[retry.RequestOutcome, RowResult]:

@@ -8,11 +8,14 @@ from json import JSONDecodeError, JSONDecoder
 from typing import Any
 
 from tessera.domain.batch.names import COMPLETION_URLS, EMBEDDING_URL
+from tessera.domain.model.media_tokens import MEDIA_FIELDS
 
 URLS = (*COMPLETION_URLS, EMBEDDING_URL)
 MAX_ID_LENGTH = 512
 # No model has as many; clients write more for "unlimited".
 MAX_TOKENS = 2**31
+# Lists and objects around an image or a clip.
+_MAX_MEDIA_DEPTH = 8
 # Characters of an invalid value that a message repeats.
 _MAX_SHOWN_VALUE = 120
 
@@ -117,9 +120,32 @@ def clamp_tokens(count: object) -> int:
     return min(max(0, count), MAX_TOKENS) if isinstance(count, int) else 0
 
 
-def estimate_tokens(json_bytes: int) -> int:
-    """Estimate the tokens of so many bytes of JSON, at four bytes per token."""
-    return -(-json_bytes // 4)
+def input_tokens(row: BatchRow, json_bytes: int) -> int:
+    """Estimate the tokens of a row with so many bytes of JSON, at four bytes per token.
+
+    An image or a clip counts by its header, and none of its bytes.
+    """
+    media = tuple(_media([row.body.get("messages"), row.body.get("input")]))
+    text_bytes = max(0, json_bytes - sum(inline_bytes for inline_bytes, _ in media))
+    return -(-text_bytes // 4) + sum(tokens for _, tokens in media)
+
+
+def _media(value: object, depth: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the bytes that each image or clip has in the body, and its tokens."""
+    if isinstance(value, list) and depth <= _MAX_MEDIA_DEPTH:
+        for each in value:
+            yield from _media(each, depth + 1)
+    elif isinstance(value, dict) and depth <= _MAX_MEDIA_DEPTH:
+        for name, (tokens_of, most) in MEDIA_FIELDS.items():
+            reference = value.get(name)
+            if isinstance(reference, dict):
+                fields = ("url", "data", "file_data")
+                reference = next((reference[each] for each in fields if each in reference), None)
+            if isinstance(reference, str) and reference[:4].lower() == "http":
+                yield 0, most
+            elif isinstance(reference, str):
+                yield len(reference), tokens_of(reference.encode(errors="replace"))
+        yield from _media(value.get("content"), depth + 1)
 
 
 def _parse_object(content: bytes, decoder: JSONDecoder) -> dict[str, Any] | RowFault:

@@ -251,7 +251,6 @@ class InputScan:
         if (fault := self._served.fault(row)) is not None:
             self._faults.add(line, fault)
             return
-        self._input_tokens += rows.estimate_tokens(
-            max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
-        )
+        body_bytes = max(0, line_bytes - _ENVELOPE_BYTES - len(custom_id))
+        self._input_tokens += rows.input_tokens(row, body_bytes)
         self._max_tokens_sum += row.max_tokens or 0

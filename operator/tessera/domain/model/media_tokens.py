@@ -7,6 +7,7 @@ as if they said nothing. What engines count afterwards replaces all of it.
 import binascii
 import re
 import struct
+from collections.abc import Callable, Mapping
 
 # Where a header says nothing. Pixtral takes 4,096 tokens for its largest image and InternVL 3,328.
 IMAGE_TOKENS = 4096
@@ -57,6 +58,18 @@ def video_tokens(text: bytes | memoryview) -> int:
     if not seconds:
         seconds = len(text) * 3 / 4 / _VIDEO_BYTES_PER_SECOND
     return _clip_tokens(seconds, _VIDEO_TOKENS_PER_SECOND)
+
+
+# What sizes an image or a clip, by the field of a part that has it, and what it counts at most.
+MEDIA_FIELDS: Mapping[str, tuple[Callable[[bytes | memoryview], int], int]] = {
+    "image_url": (image_tokens, IMAGE_TOKENS),
+    "video_url": (video_tokens, CLIP_TOKENS),
+    "audio_url": (audio_tokens, CLIP_TOKENS),
+    "input_audio": (audio_tokens, CLIP_TOKENS),
+    "source": (image_tokens, IMAGE_TOKENS),
+    "file": (image_tokens, IMAGE_TOKENS),
+    "file_data": (image_tokens, IMAGE_TOKENS),
+}
 
 
 def _clip_tokens(seconds: float, tokens_per_second: int) -> int:

@@ -5,19 +5,13 @@ is looked at: the parts of messages, of their tool results and of texts that are
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import msgspec
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OfferedModel
-from tessera.domain.model.media_tokens import (
-    CLIP_TOKENS,
-    IMAGE_TOKENS,
-    audio_tokens,
-    image_tokens,
-    video_tokens,
-)
+from tessera.domain.model.media_tokens import CLIP_TOKENS, IMAGE_TOKENS, MEDIA_FIELDS
 from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
 from tessera.gateway.bodies.prompt_size import InlineMedia
 from tessera.gateway.refusals import foreign_media, invalid_request, unlisted_field
@@ -34,16 +28,6 @@ _MAX_TYPE_BYTES = 256
 _NONE = msgspec.Raw()
 _URLS = ("image_url", "video_url", "audio_url", "source")
 _DATA_FIELDS = ("input_audio", "source", "file", "file_data")
-# What sizes a part of each kind, and what it counts by its name.
-_SIZES: Mapping[str, tuple[Callable[[memoryview], int], int]] = {
-    "image_url": (image_tokens, IMAGE_TOKENS),
-    "video_url": (video_tokens, CLIP_TOKENS),
-    "audio_url": (audio_tokens, CLIP_TOKENS),
-    "input_audio": (audio_tokens, CLIP_TOKENS),
-    "file": (image_tokens, IMAGE_TOKENS),
-    "file_data": (image_tokens, IMAGE_TOKENS),
-    "source": (image_tokens, IMAGE_TOKENS),
-}
 # Tensors, in base64 or as several of them by name, with the tokens that they count.
 _TENSORS = {
     "image_embeds": IMAGE_TOKENS,
@@ -158,7 +142,7 @@ def _data_of(reference: _Reference, name: str) -> memoryview:
 
 
 def _sized(name: str, data: memoryview, part: msgspec.Struct) -> InlineMedia:
-    tokens_of, counted_tokens = _SIZES[name]
+    tokens_of, counted_tokens = MEDIA_FIELDS[name]
     if name == "source" and _text_of(getattr(part, _TYPE)) not in ("image", "document"):
         counted_tokens = 0
     return InlineMedia(data, tokens_of(data[1:-1]), counted_tokens)
