@@ -111,6 +111,10 @@ class ModelShape(Wire):
     """Bytes of all files that are downloaded, where the place of the files lists them; a claim
     without `cache.size` has room for them. Omitted, the weights count."""
 
+    media_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
+    """Weights of the parts that read images, clips or sound, which an engine with
+    `--language-model-only`, or with limits of 0 for all of these, does not load."""
+
     embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
     """Weights of the input embedding where the output layer has its own; an engine step reads only
     the rows of its tokens."""

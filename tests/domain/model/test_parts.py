@@ -91,3 +91,12 @@ def test_bytes_between_those_of_16_and_of_32_bits_are_explained_by_nothing(
 ) -> None:
     weights = 2 * expect_shape(read_config(config_of(model))).parameters
     assert "explain at most" in error_message(read_config(config_of(model), int(share * weights)))
+
+
+def test_the_weights_of_media_are_what_files_have_beside_language_and_predictions() -> None:
+    def media(name: str) -> int | None:
+        return expect_shape(read_config(*MODELS[name])).media_parameters
+
+    assert media("Qwen/Qwen2.5-VL-7B-Instruct") == 676_383_488
+    assert media("Qwen/Qwen3.5-27B") is None, "its extra layers may be as large"
+    assert expect_shape(read_config(config_of(QWEN), QWEN_BYTES)).media_parameters is None

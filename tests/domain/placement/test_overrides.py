@@ -81,3 +81,25 @@ def test_other_keys_need_the_shape_that_they_make() -> None:
     shape = shape_of(spec)
     assert shape is not None
     assert (shape.layers, shape.max_position_embeddings) == (4, 8192)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "media"),
+    [
+        ([], True),
+        (["--language-model-only"], False),
+        (["--limit-mm-per-prompt", '{"image": 0, "video": 0, "audio": 0}'], False),
+        (['--limit-mm-per-prompt={"image": {"count": 0}, "video": 0, "audio": 0}'], False),
+        (["--limit-mm-per-prompt.image=0", "--limit-mm-per-prompt.video=2"], True),
+        (['--limit-mm-per-prompt={"image": 0, "video": 0}'], True),
+        (["--no-language-model-only"], True),
+    ],
+)
+def test_an_engine_without_media_loads_none_of_their_weights(
+    arguments: list[str], media: bool
+) -> None:
+    shape = shape_of(
+        long_spec(*arguments, length=8192, shape={**SHAPE, "mediaParameters": 600_000_000})
+    )
+    assert shape is not None
+    assert shape.parameters == (1_000_000_000 if media else 400_000_000)

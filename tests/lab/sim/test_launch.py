@@ -219,3 +219,11 @@ def test_the_engine_of_a_service_with_a_longer_context_starts() -> None:
 def test_an_eager_engine_has_the_memory_of_the_plan() -> None:
     more = launch(MEDIUM, "--enforce-eager").kv_cache.tokens - launch(MEDIUM).kv_cache.tokens
     assert more == pytest.approx(51 * 6 * 0.95 * 2**20 / 131_072, abs=16)
+
+
+def test_an_engine_of_the_language_alone_has_the_memory_of_the_plan() -> None:
+    model, length = "google/gemma-3-4b-it", ("--max-model-len", "8192")
+    more = launch(model, *length, "--language-model-only").kv_cache
+    whole = launch(model, *length).kv_cache
+    saved = (more.tokens - whole.tokens) * whole.bytes_per_token
+    assert saved == pytest.approx(0.95 * 2 * 419_816_304, rel=0.01)

@@ -28,7 +28,12 @@ from tessera.domain.hardware.gpu_catalog import (
     products,
 )
 from tessera.domain.model.config import CONFIG, UnsupportedConfig, read_files
-from tessera.domain.model.overrides import overridden_config, overridden_shape, uncounted_keys
+from tessera.domain.model.overrides import (
+    overridden_config,
+    overridden_shape,
+    uncounted_keys,
+    without_media,
+)
 from tessera.domain.model.quantization import UNSUPPORTED_METHODS
 from tessera.domain.money import Money, money
 from tessera.domain.perf.engine_terms import EngineTerms, engine_terms
@@ -39,7 +44,7 @@ from tessera.domain.sizing.lora import RANKS, slots_mib
 from tessera.domain.sizing.prices import PriceBook
 from tessera.domain.sizing.scheduler_limits import Demand
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
-from tessera.domain.vllm.extra_args import config_overrides
+from tessera.domain.vllm.extra_args import config_overrides, loads_media
 
 _PRECISIONS = (None, "fp8", "awq-int4")
 _SHAPE_HINT = (
@@ -72,6 +77,8 @@ def size_request(arguments: SimpleNamespace, day: date) -> SizeRequest:
     _use_catalogs(arguments.catalogs)
     engine = _requested_options(arguments)
     name, shape = _requested_model(arguments, config_overrides(engine))
+    if not loads_media(engine):
+        shape = without_media(shape)
     book = _read_price_book(arguments.prices, day)
     chosen, unpriced = _parse_products(arguments.gpu, book, arguments.prices)
     _check_divisible(shape, arguments.tensor_parallel)

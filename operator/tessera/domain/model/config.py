@@ -16,7 +16,7 @@ from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.layers import Layers, layers_of
-from tessera.domain.model.parts import stored_bits
+from tessera.domain.model.parts import prediction_weights, stored_bits
 from tessera.domain.model.pooling import (
     NO_SENTENCE_FILES,
     SentenceTransformersFiles,
@@ -158,10 +158,12 @@ def _shape(
     if family.encoder and task in ("Score", "Classify"):
         head = labels_of(config) * (keys["hidden_size"] + 1)
         weights = replace(weights, small=weights.small + head)
-    parameters = weights.total
+    parameters, media = weights.total, 0
     if total_size is not None:
         bits = stored_bits(config, keys, weights, quantization, total_size)
-        parameters = total_size * 8 // bits if quantization is None else parameters
+        if quantization is None:
+            parameters = total_size * 8 // bits
+            media = parameters - weights.total - prediction_weights(keys, weights)
     mixture, rank = weights.experts > 0, keys.get("kv_lora_rank")
     query_width = heads.queries * heads.width
     positions = _positions(keys, family, config, task, files)
@@ -181,6 +183,7 @@ def _shape(
         group_size=None if quantization is None else quantization.group_size,
         unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
         weight_bytes=None if quantization is None else total_size,
+        media_parameters=media if media > 0 and _has_parts(config) else None,
         embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
         experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
         if mixture

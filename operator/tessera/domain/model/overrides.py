@@ -1,4 +1,4 @@
-"""`--hf-overrides`: what an engine reads in place of keys of a model's `config.json`."""
+"""What flags change of a model: keys of its `config.json`, and the parts that are loaded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -83,6 +83,12 @@ def overridden_shape(shape: ModelShape, overrides: Mapping[str, Any]) -> ModelSh
         "derived_positions": positions.derived if positions.derived < positions.longest else None,
     }
     return shape.model_copy(update=update)
+
+
+def without_media(shape: ModelShape) -> ModelShape:
+    """Return the shape of the language model alone, as far as the parts beside it are known."""
+    parameters = shape.parameters - (shape.media_parameters or 0)
+    return shape.model_copy(update={"parameters": parameters, "media_parameters": None})
 
 
 def uncounted_keys(overrides: Mapping[str, Any]) -> Iterator[str]:

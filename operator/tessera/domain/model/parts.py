@@ -64,7 +64,7 @@ def _bounds(
     experts = weights.expert * weights.experts
     # A file may have the output layer although it is the embedding.
     embeddings = weights.unquantized + weights.embedding
-    further = _prediction_weights(keys, weights) + sum(_parts(config).values())
+    further = prediction_weights(keys, weights) + sum(_parts(config).values())
     if quantization is None:
         plain = bits // 8
         most = plain * (weights.dense + experts + embeddings + further)
@@ -77,7 +77,7 @@ def _bounds(
     return (weights.total - weights.output) * quantization.bits // 8, most
 
 
-def _prediction_weights(keys: Keys, weights: Weights) -> int:
+def prediction_weights(keys: Keys, weights: Weights) -> int:
     """Return the most weights of layers that predict further tokens, with embeddings of theirs."""
     count = keys.get(*_PREDICTION_KEYS) or 0
     layer = (weights.dense + weights.expert * weights.experts) // keys["num_hidden_layers"]

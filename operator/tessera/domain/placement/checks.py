@@ -12,7 +12,7 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model import pooling as model_pooling
-from tessera.domain.model.overrides import overridden_shape, uncounted_keys
+from tessera.domain.model.overrides import overridden_shape, uncounted_keys, without_media
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.perf.footprint import hidden_size
 from tessera.domain.placement import pod_template
@@ -21,7 +21,12 @@ from tessera.domain.sizing.precision import mismatch_reason
 from tessera.domain.sizing.sizing import DEFAULT_MAX_MODEL_LEN
 from tessera.domain.sizing.tensor_parallel import sharding_problem
 from tessera.domain.vllm import flags as vllm_flags
-from tessera.domain.vllm.extra_args import config_overrides, counted_faults, extra_flags
+from tessera.domain.vllm.extra_args import (
+    config_overrides,
+    counted_faults,
+    extra_flags,
+    loads_media,
+)
 from tessera.domain.vllm.facts import is_older, known_versions, version_facts
 from tessera.domain.vllm.flag_classes import FlagClass, flag_rules
 from tessera.domain.vllm.loaders import loader_faults
@@ -92,10 +97,14 @@ def engine_verdict(spec: InferenceServiceSpec) -> StatusVerdict[Accepted]:
 def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
     """Return the model's shape from the spec, else from the built-in catalog.
 
-    One that is written in the spec holds as it is; in any other the overrides replace the context.
+    In one that is not written in the spec the overrides replace the context.
     """
     shape = spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
-    if shape is None or "shape" in spec.model.model_fields_set:
+    if shape is None:
+        return None
+    if not loads_media(spec.engine):
+        shape = without_media(shape)
+    if "shape" in spec.model.model_fields_set:
         return shape
     overrides = config_overrides(spec.engine)
     return overridden_shape(shape, overrides) if overrides else shape

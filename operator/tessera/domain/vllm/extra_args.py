@@ -11,6 +11,7 @@ from tessera.domain.vllm.facts import known_versions, version_facts
 
 # vLLM captures a graph of 1, 2, 4, of each 8th size below 256 and of each 16th up to the largest.
 _DEFAULT_LARGEST = 512
+_MEDIA = ("image", "video", "audio")
 _GRAPHS_KEYS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_mode", "mode")
 # Levels and modes without graphs, and those of which attention is in none.
 _NO_GRAPHS, _PIECEWISE = ("0", "NONE"), ("1", "PIECEWISE")
@@ -50,6 +51,20 @@ def config_overrides(engine: EngineOptions) -> Mapping[str, Any]:
     if not any("hf" in argument for argument in engine.extra_args):
         return {}
     return _object(extra_flags(engine).get("hf_overrides"))
+
+
+def loads_media(engine: EngineOptions) -> bool:
+    """Return whether an engine loads the parts of its model that read images, clips or sound."""
+    if not any("language" in each or "limit" in each for each in engine.extra_args):
+        return True
+    return has_media(extra_flags(engine))
+
+
+def has_media(values: Mapping[str, Any]) -> bool:
+    """Return whether parts that read media are loaded, by the values of flags."""
+    limits = _object(values.get("limit_mm_per_prompt"))
+    counts = [_object(limits.get(each)).get("count", limits.get(each)) for each in _MEDIA]
+    return not (values.get("language_model_only") or all(count == 0 for count in counts))
 
 
 def cuda_graphs(engine: EngineOptions) -> CudaGraphs:

@@ -62,6 +62,8 @@ class Arguments:
     max_logprobs: int
     speculative_config: Any
     hf_overrides: Any
+    language_model_only: bool
+    limit_mm_per_prompt: object
     runner: str
     enforce_eager: bool
     optimization_level: object

@@ -1,12 +1,13 @@
 """The configuration of one engine, from `vllm serve`'s arguments and the environment."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.device import Hardware
-from tessera.domain.model.overrides import overridden_shape
+from tessera.domain.model.overrides import overridden_shape, without_media
 from tessera.domain.perf.step import StepTime
+from tessera.domain.vllm.extra_args import has_media
 from tessera.domain.vllm.facts import EngineFacts, version_facts
 from tessera_lab.engine.requests import EngineLimits
 from tessera_lab.engine.speculation import Speculation
@@ -74,6 +75,8 @@ def load_config(argv: Sequence[str], env: Mapping[str, str]) -> EngineConfig:
     shape = model_shape(arguments.named_model, env)
     if isinstance(arguments.hf_overrides, Mapping):
         shape = overridden_shape(shape, arguments.hf_overrides)
+    if not has_media(asdict(arguments)):
+        shape = without_media(shape)
     precision = "fp8" if arguments.quantization == "fp8" else None
     draft = draft_shape(arguments, env)
     kv_cache = kv_cache_layout(shape, precision, hardware, arguments, draft)
