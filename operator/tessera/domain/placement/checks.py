@@ -179,13 +179,15 @@ def _check_draft(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
 def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     shape = shape_of(spec)
     requested = spec.context.max_model_len
-    if shape is not None and requested is not None and requested > shape.max_position_embeddings:
+    if shape is None or requested is None:
+        return
+    if requested > (limit := shape.max_position_embeddings):
         yield Denial(
             reason=Accepted.CONTEXT_TOO_LONG,
             field="spec.context.maxModelLen",
             message=(
-                f"{requested} exceeds the model's limit of "
-                f"{counted(shape.max_position_embeddings, 'token')}"
+                f"{requested} exceeds the model's limit of {counted(limit, 'token')}; set at most "
+                f"{limit}, or extend it by rope_parameters in --hf-overrides, if the model allows"
             ),
         )
 
