@@ -139,6 +139,7 @@ def _figures(
         "stream_cpu_ms": round(gateway["stream"].cpu_ms, 3),
         "chunk_cpu_us": round(gateway["slow"].cpu_ms * 1000 / CHUNKS, 1),
         "long_prompt_cpu_ms": round(gateway["long"].cpu_ms, 3),
+        "json_vs_vllm_router": _ratio(gateway, peers.get("router"), "json"),
         "chunk_vs_vllm_router": _ratio(gateway, peers.get("router"), "slow"),
         "stream_vs_vllm_router": _ratio(gateway, peers.get("router"), "stream"),
         "vs_litellm": _ratio(gateway, peers.get("litellm"), "stream"),

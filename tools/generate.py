@@ -19,6 +19,7 @@ import claims_pages
 import converted_page
 import engine_differences
 import flags_page
+import gateway_figures
 import gateway_openapi
 import ladders_page
 import routes_page
@@ -88,6 +89,9 @@ def generated() -> dict[str, str]:
     files[ladders_page.PICTURE] = ladders_page.picture()
     files[converted_page.PAGE] = _with_part(
         converted_page.PAGE, "converted", converted_page.table(ROOT)
+    )
+    files[gateway_figures.PAGE] = _with_part(
+        gateway_figures.PAGE, "gateway", gateway_figures.table()
     )
     files["docs/reference/engine-differences.md"] = engine_differences.page(ROOT)
     return files
