@@ -22,6 +22,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench_client_gone import gone_seconds
 from bench_left_early import charged_vs_computed
 from environments import ROOT, environment, say
 from figures import benchmark
@@ -115,6 +116,7 @@ async def measure(
     figures = _figures(gateway, direct, peers) | {
         "rss_slope_bytes_per_request": None if slope is None else round(slope, 1),
         "left_early_charged_vs_computed": await charged_vs_computed(),
+        "client_gone_seconds": await gone_seconds(),
         "memory_requests": memory_requests,
         "load_average": os.getloadavg()[0],
     }
