@@ -125,3 +125,12 @@ def test_windows_bound_the_cache_of_long_requests() -> None:
 def test_a_model_of_windows_alone_keeps_one_window() -> None:
     shape = models()["mistralai/Mistral-7B-Instruct-v0.1"]
     assert cache_bytes(shape, 16_384, 1) == cache_bytes(shape, 4096, 1)
+
+
+@pytest.mark.parametrize(("sliding", "full", "padded"), [(28, 34, 34), (24, 38, 24)])
+def test_kinds_of_layers_that_are_nearly_as_many_stand_in_one_group_each(
+    sliding: int, full: int, padded: int
+) -> None:
+    shape = models()[GEMMA].model_copy(update={"sliding_layers": sliding})
+    row, groups = 2 * 16 * 128 * 2, -(-full // padded)
+    assert cache_bytes(shape, 1024, 1) == row * 1024 * padded * (1 + groups)

@@ -20,7 +20,7 @@ _ZERO_POINT_FORMATS = ("awq", "gptq", "awq-int4", "gptq-int4")
 LARGEST_VOCABULARY = 262_144
 # vLLM groups layers of two kinds of cache by the smaller number of the two, unless the larger
 # number is less than this many times as large.
-_MAX_PADDING_RATIO = 1.25
+_MAX_PADDING_RATIO = 1.5
 # Tokens by whose multiple blocks grow until they hold a state.
 _BLOCK_TOKENS = 16
 _STATES_PER_REQUEST = 2
