@@ -21,6 +21,7 @@ from tessera.cli.usage.command import UsageTable, output, parse_fields
 from tessera.cli.usage.import_job import import_job
 from tessera.domain.gateway.requests import Phase
 from tessera.domain.names import APP_NAME
+from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
@@ -60,6 +61,13 @@ class TokenApi:
         return self.status, {"status": {"token": self.token}, "message": "because"}
 
 
+async def no_pods() -> Mapping[str, str]:
+    return {}
+
+
+NO_OTHERS = OtherGateways(no_pods, 0)
+
+
 async def review(token: str) -> str | None:
     if token == "unreachable":  # noqa: S105 - a name
         raise ClusterError("the API server does not answer")
@@ -82,7 +90,9 @@ async def gateway(tmp_path: Path) -> AsyncIterator[str]:
     )
     load = {"team-a/chat": ServiceRequests(in_flight=2)}
     requests: Any = None
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, lambda: load, requests)
+    api = InternalApi(
+        GatewayMetrics(), store, review, NAMESPACE, lambda: load, requests, others=NO_OTHERS
+    )
     async with TestServer(api.application()) as server:
         yield str(server.make_url("/"))
     await store.close()

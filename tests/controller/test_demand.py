@@ -23,7 +23,7 @@ from typing_extensions import override
 
 from tessera.adapters import certificates
 from tessera.adapters.clock import now
-from tessera.adapters.kube.operator_pods import operator_addresses
+from tessera.adapters.kube.installation_pods import operator_addresses, other_gateways
 from tessera.api.gateway_demand import (
     DEMAND_PATH,
     MAX_REPORT_BYTES,
@@ -568,17 +568,28 @@ async def test_an_operator_with_the_certificate_of_another_name_gets_no_token(
     assert receiving.observations.gateway_reports == {}
 
 
-async def test_only_running_pods_of_the_operator_are_asked() -> None:
+async def test_only_running_pods_of_the_operator_and_other_gateways_are_asked() -> None:
+    selectors = []
+
     async def answer(request: web.Request) -> web.Response:
         assert request.path == "/api/v1/namespaces/tessera-system/pods"
-        assert request.query["labelSelector"] == "app.kubernetes.io/name=tessera-operator"
-        items = [
+        selectors.append(request.query["labelSelector"])
+        statuses = [
             {"status": {"phase": "Running", "podIP": "10.0.0.7"}},
             {"status": {"phase": "Running"}},
             {"status": {"phase": "Pending", "podIP": "10.0.0.8"}},
             {},
+            {"status": {"phase": "Running", "podIP": "10.0.0.9"}},
+        ]
+        items = [
+            {"metadata": {"name": f"pod-{number}"}, **status}
+            for number, status in enumerate(statuses)
         ]
         return web.json_response({"items": items})
 
     async with connected_cluster(answer) as cluster:
-        assert await operator_addresses(cluster, "tessera-system") == ["10.0.0.7"]
+        assert await operator_addresses(cluster, "tessera-system") == ["10.0.0.7", "10.0.0.9"]
+        others = await other_gateways(cluster, "tessera-system", "pod-0")
+    assert others == {"pod-4": "10.0.0.9"}
+    names = [selector.removeprefix("app.kubernetes.io/name=") for selector in selectors]
+    assert names == ["tessera-operator", "tessera-gateway"]

@@ -2,7 +2,7 @@
 
 import asyncio
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp.test_utils import TestServer
+from aiohttp.test_utils import TestServer, unused_port
 
 from tessera.cli.cluster import Reader
 from tessera.cli.errors import CommandError
@@ -24,11 +24,13 @@ from tessera.domain.gateway.reasons import RequestReason
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.perf.step import StepTime
 from tessera.domain.picking.pick import Exclusion, PickReason
+from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.replicas import Replicas, SentRequest
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.settle.recent import RecentRequests
 from tessera.gateway.usage.metrics import GatewayMetrics
-from tests.cli.test_usage import NAMESPACE, TokenApi, review
+from tessera.ports import ClusterError
+from tests.cli.test_usage import NAMESPACE, NO_OTHERS, TokenApi, review
 from tests.gateway.harness import (
     CHAT,
     COMPLETION,
@@ -231,7 +233,9 @@ async def test_only_a_reader_gets_it_and_the_command_prints_it() -> None:
             return recent.explain(request_id)
 
     store: Any = None
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, Requests())
+    api = InternalApi(
+        GatewayMetrics(), store, review, NAMESPACE, dict, Requests(), others=NO_OTHERS
+    )
     async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("/explanations"))
         name = "request-3"
@@ -241,5 +245,60 @@ async def test_only_a_reader_gets_it_and_the_command_prints_it() -> None:
         unknown = await get(Reader(TokenApi()), NAMESPACE, url, {"request": "x"})
     text = report(name, RequestExplanations(**answer), "text").text
     assert text in PAGE.read_text(encoding="utf-8")
-    with pytest.raises(CommandError, match=r"keeps 7 requests .*access log"):
+    with pytest.raises(CommandError, match=r"keep 7 requests .*access log"):
         report("x", RequestExplanations(**unknown), "text")
+
+
+class Known:
+    """Requests that one gateway sent."""
+
+    def __init__(self, *names: str) -> None:
+        self._recent, fleet = RecentRequests(), Fleet(replicas=2)
+        for name in names:
+            record = a_record(request_id=name, reason=PickReason.ONLY_REPLICA, tenant=names[0])
+            self._recent.add(record, fleet.send(1))
+
+    def running(self, limit: int) -> Any:
+        raise AssertionError(limit)
+
+    def explain(self, request_id: str) -> RequestExplanations:
+        return self._recent.explain(request_id)
+
+
+async def test_whichever_gateway_is_asked_all_of_them_answer() -> None:
+    store: Any = None
+    pods = {"gateway-2": "127.0.0.3", "gateway-gone": "127.0.0.4"}
+
+    async def find() -> Mapping[str, str]:
+        return pods
+
+    port = unused_port()
+    async with AsyncExitStack() as stack:
+        for address, known in (("127.0.0.2", Known("a", "b")), ("127.0.0.3", Known("c", "b"))):
+            others = OtherGateways(find, port)
+            api = InternalApi(
+                GatewayMetrics(), store, review, NAMESPACE, dict, known, others=others
+            )
+            server = TestServer(api.application(), host=address, port=port)
+            await stack.enter_async_context(server)
+        url = f"http://127.0.0.2:{port}/explanations"
+
+        async def ask(name: str) -> RequestExplanations:
+            answer = await get(Reader(TokenApi()), NAMESPACE, url, {"request": name})
+            return RequestExplanations(**answer)
+
+        both, elsewhere, unknown = await ask("b"), await ask("c"), await ask("x")
+    assert [request.tenant for request in elsewhere.requests] == ["c"]
+    assert sorted(request.tenant for request in both.requests) == ["a", "c"]
+    assert (both.kept_requests, both.silent_gateways) == (4, ("gateway-gone",))
+    assert "Note: gateway pod gateway-gone gave no answer" in report("b", both, "text").text
+    with pytest.raises(CommandError, match=r"no gateway pod .*answer: gateway-gone"):
+        report("x", unknown, "text")
+
+
+async def test_a_gateway_that_cannot_find_the_others_says_so() -> None:
+    async def find() -> Mapping[str, str]:
+        raise ClusterError("the API server does not answer")
+
+    (answer,) = await OtherGateways(find, 1).explain("a", "Bearer x")
+    assert answer.silent_gateways == ("all others (the API server does not answer)",)

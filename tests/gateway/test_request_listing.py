@@ -14,7 +14,7 @@ from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.requests import RunningPhase, RunningRequest
 from tessera.gateway.internal_api import InternalApi
 from tessera.gateway.usage.metrics import GatewayMetrics
-from tests.cli.test_usage import NAMESPACE, TokenApi, review
+from tests.cli.test_usage import NAMESPACE, NO_OTHERS, TokenApi, review
 from tests.gateway.harness import (
     COMPLETION,
     DONE,
@@ -138,7 +138,9 @@ async def test_only_a_reader_gets_the_list_and_the_command_prints_it() -> None:
         def explain(self, request_id: str) -> RequestExplanations:
             raise AssertionError(request_id)
 
-    api = InternalApi(GatewayMetrics(), store, review, NAMESPACE, dict, Requests())
+    api = InternalApi(
+        GatewayMetrics(), store, review, NAMESPACE, dict, Requests(), others=NO_OTHERS
+    )
     async with TestServer(api.application()) as server, aiohttp.ClientSession() as session:
         url = str(server.make_url("/requests"))
         async with session.get(url) as refused:

@@ -14,6 +14,7 @@ from tessera.domain.explain.request import RequestExplanations
 from tessera.domain.gateway.requests import RunningRequest
 from tessera.domain.names import USAGE_READER
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport
+from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.store.database import StoreError
 from tessera.gateway.store.store import GatewayStore
 from tessera.gateway.usage.metrics import GatewayMetrics, ServiceRequests
@@ -41,7 +42,7 @@ class KnownRequests(Protocol):
 class InternalApi:
     """`/metrics` for everybody who reaches the port; the others for holders of a reader's token."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it answers from
         self,
         metrics: GatewayMetrics,
         store: GatewayStore,
@@ -49,14 +50,16 @@ class InternalApi:
         namespace: str,
         load: Callable[[], Mapping[str, ServiceRequests]],
         requests: KnownRequests,
+        *,
+        others: OtherGateways,
     ) -> None:
         """Take `review`, which returns whose token for USAGE_READER it is, or raises ClusterError.
 
         The reader is the ServiceAccount of that name in the gateway's namespace. `load` returns
-        how many requests each service has.
+        how many requests each service has; `others` know of requests that came to them.
         """
         self._metrics, self._store, self._review, self._load = metrics, store, review, load
-        self._known = requests
+        self._known, self._others = requests, others
         self._reader = f"system:serviceaccount:{namespace}:{USAGE_READER}"
         self._queries = asyncio.Semaphore(_MAX_QUERIES)
 
@@ -76,30 +79,33 @@ class InternalApi:
         return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     async def _answer(
-        self, read: Callable[[Mapping[str, str]], Awaitable[Any]], request: web.Request
+        self, read: Callable[[web.Request], Awaitable[Any]], request: web.Request
     ) -> web.Response:
         if self._queries.locked():
             raise _refusal(web.HTTPTooManyRequests, "other queries run: try again later")
         async with self._queries:
             await self._authorize(request.headers.get("Authorization", ""))
-            body = await read(request.query)
+            body = await read(request)
         return web.Response(body=msgspec.json.encode(body), content_type="application/json")
 
-    async def _usage(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        query = _query(parameters)
+    async def _usage(self, request: web.Request) -> dict[str, Any]:
+        query = _query(request.query)
         try:
             return _fields(query, await self._store.usage(query))
         except StoreError as error:
             raise _refusal(web.HTTPServiceUnavailable, str(error)) from error
 
-    async def _requests(self, _: Mapping[str, str]) -> dict[str, Any]:
+    async def _requests(self, _: web.Request) -> dict[str, Any]:
         requests, total = self._known.running(MAX_LISTED)
         return {"requests": [each.model_dump(by_alias=True) for each in requests], "total": total}
 
-    async def _explanations(self, parameters: Mapping[str, str]) -> dict[str, Any]:
-        return self._known.explain(parameters.get("request", "")).model_dump(
-            mode="json", by_alias=True
-        )
+    async def _explanations(self, request: web.Request) -> dict[str, Any]:
+        request_id = request.query.get("request", "")
+        known = self._known.explain(request_id)
+        if request.query.get("pods") != "own":
+            authorization = request.headers["Authorization"]
+            known = known.joined(await self._others.explain(request_id, authorization))
+        return known.model_dump(mode="json", by_alias=True)
 
     async def _authorize(self, authorization: str) -> None:
         scheme, _, token = authorization.partition(" ")

@@ -24,12 +24,13 @@ from tessera.adapters.garbage import freeze_survivors
 from tessera.adapters.kube.access_review import token_user
 from tessera.adapters.kube.client import KubeCluster
 from tessera.adapters.kube.connection import Connection, connect
-from tessera.adapters.kube.operator_pods import operator_addresses
+from tessera.adapters.kube.installation_pods import operator_addresses, other_gateways
 from tessera.adapters.oidc_tokens import OidcTokens
 from tessera.adapters.run_forever import run_forever
 from tessera.domain.gateway.directory import ApiKey
 from tessera.domain.names import USAGE_READER, keys_namespace
 from tessera.gateway.fleet.demand import DemandReporter, OperatorAccess
+from tessera.gateway.fleet.other_gateways import OtherGateways
 from tessera.gateway.fleet.polling import EnginePoller, read_page
 from tessera.gateway.fleet.watching import FleetWatch
 from tessera.gateway.gateway import Gateway, GatewayParts
@@ -136,6 +137,10 @@ async def run(settings: GatewaySettings, host: str) -> None:
             settings.namespace,
             gateway.load,
             gateway.app,
+            others=OtherGateways(
+                partial(other_gateways, own, settings.namespace, settings.pod_name),
+                settings.metrics_port,
+            ),
         )
         await _serve_internal(internal, host, settings.metrics_port, stack)
         server = _server(settings, gateway, metrics)

@@ -16,7 +16,7 @@ EXPLAIN = Command(
     "Explains why a service is as it is: hardware with its price and the alternatives, sizing, "
     "scaling, budget, drain, rollout, readiness. Reads the status and computes the plan as the "
     "operator does, without writing anything. "
-    "`tessera explain request ID` shows the last requests with this x-request-id that ended at one "
+    "`tessera explain request ID` shows the last requests with this x-request-id that ended at any "
     "gateway pod: which replicas had how much of the prompt, which one got it and why, which ones "
     "were tried before, and what the engine found in its cache. It needs the same right as tessera "
     "usage.",

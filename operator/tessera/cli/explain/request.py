@@ -24,7 +24,7 @@ _MAX_REPLICAS = 16
 
 
 def run(arguments: SimpleNamespace) -> Output:
-    """Print what a gateway knows of the requests with an id; CommandError if it knows none."""
+    """Print what the gateways know of the requests with an id; CommandError if they know none."""
     answer = read_gateway(arguments, "/explanations", {"request": arguments.request_id})
     return report(arguments.request_id, RequestExplanations(**answer), arguments.output)
 
@@ -38,21 +38,25 @@ def report(request_id: str, explanations: RequestExplanations, output_format: st
 
 
 def _report_lines(explanations: RequestExplanations) -> Iterator[str]:
+    for name in explanations.silent_gateways:
+        yield f"Note: gateway pod {name} gave no answer"
     for number, request in enumerate(explanations.requests):
         yield from (*([""] if number else []), *_lines(request))
 
 
 def _unknown(request_id: str, explanations: RequestExplanations) -> str:
-    others = "It keeps none now"
+    others = "They keep none now"
     if explanations.kept_since is not None:
         others = (
-            f"It keeps {counted(explanations.kept_requests, 'request')} that ended, the first of "
+            f"They keep {counted(explanations.kept_requests, 'request')} that ended, the first of "
             f"{format_time(explanations.kept_since)} UTC"
         )
+    silent = ", ".join(explanations.silent_gateways)
+    unasked = f" Without an answer: {silent}." if silent else ""
     return (
-        f"this gateway pod sent no request {request_id} to an engine, or keeps it no more. "
-        f"{others}: ask the other pods, `tessera top requests` for what still runs, and for what "
-        "is older or was refused the access log (requestId) or spans (tessera.request_id)"
+        f"no gateway pod sent request {request_id} to an engine, or keeps it still.{unasked} "
+        f"{others}: ask `tessera top requests` for what still runs, and for what is older or was "
+        "refused the access log (requestId) or spans (tessera.request_id)"
     )
 
 

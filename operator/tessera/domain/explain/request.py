@@ -6,7 +6,7 @@ from datetime import datetime
 from tessera.api.meta import Wire
 from tessera.api.text import counted
 from tessera.domain.gateway.requests import Phase
-from tessera.domain.picking.pick import Choice, Comparison, Exclusion, PickReason
+from tessera.domain.picking.pick import CandidateReplica, Choice, Comparison, Exclusion, PickReason
 
 
 class ComparedReplica(Wire):
@@ -65,7 +65,7 @@ class RequestExplanation(Wire):
 
 
 class RequestExplanations(Wire):
-    """The requests with one id that a gateway knows, and which ones it keeps."""
+    """The requests with one id that gateways know, and which ones they keep."""
 
     requests: tuple[RequestExplanation, ...]
     """The newest first; clients choose ids and may repeat them."""
@@ -73,6 +73,21 @@ class RequestExplanations(Wire):
     """Those of all ids."""
     kept_since: datetime | None
     """When the first one of them came; None without any."""
+    silent_gateways: tuple[str, ...] = ()
+    """Pods that were asked as well, and gave no answer."""
+
+    def joined(self, others: Sequence["RequestExplanations"]) -> "RequestExplanations":
+        """Return what several gateways know."""
+        answers = (self, *others)
+        requests = [request for answer in answers for request in answer.requests]
+        requests.sort(key=lambda request: request.started_at, reverse=True)
+        since = [answer.kept_since for answer in answers if answer.kept_since is not None]
+        return RequestExplanations(
+            requests=tuple(requests),
+            kept_requests=sum(answer.kept_requests for answer in answers),
+            kept_since=min(since, default=None),
+            silent_gateways=tuple(name for answer in answers for name in answer.silent_gateways),
+        )
 
 
 def explain_attempt(
@@ -139,6 +154,12 @@ def _message(choice: Choice, comparison: Comparison) -> str:
             f"{name} had {cached} of the prompt cached, and {other} "
             f"{tokens_by_state[id(second.state)]}; else {other} would have got it."
         )
+    return _timing(choice, second)
+
+
+def _timing(choice: Choice, second: CandidateReplica) -> str:
+    """Return what was predicted of the chosen replica and the next best."""
+    name, other = choice.replica.pod.name, second.state.replica.pod.name
     seconds, other_seconds = choice.predicted_ttft_seconds or 0.0, second.ttft or 0.0
     first_token = f"{name} would give the first token after {seconds * 1000:.0f} ms"
     if seconds <= other_seconds:

@@ -1,0 +1,49 @@
+"""What the other gateway pods know of a request."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import aiohttp
+from pydantic import ValidationError
+
+from tessera.domain.explain.request import RequestExplanations
+from tessera.ports import ClusterError
+
+_TIMEOUT = aiohttp.ClientTimeout(total=5)
+_NOTHING = RequestExplanations(requests=(), kept_requests=0, kept_since=None)
+
+
+class OtherGateways:
+    """Asks the ports for the platform of the other pods."""
+
+    def __init__(self, find: Callable[[], Awaitable[Mapping[str, str]]], port: int) -> None:
+        """Take `find`, which returns addresses by the names of pods, or raises ClusterError."""
+        self._find, self._port = find, port
+
+    async def explain(self, request_id: str, authorization: str) -> Sequence[RequestExplanations]:
+        """Return what each of them says to the holder of a token, or that it gave no answer."""
+        try:
+            pods = await self._find()
+        except ClusterError as error:
+            return [_silent(f"all others ({error})")]
+        headers = {"Authorization": authorization}
+        async with aiohttp.ClientSession(timeout=_TIMEOUT, headers=headers) as session:
+            asked = (self._ask(session, name, pods[name], request_id) for name in sorted(pods))
+            return await asyncio.gather(*asked)
+
+    async def _ask(
+        self, session: aiohttp.ClientSession, name: str, address: str, request_id: str
+    ) -> RequestExplanations:
+        host = f"[{address}]" if ":" in address else address
+        url = f"http://{host}:{self._port}/explanations"
+        try:
+            # It asks nobody else.
+            query = {"request": request_id, "pods": "own"}
+            async with session.get(url, params=query, raise_for_status=True) as response:
+                return RequestExplanations.model_validate_json(await response.read())
+        except (aiohttp.ClientError, OSError, TimeoutError, ValidationError):
+            return _silent(name)
+
+
+def _silent(name: str) -> RequestExplanations:
+    return _NOTHING.model_copy(update={"silent_gateways": (name,)})
