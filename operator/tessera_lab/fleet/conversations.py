@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tessera_lab.fleet.generators import LONGEST_OUTPUT, LONGEST_PROMPT, arrival_times
-from tessera_lab.fleet.trace import Trace
+from tessera_lab.fleet.trace import Trace, TurnSpans
 from tessera_lab.load.lengths import LengthDistribution, log_normal
 
 # Tokens of a block of the engine, which is what its prefix cache finds.
@@ -22,6 +22,7 @@ class _Turn(NamedTuple):
     output_tokens: int
     tenant: int
     prefixes: tuple[int, ...]
+    spans: TurnSpans
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +59,7 @@ class Conversations:
             clients=array("i", (turn.tenant for turn in turns)),
             prefixes=tuple(turn.prefixes for turn in turns),
             prefix_tokens=_BLOCK,
+            turns=tuple(turn.spans for turn in turns),
         )
 
     def _session(self, begin: float, first_block: int, rng: random.Random) -> Iterator[_Turn]:
@@ -66,14 +68,18 @@ class Conversations:
         system_blocks = self.system_tokens // _BLOCK
         system = range(tenant * system_blocks, (tenant + 1) * system_blocks)
         arrival, context = begin, self.system_tokens
+        opening = 0
         for _ in range(self.turns):
             prompt = context + self.questions.draw(rng)
             output = min(self.answers.draw(rng), LONGEST_OUTPUT)
             if prompt > LONGEST_PROMPT and context > self.system_tokens:
                 return
             prompt = min(prompt, LONGEST_PROMPT)
+            earlier = context if opening else 0
+            opening = opening or prompt
+            spans = TurnSpans(first_block, tenant, self.system_tokens, opening, earlier)
             context = prompt + output
             own = context // _BLOCK - system_blocks
             prefixes = (*system, *range(first_block, first_block + own))
-            yield _Turn(arrival, prompt, output, tenant, prefixes)
+            yield _Turn(arrival, prompt, output, tenant, prefixes, spans)
             arrival += output * self.token_seconds + rng.expovariate(1 / self.think_seconds)

@@ -4,7 +4,7 @@ import random
 from array import array
 
 from tessera_lab.fleet.generators import LONGEST_OUTPUT, arrival_times
-from tessera_lab.fleet.trace import Trace
+from tessera_lab.fleet.trace import Trace, TurnSpans
 from tessera_lab.load.lengths import log_normal
 
 # Of a name in `Trace.prefixes`.
@@ -31,14 +31,19 @@ def document_questions(
     asked = rng.choices(range(documents), weights, k=len(times))
     clients = array("i", (rng.randrange(tenants) for _ in times))
     units = document_tokens // _PREFIX_TOKENS
-    owned = (client * documents + number for client, number in zip(clients, asked, strict=True))
+    owned = [client * documents + number for client, number in zip(clients, asked, strict=True)]
+    prompts = array("i", (document_tokens + _QUESTIONS.draw(rng) for _ in times))
     return Trace(
         name="documents",
         seconds=seconds,
         arrivals=array("d", times),
-        input_tokens=array("i", (document_tokens + _QUESTIONS.draw(rng) for _ in times)),
+        input_tokens=prompts,
         output_tokens=array("i", (min(_ANSWERS.draw(rng), LONGEST_OUTPUT) for _ in times)),
         clients=clients,
         prefixes=tuple(tuple(range(each * units, (each + 1) * units)) for each in owned),
         prefix_tokens=_PREFIX_TOKENS,
+        turns=tuple(
+            TurnSpans(row, document, document_tokens, prompt, 0)
+            for row, (document, prompt) in enumerate(zip(owned, prompts, strict=True))
+        ),
     )

@@ -7,10 +7,25 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, repeat
+from typing import NamedTuple
 
 from tessera_lab.engine.play import TimedRequest
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.load.trace_rows import TRACE_BLOCK_TOKENS
+
+
+class TurnSpans(NamedTuple):
+    """Where the turns of a prompt are, in tokens."""
+
+    conversation: int
+    """Its name."""
+    beginning: int
+    """Name of what precedes the first user message."""
+    beginning_tokens: int
+    opening_tokens: int
+    """To the end of its first user message."""
+    earlier_tokens: int
+    """Before its last user message; 0 of a first turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +45,8 @@ class Trace:
     """Names of each prompt's prefixes, as `EngineRequest.shared_prefixes`."""
     prefix_tokens: int = TRACE_BLOCK_TOKENS
     """Tokens that each name covers."""
+    turns: tuple[TurnSpans, ...] | None = None
+    """Of each prompt; None where they are not known."""
 
     def __len__(self) -> int:
         return len(self.arrivals)
@@ -129,4 +146,5 @@ class Trace:
             output_tokens=array("i", (self.output_tokens[row] for row in rows)),
             clients=self.clients and array("i", (self.clients[row] for row in rows)),
             prefixes=self.prefixes and tuple(self.prefixes[row] for row in rows),
+            turns=self.turns and tuple(self.turns[row] for row in rows),
         )
