@@ -8,20 +8,31 @@ import pytest
 
 from tessera.domain.explain.request import AttemptExplanation, explain_attempt
 from tessera.domain.picking.health import ReplicaHealth
+from tessera.domain.picking.owners import Ownership
 from tessera.domain.picking.pick import Comparison, Exclusion, PickReason, exclusion, pick
 from tessera.domain.picking.replica_state import ReplicaState
 from tests.gateway_builders import a_replica_state, a_request
 
 
 def explained(
-    *states: ReplicaState, cached: Sequence[int] = (), held_tokens: Sequence[int] = ()
+    *states: ReplicaState,
+    cached: Sequence[int] = (),
+    held_tokens: Sequence[int] = (),
+    owned: Ownership | None = None,
 ) -> AttemptExplanation:
-    choice = pick(a_request(4000), states, 0.0, cached_tokens=cached)
+    choice = pick(a_request(4000), states, 0.0, cached_tokens=cached, owned=owned)
     assert choice is not None
     return explain_attempt(choice, Comparison(states, held_tokens, 4000, ()))
 
 
 IDLE, BUSY = a_replica_state("chat-0"), a_replica_state("chat-1", decoding=2)
+OWNED = Ownership(
+    uid=BUSY.replica.uid,
+    is_of_beginning=False,
+    promised_tokens=0,
+    expected_tokens=0,
+    saved_tokens=1e4,
+)
 UNKNOWN = a_replica_state("chat-2", step_time=None)
 
 
@@ -43,6 +54,11 @@ UNKNOWN = a_replica_state("chat-2", step_time=None)
             explained(BUSY, IDLE, cached=(3900, 0), held_tokens=(0, 0)),
             PickReason.CACHED_PREFIX,
             "chat-1 had the last prompt of its session; else chat-0",
+        ),
+        (
+            explained(BUSY, IDLE, owned=OWNED),
+            PickReason.CONVERSATION_OWNER,
+            "chat-1 owns this conversation: .* Else chat-0 would have got it",
         ),
         (
             explained(BUSY, UNKNOWN),

@@ -142,6 +142,11 @@ def _message(choice: Choice, comparison: Comparison) -> str:
             f"{name} had the fewest requests relative to its maxNumSeqs, before {other}: the speed "
             "of a replica is unknown."
         )
+    if choice.reason is PickReason.CONVERSATION_OWNER:
+        return (
+            f"{name} owns this conversation: other gateways expect it there, so that later turns "
+            f"find it in the cache. Else {other} would have got it."
+        )
     if choice.reason is PickReason.CACHED_PREFIX:
         if not any(comparison.held_tokens):
             return f"{name} had the last prompt of its session; else {other} would have got it."

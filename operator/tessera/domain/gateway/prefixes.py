@@ -11,6 +11,21 @@ _HASH_MASK = 2**60 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PromptTurns:
+    """Where the turns of a prompt are, and the keys by which all gateways find its owner."""
+
+    key: int
+    """64 bits, of the conversation."""
+    beginning_key: int
+    """Of what precedes its first user message."""
+    beginning_tokens: int
+    opening_tokens: int
+    """To the end of its first user message."""
+    earlier_tokens: int
+    """Before its last user message; 0 of a first turn."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PromptBlocks:
     """The full blocks of one prompt."""
 
@@ -24,6 +39,8 @@ class PromptBlocks:
     """Share of the owner in the memory of all records, relative to others."""
     session: int | None = None
     """Hash of what the client calls its session, whose prompts are likely to begin alike."""
+    turns: PromptTurns | None = None
+    """None at a gateway that is alone, and of a prompt without an owner."""
 
     def tokens(self, blocks: int) -> int:
         """Return the tokens of so many blocks from the beginning."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.picking.health import SLOW_START_SECONDS, start_share
+from tessera.domain.picking.owners import Ownership
 from tessera.domain.picking.prediction import (
     DEFAULT_MAX_NUM_SEQS,
     RequestMeans,
@@ -16,6 +17,7 @@ from tessera.domain.picking.prediction import (
     has_sequence_room,
     has_spare_room,
     predicted_ttft,
+    token_seconds,
 )
 from tessera.domain.picking.replica_state import ReplicaState
 
@@ -33,6 +35,8 @@ class PickReason(StrEnum):
     LEAST_PREDICTED_TTFT = "LeastPredictedTTFT"
     CACHED_PREFIX = "CachedPrefix"
     """The same, which it is only by more tokens of the prompt in its cache than the second has."""
+    CONVERSATION_OWNER = "ConversationOwner"
+    """The same, which it is only since other gateways will send later turns there."""
     LEAST_IN_FLIGHT = "LeastInFlight"
     """The speed of a replica is unknown: the fewest requests relative to `max_num_seqs`."""
 
@@ -60,6 +64,8 @@ class CandidateReplica(NamedTuple):
     ttft: float | None
     """Predicted seconds to the first token; None while the speed of a replica is unknown."""
     cached_tokens: int
+    spared_seconds: float = 0.0
+    """Those of a later turn that are off the score of the owner of a conversation."""
 
 
 class Comparison(NamedTuple):
@@ -94,7 +100,7 @@ class Choice:
         return self.state.replica
 
 
-def pick(
+def pick(  # noqa: PLR0913 - what a choice depends on
     request: RequestShape,
     states: Sequence[ReplicaState],
     now: float,
@@ -102,6 +108,7 @@ def pick(
     turn: int = 0,
     means: RequestMeans = _MEANS,
     cached_tokens: Sequence[int] = (),
+    owned: Ownership | None = None,
 ) -> Choice | None:
     """Choose the replica with the least predicted time to the first token.
 
@@ -111,6 +118,9 @@ def pick(
     Where any are cached, all seconds count for which this request and those on the replica wait for
     each other: its own first token alone is worth no detour to a cache that is a little busier, but
     all of them together are, and a cache that is much busier is worth none.
+
+    The seconds of the replica that owns the prompt are lowered by those that later turns are
+    spared; what it is expected to have is in `cached_tokens`.
 
     A replica that became ready lately takes a growing share of its usual load: what decides is
     divided by that share, as in Envoy's slow start.
@@ -126,30 +136,42 @@ def pick(
     for index in indices[first:] + indices[:first]:
         state, cached = states[index], cached_tokens[index] if has_cached else None
         scored = _scored(state, request, means, now, by_ttft, cached)
+        if owned is not None and owned.uid == state.replica.uid:
+            scored = _spared(scored, owned, now, counts_all=has_cached)
         candidates.append(scored)
         if chosen is None or scored.score < chosen.score:
             chosen, second = scored, chosen
         elif second is None or scored.score < second.score:
             second = scored
     assert chosen is not None  # noqa: S101 - of one index at least
-    if second is None:
-        reason = PickReason.ONLY_REPLICA
-    elif not by_ttft:
-        reason = PickReason.LEAST_IN_FLIGHT
-    else:
-        reason = PickReason.LEAST_PREDICTED_TTFT
-        if chosen.cached_tokens > second.cached_tokens:
-            cached = second.cached_tokens
-            without = _scored(chosen.state, request, means, now, by_ttft, cached)
-            if without.score >= second.score:
-                reason = PickReason.CACHED_PREFIX
     return Choice(
         state=chosen.state,
         predicted_ttft_seconds=chosen.ttft,
-        reason=reason,
+        reason=_reason(chosen, second, request, means, now),
         cached_tokens=chosen.cached_tokens,
         candidates=candidates,
     )
+
+
+def _reason(
+    chosen: CandidateReplica,
+    second: CandidateReplica | None,
+    request: RequestShape,
+    means: RequestMeans,
+    now: float,
+) -> PickReason:
+    """Return what decided between the chosen replica and the next best."""
+    if second is None:
+        return PickReason.ONLY_REPLICA
+    if chosen.ttft is None:
+        return PickReason.LEAST_IN_FLIGHT
+    if chosen.spared_seconds and chosen.score + chosen.spared_seconds >= second.score:
+        return PickReason.CONVERSATION_OWNER
+    if chosen.cached_tokens > second.cached_tokens:
+        without = _scored(chosen.state, request, means, now, True, second.cached_tokens)
+        if without.score - chosen.spared_seconds >= second.score:
+            return PickReason.CACHED_PREFIX
+    return PickReason.LEAST_PREDICTED_TTFT
 
 
 def with_room(
@@ -258,6 +280,18 @@ def _scored(
     if seconds_ready < SLOW_START_SECONDS:
         score /= start_share(seconds_ready)
     return CandidateReplica(state, score, ttft, cached)
+
+
+def _spared(
+    scored: CandidateReplica, owned: Ownership, now: float, *, counts_all: bool
+) -> CandidateReplica:
+    """Return the owner with the seconds off that later turns are spared: their own, or of all."""
+    step = scored.state.replica.step_time
+    if scored.ttft is None or step is None:
+        return scored
+    requests = 1 + sum(scored.state.load(now)) if counts_all else 1
+    seconds = requests * owned.saved_tokens * token_seconds(scored.state.replica, step)
+    return scored._replace(score=scored.score - seconds, spared_seconds=seconds)
 
 
 def relative_load(state: ReplicaState, now: float) -> float:

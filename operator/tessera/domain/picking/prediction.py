@@ -1,6 +1,6 @@
 """Predicted seconds: until the first token of a request, and of the work that it is."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tessera.domain.gateway.directory import EngineReplica
 from tessera.domain.gateway.requests import RequestShape
@@ -37,6 +37,13 @@ class RequestMeans:
     """0 of a pooling model, and stays so."""
     tokens_per_byte: float = MOST_TOKENS_PER_BYTE
     """Of prompts in the text of their requests."""
+    going_on: float = 0.5
+    """Share of requests from which another one goes on, 0 to 1; only several gateways count it."""
+
+    def gone_on(self, goes_on: bool) -> "RequestMeans":
+        """Return the means with one more request, which goes on from another one or does not."""
+        share = self.going_on + (goes_on - self.going_on) * _MEANS_WEIGHT
+        return replace(self, going_on=share)
 
     def after(
         self, prompt_tokens: int, output_tokens: int, prompt_bytes: int | None = None
@@ -54,6 +61,7 @@ class RequestMeans:
             prompt_tokens=_moved(self.prompt_tokens, prompt_tokens),
             output_tokens=self.output_tokens and _moved(self.output_tokens, output_tokens),
             tokens_per_byte=per_byte,
+            going_on=self.going_on,
         )
 
     @property

@@ -37,6 +37,8 @@ _FREED_SHARE, _OWNERS_FREED_SHARE, _MAX_OWNERS = 1 / 1024, 1 / 8, 128
 _MAX_FORGOTTEN = 2 * MAX_BLOCKS
 # Of the limit of a record: tokens of short prompts beside each other that count as of one.
 _FILLER_SHARE = 1 / 64
+# Of one answer, in the share of an owner's tokens that were there.
+_CONFIRMED_WEIGHT = 1 / 16
 # A promise that was kept lets a record grow by this share of it; one that misses by less was kept,
 # since the bytes of a token are a mean.
 _GROWTH = 1 / 8
@@ -130,6 +132,8 @@ class SentPrompt:
     """Those of them that the engine had certainly computed."""
     use: _Use | None
     """None without a full block."""
+    owner_tokens: int = 0
+    """Those that the replica was to have as its owner; 0 where it does not own it."""
 
     @property
     def promised_tokens(self) -> int:
@@ -143,6 +147,8 @@ class ReplicaPrefixes:
     def __init__(self, records: "PrefixRecords", cache_tokens: int | None) -> None:
         self.tokens = 0.0
         """What it holds."""
+        self.trust = 1.0
+        """Share of what it was to hold as an owner that its answers confirmed."""
         self.limit = float(DEFAULT_CACHE_TOKENS if cache_tokens is None else cache_tokens)
         """Tokens that it may hold; the answers move it."""
         self._most = math.inf if cache_tokens is None else float(cache_tokens)
@@ -182,14 +188,18 @@ class ReplicaPrefixes:
         beside = use.other_tokens if use.hashes[-1] == prompt.hashes[blocks - 1] else 0
         return min(prompt.prompt_tokens, prompt.tokens(blocks) + int(beside))
 
-    def send(self, prompt: PromptBlocks) -> SentPrompt:
+    def send(self, prompt: PromptBlocks, owner_tokens: int = 0) -> SentPrompt:
         """Record a prompt that is sent: what comes to the engine after it finds it there."""
         promised, answered = self.cached_blocks(prompt), 0
         if promised:
             answered = min(promised, self._last_use[prompt.hashes[promised - 1]].answered_blocks)
         use = self._add(prompt, 0, answered) if prompt.hashes else None
         return SentPrompt(
-            prompt=prompt, promised_blocks=promised, answered_blocks=answered, use=use
+            prompt=prompt,
+            promised_blocks=promised,
+            answered_blocks=answered,
+            use=use,
+            owner_tokens=owner_tokens,
         )
 
     def complete(
@@ -207,6 +217,7 @@ class ReplicaPrefixes:
         if cached_share is not None:
             share = min(max(0.0, cached_share), 1.0)
             self._correct(sent, share * sent.prompt.prompt_tokens)
+            self._confirm(sent, share * sent.prompt.prompt_tokens)
         prompt = sent.prompt if prompt_tokens is None else sent.prompt.counted(prompt_tokens)
         if prompt.hashes:
             # It gets all that the use at sending still has.
@@ -304,6 +315,13 @@ class ReplicaPrefixes:
             use.hashes = array("Q", [each for each in use.hashes if last_use.get(each) is use])
         self._records.count(use.owner, -size)
 
+    def _confirm(self, sent: SentPrompt, cached_tokens: float) -> None:
+        """Learn how much of what it was to have as an owner it had, beyond its record."""
+        known = sent.promised_tokens
+        if sent.owner_tokens > known:
+            confirmed = (cached_tokens - known) / (sent.owner_tokens - known)
+            self.trust += (min(max(0.0, confirmed), 1.0) - self.trust) * _CONFIRMED_WEIGHT
+
     def _correct(self, sent: SentPrompt, cached_tokens: float) -> None:
         """Move the limit by what was cached, which an engine may say as it likes.
 
@@ -368,6 +386,27 @@ class PrefixRecords:
         replicas = self._replicas
         return [replicas[uid].cached_tokens(prompt) if uid in replicas else 0 for uid in uids]
 
+    def known_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> int:
+        """Return the tokens in the blocks of a prompt that one of these replicas holds."""
+        records = (self._replicas[uid] for uid in uids if uid in self._replicas)
+        return prompt.tokens(max((record.cached_blocks(prompt) for record in records), default=0))
+
+    def note_owner(self, prompt: PromptBlocks, uid: str) -> None:
+        """Keep that a conversation was sent to the owner of its beginning."""
+        if prompt.turns is not None:
+            self._keep_session(prompt, prompt.turns.key, _Session(uid, 0))
+
+    def noted_owner(self, prompt: PromptBlocks) -> str | None:
+        """Return the UID that was noted of a conversation."""
+        owner, turns = self._owners.get(prompt.owner), prompt.turns
+        session = owner.sessions.get(turns.key) if owner is not None and turns is not None else None
+        return session.uid if session is not None else None
+
+    def trust(self, uid: str) -> float:
+        """Return the share of what a replica was to hold as an owner that it did hold, 0 to 1."""
+        record = self._replicas.get(uid)
+        return 1.0 if record is None else record.trust
+
     def session_tokens(self, prompt: PromptBlocks, uids: Sequence[str]) -> list[int]:
         """Return the tokens that the session of a prompt promises at each replica; empty for 0."""
         owner = self._owners.get(prompt.owner)
@@ -407,15 +446,18 @@ class PrefixRecords:
         """
         if prompt.session is None:
             return
-        owner = self.owner(prompt)
-        former = owner.sessions.pop(prompt.session, None)
-        if former is None:
-            self.count(owner, BYTES_PER_SESSION)
+        former = self.owner(prompt).sessions.get(prompt.session)
         is_alike = former is None or former.tokens > 0
         if former is not None and former.uid == uid and cached_share is not None:
             is_alike = cached_share > 0
         tokens = prompt.prompt_tokens if is_alike else 0
-        owner.sessions[prompt.session] = _Session(uid, tokens)
+        self._keep_session(prompt, prompt.session, _Session(uid, tokens))
+
+    def _keep_session(self, prompt: PromptBlocks, key: int, session: _Session) -> None:
+        owner = self.owner(prompt)
+        if owner.sessions.pop(key, None) is None:
+            self.count(owner, BYTES_PER_SESSION)
+        owner.sessions[key] = session
         if len(owner.sessions) > _MAX_SESSIONS:
             owner.sessions.popitem(last=False)
             self.count(owner, -BYTES_PER_SESSION)
