@@ -119,6 +119,8 @@ class Played:
     cached: float
     """Of the prompt tokens."""
     promised: float
+    hottest: float
+    """Requests of the replica with most of them, relative to the mean."""
 
 
 def conversations(tenants: int) -> Callable[[float, float, int], Trace]:
@@ -140,6 +142,21 @@ def unshared(rate: float, seconds: float, seed: int) -> Trace:
         for row, own in enumerate(trace.prefixes or ())
     )
     return replace(trace, name="none", prefixes=names)
+
+
+def with_one_key(
+    whole: Callable[[float, float, int], Trace], rate: float, seconds: float, seed: int
+) -> Trace:
+    """Return a trace in which every other conversation has the same key as all of these."""
+    trace = whole(rate, seconds, seed)
+    all_turns = trace.turns or ()
+    names = list(dict.fromkeys(spans.conversation for spans in all_turns))
+    every_other = set(names[::2])
+    turns = tuple(
+        spans._replace(conversation=-1) if spans.conversation in every_other else spans
+        for spans in all_turns
+    )
+    return replace(trace, turns=turns)
 
 
 def mooncake(path: Path) -> Callable[[float, float, int], Trace]:
@@ -242,6 +259,7 @@ def play(model: FleetModel, workload: Workload, rate: float, seed: int) -> Playe
         load=max(late / (1 - GOAL), policy.itl / ITL),
         cached=course.cached_tokens / tokens,
         promised=course.promised_tokens / tokens,
+        hottest=max(course.requests.values()) / fmean(course.requests.values()),
     )
 
 
@@ -368,6 +386,17 @@ def compare_gateways(workload: Workload, count: int, seeds: int) -> Mapping[str,
                 flush=True,
             )
             figures[f"gateways_{gateways}_{spread}_{count}"] = round(alone / rate, 3)
+        if gateways == 1:
+            continue
+        hot = replace(workload, trace=partial(with_one_key, workload.trace))
+        model = replace(fleet(workload, count, OURS), gateways=gateways)
+        hottest = fmean(play(model, hot, rate, seed).hottest for seed in range(seeds))
+        figures[f"hottest_of_one_key_{gateways}_{count}"] = round(hottest, 3)
+        print(
+            f"{gateways} gateways, half of the conversations with one key: the replica with most "
+            f"requests has {hottest:.2f} of the mean",
+            flush=True,
+        )
     return figures
 
 

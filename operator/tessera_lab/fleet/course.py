@@ -2,6 +2,7 @@
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -69,6 +70,8 @@ class Course:
     """That engines gave out."""
     promised_tokens: int = 0
     """Those that the router's record of prefixes promised."""
+    requests: Counter[int] = field(default_factory=Counter[int])
+    """Those that each replica got, by its number."""
     interrupted: bool = False
 
     @property

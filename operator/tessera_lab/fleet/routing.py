@@ -2,23 +2,26 @@
 
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
+from hashlib import blake2b
 from itertools import pairwise
 from zlib import crc32
 
 from tessera.domain.gateway.client_lengths import ClientId, ClientLengths
-from tessera.domain.gateway.prefixes import PromptBlocks
+from tessera.domain.gateway.prefixes import PromptBlocks, PromptTurns
 from tessera.domain.gateway.requests import RequestShape
 from tessera.domain.limits.fair_queue import FairQueue, QueueBounds, QueueEntry, QueueService
 from tessera.domain.observed.demand import ARRIVALS_SPAN, NO_TOKENS
+from tessera.domain.picking.owners import Owners, Ownership
 from tessera.domain.picking.pick import Choice, pick, with_prefix, without_room
 from tessera.domain.picking.prediction import (
     RequestMeans,
     has_room,
     work_seconds,
 )
-from tessera.domain.picking.prefix_record import PrefixRecords
+from tessera.domain.picking.prefix_record import PrefixRecords, ReplicaPrefixes, SentPrompt
 from tessera_lab.engine.requests import EngineRequest
 from tessera_lab.fleet.model import FleetModel, Router
 from tessera_lab.fleet.rival_routers import RIVALS, RoutedPrompt
@@ -48,6 +51,8 @@ class Door:
         self.arrived_tokens = NO_TOKENS
         """Of the requests whose lengths could be expected when they came."""
         self.refused = 0
+        self.requests = Counter[int]()
+        """Those that each replica got, by its number."""
         self._lengths = ClientLengths()
         self._max_model_len = fleet.replica.max_model_len
         self._trace, self._ttft = trace, ttft
@@ -66,6 +71,7 @@ class Door:
         self._replica = engine_replica(fleet, -1)
         self._means = RequestMeans()
         self._turn = 0
+        self._owners, self._owner_uids = Owners(()), tuple[str, ...]()
 
     @property
     def queued(self) -> int:
@@ -172,12 +178,31 @@ class Door:
         self, index: int, replicas: Sequence[SimulatedReplica], moment: float
     ) -> Choice | None:
         states = [replica.state for replica in replicas]
-        means, cached = self._means, self._cached_tokens(index, replicas)
+        cached = self._cached_tokens(index, replicas, moment)
         return pick(
-            self._shape(index), states, moment, turn=self._turn, means=means, cached_tokens=cached
+            self._shape(index),
+            states,
+            moment,
+            turn=self._turn,
+            means=self._means,
+            cached_tokens=cached,
+            owned=self._ownership(index, moment),
         )
 
-    def _cached_tokens(self, index: int, replicas: Sequence[SimulatedReplica]) -> Sequence[int]:
+    def _ownership(self, index: int, moment: float) -> Ownership | None:
+        """Return what the gateway of a request expects of its owner."""
+        if len(self._records) < 2:
+            return None
+        uids = tuple(replica.state.replica.uid for replica in self.serving)
+        if uids != self._owner_uids:
+            self._owner_uids = uids
+            self._owners = Owners([replica.state for replica in self.serving])
+        record, count = self._record(index), len(self._records)
+        return self._owners.ownership(self._blocks(index), record, self._means, count, moment)
+
+    def _cached_tokens(
+        self, index: int, replicas: Sequence[SimulatedReplica], moment: float
+    ) -> Sequence[int]:
         """Return the tokens of a prompt that the router believes in the caches of replicas."""
         trace = self._trace
         if trace.prefixes is None:
@@ -188,7 +213,11 @@ class Door:
         if not self._records:
             return ()
         uids = [replica.state.replica.uid for replica in replicas]
-        return self._record(index).cached_tokens(self._blocks(index), uids)
+        tokens = self._record(index).held_tokens(self._blocks(index), uids)
+        owned = self._ownership(index, moment)
+        if owned is not None and owned.uid in uids:
+            tokens[uids.index(owned.uid)] = owned.expected_tokens
+        return tokens
 
     def _record(self, index: int) -> PrefixRecords:
         """Return the records of the gateway that a request came to."""
@@ -217,6 +246,20 @@ class Door:
             hashes=self._names(index)[units - 1 :: units],
             tokens_per_block=units * unit,
             prompt_tokens=trace.input_tokens[index],
+            turns=self._turns(index),
+        )
+
+    def _turns(self, index: int) -> PromptTurns | None:
+        """Return what several gateways make of the turns of a prompt."""
+        if self._trace.turns is None or len(self._records) < 2:
+            return None
+        spans = self._trace.turns[index]
+        return PromptTurns(
+            key=_key(f"conversation {spans.conversation}"),
+            beginning_key=_key(f"beginning {spans.beginning}"),
+            beginning_tokens=spans.beginning_tokens,
+            opening_tokens=spans.opening_tokens,
+            earlier_tokens=spans.earlier_tokens,
         )
 
     def _advance(self, moment: float) -> None:
@@ -236,12 +279,8 @@ class Door:
         trace = self._trace
         self._turn += 1
         replica, cached_tokens = self._choose(index, replicas, moment)
-        record, blocks = None, None
-        if self._records:
-            uid = replica.state.replica.uid
-            record = self._record(index).replica(uid, replica.kv_tokens)
-            blocks = self._blocks(index)
         replica.advance(moment, self._ttft)
+        record, prompt = self._note(index, replica, moment)
         request = EngineRequest(
             id=index,
             prompt_tokens=trace.input_tokens[index],
@@ -254,9 +293,28 @@ class Door:
             moment,
             cached_tokens=cached_tokens,
             record=record,
-            blocks=blocks,
+            prompt=prompt,
         ):
             self.refused += 1
+        self.requests[replica.number] += 1
+
+    def _note(
+        self, index: int, replica: SimulatedReplica, moment: float
+    ) -> tuple[ReplicaPrefixes | None, SentPrompt | None]:
+        """Record where a prompt goes."""
+        if not self._records:
+            return None, None
+        uid, prompt = replica.state.replica.uid, self._blocks(index)
+        records, owned = self._record(index), self._ownership(index, moment)
+        promised_tokens = 0
+        if prompt.turns is not None:
+            self._means = self._means.gone_on(prompt.turns.earlier_tokens > 0)
+        if owned is not None and owned.uid == uid:
+            promised_tokens = owned.promised_tokens
+            if owned.is_of_beginning:
+                records.note_owner(prompt, uid)
+        record = records.replica(uid, replica.kv_tokens)
+        return record, record.send(prompt, promised_tokens)
 
     def _choose(
         self, index: int, replicas: list[SimulatedReplica], moment: float
@@ -273,7 +331,7 @@ class Door:
             replica = self._rival.choose(prompt, replicas, self._settings)
             sees = self._rival.sees_caches
             return replica, replica.engine.cached_tokens(names) if sees else 0
-        if self._is_gateway and (held_tokens := self._cached_tokens(index, self.serving)):
+        if self._is_gateway and (held_tokens := self._cached_tokens(index, self.serving, moment)):
             room, states = ([each.state for each in group] for group in (replicas, self.serving))
             candidates = set(map(id, with_prefix(room, states, held_tokens, moment)))
             replicas = [each for each in self.serving if id(each.state) in candidates]
@@ -291,3 +349,8 @@ class Door:
             return self.serving
         serving, means = self.serving, self._means
         return [replica for replica in serving if has_room(replica.state, means, moment)]
+
+
+@cache
+def _key(name: str) -> int:
+    return int.from_bytes(blake2b(name.encode(), digest_size=8).digest())

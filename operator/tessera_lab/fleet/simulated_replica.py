@@ -9,8 +9,7 @@ from typing import NamedTuple
 
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica
-from tessera.domain.gateway.prefixes import PromptBlocks
-from tessera.domain.picking.health import SLOW_START_SECONDS
+from tessera.domain.picking.owners import NEW_REPLICA_SECONDS
 from tessera.domain.picking.prefix_record import ReplicaPrefixes, SentPrompt
 from tessera.domain.picking.replica_state import ReplicaState
 from tessera_lab.engine import EngineCore
@@ -122,7 +121,7 @@ class SimulatedReplica:
         """Give it a node."""
         self.bound_at, self.ready_at = bound_at, ready_at
         # The first replicas have served before the trace begins.
-        self.state.ready_at = ready_at if ready_at > 0 else -SLOW_START_SECONDS
+        self.state.ready_at = ready_at if ready_at > 0 else -NEW_REPLICA_SECONDS
 
     def submit(
         self,
@@ -132,17 +131,16 @@ class SimulatedReplica:
         *,
         cached_tokens: int = 0,
         record: ReplicaPrefixes | None = None,
-        blocks: PromptBlocks | None = None,
+        prompt: SentPrompt | None = None,
     ) -> bool:
         """Queue a request at a moment up to which the replica has advanced; False if refused.
 
-        `cached_tokens` are those that its router believes in the cache; a record takes the blocks.
+        `cached_tokens` are those that its router believes in the cache; a record has the prompt.
         """
         if self.engine.submit(request, arrival) is not None:
             return False
         self.served = True
         uncached = request.prompt_tokens - cached_tokens
-        prompt = record.send(blocks) if record is not None and blocks is not None else None
         self._sent[request.id] = _Sent(uncached, record, prompt)
         self.promised_tokens += cached_tokens
         self.state.sent(uncached)

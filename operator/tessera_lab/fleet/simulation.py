@@ -216,7 +216,7 @@ class Simulation:
         course.broken_streams = nodes.broken_streams
         course.lost_streams = nodes.lost_streams
         course.longest_wait = nodes.longest_wait
-        course.refused = self._door.refused
+        course.refused, course.requests = self._door.refused, self._door.requests
         course.prompt_tokens, course.cached_tokens = nodes.prompt_tokens, nodes.cached_tokens
         course.promised_tokens = nodes.promised_tokens
         course.output_tokens = nodes.output_tokens
