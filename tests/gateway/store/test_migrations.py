@@ -33,6 +33,8 @@ async def test_records_of_a_former_version_count_one_request(store_url: str) -> 
     await store.record([a_record(), a_record()])
     async with store.write() as connection:
         await connection.execute(text("ALTER TABLE usage_records DROP COLUMN requests"))
+        for table in ("gateways", "secrets"):
+            await connection.execute(text(f"DROP TABLE {table}"))
         await connection.execute(text("UPDATE alembic_version SET version_num = '0002'"))
 
     await store.migrate()

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Double,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     Table,
     Text,
@@ -57,4 +58,20 @@ LIMIT_ACCOUNTS = Table(
     Column("level", Double, nullable=False),
     Column("leases", JSON, nullable=False),
     Column("updated_at", Double, nullable=False),
+)
+
+# One row for each gateway that was there lately.
+GATEWAYS = Table(
+    "gateways",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("seen_at", Double, nullable=False),
+)
+
+# What all gateways hash by; the first one of them makes it.
+SECRETS = Table(
+    "secrets",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("value", LargeBinary, nullable=False),
 )

@@ -10,9 +10,10 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from tessera.domain.gateway.requests import Phase, UsageRecord
 from tessera.domain.limits.account import BorrowRequest, Lease
+from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.usage.report import UsageDimension, UsageQuery, UsageReport, UsageRow
 from tessera.domain.usage.sums import UsageSums
-from tessera.gateway.store import leases
+from tessera.gateway.store import leases, peers
 from tessera.gateway.store.database import Database
 from tessera.gateway.store.schema import USAGE_RECORDS
 
@@ -102,6 +103,14 @@ class GatewayStore(Database):
     async def _borrow(self, gateway: str, request: BorrowRequest) -> Lease | None:
         async with self.write(seconds=2.0) as connection:
             return await leases.borrow(connection, gateway, request)
+
+    async def meet(self, gateway: str) -> GatewayPeers:
+        """Note that a gateway is there; return how many are, and the secret that they share.
+
+        Its name is unique over all gateways and their restarts.
+        """
+        async with self.write(seconds=2.0) as connection:
+            return await peers.meet(connection, gateway)
 
     async def usage(self, query: UsageQuery) -> UsageReport:
         """Return the sums of the groups with the most tokens."""
