@@ -126,6 +126,7 @@ async def _run(port: int, folder: Path, announce_seconds: float, drain_seconds: 
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(TokenVerifier(None, {}).verify),
                 borrow=recording.lender.borrow,
+                meet=recording.store.meet,
                 recorder=recording,
                 engines=engines,
             )

@@ -20,6 +20,7 @@ from tessera.domain.limits.account import BorrowRequest, Lease, Portion, Portion
 from tessera.domain.limits.scopes import Meter
 from tessera.domain.observed.demand import GatewayDemand
 from tessera.domain.observed.tenant_keys import TenantKeys
+from tessera.domain.picking.owners import GatewayPeers
 from tessera.gateway import gateway as gateway_module
 from tessera.gateway.fleet.polling import EnginePoller
 from tessera.gateway.fleet.replicas import SentRequest
@@ -42,6 +43,9 @@ from world.testing import eventually
 CHAT = Ref("team-a", "chat")
 LIMIT = a_limit(Meter.REQUESTS, 60)
 TEAM = Identity(tenant="team-a")
+
+
+PEERS = GatewayPeers(count=3, secret=b"secret")
 
 
 class Surroundings:
@@ -67,6 +71,7 @@ class Surroundings:
                 poller=EnginePoller(self.read_page),
                 identifier=KeyIdentifier(),
                 borrow=self.borrow,
+                meet=self.meet,
                 recorder=self,
                 engines=EngineSession(1),
             )
@@ -84,6 +89,10 @@ class Surroundings:
     async def read_page(self, address: str) -> bytes | None:
         assert address == "127.10.0.5:8000"
         return b"vllm:num_requests_running 5\nvllm:num_requests_waiting 0\n"
+
+    async def meet(self, gateway: str) -> GatewayPeers:
+        assert gateway == "gw"
+        return PEERS
 
     async def borrow(self, gateway: str, request: BorrowRequest) -> Lease:
         self.borrowings.append((gateway, request))
@@ -244,6 +253,14 @@ def test_an_edit_of_a_public_service_lets_no_tenant_look_at_all_models() -> None
             visible = gateway.admission.models.visible(Identity(tenant=tenant))
             assert visible == {"chat": model, f"name-{edit}": evil}
         assert models.looks - before == 1
+
+
+async def test_a_gateway_meets_the_others_as_soon_as_it_runs() -> None:
+    async def has_met() -> None:
+        assert gateway.admission.replicas.peers == PEERS
+
+    async with running(Surroundings()) as gateway:
+        await eventually(has_met)
 
 
 async def test_engines_of_services_with_requests_are_polled() -> None:

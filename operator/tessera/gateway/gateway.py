@@ -1,6 +1,7 @@
 """What a gateway does beside its API: the directory, loads of engines, limits and demand."""
 
 import asyncio
+import contextlib
 import gc
 import itertools
 import time
@@ -17,6 +18,7 @@ from tessera.domain.gateway.requests import AwaitedStreams, UsageRecord
 from tessera.domain.incremental import Incremental
 from tessera.domain.limits.account import BorrowRequest, Lease
 from tessera.domain.observed.demand import GatewayDemand
+from tessera.domain.picking.owners import GatewayPeers
 from tessera.gateway.fleet.polling import POLL_SECONDS, EnginePoller
 from tessera.gateway.http.engine_connection import EngineSession
 from tessera.gateway.identify.senders import Identifier
@@ -24,6 +26,8 @@ from tessera.gateway.queue.arrivals import ArrivalCount
 from tessera.gateway.queue.places import DemandCount
 from tessera.gateway.requests.admission import Admission
 from tessera.gateway.requests.app import GatewayApp
+from tessera.gateway.store.database import StoreError
+from tessera.gateway.store.peers import MEET_SECONDS
 from tessera.gateway.usage.metrics import ServiceRequests
 
 # Directories are built at most four times a second.
@@ -68,6 +72,8 @@ class GatewayParts:
     identifier: Identifier
     borrow: Callable[[str, BorrowRequest], Awaitable[Lease]]
     """Lends from the limits that all gateways share, to a gateway by its name."""
+    meet: Callable[[str], Awaitable[GatewayPeers]]
+    """Tells the other gateways that the one of a name is there; raises StoreError."""
     recorder: Recorder
     engines: EngineSession
     require_name_grants: bool = False
@@ -101,6 +107,7 @@ class Gateway:
             group.create_task(run_forever("directory", self._build_directories))
             group.create_task(run_forever("loads", self._poll_engines))
             group.create_task(run_forever("limits", self._lend))
+            group.create_task(run_forever("peers", self._meet_peers))
 
     async def borrow(self, request: BorrowRequest) -> bool:
         """Exchange portions of limits with the accounts; False if the answer did not come."""
@@ -204,6 +211,13 @@ class Gateway:
                 if renewal.portions or renewal.slots:
                     self._ask(renewal)
             await asyncio.sleep(POLL_SECONDS)
+
+    async def _meet_peers(self) -> None:
+        while True:
+            # Without its store, a gateway goes on with those that it met last.
+            with contextlib.suppress(StoreError):
+                self.admission.replicas.peers = await self._parts.meet(self._parts.name)
+            await asyncio.sleep(MEET_SECONDS)
 
     def _ask(self, request: BorrowRequest) -> asyncio.Future[None]:
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -126,6 +126,7 @@ async def run(settings: GatewaySettings, host: str) -> None:
                 poller=EnginePoller(partial(read_page, engines)),
                 identifier=Authenticator(_verifier(settings, own, connection).verify),
                 borrow=recording.lender.borrow,
+                meet=recording.store.meet,
                 recorder=recording,
                 engines=engines,
             )

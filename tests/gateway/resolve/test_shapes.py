@@ -8,12 +8,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks
+from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks, PromptTurns
+from tessera.domain.picking.owners import GatewayPeers
 from tessera.gateway.bodies.parsing import (
     ChatFields,
     CompletionFields,
     EmbeddingFields,
+    MessagesFields,
     RequestFields,
+    ResponsesFields,
 )
 from tessera.gateway.resolve.shapes import SESSION_HEADER, prompt_blocks
 from tests.gateway.harness import a_model
@@ -109,3 +112,106 @@ def test_a_long_name_is_no_session() -> None:
     prompt = blocks(user="x" * 513)
     assert prompt is not None
     assert prompt.session is None
+
+
+SYSTEM, QUESTION = {"role": "system", "content": "Be short."}, {"role": "user", "content": "Why?"}
+ANSWER, LATER = {"role": "assistant", "content": "So."}, {"role": "user", "content": "And then?"}
+
+
+def turns(
+    fields_type: type[RequestFields] = ChatFields,
+    *,
+    secret: bytes = b"secret",
+    headers: Mapping[bytes, bytes] | None = None,
+    tenant: str = "team-a",
+    uid: str = "uid-chat",
+    name: str = "chat",
+    **fields: Any,
+) -> PromptTurns:
+    parsed = msgspec.json.Decoder(fields_type).decode(json.dumps({"model": name, **fields}))
+    model = a_model(public=True, adapters=("lora",), uid=uid)
+    peers = GatewayPeers(count=2, secret=secret)
+    prompt = prompt_blocks(parsed, headers or {}, model, (tenant, 1.0), 3000, peers=peers)
+    assert prompt is not None
+    assert prompt.turns is not None
+    return prompt.turns
+
+
+def test_a_gateway_that_is_alone_looks_for_no_turns() -> None:
+    prompt = blocks(messages=[QUESTION])
+    assert prompt is not None
+    assert prompt.turns is None
+
+
+def test_all_turns_of_a_conversation_have_one_key() -> None:
+    first = turns(messages=[SYSTEM, QUESTION])
+    later = turns(messages=[SYSTEM, QUESTION, ANSWER, LATER], user="anna", temperature=1)
+    assert (first.key, first.beginning_key) == (later.key, later.beginning_key)
+    assert first.earlier_tokens == 0
+    assert later.opening_tokens < later.earlier_tokens
+    assert first.beginning_tokens < first.opening_tokens
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"messages": [SYSTEM, LATER]},
+        {"messages": [LATER, QUESTION]},
+        {"messages": [QUESTION]},
+        {"tools": [{"type": "function"}]},
+        {"prompt_cache_key": "a"},
+        {"headers": {b"x-session-id": b"a"}},
+        {"secret": b"of another installation"},
+        {"tenant": "team-b"},
+        {"uid": "uid-other"},
+        {"name": "lora"},
+    ],
+    ids=str,
+)
+def test_what_finds_nothing_of_each_other_has_other_keys(change: dict[str, Any]) -> None:
+    conversation = {"messages": [SYSTEM, QUESTION]}
+    assert turns(**conversation).key != turns(**{**conversation, **change}).key
+
+
+@pytest.mark.parametrize(
+    "header", [b"x-session-id", b"x-claude-code-session-id", b"session-id", b"x-session-affinity"]
+)
+def test_prompts_of_one_session_have_one_key(header: bytes) -> None:
+    first = turns(messages=[QUESTION], headers={header: b"a"})
+    other = turns(messages=[SYSTEM, LATER], prompt_cache_key="k", headers={header: b"a"})
+    assert first.key == other.key != turns(messages=[QUESTION], headers={header: b"b"}).key
+
+
+def test_the_user_of_a_request_names_no_conversation() -> None:
+    assert turns(messages=[QUESTION]).key == turns(messages=[QUESTION], user="anna").key
+
+
+@pytest.mark.parametrize(
+    ("fields_type", "first", "later"),
+    [
+        (
+            ResponsesFields,
+            {"instructions": "Be short.", "input": [QUESTION]},
+            {"instructions": "Be short.", "input": [QUESTION, ANSWER, LATER]},
+        ),
+        (
+            MessagesFields,
+            {"system": "Be short.", "messages": [QUESTION]},
+            {"system": "Be short.", "messages": [QUESTION, ANSWER, LATER]},
+        ),
+        (CompletionFields, {"prompt": "x" * 4096 + "y"}, {"prompt": "x" * 4096 + "z" * 99}),
+    ],
+)
+def test_other_routes_have_keys_as_well(
+    fields_type: type[RequestFields], first: dict[str, Any], later: dict[str, Any]
+) -> None:
+    assert turns(fields_type, **first).key == turns(fields_type, **later).key
+
+
+def test_questions_about_one_document_have_one_key_of_their_beginning() -> None:
+    document = {"role": "system", "content": "A long report. " * 200}
+    first, other = (turns(messages=[document, each]) for each in (QUESTION, LATER))
+    assert first.key != other.key
+    assert first.beginning_key == other.beginning_key
+    by_session = turns(messages=[document, QUESTION], headers={b"x-session-id": b"a"})
+    assert by_session.beginning_key == first.beginning_key

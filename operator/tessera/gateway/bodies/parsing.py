@@ -73,6 +73,8 @@ class RequestFields(msgspec.Struct, gc=False):
     """What an engine keeps in its cache, in the order in which chat templates have it."""
     session_fields: ClassVar[tuple[str, ...]] = ()
     """Where a client says which prompts begin alike: the first that is given counts."""
+    opening_bytes: ClassVar[int | None] = None
+    """Of a prompt that is no conversation, those that tell it from others."""
     model: _Name
 
     @property
@@ -121,12 +123,16 @@ class RequestFields(msgspec.Struct, gc=False):
         """Return the values in which images and clips may be, by their fields."""
         return {name: memoryview(getattr(self, name)) for name in self.media_fields}
 
+    def prompt_values(self) -> list[memoryview]:
+        """Return what an engine keeps in its cache, field by field."""
+        return [memoryview(getattr(self, name)) for name in self.prompt_fields]
+
     def prompt_text(self, media: Media) -> tuple[bytes, int]:
         """Return the prompt as the body has it, of a long one the beginning, and all its bytes.
 
         An image or a clip takes as many of them as text of as many tokens, by which others differ.
         """
-        values = [memoryview(getattr(self, name)) for name in self.prompt_fields]
+        values = self.prompt_values()
         if not media:
             text = b"".join(value[:MAX_PROMPT_BYTES] for value in values)
             return text, sum(map(len, values))
@@ -298,6 +304,7 @@ class CompletionFields(_UsageStreamFields, gc=True, dict=True):
 
     unlisted_fields = ("prompt_embeds",)
     prompt_fields = ("prompt",)
+    opening_bytes = 4096
     session_fields = ("user",)
     user: msgspec.Raw = _NONE
     prompt: msgspec.Raw = _NONE

@@ -183,17 +183,39 @@ def condense(value: memoryview, media: Sequence[InlineMedia], most: int) -> tupl
     """
     condensed, start, size = bytearray(), 0, len(value)
     for each in media:
-        place = re.compile(re.escape(bytes(each.text[:_SOUGHT_BYTES]))).search(value, start)
+        place = _place(each, value, start)
         if place is None:
             continue
         length = _BYTES_PER_TOKEN * each.tokens
         size += length - len(each.text)
         if len(condensed) < most:
-            condensed += value[start : place.start()][:most]
+            condensed += value[start:place][:most]
             digest = hashlib.sha256(each.text).digest()
             condensed += (digest * (length // len(digest) + 1))[:length]
-        start = place.start() + len(each.text)
+        start = place + len(each.text)
     return bytes(condensed + value[start:][:most])[:most], size
+
+
+def condensed_sizes(values: Sequence[memoryview], media: Sequence[InlineMedia]) -> list[int]:
+    """Return the bytes of parts of a body, one behind the other, with these images and clips.
+
+    Each of them has as many bytes as in `condense`.
+    """
+    sizes, left = list[int](), [*reversed(media)]
+    for value in values:
+        start, size = 0, len(value)
+        while left and (place := _place(left[-1], value, start)) is not None:
+            each = left.pop()
+            size += _BYTES_PER_TOKEN * each.tokens - len(each.text)
+            start = place + len(each.text)
+        sizes.append(size)
+    return sizes
+
+
+def _place(media: InlineMedia, value: memoryview, start: int) -> int | None:
+    """Return where in the value an image or a clip is."""
+    match = re.compile(re.escape(bytes(media.text[:_SOUGHT_BYTES]))).search(value, start)
+    return None if match is None else match.start()
 
 
 def _texts(value: memoryview, field: str, item: re.Pattern[bytes]) -> tuple[int, int]:

@@ -10,6 +10,7 @@ from datetime import datetime
 from tessera.api.ref import Ref
 from tessera.domain.gateway.directory import EngineReplica, ModelChanges, OfferedModel
 from tessera.domain.gateway.requests import RequestShape
+from tessera.domain.picking.owners import GatewayPeers, Owners, Ownership
 from tessera.domain.picking.pick import (
     Choice,
     Comparison,
@@ -126,6 +127,9 @@ class Replicas:
         self._means: dict[str, RequestMeans] = {}
         self._records = PrefixRecords()
         self._turn = 0
+        self._owners: dict[str, Owners] = {}
+        """By the UID of a service."""
+        self.peers = GatewayPeers()
         self.freed: Callable[[str], None] = lambda _: None
         """Called with a service's UID when one of its replicas has more room."""
 
@@ -134,6 +138,7 @@ class Replicas:
         former: dict[str, ReplicaState] = {}
         for model in changes.old:
             self._mixtures.pop(model.uid, None)
+            self._owners.pop(model.uid)
             for left in self._by_service.pop(model.uid):
                 former[left.replica.uid] = left
                 self._states.pop(left.replica.uid, None)
@@ -150,6 +155,7 @@ class Replicas:
                     state.update(replica, now=now, utc_now=utc_now)
                 self._states[replica.uid] = state
                 of_model.append(state)
+            self._owners[model.uid] = Owners(of_model)
             if (mixture := _mixture(model.replicas)) is not None:
                 self._mixtures[model.uid] = mixture
         for uid in former.keys() - self._states.keys():
@@ -185,7 +191,8 @@ class Replicas:
         """
         self._turn += 1
         replicas = self.states(model)
-        held_tokens = available = self._held_tokens(shape, replicas)
+        held_tokens, owned = self._expected_tokens(model, shape, now, replicas)
+        available = held_tokens
         if beyond_room and states and any(held_tokens):
             states = with_prefix(states, replicas, held_tokens, now)
         states = _fitting(states, shape, self._mixtures.get(model.uid))
@@ -193,7 +200,7 @@ class Replicas:
             uids = [state.replica.uid for state in replicas]
             tokens_by_uid = dict(zip(uids, held_tokens, strict=True))
             available = [tokens_by_uid[state.replica.uid] for state in states]
-        choice = self._pick(model, shape, now, states, available)
+        choice = self._pick(model, shape, now, states, available, owned)
         if choice is None:
             return None
         if choice.reason is PickReason.ONLY_REPLICA and self.ready_count(model) > 1:
@@ -203,11 +210,21 @@ class Replicas:
         prompt, cached_share, known_share, prompt_tokens = None, 0.0, 0.0, 0
         if shape.prompt is not None:
             # What its session alone promises is not certain: many may come with one name at once.
-            prompt = self._records.replica(choice.replica.uid).send(shape.prompt)
+            is_owner = owned is not None and owned.uid == choice.replica.uid
+            owner = owned if is_owner else None
+            prompt = self._records.replica(choice.replica.uid).send(
+                shape.prompt, owner.promised_tokens if owner else 0
+            )
+            if owner is not None and owner.is_of_beginning:
+                self._records.note_owner(shape.prompt, owner.uid)
             prompt_tokens = shape.prompt.prompt_tokens
             held_tokens = held_tokens or (prompt.promised_tokens,)
-            cached_share = prompt.promised_tokens / prompt_tokens
+            promised_tokens = owner.expected_tokens if owner else prompt.promised_tokens
+            cached_share = min(1.0, promised_tokens / prompt_tokens)
             known_share = max(held_tokens) / prompt_tokens
+            if (turns := shape.prompt.turns) is not None:
+                goes_on = turns.earlier_tokens > 0 or max(held_tokens) > turns.opening_tokens
+                self._means[model.uid] = self.means(model).gone_on(goes_on)
         prefill_tokens = max(1, round(shape.input_tokens * (1 - cached_share)))
         cached_tokens = max(0, shape.input_tokens - prefill_tokens)
         until = read_until(choice.state, prefill_tokens, cached_tokens, now)
@@ -302,7 +319,8 @@ class Replicas:
         0 where that is not known.
         """
         states = self.taking(model, shape, states)
-        choice = self._pick(model, shape, now, states, self._held_tokens(shape, states))
+        expected = self._expected_tokens(model, shape, now, states)
+        choice = self._pick(model, shape, now, states, *expected)
         if choice is not None:
             choice = self._in_time(model, shape, now, choice, within)
         return (choice.predicted_ttft_seconds if choice is not None else None) or 0.0
@@ -320,7 +338,8 @@ class Replicas:
             return choice
         compared = [candidate.state for candidate in choice.candidates]
         others = self.taking(model, shape, without_room(compared, self.states(model), now))
-        other = self._pick(model, shape, now, others, self._held_tokens(shape, others))
+        expected = self._expected_tokens(model, shape, now, others)
+        other = self._pick(model, shape, now, others, *expected)
         if other is None or (other.predicted_ttft_seconds or math.inf) > within:
             return choice
         return replace(
@@ -329,11 +348,29 @@ class Replicas:
             candidates=(*other.candidates, *choice.candidates),
         )
 
-    def _held_tokens(self, shape: RequestShape, states: Sequence[ReplicaState]) -> Sequence[int]:
-        """Return what each of these replicas has of a prompt; empty where there is no choice."""
-        if shape.prompt is None or len(states) < 2:
-            return ()
-        return self._records.held_tokens(shape.prompt, [state.replica.uid for state in states])
+    def _expected_tokens(
+        self,
+        model: OfferedModel,
+        shape: RequestShape,
+        now: float,
+        states: Sequence[ReplicaState],
+    ) -> tuple[Sequence[int], Ownership | None]:
+        """Return what each of these replicas has of a prompt, and what its owner counts for.
+
+        Empty and None where there is no choice.
+        """
+        prompt, records = shape.prompt, self._records
+        if prompt is None or len(states) < 2:
+            return (), None
+        uids = [state.replica.uid for state in states]
+        held_tokens = records.held_tokens(prompt, uids)
+        owners = self._owners.get(model.uid)
+        if prompt.turns is None or owners is None:
+            return held_tokens, None
+        owned = owners.ownership(prompt, records, self.means(model), self.peers.count, now)
+        if owned is not None and owned.uid in uids:
+            held_tokens[uids.index(owned.uid)] = owned.expected_tokens
+        return held_tokens, owned
 
     def _pick(
         self,
@@ -342,6 +379,7 @@ class Replicas:
         now: float,
         states: Sequence[ReplicaState],
         held_tokens: Sequence[int],
+        owned: Ownership | None,
     ) -> Choice | None:
         cached = held_tokens
         if shape.prompt is not None and held_tokens:
@@ -353,7 +391,9 @@ class Replicas:
                 ratio = shape.input_tokens / shape.prompt.prompt_tokens
                 cached = [int(tokens * ratio) for tokens in cached]
         means = self.means(model)
-        return pick(shape, states, now, turn=self._turn, means=means, cached_tokens=cached)
+        return pick(
+            shape, states, now, turn=self._turn, means=means, cached_tokens=cached, owned=owned
+        )
 
     def work_seconds(self, model: OfferedModel, shape: RequestShape) -> float:
         """Return the predicted seconds of a replica that a request takes.

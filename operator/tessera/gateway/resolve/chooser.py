@@ -65,9 +65,10 @@ class Chooser:
         means, identity = self._replicas.means(model), identified.identity
         sender = identity.tenant, self._senders.weight_of(identity)
         tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
-        headers = identified.headers
+        headers, peers = identified.headers, self._replicas.peers
         prompt = await take(
-            len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens, media)
+            len(body),
+            lambda: prompt_blocks(fields, headers, model, sender, tokens, media, peers),
         )
         return Chosen(
             received=received,
