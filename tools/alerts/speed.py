@@ -279,8 +279,8 @@ SPEED = (
         cause="""
             - `SlowerThanPredicted`: another process uses the device (a pod outside the slice's
               isolation), its clock is throttled (power or heat), the host is short of CPU, or an
-              option in `spec.engine.extraArgs` costs speed, such as `--attention-backend`. The service
-              may miss `spec.slo` although sizing meets it.
+              option in `spec.engine.extraArgs` costs speed, such as `--attention-backend`. The
+              service may miss `spec.slo` although sizing meets it.
             - `FasterThanPredicted`: the replicas may carry more than planned. Reported prices are
               too high and reported capacity is too low; nothing is at risk.
         """,

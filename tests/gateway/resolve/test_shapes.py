@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from tessera.domain.gateway.prefixes import MAX_BLOCKS, PromptBlocks, PromptTurns
-from tessera.domain.picking.owners import GatewayPeers
+from tessera.gateway.bodies.media import read_media
 from tessera.gateway.bodies.parsing import (
     ChatFields,
     CompletionFields,
@@ -18,7 +18,7 @@ from tessera.gateway.bodies.parsing import (
     RequestFields,
     ResponsesFields,
 )
-from tessera.gateway.resolve.shapes import SESSION_HEADER, prompt_blocks
+from tessera.gateway.resolve.shapes import SESSION_HEADER, prompt_blocks, with_turns
 from tests.gateway.harness import a_model
 
 LONG = "x" * 3 * 2**20
@@ -130,17 +130,12 @@ def turns(
 ) -> PromptTurns:
     parsed = msgspec.json.Decoder(fields_type).decode(json.dumps({"model": name, **fields}))
     model = a_model(public=True, adapters=("lora",), uid=uid)
-    peers = GatewayPeers(count=2, secret=secret)
-    prompt = prompt_blocks(parsed, headers or {}, model, (tenant, 1.0), 3000, peers=peers)
+    media = read_media(parsed.media, model)
+    prompt = prompt_blocks(parsed, headers or {}, model, (tenant, 1.0), 3000, media)
     assert prompt is not None
+    prompt = with_turns(prompt, parsed, headers or {}, model, media, secret)
     assert prompt.turns is not None
     return prompt.turns
-
-
-def test_a_gateway_that_is_alone_looks_for_no_turns() -> None:
-    prompt = blocks(messages=[QUESTION])
-    assert prompt is not None
-    assert prompt.turns is None
 
 
 def test_all_turns_of_a_conversation_have_one_key() -> None:
@@ -180,6 +175,15 @@ def test_prompts_of_one_session_have_one_key(header: bytes) -> None:
     first = turns(messages=[QUESTION], headers={header: b"a"})
     other = turns(messages=[SYSTEM, LATER], prompt_cache_key="k", headers={header: b"a"})
     assert first.key == other.key != turns(messages=[QUESTION], headers={header: b"b"}).key
+
+
+def test_bytes_of_an_image_are_no_tokens_of_an_earlier_turn() -> None:
+    image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 400_000}"}}
+    question = {"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]}
+    later = {"role": "user", "content": "x" * 12_288}
+    parts = turns(messages=[question, ANSWER, later])
+    # The image counts as many as the last message.
+    assert 1400 < parts.opening_tokens < parts.earlier_tokens < 1600
 
 
 def test_the_user_of_a_request_names_no_conversation() -> None:

@@ -14,7 +14,7 @@ from tessera.gateway.identify.senders import RecordFields, Senders
 from tessera.gateway.receive.receiver import Received
 from tessera.gateway.refusals import route_not_served, unlisted_field
 from tessera.gateway.resolve.models import Resolved, resolved_fields
-from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape
+from tessera.gateway.resolve.shapes import likely_tokens, prompt_blocks, request_shape, with_turns
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,9 +67,13 @@ class Chooser:
         tokens = likely_tokens(size.estimate(model.max_model_len), size, means)
         headers, peers = identified.headers, self._replicas.peers
         prompt = await take(
-            len(body),
-            lambda: prompt_blocks(fields, headers, model, sender, tokens, media, peers),
+            len(body), lambda: prompt_blocks(fields, headers, model, sender, tokens, media)
         )
+        if prompt is not None and peers.count > 1:
+            blocks, secret = prompt, peers.secret
+            prompt = await take(
+                len(body), lambda: with_turns(blocks, fields, headers, model, media, secret)
+            )
         return Chosen(
             received=received,
             model=model,

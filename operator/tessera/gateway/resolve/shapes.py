@@ -2,6 +2,7 @@
 
 from array import array
 from collections.abc import Mapping
+from dataclasses import replace
 from hashlib import blake2b
 from math import ceil
 
@@ -10,7 +11,6 @@ from tessera.domain.gateway.coding_clients import SESSION_HEADERS
 from tessera.domain.gateway.directory import OfferedModel
 from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, PromptTurns, block_hashes
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
-from tessera.domain.picking.owners import GatewayPeers
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.messages import conversation_parts
 from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
@@ -19,7 +19,6 @@ from tessera.gateway.bodies.prompt_size import NO_MEDIA, Media, PromptSize, cond
 SESSION_HEADER = b"x-session-id"
 _SESSION_HEADERS = tuple(name.encode() for name in SESSION_HEADERS)
 _KEY_BYTES = 8
-_ALONE = GatewayPeers()
 
 
 def request_shape(
@@ -59,73 +58,74 @@ def prompt_blocks(
     sender: tuple[str, float],
     prompt_tokens: int,
     media: Media = NO_MEDIA,
-    peers: GatewayPeers = _ALONE,
 ) -> PromptBlocks | None:
     """Return the blocks of a prompt of about so many tokens; None where an engine keeps none.
 
     Those of tenants, and of adapters, that find nothing of each other in an engine have other
-    hashes. The sender is a tenant, with its weight in the memory of records. Where there are
-    several gateways, it has the keys of its owner.
+    hashes. The sender is a tenant, with its weight in the memory of records.
     """
     if not fields.prompt_fields:
         return None
     tenant, weight = sender
-    salt = f"{cache_salt(model, tenant)}/{_adapter(fields, model)}"
+    salt = _salt(fields, model, tenant)
     text, text_bytes = fields.prompt_text(media)
     # The rest of a body, which may be spaces, takes no room in a cache.
     prompt_tokens = max(1, min(prompt_tokens, text_bytes))
     session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
-    tokens_per_byte = prompt_tokens / max(text_bytes, 1)
-    turns = None
-    if peers.count > 1:
-        secret = blake2b(f"{model.uid}/{salt}".encode(), key=peers.secret, digest_size=_KEY_BYTES)
-        turns = _prompt_turns(fields, headers, secret, tokens_per_byte, media)
     return PromptBlocks(
         owner=tenant,
         # As long as its stream runs: a list takes five times as much.
         hashes=array("Q", block_hashes(text, salt)),
-        tokens_per_block=BLOCK_BYTES * tokens_per_byte,
+        tokens_per_block=BLOCK_BYTES * prompt_tokens / max(text_bytes, 1),
         prompt_tokens=prompt_tokens,
         weight=weight,
         session=None if session is None else hash((model.uid, salt, session)),
-        turns=turns,
     )
 
 
-def _prompt_turns(
+def with_turns(
+    prompt: PromptBlocks,
     fields: RequestFields,
     headers: Mapping[bytes, bytes],
-    secret: "blake2b",
-    tokens_per_byte: float,
+    model: OfferedModel,
     media: Media,
-) -> PromptTurns:
-    """Return where the turns of a prompt are, with its keys, by a keyed hash of its cache."""
+    secret: bytes,
+) -> PromptBlocks:
+    """Return the blocks with where the turns are, and the keys by which gateways find its owner."""
+    salt = f"{model.uid}/{_salt(fields, model, prompt.owner)}"
+    of_cache = blake2b(salt.encode(), key=secret, digest_size=_KEY_BYTES)
     parts = conversation_parts(fields.prompt_values(), fields.opening_bytes)
     sizes = condensed_sizes(
         parts.pieces, [each for name in fields.prompt_fields for each in media.get(name, ())]
     )
     beginning_bytes, opening_bytes = sum(sizes[: parts.first]), sizes[parts.first]
     session = next(filter(None, map(headers.get, _SESSION_HEADERS)), None)
-    key = secret.copy()
+    key = of_cache.copy()
     if session is not None:
         key.update(b"session\0" + session[:MAX_SESSION_BYTES])
     if session is None or beginning_bytes > opening_bytes:
         # JSON has no NUL.
-        secret.update(b"prompt\0")
+        of_cache.update(b"prompt\0")
         for value in parts.pieces[: parts.first]:
-            secret.update(value)
+            of_cache.update(value)
     if session is None:
-        key = secret.copy()
+        key = of_cache.copy()
         cache_key = memoryview(getattr(fields, "prompt_cache_key", b""))
         for part in (b"\0", cache_key, b"\0", parts.pieces[parts.first]):
             key.update(part)
-    return PromptTurns(
+    tokens_per_byte = prompt.tokens_per_block / BLOCK_BYTES
+    turns = PromptTurns(
         key=int.from_bytes(key.digest()),
-        beginning_key=int.from_bytes(secret.digest()),
+        beginning_key=int.from_bytes(of_cache.digest()),
         beginning_tokens=int(beginning_bytes * tokens_per_byte),
         opening_tokens=int((beginning_bytes + opening_bytes) * tokens_per_byte),
         earlier_tokens=int(sum(sizes[: parts.earlier]) * tokens_per_byte),
     )
+    return replace(prompt, turns=turns)
+
+
+def _salt(fields: RequestFields, model: OfferedModel, tenant: str) -> str:
+    return f"{cache_salt(model, tenant)}/{_adapter(fields, model)}"
 
 
 def _adapter(fields: RequestFields, model: OfferedModel) -> str | None:
