@@ -91,25 +91,22 @@ class Prober:
                 self._start_once(f"pod {suspect.pod.uid}", suspect.pod.ref.namespace, check)
         for batch_plan in plan.batches.values():
             self._start_batch_probes(batch_plan)
-        self._start_event_reads(plan)
-        self._start_refusal_reads(snapshot, plan)
+        self._start_event_reads(snapshot, plan)
         self._forget(plan)
 
-    def _start_refusal_reads(self, snapshot: Snapshot, plan: Plan) -> None:
-        """Ask why Jobs have no pod, and forget it of those that have one."""
+    def _start_event_reads(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Ask why Jobs have no pod, forgetting it of those that have one, and pods no place."""
+        if self._cluster is None:
+            return
         model_jobs = ModelJobs(snapshot.at, snapshot.model_jobs, snapshot.pods)
         podless: list[BatchJob | ObservedModelJob] = [*podless_jobs(model_jobs)]
         podless += [each.podless_job for each in plan.batches.values() if each.podless_job]
         for job in podless:
             refusal = self._answers.pod_refusals.get(job.uid)
-            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL) and self._cluster:
+            if self._is_due(refusal.at if refusal else None, _EVENTS_INTERVAL):
                 read = partial(self._read_pod_refusal, self._cluster, job)
                 self._start_once(f"job {job.uid}", job.ref.namespace, read)
         forget_all_but({job.uid for job in podless}, self._answers.pod_refusals)
-
-    def _start_event_reads(self, plan: Plan) -> None:
-        if self._cluster is None:
-            return
         due = [
             pod
             for view in plan.pools

@@ -164,7 +164,7 @@ def test_all_turns_of_a_conversation_have_one_key() -> None:
     ids=str,
 )
 def test_what_finds_nothing_of_each_other_has_other_keys(change: dict[str, Any]) -> None:
-    conversation = {"messages": [SYSTEM, QUESTION]}
+    conversation: dict[str, Any] = {"messages": [SYSTEM, QUESTION]}
     assert turns(**conversation).key != turns(**{**conversation, **change}).key
 
 
@@ -179,9 +179,9 @@ def test_prompts_of_one_session_have_one_key(header: bytes) -> None:
 
 def test_bytes_of_an_image_are_no_tokens_of_an_earlier_turn() -> None:
     image = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{'A' * 400_000}"}}
-    question = {"role": "user", "content": [image, {"type": "text", "text": "What is it?"}]}
-    later = {"role": "user", "content": "x" * 12_288}
-    parts = turns(messages=[question, ANSWER, later])
+    messages: list[Any] = [{"role": "user", "content": [image]}, ANSWER]
+    messages.append({"role": "user", "content": "x" * 12_288})
+    parts = turns(messages=messages)
     # The image counts as many as the last message.
     assert 1400 < parts.opening_tokens < parts.earlier_tokens < 1600
 

@@ -49,7 +49,7 @@ def conversation_parts(
     while end and not _is_answer(messages[end - 1]):
         end -= 1
     return ConversationParts(
-        pieces=[*fields, *map(memoryview, messages)],
+        pieces=[*fields, *(memoryview(each) for each in messages)],
         first=len(fields) + first,
         earlier=len(fields) + end if end else 0,
     )
