@@ -6,12 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.batch_runner.errors import RefusedError
 from tessera.batch_runner.model.sources import SourceFile, needed_files
 from tessera.domain.model.config import CONFIG, read_files
 from tessera.domain.model.weight_files import INDEX, indexed_bytes, unloaded_files
 from tests.domain.model.test_config import config_of, error_message, expect_shape
 
 SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
+QUARTERS = [f"model-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
+BF16 = ["model.bf16-00001-of-00001.safetensors"]
 WHOLE = "consolidated.safetensors"
 # mistralai/Mistral-7B-Instruct-v0.3.
 MISTRAL = {
@@ -42,7 +45,16 @@ def test_of_two_sets_of_weights_one_is_downloaded(index: object) -> None:
         ([WHOLE, "consolidated.safetensors.index.json"], None, set()),
         ([WHOLE, "model.safetensors"], None, {WHOLE, "consolidated.safetensors.index.json"}),
         (["model.safetensors", *SHARDS], NAMED, {"model.safetensors"}),
-        (["model.safetensors", *SHARDS], None, set()),
+        (["model.safetensors", *SHARDS], None, set(SHARDS)),
+        (["model.safetensors", *SHARDS[:2]], None, set(SHARDS[:2])),
+        ([*SHARDS, *QUARTERS], None, set(QUARTERS)),
+        ([*SHARDS[:2], *QUARTERS], None, set(SHARDS[:2])),
+        ([*SHARDS, "mtp.safetensors"], None, set()),
+        (["model.safetensors", "adapter_model.safetensors"], None, {"adapter_model.safetensors"}),
+        (["adapter_model.safetensors"], None, set()),
+        (["model.safetensors", "model.fp16.safetensors"], None, {"model.fp16.safetensors"}),
+        ([*SHARDS, *BF16], None, set(BF16)),
+        (["model.fp16.safetensors"], None, set()),
         ([*SHARDS, "2_Dense/model.safetensors", "lora/adapter_model.safetensors"], NAMED, set()),
         (["model.safetensors"], NAMED, set()),
         (["model.safetensors"], {"weight_map": {"a": 3, "b": None}}, set()),
@@ -64,6 +76,36 @@ def test_weights_are_never_left_out_altogether(names: set[str], indexed: set[str
     unloaded = unloaded_files(names, {"weight_map": {name: name for name in indexed}})
     assert not weights or weights - unloaded
     assert "a.json" not in unloaded
+
+
+@pytest.mark.parametrize(
+    ("names", "index", "missing"),
+    [
+        ([*SHARDS, *QUARTERS[:3]], None, None),
+        ([SHARDS[0], SHARDS[2], "mtp.safetensors"], None, SHARDS[1]),
+        ([*QUARTERS[1:], *SHARDS[:1]], None, QUARTERS[0]),
+        (SHARDS[:2], NAMED, SHARDS[2]),
+        ([WHOLE, SHARDS[0]], NAMED, SHARDS[1]),
+        (["model.safetensors"], NAMED, None),
+        (["x-00000-of-00002.safetensors", "x-00001-of-00002.safetensors"], None, None),
+        (["x-00001-of-99999.safetensors"], None, "x-00002-of-99999.safetensors"),
+    ],
+)
+def test_weights_that_are_not_whole_are_refused_by_the_first_missing_file(
+    names: list[str], index: object, missing: str | None
+) -> None:
+    files = [SourceFile(name, 100) for name in names]
+    if missing is None:
+        needed_files(files, allow_pickles=False, index=index)
+        return
+    with pytest.raises(RefusedError, match=f"^{missing} is missing"):
+        needed_files(files, allow_pickles=False, index=index)
+
+
+@pytest.mark.parametrize("size", [0, -5])
+def test_weights_of_no_bytes_are_refused(size: int) -> None:
+    with pytest.raises(RefusedError, match=f"model.safetensors has {size} bytes"):
+        needed_files([SourceFile("model.safetensors", size)], allow_pickles=False)
 
 
 def test_sizes_of_files_count_where_the_index_contradicts_them() -> None:

@@ -51,7 +51,7 @@ class HubRepository:
             raise RefusedError(f"{url} is not a JSON object")
         try:
             files = tuple(
-                SourceFile(str(sibling["rfilename"]), sibling.get("size"))
+                SourceFile(str(sibling["rfilename"]), _size(sibling.get("size")))
                 for sibling in document["siblings"]
             )
             return SourceListing(str(document["sha"]), files)
@@ -124,3 +124,8 @@ def _response_error(response: aiohttp.ClientResponse, url: str) -> BatchError:
 async def _read_json(response: aiohttp.ClientResponse, url: str) -> Any:
     chunks = response.content.iter_chunked(_CHUNK_BYTES)
     return parse_json(await read_whole(chunks, MAX_JSON_BYTES, url), url)
+
+
+def _size(value: object) -> int | None:
+    """Return a size in bytes; None where the hub says none."""
+    return value if isinstance(value, int) else None

@@ -18,7 +18,7 @@ from typing import Protocol, TypeAlias
 
 from tessera.api.text import counted
 from tessera.batch_runner.errors import RefusedError, TransientError
-from tessera.domain.model.weight_files import INDEX, unloaded_files
+from tessera.domain.model.weight_files import INDEX, missing_file, unloaded_files
 
 # A part of a file, as its source has it in memory.
 Chunk: TypeAlias = bytes | memoryview
@@ -92,8 +92,17 @@ def needed_files(
     `index` is the content of `model.safetensors.index.json`, which names one set of weights.
     """
     readable = readable_files(files)
-    unloaded = unloaded_files([file.name for file in readable], index)
+    names = [file.name for file in readable]
+    unloaded = unloaded_files(names, index)
     needed = tuple(file for file in readable if file.name not in unloaded)
+    if (missing := missing_file(names, index)) is not None:
+        raise RefusedError(
+            f"{missing} is missing, a part of the weights beside it; upload it, or remove what is "
+            "left of another set"
+        )
+    for file in needed:
+        if file.name.endswith(".safetensors") and file.size is not None and file.size < 1:
+            raise RefusedError(f"{file.name} has {counted(file.size, 'byte')}; upload it again")
     total = sum(file.size or 0 for file in needed)
     if total > _MAX_TOTAL_BYTES:
         raise RefusedError(
