@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.model.config import UnsupportedConfig, read_config
-from tests.domain.model.test_config import config_of, expect_shape
+from tests.domain.model.test_config import config_of, error_message, expect_shape
 
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
 YARN = {"factor": 4.0, "original_max_position_embeddings": 32_768}
@@ -50,6 +50,31 @@ def test_other_embeddings_reach_what_the_engine_derives(
     rope: dict[str, Any], expected: int
 ) -> None:
     assert lengths(rope_parameters=rope) == (expected, None)
+
+
+@pytest.mark.parametrize(
+    "factor", [0, -4, 1e9, float("inf"), float("nan"), "4.0", [4], True], ids=repr
+)
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic"])
+def test_a_factor_that_is_none_is_refused_and_named(kind: str, factor: object) -> None:
+    config = config_of(QWEN, rope_scaling={"rope_type": kind, "factor": factor})
+    message = error_message(read_config(config))
+    assert message.startswith(f"rope_scaling: factor {factor!r} of {kind} is no number above 0")
+
+
+@pytest.mark.parametrize("kind", ["yarn", "linear", "dynamic"])
+def test_a_factor_of_null_is_that_of_an_engine(kind: str) -> None:
+    assert lengths(rope_scaling={"rope_type": kind, "factor": None}) == (32_768, None)
+
+
+@pytest.mark.parametrize("last", ["full_attention", "sliding_attention"])
+def test_a_kind_of_layers_without_a_factor_takes_none_from_the_others(last: str) -> None:
+    kinds = {
+        "full_attention": {"rope_type": "linear", "factor": 8.0},
+        "sliding_attention": {"rope_type": "default"},
+    }
+    kinds[last] = kinds.pop(last)
+    assert lengths(rope_parameters=kinds) == (262_144, None)
 
 
 def test_the_factor_of_a_nested_configuration_multiplies_nothing() -> None:

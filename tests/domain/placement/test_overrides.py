@@ -84,6 +84,23 @@ def test_other_keys_need_the_shape_that_they_make() -> None:
 
 
 @pytest.mark.parametrize(
+    ("overrides", "fault"),
+    [
+        ("[1, 2]", "--hf-overrides [1, 2] is no JSON object; write one with keys of the model's"),
+        ("7", "--hf-overrides 7 is no JSON object"),
+        ('{"max_position_embeddings": NaN}', "max_position_embeddings nan is no whole number"),
+        ('{"max_position_embeddings": -1}', "max_position_embeddings -1 is no whole number"),
+        ('{"text_config": {"model_max_length": "8k"}}', "model_max_length '8k' is no whole number"),
+        ('{"rope_scaling": {"type": "linear", "factor": -4}}', "rope_scaling: factor -4 of linear"),
+    ],
+)
+def test_overrides_that_no_engine_reads_are_refused(overrides: str, fault: str) -> None:
+    (message,) = refusals(long_spec(f"--hf-overrides={overrides}", length=1024))
+    assert message.startswith("spec.engine.extraArgs: --hf-overrides")
+    assert fault in message
+
+
+@pytest.mark.parametrize(
     ("arguments", "media"),
     [
         ([], True),

@@ -5,14 +5,13 @@ from typing import Any
 
 from tessera.api.model_files import ModelShape
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
-from tessera.domain.model.rope import positions_of
+from tessera.domain.model.rope import factor_fault, positions_of
 
 _TEXT = "text_config"
 _ROPES = ("rope_scaling", "rope_parameters")
+_LENGTHS = ("max_position_embeddings", "model_max_length", "original_max_position_embeddings")
 # Keys that change the longest context, which is all that a shape can be told of.
-_CONTEXT = frozenset(
-    (*_ROPES, "max_position_embeddings", "model_max_length", "original_max_position_embeddings")
-)
+_CONTEXT = frozenset((*_ROPES, *_LENGTHS))
 # Keys that change neither memory nor the work of a step; `--max-model-len` is set beside them.
 _UNSIZED = frozenset(
     (
@@ -89,6 +88,18 @@ def without_media(shape: ModelShape) -> ModelShape:
     """Return the shape of the language model alone, as far as the parts beside it are known."""
     parameters = shape.parameters - (shape.media_parameters or 0)
     return shape.model_copy(update={"parameters": parameters, "media_parameters": None})
+
+
+def context_fault(overrides: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the context of the overrides; None if an engine reads it."""
+    text = part(overrides, _TEXT)
+    for section in (overrides, text):
+        for key in _LENGTHS:
+            length = section.get(key)
+            is_number = isinstance(length, int) and not isinstance(length, bool)
+            if key in section and not (is_number and length > 0):
+                return f"{key} {repr(length)[:40]} is no whole number above 0"
+    return factor_fault(overrides) or factor_fault(text)
 
 
 def uncounted_keys(overrides: Mapping[str, Any]) -> Iterator[str]:

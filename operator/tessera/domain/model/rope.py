@@ -7,7 +7,7 @@ extended already, and many files keep the original number beside a factor.
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from tessera.domain.model.config_keys import Keys, part
+from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
 
 # Types whose `max_position_embeddings` vLLM does not multiply by their factor.
 _UNMULTIPLIED = frozenset(
@@ -15,6 +15,8 @@ _UNMULTIPLIED = frozenset(
 )
 _YARN = frozenset(("yarn", "deepseek_yarn"))
 _MAX_POSITIONS = 100_000_000
+# No model reads a thousandth of this beyond what it was trained for.
+_MAX_FACTOR = 100_000
 
 
 class Positions(NamedTuple):
@@ -27,11 +29,24 @@ class Positions(NamedTuple):
 
 
 def positions_of(keys: Keys, config: Mapping[str, Any]) -> Positions:
-    """Return the lengths; `config` is the whole configuration, of which `keys` may be a part."""
+    """Return the lengths; `config` is the whole configuration, of which `keys` may be a part.
+
+    Raises UnsupportedConfigError for a factor that is none.
+    """
+    for section in (config, keys.values):
+        if (fault := factor_fault(section)) is not None:
+            raise UnsupportedConfigError(
+                f"{fault}; take the config.json of the repository as it is"
+            )
     declared = keys.get("model_max_length") or keys["max_position_embeddings"]
     # vLLM reads factors at the top level alone, and Gemma 3 has its number multiplied already.
     top = () if "gemma3" in str(config.get("model_type", "")) else _ropes(config)
-    factors = [_factor(rope) for rope in top if _type(rope) not in _UNMULTIPLIED]
+    # The last kind of layer that has a factor decides for all.
+    factors = [
+        _factor(rope)
+        for rope in top
+        if _type(rope) not in _UNMULTIPLIED and rope.get("factor") is not None
+    ]
     derived = _multiplied(declared, factors[-1] if factors else 1)
     original = keys.get("original_max_position_embeddings")
     reached = [
@@ -53,11 +68,20 @@ def _type(rope: Mapping[str, Any]) -> str:
     return str(rope.get("rope_type") or rope.get("type") or "default")
 
 
+def factor_fault(config: Mapping[str, Any]) -> str | None:
+    """Return what is wrong with the factor of a rotary embedding; None if an engine reads it."""
+    for rope in _ropes(config):
+        factor = rope.get("factor")
+        is_number = isinstance(factor, int | float) and not isinstance(factor, bool)
+        if factor is not None and not (is_number and 0 < factor <= _MAX_FACTOR):
+            key = "rope_parameters" if part(config, "rope_parameters") else "rope_scaling"
+            kind, value = _type(rope)[:40], repr(factor)[:40]
+            return f"{key}: factor {value} of {kind} is no number above 0 and up to {_MAX_FACTOR}"
+    return None
+
+
 def _factor(rope: Mapping[str, Any]) -> float:
-    factor = rope.get("factor")
-    if not isinstance(factor, int | float) or isinstance(factor, bool):
-        return 1
-    return factor if 0 < factor < _MAX_POSITIONS else 1
+    return rope.get("factor") or 1
 
 
 def _original(rope: Mapping[str, Any]) -> int | None:

@@ -12,7 +12,12 @@ from tessera.api.reasons import Accepted, StatusVerdict
 from tessera.api.text import counted
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model import pooling as model_pooling
-from tessera.domain.model.overrides import overridden_shape, uncounted_keys, without_media
+from tessera.domain.model.overrides import (
+    context_fault,
+    overridden_shape,
+    uncounted_keys,
+    without_media,
+)
 from tessera.domain.perf.engine_terms import draft_shape
 from tessera.domain.perf.footprint import hidden_size
 from tessera.domain.placement import pod_template
@@ -325,8 +330,11 @@ def _refused_flags(spec: InferenceServiceSpec) -> Iterator[str]:
             yield f"{flag} {rule.note}"
     for flag, message in counted_faults(spec.engine):
         yield f"{flag} {message}"
+    overrides = config_overrides(spec.engine)
+    if (fault := context_fault(overrides)) is not None:
+        yield f"--hf-overrides: {fault}; correct it"
     if "shape" not in spec.model.model_fields_set:
-        for key in uncounted_keys(config_overrides(spec.engine)):
+        for key in uncounted_keys(overrides):
             yield (
                 f"--hf-overrides: {key} may change the memory and the speed that are read from the "
                 "files of the model; remove it, or write spec.model.shape as the engine will have "

@@ -99,6 +99,12 @@ def counted_faults(engine: EngineOptions) -> Iterator[tuple[str, str]]:
             "keeps 32 bits of each weight and of each value in the KV cache, of which no speed is "
             "known; write bfloat16 or float16, or remove it",
         )
+    overrides = values.get("hf_overrides", {})
+    if not isinstance(overrides, Mapping):
+        yield (
+            f"--hf-overrides {str(overrides)[:40]}",
+            "is no JSON object; write one with keys of the model's config.json",
+        )
     for key in _object(values.get("compilation_config")):
         if "cudagraph" in key and key not in _GRAPHS_KEYS:
             yield (
