@@ -371,9 +371,14 @@ def test_a_configuration_that_is_not_understood_is_reported_with_the_fix(
     assert path in str(caught.value)
 
 
-def test_a_configuration_that_is_no_json_is_reported(tmp_path: Path) -> None:
-    with pytest.raises(CommandError, match="is not JSON"):
-        size_report("--config", write_file(tmp_path, "config.json", "{"))
+@pytest.mark.parametrize("text", ["{", "[" * 100_000])
+def test_a_configuration_that_is_no_json_is_reported(text: str, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match=r"config\.json is not JSON"):
+        size_report("--config", write_file(tmp_path, "config.json", text))
+    path = write_file(tmp_path, "config.json", CONFIG)
+    write_file(tmp_path, "model.safetensors.index.json", text)
+    with pytest.raises(CommandError, match=r"index\.json is not JSON"):
+        size_report("--config", path)
 
 
 def test_a_price_file_without_the_named_gpu_is_reported(tmp_path: Path) -> None:

@@ -162,6 +162,7 @@ def test_trimming_changes_nothing_that_a_plan_reads() -> None:
     [
         (b"", "not a snapshot file, or damaged"),
         (b'{"kind": "TesseraSnapsh', "not a snapshot file, or damaged"),
+        (b"[" * 100_000, "not a snapshot file, or damaged"),
         (b"\x1f\x8b\x08nonsense", "not a snapshot file, or damaged"),
         (gzip.compress(b"{}", mtime=0)[:-6], "not a snapshot file, or damaged"),
         (b"\xff\xfe", "not a snapshot file, or damaged"),

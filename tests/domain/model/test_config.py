@@ -208,7 +208,11 @@ def error_message(result: ModelShape | UnsupportedConfig) -> str:
         ({**MIXTRAL, "vocab_size": "many"}, "vocab_size is missing"),
         ({**MIXTRAL, "num_experts_per_tok": None}, "num_experts_per_tok is missing"),
         ({**MIXTRAL, "head_dim": 128, "num_attention_heads": 5000}, "attention_heads"),
-        ({"text_config": 3}, "model_type is missing"),
+        ({"text_config": 3}, "text_config 3 is no object"),
+        ({**MIXTRAL, "text_config": "see above"}, "text_config 'see above' is no object"),
+        ({**MIXTRAL, "quantization_config": "fp8"}, "quantization_config 'fp8' is no object"),
+        ({**MIXTRAL, "quantization_config": [{}]}, "quantization_config [{}] is no object"),
+        ({**MIXTRAL, "compression_config": True}, "compression_config True is no object"),
     ],
 )
 def test_what_is_not_supported_is_reported(config: object, words: str) -> None:

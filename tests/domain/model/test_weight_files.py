@@ -112,6 +112,8 @@ def test_sizes_of_files_count_where_the_index_contradicts_them() -> None:
     index = NAMED | {"metadata": {"total_size": 28_992_000_000}}
     assert indexed_bytes(index, MISTRAL) == 14_494_000_000
     assert indexed_bytes(index, {}) == 28_992_000_000
+    for total in (True, 0, -1, 10**30, "16060522496", None):
+        assert indexed_bytes(NAMED | {"metadata": {"total_size": total}}, MISTRAL) is None
     exact = NAMED | {"metadata": {"total_size": 14_493_900_000}}
     assert indexed_bytes(exact, MISTRAL) == 14_493_900_000
 

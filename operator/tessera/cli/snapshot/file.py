@@ -122,7 +122,7 @@ def read(name: str) -> tuple[FleetInputs, str]:
         raw = Path(name).read_bytes()
         text = (gzip.decompress(raw) if raw.startswith(_GZIP_MAGIC) else raw).decode()
         body = json.loads(text)
-    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError) as error:
+    except (gzip.BadGzipFile, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise CommandError(
             f"{name}: not a snapshot file, or damaged: {error}. Write it again with tessera "
             "snapshot "

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from tessera.api.model_files import ModelShape, PoolingTask
-from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, part
+from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, object_part, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
 from tessera.domain.model.layers import Layers, layers_of
 from tessera.domain.model.parts import prediction_weights, stored_bits
@@ -108,7 +108,7 @@ def _has_parts(config: Mapping[str, Any]) -> bool:
 
 def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
     """Return the part that describes the language model, and its family."""
-    whole = part(config, "text_config") if "text_config" in config else config
+    whole = object_part(config, "text_config") if "text_config" in config else config
     if whole and total_size is None and _has_parts(config):
         raise UnsupportedConfigError(
             "it has parts besides the language model, and no index has their size; read it with "

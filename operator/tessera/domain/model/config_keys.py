@@ -15,6 +15,17 @@ def part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def object_part(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return an object within another, empty if it is absent or null; another value is refused."""
+    value = config.get(key)
+    if value is not None and not isinstance(value, Mapping):
+        raise UnsupportedConfigError(
+            f"{key} {repr(value)[:40]} is no object; take the config.json of the repository as it "
+            "is"
+        )
+    return value or {}
+
+
 @dataclass(frozen=True, slots=True)
 class Keys:
     """The keys of the language model, under the names that its architecture gives them."""

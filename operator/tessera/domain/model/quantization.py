@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from tessera.domain.model.config_keys import UnsupportedConfigError, part
+from tessera.domain.model.config_keys import UnsupportedConfigError, object_part, part
 
 Format = Literal["fp8", "int8", "int4", "awq", "gptq", "mxfp4", "nvfp4"]
 # Weights that share a scale in the two formats of 4-bit floats.
@@ -93,14 +93,15 @@ def _section(config: Mapping[str, Any], separate: object) -> tuple[Mapping[str, 
     """Return the first section that says how weights are quantized, and whether it is nested."""
     beside = separate if isinstance(separate, Mapping) else {}
     for section in (
-        part(config, "quantization_config"),
+        object_part(config, "quantization_config"),
         beside,
-        part(config, "compression_config"),
+        object_part(config, "compression_config"),
     ):
         if section:
             return section, False
-    text = part(config, "text_config")
-    return part(text, "quantization_config") or part(text, "compression_config"), True
+    text = object_part(config, "text_config")
+    nested = object_part(text, "quantization_config") or object_part(text, "compression_config")
+    return nested, True
 
 
 def _method(section: Mapping[str, Any]) -> str:

@@ -58,7 +58,7 @@ def indexed_bytes(index: object, sizes: Mapping[str, int]) -> int | None:
     It counts them without headers. The sizes of its files count where they contradict it.
     """
     total = part(index, "metadata").get("total_size") if isinstance(index, Mapping) else None
-    if not isinstance(total, int | float) or not 0 < total < 2**63:
+    if isinstance(total, bool) or not isinstance(total, int | float) or not 0 < total < 2**63:
         return None
     shards = _shards(index)
     listed = sum(sizes[name] for name in shards) if shards <= sizes.keys() else 0
