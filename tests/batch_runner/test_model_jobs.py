@@ -69,6 +69,22 @@ async def test_a_quantization_beside_the_configuration_is_read_at_the_hub_and_on
         assert report["shape"]["kvCacheBits"] == 8
 
 
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "model.safetensors.index.json"])
+async def test_a_broken_file_beside_the_configuration_is_reported_and_not_taken_as_absent(
+    name: str, tmp_path: Path
+) -> None:
+    files = {**a_model(), name: b"{not json"}
+    for each in ("config.json", name):
+        (tmp_path / each).write_bytes(files[each])
+    hub = open_repository(None, None, "")
+    for code, report in (
+        await shape_at(a_hub(files=files)),
+        await shape("pvc://weights/own", tmp_path, hub),
+    ):
+        assert code == 3
+        assert name in report["message"]
+
+
 EMBEDDER = {
     "modules.json": [{"type": "sentence_transformers.models.Pooling"}],
     "sentence_bert_config.json": {"max_seq_length": 256},

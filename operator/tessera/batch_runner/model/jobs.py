@@ -16,7 +16,7 @@ from aiohttp import web
 
 from tessera.batch_runner.errors import BatchError, RefusedError
 from tessera.batch_runner.model.download import DownloadProgress, download
-from tessera.batch_runner.model.sources import FileSource, needed_files
+from tessera.batch_runner.model.sources import FileSource, NotJsonError, needed_files
 from tessera.batch_runner.progress import serve
 from tessera.domain.model import config
 from tessera.domain.model.config import UnsupportedConfig
@@ -59,8 +59,12 @@ async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
         for name in config.BESIDE_CONFIG:
             if name == config.SETTINGS and config.MODULES not in contents:
                 continue
-            with contextlib.suppress(RefusedError):  # the model has no such file
+            try:
                 contents[name] = (await source.read_json(name))[0]
+            except NotJsonError:
+                raise
+            except RefusedError:
+                continue  # the model has no such file
         with contextlib.suppress(RefusedError):  # the download reports what is wrong with the files
             listing = await source.listing()
             files = needed_files(listing.files, allow_pickles=True, index=contents.get(INDEX))

@@ -42,6 +42,10 @@ class RangeIgnoredError(TransientError):
     """The source cannot send the rest of a file, so the whole file is asked for."""
 
 
+class NotJsonError(RefusedError):
+    """A file is there, and no reader of JSON reads it."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceFile:
     """One file of a model."""
@@ -223,4 +227,4 @@ def parse_json(content: bytes, where: str) -> object:
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{where} is not JSON") from error
+        raise NotJsonError(f"{where} is not JSON; upload the file again") from error
