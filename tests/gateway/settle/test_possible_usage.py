@@ -84,6 +84,26 @@ async def test_a_forged_count_closes_no_other_model_of_the_tenant() -> None:
             assert (await gateway.post({**CHAT, "max_tokens": 1})).status == 200
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens": 50, "prompt_tokens_details": {"cached_tokens": cached}}
+        for cached in (10**12, -5, 1.5, "many", [1], True)
+    ]
+    + [{"prompt_tokens": -3}, {"completion_tokens": 1.5}, [], "x", 7],
+    ids=repr,
+)
+@pytest.mark.parametrize("body", [CHAT, STREAM], ids=["whole", "stream"])
+async def test_an_answer_is_passed_on_whatever_its_counts_are(
+    body: dict[str, Any], usage: Any
+) -> None:
+    async with reporting(usage) as gateway:
+        answer = await gateway.post(body)
+        record = await gateway.record()
+    assert (answer.status, record.cached_tokens, record.estimated) == (200, 0, True)
+    assert b'"error"' not in answer.body
+
+
 async def test_honest_counts_stay_as_they_are() -> None:
     usage = {
         "prompt_tokens": 40,

@@ -98,7 +98,7 @@ class EngineSource:
             raise EngineError(RequestReason.RESPONSE_TOO_LARGE, f"it has more than {size}")
         try:
             _check_encoding(body)
-            summary = _whole_decoder.decode(body)
+            summary = _summary_of(body)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise invalid_response(replica, str(error)) from error
         if is_aborted(body):
@@ -270,7 +270,24 @@ class _Whole(msgspec.Struct, gc=False):
     metrics: msgspec.Raw = _NULL
 
 
+class _Uncounted(msgspec.Struct, gc=False):
+    usage: msgspec.Raw = _NULL
+
+
 _whole_decoder = msgspec.json.Decoder(_Whole)
+_uncounted_decoder = msgspec.json.Decoder(_Uncounted)
+
+
+def _summary_of(body: bytes) -> _Whole:
+    """Return what an answer says of its tokens; nothing where that has no shape known here.
+
+    The answer is none the worse for it, as in a stream. Raises DecodeError for what is no object.
+    """
+    try:
+        return _whole_decoder.decode(body)
+    except msgspec.ValidationError:
+        _uncounted_decoder.decode(body)
+        return _Whole()
 
 
 def _check_encoding(body: bytes) -> None:
