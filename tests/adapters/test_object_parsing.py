@@ -247,6 +247,21 @@ def test_why_no_pods_can_be_created_is_read_from_their_deployment() -> None:
     assert workload.replica_failure is None
 
 
+def test_words_of_a_policy_have_no_control_characters_and_are_cut() -> None:
+    words = "denied: \x1b[31mred\r\nline \u202etwo\x00" + "x" * 10_000
+    failure = {"type": "ReplicaFailure", "status": "True", "message": words}
+    workload = wire.parse_workload(a_deployment(status={"conditions": [failure]}))
+    assert workload is not None
+    refusals = (
+        workload.replica_failure,
+        wire.last_event_message([{"lastTimestamp": "2026", "message": words}]),
+    )
+    for refusal in refusals:
+        assert refusal is not None
+        assert refusal.startswith("denied: [31mred line two x")
+        assert (len(refusal), refusal[-1]) == (600, "…")
+
+
 def test_the_annotation_that_asks_for_an_update_is_read() -> None:
     annotations = {"tessera.dev/update": "2026-11-20T12:00:00Z"}
     meta = {"name": "chat", "namespace": "team-a", "uid": "uid-chat", "annotations": annotations}

@@ -1,4 +1,4 @@
-"""Counts with their nouns, lists of names, and numbers in labels."""
+"""Counts with their nouns, lists of names, words of others, and numbers in labels."""
 
 from collections.abc import Sequence
 
@@ -12,6 +12,23 @@ def first_names(names: Sequence[object], most: int = 3) -> str:
     """Return the first names and how many more there are: `a, b, c and 7 more`."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(str, names[:most])) + more
+
+
+def one_line(text: str, most: int) -> str:
+    """Return words of others in one line of at most so many characters."""
+    if not text.isprintable():
+        text = " ".join(plain_text(text, len(text)).split())
+    return plain_text(text, most)
+
+
+def plain_text(text: str, most: int) -> str:
+    """Return words of others without control characters, at most so many, in the same lines.
+
+    What a terminal would execute, and what turns the direction of writing, becomes a space.
+    """
+    if not text.isprintable():
+        text = "".join(each if each.isprintable() or each == "\n" else " " for each in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def parse_decimal(text: str, high: int = 10**18) -> int | None:

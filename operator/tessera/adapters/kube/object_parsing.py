@@ -29,6 +29,7 @@ from tessera.api.service_class import BUILT_IN_CLASSES, ServiceClasses
 from tessera.api.service_status import InferenceServiceStatus, ModelStatus
 from tessera.api.template_version import PodTemplateVersionStatus
 from tessera.api.tenant_budget import BudgetOverride, Tenant, TenantBudgetSpec, TenantBudgetStatus
+from tessera.api.text import one_line
 from tessera.domain import names
 from tessera.domain.batch import names as batch_names
 from tessera.domain.hardware.device import is_gpu_resource
@@ -79,6 +80,8 @@ _INT32 = re.compile(r"-?\d{1,9}", re.ASCII)
 _EARLIEST, _LATEST = datetime(1970, 1, 2, tzinfo=UTC), datetime(2200, 1, 1, tzinfo=UTC)
 # The kubelet's own limit of a termination message.
 _MAX_TEXT = 4096
+# Several of these stand in a status, each beside what to do.
+_MAX_REFUSAL = 600
 _TEMPLATE_LABEL = "pod-template-hash"
 # Phases after which a pod never runs again.
 _TERMINAL_PHASES = ("Failed", "Succeeded")
@@ -205,7 +208,7 @@ def parse_job(body: JsonObject) -> BatchJob | ObservedModelJob | None:
 def last_event_message(events: Iterable[JsonObject]) -> str | None:
     """Return the message of the latest event; None without one."""
     latest = max(events, key=lambda event: str(event.get("lastTimestamp") or ""), default=None)
-    return None if latest is None else _bounded_text(latest.get("message", ""))
+    return None if latest is None else _refusal(latest.get("message", ""))
 
 
 def parse_pod_events(events: Iterable[JsonObject]) -> tuple[PodEvent, ...]:
@@ -235,10 +238,7 @@ def _event_time(event: JsonObject) -> str:
 
 def _clean(text: object) -> str:
     """Return text of others in one line, without control characters, and not long."""
-    printable = (
-        character if character.isprintable() else " " for character in _bounded_text(text or "")
-    )
-    return " ".join("".join(printable).split())[:MAX_WORDS]
+    return one_line(_bounded_text(text or ""), MAX_WORDS)
 
 
 def parse_claim(body: JsonObject) -> VolumeClaim:
@@ -335,7 +335,7 @@ def parse_pod(body: JsonObject) -> Pod | None:
     scheduled = _condition(body, "PodScheduled")
     unschedulable = None
     if scheduled.get("status") == "False" and scheduled.get("message"):
-        unschedulable = _bounded_text(missing_on_nodes(scheduled["message"]))
+        unschedulable = _refusal(missing_on_nodes(scheduled["message"]))
     digest = labels.get(names.TEMPLATE_LABEL, "")
     deployment = names.deployment_name(service, variant)
     if digest:
@@ -492,7 +492,7 @@ def parse_workload(body: JsonObject) -> Workload:
         foreign_fields=foreign_fields(body),
         rollout_complete=observed and updated,
         # The message with which a quota or admission refused the ReplicaSet's pods.
-        replica_failure=_bounded_text(failure.get("message", ""))
+        replica_failure=_refusal(failure.get("message", ""))
         if failure.get("status") == "True"
         else None,
         owner_uid=next((owner["uid"] for owner in owners if owner["kind"] == owner_kind), None),
@@ -574,6 +574,11 @@ def _parse_time(text: str) -> datetime:
 
 def _parse_int32(text: str) -> int:
     return int(text) if _INT32.fullmatch(text) else 0
+
+
+def _refusal(text: object) -> str:
+    """Return the words with which a pod is refused, in one line, and not long."""
+    return one_line(_bounded_text(text), _MAX_REFUSAL)
 
 
 def _bounded_text(text: object) -> str:

@@ -8,6 +8,7 @@ from tessera.api.batch_inference import TERMINAL_STATES, BatchInferenceStatus, P
 from tessera.api.batch_reasons import BatchAccepted, BatchRunning
 from tessera.api.meta import find_condition
 from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.api.text import plain_text
 from tessera.domain.batch.batch_plan import BatchPlan
 from tessera.domain.status.conditions import conditions, with_accepted
 from tessera.domain.steps import Step, planner_error
@@ -61,7 +62,7 @@ def _batch_status(
         conditions=conditions(verdicts, batch, at),
         state=plan.state,
         reason=deciding.reason,
-        message=message[:_MAX_MESSAGE_LENGTH],
+        message=plain_text(message, _MAX_MESSAGE_LENGTH),
         done="" if progress is None else _done(progress),
         deadline=plan.deadline,
         model=plan.model,

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from tessera.api.meta import Condition
 from tessera.api.reasons import StatusReason, StatusVerdict
+from tessera.api.text import plain_text
 from tessera.domain.observed.batches import Batch
 from tessera.domain.observed.snapshot import Budget, ObservedService, Pool
 
@@ -36,7 +37,7 @@ def conditions(
         status: Literal["True", "False", "Unknown"] = (
             "Unknown" if not reason.is_known else "True" if reason.is_true else "False"
         )
-        message = verdict.message[:_MAX_MESSAGE_LENGTH]
+        message = plain_text(verdict.message, _MAX_MESSAGE_LENGTH)
         content = (status, reason, message, generation)
         if last is not None and content == (
             last.status, last.reason, last.message, last.observed_generation,
