@@ -1,6 +1,7 @@
 """Gateways that meet in their database."""
 
 import asyncio
+from pathlib import Path
 
 from sqlalchemy import text
 
@@ -28,6 +29,29 @@ async def test_a_gateway_that_did_not_come_again_is_gone(store: GatewayStore) ->
     async with store.write() as connection:
         await connection.execute(text("UPDATE gateways SET seen_at = seen_at - 31"))
     assert (await store.meet("gateway-2/b")).count == 1
+
+
+async def test_what_is_no_key_is_replaced_once(store: GatewayStore) -> None:
+    await store.meet("gateway")
+    for value in (b"abc", b"", b"x" * 100):
+        async with store.write() as connection:
+            await connection.execute(text("UPDATE secrets SET value = :value"), {"value": value})
+        met = await asyncio.gather(store.meet("gateway-1"), store.meet("gateway-2"))
+        assert {len(peers.secret) for peers in met} == {32}
+        assert len({peers.secret for peers in met}) == 1
+
+
+async def test_a_text_in_place_of_the_secret_is_replaced(tmp_path: Path) -> None:
+    """PostgreSQL takes none."""
+    store = await GatewayStore.open(f"sqlite:///{tmp_path}/store.db")
+    await store.meet("gateway")
+    async with store.write() as connection:
+        await connection.execute(text("UPDATE secrets SET value = 'a text'"))
+    peers = await store.meet("gateway")
+    await store.close()
+    assert len(peers.secret) == 32
+    assert isinstance(peers.secret, bytes)
+    assert repr(peers.secret) not in repr(peers)
 
 
 async def test_another_installation_has_another_secret(store: GatewayStore) -> None:

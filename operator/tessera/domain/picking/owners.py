@@ -9,7 +9,7 @@ less there.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 
 from tessera.domain.gateway.prefixes import PromptBlocks
@@ -38,7 +38,7 @@ class GatewayPeers:
 
     count: int = 1
     """This one included."""
-    secret: bytes = b""
+    secret: bytes = field(default=b"", repr=False)
     """By which all of them hash, so that no client chooses an owner; empty before it is known."""
 
 

@@ -2,7 +2,7 @@
 
 import secrets
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import LargeBinary, cast, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -25,8 +25,16 @@ async def meet(connection: AsyncConnection, gateway: str) -> GatewayPeers:
         seen.on_conflict_do_update(index_elements=["name"], set_={"seen_at": now})
     )
     await connection.execute(delete(GATEWAYS).where(GATEWAYS.c.seen_at < now - _GONE_SECONDS))
-    secret = {"name": _SECRET, "value": secrets.token_bytes(_SECRET_BYTES)}
-    await connection.execute(insert(SECRETS).values(secret).on_conflict_do_nothing())
+    secret = insert(SECRETS).values(name=_SECRET, value=secrets.token_bytes(_SECRET_BYTES))
+    # What somebody else wrote may be no key, and each request would fail by it.
+    present = cast(SECRETS.c.value, LargeBinary)
+    await connection.execute(
+        secret.on_conflict_do_update(
+            index_elements=["name"],
+            set_={"value": secret.excluded.value},
+            where=func.length(present) != _SECRET_BYTES,
+        )
+    )
     count = await connection.scalar(select(func.count()).select_from(GATEWAYS))
-    value = await connection.scalar(select(SECRETS.c.value).where(SECRETS.c.name == _SECRET))
+    value = await connection.scalar(select(present).where(SECRETS.c.name == _SECRET))
     return GatewayPeers(count=count or 1, secret=value or b"")
