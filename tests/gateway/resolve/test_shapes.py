@@ -186,6 +186,22 @@ def test_bytes_of_an_image_are_no_tokens_of_an_earlier_turn() -> None:
     assert 1400 < parts.opening_tokens < parts.earlier_tokens < 1600
 
 
+def test_long_names_of_sessions_differ_by_their_ends() -> None:
+    long, other = ({b"x-session-id": b"s" * 512 + end} for end in (b"a", b"b"))
+    first, second = (turns(messages=[QUESTION], headers=each) for each in (long, other))
+    assert first.key != second.key
+    one, two = (blocks(headers=each) for each in (long, other))
+    assert one is not None
+    assert two is not None
+    assert None not in {one.session, two.session}
+    assert one.session != two.session
+
+
+@pytest.mark.parametrize("value", [None, 7, ["a"], {"a": 1}, True], ids=repr)
+def test_a_cache_key_that_is_no_text_is_none(value: object) -> None:
+    assert turns(messages=[QUESTION], prompt_cache_key=value).key == turns(messages=[QUESTION]).key
+
+
 def test_the_user_of_a_request_names_no_conversation() -> None:
     assert turns(messages=[QUESTION]).key == turns(messages=[QUESTION], user="anna").key
 

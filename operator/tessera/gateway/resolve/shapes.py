@@ -13,7 +13,7 @@ from tessera.domain.gateway.prefixes import BLOCK_BYTES, PromptBlocks, PromptTur
 from tessera.domain.gateway.requests import RequestPriority, RequestShape
 from tessera.domain.picking.prediction import RequestMeans
 from tessera.gateway.bodies.messages import conversation_parts
-from tessera.gateway.bodies.parsing import MAX_SESSION_BYTES, RequestFields
+from tessera.gateway.bodies.parsing import RequestFields
 from tessera.gateway.bodies.prompt_size import NO_MEDIA, Media, PromptSize, condensed_sizes
 
 SESSION_HEADER = b"x-session-id"
@@ -71,7 +71,7 @@ def prompt_blocks(
     text, text_bytes = fields.prompt_text(media)
     # The rest of a body, which may be spaces, takes no room in a cache.
     prompt_tokens = max(1, min(prompt_tokens, text_bytes))
-    session = headers.get(SESSION_HEADER, b"")[:MAX_SESSION_BYTES] or fields.session()
+    session = headers.get(SESSION_HEADER) or fields.session()
     return PromptBlocks(
         owner=tenant,
         # As long as its stream runs: a list takes five times as much.
@@ -102,7 +102,7 @@ def with_turns(
     session = next(filter(None, map(headers.get, _SESSION_HEADERS)), None)
     key = of_cache.copy()
     if session is not None:
-        key.update(b"session\0" + session[:MAX_SESSION_BYTES])
+        key.update(b"session\0" + session)
     if session is None or beginning_bytes > opening_bytes:
         # JSON has no NUL.
         of_cache.update(b"prompt\0")
@@ -111,7 +111,9 @@ def with_turns(
     if session is None:
         key = of_cache.copy()
         cache_key = memoryview(getattr(fields, "prompt_cache_key", b""))
-        for part in (b"\0", cache_key, b"\0", parts.pieces[parts.first]):
+        # Of another type it is none, as null.
+        name = cache_key if bytes(cache_key[:1]) == b'"' else b""
+        for part in (b"\0", name, b"\0", parts.pieces[parts.first]):
             key.update(part)
     tokens_per_byte = prompt.tokens_per_block / BLOCK_BYTES
     turns = PromptTurns(
