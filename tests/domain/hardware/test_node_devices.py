@@ -50,7 +50,10 @@ RIGHT = a_node(slices=CUT, partitioned=2)
         (with_devices(RIGHT, gpu=1), "is 2 beside 1 whole GPU and slices of 2 GPUs"),
         (without_label(RIGHT, COUNT), "nvidia.com/gpu.count is missing beside slices of 2 GPUs"),
         (a_node(slices=CUT, labels={COUNT: "1"}), "gpu.count is 1 beside slices of 2 GPUs"),
-        (a_node(slices=CUT, labels={COUNT: "many"}), "gpu.count is missing beside slices"),
+        (
+            a_node(slices=CUT, labels={COUNT: "many"}),
+            "gpu.count is no count ('many') beside slices",
+        ),
     ],
 )
 def test_slices_have_the_price_of_the_gpus_that_they_need(node: Node, says: str) -> None:

@@ -92,8 +92,13 @@ def contradiction(gpu_model: GpuModel | None, node: Node) -> str | None:
     labeled, whole = _labeled_gpus(node), node.allocatable.get(GPU, 0)
     needed = _fewest_gpus(gpu_model, node)
     if labeled is None:
-        missing = f"{COUNT_LABEL} is missing beside slices of {counted(needed, 'GPU')}"
-        return missing if needed else None
+        written = node.labels.get(COUNT_LABEL)
+        state = "missing" if written is None else f"no count ({written[:40]!r})"
+        return (
+            f"{COUNT_LABEL} is {state} beside slices of {counted(needed, 'GPU')}"
+            if needed
+            else None
+        )
     if whole + needed <= labeled:
         return None
     parts = [counted(whole, "whole GPU")] if whole else []

@@ -86,8 +86,8 @@ def read_media(
                 seen += len(nested)
                 if len(nested) > MAX_TEXTS or seen > _MAX_VALUES:
                     raise invalid_request(
-                        f"the body: beside images and clips, expected at most {MAX_TEXTS} messages "
-                        f"or parts in a list, and {_MAX_VALUES} in all"
+                        f"the body: expected at most {MAX_TEXTS} messages or parts in a list, "
+                        f"images and clips among them, and {_MAX_VALUES} in all"
                     )
             else:
                 part = decode(_part, value)
