@@ -177,7 +177,7 @@ _SECTIONS: Sequence[tuple[str, Sequence[tuple[str, object]]]] = (
             ("bytes of its record of where requests went, and why", MAX_RECENT_BYTES),
             ("clients whose lengths of requests it knows", MAX_CLIENTS),
             ("bytes of the beginning of a prompt that it records", MAX_PROMPT_BYTES),
-            ("bytes of the name of a session", MAX_SESSION_BYTES),
+            ("bytes of the name of a session in a body", MAX_SESSION_BYTES),
             ("bytes of these that one tenant holds", Memory().tenant_limit),
             ("bytes of an answer that is no stream", MAX_RESPONSE_BYTES),
             ("the body of a request", timedelta(seconds=_BODY.seconds)),

@@ -95,10 +95,8 @@ def context_fault(overrides: Mapping[str, Any]) -> str | None:
     text = part(overrides, _TEXT)
     for section in (overrides, text):
         for key in _LENGTHS:
-            length = section.get(key)
-            is_number = isinstance(length, int) and not isinstance(length, bool)
-            if key in section and not (is_number and length > 0):
-                return f"{key} {repr(length)[:40]} is no whole number above 0"
+            if key in section and (Keys(section).get(key) or 0) < 1:
+                return f"{key} {repr(section[key])[:40]} is no whole number above 0"
     return factor_fault(overrides) or factor_fault(text)
 
 

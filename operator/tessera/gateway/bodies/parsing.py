@@ -27,7 +27,7 @@ _MAX_NAME = 256
 _MAX_CHOICES = 128
 _MAX_TOKENS = 10**9
 MAX_PROMPT_BYTES = MAX_BLOCKS * BLOCK_BYTES
-_MAX_SESSION_BYTES = 512
+MAX_SESSION_BYTES = 512
 _QUOTE = ord('"')
 
 _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=_MAX_NAME)]
@@ -147,7 +147,7 @@ class RequestFields(msgspec.Struct, gc=False):
         """Return what the client calls its session, as the body has it."""
         for name in self.session_fields:
             value = memoryview(getattr(self, name))
-            if 2 < len(value) <= _MAX_SESSION_BYTES and value[0] == _QUOTE:
+            if 2 < len(value) <= MAX_SESSION_BYTES and value[0] == _QUOTE:
                 return bytes(value)
         return None
 
