@@ -10,6 +10,7 @@ from tessera.domain.model.config import read_config
 from tessera.domain.model.overrides import overridden_config, overridden_shape, uncounted_keys
 
 QWEN = models()["Qwen/Qwen2.5-7B-Instruct"]
+WITH_VISION = models()["mistralai/Mistral-Small-3.1-24B-Instruct-2503"]
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
@@ -35,7 +36,7 @@ def lengths(shape: ModelShape) -> tuple[int, int | None]:
         ({"rope_parameters": YARN}, 131_072, 32_768),
         ({"rope_parameters": {**YARN, "rope_theta": 1e6}}, 131_072, 32_768),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, 65_536, None),
-        ({"text_config": {"rope_parameters": YARN}}, 131_072, 32_768),
+        ({"text_config": {"rope_parameters": YARN}}, 32_768, None),
         ({"max_position_embeddings": 65_536}, 65_536, None),
         ({"rope_theta": 1e6}, 32_768, None),
         ({"rope_scaling": None}, 32_768, None),
@@ -49,6 +50,21 @@ def test_overrides_replace_the_context_of_a_shape(
     assert lengths(shape) == (longest, derived)
     context = {"max_position_embeddings": 0, "derived_positions": None}
     assert shape.model_copy(update=context) == QWEN.model_copy(update=context)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "longest", "derived"),
+    [
+        ({"text_config": {"rope_parameters": YARN | {"factor": 8.0}}}, 262_144, 131_072),
+        ({"text_config": {"max_position_embeddings": 65_536}}, 65_536, None),
+        ({"rope_parameters": YARN | {"factor": 8.0}}, 131_072, None),
+        ({"max_position_embeddings": 262_144}, 131_072, None),
+    ],
+)
+def test_beside_parts_for_media_the_context_is_that_of_the_text(
+    overrides: dict[str, Any], longest: int, derived: int | None
+) -> None:
+    assert lengths(overridden_shape(WITH_VISION, overrides)) == (longest, derived)
 
 
 def test_overrides_replace_what_the_files_say_of_yarn() -> None:

@@ -41,7 +41,7 @@ def refusals(spec: Any) -> list[str]:
     [
         [f"--hf-overrides={json.dumps({'rope_scaling': YARN})}"],
         [f"--hf_overrides={json.dumps({'rope_parameters': YARN})}"],
-        ["--hf-overrides", json.dumps({"text_config": {"rope_parameters": YARN}})],
+        ["--hf-overrides", json.dumps({"rope_parameters": YARN})],
         DOTTED,
     ],
 )
@@ -54,6 +54,21 @@ def test_a_context_that_overrides_extend_is_accepted_and_planned(arguments: list
     assert placement.choice is not None, placement.verdict
     assert placement.choice.fit.max_model_len == 131_072
     assert placement.choice.fit.memory.kv_tokens >= 131_072
+
+
+def test_a_context_of_a_part_that_the_model_has_not_is_refused() -> None:
+    nested = {"text_config": {"rope_parameters": YARN}}
+    (message,) = refusals(long_spec(f"--hf-overrides={json.dumps(nested)}"))
+    assert "131072 exceeds the model's limit of 32768 tokens" in message
+
+
+def test_a_model_without_its_media_has_the_context_of_its_text() -> None:
+    nested = {"text_config": {"rope_parameters": YARN | {"factor": 8.0}}}
+    uri = "hf://mistralai/Mistral-Small-3.1-24B-Instruct-2503"
+    arguments = ["--language-model-only", f"--hf-overrides={json.dumps(nested)}"]
+    spec = long_spec(*arguments, length=262_144, uri=uri)
+    assert refusals(spec) == []
+    assert needs_long_context(spec, 262_144)
 
 
 def test_a_context_beyond_that_of_the_overrides_is_refused() -> None:

@@ -67,14 +67,17 @@ def _merged(
 
 
 def overridden_shape(shape: ModelShape, overrides: Mapping[str, Any]) -> ModelShape:
-    """Return the shape with the context of the overrides, which a shape was read without."""
-    texts = {**overrides, **part(overrides, _TEXT)}
+    """Return the shape with the context of the overrides, which a shape was read without.
+
+    Of a model with parts for media the engine reads those of `text_config`, else those beside it.
+    """
+    texts = overrides if shape.media_parameters is None else part(overrides, _TEXT)
     if _CONTEXT.isdisjoint(texts):
         return shape
     # What the files say of YaRN is in the longest context alone, and the overrides replace it.
     declared = {"max_position_embeddings": shape.derived_positions or shape.max_position_embeddings}
     try:
-        positions = positions_of(Keys(declared | texts), declared | dict(overrides))
+        positions = positions_of(Keys({**declared, **texts}), {**declared, **overrides})
     except UnsupportedConfigError:
         return shape
     update = {

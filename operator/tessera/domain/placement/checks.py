@@ -107,12 +107,9 @@ def shape_of(spec: InferenceServiceSpec) -> ModelShape | None:
     shape = spec.model.shape or models().get(spec.model.uri.removeprefix("hf://"))
     if shape is None:
         return None
-    if not loads_media(spec.engine):
-        shape = without_media(shape)
-    if "shape" in spec.model.model_fields_set:
-        return shape
-    overrides = config_overrides(spec.engine)
-    return overridden_shape(shape, overrides) if overrides else shape
+    if "shape" not in spec.model.model_fields_set:
+        shape = overridden_shape(shape, config_overrides(spec.engine))
+    return shape if loads_media(spec.engine) else without_media(shape)
 
 
 def pooling_task(spec: InferenceServiceSpec) -> PoolingTask | None:
