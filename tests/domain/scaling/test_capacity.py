@@ -363,8 +363,22 @@ def test_full_replicas_that_carry_less_than_predicted_correct_the_prediction() -
     forgotten = play(policy(), later, decision.history)[-1].history.memory
     assert isinstance(forgotten, DemandHistory)
     assert forgotten.correction == 1
-    idle_devices = [replace(service_load, activity=0.1) for service_load in loads]
+    idle_devices = [replace(each, activity=0.1, running=39.0) for each in loads]
     assert play(policy(), idle_devices)[-1].replicas == 2
+
+
+# 0.5 is the mean of two GPUs of which one is not profiled, 0.43 a slice of 3 of 7 that is full.
+@pytest.mark.parametrize("activity", [0.5, 0.43, 0.1])
+def test_a_queue_behind_full_engines_removes_no_replica_whatever_devices_show(
+    activity: float,
+) -> None:
+    loads = [
+        load(second, waiting=20.0, running=40.0, finish_rate=1.2, activity=activity)
+        for second in range(0, 900, 5)
+    ]
+    decisions = play(policy(maxReplicas=8), loads)
+    assert min(decision.replicas for decision in decisions) == 2
+    assert "a replica carries 1.00/s" in decisions[-1].message
 
 
 @pytest.mark.parametrize("activity", [1.0, None, 0.0, 0.02])

@@ -177,12 +177,15 @@ def is_at_rest(memory: DemandHistory, load: ServiceLoad) -> bool:
 def _is_full(
     target: ScaleTarget, capacity: VariantCapacity, load: ServiceLoad, current: int
 ) -> bool:
-    """Return whether requests wait although all replicas serve, and devices or caches agree."""
+    """Return whether requests wait although all replicas serve, and another reading agrees."""
     if not load.waiting or load.serving < max(1, current):
         return False
     if load.ttft is not None:
         # Their pace follows from it.
         return False
+    # The engines count their requests themselves; a device may look idle beside a busy one.
+    if target.max_num_seqs and (load.running or 0.0) >= load.serving * target.max_num_seqs:
+        return True
     activity = load.measured_activity
     active = activity is None or activity >= float(target.spec.activity.target)
     return active or (capacity.kv_usage or 0.0) >= _FULL_KV_USAGE
