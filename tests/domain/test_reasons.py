@@ -5,6 +5,7 @@ A message helps when it holds the path of the field and a number or a command.
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,14 @@ POOLS = [
         pools=(),
     ),
     RefusalCase(
+        reason=Discovered.NO_DEVICES,
+        manifest=pool_manifest(LABELS + PRICES),
+        field="spec.nodeSelector",
+        says=("1 node without the label nvidia.com/gpu.product", "GPU feature discovery runs"),
+        nodes=(replace(a_node(), labels={"pool": "a100"}, allocatable={"nvidia.com/gpu": 8}),),
+        pools=(),
+    ),
+    RefusalCase(
         reason=Discovered.NODES_SET_ASIDE,
         manifest=pool_manifest(LABELS + PRICES),
         field="spec.nodeSelector",
@@ -89,6 +98,14 @@ POOLS = [
         field="spec.nodeSelector",
         says=("NVIDIA-A100-SXM4-80GB-MIG-1g.10gb", "mig.strategy=mixed"),
         nodes=(a_node(whole=7, product=f"{A100}-MIG-1g.10gb"),),
+        pools=(),
+    ),
+    RefusalCase(
+        reason=Discovered.UNKNOWN_PRODUCT,
+        manifest=pool_manifest(LABELS + PRICES),
+        field="spec.nodeSelector",
+        says=("its slices are not all alike, as mig.strategy=single needs", "mig.strategy=mixed"),
+        nodes=(a_node(product=f"{A100}-MIG-INVALID"),),
         pools=(),
     ),
     RefusalCase(

@@ -35,7 +35,7 @@ class Discovered(StatusReason):
     NO_NODES = "NoNodes"
     """No node matches `spec.nodeSelector`."""
     NO_DEVICES = "NoDevices"
-    """Nodes match `spec.nodeSelector`, but offer no GPU."""
+    """Nodes match `spec.nodeSelector`, but offer no GPU, or no label says which one."""
     NODES_SET_ASIDE = "NodesSetAside", True
     """Nodes with known devices match `spec.nodeSelector`; others, named in the message, have
     another product or belong to an older pool and are not used."""

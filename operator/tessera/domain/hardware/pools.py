@@ -45,6 +45,8 @@ from tessera.domain.observed.snapshot import Node, Pod, Pool
 from tessera.domain.steps import Step, planner_error
 
 _GPU_COUNTS = (1, 2, 4, 8)
+# It leads the profile that the strategy `single` adds to a product, or `INVALID`.
+_MIG_SUFFIX = "-MIG-"
 # Far above any GPU, and small enough for every product of it.
 _MAX_MIB = 10_000_000
 
@@ -341,12 +343,15 @@ def _discovery_verdict(
         return StatusVerdict(
             Discovered.NO_NODES, f"spec.nodeSelector matches no node: {command} shows 0"
         )
-    if name is None or not (gpus or slices):
+    has_devices = bool(gpus or slices)
+    if name is None or not (has_devices or _MIG_SUFFIX in name):
+        lacks, runs = "an allocatable GPU", "the device plugin and GPU feature discovery run"
+        if has_devices:
+            lacks, runs = f"the label {PRODUCT_LABEL}", "GPU feature discovery runs"
         return StatusVerdict(
             Discovered.NO_DEVICES,
-            f"spec.nodeSelector matches {counted(len(nodes), 'node')} without an allocatable GPU; "
-            f"check that the device plugin and GPU feature discovery run there: {command} -L "
-            f"{PRODUCT_LABEL}",
+            f"spec.nodeSelector matches {counted(len(nodes), 'node')} without {lacks}; check that "
+            f"{runs} there: {command} -L {PRODUCT_LABEL}",
         )
     if name not in products():
         return StatusVerdict(Discovered.UNKNOWN_PRODUCT, _unknown_product(name))
@@ -441,7 +446,12 @@ def _unknown_product(product: str) -> str:
         f"spec.nodeSelector matches {product}, which is none of the {len(products())} known "
         "products"
     )
-    if "-MIG-" in product:
+    if _MIG_SUFFIX in product:
+        if product.endswith("-INVALID"):
+            message = (
+                f"spec.nodeSelector matches {product}: its slices are not all alike, as "
+                "mig.strategy=single needs"
+            )
         return f"{message}; set mig.strategy=mixed in the GPU operator to use MIG slices"
     nearest = ", ".join(nearest_products(product)[:3])
     return f"{message}, such as {nearest}; add it to catalogs.gpus of the chart"
