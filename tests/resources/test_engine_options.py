@@ -75,6 +75,17 @@ def test_an_option_changes_nothing_of_the_pod_but_what_it_names(field: str) -> N
     assert differing - {"args"} == more.get(field, set())
 
 
+@pytest.mark.parametrize(("gib", "more"), [("64", 120), ("4.5", 1), ("4", 0), ("0", 0)])
+def test_a_larger_cache_of_media_is_memory_of_the_pod(gib: str, more: int) -> None:
+    """vLLM has it in the API server and in the engine, of 4 GiB each by default."""
+
+    def memory(*flags: str) -> int:
+        spec = a_spec("hf://google/gemma-3-4b-it", engine={"extraArgs": list(flags)})
+        return int(container(spec)["resources"]["requests"]["memory"].removesuffix("Mi"))
+
+    assert memory(f"--mm-processor-cache-gb={gib}") - memory() == more * 1024
+
+
 def test_offloaded_cache_is_memory_of_the_pod_and_shared_by_its_ranks() -> None:
     def memory(**engine: Any) -> tuple[int, int]:
         pod = deployment(a_spec(SMALL, engine=engine))["spec"]["template"]["spec"]

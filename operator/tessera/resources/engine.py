@@ -10,6 +10,7 @@ from tessera.domain.names import ENGINE, PORT
 from tessera.domain.perf.sources import MIN_LOAD_MIB_PER_SECOND
 from tessera.domain.placement.candidates import HardwareChoice
 from tessera.domain.placement.checks import needs_long_context
+from tessera.domain.vllm.extra_args import media_cache_mib
 from tessera.domain.vllm.loaders import loader_host_mib
 from tessera.resources import platform as surroundings
 from tessera.resources.arguments import (
@@ -71,6 +72,7 @@ class EngineTemplate:
         # Process, shared memory with offloaded cache, and a tenth of the weights during loading.
         host_mib = self.rules.host_mib + self._shm_mib + self._weights_mib // 10
         host_mib += loader_host_mib(self.spec.engine.loader, hardware.devices)
+        host_mib += media_cache_mib(self.spec.engine)
         requests = {"cpu": str(2 * hardware.devices), "memory": f"{host_mib}Mi", **devices}
         return client.V1Container(
             name=ENGINE,

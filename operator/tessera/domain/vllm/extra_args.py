@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any
 
 from tessera.api.engine_options import EngineOptions
@@ -13,6 +14,8 @@ from tessera.domain.vllm.facts import known_versions, version_facts
 _DEFAULT_LARGEST = 512
 _MEDIA = ("image", "video", "audio")
 _GRAPHS_KEYS = ("cudagraph_capture_sizes", "max_cudagraph_capture_size", "cudagraph_mode", "mode")
+# vLLM's own size of the cache of media, which an engine and its API server each have.
+_MEDIA_CACHE_GIB, _MEDIA_CACHES = 4, 2
 # Levels and modes without graphs, and those of which attention is in none.
 _NO_GRAPHS, _PIECEWISE = ("0", "NONE"), ("1", "PIECEWISE")
 
@@ -65,6 +68,14 @@ def has_media(values: Mapping[str, Any]) -> bool:
     limits = _object(values.get("limit_mm_per_prompt"))
     counts = [_object(limits.get(each)).get("count", limits.get(each)) for each in _MEDIA]
     return not (values.get("language_model_only") or all(count == 0 for count in counts))
+
+
+def media_cache_mib(engine: EngineOptions) -> int:
+    """Return the MiB of host memory that media may take beyond what they do by default."""
+    if not any("cache" in each for each in engine.extra_args):
+        return 0
+    gib: float = extra_flags(engine).get("mm_processor_cache_gb", _MEDIA_CACHE_GIB)
+    return max(0, ceil((gib - _MEDIA_CACHE_GIB) * _MEDIA_CACHES * 1024))
 
 
 def cuda_graphs(engine: EngineOptions) -> CudaGraphs:
