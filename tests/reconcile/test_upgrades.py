@@ -12,6 +12,7 @@ from tessera.api.reasons import RevisionReason
 from tessera.api.template_version import Platform
 from tessera.domain.names import SERVING_GATE, UPDATE_ANNOTATION
 from tessera.domain.observed.snapshot import Resolution, RevisionQuery
+from tessera.domain.placement.pod_template import UNPLANNED
 from tessera.domain.vllm.flag_classes import FlagClass, FlagRule, flag_rules
 from tessera.resources.api_resources import DEPLOYMENTS, INFERENCE_SERVICES, PODS
 from tessera.resources.manifest import ObjectKey
@@ -305,6 +306,20 @@ async def test_a_newly_refused_flag_is_refused_in_an_edit_of_the_flags_and_repli
     fleet.serve(engine={"extraArgs": ["--enforce-eager"]})
     await fleet.reconcile()
     assert accepted(fleet)[:2] == ("True", "Valid")
+
+
+async def test_a_newly_refused_variable_goes_on_where_it_runs(
+    fleet: MemoryOperator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fleet.serve(podTemplate={"env": [{"name": "OWN", "value": "1"}]})
+    await reconcile_until_answered(fleet)
+    before = copy.deepcopy(fleet.newest_deployment())
+    monkeypatch.setitem(UNPLANNED, "OWN", "the size of the cache; remove it")
+    fleet.restart()
+    await fleet.reconcile()
+    assert accepted(fleet)[:2] == ("True", "UnsupportedFlags")
+    assert "spec.podTemplate.env[0]: OWN changes the size of the cache" in accepted(fleet)[2]
+    assert fleet.newest_deployment()["spec"] == before["spec"]
 
 
 async def test_a_new_service_with_a_newly_refused_flag_is_refused(

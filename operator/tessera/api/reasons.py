@@ -92,7 +92,7 @@ class Accepted(StatusReason):
     """Options of `spec.engine` contradict each other or the model."""
     RESERVED_FLAG = "ReservedFlag"
     """`spec.engine.extraArgs` contains a flag that Tessera sets, or one that changes memory, speed
-    or the API and is counted nowhere."""
+    or the API and is counted nowhere; so may a variable of `spec.podTemplate.env`."""
     INVALID_FLAG = "InvalidFlag"
     """`spec.engine.extraArgs` contains a flag or a value that this engine version rejects."""
     LOADER_MISMATCH = "LoaderMismatch"

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from tessera.domain.placement.checks import check
-from tessera.domain.placement.pod_template import ENVIRONMENT
+from tessera.domain.placement.pod_template import ENVIRONMENT, UNPLANNED
 from tests.builders import a_spec
 
 
@@ -62,6 +62,15 @@ def test_what_others_set_or_kubernetes_refuses_is_denied(
     ((found_problems, sentence),) = problems(**template)
     assert found_problems == reason
     assert sentence.startswith(words)
+
+
+@pytest.mark.parametrize("name", UNPLANNED)
+def test_a_variable_that_changes_memory_is_refused_as_a_flag_is(name: str) -> None:
+    ((reason, sentence),) = problems(
+        env=[{"name": "A", "value": "1"}, {"name": name, "value": "0"}]
+    )
+    assert reason == "ReservedFlag"
+    assert sentence.startswith(f"spec.podTemplate.env[1]: {name} changes ")
 
 
 def test_what_is_free_passes() -> None:

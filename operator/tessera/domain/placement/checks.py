@@ -402,6 +402,7 @@ def _check_spot_pools(spec: InferenceServiceSpec, pools: Tiers) -> Iterator[Deni
 
 def _check_pod_template(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Denial]:
     for reason, findings in (
+        (Accepted.RESERVED_FLAG, pod_template.unplanned_variables(spec.pod_template)),
         (Accepted.RESERVED_POD_TEMPLATE_FIELD, pod_template.reserved_entries(spec.pod_template)),
         (Accepted.INVALID_POD_TEMPLATE, pod_template.malformed_keys(spec.pod_template)),
     ):

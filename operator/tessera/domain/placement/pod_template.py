@@ -40,6 +40,15 @@ ENVIRONMENT = {
     "VLLM_SERVER_DEV_MODE": "no field: it lets every client stop the engine",
 }
 
+# Variables that change the memory by which a replica is planned, and what of it.
+UNPLANNED = {
+    "VLLM_ALLOW_CHUNKED_LOCAL_ATTN_WITH_HYBRID_KV_CACHE": "what layers with a window keep; "
+    "remove it",
+    "VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS": "the size of the KV cache; set "
+    "spec.engine.gpuMemoryUtilization instead",
+    "VLLM_MLA_DISABLE": "what layers keep of each token; remove it",
+}
+
 _TESSERA_PREFIX = f"{GROUP}/"
 _KEY = re.compile(
     r"^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?\Z"
@@ -66,6 +75,16 @@ def reserved_entries(template: PodTemplate) -> Iterator[tuple[str, str]]:
                 f"spec.podTemplate.env[{index}]",
                 f"remove {variable.name}; it is set by {ENVIRONMENT[variable.name]} "
                 f"(1 of {len(ENVIRONMENT)} reserved variables)",
+            )
+
+
+def unplanned_variables(template: PodTemplate) -> Iterator[tuple[str, str]]:
+    """Yield field and message of every variable that changes memory and is counted nowhere."""
+    for index, variable in enumerate(template.env):
+        if variable.name in UNPLANNED:
+            yield (
+                f"spec.podTemplate.env[{index}]",
+                f"{variable.name} changes {UNPLANNED[variable.name]}",
             )
 
 

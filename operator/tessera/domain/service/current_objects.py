@@ -46,7 +46,8 @@ class CurrentObjects:
 
     def runs_with(self, extra_args: tuple[str, ...]) -> bool:
         """Return whether replicas were made with these arguments, which end the command line."""
-        return any(each.arguments[-len(extra_args) :] == extra_args for each in self.workloads)
+        ends = [each.arguments[-len(extra_args) :] for each in self.workloads]
+        return bool(ends) if not extra_args else extra_args in ends
 
     def workloads_of(self, variant: str) -> Sequence[Workload]:
         """Return the Deployments of a variant, one for each of its templates, the oldest first."""
