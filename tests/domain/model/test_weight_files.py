@@ -16,6 +16,7 @@ SHARDS = [f"model-0000{number}-of-00003.safetensors" for number in (1, 2, 3)]
 QUARTERS = [f"model-0000{number}-of-00004.safetensors" for number in (1, 2, 3, 4)]
 BF16 = ["model.bf16-00001-of-00001.safetensors"]
 WHOLE = "consolidated.safetensors"
+OTHER, DENSE = "fp8/model-00001-of-00001.safetensors", "2_Dense/model.safetensors"
 # mistralai/Mistral-7B-Instruct-v0.3.
 MISTRAL = {
     "config.json": 600,
@@ -56,6 +57,10 @@ def test_of_two_sets_of_weights_one_is_downloaded(index: object) -> None:
         ([*SHARDS, *BF16], None, set(BF16)),
         (["model.fp16.safetensors"], None, set()),
         ([*SHARDS, "2_Dense/model.safetensors", "lora/adapter_model.safetensors"], NAMED, set()),
+        ([*SHARDS, OTHER, "fp8/config.json"], NAMED, {OTHER}),
+        (["model.safetensors", OTHER, "fp8/config.json"], None, {OTHER}),
+        ([OTHER, "fp8/config.json"], None, set()),
+        (["model.safetensors", DENSE, "2_Dense/config.json", "modules.json"], None, set()),
         (["model.safetensors"], NAMED, set()),
         (["model.safetensors"], {"weight_map": {"a": 3, "b": None}}, set()),
         (["model.safetensors"], [], set()),
@@ -65,6 +70,16 @@ def test_the_set_that_the_index_names_is_loaded(
     names: list[str], index: object, unloaded: set[str]
 ) -> None:
     assert unloaded_files(names, index) == unloaded
+
+
+@pytest.mark.parametrize("allow_pickles", [False, True])
+@pytest.mark.parametrize("name", ["model-q4_k_m.gguf", "onnx/model.onnx", "tf_model.h5"])
+def test_weights_of_other_engines_alone_are_no_model(name: str, *, allow_pickles: bool) -> None:
+    files = [SourceFile(each, 1) for each in ("config.json", "README.md", name)]
+    with pytest.raises(RefusedError, match=f"{name} .1 such file. has weights of a format"):
+        needed_files(files, allow_pickles=allow_pickles)
+    beside = needed_files([*files, SourceFile("model.safetensors", 1)], allow_pickles=allow_pickles)
+    assert [file.name for file in beside] == ["config.json", "model.safetensors"]
 
 
 @given(

@@ -4,7 +4,6 @@
 model to a volume, once for all replicas.
 """
 
-import contextlib
 import json
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
@@ -65,12 +64,13 @@ async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
                 raise
             except RefusedError:
                 continue  # the model has no such file
-        with contextlib.suppress(RefusedError):  # the download reports what is wrong with the files
+        try:
             listing = await source.listing()
-            files = needed_files(listing.files, allow_pickles=True, index=contents.get(INDEX))
-            sizes = {file.name: file.size for file in files if file.size}
-            return _LoadedFiles(contents, sizes, commit)
-    return _LoadedFiles(contents, {}, commit)
+        except RefusedError:  # the download reports what is wrong with it
+            return _LoadedFiles(contents, {}, commit)
+        files = needed_files(listing.files, allow_pickles=True, index=contents.get(INDEX))
+        sizes = {file.name: file.size for file in files if file.size}
+        return _LoadedFiles(contents, sizes, commit)
 
 
 def _load_from_folder(folder: Path) -> _LoadedFiles:

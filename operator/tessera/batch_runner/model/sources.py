@@ -34,6 +34,8 @@ _UNUSED_FILES = re.compile(
     r"^original/|^onnx/|^openvino/|\.(onnx|msgpack|h5|ot|gguf|tflite|md|png|jpg|jpeg|gif)$",
     re.IGNORECASE,
 )
+# Weights for other engines.
+_OTHER_WEIGHTS = re.compile(r"\.(gguf|ggml|onnx|msgpack|h5|tflite)$", re.IGNORECASE)
 # Loading one of these runs code that it contains.
 _PICKLES = re.compile(r"\.(bin|pt|pth|ckpt|pkl|pickle)$", re.IGNORECASE)
 
@@ -95,6 +97,7 @@ def needed_files(
 
     `index` is the content of `model.safetensors.index.json`, which names one set of weights.
     """
+    files = tuple(files)
     readable = readable_files(files)
     names = [file.name for file in readable]
     unloaded = unloaded_files(names, index)
@@ -122,6 +125,13 @@ def needed_files(
             f"{pickles[0]} ({counted(len(pickles), 'such file')}) is a pickle, which can run code "
             "when it is loaded, and there are 0 safetensors files; convert the weights to "
             "safetensors, or ask the platform for the chart value models.allowPickles"
+        )
+    unread = [file.name for file in files if _OTHER_WEIGHTS.search(file.name)]
+    if unread and not pickles:
+        raise RefusedError(
+            f"{unread[0]} ({counted(len(unread), 'such file')}) has weights of a format that is "
+            "not read, and there are 0 safetensors files; name the model that it was made of, or "
+            "one in the format of AWQ, GPTQ or compressed-tensors for fewer bits"
         )
     return needed
 

@@ -1,8 +1,8 @@
 """Which files with weights an engine loads, and how many bytes they have.
 
 A repository may have its weights twice: whole in `consolidated.safetensors` beside shards that an
-index names, in shards of two counts, or in other bits. Without an index engines load all files that
-they see, so one set is downloaded.
+index names, in shards of two counts, or in other bits, also in a folder. Without an index engines
+load all files that they see, so one set is downloaded.
 """
 
 import re
@@ -13,6 +13,7 @@ from tessera.domain.model.config_keys import part
 
 INDEX = "model.safetensors.index.json"
 _CONSOLIDATED = "consolidated"
+_CONFIG, _MODULES = "config.json", "modules.json"
 # An adapter that was trained on the model, and is no part of it.
 _ADAPTER = "adapter_model"
 _SUFFIX = ".safetensors"
@@ -25,11 +26,12 @@ _TOLERANCE = 0.02
 
 def unloaded_files(names: Iterable[str], index: object = None) -> frozenset[str]:
     """Return the files of another set of weights than the one that engines load."""
+    names = frozenset(names)
     weights = _weight_files(names)
     unloaded = weights - (_shards(index) & weights or _set_by_names(weights))
     if any(name.startswith(_CONSOLIDATED) for name in unloaded):
         unloaded |= {f"{_CONSOLIDATED}.safetensors.index.json"}
-    return unloaded
+    return unloaded | _of_other_models(names) if weights else unloaded
 
 
 def missing_file(names: Iterable[str], index: object = None) -> str | None:
@@ -69,6 +71,20 @@ def listed_bytes(sizes: Mapping[str, int]) -> int | None:
     """Return the bytes of the files with weights, by their sizes; None where none is known."""
     weights = _weight_files(sizes) - unloaded_files(sizes)
     return sum(sizes[name] for name in weights) or None
+
+
+def _of_other_models(names: frozenset[str]) -> set[str]:
+    """Return the weights in folders that have a configuration of their own.
+
+    Those of sentence-transformers, which `modules.json` lists, are parts of the model.
+    """
+    if _MODULES in names:
+        return set()
+    return {
+        name
+        for name in names
+        if name.endswith(_SUFFIX) and f"{name.rpartition('/')[0]}/{_CONFIG}" in names
+    }
 
 
 def _weight_files(names: Iterable[str]) -> frozenset[str]:
