@@ -17,7 +17,8 @@ from alerts.speed import ACTIVITY, BUSY, EXPORTED, OTHER, PEAK, POD, SERVICE
 from demo.cluster import CHART, ROOT
 from tessera.adapters.prometheus.access import PrometheusAccess
 from tessera.adapters.prometheus.latency import latency_queries
-from tessera.adapters.prometheus.metrics import CACHED_SHARE
+from tessera.adapters.prometheus.metrics import ACTIVITY as ACTIVITY_QUERY
+from tessera.adapters.prometheus.metrics import CACHED_SHARE, REPEATED_GPUS
 from tessera.adapters.prometheus.queries import union_query
 from tessera.domain.slo.measurement import LatencyEdges
 from world import binaries
@@ -267,6 +268,29 @@ def test_the_energy_board_has_the_activity_and_the_power_of_each_gpu_once(tmp_pa
     tests = [
         expression_test(f"round({activity}, 0.001)", 20, ('{UUID="b"}', 0.5), ('{UUID="a"}', 0.5)),
         expression_test(power, 20, ('{UUID="a"}', 200), ('{UUID="b"}', 150)),
+    ]
+    promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
+
+
+def test_a_gpu_of_two_exporters_counts_once_by_the_one_that_does_not_hang(tmp_path: Path) -> None:
+    name, pod = "DCGM_FI_PROF_GR_ENGINE_ACTIVE", 'namespace="team-a",pod="chat-0"'
+    gpus = (
+        ('UUID="a",instance="one"', 0.95),
+        ('UUID="a",instance="two"', 0.0),
+        ('UUID="b",instance="one"', 0.85),
+        ('UUID="c",GPU_I_ID="1",instance="one"', 0.6),
+        ('UUID="c",GPU_I_ID="2",instance="one"', 0.6),
+    )
+    values = {f"{name}{{{pod},{labels}}}": always(value) for labels, value in gpus}
+    values[f"vllm:num_requests_running{{{POD}}}"] = always(4)
+    tests = [
+        expression_test(
+            "tessera:service_activity:avg5m",
+            20,
+            (f"tessera:service_activity:avg5m{{{SERVICE}}}", 0.75),
+        ),
+        expression_test(f"round({ACTIVITY_QUERY.text}, 0.001)", 20, (f"{{{pod}}}", 0.75)),
+        expression_test(REPEATED_GPUS, 20, ('{UUID="a"}', 2)),
     ]
     promtool(tmp_path, input_series(values) | {"promql_expr_test": tests})
 

@@ -18,6 +18,7 @@ class Counts:
     active: int = 7
     renamed: int = 0
     contradicted: int = 0
+    repeated: int = 0
     engines: int = 2
     operators: int = 1
     problem: str = ""
@@ -28,7 +29,14 @@ class Counts:
         return dict(
             zip(
                 selectors,
-                (self.active, self.renamed, self.contradicted, self.engines, self.operators),
+                (
+                    self.active,
+                    self.renamed,
+                    self.contradicted,
+                    self.repeated,
+                    self.engines,
+                    self.operators,
+                ),
                 strict=True,
             )
         )

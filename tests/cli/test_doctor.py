@@ -369,6 +369,14 @@ async def test_missing_activity_is_a_warning_that_says_what_is_lost(
     assert "Capacity needs no activity" in finding.message
 
 
+async def test_gpus_of_two_exporters_are_a_warning() -> None:
+    _, api = await a_healthy_cluster()
+    finding = (await findings_by_check(api, Counts(repeated=2)))["dcgm metrics"]
+    assert finding.state is FindingState.WARNING
+    assert "2 GPUs reported by more than one DCGM exporter" in finding.message
+    assert "scrape one exporter of each node" in finding.fix
+
+
 async def test_the_prometheus_of_the_operator_is_asked_when_none_is_given() -> None:
     _, api = await a_healthy_cluster()
     findings = await findings_by_check(api, prometheus_url=None)

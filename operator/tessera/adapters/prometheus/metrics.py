@@ -88,8 +88,16 @@ WAITING = BoundedQuery(
 RUNNING = BoundedQuery(
     f"sum by (namespace, pod, {SERVICE}) (vllm:num_requests_running{OF_SERVICES})", _QUEUE_BOUNDS
 )
+# The mean of the devices of a pod; of two exporters of a device one may hang at 0.
 ACTIVITY = BoundedQuery(
-    'avg by (namespace, pod) (DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""})', Bounds(POD_LABELS, 1.01)
+    "avg by (namespace, pod) (max by (namespace, pod, UUID, GPU_I_ID) "
+    '(DCGM_FI_PROF_GR_ENGINE_ACTIVE{pod!=""}))',
+    Bounds(POD_LABELS, 1.01),
+)
+# GPUs that several targets report.
+REPEATED_GPUS = (
+    "count by (UUID) (count by (UUID, instance) "
+    '(DCGM_FI_PROF_GR_ENGINE_ACTIVE{UUID!="",instance!=""})) > 1'
 )
 # Engines that have run requests for five minutes on devices that seem idle.
 CONTRADICTED_ACTIVITY = (

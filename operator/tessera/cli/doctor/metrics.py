@@ -3,7 +3,11 @@
 from collections.abc import Iterator, Mapping
 
 from tessera.adapters.prometheus.access import PrometheusAccess
-from tessera.adapters.prometheus.metrics import CONTRADICTED_ACTIVITY, LIVENESS_METRIC
+from tessera.adapters.prometheus.metrics import (
+    CONTRADICTED_ACTIVITY,
+    LIVENESS_METRIC,
+    REPEATED_GPUS,
+)
 from tessera.adapters.prometheus.queries import SERVICE
 from tessera.api.text import counted
 from tessera.cli.doctor.finding import (
@@ -61,6 +65,7 @@ async def check_prometheus(context: CheckContext) -> Findings:
                 _GPU_ACTIVITY,
                 _RELABELED_ACTIVITY,
                 CONTRADICTED_ACTIVITY,
+                REPEATED_GPUS,
                 _ENGINE_LIVENESS,
                 own_series,
             )
@@ -121,6 +126,13 @@ def _metric_findings(counts: Mapping[str, int], ready_replicas: int) -> Iterator
             f"{_WITHOUT_ACTIVITY}"
         )
         fix = f"restart dcgm-exporter on their nodes; the query is count({CONTRADICTED_ACTIVITY})"
+        yield warning("dcgm metrics", message, fix)
+    elif repeated := counts[REPEATED_GPUS]:
+        message = (
+            f"{counted(repeated, 'GPU')} reported by more than one DCGM exporter, so the highest "
+            "activity counts"
+        )
+        fix = f"scrape one exporter of each node; the query is {REPEATED_GPUS}"
         yield warning("dcgm metrics", message, fix)
     elif counts[_GPU_ACTIVITY]:
         yield ok("dcgm metrics", f"{counts[_GPU_ACTIVITY]} series of {_GPU_ACTIVITY}")
