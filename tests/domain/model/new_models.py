@@ -32,6 +32,70 @@ QWEN25_VL_7B: dict[str, Any] = {
     "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
     "vision_config": {"depth": 32, "hidden_size": 1280, "intermediate_size": 3420},
 }
+QWEN3_VL_8B: dict[str, Any] = {
+    "architectures": ["Qwen3VLForConditionalGeneration"],
+    "model_type": "qwen3_vl",
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "qwen3_vl_text",
+        "dtype": "bfloat16",
+        "hidden_size": 4096,
+        "intermediate_size": 12_288,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "max_position_embeddings": 262_144,
+        "vocab_size": 151_936,
+        "rope_scaling": {"mrope_section": [24, 20, 20], "rope_type": "default"},
+    },
+    "vision_config": {**_VISION_QWEN, "out_hidden_size": 4096},
+}
+QWEN3_VL_30B_A3B: dict[str, Any] = {
+    "architectures": ["Qwen3VLMoeForConditionalGeneration"],
+    "model_type": "qwen3_vl_moe",
+    "tie_word_embeddings": False,
+    "text_config": {
+        "model_type": "qwen3_vl_moe_text",
+        "dtype": "bfloat16",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+        "num_experts_per_tok": 8,
+        "num_hidden_layers": 48,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "head_dim": 128,
+        "max_position_embeddings": 262_144,
+        "vocab_size": 151_936,
+    },
+    "vision_config": {**_VISION_QWEN, "out_hidden_size": 2048},
+}
+# Its embedding is the output layer, which only its language part says.
+MINISTRAL_3_3B: dict[str, Any] = {
+    "architectures": ["Mistral3ForConditionalGeneration"],
+    "model_type": "mistral3",
+    "dtype": "bfloat16",
+    "text_config": {
+        "model_type": "ministral3",
+        "hidden_size": 3072,
+        "intermediate_size": 9216,
+        "num_hidden_layers": 26,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 131_072,
+        "max_position_embeddings": 262_144,
+        "tie_word_embeddings": True,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "factor": 16.0,
+            "original_max_position_embeddings": 16_384,
+        },
+    },
+    "vision_config": {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24},
+}
 QWEN35_27B: dict[str, Any] = {
     "architectures": ["Qwen3_5ForConditionalGeneration"],
     "model_type": "qwen3_5",
@@ -259,6 +323,9 @@ MINIMAX_M2: dict[str, Any] = {
 # With the bytes of all weights, rounded, where parts besides the language model have some.
 MODELS: dict[str, tuple[dict[str, Any], int | None]] = {
     "Qwen/Qwen2.5-VL-7B-Instruct": (QWEN25_VL_7B, 16_584_000_000),
+    "Qwen/Qwen3-VL-8B-Instruct": (QWEN3_VL_8B, 17_534_000_000),
+    "Qwen/Qwen3-VL-30B-A3B-Instruct": (QWEN3_VL_30B_A3B, 62_142_000_000),
+    "mistralai/Ministral-3-3B-Instruct-2512-BF16": (MINISTRAL_3_3B, 7_698_000_000),
     "Qwen/Qwen3.5-27B": (QWEN35_27B, 55_563_000_000),
     "Qwen/Qwen3.5-35B-A3B": (QWEN35_35B_A3B, 71_900_000_000),
     "google/gemma-4-31B-it": (GEMMA4_31B, 62_550_000_000),

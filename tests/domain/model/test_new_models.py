@@ -20,6 +20,8 @@ NEMOTRON = "nvidia/NVIDIA-Nemotron-Nano-9B-v2"
 NEMOTRON_MOE = "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
 V32, M2 = "deepseek-ai/DeepSeek-V3.2", "MiniMaxAI/MiniMax-M2"
 VL = "Qwen/Qwen2.5-VL-7B-Instruct"
+VL3, VL3_MOE = "Qwen/Qwen3-VL-8B-Instruct", "Qwen/Qwen3-VL-30B-A3B-Instruct"
+MINISTRAL = "mistralai/Ministral-3-3B-Instruct-2512-BF16"
 
 
 def shape_of(model: str) -> ModelShape:
@@ -30,6 +32,9 @@ def shape_of(model: str) -> ModelShape:
     ("model", "billions", "active"),
     [
         (VL, 8.29, None),
+        (VL3, 8.77, None),
+        (VL3_MOE, 31.07, 3.35),
+        (MINISTRAL, 3.85, None),
         (QWEN35, 27.8, None),
         (QWEN35_MOE, 36.0, 3.5),
         (GEMMA_31B, 31.3, None),
@@ -52,6 +57,9 @@ def test_weights_are_counted(model: str, billions: float, active: float | None) 
     ("model", "token_bytes"),
     [
         (VL, 28 * 2 * 4 * 128 * 2),
+        (VL3, 36 * 2 * 8 * 128 * 2),
+        (VL3_MOE, 48 * 2 * 4 * 128 * 2),
+        (MINISTRAL, 26 * 2 * 8 * 128 * 2),
         (QWEN35, 16 * 2 * 4 * 256 * 2),
         (QWEN35_MOE, 10 * 2 * 2 * 256 * 2),
         (GEMMA_31B, 10 * 2 * 4 * 512 * 2 + 50 * 2 * 16 * 256 * 2),

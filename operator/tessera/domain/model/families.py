@@ -201,12 +201,15 @@ FAMILIES: Mapping[str, ModelFamily] = {
     "xlm-roberta": _ROBERTA,
     "modernbert": ModelFamily(encoder=True, tied=True),
 }
-# Models of several parts, and the language part's own name.
+# Models of several parts and their language parts, and the family whose layers these have.
 ALIASES: Mapping[str, str] = {
     "gemma3": "gemma3_text",
     "gemma4": "gemma4_text",
     "llama4": "llama4_text",
+    "ministral3": "ministral",
     "qwen2_5_vl_text": "qwen2_5_vl",
     "qwen3_5": "qwen3_5_text",
     "qwen3_5_moe": "qwen3_5_moe_text",
+    "qwen3_vl_text": "qwen3",
+    "qwen3_vl_moe_text": "qwen3_moe",
 }
