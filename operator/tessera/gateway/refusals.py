@@ -23,6 +23,8 @@ _INVALID, _FAILED = "invalid_request_error", "server_error"
 _TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 _MAX_NAME_IN_MESSAGE = 100
 _MAX_OFFERED = 20
+# Clients send them to the route of chats, with a body of another route.
+_FIELDS_OF_ROUTES = {"input": "/v1/responses", "instructions": "/v1/responses"}
 _MAX_HOSTS = 5
 
 
@@ -233,6 +235,9 @@ def route_not_served(name: str, path: str, model: OfferedModel) -> RequestError:
 
 def unlisted_field(name: str) -> RequestError:
     """Return the error of a field that passes only to engines of the sender's tenant alone."""
+    if name in _FIELDS_OF_ROUTES:
+        route = _FIELDS_OF_ROUTES[name]
+        return invalid_request(f"{name} is a field of {route}. Send the request there.", name)
     return invalid_request(
         f"{name}: several tenants may use this model, and this field does not pass to its engines. "
         "Remove it, or use a model that is your tenant's alone.",

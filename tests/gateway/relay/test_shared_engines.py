@@ -100,6 +100,21 @@ async def test_a_field_that_is_not_listed_reaches_no_shared_engine(sharing: Any)
         assert not engine.calls
 
 
+@pytest.mark.parametrize("field", ["input", "instructions"])
+async def test_a_body_of_another_route_is_told_where_to_go(field: str) -> None:
+    """As Cursor sends it."""
+    async with (
+        ScriptedEngine(answered) as engine,
+        a_gateway(a_directory(a_shared_model(engine))) as gateway,
+    ):
+        answer = await gateway.post(body_of("/v1/chat/completions", **{field: "hi"}))
+        assert (answer.status, answer.error["param"]) == (400, field)
+        message = f"{field} is a field of /v1/responses. Send the request there."
+        assert answer.error["message"] == message
+        followed = await gateway.post(body_of("/v1/responses", input="hi"), "/v1/responses")
+        assert followed.status == 200
+
+
 TEMPLATED = (
     "/v1/chat/completions",
     "/v1/responses",
