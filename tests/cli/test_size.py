@@ -356,6 +356,8 @@ def test_what_cannot_be_sized_is_reported_with_the_fix(words: list[str], fix: st
     ("change", "fix"),
     [
         ({"model_type": "mpnet"}, "mpnet is none of the"),
+        ({"model_type": "mpnet", "vision_config": {"depth": 1}}, "mpnet is none of the"),
+        ({"model_type": "mpnet"}, "A file for --catalogs may have its shape"),
         ({"vocab_size": None}, "vocab_size is missing"),
         ({"num_key_value_heads": 5}, "num_key_value_heads 5 does not divide"),
         ({"quantization_config": {"quant_method": "bitsandbytes"}}, "take an FP8 or AWQ"),

@@ -162,7 +162,10 @@ def _from_config(path: Path, overrides: Mapping[str, Any]) -> ModelShape:
     weights = {file.name: file.stat().st_size for file in path.parent.glob("*.safetensors")}
     shape = read_files(lambda name: config if name == CONFIG else _read_beside(path, name), weights)
     if isinstance(shape, UnsupportedConfig):
-        raise CommandError(f"--config {path}: {shape.message}")
+        raise CommandError(
+            f"--config {path}: {shape.message}. A file for --catalogs may have its shape instead "
+            "(docs/tasks/catalogs.md)"
+        )
     return shape
 
 

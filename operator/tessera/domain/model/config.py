@@ -109,11 +109,6 @@ def _has_parts(config: Mapping[str, Any]) -> bool:
 def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
     """Return the part that describes the language model, and its family."""
     whole = object_part(config, "text_config") if "text_config" in config else config
-    if whole and total_size is None and _has_parts(config):
-        raise UnsupportedConfigError(
-            "it has parts besides the language model, and no index has their size; read it with "
-            "the model.safetensors.index.json beside it"
-        )
     model_type = whole.get("model_type", config.get("model_type"))
     if not model_type:
         raise UnsupportedConfigError(
@@ -124,6 +119,11 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
         raise UnsupportedConfigError(
             f"model_type {model_type} is none of the {len(FAMILIES)} supported architectures "
             f"({', '.join(sorted(FAMILIES))})"
+        )
+    if total_size is None and _has_parts(config):
+        raise UnsupportedConfigError(
+            "it has parts besides the language model, and no index has their size; read it with "
+            "the model.safetensors.index.json beside it"
         )
     for key, feature in _STATES.items():
         if whole.get(key) and not family.recurrent:
