@@ -62,6 +62,16 @@ def test_a_context_of_a_part_that_the_model_has_not_is_refused() -> None:
     assert "131072 exceeds the model's limit of 32768 tokens" in message
 
 
+def test_the_place_that_the_message_names_extends_the_context_of_a_model_with_media() -> None:
+    uri = "hf://mistralai/Mistral-Small-3.1-24B-Instruct-2503"
+    yarn = {"rope_parameters": YARN | {"factor": 8.0}}
+    (message,) = refusals(long_spec(f"--hf-overrides={json.dumps(yarn)}", length=262_144, uri=uri))
+    assert "rope_parameters in --hf-overrides" in message
+    assert "within text_config where it reads media" in message
+    nested = json.dumps({"text_config": yarn})
+    assert refusals(long_spec(f"--hf-overrides={nested}", length=262_144, uri=uri)) == []
+
+
 def test_a_model_without_its_media_has_the_context_of_its_text() -> None:
     nested = {"text_config": {"rope_parameters": YARN | {"factor": 8.0}}}
     uri = "hf://mistralai/Mistral-Small-3.1-24B-Instruct-2503"

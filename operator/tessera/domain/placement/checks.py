@@ -189,7 +189,8 @@ def _check_context_length(spec: InferenceServiceSpec, _: Tiers) -> Iterator[Deni
             field="spec.context.maxModelLen",
             message=(
                 f"{requested} exceeds the model's limit of {counted(limit, 'token')}; set at most "
-                f"{limit}, or extend it by rope_parameters in --hf-overrides, if the model allows"
+                f"{limit}, or extend it by rope_parameters in --hf-overrides, if the model allows, "
+                "within text_config where it reads media"
             ),
         )
 
