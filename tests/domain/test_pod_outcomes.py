@@ -19,6 +19,11 @@ from tests.domain.service import test_precisions as precisions
 
 QUOTA = 'pods "x-1" is forbidden: exceeded quota: compute, limited: limits.cpu=0'
 UNSET = 'pods "x-1" is forbidden: failed quota: compute: must specify limits.cpu for: model-job'
+ABOVE = 'pods "x-1" is forbidden: maximum memory usage per Container is 64Mi, but limit is 2Gi'
+BELOW = (
+    'Pod "x-1" is invalid: spec.containers[0].resources.requests: Invalid value: "500m": must be '
+    "less than or equal to cpu limit of 10m"
+)
 TAINT = (
     "1 node had untolerated taint sku=gpu:NoSchedule; add it to spec.tolerations of "
     "AcceleratorPool/a100, or remove it"
@@ -36,6 +41,8 @@ class Outcome(NamedTuple):
 OUTCOMES = {
     QUOTA: Outcome(refusal=QUOTA),
     f"{UNSET}; a LimitRange of the namespace with defaults": Outcome(refusal=UNSET),
+    f"{ABOVE}; it is that of a LimitRange of the namespace": Outcome(refusal=ABOVE),
+    f"{BELOW}; a LimitRange of the namespace sets a default": Outcome(refusal=BELOW),
     TAINT: Outcome(pod={"unschedulable": TAINT}),
     PULL: Outcome(pod={"waiting_reason": "ImagePullBackOff", "container_message": PULL}),
 }
@@ -112,7 +119,9 @@ KINDS: dict[str, Callable[[Outcome], str]] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("words", OUTCOMES, ids=["quota", "no limit", "taint", "image"])
+@pytest.mark.parametrize(
+    "words", OUTCOMES, ids=["quota", "no limit", "above", "below", "taint", "image"]
+)
 def test_what_keeps_a_pod_from_running_is_said_of_each_kind(kind: str, words: str) -> None:
     outcome = OUTCOMES[words]
     text = KINDS[kind](outcome)

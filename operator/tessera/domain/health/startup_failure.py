@@ -26,8 +26,15 @@ _REFUSALS = (
     ("exceeded quota", Progressing.QUOTA_EXCEEDED),
     ("violates PodSecurity", Progressing.POD_SECURITY_VIOLATION),
 )
-# A quota counts what no pod of Tessera sets, such as `limits.cpu`.
-_UNSET_LIMITS = "must specify"
+# What to change where the API server names no object, by its words.
+_ADVICE = {
+    # A quota counts what no pod of Tessera sets, such as `limits.cpu`.
+    "must specify": "a LimitRange of the namespace with defaults for these sets them",
+    "usage per Container is": "it is that of a LimitRange of the namespace",
+    "usage per Pod is": "it is that of a LimitRange of the namespace",
+    "must be less than or equal to": "a LimitRange of the namespace sets a default below what "
+    "the pod requests",
+}
 # The end of a log that fits into a condition of 2,048 characters.
 _MAX_LOG_LENGTH = 1500
 # How the API server of vLLM ends after its engine failed, with a trace longer than a pod keeps.
@@ -68,9 +75,8 @@ def creation_failure(refusal: str, subject: str = "") -> StatusVerdict[Progressi
 
 def refusal_text(refusal: str) -> str:
     """Return why the API server refuses a pod, with what to do where its words do not say it."""
-    if _UNSET_LIMITS not in refusal:
-        return refusal
-    return f"{refusal}; a LimitRange of the namespace with defaults for these sets them"
+    advice = (advice for words, advice in _ADVICE.items() if words in refusal)
+    return "; ".join((refusal, *advice))
 
 
 def hub_access_advice(model: Model, error_text: str) -> str | None:
