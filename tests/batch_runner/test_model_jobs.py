@@ -85,6 +85,29 @@ async def test_a_broken_file_beside_the_configuration_is_reported_and_not_taken_
         assert name in report["message"]
 
 
+async def test_what_a_model_makes_of_images_is_read_at_the_hub_and_on_a_volume(
+    tmp_path: Path,
+) -> None:
+    _, plain = await shape_at(a_hub())
+    # Qwen has biases besides.
+    index = {"metadata": {"total_size": 2 * (plain["shape"]["parameters"] + 20_000)}}
+    vision = {"depth": 1, "patch_size": 14, "spatial_merge_size": 2}
+    files = {
+        **a_model(model_type="qwen2_5_vl", vision_config=vision),
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        "preprocessor_config.json": json.dumps({"max_pixels": 12_845_056}).encode(),
+    }
+    for name in ("config.json", "model.safetensors.index.json", "preprocessor_config.json"):
+        (tmp_path / name).write_bytes(files[name])
+    hub = open_repository(None, None, "")
+    for _, report in (
+        await shape_at(a_hub(files=files)),
+        await shape("pvc://weights/own", tmp_path, hub),
+    ):
+        assert report["shape"]["image"] == {"maxTokens": 16_384, "pixelsPerSide": 28}, report
+    assert "image" not in plain["shape"]
+
+
 EMBEDDER = {
     "modules.json": [{"type": "sentence_transformers.models.Pooling"}],
     "sentence_bert_config.json": {"max_seq_length": 256},

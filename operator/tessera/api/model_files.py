@@ -56,6 +56,21 @@ def is_stored(uri: str) -> bool:
 PoolingTask = Literal["Embed", "Score", "Classify", "Tokens"]
 
 
+# More than any model takes for an image.
+MAX_IMAGE_TOKENS = 65_536
+
+
+class ImageTokens(Wire):
+    """Tokens that an image takes in a prompt, as the files of the model say."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=MAX_IMAGE_TOKENS)]
+    """Tokens of the largest image."""
+
+    pixels_per_side: Annotated[int, Field(ge=1, le=1024)] | None = None
+    """Pixels of each side that one token stands for, where images keep their size up to the
+    largest; omitted, they are scaled or cut into tiles, and 16 count."""
+
+
 class ModelShape(Wire):
     """Dimensions of the model that determine memory and speed, as in its `config.json`."""
 
@@ -114,6 +129,10 @@ class ModelShape(Wire):
     media_parameters: Annotated[int, Field(ge=1, le=10**13)] | None = None
     """Weights of the parts that read images, clips or sound, which an engine with
     `--language-model-only`, or with limits of 0 for all of these, does not load."""
+
+    image: ImageTokens | None = None
+    """Tokens that an image takes, by which the gateway counts requests; omitted, one for 16 pixels
+    of each side, up to 4,096."""
 
     embedding_parameters: Annotated[int, Field(ge=0, le=10**13)] | None = None
     """Weights of the input embedding where the output layer has its own; an engine step reads only

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tessera.api.model_files import ModelShape
 from tessera.domain.hardware.gpu_catalog import models
 from tessera.domain.model.config import UnsupportedConfig, read_config
+from tessera.domain.model.images import image_tokens_of
 from tessera.domain.model.pooling import SentenceTransformersFiles
 from tessera.domain.perf.footprint import resident_bytes
 
@@ -44,8 +45,10 @@ def expect_shape(result: ModelShape | UnsupportedConfig) -> ModelShape:
 def test_a_config_gives_the_shape_that_is_shipped_to_the_weight(model: str) -> None:
     entry = CONFIGS[model]
     files = SentenceTransformersFiles(modules=entry.get("modules"), settings=entry.get("settings"))
-    shape = expect_shape(read_config(config_of(model), entry.get("totalSize"), files))
-    assert shape.model_dump() == as_shipped(model)
+    config = config_of(model)
+    shape = expect_shape(read_config(config, entry.get("totalSize"), files))
+    image = image_tokens_of(config, {"preprocessor_config.json": entry.get("processor")}.get)
+    assert shape.model_copy(update={"image": image}).model_dump() == as_shipped(model)
 
 
 @pytest.mark.parametrize(("model", "weights"), sorted(PUBLISHED.items()))

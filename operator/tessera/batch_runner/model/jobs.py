@@ -55,7 +55,7 @@ async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
         model_config, commit = await source.read_json(config.CONFIG)
         contents: dict[str, object] = {config.CONFIG: model_config}
         # A small model has no index, and only sentence-transformers have settings beside modules.
-        for name in config.BESIDE_CONFIG:
+        for name in config.files_beside(model_config):
             if name == config.SETTINGS and config.MODULES not in contents:
                 continue
             try:
@@ -74,10 +74,11 @@ async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
 
 
 def _load_from_folder(folder: Path) -> _LoadedFiles:
-    names = (config.CONFIG, *config.BESIDE_CONFIG)
-    contents = {name: _read_json(folder / name) for name in names}
-    if contents[config.CONFIG] is None:
+    model_config = _read_json(folder / config.CONFIG)
+    if model_config is None:
         raise RefusedError(f"{folder / config.CONFIG} does not exist; correct spec.model.uri")
+    contents = {name: _read_json(folder / name) for name in config.files_beside(model_config)}
+    contents[config.CONFIG] = model_config
     weights = folder.glob("*.safetensors")
     return _LoadedFiles(contents, {path.name: path.stat().st_size for path in weights})
 

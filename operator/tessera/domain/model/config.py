@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from tessera.api.model_files import ModelShape, PoolingTask
 from tessera.domain.model.config_keys import Keys, UnsupportedConfigError, object_part, part
 from tessera.domain.model.families import ALIASES, FAMILIES, OLD_NAMES, ModelFamily
+from tessera.domain.model.images import IMAGE_FILES, has_image_rule, image_tokens_of
 from tessera.domain.model.layers import Layers, layers_of
 from tessera.domain.model.parts import prediction_weights, stored_bits
 from tessera.domain.model.pooling import (
@@ -37,7 +38,7 @@ from tessera.domain.model.weights import Heads, Weights, heads_of, weights_of
 # two of sentence-transformers, with the layers of an embedder and its longest text.
 CONFIG = "config.json"
 MODULES, SETTINGS = "modules.json", "sentence_bert_config.json"
-BESIDE_CONFIG = (INDEX, QUANTIZATION_FILE, MODULES, SETTINGS)
+_BESIDE_CONFIG = (INDEX, QUANTIZATION_FILE, MODULES, SETTINGS)
 # Sections of models with several parts.
 _PARTS = ("text_config", "vision_config", "audio_config")
 # Keys of layers that keep a state instead of keys and values of each token.
@@ -55,6 +56,11 @@ class UnsupportedConfig:
     message: str
 
 
+def files_beside(config: object) -> tuple[str, ...]:
+    """Return the names of the files that are read beside a configuration, if there are any."""
+    return (*_BESIDE_CONFIG, *(IMAGE_FILES if has_image_rule(config) else ()))
+
+
 def read_files(
     read: Callable[[str], object], sizes: Mapping[str, int] = MappingProxyType({})
 ) -> ModelShape | UnsupportedConfig:
@@ -67,10 +73,11 @@ def read_files(
     if total_size is None and isinstance(config, Mapping) and _has_parts(config):
         total_size = listed_bytes(sizes)
     shape = read_config(config, total_size, files, read(QUANTIZATION_FILE))
-    file_bytes = max(sum(sizes.values()), total_size or 0)
-    if isinstance(shape, UnsupportedConfig) or not file_bytes:
+    if isinstance(shape, UnsupportedConfig):
         return shape
-    return shape.model_copy(update={"file_bytes": file_bytes})
+    file_bytes = max(sum(sizes.values()), total_size or 0)
+    image = image_tokens_of(config, read)
+    return shape.model_copy(update={"file_bytes": file_bytes or None, "image": image})
 
 
 def read_config(
