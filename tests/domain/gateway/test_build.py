@@ -9,6 +9,7 @@ import pytest
 from tessera.api.accelerator_pool import AcceleratorPoolStatus
 from tessera.api.key_record import KeyRecord
 from tessera.api.meta import Condition
+from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_status import InferenceServiceStatus, ScalingStatus, TenancyStatus
@@ -125,6 +126,15 @@ def test_a_model_has_the_routes_of_what_it_returns(
     model = uri if shape is None else {**uri, "shape": {**size, **shape}}
     offered = only_model(a_service(spec=a_spec(model=model)))
     assert (offered.routes, offered.generates) == (routes, generates)
+
+
+def test_a_model_has_the_bounds_of_its_images() -> None:
+    for uri, image in (
+        ("hf://google/gemma-3-27b-it", ImageTokens(max_tokens=256)),
+        ("hf://meta-llama/Llama-3.1-8B-Instruct", None),
+        ("hf://acme/own", None),
+    ):
+        assert only_model(a_service(spec=a_spec(model={"uri": uri}))).image == image
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.api.model_files import ImageTokens
 from tessera.domain.model.media_tokens import (
     CLIP_TOKENS,
     IMAGE_TOKENS,
@@ -95,6 +96,36 @@ def test_an_image_counts_by_its_pixels(form: str, width: int, height: int, token
     data = IMAGES[form](width, height)
     for text in (url(data), base64.b64encode(data), url(data).replace(b"/", b"\\/")):
         assert image_tokens(text) == image_tokens(memoryview(text)) == tokens
+
+
+QWEN = ImageTokens(max_tokens=16_384, pixels_per_side=28)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "width", "height", "tokens"),
+    [
+        # Qwen2.5-VL has 999 after rounding to 37 x 27.
+        (QWEN, 1024, 768, 37 * 28),
+        (QWEN, 4000, 3000, 143 * 108),
+        (QWEN, 8000, 6000, 16_384),
+        (QWEN, 28, 28, 256),
+        (ImageTokens(max_tokens=256), 28, 28, 256),
+        (ImageTokens(max_tokens=256), 4000, 3000, 256),
+        (ImageTokens(max_tokens=64), 4000, 3000, 64),
+        # Llama 4 has 13 tiles of 144.
+        (ImageTokens(max_tokens=2448), 1024, 768, 2448),
+        (ImageTokens(max_tokens=2448), 336, 336, 441),
+    ],
+)
+def test_an_image_counts_by_what_its_model_says(
+    bounds: ImageTokens, width: int, height: int, tokens: int
+) -> None:
+    assert image_tokens(url(png(width, height)), bounds) == tokens
+
+
+def test_an_image_without_a_size_counts_within_what_its_model_says() -> None:
+    for most, tokens in ((256, 256), (IMAGE_TOKENS, IMAGE_TOKENS), (16_384, IMAGE_TOKENS)):
+        assert image_tokens(url(b"%PDF-1.7"), ImageTokens(max_tokens=most)) == tokens
 
 
 def test_a_photo_with_large_profiles_counts_by_its_pixels() -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import PeriodLimits, RateLimitsSpec
 from tessera.domain.gateway.directory import TenantLimits
 from tessera.gateway.bodies.json_values import MAX_TEXTS
@@ -40,11 +41,12 @@ def size_of(path: str, body: bytes) -> PromptSize:
     return parse(ROUTES[path].decoder, body).prompt_size(body)
 
 
-def whole_size(path: str, body: bytes) -> PromptSize:
+def whole_size(path: str, body: bytes, image: ImageTokens | None = None) -> PromptSize:
     """Return the size of a body as it is chosen by, with its images and clips."""
     fields = parse(ROUTES[path].decoder, body)
     size = fields.prompt_size(body)
-    return fields.size_with(size, read_media(fields.media, a_model(media_domains=("example.org",))))
+    model = a_model(media_domains=("example.org",), image=image)
+    return fields.size_with(size, read_media(fields.media, model))
 
 
 def estimate(path: str, context: int | None = CONTEXT, **fields: Any) -> int:
@@ -288,6 +290,63 @@ def test_several_images_count_each_by_itself() -> None:
     assert whole_size("/v1/chat/completions", body).estimate(None) == pytest.approx(
         SMALL_TOKENS + 2 * 4096 + 1000, abs=100
     )
+
+
+PHOTO = url(png(4000, 3000)).decode()
+QWEN, GEMMA = ImageTokens(max_tokens=16_384, pixels_per_side=28), ImageTokens(max_tokens=256)
+
+
+@pytest.mark.parametrize(
+    ("image", "photo", "unknown"),
+    [(None, 4096, 4096), (QWEN, 143 * 108, 4096), (GEMMA, 256, 256)],
+    ids=["none", "qwen", "gemma"],
+)
+def test_an_image_counts_by_what_its_model_says(
+    image: ImageTokens | None, photo: int, unknown: int
+) -> None:
+    remote = "https://example.org/a.png"
+    for value, tokens in ((PHOTO, photo), (PICTURE, unknown), (remote, unknown)):
+        for part in (
+            {"type": "image_url", "image_url": {"url": value}},
+            {"type": "input_image", "image_url": value},
+            {"type": "image", "source": {"type": "url", "url": value}},
+        ):
+            several = a_chat(*[part] * 3)
+            body = json.dumps({"model": "chat", "messages": several}).encode()
+            size = whole_size("/v1/chat/completions", body, image)
+            assert 3 * tokens <= size.estimate(None) <= 3 * tokens + 200
+            # Options of an engine may let it count more than the files say.
+            assert size.bound(LARGEST_CONTEXT) >= 4 * 3 * 4096
+            documents = {"model": "chat", "query": "q", "documents": {"content": [part]}}
+            score = whole_size("/v1/rerank", json.dumps(documents).encode(), image)
+            assert tokens <= score.estimate(None) <= tokens + 200
+
+
+def test_clips_and_other_urls_count_as_before() -> None:
+    for clip in (CLIP, {"type": "video_url", "video_url": {"url": "https://example.org/a"}}):
+        body = json.dumps({"model": "chat", "messages": a_chat(clip)}).encode()
+        sizes = [whole_size("/v1/chat/completions", body, image) for image in (None, QWEN, GEMMA)]
+        assert len(set(sizes)) == 1
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("image", "refused", "fitting"),
+    [(None, 4000, 4600), (QWEN, 15_000, 16_000), (GEMMA, 250, 800)],
+    ids=["none", "qwen", "gemma"],
+)
+async def test_a_limit_counts_a_photo_by_what_its_model_says(
+    image: ImageTokens | None, refused: int, fitting: int
+) -> None:
+    body = {"model": "chat", "max_tokens": 16, "messages": a_chat({"image_url": PHOTO})}
+    async with ScriptedEngine(lambda call: call.whole(COMPLETION)) as engine:
+        for most, status in ((refused, 400), (fitting, 200)):
+            limits = RateLimitsSpec(max_context_tokens=most)
+            model = a_model(a_replica(engine.address), image=image, limits=limits)
+            async with a_gateway(a_directory(model)) as gateway:
+                answer = await gateway.post(body)
+                assert answer.status == status, answer.error
+        assert len(engine.calls) == 1
 
 
 def test_two_photos_differ_in_the_prompt_and_count_as_their_tokens() -> None:

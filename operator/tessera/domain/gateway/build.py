@@ -226,7 +226,7 @@ def _model(
     assert spec is not None  # noqa: S101
     may_sleep = spec.fixed_replicas is None and spec.scaling.may_sleep_at_times
     known_spec = with_known_files(service).spec or spec
-    task = pooling_task(known_spec)
+    shape, task = shape_of(known_spec), pooling_task(known_spec)
     replicas = tuple(_replica(service, pod, _variant(pod, pools)) for pod in pods)
     return replace(
         offered_names(service.uid, service, tenant),
@@ -236,7 +236,8 @@ def _model(
         itl_seconds=spec.slo.itl_p95.total_seconds(),
         max_model_len=_longest_context(replicas)
         or (variant.max_model_len if variant is not None else None),
-        routes=own_routes(task) if shape_of(known_spec) is not None else (),
+        image=shape.image if shape is not None else None,
+        routes=own_routes(task) if shape is not None else (),
         generates=task is None,
         replicas=replicas,
         is_listed=bool(replicas) or not _is_refused(service.status),

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from tessera.api.inference_service import Wake
+from tessera.api.model_files import ImageTokens
 from tessera.api.rate_limits import RateLimitsSpec
 from tessera.api.ref import Ref
 from tessera.api.service_class import ServiceClass
@@ -67,6 +68,8 @@ class OfferedModel:
     """Streams of a replica that leaves are continued on another one."""
     media_domains: tuple[str, ...] = ()
     """Hosts from which its engines fetch images and clips."""
+    image: ImageTokens | None = None
+    """What an image takes; None while the files of the model do not say it."""
     service_class: ServiceClass = "Interactive"
     ttft_seconds: float = 1.0
     """Promised 95th percentile of the time to the first token."""

@@ -9,12 +9,15 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 
+from tessera.api.model_files import ImageTokens
+
 # Where a header says nothing. Pixtral takes 4,096 tokens for its largest image and InternVL 3,328.
 IMAGE_TOKENS = 4096
 # Qwen2.5-VL takes 24,576 for its longest video; Qwen2-Audio takes 25 for a second, so these are 20
 # minutes.
 CLIP_TOKENS = 32_768
-# Pixtral has a token for 16 pixels of each side, Qwen2.5-VL one for 28; Gemma 3 has 256 for any.
+# Where the files of a model say nothing: Pixtral has a token for 16 pixels of each side, Qwen2.5-VL
+# one for 28; Gemma 3 has 256 for any.
 _PIXELS = 16
 _LEAST_IMAGE_TOKENS = 256
 _AUDIO_TOKENS_PER_SECOND = 25
@@ -33,14 +36,20 @@ _JPEG_SIZES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _MAX_SEGMENTS = 256
 
 
-def image_tokens(text: bytes | memoryview) -> int:
-    """Return the tokens of an image, given by its data URL or its base64."""
+def image_tokens(text: bytes | memoryview, bounds: ImageTokens | None = None) -> int:
+    """Return the tokens of an image, given by its data URL or its base64.
+
+    The bounds are those of the model that reads it. A header may say more than an image without
+    one counts, up to these.
+    """
+    most = IMAGE_TOKENS if bounds is None else bounds.max_tokens
     size = _image_size(text)
     if size is None:
-        return IMAGE_TOKENS
+        return min(most, IMAGE_TOKENS)
     width, height = size
-    tokens = -(-width // _PIXELS) * -(-height // _PIXELS)
-    return max(_LEAST_IMAGE_TOKENS, min(tokens, IMAGE_TOKENS))
+    side = (bounds and bounds.pixels_per_side) or _PIXELS
+    tokens = -(-width // side) * -(-height // side)
+    return min(max(_LEAST_IMAGE_TOKENS, tokens), most)
 
 
 def audio_tokens(text: bytes | memoryview) -> int:

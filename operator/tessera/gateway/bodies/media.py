@@ -11,7 +11,12 @@ import msgspec
 
 from tessera.api.text import counted
 from tessera.domain.gateway.directory import OfferedModel
-from tessera.domain.model.media_tokens import CLIP_TOKENS, IMAGE_TOKENS, MEDIA_FIELDS
+from tessera.domain.model.media_tokens import (
+    CLIP_TOKENS,
+    IMAGE_TOKENS,
+    MEDIA_FIELDS,
+    image_tokens,
+)
 from tessera.gateway.bodies.json_values import MAX_TEXTS, decode, first_items
 from tessera.gateway.bodies.prompt_size import InlineMedia
 from tessera.gateway.refusals import foreign_media, invalid_request, unlisted_field
@@ -105,21 +110,29 @@ def _read_part(part: msgspec.Struct, model: OfferedModel) -> Iterator[InlineMedi
         elif name == "source":
             continue
         if _DATA.match(reference):
-            yield _sized(name, reference, part)
+            yield _sized(name, reference, part, model)
         elif bytes(reference[:1]) == b'"':
             _check_url(name, reference, model)
-    yield from _data(part)
+            if _counts_less(name, model):
+                yield _sized(name, reference, part, model)
+    yield from _data(part, model)
     if model.is_shared:
         _check_unshared(part)
 
 
-def _data(part: msgspec.Struct) -> Iterator[InlineMedia]:
+def _counts_less(name: str, model: OfferedModel) -> bool:
+    """Return whether an image without a known header takes less than the name of its field says."""
+    is_image = MEDIA_FIELDS[name][0] is image_tokens
+    return is_image and model.image is not None and model.image.max_tokens < IMAGE_TOKENS
+
+
+def _data(part: msgspec.Struct, model: OfferedModel) -> Iterator[InlineMedia]:
     for name in _DATA_FIELDS:
         data = memoryview(getattr(part, name))
         if bytes(data[:1]) == b"{":
             data = _data_of(decode(_reference, data), name)
         if bytes(data[:1]) == b'"':
-            yield _sized(name, data, part)
+            yield _sized(name, data, part, model)
     for name, tokens in _TENSORS.items():
         tensor = memoryview(getattr(part, name))
         if bytes(tensor[:1]) in (b'"', b"{"):
@@ -141,11 +154,13 @@ def _data_of(reference: _Reference, name: str) -> memoryview:
     return memoryview(reference.file_data if name == "file" else reference.data)
 
 
-def _sized(name: str, data: memoryview, part: msgspec.Struct) -> InlineMedia:
+def _sized(name: str, data: memoryview, part: msgspec.Struct, model: OfferedModel) -> InlineMedia:
     tokens_of, counted_tokens = MEDIA_FIELDS[name]
+    text = data[1:-1]
+    tokens = image_tokens(text, model.image) if tokens_of is image_tokens else tokens_of(text)
     if name == "source" and _text_of(getattr(part, _TYPE)) not in ("image", "document"):
         counted_tokens = 0
-    return InlineMedia(data, tokens_of(data[1:-1]), counted_tokens)
+    return InlineMedia(data, tokens, counted_tokens)
 
 
 def _text_of(value: msgspec.Raw) -> str:

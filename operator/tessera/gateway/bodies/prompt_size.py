@@ -57,12 +57,12 @@ _TOKEN_IDS = re.compile(rb"\[[\s\[\]0-9,-]*+")
 
 
 class InlineMedia(NamedTuple):
-    """An image or a clip that is itself in a body."""
+    """An image or a clip that is itself in a body, or an image whose URL the model bounds."""
 
     text: memoryview
-    """A data URL or base64, in its quotation marks."""
+    """A URL or base64, in its quotation marks."""
     tokens: int
-    """By its header."""
+    """By its header, and by what the model says of images."""
     counted_tokens: int
     """Those that it counts by the name of its field or of its type."""
 
@@ -85,8 +85,8 @@ class PromptSize(NamedTuple):
     - embeddings, pooling: each input is a text, and the rest of the body counts as well;
     - rerank, score: each pair is a text, since cross-encoders read the query, and perhaps an
       instruction, once per document;
-    - each image counts 4,096 tokens, each clip 32,768: what is in the body counts by its header
-      instead, and none of its bytes is text.
+    - each image counts 4,096 tokens, or the model's most if that is less, each clip 32,768: what is
+      in the body counts by its header instead, and none of its bytes is text.
     """
 
     texts: int
