@@ -52,6 +52,7 @@ AREA = {"size": {"longest_edge": 16_777_216, "shortest_edge": 65_536}}
         (QWEN25, {OLD: {"max_pixels": 1_003_520, **AREA}}, (28, 1280)),
         (QWEN25, {OLD: {"size": {"longest_edge": 1_003_520}}}, (28, 1280)),
         (QWEN35, {OLD: AREA}, (32, 16_384)),
+        (a_config("qwen3_vl", QWEN35_VISION), {OLD: AREA}, (32, 16_384)),
         (a_config("qwen3_5_moe", QWEN35_VISION), {NEW: {"image_processor": AREA}}, (32, 16_384)),
         (GEMMA3, {}, (None, 256)),
         (GEMMA4, {}, (None, 280)),

@@ -96,6 +96,8 @@ def _kimi(_: Keys, __: Keys, processor: Keys) -> tuple[int | None, int]:
 # They return the pixels of a side that a token stands for, where it is so, and the most tokens.
 _RULES: Mapping[str, Callable[[Keys, Keys, Keys], tuple[int | None, int]]] = {
     "qwen2_5_vl": _qwen,
+    "qwen3_vl": _qwen,
+    "qwen3_vl_moe": _qwen,
     "qwen3_5": _qwen,
     "qwen3_5_moe": _qwen,
     "gemma3": _gemma3,
