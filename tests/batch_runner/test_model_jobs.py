@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+from collections.abc import AsyncGenerator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tessera.batch_runner.errors import RefusedError, TransientError
 from tessera.batch_runner.model.hub import open_repository
 from tessera.batch_runner.model.jobs import fetch, shape
+from tessera.batch_runner.model.sources import Chunk, SourceFile, SourceListing
 from world.hub import COMMIT, TOKEN, Hub, a_model, serve_hub
 from world.slots import free_port
 from world.testing import eventually
@@ -134,6 +138,32 @@ async def test_layers_of_sentence_transformers_are_read_at_the_hub_and_on_a_volu
         assert report["shape"]["pooling"] == "Embed"
         assert report["shape"]["maxPositionEmbeddings"] == 256
     assert "pooling" not in (await shape_at(a_hub()))[1]["shape"]
+
+
+class Unlisted:
+    """A source that has files, and no listing of them."""
+
+    def __init__(self, **config: object) -> None:
+        self._config = json.loads(a_model()["config.json"]) | config
+
+    async def listing(self) -> SourceListing:
+        raise TransientError("no listing")
+
+    async def read_json(self, name: str) -> tuple[object, str]:
+        if name != "config.json":
+            raise RefusedError("not found")
+        return self._config, "commit"
+
+    def read_chunks(self, commit: str, file: SourceFile, offset: int) -> AsyncGenerator[Chunk]:
+        raise NotImplementedError
+
+
+async def test_sizes_of_files_are_waited_for_only_where_nothing_else_has_them() -> None:
+    code, report = await shape(OWN, None, nullcontext(Unlisted()))
+    assert (code, report["shape"]["layers"]) == (0, 12)
+    parts = Unlisted(vision_config={"hidden_size": 64})
+    code, report = await shape(OWN, None, nullcontext(parts))
+    assert (code, report["message"]) == (1, "no listing")
 
 
 async def test_a_gated_model_is_read_with_the_token_and_refused_without() -> None:

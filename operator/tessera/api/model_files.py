@@ -101,9 +101,9 @@ class ModelShape(Wire):
     that it extends to."""
 
     derived_positions: Annotated[int, Field(ge=1, le=100_000_000)] | None = None
-    """Maximum context that the engine derives from the files, where YaRN extends it further: an
-    engine with a longer `spec.context.maxModelLen` is told that this is right
-    (`VLLM_ALLOW_LONG_MAX_MODEL_LEN`). Omitted, it is `maxPositionEmbeddings`."""
+    """Maximum context that the engine derives from the files, where YaRN extends it further: with a
+    longer `spec.context.maxModelLen` it is told that this is right. Omitted, it is
+    `maxPositionEmbeddings`."""
 
     bits_per_weight: Literal[4, 8, 16, 32] = 16
     """Bits per stored weight."""

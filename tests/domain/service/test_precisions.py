@@ -16,6 +16,7 @@ from tessera.domain.model.config import read_config
 from tessera.domain.model.precision_files import with_files_of
 from tessera.domain.observed.batches import VolumeClaim
 from tessera.domain.observed.snapshot import ObservedService, Ref, Snapshot, Workload
+from tessera.domain.perf.footprint import resident_bytes
 from tessera.domain.placement.candidates import hardware_candidates
 from tessera.domain.service.preparation.shape import with_known_files
 from tessera.domain.sizing import prices
@@ -444,12 +445,18 @@ def test_a_precision_that_hardware_does_not_run_is_no_choice(
     assert all(isinstance(fit, UnsupportedPrecision) is not runs for fit in fits)
 
 
+def files_bytes(model: str, precision: str) -> int:
+    """Return the bytes that files of a shipped model have in another precision."""
+    plain = {"quantization": None, "bits_per_weight": 16, "group_size": None, "weight_bytes": None}
+    return resident_bytes(models()[model].model_copy(update=plain), precision)
+
+
 @given(st.sampled_from(sorted(models())), st.sampled_from(["awq-int4", "fp8"]))
 def test_files_of_the_same_model_match_it(model: str, precision: Any) -> None:
     quantization = AWQ if precision == "awq-int4" else {"quant_method": "fp8"}
     shape = models()[model]
     config = {**config_of(model), "quantization_config": quantization}
-    same = read_config(config, 10**12)
+    same = read_config(config, files_bytes(model, precision))
     assert isinstance(same, ModelShape)
     assert files_mismatch(precision, same, shape, 512) is None
 
@@ -459,7 +466,7 @@ def test_files_of_another_model_never_match_unless_they_have_its_dimensions(
     model: str, other: str
 ) -> None:
     config = {**config_of(other), "quantization_config": AWQ}
-    read_shape = read_config(config, 10**12)
+    read_shape = read_config(config, files_bytes(other, "awq-int4"))
     assert isinstance(read_shape, ModelShape)
     same = files_mismatch("awq-int4", read_shape, models()[model], 512) is None
     dimensions = {"layers", "attention_heads", "kv_heads", "head_dim", "architecture", "vocab_size"}

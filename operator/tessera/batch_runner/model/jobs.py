@@ -64,9 +64,14 @@ async def _load_from_source(closed_source: ClosedSource) -> _LoadedFiles:
                 raise
             except RefusedError:
                 continue  # the model has no such file
+        # The download reports what is wrong with the files; here they count where no index has
+        # the size of all parts.
+        is_needed = INDEX not in contents and config.has_parts(model_config)
         try:
             listing = await source.listing()
-        except RefusedError:  # the download reports what is wrong with it
+        except BatchError as error:
+            if is_needed and not isinstance(error, RefusedError):
+                raise
             return _LoadedFiles(contents, {}, commit)
         files = needed_files(listing.files, allow_pickles=True, index=contents.get(INDEX))
         sizes = {file.name: file.size for file in files if file.size}

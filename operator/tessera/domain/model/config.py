@@ -70,7 +70,7 @@ def read_files(
     """
     files = SentenceTransformersFiles(modules=read(MODULES), settings=read(SETTINGS))
     config, total_size = read(CONFIG), indexed_bytes(read(INDEX), sizes)
-    if total_size is None and isinstance(config, Mapping) and _has_parts(config):
+    if total_size is None and has_parts(config):
         total_size = listed_bytes(sizes)
     shape = read_config(config, total_size, files, read(QUANTIZATION_FILE))
     if isinstance(shape, UnsupportedConfig):
@@ -108,9 +108,9 @@ def read_config(
         return UnsupportedConfig(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}")
 
 
-def _has_parts(config: Mapping[str, Any]) -> bool:
+def has_parts(config: object) -> bool:
     """Return whether there is more than a language model, by parts that have their own section."""
-    return any(part(config, key) for key in _PARTS)
+    return isinstance(config, Mapping) and any(part(config, key) for key in _PARTS)
 
 
 def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[Keys, ModelFamily]:
@@ -127,7 +127,7 @@ def _language_model(config: Mapping[str, Any], total_size: int | None) -> tuple[
             f"model_type {model_type} is none of the {len(FAMILIES)} supported architectures "
             f"({', '.join(sorted(FAMILIES))})"
         )
-    if total_size is None and _has_parts(config):
+    if total_size is None and has_parts(config):
         raise UnsupportedConfigError(
             "it has parts besides the language model, and no index has their size; read it with "
             "the model.safetensors.index.json beside it"
@@ -190,7 +190,7 @@ def _shape(
         group_size=None if quantization is None else quantization.group_size,
         unquantized_parameters=min(parameters, _unquantized(weights, quantization)),
         weight_bytes=None if quantization is None else total_size,
-        media_parameters=media if media > 0 and _has_parts(config) else None,
+        media_parameters=media if media > 0 and has_parts(config) else None,
         embedding_parameters=weights.input_embedding(pooled=task is not None) or None,
         experts=keys.get("num_local_experts", "num_experts", "n_routed_experts")
         if mixture
